@@ -1,0 +1,1 @@
+"""How nano is made: `python -m cxrsynth.nano.build --data DIR`, one file a network."""

@@ -1,0 +1,82 @@
+"""`python -m cxrsynth.nano.build --data DIR [--only STAGE]`: build nano from real films, stage by stage."""
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from diffusers import AutoencoderKL
+
+from cxrsynth.nano.build.autoencoder import encode_mean, standardise_latents, train_autoencoder
+from cxrsynth.nano.build.config import BuildConfig, load_config
+from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_denoiser
+from cxrsynth.nano.build.export import export_model
+from cxrsynth.nano.build.films import load_films
+from cxrsynth.nano.build.training import log
+
+
+class Stage(StrEnum):
+    """Stages in order; each reads what the one before left in the work folder."""
+
+    AUTOENCODER = "autoencoder"
+    DENOISER = "denoiser"
+    EXPORT = "export"
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with images/ and manifests/.")],
+    work: Annotated[Path, typer.Option(help="Checkpoints; the same command resumes from them.")],
+    out: Annotated[Path, typer.Option(help="Where the model folder is written.")] = Path(__file__).parents[1] / "assets",
+    config: Annotated[Path, typer.Option(help="Build settings.")] = Path(__file__).with_name("config.yaml"),
+    only: Annotated[Stage | None, typer.Option(help="Run one stage.")] = None,
+) -> None:
+    """Build nano."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    settings = load_config(config)
+    work.mkdir(parents=True, exist_ok=True)
+    for stage in [only] if only else list(Stage):
+        log.info("stage %s", stage.value)
+        if stage is Stage.AUTOENCODER:
+            _autoencoder(data, work, settings)
+        elif stage is Stage.DENOISER:
+            _denoiser(data, work, settings)
+        else:
+            export_model(data, work, out, settings=settings)
+
+
+def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:
+    films, pixels = load_films(data, size=settings.image_size)
+    log.info("%d training films", len(films))
+    vae = train_autoencoder(
+        pixels, work, settings=settings.autoencoder, size=settings.image_size, seed=settings.seed
+    )
+    standardise_latents(vae, encode_mean(vae, pixels.float() / 127.5 - 1.0))
+    vae.save_pretrained(work / "vae")
+
+
+def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
+    films, pixels = load_films(data, size=settings.image_size)
+    vae = AutoencoderKL.from_pretrained(work / "vae").eval()
+    latents = cache_latents(
+        films, pixels, vae, work / "latents.safetensors", settings=settings.denoiser, seed=settings.seed
+    )
+    tokenizer = make_tokenizer(settings.text)
+    networks = train_denoiser(
+        [film for film in films if not film.padded],
+        latents,
+        tokenizer,
+        work,
+        settings=settings.denoiser,
+        text=settings.text,
+        seed=settings.seed,
+    )
+    networks.unet.save_pretrained(work / "unet")
+    networks.text_encoder.save_pretrained(work / "text_encoder")
+    tokenizer.save_pretrained(work / "tokenizer")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    typer.run(main)

@@ -1,0 +1,113 @@
+"""The autoencoder: a small AutoencoderKL on grey 256-pixel films, factor 8."""
+
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from cxrsynth.nano.build.config import AutoencoderSettings
+from cxrsynth.nano.build.training import load_state, log, save_state, step_generator, warmup_stable_decay
+
+
+def make_autoencoder(settings: AutoencoderSettings, *, size: int) -> AutoencoderKL:
+    """Untrained network; one grey channel in and out, no attention in the middle."""
+    blocks = len(settings.channels)
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=settings.latent_channels,
+        block_out_channels=settings.channels,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=size,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+
+
+def reconstruction_loss(output: Tensor, target: Tensor, *, levels: int = 3) -> Tensor:
+    """L1 on pixels and on their gradients, on a pyramid of `levels`; [B, 1, H, W] in, scalar out."""
+    total = output.new_zeros(())
+    for level in range(levels):
+        if level:
+            output, target = F.avg_pool2d(output, 2), F.avg_pool2d(target, 2)
+        error = output - target
+        total = total + error.abs().mean()
+        total = total + 2.0 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
+    return total
+
+
+def train_autoencoder(
+    pixels: Tensor, work: Path, *, settings: AutoencoderSettings, size: int, seed: int
+) -> AutoencoderKL:
+    """Train on random crops; pixels uint8 [N, 1, H, W]. Resumes from `work/autoencoder.pt`."""
+    torch.manual_seed(seed)
+    vae = make_autoencoder(settings, size=size).train()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    checkpoint = work / "autoencoder.pt"
+    first = load_state(checkpoint, optimizer=optimizer, vae=vae)
+    started = time.monotonic()
+    for step in range(first, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=settings.steps)
+        rng = step_generator(seed, step)
+        batch = _crops(pixels, settings.batch_size, settings.crop, rng)  # [B, 1, crop, crop]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            posterior = vae.encode(batch).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=rng)
+            output = vae.decode(posterior.mean + posterior.std * noise).sample
+        loss = reconstruction_loss(output.float(), batch)
+        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).sum((1, 2, 3))
+        optimizer.zero_grad(set_to_none=True)
+        (loss + settings.kl_weight * kl.mean()).backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 100 == 0:
+            mse = F.mse_loss(output.float(), batch).item() / 4  # range 2 to range 1
+            rate = (step + 1 - first) * settings.batch_size / (time.monotonic() - started)
+            psnr = -10 * torch.log10(torch.tensor(mse)).item()
+            log.info("autoencoder %d/%d psnr %.1f dB, %.0f crops/s", step + 1, settings.steps, psnr, rate)
+        if (step + 1) % 300 == 0 or step + 1 == settings.steps:
+            save_state(checkpoint, step=step + 1, optimizer=optimizer, vae=vae)
+    return vae.eval()
+
+
+def _crops(pixels: Tensor, count: int, crop: int, rng: torch.Generator) -> Tensor:
+    """Random crops in [-1, 1], float32 [count, 1, crop, crop]."""
+    films = torch.randint(len(pixels), (count,), generator=rng).tolist()
+    corners = torch.randint(pixels.shape[-1] - crop + 1, (count, 2), generator=rng).tolist()
+    cut = [pixels[f, :, y : y + crop, x : x + crop] for f, (y, x) in zip(films, corners, strict=True)]
+    return torch.stack(cut).float().div(127.5).sub(1.0)
+
+
+@torch.no_grad()
+def encode_mean(vae: AutoencoderKL, images: Tensor, *, batch_size: int = 32) -> Tensor:
+    """Posterior means of images in [-1, 1]: [N, 1, H, W] -> [N, C, h, w] float32."""
+    parts = []
+    for chunk in images.split(batch_size):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            parts.append(vae.encode(chunk).latent_dist.mean.float())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def standardise_latents(vae: AutoencoderKL, latents: Tensor) -> None:
+    """Fold the latents' mean and per-channel scale into the 1x1 quantisation layers, in place.
+
+    Afterwards latents have zero mean and unit variance per channel with scaling_factor 1, which every
+    Stable Diffusion pipeline understands (those pipelines know one scale and no offset).
+    """
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))  # [C]
+    channels = len(mean)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    assert quant is not None and post is not None and quant.bias is not None and post.bias is not None
+    quant.weight[:channels] /= std[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / std
+    quant.bias[channels:] -= 2 * std.log()  # the log-variance scales with the mean
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight *= std[None, :, None, None]

@@ -1,0 +1,72 @@
+"""Settings of a nano build, read from one YAML file."""
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AutoencoderSettings(_Strict):
+    """AutoencoderKL: factor `2 ** (len(channels) - 1)`, trained on crops of `crop` pixels."""
+
+    channels: tuple[int, ...]
+    latent_channels: int
+    steps: int
+    batch_size: int
+    crop: int
+    learning_rate: float
+    kl_weight: float
+
+
+class TextSettings(_Strict):
+    """Tokenizer and CLIP text encoder."""
+
+    vocab_size: int
+    max_tokens: int
+    width: int
+    layers: int
+    heads: int
+
+
+class DenoiserSettings(_Strict):
+    """UNet, trained on cached latents of augmented films."""
+
+    channels: tuple[int, ...]
+    steps: int
+    batch_size: int
+    learning_rate: float
+    ema_decay: float
+    variants: int
+    captions: int
+    unconditional: float
+    rotation_deg: float
+    zoom: float
+    shift: float
+
+
+class GenerationDefaults(_Strict):
+    """What `generate` uses when the user does not say."""
+
+    steps: int
+    guidance: float
+
+
+class BuildConfig(_Strict):
+    """The whole truth of a build."""
+
+    seed: int
+    image_size: int
+    autoencoder: AutoencoderSettings
+    text: TextSettings
+    denoiser: DenoiserSettings
+    min_shown: int
+    defaults: GenerationDefaults
+
+
+def load_config(path: Path) -> BuildConfig:
+    """Read and check a build file; raises pydantic.ValidationError naming every wrong field."""
+    return BuildConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

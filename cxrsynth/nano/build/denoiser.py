@@ -1,0 +1,214 @@
+"""The denoiser: UNet and CLIP text encoder, trained together on cached latents of augmented films."""
+
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transform
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from cxrsynth.nano.build.autoencoder import encode_mean
+from cxrsynth.nano.build.config import DenoiserSettings, TextSettings
+from cxrsynth.nano.build.films import Film, caption
+from cxrsynth.nano.build.training import load_state, log, save_state, step_generator, warmup_stable_decay
+from cxrsynth.reports.prompt import every_canonical_sentence
+
+
+def make_scheduler() -> DDIMScheduler:
+    """DDIM, v-prediction, zero terminal SNR, trailing steps (Lin et al., arXiv:2305.08891)."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+
+
+def make_tokenizer(settings: TextSettings) -> CLIPTokenizer:
+    """CLIP's byte-pair tokenizer, its merges learned on the sentences of the canonical prompt."""
+    base = CLIPTokenizer(model_max_length=settings.max_tokens)
+    return base.train_new_from_iterator(
+        [every_canonical_sentence()], vocab_size=settings.vocab_size, show_progress=False
+    )
+
+
+def make_text_encoder(settings: TextSettings, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Untrained text encoder for this tokenizer."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.width,
+            intermediate_size=2 * settings.width,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            max_position_embeddings=settings.max_tokens,
+            projection_dim=settings.width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def make_unet(settings: DenoiserSettings, *, latent_channels: int, latent_size: int, width: int) -> UNet2DConditionModel:
+    """Untrained UNet; cross attention at all levels but the first."""
+    lower = len(settings.channels) - 1
+    return UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=settings.channels,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * lower,
+        up_block_types=("CrossAttnUpBlock2D",) * lower + ("UpBlock2D",),
+        layers_per_block=1,
+        cross_attention_dim=width,
+        attention_head_dim=8,
+        norm_num_groups=32,
+    )
+
+
+class Networks(nn.Module):
+    """What the denoising loss trains."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        """[B, C, h, w], [B], [B, L] -> predicted velocity [B, C, h, w]."""
+        condition = self.text_encoder(tokens).last_hidden_state  # [B, L, D]
+        return self.unet(noisy, timesteps, condition).sample  # type: ignore[no-any-return]
+
+
+def cache_latents(
+    films: list[Film], pixels: Tensor, vae: AutoencoderKL, path: Path, *, settings: DenoiserSettings, seed: int
+) -> Tensor:
+    """Latents of `variants` augmented views of each film that fills its frame, float16 [N, V, C, h, w].
+
+    The first view is the film itself. No flip: the heart would change sides.
+    """
+    if path.exists():
+        return load_file(path)["latents"]
+    keep = torch.tensor([not film.padded for film in films])
+    views = []
+    for variant in range(settings.variants):
+        rng = random.Random(seed * 1000 + variant)
+        images = [_augmented(p, settings, rng) if variant else p for p in pixels[keep]]
+        views.append(encode_mean(vae, torch.stack(images).float() / 127.5 - 1.0).half())
+        log.info("latents: view %d of %d", variant + 1, settings.variants)
+    latents = torch.stack(views, dim=1)
+    save_file({"latents": latents}, path)
+    return latents
+
+
+def train_denoiser(
+    films: list[Film],
+    latents: Tensor,
+    tokenizer: CLIPTokenizer,
+    work: Path,
+    *,
+    settings: DenoiserSettings,
+    text: TextSettings,
+    seed: int,
+) -> Networks:
+    """Minimise the velocity error; returns the networks with their averaged (EMA) weights.
+
+    Args:
+        films: those `latents` were made of, in the same order.
+        latents: [N, V, C, h, w], zero mean and unit variance per channel.
+        tokenizer: made by `make_tokenizer`.
+        work: folder of the checkpoint `denoiser.pt`, from which the run resumes.
+
+    Source: Salimans and Ho, arXiv:2202.00512, appendix D (velocity).
+    """
+    torch.manual_seed(seed)
+    scheduler = make_scheduler()
+    unet = make_unet(settings, latent_channels=latents.shape[2], latent_size=latents.shape[-1], width=text.width)
+    networks = Networks(unet, make_text_encoder(text, tokenizer)).to(memory_format=torch.channels_last).train()
+    averaged = _EMA(networks, settings.ema_decay)
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    checkpoint = work / "denoiser.pt"
+    first = load_state(checkpoint, optimizer=optimizer, networks=networks, averaged=averaged)
+    averaged.ema.optimization_step = first
+    tokens, empty = _caption_tokens(films, tokenizer, settings.captions, seed)
+    started, losses = time.monotonic(), 0.0
+    for step in range(first, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=settings.steps)
+        rng = step_generator(seed + 1, step)
+        size = settings.batch_size
+        film = torch.randint(len(latents), (size,), generator=rng)
+        view = torch.randint(latents.shape[1], (size,), generator=rng)
+        phrase = torch.randint(tokens.shape[1], (size,), generator=rng)
+        blank = torch.rand(size, generator=rng) < settings.unconditional
+        clean = latents[film, view].float()  # [B, C, h, w]
+        noise = torch.randn(clean.shape, generator=rng)
+        timesteps = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng)
+        noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
+        target = scheduler.get_velocity(clean, noise, timesteps)
+        words = torch.where(blank[:, None], empty, tokens[film, phrase])  # [B, L]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            predicted = networks(noisy, timesteps, words)
+        loss = F.mse_loss(predicted.float(), target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        optimizer.step()
+        averaged.ema.step(networks.parameters())
+        losses += loss.item()
+        if (step + 1) % 100 == 0:
+            rate = (step + 1 - first) * size / (time.monotonic() - started)
+            log.info("denoiser %d/%d loss %.4f, %.1f films/s", step + 1, settings.steps, losses / 100, rate)
+            losses = 0.0
+        if (step + 1) % 200 == 0 or step + 1 == settings.steps:
+            save_state(checkpoint, step=step + 1, optimizer=optimizer, networks=networks, averaged=averaged)
+    averaged.ema.copy_to(networks.parameters())
+    return networks.eval()
+
+
+class _EMA(nn.Module):
+    """diffusers' EMAModel with its weights in a state_dict that torch loads without unpickling code."""
+
+    def __init__(self, networks: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.ema = EMAModel(networks.parameters(), decay=decay, use_ema_warmup=True, power=0.75)
+        self.shadow = nn.ParameterList(nn.Parameter(p, requires_grad=False) for p in self.ema.shadow_params)
+        self.ema.shadow_params = list(self.shadow)
+
+
+def _caption_tokens(films: list[Film], tokenizer: CLIPTokenizer, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Token ids of `count` captions per film [N, count, L], and of the empty prompt [L]."""
+    rng = random.Random(seed)
+    texts = [caption(film, rng) for film in films for _ in range(count)]
+    encoded = tokenizer(["", *texts], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return encoded[1:].view(len(films), count, -1), encoded[0]
+
+
+def _augmented(pixels: Tensor, settings: DenoiserSettings, rng: random.Random) -> Tensor:
+    """A small rotation, zoom and shift; uint8 [1, H, W] in and out."""
+    size = pixels.shape[-1]
+    pad = size // 8
+    grown = transform.pad(pixels, [pad], padding_mode="reflect")
+    shift = [round(rng.uniform(-1, 1) * settings.shift * size) for _ in range(2)]
+    moved = transform.affine(
+        grown,
+        angle=rng.uniform(-1, 1) * settings.rotation_deg,
+        translate=[float(s) for s in shift],
+        scale=1.0 + rng.uniform(-1, 1) * settings.zoom,
+        shear=[0.0, 0.0],
+        interpolation=InterpolationMode.BILINEAR,
+    )
+    return transform.center_crop(moved, [size, size])

@@ -1,0 +1,125 @@
+"""Training films and what is known of each: licence tier `open`, split `train` only."""
+
+import csv
+import io
+import random
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cxrsynth.reports.labels import OBSERVATIONS, OPACITY_KINDS, FindingLabel, Status
+from cxrsynth.reports.prompt import Subject, age_group, canonical_prompt
+
+GROUPS = ("nih", "nih_more", "hannover", "kermany_ped", "cohen_open")
+# Groups labelled by the NIH's fourteen findings: what is not listed there is absent.
+_FULLY_LABELLED = ("nih", "nih_more")
+
+SOURCE_LABELS = {
+    "no finding": "No Finding",
+    "cardiomegaly": "Cardiomegaly",
+    "infiltration": "Lung Opacity",
+    "mass": "Lung Lesion",
+    "nodule": "Lung Lesion",
+    "edema": "Edema",
+    "consolidation": "Consolidation",
+    "pneumonia": "Pneumonia",
+    "atelectasis": "Atelectasis",
+    "pneumothorax": "Pneumothorax",
+    "effusion": "Pleural Effusion",
+    "pleural_thickening": "Pleural Other",
+}
+# What the NIH labels can say to be absent: the observations they have a label for.
+_DENIABLE = tuple(o for o in OBSERVATIONS if o in SOURCE_LABELS.values() and o != "No Finding")
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """One training film. `present` and `absent` are observations; the rest is unknown."""
+
+    film_id: str
+    group: str
+    subject: Subject
+    present: tuple[str, ...]
+    absent: tuple[str, ...]
+    padded: bool
+
+
+def load_films(data: Path, *, size: int, split: str = "train") -> tuple[list[Film], Tensor]:
+    """Films of `split` and their pixels, uint8 [N, 1, size, size], grey levels normalised per film.
+
+    Raises:
+        FileNotFoundError: if a group's tar or manifest is missing.
+        ValueError: if a film is not of licence tier `open` or of another size.
+    """
+    films: list[Film] = []
+    pixels: list[Tensor] = []
+    for group in GROUPS:
+        images = dict(_jpegs(data / "images" / f"{group}.tar"))
+        with (data / "manifests" / f"{group}.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["licence_tier"] != "open":
+                    raise ValueError(f"{row['id']}: licence tier {row['licence_tier']!r}, only 'open' may train")
+                if row["split"] == split:
+                    films.append(_film(row, group))
+                    pixels.append(_normalised(images[f"{row['id']}.jpg"], size))
+    return films, torch.stack(pixels)
+
+
+def caption(film: Film, rng: random.Random) -> str:
+    """One canonical prompt that is true of the film; parts are left out at random.
+
+    Leaving out teaches the model to answer prompts that say less than is known.
+    """
+    subject = Subject(
+        view=film.subject.view if rng.random() > 0.15 else None,
+        age_group=film.subject.age_group if rng.random() > 0.1 else None,
+        sex=film.subject.sex if rng.random() > 0.15 else None,
+    )
+    denied = rng.sample(film.absent, min(len(film.absent), rng.choice((0, 0, 1, 2, 3, 5))))
+    labels = {o: FindingLabel(Status.PRESENT) for o in film.present}
+    labels |= {o: FindingLabel(Status.ABSENT) for o in denied}
+    return canonical_prompt(subject, labels)
+
+
+def _jpegs(path: Path) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path) as tar:
+        for member in tar:
+            handle = tar.extractfile(member) if member.name.endswith(".jpg") else None
+            if handle is not None:
+                yield member.name, handle.read()
+
+
+def _normalised(jpeg: bytes, size: int) -> Tensor:
+    """Stretch the 0.5th to 99.5th percentile to full range: sources differ in contrast, not in meaning."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        grey = np.asarray(image.convert("L"), dtype=np.float32)
+    if grey.shape != (size, size):
+        raise ValueError(f"film of {grey.shape} pixels, expected {size} x {size}")
+    low, high = np.percentile(grey[grey > 4] if (grey > 4).any() else grey, (0.5, 99.5))
+    stretched = np.clip((grey - low) / max(high - low, 1.0), 0.0, 1.0)
+    return torch.from_numpy((stretched * 255).round().astype(np.uint8))[None]  # [1, H, W]
+
+
+def _film(row: dict[str, str], group: str) -> Film:
+    named = {SOURCE_LABELS.get(label.strip().lower()) for label in row["labels"].split("|")}
+    present = tuple(o for o in OBSERVATIONS if o in named)
+    normal = present == ("No Finding",)
+    absent: tuple[str, ...] = ()
+    if group in _FULLY_LABELLED or normal:
+        opacity = any(o in OPACITY_KINDS for o in present)
+        absent = tuple(o for o in _DENIABLE if o not in present and not (opacity and o == "Lung Opacity"))
+    years = 3.0 if group == "kermany_ped" else float(row["age"]) if row["age"] else None
+    subject = Subject(
+        view=row["view"] if row["view"] in ("PA", "AP") else None,
+        age_group=age_group(years),
+        sex=row["sex"] or None,
+    )
+    if group == "hannover" and subject.age_group is None:
+        subject = Subject(view=subject.view, age_group="adult", sex=subject.sex)
+    return Film(row["id"], group, subject, present, absent, padded=row["fit"] == "pad")

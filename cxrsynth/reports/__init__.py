@@ -1,0 +1,1 @@
+"""Reports: reading tables, taking identifiers out, reading findings, asking for an image."""

@@ -1,0 +1,55 @@
+"""The 14 CheXpert observations and what can be said of each.
+
+Source: Irvin et al., "CheXpert" (arXiv:1901.07031), table 1; the four-way status is theirs too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+OBSERVATIONS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+
+# CheXpert's hierarchy (its figure 1): each of these is a kind of lung opacity.
+OPACITY_KINDS = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
+
+
+class Status(StrEnum):
+    """What a report says of an observation; one never mentioned has no entry at all."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNCERTAIN = "uncertain"
+
+
+class Side(StrEnum):
+    """The patient's side, as reports say it."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    BILATERAL = "bilateral"
+
+
+@dataclass(frozen=True, slots=True)
+class FindingLabel:
+    """Status of one observation, and its side where one was said."""
+
+    status: Status
+    side: Side | None = None
+
+
+Labels = Mapping[str, FindingLabel]
