@@ -4,8 +4,11 @@ A model folder says how it wants to be asked (see `PromptSpec`). The canonical f
 from view, age group, sex and finding labels, so no free text reaches the model.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict
 
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Labels, Side, Status
 
@@ -81,9 +84,7 @@ def _sentences(subject: Subject, labels: Labels) -> Iterator[str]:
         for observation in OBSERVATIONS:
             label = labels.get(observation)
             # "No normal chest" says nothing: an absent No Finding is told by the findings themselves.
-            told = label is not None and not (
-                observation == "No Finding" and status is not Status.PRESENT
-            )
+            told = label is not None and not (observation == "No Finding" and status is not Status.PRESENT)
             if told and label is not None and label.status is status:
                 yield finding_sentence(observation, label)
 
@@ -98,3 +99,88 @@ def every_canonical_sentence() -> list[str]:
         for side in (None, *Side)
     ]
     return ["PA view.", "AP view.", "Lateral view.", *people, *findings]
+
+
+class Depicts(BaseModel):
+    """What a model was shown in training; what is not here is never claimed to be in its images.
+
+    `findings` maps an observation to the number of training films that show it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    views: tuple[str, ...]
+    age_groups: tuple[str, ...]
+    sexes: tuple[str, ...]
+    findings: dict[str, int]
+    sides: bool
+    uncertain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a model is asked for: the part of a report's subject and labels it can show, and the rest."""
+
+    subject: Subject
+    labels: Labels = field(repr=False)
+    not_depicted: tuple[str, ...]
+
+
+def limit_to_depicted(subject: Subject, labels: Labels, depicts: Depicts | None) -> Request:
+    """Split what a report asks for into what the model was shown and what it was not.
+
+    Returns:
+        The request, with `not_depicted` naming the rest: `Fracture`, `Pleural Effusion (side)`,
+        `Pneumonia (uncertain)`, `view LATERAL`. A denied finding that was never shown is left out
+        unnamed: the image cannot contradict it.
+    """
+    if depicts is None:
+        return Request(subject, labels, ())
+    missing = [
+        f"{name} {value}"
+        for name, value, shown in (
+            ("view", subject.view, depicts.views),
+            ("age group", subject.age_group, depicts.age_groups),
+            ("sex", subject.sex, depicts.sexes),
+        )
+        if value and value not in shown
+    ]
+    kept: dict[str, FindingLabel] = {}
+    for observation in OBSERVATIONS:
+        label = labels.get(observation)
+        if label is None:
+            continue
+        shown = observation in depicts.findings
+        if label.status is Status.UNCERTAIN and not depicts.uncertain:
+            missing.append(f"{observation} (uncertain)")
+        elif label.status is Status.ABSENT or shown:
+            if shown:
+                kept[observation] = label if depicts.sides else FindingLabel(label.status)
+            if label.side and label.status is Status.PRESENT and not depicts.sides:
+                missing.append(f"{observation} (side)")
+        else:
+            missing.append(observation)
+    shown_subject = Subject(
+        view=subject.view if subject.view in depicts.views else None,
+        age_group=subject.age_group if subject.age_group in depicts.age_groups else None,
+        sex=subject.sex if subject.sex in depicts.sexes else None,
+    )
+    return Request(shown_subject, kept, tuple(missing))
+
+
+def cut_at_sentence(text: str, fits: Callable[[str], bool]) -> tuple[str, bool]:
+    """The longest beginning of whole sentences that fits, and whether anything was cut.
+
+    A first sentence that does not fit by itself is cut at a word.
+    """
+    if fits(text):
+        return text, False
+    sentences = re.split(r"(?<=[.!?])\s+", text)
+    for count in range(len(sentences) - 1, 0, -1):
+        candidate = " ".join(sentences[:count])
+        if fits(candidate):
+            return candidate, True
+    words = sentences[0].split()
+    while words and not fits(" ".join(words)):
+        words.pop()
+    return " ".join(words), True

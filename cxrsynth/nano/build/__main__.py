@@ -28,7 +28,8 @@ class Stage(StrEnum):
 def main(
     data: Annotated[Path, typer.Option(help="Folder with images/ and manifests/.")],
     work: Annotated[Path, typer.Option(help="Checkpoints; the same command resumes from them.")],
-    out: Annotated[Path, typer.Option(help="Where the model folder is written.")] = Path(__file__).parents[1] / "assets",
+    out: Annotated[Path, typer.Option(help="Where the model folder is written.")] = Path(__file__).parents[1]
+    / "assets",
     config: Annotated[Path, typer.Option(help="Build settings.")] = Path(__file__).with_name("config.yaml"),
     only: Annotated[Stage | None, typer.Option(help="Run one stage.")] = None,
 ) -> None:
@@ -49,9 +50,7 @@ def main(
 def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:
     films, pixels = load_films(data, size=settings.image_size)
     log.info("%d training films", len(films))
-    vae = train_autoencoder(
-        pixels, work, settings=settings.autoencoder, size=settings.image_size, seed=settings.seed
-    )
+    vae = train_autoencoder(pixels, work, settings=settings.autoencoder, size=settings.image_size, seed=settings.seed)
     standardise_latents(vae, encode_mean(vae, pixels.float() / 127.5 - 1.0))
     vae.save_pretrained(work / "vae")
 

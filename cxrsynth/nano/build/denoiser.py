@@ -62,7 +62,9 @@ def make_text_encoder(settings: TextSettings, tokenizer: CLIPTokenizer) -> CLIPT
     )
 
 
-def make_unet(settings: DenoiserSettings, *, latent_channels: int, latent_size: int, width: int) -> UNet2DConditionModel:
+def make_unet(
+    settings: DenoiserSettings, *, latent_channels: int, latent_size: int, width: int
+) -> UNet2DConditionModel:
     """Untrained UNet; cross attention at all levels but the first."""
     lower = len(settings.channels) - 1
     return UNet2DConditionModel(
@@ -139,7 +141,9 @@ def train_denoiser(
     unet = make_unet(settings, latent_channels=latents.shape[2], latent_size=latents.shape[-1], width=text.width)
     networks = Networks(unet, make_text_encoder(text, tokenizer)).to(memory_format=torch.channels_last).train()
     averaged = _EMA(networks, settings.ema_decay)
-    optimizer = torch.optim.AdamW(networks.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        networks.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
     checkpoint = work / "denoiser.pt"
     first = load_state(checkpoint, optimizer=optimizer, networks=networks, averaged=averaged)
     averaged.ema.optimization_step = first

@@ -1,0 +1,98 @@
+"""From a report to what is asked of the model: sanitised text, labels, prompt, and what cannot be shown."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cxrsynth.reports.findings import FindingsReader
+from cxrsynth.reports.labels import FindingLabel, Status
+from cxrsynth.reports.prompt import (
+    Depicts,
+    Request,
+    Subject,
+    age_group,
+    canonical_prompt,
+    cut_at_sentence,
+    limit_to_depicted,
+)
+from cxrsynth.reports.sanitize import sanitize
+from cxrsynth.reports.table import Report
+from cxrsynth.settings import PromptStyle
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One report, ready to be drawn. `facts` goes into each sample's JSON and holds no free text."""
+
+    prompt: str = field(repr=False)
+    text: str = field(repr=False)
+    facts: dict[str, Any] = field(repr=False)
+    sanitized: Counter[str]
+    truncated: bool
+    not_depicted: tuple[str, ...]
+
+
+class Asker:
+    """Turns reports into prompts in one style for one model.
+
+    Args:
+        style: how the model wants to be asked.
+        depicts: what the model was shown; None where its folder does not say.
+        fits: whether a text fits the tokenizer.
+    """
+
+    def __init__(self, style: PromptStyle, depicts: Depicts | None, fits: Callable[[str], bool]) -> None:
+        self._style = style
+        self._depicts = depicts
+        self._fits = fits
+        self._reader = FindingsReader()
+
+    def ask(self, report: Report) -> Asked:
+        """What one report asks for; label columns win over labels read from the text."""
+        clean = sanitize(report.full_text)
+        labels, sources = self._labels(report)
+        subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
+        request = limit_to_depicted(subject, labels, self._depicts)
+        prompt, truncated = cut_at_sentence(self._prompt(report, request, clean.text), self._fits)
+        facts = {
+            "view": subject.view,
+            "sex": subject.sex,
+            "age_group": subject.age_group,
+            "findings": {
+                observation: {
+                    "status": label.status.value,
+                    "side": label.side.value if label.side else None,
+                    "source": sources[observation],
+                }
+                for observation, label in labels.items()
+            },
+            "not_depicted": list(request.not_depicted),
+            "prompt_style": self._style.value,
+            "prompt_truncated": truncated,
+        }
+        if self._style is PromptStyle.CANONICAL:
+            facts["prompt"] = prompt
+        return Asked(prompt, clean.text, facts, Counter(clean.removed), truncated, request.not_depicted)
+
+    def _labels(self, report: Report) -> tuple[dict[str, FindingLabel], dict[str, str]]:
+        parsed = self._reader.read(report.full_text) if report.full_text else {}
+        merged = {**parsed, **report.labels}
+        abnormal = any(
+            label.status is not Status.ABSENT and name not in ("No Finding", "Support Devices")
+            for name, label in merged.items()
+        )
+        if abnormal and "No Finding" not in report.labels:
+            merged.pop("No Finding", None)
+        return merged, {name: "column" if name in report.labels else "report" for name in merged}
+
+    def _prompt(self, report: Report, request: Request, clean_text: str) -> str:
+        if self._style is PromptStyle.CANONICAL:
+            return canonical_prompt(request.subject, request.labels)
+        section = {
+            PromptStyle.IMPRESSION: report.impression,
+            PromptStyle.FINDINGS: report.findings,
+            PromptStyle.REPORT: "",
+        }[self._style]
+        # A report without the wanted section is asked by all the text it has.
+        return sanitize(section).text if section.strip() else clean_text

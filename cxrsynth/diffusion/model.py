@@ -1,0 +1,160 @@
+"""DiffusionModel: the networks of one Stable Diffusion folder, loaded from safetensors only."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from cxrsynth.diffusion.spec import ModelSpec, read_spec
+from cxrsynth.errors import ModelError
+from cxrsynth.settings import Device, Precision
+
+_COMPONENTS = ("unet", "vae", "text_encoder")
+_PARTS = (*_COMPONENTS, "tokenizer", "scheduler")
+_DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """A frozen bundle. `digest` is the SHA-256 over the folder's files; `dtype` is the networks' type."""
+
+    name: str
+    digest: str
+    spec: ModelSpec
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler_config: dict[str, Any]
+    device: torch.device
+    precision: Precision
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of UNet and text encoder."""
+        return _DTYPES[self.precision]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one latent."""
+        size = int(self.unet.config.sample_size)
+        return int(self.unet.config.in_channels), size, size
+
+    @property
+    def image_size(self) -> int:
+        """Pixels on a side: latent size times the autoencoder's factor."""
+        return self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def find_model(name: str) -> Path:
+    """Folder of a model: `nano`, a folder in Stable Diffusion layout, or a hub id (fetched, safetensors only).
+
+    Raises:
+        ModelError: if there is no such model, or its layout or weights cannot be used.
+    """
+    folder = Path(str(files("cxrsynth") / "nano" / "assets")) if name == "nano" else Path(name)
+    if not folder.is_dir():
+        folder = _from_hub(name)
+    missing = [f"{part}/" for part in _PARTS if not (folder / part).is_dir()]
+    if missing or not (folder / "model_index.json").is_file():
+        raise ModelError(
+            f"{folder}: not a Stable Diffusion folder, missing {', '.join(missing) or 'model_index.json'}\n"
+            f"  expected: model_index.json and {', '.join(f'{p}/' for p in _PARTS)}"
+        )
+    for part in _COMPONENTS:
+        if not list((folder / part).glob("*.safetensors")):
+            raise ModelError(
+                f"{folder / part}: no safetensors weights\n"
+                "  weights load from safetensors only; convert pickled weights (.bin, .ckpt) with diffusers first"
+            )
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    """Download a hub repository's configs and safetensors; a plain path that does not exist is not tried."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelError(f"--model {name}: no such folder\n  expected: nano, a model folder, or a hub id owner/name")
+    wanted = [f"{part}/*{end}" for part in _PARTS for end in (".json", ".txt", ".safetensors")]
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", *wanted]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"--model {name}: no such folder, and not fetched from the hub ({type(error).__name__})\n"
+            "  expected: nano, a model folder, or a hub id owner/name that can be reached"
+        ) from None
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of all files that decide what the model makes."""
+    total = hashlib.sha256()
+    kept = [p for part in _PARTS for p in (folder / part).iterdir() if p.suffix in (".json", ".txt", ".safetensors")]
+    kept += [p for p in (folder / "model_index.json", folder / "cxrsynth.json") if p.exists()]
+    for path in sorted(kept):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return total.hexdigest()
+
+
+def choose_device(device: Device, *, local_rank: int = 0) -> torch.device:
+    """`auto` takes CUDA, then Apple's MPS, then the CPU. Raises ModelError if the named device is absent."""
+    present = {Device.CUDA: torch.cuda.is_available(), Device.MPS: torch.backends.mps.is_available(), Device.CPU: True}
+    if device is Device.AUTO:
+        device = next(d for d, here in present.items() if here)
+    if not present[device]:
+        raise ModelError(f"--device {device.value}: not available here\n  use: --device auto, or cpu")
+    return torch.device(device.value, local_rank) if device is Device.CUDA else torch.device(device.value)
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Precision:
+    """`auto` takes bfloat16 where the hardware multiplies it, else float16 on CUDA, else float32."""
+    if precision is Precision.FP16 and device.type == "cpu":
+        raise ModelError("--precision fp16: not supported on the CPU\n  use: bf16, fp32 or auto")
+    if precision is not Precision.AUTO:
+        return precision
+    if device.type == "cuda":
+        return Precision.BF16 if torch.cuda.is_bf16_supported() else Precision.FP16
+    fast = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return Precision.BF16 if fast else Precision.FP32
+
+
+def load_model(name: str, *, device: torch.device, precision: Precision) -> DiffusionModel:
+    """Load a model folder for sampling; all networks in eval mode, `channels_last`, without gradients.
+
+    Raises:
+        ModelError: if the folder or its weights cannot be used.
+    """
+    folder = find_model(name)
+    spec = read_spec(folder)
+    dtype = _DTYPES[precision]
+    try:
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, torch_dtype=dtype)
+        vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, dtype=torch.float32)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder}: cannot be loaded: {error}") from None
+    for network in (unet, vae, text_encoder):
+        network.eval().requires_grad_(False)
+    return DiffusionModel(
+        name=spec.name or folder.name,
+        digest=model_digest(folder),
+        spec=spec,
+        unet=unet.to(device, memory_format=torch.channels_last),
+        vae=vae.to(device, memory_format=torch.channels_last),
+        text_encoder=text_encoder.to(device),
+        tokenizer=tokenizer,
+        scheduler_config=scheduler_config,
+        device=device,
+        precision=precision,
+    )

@@ -1,0 +1,104 @@
+"""Sampling: prompts and noise to images."""
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
+
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.errors import ModelError
+from cxrsynth.settings import Sampler
+
+
+@torch.inference_mode()
+def encode_prompts(model: DiffusionModel, prompts: list[str]) -> Tensor:
+    """Condition of each prompt, [B, L, D] in the UNet's type; a prompt too long for the tokenizer is cut."""
+    tokens = model.tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=model.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids.to(model.device)
+    return model.text_encoder(tokens).last_hidden_state.to(model.dtype)  # type: ignore[no-any-return]
+
+
+def make_scheduler(
+    model: DiffusionModel, sampler: Sampler, *, steps: int
+) -> DDIMScheduler | DPMSolverMultistepScheduler:
+    """The model's own noise schedule with the chosen sampler, its `steps` timesteps set.
+
+    Raises:
+        ModelError: if the schedule has fewer timesteps than `steps`.
+    """
+    kinds = {Sampler.DDIM: DDIMScheduler, Sampler.DPMPP: DPMSolverMultistepScheduler}
+    scheduler = kinds[sampler].from_config(model.scheduler_config)
+    if steps > scheduler.config.num_train_timesteps:
+        raise ModelError(f"--steps {steps}: the model's schedule has {scheduler.config.num_train_timesteps} timesteps")
+    scheduler.set_timesteps(steps, device=model.device)
+    return scheduler  # type: ignore[no-any-return]
+
+
+def predict_noise(
+    model: DiffusionModel, latents: Tensor, timestep: Tensor, condition: Tensor, guidance: float
+) -> Tensor:
+    """Guided prediction of the UNet (noise or velocity, as the model was trained), [B, C, h, w] float32.
+
+    Args:
+        model: the networks.
+        latents: [B, C, h, w] float32, already scaled by the scheduler.
+        timestep: scalar.
+        condition: [2B, L, D], unconditional first; or [B, L, D] when guidance is 1.
+        guidance: classifier-free guidance scale; 1 is no guidance.
+
+    Source: Ho and Salimans, arXiv:2207.12598, in the form of Stable Diffusion (scale 1 = conditional alone).
+    """
+    doubled = torch.cat([latents, latents]) if guidance != 1.0 else latents
+    network_input = doubled.to(model.dtype, memory_format=torch.channels_last)
+    prediction = model.unet(network_input, timestep, condition, return_dict=False)[0].float()
+    if guidance == 1.0:
+        return prediction  # type: ignore[no-any-return]
+    unconditional, conditional = prediction.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def sample_images(
+    model: DiffusionModel, prompts: list[str], noise: Tensor, *, sampler: Sampler, steps: int, guidance: float
+) -> Tensor:
+    """Images of prompts from given noise, without added step noise (DDIM eta 0).
+
+    Args:
+        model: the networks.
+        prompts: B prompts.
+        noise: x_T, [B, C, h, w] float32 standard normal.
+        sampler: which solver.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+
+    Returns:
+        [B, 1, H, W] float32 in [0, 1] on the CPU.
+    """
+    scheduler = make_scheduler(model, sampler, steps=steps)
+    if guidance == 1.0:
+        condition = encode_prompts(model, prompts)
+    else:
+        # The empty prompt is encoded once a batch: it is the same for all.
+        encoded = encode_prompts(model, ["", *prompts])
+        condition = torch.cat([encoded[:1].expand(len(prompts), -1, -1), encoded[1:]])  # [2B, L, D]
+    latents = noise.to(model.device) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        prediction = predict_noise(model, scaled, timestep, condition, guidance)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+    return decode_latents(model, latents).cpu()
+
+
+@torch.inference_mode()
+def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
+    """Latents [B, C, h, w] to grey images [B, 1, H, W] float32 in [0, 1]; three channels are averaged.
+
+    The autoencoder stays float32 whatever the precision: bfloat16 has 8 significant bits, a film 12.
+    """
+    scale = float(model.vae.config.scaling_factor)
+    pixels = model.vae.decode((latents.float() / scale), return_dict=False)[0]
+    return (pixels.float().mean(dim=1, keepdim=True) / 2 + 0.5).clamp(0.0, 1.0)  # type: ignore[no-any-return]

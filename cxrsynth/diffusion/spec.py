@@ -1,0 +1,43 @@
+"""`cxrsynth.json`: what a model folder says of itself. No torch here."""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cxrsynth.errors import ModelError
+from cxrsynth.reports.prompt import Depicts
+from cxrsynth.settings import PromptStyle
+
+SPEC_FILE = "cxrsynth.json"
+
+
+class SamplingDefaults(BaseModel):
+    """What `generate` uses when the user does not say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(default=50, ge=1)
+    guidance: float = Field(default=4.0, ge=0)
+
+
+class ModelSpec(BaseModel):
+    """How a model wants to be asked. A folder without the file gets the defaults: asked by impression."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    prompt: PromptStyle = PromptStyle.IMPRESSION
+    defaults: SamplingDefaults = SamplingDefaults()
+    depicts: Depicts | None = None
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """Read `folder/cxrsynth.json`; raises ModelError naming each wrong field."""
+    path = folder / SPEC_FILE
+    if not path.exists():
+        return ModelSpec()
+    try:
+        return ModelSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValidationError, ValueError) as error:
+        raise ModelError(f"{path}: not a valid model description\n  {error}") from None

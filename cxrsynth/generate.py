@@ -1,0 +1,239 @@
+"""`generate`: reports in, shards out."""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from cxrsynth import console
+from cxrsynth.asking import Asked, Asker
+from cxrsynth.console import Advance
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.errors import ReportsError
+from cxrsynth.estimate import describe
+from cxrsynth.finish import finish_dataset
+from cxrsynth.processes import Processes
+from cxrsynth.reports.table import Rejected, Report, Table
+from cxrsynth.run import Run, open_run
+from cxrsynth.seeds import sample_noise
+from cxrsynth.settings import GenerateSettings
+from cxrsynth.shards.encode import Encoder
+from cxrsynth.shards.folder import OutputFolder, writing_failed
+from cxrsynth.shards.plan import chunks, samples, shard_count
+from cxrsynth.shards.sample import Sample, sample_key, subject_key
+from cxrsynth.shards.tar import ShardWriter
+
+_BATCHES_IN_FLIGHT = 2
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a run left behind, or, for a dry run, would leave."""
+
+    reports: int
+    rejected: int
+    samples: int
+    shards: int
+    already_complete: bool = False
+    estimate: str | None = None
+
+
+def generate(settings: GenerateSettings) -> Generated:
+    """Make the data set `settings` describes; go on where an earlier run of the same plan stopped.
+
+    Raises:
+        ReportsError, ModelError, ShardError: for what the user can mend.
+    """
+    run = open_run(settings)
+    counts = _count_rows(run.table, settings)
+    done = Generated(
+        reports=counts.usable,
+        rejected=counts.rejected,
+        samples=counts.usable * settings.images_per_report,
+        shards=shard_count(counts.usable, images_per_report=settings.images_per_report, size=settings.shards.size),
+    )
+    if settings.dry_run:
+        folder = OutputFolder(settings.out)
+        folder.check(run.plan)
+        return replace(done, estimate=describe(run, done.reports, done.rejected))
+    folder = OutputFolder(settings.out)
+    if run.processes.is_main:
+        complete = folder.check(run.plan)
+        if not complete:
+            folder.start(run.plan)
+    run.processes.wait()
+    if folder.check(run.plan):
+        if run.processes.is_main:
+            folder.clean(drop_shards=settings.shards.unpacked)
+        return replace(done, already_complete=True)
+    try:
+        _make_shards(run, folder, total=done.samples)
+        run.processes.wait()
+        if run.processes.is_main:
+            finish_dataset(run, folder, shards=done.shards)
+    except OSError as error:
+        raise writing_failed(settings.out, error) from None
+    finally:
+        folder.unlock()
+    return done
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows that can be used and rows that cannot."""
+
+    usable: int
+    rejected: int
+
+
+def usable_reports(table: Table, limit: int | None) -> Iterator[Report]:
+    """The reports a run uses, in table order."""
+    count = 0
+    for row in table.rows():
+        if limit is not None and count >= limit:
+            return
+        if isinstance(row, Report):
+            count += 1
+            yield row
+
+
+def _count_rows(table: Table, settings: GenerateSettings) -> RowCounts:
+    """Read the table once before any work: a table that cannot be used is told at once."""
+    usable = rejected = 0
+    for row in table.rows():
+        if settings.limit is not None and usable >= settings.limit:
+            break
+        if isinstance(row, Rejected):
+            rejected += 1
+            if settings.strict:
+                raise ReportsError(
+                    f"{settings.reports}: line {row.line}: {row.reason}\n"
+                    "  mend the row, or leave out --strict to set such rows aside in rejected.csv"
+                )
+        else:
+            usable += 1
+    if not usable:
+        raise ReportsError(
+            f"{settings.reports}: no usable row ({rejected} rejected)\n  expected: at least one row with report text"
+        )
+    return RowCounts(usable, rejected)
+
+
+def _make_shards(run: Run, folder: OutputFolder, *, total: int) -> None:
+    settings, model = run.settings, run.load_model()
+    asker = Asker(run.prompt_style, model.spec.depicts, run.fits(model))
+    warned: set[str] = set()
+    members = chunks(
+        samples(usable_reports(run.table, settings.limit), settings.images_per_report), settings.shards.size
+    )
+    with console.image_progress(total, quiet=not run.processes.is_main) as advance, ThreadPoolExecutor(1) as pool:
+        for index, shard in enumerate(members):
+            if index % run.processes.count != run.processes.rank:
+                advance(len(shard), made=False)
+            elif folder.is_finished(index):
+                advance(len(shard), made=False)
+            else:
+                asked = _ask_all(asker, shard)
+                _warn_not_depicted(asked.values(), warned, model.name)
+                with folder.writer(index) as writer:
+                    _write_shard(run, model, shard, asked, writer, pool, advance)
+                    folder.publish(index, writer, _shard_record(shard, asked))
+
+
+def _ask_all(asker: Asker, shard: list[tuple[Report, int]]) -> dict[str, Asked]:
+    """Each report of a shard once, by report id."""
+    asked: dict[str, Asked] = {}
+    for report, _ in shard:
+        if report.report_id not in asked:
+            asked[report.report_id] = asker.ask(report)
+    return asked
+
+
+def _warn_not_depicted(asked: Iterable[Asked], warned: set[str], model_name: str) -> None:
+    """Tell once what the model was never shown, each kind by name."""
+    new = {name for one in asked for name in one.not_depicted} - warned
+    if new and not warned:
+        console.warn(
+            f"{model_name} was never shown: {', '.join(sorted(new))}. Such requests are marked not_depicted in the"
+            " JSON of each sample; the manifest counts them."
+        )
+    warned |= new
+
+
+def _write_shard(
+    run: Run,
+    model: DiffusionModel,
+    shard: list[tuple[Report, int]],
+    asked: dict[str, Asked],
+    writer: ShardWriter,
+    pool: ThreadPoolExecutor,
+    advance: Advance,
+) -> None:
+    """Sample batch after batch while one thread encodes and writes those before."""
+    encoder = Encoder(run.settings.shards, run.identity)
+    in_flight: deque[Future[None]] = deque()
+    try:
+        for batch in chunks(shard, run.settings.sampling.batch_size):
+            in_flight.append(pool.submit(_write_batch, _sample_batch(run, model, batch, asked), encoder, writer))
+            if len(in_flight) > _BATCHES_IN_FLIGHT:
+                in_flight.popleft().result()
+            advance(len(batch))
+        while in_flight:
+            in_flight.popleft().result()
+    finally:
+        for future in in_flight:
+            future.cancel()
+        # The writer may be closed only when nobody writes to it any more.
+        for future in in_flight:
+            if not future.cancelled():
+                future.exception()
+
+
+def _sample_batch(
+    run: Run, model: DiffusionModel, batch: list[tuple[Report, int]], asked: dict[str, Asked]
+) -> list[Sample]:
+    subjects = [subject_key(run.id_key, report.report_id) for report, _ in batch]
+    keys = [sample_key(subject, index) for subject, (_, index) in zip(subjects, batch, strict=True)]
+    noise = torch.stack([sample_noise(run.settings.seed, key, model.latent_shape) for key in keys])  # [B, C, h, w]
+    images = sample_images(
+        model,
+        [asked[report.report_id].prompt for report, _ in batch],
+        noise,
+        sampler=run.settings.sampling.sampler,
+        steps=run.steps,
+        guidance=run.guidance,
+    )  # [B, 1, H, W]
+    return [
+        Sample(
+            key=key,
+            subject_key=subject,
+            image_index=index,
+            image=image[0].numpy(),
+            metadata=run.common_metadata | asked[report.report_id].facts | {"image_index": index},
+            view=report.view,
+            sex=report.sex,
+            text=asked[report.report_id].text,
+        )
+        for key, subject, (report, index), image in zip(keys, subjects, batch, images, strict=True)
+    ]
+
+
+def _write_batch(batch: list[Sample], encoder: Encoder, writer: ShardWriter) -> None:
+    for sample in batch:
+        writer.write(sample.key, encoder.members(sample))
+
+
+def _shard_record(shard: list[tuple[Report, int]], asked: dict[str, Asked]) -> dict[str, Any]:
+    """Counts of one shard; what concerns a report is counted with its first image."""
+    first = [asked[report.report_id] for report, image_index in shard if image_index == 0]
+    sanitized: Counter[str] = sum((one.sanitized for one in first), Counter())
+    return {
+        "samples": len(shard),
+        "sanitized": dict(sanitized),
+        "prompts_truncated": sum(one.truncated for one in first),
+        "not_depicted": dict(Counter(name for report, _ in shard for name in asked[report.report_id].not_depicted)),
+    }

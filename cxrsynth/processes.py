@@ -1,0 +1,43 @@
+"""How work is shared: rank and world size as `accelerate launch` or `torchrun` set them."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One of `count` processes. `state` is accelerate's PartialState when there are several."""
+
+    rank: int = 0
+    local_rank: int = 0
+    count: int = 1
+    state: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what there is once."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.state is not None:
+            self.state.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.state is not None:
+            self.state.destroy_process_group()
+
+
+def join_processes(*, cpu: bool) -> Processes:
+    """Join the process group the launcher announced; a single process needs none."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Processes()
+    from accelerate import PartialState
+
+    # A process with few shards waits for the slowest: the usual 30 minutes would end a good run.
+    state = PartialState(cpu=cpu, timeout=timedelta(days=30))
+    return Processes(state.process_index, state.local_process_index, state.num_processes, state)

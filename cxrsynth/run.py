@@ -1,0 +1,131 @@
+"""One `generate` run made ready: inputs checked, choices resolved, the plan drawn up."""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cxrsynth import __version__
+from cxrsynth.diffusion.model import (
+    DiffusionModel,
+    choose_device,
+    choose_precision,
+    find_model,
+    load_model,
+    model_digest,
+)
+from cxrsynth.diffusion.spec import read_spec
+from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.processes import Processes, join_processes
+from cxrsynth.reports.table import ColumnNames, Table, open_table
+from cxrsynth.settings import Device, GenerateSettings, PromptStyle
+from cxrsynth.shards.encode import DatasetIdentity
+from cxrsynth.shards.plan import plan_digest
+from cxrsynth.shards.sample import key_fingerprint, load_id_key
+
+_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pydicom")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all parts of `generate` share. `plan` is the data set's identity."""
+
+    settings: GenerateSettings
+    table: Table
+    processes: Processes
+    id_key: bytes = field(repr=False)
+    plan: dict[str, Any]
+    prompt_style: PromptStyle
+    steps: int
+    guidance: float
+    load_model: Callable[[], DiffusionModel]
+
+    @property
+    def identity(self) -> DatasetIdentity:
+        """What every DICOM object says of its origin."""
+        model = self.plan["model"]
+        return DatasetIdentity(plan_digest(self.plan), model["name"], model["digest"], __version__)
+
+    @property
+    def common_metadata(self) -> dict[str, Any]:
+        """The part of the JSON that all samples share."""
+        return {"synthetic": True, "seed": self.settings.seed} | {
+            name: self.plan[name] for name in ("model", "sampling", "versions")
+        }
+
+    @staticmethod
+    def fits(model: DiffusionModel) -> Callable[[str], bool]:
+        """Whether a text fits the model's tokenizer whole."""
+        limit = model.tokenizer.model_max_length
+        return lambda text: len(model.tokenizer(text).input_ids) <= limit
+
+
+def open_run(settings: GenerateSettings) -> Run:
+    """Check every input that can be checked before work starts, and resolve what was left to `auto`.
+
+    Raises:
+        ReportsError, ModelError, ShardError: for what the user can mend.
+    """
+    table = open_table(settings.reports, columns=ColumnNames(**settings.columns))
+    if settings.ace is not None:
+        raise ModelError(f"--ace {settings.ace}: this version reads no ACE files yet\n  leave the option out")
+    _check_outside(settings.id_map, settings.out, "--id-map")
+    _check_outside(settings.id_key, settings.out, "--id-key")
+    folder = find_model(settings.model)
+    spec = read_spec(folder)
+    device = choose_device(settings.sampling.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    precision = choose_precision(settings.sampling.precision, device)
+    id_key = load_id_key(settings.id_key)
+    steps = spec.defaults.steps if settings.sampling.steps is None else settings.sampling.steps
+    guidance = spec.defaults.guidance if settings.sampling.guidance is None else settings.sampling.guidance
+    style = settings.prompt or spec.prompt
+    shards = settings.shards
+    plan = {
+        # Keyed: a bare hash would let anyone test whether a table they hold is the one used here.
+        "reports": hmac.new(id_key, table.digest().encode(), hashlib.sha256).hexdigest(),
+        "columns": dict(sorted(settings.columns.items())),
+        "id_key_fingerprint": key_fingerprint(id_key),
+        "limit": settings.limit,
+        "images_per_report": settings.images_per_report,
+        "seed": settings.seed,
+        "prompt": style.value,
+        "model": {"name": spec.name or folder.name, "digest": model_digest(folder)},
+        "sampling": {
+            "steps": steps,
+            "guidance": guidance,
+            "sampler": settings.sampling.sampler.value,
+            "batch_size": settings.sampling.batch_size,
+            "device": device.type,
+            "precision": precision.value,
+        },
+        "shards": {
+            "size": shards.size,
+            "format": shards.format.value,
+            "image_format": shards.image_format.value,
+            "include_text": shards.include_text.value,
+            "sop_class": shards.sop_class.value,
+            "unpacked": shards.unpacked,
+        },
+        "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},
+    }
+    return Run(
+        settings=settings,
+        table=table,
+        processes=join_processes(cpu=settings.sampling.device is Device.CPU or device.type == "cpu"),
+        id_key=id_key,
+        plan=plan,
+        prompt_style=style,
+        steps=steps,
+        guidance=guidance,
+        load_model=lambda: load_model(settings.model, device=device, precision=precision),
+    )
+
+
+def _check_outside(path: Path | None, out: Path, option: str) -> None:
+    """What tells ids apart must not lie in the folder that is shared."""
+    if path is not None and path.resolve().is_relative_to(out.resolve()):
+        raise ShardError(f"{option} {path}: lies inside --out {out}, which is made to be shared\n  put it elsewhere")

@@ -1,0 +1,113 @@
+"""What a user chooses for `generate`; light, so that `--help` answers at once."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class Sampler(StrEnum):
+    """DDIM (arXiv:2010.02502), or DPM-Solver++ 2M (arXiv:2211.01095), which needs fewer steps."""
+
+    DDIM = "ddim"
+    DPMPP = "dpm++"
+
+
+class Device(StrEnum):
+    """Where the networks run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class Precision(StrEnum):
+    """Floating-point type of the networks; latents stay float32."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class PromptStyle(StrEnum):
+    """How a model wants to be asked; see `cxrsynth.reports.prompt`."""
+
+    IMPRESSION = "impression"
+    FINDINGS = "findings"
+    REPORT = "report"
+    CANONICAL = "canonical"
+
+
+class ShardFormat(StrEnum):
+    """What a shard holds."""
+
+    WEBDATASET = "webdataset"
+    DICOM = "dicom"
+
+
+class ImageFormat(StrEnum):
+    """How a WebDataset shard encodes its images."""
+
+    PNG = "png"
+    JPG = "jpg"
+    PNG16 = "png16"
+
+
+class IncludeText(StrEnum):
+    """Whether the report's text goes with the image."""
+
+    NONE = "none"
+    SANITIZED = "sanitized"
+
+
+class SopClassName(StrEnum):
+    """Secondary Capture, or Computed Radiography Image Storage."""
+
+    SC = "sc"
+    CR = "cr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How images are sampled. `steps` and `guidance` None: what the model folder recommends."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: Sampler = Sampler.DDIM
+    batch_size: int = 8
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """How samples are written. `size` is images per shard."""
+
+    size: int = 1000
+    format: ShardFormat = ShardFormat.WEBDATASET
+    image_format: ImageFormat = ImageFormat.PNG
+    include_text: IncludeText = IncludeText.NONE
+    sop_class: SopClassName = SopClassName.SC
+    unpacked: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """Everything one `generate` command says."""
+
+    reports: Path
+    out: Path
+    model: str = "nano"
+    ace: Path | None = None
+    prompt: PromptStyle | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    images_per_report: int = 1
+    seed: int = 0
+    limit: int | None = None
+    strict: bool = False
+    dry_run: bool = False
+    id_key: Path | None = None
+    id_map: Path | None = None
+    sampling: SamplingSettings = SamplingSettings()
+    shards: ShardSettings = ShardSettings()

@@ -1,0 +1,1 @@
+"""Shards: what is written, where, and how it is told to be complete."""

@@ -1,0 +1,65 @@
+"""What stands beside the shards for a human: the data set card and the contact sheet."""
+
+import io
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+_CELL = 192
+
+
+def dataset_card(manifest: dict[str, Any]) -> bytes:
+    """README.md of the data set, made from its manifest."""
+    plan, counts = manifest["plan"], manifest["counts"]
+    not_depicted = manifest["not_depicted"]
+    lines = [
+        "# Synthetic chest X-rays",
+        "",
+        "**Every image here is synthetic: made by a generative model, of no patient. Not for diagnosis.**",
+        "",
+        f"- {counts['samples']} images in {len(manifest['shards'])} shards, from {counts['reports']} reports"
+        f" ({counts['rejected']} rows could not be used, see rejected.csv)",
+        f"- model: {plan['model']['name']}, SHA-256 `{plan['model']['digest']}`",
+        f"- made by: cxrsynth {plan['versions']['cxrsynth']}",
+        f"- format: {plan['shards']['format']}; report text: {plan['shards']['include_text']}",
+        "- sample keys are keyed hashes of the report ids; the key is not part of the data set",
+        "",
+        "## Reading it",
+        "",
+        "```python",
+        "import webdataset as wds",
+        "",
+        f"shards = {[s['name'] for s in manifest['shards']][:3]!r}",
+        "for sample in wds.WebDataset(shards, shardshuffle=False):",
+        '    print(sample["__key__"], sorted(sample))',
+        "```",
+        "",
+        "`manifest.json` tells the plan, the SHA-256 of each shard and what was taken out of the reports.",
+        "",
+        "## Labels",
+        "",
+        "The JSON beside each image says which findings were asked for, and under `not_depicted` those the model was",
+        "never shown: a request is not a depiction. No label was checked by a reader.",
+        "",
+    ]
+    if not_depicted:
+        lines += ["Asked for but not depicted:", ""]
+        lines += [f"- {name}: {count} images" for name, count in sorted(not_depicted.items())]
+        lines += [""]
+    return "\n".join(lines).encode()
+
+
+def contact_sheet(images: Iterable[npt.NDArray[np.float32]]) -> bytes:
+    """Preview PNG: images [H, W] in [0, 1] side by side, each at most 192 pixels wide."""
+    cells = [Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((_CELL, _CELL)) for image in images]
+    columns = min(6, len(cells))
+    sheet = Image.new("L", (columns * _CELL, math.ceil(len(cells) / columns) * _CELL))
+    for place, cell in enumerate(cells):
+        sheet.paste(cell, (place % columns * _CELL, place // columns * _CELL))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()

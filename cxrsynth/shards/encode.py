@@ -1,0 +1,76 @@
+"""Sample -> the members it has in a shard, and back."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cxrsynth.settings import ImageFormat, IncludeText, ShardFormat, ShardSettings
+from cxrsynth.shards.sample import Sample
+from cxrsynth.shards.tar import encode_image, stable_json
+
+
+@dataclass(frozen=True)
+class DatasetIdentity:
+    """What every DICOM object says of its origin. `seed` is the root of all UIDs of the data set."""
+
+    seed: str
+    model_name: str
+    model_digest: str
+    software_version: str
+
+
+class Encoder:
+    """Encodes samples in one format."""
+
+    def __init__(self, settings: ShardSettings, identity: DatasetIdentity) -> None:
+        self._settings = settings
+        self._identity = identity
+
+    def members(self, sample: Sample) -> dict[str, bytes]:
+        """Extension -> content, of one sample."""
+        if self._settings.format is ShardFormat.DICOM:
+            extension, content = "dcm", self._dicom(sample)
+        else:
+            extension, content = encode_image(sample.image, self._settings.image_format)
+        members = {extension: content, "json": stable_json(sample.metadata)}
+        if self._settings.include_text is IncludeText.SANITIZED and sample.text is not None:
+            members["txt"] = sample.text.encode()
+        return members
+
+    def _dicom(self, sample: Sample) -> bytes:
+        from cxrsynth.shards.dicom import DicomSettings, SopClass, to_bytes, to_dataset
+
+        dataset = to_dataset(
+            sample.image,
+            DicomSettings(
+                dataset_uid_seed=self._identity.seed,
+                model_name=self._identity.model_name,
+                model_digest=self._identity.model_digest,
+                software_version=self._identity.software_version,
+                sop_class=SopClass(self._settings.sop_class.value),
+            ),
+            key=sample.key,
+            subject_key=sample.subject_key,
+            image_index=sample.image_index,
+            view=sample.view,
+            sex=sample.sex,
+        )
+        return to_bytes(dataset)
+
+
+def decode_member(name: str, content: bytes) -> npt.NDArray[np.float32] | None:
+    """The image of a shard's member, [H, W] float32 in [0, 1]; None for a member that is no image."""
+    extension = name.rpartition(".")[2]
+    if extension == "dcm":
+        from pydicom import dcmread
+
+        from cxrsynth.shards.dicom import from_dataset
+
+        return from_dataset(dcmread(io.BytesIO(content)))
+    if extension in (ImageFormat.PNG.value, ImageFormat.JPG.value):
+        levels = np.asarray(Image.open(io.BytesIO(content)))
+        return (levels / np.float32(np.iinfo(levels.dtype).max)).astype(np.float32)
+    return None

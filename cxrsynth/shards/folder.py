@@ -1,0 +1,134 @@
+"""The output folder while a data set grows: plan first, shards as they finish, manifest last.
+
+.cxrsynth/plan.json            what this folder is being filled with
+.cxrsynth/cxr-000000.json      record of a shard: hash, counts; written before the shard gets its name
+cxr-000000.tar                 there means finished
+manifest.json                  there means the data set is complete; .cxrsynth is then removed
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from cxrsynth.errors import ShardError
+from cxrsynth.shards.plan import plan_differences, shard_name
+from cxrsynth.shards.tar import ShardWriter, stable_json, write_atomically
+
+MANIFEST = "manifest.json"
+_STATE = ".cxrsynth"
+
+
+class OutputFolder:
+    """One data set's folder. All paths a run touches in it are named here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = path / _STATE
+        self._lock: IO[str] | None = None
+
+    def check(self, plan: dict[str, Any]) -> bool:
+        """Refuse a folder that holds something else; True if this plan is already complete there.
+
+        Raises:
+            ShardError: for a foreign non-empty folder, another plan, a file in the way, an unreadable folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ShardError(f"--out {self.path}: is a file, expected a folder")
+        try:
+            names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        except OSError as error:
+            raise ShardError(f"--out {self.path}: cannot be read ({error.strerror})") from None
+        known = self._known_plan()
+        if known is None:
+            if names - {_STATE}:
+                raise ShardError(
+                    f"--out {self.path}: not empty, and not a data set cxrsynth was writing\n"
+                    "  choose a new or empty folder"
+                )
+            return False
+        differences = plan_differences(known, plan)
+        if differences:
+            raise ShardError(
+                f"--out {self.path}: holds a data set of another plan\n  "
+                + "\n  ".join(differences)
+                + "\n  choose a new folder, or run the command that started this one"
+            )
+        return (self.path / MANIFEST).exists()
+
+    def start(self, plan: dict[str, Any]) -> None:
+        """Make the folder, take its lock and write the plan down. Raises ShardError if that cannot be done."""
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.state / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for leftover in [*self.path.glob(".*.partial"), *self.state.glob(".*.partial")]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            write_atomically(self.state / "plan.json", stable_json(plan))
+        except BlockingIOError:
+            raise ShardError(f"--out {self.path}: another run is writing there\n  wait for it, or stop it") from None
+        except OSError as error:
+            raise writing_failed(self.path, error) from None
+
+    def is_finished(self, index: int) -> bool:
+        """Whether a shard is whole: it has its name, a record, and the bytes the record tells of."""
+        path, record = self.path / shard_name(index), self.record(index)
+        if record is None or not path.exists():
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
+
+    def record(self, index: int) -> dict[str, Any] | None:
+        """What was written down about a shard, or None."""
+        path = self.state / f"{shard_name(index)}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def writer(self, index: int) -> ShardWriter:
+        """A writer for one shard."""
+        return ShardWriter(self.path / shard_name(index))
+
+    def publish(self, index: int, writer: ShardWriter, record: dict[str, Any]) -> None:
+        """Close a shard, write its record, then give it its name."""
+        sha256, size_bytes = writer.close()
+        record = record | {"name": shard_name(index), "sha256": sha256, "bytes": size_bytes}
+        write_atomically(self.state / f"{shard_name(index)}.json", stable_json(record))
+        writer.publish()
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, which declares the set complete."""
+        write_atomically(self.path / MANIFEST, stable_json(manifest))
+
+    def clean(self, *, drop_shards: bool) -> None:
+        """Drop the state folder of a complete set, and the tars where they were only a stage."""
+        if drop_shards:
+            for path in self.path.glob("cxr-*.tar"):
+                path.unlink()
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def unlock(self) -> None:
+        """Let another run write here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _known_plan(self) -> dict[str, Any] | None:
+        for path, part in ((self.path / MANIFEST, "plan"), (self.state / "plan.json", None)):
+            if path.exists():
+                try:
+                    content = json.loads(path.read_text(encoding="utf-8"))
+                    plan = content[part] if part else content
+                except (ValueError, KeyError, TypeError):
+                    raise ShardError(f"{path}: not a file cxrsynth wrote\n  choose a new or empty folder") from None
+                return dict(plan)
+        return None
+
+
+def writing_failed(path: Path, error: OSError) -> ShardError:
+    """One message for a full disk, a lost permission, a vanished mount."""
+    return ShardError(
+        f"{path}: cannot write ({os.strerror(error.errno) if error.errno else error})\n"
+        "  finished shards are whole; make room or mend the permission, then run the same command to go on"
+    )

@@ -1,0 +1,59 @@
+"""Reports x images -> shards. The plan is the data set's identity: a shard's bytes depend on it alone."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Which samples a shard holds: `[(report, image index)]` of consecutive reports."""
+
+    index: int
+    first_sample: int
+
+
+def shard_name(index: int) -> str:
+    """File name of a shard: `cxr-000000.tar`."""
+    return f"cxr-{index:06d}.tar"
+
+
+def shard_count(reports: int, *, images_per_report: int, size: int) -> int:
+    """Number of shards for so many usable reports."""
+    return -(-reports * images_per_report // size)
+
+
+def samples(reports: Iterable[Item], images_per_report: int) -> Iterator[tuple[Item, int]]:
+    """Each report with each of its image indices, in table order."""
+    for report in reports:
+        for image_index in range(images_per_report):
+            yield report, image_index
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Consecutive lists of `size`; the last may be shorter. Holds one list at a time."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def plan_digest(plan: dict[str, Any]) -> str:
+    """SHA-256 of a plan."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def plan_differences(found: dict[str, Any], wanted: dict[str, Any], *, prefix: str = "") -> list[str]:
+    """One line for each setting that differs."""
+    lines: list[str] = []
+    for name in sorted(found.keys() | wanted.keys()):
+        old, new = found.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += plan_differences(old, new, prefix=f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name}: {old!r} there, {new!r} now")
+    return lines

@@ -1,0 +1,92 @@
+"""Sample and sample keys."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrsynth.errors import ShardError
+
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated image. `image` is [H, W] float32 in [0, 1]; `metadata` becomes the JSON member."""
+
+    key: str
+    subject_key: str
+    image_index: int
+    image: npt.NDArray[np.float32] = field(repr=False)
+    metadata: dict[str, Any] = field(repr=False)
+    view: str | None = None
+    sex: str | None = None
+    text: str | None = field(default=None, repr=False)
+
+
+def subject_key(id_key: bytes, report_id: str) -> str:
+    """Keyed hash of a report id: 20 hex digits, HMAC-SHA256 (RFC 2104) cut to 80 bits.
+
+    Without the key nobody can test whether a guessed id is in the data set.
+    """
+    return hmac.new(id_key, report_id.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:20]
+
+
+def sample_key(subject: str, image_index: int) -> str:
+    """`<subject key>-<image index>`: no dot (WebDataset splits names at the first one)."""
+    return f"{subject}-{image_index:02d}"
+
+
+def key_fingerprint(id_key: bytes) -> str:
+    """Tells two keys apart without telling the key: 16 hex digits."""
+    return hmac.new(id_key, b"cxrsynth id key fingerprint", hashlib.sha256).hexdigest()[:16]
+
+
+def load_id_key(path: Path | None) -> bytes:
+    """Read the key, or make it once in the per-user data folder (mode 0600) when no path is given.
+
+    Raises:
+        ShardError: if the named file is missing, unreadable, or shorter than 16 bytes.
+    """
+    if path is None:
+        from platformdirs import user_data_path
+
+        path = user_data_path("cxrsynth") / "id.key"
+        if not path.exists():
+            _make_key(path)
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise ShardError(f"--id-key {path}: cannot be read ({error.strerror})") from None
+    if len(key) < 16:
+        raise ShardError(
+            f"--id-key {path}: {len(key)} bytes, expected at least 16\n"
+            "  make one: python -c 'import secrets; print(secrets.token_hex(32))' > FILE"
+        )
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """Write a fresh key whole; of several processes starting at once the first one wins."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink()
+    except OSError as error:
+        raise ShardError(
+            f"{path}: the id key cannot be made there ({error.strerror})\n  name one with --id-key FILE"
+        ) from None

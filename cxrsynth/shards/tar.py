@@ -1,0 +1,144 @@
+"""One shard as a tar: members in order, fixed header fields, whole or absent."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cxrsynth.settings import ImageFormat
+
+SYNTHETIC_NOTE = "Synthetic chest X-ray made by cxrsynth. Not a patient, not for diagnosis."
+
+
+class ShardWriter:
+    """Writes `path` under a temporary name; `close` makes it durable, `publish` gives it its name.
+
+    The bytes depend on the members alone: owner, mode and time in the headers are fixed. Members are written in
+    the order given, those of one sample sorted by name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path.with_name(f".{path.name}.partial")
+        self._file = self.partial.open("wb")
+        self._hash = _HashingFile(self._file)
+        self._tar = tarfile.open(fileobj=cast(IO[bytes], self._hash), mode="w|", format=tarfile.USTAR_FORMAT)
+
+    def write(self, key: str, members: dict[str, bytes]) -> None:
+        """Add `<key>.<extension>` for each member."""
+        for extension in sorted(members):
+            info = tarfile.TarInfo(f"{key}.{extension}")
+            info.size = len(members[extension])
+            info.mode = 0o644
+            self._tar.addfile(info, io.BytesIO(members[extension]))
+
+    def close(self) -> tuple[str, int]:
+        """Finish and fsync the temporary file; returns its SHA-256 and size in bytes."""
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._hash.hexdigest(), self._hash.size
+
+    def publish(self) -> None:
+        """Rename to the final name and make the rename durable."""
+        os.replace(self.partial, self.path)
+        sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Drop the temporary file."""
+        self._file.close()
+        self.partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.discard()
+
+
+class _HashingFile:
+    """A write-only file that hashes what passes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable (POSIX: a folder is a file)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def stable_json(value: Any) -> bytes:
+    """JSON with sorted keys and a final newline: equal values give equal bytes."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def encode_image(image: npt.NDArray[np.float32], kind: ImageFormat) -> tuple[str, bytes]:
+    """Encode [H, W] float32 in [0, 1]; returns file extension and bytes.
+
+    PNG is 8-bit grey, png16 16-bit grey, JPG quality 95. Each says inside that it is synthetic.
+    """
+    buffer = io.BytesIO()
+    if kind is ImageFormat.JPG:
+        Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(
+            buffer, "JPEG", quality=95, comment=SYNTHETIC_NOTE.encode()
+        )
+        return "jpg", buffer.getvalue()
+    note = PngInfo()
+    note.add_text("Comment", SYNTHETIC_NOTE)
+    wide = kind is ImageFormat.PNG16
+    levels = np.rint(image * (65535 if wide else 255)).astype(np.uint16 if wide else np.uint8)
+    Image.fromarray(levels).save(buffer, "PNG", pnginfo=note)
+    return "png", buffer.getvalue()
+
+
+def read_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Members of a shard, in order."""
+    with tarfile.open(path, "r|") as tar:
+        for info in tar:
+            handle = tar.extractfile(info)
+            if handle is not None:
+                yield info.name, handle.read()

@@ -1,0 +1,214 @@
+"""Scores FindingsReader against the Open-i reports and their MeSH annotations, half by half.
+
+Run: python -m tests.benchmarks.findings_openi
+
+Reference: Demner-Fushman et al. 2016 (doi:10.1093/jamia/ocv080), the report archive torchxrayvision carries. Two
+annotators coded what each report calls present, hedged or not, so a finding read as uncertain counts as positive.
+"""
+
+import hashlib
+import importlib.util
+import sys
+import tarfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrsynth.reports.findings import FindingsReader
+from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Status
+
+MIN_POSITIVES = 30
+
+# A major heading ("Opacity/lung/base/left") maps where its first part is listed and, if any qualifiers are listed with
+# it, one of them is among the rest. Headings with no CheXpert counterpart (granuloma, clips, scoliosis) map to none.
+_ANY: tuple[str, ...] = ()
+MAJORS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Enlarged Cardiomediastinum": {"Mediastinum": ("prominent", "enlarged", "widened")},
+    "Cardiomegaly": {"Cardiomegaly": _ANY, "Cardiac Shadow": ("enlarged", "borderline")},
+    "Lung Opacity": {
+        "Opacity": _ANY,
+        "Infiltrate": _ANY,
+        "Airspace Disease": _ANY,
+        "Density": ("lung", "retrocardiac"),
+        "Markings": ("interstitial",),
+        "Lung Diseases, Interstitial": _ANY,
+    },
+    # "round" is how Open-i codes "nodular"; CheXpert counts a nodular opacity as a lesion too.
+    "Lung Lesion": {"Nodule": _ANY, "Mass": _ANY, "Opacity": ("round",), "Density": ("round",)},
+    "Edema": {"Pulmonary Edema": _ANY, "Pulmonary Congestion": _ANY, "Heart Failure": _ANY},
+    "Consolidation": {"Consolidation": _ANY},
+    "Pneumonia": {"Pneumonia": _ANY},
+    "Atelectasis": {"Pulmonary Atelectasis": _ANY},
+    "Pneumothorax": {"Pneumothorax": _ANY, "Hydropneumothorax": _ANY},
+    "Pleural Effusion": {"Pleural Effusion": _ANY, "Hydropneumothorax": _ANY, "Hemothorax": _ANY},
+    "Pleural Other": {"Thickening": ("pleura",), "Cicatrix": ("pleura",), "Calcinosis": ("pleura",)},
+    "Fracture": {"Fractures, Bone": _ANY},
+    "Support Devices": {
+        "Catheters, Indwelling": _ANY,
+        "Implanted Medical Device": _ANY,
+        "Medical Device": _ANY,
+        "Tube, Inserted": _ANY,
+        "Stents": _ANY,
+        "Spinal Fusion": _ANY,
+    },
+    "No Finding": {"normal": _ANY},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One Open-i report and the observations its annotators coded."""
+
+    uid: str
+    text: str
+    positives: frozenset[str]
+    is_dev: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Counts for one observation."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+
+    @property
+    def positives(self) -> int:
+        return self.true_positives + self.false_negatives
+
+    @property
+    def precision(self) -> float:
+        return self.true_positives / max(1, self.true_positives + self.false_positives)
+
+    @property
+    def recall(self) -> float:
+        return self.true_positives / max(1, self.positives)
+
+    @property
+    def f1(self) -> float:
+        return 2 * self.true_positives / max(1, 2 * self.true_positives + self.false_positives + self.false_negatives)
+
+
+def archive() -> Path:
+    """Where torchxrayvision keeps the reports, found without importing it (that would import torch)."""
+    spec = importlib.util.find_spec("torchxrayvision")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("torchxrayvision is not installed; its data/NLMCXR_reports.tgz is the reference")
+    return Path(spec.submodule_search_locations[0]) / "data" / "NLMCXR_reports.tgz"
+
+
+def observations(majors: Sequence[str]) -> frozenset[str]:
+    """The observations that a report's MeSH majors amount to."""
+    found = set()
+    for major in majors:
+        head, *rest = (part.strip() for part in major.split("/"))
+        for name, heads in MAJORS.items():
+            if head in heads and (not heads[head] or set(heads[head]) & set(rest)):
+                found.add(name)
+    return frozenset(found)
+
+
+def read_references(path: Path) -> list[Reference]:
+    """All coded reports that have findings or an impression; development or held-out by a hash of the uid."""
+    references = []
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if not member.name.endswith(".xml"):
+                continue
+            file = tar.extractfile(member)
+            if file is None:
+                continue
+            root = ElementTree.fromstring(file.read())
+            uid_node = root.find("uId")
+            uid = uid_node.get("id", "") if uid_node is not None else ""
+            sections = {node.get("Label"): (node.text or "").strip() for node in root.iter("AbstractText")}
+            text = " ".join(f"{name}: {sections[name]}" for name in ("FINDINGS", "IMPRESSION") if sections.get(name))
+            majors = [node.text or "" for node in root.iter("major")]
+            if text and majors != ["No Indexing"]:
+                is_dev = hashlib.sha256(uid.encode()).digest()[0] % 2 == 0
+                positives = observations(majors)
+                references.append(Reference(uid, text, positives, is_dev))
+    return references
+
+
+def positives(labels: dict[str, FindingLabel]) -> frozenset[str]:
+    """Observations read as present or uncertain."""
+    return frozenset(name for name, label in labels.items() if label.status is not Status.ABSENT)
+
+
+def score(references: Sequence[Reference], read: Sequence[frozenset[str]]) -> dict[str, Score]:
+    """Per observation, presence read against presence coded."""
+    pairs = list(zip((reference.positives for reference in references), read, strict=True))
+    return {
+        name: Score(
+            true_positives=sum(name in coded and name in said for coded, said in pairs),
+            false_positives=sum(name not in coded and name in said for coded, said in pairs),
+            false_negatives=sum(name in coded and name not in said for coded, said in pairs),
+        )
+        for name in OBSERVATIONS
+    }
+
+
+def macro_f1(scores: dict[str, Score]) -> float:
+    """Mean F1 over the observations coded at least MIN_POSITIVES times."""
+    counted = [one.f1 for one in scores.values() if one.positives >= MIN_POSITIVES]
+    return sum(counted) / max(1, len(counted))
+
+
+def table(scores: dict[str, Score]) -> str:
+    """Markdown, one observation a line."""
+    lines = ["| Observation | Positives | Precision | Recall | F1 |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, one in scores.items():
+        lines.append(f"| {name} | {one.positives} | {one.precision:.3f} | {one.recall:.3f} | {one.f1:.3f} |")
+    return "\n".join(lines)
+
+
+def error_table(references: Sequence[Reference], labels: Sequence[dict[str, FindingLabel]]) -> str:
+    """Markdown: for each observation, disagreements by what the reader made of the text."""
+    lines = ["| Observation | Hedged, not coded | Said, not coded | Coded, denied | Coded, not mentioned |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for name in OBSERVATIONS:
+        kinds: Counter[tuple[bool, Status | None]] = Counter()
+        for reference, read in zip(references, labels, strict=True):
+            kinds[name in reference.positives, read[name].status if name in read else None] += 1
+        counts = (
+            kinds[False, Status.UNCERTAIN],
+            kinds[False, Status.PRESENT],
+            kinds[True, Status.ABSENT],
+            kinds[True, None],
+        )
+        lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write both halves' tables and the speed, cold (first sight of every sentence) and warm."""
+    references = read_references(archive())
+    started = time.perf_counter()
+    reader = FindingsReader()
+    built = time.perf_counter()
+    labels = list(reader.read_many(r.text for r in references))
+    cold = time.perf_counter()
+    for _ in reader.read_many(r.text for r in references):
+        pass
+    warm = time.perf_counter()
+    read = [positives(one) for one in labels]
+    for title, wanted in (("Development", (True,)), ("Held-out", (False,)), ("All", (True, False))):
+        kept = [i for i, reference in enumerate(references) if reference.is_dev in wanted]
+        scores = score([references[i] for i in kept], [read[i] for i in kept])
+        sys.stdout.write(f"\n{title}: {len(kept)} reports, macro F1 {macro_f1(scores):.3f}\n\n{table(scores)}\n")
+    sure = [frozenset(n for n, label in one.items() if label.status is Status.PRESENT) for one in labels]
+    sys.stdout.write(
+        f"\nAll, uncertain not counted: macro F1 {macro_f1(score(references, sure)):.3f}\n"
+        f"\n{error_table(references, labels)}\n"
+        f"\nBuild {built - started:.2f} s; cold {len(references) / (cold - built):.0f} reports/s; "
+        f"warm {len(references) / (warm - cold):.0f} reports/s\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A model a few channels wide, built in code: real classes, random weights, a second to sample."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a Stable-Diffusion-layout model of 32 x 32 pixels, three channels, asked by impression."""
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _own_user_data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id key of a test run never touches the user's own."""
+    home = tmp_path_factory.getbasetemp() / "user-data"
+    monkeypatch.setenv("XDG_DATA_HOME", str(home))
+
+
+def build_tiny_model(folder: Path, *, channels: int = 3, spec: dict[str, object] | None = None) -> Path:
+    """Save an untrained model with fixed weights; `spec` becomes its cxrsynth.json."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    base = CLIPTokenizer(model_max_length=24)
+    words = ["heart size is normal. no effusion. left right lower lobe pneumonia. clear lungs. findings impression"]
+    tokenizer = base.train_new_from_iterator([words], vocab_size=400, show_progress=False)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            in_channels=channels,
+            out_channels=channels,
+            latent_channels=4,
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            layers_per_block=1,
+            norm_num_groups=4,
+            sample_size=32,
+            mid_block_add_attention=False,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=16,
+            attention_head_dim=4,
+            norm_num_groups=4,
+        ),
+        scheduler=DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    if spec is not None:
+        (folder / "cxrsynth.json").write_text(json.dumps(spec), encoding="utf-8")
+    return folder

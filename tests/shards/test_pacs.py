@@ -1,0 +1,135 @@
+"""A real archive (Orthanc) takes our objects over the network and gives them back unchanged."""
+
+import json
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import dcmread
+
+from cxrsynth.shards.dicom import SopClass, to_bytes
+from tests.programs import require
+from tests.shards.test_dicom import SETTINGS, made
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")
+
+START_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A running Orthanc on loopback."""
+
+    dicom_port: int
+    http_port: int
+
+    def get(self, path: str, accept: str = "application/json") -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", headers={"Accept": accept})
+        # A proxy from the environment has no business between us and loopback.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=10) as response:
+            return bytes(response.read())
+
+    def read(self, path: str) -> Any:
+        return json.loads(self.get(path))
+
+
+def free_ports() -> tuple[int, int]:
+    """Two ports free just now; both held open until both are known, so that they differ."""
+    with socket.socket() as first, socket.socket() as second:
+        for listener in (first, second):
+            listener.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+def wait_until_ready(archive: Archive, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            archive.get("/system")
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    pytest.fail(f"Orthanc did not answer:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    program = require("Orthanc", "orthanc")
+    folder = tmp_path_factory.mktemp("orthanc")
+    dicom_port, http_port = free_ports()
+    settings = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "Plugins": [],
+        "DicomAet": "ORTHANC",
+        "DicomPort": dicom_port,
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
+        "HttpPort": http_port,
+        "HttpBindAddresses": ["127.0.0.1"],
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "SslEnabled": False,
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=output, stderr=output, cwd=folder)
+    try:
+        running = Archive(dicom_port, http_port)
+        wait_until_ready(running, process, log)
+        yield running
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def test_an_archive_keeps_films_and_markers(archive: Archive, tmp_path: Path) -> None:
+    program = require("storescu", "dcmtk")
+    computed = replace(SETTINGS, sop_class=SopClass.CR)
+    # Two reports, one as SC and one as CR, two films each.
+    films = [made(report, index, use) for report, use in (("a1", SETTINGS), ("b2", computed)) for index in range(2)]
+    paths = [tmp_path / f"{number}.dcm" for number in range(len(films))]
+    for path, film in zip(paths, films, strict=True):
+        path.write_bytes(to_bytes(film))
+
+    # -xe proposes the one transfer syntax our files are in: nothing is converted on the way.
+    command = [program, "-xe", "-aec", "ORTHANC", "127.0.0.1", str(archive.dicom_port), *map(str, paths)]
+    sent = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (sent.returncode, sent.stderr) == (0, "")
+
+    counts = archive.read("/statistics")
+    found = [counts[f"Count{level}"] for level in ("Patients", "Studies", "Series", "Instances")]
+    assert found == [2, 2, 2, len(films)]
+
+    by_uid = {film.SOPInstanceUID: film for film in films}
+    for instance in archive.read("/instances"):
+        tags = archive.read(f"/instances/{instance}/tags?short")
+        film = by_uid.pop(tags["0008,0018"])
+        assert tags["0008,001c"] == "YES"
+        assert tags["0020,4000"] == film.ImageComments
+        stored = dcmread(BytesIO(archive.get(f"/instances/{instance}/file", "application/dicom")))
+        assert stored == film
+        assert np.array_equal(stored.pixel_array, film.pixel_array)
+        # Rendered by the archive's own decoder, not by pydicom.
+        rendered = Image.open(BytesIO(archive.get(f"/instances/{instance}/image-uint16", "image/png")))
+        assert np.array_equal(np.asarray(rendered), film.pixel_array)
+    assert by_uid == {}
