@@ -29,6 +29,26 @@ METADATA = "metadata.jsonl"
 
 def finish_dataset(run: Run, folder: OutputFolder, *, shards: int) -> None:
     """Complete the folder; the manifest comes last and declares it whole."""
+    try:
+        _finish(run, folder, shards=shards)
+    except BaseException:
+        folder.drop_leftovers()
+        raise
+
+
+def write_id_map(run: Run) -> None:
+    """The id map, where one was asked for, of a data set that is complete already."""
+    try:
+        with _IdMap(run) as id_map:
+            for report in run.usable_reports():
+                id_map.add(report.report_id)
+    except OSError as error:
+        raise ShardError(
+            f"--id-map {run.settings.id_map}: cannot be written ({error.strerror})\n  name another file"
+        ) from None
+
+
+def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
     records = [_record(folder, index) for index in range(shards)]
     counts = _write_row_lists(run, folder)
     write_atomically(folder.path / "preview.png", contact_sheet(_first_images(folder, shards)))
@@ -147,14 +167,28 @@ def _unpack(run: Run, folder: OutputFolder, *, shards: int) -> dict[str, str]:
     sync_folder(folder.path)
     lines = folder.path / f".{METADATA}.partial"
     with lines.open("w", encoding="utf-8") as file:
-        for name, content in _members(folder, shards):
-            if name.endswith(".json"):
-                row = {"key": name.removesuffix(".json")} | json.loads(content)
-                file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
+        for row in _metadata_rows(folder, shards):
+            file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(lines, folder.path / METADATA)
     return _hashes(folder.path, [folder.path / METADATA, *(p for p in sorted(target.rglob("*")) if p.is_file())])
+
+
+def _metadata_rows(folder: OutputFolder, shards: int) -> Iterator[dict[str, Any]]:
+    """JSON member of each sample, with its key, and its text where there is one."""
+    row: dict[str, Any] = {}
+    for name, content in _members(folder, shards):
+        key, _, extension = name.rpartition(".")
+        if extension == "json":
+            if row:
+                yield row
+            row = {"key": key} | json.loads(content)
+        elif extension == "txt":
+            # The members of a sample are sorted by name: its text follows its JSON.
+            row["text"] = content.decode()
+    if row:
+        yield row
 
 
 def _hashes(root: Path, paths: list[Path]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """`generate`: reports in, shards out."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +15,7 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ReportsError
 from cxrsynth.estimate import describe
-from cxrsynth.finish import finish_dataset
-from cxrsynth.processes import Processes
+from cxrsynth.finish import finish_dataset, write_id_map
 from cxrsynth.reports.table import Rejected, Report, Table
 from cxrsynth.run import Run, open_run
 from cxrsynth.seeds import sample_noise
@@ -69,6 +68,7 @@ def generate(settings: GenerateSettings) -> Generated:
     if folder.check(run.plan):
         if run.processes.is_main:
             folder.clean(drop_shards=settings.shards.unpacked)
+            write_id_map(run)
         return replace(done, already_complete=True)
     try:
         _make_shards(run, folder, total=done.samples)
@@ -88,17 +88,6 @@ class RowCounts:
 
     usable: int
     rejected: int
-
-
-def usable_reports(table: Table, limit: int | None) -> Iterator[Report]:
-    """The reports a run uses, in table order."""
-    count = 0
-    for row in table.rows():
-        if limit is not None and count >= limit:
-            return
-        if isinstance(row, Report):
-            count += 1
-            yield row
 
 
 def _count_rows(table: Table, settings: GenerateSettings) -> RowCounts:
@@ -127,14 +116,10 @@ def _make_shards(run: Run, folder: OutputFolder, *, total: int) -> None:
     settings, model = run.settings, run.load_model()
     asker = Asker(run.prompt_style, model.spec.depicts, run.fits(model))
     warned: set[str] = set()
-    members = chunks(
-        samples(usable_reports(run.table, settings.limit), settings.images_per_report), settings.shards.size
-    )
+    members = chunks(samples(run.usable_reports(), settings.images_per_report), settings.shards.size)
     with console.image_progress(total, quiet=not run.processes.is_main) as advance, ThreadPoolExecutor(1) as pool:
         for index, shard in enumerate(members):
-            if index % run.processes.count != run.processes.rank:
-                advance(len(shard), made=False)
-            elif folder.is_finished(index):
+            if index % run.processes.count != run.processes.rank or folder.is_finished(index):
                 advance(len(shard), made=False)
             else:
                 asked = _ask_all(asker, shard)
@@ -154,9 +139,9 @@ def _ask_all(asker: Asker, shard: list[tuple[Report, int]]) -> dict[str, Asked]:
 
 
 def _warn_not_depicted(asked: Iterable[Asked], warned: set[str], model_name: str) -> None:
-    """Tell once what the model was never shown, each kind by name."""
+    """Tell what the model was never shown, each kind once and by name."""
     new = {name for one in asked for name in one.not_depicted} - warned
-    if new and not warned:
+    if new:
         console.warn(
             f"{model_name} was never shown: {', '.join(sorted(new))}. Such requests are marked not_depicted in the"
             " JSON of each sample; the manifest counts them."

@@ -3,9 +3,10 @@
 import hashlib
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cxrsynth.diffusion.model import (
 from cxrsynth.diffusion.spec import read_spec
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.processes import Processes, join_processes
-from cxrsynth.reports.table import ColumnNames, Table, open_table
+from cxrsynth.reports.table import ColumnNames, Report, Table, open_table
 from cxrsynth.settings import Device, GenerateSettings, PromptStyle
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
@@ -57,11 +58,16 @@ class Run:
             name: self.plan[name] for name in ("model", "sampling", "versions")
         }
 
+    def usable_reports(self) -> Iterator[Report]:
+        """The reports the run uses, in table order."""
+        reports = (row for row in self.table.rows() if isinstance(row, Report))
+        return islice(reports, self.settings.limit)
+
     @staticmethod
     def fits(model: DiffusionModel) -> Callable[[str], bool]:
         """Whether a text fits the model's tokenizer whole."""
         limit = model.tokenizer.model_max_length
-        return lambda text: len(model.tokenizer(text).input_ids) <= limit
+        return lambda text: len(model.tokenizer(text, verbose=False).input_ids) <= limit
 
 
 def open_run(settings: GenerateSettings) -> Run:

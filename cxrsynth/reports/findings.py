@@ -198,7 +198,7 @@ _ENLARGED_PSEUDO = (
 )
 # Asked about, long gone or looked for elsewhere: such a mention says nothing of this image.
 _UNSAID = (
-    "history of|h/o|evaluate for|evaluation for|assess for|evaluation of|rule out|r/o|exclude|sensitive|detecting"
+    "history of|h o|evaluate for|evaluation for|assess for|evaluation of|rule out|r o|exclude|sensitive|detecting"
     "|detection of|to identify|obscure|to assess"
 )
 _UNSAID_PSEUDO = "cannot exclude|can not exclude|not exclude|difficult to exclude|cannot rule out"
@@ -214,7 +214,7 @@ _SPLIT = re.compile(r"[.!]+(?=\s|$)|\n\s*(?=\n|[-*•]|\d+[.)])|(?<=[a-z]{3})[.]
 _SOFTEN = re.compile(r"[-/_:()\[\]\"']+|\s+")
 _COMPARED = r"[<>]|(?:is )?(?:greater|larger|more|worse|less|smaller) than"
 _BOTH = re.compile(rf",?\s*\b(?:left|right|l|r)\s*(?:{_COMPARED})\s*(?:left|right|l|r)\b", re.I)
-_WORD = re.compile(r"[a-z]+")
+_WORD = re.compile(r"[a-z]+|\?")
 
 _LEFT, _RIGHT, _BOTH_SIDES = frozenset({Side.LEFT}), frozenset({Side.RIGHT}), frozenset({Side.LEFT, Side.RIGHT})
 _SIDES = dict.fromkeys(("left", "lt", "leftward", "lingula", "lingular"), _LEFT)
@@ -225,7 +225,17 @@ _SIDES |= dict.fromkeys(
 # "left ventricular" and the like name a chamber, not the side of the finding.
 _NOT_A_SIDE = frozenset({"ventricle", "ventricular", "atrium", "atrial", "heart"})
 _CLAUSE_ENDS = frozenset({",", ";", "but", "with", "however", "while", "without", "no", "although"})
-_JOINS = frozenset({"and", "or", "/", "&", "versus", "vs", "associated", "adjacent", "small", "mild"})
+# Words that may stand between two terms which share a side: "left opacity, likely atelectasis", "... and effusion". The
+# side carries on over any of them, but back ("atelectasis and effusion on the left") only over the first few.
+_JOINS_BACK = re.compile(r"(?:(?:and|or|&|versus|vs) ?)*")
+_JOINS = re.compile(
+    r"(?:(?:,|and|or|&|versus|vs|associated|adjacent|small|mild|minimal|with|consistent|compatible|may|represent(?:s|ing)?"
+    r"|reflect(?:s|ing)?|likely|probabl[ey]|possibl[ey]|most|suggest(?:s|ing|ive)|concerning|for|of|which|could|be|due|to"
+    r"|pleural|a|the|either|focal|underlying|xxxx) ?)*"
+)
+# Named alone, the paired parts mean both sides.
+_PAIRED = frozenset({"bases", "apices"})
+_UNSIDED = frozenset({"Cardiomegaly", "Enlarged Cardiomediastinum"})
 _RANK = {Status.PRESENT: 2, Status.UNCERTAIN: 1, Status.ABSENT: 0}
 
 
@@ -278,6 +288,9 @@ class FindingsReader:
         self._hedged = scope("cxr_hedged", _cues(_HEDGED_BEFORE, _HEDGED_AFTER, pseudo="", breaks=_CLAUSES))
         unsaid = _cues(_UNSAID, "", pseudo=_UNSAID_PSEUDO, breaks=_CLAUSES)
         self._unsaid = scope("cxr_unsaid", unsaid)
+        # Without the first word of any cue a scope marks nothing, so it need not run.
+        self._hedging = frozenset(_WORD.findall(cue)[0] for cue in f"{_HEDGED_BEFORE}|{_HEDGED_AFTER}".split("|"))
+        self._unsaying = frozenset(_WORD.findall(cue)[0] for cue in _UNSAID.split("|"))
         # Each ends the other's reach: in "heart normal, mediastinum widened" neither word crosses the other.
         normal = _cues(_NORMAL, _NORMAL, pseudo=_NORMAL_PSEUDO, breaks=f"{_CLAUSES}|{_ENLARGED}")
         self._normal = scope("cxr_normal", normal, _WHEN_NORMAL)
@@ -309,13 +322,17 @@ class FindingsReader:
         return map(self.read, texts)
 
     def _parse(self, sentence: str) -> tuple[_Mention, ...]:
-        if self._last_words.isdisjoint(_WORD.findall(sentence)):
+        words = frozenset(_WORD.findall(sentence))
+        if words.isdisjoint(self._last_words):
             return ()
         doc = self._mark_sentences(self._mark_terms(self._words(sentence)))
         if not doc.ents:
             return ()
-        for scope in (self._negated, self._hedged, self._unsaid):
-            scope(doc)
+        self._negated(doc)
+        if words & self._hedging:
+            self._hedged(doc)
+        if words & self._unsaying:
+            self._unsaid(doc)
         if any(ent.label_ in _WHEN_NORMAL for ent in doc.ents):
             self._enlarged(self._normal(doc))
         sides = _sides(doc)
@@ -349,17 +366,18 @@ def _sides(doc: Doc) -> list[frozenset[Side]]:
             doc, range(ent.end, last)
         )
     pairs = list(pairwise(findings))
-    for one, other in pairs + [(right, left) for left, right in reversed(pairs)]:
-        low, high = sorted((one, other), key=lambda ent: ent.start)
-        between = doc[low.end : high.start]
-        if not said[other.start] and all(token.lower_ in _JOINS for token in between):
-            said[other.start] = said[one.start]
+    for joins, ordered in ((_JOINS, pairs), (_JOINS_BACK, [(right, left) for left, right in reversed(pairs)])):
+        for known, open_ in ordered:
+            between = doc[min(known.end, open_.end) : max(known.start, open_.start)]
+            if not said[open_.start] and joins.fullmatch(between.text):
+                said[open_.start] = said[known.start]
     return [said.get(ent.start, frozenset()) for ent in doc.ents]
 
 
 def _side_words(doc: Doc, positions: Iterable[int]) -> frozenset[Side]:
     """Sides named walking outward from a term, up to the end of its clause."""
     found: frozenset[Side] = frozenset()
+    paired = False
     for position in positions:
         word = doc[position].lower_
         if word in _CLAUSE_ENDS:
@@ -367,14 +385,15 @@ def _side_words(doc: Doc, positions: Iterable[int]) -> frozenset[Side]:
         follower = doc[position + 1].lower_ if position + 1 < len(doc) else ""
         if word in _SIDES and follower not in _NOT_A_SIDE:
             found |= _SIDES[word]
-    return found
+        paired |= word in _PAIRED
+    return found or (_BOTH_SIDES if paired else found)
 
 
 def _settle(mentions: list[_Mention]) -> FindingLabel:
     """One label out of all mentions of one observation."""
     status = max((m.status for m in mentions), key=_RANK.__getitem__)
     sides: frozenset[Side] = frozenset().union(*(m.sides for m in mentions if m.status is status))
-    if status is Status.ABSENT or not sides:
+    if status is Status.ABSENT or not sides or mentions[0].name in _UNSIDED:
         return FindingLabel(status)
     return FindingLabel(status, Side.BILATERAL if sides == _BOTH_SIDES else next(iter(sides)))
 

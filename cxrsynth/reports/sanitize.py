@@ -129,6 +129,13 @@ def _rule(
     return _Rule(kind, re.compile(pattern, flags), words, exact, digits, between, if_true)
 
 
+_LABELLED = (
+    r"\b(?:mrn|mr\s?#|ssn|nhs|accession|acc(?:ession)?\s?#|medical\srecord|social\ssecurity|(?:patient|pat|pt|study|exam"
+    r"|order|case|visit|encounter|account|acct|record|requisition|insurance|policy|chart|hospital|licen[cs]e|serial)"
+    r"\s?(?:number|num\b|no\b\.?|#|id\b)"
+    r"|(?:patient|pt|account|acct|record|encounter)\s?:|(?<![\w-])id\s?(?:number|no\b\.?|[#:]))"
+    r"\s?(?:number|num\b|no\b\.?|#|id\b)?\s?[:#=.]?\s?(?:is\s|was\s)?#?(?:[a-z]{1,6}[- ]?)?\d[\w-]{0,60}"
+)
 _EXACT = 0
 # In order: a rule sees what the ones above it left.
 _RULES = (
@@ -169,15 +176,9 @@ _RULES = (
     ),
     _rule("age", r"\b(?:ninety|(?:one )?hundred)(?:[ -]\w{3,6})?[ -]years?(?:[ -]old)?\b", needs="ninety,hundred"),
     _rule("age", r"\b(?:nona|cente)(?:genarian|narian)\b", needs="narian,genarian"),
-    _rule(
-        "number",
-        r"\b(?:mrn|mr\s?#|ssn|nhs|accession|acc(?:ession)?\s?#|medical\srecord|social\ssecurity|(?:patient|pat|pt|study|exam"
-        r"|order|case|visit|encounter|account|acct|record|requisition|insurance|policy|chart|hospital|licen[cs]e|serial)"
-        r"\s?(?:number|num\b|no\b\.?|#|id\b)|(?:patient|pt|account|acct|record|encounter)\s?:|(?<![\w-])id\s?(?:number|no\b\.?|[#:]))"
-        r"\s?(?:number|num\b|no\b\.?|#|id\b)?\s?[:#=.]?\s?(?:is\s|was\s)?#?(?:[a-z]{1,6}[- ]?)?\d[\w-]{0,60}",
-        digits=1,
-        needs="mrn,ssn,nhs,acc,record,secur,num,#,id:,id ,no ,no.,patient:,pt:,encounter",
-    ),
+    _rule("number", _LABELLED, digits=1, needs="mrn,ssn,nhs,acc,record,secur,num,#,id:,id ,patient:,pt:,encounter"),
+    # "No" is in every report: looked at only where there are digits enough for a number.
+    _rule("number", _LABELLED, digits=3, needs="no ,no."),
     _rule(
         "date",
         rf"(?<![\d.]){_YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.]{_DAY}(?:[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?Z?)?(?!\d)",
@@ -440,8 +441,9 @@ _SENTENCE_NEEDS = (*_COMPARISON_NEEDS, *_COMPARISON_WORD_NEEDS, *_CONTACT_NEEDS)
 
 _SECTION = re.compile(r"(?:^|(?<=[.;\n ]))comparisons?(?: (?:study|studies|exams?|films?|dates?))?\s?:", re.IGNORECASE)
 _HEADER = re.compile(
-    r"\b(?i:findings?|impression|technique|indication|history|clinical [a-z ]{2,30}|exam(?:ination)?|procedure|reason for"
-    r" [a-z ]{2,30}|recommendations?|conclusion|notification|report|wet read|views?)\s?:|^ ?[A-Z][A-Za-z ]{2,30}:|\n\n",
+    r"\b(?i:findings?|impression|technique|indication|history|clinical [a-z ]{2,30}|exam(?:ination)?|procedure"
+    r"|reason for [a-z ]{2,30}|recommendations?|conclusion|notification|report|wet read|views?)\s?:"
+    r"|^ ?[A-Z][A-Za-z ]{2,30}:|\n\n",
     re.MULTILINE,
 )
 _OWN_HEADER = re.compile(r"\s*(?:[A-Z][A-Za-z/ ]{2,30}:\s*|\(?\d{1,2}[.)]\s+)?")

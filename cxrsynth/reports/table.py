@@ -348,7 +348,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, int, list[str] | str]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                reason = "field too long" if "field limit" in str(error) else "a quote is misplaced or never closed"
+                # A field of many lines is too long, most often, because its quote never closes.
+                too_long = "field limit" in str(error) and len(lines.taken) == 1
+                reason = "field too long" if too_long else "a quote is misplaced or never closed"
             first, last = lines.taken[0][0], lines.taken[-1][0]
             if len(lines.taken[0][1]) > MAX_RECORD_CHARS:
                 reason = f"line longer than {MAX_RECORD_CHARS} characters"

@@ -16,12 +16,13 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
     """README.md of the data set, made from its manifest."""
     plan, counts = manifest["plan"], manifest["counts"]
     not_depicted = manifest["not_depicted"]
+    where = f"in {len(manifest['shards'])} shards" if manifest["shards"] else "in one DICOM file-set"
     lines = [
         "# Synthetic chest X-rays",
         "",
         "**Every image here is synthetic: made by a generative model, of no patient. Not for diagnosis.**",
         "",
-        f"- {counts['samples']} images in {len(manifest['shards'])} shards, from {counts['reports']} reports"
+        f"- {counts['samples']} images {where}, from {counts['reports']} reports"
         f" ({counts['rejected']} rows could not be used, see rejected.csv)",
         f"- model: {plan['model']['name']}, SHA-256 `{plan['model']['digest']}`",
         f"- made by: cxrsynth {plan['versions']['cxrsynth']}",
@@ -30,15 +31,9 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
         "",
         "## Reading it",
         "",
-        "```python",
-        "import webdataset as wds",
+        *_reading(manifest),
         "",
-        f"shards = {[s['name'] for s in manifest['shards']][:3]!r}",
-        "for sample in wds.WebDataset(shards, shardshuffle=False):",
-        '    print(sample["__key__"], sorted(sample))',
-        "```",
-        "",
-        "`manifest.json` tells the plan, the SHA-256 of each shard and what was taken out of the reports.",
+        "`manifest.json` tells the plan, the SHA-256 of each file and what was taken out of the reports.",
         "",
         "## Labels",
         "",
@@ -51,6 +46,20 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
         lines += [f"- {name}: {count} images" for name, count in sorted(not_depicted.items())]
         lines += [""]
     return "\n".join(lines).encode()
+
+
+def _reading(manifest: dict[str, Any]) -> list[str]:
+    if not manifest["shards"]:
+        return ["`fileset/DICOMDIR` lists the DICOM files; `metadata.jsonl` has a line for each, by sample key."]
+    return [
+        "```python",
+        "import webdataset as wds",
+        "",
+        f"shards = {[shard['name'] for shard in manifest['shards']][:3]!r}",
+        "for sample in wds.WebDataset(shards, shardshuffle=False):",
+        '    print(sample["__key__"], sorted(sample))',
+        "```",
+    ]
 
 
 def contact_sheet(images: Iterable[npt.NDArray[np.float32]]) -> bytes:

@@ -65,13 +65,17 @@ class OutputFolder:
             self.state.mkdir(parents=True, exist_ok=True)
             self._lock = (self.state / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for leftover in [*self.path.glob(".*.partial"), *self.state.glob(".*.partial")]:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            self.drop_leftovers()
             write_atomically(self.state / "plan.json", stable_json(plan))
         except BlockingIOError:
             raise ShardError(f"--out {self.path}: another run is writing there\n  wait for it, or stop it") from None
         except OSError as error:
             raise writing_failed(self.path, error) from None
+
+    def drop_leftovers(self) -> None:
+        """Remove what an interrupted run was writing."""
+        for leftover in [*self.path.glob(".*.partial"), *self.state.glob(".*.partial")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def is_finished(self, index: int) -> bool:
         """Whether a shard is whole: it has its name, a record, and the bytes the record tells of."""

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
@@ -32,7 +33,8 @@ class ShardWriter:
         self.partial = path.with_name(f".{path.name}.partial")
         self._file = self.partial.open("wb")
         self._hash = _HashingFile(self._file)
-        self._tar = tarfile.open(fileobj=cast(IO[bytes], self._hash), mode="w|", format=tarfile.USTAR_FORMAT)
+        stream = cast(IO[bytes], self._hash)
+        self._tar = tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by close)
 
     def write(self, key: str, members: dict[str, bytes]) -> None:
         """Add `<key>.<extension>` for each member."""
@@ -57,7 +59,10 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Drop the temporary file."""
-        self._file.close()
+        # On a full disk what is still buffered cannot be written: each close would raise once more.
+        for close in (self._tar.close, self._file.close):
+            with suppress(OSError):
+                close()
         self.partial.unlink(missing_ok=True)
 
     def __enter__(self) -> "ShardWriter":

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrsynth.reports.findings import FindingsReader
-from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Status
+from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 
 MIN_POSITIVES = 30
 
@@ -65,6 +65,7 @@ class Reference:
     uid: str
     text: str
     positives: frozenset[str]
+    sides: dict[str, Side]
     is_dev: bool
 
 
@@ -112,6 +113,29 @@ def observations(majors: Sequence[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def coded_sides(majors: Sequence[str]) -> dict[str, Side]:
+    """Side of each observation whose headings carry one; both sides among them make it bilateral."""
+    coded: dict[str, set[str]] = {}
+    for major in majors:
+        parts = set(major.split("/"))
+        sides = parts & set(Side)
+        if "lingula" in parts:
+            sides.add("left")
+        for name in observations([major]) if sides else ():
+            coded.setdefault(name, set()).update(sides)
+    return {name: Side(next(iter(sides))) if len(sides) == 1 else Side.BILATERAL for name, sides in coded.items()}
+
+
+def side_line(references: Sequence[Reference], labels: Sequence[dict[str, FindingLabel]]) -> str:
+    """How often the side read is the side coded, among observations both read and coded with a side."""
+    kinds: Counter[str] = Counter()
+    for reference, read in zip(references, labels, strict=True):
+        for name, side in reference.sides.items():
+            if name in positives(read):
+                kinds["same" if read[name].side is side else "other" if read[name].side else "none"] += 1
+    return f"Sides: {kinds['same']} same, {kinds['none']} none read, {kinds['other']} other"
+
+
 def read_references(path: Path) -> list[Reference]:
     """All coded reports that have findings or an impression; development or held-out by a hash of the uid."""
     references = []
@@ -130,8 +154,7 @@ def read_references(path: Path) -> list[Reference]:
             majors = [node.text or "" for node in root.iter("major")]
             if text and majors != ["No Indexing"]:
                 is_dev = hashlib.sha256(uid.encode()).digest()[0] % 2 == 0
-                positives = observations(majors)
-                references.append(Reference(uid, text, positives, is_dev))
+                references.append(Reference(uid, text, observations(majors), coded_sides(majors), is_dev))
     return references
 
 
@@ -201,6 +224,7 @@ def main() -> None:
         kept = [i for i, reference in enumerate(references) if reference.is_dev in wanted]
         scores = score([references[i] for i in kept], [read[i] for i in kept])
         sys.stdout.write(f"\n{title}: {len(kept)} reports, macro F1 {macro_f1(scores):.3f}\n\n{table(scores)}\n")
+        sys.stdout.write(f"\n{side_line([references[i] for i in kept], [labels[i] for i in kept])}\n")
     sure = [frozenset(n for n, label in one.items() if label.status is Status.PRESENT) for one in labels]
     sys.stdout.write(
         f"\nAll, uncertain not counted: macro F1 {macro_f1(score(references, sure)):.3f}\n"

@@ -154,8 +154,8 @@ def open_i() -> list[str]:
             file = members.extractfile(member) if member.name.endswith(".xml") else None
             if file is not None:
                 reports.append(" ".join(html.unescape(part) for part in section.findall(file.read().decode())))
-    # Open-i's own marks would be counted with the planted ones.
-    return [re.sub(r"\S*X{3,}\S*", "chest", report) for report in reports if len(report) > 80]
+    # Open-i's own marks, and a stray <BR>, would be counted with the planted ones.
+    return [re.sub(r"\S*X{3,}\S*|<BR>", "chest", report) for report in reports if len(report) > 80]
 
 
 def survivors(text: str, words: list[str]) -> list[str]:

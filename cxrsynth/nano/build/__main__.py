@@ -5,7 +5,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from diffusers import AutoencoderKL
 
@@ -15,6 +14,9 @@ from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_de
 from cxrsynth.nano.build.export import export_model
 from cxrsynth.nano.build.films import load_films
 from cxrsynth.nano.build.training import log
+
+_ASSETS = Path(__file__).parents[1] / "assets"
+_CONFIG = Path(__file__).with_name("config.yaml")
 
 
 class Stage(StrEnum):
@@ -30,7 +32,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Checkpoints; the same command resumes from them.")],
     out: Annotated[Path, typer.Option(help="Where the model folder is written.")] = Path(__file__).parents[1]
     / "assets",
-    config: Annotated[Path, typer.Option(help="Build settings.")] = Path(__file__).with_name("config.yaml"),
+    config: Annotated[Path, typer.Option(help="Build settings.")] = _CONFIG,
     only: Annotated[Stage | None, typer.Option(help="Run one stage.")] = None,
 ) -> None:
     """Build nano."""
@@ -77,5 +79,4 @@ def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(max(1, torch.get_num_threads()))
     typer.run(main)

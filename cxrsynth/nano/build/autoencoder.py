@@ -105,7 +105,8 @@ def standardise_latents(vae: AutoencoderKL, latents: Tensor) -> None:
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))  # [C]
     channels = len(mean)
     quant, post = vae.quant_conv, vae.post_quant_conv
-    assert quant is not None and post is not None and quant.bias is not None and post.bias is not None
+    if quant is None or post is None or quant.bias is None or post.bias is None:
+        raise ValueError("the autoencoder has no quantisation layers with bias to fold the scale into")
     quant.weight[:channels] /= std[:, None, None, None]
     quant.bias[:channels] = (quant.bias[:channels] - mean) / std
     quant.bias[channels:] -= 2 * std.log()  # the log-variance scales with the mean

@@ -76,7 +76,7 @@ def make_unet(
         up_block_types=("CrossAttnUpBlock2D",) * lower + ("UpBlock2D",),
         layers_per_block=1,
         cross_attention_dim=width,
-        attention_head_dim=8,
+        attention_head_dim=2,
         norm_num_groups=32,
     )
 
@@ -139,7 +139,7 @@ def train_denoiser(
     torch.manual_seed(seed)
     scheduler = make_scheduler()
     unet = make_unet(settings, latent_channels=latents.shape[2], latent_size=latents.shape[-1], width=text.width)
-    networks = Networks(unet, make_text_encoder(text, tokenizer)).to(memory_format=torch.channels_last).train()
+    networks = Networks(unet, make_text_encoder(text, tokenizer)).train()
     averaged = _EMA(networks, settings.ema_decay)
     optimizer = torch.optim.AdamW(
         networks.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
@@ -161,7 +161,7 @@ def train_denoiser(
         clean = latents[film, view].float()  # [B, C, h, w]
         noise = torch.randn(clean.shape, generator=rng)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng)
-        noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
+        noisy = scheduler.add_noise(clean, noise, timesteps)
         target = scheduler.get_velocity(clean, noise, timesteps)
         words = torch.where(blank[:, None], empty, tokens[film, phrase])  # [B, L]
         with torch.autocast("cpu", dtype=torch.bfloat16):
