@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cxrsynth.reports.findings import FindingsReader
-from cxrsynth.reports.labels import FindingLabel, Status
+from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Status
 from cxrsynth.reports.prompt import (
     Depicts,
     Request,
@@ -56,18 +56,12 @@ class Asker:
         request = limit_to_depicted(subject, labels, self._depicts)
         prompt, truncated = cut_at_sentence(self._prompt(report, request, clean.text), self._fits)
         facts = {
-            "view": subject.view,
-            "sex": subject.sex,
-            "age_group": subject.age_group,
-            "findings": {
-                observation: {
-                    "status": label.status.value,
-                    "side": label.side.value if label.side else None,
-                    "source": sources[observation],
-                }
-                for observation, label in labels.items()
-            },
-            "not_depicted": list(request.not_depicted),
+            # One shape for all samples, and no null: readers such as `datasets` infer columns from the first few.
+            "view": subject.view or "",
+            "sex": subject.sex or "",
+            "age_group": subject.age_group or "",
+            "findings": {name: _finding_fact(labels.get(name), sources.get(name, "")) for name in OBSERVATIONS},
+            "not_depicted": "; ".join(request.not_depicted),
             "prompt_style": self._style.value,
             "prompt_truncated": truncated,
         }
@@ -96,3 +90,10 @@ class Asker:
         }[self._style]
         # A report without the wanted section is asked by all the text it has.
         return sanitize(section).text if section.strip() else clean_text
+
+
+def _finding_fact(label: FindingLabel | None, source: str) -> dict[str, str]:
+    """One observation in a sample's JSON; `source` is `column` or `report`."""
+    if label is None:
+        return {"status": "not mentioned", "side": "", "source": ""}
+    return {"status": label.status.value, "side": label.side.value if label.side else "", "source": source}

@@ -13,7 +13,7 @@ from cxrsynth.asking import Asked, Asker
 from cxrsynth.console import Advance
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.sampler import sample_images
-from cxrsynth.errors import ReportsError
+from cxrsynth.errors import ModelError, ReportsError
 from cxrsynth.estimate import describe
 from cxrsynth.finish import finish_dataset, write_id_map
 from cxrsynth.reports.table import Rejected, Report, Table
@@ -192,6 +192,12 @@ def _sample_batch(
         steps=run.steps,
         guidance=run.guidance,
     )  # [B, 1, H, W]
+    for (report, _), image in zip(batch, images, strict=True):
+        if not image.isfinite().all():
+            raise ModelError(
+                f"{run.settings.reports}: line {report.line}: the model gave pixels that are not numbers"
+                f" ({model.precision.value} on {model.device.type})\n  try --precision fp32, or another --guidance"
+            )
     return [
         Sample(
             key=key,

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from cxrsynth.diffusion.model import (
     load_model,
     model_digest,
 )
-from cxrsynth.diffusion.spec import read_spec
+from cxrsynth.diffusion.spec import ModelSpec, read_spec
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.processes import Processes, join_processes
 from cxrsynth.reports.table import ColumnNames, Report, Table, open_table
@@ -80,6 +81,8 @@ def open_run(settings: GenerateSettings) -> Run:
     if settings.ace is not None:
         raise ModelError(f"--ace {settings.ace}: this version reads no ACE files yet\n  leave the option out")
     _check_outside(settings.id_map, settings.out, "--id-map")
+    if settings.id_map is not None and (settings.id_map.is_dir() or not settings.id_map.resolve().parent.is_dir()):
+        raise ShardError(f"--id-map {settings.id_map}: expected a file in a folder that exists")
     _check_outside(settings.id_key, settings.out, "--id-key")
     folder = find_model(settings.model)
     spec = read_spec(folder)
@@ -99,7 +102,7 @@ def open_run(settings: GenerateSettings) -> Run:
         "images_per_report": settings.images_per_report,
         "seed": settings.seed,
         "prompt": style.value,
-        "model": {"name": spec.name or folder.name, "digest": model_digest(folder)},
+        "model": {"name": _model_name(spec, folder), "digest": model_digest(folder)},
         "sampling": {
             "steps": steps,
             "guidance": guidance,
@@ -129,6 +132,12 @@ def open_run(settings: GenerateSettings) -> Run:
         guidance=guidance,
         load_model=lambda: load_model(settings.model, device=device, precision=precision),
     )
+
+
+def _model_name(spec: ModelSpec, folder: Path) -> str:
+    """Name for metadata; DICOM's LO holds 64 printable characters without a backslash."""
+    name = spec.name or folder.resolve().name
+    return re.sub(r"[^\x20-\x5b\x5d-\x7e]", "_", name)[:64].strip() or "model"
 
 
 def _check_outside(path: Path | None, out: Path, option: str) -> None:

@@ -147,7 +147,7 @@ def load_model(name: str, *, device: torch.device, precision: Precision) -> Diff
     for network in (unet, vae, text_encoder):
         network.eval().requires_grad_(False)
     return DiffusionModel(
-        name=spec.name or folder.name,
+        name=spec.name or folder.resolve().name,
         digest=model_digest(folder),
         spec=spec,
         unet=unet.to(device, memory_format=torch.channels_last),

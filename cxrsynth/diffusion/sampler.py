@@ -100,5 +100,6 @@ def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
     The autoencoder stays float32 whatever the precision: bfloat16 has 8 significant bits, a film 12.
     """
     scale = float(model.vae.config.scaling_factor)
-    pixels = model.vae.decode((latents.float() / scale), return_dict=False)[0]
+    scaled = (latents.float() / scale).contiguous(memory_format=torch.channels_last)
+    pixels = model.vae.decode(scaled, return_dict=False)[0]
     return (pixels.float().mean(dim=1, keepdim=True) / 2 + 0.5).clamp(0.0, 1.0)  # type: ignore[no-any-return]

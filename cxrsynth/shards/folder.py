@@ -88,7 +88,10 @@ class OutputFolder:
     def record(self, index: int) -> dict[str, Any] | None:
         """What was written down about a shard, or None."""
         path = self.state / f"{shard_name(index)}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError):
+            return None  # absent or damaged: the shard is made again
 
     def writer(self, index: int) -> ShardWriter:
         """A writer for one shard."""

@@ -52,7 +52,14 @@ def main(
 def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:
     films, pixels = load_films(data, size=settings.image_size)
     log.info("%d training films", len(films))
-    vae = train_autoencoder(pixels, work, settings=settings.autoencoder, size=settings.image_size, seed=settings.seed)
+    vae = train_autoencoder(
+        pixels,
+        work,
+        settings=settings.autoencoder,
+        size=settings.image_size,
+        seed=settings.seed,
+        save_every=settings.save_every,
+    )
     standardise_latents(vae, encode_mean(vae, pixels.float() / 127.5 - 1.0))
     vae.save_pretrained(work / "vae")
 
@@ -72,6 +79,7 @@ def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
         settings=settings.denoiser,
         text=settings.text,
         seed=settings.seed,
+        save_every=settings.save_every,
     )
     networks.unet.save_pretrained(work / "unet")
     networks.text_encoder.save_pretrained(work / "text_encoder")

@@ -43,7 +43,7 @@ def reconstruction_loss(output: Tensor, target: Tensor, *, levels: int = 3) -> T
 
 
 def train_autoencoder(
-    pixels: Tensor, work: Path, *, settings: AutoencoderSettings, size: int, seed: int
+    pixels: Tensor, work: Path, *, settings: AutoencoderSettings, size: int, seed: int, save_every: int
 ) -> AutoencoderKL:
     """Train on random crops; pixels uint8 [N, 1, H, W]. Resumes from `work/autoencoder.pt`."""
     torch.manual_seed(seed)
@@ -72,7 +72,7 @@ def train_autoencoder(
             rate = (step + 1 - first) * settings.batch_size / (time.monotonic() - started)
             psnr = -10 * torch.log10(torch.tensor(mse)).item()
             log.info("autoencoder %d/%d psnr %.1f dB, %.0f crops/s", step + 1, settings.steps, psnr, rate)
-        if (step + 1) % 300 == 0 or step + 1 == settings.steps:
+        if (step + 1) % save_every == 0 or step + 1 == settings.steps:
             save_state(checkpoint, step=step + 1, optimizer=optimizer, vae=vae)
     return vae.eval()
 

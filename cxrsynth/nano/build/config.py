@@ -60,6 +60,7 @@ class BuildConfig(_Strict):
 
     seed: int
     image_size: int
+    save_every: int
     autoencoder: AutoencoderSettings
     text: TextSettings
     denoiser: DenoiserSettings

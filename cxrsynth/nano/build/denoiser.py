@@ -125,6 +125,7 @@ def train_denoiser(
     settings: DenoiserSettings,
     text: TextSettings,
     seed: int,
+    save_every: int,
 ) -> Networks:
     """Minimise the velocity error; returns the networks with their averaged (EMA) weights.
 
@@ -177,7 +178,7 @@ def train_denoiser(
             rate = (step + 1 - first) * size / (time.monotonic() - started)
             log.info("denoiser %d/%d loss %.4f, %.1f films/s", step + 1, settings.steps, losses / 100, rate)
             losses = 0.0
-        if (step + 1) % 200 == 0 or step + 1 == settings.steps:
+        if (step + 1) % save_every == 0 or step + 1 == settings.steps:
             save_state(checkpoint, step=step + 1, optimizer=optimizer, networks=networks, averaged=averaged)
     averaged.ema.copy_to(networks.parameters())
     return networks.eval()

@@ -1,0 +1,126 @@
+"""nano's own training code, on a dozen made films and networks of a few channels: staged, seeded, resumable."""
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from cxrsynth.nano.build import autoencoder, denoiser
+from cxrsynth.nano.build.__main__ import main
+from cxrsynth.nano.build.films import GROUPS, load_films
+
+COLUMNS = ("id", "licence_tier", "split", "view", "labels", "age", "sex", "fit")
+CONFIG = {
+    "seed": 0,
+    "image_size": 32,
+    "save_every": 2,
+    "autoencoder": {
+        "channels": [8, 8],
+        "latent_channels": 4,
+        "steps": 4,
+        "batch_size": 2,
+        "crop": 16,
+        "learning_rate": 1.0e-3,
+        "kl_weight": 1.0e-6,
+    },
+    "text": {"vocab_size": 400, "max_tokens": 64, "width": 16, "layers": 1, "heads": 2},
+    "denoiser": {
+        "channels": [32, 32],
+        "steps": 4,
+        "batch_size": 2,
+        "learning_rate": 1.0e-3,
+        "ema_decay": 0.9,
+        "variants": 2,
+        "captions": 2,
+        "unconditional": 0.1,
+        "rotation_deg": 3.0,
+        "zoom": 0.05,
+        "shift": 0.03,
+    },
+    "min_shown": 2,
+    "defaults": {"steps": 2, "guidance": 2.0},
+}
+
+
+def write_films(data: Path, *, tier: str = "open") -> Path:
+    """Five groups of four films of 32 pixels, the last of each in split `val`."""
+    rng = np.random.default_rng(0)
+    (data / "images").mkdir(parents=True)
+    (data / "manifests").mkdir()
+    for group in GROUPS:
+        with (
+            tarfile.open(data / "images" / f"{group}.tar", "w") as tar,
+            (data / "manifests" / f"{group}.csv").open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            for place in range(4):
+                jpeg = io.BytesIO()
+                Image.fromarray(rng.integers(20, 120, (32, 32), dtype=np.uint8)).save(jpeg, "JPEG")
+                info = tarfile.TarInfo(f"{group}-{place}.jpg")
+                info.size = len(jpeg.getvalue())
+                tar.addfile(info, io.BytesIO(jpeg.getvalue()))
+                labels = "Effusion|Pneumonia" if place % 2 else "No Finding"
+                split = "val" if place == 3 else "train"
+                row = (f"{group}-{place}", tier, split, "PA", labels, "40", "F", "crop")
+                writer.writerow(dict(zip(COLUMNS, row, strict=True)))
+    return data
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+def test_only_open_films_may_train(tmp_path: Path) -> None:
+    data = write_films(tmp_path / "data", tier="nc")
+    with pytest.raises(ValueError, match="only 'open' may train"):
+        load_films(data, size=32)
+
+
+def test_grey_levels_are_stretched_and_labels_mapped(tmp_path: Path) -> None:
+    films, pixels = load_films(write_films(tmp_path / "data"), size=32)
+    assert pixels.shape == (15, 1, 32, 32)
+    assert pixels.min() == 0
+    assert pixels.max() == 255
+    assert films[1].present == ("Pneumonia", "Pleural Effusion")
+    assert "Lung Opacity" not in films[1].absent  # pneumonia is a lung opacity
+    assert "Pneumothorax" in films[1].absent
+
+
+def test_an_interrupted_build_equals_one_never_stopped(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_films(tmp_path / "data")
+    main(data=data, work=tmp_path / "whole", out=tmp_path / "model", config=config)
+    for module in (autoencoder, denoiser):
+        save = module.save_state
+
+        def save_then_stop(path: Path, *, step: int, save: object = save, **state: object) -> None:
+            save(path, step=step, **state)  # type: ignore[operator]
+            if step == 2:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "save_state", save_then_stop)
+            with pytest.raises(KeyboardInterrupt):
+                main(data=data, work=tmp_path / "halted", out=tmp_path / "again", config=config)
+    main(data=data, work=tmp_path / "halted", out=tmp_path / "again", config=config)
+    for part in ("unet", "vae", "text_encoder"):
+        [whole] = (tmp_path / "model" / part).glob("*.safetensors")
+        [again] = (tmp_path / "again" / part).glob("*.safetensors")
+        expected = load_file(whole)
+        found = load_file(again)
+        assert all(found[name].equal(expected[name]) for name in expected), part
+    spec = json.loads((tmp_path / "model" / "cxrsynth.json").read_text())
+    assert spec["depicts"]["findings"] == {"No Finding": 10, "Pleural Effusion": 5, "Pneumonia": 5}
+    assert "Pneumonia | 5" in (tmp_path / "model" / "model_card.md").read_text()

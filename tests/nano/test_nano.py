@@ -1,0 +1,70 @@
+"""The embedded model as shipped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from cxrsynth.diffusion.model import DiffusionModel, find_model, load_model
+from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.seeds import sample_noise
+from cxrsynth.settings import Precision, PromptStyle, Sampler
+
+PROMPTS = ["PA view. Adult woman. Normal chest.", "AP view. Child. Pneumonia."]
+
+
+@pytest.fixture(scope="module")
+def nano() -> DiffusionModel:
+    return load_model("nano", device=torch.device("cpu"), precision=Precision.FP32)
+
+
+def images_of(model: DiffusionModel, *, steps: int = 12) -> torch.Tensor:
+    noise = torch.stack([sample_noise(0, f"nano-{i}", model.latent_shape) for i in range(len(PROMPTS))])
+    return sample_images(model, PROMPTS, noise, sampler=Sampler.DDIM, steps=steps, guidance=2.0)
+
+
+def test_diffusers_itself_loads_and_runs_it() -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(find_model("nano"), safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    [image] = pipeline(PROMPTS[:1], num_inference_steps=2).images
+    assert image.size == (256, 256)
+    assert image.mode == "L"
+
+
+def test_it_is_asked_canonically_and_tells_what_it_was_shown(nano: DiffusionModel) -> None:
+    assert nano.spec.prompt is PromptStyle.CANONICAL
+    assert nano.spec.depicts is not None
+    assert "Pneumonia" in nano.spec.depicts.findings
+    assert not nano.spec.depicts.sides
+    card = (find_model("nano") / "model_card.md").read_text(encoding="utf-8")
+    for name, count in nano.spec.depicts.findings.items():
+        assert f"| {name} | {count} |" in card
+
+
+def test_all_weights_together_stay_below_the_limit() -> None:
+    size_bytes = sum(path.stat().st_size for path in Path(find_model("nano")).rglob("*") if path.is_file())
+    assert size_bytes <= 60_000_000
+
+
+def test_its_images_are_chests_rather_than_noise_or_blank(nano: DiffusionModel) -> None:
+    """Two dark lungs on either side of a bright middle, smooth as films are."""
+    images = images_of(nano).numpy()[:, 0]  # [B, H, W]
+    assert images.shape == (2, 256, 256)
+    for image in images:
+        middle = image[90:150, 118:138].mean()
+        lungs = np.minimum(image[90:150, 60:100].mean(), image[90:150, 156:196].mean())
+        assert middle - lungs > 0.1
+        assert np.abs(np.diff(image, axis=1)).mean() < 0.05
+
+
+def test_the_prompt_changes_the_image(nano: DiffusionModel) -> None:
+    noise = sample_noise(0, "same", nano.latent_shape).expand(2, -1, -1, -1)
+    adult, child = sample_images(nano, PROMPTS, noise, sampler=Sampler.DDIM, steps=6, guidance=2.0)
+    assert (adult - child).abs().mean() > 0.02
+
+
+def test_bfloat16_stays_close_to_float32(nano: DiffusionModel) -> None:
+    half = load_model("nano", device=torch.device("cpu"), precision=Precision.BF16)
+    assert (images_of(half) - images_of(nano)).abs().mean() < 0.02
