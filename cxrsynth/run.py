@@ -81,8 +81,8 @@ def open_run(settings: GenerateSettings) -> Run:
     if settings.ace is not None:
         raise ModelError(f"--ace {settings.ace}: this version reads no ACE files yet\n  leave the option out")
     _check_outside(settings.id_map, settings.out, "--id-map")
-    if settings.id_map is not None and (settings.id_map.is_dir() or not settings.id_map.resolve().parent.is_dir()):
-        raise ShardError(f"--id-map {settings.id_map}: expected a file in a folder that exists")
+    if settings.id_map is not None and settings.id_map.is_dir():
+        raise ShardError(f"--id-map {settings.id_map}: is a folder, expected a file")
     _check_outside(settings.id_key, settings.out, "--id-key")
     folder = find_model(settings.model)
     spec = read_spec(folder)

@@ -24,14 +24,16 @@ def _own_user_data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     monkeypatch.setenv("XDG_DATA_HOME", str(home))
 
 
-def build_tiny_model(folder: Path, *, channels: int = 3, spec: dict[str, object] | None = None) -> Path:
+def build_tiny_model(
+    folder: Path, *, channels: int = 3, max_tokens: int = 24, spec: dict[str, object] | None = None
+) -> Path:
     """Save an untrained model with fixed weights; `spec` becomes its cxrsynth.json."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
-    base = CLIPTokenizer(model_max_length=24)
+    base = CLIPTokenizer(model_max_length=max_tokens)
     words = ["heart size is normal. no effusion. left right lower lobe pneumonia. clear lungs. findings impression"]
     tokenizer = base.train_new_from_iterator([words], vocab_size=400, show_progress=False)
     text = CLIPTextConfig(
@@ -40,7 +42,7 @@ def build_tiny_model(folder: Path, *, channels: int = 3, spec: dict[str, object]
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=24,
+        max_position_embeddings=max_tokens,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

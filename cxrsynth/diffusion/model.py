@@ -138,7 +138,7 @@ def load_model(name: str, *, device: torch.device, precision: Precision) -> Diff
     dtype = _DTYPES[precision]
     try:
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, torch_dtype=dtype)
-        vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=_vae_dtype(precision))
         text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, dtype=torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
@@ -146,6 +146,7 @@ def load_model(name: str, *, device: torch.device, precision: Precision) -> Diff
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
     for network in (unet, vae, text_encoder):
         network.eval().requires_grad_(False)
+    _finish_in_float32(vae)
     return DiffusionModel(
         name=spec.name or folder.resolve().name,
         digest=model_digest(folder),
@@ -158,3 +159,15 @@ def load_model(name: str, *, device: torch.device, precision: Precision) -> Diff
         device=device,
         precision=precision,
     )
+
+
+def _vae_dtype(precision: Precision) -> torch.dtype:
+    """The autoencoder follows bfloat16 only: in float16 those of Stable Diffusion are known to overflow."""
+    return torch.bfloat16 if precision is Precision.BF16 else torch.float32
+
+
+def _finish_in_float32(vae: AutoencoderKL) -> None:
+    """Run the decoder's last convolution in float32: bfloat16 output has 8 significant bits, a film 12."""
+    last = vae.decoder.conv_out
+    last.to(torch.float32)
+    last.register_forward_pre_hook(lambda _, inputs: tuple(value.float() for value in inputs))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
 
 from cxrsynth.nano.build.autoencoder import encode_mean, standardise_latents, train_autoencoder
 from cxrsynth.nano.build.config import BuildConfig, load_config
@@ -70,7 +71,7 @@ def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
     latents = cache_latents(
         films, pixels, vae, work / "latents.safetensors", settings=settings.denoiser, seed=settings.seed
     )
-    tokenizer = make_tokenizer(settings.text)
+    tokenizer = _tokenizer(work / "tokenizer", settings)
     networks = train_denoiser(
         [film for film in films if not film.padded],
         latents,
@@ -83,7 +84,13 @@ def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
     )
     networks.unet.save_pretrained(work / "unet")
     networks.text_encoder.save_pretrained(work / "text_encoder")
-    tokenizer.save_pretrained(work / "tokenizer")
+
+
+def _tokenizer(folder: Path, settings: BuildConfig) -> CLIPTokenizer:
+    """Made once and kept: learning merges breaks ties at random, and other ids would shuffle what words mean."""
+    if not folder.is_dir():
+        make_tokenizer(settings.text).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 if __name__ == "__main__":

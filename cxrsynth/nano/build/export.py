@@ -42,7 +42,10 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
         requires_safety_checker=False,
     )
     numbers["parameters"] = {name: _count(getattr(pipeline, name)) for name in ("vae", "unet", "text_encoder")}
-    pipeline.to(torch.float16).save_pretrained(partial, safe_serialization=True)
+    # The text encoder stays float32: transformers loads a model in its stored type, and the pipeline would mix two.
+    pipeline.unet.half()
+    pipeline.vae.half()
+    pipeline.save_pretrained(partial, safe_serialization=True)
     (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (partial / NUMBERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     (partial / CARD_FILE).write_text(_card(spec, numbers, train, settings), encoding="utf-8")

@@ -82,7 +82,9 @@ def caption(film: Film, rng: random.Random) -> str:
         sex=film.subject.sex if rng.random() > 0.15 else None,
     )
     denied = rng.sample(film.absent, min(len(film.absent), rng.choice((0, 0, 1, 2, 3, 5))))
-    labels = {o: FindingLabel(Status.PRESENT) for o in film.present}
+    # Reports often name only what the model cannot show: a prompt of view and person alone must work too.
+    told = film.present if rng.random() > 0.2 else ()
+    labels = {o: FindingLabel(Status.PRESENT) for o in told}
     labels |= {o: FindingLabel(Status.ABSENT) for o in denied}
     return canonical_prompt(subject, labels)
 
