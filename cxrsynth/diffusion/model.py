@@ -49,7 +49,7 @@ class DiffusionModel:
     @property
     def image_size(self) -> int:
         """Pixels on a side: latent size times the autoencoder's factor."""
-        return self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.latent_shape[1] * int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
 
 def find_model(name: str) -> Path:

@@ -83,7 +83,7 @@ class OutputFolder:
         if record is None or not path.exists():
             return False
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
+            return hashlib.file_digest(file, "sha256").hexdigest() == str(record["sha256"])
 
     def record(self, index: int) -> dict[str, Any] | None:
         """What was written down about a shard, or None."""

@@ -216,4 +216,5 @@ def _augmented(pixels: Tensor, settings: DenoiserSettings, rng: random.Random) -
         shear=[0.0, 0.0],
         interpolation=InterpolationMode.BILINEAR,
     )
-    return transform.center_crop(moved, [size, size])
+    cropped: Tensor = transform.center_crop(moved, [size, size])
+    return cropped

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -27,7 +28,10 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     vae = AutoencoderKL.from_pretrained(work / "vae").eval()
     train, _ = load_films(data, size=settings.image_size)
     val, pixels = load_films(data, size=settings.image_size, split="val")
-    numbers = {"autoencoder": _autoencoder_numbers(vae, pixels), "films": {"train": len(train), "val": len(val)}}
+    numbers: dict[str, Any] = {
+        "autoencoder": _autoencoder_numbers(vae, pixels),
+        "films": {"train": len(train), "val": len(val)},
+    }
     spec = _spec(train, settings)
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -104,7 +108,7 @@ _SOURCES = {
 }
 
 
-def _card(spec: ModelSpec, numbers: dict[str, dict[str, float]], films: list[Film], settings: BuildConfig) -> str:
+def _card(spec: ModelSpec, numbers: dict[str, Any], films: list[Film], settings: BuildConfig) -> str:
     assert spec.depicts is not None
     groups = Counter(film.group for film in films)
     drawn = Counter(film.group for film in films if not film.padded)
