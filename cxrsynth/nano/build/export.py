@@ -144,7 +144,7 @@ def _card(spec: ModelSpec, numbers: dict[str, Any], films: list[Film], settings:
         *(f"| {name} | {count} |" for name, count in spec.depicts.findings.items()),
         "",
         f"Findings on fewer than {settings.min_shown} films, sides (left, right), uncertain findings and lateral views",
-        "were not shown: `cxrsynth generate` leaves them out of the prompt and marks them `not_depicted`.",
+        "count as not shown: `cxrsynth generate` leaves them out of the prompt and marks them `not_depicted`.",
         "How well the images obey the prompt has not been measured for this version.",
         "",
         "## Measured",
