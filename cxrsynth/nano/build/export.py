@@ -50,6 +50,8 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     pipeline.unet.half()
     pipeline.vae.half()
     pipeline.save_pretrained(partial, safe_serialization=True)
+    for part in ("unet", "vae"):
+        _forget_origin(partial / part / "config.json")
     (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (partial / NUMBERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     (partial / CARD_FILE).write_text(_card(spec, numbers, train, settings), encoding="utf-8")
@@ -159,3 +161,10 @@ def _card(spec: ModelSpec, numbers: dict[str, Any], films: list[Film], settings:
         "",
     ]
     return "\n".join(lines)
+
+
+def _forget_origin(path: Path) -> None:
+    """Drop the builder's own folder, which diffusers writes into a config."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
