@@ -17,7 +17,7 @@ from cxrsynth.settings import (
     SamplingSettings,
     ShardFormat,
     ShardSettings,
-    SopClassName,
+    SopClass,
 )
 
 app = typer.Typer(
@@ -74,9 +74,9 @@ def generate(
         ImageFormat, typer.Option(help="Of WebDataset shards.", rich_help_panel=_OUTPUT)
     ] = ImageFormat.PNG,
     sop_class: Annotated[
-        SopClassName,
+        SopClass,
         typer.Option(help="Of DICOM shards: Secondary Capture or Computed Radiography.", rich_help_panel=_OUTPUT),
-    ] = SopClassName.SC,
+    ] = SopClass.SC,
     unpacked: Annotated[
         bool,
         typer.Option(

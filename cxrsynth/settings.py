@@ -61,7 +61,7 @@ class IncludeText(StrEnum):
     SANITIZED = "sanitized"
 
 
-class SopClassName(StrEnum):
+class SopClass(StrEnum):
     """Secondary Capture, or Computed Radiography Image Storage."""
 
     SC = "sc"
@@ -88,7 +88,7 @@ class ShardSettings:
     format: ShardFormat = ShardFormat.WEBDATASET
     image_format: ImageFormat = ImageFormat.PNG
     include_text: IncludeText = IncludeText.NONE
-    sop_class: SopClassName = SopClassName.SC
+    sop_class: SopClass = SopClass.SC
     unpacked: bool = False
 
 

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from cxrsynth.settings import SopClass
+
 MANUFACTURER: Final = "cxrsynth"
 BITS_STORED: Final = 12
 MAX_VALUE: Final = 2**BITS_STORED - 1
@@ -37,13 +38,6 @@ _IMPLEMENTATION_VERSION_NAME: Final = "CXRSYNTH"
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SUBJECT_KEY: Final = 60  # PatientID is LO, 64 characters, and "SYN-" takes four
 _VIEW_POSITIONS: Final = {"PA": "PA", "AP": "AP", "LATERAL": "LL"}
-
-
-class SopClass(StrEnum):
-    """What kind of DICOM object a sample becomes."""
-
-    SC = "sc"
-    CR = "cr"
 
 
 _STORAGE: Final = {SopClass.SC: SecondaryCaptureImageStorage, SopClass.CR: ComputedRadiographyImageStorage}

@@ -41,7 +41,7 @@ class Encoder:
         return members
 
     def _dicom(self, sample: Sample) -> bytes:
-        from cxrsynth.shards.dicom import DicomSettings, SopClass, to_bytes, to_dataset
+        from cxrsynth.shards.dicom import DicomSettings, to_bytes, to_dataset
 
         dataset = to_dataset(
             sample.image,
@@ -50,7 +50,7 @@ class Encoder:
                 model_name=self._identity.model_name,
                 model_digest=self._identity.model_digest,
                 software_version=self._identity.software_version,
-                sop_class=SopClass(self._settings.sop_class.value),
+                sop_class=self._settings.sop_class,
             ),
             key=sample.key,
             subject_key=sample.subject_key,

@@ -13,8 +13,9 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.fileset import FileSet
 
+from cxrsynth.settings import SopClass
 from cxrsynth.shards import dicom
-from cxrsynth.shards.dicom import DicomSettings, SopClass, from_dataset, to_bytes, to_dataset, write_file_set
+from cxrsynth.shards.dicom import DicomSettings, from_dataset, to_bytes, to_dataset, write_file_set
 from tests.programs import require
 
 # pydicom warns of what is not valid DICOM, when our objects are made and when they are read.

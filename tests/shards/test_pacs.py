@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from cxrsynth.shards.dicom import SopClass, to_bytes
+from cxrsynth.settings import SopClass
+from cxrsynth.shards.dicom import to_bytes
 from tests.programs import require
 from tests.shards.test_dicom import SETTINGS, made
 
