@@ -65,7 +65,17 @@ def generate(
     ] = None,
     sampler: Annotated[Sampler, typer.Option(rich_help_panel=_SAMPLING)] = Sampler.DDIM,
     seed: Annotated[int, typer.Option(min=0, rich_help_panel=_SAMPLING)] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=_SAMPLING)] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Default: 8, on a CPU 4.", rich_help_panel=_SAMPLING)
+    ] = None,
+    threads_per_batch: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="CPU cores for one batch; the others take the next batches.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = 1,
     device: Annotated[Device, typer.Option(rich_help_panel=_SAMPLING)] = Device.AUTO,
     precision: Annotated[Precision, typer.Option(rich_help_panel=_SAMPLING)] = Precision.AUTO,
     format: Annotated[ShardFormat, typer.Option(rich_help_panel=_OUTPUT)] = ShardFormat.WEBDATASET,
@@ -132,7 +142,13 @@ def generate(
         id_key=id_key,
         id_map=id_map,
         sampling=SamplingSettings(
-            steps=steps, guidance=guidance, sampler=sampler, batch_size=batch_size, device=device, precision=precision
+            steps=steps,
+            guidance=guidance,
+            sampler=sampler,
+            batch_size=batch_size,
+            threads_per_batch=threads_per_batch,
+            device=device,
+            precision=precision,
         ),
         shards=ShardSettings(
             size=shard_size,

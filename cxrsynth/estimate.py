@@ -6,6 +6,7 @@ from datetime import timedelta
 import torch
 
 from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.run import Run
 from cxrsynth.seeds import sample_noise
@@ -24,7 +25,9 @@ def describe(run: Run, reports: int, rejected: int) -> str:
     images = reports * settings.images_per_report
     shards = shard_count(reports, images_per_report=settings.images_per_report, size=settings.shards.size)
     model = run.load_model()
-    per_image_s = _seconds_per_image(run, model)
+    threads = settings.sampling.threads_per_batch
+    with SamplingPool(model, batch_size=run.batch_size, threads_per_batch=threads) as pool:
+        per_image_s = _seconds_per_image(run, model, pool)
     duration = timedelta(seconds=round(images * per_image_s / run.processes.count))
     size_bytes = images * _bytes_per_image(run, model.image_size)
     return (
@@ -33,17 +36,17 @@ def describe(run: Run, reports: int, rejected: int) -> str:
         f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB\n"
         f"  model: {model.name}, {run.steps} steps, guidance {run.guidance:g}, {settings.sampling.sampler.value},"
         f" {model.precision.value} on {model.device.type}\n"
-        f"  time: about {duration} ({1 / per_image_s:.2f} images/s a process, {run.processes.count} processes)"
+        f"  time: about {duration} ({1 / per_image_s:.2f} images/s a process, {run.processes.count} processes,"
+        f" {pool.batches} batches of {run.batch_size} at once)"
     )
 
 
-def _seconds_per_image(run: Run, model: DiffusionModel) -> float:
-    """From one full batch at one step and at `_PROBE_STEPS` steps, after a warm-up."""
-    batch = run.settings.sampling.batch_size
+def _seconds_per_image(run: Run, model: DiffusionModel, pool: SamplingPool) -> float:
+    """From a full batch on every thread of the pool, at one step and at `_PROBE_STEPS` steps, after a warm-up."""
+    batch = run.batch_size
     noise = torch.stack([sample_noise(run.settings.seed, f"probe-{i}", model.latent_shape) for i in range(batch)])
 
-    def timed(steps: int) -> float:
-        started = time.perf_counter()
+    def sample(steps: int) -> None:
         sample_images(
             model,
             [""] * batch,
@@ -52,12 +55,17 @@ def _seconds_per_image(run: Run, model: DiffusionModel) -> float:
             steps=steps,
             guidance=run.guidance,
         )
+
+    def timed(steps: int) -> float:
+        started = time.perf_counter()
+        for _ in pool.map_in_order(sample, [steps] * pool.batches):
+            pass
         return time.perf_counter() - started
 
     timed(1)
     one, more = timed(1), timed(_PROBE_STEPS)
     per_step = max(0.0, (more - one) / (_PROBE_STEPS - 1))
-    return (one + (run.steps - 1) * per_step) / batch
+    return (one + (run.steps - 1) * per_step) / (batch * pool.batches)
 
 
 def _bytes_per_image(run: Run, image_size: int) -> float:

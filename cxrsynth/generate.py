@@ -1,9 +1,10 @@
 """`generate`: reports in, shards out."""
 
-from collections import Counter, deque
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from cxrsynth import console
 from cxrsynth.asking import Asked, Asker
 from cxrsynth.console import Advance
 from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError, ReportsError
 from cxrsynth.estimate import describe
@@ -24,9 +26,6 @@ from cxrsynth.shards.encode import Encoder
 from cxrsynth.shards.folder import OutputFolder, writing_failed
 from cxrsynth.shards.plan import chunks, samples, shard_count
 from cxrsynth.shards.sample import Sample, sample_key, subject_key
-from cxrsynth.shards.tar import ShardWriter
-
-_BATCHES_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -112,21 +111,52 @@ def _count_rows(table: Table, settings: GenerateSettings) -> RowCounts:
     return RowCounts(usable, rejected)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Images sampled together; `index` and `record` are of the whole shard they belong to."""
+
+    index: int
+    record: dict[str, Any]
+    asked: dict[str, Asked]
+    members: list[tuple[Report, int]]
+
+
 def _make_shards(run: Run, folder: OutputFolder, *, total: int) -> None:
-    settings, model = run.settings, run.load_model()
-    asker = Asker(run.prompt_style, model.spec.depicts, run.fits(model))
+    """Batches are sampled side by side, across shards; this thread encodes and writes them in order."""
+    model = run.load_model()
+    encoder = Encoder(run.settings.shards, run.identity)
+    pool = SamplingPool(model, batch_size=run.batch_size, threads_per_batch=run.settings.sampling.threads_per_batch)
+    with console.image_progress(total, quiet=not run.processes.is_main) as advance, pool:
+
+        def sample(batch: _Batch) -> list[Sample]:
+            return _sample_batch(run, model, batch, pool.stopped)
+
+        made = pool.map_in_order(sample, _batches(run, model, folder, advance))
+        for index, batches in groupby(made, key=lambda one: one[0].index):
+            record: dict[str, Any] = {}
+            with folder.writer(index) as writer:
+                for batch, ready in batches:
+                    for one in ready:
+                        writer.write(one.key, encoder.members(one))
+                    advance(len(ready))
+                    record = batch.record
+                folder.publish(index, writer, record)
+
+
+def _batches(run: Run, model: DiffusionModel, folder: OutputFolder, advance: Advance) -> Iterator[_Batch]:
+    """The batches of the shards this process has still to make. No batch spans two shards."""
+    asker = Asker(run.prompt_style, model.spec.depicts, model.fits)
     warned: set[str] = set()
-    members = chunks(samples(run.usable_reports(), settings.images_per_report), settings.shards.size)
-    with console.image_progress(total, quiet=not run.processes.is_main) as advance, ThreadPoolExecutor(1) as pool:
-        for index, shard in enumerate(members):
-            if index % run.processes.count != run.processes.rank or folder.is_finished(index):
-                advance(len(shard), made=False)
-            else:
-                asked = _ask_all(asker, shard)
-                _warn_not_depicted(asked.values(), warned, model.name)
-                with folder.writer(index) as writer:
-                    _write_shard(run, model, shard, asked, writer, pool, advance)
-                    folder.publish(index, writer, _shard_record(shard, asked))
+    members = chunks(samples(run.usable_reports(), run.settings.images_per_report), run.settings.shards.size)
+    for index, shard in enumerate(members):
+        if index % run.processes.count != run.processes.rank or folder.is_finished(index):
+            advance(len(shard), made=False)
+        else:
+            asked = _ask_all(asker, shard)
+            _warn_not_depicted(asked.values(), warned, model.name)
+            record = _shard_record(shard, asked)
+            for batch in chunks(shard, run.batch_size):
+                yield _Batch(index, record, asked, batch)
 
 
 def _ask_all(asker: Asker, shard: list[tuple[Report, int]]) -> dict[str, Asked]:
@@ -149,50 +179,21 @@ def _warn_not_depicted(asked: Iterable[Asked], warned: set[str], model_name: str
     warned |= new
 
 
-def _write_shard(
-    run: Run,
-    model: DiffusionModel,
-    shard: list[tuple[Report, int]],
-    asked: dict[str, Asked],
-    writer: ShardWriter,
-    pool: ThreadPoolExecutor,
-    advance: Advance,
-) -> None:
-    """Sample batch after batch while one thread encodes and writes those before."""
-    encoder = Encoder(run.settings.shards, run.identity)
-    in_flight: deque[Future[None]] = deque()
-    try:
-        for batch in chunks(shard, run.settings.sampling.batch_size):
-            in_flight.append(pool.submit(_write_batch, _sample_batch(run, model, batch, asked), encoder, writer))
-            if len(in_flight) > _BATCHES_IN_FLIGHT:
-                in_flight.popleft().result()
-            advance(len(batch))
-        while in_flight:
-            in_flight.popleft().result()
-    finally:
-        for future in in_flight:
-            future.cancel()
-        # The writer may be closed only when nobody writes to it any more.
-        for future in in_flight:
-            if not future.cancelled():
-                future.exception()
-
-
-def _sample_batch(
-    run: Run, model: DiffusionModel, batch: list[tuple[Report, int]], asked: dict[str, Asked]
-) -> list[Sample]:
-    subjects = [subject_key(run.id_key, report.report_id) for report, _ in batch]
-    keys = [sample_key(subject, index) for subject, (_, index) in zip(subjects, batch, strict=True)]
+def _sample_batch(run: Run, model: DiffusionModel, batch: _Batch, stopped: threading.Event) -> list[Sample]:
+    members, asked = batch.members, batch.asked
+    subjects = [subject_key(run.id_key, report.report_id) for report, _ in members]
+    keys = [sample_key(subject, index) for subject, (_, index) in zip(subjects, members, strict=True)]
     noise = torch.stack([sample_noise(run.settings.seed, key, model.latent_shape) for key in keys])  # [B, C, h, w]
     images = sample_images(
         model,
-        [asked[report.report_id].prompt for report, _ in batch],
+        [asked[report.report_id].prompt for report, _ in members],
         noise,
         sampler=run.settings.sampling.sampler,
         steps=run.steps,
         guidance=run.guidance,
+        stopped=stopped,
     )  # [B, 1, H, W]
-    for (report, _), image in zip(batch, images, strict=True):
+    for (report, _), image in zip(members, images, strict=True):
         if not image.isfinite().all():
             raise ModelError(
                 f"{run.settings.reports}: line {report.line}: the model gave pixels that are not numbers"
@@ -209,13 +210,8 @@ def _sample_batch(
             sex=report.sex,
             text=asked[report.report_id].text,
         )
-        for key, subject, (report, index), image in zip(keys, subjects, batch, images, strict=True)
+        for key, subject, (report, index), image in zip(keys, subjects, members, images, strict=True)
     ]
-
-
-def _write_batch(batch: list[Sample], encoder: Encoder, writer: ShardWriter) -> None:
-    for sample in batch:
-        writer.write(sample.key, encoder.members(sample))
 
 
 def _shard_record(shard: list[tuple[Report, int]], asked: dict[str, Asked]) -> dict[str, Any]:

@@ -70,12 +70,16 @@ class SopClass(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How images are sampled. `steps` and `guidance` None: what the model folder recommends."""
+    """How images are sampled. `steps` and `guidance` None: what the model folder recommends.
+
+    `batch_size` None: by device. `threads_per_batch`: CPU threads for each of the batches that go side by side.
+    """
 
     steps: int | None = None
     guidance: float | None = None
     sampler: Sampler = Sampler.DDIM
-    batch_size: int = 8
+    batch_size: int | None = None
+    threads_per_batch: int = 1
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
 

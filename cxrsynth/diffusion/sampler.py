@@ -1,5 +1,7 @@
 """Sampling: prompts and noise to images."""
 
+import threading
+
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
@@ -9,17 +11,14 @@ from cxrsynth.errors import ModelError
 from cxrsynth.settings import Sampler
 
 
+class SamplingStopped(Exception):
+    """Sampling was asked to end; nobody waits for the images any more."""
+
+
 @torch.inference_mode()
 def encode_prompts(model: DiffusionModel, prompts: list[str]) -> Tensor:
     """Condition of each prompt, [B, L, D] in the UNet's type; a prompt too long for the tokenizer is cut."""
-    tokens = model.tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=model.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids.to(model.device)
-    return model.text_encoder(tokens).last_hidden_state.to(model.dtype)  # type: ignore[no-any-return]
+    return model.text_encoder(model.tokens(prompts)).last_hidden_state.to(model.dtype)  # type: ignore[no-any-return]
 
 
 def make_scheduler(
@@ -63,7 +62,14 @@ def predict_noise(
 
 @torch.inference_mode()
 def sample_images(
-    model: DiffusionModel, prompts: list[str], noise: Tensor, *, sampler: Sampler, steps: int, guidance: float
+    model: DiffusionModel,
+    prompts: list[str],
+    noise: Tensor,
+    *,
+    sampler: Sampler,
+    steps: int,
+    guidance: float,
+    stopped: threading.Event | None = None,
 ) -> Tensor:
     """Images of prompts from given noise, without added step noise (DDIM eta 0).
 
@@ -74,9 +80,13 @@ def sample_images(
         sampler: which solver.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
+        stopped: looked at before each step; when set, sampling ends.
 
     Returns:
         [B, 1, H, W] float32 in [0, 1] on the CPU.
+
+    Raises:
+        SamplingStopped: once `stopped` is set.
     """
     scheduler = make_scheduler(model, sampler, steps=steps)
     if guidance == 1.0:
@@ -87,6 +97,8 @@ def sample_images(
         condition = torch.cat([encoded[:1].expand(len(prompts), -1, -1), encoded[1:]])  # [2B, L, D]
     latents = noise.to(model.device) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
+        if stopped is not None and stopped.is_set():
+            raise SamplingStopped
         scaled = scheduler.scale_model_input(latents, timestep)
         prediction = predict_noise(model, scaled, timestep, condition, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]

@@ -22,6 +22,7 @@ CONFIG = {
     "seed": 0,
     "image_size": 32,
     "save_every": 2,
+    "parts": 2,
     "autoencoder": {
         "channels": [8, 8],
         "latent_channels": 4,
@@ -30,6 +31,15 @@ CONFIG = {
         "crop": 16,
         "learning_rate": 1.0e-3,
         "kl_weight": 1.0e-6,
+    },
+    "align": {
+        "rounds": 1,
+        "steps": 2,
+        "learning_rate": 0.05,
+        "stay": 0.02,
+        "zoom": 0.9,
+        "centre": [0.0, 0.0],
+        "beyond": 1.0,
     },
     "text": {"vocab_size": 400, "max_tokens": 64, "width": 16, "layers": 1, "heads": 2},
     "denoiser": {

@@ -9,6 +9,7 @@ import typer
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
+from cxrsynth.nano.build.align import canonical_frames
 from cxrsynth.nano.build.autoencoder import encode_mean, standardise_latents, train_autoencoder
 from cxrsynth.nano.build.config import BuildConfig, load_config
 from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_denoiser
@@ -60,6 +61,7 @@ def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:
         size=settings.image_size,
         seed=settings.seed,
         save_every=settings.save_every,
+        parts=settings.parts,
     )
     standardise_latents(vae, encode_mean(vae, pixels.float() / 127.5 - 1.0))
     vae.save_pretrained(work / "vae")
@@ -67,13 +69,19 @@ def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:
 
 def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
     films, pixels = load_films(data, size=settings.image_size)
+    frames, shown = canonical_frames(films, pixels, work / "frames.safetensors", settings=settings.align)
     vae = AutoencoderKL.from_pretrained(work / "vae").eval()
     latents = cache_latents(
-        films, pixels, vae, work / "latents.safetensors", settings=settings.denoiser, seed=settings.seed
+        pixels[shown],
+        frames[shown],
+        vae,
+        work / "latents.safetensors",
+        settings=settings.denoiser,
+        seed=settings.seed,
     )
     tokenizer = _tokenizer(work / "tokenizer", settings)
     networks = train_denoiser(
-        [film for film in films if not film.padded],
+        [film for film, here in zip(films, shown.tolist(), strict=True) if here],
         latents,
         tokenizer,
         work,
@@ -81,6 +89,7 @@ def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
         text=settings.text,
         seed=settings.seed,
         save_every=settings.save_every,
+        parts=settings.parts,
     )
     networks.unet.save_pretrained(work / "unet")
     networks.text_encoder.save_pretrained(work / "text_encoder")

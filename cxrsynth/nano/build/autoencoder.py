@@ -1,6 +1,7 @@
 """The autoencoder: a small AutoencoderKL on grey 256-pixel films, factor 8."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -9,7 +10,15 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from cxrsynth.nano.build.config import AutoencoderSettings
-from cxrsynth.nano.build.training import load_state, log, save_state, step_generator, warmup_stable_decay
+from cxrsynth.nano.build.training import (
+    PartGradients,
+    cores,
+    load_state,
+    log,
+    save_state,
+    step_generator,
+    warmup_stable_decay,
+)
 
 
 def make_autoencoder(settings: AutoencoderSettings, *, size: int) -> AutoencoderKL:
@@ -43,7 +52,7 @@ def reconstruction_loss(output: Tensor, target: Tensor, *, levels: int = 3) -> T
 
 
 def train_autoencoder(
-    pixels: Tensor, work: Path, *, settings: AutoencoderSettings, size: int, seed: int, save_every: int
+    pixels: Tensor, work: Path, *, settings: AutoencoderSettings, size: int, seed: int, save_every: int, parts: int
 ) -> AutoencoderKL:
     """Train on random crops; pixels uint8 [N, 1, H, W]. Resumes from `work/autoencoder.pt`."""
     torch.manual_seed(seed)
@@ -51,27 +60,31 @@ def train_autoencoder(
     optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     checkpoint = work / "autoencoder.pt"
     first = load_state(checkpoint, optimizer=optimizer, vae=vae)
-    started = time.monotonic()
+    gradients, parameters = PartGradients(parts), list(vae.parameters())
+
+    def loss(films: Tensor, noise: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            posterior = vae.encode(films).latent_dist
+            output = vae.decode(posterior.mean + posterior.std * noise).sample
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl: Tensor = 0.5 * (mean**2 + logvar.exp() - 1.0 - logvar).sum((1, 2, 3)).mean()
+        return reconstruction_loss(output.float(), films) + settings.kl_weight * kl
+
+    started, losses = time.monotonic(), 0.0
+    latent = settings.crop // 2 ** (len(settings.channels) - 1)
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=settings.steps)
         rng = step_generator(seed, step)
-        batch = _crops(pixels, settings.batch_size, settings.crop, rng)  # [B, 1, crop, crop]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            posterior = vae.encode(batch).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=rng)
-            output = vae.decode(posterior.mean + posterior.std * noise).sample
-        loss = reconstruction_loss(output.float(), batch)
-        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).sum((1, 2, 3))
-        optimizer.zero_grad(set_to_none=True)
-        (loss + settings.kl_weight * kl.mean()).backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        films = _crops(pixels, settings.batch_size, settings.crop, rng)  # [B, 1, crop, crop]
+        noise = torch.randn((settings.batch_size, settings.latent_channels, latent, latent), generator=rng)
+        losses += gradients(loss, (films, noise), parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0:
-            mse = F.mse_loss(output.float(), batch).item() / 4  # range 2 to range 1
             rate = (step + 1 - first) * settings.batch_size / (time.monotonic() - started)
-            psnr = -10 * torch.log10(torch.tensor(mse)).item()
-            log.info("autoencoder %d/%d psnr %.1f dB, %.0f crops/s", step + 1, settings.steps, psnr, rate)
+            log.info("autoencoder %d/%d loss %.4f, %.0f crops/s", step + 1, settings.steps, losses / 100, rate)
+            losses = 0.0
         if (step + 1) % save_every == 0 or step + 1 == settings.steps:
             save_state(checkpoint, step=step + 1, optimizer=optimizer, vae=vae)
     return vae.eval()
@@ -85,14 +98,17 @@ def _crops(pixels: Tensor, count: int, crop: int, rng: torch.Generator) -> Tenso
     return torch.stack(cut).float().div(127.5).sub(1.0)
 
 
-@torch.no_grad()
-def encode_mean(vae: AutoencoderKL, images: Tensor, *, batch_size: int = 32) -> Tensor:
-    """Posterior means of images in [-1, 1]: [N, 1, H, W] -> [N, C, h, w] float32."""
-    parts = []
-    for chunk in images.split(batch_size):
+def encode_mean(vae: AutoencoderKL, images: Tensor, *, batch_size: int = 8) -> Tensor:
+    """Posterior means of images in [-1, 1]: [N, 1, H, W] -> [N, C, h, w] float32. A batch goes to each core."""
+
+    @torch.no_grad()  # of the thread it runs in
+    def encode(chunk: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            parts.append(vae.encode(chunk).latent_dist.mean.float())
-    return torch.cat(parts)
+            mean: Tensor = vae.encode(chunk).latent_dist.mean
+        return mean.float()
+
+    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return torch.cat(list(pool.map(encode, images.split(batch_size))))
 
 
 @torch.no_grad()

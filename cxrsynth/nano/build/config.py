@@ -22,6 +22,22 @@ class AutoencoderSettings(_Strict):
     kl_weight: float
 
 
+class AlignSettings(_Strict):
+    """Registration of the films to their mean, and the frame in which they are shown.
+
+    `stay` weighs the cost of moving; `zoom` is the part of the mean film's width that is shown around `centre` (in half
+    widths from the middle); `beyond` is the largest share of a frame that may lie beyond a film's edge.
+    """
+
+    rounds: int
+    steps: int
+    learning_rate: float
+    stay: float
+    zoom: float
+    centre: tuple[float, float]
+    beyond: float
+
+
 class TextSettings(_Strict):
     """Tokenizer and CLIP text encoder."""
 
@@ -61,7 +77,9 @@ class BuildConfig(_Strict):
     seed: int
     image_size: int
     save_every: int
+    parts: int
     autoencoder: AutoencoderSettings
+    align: AlignSettings
     text: TextSettings
     denoiser: DenoiserSettings
     min_shown: int

@@ -1,7 +1,9 @@
 """The denoiser: UNet and CLIP text encoder, trained together on cached latents of augmented films."""
 
+import math
 import random
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -10,14 +12,20 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as transform
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from cxrsynth.nano.build.align import compose, warp, warp_matrices
 from cxrsynth.nano.build.autoencoder import encode_mean
 from cxrsynth.nano.build.config import DenoiserSettings, TextSettings
 from cxrsynth.nano.build.films import Film, caption
-from cxrsynth.nano.build.training import load_state, log, save_state, step_generator, warmup_stable_decay
+from cxrsynth.nano.build.training import (
+    PartGradients,
+    load_state,
+    log,
+    save_state,
+    step_generator,
+    warmup_stable_decay,
+)
 from cxrsynth.reports.prompt import every_canonical_sentence
 
 
@@ -96,24 +104,41 @@ class Networks(nn.Module):
 
 
 def cache_latents(
-    films: list[Film], pixels: Tensor, vae: AutoencoderKL, path: Path, *, settings: DenoiserSettings, seed: int
+    pixels: Tensor, frames: Tensor, vae: AutoencoderKL, path: Path, *, settings: DenoiserSettings, seed: int
 ) -> Tensor:
-    """Latents of `variants` augmented views of each film that fills its frame, float16 [N, V, C, h, w].
+    """Latents of `variants` views of each film in its canonical frame, float16 [N, V, C, h, w].
 
-    The first view is the film itself. No flip: the heart would change sides.
+    The first view is the frame itself, the others are moved a little. No flip: the heart would change sides.
+
+    Args:
+        pixels: uint8 [N, 1, H, W].
+        frames: matrices [N, 2, 3] of the canonical frames.
+        vae: the trained autoencoder.
+        path: where the latents are kept.
+        settings: number of views, and how far they are moved.
+        seed: of the movements.
     """
     if path.exists():
         return load_file(path)["latents"]
-    keep = torch.tensor([not film.padded for film in films])
     views = []
     for variant in range(settings.variants):
-        rng = random.Random(seed * 1000 + variant)
-        images = [_augmented(p, settings, rng) if variant else p for p in pixels[keep]]
-        views.append(encode_mean(vae, torch.stack(images).float() / 127.5 - 1.0).half())
+        moved = frames
+        if variant:
+            moved = compose(frames, _small_moves(len(frames), settings, step_generator(seed, variant)))
+        parts = zip(pixels.split(256), moved.split(256), strict=True)
+        shown = (warp(part.float() / 255.0, m, mode="bicubic").clamp(0, 1) * 2 - 1 for part, m in parts)
+        views.append(torch.cat([encode_mean(vae, part) for part in shown]).half())
         log.info("latents: view %d of %d", variant + 1, settings.variants)
     latents = torch.stack(views, dim=1)
     save_file({"latents": latents}, path)
     return latents
+
+
+def _small_moves(count: int, settings: DenoiserSettings, rng: torch.Generator) -> Tensor:
+    """Matrices [count, 2, 3] of random small shifts, zooms and rotations."""
+    reach = torch.tensor([2 * settings.shift, 2 * settings.shift, settings.zoom, math.radians(settings.rotation_deg)])
+    shift_x, shift_y, log_scale, angle = ((torch.rand(count, 4, generator=rng) * 2 - 1) * reach).unbind(-1)
+    return warp_matrices(torch.stack((shift_x, shift_y, log_scale, log_scale, angle), -1))
 
 
 def train_denoiser(
@@ -126,6 +151,7 @@ def train_denoiser(
     text: TextSettings,
     seed: int,
     save_every: int,
+    parts: int,
 ) -> Networks:
     """Minimise the velocity error; returns the networks with their averaged (EMA) weights.
 
@@ -148,14 +174,22 @@ def train_denoiser(
     checkpoint = work / "denoiser.pt"
     first = load_state(checkpoint, optimizer=optimizer, networks=networks, averaged=averaged)
     averaged.ema.optimization_step = first
+    weights = sampling_weights(films)
     tokens, empty = _caption_tokens(films, tokenizer, settings.captions, seed)
+    gradients, parameters = PartGradients(parts), list(networks.parameters())
+
+    def loss(noisy: Tensor, timesteps: Tensor, words: Tensor, target: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            predicted = networks(noisy, timesteps, words)
+        return F.mse_loss(predicted.float(), target)
+
     started, losses = time.monotonic(), 0.0
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=settings.steps)
         rng = step_generator(seed + 1, step)
         size = settings.batch_size
-        film = torch.randint(len(latents), (size,), generator=rng)
+        film = torch.multinomial(weights, size, replacement=True, generator=rng)
         view = torch.randint(latents.shape[1], (size,), generator=rng)
         phrase = torch.randint(tokens.shape[1], (size,), generator=rng)
         blank = torch.rand(size, generator=rng) < settings.unconditional
@@ -165,15 +199,10 @@ def train_denoiser(
         noisy = scheduler.add_noise(clean, noise, timesteps)
         target = scheduler.get_velocity(clean, noise, timesteps)
         words = torch.where(blank[:, None], empty, tokens[film, phrase])  # [B, L]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            predicted = networks(noisy, timesteps, words)
-        loss = F.mse_loss(predicted.float(), target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        losses += gradients(loss, (noisy, timesteps, words, target), parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         averaged.ema.step(networks.parameters())
-        losses += loss.item()
         if (step + 1) % 100 == 0:
             rate = (step + 1 - first) * size / (time.monotonic() - started)
             log.info("denoiser %d/%d loss %.4f, %.1f films/s", step + 1, settings.steps, losses / 100, rate)
@@ -182,6 +211,17 @@ def train_denoiser(
             save_state(checkpoint, step=step + 1, optimizer=optimizer, networks=networks, averaged=averaged)
     averaged.ema.copy_to(networks.parameters())
     return networks.eval()
+
+
+def sampling_weights(films: list[Film], *, most: float = 4.0) -> Tensor:
+    """How often each film is drawn, [N]: rare findings and age groups more often, by the root of their rarity.
+
+    A film's weight is that of the rarest thing it shows; none is drawn more than `most` times as often as another.
+    """
+    shown = [(film.subject.age_group, film.subject.view, *film.present) for film in films]
+    counts = Counter(thing for things in shown for thing in set(things))
+    rarest = torch.tensor([min(counts[thing] for thing in things) for things in shown], dtype=torch.float64)
+    return (rarest.max() / rarest).sqrt().clamp(max=most)
 
 
 class _EMA(nn.Module):
@@ -200,21 +240,3 @@ def _caption_tokens(films: list[Film], tokenizer: CLIPTokenizer, count: int, see
     texts = [caption(film, rng) for film in films for _ in range(count)]
     encoded = tokenizer(["", *texts], padding="max_length", truncation=True, return_tensors="pt").input_ids
     return encoded[1:].view(len(films), count, -1), encoded[0]
-
-
-def _augmented(pixels: Tensor, settings: DenoiserSettings, rng: random.Random) -> Tensor:
-    """A small rotation, zoom and shift; uint8 [1, H, W] in and out."""
-    size = pixels.shape[-1]
-    pad = size // 8
-    grown = transform.pad(pixels, [pad], padding_mode="reflect")
-    shift = [round(rng.uniform(-1, 1) * settings.shift * size) for _ in range(2)]
-    moved = transform.affine(
-        grown,
-        angle=rng.uniform(-1, 1) * settings.rotation_deg,
-        translate=[float(s) for s in shift],
-        scale=1.0 + rng.uniform(-1, 1) * settings.zoom,
-        shear=[0.0, 0.0],
-        interpolation=InterpolationMode.BILINEAR,
-    )
-    cropped: Tensor = transform.center_crop(moved, [size, size])
-    return cropped

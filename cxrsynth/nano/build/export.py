@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -32,7 +33,9 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
         "autoencoder": _autoencoder_numbers(vae, pixels),
         "films": {"train": len(train), "val": len(val)},
     }
-    spec = _spec(train, settings)
+    shown = load_file(work / "frames.safetensors")["shown"].tolist()
+    drawn = [film for film, here in zip(train, shown, strict=True) if here]
+    spec = _spec(drawn, settings)
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline = StableDiffusionPipeline(
@@ -54,18 +57,17 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
         _forget_origin(partial / part / "config.json")
     (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (partial / NUMBERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    (partial / CARD_FILE).write_text(_card(spec, numbers, train, settings), encoding="utf-8")
+    (partial / CARD_FILE).write_text(_card(spec, numbers, train, drawn, settings), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     log.info("wrote %s", out)
 
 
 def _spec(films: list[Film], settings: BuildConfig) -> ModelSpec:
-    shown = [film for film in films if not film.padded]
-    findings = Counter(name for film in shown for name in film.present)
+    findings = Counter(name for film in films for name in film.present)
 
     def values(field: str) -> tuple[str, ...]:
-        counts = Counter(getattr(film.subject, field) for film in shown)
+        counts = Counter(getattr(film.subject, field) for film in films)
         return tuple(sorted(v for v, n in counts.items() if v and n >= settings.min_shown))
 
     return ModelSpec(
@@ -110,10 +112,10 @@ _SOURCES = {
 }
 
 
-def _card(spec: ModelSpec, numbers: dict[str, Any], films: list[Film], settings: BuildConfig) -> str:
+def _card(spec: ModelSpec, numbers: dict[str, Any], films: list[Film], shown: list[Film], settings: BuildConfig) -> str:
     assert spec.depicts is not None
     groups = Counter(film.group for film in films)
-    drawn = Counter(film.group for film in films if not film.padded)
+    drawn = Counter(film.group for film in shown)
     parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in numbers["parameters"].items())
     psnr = numbers["autoencoder"]
     lines = [
