@@ -16,8 +16,8 @@ from cxrsynth.reports.prompt import (
     cut_at_sentence,
     limit_to_depicted,
 )
+from cxrsynth.reports.rows import Report
 from cxrsynth.reports.sanitize import sanitize
-from cxrsynth.reports.table import Report
 from cxrsynth.settings import PromptStyle
 
 

@@ -72,7 +72,7 @@ def generate(
         int,
         typer.Option(
             min=1,
-            help="CPU cores for one batch; the others take the next batches.",
+            help="CPU cores for one batch; the others take the next. Raise it for few images; it changes the bytes.",
             rich_help_panel=_SAMPLING,
         ),
     ] = 1,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrsynth.errors import ShardError
-from cxrsynth.reports.table import Rejected
+from cxrsynth.reports.rows import Rejected
 from cxrsynth.run import Run
 from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
@@ -151,7 +151,7 @@ def _first_images(folder: OutputFolder, shards: int) -> Iterator[Any]:
 
 def _unpack(run: Run, folder: OutputFolder, *, shards: int) -> dict[str, str]:
     """A plain DICOM file-set with DICOMDIR, and all JSON members as lines; returns path -> SHA-256."""
-    from cxrsynth.shards.dicom import write_file_set
+    from cxrsynth.shards.file_set import write_file_set
 
     partial = folder.path / f".{FILE_SET}.partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -18,7 +18,8 @@ from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError, ReportsError
 from cxrsynth.estimate import describe
 from cxrsynth.finish import finish_dataset, write_id_map
-from cxrsynth.reports.table import Rejected, Report, Table
+from cxrsynth.reports.rows import Rejected, Report
+from cxrsynth.reports.table import Table
 from cxrsynth.run import Run, open_run
 from cxrsynth.seeds import sample_noise
 from cxrsynth.settings import GenerateSettings
@@ -113,12 +114,13 @@ def _count_rows(table: Table, settings: GenerateSettings) -> RowCounts:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images sampled together; `index` and `record` are of the whole shard they belong to."""
+    """Images sampled together; `index` and `record` are of the whole shard they belong to, `last` ends it."""
 
     index: int
     record: dict[str, Any]
     asked: dict[str, Asked]
     members: list[tuple[Report, int]]
+    last: bool
 
 
 def _make_shards(run: Run, folder: OutputFolder, *, total: int) -> None:
@@ -131,32 +133,44 @@ def _make_shards(run: Run, folder: OutputFolder, *, total: int) -> None:
         def sample(batch: _Batch) -> list[Sample]:
             return _sample_batch(run, model, batch, pool.stopped)
 
-        made = pool.map_in_order(sample, _batches(run, model, folder, advance))
-        for index, batches in groupby(made, key=lambda one: one[0].index):
-            record: dict[str, Any] = {}
-            with folder.writer(index) as writer:
-                for batch, ready in batches:
-                    for one in ready:
-                        writer.write(one.key, encoder.members(one))
-                    advance(len(ready))
-                    record = batch.record
-                folder.publish(index, writer, record)
+        try:
+            _write_shards(pool.map_in_order(sample, _batches(run, model, folder, advance)), folder, encoder, advance)
+        except KeyboardInterrupt:
+            console.say("stopping after the denoising step under way")
+            raise
+
+
+def _write_shards(
+    made: Iterator[tuple[_Batch, list[Sample]]], folder: OutputFolder, encoder: Encoder, advance: Advance
+) -> None:
+    for index, batches in groupby(made, key=lambda one: one[0].index):
+        record: dict[str, Any] = {}
+        with folder.writer(index) as writer:
+            for batch, ready in batches:
+                for one in ready:
+                    writer.write(one.key, encoder.members(one))
+                advance(len(ready))
+                record = batch.record
+                if batch.last:
+                    break  # publish before the next shard's first batch is waited for: it may fail
+            folder.publish(index, writer, record)
 
 
 def _batches(run: Run, model: DiffusionModel, folder: OutputFolder, advance: Advance) -> Iterator[_Batch]:
     """The batches of the shards this process has still to make. No batch spans two shards."""
     asker = Asker(run.prompt_style, model.spec.depicts, model.fits)
     warned: set[str] = set()
-    members = chunks(samples(run.usable_reports(), run.settings.images_per_report), run.settings.shards.size)
-    for index, shard in enumerate(members):
+    shards = chunks(samples(run.usable_reports(), run.settings.images_per_report), run.settings.shards.size)
+    for index, shard in enumerate(shards):
         if index % run.processes.count != run.processes.rank or folder.is_finished(index):
             advance(len(shard), made=False)
         else:
             asked = _ask_all(asker, shard)
             _warn_not_depicted(asked.values(), warned, model.name)
             record = _shard_record(shard, asked)
-            for batch in chunks(shard, run.batch_size):
-                yield _Batch(index, record, asked, batch)
+            for first in range(0, len(shard), run.batch_size):
+                members = shard[first : first + run.batch_size]
+                yield _Batch(index, record, asked, members, last=first + run.batch_size >= len(shard))
 
 
 def _ask_all(asker: Asker, shard: list[tuple[Report, int]]) -> dict[str, Asked]:

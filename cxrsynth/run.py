@@ -23,7 +23,9 @@ from cxrsynth.diffusion.model import (
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.processes import Processes, join_processes
-from cxrsynth.reports.table import ColumnNames, Report, Table, open_table
+from cxrsynth.reports.columns import ColumnNames
+from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table import Table, open_table
 from cxrsynth.settings import Device, GenerateSettings, PromptStyle
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
@@ -89,6 +91,8 @@ def open_run(settings: GenerateSettings) -> Run:
     steps = spec.defaults.steps if settings.sampling.steps is None else settings.sampling.steps
     guidance = spec.defaults.guidance if settings.sampling.guidance is None else settings.sampling.guidance
     batch_size = settings.sampling.batch_size or _BATCH_SIZE[device.type]
+    # An accelerator has none: the key is left out there, for no sample may hold a null.
+    threads = {"threads_per_batch": settings.sampling.threads_per_batch} if device.type == "cpu" else {}
     style = settings.prompt or spec.prompt
     shards = settings.shards
     plan = {
@@ -106,10 +110,10 @@ def open_run(settings: GenerateSettings) -> Run:
             "guidance": guidance,
             "sampler": settings.sampling.sampler.value,
             "batch_size": batch_size,
-            "threads_per_batch": settings.sampling.threads_per_batch if device.type == "cpu" else None,
             "device": device.type,
             "precision": precision.value,
-        },
+        }
+        | threads,
         "shards": {
             "size": shards.size,
             "format": shards.format.value,

@@ -74,6 +74,25 @@ def test_an_error_comes_out_and_the_rest_is_left(networks: DiffusionModel) -> No
 
 
 @pytest.mark.usefixtures("three_cores")
+def test_an_error_of_reading_ahead_waits_for_what_is_owed(networks: DiffusionModel) -> None:
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise ValueError("item 3")
+
+    done = []
+    pool = SamplingPool(networks, batch_size=1, threads_per_batch=1)
+
+    def run() -> None:
+        with pool:
+            for item, _ in pool.map_in_order(lambda item: item, items()):
+                done.append(item)
+
+    with pytest.raises(ValueError, match="item 3"):
+        run()
+    assert done == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("three_cores")
 def test_a_batch_under_way_ends_when_the_context_is_left(networks: DiffusionModel) -> None:
     noise = sample_noise(0, "k", networks.latent_shape)[None]
     caught: list[BaseException] = []
@@ -91,28 +110,38 @@ def test_a_batch_under_way_ends_when_the_context_is_left(networks: DiffusionMode
         with pool:
             made = pool.map_in_order(work, range(20))
             # Ctrl-C while this thread waits for the first batch.
-            threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+            threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
             next(made)
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert 1 <= len(caught) <= 3  # those under way were stopped, the others never began
+    assert len(caught) == 3  # those under way were stopped, the others never began
 
 
 @pytest.mark.usefixtures("three_cores")
 def test_memory_and_threads_bound_the_number_of_batches(
-    networks: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+    networks: DiffusionModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def batches(available: int, threads: int = 1) -> int:
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
         return batches_at_once(networks, batch_size=4, threads_per_batch=threads)
 
+    monkeypatch.setattr(parallel, "_CGROUP", tmp_path)
     one = batch_bytes(networks, 4)
     assert batch_bytes(networks, 8) == 2 * one
     assert batches(100 * one) == 3
     assert batches(100 * one, threads=2) == 1
     assert batches(round(2.6 * one)) == 2
     assert batches(0) == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert batches(round(3.9 * one)) == 1
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    # A container's limit counts where it is lower.
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text(f"{round(2.6 * one) + 1000}\n")
+    assert batches(100 * one) == 2
+    (tmp_path / "memory.max").write_text("max\n")
+    assert batches(100 * one) == 3
 
 
 def test_an_accelerator_takes_one_batch_at_a_time(networks: DiffusionModel) -> None:
@@ -120,11 +149,17 @@ def test_an_accelerator_takes_one_batch_at_a_time(networks: DiffusionModel) -> N
     assert parallel.batches_at_once(on_gpu, batch_size=4, threads_per_batch=1) == 1  # type: ignore[arg-type]
 
 
-def test_two_threads_may_tokenise_at_once(networks: DiffusionModel) -> None:
-    expected = networks.tokens(["left effusion."])
+@pytest.mark.usefixtures("three_cores")
+def test_threads_may_tokenise_at_once(networks: DiffusionModel) -> None:
+    prompts = ["left effusion. " * 300] * 8
+    expected = networks.tokens(prompts)
+
+    def tokenise(_: int) -> torch.Tensor:
+        assert not networks.fits(prompts[0])
+        return networks.tokens(prompts)
+
     with SamplingPool(networks, batch_size=1, threads_per_batch=1) as pool:
-        texts = ["left effusion."] * 200
-        for _, tokens in pool.map_in_order(lambda text: (networks.fits(text), networks.tokens([text]))[1], texts):
+        for _, tokens in pool.map_in_order(tokenise, range(40)):
             assert torch.equal(tokens, expected)
 
 
@@ -134,7 +169,11 @@ def test_group_norm_gives_what_torch_gives_in_the_same_layout(size: int, network
     plain = nn.GroupNorm(norm.num_groups, norm.num_channels, eps=norm.eps)
     plain.load_state_dict(norm.state_dict())
     maps = torch.randn(2, norm.num_channels, size, size).contiguous(memory_format=torch.channels_last)
+    seen: list[torch.Tensor] = []
+    handle = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.inference_mode():
         ours = norm(maps)
         assert torch.allclose(ours, plain(maps), atol=1e-5)
+    handle.remove()
     assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert seen[0].is_contiguous() is (size < 32)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from cxrsynth.reports.findings import FindingsReader
 from cxrsynth.reports.labels import Status
-from cxrsynth.reports.table import Report, open_table
+from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table import open_table
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

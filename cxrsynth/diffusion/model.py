@@ -36,7 +36,7 @@ class DiffusionModel:
     scheduler_config: dict[str, Any]
     device: torch.device
     precision: Precision
-    # A fast tokenizer holds its padding as state: two threads at once make it raise "Already borrowed".
+    # A fast tokenizer holds its padding as state: two threads at once get wrong tokens, or "Already borrowed".
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def tokens(self, prompts: list[str]) -> Tensor:

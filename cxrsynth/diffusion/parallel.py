@@ -4,10 +4,12 @@ Splitting every operation of a small network over the cores costs more than it g
 many cores there are. A batch per core is faster, and its bytes are the same on a laptop and on a server.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,6 +24,7 @@ Result = TypeVar("Result")
 # Activations alive at once, in units of one feature map of the first level; measured on nano and Stable Diffusion.
 _LIVE_MAPS_DECODER = 8
 _LIVE_MAPS_UNET = 80
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 class SamplingPool:
@@ -41,7 +44,15 @@ class SamplingPool:
     def map_in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
         """Each item with its result, in the items' order; reads ahead only as far as keeps the threads busy."""
         waiting: deque[tuple[Item, Future[Result]]] = deque()
-        for item in items:
+        source, failure = iter(items), None
+        while True:
+            try:
+                item = next(source)
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error  # raised in its turn: what was read before it is owed first
+                break
             waiting.append((item, self._pool.submit(function, item)))
             # One batch more than threads: nobody waits while the caller writes the oldest one.
             if len(waiting) > self.batches + 1:
@@ -50,6 +61,8 @@ class SamplingPool:
         while waiting:
             first, future = waiting.popleft()
             yield first, future.result()
+        if failure is not None:
+            raise failure
 
     def __enter__(self) -> "SamplingPool":
         return self
@@ -65,13 +78,24 @@ class SamplingPool:
 def batches_at_once(model: DiffusionModel, *, batch_size: int, threads_per_batch: int) -> int:
     """1 on an accelerator; on a CPU as many as cores and memory allow.
 
-    The cores are those torch would use itself (`OMP_NUM_THREADS`, or what the launcher left to this process).
+    The cores are those torch would use itself (`OMP_NUM_THREADS`, or what the launcher left to this process); the
+    memory is shared with the other processes the launcher started here.
     """
     if model.device.type != "cpu":
         return 1
     cores = torch.get_num_threads() // threads_per_batch
-    room = int(psutil.virtual_memory().available * 0.8 / batch_bytes(model, batch_size))
-    return max(1, min(cores, room))
+    share = available_bytes() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(cores, int(share * 0.8 / batch_bytes(model, batch_size))))
+
+
+def available_bytes() -> int:
+    """Memory that can still be taken: the machine's, or what a container's limit leaves (cgroup v2)."""
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return min(available, int(limit) - int(used))
+    except (OSError, ValueError):
+        return available  # no such file system, or "max": no limit
 
 
 def batch_bytes(model: DiffusionModel, batch_size: int) -> int:

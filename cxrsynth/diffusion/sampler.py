@@ -80,7 +80,7 @@ def sample_images(
         sampler: which solver.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
-        stopped: looked at before each step; when set, sampling ends.
+        stopped: looked at before each step and before decoding; when set, sampling ends.
 
     Returns:
         [B, 1, H, W] float32 in [0, 1] on the CPU.
@@ -97,12 +97,17 @@ def sample_images(
         condition = torch.cat([encoded[:1].expand(len(prompts), -1, -1), encoded[1:]])  # [2B, L, D]
     latents = noise.to(model.device) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        if stopped is not None and stopped.is_set():
-            raise SamplingStopped
+        _end_if(stopped)
         scaled = scheduler.scale_model_input(latents, timestep)
         prediction = predict_noise(model, scaled, timestep, condition, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+    _end_if(stopped)
     return decode_latents(model, latents).cpu()
+
+
+def _end_if(stopped: threading.Event | None) -> None:
+    if stopped is not None and stopped.is_set():
+        raise SamplingStopped
 
 
 @torch.inference_mode()

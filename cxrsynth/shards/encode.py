@@ -41,7 +41,8 @@ class Encoder:
         return members
 
     def _dicom(self, sample: Sample) -> bytes:
-        from cxrsynth.shards.dicom import DicomSettings, to_bytes, to_dataset
+        from cxrsynth.shards.dicom import DicomSettings, to_dataset
+        from cxrsynth.shards.dicom_file import to_bytes
 
         dataset = to_dataset(
             sample.image,

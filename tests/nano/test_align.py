@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxrsynth.nano.build.align import align_films, canonical_frames, compose, warp, warp_matrices
+from cxrsynth.nano.build.align import (
+    align_films,
+    canonical_frames,
+    compose,
+    registered_frames,
+    warp,
+    warp_matrices,
+)
 from cxrsynth.nano.build.config import AlignSettings
 from cxrsynth.nano.build.films import Film
 from cxrsynth.reports.prompt import Subject
@@ -30,7 +37,7 @@ def test_known_warps_are_undone() -> None:
     reach = torch.tensor([0.1, 0.1, 0.12, 0.12, 0.08])
     warps = (torch.rand(24, 5, generator=torch.Generator().manual_seed(0)) * 2 - 1) * reach
     films = made_chests(warps)
-    found = align_films(films, ["adult"] * 24, settings=SETTINGS)
+    found, _ = align_films(films, ["adult"] * 24, settings=SETTINGS)
     # Where a film's warp and the one found cancel, all films show the same piece of the world.
     world = compose(warp_matrices(warps), warp_matrices(found))
     before, after = warp_matrices(warps).std(0), world.std(0)
@@ -41,7 +48,7 @@ def test_known_warps_are_undone() -> None:
 def test_kinds_are_aligned_apart() -> None:
     films = made_chests(torch.zeros(8, 5))
     films[4:] = films[4:].roll(6, dims=3)  # a kind whose films all lie to the side is not moved to the other's place
-    found = align_films(films, ["adult"] * 4 + ["child"] * 4, settings=SETTINGS)
+    found, _ = align_films(films, ["adult"] * 4 + ["child"] * 4, settings=SETTINGS)
     assert found.abs().max() < 0.02
 
 
@@ -56,6 +63,20 @@ def test_films_that_do_not_fill_the_frame_are_left_out(tmp_path: Path) -> None:
     again, shown_again = canonical_frames(known, torch.zeros_like(films), path, settings=SETTINGS)
     assert torch.equal(again, matrices)  # read back, not made again
     assert torch.equal(shown_again, shown)
+
+
+def test_other_films_are_registered_to_the_mean(tmp_path: Path) -> None:
+    reach = torch.tensor([0.1, 0.1, 0.12, 0.12, 0.08])
+    warps = (torch.rand(30, 5, generator=torch.Generator().manual_seed(1)) * 2 - 1) * reach
+    films = made_chests(warps)
+    known = [Film(str(i), "nih", Subject(None, "adult", None), (), (), padded=False) for i in range(30)]
+    path = tmp_path / "frames.safetensors"
+    frames, _ = canonical_frames(known[:20], films[:20], path, settings=SETTINGS)
+    others, shown = registered_frames(known[20:], films[20:], path, settings=SETTINGS)
+    assert shown.all()
+    world = compose(warp_matrices(warps), torch.cat([frames, others]))
+    apart = (world[20:] - world[:20].mean(0)).abs().mean(0)
+    assert apart.max() < 0.03
 
 
 @pytest.mark.parametrize("place", range(5))

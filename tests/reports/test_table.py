@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrsynth.errors import ReportsError
+from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.reports.labels import FindingLabel, Status
-from cxrsynth.reports.table import ColumnNames, Rejected, Report, open_table
+from cxrsynth.reports.rows import Rejected, Report
+from cxrsynth.reports.table import open_table
 
 SECRET = "zebulon-quillfeather"
 

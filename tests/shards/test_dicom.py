@@ -15,7 +15,9 @@ from pydicom.fileset import FileSet
 
 from cxrsynth.settings import SopClass
 from cxrsynth.shards import dicom
-from cxrsynth.shards.dicom import DicomSettings, from_dataset, to_bytes, to_dataset, write_file_set
+from cxrsynth.shards.dicom import DicomSettings, from_dataset, to_dataset
+from cxrsynth.shards.dicom_file import to_bytes
+from cxrsynth.shards.file_set import write_file_set
 from tests.programs import require
 
 # pydicom warns of what is not valid DICOM, when our objects are made and when they are read.

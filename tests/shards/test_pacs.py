@@ -18,7 +18,7 @@ from PIL import Image
 from pydicom import dcmread
 
 from cxrsynth.settings import SopClass
-from cxrsynth.shards.dicom import to_bytes
+from cxrsynth.shards.dicom_file import to_bytes
 from tests.programs import require
 from tests.shards.test_dicom import SETTINGS, made
 

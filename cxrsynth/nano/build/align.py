@@ -40,7 +40,7 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     """The matrices [N, 2, 3] that look up by `then` in what `first` gives; both [N or 1, 2, 3]."""
     last = torch.tensor([[[0.0, 0.0, 1.0]]])
     square = [torch.cat([m, last.expand(len(m), -1, -1)], 1) for m in (first, then)]
-    return (square[0] @ square[1])[:, :2]
+    return (square[0] @ square[1])[:, :2].contiguous()
 
 
 def warp(images: Tensor, matrices: Tensor, *, mode: str = "bilinear", outside: str = "zeros") -> Tensor:
@@ -54,39 +54,90 @@ def canonical_frames(
 ) -> tuple[Tensor, Tensor]:
     """Matrices [N, 2, 3] that show each film's chest in the canonical frame, and which films fit it, bool [N].
 
-    Left out are letterboxed films and those of which too much of the frame lies beyond the film's edge. Kept at `path`.
+    Left out are letterboxed films and those of which too much of the frame lies beyond the film's edge. Kept at `path`,
+    with the mean film of each kind, to which other films can be registered later.
     """
     if path.exists():
         kept = load_file(path)
         return kept["matrices"], kept["shown"]
     filled = torch.tensor([not film.padded for film in films])
-    matrices = torch.eye(2, 3).repeat(len(films), 1, 1)
-    kinds = ["child" if film.group == "kermany_ped" else "adult" for film in films]
-    of_filled = [kind for kind, here in zip(kinds, filled.tolist(), strict=True) if here]
-    zoom = torch.tensor([[[settings.zoom, 0.0, settings.centre[0]], [0.0, settings.zoom, settings.centre[1]]]])
-    parameters = align_films(pixels[filled], of_filled, settings=settings)
-    matrices[filled] = compose(warp_matrices(parameters), zoom.expand(len(parameters), -1, -1))
-    beyond = 1 - warp(torch.ones(len(films), 1, _SMALL, _SMALL), matrices).mean((1, 2, 3))  # [N]
-    shown = filled & (beyond <= settings.beyond)
+    kinds = [film_kind(film) for film in films]
+    found, means = align_films(
+        pixels[filled], [kind for kind, here in zip(kinds, filled.tolist(), strict=True) if here], settings=settings
+    )
+    parameters = torch.zeros(len(films), len(PARAMETERS))
+    parameters[filled] = found
+    matrices, fits = _frames(parameters, settings)
+    shown = filled & fits
     log.info("align: %d of %d films shown in the canonical frame", shown.sum(), len(films))
-    save_file({"matrices": matrices, "shown": shown}, path)
+    save_file({"matrices": matrices, "shown": shown} | {f"mean_{kind}": mean for kind, mean in means.items()}, path)
     return matrices, shown
 
 
-def align_films(pixels: Tensor, kinds: list[str], *, settings: AlignSettings) -> Tensor:
-    """The five numbers of each film, float32 [N, 5]; their mean over each kind of film is zero.
+def registered_frames(
+    films: list[Film], pixels: Tensor, path: Path, *, settings: AlignSettings
+) -> tuple[Tensor, Tensor]:
+    """As `canonical_frames`, for films that had no part in the mean: they are registered to the mean kept at `path`."""
+    means = load_file(path)
+    parameters = torch.zeros(len(films), len(PARAMETERS))
+    details = _details(_shrunk(pixels))
+    for kind in {film_kind(film) for film in films}:
+        chosen = torch.tensor([film_kind(film) == kind for film in films])
+        raw = torch.zeros(int(chosen.sum()), len(PARAMETERS))
+        for blur in _blurs(settings.rounds):
+            raw, _ = _towards(_blurred(details[chosen], blur), raw, _blurred(means[f"mean_{kind}"], blur), settings)
+        parameters[chosen] = _REACH * raw.tanh()
+    matrices, fits = _frames(parameters, settings)
+    return matrices, fits & torch.tensor([not film.padded for film in films])
+
+
+def film_kind(film: Film) -> str:
+    """Small children and everybody else have mean films of their own."""
+    return "child" if film.group == "kermany_ped" else "adult"
+
+
+def _frames(parameters: Tensor, settings: AlignSettings) -> tuple[Tensor, Tensor]:
+    """Canonical frames [N, 2, 3] from what registration found [N, 5], and which lie within their film [N]."""
+    zoom = torch.tensor([[[settings.zoom, 0.0, settings.centre[0]], [0.0, settings.zoom, settings.centre[1]]]])
+    matrices = compose(warp_matrices(parameters), zoom.expand(len(parameters), -1, -1))
+    beyond = 1 - warp(torch.ones(len(matrices), 1, _SMALL, _SMALL), matrices).mean((1, 2, 3))
+    return matrices, beyond <= settings.beyond
+
+
+def align_films(pixels: Tensor, kinds: list[str], *, settings: AlignSettings) -> tuple[Tensor, dict[str, Tensor]]:
+    """The five numbers of each film, float32 [N, 5], zero in the mean of each kind; and each kind's mean film.
 
     Args:
         pixels: uint8 [N, 1, H, W].
         kinds: each film's kind; a kind is aligned to a mean of its own.
         settings: rounds and steps.
     """
-    details = _details(F.adaptive_avg_pool2d(pixels.float() / 255.0, _SMALL))
-    found = torch.zeros(len(pixels), 5)
+    details = _details(_shrunk(pixels))
+    found, means = torch.zeros(len(pixels), len(PARAMETERS)), {}
     for kind in sorted(set(kinds)):
         chosen = torch.tensor([other == kind for other in kinds])
-        found[chosen] = _congeal(details[chosen], settings, kind)
-    return found
+        raw = torch.zeros(int(chosen.sum()), len(PARAMETERS))
+        for round_index, blur in enumerate(_blurs(settings.rounds)):
+            seen = _blurred(details[chosen], blur)
+            raw, score = _towards(seen, raw, _warped(seen, raw).mean(0, keepdim=True), settings)
+            raw = raw - raw.mean(0)
+            log.info("align %s: round %d, mean correlation %.3f", kind, round_index + 1, score)
+        found[chosen] = _REACH * raw.tanh()
+        means[kind] = _warped(details[chosen], raw).mean(0, keepdim=True)
+    return found, means
+
+
+def _blurs(rounds: int) -> list[int]:
+    """Width of the blur in each round: far apart first, then ribs."""
+    return [9, 5, *[1] * rounds][:rounds]
+
+
+def _blurred(images: Tensor, width: int) -> Tensor:
+    return F.avg_pool2d(images, width, stride=1, padding=width // 2)
+
+
+def _shrunk(pixels: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(pixels.float() / 255.0, _SMALL)
 
 
 def _details(images: Tensor) -> Tensor:
@@ -97,33 +148,24 @@ def _details(images: Tensor) -> Tensor:
     return centred / (spread + 0.02)
 
 
-def _congeal(details: Tensor, settings: AlignSettings, kind: str) -> Tensor:
-    """Five numbers for films of one kind, [N, 1, h, w] -> [N, 5]."""
-    raw = torch.zeros(len(details), 5)
+def _towards(seen: Tensor, raw: Tensor, mean: Tensor, settings: AlignSettings) -> tuple[Tensor, float]:
+    """Move [N, 1, h, w] closer to [1, 1, h, w], from raw numbers [N, 5] on; returns them and the mean correlation."""
     window = torch.hann_window(_SMALL + 2, periodic=False)[1:-1].sqrt()
     weight = window[:, None] * window  # the middle of the picture counts: edges hold arms and markers
-    for round_index in range(settings.rounds):
-        # From blurred to sharp: far apart first, then ribs.
-        blur = max(1, 9 - 4 * round_index) if round_index < 2 else 1
-        seen = F.avg_pool2d(details, blur, stride=1, padding=blur // 2)
-        with torch.no_grad():
-            mean = _warped(seen, raw).mean(0, keepdim=True)
-        scores = []
-        for rows in torch.arange(len(raw)).split(_BATCH):
-            part = raw[rows].clone().requires_grad_()
-            optimizer = torch.optim.Adam([part], lr=settings.learning_rate)
-            for _ in range(settings.steps):
-                warped = warp(seen[rows], warp_matrices(_REACH * part.tanh()), outside="reflection")
-                score = _correlation(warped, mean, weight)  # [B]
-                loss = (settings.stay * part.square().sum(-1) - score).sum()
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            raw[rows] = part.detach()
-            scores.append(score.detach())
-        raw = raw - raw.mean(0)
-        log.info("align %s: round %d, mean correlation %.3f", kind, round_index + 1, torch.cat(scores).mean())
-    return _REACH * raw.tanh()
+    moved, scores = [], []
+    for images, start in zip(seen.split(_BATCH), raw.split(_BATCH), strict=True):
+        part = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([part], lr=settings.learning_rate)
+        for _ in range(settings.steps):
+            warped = warp(images, warp_matrices(_REACH * part.tanh()), outside="reflection")
+            score = _correlation(warped, mean, weight)  # [B]
+            loss = (settings.stay * part.square().sum(-1) - score).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        moved.append(part.detach())
+        scores.append(score.detach())
+    return torch.cat(moved), torch.cat(scores).mean().item()
 
 
 def _warped(images: Tensor, raw: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+"""The words around a finding, as NegEx termsets: what denies, hedges or unsays it, or calls it normal or enlarged."""
+
+from collections.abc import Mapping
+
+from negspacy.termsets import LANGUAGES
+
+# A termset in negspacy's shape: preceding, following and pseudo cues, and what ends their reach, as lower-case phrases.
+Cues = Mapping[str, list[str]]
+
+_CLAUSES = (
+    "but|however|although|though|except|except for|apart from|aside from|yet|nevertheless|;|otherwise|while|whereas"
+    "|other than"
+)
+# A denial seldom reaches over these ("no effusion, stable cardiomegaly"); a hedge does ("could be mild edema").
+_NEGATED_BREAKS = (
+    "there is|there are|which|stable|unchanged|chronic|mild|mildly|minimal|minimally|persistent|secondary to|again"
+    "|status post|old|remote|healed"
+)
+_NEGATED_DROP = {"versus", "rule out", "r/o", "ro", "evaluate for", "rules out", "doubt", "declined", "cause of"}
+_NEGATED_BEFORE = (
+    "negative for|absence of|clear of|resolution of|removal of|resolved|rather than|nor|neither|free from|lack of"
+)
+_NEGATED_AFTER = (
+    "is not seen|not be demonstrated|not be seen|not well seen|are not seen|not seen|not identified|not visualized"
+    "|not evident|not present|not appreciated|no longer|absent|is absent|has resolved|have resolved|resolved"
+    "|has cleared|have cleared|cleared|has been removed|have been removed|removed|excluded|ruled out|is unlikely"
+    "|not demonstrated|not apparent|not detected|not enlarged|not significantly enlarged|not widened|not suspected"
+    "|not grossly enlarged"
+)
+_NEGATED_PSEUDO = (
+    "cannot exclude|cannot be excluded|cannot rule out|cannot be ruled out|not excluded|not be excluded|not exclude"
+    "|not entirely excluded|not completely excluded|not changed|not significantly changed|no interval"
+    "|no significant interval|without significant change|without change|without interval change|can not be excluded"
+    "|can not exclude|no substantial change|not as|not completely|not fully|not optimally|not definitely"
+    "|difficult to exclude|not entirely|partially resolved|nearly resolved|incompletely resolved|not resolved"
+    "|not cleared|almost resolved"
+)
+_HEDGED_BEFORE = (
+    "possible|possibly|probable|probably|likely|may|might|could|suggest|suggests|suggesting|suggestive|suspicious"
+    "|suspected|suspicion|suspect|concerning|concern|questionable|question|questioned|equivocal|cannot exclude"
+    "|cannot rule out|versus|vs|perhaps|presumably|presumed|potentially|worrisome|borderline|differential|not exclude"
+    "|can not exclude|apparent|difficult to exclude|cannot be excluded|favor|favors|favoring|favored|consider"
+    "|suggestion|possibility of|alternatively|indicate|clinical setting|correlate|?"
+)
+_HEDGED_AFTER = (
+    "cannot be excluded|not excluded|not be excluded|is possible|are possible|possible|is suspected|suspected"
+    "|questionable|not entirely excluded|not completely excluded|can not be excluded|versus|vs|is questioned"
+    "|cannot be ruled out|borderline|consideration|a possibility|difficult to exclude|?"
+)
+_NORMAL = (
+    "normal|unremarkable|clear|intact|within limits|within normal limits|within limits of normal|sharp|negative"
+    "|nonenlarged|not enlarged|not significantly enlarged|not widened|no acute|not grossly enlarged"
+    "|not markedly enlarged"
+)
+_NORMAL_PSEUDO = "not normal|not clear|abnormal|above normal|not within normal limits"
+_ENLARGED = "enlarged|widened|prominent|enlargement|is large|is increased|borderline"
+_ENLARGED_PSEUDO = (
+    "not enlarged|not significantly enlarged|not widened|no enlargement|not prominent|not grossly enlarged"
+    "|not markedly enlarged|not overtly enlarged|not definitely enlarged|nonenlarged|not appear enlarged|not large"
+)
+# Asked about, long gone or looked for elsewhere: such a mention says nothing of this image.
+_UNSAID = (
+    "history of|h o|evaluate for|evaluation for|assess for|evaluation of|rule out|r o|exclude|sensitive|detecting"
+    "|detection of|to identify|obscure|to assess"
+)
+_UNSAID_PSEUDO = "cannot exclude|can not exclude|not exclude|difficult to exclude|cannot rule out"
+
+
+def _cues(before: str, after: str, *, pseudo: str, breaks: str) -> Cues:
+    """A termset in negspacy's shape from bar-separated phrases."""
+    names = ("preceding_negations", "following_negations", "pseudo_negations", "termination")
+    return {
+        name: sorted(filter(None, text.split("|")))
+        for name, text in zip(names, (before, after, pseudo, breaks), strict=True)
+    }
+
+
+def _negation_cues() -> Cues:
+    """negspacy's clinical termset, with radiology's phrases and without what radiology means otherwise."""
+    kept = LANGUAGES["en_clinical"]
+    ours = _cues(_NEGATED_BEFORE, _NEGATED_AFTER, pseudo=_NEGATED_PSEUDO, breaks=f"{_CLAUSES}|{_NEGATED_BREAKS}")
+    return {name: sorted({*kept[name], *ours[name]} - _NEGATED_DROP) for name in ours}
+
+
+NEGATED_CUES: Cues = _negation_cues()
+HEDGED_CUES: Cues = _cues(_HEDGED_BEFORE, _HEDGED_AFTER, pseudo="", breaks=_CLAUSES)
+UNSAID_CUES: Cues = _cues(_UNSAID, "", pseudo=_UNSAID_PSEUDO, breaks=_CLAUSES)
+# Each ends the other's reach: in "heart normal, mediastinum widened" neither word crosses the other.
+NORMAL_CUES: Cues = _cues(_NORMAL, _NORMAL, pseudo=_NORMAL_PSEUDO, breaks=f"{_CLAUSES}|{_ENLARGED}")
+ENLARGED_CUES: Cues = _cues("borderline", _ENLARGED, pseudo=_ENLARGED_PSEUDO, breaks=f"{_CLAUSES}|{_NORMAL}")

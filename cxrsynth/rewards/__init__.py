@@ -1,0 +1,1 @@
+"""What is good in a chest X-ray, as numbers."""

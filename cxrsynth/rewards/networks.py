@@ -1,0 +1,121 @@
+"""The small judging networks: classifier, posture regressor, CXR-text dual encoder.
+
+Each is a folder of `config.json` and `model.safetensors` (huggingface_hub's `PyTorchModelHubMixin`). All take images
+[B, 1, H, W] float32 in [0, 1], grey, of any size, and resample them to their own.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torchxrayvision.models import DenseNet
+from transformers import CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetModel
+
+# Heads beside the findings: is the view AP (against PA), is it a child, is it a woman.
+SUBJECT_HEADS = ("AP view", "Child", "Female")
+POSTURE = ("shift_x", "shift_y", "log_scale_x", "log_scale_y", "rotation_rad")
+
+
+class Trunk(nn.Module):
+    """Image to features [B, F]: a small DenseNet (torchxrayvision's class) or ResNet (transformers' class)."""
+
+    def __init__(self, kind: str, *, size: int, widths: list[int], depths: list[int]) -> None:
+        super().__init__()
+        self.size = size
+        if kind == "densenet":
+            # `widths`: first convolution, growth rate.
+            network = DenseNet(
+                growth_rate=widths[1], block_config=tuple(depths), num_init_features=widths[0], num_classes=1
+            )
+            self.network: nn.Module = network.features
+            self.features = int(network.classifier.in_features)
+        elif kind == "resnet":
+            config = ResNetConfig(
+                num_channels=1,
+                embedding_size=widths[0],
+                hidden_sizes=widths,
+                depths=depths,
+                layer_type="basic",
+            )
+            self.network = ResNetModel(config)
+            self.features = widths[-1]
+        else:
+            raise ValueError(f"trunk {kind!r}: expected densenet or resnet")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 1, H, W] in [0, 1] -> [B, F]."""
+        maps = self.network(_resized(images, self.size) * 2 - 1)
+        if not isinstance(maps, Tensor):
+            maps = maps.last_hidden_state
+        return F.relu(maps).mean((2, 3))
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    if images.shape[-1] == size and images.shape[-2] == size:
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+class FindingClassifier(nn.Module, PyTorchModelHubMixin):
+    """Findings, view, age group and sex, each a logit of its own.
+
+    Args:
+        heads: names of the outputs, observations and `SUBJECT_HEADS`.
+        trunk: arguments of `Trunk`.
+    """
+
+    def __init__(self, heads: list[str], trunk: dict[str, Any]) -> None:
+        super().__init__()
+        self.heads = tuple(heads)
+        self.trunk = Trunk(**trunk)
+        self.head = nn.Linear(self.trunk.features, len(heads))
+        self.register_buffer("temperature", torch.ones(len(heads)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 1, H, W] in [0, 1] -> logits [B, len(heads)], calibrated by each head's temperature (Guo et al. 2017)."""
+        return self.head(self.trunk(images)) / self.temperature  # type: ignore[no-any-return]
+
+
+class PostureRegressor(nn.Module, PyTorchModelHubMixin):
+    """How far a chest is from the canonical frame: shift, log scale, rotation.
+
+    Source: spatial transformer (Jaderberg et al., arXiv:1506.02025), trained on known warps from a zero start.
+    """
+
+    def __init__(self, trunk: dict[str, Any], reach: list[float]) -> None:
+        super().__init__()
+        self.trunk = Trunk(**trunk)
+        self.head = nn.Linear(self.trunk.features, len(POSTURE))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("reach", torch.tensor(reach))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 1, H, W] in [0, 1] -> [B, 5]: shifts in half widths, log scales, radians; zero is canonical."""
+        return self.head(self.trunk(images)) * self.reach  # type: ignore[no-any-return]
+
+
+class DualEncoder(nn.Module, PyTorchModelHubMixin):
+    """Images and texts in one space, compared by cosine.
+
+    Source: CLIP (Radford et al., arXiv:2103.00020), on `CLIPTextModel` and a `Trunk`.
+    """
+
+    def __init__(self, trunk: dict[str, Any], text: dict[str, Any], width: int) -> None:
+        super().__init__()
+        self.trunk = Trunk(**trunk)
+        self.text_model = CLIPTextModel(CLIPTextConfig(**text))
+        self.image_projection = nn.Linear(self.trunk.features, width, bias=False)
+        self.text_projection = nn.Linear(int(self.text_model.config.hidden_size), width, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """[B, 1, H, W] in [0, 1] -> unit vectors [B, D]."""
+        return F.normalize(self.image_projection(self.trunk(images)), dim=-1)
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """Token ids [B, L] -> unit vectors [B, D]."""
+        pooled = self.text_model(tokens).pooler_output
+        return F.normalize(self.text_projection(pooled), dim=-1)
