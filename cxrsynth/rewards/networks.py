@@ -66,6 +66,8 @@ class FindingClassifier(nn.Module, PyTorchModelHubMixin):
         trunk: arguments of `Trunk`.
     """
 
+    temperature: Tensor
+
     def __init__(self, heads: list[str], trunk: dict[str, Any]) -> None:
         super().__init__()
         self.heads = tuple(heads)
@@ -83,6 +85,8 @@ class PostureRegressor(nn.Module, PyTorchModelHubMixin):
 
     Source: spatial transformer (Jaderberg et al., arXiv:1506.02025), trained on known warps from a zero start.
     """
+
+    reach: Tensor
 
     def __init__(self, trunk: dict[str, Any], reach: list[float]) -> None:
         super().__init__()

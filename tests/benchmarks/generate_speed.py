@@ -2,8 +2,8 @@
 
 The loop is what a user would write: `StableDiffusionPipeline` at its defaults (float32), the same model, prompts,
 steps, guidance and batch, PNG into `webdataset.ShardWriter`. Also told: the share of CPU time that is not the network
-(the cores are busy throughout, so it is the share of wall time too), and how far cxrsynth's pixels are from the same
-sampler in float32.
+(with many more batches than cores these are busy throughout, and it is the share of wall time too), and how far
+cxrsynth's pixels are from the same sampler in float32.
 """
 
 import argparse

@@ -56,7 +56,7 @@ def test_films_that_do_not_fill_the_frame_are_left_out(tmp_path: Path) -> None:
     warps = torch.zeros(12, 5)
     warps[0] = torch.tensor([0.24, 0.24, -0.2, -0.2, 0.0])
     films = made_chests(warps)
-    known = [Film(str(i), "nih", Subject(None, "adult", None), (), (), padded=i == 1) for i in range(12)]
+    known = [Film(str(i), str(i), "nih", Subject(None, "adult", None), (), (), padded=i == 1) for i in range(12)]
     path = tmp_path / "frames.safetensors"
     matrices, shown = canonical_frames(known, films, path, settings=SETTINGS)
     assert shown.tolist() == [False, False] + [True] * 10
@@ -69,7 +69,7 @@ def test_other_films_are_registered_to_the_mean(tmp_path: Path) -> None:
     reach = torch.tensor([0.1, 0.1, 0.12, 0.12, 0.08])
     warps = (torch.rand(30, 5, generator=torch.Generator().manual_seed(1)) * 2 - 1) * reach
     films = made_chests(warps)
-    known = [Film(str(i), "nih", Subject(None, "adult", None), (), (), padded=False) for i in range(30)]
+    known = [Film(str(i), str(i), "nih", Subject(None, "adult", None), (), (), padded=False) for i in range(30)]
     path = tmp_path / "frames.safetensors"
     frames, _ = canonical_frames(known[:20], films[:20], path, settings=SETTINGS)
     others, shown = registered_frames(known[20:], films[20:], path, settings=SETTINGS)

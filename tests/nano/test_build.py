@@ -13,11 +13,23 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from cxrsynth.nano.build import autoencoder, denoiser
+from cxrsynth.nano.build import autoencoder, denoiser, fitting
 from cxrsynth.nano.build.__main__ import main
-from cxrsynth.nano.build.films import GROUPS, load_films
+from cxrsynth.nano.build.films import GROUPS, SMALL_GROUPS, load_films
+from cxrsynth.nano.build.judges import FAMILIES
 
-COLUMNS = ("id", "licence_tier", "split", "view", "labels", "age", "sex", "fit")
+COLUMNS = ("id", "patient_id", "licence_tier", "split", "view", "labels", "age", "sex", "fit")
+FIT = {
+    "size": 64,
+    "steps": 4,
+    "batch_size": 4,
+    "learning_rate": 1.0e-3,
+    "weight_decay": 0.05,
+    "shift": 0.1,
+    "zoom": 0.1,
+    "rotation_rad": 0.1,
+    "gamma": 0.4,
+}
 CONFIG = {
     "seed": 0,
     "image_size": 32,
@@ -55,6 +67,18 @@ CONFIG = {
         "zoom": 0.05,
         "shift": 0.03,
     },
+    "judges": {
+        "trunks": [
+            {"kind": "densenet", "widths": [8, 4], "depths": [1, 1]},
+            {"kind": "resnet", "widths": [8, 8], "depths": [1, 1]},
+        ],
+        "least_shown": 1,
+        "posture_reach": [0.25, 0.25, 0.25, 0.25, 0.3],
+        "text": {"vocab_size": 500, "max_tokens": 64, "width": 16, "layers": 1, "heads": 2},
+        "classifier": FIT,
+        "posture": FIT,
+        "dual_encoder": FIT,
+    },
     "min_shown": 2,
     "defaults": {"steps": 2, "guidance": 2.0},
 }
@@ -65,7 +89,7 @@ def write_films(data: Path, *, tier: str = "open") -> Path:
     rng = np.random.default_rng(0)
     (data / "images").mkdir(parents=True)
     (data / "manifests").mkdir()
-    for group in GROUPS:
+    for group in (*GROUPS, *SMALL_GROUPS):
         with (
             tarfile.open(data / "images" / f"{group}.tar", "w") as tar,
             (data / "manifests" / f"{group}.csv").open("w", newline="") as file,
@@ -80,7 +104,7 @@ def write_films(data: Path, *, tier: str = "open") -> Path:
                 tar.addfile(info, io.BytesIO(jpeg.getvalue()))
                 labels = "Effusion|Pneumonia" if place % 2 else "No Finding"
                 split = "val" if place == 3 else "train"
-                row = (f"{group}-{place}", tier, split, "PA", labels, "40", "F", "crop")
+                row = (f"{group}-{place}", f"{group}-patient-{place}", tier, split, "PA", labels, "40", "F", "crop")
                 writer.writerow(dict(zip(COLUMNS, row, strict=True)))
     return data
 
@@ -114,8 +138,9 @@ def test_an_interrupted_build_equals_one_never_stopped(
     data = write_films(tmp_path / "data")
     main(data=data, work=tmp_path / "whole", out=tmp_path / "model", config=config)
     # Learning the tokenizer breaks ties at random: what must be equal is the training.
-    shutil.copytree(tmp_path / "whole" / "tokenizer", tmp_path / "halted" / "tokenizer")
-    for module in (autoencoder, denoiser):
+    for folder in ("tokenizer", "judges/tokenizer"):
+        shutil.copytree(tmp_path / "whole" / folder, tmp_path / "halted" / folder)
+    for module in (autoencoder, denoiser, fitting):
         save = module.save_state
 
         def save_then_stop(path: Path, *, step: int, save: object = save, **state: object) -> None:
@@ -134,6 +159,11 @@ def test_an_interrupted_build_equals_one_never_stopped(
         expected = load_file(whole)
         found = load_file(again)
         assert all(found[name].equal(expected[name]) for name in expected), part
+    for network in ("classifier", "posture", "dual_encoder"):
+        for family in FAMILIES:
+            files = [tmp_path / run / "judges" / family / network / "model.safetensors" for run in ("whole", "halted")]
+            expected, found = map(load_file, files)
+            assert all(found[name].equal(expected[name]) for name in expected), (family, network)
     spec = json.loads((tmp_path / "model" / "cxrsynth.json").read_text())
     assert spec["depicts"]["findings"] == {"No Finding": 10, "Pleural Effusion": 5, "Pneumonia": 5}
     assert "Pneumonia | 5" in (tmp_path / "model" / "model_card.md").read_text()

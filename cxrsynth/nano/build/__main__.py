@@ -15,6 +15,7 @@ from cxrsynth.nano.build.config import BuildConfig, load_config
 from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_denoiser
 from cxrsynth.nano.build.export import export_model
 from cxrsynth.nano.build.films import load_films
+from cxrsynth.nano.build.judges import train_judges
 from cxrsynth.nano.build.training import log
 
 _ASSETS = Path(__file__).parents[1] / "assets"
@@ -26,6 +27,7 @@ class Stage(StrEnum):
 
     AUTOENCODER = "autoencoder"
     DENOISER = "denoiser"
+    JUDGES = "judges"
     EXPORT = "export"
 
 
@@ -47,6 +49,8 @@ def main(
             _autoencoder(data, work, settings)
         elif stage is Stage.DENOISER:
             _denoiser(data, work, settings)
+        elif stage is Stage.JUDGES:
+            train_judges(data, work, settings)
         else:
             export_model(data, work, out, settings=settings)
 

@@ -1,6 +1,7 @@
 """Settings of a nano build, read from one YAML file."""
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -64,6 +65,40 @@ class DenoiserSettings(_Strict):
     shift: float
 
 
+class FitSettings(_Strict):
+    """Training of one judging network. Shifts in half widths, zoom and gamma as log factors."""
+
+    size: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    shift: float
+    zoom: float
+    rotation_rad: float
+    gamma: float
+
+
+class TrunkSettings(_Strict):
+    """Arguments of `cxrsynth.rewards.networks.Trunk`, without the size."""
+
+    kind: Literal["densenet", "resnet"]
+    widths: list[int]
+    depths: list[int]
+
+
+class JudgeSettings(_Strict):
+    """Both families; `trunks` in the order of `FAMILIES`, `least_shown` films of a finding in each half for a head."""
+
+    trunks: tuple[TrunkSettings, TrunkSettings]
+    least_shown: int
+    posture_reach: tuple[float, float, float, float, float]
+    text: TextSettings
+    classifier: FitSettings
+    posture: FitSettings
+    dual_encoder: FitSettings
+
+
 class GenerationDefaults(_Strict):
     """What `generate` uses when the user does not say."""
 
@@ -82,6 +117,7 @@ class BuildConfig(_Strict):
     align: AlignSettings
     text: TextSettings
     denoiser: DenoiserSettings
+    judges: JudgeSettings
     min_shown: int
     defaults: GenerationDefaults
 

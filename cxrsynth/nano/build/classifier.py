@@ -1,0 +1,96 @@
+"""The finding classifier of a judge family: trained on its half of the patients, calibrated and measured on `val`."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cxrsynth.nano.build.config import FitSettings
+from cxrsynth.nano.build.films import Film
+from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
+from cxrsynth.reports.labels import OBSERVATIONS, OPACITY_KINDS
+from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier
+
+_SUBJECT = {"AP view": ("view", "AP"), "Child": ("age_group", "child"), "Female": ("sex", "F")}
+
+
+def choose_heads(halves: list[list[Film]], *, least: int) -> list[str]:
+    """Observations shown on at least `least` films of each half, then `SUBJECT_HEADS`."""
+    counts = [Counter(name for film in half for name in _shown(film)) for half in halves]
+    return [name for name in OBSERVATIONS if min(count[name] for count in counts) >= least] + list(SUBJECT_HEADS)
+
+
+def targets(films: list[Film], heads: list[str]) -> Tensor:
+    """1 present, 0 absent, nan unknown; float32 [N, K]."""
+    return torch.tensor([[_target(film, head) for head in heads] for film in films])
+
+
+def train_classifier(
+    films: list[Film],
+    pixels: Tensor,
+    heads: list[str],
+    checkpoint: Path,
+    *,
+    trunk: dict[str, Any],
+    settings: FitSettings,
+    seed: int,
+    save_every: int,
+) -> FindingClassifier:
+    """Masked binary cross-entropy; a head's rare side counts more, by the root of its rarity."""
+    with seeded(seed):
+        network = FindingClassifier(heads, trunk | {"size": settings.size})
+    wanted = targets(films, heads)
+    known = ~wanted.isnan()
+    filled = wanted.nan_to_num()
+    positive = (filled * known).sum(0).clamp(min=1)
+    negative = ((1 - filled) * known).sum(0).clamp(min=1)
+    weight = (negative / positive).sqrt().clamp(0.5, 8.0)  # [K]
+    # Films whose rarest present head is rare come more often.
+    rarity = torch.where((filled > 0) & known, positive, torch.tensor(float(len(films)))).amin(1)
+    chances = (len(films) / rarity).sqrt().clamp(max=5.0)
+    frames = torch.eye(2, 3)[None]
+
+    def loss(rng: torch.Generator) -> Tensor:
+        chosen = draw(chances, settings, rng)
+        images = augmented(pixels[chosen], frames.expand(len(chosen), -1, -1), settings, rng)
+        logits = network(images).float()
+        each = F.binary_cross_entropy_with_logits(logits, filled[chosen], pos_weight=weight, reduction="none")
+        return (each * known[chosen]).sum() / known[chosen].sum()
+
+    fit(network, loss, checkpoint, settings=settings, seed=seed, save_every=save_every)
+    return network
+
+
+@torch.no_grad()
+def calibrate(network: FindingClassifier, logits: Tensor, wanted: Tensor) -> None:
+    """Set each head's temperature to what makes its logits [N, K] on `val` most likely (Guo et al. 2017)."""
+    candidates = torch.logspace(-1, 1, 81)
+    for head in range(logits.shape[1]):
+        known = ~wanted[:, head].isnan()
+        if known.any():
+            scaled = logits[known, head] / candidates[:, None]  # [81, n]
+            truth = wanted[known, head].expand_as(scaled)
+            cost = F.binary_cross_entropy_with_logits(scaled, truth, reduction="none").mean(1)
+            network.temperature[head] = candidates[cost.argmin()]
+
+
+def _shown(film: Film) -> set[str]:
+    """Observations present, an opacity of any kind being a lung opacity."""
+    present = set(film.present)
+    return present | {"Lung Opacity"} if present & set(OPACITY_KINDS) else present
+
+
+def _target(film: Film, head: str) -> float:
+    if head in _SUBJECT:
+        field, positive = _SUBJECT[head]
+        value = getattr(film.subject, field)
+        return float("nan") if value is None else float(value == positive)
+    shown = _shown(film)
+    if head in shown:
+        return 1.0
+    if head == "No Finding":
+        return 0.0 if shown else float("nan")
+    return 0.0 if head in film.absent else float("nan")

@@ -1,0 +1,85 @@
+"""The CXR-text dual encoder of a judge family: images against texts made from what is known of them."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from cxrsynth.nano.build.config import FitSettings, TextSettings
+from cxrsynth.nano.build.films import Film, caption
+from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
+from cxrsynth.nano.build.phrases import every_phrase, varied_text
+from cxrsynth.reports.prompt import every_canonical_sentence
+from cxrsynth.rewards.networks import DualEncoder, FindingClassifier
+
+
+def make_report_tokenizer(settings: TextSettings) -> CLIPTokenizer:
+    """CLIP's byte-pair tokenizer with merges of the canonical sentences and of the grammar's phrases."""
+    base = CLIPTokenizer(model_max_length=settings.max_tokens)
+    return base.train_new_from_iterator(
+        [every_canonical_sentence(), every_phrase()], vocab_size=settings.vocab_size, show_progress=False
+    )
+
+
+def train_dual_encoder(
+    films: list[Film],
+    pixels: Tensor,
+    classifier: FindingClassifier,
+    tokenizer: CLIPTokenizer,
+    checkpoint: Path,
+    *,
+    trunk: dict[str, Any],
+    text: TextSettings,
+    settings: FitSettings,
+    seed: int,
+    save_every: int,
+) -> DualEncoder:
+    """Contrastive loss in which all texts that say the same of a film count as its own.
+
+    The image side starts as the family's classifier: 1,000 films are few to learn seeing and reading from at once.
+    Films of equal labels share their positives (UniCL, Yang et al., arXiv:2204.03610): in a batch many are normal.
+    """
+    with seeded(seed):
+        network = DualEncoder(trunk | {"size": settings.size}, _text_config(text, tokenizer), text.width)
+    network.trunk.load_state_dict(classifier.trunk.state_dict())
+    rng = random.Random(seed)
+    texts = [[caption(film, rng), *(varied_text(film, rng) for _ in range(7))] for film in films]
+    flat = [one for several in texts for one in several]
+    tokens = tokenizer(flat, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    tokens = tokens.view(len(films), 8, -1)
+    said = [(film.subject, film.present) for film in films]
+    group = torch.tensor([said.index(one) for one in said])
+    even = torch.ones(len(films))
+    frames = torch.eye(2, 3)[None]
+
+    def loss(step: torch.Generator) -> Tensor:
+        chosen = draw(even, settings, step)
+        phrase = torch.randint(tokens.shape[1], (len(chosen),), generator=step)
+        images = augmented(pixels[chosen], frames.expand(len(chosen), -1, -1), settings, step)
+        seen, read = network.encode_images(images), network.encode_texts(tokens[chosen, phrase])
+        logits = network.log_scale.exp().clamp(max=50.0) * seen.float() @ read.float().T  # [B, B]
+        same = (group[chosen][:, None] == group[chosen][None]).float()
+        wanted = same / same.sum(1, keepdim=True)
+        return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
+
+    fit(network, loss, checkpoint, settings=settings, seed=seed, save_every=save_every)
+    return network
+
+
+def _text_config(settings: TextSettings, tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": settings.width,
+        "intermediate_size": 2 * settings.width,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "max_position_embeddings": settings.max_tokens,
+        "projection_dim": settings.width,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }

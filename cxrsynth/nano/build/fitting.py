@@ -1,0 +1,101 @@
+"""The training loop the judging networks share: one network on one core, so that two families train side by side."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cxrsynth.nano.build.align import compose, warp_matrices
+from cxrsynth.nano.build.config import FitSettings
+from cxrsynth.nano.build.training import load_state, log, save_state, step_generator, warmup_stable_decay
+
+_MAKING = threading.Lock()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Weights made inside are drawn from `seed`, also when another thread makes its own at the same time."""
+    with _MAKING:
+        torch.manual_seed(seed)
+        yield
+
+
+def fit(
+    network: nn.Module,
+    loss: Callable[[torch.Generator], Tensor],
+    checkpoint: Path,
+    *,
+    settings: FitSettings,
+    seed: int,
+    save_every: int,
+) -> None:
+    """Minimise `loss`, which draws its own batch from the step's generator; resumes from `checkpoint`."""
+    network.train()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+    )
+    first = load_state(checkpoint, optimizer=optimizer, network=network)
+    started, total = time.monotonic(), 0.0
+    for step in range(first, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=settings.steps)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(step_generator(seed, step))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        total += value.item()
+        if (step + 1) % 100 == 0:
+            rate = (step + 1 - first) * settings.batch_size / (time.monotonic() - started)
+            log.info("%s %d/%d loss %.4f, %.0f films/s", checkpoint.stem, step + 1, settings.steps, total / 100, rate)
+            total = 0.0
+        if (step + 1) % save_every == 0 or step + 1 == settings.steps:
+            save_state(checkpoint, step=step + 1, optimizer=optimizer, network=network)
+    network.eval()
+
+
+def augmented(pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:
+    """Films as a judge meets them: moved, zoomed, turned, lighter or darker, some as soft as 64 pixels.
+
+    Half of the films are softened, lest softness tell which source, and so which finding, a film is of.
+
+    Args:
+        pixels: uint8 [B, 1, H, W].
+        frames: matrices [B, 2, 3], what of each film is shown.
+        settings: how far films are moved, and their size.
+        rng: of this step.
+
+    Returns:
+        float32 [B, 1, size, size] in [0, 1].
+    """
+    count = len(pixels)
+    reach = torch.tensor([settings.shift, settings.shift, settings.zoom, settings.zoom, settings.rotation_rad])
+    moves = (torch.rand(count, 5, generator=rng) * 2 - 1) * reach
+    images = resampled(pixels, compose(frames, warp_matrices(moves)), settings.size)
+    soft = nn.functional.interpolate(
+        nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True),
+        (settings.size, settings.size),
+        mode="bicubic",
+    )
+    images = torch.where(torch.rand(count, 1, 1, 1, generator=rng) < 0.5, soft, images)
+    gamma = torch.exp((torch.rand(count, 1, 1, 1, generator=rng) * 2 - 1) * settings.gamma)
+    return images.clamp(1e-3, 1.0) ** gamma
+
+
+def resampled(pixels: Tensor, matrices: Tensor, size: int) -> Tensor:
+    """uint8 [B, 1, H, W] seen through matrices [B, 2, 3], float32 [B, 1, size, size] in [0, 1]."""
+    films = pixels.float() / 255.0
+    grid = nn.functional.affine_grid(matrices, [len(films), 1, size, size], align_corners=False)
+    if films.shape[-1] > size:
+        films = nn.functional.interpolate(films, (size, size), mode="bilinear", antialias=True)
+    return nn.functional.grid_sample(films, grid, padding_mode="zeros", align_corners=False)
+
+
+def draw(weights: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:
+    """Indices of one batch, by weight."""
+    return torch.multinomial(weights, settings.batch_size, replacement=True, generator=rng)

@@ -1,0 +1,50 @@
+"""The posture regressor of a judge family: learns known warps of films brought to the canonical frame."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cxrsynth.nano.build.align import compose, warp_matrices
+from cxrsynth.nano.build.config import FitSettings
+from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
+from cxrsynth.rewards.networks import PostureRegressor
+
+
+def train_posture(
+    pixels: Tensor,
+    frames: Tensor,
+    checkpoint: Path,
+    *,
+    trunk: dict[str, Any],
+    reach: tuple[float, ...],
+    settings: FitSettings,
+    seed: int,
+    save_every: int,
+) -> PostureRegressor:
+    """Predict the five numbers by which a canonical chest was moved.
+
+    Args:
+        pixels: uint8 [N, 1, H, W].
+        frames: canonical frames of the films, matrices [N, 2, 3].
+        checkpoint: from which the run resumes.
+        trunk: arguments of `Trunk`, without the size.
+        reach: largest shift x and y (half widths), log scale x and y, rotation (radians).
+        settings: steps, batch, augmentation of grey levels; films are not moved beyond the known warp.
+        seed: of weights and draws.
+        save_every: steps between checkpoints.
+    """
+    with seeded(seed):
+        network = PostureRegressor(trunk | {"size": settings.size}, list(reach))
+    span, even = torch.tensor(reach), torch.ones(len(pixels))
+
+    def loss(rng: torch.Generator) -> Tensor:
+        chosen = draw(even, settings, rng)
+        moved = (torch.rand(len(chosen), len(reach), generator=rng) * 2 - 1) * span
+        images = augmented(pixels[chosen], compose(frames[chosen], warp_matrices(moved)), settings, rng)
+        return F.smooth_l1_loss(network(images).float() / span, moved / span, beta=0.1)
+
+    fit(network, loss, checkpoint, settings=settings, seed=seed, save_every=save_every)
+    return network

@@ -1,0 +1,143 @@
+"""Judges: what they are taught, in which words, and that they load as they were saved."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets
+from cxrsynth.nano.build.config import FitSettings
+from cxrsynth.nano.build.films import Film, patient_half
+from cxrsynth.nano.build.fitting import augmented
+from cxrsynth.nano.build.judges import aurocs
+from cxrsynth.nano.build.phrases import every_phrase, varied_text
+from cxrsynth.reports.findings import FindingsReader
+from cxrsynth.reports.labels import Status
+from cxrsynth.reports.prompt import Subject
+from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
+
+DENSENET = {"kind": "densenet", "size": 64, "widths": [8, 4], "depths": [1, 1]}
+RESNET = {"kind": "resnet", "size": 64, "widths": [8, 8], "depths": [1, 1]}
+TEXT = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 8,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+DENIABLE = ("Cardiomegaly", "Edema", "Pneumonia", "Pneumothorax", "Pleural Effusion")
+
+
+def film(present: tuple[str, ...], absent: tuple[str, ...] = (), patient: str = "p", **subject: str) -> Film:
+    return Film("f", patient, "nih", Subject(**subject), present, absent, padded=False)
+
+
+def test_targets_tell_present_absent_and_unknown() -> None:
+    heads = ["No Finding", "Lung Opacity", "Edema", "Pleural Effusion", "AP view", "Child", "Female"]
+    films = [
+        film(("Edema",), ("Pleural Effusion",), view="AP", age_group="adult", sex="F"),
+        film(("No Finding",), ("Lung Opacity", "Edema", "Pleural Effusion"), view="PA", age_group="child"),
+        film((), (), sex="M"),
+    ]
+    nan = float("nan")
+    expected = torch.tensor([[0, 1, 1, 0, 1, 0, 1], [1, 0, 0, 0, 0, 1, nan], [nan, nan, nan, nan, nan, nan, 0]])
+    assert torch.equal(targets(films, heads).nan_to_num(9), expected.nan_to_num(9))
+
+
+def test_heads_need_films_in_both_halves() -> None:
+    first, second = [film(("Edema", "Pneumothorax"))] * 3, [film(("Edema",))] * 3
+    assert choose_heads([first, second], least=3) == ["Lung Opacity", "Edema", "AP view", "Child", "Female"]
+
+
+def test_halves_are_of_patients() -> None:
+    halves = [patient_half(film((), patient=f"nih-{number // 2}")) for number in range(400)]
+    assert halves[::2] == halves[1::2]
+    assert 70 < sum(halves[::2]) < 130
+
+
+def test_the_grammar_says_what_is_true() -> None:
+    """The report reader, which was not made for it, never reads the contrary; and reads most of it."""
+    rng, reader = random.Random(0), FindingsReader()
+    shown = [("Pleural Effusion",), ("Cardiomegaly",), ("Pneumothorax", "Edema"), ("Pneumonia",), ("No Finding",)]
+    read = said = 0
+    for _ in range(60):
+        present = rng.choice(shown)
+        known = film(present, tuple(n for n in DENIABLE if n not in present), view="PA", age_group="adult", sex="M")
+        text = varied_text(known, rng)
+        labels = reader.read(text)
+        for name in present:
+            said += 1
+            read += labels.get(name) is not None and labels[name].status is Status.PRESENT
+            assert name not in labels or labels[name].status is not Status.ABSENT, text
+        for name in known.absent:
+            assert name not in labels or labels[name].status is not Status.PRESENT, text
+    assert read / said > 0.6
+    assert len(set(every_phrase())) > 90
+
+
+def test_augmentation_moves_softens_and_stays_in_range() -> None:
+    still = FitSettings(
+        size=64, steps=1, batch_size=1, learning_rate=1, weight_decay=0, shift=0, zoom=0, rotation_rad=0, gamma=0
+    )
+    pixels = torch.randint(0, 256, (16, 1, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    frames = torch.eye(2, 3).expand(16, -1, -1)
+
+    def made(settings: FitSettings, seed: int) -> torch.Tensor:
+        return augmented(pixels, frames, settings, torch.Generator().manual_seed(seed))
+
+    plain = made(still.model_copy(update={"size": 128}), 0)
+    assert plain.shape == (16, 1, 128, 128)
+    assert plain.min() >= 0
+    assert plain.max() <= 1
+    spread = plain.std((1, 2, 3))
+    assert 3 <= (spread < 0.7 * spread.max()).sum() <= 13  # about half are softened
+    moving = still.model_copy(update={"shift": 0.1, "rotation_rad": 0.1})
+    assert not torch.allclose(made(moving, 0), made(still, 0), atol=0.05)
+    assert torch.equal(made(moving, 1), made(moving, 1))
+
+
+def test_calibration_finds_the_temperature() -> None:
+    network = FindingClassifier(["Edema", "Child"], DENSENET)
+    chance = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(0)) * 0.96 + 0.02
+    wanted = (torch.rand(20_000, 2, generator=torch.Generator().manual_seed(1)) < chance).float()
+    logits = chance.logit() * torch.tensor([3.0, 0.5])  # one too sure, one too shy
+    calibrate(network, logits, wanted)
+    assert network.temperature.tolist() == pytest.approx([3.0, 0.5], rel=0.1)
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 20, (50, 1), generator=rng).float()  # with ties
+    truth = (torch.rand(50, 1, generator=rng) > 0.5).float()
+    apart = scores[truth > 0][:, None] - scores[truth == 0][None]
+    share = ((apart > 0).float() + 0.5 * (apart == 0).float()).mean().item()
+    assert aurocs(scores, truth, ["Edema"])["Edema"] == pytest.approx(share, abs=6e-4)
+    assert aurocs(torch.tensor([[0.1], [0.9]]), torch.tensor([[0.0], [1.0]]), ["Edema"]) == {"Edema": 1.0}
+    assert aurocs(torch.zeros(2, 1), torch.ones(2, 1), ["Edema"]) == {}
+
+
+@pytest.mark.parametrize("trunk", [DENSENET, RESNET], ids=["densenet", "resnet"])
+def test_networks_load_as_they_were_saved(trunk: dict[str, object], tmp_path: Path) -> None:
+    images = torch.rand(3, 1, 80, 80)
+    classifier = FindingClassifier(["Edema", "Child"], trunk).eval()
+    posture = PostureRegressor(trunk, [0.25, 0.25, 0.25, 0.25, 0.3]).eval()
+    dual = DualEncoder(trunk, TEXT, 12).eval()
+    tokens = torch.tensor([[0, 5, 7, 1, 1, 1, 1, 1], [0, 9, 1, 1, 1, 1, 1, 1]])
+    with torch.inference_mode():
+        assert posture(images).abs().max() == 0  # untrained: every chest is canonical
+        torch.nn.init.normal_(posture.head.weight)
+        for name, network in (("c", classifier), ("p", posture), ("d", dual)):
+            network.save_pretrained(tmp_path / name)
+        assert classifier(images).shape == (3, 2)
+        assert torch.equal(FindingClassifier.from_pretrained(tmp_path / "c").eval()(images), classifier(images))
+        assert torch.equal(PostureRegressor.from_pretrained(tmp_path / "p").eval()(images), posture(images))
+        again = DualEncoder.from_pretrained(tmp_path / "d").eval()
+        assert torch.equal(again.encode_texts(tokens), dual.encode_texts(tokens))
+        assert torch.allclose(dual.encode_images(images).norm(dim=-1), torch.ones(3))
+        # What a judge says of an image does not depend on the images beside it.
+        assert torch.allclose(classifier(images[:1]), classifier(images)[:1], atol=1e-5)
