@@ -67,6 +67,7 @@ def generate(settings: GenerateSettings) -> Generated:
     run.processes.wait()
     if folder.check(run.plan):
         if run.processes.is_main:
+            folder.verify()
             folder.clean(drop_shards=settings.shards.unpacked)
             write_id_map(run)
         return replace(done, already_complete=True)

@@ -447,6 +447,23 @@ def test_a_complete_folder_is_left_alone(made: tuple[Path, str], tiny_model: Pat
     assert times() == before
 
 
+@pytest.mark.parametrize("options", [(), ("--format", "dicom", "--unpacked")], ids=["shards", "file-set"])
+def test_a_complete_folder_that_was_damaged_is_told(
+    options: tuple[str, ...], tmp_path: Path, table: Path, tiny_model: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = command(table, out, tiny_model, *options)
+    succeed(arguments)
+    listed = manifest(out)
+    names = [shard["name"] for shard in listed["shards"]] or sorted(listed["files"])
+    (out / names[0]).write_bytes((out / names[0]).read_bytes()[:-1])
+    (out / names[-1]).unlink()
+    printed = refuse(arguments)
+    assert f"2 of {len(names)} files" in printed
+    assert f"{names[0]}, {names[-1]}" in printed
+    assert "new folder" in printed
+
+
 def test_a_dry_run_says_counts_and_writes_nothing(tmp_path: Path, tiny_model: Path) -> None:
     reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
     printed = succeed(command(reports, tmp_path / "out", tiny_model, "--images-per-report", "3", "--dry-run"))

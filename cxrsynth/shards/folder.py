@@ -80,10 +80,7 @@ class OutputFolder:
     def is_finished(self, index: int) -> bool:
         """Whether a shard is whole: it has its name, a record, and the bytes the record tells of."""
         path, record = self.path / shard_name(index), self.record(index)
-        if record is None or not path.exists():
-            return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == str(record["sha256"])
+        return record is not None and file_sha256(path) == str(record["sha256"])
 
     def record(self, index: int) -> dict[str, Any] | None:
         """What was written down about a shard, or None."""
@@ -108,6 +105,18 @@ class OutputFolder:
         """Write the manifest, which declares the set complete."""
         write_atomically(self.path / MANIFEST, stable_json(manifest))
 
+    def verify(self) -> None:
+        """Hash again what the manifest of a complete set lists. Raises ShardError naming what is missing or changed."""
+        manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        listed = {shard["name"]: shard["sha256"] for shard in manifest["shards"]} | manifest["files"]
+        damaged = [name for name, sha256 in listed.items() if file_sha256(self.path / name) != sha256]
+        if damaged:
+            raise ShardError(
+                f"--out {self.path}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
+                f" {', '.join(damaged[:3])}{' ...' if len(damaged) > 3 else ''}\n"
+                "  run the command with a new folder: it gives the same bytes again"
+            )
+
     def clean(self, *, drop_shards: bool) -> None:
         """Drop the state folder of a complete set, and the tars where they were only a stage."""
         if drop_shards:
@@ -130,6 +139,15 @@ class OutputFolder:
                 except (ValueError, KeyError, TypeError):
                     raise ShardError(f"{path}: not a file cxrsynth wrote\n  choose a new or empty folder") from None
                 return dict(plan)
+        return None
+
+
+def file_sha256(path: Path) -> str | None:
+    """Hex digest of a file, None if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
         return None
 
 

@@ -141,7 +141,7 @@ def _card(spec: ModelSpec, numbers: dict[str, Any], films: list[Film], shown: li
         "# nano: a small text-to-chest-X-ray latent diffusion model",
         "",
         "Version v0, second training: made so that every command works at once on a laptop. Its images are",
-        "recognisably frontal chest X-rays, soft, and not for diagnosis, teaching of diagnosis, or training of a product.",
+        "recognisably frontal chest X-rays, soft, and not for diagnosis, its teaching, or training of a product.",
         "",
         f"Stable Diffusion layout, {settings.image_size} x {settings.image_size} grey pixels, half-precision weights."
         f" Parameters: {parameters}.",
