@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
+from cxrsynth.diffusion.speed import normalise_small_maps_contiguously
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Device, Precision
 
@@ -170,7 +171,7 @@ def load_model(name: str, *, device: torch.device, precision: Precision) -> Diff
     _finish_in_float32(vae)
     if device.type == "cpu":
         for network in (unet, vae):
-            _normalise_small_maps_contiguously(network)
+            normalise_small_maps_contiguously(network)
     return DiffusionModel(
         name=spec.name or folder.resolve().name,
         digest=model_digest(folder),
@@ -188,29 +189,6 @@ def load_model(name: str, *, device: torch.device, precision: Precision) -> Diff
 def _vae_dtype(precision: Precision) -> torch.dtype:
     """The autoencoder follows bfloat16 only: in float16 those of Stable Diffusion are known to overflow."""
     return torch.bfloat16 if precision is Precision.BF16 else torch.float32
-
-
-def _normalise_small_maps_contiguously(network: nn.Module) -> None:
-    """Spare torch's CPU group norm the channels_last maps below 1024 positions: there it is 4 to 7 times slower.
-
-    (ATen's group_norm_kernel.cpp takes another path from FEATURE_MAP_THRESHOLD on.)
-    """
-
-    def before(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        (maps,) = inputs
-        return (maps.contiguous(),) if _is_small(maps) else inputs
-
-    def after(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
-        return output.contiguous(memory_format=torch.channels_last) if _is_small(output) else output
-
-    for module in network.modules():
-        if isinstance(module, nn.GroupNorm):
-            module.register_forward_pre_hook(before)
-            module.register_forward_hook(after)
-
-
-def _is_small(maps: Tensor) -> bool:
-    return maps.dim() == 4 and maps.shape[2] * maps.shape[3] < 1024
 
 
 def _finish_in_float32(vae: AutoencoderKL) -> None:

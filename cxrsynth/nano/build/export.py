@@ -115,7 +115,7 @@ def _top_octave(images: Tensor) -> float:
     energy = torch.fft.fft2(images * window[:, None] * window).abs().square()
     frequency = torch.fft.fftfreq(size)  # cycles per pixel; Nyquist is 0.5
     radius = (frequency[:, None].square() + frequency.square()).sqrt()
-    return energy[..., (radius >= 0.25) & (radius < 0.5)].sum().item()
+    return float(energy[..., (radius >= 0.25) & (radius < 0.5)].sum())
 
 
 def _count(module: nn.Module) -> int:
