@@ -79,31 +79,34 @@ CONFIG = {
         "posture": FIT,
         "dual_encoder": FIT,
     },
+    "measure": {"images": 10, "pairs": 4},
     "min_shown": 2,
     "defaults": {"steps": 2, "guidance": 2.0},
 }
 
 
 def write_films(data: Path, *, tier: str = "open") -> Path:
-    """Five groups of four films of 32 pixels, the last of each in split `val`."""
+    """Six groups of five films of 32 pixels, the last two of each in split `val`."""
     rng = np.random.default_rng(0)
     (data / "images").mkdir(parents=True)
     (data / "manifests").mkdir()
-    for group in (*GROUPS, *SMALL_GROUPS):
+    for group_index, group in enumerate((*GROUPS, *SMALL_GROUPS)):
         with (
             tarfile.open(data / "images" / f"{group}.tar", "w") as tar,
             (data / "manifests" / f"{group}.csv").open("w", newline="") as file,
         ):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            for place in range(4):
+            for place in range(5):
                 jpeg = io.BytesIO()
                 Image.fromarray(rng.integers(20, 120, (32, 32), dtype=np.uint8)).save(jpeg, "JPEG")
                 info = tarfile.TarInfo(f"{group}-{place}.jpg")
                 info.size = len(jpeg.getvalue())
                 tar.addfile(info, io.BytesIO(jpeg.getvalue()))
-                labels = "Effusion|Pneumonia" if place % 2 else "No Finding"
-                split = "val" if place == 3 else "train"
+                # The films of val differ from group to group.
+                ill = (group_index + place) % 2 == 1 if place > 2 else place % 2 == 1
+                labels = "Effusion|Pneumonia" if ill else "No Finding"
+                split = "val" if place > 2 else "train"
                 row = (f"{group}-{place}", f"{group}-patient-{place}", tier, split, "PA", labels, "40", "F", "crop")
                 writer.writerow(dict(zip(COLUMNS, row, strict=True)))
     return data

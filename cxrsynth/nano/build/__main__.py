@@ -16,6 +16,7 @@ from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_de
 from cxrsynth.nano.build.export import export_model
 from cxrsynth.nano.build.films import load_films
 from cxrsynth.nano.build.judges import train_judges
+from cxrsynth.nano.build.measure import measure
 from cxrsynth.nano.build.training import log
 
 _ASSETS = Path(__file__).parents[1] / "assets"
@@ -29,6 +30,7 @@ class Stage(StrEnum):
     DENOISER = "denoiser"
     JUDGES = "judges"
     EXPORT = "export"
+    MEASURE = "measure"
 
 
 def main(
@@ -51,8 +53,10 @@ def main(
             _denoiser(data, work, settings)
         elif stage is Stage.JUDGES:
             train_judges(data, work, settings)
-        else:
+        elif stage is Stage.EXPORT:
             export_model(data, work, out, settings=settings)
+        else:
+            measure(data, work, out, settings=settings)
 
 
 def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:

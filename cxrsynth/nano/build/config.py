@@ -99,6 +99,13 @@ class JudgeSettings(_Strict):
     dual_encoder: FitSettings
 
 
+class MeasureSettings(_Strict):
+    """How many images, and pairs of images, the generator is measured on."""
+
+    images: int
+    pairs: int
+
+
 class GenerationDefaults(_Strict):
     """What `generate` uses when the user does not say."""
 
@@ -118,6 +125,7 @@ class BuildConfig(_Strict):
     text: TextSettings
     denoiser: DenoiserSettings
     judges: JudgeSettings
+    measure: MeasureSettings
     min_shown: int
     defaults: GenerationDefaults
 

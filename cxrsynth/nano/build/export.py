@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults
+from cxrsynth.nano.build.card import model_card
 from cxrsynth.nano.build.config import BuildConfig
 from cxrsynth.nano.build.denoiser import make_scheduler
 from cxrsynth.nano.build.films import Film, load_films
@@ -22,6 +23,7 @@ from cxrsynth.settings import PromptStyle
 
 NUMBERS_FILE = "numbers.json"
 CARD_FILE = "model_card.md"
+JUDGES = "judges"
 
 
 def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None:
@@ -36,6 +38,8 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     shown = load_file(work / "frames.safetensors")["shown"].tolist()
     drawn = [film for film, here in zip(train, shown, strict=True) if here]
     spec = _spec(drawn, settings)
+    groups = [Counter(film.group for film in films) for films in (train, drawn)]
+    numbers["sources"] = {name: {"autoencoder": n, "denoiser": groups[1][name]} for name, n in groups[0].items()}
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline = StableDiffusionPipeline(
@@ -57,7 +61,10 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
         _forget_origin(partial / part / "config.json")
     (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (partial / NUMBERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    (partial / CARD_FILE).write_text(_card(spec, numbers, train, drawn, settings), encoding="utf-8")
+    (partial / CARD_FILE).write_text(model_card(spec, numbers, settings), encoding="utf-8")
+    for family in (work / JUDGES).glob("nano*"):
+        for network in ("classifier", "posture", "dual_encoder"):
+            shutil.copytree(family / network, partial / JUDGES / family.name / network)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     log.info("wrote %s", out)
@@ -120,73 +127,6 @@ def _top_octave(images: Tensor) -> float:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-_SOURCES = {
-    "nih": ("NIH ChestX-ray14 (Wang et al., CVPR 2017)", "no restrictions on use; NIH Clinical Center acknowledged"),
-    "nih_more": ("NIH ChestX-ray14, further films", "as above"),
-    "hannover": ("MHH COVID-19 Image Repository, doi 10.25835/0090041", "CC BY 3.0"),
-    "kermany_ped": ("Kermany et al. 2018, doi 10.17632/rscbjbr9sj.2: children aged 1 to 5", "CC BY 4.0"),
-    "cohen_open": ("ieee8023/covid-chestxray-dataset, openly licensed images only", "per image, open"),
-}
-
-
-def _card(spec: ModelSpec, numbers: dict[str, Any], films: list[Film], shown: list[Film], settings: BuildConfig) -> str:
-    assert spec.depicts is not None
-    groups = Counter(film.group for film in films)
-    drawn = Counter(film.group for film in shown)
-    parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in numbers["parameters"].items())
-    psnr = numbers["autoencoder"]
-    lines = [
-        "# nano: a small text-to-chest-X-ray latent diffusion model",
-        "",
-        "Version v0, second training: made so that every command works at once on a laptop. Its images are",
-        "recognisably frontal chest X-rays, soft, and not for diagnosis, its teaching, or training of a product.",
-        "",
-        f"Stable Diffusion layout, {settings.image_size} x {settings.image_size} grey pixels, half-precision weights."
-        f" Parameters: {parameters}.",
-        "",
-        "## Data",
-        "",
-        "Real films of split `train`, each with an open licence. No radiology report was used: the text is the",
-        "canonical prompt made from each film's labels, view, age group and sex.",
-        "",
-        "| source | licence | films (autoencoder) | films (denoiser) |",
-        "| --- | --- | --- | --- |",
-        *(f"| {_SOURCES[g][0]} | {_SOURCES[g][1]} | {n} | {drawn[g]} |" for g, n in groups.items()),
-        "",
-        "The NIH films were provided by the NIH Clinical Center. NIH labels were mined from reports by software.",
-        "",
-        "Before the denoiser's training all films were registered to a mean film of their kind (shift, two scales,",
-        "rotation), so its chests are centred and upright; letterboxed films and those that do not fill the frame",
-        "served the autoencoder only. Films of rare findings were drawn more often.",
-        "",
-        "## What it was shown",
-        "",
-        f"Views {', '.join(spec.depicts.views)}; age groups {', '.join(spec.depicts.age_groups)}"
-        f" (children are mostly 1 to 5 years old); sexes {', '.join(spec.depicts.sexes)}.",
-        "",
-        "| finding | training films that show it |",
-        "| --- | --- |",
-        *(f"| {name} | {count} |" for name, count in spec.depicts.findings.items()),
-        "",
-        f"Findings on fewer than {settings.min_shown} films, sides (left, right), uncertain findings and lateral views",
-        "count as not shown: `cxrsynth generate` leaves them out of the prompt and marks them `not_depicted`.",
-        "How well the images obey the prompt has not been measured for this version.",
-        "",
-        "## Measured",
-        "",
-        f"- autoencoder, films of split `val`: PSNR {psnr['psnr_db_mean']} dB"
-        f" (standard deviation between films {psnr['psnr_db_std']} dB) on grey levels stretched to full range;"
-        f" {psnr['top_octave']:.0%} of the energy in the upper half of spatial frequencies is kept",
-        f"- training steps: autoencoder {settings.autoencoder.steps}, denoiser {settings.denoiser.steps}",
-        "",
-        "## Made by",
-        "",
-        "`python -m cxrsynth.nano.build --data DIR --work DIR`, settings in `cxrsynth/nano/build/config.yaml`.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def _forget_origin(path: Path) -> None:

@@ -82,11 +82,13 @@ def patient_half(film: Film) -> int:
     return hashlib.sha256(film.patient_id.encode()).digest()[0] % 2
 
 
-def caption(film: Film, rng: random.Random) -> str:
-    """One canonical prompt that is true of the film; parts are left out at random.
+def caption(film: Film, rng: random.Random, *, whole: bool = False) -> str:
+    """One canonical prompt that is true of the film; parts are left out at random unless `whole`.
 
     Leaving out teaches the model to answer prompts that say less than is known.
     """
+    if whole:
+        return canonical_prompt(film.subject, {o: FindingLabel(Status.PRESENT) for o in film.present})
     subject = Subject(
         view=film.subject.view if rng.random() > 0.15 else None,
         age_group=film.subject.age_group if rng.random() > 0.1 else None,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from scipy.stats import mannwhitneyu
 from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
 from transformers import CLIPTokenizer
 
 from cxrsynth.nano.build.align import canonical_frames, registered_frames
@@ -23,7 +23,7 @@ FAMILIES = ("nano", "nano-judge")
 
 
 @dataclass(frozen=True)
-class _Films:
+class JudgedFilms:
     """Films of one split: all of them resampled to one size, and those of full size with their frames."""
 
     films: list[Film]
@@ -35,7 +35,7 @@ class _Films:
 
 def train_judges(data: Path, work: Path, settings: BuildConfig) -> None:
     """Train both families, leaving `work/judges/<family>/{classifier,posture,dual_encoder}`."""
-    train, val = _films(data, work, settings, split="train"), _films(data, work, settings, split="val")
+    train, val = judged_films(data, work, settings, split="train"), judged_films(data, work, settings, split="val")
     halves = [[film for film in train.films if patient_half(film) == half] for half in range(len(FAMILIES))]
     heads = choose_heads(halves, least=settings.judges.least_shown)
     tokenizer = _tokenizer(work / "judges" / "tokenizer", settings)
@@ -51,8 +51,8 @@ def train_judges(data: Path, work: Path, settings: BuildConfig) -> None:
 
 def _train_family(
     family: int,
-    train: _Films,
-    val: _Films,
+    train: JudgedFilms,
+    val: JudgedFilms,
     heads: list[str],
     tokenizer: CLIPTokenizer,
     folder: Path,
@@ -101,7 +101,8 @@ def _train_family(
     tokenizer.save_pretrained(folder / "dual_encoder")
 
 
-def _films(data: Path, work: Path, settings: BuildConfig, *, split: str) -> _Films:
+def judged_films(data: Path, work: Path, settings: BuildConfig, *, split: str) -> JudgedFilms:
+    """All films of a split, openly licensed; `val` films are registered to the mean film of `train`."""
     size = settings.judges.classifier.size
     films, pixels = load_films(data, size=size, split=split, groups=(*GROUPS, *SMALL_GROUPS), resample=True)
     framed, large = load_films(data, size=settings.image_size, split=split)
@@ -109,14 +110,14 @@ def _films(data: Path, work: Path, settings: BuildConfig, *, split: str) -> _Fil
     frame = canonical_frames if split == "train" else registered_frames
     matrices, shown = frame(framed, large, path, settings=settings.align)
     kept = [film for film, here in zip(framed, shown.tolist(), strict=True) if here]
-    return _Films(films, pixels, kept, large[shown], matrices[shown])
+    return JudgedFilms(films, pixels, kept, large[shown], matrices[shown])
 
 
-def _half(films: _Films, half: int) -> _Films:
+def _half(films: JudgedFilms, half: int) -> JudgedFilms:
     """The films of one half of the patients."""
     own = torch.tensor([patient_half(film) == half for film in films.films])
     framed = torch.tensor([patient_half(film) == half for film in films.framed])
-    return _Films(
+    return JudgedFilms(
         [film for film in films.films if patient_half(film) == half],
         films.pixels[own],
         [film for film in films.framed if patient_half(film) == half],
@@ -138,8 +139,7 @@ def aurocs(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict[str, float]
         known = ~wanted[:, place].isnan()
         scores, truth = logits[known, place], wanted[known, place] > 0
         if truth.any() and not truth.all():
-            wins = mannwhitneyu(scores[truth].numpy(), scores[~truth].numpy()).statistic
-            areas[head] = round(float(wins) / (int(truth.sum()) * int((~truth).sum())), 3)
+            areas[head] = round(binary_auroc(scores.double().sigmoid(), truth.long()).item(), 3)
     return areas
 
 

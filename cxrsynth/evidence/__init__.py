@@ -1,0 +1,1 @@
+"""What is measured of a set of images beside rewards: fidelity, diversity, memorisation."""

@@ -1,0 +1,129 @@
+"""The model card: data, recipe, numbers, limits."""
+
+from typing import Any
+
+from cxrsynth.diffusion.spec import ModelSpec
+from cxrsynth.nano.build.config import BuildConfig
+
+_SOURCES = {
+    "nih": ("NIH ChestX-ray14 (Wang et al., CVPR 2017)", "no restrictions on use; NIH Clinical Center acknowledged"),
+    "nih_more": ("NIH ChestX-ray14, further films", "as above"),
+    "hannover": ("MHH COVID-19 Image Repository, doi 10.25835/0090041", "CC BY 3.0"),
+    "kermany_ped": ("Kermany et al. 2018, doi 10.17632/rscbjbr9sj.2: children aged 1 to 5", "CC BY 4.0"),
+    "cohen_open": ("ieee8023/covid-chestxray-dataset, openly licensed images only", "per image, open"),
+}
+
+
+def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) -> str:
+    """The card, from what the model declares and `numbers.json`; what was not measured is said to be so."""
+    if spec.depicts is None:
+        raise ValueError("the model does not say what it was shown")
+    parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in numbers["parameters"].items())
+    psnr = numbers["autoencoder"]
+    lines = [
+        "# nano: a small text-to-chest-X-ray latent diffusion model",
+        "",
+        "Version v0, second training: made so that every command works at once on a laptop. Its images are",
+        "recognisably frontal chest X-rays, soft, and not for diagnosis, its teaching, or training of a product.",
+        "",
+        f"Stable Diffusion layout, {settings.image_size} x {settings.image_size} grey pixels, half-precision weights."
+        f" Parameters: {parameters}.",
+        "",
+        "## Data",
+        "",
+        "Real films of split `train`, each with an open licence. No radiology report was used: the text is the",
+        "canonical prompt made from each film's labels, view, age group and sex.",
+        "",
+        "| source | licence | films (autoencoder) | films (denoiser) |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {_SOURCES[group][0]} | {_SOURCES[group][1]} | {films['autoencoder']} | {films['denoiser']} |"
+            for group, films in numbers["sources"].items()
+        ),
+        "",
+        "The NIH films were provided by the NIH Clinical Center. NIH labels were mined from reports by software.",
+        "",
+        "Before the denoiser's training all films were registered to a mean film of their kind (shift, two scales,",
+        "rotation), so its chests are centred and upright; letterboxed films and those that do not fill the frame",
+        "served the autoencoder only. Films of rare findings were drawn more often.",
+        "",
+        "## What it was shown",
+        "",
+        f"Views {', '.join(spec.depicts.views)}; age groups {', '.join(spec.depicts.age_groups)}"
+        f" (children are mostly 1 to 5 years old); sexes {', '.join(spec.depicts.sexes)}.",
+        "",
+        "| finding | training films that show it |",
+        "| --- | --- |",
+        *(f"| {name} | {count} |" for name, count in spec.depicts.findings.items()),
+        "",
+        f"Findings on fewer than {settings.min_shown} films, sides (left, right), uncertain findings and lateral views",
+        "count as not shown: `cxrsynth generate` leaves them out of the prompt and marks them `not_depicted`.",
+        "",
+        "## Measured",
+        "",
+        f"- autoencoder, films of split `val`: PSNR {psnr['psnr_db_mean']} dB"
+        f" (standard deviation between films {psnr['psnr_db_std']} dB) on grey levels stretched to full range;"
+        f" {psnr['top_octave']:.0%} of the energy in the upper half of spatial frequencies is kept",
+        f"- training steps: autoencoder {settings.autoencoder.steps}, denoiser {settings.denoiser.steps}",
+        *_generator(numbers.get("generator")),
+        *_judges(numbers.get("judges")),
+        "",
+        "## Made by",
+        "",
+        "`python -m cxrsynth.nano.build --data DIR --work DIR`, settings in `cxrsynth/nano/build/config.yaml`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _generator(numbers: dict[str, Any] | None) -> list[str]:
+    if numbers is None:
+        return ["- how well the images obey the prompt, and how near they are to real ones, was not measured"]
+    fidelity, words, copies = numbers["fidelity"], numbers["words"], numbers["copies"]
+    return [
+        f"- Frechet distance to real val films in the features of `nano-judge`, {fidelity['images']} each:"
+        f" {_interval(fidelity['frechet_made_to_val'])}; real train films:"
+        f" {_interval(fidelity['frechet_train_to_val'])}; {fidelity['frechet_ratio']:.1f} times",
+        f"- kernel distance: {_interval(fidelity['kid_made_to_val'])}; real train films:"
+        f" {_interval(fidelity['kid_train_to_val'])}",
+        f"- precision {fidelity['manifolds_made']['precision']:.2f}, recall {fidelity['manifolds_made']['recall']:.2f}"
+        f" (real train films: {fidelity['manifolds_train']['precision']:.2f},"
+        f" {fidelity['manifolds_train']['recall']:.2f})",
+        f"- one finding changed in {words['pairs']} prompts, same noise: the judge's probability follows in"
+        f" {_interval(words['right_way'])}; unrelated findings move {words['unrelated_to_own']:.2f} times as much",
+        f"- {copies['nearer_than_first_percentile']:.1%} of images are nearer to a training film than 99% of val films",
+        "",
+        "| asked for | judge's AUROC on images | on real val films | (AUROC - 0.5) kept |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {head} | {one['made']:.2f} | {one['real']:.2f} | {one['share']:.2f} |"
+            for head, one in numbers["obedience"].items()
+        ),
+    ]
+
+
+def _judges(numbers: dict[str, Any] | None) -> list[str]:
+    if numbers is None:
+        return []
+    lines = ["", "## The judges", ""]
+    for family, measured in numbers.items():
+        posture, dual = measured["posture"], measured["dual_encoder"]
+        lines += [
+            f"`{family}`: known warps of val films recovered to {posture['rotation_deg']} degrees,"
+            f" {posture['shift_percent']}% of width, {posture['scale_percent']}% of scale (medians); the right"
+            f" canonical text beats one of other findings in {_interval(dual['right_over_wrong'])} of {dual['pairs']}"
+            " val films.",
+            "",
+            "| head | AUROC on val | calibration error | with | without |",
+            "| --- | --- | --- | --- | --- |",
+            *(
+                f"| {head} | {_interval(one['auroc'])} | {one['ece']:.3f} | {one['present']} | {one['absent']} |"
+                for head, one in measured["classifier"].items()
+            ),
+            "",
+        ]
+    return lines[:-1]
+
+
+def _interval(measured: dict[str, float]) -> str:
+    return f"{measured['value']:.3g} ({measured['low']:.3g} to {measured['high']:.3g})"

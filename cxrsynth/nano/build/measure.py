@@ -1,0 +1,60 @@
+"""The stage that measures what was exported and writes it into `numbers.json` and the model card."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPTokenizer
+
+from cxrsynth.diffusion.spec import read_spec
+from cxrsynth.nano.build.card import model_card
+from cxrsynth.nano.build.classifier import targets
+from cxrsynth.nano.build.config import BuildConfig
+from cxrsynth.nano.build.export import CARD_FILE, JUDGES, NUMBERS_FILE
+from cxrsynth.nano.build.judges import FAMILIES, JudgedFilms, judged_films, logits_of
+from cxrsynth.nano.build.measure_generator import Framed, Maker, generator_numbers
+from cxrsynth.nano.build.measure_judges import classifier_numbers, dual_encoder_numbers, posture_numbers
+from cxrsynth.nano.build.training import log
+from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
+
+
+def measure(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None:
+    """Measure judges, then the generator with the judge it was not made with; nothing but split `val` is looked at."""
+    train, val = (judged_films(data, work, settings, split=split) for split in ("train", "val"))
+    path = out / NUMBERS_FILE
+    numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    numbers["judges"] = {family: _judge_numbers(out / JUDGES / family, val, settings) for family in FAMILIES}
+    log.info("judges measured")
+    judge = FindingClassifier.from_pretrained(out / JUDGES / FAMILIES[1] / "classifier").eval()
+    framed = [Framed.of(films.framed, films.framed_pixels, films.frames) for films in (train, val)]
+    numbers["generator"] = generator_numbers(
+        Maker(out),
+        judge,
+        *framed,
+        count=settings.measure.images,
+        pairs=settings.measure.pairs,
+        seed=settings.seed,
+    )
+    path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    (out / CARD_FILE).write_text(model_card(read_spec(out), numbers, settings), encoding="utf-8")
+    log.info("measured %s", out)
+
+
+def _judge_numbers(folder: Path, val: JudgedFilms, settings: BuildConfig) -> dict[str, Any]:
+    classifier = FindingClassifier.from_pretrained(folder / "classifier").eval()
+    posture = PostureRegressor.from_pretrained(folder / "posture").eval()
+    dual = DualEncoder.from_pretrained(folder / "dual_encoder").eval()
+    heads = list(classifier.heads)
+    return {
+        "classifier": classifier_numbers(logits_of(classifier, val.pixels), targets(val.films, heads), heads),
+        "posture": posture_numbers(
+            posture, val.framed_pixels, val.frames, reach=settings.judges.posture_reach, seed=settings.seed
+        ),
+        "dual_encoder": dual_encoder_numbers(
+            dual,
+            CLIPTokenizer.from_pretrained(folder / "dual_encoder"),
+            val.films,
+            val.pixels,
+            seed=settings.seed,
+        ),
+    }

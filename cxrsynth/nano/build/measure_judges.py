@@ -1,0 +1,119 @@
+"""What the judges are worth, on films of split `val`: classifier, posture regressor, dual encoder."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+from transformers import CLIPTokenizer
+
+from cxrsynth.evidence.fidelity import Interval, bootstrap
+from cxrsynth.nano.build.align import compose, warp_matrices
+from cxrsynth.nano.build.films import Film, caption
+from cxrsynth.nano.build.fitting import resampled
+from cxrsynth.rewards.networks import DualEncoder, PostureRegressor
+
+
+def classifier_numbers(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict[str, dict[str, Any]]:
+    """Per head AUROC with interval, calibration error (15 bins, Guo et al. 2017), films with and without.
+
+    Args:
+        logits: [N, K] after temperature.
+        wanted: [N, K], 1 present, 0 absent, nan unknown.
+        heads: K names.
+    """
+    numbers = {}
+    for place, head in enumerate(heads):
+        known = ~wanted[:, place].isnan()
+        scores, truth = logits[known, place].double().sigmoid(), wanted[known, place].long()
+        present, absent = int(truth.sum()), int((1 - truth).sum())
+        if present and absent:
+            numbers[head] = {
+                "auroc": asdict(_interval(_auroc, scores, truth)),
+                "ece": round(binary_calibration_error(scores, truth, n_bins=15).item(), 4),
+                "present": present,
+                "absent": absent,
+            }
+    return numbers
+
+
+@torch.no_grad()
+def posture_numbers(
+    network: PostureRegressor, pixels: Tensor, frames: Tensor, *, reach: tuple[float, ...], seed: int
+) -> dict[str, float]:
+    """Median error on known warps of films in the canonical frame: degrees, percent of width, percent of scale.
+
+    Args:
+        network: the regressor.
+        pixels: uint8 [N, 1, H, W].
+        frames: canonical frames [N, 2, 3].
+        reach: largest warp, as in training.
+        seed: of the warps.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    moved = (torch.rand(len(pixels), len(reach), generator=rng) * 2 - 1) * torch.tensor(reach)
+    shown = resampled(pixels, compose(frames, warp_matrices(moved)), network.trunk.size)
+    error = (torch.cat([network(part) for part in shown.split(64)]) - moved).abs()  # [N, 5]
+    median = error.median(0).values
+    return {
+        "rotation_deg": round(math.degrees(median[4].item()), 2),
+        "shift_percent": round(50 * median[:2].mean().item(), 2),  # half widths to widths
+        "scale_percent": round(100 * (median[2:4].mean().exp().item() - 1), 2),
+    }
+
+
+@torch.no_grad()
+def dual_encoder_numbers(
+    network: DualEncoder, tokenizer: CLIPTokenizer, films: list[Film], pixels: Tensor, *, seed: int
+) -> dict[str, Any]:
+    """How often a film is nearer to its own canonical text than to that of a film with other findings."""
+    rng = random.Random(seed)
+    known = [place for place, film in enumerate(films) if film.present]
+    own, wrong = [], []
+    for place in known:
+        others = [other for other in known if set(films[other].present) != set(films[place].present)]
+        own.append(_told(films[place], films[place], rng))
+        wrong.append(_told(films[place], films[rng.choice(others)], rng))
+    images = torch.cat([network.encode_images(part.float() / 255.0) for part in pixels[known].split(32)])
+
+    def texts(said: list[str]) -> Tensor:
+        ids = tokenizer(said, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return torch.cat([network.encode_texts(part) for part in ids.split(64)])
+
+    better = ((images * texts(own)).sum(1) > (images * texts(wrong)).sum(1)).float()
+    return {"right_over_wrong": asdict(_interval(lambda one: one.mean().item(), better)), "pairs": len(better)}
+
+
+def _told(film: Film, findings_of: Film, rng: random.Random) -> str:
+    """Canonical text of a film's subject with the findings of another: only the findings can tell them apart."""
+    said = Film(
+        film.film_id,
+        film.patient_id,
+        film.group,
+        film.subject,
+        findings_of.present,
+        (),
+        padded=film.padded,
+    )
+    return caption(said, rng, whole=True)
+
+
+def _auroc(scores: Tensor, truth: Tensor) -> float:
+    return float(binary_auroc(scores, truth))
+
+
+def _interval(measure: Callable[..., float], *tensors: Tensor) -> Interval:
+    """Bootstrap over rows, all tensors resampled together; rounded to three places."""
+    rows = np.arange(len(tensors[0]), dtype=np.float64)[:, None]
+
+    def of_rows(chosen: Any) -> float:
+        places = torch.from_numpy(chosen[:, 0].astype(np.int64))
+        return measure(*(tensor[places] for tensor in tensors))
+
+    found = bootstrap(of_rows, rows)
+    return Interval(*(round(value, 3) for value in (found.value, found.low, found.high)))
