@@ -1,0 +1,43 @@
+"""Consistency: how near are image and report in a space learned from pairs of both?"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cxrsynth.reports.rows import Report
+
+
+class ConsistencyReward:
+    """Cosine of image and text in a CXR-text dual encoder, -1 to 1; no temperature is applied.
+
+    A report without any text to judge by gives nan.
+
+    Args:
+        encode_images: [B, 1, H, W] in [0, 1] -> unit vectors [B, D].
+        encode_texts: B texts -> unit vectors [B, D].
+        text_of: the text by which a report is judged, in the words the encoder was trained on.
+    """
+
+    unit = "cosine"
+    low, high = -1.0, 1.0
+    needs_report = True
+
+    def __init__(
+        self,
+        encode_images: Callable[[Tensor], Tensor],
+        encode_texts: Callable[[list[str]], Tensor],
+        *,
+        text_of: Callable[[Report], str],
+    ) -> None:
+        self._encode_images = encode_images
+        self._encode_texts = encode_texts
+        self._text_of = text_of
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, reports: Sequence[Report]) -> Tensor:
+        """[B, 1, H, W] in [0, 1] and B reports -> [B]."""
+        texts = [self._text_of(report) for report in reports]
+        cosine = (self._encode_images(images).float() * self._encode_texts(texts).float()).sum(1).cpu()
+        told = torch.tensor([bool(text.strip()) for text in texts])
+        return torch.where(told, cosine, torch.nan)

@@ -1,0 +1,57 @@
+"""The reward families in the package: three rewards on nano's judging networks."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from cxrsynth.errors import ModelError
+from cxrsynth.reports.prompt import Subject, age_group, canonical_prompt
+from cxrsynth.reports.rows import Report
+from cxrsynth.rewards.base import Reward
+from cxrsynth.rewards.consistency import ConsistencyReward
+from cxrsynth.rewards.diagnosis import DiagnosisReward
+from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
+from cxrsynth.rewards.posture import PostureReward
+
+_PARTS = ("classifier", "posture", "dual_encoder")
+
+
+def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
+    """Posture, diagnosis and consistency from a folder of `classifier/`, `posture/` and `dual_encoder/`.
+
+    Raises:
+        ModelError: if a part is missing or cannot be loaded.
+    """
+    missing = [f"{part}/" for part in _PARTS if not (folder / part / "model.safetensors").is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder}: not a family of judges, missing {', '.join(missing)}\n"
+            f"  expected: {', '.join(f'{part}/' for part in _PARTS)}, each with config.json and model.safetensors"
+        )
+    try:
+        classifier = FindingClassifier.from_pretrained(folder / "classifier").eval().to(device)
+        posture = PostureRegressor.from_pretrained(folder / "posture").eval().to(device)
+        dual = DualEncoder.from_pretrained(folder / "dual_encoder").eval().to(device)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "dual_encoder")
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder}: cannot be loaded: {error}") from None
+
+    def encode_texts(texts: list[str]) -> Tensor:
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return dual.encode_texts(ids.to(device))
+
+    return {
+        "posture": PostureReward(posture),
+        "diagnosis": DiagnosisReward(lambda images: classifier(images.to(device)), classifier.heads),
+        "consistency": ConsistencyReward(
+            lambda images: dual.encode_images(images.to(device)), encode_texts, text_of=canonical_text
+        ),
+    }
+
+
+def canonical_text(report: Report) -> str:
+    """The canonical sentence of a report's subject and labels: the words nano's encoders were trained on."""
+    subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
+    return canonical_prompt(subject, report.labels)
