@@ -1,0 +1,75 @@
+"""CLIP and SigLIP of transformers at random weights, saved to a folder and judged with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+)
+
+from cxrsynth.errors import ModelError
+from cxrsynth.nano.build.config import TextSettings
+from cxrsynth.nano.build.dual_encoder import make_report_tokenizer
+from cxrsynth.reports.rows import Report
+from cxrsynth.rewards.transformers_dual import load_dual_encoder
+
+CPU = torch.device("cpu")
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+KINDS = {
+    "clip": (CLIPConfig, CLIPModel, CLIPImageProcessor),
+    "siglip": (SiglipConfig, SiglipModel, SiglipImageProcessor),
+}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config, model, processor = KINDS[request.param]
+    path = tmp_path_factory.mktemp(request.param)
+    tokenizer = make_report_tokenizer(TextSettings(vocab_size=600, max_tokens=32, width=16, layers=1, heads=2))
+    text = SMALL | {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "projection_size": 16}
+    text |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    vision = SMALL | {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    settings = {"text_config": text, "vision_config": vision} | ({"projection_dim": 16} if config is CLIPConfig else {})
+    model(config(**settings)).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    size = {"height": 32, "width": 32}
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": size} if config is CLIPConfig else {"size": size}
+    processor(**sizes).save_pretrained(path)
+    return path
+
+
+def test_it_scores_pairs_one_by_one_as_together(folder: Path) -> None:
+    reward = load_dual_encoder(folder, device=CPU)
+    images = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    reports = [
+        Report("a", 2, impression="Pleural effusion."),
+        Report("b", 3, findings="Lungs are clear. No effusion. " * 30),
+        Report("c", 4),
+    ]
+    values = reward(images, reports)
+    assert values.shape == (3,)
+    assert values[:2].abs().max() <= 1
+    assert values[2].isnan()
+    alone = torch.cat([reward(images[i : i + 1], reports[i : i + 1]) for i in range(2)])
+    assert torch.allclose(values[:2], alone, atol=1e-5)
+    assert not torch.allclose(reward(images[[1, 0]], reports[:2]), values[:2], atol=1e-5)  # it looks at the image
+    assert not torch.allclose(reward(images[:2], [reports[1], reports[0]]), values[:2], atol=1e-5)  # and at the text
+
+
+def test_identifiers_do_not_reach_the_encoder(folder: Path) -> None:
+    reward = load_dual_encoder(folder, device=CPU)
+    image = torch.rand(1, 1, 32, 32)
+    said = [Report("a", 2, impression=f"Effusion seen on {date}.") for date in ("03/14/2019", "05/02/2021")]
+    assert torch.equal(reward(image, said[:1]), reward(image, said[1:]))
+
+
+def test_what_is_no_dual_encoder_is_told(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be loaded as a dual encoder"):
+        load_dual_encoder(tmp_path, device=CPU)
