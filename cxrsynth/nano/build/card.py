@@ -65,6 +65,7 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
         f" (standard deviation between films {psnr['psnr_db_std']} dB) on grey levels stretched to full range;"
         f" {psnr['top_octave']:.0%} of the energy in the upper half of spatial frequencies is kept",
         f"- training steps: autoencoder {settings.autoencoder.steps}, denoiser {settings.denoiser.steps}",
+        *_left_out(settings),
         *_generator(numbers.get("generator")),
         *_judges(numbers.get("judges")),
         "",
@@ -74,6 +75,11 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
         "",
     ]
     return "\n".join(lines)
+
+
+def _left_out(settings: BuildConfig) -> list[str]:
+    names = [_SOURCES[group][0] for group in settings.denoiser.leave_out]
+    return [f"- not drawn by the denoiser: {', '.join(names)}"] if names else []
 
 
 def _generator(numbers: dict[str, Any] | None) -> list[str]:

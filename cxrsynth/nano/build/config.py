@@ -50,9 +50,10 @@ class TextSettings(_Strict):
 
 
 class DenoiserSettings(_Strict):
-    """UNet, trained on cached latents of augmented films."""
+    """UNet, trained on cached latents of augmented films; those of groups in `leave_out` are not drawn."""
 
     channels: tuple[int, ...]
+    leave_out: tuple[str, ...]
     steps: int
     batch_size: int
     learning_rate: float

@@ -175,6 +175,7 @@ def train_denoiser(
     first = load_state(checkpoint, optimizer=optimizer, networks=networks, averaged=averaged)
     averaged.ema.optimization_step = first
     weights = sampling_weights(films)
+    weights[torch.tensor([film.group in settings.leave_out for film in films])] = 0.0
     tokens, empty = _caption_tokens(films, tokenizer, settings.captions, seed)
     gradients, parameters = PartGradients(parts), list(networks.parameters())
 

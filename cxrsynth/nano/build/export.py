@@ -36,7 +36,8 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
         "films": {"train": len(train), "val": len(val)},
     }
     shown = load_file(work / "frames.safetensors")["shown"].tolist()
-    drawn = [film for film, here in zip(train, shown, strict=True) if here]
+    left_out = settings.denoiser.leave_out
+    drawn = [film for film, here in zip(train, shown, strict=True) if here and film.group not in left_out]
     spec = _spec(drawn, settings)
     groups = [Counter(film.group for film in films) for films in (train, drawn)]
     numbers["sources"] = {name: {"autoencoder": n, "denoiser": groups[1][name]} for name, n in groups[0].items()}
