@@ -94,6 +94,8 @@ def test_an_error_of_reading_ahead_waits_for_what_is_owed(networks: DiffusionMod
 
 @pytest.mark.usefixtures("three_cores")
 def test_a_batch_under_way_ends_when_the_context_is_left(networks: DiffusionModel) -> None:
+    # Started in the background of a script, this process would ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     noise = sample_noise(0, "k", networks.latent_shape)[None]
     caught: list[BaseException] = []
 
@@ -113,8 +115,11 @@ def test_a_batch_under_way_ends_when_the_context_is_left(networks: DiffusionMode
             threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
             next(made)
 
-    with pytest.raises(KeyboardInterrupt):
-        run()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(caught) == 3  # those under way were stopped, the others never began
 
 

@@ -54,7 +54,7 @@ class Job:
         return command(self.table, out, self.model, *OPTIONS, *options)
 
     def start(
-        self, out: Path, *options: str, launcher: tuple[str, ...] = (), before: Callable[[], None] | None = None
+        self, out: Path, *options: str, launcher: tuple[str, ...] = (), before: Callable[[], Any] | None = None
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, *launcher, "-m", "cxrsynth", *self.arguments(out, *options)],
@@ -145,7 +145,8 @@ def test_ctrl_c_says_how_to_go_on(
     job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    process = job.start(out)
+    # Of a script in the background the signal would be ignored, here too.
+    process = job.start(out, before=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     stop_when(process, lambda: MOMENTS["partial"](out), signal.SIGINT)
     stderr = process.communicate(timeout=TIMEOUT_S)[1]
     assert process.returncode == 130
