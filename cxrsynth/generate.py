@@ -146,15 +146,19 @@ def _write_shards(
 ) -> None:
     for index, batches in groupby(made, key=lambda one: one[0].index):
         record: dict[str, Any] = {}
-        with folder.writer(index) as writer:
-            for batch, ready in batches:
-                for one in ready:
-                    writer.write(one.key, encoder.members(one))
-                advance(len(ready))
-                record = batch.record
-                if batch.last:
-                    break  # publish before the next shard's first batch is waited for: it may fail
-            folder.publish(index, writer, record)
+        try:
+            with folder.writer(index) as writer:
+                for batch, ready in batches:
+                    for one in ready:
+                        writer.write(one.key, encoder.members(one))
+                    advance(len(ready))
+                    record = batch.record
+                    if batch.last:
+                        break  # publish before the next shard's first batch is waited for: it may fail
+                folder.publish(index, writer, record)
+        except BaseException:
+            folder.drop_partial(index)  # Ctrl-C may come between the opening of the file and the context
+            raise
 
 
 def _batches(run: Run, model: DiffusionModel, folder: OutputFolder, advance: Advance) -> Iterator[_Batch]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 # Ids and words that occur nowhere else: found in an output, they leaked.
-SECRET_WORDS = ("Zorblattic", "Quibbleton", "Blatherwick", "03/14/2019", "QZX", "qzx", "Xylograph")
+# The ids whole: three letters come up in compressed pixels by chance.
+SECRET_WORDS = ("Zorblattic", "Quibbleton", "Blatherwick", "03/14/2019", "QZX-77", "qzx-77", "Xylograph")
 HEADER = ("report_id", "findings", "impression", "view", "sex", "age")
 ROWS = (
     ("QZX-7781", "Zorblattic heart size is normal.", "Left pleural effusion.", "PA", "F", "61"),

@@ -235,7 +235,7 @@ def test_included_text_is_sanitized(tmp_path: Path, tiny_model: Path, table: Pat
     assert "Zorblattic heart size is normal." in texts[0]
     assert "Zorblattic lungs" in texts[1]
     everything = b"".join(path.read_bytes() for path in out.iterdir())
-    for word in ("Quibbleton", "Blatherwick", "03/14/2019", "QZX"):
+    for word in ("Quibbleton", "Blatherwick", "03/14/2019", "QZX-77"):
         assert word.encode() not in everything
     assert sum(manifest(out)["sanitized"].values()) >= 2
 

@@ -94,6 +94,10 @@ class OutputFolder:
         """A writer for one shard."""
         return ShardWriter(self.path / shard_name(index))
 
+    def drop_partial(self, index: int) -> None:
+        """Remove what there is of a shard that was not published."""
+        (self.path / f".{shard_name(index)}.partial").unlink(missing_ok=True)
+
     def publish(self, index: int, writer: ShardWriter, record: dict[str, Any]) -> None:
         """Close a shard, write its record, then give it its name."""
         sha256, size_bytes = writer.close()
