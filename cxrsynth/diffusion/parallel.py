@@ -21,7 +21,8 @@ from cxrsynth.diffusion.model import DiffusionModel
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Activations alive at once, in units of one feature map of the first level; measured on nano and Stable Diffusion.
+# Activations alive at once, in units of one feature map of the first level: a generous guess from the architecture,
+# not measured.
 _LIVE_MAPS_DECODER = 8
 _LIVE_MAPS_UNET = 80
 _CGROUP = Path("/sys/fs/cgroup")

@@ -3,19 +3,10 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """Which samples a shard holds: `[(report, image index)]` of consecutive reports."""
-
-    index: int
-    first_sample: int
 
 
 def shard_name(index: int) -> str:
