@@ -7,12 +7,14 @@ import typer
 
 from cxrsynth import __version__
 from cxrsynth.settings import (
+    AuditSettings,
     Device,
     GenerateSettings,
     ImageFormat,
     IncludeText,
     Precision,
     PromptStyle,
+    RuleSettings,
     Sampler,
     SamplingSettings,
     ShardFormat,
@@ -27,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 _COLUMNS, _SAMPLING, _OUTPUT, _PRIVACY = "Columns", "Sampling", "Output", "Privacy"
+_JUDGES, _KEEPING, _EVIDENCE = "Judges", "Who is kept", "Evidence"
 
 
 def _show_version(wanted: bool) -> None:
@@ -162,6 +165,131 @@ def generate(
     from cxrsynth.commands import run_generate
 
     run_generate(settings)
+
+
+@app.command()
+def audit(
+    shards: Annotated[
+        Path,
+        typer.Argument(help="Data set of cxrsynth, WebDataset, or folder of pictures or DICOM.", show_default=False),
+    ],
+    reference: Annotated[
+        Path | None, typer.Option(help="Real films to compare with: as SHARDS.", rich_help_panel=_EVIDENCE)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the findings; default: SHARDS with -audit.")] = None,
+    table: Annotated[Path | None, typer.Option(help="CSV, JSONL or Parquet table that tells of SHARDS' files.")] = None,
+    reference_table: Annotated[
+        Path | None, typer.Option(help="The same of the reference.", rich_help_panel=_EVIDENCE)
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="BACKEND for all rewards, or REWARD=BACKEND; repeatable. Default: nano-judge.", rich_help_panel=_JUDGES
+        ),
+    ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="Where fidelity is measured: a family, xrv:NAME, or an encoder folder.", rich_help_panel=_JUDGES
+        ),
+    ] = "nano-judge",
+    family: Annotated[
+        str, typer.Option(help="Judges that register films for checks and copies.", rich_help_panel=_JUDGES)
+    ] = "nano-judge",
+    minimum: Annotated[
+        list[str] | None,
+        typer.Option("--min", help="REWARD=VALUE: reject below it; repeatable.", rich_help_panel=_KEEPING),
+    ] = None,
+    min_posture: Annotated[float | None, typer.Option(rich_help_panel=_KEEPING)] = None,
+    min_diagnosis: Annotated[float | None, typer.Option(rich_help_panel=_KEEPING)] = None,
+    min_consistency: Annotated[float | None, typer.Option(rich_help_panel=_KEEPING)] = None,
+    beat_reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="REWARD=PERCENTILE of the reference's own rewards to beat; repeatable.", rich_help_panel=_KEEPING
+        ),
+    ] = None,
+    keep_fraction: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Keep the best share of every finding.", rich_help_panel=_KEEPING),
+    ] = None,
+    ignore_check: Annotated[
+        list[str] | None,
+        typer.Option(help="A quality check that shall not reject; repeatable.", rich_help_panel=_KEEPING),
+    ] = None,
+    write_kept: Annotated[
+        Path | None, typer.Option(help="Write the kept films again, as shards, here.", rich_help_panel=_OUTPUT)
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard written.", rich_help_panel=_OUTPUT)] = 1000,
+    utility: Annotated[
+        bool,
+        typer.Option("--utility", help="Train on synthetic and real films, test on real.", rich_help_panel=_EVIDENCE),
+    ] = False,
+    probes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Reference films that near-duplicates are planted of, to measure the search.",
+            rich_help_panel=_EVIDENCE,
+        ),
+    ] = 100,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(help="METRIC=VALUE: exit 3 when it is missed; repeatable.", rich_help_panel=_EVIDENCE),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first thing that cannot be read.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of samples and intervals.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = 2,
+    device: Annotated[Device, typer.Option()] = Device.AUTO,
+    report_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    findings_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    impression_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    view_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    sex_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    age_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+) -> None:
+    """Score every film, keep what is good enough, and show the evidence."""
+    from cxrsynth.commands import by_name, judges_by_reward, run_audit
+
+    columns = {
+        "report": report_column,
+        "findings": findings_column,
+        "impression": impression_column,
+        "view": view_column,
+        "sex": sex_column,
+        "age": age_column,
+    }
+    short = {"posture": min_posture, "diagnosis": min_diagnosis, "consistency": min_consistency}
+    settings = AuditSettings(
+        shards=shards,
+        reference=reference,
+        out=out,
+        table=table,
+        reference_table=reference_table,
+        columns={role: name for role, name in columns.items() if name is not None},
+        judges=judges_by_reward(judge or []),
+        family=family,
+        features=features,
+        rules=RuleSettings(
+            minimum=by_name("--min", minimum or [])
+            | {name: value for name, value in short.items() if value is not None},
+            beat=by_name("--beat-reference", beat_reference or [], low=0, high=100),
+            keep_fraction=keep_fraction,
+            ignored_checks=tuple(ignore_check or ()),
+        ),
+        write_kept=write_kept,
+        shard_size=shard_size,
+        utility=utility,
+        probes=probes,
+        fail_under=tuple(fail_under or ()),
+        strict=strict,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+    )
+    run_audit(settings)
 
 
 def main() -> None:

@@ -1,15 +1,19 @@
 """What each command does around its work: run it, render the outcome, turn our errors into exit codes."""
 
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
 
 from cxrsynth import console
 from cxrsynth.errors import CxrsynthError
-from cxrsynth.settings import GenerateSettings
+from cxrsynth.settings import AuditSettings, GenerateSettings
+
+_REWARDS = ("posture", "diagnosis", "consistency")
+_JUDGE = "nano-judge"
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def _user_errors() -> Iterator[None]:
         console.fail(f"[rank {rank}] {error}" if rank else str(error))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        console.say("stopped; finished shards are kept. Run the same command again to go on.")
+        console.say("stopped; what was finished is kept. Run the same command again to go on.")
         raise typer.Exit(130) from None
 
 
@@ -43,6 +47,51 @@ def run_generate(settings: GenerateSettings) -> None:
             return
         rejected = f", {done.rejected} rows set aside in rejected.csv" if done.rejected else ""
         console.say(f"{settings.out}: {done.samples} images in {done.shards} shards{rejected}")
+
+
+def run_audit(settings: AuditSettings) -> None:
+    """`cxrsynth audit`; exit code 3 when a stated minimum is missed."""
+    with _user_errors():
+        _quiet_libraries()
+        from cxrsynth.audit import audit
+
+        done = audit(settings)
+        if done is None:
+            return  # not the main process
+        console.print_audit(done.summary, done.out)
+        if not done.passed:
+            raise typer.Exit(3)
+
+
+def by_name(option: str, given: Sequence[str], *, low: float = -math.inf, high: float = math.inf) -> dict[str, float]:
+    """`NAME=VALUE` of a repeatable option. Raises typer.BadParameter where one is not understood."""
+    found = {}
+    for one in given:
+        name, _, text = one.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not name or not low <= value <= high:
+            span = f" from {low:g} to {high:g}" if math.isfinite(low) else ""
+            raise typer.BadParameter(f"{one!r}: expected REWARD=NUMBER{span}, as diagnosis=5", param_hint=option)
+        found[name] = value
+    return found
+
+
+def judges_by_reward(given: Sequence[str]) -> dict[str, str]:
+    """`--judge BACKEND` for all rewards and `REWARD=BACKEND` for one; the three rewards of nano-judge by default."""
+    backend = _JUDGE
+    own = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals:
+            backend = one
+        elif not name or not value:
+            raise typer.BadParameter(f"{one!r}: expected BACKEND or REWARD=BACKEND", param_hint="--judge")
+        else:
+            own[name] = value
+    return dict.fromkeys(_REWARDS, backend) | own
 
 
 def _quiet_libraries() -> None:

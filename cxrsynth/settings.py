@@ -115,3 +115,44 @@ class GenerateSettings:
     id_map: Path | None = None
     sampling: SamplingSettings = SamplingSettings()
     shards: ShardSettings = ShardSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleSettings:
+    """Who is kept. `beat` holds percentiles (0 to 100) of the reference's own rewards."""
+
+    minimum: dict[str, float] = field(default_factory=dict)
+    beat: dict[str, float] = field(default_factory=dict)
+    keep_fraction: float | None = None
+    ignored_checks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """Everything one `audit` command says.
+
+    `judges` maps rewards to backends; `family` is the one whose posture regressor brings films into one frame for the
+    checks and for the search of copies. Near-duplicates of `probes` reference films are planted, to measure how well
+    copies are found. `out` None: beside the input.
+    """
+
+    shards: Path
+    reference: Path | None = None
+    out: Path | None = None
+    table: Path | None = None
+    reference_table: Path | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    judges: dict[str, str] = field(default_factory=dict)
+    family: str = "nano-judge"
+    features: str = "nano-judge"
+    rules: RuleSettings = RuleSettings()
+    write_kept: Path | None = None
+    shard_size: int = 1000
+    utility: bool = False
+    probes: int = 100
+    fail_under: tuple[str, ...] = ()
+    strict: bool = False
+    seed: int = 0
+    batch_size: int = 16
+    workers: int = 2
+    device: Device = Device.AUTO

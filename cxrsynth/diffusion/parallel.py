@@ -5,21 +5,13 @@ many cores there are. A batch per core is faster, and its bytes are the same on 
 """
 
 import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import TypeVar
 
 import psutil
 import torch
 
 from cxrsynth.diffusion.model import DiffusionModel
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from cxrsynth.ordered import OrderedPool
 
 # Activations alive at once, in units of one feature map of the first level: a generous guess from the architecture,
 # not measured.
@@ -28,52 +20,16 @@ _LIVE_MAPS_UNET = 80
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-class SamplingPool:
-    """Threads that sample batches; use as a context.
+class SamplingPool(OrderedPool):
+    """Threads that sample batches of a model: as many as cores and memory allow.
 
-    `stopped` is set when the context is left: a batch under way looks at it between denoising steps.
+    `stopped` is looked at between denoising steps.
     """
 
     def __init__(self, model: DiffusionModel, *, batch_size: int, threads_per_batch: int) -> None:
-        self.stopped = threading.Event()
-        self.batches = batches_at_once(model, batch_size=batch_size, threads_per_batch=threads_per_batch)
-        self._threads_before = torch.get_num_threads()
-        threads = threads_per_batch if model.device.type == "cpu" else self._threads_before
-        # The number of threads of an operation belongs to the Python thread that calls it.
-        self._pool = ThreadPoolExecutor(self.batches, initializer=torch.set_num_threads, initargs=(threads,))
-
-    def map_in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-        """Each item with its result, in the items' order; reads ahead only as far as keeps the threads busy."""
-        waiting: deque[tuple[Item, Future[Result]]] = deque()
-        source, failure = iter(items), None
-        while True:
-            try:
-                item = next(source)
-            except StopIteration:
-                break
-            except Exception as error:
-                failure = error  # raised in its turn: what was read before it is owed first
-                break
-            waiting.append((item, self._pool.submit(function, item)))
-            # One batch more than threads: nobody waits while the caller writes the oldest one.
-            if len(waiting) > self.batches + 1:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-        if failure is not None:
-            raise failure
-
-    def __enter__(self) -> "SamplingPool":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stopped.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(self._threads_before)
+        batches = batches_at_once(model, batch_size=batch_size, threads_per_batch=threads_per_batch)
+        on_cpu = model.device.type == "cpu"
+        super().__init__(batches, threads=threads_per_batch if on_cpu else torch.get_num_threads())
 
 
 def batches_at_once(model: DiffusionModel, *, batch_size: int, threads_per_batch: int) -> int:

@@ -1,4 +1,11 @@
-"""Which judge stands behind a reward: by name, by folder, or a user's own class."""
+"""Which judge stands behind a reward: by name, by folder, or a user's own class.
+
+Of the backends that are not in the package no released weights were at hand: torchxrayvision's DenseNet, ResNet and
+PSPNet and the CLIP and SigLIP of transformers are tested as these real classes with random weights, saved to a folder
+(ResNet and PSPNet also to the file that torchxrayvision would fetch) and loaded back. BiomedCLIP, CheXzero and CXR-CLIP
+can be used once converted to a folder that transformers loads; that was not tried. BioViL-T is not supported: its
+package, hi-ml-multimodal, is not among our dependencies.
+"""
 
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -23,42 +30,36 @@ def load_reward(name: str, backend: str, *, device: torch.device) -> Reward:
     Args:
         name: `posture`, `diagnosis`, `consistency`, or that of an entry point in group `cxrsynth.rewards`, which names
             a class called with `backend` and `device`.
-        backend: a family (`nano`, `nano-judge`, or a folder laid out like one); for diagnosis also released
-            torchxrayvision weights or a folder of them; for consistency also a transformers folder.
+        backend: a family (`nano`, `nano-judge`, or a folder laid out like one); for posture also `pspnet` or a folder
+            of torchxrayvision's PSPNet; for diagnosis released torchxrayvision weights (`densenet121-res224-all`,
+            `resnet50-res512-all`) or a folder of them; for consistency a transformers folder.
         device: where its networks run.
 
     Raises:
         ModelError: if there is no such reward or backend, or it cannot be loaded.
     """
     if name not in REWARDS:
-        own = _entry_points()
-        if name not in own:
-            known = ", ".join((*REWARDS, *sorted(own)))
-            raise ModelError(
-                f"reward {name!r}: not known\n  expected: {known}, or an entry point in group {ENTRY_POINTS}"
-            )
-        reward: Reward = own[name].load()(backend, device=device)
+        reward: Reward = own_reward(name).load()(backend, device=device)
         return reward
-    folder = _family_folder(backend)
+    folder = family_folder(backend)
     if folder is not None:
         return _family(folder, device)[name]
     if name == "diagnosis":
         from cxrsynth.rewards.xrv import load_xrv
 
         return load_xrv(backend, device=device)
+    if name == "posture" and (backend == "pspnet" or Path(backend).is_dir()):
+        from cxrsynth.rewards.xrv_posture import load_lung_posture
+
+        return load_lung_posture(backend, device=device)
     if name == "consistency" and Path(backend).is_dir():
         from cxrsynth.rewards.transformers_dual import load_dual_encoder
 
         return load_dual_encoder(Path(backend), device=device)
-    raise ModelError(f"{name}: no backend {backend!r}\n  expected: {', '.join(FAMILIES)}, or a folder")
+    raise no_backend(name, backend)
 
 
-@lru_cache(maxsize=4)
-def _family(folder: Path, device: torch.device) -> dict[str, Reward]:
-    return load_family(folder, device=device)
-
-
-def _family_folder(backend: str) -> Path | None:
+def family_folder(backend: str) -> Path | None:
     """Folder of a family in the package or the user's own, None where the backend is something else."""
     if backend in FAMILIES:
         return Path(str(files("cxrsynth") / "nano" / "assets" / "judges" / backend))
@@ -66,5 +67,26 @@ def _family_folder(backend: str) -> Path | None:
     return folder if (folder / "classifier").is_dir() else None
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    return {found.name: found for found in entry_points(group=ENTRY_POINTS)}
+def own_reward(name: str) -> EntryPoint:
+    """The entry point of a user's own reward.
+
+    Raises:
+        ModelError: if no installed package has one of this name.
+    """
+    own = {found.name: found for found in entry_points(group=ENTRY_POINTS)}
+    if name not in own:
+        known = ", ".join((*REWARDS, *sorted(own)))
+        raise ModelError(f"reward {name!r}: not known\n  expected: {known}, or an entry point in group {ENTRY_POINTS}")
+    return own[name]
+
+
+def no_backend(name: str, backend: str) -> ModelError:
+    """That a reward has no such backend, and which it has."""
+    released = {"posture": ", pspnet", "diagnosis": ", released weights such as densenet121-res224-all"}
+    known = f"{', '.join(FAMILIES)}{released.get(name, '')}, or a folder"
+    return ModelError(f"{name}: no backend {backend!r}\n  expected: {known}")
+
+
+@lru_cache(maxsize=4)
+def _family(folder: Path, device: torch.device) -> dict[str, Reward]:
+    return load_family(folder, device=device)

@@ -1,5 +1,6 @@
 """The reward families in the package: three rewards on nano's judging networks."""
 
+import threading
 from pathlib import Path
 
 import torch
@@ -38,8 +39,12 @@ def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
 
+    # A tokenizer shared by threads gives wrong tokens, and no error.
+    one_at_a_time = threading.Lock()
+
     def encode_texts(texts: list[str]) -> Tensor:
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        with one_at_a_time:
+            ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return dual.encode_texts(ids.to(device))
 
     return {
@@ -53,5 +58,6 @@ def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
 
 def canonical_text(report: Report) -> str:
     """The canonical sentence of a report's subject and labels: the words nano's encoders were trained on."""
-    subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
+    group = report.told_age_group or age_group(report.age_years)
+    subject = Subject(view=report.view, age_group=group, sex=report.sex)
     return canonical_prompt(subject, report.labels)

@@ -4,6 +4,8 @@ Each is a folder of `config.json` and `model.safetensors` (huggingface_hub's `Py
 [B, 1, H, W] float32 in [0, 1], grey, of any size, and resample them to their own.
 """
 
+import contextlib
+import io
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetMode
 
 # Heads beside the findings: is the view AP (against PA), is it a child, is it a woman.
 SUBJECT_HEADS = ("AP view", "Child", "Female")
+_BLACK = 5  # of 255
 POSTURE = ("shift_x", "shift_y", "log_scale_x", "log_scale_y", "rotation_rad")
 
 
@@ -46,7 +49,7 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 1, H, W] in [0, 1] -> [B, F]."""
-        maps = self.network(_resized(images, self.size) * 2 - 1)
+        maps = self.network(stretched(_resized(images, self.size)) * 2 - 1)
         if not isinstance(maps, Tensor):
             maps = maps.last_hidden_state
         return F.relu(maps).mean((2, 3))
@@ -58,7 +61,37 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-class FindingClassifier(nn.Module, PyTorchModelHubMixin):
+def stretched(images: Tensor, *, tail: float = 0.005) -> Tensor:
+    """Grey levels brought to full range, `tail` of each film's pixels beyond either end, as in training.
+
+    Sources differ in contrast, not in meaning. Black (below 5 of 255: collimation, padding) is not counted; a film that
+    is all black stays as it is.
+
+    Args:
+        images: [B, 1, H, W] in [0, 1].
+        tail: share of pixels that may be cut at each end.
+    """
+    levels = (images.float() * 255.0).clamp(0, 255)
+    counts = torch.zeros(len(images), 256, device=images.device)
+    places = levels.round().long().flatten(1)
+    counts.scatter_add_(1, places, torch.ones_like(places, dtype=counts.dtype))
+    counts[:, :_BLACK] = 0
+    share = counts.cumsum(1) / counts.sum(1, keepdim=True).clamp(min=1)
+    low, high = ((share < edge).sum(1).float()[:, None, None, None] for edge in (tail, 1 - tail))
+    wide = ((levels - low) / (high - low).clamp(min=1)).clamp(0, 1)
+    return torch.where((high < 256) & (high > low), wide, levels / 255.0).to(images.dtype)
+
+
+class _Saved(PyTorchModelHubMixin):
+    """A network that is a folder; the library's own loading prints where from, which is nobody's business here."""
+
+    @classmethod
+    def _from_pretrained(cls, **given: Any) -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return super()._from_pretrained(**given)
+
+
+class FindingClassifier(nn.Module, _Saved):
     """Findings, view, age group and sex, each a logit of its own.
 
     Args:
@@ -67,6 +100,7 @@ class FindingClassifier(nn.Module, PyTorchModelHubMixin):
     """
 
     temperature: Tensor
+    offset: Tensor
 
     def __init__(self, heads: list[str], trunk: dict[str, Any]) -> None:
         super().__init__()
@@ -74,13 +108,17 @@ class FindingClassifier(nn.Module, PyTorchModelHubMixin):
         self.trunk = Trunk(**trunk)
         self.head = nn.Linear(self.trunk.features, len(heads))
         self.register_buffer("temperature", torch.ones(len(heads)))
+        self.register_buffer("offset", torch.zeros(len(heads)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 1, H, W] in [0, 1] -> logits [B, len(heads)], calibrated by each head's temperature (Guo et al. 2017)."""
-        return self.head(self.trunk(images)) / self.temperature  # type: ignore[no-any-return]
+        """[B, 1, H, W] in [0, 1] -> logits [B, len(heads)], calibrated by each head's temperature and offset.
+
+        Source: Guo et al., arXiv:1706.04599 (vector scaling); the offset undoes the weight of rare findings.
+        """
+        return self.head(self.trunk(images)) / self.temperature + self.offset  # type: ignore[no-any-return]
 
 
-class PostureRegressor(nn.Module, PyTorchModelHubMixin):
+class PostureRegressor(nn.Module, _Saved):
     """How far a chest is from the canonical frame: shift, log scale, rotation.
 
     Source: spatial transformer (Jaderberg et al., arXiv:1506.02025), trained on known warps from a zero start.
@@ -101,7 +139,7 @@ class PostureRegressor(nn.Module, PyTorchModelHubMixin):
         return self.head(self.trunk(images)) * self.reach  # type: ignore[no-any-return]
 
 
-class DualEncoder(nn.Module, PyTorchModelHubMixin):
+class DualEncoder(nn.Module, _Saved):
     """Images and texts in one space, compared by cosine.
 
     Source: CLIP (Radford et al., arXiv:2103.00020), on `CLIPTextModel` and a `Trunk`.

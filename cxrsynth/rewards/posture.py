@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cxrsynth.reports.rows import Report
-from cxrsynth.rewards.networks import PostureRegressor
 
 # One unit of distance: 5% of width, 10% of scale, 5 degrees. In the regressor's order and units.
 _UNIT = (0.1, 0.1, math.log(1.1), math.log(1.1), math.radians(5.0))
@@ -18,13 +17,16 @@ class PostureReward:
 
     0 is canonical; -1 is one such unit away. CXRL (Han et al., arXiv:2403.06516) rewards alignment to a canonical
     orientation; the constants are ours.
+
+    Args:
+        network: images [B, 1, H, W] in [0, 1] -> [B, 5], as `PostureRegressor` gives them; a row of nan gives nan.
     """
 
     unit = "minus units of 5% of width, 10% of scale, 5 degrees (root of the sum of squares)"
     low, high = -math.inf, 0.0
     needs_report = False
 
-    def __init__(self, network: PostureRegressor) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self._network = network.eval()
         self._unit = torch.tensor(_UNIT)
 

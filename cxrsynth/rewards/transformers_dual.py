@@ -1,5 +1,6 @@
 """Any CXR-text dual encoder in a transformers folder (CLIP, SigLIP and their kin) as a judge of consistency."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def load_dual_encoder(folder: Path, *, device: torch.device) -> ConsistencyRewar
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModelError(f"{folder}: {type(model).__name__} does not encode images and texts\n  expected: CLIP, SigLIP")
     length = _text_length(model, tokenizer)
+    # A tokenizer shared by threads gives wrong tokens, and no error.
+    one_at_a_time = threading.Lock()
 
     def encode_images(images: Tensor) -> Tensor:
         # Their processors expect colours: the grey film three times.
@@ -46,12 +49,14 @@ def load_dual_encoder(folder: Path, *, device: torch.device) -> ConsistencyRewar
         return _unit(model.get_image_features(pixel_values=pixels.to(device)))
 
     def encode_texts(texts: list[str]) -> Tensor:
-        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        with one_at_a_time:
+            tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         accepted = {name: value.to(device) for name, value in tokens.items() if name != "token_type_ids"}
         return _unit(model.get_text_features(**accepted))
 
     def fits(text: str) -> bool:
-        return len(tokenizer(text, verbose=False).input_ids) <= length
+        with one_at_a_time:
+            return len(tokenizer(text, verbose=False).input_ids) <= length
 
     return ConsistencyReward(encode_images, encode_texts, text_of=_text_of(fits))
 

@@ -2,8 +2,23 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy.spatial.distance import cdist
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from cxrsynth.evidence.fidelity import Features, bootstrap, frechet_distance, kernel_distance, manifolds
+from cxrsynth.evidence import fidelity
+from cxrsynth.evidence.fidelity import (
+    Features,
+    _kernel_distances,
+    bootstrap,
+    frechet_distance,
+    frechet_interval,
+    kernel_distance,
+    kernel_interval,
+    manifold_intervals,
+    manifolds,
+)
 
 
 def cloud(count: int, width: int = 4, *, seed: int = 0, shift: float = 0.0) -> Features:
@@ -93,3 +108,94 @@ def test_bootstrap_holds_the_truth_as_often_as_it_says() -> None:
 def test_bootstrap_of_a_biased_measure_stays_around_its_value() -> None:
     interval = bootstrap(frechet_distance, cloud(50, 10, seed=1), cloud(50, 10, seed=2), rounds=50)
     assert interval.low < interval.value < interval.high
+
+
+class Given(torch.nn.Module):
+    """Films that are their own features, for measures that want a network."""
+
+    num_features = 16
+
+    def forward(self, films: torch.Tensor) -> torch.Tensor:
+        return films.flatten(1).double()
+
+
+def as_films(features: Features) -> torch.Tensor:
+    return torch.from_numpy(features).reshape(-1, 1, 4, 4)
+
+
+@pytest.mark.parametrize("count", [12, 60])  # fewer films than features, and more
+def test_distances_are_those_of_torchmetrics(count: int) -> None:
+    one, other = cloud(count, 16, seed=1), cloud(count, 16, seed=2, shift=0.5)
+    frechet = FrechetInceptionDistance(feature=Given(), input_img_size=(1, 4, 4)).set_dtype(torch.float64)
+    kernel = KernelInceptionDistance(feature=Given(), subsets=1, subset_size=count)
+    for metric in (frechet, kernel):
+        metric.update(as_films(one), real=True)
+        metric.update(as_films(other), real=False)
+    # Theirs loses digits where covariances are singular.
+    assert frechet_distance(one, other) == pytest.approx(float(frechet.compute()), rel=1e-4)
+    assert kernel_distance(one, other) == pytest.approx(float(kernel.compute()[0]), rel=1e-9)
+
+
+def test_frechet_distance_bears_features_that_never_change() -> None:
+    one, other = cloud(50, 6, seed=1), cloud(50, 6, seed=2)
+    dead = np.zeros((50, 1))
+    expected = frechet_distance(one, other)
+    assert frechet_distance(np.hstack([one, dead]), np.hstack([other, dead])) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("width", [5, 80])
+def test_frechet_interval_is_the_bootstrap_without_copies(width: int) -> None:
+    one, other = cloud(40, width, seed=1), cloud(50, width, seed=2, shift=0.3)
+    slow = bootstrap(frechet_distance, one, other, rounds=20, seed=4)
+    fast = frechet_interval(one, other, rounds=20, seed=4)
+    assert (fast.value, fast.low, fast.high) == pytest.approx((slow.value, slow.low, slow.high), rel=1e-6)
+
+
+def test_kernel_interval_holds_the_truth_as_often_as_it_says() -> None:
+    def pair(seed: int) -> tuple[Features, Features]:
+        return cloud(50, 6, seed=2 * seed), cloud(50, 6, seed=2 * seed + 1, shift=0.3)
+
+    truth = np.mean([kernel_distance(*pair(seed)) for seed in range(1000, 1400)])
+    found = [kernel_interval(*pair(seed), seed=seed) for seed in range(150)]
+    assert 0.88 <= np.mean([interval.low <= truth <= interval.high for interval in found]) <= 0.995
+
+
+def test_kernel_resampling_never_pairs_a_film_with_itself() -> None:
+    one, other = cloud(6, seed=1), cloud(5, seed=2)
+    times = np.array([[2.0, 1, 1, 1, 1, 0]])
+    drawn = _kernel_distances(one, other, times, np.ones((1, 5)))[0]
+
+    def kernel(a: Features, b: Features) -> Features:
+        return np.asarray((a @ b.T / 4 + 1) ** 3)
+
+    copied = one[[0, 0, 1, 2, 3, 4]]
+    allowed = ~np.eye(6, dtype=bool)
+    allowed[0, 1] = allowed[1, 0] = False
+    within = kernel(copied, copied)[allowed].mean()
+    beside = kernel(other, other)[~np.eye(5, dtype=bool)].mean()
+    assert drawn == pytest.approx(within + beside - 2 * kernel(copied, other).mean())
+
+
+def test_manifold_intervals_lie_around_their_values() -> None:
+    real, made = cloud(150, seed=1), cloud(120, seed=2, shift=0.7)
+    values, found = manifolds(real, made), manifold_intervals(real, made, seed=3)
+    for name in ("precision", "recall", "density", "coverage"):
+        interval = getattr(found, name)
+        assert interval.value == getattr(values, name)
+        assert interval.low < interval.value < interval.high
+    assert found == manifold_intervals(real, made, seed=3)
+
+
+def test_manifolds_are_those_of_all_distances_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = cloud(60, seed=1), cloud(45, seed=2, shift=0.7)
+    apart, within, theirs = cdist(made, real), np.sort(cdist(real, real)), np.sort(cdist(made, made))
+    inside = apart < within[:, 5]
+    expected = (
+        inside.any(1).mean(),
+        (apart < theirs[:, 5][:, None]).any(0).mean(),
+        inside.sum() / (5 * 45),
+        inside.any(0).mean(),
+    )
+    monkeypatch.setattr(fidelity, "_ROWS", 7)
+    found = manifolds(real, made)
+    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(expected)

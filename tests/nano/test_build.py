@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from cxrsynth.nano.build import autoencoder, denoiser, fitting
+from cxrsynth.nano.build import autoencoder, decoder, denoiser, fitting
 from cxrsynth.nano.build.__main__ import main
 from cxrsynth.nano.build.films import GROUPS, SMALL_GROUPS, load_films
 from cxrsynth.nano.build.judges import FAMILIES
@@ -56,7 +56,7 @@ CONFIG = {
     "text": {"vocab_size": 400, "max_tokens": 64, "width": 16, "layers": 1, "heads": 2},
     "denoiser": {
         "channels": [32, 32],
-        "leave_out": ["hannover"],
+        "share": {"hannover": 0.0},
         "steps": 4,
         "batch_size": 2,
         "learning_rate": 1.0e-3,
@@ -79,6 +79,16 @@ CONFIG = {
         "classifier": FIT,
         "posture": FIT,
         "dual_encoder": FIT,
+    },
+    "decoder": {
+        "steps": 4,
+        "batch_size": 2,
+        "crop": 16,
+        "learning_rate": 1.0e-3,
+        "width": 8,
+        "feature_weight": 1.0,
+        "adversarial_weight": 0.1,
+        "blend": 0.9,
     },
     "measure": {"images": 10, "pairs": 4},
     "min_shown": 2,
@@ -144,7 +154,7 @@ def test_an_interrupted_build_equals_one_never_stopped(
     # Learning the tokenizer breaks ties at random: what must be equal is the training.
     for folder in ("tokenizer", "judges/tokenizer"):
         shutil.copytree(tmp_path / "whole" / folder, tmp_path / "halted" / folder)
-    for module in (autoencoder, denoiser, fitting):
+    for module in (autoencoder, denoiser, fitting, decoder):
         save = module.save_state
 
         def save_then_stop(path: Path, *, step: int, save: object = save, **state: object) -> None:
@@ -169,5 +179,5 @@ def test_an_interrupted_build_equals_one_never_stopped(
             expected, found = map(load_file, files)
             assert all(found[name].equal(expected[name]) for name in expected), (family, network)
     spec = json.loads((tmp_path / "model" / "cxrsynth.json").read_text())
-    assert spec["depicts"]["findings"] == {"No Finding": 8, "Pleural Effusion": 4, "Pneumonia": 4}
-    assert "Pneumonia | 4" in (tmp_path / "model" / "model_card.md").read_text()
+    assert spec["depicts"]["findings"] == {"No Finding": 10, "Pleural Effusion": 5, "Pneumonia": 5}
+    assert "Pneumonia | 5" in (tmp_path / "model" / "model_card.md").read_text()

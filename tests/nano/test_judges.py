@@ -101,13 +101,22 @@ def test_augmentation_moves_softens_and_stays_in_range() -> None:
     assert torch.equal(made(moving, 1), made(moving, 1))
 
 
-def test_calibration_finds_the_temperature() -> None:
+def test_calibration_finds_temperature_and_offset() -> None:
     network = FindingClassifier(["Edema", "Child"], DENSENET)
     chance = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(0)) * 0.96 + 0.02
     wanted = (torch.rand(20_000, 2, generator=torch.Generator().manual_seed(1)) < chance).float()
-    logits = chance.logit() * torch.tensor([3.0, 0.5])  # one too sure, one too shy
+    wanted[:5000] = torch.nan  # unknown: these decide nothing
+    logits = chance.logit() * torch.tensor([3.0, 0.5]) + torch.tensor([0.0, 2.0])  # one too sure, one too shy and high
     calibrate(network, logits, wanted)
     assert network.temperature.tolist() == pytest.approx([3.0, 0.5], rel=0.1)
+    assert (logits / network.temperature + network.offset - chance.logit()).abs().max() < 0.25
+
+
+def test_calibration_leaves_a_head_of_one_outcome_alone() -> None:
+    network = FindingClassifier(["Edema", "Child"], DENSENET)
+    calibrate(network, torch.randn(50, 2), torch.stack((torch.ones(50), torch.full((50,), torch.nan)), 1))
+    assert network.temperature.tolist() == [1.0, 1.0]
+    assert network.offset.tolist() == [0.0, 0.0]
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:

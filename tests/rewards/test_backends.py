@@ -9,6 +9,7 @@ import torch
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.rows import Report
 from cxrsynth.rewards.backends import load_reward
+from cxrsynth.rewards.xrv_posture import released_segmentation
 
 CPU = torch.device("cpu")
 OWN = """
@@ -40,10 +41,21 @@ def test_a_users_own_reward_is_found_by_its_entry_point(tmp_path: Path, monkeypa
     sys.modules.pop("own_reward", None)
 
 
-@pytest.mark.parametrize("name", ["posture", "consistency"])
-def test_an_unknown_backend_is_told(name: str) -> None:
-    with pytest.raises(ModelError, match=f"{name}: no backend 'nowhere'"):
+@pytest.mark.parametrize(("name", "known"), [("posture", "pspnet, or a folder"), ("consistency", "judge, or a folder")])
+def test_an_unknown_backend_is_told(name: str, known: str) -> None:
+    with pytest.raises(ModelError, match=f"{name}: no backend 'nowhere'\n.*{known}"):
         load_reward(name, "nowhere", device=CPU)
+
+
+def test_released_lung_segmentation_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = released_segmentation()
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"no weights")
+    (tmp_path / "pspnet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="torchxrayvision could not load its PSPNet"):
+        load_reward("posture", "pspnet", device=CPU)
 
 
 def test_a_folder_is_taken_for_what_it_holds(tmp_path: Path) -> None:
@@ -52,6 +64,8 @@ def test_a_folder_is_taken_for_what_it_holds(tmp_path: Path) -> None:
         load_reward("posture", str(tmp_path), device=CPU)
     other = tmp_path / "other"
     other.mkdir()
+    with pytest.raises(ModelError, match="segmentation of lungs"):
+        load_reward("posture", str(other), device=CPU)
     with pytest.raises(ModelError, match="torchxrayvision classifier"):
         load_reward("diagnosis", str(other), device=CPU)
     with pytest.raises(ModelError, match="dual encoder"):

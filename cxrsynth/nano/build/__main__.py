@@ -5,19 +5,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from diffusers import AutoencoderKL
+from torch import Tensor
 from transformers import CLIPTokenizer
 
-from cxrsynth.nano.build.align import canonical_frames
+from cxrsynth.nano.build.align import canonical_frames, registered_frames
 from cxrsynth.nano.build.autoencoder import encode_mean, standardise_latents, train_autoencoder
 from cxrsynth.nano.build.config import BuildConfig, load_config
+from cxrsynth.nano.build.decoder import sharpen_decoder
 from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_denoiser
-from cxrsynth.nano.build.export import export_model
-from cxrsynth.nano.build.films import load_films
-from cxrsynth.nano.build.judges import train_judges
+from cxrsynth.nano.build.export import SHARP_VAE, export_model
+from cxrsynth.nano.build.films import SMALL_GROUPS, load_films
+from cxrsynth.nano.build.judges import FAMILIES, train_judges
 from cxrsynth.nano.build.measure import measure
 from cxrsynth.nano.build.training import log
+from cxrsynth.rewards.networks import FindingClassifier
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 _CONFIG = Path(__file__).with_name("config.yaml")
@@ -29,6 +33,7 @@ class Stage(StrEnum):
     AUTOENCODER = "autoencoder"
     DENOISER = "denoiser"
     JUDGES = "judges"
+    DECODER = "decoder"
     EXPORT = "export"
     MEASURE = "measure"
 
@@ -53,6 +58,8 @@ def main(
             _denoiser(data, work, settings)
         elif stage is Stage.JUDGES:
             train_judges(data, work, settings)
+        elif stage is Stage.DECODER:
+            _decoder(data, work, settings)
         elif stage is Stage.EXPORT:
             export_model(data, work, out, settings=settings)
         else:
@@ -78,18 +85,16 @@ def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:
 def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
     films, pixels = load_films(data, size=settings.image_size)
     frames, shown = canonical_frames(films, pixels, work / "frames.safetensors", settings=settings.align)
-    vae = AutoencoderKL.from_pretrained(work / "vae").eval()
-    latents = cache_latents(
-        pixels[shown],
-        frames[shown],
-        vae,
-        work / "latents.safetensors",
-        settings=settings.denoiser,
-        seed=settings.seed,
-    )
+    latents = _latents(pixels[shown], frames[shown], work, "latents", settings)
+    drawn = [film for film, here in zip(films, shown.tolist(), strict=True) if here]
+    # Small films come with a word that says so: they teach what is rare elsewhere, and not their softness.
+    small, pixels = load_films(data, size=settings.image_size, groups=SMALL_GROUPS, resample=True)
+    frames, shown = registered_frames(small, pixels, work / "frames.safetensors", settings=settings.align)
+    latents = torch.cat((latents, _latents(pixels[shown], frames[shown], work, "latents_small", settings)))
+    drawn += [film for film, here in zip(small, shown.tolist(), strict=True) if here]
     tokenizer = _tokenizer(work / "tokenizer", settings)
     networks = train_denoiser(
-        [film for film, here in zip(films, shown.tolist(), strict=True) if here],
+        drawn,
         latents,
         tokenizer,
         work,
@@ -101,6 +106,32 @@ def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
     )
     networks.unet.save_pretrained(work / "unet")
     networks.text_encoder.save_pretrained(work / "text_encoder")
+
+
+def _latents(pixels: Tensor, frames: Tensor, work: Path, name: str, settings: BuildConfig) -> Tensor:
+    return cache_latents(
+        pixels,
+        frames,
+        AutoencoderKL.from_pretrained(work / "vae").eval(),
+        work / f"{name}.safetensors",
+        settings=settings.denoiser,
+        seed=settings.seed,
+    )
+
+
+def _decoder(data: Path, work: Path, settings: BuildConfig) -> None:
+    _, pixels = load_films(data, size=settings.image_size)
+    vae = sharpen_decoder(
+        pixels,
+        AutoencoderKL.from_pretrained(work / "vae"),
+        FindingClassifier.from_pretrained(work / "judges" / FAMILIES[0] / "classifier").eval(),
+        work / "decoder.pt",
+        settings=settings.decoder,
+        seed=settings.seed,
+        save_every=settings.save_every,
+        parts=settings.parts,
+    )
+    vae.save_pretrained(work / SHARP_VAE)
 
 
 def _tokenizer(folder: Path, settings: BuildConfig) -> CLIPTokenizer:

@@ -76,7 +76,7 @@ def train_autoencoder(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=settings.steps)
         rng = step_generator(seed, step)
-        films = _crops(pixels, settings.batch_size, settings.crop, rng)  # [B, 1, crop, crop]
+        films = random_crops(pixels, settings.batch_size, settings.crop, rng)  # [B, 1, crop, crop]
         noise = torch.randn((settings.batch_size, settings.latent_channels, latent, latent), generator=rng)
         losses += gradients(loss, (films, noise), parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -90,7 +90,7 @@ def train_autoencoder(
     return vae.eval()
 
 
-def _crops(pixels: Tensor, count: int, crop: int, rng: torch.Generator) -> Tensor:
+def random_crops(pixels: Tensor, count: int, crop: int, rng: torch.Generator) -> Tensor:
     """Random crops in [-1, 1], float32 [count, 1, crop, crop]."""
     films = torch.randint(len(pixels), (count,), generator=rng).tolist()
     corners = torch.randint(pixels.shape[-1] - crop + 1, (count, 2), generator=rng).tolist()

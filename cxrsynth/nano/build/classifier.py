@@ -64,17 +64,39 @@ def train_classifier(
     return network
 
 
-@torch.no_grad()
 def calibrate(network: FindingClassifier, logits: Tensor, wanted: Tensor) -> None:
-    """Set each head's temperature to what makes its logits [N, K] on `val` most likely (Guo et al. 2017)."""
-    candidates = torch.logspace(-1, 1, 81)
+    """Set each head's temperature and offset to what makes the films of `val` most likely.
+
+    Args:
+        network: of which no temperature or offset is set yet.
+        logits: its outputs, float32 [N, K].
+        wanted: 1 present, 0 absent, nan unknown, [N, K].
+
+    Source: Platt 1999; Guo et al., arXiv:1706.04599.
+    """
     for head in range(logits.shape[1]):
         known = ~wanted[:, head].isnan()
-        if known.any():
-            scaled = logits[known, head] / candidates[:, None]  # [81, n]
-            truth = wanted[known, head].expand_as(scaled)
-            cost = F.binary_cross_entropy_with_logits(scaled, truth, reduction="none").mean(1)
-            network.temperature[head] = candidates[cost.argmin()]
+        truth = wanted[known, head].double()
+        if known.any() and 0 < truth.mean() < 1:
+            scale, offset = platt(logits[known, head].double(), truth)
+            network.temperature[head], network.offset[head] = 1 / scale, offset
+
+
+def platt(logits: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Scale (0.1 to 10) and offset of logits [n] that make the outcomes [n] most likely."""
+    parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # log scale, offset
+    optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+
+    def cost() -> Tensor:
+        optimizer.zero_grad()
+        scaled = logits * parameters[0].clamp(-2.3, 2.3).exp() + parameters[1]
+        value = F.binary_cross_entropy_with_logits(scaled, truth)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(cost)  # type: ignore[no-untyped-call]
+    log_scale, offset = parameters.detach().tolist()
+    return float(torch.tensor(log_scale).clamp(-2.3, 2.3).exp()), offset
 
 
 def _shown(film: Film) -> set[str]:

@@ -23,6 +23,22 @@ class AutoencoderSettings(_Strict):
     kl_weight: float
 
 
+class DecoderSettings(_Strict):
+    """The decoder trained further, against a discriminator whose first layer has `width` channels.
+
+    `blend` is how far from the plain decoder (0) to the one trained further (1) the exported weights lie.
+    """
+
+    steps: int
+    batch_size: int
+    crop: int
+    learning_rate: float
+    width: int
+    feature_weight: float
+    adversarial_weight: float
+    blend: float
+
+
 class AlignSettings(_Strict):
     """Registration of the films to their mean, and the frame in which they are shown.
 
@@ -50,10 +66,10 @@ class TextSettings(_Strict):
 
 
 class DenoiserSettings(_Strict):
-    """UNet, trained on cached latents of augmented films; those of groups in `leave_out` are not drawn."""
+    """UNet, trained on cached latents of augmented films; `share` is how often a group is drawn, 1 where not named."""
 
     channels: tuple[int, ...]
-    leave_out: tuple[str, ...]
+    share: dict[str, float]
     steps: int
     batch_size: int
     learning_rate: float
@@ -126,6 +142,7 @@ class BuildConfig(_Strict):
     text: TextSettings
     denoiser: DenoiserSettings
     judges: JudgeSettings
+    decoder: DecoderSettings
     measure: MeasureSettings
     min_shown: int
     defaults: GenerationDefaults

@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from cxrsynth.nano.build.align import compose, warp, warp_matrices
 from cxrsynth.nano.build.autoencoder import encode_mean
 from cxrsynth.nano.build.config import DenoiserSettings, TextSettings
-from cxrsynth.nano.build.films import Film, caption
+from cxrsynth.nano.build.films import SMALL_GROUPS, Film, caption
 from cxrsynth.nano.build.training import (
     PartGradients,
     load_state,
@@ -87,6 +87,10 @@ def make_unet(
         attention_head_dim=2,
         norm_num_groups=32,
     )
+
+
+# What a prompt says of a film of 64 pixels a side; `generate` never says it.
+SMALL_SENTENCE = "Low resolution."
 
 
 class Networks(nn.Module):
@@ -175,7 +179,7 @@ def train_denoiser(
     first = load_state(checkpoint, optimizer=optimizer, networks=networks, averaged=averaged)
     averaged.ema.optimization_step = first
     weights = sampling_weights(films)
-    weights[torch.tensor([film.group in settings.leave_out for film in films])] = 0.0
+    weights *= torch.tensor([settings.share.get(film.group, 1.0) for film in films])
     tokens, empty = _caption_tokens(films, tokenizer, settings.captions, seed)
     gradients, parameters = PartGradients(parts), list(networks.parameters())
 
@@ -235,9 +239,15 @@ class _EMA(nn.Module):
         self.ema.shadow_params = list(self.shadow)
 
 
+def _told(film: Film, rng: random.Random) -> str:
+    """A caption; of a small film it says so always, as size conditioning does (Podell et al., arXiv:2307.01952)."""
+    words = [caption(film, rng), SMALL_SENTENCE if film.group in SMALL_GROUPS else ""]
+    return " ".join(word for word in words if word)
+
+
 def _caption_tokens(films: list[Film], tokenizer: CLIPTokenizer, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Token ids of `count` captions per film [N, count, L], and of the empty prompt [L]."""
     rng = random.Random(seed)
-    texts = [caption(film, rng) for film in films for _ in range(count)]
+    texts = [_told(film, rng) for film in films for _ in range(count)]
     encoded = tokenizer(["", *texts], padding="max_length", truncation=True, return_tensors="pt").input_ids
     return encoded[1:].view(len(films), count, -1), encoded[0]

@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults
+from cxrsynth.nano.build.align import film_kind, registered_frames
 from cxrsynth.nano.build.card import model_card
 from cxrsynth.nano.build.config import BuildConfig
 from cxrsynth.nano.build.denoiser import make_scheduler
-from cxrsynth.nano.build.films import Film, load_films
+from cxrsynth.nano.build.films import SMALL_GROUPS, Film, load_films
+from cxrsynth.nano.build.fitting import resampled
 from cxrsynth.nano.build.training import log
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.settings import PromptStyle
@@ -24,23 +26,29 @@ from cxrsynth.settings import PromptStyle
 NUMBERS_FILE = "numbers.json"
 CARD_FILE = "model_card.md"
 JUDGES = "judges"
+CANONICAL_FILE = "canonical.safetensors"  # mean chest of adults and children in the canonical frame
+_MEAN_SIZE = 64
+SHARP_VAE = "vae_sharp"  # in the work folder: what the decoder stage leaves
 
 
 def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None:
     """Write the model folder, measured numbers and the card; the folder is replaced whole."""
-    vae = AutoencoderKL.from_pretrained(work / "vae").eval()
-    train, _ = load_films(data, size=settings.image_size)
+    vae = AutoencoderKL.from_pretrained(work / SHARP_VAE).eval()
+    train, train_pixels = load_films(data, size=settings.image_size)
     val, pixels = load_films(data, size=settings.image_size, split="val")
     numbers: dict[str, Any] = {
         "autoencoder": _autoencoder_numbers(vae, pixels),
         "films": {"train": len(train), "val": len(val)},
     }
-    shown = load_file(work / "frames.safetensors")["shown"].tolist()
-    left_out = settings.denoiser.leave_out
-    drawn = [film for film, here in zip(train, shown, strict=True) if here and film.group not in left_out]
+    frames = load_file(work / "frames.safetensors")
+    shown = frames["shown"].tolist()
+    means = _mean_chests(train, train_pixels, frames["matrices"], frames["shown"])
+    small, small_pixels = load_films(data, size=settings.image_size, groups=SMALL_GROUPS, resample=True)
+    _, small_shown = registered_frames(small, small_pixels, work / "frames.safetensors", settings=settings.align)
+    seen = zip([*train, *small], shown + small_shown.tolist(), strict=True)
+    drawn = [film for film, here in seen if here and settings.denoiser.share.get(film.group, 1.0) > 0]
     spec = _spec(drawn, settings)
-    groups = [Counter(film.group for film in films) for films in (train, drawn)]
-    numbers["sources"] = {name: {"autoencoder": n, "denoiser": groups[1][name]} for name, n in groups[0].items()}
+    numbers["sources"] = _sources(train, drawn, [*train, *small])
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline = StableDiffusionPipeline(
@@ -65,10 +73,35 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     (partial / CARD_FILE).write_text(model_card(spec, numbers, settings), encoding="utf-8")
     for family in (work / JUDGES).glob("nano*"):
         for network in ("classifier", "posture", "dual_encoder"):
-            shutil.copytree(family / network, partial / JUDGES / family.name / network)
+            # Not the card that the saving library writes of its own accord.
+            shutil.copytree(
+                family / network, partial / JUDGES / family.name / network, ignore=shutil.ignore_patterns("README.md")
+            )
+        save_file(means, partial / JUDGES / family.name / CANONICAL_FILE)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     log.info("wrote %s", out)
+
+
+def _sources(autoencoder: list[Film], denoiser: list[Film], judges: list[Film]) -> dict[str, dict[str, int]]:
+    """Films of each source, by what they trained."""
+    users = {"autoencoder": autoencoder, "denoiser": denoiser, "judges": judges}
+    counts = {user: Counter(film.group for film in films) for user, films in users.items()}
+    return {group: {user: counts[user][group] for user in users} for group in counts["judges"]}
+
+
+def _mean_chests(films: list[Film], pixels: Tensor, matrices: Tensor, shown: Tensor) -> dict[str, Tensor]:
+    """`mean_adult` and `mean_child`, float32 [64, 64] in [0, 1]: what is left when all that differs is averaged out."""
+    kinds = [film_kind(film) for film in films]
+    means = {}
+    for kind in sorted(set(kinds)):
+        own = torch.tensor([one == kind for one in kinds]) & shown
+        parts = zip(pixels[own].split(256), matrices[own].split(256), strict=True)
+        total = sum(
+            (resampled(part, m, _MEAN_SIZE).sum(0) for part, m in parts), torch.zeros(1, _MEAN_SIZE, _MEAN_SIZE)
+        )
+        means[f"mean_{kind}"] = (total / own.sum())[0]
+    return means
 
 
 def _spec(films: list[Film], settings: BuildConfig) -> ModelSpec:

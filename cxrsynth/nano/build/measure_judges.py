@@ -22,6 +22,8 @@ from cxrsynth.rewards.networks import DualEncoder, PostureRegressor
 def classifier_numbers(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict[str, dict[str, Any]]:
     """Per head AUROC with interval, calibration error (15 bins, Guo et al. 2017), films with and without.
 
+    `ece_of_chance` is the error that a perfectly calibrated head would show on average with so few films.
+
     Args:
         logits: [N, K] after temperature.
         wanted: [N, K], 1 present, 0 absent, nan unknown.
@@ -36,10 +38,18 @@ def classifier_numbers(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict
             numbers[head] = {
                 "auroc": asdict(_interval(_auroc, scores, truth)),
                 "ece": round(binary_calibration_error(scores, truth, n_bins=15).item(), 4),
+                "ece_of_chance": round(_ece_of_chance(scores), 4),
                 "present": present,
                 "absent": absent,
             }
     return numbers
+
+
+def _ece_of_chance(scores: Tensor, *, draws: int = 50) -> float:
+    """Mean calibration error over outcomes drawn from the probabilities [n] themselves."""
+    rng = torch.Generator().manual_seed(0)
+    outcomes = torch.rand((draws, len(scores)), generator=rng, dtype=scores.dtype) < scores
+    return float(sum(binary_calibration_error(scores, one.long(), n_bins=15).item() for one in outcomes) / draws)
 
 
 @torch.no_grad()

@@ -1,0 +1,98 @@
+"""Text burned into the picture: rows of small, bright, even marks of one height."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+Grey = npt.NDArray[np.float32]
+
+_LARGEST = 512  # larger images are shrunk to this side: letters stay letters, and time stays bounded
+_STROKE = 9  # pixels; a bright mark narrower than this stands out from its surroundings
+_CONTRAST = 0.14  # of full range, over the surroundings
+# A stroke is brighter than this part of the brightest nearby: low joins faint strokes, high parts crowded letters.
+_CUTS = (0.5, 0.65)
+_MIN_HEIGHT, _MAX_HEIGHT = 5, 0.14  # of a letter: pixels; part of the image's height
+_MAX_MARKS = 400  # more than any text has; what shows more is a texture, and rows in it mean nothing
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """Letter-like marks, by left edge: edges in pixels, each [K]."""
+
+    top: npt.NDArray[np.int64]
+    bottom: npt.NDArray[np.int64]
+    left: npt.NDArray[np.int64]
+    right: npt.NDArray[np.int64]
+
+
+def longest_row(images: Tensor) -> Tensor:
+    """How many letter-like marks stand in the longest row of each image: [B] float32.
+
+    A side marker is a row of one or two. Bright text only, upright, letters 5 pixels high or more.
+    """
+    side = max(images.shape[-2:])
+    if side > _LARGEST:
+        size = [round(n * _LARGEST / side) for n in images.shape[-2:]]
+        images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+    grey: Grey = images[:, 0].numpy()
+    return torch.tensor([_longest(one[None]) for one in grey], dtype=torch.float32)
+
+
+def _longest(grey: Grey) -> int:
+    """Of one image [1, H, W]: one at a time stays in the processor's cache."""
+    opened = _running_max(-_running_max(-grey))  # largest of the smallest
+    standing = grey - opened  # white top-hat: Soille, Morphological Image Analysis, 4.5
+    nearby = _running_max(standing)
+    return max(_row((standing > np.maximum(cut * nearby, _CONTRAST))[0]) for cut in _CUTS)
+
+
+def _running_max(grey: Grey) -> Grey:
+    """Largest value in the square of `_STROKE` pixels around each, of [B, H, W]; at the edge, of what lies inside."""
+    half = _STROKE // 2
+    grey = np.pad(grey, ((0, 0), (half, half), (half, half)), mode="edge")
+    reached = 1
+    while reached < _STROKE:  # doubling the reach takes a few passes over whole arrays: far faster than a filter
+        step = min(reached, _STROKE - reached)
+        grey = np.maximum(grey[:, :-step], grey[:, step:])
+        grey = np.maximum(grey[..., :-step], grey[..., step:])
+        reached += step
+    return grey
+
+
+def _row(mask: npt.NDArray[np.bool_]) -> int:
+    """Marks in the longest row of a mask [H, W]."""
+    marks = _letters(mask)
+    count = len(marks.left)
+    if not 0 < count <= _MAX_MARKS:
+        return 0
+    height = np.maximum.outer(marks.bottom - marks.top, marks.bottom - marks.top)
+    gap = np.subtract.outer(marks.left, marks.right).T  # [K, K]: from the right of one to the left of the next
+    beside = (gap >= -1) & (gap <= 1.1 * height)
+    beside &= np.abs(np.subtract.outer(marks.bottom, marks.bottom)) <= 0.18 * height + 0.5
+    beside &= np.abs(np.subtract.outer(marks.top, marks.top)) <= 0.3 * height + 0.5
+    longest = np.ones(count, dtype=int)
+    for index in range(1, count):
+        before = longest[:index][beside[:index, index]]
+        longest[index] += before.max(initial=0)
+    return int(longest.max())
+
+
+def _letters(mask: npt.NDArray[np.bool_]) -> _Marks:
+    """The connected parts of a mask that have a letter's size, shape and fill."""
+    parts, count = ndimage.label(mask, np.ones((3, 3)))
+    area = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    found = ndimage.find_objects(parts)
+    edges = np.array([[s.start, s.stop, t.start, t.stop] for s, t in found], dtype=np.int64).reshape(-1, 4)
+    top, bottom, left, right = edges.T
+    height, width = bottom - top, right - left
+    fill = area / (height * width)
+    fits = (height >= _MIN_HEIGHT) & (height <= _MAX_HEIGHT * len(mask))
+    fits &= (width >= 0.12 * height) & (width <= 1.6 * height) & (fill > 0.25)
+    fits &= (fill <= 0.9) | (width <= 0.45 * height)  # a full box is a marker's plate; a full bar is an I
+    order = np.flatnonzero(fits)[np.argsort(left[fits], kind="stable")]
+    return _Marks(top[order], bottom[order], left[order], right[order])

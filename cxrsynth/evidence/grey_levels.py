@@ -1,0 +1,82 @@
+"""Is there a picture in the grey levels? Measures that know nothing of chests."""
+
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+_Images = TypeVar("_Images", Tensor, npt.NDArray[np.uint8], npt.NDArray[np.bool_])
+
+_CELLS = 8  # coarse cells on a side of the middle
+_LEVELS = 256
+# Of 8-bit grey levels, these many at either end count as its end: JPEG rings around what was clipped.
+_END_LEVELS = 3
+_MIDDLE = 0.625  # part of the width that is the middle: chests fill it, collimation and markers seldom reach it
+
+
+def structure(images: Tensor) -> Tensor:
+    """Spread of coarse grey levels in the middle, beyond what a smooth shade explains: [B] float32 of full range.
+
+    The 5th to 95th percentile over 8 x 8 cells, less their best quadratic surface: noise averages out within a cell,
+    and a plain or shaded picture leaves nothing.
+    """
+    cells = F.adaptive_avg_pool2d(_middle(images), _CELLS).flatten(1).double()  # [B, cells]
+    line = torch.linspace(-1, 1, _CELLS, dtype=torch.float64)
+    y, x = (axis.flatten() for axis in torch.meshgrid(line, line, indexing="ij"))
+    surface, _ = torch.linalg.qr(torch.stack((torch.ones_like(x), x, y, x * x, x * y, y * y), 1))
+    rest = cells - cells @ surface @ surface.T
+    low, high = torch.quantile(rest, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=1)
+    spread: Tensor = (high - low).float()
+    return spread
+
+
+def end_share(images: Tensor) -> Tensor:
+    """Share of the middle at the brightest or the darkest grey levels, whichever is more: [B] float32.
+
+    Black that reaches the film's edge does not count: collimation, bars and air around the body are black in good
+    films.
+    """
+    levels = _levels(images)  # [B, H, W]
+    bright, dark = _middle(levels >= _LEVELS - 1 - _END_LEVELS), _middle(_enclosed(levels <= _END_LEVELS))
+    return torch.from_numpy(np.maximum(bright.mean((1, 2)), dark.mean((1, 2))).astype(np.float32))
+
+
+def effective_levels(images: Tensor) -> Tensor:
+    """How many grey levels of 256 the middle makes use of, as the perplexity of its histogram: [B] float32.
+
+    Few where levels were rounded away (posterised), crushed together, or piled up at both ends. Exponential of
+    Shannon's entropy: Hill, Ecology 1973 (number of order 1).
+    """
+    levels = _middle(_levels(images)).reshape(len(images), -1).astype(np.int64)
+    bins = levels + _LEVELS * np.arange(len(images))[:, None]  # every image counts into bins of its own
+    share = np.bincount(bins.ravel(), minlength=_LEVELS * len(images)).reshape(-1, _LEVELS) / levels.shape[1]
+    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(1)
+    return torch.from_numpy(np.exp(entropy).astype(np.float32))
+
+
+def _levels(images: Tensor) -> npt.NDArray[np.uint8]:
+    levels: npt.NDArray[np.uint8] = (images[:, 0] * (_LEVELS - 1)).round().to(torch.uint8).numpy()
+    return levels
+
+
+def _middle(images: _Images) -> _Images:
+    """The middle of [..., H, W]."""
+    height, width = images.shape[-2:]
+    top, left = round(height * (1 - _MIDDLE) / 2), round(width * (1 - _MIDDLE) / 2)
+    return images[..., top : height - top, left : width - left]
+
+
+def _enclosed(dark: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The parts of each of [B, H, W] that do not reach its edge."""
+    within = ndimage.generate_binary_structure(3, 1)
+    within[[0, 2]] = False  # images of a batch are no neighbours
+    parts, count = ndimage.label(dark, within)
+    enclosed = np.ones(count + 1, dtype=bool)
+    for edge in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
+        enclosed[edge] = False
+    found: npt.NDArray[np.bool_] = dark & enclosed[parts]
+    return found

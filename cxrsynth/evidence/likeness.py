@@ -1,0 +1,192 @@
+"""How much a picture looks like an upright chest: correlation with mean chests over a small search of placements."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cxrsynth.errors import ModelError
+from cxrsynth.rewards.networks import POSTURE, PostureRegressor
+
+TEMPLATES_FILE = "canonical.safetensors"
+TEMPLATES = ("mean_adult", "mean_child")
+TEMPLATE_SIDE = 64  # pixels
+# Pixels on a side when registered: the size the posture regressors look at.
+_SMALL = 96
+_SIDE = 32  # pixels on a side while comparing
+# Radius, in 64ths, within which contrast is made equal: about that of a lung's width.
+_RADIUS = 8
+# Placements compared, as differences to where the chest is thought to be: shifts in half widths (both axes), log scale
+# x, log scale y, radians. Few where a network has brought the chest to its place, many where nothing has.
+_NEAR = ((-0.12, -0.06, 0.0, 0.06, 0.12), (-0.08, 0.08), (-0.08, 0.08), (0.0,))
+_FAR = ((-0.24, -0.12, 0.0, 0.12, 0.24), (-0.12, 0.03, 0.18), (-0.12, 0.04, 0.2, 0.36), (-0.06, 0.06))
+
+
+@dataclass(frozen=True, slots=True)
+class Resemblance:
+    """Best correlations with a mean chest, each [B] float32 in [-1, 1]: as it is, as its negative, as turned.
+
+    `turned` is the best of upside down and lying on either side.
+    """
+
+    upright: Tensor
+    inverted: Tensor
+    turned: Tensor
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Mean chests, and what brings a chest to their place.
+
+    Args:
+        templates: mean grey chests in the canonical frame, float32 [T, 64, 64] in [0, 1].
+        register: images [B, 1, H, H] -> the same shown in the canonical frame, on the CPU; without it a wider search
+            takes its place.
+
+    Raises:
+        ValueError: if the templates are of another shape or range.
+    """
+
+    templates: Tensor
+    register: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.templates.shape)
+        if self.templates.dim() != 3 or not shape[0] or shape[1:] != (TEMPLATE_SIDE, TEMPLATE_SIDE):
+            raise ValueError(f"templates of shape {shape}, expected [T, {TEMPLATE_SIDE}, {TEMPLATE_SIDE}]")
+        if not (self.templates.amin() >= 0 and self.templates.amax() <= 1):
+            raise ValueError("templates hold values outside [0, 1], or none that are numbers")
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device) -> "Likeness":
+        """From a family of judges: `canonical.safetensors` (`mean_adult`, `mean_child`) and `posture/`.
+
+        Raises:
+            ModelError: if a part is missing or cannot be used.
+        """
+        path = folder / TEMPLATES_FILE
+        try:
+            kept = load_file(path)
+            means = [kept[name].float().reshape(TEMPLATE_SIDE, TEMPLATE_SIDE) for name in TEMPLATES]
+            network = PostureRegressor.from_pretrained(folder / "posture").eval().to(device)
+            return cls(torch.stack(means), lambda images: to_canonical(images, network))
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"{folder}: no mean chests to compare with: {type(error).__name__}: {error}\n"
+                f"  expected: {TEMPLATES_FILE} with {' and '.join(TEMPLATES)}, {TEMPLATE_SIDE} x {TEMPLATE_SIDE} in"
+                f" [0, 1], and posture/ with config.json and model.safetensors"
+            ) from None
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Resemblance:
+        """Images [B, 1, H, W] float32 in [0, 1] on the CPU; each turn and polarity is registered by itself."""
+        small = _resized(images, _SMALL)
+        upright, negative, flipped = (self._best(one) for one in (small, 1 - small, small.rot90(2, (2, 3))))
+        # Lying chests need no network: they resemble an upright one far less than those upside down do.
+        lying = [self._best_far(small.rot90(turns, (2, 3))) for turns in (1, 3)]
+        return Resemblance(upright, negative, torch.stack([flipped, *lying]).amax(0))
+
+    def _best(self, images: Tensor) -> Tensor:
+        if self.register is None:
+            return self._best_far(images)
+        return self._near.best(_details(_resized(self.register(images), TEMPLATE_SIDE)))
+
+    def _best_far(self, images: Tensor) -> Tensor:
+        return self._far.best(_details(_resized(images, TEMPLATE_SIDE)))
+
+    @cached_property
+    def _near(self) -> "_Bank":
+        return _Bank.of(self.templates, _moves(*_NEAR))
+
+    @cached_property
+    def _far(self) -> "_Bank":
+        return _Bank.of(self.templates, _moves(*_FAR))
+
+
+@torch.inference_mode()
+def to_canonical(images: Tensor, network: PostureRegressor) -> Tensor:
+    """Square images [B, 1, H, H] undone by the warp the network sees in them, on the CPU.
+
+    The network tells by which look-up the film was made from the canonical one; the way back is its inverse.
+    """
+    device = next(network.parameters()).device
+    matrices = _matrices(network(images.to(device)).float().cpu())
+    return _look_up(images, torch.linalg.inv(matrices))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bank:
+    """Windows and windowed templates in every placement, as rows: correlation of all at once is a matrix product."""
+
+    windows: Tensor  # [M, pixels]
+    chests: Tensor  # [T, M, pixels]: mean zero and unit power under the window, times the window
+
+    @classmethod
+    def of(cls, templates: Tensor, moves: Tensor) -> "_Bank":
+        """Templates [T, 64, 64] in placements [M, 5]."""
+        matrices = _matrices(moves)
+        line = torch.hann_window(_SIDE + 2, periodic=False)[1:-1].sqrt()
+        window = line[:, None] * line  # the middle of the picture counts: edges hold arms and markers
+        seen = F.grid_sample(window.expand(len(moves), 1, -1, -1), _grid(matrices), align_corners=False)
+        windows = seen.flatten(1)
+        chests = []
+        for detail in _details(templates[:, None]):
+            moved = _look_up(detail.reshape(1, 1, _SIDE, _SIDE).expand(len(moves), -1, -1, -1), matrices).flatten(1)
+            centred = moved - (moved * windows).sum(1, keepdim=True) / windows.sum(1, keepdim=True)
+            chests.append(centred * windows / (centred.square() * windows).sum(1, keepdim=True).sqrt())
+        return cls(windows, torch.stack(chests))
+
+    def best(self, details: Tensor) -> Tensor:
+        """Highest normalised cross-correlation of each of [B, pixels] with any template in any placement, [B]."""
+        mean = self.windows @ details.T  # [M, B]
+        power = self.windows @ details.square().T - mean.square() / self.windows.sum(1, keepdim=True)
+        # A flat picture has no power: its correlation is 0, not a ratio of rounding errors.
+        correlation = (self.chests @ details.T) / power.clamp(min=1e-3).sqrt()  # [T, M, B]
+        return correlation.amax((0, 1))
+
+
+def _details(images: Tensor) -> Tensor:
+    """Edges rather than exposure, [B, 1, 64, 64] -> [B, pixels]: local mean taken off, local contrast made equal."""
+    centred = images - _local_mean(images)
+    spread = _local_mean(centred.square()).clamp(min=0).sqrt()
+    return F.adaptive_avg_pool2d(centred / (spread + 0.02), _SIDE).flatten(1)
+
+
+def _local_mean(images: Tensor) -> Tensor:
+    padded = F.pad(images, (_RADIUS,) * 4, mode="reflect")
+    width = 2 * _RADIUS + 1
+    return F.avg_pool2d(F.avg_pool2d(padded, (width, 1), stride=1), (1, width), stride=1)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _moves(shifts: tuple[float, ...], *others: tuple[float, ...]) -> Tensor:
+    """Every combination, [M, 5] in the order of `POSTURE`."""
+    return torch.tensor(list(itertools.product(shifts, shifts, *others)))
+
+
+def _matrices(parameters: Tensor) -> Tensor:
+    """Look-up matrices [N, 3, 3] of the five numbers of `POSTURE` [N, 5], as the regressor was trained on."""
+    shift_x, shift_y, log_x, log_y, angle = parameters.reshape(-1, len(POSTURE)).unbind(1)
+    x, y, zero = log_x.exp(), log_y.exp(), torch.zeros_like(angle)
+    rows = (x * angle.cos(), -y * angle.sin(), shift_x, x * angle.sin(), y * angle.cos(), shift_y, zero, zero, zero + 1)
+    return torch.stack(rows, 1).reshape(-1, 3, 3)
+
+
+def _grid(matrices: Tensor, side: int = _SIDE) -> Tensor:
+    return F.affine_grid(matrices[:, :2], [len(matrices), 1, side, side], align_corners=False)
+
+
+def _look_up(images: Tensor, matrices: Tensor) -> Tensor:
+    """Square images [N, 1, S, S] seen through matrices [N, 3, 3]; beyond the edge, the edge."""
+    grid = _grid(matrices, images.shape[-1])
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

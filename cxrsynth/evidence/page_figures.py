@@ -1,0 +1,217 @@
+"""How the page tells numbers, and the tables it makes of a summary."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from markupsafe import Markup
+
+UNMEASURED = Markup('<span class="unmeasured">not measured</span>')
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A measure of fidelity as a reader needs it: its name and what it tells."""
+
+    name: str
+    title: str
+    told: str
+
+
+MEASURES = (
+    Measure(
+        "frechet",
+        "Fréchet distance",
+        "how far apart the two sets of features lie, each taken as one Gaussian; 0 is equal, lower is better",
+    ),
+    Measure(
+        "kid",
+        "KID",
+        "the same question by a kernel, taking no shape for granted; lower is better, equal sets scatter around 0",
+    ),
+    Measure("precision", "Precision", "share of audited films that lie among the real ones; higher is better"),
+    Measure("recall", "Recall", "share of real films that lie among the audited ones; low where kinds are missing"),
+    Measure("density", "Density", "how thickly real films surround an audited one; equal sets are near 1, or above"),
+    Measure(
+        "coverage", "Coverage", "share of real films with an audited film in their neighbourhood; higher is better"
+    ),
+    Measure(
+        "ms_ssim_within", "MS-SSIM, audited", "mean likeness of two audited films; 1 is the same, high is monotonous"
+    ),
+    Measure("ms_ssim_real", "MS-SSIM, real", "mean likeness of two real films: what to compare the former with"),
+    Measure("ms_ssim_to_real", "MS-SSIM, across", "mean likeness of an audited film and a real one"),
+)
+SUBGROUPS = {"view": "View", "sex": "Sex", "age_group": "Age group"}
+_LONGEST_TEXT = 600
+_QUANTILES = {"min": 0.0, "median": 0.5, "max": 1.0}
+
+
+def figure(value: float | None) -> str | Markup:
+    """A number with three significant digits; "not measured" where there is none."""
+    if value is None or math.isnan(value):
+        return UNMEASURED
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def count(value: int | None) -> str | Markup:
+    """A whole number."""
+    return UNMEASURED if value is None else f"{value:,}"
+
+
+def interval(entry: Mapping[str, float | None] | None) -> str | Markup:
+    """A value over its 95% interval, with the same number of decimals."""
+    value, low, high = ((entry or {}).get(name) for name in ("value", "low", "high"))
+    if value is None or math.isnan(value):
+        return UNMEASURED
+    decimals = _decimals(max(abs(each) for each in (value, low, high) if each is not None))
+    if low is None or high is None:
+        return f"{value:,.{decimals}f}"
+    span = Markup('<span class="interval">{} to {}</span>')
+    return Markup("{} {}").format(
+        f"{value:,.{decimals}f}", span.format(f"{low:,.{decimals}f}", f"{high:,.{decimals}f}")
+    )
+
+
+def share(part: float, whole: float) -> str | Markup:
+    """A share in percent; "not measured" of nothing."""
+    return f"{100 * part / whole:.1f}%" if whole else UNMEASURED
+
+
+def _decimals(value: float) -> int:
+    if not value or not math.isfinite(value):
+        return 0
+    return min(6, max(0, 2 - math.floor(math.log10(abs(value)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A group compared with the reference; `entry` is what the summary holds of it."""
+
+    name: str
+    films: int
+    real: int
+    entry: Mapping[str, Any]
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the group was looked at, and nothing could be measured of it."""
+        return all((self.entry.get(measure.name) or {}).get("value") is None for measure in MEASURES)
+
+
+def compared(summary: Mapping[str, Any], *, kind: str) -> list[Compared]:
+    """Groups of one kind ("finding", "view"), or all films as one group of kind "all"."""
+    named = [(*entry["group"].partition(": "), entry) for entry in summary["fidelity"] or ()]
+    return [
+        Compared(name or "All films", entry["films"], entry["real"], entry)
+        for of_kind, _, name, entry in named
+        if of_kind == kind
+    ]
+
+
+def compared_subgroups(summary: Mapping[str, Any]) -> dict[str, list[Compared]]:
+    """Views, sexes and age groups that were compared with the reference."""
+    found = {title: compared(summary, kind=title.lower()) for title in SUBGROUPS.values()}
+    return {title: groups for title, groups in found.items() if groups}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Films of one view, sex or age group; `means` by reward."""
+
+    name: str
+    films: int
+    kept: int
+    means: Mapping[str, float | None]
+
+
+def subgroups(rows: pa.Table, *, rewards: Sequence[str]) -> dict[str, list[Group]]:
+    """Films by view, sex and age group; those of which it is not known come last."""
+    return {title: _grouped(rows, column, rewards) for column, title in SUBGROUPS.items()}
+
+
+def _grouped(rows: pa.Table, column: str, rewards: Sequence[str]) -> list[Group]:
+    means = [(f"reward_{reward}", "mean") for reward in rewards]
+    table = rows.group_by(column).aggregate([([], "count_all"), ("kept", "sum"), *means])
+    entries = sorted(table.to_pylist(), key=lambda entry: (entry[column] is None, entry[column] or ""))
+    return [
+        Group(
+            "not known" if entry[column] is None else entry[column],
+            entry["count_all"],
+            entry["kept_sum"] or 0,
+            {reward: entry[f"reward_{reward}_mean"] for reward in rewards},
+        )
+        for entry in entries
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class UtilityRow:
+    """One finding in one group of patients: an entry for each training set, None where there is none."""
+
+    finding: str
+    group: str
+    entries: tuple[Mapping[str, Any] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UtilityTable:
+    """What classifiers reach on real films, by what they were trained on."""
+
+    trained_on: tuple[str, ...]
+    rows: tuple[UtilityRow, ...]
+
+
+def utility_table(summary: Mapping[str, Any]) -> UtilityTable | None:
+    """The summary's list of results, a column for each training set; None where there are none."""
+    entries = (summary.get("utility") or {}).get("rows") or ()
+    trained_on = tuple(dict.fromkeys(str(entry["trained_on"]) for entry in entries))
+    cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for entry in entries:
+        cells.setdefault((str(entry["finding"]), str(entry["group"])), {})[str(entry["trained_on"])] = entry
+    rows = tuple(
+        UtilityRow(finding, group, tuple(cell.get(name) for name in trained_on))
+        for (finding, group), cell in cells.items()
+    )
+    return UtilityTable(trained_on, rows) if rows else None
+
+
+def flat(values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and text; a list of plain values is one text."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, prefix=f"{prefix}{name}.")
+        elif isinstance(value, list | tuple) and not any(isinstance(each, Mapping | list | tuple) for each in value):
+            yield f"{prefix}{name}", _cut(", ".join(_plain(each) for each in value))
+        else:
+            yield f"{prefix}{name}", _cut(_plain(value))
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ... ({len(text):,} letters)"
+
+
+def quantiles(values: Mapping[str, float | None] | None) -> list[tuple[float, float]]:
+    """Pairs of share and value, ascending, of a mapping such as {"min": 0.1, "p50": 0.4, "p99.5": 0.8}."""
+    shares = {_QUANTILES.get(name, _percent(name)): value for name, value in (values or {}).items()}
+    return sorted((share, value) for share, value in shares.items() if share is not None and value is not None)
+
+
+def quantile_title(name: str) -> str:
+    """ "p50" as "50%"; other names as they are."""
+    return name if _percent(name) is None else f"{name[1:]}%"
+
+
+def _percent(name: str) -> float | None:
+    try:
+        return float(name.removeprefix("p")) / 100 if name.startswith("p") else None
+    except ValueError:
+        return None

@@ -1,0 +1,164 @@
+"""Bring chests to one place, and two films of a pair to each other, by affine warps.
+
+Matrices are those of `torch.nn.functional.affine_grid`: they tell, for a place of the output, where in the input to
+look, in half widths from the middle.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cxrsynth.rewards.networks import PostureRegressor
+
+Register = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the same, the chest in the canonical frame
+
+# How far refinement may move a film from its registered place, in half widths and in units of the matrix: what
+# posture regressors leave over, and no more. A wider reach finds likeness in films that have none.
+_REACH = 0.16
+_DAMPING = 0.02  # of Gauss-Newton, share of the mean curvature
+_WEAKEST = 0.35  # least correlation the step is scaled for: below it the step is noise
+
+
+def warp_matrices(parameters: Tensor) -> Tensor:
+    """Matrices [B, 2, 3] of the five numbers of a `PostureRegressor` [B, 5]; zero is the identity."""
+    shift_x, shift_y, log_x, log_y, angle = parameters.unbind(-1)
+    cos, sin = angle.cos(), angle.sin()
+    first = torch.stack((log_x.exp() * cos, -log_y.exp() * sin, shift_x), -1)
+    second = torch.stack((log_x.exp() * sin, log_y.exp() * cos, shift_y), -1)
+    return torch.stack((first, second), -2)
+
+
+def inverse(matrices: Tensor) -> Tensor:
+    """Matrices [B, 2, 3] that undo others."""
+    turned = torch.linalg.inv(matrices[..., :2])
+    return torch.cat((turned, -turned @ matrices[..., 2:]), -1)
+
+
+def compose(first: Tensor, then: Tensor) -> Tensor:
+    """The matrices [B, 2, 3] that look up by `then` in what `first` gives."""
+    shift = first[..., :2] @ then[..., 2:] + first[..., 2:]
+    return torch.cat((first[..., :2] @ then[..., :2], shift), -1)
+
+
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """Images [B, 1, H, W] seen through matrices [B, 2, 3]; black beyond the edge."""
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def to_canonical(network: PostureRegressor) -> Register:
+    """Registration by a posture regressor: what it says moved the chest is undone."""
+    network = network.eval()
+
+    @torch.inference_mode()
+    def register(images: Tensor) -> Tensor:
+        device = next(network.parameters()).device
+        moved = network(images.to(device)).float().to(images.device)
+        return warp(images, inverse(warp_matrices(moved)))
+
+    return register
+
+
+def unmoved(images: Tensor) -> Tensor:
+    """The registration that leaves films as they are."""
+    return images
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Correlations of pairs [P] at the best place found, and the matrices [P, 2, 3] that led there."""
+
+    correlation: Tensor
+    matrices: Tensor
+
+
+@torch.inference_mode()
+def fit_pairs(moving: Tensor, fixed: Tensor, *, start: Tensor, blurs: tuple[int, ...]) -> Fit:
+    """Largest correlation of each pair over small affine moves of the first film.
+
+    Gauss-Newton on the films' gain-free difference, coarse to fine; the best place met is kept, the start included.
+
+    Args:
+        moving: details of the films to move, [P, 1, h, w]; locally normalised, as `copy_features.details`.
+        fixed: details of the films they are compared with, [P, 1, h, w].
+        start: matrices [P, 2, 3] to set out from.
+        blurs: width of the box blur at each step, odd.
+
+    Source: inverse compositional alignment (Baker & Matthews, IJCV 2004) with the gain of the enhanced correlation
+    coefficient (Evangelidis & Psarakis, IEEE TPAMI 2008).
+    """
+    weight = _middle(fixed)
+    matrices = start
+    best, best_matrices = correlation(warp(moving, start), fixed), start
+    steps: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    for blur in blurs:
+        if blur not in steps:
+            soft = _blurred(fixed, blur)
+            slopes = _slopes(soft)  # [P, hw, 6]
+            steps[blur] = soft, slopes, _solver(slopes, weight)
+        soft, slopes, solver = steps[blur]
+        seen = warp(_blurred(moving, blur), matrices)
+        matrices = _step(seen, soft, slopes, solver, weight, matrices)
+        here = correlation(warp(moving, matrices), fixed)
+        better = here > best
+        best = torch.where(better, here, best)
+        best_matrices = torch.where(better[:, None, None], matrices, best_matrices)
+    return Fit(best, best_matrices)
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Normalised cross-correlation of pairs [P, 1, h, w], the middle weighed more; [P]."""
+    weight = _middle(second)
+    a, b = _centred(first, weight), _centred(second, weight)
+    power = (a.square() * weight).sum((1, 2, 3)) * (b.square() * weight).sum((1, 2, 3))
+    return (a * b * weight).sum((1, 2, 3)) / power.clamp_min(1e-12).sqrt()
+
+
+def _step(seen: Tensor, fixed: Tensor, slopes: Tensor, solver: Tensor, weight: Tensor, matrices: Tensor) -> Tensor:
+    """One Gauss-Newton step from `matrices`, held within reach of the identity."""
+    a, b = _centred(seen, weight).flatten(1), _centred(fixed, weight).flatten(1)  # [P, hw]
+    w = weight.flatten()
+    scale = (a.square() * w).sum(1).clamp_min(1e-8).rsqrt() * (b.square() * w).sum(1).clamp_min(1e-8).sqrt()
+    a = a * scale[:, None]
+    alike = ((a * b * w).sum(1) / (b.square() * w).sum(1).clamp_min(1e-8)).clamp_min(_WEAKEST)
+    slope = slopes.transpose(1, 2) @ ((a / alike[:, None] - b) * w)[..., None]  # [P, 6, 1]
+    change = (solver @ slope).view(-1, 2, 3)
+    identity = torch.eye(2, 3)
+    moved = compose(matrices, inverse(identity + change.clamp(-_REACH, _REACH)))
+    return identity + (moved - identity).clamp(-_REACH, _REACH)
+
+
+def _slopes(images: Tensor) -> Tensor:
+    """How each pixel changes with the six numbers of the matrix, [P, hw, 6]."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    along_x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]).flatten(1) * (width / 4)
+    along_y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]).flatten(1) * (height / 4)
+    place = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False).view(-1, 2)
+    place = torch.cat((place, torch.ones(len(place), 1)), 1)  # [hw, 3]
+    return torch.cat((along_x[..., None] * place, along_y[..., None] * place), 2)
+
+
+def _solver(slopes: Tensor, weight: Tensor) -> Tensor:
+    """Damped inverse curvature, [P, 6, 6]."""
+    curvature = slopes.transpose(1, 2) @ (slopes * weight.flatten()[:, None])
+    mean = curvature.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
+    inverted: Tensor = torch.linalg.inv(curvature + _DAMPING * mean[:, None, None] * torch.eye(6))
+    return inverted
+
+
+def _middle(images: Tensor) -> Tensor:
+    """Weight of the pixels [h, w]: the middle counts, the edges hold arms, markers and what was beyond the film."""
+    rows, columns = (torch.hann_window(n + 2, periodic=False)[1:-1].sqrt() for n in images.shape[-2:])
+    return rows[:, None] * columns
+
+
+def _blurred(images: Tensor, width: int) -> Tensor:
+    return images if width == 1 else F.avg_pool2d(images, width, stride=1, padding=width // 2)
+
+
+def _centred(images: Tensor, weight: Tensor) -> Tensor:
+    return images - (images * weight).sum((1, 2, 3), keepdim=True) / weight.sum()

@@ -1,0 +1,74 @@
+"""What is refused before it is read, and how a file that cannot be read is told of."""
+
+import re
+import stat
+import struct
+import zlib
+from io import BufferedReader
+from pathlib import Path
+
+from PIL import Image
+from pydicom.errors import InvalidDicomError
+
+# A detector of today gives 4280 x 3520 pixels of 16 bits: 30 MB, and 15 million pixels.
+MAX_MEMBER_BYTES = 128 << 20
+MAX_SAMPLE_BYTES = 256 << 20
+MAX_SAMPLE_MEMBERS = 64
+MAX_TEXT_BYTES = 1 << 20
+MAX_PIXELS = 1 << 26
+MAX_NAME_CHARS = 1024
+
+# What decoders raise for bytes that are not what they say; a decoder of hostile bytes keeps to no one type.
+DECODER_ERRORS: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    InvalidDicomError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+class UnreadableError(Exception):
+    """Why one file or member cannot be read: the reason of a `Damaged`. Holds nothing of the file's text."""
+
+
+def refuse_large(width: int, height: int) -> None:
+    """Raises UnreadableError for a picture of more than `MAX_PIXELS`, before any memory is taken for it."""
+    if width * height > MAX_PIXELS:
+        raise UnreadableError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
+
+
+def bad_name(name: str) -> str:
+    """Why a member's name cannot be used, or nothing: it leads elsewhere, or is not to be written in a list."""
+    if name.startswith("/") or "\\" in name or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
+        return "a name that leads out of the shard"
+    if not name or not name.isprintable():
+        return "no name, or one with control characters or undecodable bytes"
+    return f"a name of {len(name)} characters" if len(name) > MAX_NAME_CHARS else ""
+
+
+def shown(name: str) -> str:
+    """A name for a message: printable, 200 characters at most."""
+    return (name if name.isprintable() else name.encode("unicode_escape").decode())[:200]
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a file for reading, but no pipe or device, which could be waited on for ever.
+
+    Raises:
+        UnreadableError: for what is no plain file.
+        OSError: if it cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableError("a folder, pipe or device, expected a file")
+    return path.open("rb")

@@ -1,0 +1,138 @@
+"""The autoencoder's decoder, trained further for sharpness: the latents, and so the denoiser, stay as they are."""
+
+import copy
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from cxrsynth.nano.build.autoencoder import random_crops, reconstruction_loss
+from cxrsynth.nano.build.config import DecoderSettings
+from cxrsynth.nano.build.training import (
+    PartGradients,
+    load_state,
+    log,
+    save_state,
+    step_generator,
+    warmup_stable_decay,
+)
+from cxrsynth.rewards.networks import FindingClassifier
+
+
+class PatchDiscriminator(nn.Module):
+    """Scores of patches: real above 1, made below -1. Source: Isola et al., arXiv:1611.07004 (PatchGAN).
+
+    It sees each film twice, as it is and high-passed: what is soft is told by its details.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(2, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
+            nn.GroupNorm(8, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 4 * width, 3, 1, 1, bias=False),
+            nn.GroupNorm(8, 4 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(4 * width, 1, 3, 1, 1),
+        )
+
+    def forward(self, films: Tensor) -> Tensor:
+        """[B, 1, H, W] in [-1, 1] -> [B, 1, H / 4, W / 4]."""
+        smooth = F.avg_pool2d(F.pad(films, (2, 2, 2, 2), mode="reflect"), 5, 1)
+        return self.layers(torch.cat((films, 4.0 * (films - smooth)), 1))  # type: ignore[no-any-return]
+
+
+def sharpen_decoder(
+    pixels: Tensor,
+    vae: AutoencoderKL,
+    judge: FindingClassifier,
+    checkpoint: Path,
+    *,
+    settings: DecoderSettings,
+    seed: int,
+    save_every: int,
+    parts: int,
+) -> AutoencoderKL:
+    """Train decoder and discriminator against each other on random crops; resumes from `checkpoint`.
+
+    Args:
+        pixels: uint8 [N, 1, H, W].
+        vae: trained; only its decoder and the layer before it change, in place.
+        judge: its first layers say which details matter (feature loss; Johnson et al., arXiv:1603.08155).
+        checkpoint: file of the run.
+        settings: steps, weights of the three losses.
+        seed: of weights and draws.
+        save_every: steps between checkpoints.
+        parts: of a batch, each on one core.
+
+    Source: Esser et al., arXiv:2012.09841 (adversarial and feature loss on an autoencoder).
+    """
+    torch.manual_seed(seed)
+    discriminator = PatchDiscriminator(settings.width).train()
+    vae.requires_grad_(False)
+    decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True).train()
+    plain = [parameter.detach().clone() for parameter in decoder.parameters()]
+    early = _early_layers(judge)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(decoder.parameters()), "peak": settings.learning_rate},
+            {"params": list(discriminator.parameters()), "peak": 2 * settings.learning_rate},
+        ],
+        lr=settings.learning_rate,
+        betas=(0.5, 0.99),
+        weight_decay=1e-4,
+    )
+    first = load_state(checkpoint, optimizer=optimizer, decoder=decoder, discriminator=discriminator)
+    # A copy of its own for the decoder's loss: parts run in threads, and one module cannot be frozen for one of them.
+    opponent = copy.deepcopy(discriminator).requires_grad_(False)
+    gradients = PartGradients(parts)
+    parameters = [*decoder.parameters(), *discriminator.parameters()]
+
+    def loss(films: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.encode(films).latent_dist.mean
+            made = vae.decode(latents).sample
+            judged = opponent(made).float()
+            told = discriminator(torch.cat((films, made.detach().float()))).float()
+            details = F.l1_loss(early(made).float(), early(films).float().detach())
+        real, fake = told.chunk(2)
+        # Two losses in one sum: neither network's gradient sees the other's term.
+        fooled = reconstruction_loss(made.float(), films) + settings.feature_weight * details
+        fooled = fooled - settings.adversarial_weight * judged.mean()
+        total: Tensor = fooled + F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        return total
+
+    started, losses = time.monotonic(), 0.0
+    for step in range(first, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * warmup_stable_decay(step, steps=settings.steps)
+        films = random_crops(pixels, settings.batch_size, settings.crop, step_generator(seed + 2, step))
+        losses += gradients(loss, (films,), parameters)
+        for group in optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        optimizer.step()
+        opponent.load_state_dict(discriminator.state_dict())
+        if (step + 1) % 100 == 0:
+            rate = (step + 1 - first) * settings.batch_size / (time.monotonic() - started)
+            log.info("decoder %d/%d loss %.4f, %.0f crops/s", step + 1, settings.steps, losses / 100, rate)
+            losses = 0.0
+        if (step + 1) % save_every == 0 or step + 1 == settings.steps:
+            save_state(checkpoint, step=step + 1, optimizer=optimizer, decoder=decoder, discriminator=discriminator)
+    with torch.no_grad():
+        # Between plain and sharp: detail without inventing more of it than films have (arXiv:1809.00219, section 3.4).
+        for parameter, start in zip(decoder.parameters(), plain, strict=True):
+            parameter.copy_(torch.lerp(start, parameter, settings.blend))
+    return vae.eval()
+
+
+def _early_layers(judge: FindingClassifier) -> nn.Module:
+    """The judge's layers up to its second block, frozen: films in [-1, 1] -> maps."""
+    layers = list(judge.trunk.network.children())[:6]
+    return nn.Sequential(*layers).requires_grad_(False).eval()

@@ -1,0 +1,242 @@
+"""torchxrayvision's segmentation of chest anatomy as a second judge of posture: where do the two lungs lie?"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
+from torchxrayvision.baseline_models.chestx_det import PSPNet
+from torchxrayvision.baseline_models.chestx_det.ptsemseg.pspnet import pspnet
+from torchxrayvision.utils import get_cache_dir
+
+from cxrsynth.errors import ModelError
+from cxrsynth.rewards.networks import POSTURE
+from cxrsynth.rewards.posture import PostureReward
+from cxrsynth.rewards.xrv import network_state
+
+# The name of the released weights, and the file into which torchxrayvision fetches them.
+RELEASED = "pspnet"
+_RELEASED_FILE = "pspnet_chestxray_best_model_4.pth"
+_LUNGS = ("Left Lung", "Right Lung")
+# Of ImageNet, as torchxrayvision's `PSPNet` prepares its films.
+_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+# Of a film's pixels: less is a speck, no lung. The smallest lung of 6,394 real outlines by V7 Labs covers 0.039.
+_LEAST_LUNG = 0.01
+# Scale and tilt depend on each other; the rest after so many rounds is far below a pixel.
+_ROUNDS = 8
+
+Points = npt.NDArray[np.float64]  # [V, 2], x to the right and y down, in half widths from the middle
+
+
+@dataclass(frozen=True)
+class LungFrame:
+    """Where a pair of lungs lies: what the heart does not hide, and so what no convention about it changes.
+
+    Centre and spread (standard deviation) are of the convex hull of both lungs, in half widths of the film. The tilt is
+    that of the line halfway between the lungs' long chords, from apex to costophrenic angle, clockwise from upright.
+    """
+
+    centre: tuple[float, float]
+    spread: tuple[float, float]
+    tilt_rad: float
+
+
+# Medians of 16 real pairs of lungs (outlines by V7 Labs) on films in the canonical frame of nano's training films, and
+# how far films lie from them (median): 0.011 and 0.035, 0.017 and 0.018, 0.015 rad. Of 68 other films, which had no
+# part in it: -0.013 and 0.064, 0.474 and 0.433, 0.029 rad. Measured by tests/benchmarks/lung_frame.py.
+CANONICAL = LungFrame(centre=(-0.022, 0.045), spread=(0.462, 0.410), tilt_rad=0.015)
+
+
+class LungPosture(nn.Module):
+    """How far a chest is from the canonical frame, by the lungs that a segmentation finds; as `PostureRegressor`.
+
+    Args:
+        network: torchxrayvision's `pspnet`, what its `PSPNet` holds: colours [B, 3, size, size] -> logits [B, 14, size,
+            size].
+        size: pixels on a side at which it sees films.
+    """
+
+    def __init__(self, network: nn.Module, *, size: int) -> None:
+        super().__init__()
+        self._network = network
+        self._size = size
+        self._places = [PSPNet.targets.index(lung) for lung in _LUNGS]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 1, H, W] in [0, 1] -> [B, 5], in the order of `POSTURE`; nan where it finds no two lungs."""
+        return chest_posture(self.segment(images)[:, self._places] > 0).to(images.device)
+
+    def segment(self, images: Tensor) -> Tensor:
+        """[B, 1, H, W] in [0, 1] -> logits of `PSPNet.targets`, [B, 14, size, size]."""
+        if images.shape[-2:] != (self._size, self._size):
+            images = F.interpolate(images, (self._size, self._size), mode="bilinear", antialias=True)
+        # Its wrapper takes films in [-1024, 1024] and first of all brings them back to [0, 1].
+        logits: Tensor = self._network(normalize(images.expand(-1, 3, -1, -1), _MEAN, _STD))
+        return logits
+
+
+def load_lung_posture(backend: str, *, device: torch.device, cache: Path | None = None) -> PostureReward:
+    """A posture reward by the anatomy segmentation of torchxrayvision; nan for an image without two lungs.
+
+    Args:
+        backend: `pspnet` (released weights, fetched by torchxrayvision into `cache`, in its own file format), or a
+            folder of `config.json` (`{"architecture": "pspnet", "input_resolution": 512}`) and `model.safetensors`,
+            the `state_dict()` of torchxrayvision's `PSPNet`.
+        device: where it runs.
+        cache: torchxrayvision's own cache where None.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+    """
+    posture = _released(cache) if backend == RELEASED else _from_folder(Path(backend))
+    return PostureReward(posture.to(device))
+
+
+def released_segmentation(cache: Path | None = None) -> Path:
+    """The file into which torchxrayvision fetches the weights of its `PSPNet`."""
+    return (cache or Path(get_cache_dir())) / _RELEASED_FILE
+
+
+def chest_posture(lungs: Tensor) -> Tensor:
+    """By what warp the lungs differ from the canonical frame, in the order and units of `POSTURE`.
+
+    A film in the canonical frame warped by these numbers (`nano.build.align.warp_matrices`) would show its lungs here.
+    Lungs are told apart by place, so a mirrored chest is as good as any; one on its head is turned by half a circle.
+
+    Args:
+        lungs: bool [B, 2, H, W], one mask a lung; of each only the largest connected part counts.
+
+    Returns:
+        float32 [B, 5]; nan where a lung is missing or a speck.
+    """
+    pairs = lungs.cpu().numpy()
+    return torch.tensor([_posture(pair) for pair in pairs], dtype=torch.float32).reshape(-1, len(POSTURE))
+
+
+def lung_frame(outlines: tuple[Points, Points]) -> LungFrame:
+    """Centre, spread and tilt of two lungs, each given by the corners of its convex hull."""
+    both = np.concatenate(outlines)
+    centre, covariance = _moments(both[ConvexHull(both).vertices])
+    spread_x, spread_y = np.sqrt(np.diag(covariance)).tolist()
+    centre_x, centre_y = centre.tolist()
+    return LungFrame((centre_x, centre_y), (spread_x, spread_y), _tilt(outlines))
+
+
+def lung_outlines(pair: npt.NDArray[np.bool_]) -> tuple[Points, Points] | None:
+    """Corners of the convex hull of each of two lungs, [2, H, W] -> twice [V, 2]; None where one is missing.
+
+    Where a segmentation takes the same place for both, it has not found two.
+    """
+    if 2 * np.count_nonzero(pair[0] & pair[1]) > min(np.count_nonzero(pair[0]), np.count_nonzero(pair[1])):
+        return None
+    first, second = _outline(pair[0]), _outline(pair[1])
+    return None if first is None or second is None else (first, second)
+
+
+def _posture(pair: npt.NDArray[np.bool_]) -> list[float]:
+    outlines = lung_outlines(pair)
+    if outlines is None:
+        return [math.nan] * len(POSTURE)
+    seen = lung_frame(outlines)
+    variance_x, variance_y = np.square(CANONICAL.spread)
+    scale, angle = np.ones(2), 0.0
+    for _ in range(_ROUNDS):
+        angle = CANONICAL.tilt_rad - _tilt((outlines[0] * scale, outlines[1] * scale))
+        cos2, sin2 = math.cos(angle) ** 2, math.sin(angle) ** 2
+        # Spread that the canonical lungs have along the film's axes when turned by the angle.
+        turned = np.sqrt([variance_x * cos2 + variance_y * sin2, variance_x * sin2 + variance_y * cos2])
+        scale = turned / seen.spread
+    cos, sin = math.cos(angle), math.sin(angle)
+    shift = np.array(CANONICAL.centre) - np.array([[cos, -sin], [sin, cos]]) @ (scale * seen.centre)
+    return [*shift.tolist(), *np.log(scale).tolist(), math.remainder(angle, math.tau)]
+
+
+def _outline(mask: npt.NDArray[np.bool_]) -> Points | None:
+    """Corners of the convex hull of a mask's largest connected part, None where that is a speck."""
+    parts, _ = ndimage.label(mask)
+    sizes = np.bincount(parts.ravel())[1:]
+    if not len(sizes) or sizes.max() < _LEAST_LUNG * mask.size:
+        return None
+    largest = parts == sizes.argmax() + 1
+    rows = np.flatnonzero(largest.any(1))
+    left, right = largest[rows].argmax(1), mask.shape[1] - largest[rows, ::-1].argmax(1)
+    # A hull has its corners at the ends of rows: the four corners of a row of pixels.
+    corners = np.concatenate([np.stack([x, y], 1) for x in (left, right) for y in (rows, rows + 1)])
+    points: Points = corners / np.array(mask.shape[::-1]) * 2.0 - 1.0
+    hull: Points = points[ConvexHull(points).vertices]
+    return hull
+
+
+def _moments(corners: Points) -> tuple[Points, Points]:
+    """Centroid [2] and covariance [2, 2] of a convex polygon, its corners in order [V, 2]."""
+    middle = corners.mean(0)
+    a, b = corners - middle, np.roll(corners, -1, axis=0) - middle
+    area = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])[:, None]  # of triangles around the middle, twice
+    weight = area / area.sum()
+    centre = (weight * (a + b)).sum(0) / 3
+    # Second moments of a triangle with one corner at the origin.
+    square = ((weight * a).T @ a + (weight * b).T @ b + (weight * (a + b)).T @ (a + b)) / 12
+    return middle + centre, square - np.outer(centre, centre)
+
+
+def _tilt(outlines: tuple[Points, Points]) -> float:
+    """Angle of the lungs' upward direction, clockwise from upright, in (-pi, pi].
+
+    Lungs widen downwards: of the two ways to look at them, that is right in which the chords from an apex to a base
+    further out are longer.
+    """
+    first, second = (_moments(outline)[0] for outline in outlines)
+    outwards = (second - first) / np.linalg.norm(second - first).clip(1e-12)
+    across = np.array([outwards[1], -outwards[0]])
+    ways = [
+        np.array([_chord(outlines[0], -outwards, up), _chord(outlines[1], outwards, up)]) for up in (across, -across)
+    ]
+    chords = max(ways, key=lambda way: float(np.linalg.norm(way, axis=1).sum()))
+    x, y = (chords / np.linalg.norm(chords, axis=1, keepdims=True).clip(1e-12)).sum(0).tolist()
+    return math.atan2(x, -y)
+
+
+def _chord(corners: Points, outwards: Points, up: Points) -> Points:
+    """The longest line from a base to an apex that lies above it and nearer to the other lung; zero where none."""
+    lines = corners[None] - corners[:, None]  # [base, apex, 2]
+    length = np.where((lines @ up > 0) & (lines @ outwards < 0), np.linalg.norm(lines, axis=2), 0.0)
+    base, apex = np.unravel_index(length.argmax(), length.shape)
+    line: Points = lines[base, apex] * (length[base, apex] > 0)
+    return line
+
+
+def _from_folder(folder: Path) -> LungPosture:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config.get("architecture") != RELEASED:
+            raise ValueError(f"config.json says architecture {config.get('architecture')!r}")
+        with torch.device("meta"):  # the file has all weights there are
+            network = pspnet(len(PSPNet.targets))
+        network.load_state_dict(network_state(folder / "model.safetensors"), assign=True)
+        return LungPosture(network.eval(), size=int(config.get("input_resolution", 512)))
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder}: cannot be loaded as a segmentation of lungs: {error}\n"
+            f'  expected: config.json with "architecture": "{RELEASED}", and model.safetensors of torchxrayvision\'s'
+            " PSPNet"
+        ) from None
+
+
+def _released(cache: Path | None) -> LungPosture:
+    try:
+        whole = PSPNet(**({} if cache is None else {"cache_dir": str(cache)}))
+    except Exception as error:  # whatever a failed download or a damaged file gives
+        raise ModelError(
+            f"{RELEASED}: torchxrayvision could not load its PSPNet ({type(error).__name__})\n"
+            f"  expected: {_RELEASED_FILE} in its cache or a way to download it, or a folder with safetensors"
+        ) from None
+    return LungPosture(whole.model, size=512)

@@ -1,0 +1,190 @@
+"""`python -m tests.benchmarks.audit_proof --data DIR --work DIR`: what an audit finds, on films of which all is known.
+
+Makes 200 films with nano by the labels of real films of split `val`, audits them against those real films, then mixes
+in ten of each planted fault and audits them against films of split `train`, of which ten are among the planted ones.
+`DIR` holds images/*.tar and manifests/*.csv (see the README, "Building nano"). Prints tables in Markdown.
+"""
+
+import csv
+import io
+import json
+import random
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import typer
+from PIL import Image
+
+from cxrsynth.nano.build.films import GROUPS, Film, load_films
+from cxrsynth.reports.labels import OBSERVATIONS
+
+FILMS, EACH = 200, 10
+_SEED = 0
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with images/ and manifests/.")],
+    work: Annotated[Path, typer.Option(help="New folder for everything made here.")],
+) -> None:
+    """Make, audit, plant, audit again."""
+    work.mkdir(parents=True, exist_ok=True)
+    val, _ = load_films(data, size=256, split="val")
+    train, _ = load_films(data, size=256)
+    rng = random.Random(_SEED)
+    asked = [rng.choice(val) for _ in range(FILMS)]
+    _write_table(work / "reports.csv", asked)
+    for split, films in (("val", val), ("train", train)):
+        _write_films(data, films, work / f"real-{split}")
+    _cxrsynth("generate", work / "reports.csv", "--out", work / "made", "--id-key", _key(work))
+    _cxrsynth(
+        "audit", work / "made", "--out", work / "audit", "--reference", work / "real-val",
+        "--reference-table", work / "real-val.csv",
+    )  # fmt: skip
+    _print_fidelity(json.loads((work / "audit" / "summary.json").read_text()))
+    kinds = _plant(work, [film.film_id for film in train], rng)
+    _cxrsynth(
+        "audit", work / "planted", "--out", work / "audit-planted", "--reference", work / "real-train",
+        "--reference-table", work / "real-train.csv",
+        "--beat-reference", "posture=1", "--beat-reference", "diagnosis=2", "--beat-reference", "consistency=2",
+    )  # fmt: skip
+    _print_recall(kinds, work / "audit-planted" / "scores.parquet")
+
+
+def _cxrsynth(*arguments: object) -> None:
+    """Run a command as a user would; print it."""
+    typer.echo("cxrsynth " + " ".join(map(str, arguments)))
+    subprocess.run([sys.executable, "-m", "cxrsynth", *map(str, arguments)], check=True)
+
+
+def _key(work: Path) -> Path:
+    path = work / "id.key"
+    path.write_text("0" * 64 + "\n")
+    return path
+
+
+def _write_table(path: Path, films: list[Film], *, file_names: bool = False) -> None:
+    """Label columns of films, and who was imaged how; no text, for these films have none."""
+    first = "filename" if file_names else "report_id"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([first, "patient_id", "view", "sex", "age", *OBSERVATIONS])
+        for place, film in enumerate(films):
+            labels = ["1" if name in film.present else "0" if name in film.absent else "" for name in OBSERVATIONS]
+            age = {"child": "4", "adult": "50"}.get(film.subject.age_group or "", "")
+            name = f"{film.film_id}.jpg" if file_names else str(place)
+            writer.writerow([name, film.patient_id, film.subject.view or "", film.subject.sex or "", age, *labels])
+
+
+def _write_films(data: Path, films: list[Film], folder: Path) -> None:
+    """The films as their sources have them, in a folder with a table beside it."""
+    folder.mkdir(exist_ok=True)
+    wanted = {f"{film.film_id}.jpg" for film in films}
+    for group in GROUPS:
+        for name, content in _members(data / "images" / f"{group}.tar"):
+            if name in wanted:
+                (folder / name).write_bytes(content)
+    _write_table(folder.with_suffix(".csv"), films, file_names=True)
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path) as tar:
+        for member in tar:
+            file = tar.extractfile(member)
+            if file is not None:
+                yield member.name, file.read()
+
+
+def _plant(work: Path, real: list[str], rng: random.Random) -> dict[str, str]:
+    """A WebDataset of the good films and ten of each fault among them; returns key -> kind."""
+    good: dict[str, dict[str, bytes]] = {}
+    for path in sorted((work / "made").glob("*.tar")):
+        for name, content in _members(path):
+            key, _, extension = name.partition(".")
+            good.setdefault(key, {})[extension] = content
+    keys = sorted(good)
+    kinds = dict.fromkeys(keys, "good")
+    planted = dict(good)
+    noise = np.random.default_rng(_SEED)
+    faults: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
+        "blank": lambda film: _changed(film, lambda grey: noise.normal(grey.mean(), 2.0, grey.shape)),
+        "inverted": lambda film: _changed(film, lambda grey: 255.0 - grey),
+        "rotated": lambda film: _changed(film, lambda grey: _rotated(grey, 25.0 if noise.random() < 0.5 else -25.0)),
+        "copied": lambda film: film | {"png": _as_png(work / "real-train" / f"{rng.choice(real)}.jpg")},
+        "wrong report": lambda film: film | {"json": _other_report(film, good, rng)},
+        "duplicate": dict,
+    }
+    for kind, fault in faults.items():
+        for place, key in enumerate(rng.sample(keys, EACH)):
+            name = f"zz-{kind.replace(' ', '-')}-{place:02d}"  # after the good ones: a duplicate is the later of two
+            planted[name], kinds[name] = fault(good[key]), kind
+    (work / "planted").mkdir(exist_ok=True)
+    with tarfile.open(work / "planted" / "films.tar", "w") as tar:
+        for key in sorted(planted):
+            for extension, content in planted[key].items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return kinds
+
+
+def _changed(film: dict[str, bytes], change: Callable[[Any], Any]) -> dict[str, bytes]:
+    grey = np.asarray(Image.open(io.BytesIO(film["png"]))).astype(np.float64)
+    return film | {"png": _png(np.clip(change(grey), 0, 255).astype(np.uint8))}
+
+
+def _rotated(grey: Any, degrees: float) -> Any:
+    return np.asarray(Image.fromarray(grey.astype(np.uint8)).rotate(degrees, Image.Resampling.BICUBIC))
+
+
+def _as_png(path: Path) -> bytes:
+    return _png(np.asarray(Image.open(path).convert("L")))
+
+
+def _png(grey: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _other_report(film: dict[str, bytes], good: dict[str, dict[str, bytes]], rng: random.Random) -> bytes:
+    """What another film was asked for, one of the other kind: normal for ill, ill for normal."""
+
+    def normal(content: bytes) -> bool:
+        return bool(json.loads(content)["findings"]["No Finding"]["status"] == "present")
+
+    own = normal(film["json"])
+    return rng.choice([other["json"] for _, other in sorted(good.items()) if normal(other["json"]) != own])
+
+
+def _print_fidelity(summary: dict[str, Any]) -> None:
+    measures = ("frechet", "kid", "precision", "recall", "density", "coverage", "ms_ssim_within", "ms_ssim_real")
+    typer.echo(f"\n{summary['kept']} of {summary['input']['films']} kept; {summary['reasons']}\n")
+    typer.echo("| group | films each | " + " | ".join(measures) + " |")
+    typer.echo("| --- " * (len(measures) + 2) + "|")
+    for row in summary["fidelity"]:
+        if row["frechet"]:
+            cells = [f"{row[m]['value']:.3g} ({row[m]['low']:.3g} to {row[m]['high']:.3g})" for m in measures]
+            typer.echo(f"| {row['group']} | {row['compared']} | " + " | ".join(cells) + " |")
+
+
+def _print_recall(kinds: dict[str, str], path: Path) -> None:
+    rows = {row["key"]: row for row in pq.read_table(path).to_pylist()}
+    typer.echo("\n| planted | films | rejected | reasons |\n| --- | --- | --- | --- |")
+    for kind in dict.fromkeys(kinds.values()):
+        own = [rows[key] for key, is_kind in kinds.items() if is_kind == kind]
+        reasons: dict[str, int] = {}
+        for row in own:
+            for reason in row["reasons"]:
+                reasons[reason] = reasons.get(reason, 0) + 1
+        told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        typer.echo(f"| {kind} | {len(own)} | {sum(not row['kept'] for row in own)} | {told} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)

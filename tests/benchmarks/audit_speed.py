@@ -1,0 +1,106 @@
+"""`python -m tests.benchmarks.audit_speed`: scoring against bare forward passes of the same networks, within one run.
+
+Bare: the same batches, already decoded and in memory, through the same networks side by side on the same cores, and
+nothing else. Scored: what `cxrsynth audit` does with a shard of PNGs, from reading to the rows on disk: decoding,
+quality checks, thumbnails and previews as well. `--judge` may name heavier networks, as on the command line: with
+nano's tiny ones the rest weighs most.
+"""
+
+import argparse
+import io
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from cxrsynth.audit import score_collection
+from cxrsynth.audit_run import open_audit
+from cxrsynth.commands import judges_by_reward
+from cxrsynth.evidence.scoring import IMAGE_SIZE
+from cxrsynth.ordered import OrderedPool
+from cxrsynth.reports.rows import Report
+from cxrsynth.settings import AuditSettings
+
+
+def main() -> None:
+    """Print both speeds and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--films", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--judge", action="append", default=[])
+    parser.add_argument("--features", default="nano-judge")
+    options = parser.parse_args()
+    bare, scored = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        shard = _shard(Path(folder) / "films.tar", options.films)
+        for turn in range(options.rounds):
+            settings = AuditSettings(
+                shards=shard,
+                out=Path(folder) / f"out-{turn}",
+                judges=judges_by_reward(options.judge),
+                features=options.features,
+                batch_size=options.batch_size,
+            )
+            run = open_audit(settings)
+            run.folder.start()
+            scored.append(_timed(lambda run=run: score_collection(run, run.made, what="films"), options.films))
+            films = [film.pixels for film in run.made.collection.read(run.made.collection.units[0])]
+            images = torch.from_numpy(np.stack(films))[:, None]
+            bare.append(_timed(lambda run=run, images=images: _bare(run, images, options.batch_size), options.films))
+            run.folder.unlock()
+    table = Table("measure", "value")
+    table.add_row("bare forward passes, films/s", ", ".join(f"{v:.1f}" for v in bare))
+    table.add_row("audit's scoring, films/s", ", ".join(f"{v:.1f}" for v in scored))
+    table.add_row("ratio (best of each)", f"{max(scored) / max(bare):.2f}")
+    table.add_row("threads", str(torch.get_num_threads()))
+    Console().print(table)
+
+
+def _timed(work: object, films: int) -> float:
+    started = time.perf_counter()
+    work()  # type: ignore[operator]
+    return films / (time.perf_counter() - started)
+
+
+def _bare(run: object, images: torch.Tensor, batch_size: int) -> None:
+    """Every network the scorer has, on batches in memory."""
+    scorer = run.scorer  # type: ignore[attr-defined]
+    reports = [Report(report_id=str(place), line=0) for place in range(batch_size)]
+
+    def forward(batch: torch.Tensor) -> None:
+        with torch.inference_mode():
+            for reward in scorer.suite.rewards.values():
+                reward(batch, reports[: len(batch)])
+            scorer.extractor(batch)
+            scorer.register(batch)
+
+    with OrderedPool(torch.get_num_threads(), threads=1) as pool:
+        for _ in pool.map_in_order(forward, images.split(batch_size)):
+            pass
+
+
+def _shard(path: Path, films: int) -> Path:
+    """PNGs of 256 pixels, smooth with some grain: they compress about as films do."""
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w") as tar:
+        for place in range(films):
+            coarse = Image.fromarray(rng.integers(30, 220, (12, 12), dtype=np.uint8))
+            smooth = np.asarray(coarse.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC), dtype=np.float64)
+            grain = np.clip(smooth + rng.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(grain).save(buffer, "PNG")
+            info = tarfile.TarInfo(f"{place:06d}.png")
+            info.size = len(buffer.getvalue())
+            tar.addfile(info, io.BytesIO(buffer.getvalue()))
+    return path
+
+
+if __name__ == "__main__":
+    main()

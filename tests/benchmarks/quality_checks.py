@@ -1,0 +1,279 @@
+"""What the quality checks catch of faults made from real films, and what they reject of good ones.
+
+Run: python -m tests.benchmarks.quality_checks --data DIR [--family DIR] [--made SHARD.tar] [--split val]
+
+Every fault is made from films of the split (or drawn, where it shows no chest), then all checks are applied. Recall is
+the share that fails the check named for the fault, or, for the last column, any check at all.
+"""
+
+import argparse
+import io
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom.data
+import skimage.data
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+from skimage.color import rgb2gray
+from torch import Tensor
+
+from cxrsynth.evidence.quality import CHECKS, QualityChecks, QualityTable, load_likeness
+from cxrsynth.nano.build.films import GROUPS, Film, load_films
+
+Grey = npt.NDArray[np.float32]  # [H, W] in [0, 1]
+Make = Callable[[Grey, np.random.Generator], Grey]
+
+BATCH = 32
+SIDE = 256
+PACKAGED = Path(__file__).parents[2] / "cxrsynth/nano/assets/judges/nano-judge"
+WORDS = ("PORTABLE", "AP SUPINE", "PATIENT 48213", "ST MARY HOSPITAL", "2019-03-12 14:05", "ROOM 12", "SMITH JOHN")
+PHOTOGRAPHS = ("astronaut", "camera", "cell", "chelsea", "clock", "coffee", "coins", "hubble_deep_field", "moon")
+TEXTURES = ("brick", "grass", "gravel", "immunohistochemistry", "page", "retina", "text")
+SLICES = ("CT_small.dcm", "MR_small.dcm")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A way to spoil a film, and the checks of which one should tell."""
+
+    name: str
+    checks: tuple[str, ...]
+    make: Make
+
+
+def exposed(gain: float, lift: float) -> Make:
+    """Grey levels multiplied and moved, cut off at both ends."""
+    return lambda film, rng: np.clip(film * gain + lift, 0.0, 1.0)
+
+
+def posterised(levels: int) -> Make:
+    """Grey levels rounded to few."""
+    return lambda film, rng: np.round(film * (levels - 1)) / (levels - 1)
+
+
+def lettered(size: int) -> Make:
+    """One line of white text of a font size, in a corner, along an edge or inside; plain, on a plate or outlined.
+
+    Plain text is put where it can be read: white on white is not asked for.
+    """
+
+    def make(film: Grey, rng: np.random.Generator) -> Grey:
+        image = Image.fromarray((film * 255).round().astype(np.uint8))
+        draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
+        words = str(rng.choice(WORDS))
+        while draw.textlength(words, font) > SIDE - 8:
+            words = words[:-2]
+        x0, y0, x1, y1 = draw.textbbox((0, 0), words, font)
+        width, height, style = int(x1 - x0), int(y1 - y0), int(rng.integers(3))
+        right, low = SIDE - 3 - width, SIDE - 4 - height
+        inside = (int(rng.integers(3, max(4, right))), int(rng.integers(4, low)))
+        spots = [(3, 4), (right, 4), (3, low), (right, low), inside]
+        readable = [(x, y) for x, y in spots if np.percentile(film[y : y + height, x : x + width], 90) <= 0.65]
+        plate = style == 1 or not readable
+        x, y = spots[int(rng.integers(len(spots)))] if plate or style == 2 else readable[0]
+        if plate:
+            draw.rectangle((x - 2, y - 2, x + width + 2, y + height + 2), fill=0)
+        draw.text((x - x0, y - y0), words, 250, font, stroke_width=1 if style == 2 and not plate else 0, stroke_fill=0)
+        return np.asarray(image, dtype=np.float32) / 255
+
+    return make
+
+
+def noise(film: Grey, rng: np.random.Generator, *, blur: float = 0.0) -> Grey:
+    """Grey noise, as soft as `blur` pixels."""
+    drawn = rng.standard_normal((SIDE, SIDE))
+    drawn = ndimage.gaussian_filter(drawn, blur) if blur else drawn
+    drawn = drawn / drawn.std() * 0.2 + 0.5
+    return np.clip(drawn, 0, 1).astype(np.float32)
+
+
+def shade(film: Grey, rng: np.random.Generator) -> Grey:
+    """A plain grey that changes smoothly across, with a little noise."""
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    across = rng.uniform(-0.2, 0.2, 2)
+    drawn = 0.5 + across[0] * x + across[1] * y + 0.02 * rng.standard_normal((SIDE, SIDE))
+    return np.clip(drawn, 0, 1).astype(np.float32)
+
+
+def limb(film: Grey, rng: np.random.Generator) -> Grey:
+    """Bright rods that fan out over soft tissue on black, as fingers or a limb do."""
+    canvas = Image.new("L", (SIDE, SIDE))
+    draw = ImageDraw.Draw(canvas)
+    fingers, base = int(rng.integers(1, 6)), rng.uniform(90, 160, 2)
+    for angle in np.linspace(-0.9, 0.9, fingers) + rng.uniform(-0.4, 0.4):
+        tip = base + 150 * np.array([np.sin(angle), -np.cos(angle)])
+        foot = base + 60 * np.array([-np.sin(angle) * 0.3, 1.5])
+        for width, grey in ((40, 90), (18, 200)):
+            draw.line([tuple(tip), tuple(foot)], fill=grey, width=width)
+    return ndimage.gaussian_filter(np.asarray(canvas, dtype=np.float32) / 255, 3)
+
+
+def foreign(picture: Grey) -> Make:
+    """A square piece of another picture, brought to size."""
+
+    def make(film: Grey, rng: np.random.Generator) -> Grey:
+        side = int(min(picture.shape) * rng.uniform(0.6, 1.0))
+        top, left = (int(rng.integers(n - side + 1)) for n in picture.shape)
+        piece = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
+        return np.clip(np.asarray(piece.resize((SIDE, SIDE), Image.Resampling.BILINEAR)), 0, 1)
+
+    return make
+
+
+def faults() -> Iterator[Fault]:
+    """All faults, in the order of the checks."""
+    for level in (0.0, 0.5, 1.0):
+        yield Fault(f"blank: level {level}", ("blank",), lambda film, rng, level=level: np.full_like(film, level))
+    yield Fault("blank: noise only", ("blank",), noise)
+    yield Fault("blank: smooth shade", ("blank",), shade)
+    yield Fault("blank: faint chest, 5% of contrast", ("blank",), exposed(0.05, 0.4))
+    yield Fault("overexposed: grey x 2.2", ("saturated", "clipped"), exposed(2.2, 0.0))
+    yield Fault("overexposed: grey + 0.4", ("saturated", "clipped"), exposed(1.0, 0.4))
+    yield Fault("underexposed: grey x 0.15", ("saturated", "clipped"), exposed(0.15, 0.0))
+    yield Fault("underexposed: grey - 0.5", ("saturated", "clipped"), exposed(1.0, -0.5))
+    yield Fault("both ends: contrast x 5", ("saturated", "clipped"), exposed(5.0, -2.0))
+    for levels in (4, 8, 16):
+        yield Fault(f"posterised: {levels} levels", ("clipped",), posterised(levels))
+    yield Fault("inverted", ("inverted",), lambda film, rng: 1 - film)
+    for turns, words in ((2, "upside down"), (1, "on its side, left"), (3, "on its side, right")):
+        yield Fault(f"turned: {words}", ("turned", "not_a_chest"), lambda film, rng, k=turns: np.rot90(film, k).copy())
+    for size in (10, 12, 16, 20, 28):
+        yield Fault(f"text: font of {size} pixels", ("text",), lettered(size))
+    other = ("not_a_chest", "turned", "inverted", "blank")
+    for blur in (2.0, 8.0, 20.0):
+        yield Fault(f"no chest: noise of {blur:.0f} pixels", other, lambda film, rng, b=blur: noise(film, rng, blur=b))
+    yield Fault("no chest: limbs", other, limb)
+    for kind, pictures in (("photographs", _named(PHOTOGRAPHS)), ("textures", _named(TEXTURES)), ("slices", _slices())):
+        yield Fault(f"no chest: {kind}", other, _any_of(pictures))
+
+
+def _any_of(pictures: list[Grey]) -> Make:
+    return lambda film, rng: foreign(pictures[int(rng.integers(len(pictures)))])(film, rng)
+
+
+def _named(names: tuple[str, ...]) -> list[Grey]:
+    shown = (getattr(skimage.data, name)() for name in names)
+    return [_spread(rgb2gray(one) if one.ndim == 3 else one) for one in shown]
+
+
+def _slices() -> list[Grey]:
+    files = (pydicom.data.get_testdata_file(name, read=True) for name in SLICES)
+    return [_spread(np.asarray(one.pixel_array)) for one in files]
+
+
+def _spread(picture: npt.NDArray[np.generic]) -> Grey:
+    grey = picture.astype(np.float32)
+    low, high = np.percentile(grey, (0.5, 99.5))
+    return np.clip((grey - low) / (high - low), 0, 1)
+
+
+def examine(checks: QualityChecks, images: Tensor) -> QualityTable:
+    """The checks of [N, 1, H, W], batch by batch."""
+    parts = [checks(part) for part in images.split(BATCH)]
+    return QualityTable(
+        checks.names, torch.cat([part.values for part in parts]), torch.cat([part.failed for part in parts])
+    )
+
+
+def rejected(title: str, table: QualityTable) -> str:
+    """A line of shares that fail each check, and any."""
+    shares = [*table.failed.float().mean(0).tolist(), table.failed.any(1).float().mean().item()]
+    return f"| {title} | {len(table.failed)} | " + " | ".join(f"{100 * share:.1f}%" for share in shares) + " |"
+
+
+def kinds(films: list[Film]) -> dict[str, Tensor]:
+    """Which films belong to each kind worth a line of its own, bool [N]."""
+    found = {f"real, {group}": [film.group == group for film in films] for group in GROUPS}
+    found |= {f"real, {view}": [film.subject.view == view for film in films] for view in ("PA", "AP")}
+    found["real, letterboxed"] = [film.padded for film in films]
+    return {name: torch.tensor(which) for name, which in found.items() if any(which)}
+
+
+def raw_pixels(data: Path, films: list[Film]) -> Tensor:
+    """Grey levels as they are filed, [N, 1, H, W] in [0, 1]: an audit stretches nothing."""
+    wanted = {f"{film.film_id}.jpg": place for place, film in enumerate(films)}
+    images = torch.zeros(len(films), 1, SIDE, SIDE)
+    for group in GROUPS:
+        with tarfile.open(data / "images" / f"{group}.tar") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.name in wanted else None
+                if file is not None:
+                    grey = np.asarray(Image.open(io.BytesIO(file.read())).convert("L"), dtype=np.float32)
+                    images[wanted.pop(member.name), 0] = torch.from_numpy(grey / 255)
+    if wanted:
+        raise FileNotFoundError(f"{len(wanted)} films of the manifests are in no tar, among them {min(wanted)}")
+    return images
+
+
+def made_films(path: Path) -> Tensor:
+    """The PNGs of a shard, [N, 1, H, W] in [0, 1]."""
+    with tarfile.open(path) as tar:
+        files = [tar.extractfile(member) for member in tar if member.name.endswith(".png")]
+        pictures = [np.asarray(Image.open(io.BytesIO(file.read())).convert("L")) for file in files if file]
+    return torch.from_numpy(np.stack(pictures))[:, None].float() / 255
+
+
+def write_false_rejects(checks: QualityChecks, films: list[Film], images: Tensor, made: Path | None) -> None:
+    """The table of good films."""
+    heading = ("good films", "films", *checks.names, "any")
+    sys.stdout.write(f"\n| {' | '.join(heading)} |\n| --- |{' ---: |' * (len(heading) - 1)}\n")
+    table = examine(checks, images)
+    sys.stdout.write(rejected("real, all", table) + "\n")
+    for name, which in kinds(films).items():
+        sys.stdout.write(rejected(name, QualityTable(table.names, table.values[which], table.failed[which])) + "\n")
+    if made is not None:
+        sys.stdout.write(rejected("generated", examine(checks, made_films(made))) + "\n")
+
+
+def write_recall(checks: QualityChecks, images: Tensor) -> None:
+    """The table of faults."""
+    sys.stdout.write("\n| fault | films | by | recall | rejected at all |\n| --- | ---: | --- | ---: | ---: |\n")
+    for fault in faults():
+        rng = np.random.default_rng(0)
+        spoilt = torch.from_numpy(np.stack([fault.make(image[0].numpy(), rng) for image in images]))[:, None].float()
+        table = examine(checks, spoilt)
+        told = table.failed[:, [table.names.index(name) for name in fault.checks]].any(1)
+        shares = [100 * one.float().mean().item() for one in (told, table.failed.any(1))]
+        by = " or ".join(fault.checks)
+        sys.stdout.write(f"| {fault.name} | {len(images)} | {by} | {shares[0]:.1f}% | {shares[1]:.1f}% |\n")
+
+
+def main() -> None:
+    """Write both tables and the time taken."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="collection of real films")
+    parser.add_argument("--family", type=Path, default=PACKAGED, help="family of judges")
+    parser.add_argument("--made", type=Path, help="shard of generated films")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--films", type=int, default=100, help="films each fault is made from")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    checks = QualityChecks(load_likeness(args.family, device=torch.device("cpu")))
+    films, _ = load_films(args.data, size=SIDE, split=args.split)
+    images = raw_pixels(args.data, films)
+    limits = ", ".join(f"{name} {CHECKS[name].fails} {limit:g}" for name, limit in checks.thresholds.items())
+    sys.stdout.write(f"Fails: {limits}\n")
+    write_false_rejects(checks, films, images, args.made)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: args.films]
+    write_recall(checks, images[chosen])
+    started = time.process_time()
+    examine(checks, images[:256])
+    whole = (time.process_time() - started) / len(images[:256])
+    started = time.process_time()
+    examine(QualityChecks(), images[:256])
+    plain = (time.process_time() - started) / len(images[:256])
+    sys.stdout.write(
+        f"\n{1e3 * whole:.1f} ms of processor time an image of {SIDE} x {SIDE}; {1e3 * plain:.1f} ms without likeness\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

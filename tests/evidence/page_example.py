@@ -1,0 +1,230 @@
+"""A made-up audit: what summary.json and scores.parquet hold, and films drawn by hand."""
+
+import io
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageDraw, ImageFilter
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+ENDING = "</script><script>alert(2)</script>"
+MATHS = "$\\frac{a}{b}$ & 'quoted' \"key\""
+FINDINGS = ("Cardiomegaly", "Pleural Effusion", "Edema", "Pneumothorax", "Support Devices")
+REASONS = ("diagnosis below threshold", "near duplicate", "too near a real film", "blank", "inverted", "text burned in")
+MEASURES = ("frechet", "kid", "precision", "recall", "density", "coverage")
+LIKENESS = ("ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
+REWARDS = ("posture", "diagnosis", "consistency")
+_UNITS = (
+    "minus units of 5% of width, 10% of scale, 5 degrees (root of the sum of squares)",
+    "nats, mean over mentioned findings, present and absent balanced",
+    "cosine",
+)
+
+_TEXT = pa.list_(pa.string())
+SCHEMA = pa.schema(
+    [("key", pa.string()), ("source", pa.string()), ("place", pa.int64())]
+    + [(name, pa.string()) for name in ("view", "sex", "age_group")]
+    + [("present", _TEXT), ("absent", _TEXT)]
+    + [(f"reward_{name}", pa.float32()) for name in REWARDS]
+    + [("check_blank", pa.float32()), ("checks_failed", _TEXT), ("duplicate_of", pa.string())]
+    + [("duplicate_similarity", pa.float32()), ("nearest_real", pa.string()), ("copy_similarity", pa.float32())]
+    + [("copy", pa.bool_()), ("kept", pa.bool_()), ("reasons", _TEXT)]
+)
+
+
+def film(key: str, *, side: int = 160) -> bytes:
+    """A chest as a child draws it, its own for every key, as JPEG."""
+    rng = np.random.default_rng(list(key.encode()))
+    unit = side / 100
+    image = Image.new("L", (side, side), 12)
+    draw = ImageDraw.Draw(image)
+
+    def ellipse(x: float, y: float, wide: float, high: float, grey: int) -> None:
+        draw.ellipse([(x - wide) * unit, (y - high) * unit, (x + wide) * unit, (y + high) * unit], fill=grey)
+
+    middle, top = rng.normal(50, 2), rng.normal(45, 2)
+    ellipse(middle, 58, 44, 52, 120)
+    for sign in (-1, 1):
+        ellipse(middle + sign * 20, top + 4, rng.normal(14, 1), rng.normal(31, 2), 42)
+    for level in range(18, 76, 8):
+        for sign in (-1, 1):
+            box = [middle + sign * 20 - 17, level - 6, middle + sign * 20 + 17, level + 12]
+            draw.arc([part * unit for part in box], 200, 340, fill=78, width=max(1, round(1.3 * unit)))
+    ellipse(middle + 7, 60, rng.normal(15, 2), rng.normal(14, 1), 165)
+    draw.rectangle([(middle - 4) * unit, 0, (middle + 4) * unit, side], fill=175)
+    ellipse(middle - 20, 95, 22, 18, 170)
+    ellipse(middle + 20, 97, 22, 18, 160)
+    grey = np.asarray(image.filter(ImageFilter.GaussianBlur(1.5 * unit)), dtype=np.float64)
+    noisy = np.clip(grey + rng.normal(0, 4, grey.shape), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def example_rows(films: int = 300, *, seed: int = 0) -> pa.Table:
+    """Scores of films, a tenth of them rejected; the first three have keys that attack the page."""
+    rng = np.random.default_rng(seed)
+    rows = [_row(rng, place) for place in range(films)]
+    for row, key in zip(rows, (HOSTILE, ENDING, MATHS), strict=False):
+        row["key"] = key
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _row(rng: np.random.Generator, place: int) -> dict[str, Any]:
+    rejected = bool(rng.random() < 0.12)
+    reasons = rng.choice(REASONS, size=1 + int(rng.random() < 0.3), replace=False).tolist() if rejected else []
+    findings = [name for name, share in zip(FINDINGS, (0.4, 0.3, 0.2, 0.05, 0.3), strict=True) if rng.random() < share]
+    worse = 0.9 if rejected else 0.0
+    duplicate = "near duplicate" in reasons
+    return {
+        "key": f"{rng.integers(16**10):010x}-{place % 4}",
+        "source": f"shard-{place // 100:05d}.tar",
+        "place": place % 100,
+        "view": [None, "PA", "PA", "AP"][rng.integers(4)],
+        "sex": [None, "F", "M"][rng.integers(3)],
+        "age_group": "child" if rng.random() < 0.06 else "adult",
+        "present": findings,
+        "absent": [name for name in FINDINGS if name not in findings and rng.random() < 0.3],
+        "reward_posture": -abs(rng.normal(0.05 + worse / 10, 0.03)),
+        "reward_diagnosis": -abs(rng.normal(0.5 + worse, 0.3)),
+        "reward_consistency": rng.normal(0.45 - worse / 5, 0.12),
+        "check_blank": rng.random(),
+        "checks_failed": [name for name in reasons if name in ("blank", "inverted", "text burned in")],
+        "duplicate_of": "00000000aa-0" if duplicate else None,
+        "duplicate_similarity": 0.98 if duplicate else None,
+        "nearest_real": f"real-{rng.integers(500):04d}",
+        "copy_similarity": 0.97 if "too near a real film" in reasons else rng.beta(8, 6),
+        "copy": "too near a real film" in reasons,
+        "kept": not rejected,
+        "reasons": reasons,
+    }
+
+
+def without(rows: pa.Table, *names: str) -> pa.Table:
+    """The same rows with nothing in the columns named."""
+    for name in names:
+        place = rows.column_names.index(name)
+        rows = rows.set_column(place, rows.field(place), pa.nulls(len(rows), rows.field(place).type))
+    return rows
+
+
+def example_summary(rows: pa.Table) -> dict[str, Any]:
+    """The summary of an audit of `rows` against a reference of 512 films, all parts there."""
+    films = rows.to_pylist()
+    kept = sum(row["kept"] for row in films)
+    return {
+        "version": 1,
+        "input": {
+            "path": "sets/winter-2031",
+            "kind": "webdataset",
+            "films": len(films),
+            "units": 1 + (len(films) - 1) // 100,
+            "damaged": [
+                {"source": "shard-00007.tar", "member": "", "reason": "ends in the middle of a member"},
+                {"source": "shard-00009.tar", "member": "../../<b>.png", "reason": "leaves its folder"},
+            ],
+            "manifest": {
+                "synthetic": True,
+                "counts": {"samples": len(films), "reports": 75},
+                "plan": {"model": {"name": "nano", "digest": "5f" * 32}, "seed": 7, "sampling": {"steps": 30}},
+                "shards": [{"name": "shard-00000.tar", "sha256": "00" * 32}],
+            },
+        },
+        "reference": {"path": "films/held-out", "kind": "folder", "films": 512, "damaged": []},
+        "settings": {"keep_fraction": None, "min": {"diagnosis": -1.2}, "neighbours": 5, "batch_size": 32},
+        "judges": {
+            name: {"backend": "nano-judge", "digest": f"{place}a" * 32, "unit": unit}
+            for place, (name, unit) in enumerate(zip(REWARDS, _UNITS, strict=True))
+        },
+        "features": {"name": "nano-judge diagnosis", "digest": "c4" * 32, "width": 256},
+        "kept": kept,
+        "rejected": len(films) - kept,
+        "reasons": dict(Counter(reason for row in films for reason in row["reasons"])),
+        "rewards": {name: _quantiles(rows[f"reward_{name}"]) for name in REWARDS},
+        "thresholds": [
+            {"rule": "minimum", "on": "diagnosis", "value": -1.2},
+            {"rule": "best of each finding", "on": "consistency", "value": 0.9},
+        ],
+        "findings": {finding: _by_finding(films, finding) for finding in FINDINGS},
+        "fidelity": _fidelity(len(films)),
+        "memorization": _memorization(films),
+        "utility": {
+            "rows": _utility(),
+            "lift": [{"finding": "Edema", "group": "all", **_interval(0.021, 0.018)}],
+            "too_few": [{"finding": "Pneumothorax", "group": "sex: F", "in": "test", "present": 3, "absent": 90}],
+        },
+        "failed": [{"metric": "coverage", "value": 0.6312, "minimum": 0.7, "limit": "at least"}],
+        "provenance": {
+            "command": "cxrsynth audit sets/winter-2031 --reference films/held-out --out evidence --min-diagnosis=-1.2",
+            "packages": {"cxrsynth": "0.1.0", "torch": "2.14.0", "numpy": "2.4.1"},
+        },
+    }
+
+
+def _quantiles(column: pa.ChunkedArray) -> dict[str, float | int]:
+    values = column.to_numpy().astype(np.float64)
+    at = {f"p{percent}": float(np.percentile(values, percent)) for percent in (5, 25, 50, 75, 95)}
+    return {"mean": float(values.mean()), "std": float(values.std()), **at, "not_told": 0}
+
+
+def _by_finding(films: list[dict[str, Any]], finding: str) -> dict[str, float | int]:
+    having = [row for row in films if finding in row["present"]]
+    means = {name: float(np.mean([row[f"reward_{name}"] for row in having])) for name in REWARDS if having}
+    return {"films": len(having), "kept": sum(row["kept"] for row in having)} | means
+
+
+def _interval(value: float, width: float) -> dict[str, float]:
+    return {"value": value, "low": value - width, "high": value + width}
+
+
+def _fidelity(films: int) -> list[dict[str, Any]]:
+    groups = ["all", *(f"finding: {name}" for name in FINDINGS)]
+    groups += ["view: PA", "view: AP", "sex: F", "sex: M", "age group: adult", "age group: child"]
+    values = (14.213, 0.00213, 0.8123, 0.6312, 0.951, 0.6312, 0.3412, 0.2913, 0.2502)
+    widths = (1.9, 0.0021, 0.031, 0.042, 0.06, 0.042, 0.011, 0.012, 0.008)
+    measured: dict[str, Any] = {
+        name: _interval(value, width) for name, value, width in zip((*MEASURES, *LIKENESS), values, widths, strict=True)
+    }
+    measured["compared"] = 80
+    measured["yardstick"] = {"frechet": _interval(6.12, 0.9), "kid": _interval(0.00001, 0.0004)}
+    few: dict[str, Any] = dict.fromkeys(("compared", *MEASURES, *LIKENESS, "yardstick"))
+    return [
+        {"group": group, "films": 7, "real": 9, **few}
+        if group in ("finding: Pneumothorax", "age group: child")
+        else {"group": group, "films": films if group == "all" else 80, "real": 512, **measured}
+        for group in groups
+    ]
+
+
+def _memorization(films: list[dict[str, Any]]) -> dict[str, Any]:
+    nearest = sorted(films, key=lambda row: -row["copy_similarity"])[:12]
+    return {
+        "flagged": sum(bool(row["copy"]) for row in films),
+        "threshold": 0.92,
+        "features": "nano copy",
+        "made_to_real": {"p5": 0.33, "p50": 0.58, "p95": 0.82, "p99": 0.95, "max": 0.97},
+        "real_to_real": {"p5": 0.36, "p50": 0.61, "p95": 0.80, "p99": 0.87, "max": 0.91},
+        "sensitivity": {
+            "shifted": {"caught": 196, "of": 200, "low": 0.95, "high": 0.992},
+            "rotated": {"caught": 190, "of": 200, "low": 0.911, "high": 0.973},
+            "blended with another film": {"caught": 131, "of": 200, "low": 0.587, "high": 0.717},
+        },
+        "false_alarms": {"caught": 1, "of": 400, "low": 0.0004, "high": 0.014},
+        "nearest": [
+            {"key": row["key"], "real": row["nearest_real"], "similarity": row["copy_similarity"], "copy": row["copy"]}
+            for row in nearest
+        ],
+    }
+
+
+def _utility() -> list[dict[str, Any]]:
+    reached = {"real": 0.81, "synthetic": 0.74, "real + synthetic": 0.83}
+    return [
+        {"finding": finding, "group": group, "trained_on": name, "auroc": _interval(value, 0.031), "films": 160}
+        for finding in FINDINGS[:3]
+        for group in ("all", "sex: F")
+        for name, value in reached.items()
+        if not (finding == "Edema" and group == "sex: F" and name == "synthetic")
+    ]

@@ -1,0 +1,80 @@
+"""The second look: who is found, who is left out, and that each film is judged by itself."""
+
+import numpy as np
+import pytest
+import torch
+
+from cxrsynth.evidence.copy_features import CopySpace, Thumbs, mirrored, thumbnails
+from cxrsynth.evidence.registration import unmoved, warp, warp_matrices
+from cxrsynth.evidence.verify import CANDIDATES, Gallery, Places, compare
+from tests.evidence.made_films import made_films, made_thumbs
+
+
+def nobody(films: Thumbs) -> Places:
+    return np.full(len(films), -1)
+
+
+@pytest.fixture(scope="module")
+def gallery() -> Gallery:
+    thumbs = made_thumbs(80)
+    return Gallery.of(thumbs, np.arange(80) // 2, CopySpace.fit(thumbs))  # two films a patient
+
+
+def test_a_film_is_its_own_nearest_and_so_is_its_mirror_image(gallery: Gallery) -> None:
+    films = gallery.thumbs[:20]
+    plain = compare(films, gallery, leave_out=nobody(films)).best()
+    assert plain.places.tolist() == list(range(20))
+    assert plain.similarity == pytest.approx(1.0, abs=1e-4)
+    assert plain.cosines == pytest.approx(1.0, abs=1e-4)
+    assert not plain.mirrored.any()
+    turned = compare(mirrored(films), gallery, leave_out=nobody(films)).best()
+    assert turned.places.tolist() == list(range(20))
+    assert turned.similarity == pytest.approx(1.0, abs=1e-4)
+    assert turned.mirrored.all()
+
+
+def test_what_is_left_out_is_not_met(gallery: Gallery) -> None:
+    films, own = gallery.thumbs, gallery.groups
+    apart = compare(films, gallery, leave_out=own)
+    met = apart.places >= 0
+    assert met.all()
+    assert (gallery.groups[apart.places] != own[:, None]).all()
+    assert apart.similarity.max() < 0.8 < compare(films, gallery, leave_out=nobody(films)).similarity.max(1).min()
+    assert all(len(set(row)) == CANDIDATES for row in apart.places)
+
+
+def test_a_moved_copy_is_known_by_laying_it_on(gallery: Gallery) -> None:
+    move = torch.tensor([[0.06, 0.06, 0.0, 0.0, 0.0]]).expand(80, 5)
+    moved = thumbnails(warp(made_films(80), warp_matrices(move)), unmoved)
+    found = compare(moved, gallery, leave_out=nobody(moved)).best()
+    assert (found.places == np.arange(80)).mean() > 0.95
+    assert np.median(found.similarity) > 0.85
+    assert np.median(found.cosines) < 0.9
+
+
+def test_a_blend_is_known_as_it_lies(gallery: Gallery) -> None:
+    films, others = made_films(80), made_films(80, seed=50)
+    blends = thumbnails((films + others) / 2, unmoved)
+    found = compare(blends, gallery, leave_out=nobody(blends)).best()
+    unlike = compare(thumbnails(others, unmoved), gallery, leave_out=nobody(blends)).best()
+    assert (found.places == np.arange(80)).mean() > 0.95
+    assert (found.similarity > np.quantile(unlike.similarity, 0.99)).mean() > 0.95
+
+
+def test_nobody_to_compare_with(gallery: Gallery) -> None:
+    thumbs = gallery.thumbs[:12]
+    alone = Gallery.of(thumbs, np.zeros(12, np.int64), gallery.space)
+    found = compare(thumbs, alone, leave_out=np.zeros(12, np.int64))
+    assert (found.places == -1).all()
+    assert (found.best().similarity == -1).all()
+    far = compare(thumbs, gallery, leave_out=nobody(thumbs), least_cosine=0.9)
+    assert ((far.places >= 0).sum(1) == 1).all()
+    assert compare(thumbs[:0], gallery, leave_out=nobody(thumbs[:0])).best().places.shape == (0,)
+
+
+def test_each_film_is_judged_by_itself(gallery: Gallery) -> None:
+    films = made_thumbs(70, seed=4)  # more than a block
+    together = compare(films, gallery, leave_out=nobody(films)).best()
+    alone = [compare(film[None], gallery, leave_out=nobody(film[None])).best() for film in films]
+    assert together.places.tolist() == [int(one.places[0]) for one in alone]
+    assert np.allclose(together.similarity, [float(one.similarity[0]) for one in alone], atol=1e-4)
