@@ -281,11 +281,15 @@ class _Pictures:
 
 def _write_kept(run: AuditRun, made: Scored, decided: pa.Table, summary: Mapping[str, Any], out: Path) -> None:
     collection = run.made.collection
+    # Of other kinds a unit's digest holds file times; the images' own hashes tie the plan to them.
+    ours = {unit.name: collection.digest_of(unit) for unit in collection.units if collection.kind == "cxrsynth"}
+    judges = {name: judge["digest"] for name, judge in summary["judges"].items()}  # a backend may be a path
     origin = Origin(
         path=collection.path,
-        source={"kind": collection.kind, "units": {unit.name: collection.digest_of(unit) for unit in collection.units}},
+        source={"kind": collection.kind, "units": ours},
         rules=run.rules.facts(),
-        audit={name: summary[name] for name in ("version", "kept", "rejected", "reasons", "thresholds", "judges")},
+        audit={name: summary[name] for name in ("version", "kept", "rejected", "reasons", "thresholds")}
+        | {"judges": judges},
         manifest=collection.manifest,
     )
     with_hashes = decided.append_column("sha256", made.rows["sha256"])

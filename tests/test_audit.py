@@ -176,10 +176,15 @@ def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Pa
     found = summary(tmp_path / "out")
     assert found["input"]["films"] == 14 - 6
     assert {one["source"] for one in found["input"]["damaged"]} == {shards[1].name, shards[2].name}
-    strict = run(damaged, "--out", tmp_path / "strict", "--strict")
+    strict = run(damaged, "--out", tmp_path / "out", "--strict")
     assert strict.exit_code == 2
     assert shards[1].name in strict.output
     assert "Traceback" not in strict.output
+    for shard in shards[1:3]:
+        shutil.copy(made / shard.name, shard)
+    assert run(damaged, "--out", tmp_path / "out").exit_code == 0
+    assert summary(tmp_path / "out")["input"]["damaged"] == []
+    assert summary(tmp_path / "out")["input"]["films"] == 14
 
 
 def test_kept_films_are_written_again_byte_for_byte(made: Path, tmp_path: Path) -> None:

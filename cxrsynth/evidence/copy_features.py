@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.linalg import eigh
 from torch import Tensor
 
-from cxrsynth.evidence.registration import Register, warp, warp_matrices
+from cxrsynth.evidence.registration import Register, local_mean, warp, warp_matrices
 
 Thumbs = npt.NDArray[np.uint8]  # [N, T, T]
 Vectors = npt.NDArray[np.float32]  # [N, D], of length 1
@@ -55,14 +55,8 @@ def mirrored(thumbs: Thumbs) -> Thumbs:
 def details(thumbs: Thumbs, *, reach: int = 8) -> Tensor:
     """Edges rather than exposure: local mean taken off, local contrast made equal; [N, 1, T, T] float32."""
     images = torch.from_numpy(thumbs).float()[:, None] / 255.0
-    around, width = (reach,) * 4, 2 * reach + 1
-
-    def local_mean(values: Tensor) -> Tensor:
-        columns = F.avg_pool2d(F.pad(values, around, mode="reflect"), (width, 1), stride=1)
-        return F.avg_pool2d(columns, (1, width), stride=1)
-
-    centred = images - local_mean(images)
-    return centred / (local_mean(centred.square()).sqrt() + 0.02)
+    centred = images - local_mean(images, reach)
+    return centred / (local_mean(centred.square(), reach).clamp_min(0).sqrt() + 0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +85,8 @@ class CopySpace:
         moves = [_flat(_jittered(sample, generator)) - plain for _ in range(2)]
         within = np.sum([move.T @ move for move in moves], axis=0) / (4 * len(plain))
         within += 0.1 * np.trace(within) / len(within) * np.eye(len(within))
-        width = min(_WIDTH, len(plain) - 1)
+        # As many directions as films would set all films of the fit equally far apart, copies too.
+        width = min(_WIDTH, max(1, len(plain) // 4))
         power, directions = eigh(
             np.cov(plain, rowvar=False), within, subset_by_index=(len(within) - width, len(within) - 1)
         )

@@ -13,9 +13,9 @@ from cxrsynth.evidence.verify import Gallery, compare
 # more than 0.6 (largest 0.35), real films of different patients reach 0.65, and films with noise of 5% or moved by 3%
 # stay above 0.74 with themselves.
 NEAR_DUPLICATE = 0.7
-_LEAST_COSINE = 0.3  # of features, for a second look in sets of at least _MANY films; in few films features tell little
-_MANY = 300
-_NEIGHBOURS = 5
+# A second look is given to so many neighbours, and in sets of many films only to those of some likeness in features: of
+# few films features tell little.
+_NEIGHBOURS, _MANY, _LEAST_COSINE = 8, 500, 0.3
 
 
 def duplicates(
@@ -33,7 +33,7 @@ def duplicates(
         threshold: least similarity of near duplicates (see `verify.Compared`).
         seed: of the features.
 
-    Memory: the thumbnails, and 5 links a film.
+    Memory: the thumbnails, and 8 neighbours a film.
     """
     first_of: dict[str, int] = {}
     heads = np.array([first_of.setdefault(digest, place) for place, digest in enumerate(sha256s)], np.int64)

@@ -88,18 +88,16 @@ class Likeness:
     def __call__(self, images: Tensor) -> Resemblance:
         """Images [B, 1, H, W] float32 in [0, 1] on the CPU; each turn and polarity is registered by itself."""
         small = _resized(images, _SMALL)
-        upright, negative, flipped = (self._best(one) for one in (small, 1 - small, small.rot90(2, (2, 3))))
+        details = _details(_resized(small, TEMPLATE_SIDE))
         # Lying chests need no network: they resemble an upright one far less than those upside down do.
-        lying = [self._best_far(small.rot90(turns, (2, 3))) for turns in (1, 3)]
-        return Resemblance(upright, negative, torch.stack([flipped, *lying]).amax(0))
-
-    def _best(self, images: Tensor) -> Tensor:
+        lying = [self._far.best(details.rot90(turns, (2, 3))) for turns in (1, 3)]
         if self.register is None:
-            return self._best_far(images)
-        return self._near.best(_details(_resized(self.register(images), TEMPLATE_SIDE)))
-
-    def _best_far(self, images: Tensor) -> Tensor:
-        return self._far.best(_details(_resized(images, TEMPLATE_SIDE)))
+            bank, views = self._far, [details, -details, details.rot90(2, (2, 3))]
+        else:
+            placed = [self.register(view) for view in (small, 1 - small, small.rot90(2, (2, 3)))]
+            bank, views = self._near, [_details(_resized(view, TEMPLATE_SIDE)) for view in placed]
+        upright, negative, flipped = (bank.best(view) for view in views)
+        return Resemblance(upright, negative, torch.stack([flipped, *lying]).amax(0))
 
     @cached_property
     def _near(self) -> "_Bank":
@@ -138,13 +136,14 @@ class _Bank:
         windows = seen.flatten(1)
         chests = []
         for detail in _details(templates[:, None]):
-            moved = _look_up(detail.reshape(1, 1, _SIDE, _SIDE).expand(len(moves), -1, -1, -1), matrices).flatten(1)
+            moved = _look_up(detail.expand(len(moves), 1, -1, -1), matrices).flatten(1)
             centred = moved - (moved * windows).sum(1, keepdim=True) / windows.sum(1, keepdim=True)
             chests.append(centred * windows / (centred.square() * windows).sum(1, keepdim=True).sqrt())
         return cls(windows, torch.stack(chests))
 
     def best(self, details: Tensor) -> Tensor:
-        """Highest normalised cross-correlation of each of [B, pixels] with any template in any placement, [B]."""
+        """Highest normalised cross-correlation of each of [B, 1, 32, 32] with any template in any placement, [B]."""
+        details = details.flatten(1)
         mean = self.windows @ details.T  # [M, B]
         power = self.windows @ details.square().T - mean.square() / self.windows.sum(1, keepdim=True)
         # A flat picture has no power: its correlation is 0, not a ratio of rounding errors.
@@ -153,10 +152,10 @@ class _Bank:
 
 
 def _details(images: Tensor) -> Tensor:
-    """Edges rather than exposure, [B, 1, 64, 64] -> [B, pixels]: local mean taken off, local contrast made equal."""
+    """Edges rather than exposure, [B, 1, 64, 64] -> [B, 1, 32, 32]: local mean taken off, local contrast made equal."""
     centred = images - _local_mean(images)
     spread = _local_mean(centred.square()).clamp(min=0).sqrt()
-    return F.adaptive_avg_pool2d(centred / (spread + 0.02), _SIDE).flatten(1)
+    return F.adaptive_avg_pool2d(centred / (spread + 0.02), _SIDE)
 
 
 def _local_mean(images: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ class Parts:
         return self.folder / f"{content.hexdigest()[:_NAME_CHARS]}.parquet"
 
     def is_scored(self, unit: Unit) -> bool:
-        """Whether the unit was scored before."""
-        return self.path(unit).is_file()
+        """Whether the unit was scored before, whole: what was damaged is read again, for it may be mended by now."""
+        return self.path(unit).is_file() and not self._damaged(unit)
 
     def count(self, unit: Unit) -> int:
         """Films of a scored unit."""
@@ -70,11 +70,11 @@ class Parts:
 
     def damaged(self) -> list[Damaged]:
         """What could not be read, in order."""
-        found = []
-        for unit in self._collection.units:
-            metadata = pq.read_schema(self.path(unit)).metadata or {}
-            found += [Damaged(*one) for one in json.loads(metadata.get(_DAMAGED, b"[]"))]
-        return found
+        return [one for unit in self._collection.units for one in self._damaged(unit)]
+
+    def _damaged(self, unit: Unit) -> list[Damaged]:
+        metadata = pq.read_schema(self.path(unit)).metadata or {}
+        return [Damaged(*one) for one in json.loads(metadata.get(_DAMAGED, b"[]"))]
 
     def drop_others(self, keep: set[Path]) -> None:
         """Remove parts of units or settings that are no longer asked for."""

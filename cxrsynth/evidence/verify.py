@@ -21,7 +21,7 @@ _COARSE, _FINE, _FINEST = 8, 2, 1
 # share of what is missing to 1 brings the two to one scale (99th percentiles of real films of different patients: 0.60
 # laid, 0.39 as they lie). It is what finds blends, in which there is nothing to lay on.
 _AS_THEY_LIE = 0.35
-_BLURS = (5, 3, 3, 1, 1)
+_BLURS = (2, 1, 1, 0, 0)
 
 Places = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

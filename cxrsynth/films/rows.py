@@ -65,7 +65,8 @@ class FilmRows:
             for index in (self._by_name.get(name), self._by_stem.get(_stem(name), _AMBIGUOUS)):
                 if index is not None and index != _AMBIGUOUS:
                     return self._row(index)
-        index = _AMBIGUOUS if "/" in relative else self._by_file.get(_stem(relative), _AMBIGUOUS)
+        # A path with folders is no file name: it is not found here.
+        index = self._by_file.get(_stem(relative), _AMBIGUOUS)
         return None if index == _AMBIGUOUS else self._row(index)
 
     def __len__(self) -> int:

@@ -116,6 +116,20 @@ def limb(film: Grey, rng: np.random.Generator) -> Grey:
     return ndimage.gaussian_filter(np.asarray(canvas, dtype=np.float32) / 255, 3)
 
 
+def shuffled(film: Grey, rng: np.random.Generator) -> Grey:
+    """The film's 4 x 4 patches in another order."""
+    patches = film.reshape(4, SIDE // 4, 4, SIDE // 4).swapaxes(1, 2).reshape(16, SIDE // 4, SIDE // 4)
+    mixed = patches[rng.permutation(16)].reshape(4, 4, SIDE // 4, SIDE // 4).swapaxes(1, 2)
+    return mixed.reshape(SIDE, SIDE).copy()
+
+
+def quarter(film: Grey, rng: np.random.Generator) -> Grey:
+    """A quarter of the film, enlarged."""
+    top, left = rng.integers(2, size=2) * (SIDE // 2)
+    piece = Image.fromarray(film[top : top + SIDE // 2, left : left + SIDE // 2].copy())
+    return np.clip(np.asarray(piece.resize((SIDE, SIDE), Image.Resampling.BILINEAR)), 0, 1)
+
+
 def foreign(picture: Grey) -> Make:
     """A square piece of another picture, brought to size."""
 
@@ -151,6 +165,8 @@ def faults() -> Iterator[Fault]:
     for blur in (2.0, 8.0, 20.0):
         yield Fault(f"no chest: noise of {blur:.0f} pixels", other, lambda film, rng, b=blur: noise(film, rng, blur=b))
     yield Fault("no chest: limbs", other, limb)
+    yield Fault("no chest: patches in another order", other, shuffled)
+    yield Fault("no chest: a quarter of the film", other, quarter)
     for kind, pictures in (("photographs", _named(PHOTOGRAPHS)), ("textures", _named(TEXTURES)), ("slices", _slices())):
         yield Fault(f"no chest: {kind}", other, _any_of(pictures))
 

@@ -253,7 +253,7 @@ def groups_of(film: Film) -> set[str]:
     return set(film["present"]) or {NONE_TOLD}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(_SETS, _FRACTIONS, st.randoms(use_true_random=False))
 def test_order_and_units_change_nothing(films: list[dict[str, Any]], fraction: float, random: Any) -> None:
     rules = Rules(keep_fraction=fraction)
@@ -266,7 +266,7 @@ def test_order_and_units_change_nothing(films: list[dict[str, Any]], fraction: f
     assert decisions(table(*stretched), rules) == found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(_SETS, _FRACTIONS)
 def test_each_finding_keeps_its_fraction_and_the_better_stay(films: list[dict[str, Any]], fraction: float) -> None:
     rules = Rules(minimum={"posture": -2.0}, keep_fraction=fraction)
@@ -296,7 +296,7 @@ def test_each_finding_keeps_its_fraction_and_the_better_stay(films: list[dict[st
                     assert not found[better["key"]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(_SETS)
 def test_a_larger_fraction_loses_no_film(films: list[dict[str, Any]]) -> None:
     before: set[str] = set()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cxrsynth.evidence import duplicates as duplicates_module
 from cxrsynth.evidence.copy_features import Thumbs, mirrored, thumbnails
 from cxrsynth.evidence.duplicates import duplicates
 from cxrsynth.evidence.registration import unmoved, warp, warp_matrices
@@ -64,10 +65,11 @@ def test_few_films(count: int) -> None:
     assert found == ({"film-1": ("film-0", pytest.approx(1.0, abs=1e-4))} if count == 2 else {})
 
 
-def test_many_films_are_filtered_by_features_first() -> None:
-    """Beyond 300 films only those near by features are looked at again; near duplicates are still found."""
-    films = made_films(320, seed=8, size=64)
+def test_many_films_are_filtered_by_features_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In large sets only films near by features are looked at again; near duplicates are still found."""
+    monkeypatch.setattr(duplicates_module, "_MANY", 100)
+    films = made_films(150, seed=8, size=64)
     again = (films[:20] * 0.9 + 0.05).clamp(0, 1)
     thumbs = thumbnails(torch.cat((films, again)), unmoved)
     found = duplicates(thumbs, *keys_of(thumbs))
-    assert {key: first for key, (first, _) in found.items()} == {f"film-{320 + i}": f"film-{i}" for i in range(20)}
+    assert {key: first for key, (first, _) in found.items()} == {f"film-{150 + i}": f"film-{i}" for i in range(20)}

@@ -17,6 +17,11 @@ def plant(kind: str, *, seed: int = 0) -> torch.Tensor:
     return altered(kind, FILMS, partners=PARTNERS, seed=seed, autoencode=lambda images: images * 2)
 
 
+def middle(images: torch.Tensor) -> torch.Tensor:
+    """Without the edge, beyond which a moved film holds nothing."""
+    return images[..., 12:-12, 12:-12]
+
+
 @pytest.mark.parametrize("kind", list(ALTERATIONS))
 def test_each_kind_is_an_image_and_repeats(kind: str) -> None:
     planted = plant(kind)
@@ -35,12 +40,11 @@ def test_films_are_moved_by_what_is_said() -> None:
     }
     for kind, moves in undo.items():
         planted = plant(kind)
-        back = torch.stack(
-            [correlation(warp(planted, warp_matrices(torch.tensor([move]).expand(6, 5))), FILMS) for move in moves]
-        )
+        undone = [warp(planted, warp_matrices(torch.tensor([move]).expand(6, 5))) for move in moves]
+        back = torch.stack([correlation(middle(films), middle(FILMS)) for films in undone])
         best = back.max(0)
         assert best.values.min() > 0.99, kind
-        assert correlation(planted, FILMS).max() < best.values.min(), kind
+        assert (correlation(middle(planted), middle(FILMS)) < best.values).all(), kind
         assert len(set(best.indices.tolist())) > 1, kind  # not all the same way
 
 

@@ -146,6 +146,15 @@ def test_turned_films_are_told(checks: QualityChecks, films: Tensor, turns: int)
     assert all("turned" in names for names in failed(checks, films.rot90(turns, (2, 3)).contiguous()))
 
 
+def test_each_turn_is_seen_as_the_upright_is(films: Tensor, family: Path) -> None:
+    searching = Likeness(load_likeness(family, device=CPU).templates)
+    plain = searching(films)
+    assert (plain.upright > plain.turned).all()
+    for turns in (1, 2, 3):
+        assert (searching(films.rot90(turns, (2, 3))).turned >= plain.upright - 1e-4).all()
+    assert torch.allclose(searching(1 - films).inverted, plain.upright, atol=1e-4)
+
+
 def test_other_pictures_are_no_chest(checks: QualityChecks) -> None:
     y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 256), indexing="ij")
     rings = 0.5 + 0.4 * torch.cos(25 * (x.square() + y.square()).sqrt())
@@ -174,8 +183,9 @@ def test_registration_undoes_a_known_warp(family: Path) -> None:
     chests = torch.stack([means["mean_adult"], means["mean_child"]])[:, None]
     move = torch.tensor([[0.15, -0.1, 0.15, 0.1, 0.12]]).expand(2, -1)
     moved = warp(chests, warp_matrices(move), outside="border")
-    left = network(to_canonical(moved, network)) - network(chests)
-    assert (left.abs() < 0.3 * move.abs()).all() or left.norm() < 0.3 * (network(moved) - network(chests)).norm()
+    with torch.inference_mode():
+        canonical, away, back = (network(images) for images in (chests, moved, to_canonical(moved, network)))
+    assert ((back - canonical).norm(dim=1) < 0.5 * (away - canonical).norm(dim=1)).all()
 
 
 @pytest.mark.parametrize("size", [12, 16, 24])
@@ -197,7 +207,7 @@ def test_letters_that_stand_apart_are_no_row(films: Tensor) -> None:
     row = written(films, "ABCDEF", 16, at=(10, 10))
     stack = written(films, "\n".join("ABCDEF"), 16, at=(10, 10))
     assert (longest_row(row) == 6).all()
-    assert (longest_row(stack) == 1).all()
+    assert (longest_row(stack) <= 2).all()
 
 
 def test_large_images_are_read_too(films: Tensor) -> None:
