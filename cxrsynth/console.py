@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 _PLAIN_EVERY_S = 10.0
-_MEASURES = ("frechet", "kid", "precision", "recall", "density", "coverage")
-_MEASURES += ("ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
+_DISTANCES = ("frechet", "kid", "precision", "recall", "density", "coverage")
+_MEASURES = (*_DISTANCES, "ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
 
 
 class Advance(Protocol):

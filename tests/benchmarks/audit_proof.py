@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.audit_proof --data DIR --work DIR`: what an audit finds, on films of which all is known.
 
 Makes 260 films with nano by the labels of real films of split `val`, audits them against those real films, then plants
-faults in 60 of them, ten of each kind, and audits all against films of split `train`, of which ten are among the planted.
+faults in 60 of them, ten of each kind, and audits all against films of split `train`: ten of these are planted too.
 `DIR` holds images/*.tar and manifests/*.csv (see the README, "Building nano"). Prints tables in Markdown.
 """
 
