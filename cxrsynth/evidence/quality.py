@@ -35,7 +35,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "saturated": Check("share of the middle at one end of the grey levels", "above", 0.03),
         # Least of the training films: 36. Films of 16 levels lie below 16.
         "clipped": Check("grey levels in use, of 256", "below", 32.0),
-        # 0.2%, 0.2% and 0.3% of the training films fall below; of those turned, some lie upside down in their source.
+        # 0.2%, 0.2% and 0.3% of the training films fall below.
         "inverted": Check("correlation with a mean chest, less that of the negative", "below", 0.0),
         "not_a_chest": Check("correlation with a mean chest, of the image or its negative", "below", 0.35),
         "turned": Check("correlation with a mean chest, less that of the image turned", "below", 0.0),
