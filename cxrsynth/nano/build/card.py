@@ -106,7 +106,10 @@ def _generator(numbers: dict[str, Any] | None) -> list[str]:
         "| asked for | judge's AUROC on images | on real val films | (AUROC - 0.5) kept |",
         "| --- | --- | --- | --- |",
         *(
+            # Near chance on real films there is nothing to keep a share of.
             f"| {head} | {one['made']:.2f} | {one['real']:.2f} | {one['share']:.2f} |"
+            if one["real"] >= 0.6
+            else f"| {head} | {one['made']:.2f} | {one['real']:.2f} | not told |"
             for head, one in numbers["obedience"].items()
         ),
     ]
