@@ -109,6 +109,16 @@ def test_other_films_stay_unlike_and_nothing_gets_worse() -> None:
     assert (fit.matrices - start).abs().max() <= 0.16 + 1e-6
 
 
+def test_a_step_that_makes_things_worse_is_not_taken() -> None:
+    """In noise most steps lead astray."""
+    rng = torch.Generator().manual_seed(0)
+    moving, fixed = torch.randn(40, 1, 32, 32, generator=rng), torch.randn(40, 1, 32, 32, generator=rng)
+    fixed[:20] = 0.5 * fixed[:20] + moving[:20]
+    fit = fit_pairs(moving, fixed, start=identity(40), blurs=(2, 1, 0))
+    assert (fit.correlation >= correlation(moving, fixed) - 1e-6).all()
+    assert torch.allclose(correlation(warp(moving, fit.matrices), fixed), fit.correlation, atol=1e-5)
+
+
 def test_a_pair_is_fitted_by_itself() -> None:
     moving, fixed, _ = pairs()
     together = fit_pairs(moving, fixed, start=identity(12), blurs=(2, 1, 0)).correlation

@@ -43,6 +43,20 @@ def test_what_is_left_out_is_not_met(gallery: Gallery) -> None:
     assert all(len(set(row)) == CANDIDATES for row in apart.places)
 
 
+def test_a_patient_of_many_films_is_searched_past(gallery: Gallery) -> None:
+    """More films of one patient than candidates, all nearer than anybody else's."""
+    rng = np.random.default_rng(0)
+    many = np.repeat(gallery.thumbs[:1], 30, 0)
+    many = (many + rng.normal(0, 4, many.shape)).clip(0, 255).astype(np.uint8)
+    thumbs = np.concatenate((many, gallery.thumbs[40:]))
+    crowded = Gallery.of(thumbs, np.array([0] * 30 + list(range(1, 41))), gallery.space)
+    found = compare(thumbs[:1], crowded, leave_out=np.zeros(1, np.int64))
+    without = Gallery.of(thumbs[30:], np.arange(40), gallery.space)
+    expected = compare(thumbs[:1], without, leave_out=np.full(1, -1))
+    assert found.places.tolist() == (expected.places + 30).tolist()
+    assert np.allclose(found.similarity, expected.similarity, atol=1e-5)
+
+
 def test_a_moved_copy_is_known_by_laying_it_on(gallery: Gallery) -> None:
     move = torch.tensor([[0.06, 0.06, 0.0, 0.0, 0.0]]).expand(80, 5)
     moved = thumbnails(warp(made_films(80), warp_matrices(move)), unmoved)

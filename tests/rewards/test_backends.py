@@ -47,12 +47,15 @@ def test_an_unknown_backend_is_told(name: str, known: str) -> None:
         load_reward(name, "nowhere", device=CPU)
 
 
-def test_released_lung_segmentation_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("folder", ["pspnet", "other"])
+def test_released_lung_segmentation_is_known_by_its_name(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = released_segmentation()
     file.parent.mkdir(parents=True)
     file.write_bytes(b"no weights")
-    (tmp_path / "pspnet").mkdir()
+    (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="torchxrayvision could not load its PSPNet"):
         load_reward("posture", "pspnet", device=CPU)

@@ -63,12 +63,15 @@ def test_a_folder_is_known_by_names_and_contents(name: str, tmp_path: Path) -> N
 
     one = written(config_json="a", model_safetensors="b", vocab_txt="c")
     assert written(vocab_txt="c", model_safetensors="b", config_json="a", notes_md="d") == one
+    assert written(config_json="a", model_safetensors="b", vocab_txt="d") != one
     assert written(config_json="b", model_safetensors="a", vocab_txt="c") != one
     assert written(config_json="a", model_safetensors="bc", vocab_txt="") != one
     assert written(config_json="a", other_safetensors="b", vocab_txt="c") != one
 
 
-def test_released_weights_are_known_once_they_are_there(tmp_path: Path) -> None:
+def test_released_weights_are_known_once_they_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pspnet").mkdir()  # a folder of that name is not meant
+    monkeypatch.chdir(tmp_path)
     files = {
         ("diagnosis", "resnet50-res512-all"): released_weights("resnet50-res512-all", tmp_path),
         ("posture", "pspnet"): released_segmentation(tmp_path),
