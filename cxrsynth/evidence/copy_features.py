@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from scipy.linalg import eigh
 from torch import Tensor
 
-from cxrsynth.evidence.registration import Register, local_mean, warp, warp_matrices
+from cxrsynth.evidence.registration import Register, local_mean
+from cxrsynth.rewards.warps import warp, warp_matrices
 
 Thumbs = npt.NDArray[np.uint8]  # [N, T, T]
 Vectors = npt.NDArray[np.float32]  # [N, D], of length 1

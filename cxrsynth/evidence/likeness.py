@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cxrsynth.errors import ModelError
-from cxrsynth.rewards.networks import POSTURE, PostureRegressor
+from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.rewards.warps import warp, warp_matrices
 
 TEMPLATES_FILE = "canonical.safetensors"
 TEMPLATES = ("mean_adult", "mean_child")
@@ -115,8 +116,9 @@ def to_canonical(images: Tensor, network: PostureRegressor) -> Tensor:
     The network tells by which look-up the film was made from the canonical one; the way back is its inverse.
     """
     device = next(network.parameters()).device
-    matrices = _matrices(network(images.to(device)).float().cpu())
-    return _look_up(images, torch.linalg.inv(matrices))
+    matrices = torch.eye(3).repeat(len(images), 1, 1)
+    matrices[:, :2] = warp_matrices(network(images.to(device)).float().cpu())
+    return warp(images, torch.linalg.inv(matrices)[:, :2], outside="border")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +131,14 @@ class _Bank:
     @classmethod
     def of(cls, templates: Tensor, moves: Tensor) -> "_Bank":
         """Templates [T, 64, 64] in placements [M, 5]."""
-        matrices = _matrices(moves)
+        matrices = warp_matrices(moves)
         line = torch.hann_window(_SIDE + 2, periodic=False)[1:-1].sqrt()
         window = line[:, None] * line  # the middle of the picture counts: edges hold arms and markers
-        seen = F.grid_sample(window.expand(len(moves), 1, -1, -1), _grid(matrices), align_corners=False)
+        seen = warp(window.expand(len(moves), 1, -1, -1), matrices)
         windows = seen.flatten(1)
         chests = []
         for detail in _details(templates[:, None]):
-            moved = _look_up(detail.expand(len(moves), 1, -1, -1), matrices).flatten(1)
+            moved = warp(detail.expand(len(moves), 1, -1, -1), matrices, outside="border").flatten(1)
             centred = moved - (moved * windows).sum(1, keepdim=True) / windows.sum(1, keepdim=True)
             chests.append(centred * windows / (centred.square() * windows).sum(1, keepdim=True).sqrt())
         return cls(windows, torch.stack(chests))
@@ -171,21 +173,3 @@ def _resized(images: Tensor, side: int) -> Tensor:
 def _moves(shifts: tuple[float, ...], *others: tuple[float, ...]) -> Tensor:
     """Every combination, [M, 5] in the order of `POSTURE`."""
     return torch.tensor(list(itertools.product(shifts, shifts, *others)))
-
-
-def _matrices(parameters: Tensor) -> Tensor:
-    """Look-up matrices [N, 3, 3] of the five numbers of `POSTURE` [N, 5], as the regressor was trained on."""
-    shift_x, shift_y, log_x, log_y, angle = parameters.reshape(-1, len(POSTURE)).unbind(1)
-    x, y, zero = log_x.exp(), log_y.exp(), torch.zeros_like(angle)
-    rows = (x * angle.cos(), -y * angle.sin(), shift_x, x * angle.sin(), y * angle.cos(), shift_y, zero, zero, zero + 1)
-    return torch.stack(rows, 1).reshape(-1, 3, 3)
-
-
-def _grid(matrices: Tensor, side: int = _SIDE) -> Tensor:
-    return F.affine_grid(matrices[:, :2], [len(matrices), 1, side, side], align_corners=False)
-
-
-def _look_up(images: Tensor, matrices: Tensor) -> Tensor:
-    """Square images [N, 1, S, S] seen through matrices [N, 3, 3]; beyond the edge, the edge."""
-    grid = _grid(matrices, images.shape[-1])
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cxrsynth.evidence.registration import warp, warp_matrices
+from cxrsynth.rewards.warps import warp, warp_matrices
 
 Autoencode = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the same through an autoencoder
 

@@ -1,8 +1,4 @@
-"""Bring chests to one place, and two films of a pair to each other, by affine warps.
-
-Matrices are those of `torch.nn.functional.affine_grid`: they tell, for a place of the output, where in the input to
-look, in half widths from the middle.
-"""
+"""Bring chests to one place, and two films of a pair to each other, by affine warps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.rewards.warps import compose, inverse, warp, warp_matrices
 
 Register = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the same, the chest in the canonical frame
 
@@ -20,33 +17,6 @@ Register = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the sa
 _REACH = 0.16
 _DAMPING = 0.02  # of Gauss-Newton, share of the mean curvature
 _WEAKEST = 0.35  # least correlation the step is scaled for: below it the step is noise
-
-
-def warp_matrices(parameters: Tensor) -> Tensor:
-    """Matrices [B, 2, 3] of the five numbers of a `PostureRegressor` [B, 5]; zero is the identity."""
-    shift_x, shift_y, log_x, log_y, angle = parameters.unbind(-1)
-    cos, sin = angle.cos(), angle.sin()
-    first = torch.stack((log_x.exp() * cos, -log_y.exp() * sin, shift_x), -1)
-    second = torch.stack((log_x.exp() * sin, log_y.exp() * cos, shift_y), -1)
-    return torch.stack((first, second), -2)
-
-
-def inverse(matrices: Tensor) -> Tensor:
-    """Matrices [B, 2, 3] that undo others."""
-    turned = torch.linalg.inv(matrices[..., :2])
-    return torch.cat((turned, -turned @ matrices[..., 2:]), -1)
-
-
-def compose(first: Tensor, then: Tensor) -> Tensor:
-    """The matrices [B, 2, 3] that look up by `then` in what `first` gives."""
-    shift = first[..., :2] @ then[..., 2:] + first[..., 2:]
-    return torch.cat((first[..., :2] @ then[..., :2], shift), -1)
-
-
-def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Images [B, 1, H, W] seen through matrices [B, 2, 3]; black beyond the edge."""
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def to_canonical(network: PostureRegressor) -> Register:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxrsynth.evidence.copy_features import CopyIndex, CopySpace, Thumbs, Vectors, details, mirrored
-from cxrsynth.evidence.registration import correlation, fit_pairs, warp
+from cxrsynth.evidence.registration import correlation, fit_pairs
+from cxrsynth.rewards.warps import warp
 
 CANDIDATES = 10  # of each film, by features
 _BLOCK = 64  # films worked on at a time

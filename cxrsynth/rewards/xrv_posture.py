@@ -109,7 +109,7 @@ def released_segmentation(cache: Path | None = None) -> Path:
 def chest_posture(lungs: Tensor) -> Tensor:
     """By what warp the lungs differ from the canonical frame, in the order and units of `POSTURE`.
 
-    A film in the canonical frame warped by these numbers (`nano.build.align.warp_matrices`) would show its lungs here.
+    A film in the canonical frame warped by these numbers (`warps.warp_matrices`) would show its lungs here.
     Lungs are told apart by place, so a mirrored chest is as good as any; one on its head is turned by half a circle.
 
     Args:

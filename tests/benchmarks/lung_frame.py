@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor
 
-from cxrsynth.nano.build.align import compose, registered_frames, warp_matrices
+from cxrsynth.nano.build.align import registered_frames
 from cxrsynth.nano.build.config import BuildConfig, load_config
 from cxrsynth.nano.build.films import Film, Subject, load_films
+from cxrsynth.rewards.warps import compose, warp_matrices
 from cxrsynth.rewards.xrv_posture import LungFrame, chest_posture, lung_frame, lung_outlines
 
 _OPEN, _OTHER = ("cohen_open", "hannover"), ("cohen_nc",)

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from cxrsynth.evidence.copy_features import CopyIndex, CopySpace, Thumbs, Vectors, mirrored
-from cxrsynth.evidence.registration import warp, warp_matrices
 from cxrsynth.evidence.verify import CANDIDATES, Gallery, compare
+from cxrsynth.rewards.warps import warp, warp_matrices
 from tests.evidence.made_films import made_thumbs
 
 

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxrsynth.evidence.copy_features import Thumbs, thumbnails
-from cxrsynth.evidence.registration import unmoved, warp, warp_matrices
+from cxrsynth.evidence.registration import unmoved
+from cxrsynth.rewards.warps import warp, warp_matrices
 
 
 def made_films(count: int, *, seed: int = 0, size: int = 128) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 
 from cxrsynth.evidence import copy_features
 from cxrsynth.evidence.copy_features import CopyIndex, CopySpace, Vectors, details, mirrored, thumbnails
-from cxrsynth.evidence.registration import unmoved, warp, warp_matrices
+from cxrsynth.evidence.registration import unmoved
+from cxrsynth.rewards.warps import warp, warp_matrices
 from tests.evidence.made_films import made_films, made_thumbs
 
 

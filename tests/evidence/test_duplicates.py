@@ -7,7 +7,8 @@ import torch
 from cxrsynth.evidence import duplicates as duplicates_module
 from cxrsynth.evidence.copy_features import Thumbs, mirrored, thumbnails
 from cxrsynth.evidence.duplicates import duplicates
-from cxrsynth.evidence.registration import unmoved, warp, warp_matrices
+from cxrsynth.evidence.registration import unmoved
+from cxrsynth.rewards.warps import warp, warp_matrices
 from tests.evidence.made_films import made_films, made_thumbs
 
 

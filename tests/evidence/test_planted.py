@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from cxrsynth.evidence.planted import ALTERATIONS, ProbeKeeper, altered
-from cxrsynth.evidence.registration import correlation, warp, warp_matrices
+from cxrsynth.evidence.registration import correlation
+from cxrsynth.rewards.warps import warp, warp_matrices
 from tests.evidence.made_films import made_films
 
 FILMS, PARTNERS = made_films(6), made_films(6, seed=1)

@@ -17,9 +17,9 @@ from cxrsynth.evidence.burned_in import longest_row
 from cxrsynth.evidence.grey_levels import effective_levels, end_share, structure
 from cxrsynth.evidence.likeness import Likeness, to_canonical
 from cxrsynth.evidence.quality import CHECKS, LIKENESS_CHECKS, QualityChecks, load_likeness
-from cxrsynth.nano.build.align import warp, warp_matrices
 from cxrsynth.rewards.backends import family_folder
 from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.rewards.warps import warp, warp_matrices
 from cxrsynth.seeds import sample_noise
 from cxrsynth.settings import Precision, Sampler
 

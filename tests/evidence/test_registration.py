@@ -7,18 +7,9 @@ import torch
 from torch import Tensor
 
 from cxrsynth.evidence.copy_features import details
-from cxrsynth.evidence.registration import (
-    compose,
-    correlation,
-    fit_pairs,
-    inverse,
-    local_mean,
-    to_canonical,
-    unmoved,
-    warp,
-    warp_matrices,
-)
+from cxrsynth.evidence.registration import correlation, fit_pairs, local_mean, to_canonical, unmoved
 from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.rewards.warps import compose, inverse, warp, warp_matrices
 from tests.evidence.made_films import made_films, made_thumbs
 
 MOVES = torch.tensor([[0.1, -0.05, 0.1, -0.1, 0.2], [-0.08, 0.06, 0.0, 0.05, -0.1]])

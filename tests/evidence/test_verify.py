@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from cxrsynth.evidence.copy_features import CopySpace, Thumbs, mirrored, thumbnails
-from cxrsynth.evidence.registration import unmoved, warp, warp_matrices
+from cxrsynth.evidence.registration import unmoved
 from cxrsynth.evidence.verify import CANDIDATES, Gallery, Places, compare
+from cxrsynth.rewards.warps import warp, warp_matrices
 from tests.evidence.made_films import made_films, made_thumbs
 
 

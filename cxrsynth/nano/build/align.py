@@ -16,37 +16,13 @@ from torch import Tensor
 from cxrsynth.nano.build.config import AlignSettings
 from cxrsynth.nano.build.films import Film
 from cxrsynth.nano.build.training import log
+from cxrsynth.rewards.networks import POSTURE
+from cxrsynth.rewards.warps import compose, warp, warp_matrices
 
 _SMALL = 64  # pixels on a side while registering
 _BATCH = 256
-# Order of the five numbers, and how far each may go: fractions of the half width, log scales, radians.
-PARAMETERS = ("shift_x", "shift_y", "log_scale_x", "log_scale_y", "rotation_rad")
+# How far each number of `POSTURE` may go: fractions of the half width, log scales, radians.
 _REACH = torch.tensor((0.25, 0.25, 0.25, 0.25, 0.25))
-
-
-def warp_matrices(parameters: Tensor) -> Tensor:
-    """`affine_grid` matrices [N, 2, 3] from output to input of the five numbers [N, 5].
-
-    A positive log scale shows a larger piece of the film, that is, makes the chest smaller.
-    """
-    shift_x, shift_y, log_x, log_y, angle = parameters.unbind(-1)
-    cos, sin = angle.cos(), angle.sin()
-    first = torch.stack((log_x.exp() * cos, -log_y.exp() * sin, shift_x), -1)
-    second = torch.stack((log_x.exp() * sin, log_y.exp() * cos, shift_y), -1)
-    return torch.stack((first, second), -2)
-
-
-def compose(first: Tensor, then: Tensor) -> Tensor:
-    """The matrices [N, 2, 3] that look up by `then` in what `first` gives; both [N or 1, 2, 3]."""
-    last = torch.tensor([[[0.0, 0.0, 1.0]]])
-    square = [torch.cat([m, last.expand(len(m), -1, -1)], 1) for m in (first, then)]
-    return (square[0] @ square[1])[:, :2].contiguous()
-
-
-def warp(images: Tensor, matrices: Tensor, *, mode: str = "bilinear", outside: str = "zeros") -> Tensor:
-    """Resample [N, 1, H, W] by matrices [N, 2, 3]; beyond the film's edge black, or as `outside` says."""
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode=mode, padding_mode=outside, align_corners=False)
 
 
 def canonical_frames(
@@ -65,7 +41,7 @@ def canonical_frames(
     found, means = align_films(
         pixels[filled], [kind for kind, here in zip(kinds, filled.tolist(), strict=True) if here], settings=settings
     )
-    parameters = torch.zeros(len(films), len(PARAMETERS))
+    parameters = torch.zeros(len(films), len(POSTURE))
     parameters[filled] = found
     matrices, fits = _frames(parameters, settings)
     shown = filled & fits
@@ -79,11 +55,11 @@ def registered_frames(
 ) -> tuple[Tensor, Tensor]:
     """As `canonical_frames`, for films that had no part in the mean: they are registered to the mean kept at `path`."""
     means = load_file(path)
-    parameters = torch.zeros(len(films), len(PARAMETERS))
+    parameters = torch.zeros(len(films), len(POSTURE))
     details = _details(_shrunk(pixels))
     for kind in {film_kind(film) for film in films}:
         chosen = torch.tensor([film_kind(film) == kind for film in films])
-        raw = torch.zeros(int(chosen.sum()), len(PARAMETERS))
+        raw = torch.zeros(int(chosen.sum()), len(POSTURE))
         for blur in _blurs(settings.rounds):
             raw, _ = _towards(_blurred(details[chosen], blur), raw, _blurred(means[f"mean_{kind}"], blur), settings)
         parameters[chosen] = _REACH * raw.tanh()
@@ -113,10 +89,10 @@ def align_films(pixels: Tensor, kinds: list[str], *, settings: AlignSettings) ->
         settings: rounds and steps.
     """
     details = _details(_shrunk(pixels))
-    found, means = torch.zeros(len(pixels), len(PARAMETERS)), {}
+    found, means = torch.zeros(len(pixels), len(POSTURE)), {}
     for kind in sorted(set(kinds)):
         chosen = torch.tensor([other == kind for other in kinds])
-        raw = torch.zeros(int(chosen.sum()), len(PARAMETERS))
+        raw = torch.zeros(int(chosen.sum()), len(POSTURE))
         for round_index, blur in enumerate(_blurs(settings.rounds)):
             seen = _blurred(details[chosen], blur)
             raw, score = _towards(seen, raw, _warped(seen, raw).mean(0, keepdim=True), settings)

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from cxrsynth.nano.build.align import compose, warp, warp_matrices
 from cxrsynth.nano.build.autoencoder import encode_mean
 from cxrsynth.nano.build.config import DenoiserSettings, TextSettings
 from cxrsynth.nano.build.films import SMALL_GROUPS, Film, caption
@@ -27,6 +26,7 @@ from cxrsynth.nano.build.training import (
     warmup_stable_decay,
 )
 from cxrsynth.reports.prompt import every_canonical_sentence
+from cxrsynth.rewards.warps import compose, warp, warp_matrices
 
 
 def make_scheduler() -> DDIMScheduler:

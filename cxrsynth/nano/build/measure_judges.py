@@ -13,10 +13,10 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 from transformers import CLIPTokenizer
 
 from cxrsynth.evidence.fidelity import Interval, bootstrap
-from cxrsynth.nano.build.align import compose, warp_matrices
 from cxrsynth.nano.build.films import Film, caption
 from cxrsynth.nano.build.fitting import resampled
 from cxrsynth.rewards.networks import DualEncoder, PostureRegressor
+from cxrsynth.rewards.warps import compose, warp_matrices
 
 
 def classifier_numbers(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict[str, dict[str, Any]]:
