@@ -13,7 +13,7 @@ from cxrsynth.diffusion.model import choose_device
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.evidence.decide import Rules
 from cxrsynth.evidence.features import load_extractor
-from cxrsynth.evidence.likeness import Likeness
+from cxrsynth.evidence.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.evidence.minimums import Minimum, known_metrics, parse_minimums
 from cxrsynth.evidence.parts import Parts
 from cxrsynth.evidence.planted import ALTERATIONS
@@ -28,7 +28,7 @@ from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.settings import AuditSettings
-from cxrsynth.shards.folder import writing_failed
+from cxrsynth.shards.folder import file_sha256, writing_failed
 from cxrsynth.shards.reshard import refuse_target
 
 _STATE = ".cxrsynth-audit"
@@ -158,7 +158,11 @@ def load_scorer(settings: AuditSettings, *, device: torch.device) -> Scorer:
                 name: {"backend": backend, "digest": backend_digest(name, backend), "unit": suite.rewards[name].unit}
                 for name, backend in settings.judges.items()
             },
-            "family": {"backend": settings.family, "digest": backend_digest("posture", settings.family)},
+            "family": {
+                "backend": settings.family,
+                "digest": backend_digest("posture", settings.family),
+                "mean_chests": file_sha256(folder / TEMPLATES_FILE),
+            },
             "features": {"name": extractor.name, "digest": extractor.digest, "width": extractor.width},
         },
     )

@@ -3,9 +3,8 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from cxrsynth.cli import app
+from cxrsynth.evidence.likeness import TEMPLATES_FILE
 from cxrsynth.evidence.parts import Parts
 from cxrsynth.evidence.quality import CHECKS
+from cxrsynth.rewards.backends import family_folder
 from tests.generating import SECRET_WORDS, command, hashes, manifest, write_table
+from tests.processes import Warm
 
+OPTIONS = ("--device", "cpu", "--probes", "2")
 FINDINGS = ("scores.parquet", "keep.csv", "summary.json", "report.html")
 
 
@@ -54,7 +58,7 @@ def real(home: Path) -> Path:
 
 
 def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["audit", *map(str, arguments), "--device", "cpu", "--probes", "2"])
+    return CliRunner().invoke(app, ["audit", *map(str, arguments), *OPTIONS])
 
 
 @pytest.fixture(scope="module")
@@ -113,31 +117,6 @@ def test_the_same_audit_has_the_same_bytes_and_scores_nothing_twice(
     assert {name: (audited / name).read_bytes() for name in FINDINGS} == before
 
 
-def test_a_stopped_audit_ends_as_one_never_stopped(
-    audited: Path, made: Path, real: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write: Callable[..., None] = Parts.write
-    count = 0
-
-    def write_two(*given: Any, **named: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 3:
-            raise KeyboardInterrupt
-        write(*given, **named)
-
-    arguments = (made, "--reference", real, "--reference-table", home / "real.csv", "--out", tmp_path / "out")
-    with monkeypatch.context() as patch:
-        patch.setattr(Parts, "write", write_two)
-        stopped = run(*arguments)
-    assert stopped.exit_code == 130
-    assert not (tmp_path / "out" / "summary.json").exists()
-    done = run(*arguments)
-    assert done.exit_code == 0, done.output
-    for name in FINDINGS:
-        assert (tmp_path / "out" / name).read_bytes() == (audited / name).read_bytes(), name
-
-
 def test_batch_size_changes_no_decision(audited: Path, made: Path, tmp_path: Path) -> None:
     assert run(made, "--out", tmp_path / "one", "--batch-size", "1").exit_code == 0
     one = pq.read_table(tmp_path / "one" / "scores.parquet")
@@ -147,20 +126,80 @@ def test_batch_size_changes_no_decision(audited: Path, made: Path, tmp_path: Pat
         assert all(a == b or a == pytest.approx(b, abs=1e-4) for a, b in pairs), name
 
 
+def test_a_killed_and_stopped_audit_ends_as_one_never_stopped(
+    audited: Path, made: Path, real: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    arguments = (made, "--reference", real, "--reference-table", home / "real.csv", "--out", out)
+    scored: dict[str, int] = {}
+    for units in (1, 2, 4):
+        process = Warm("cxrsynth", "audit", *arguments, *OPTIONS, log=tmp_path / "log")
+        process.kill_when(lambda units=units: len(parts(out)) >= units)
+        assert process.returncode == -signal.SIGKILL
+        assert units <= len(parts(out)) < 6
+        assert not (out / "summary.json").exists()
+        assert parts(out).items() >= scored.items(), "what was scored is scored again"
+        scored = parts(out)
+
+    def press_ctrl_c(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "write", press_ctrl_c)
+        assert run(*arguments).exit_code == 130
+    assert not (out / "summary.json").exists()
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert parts(out).items() >= scored.items()
+    for name in FINDINGS:
+        assert (out / name).read_bytes() == (audited / name).read_bytes(), name
+
+
+def parts(out: Path) -> dict[str, int]:
+    """Scored units on disk, and when they were written."""
+    return {path.name: path.stat().st_mtime_ns for path in (out / ".cxrsynth-audit").glob("*.parquet")}
+
+
+def test_other_mean_chests_make_other_scores(real: Path, tmp_path: Path) -> None:
+    """A family's posture judge alone does not tell its checks."""
+    films, family = tmp_path / "films", tmp_path / "family"
+    films.mkdir()
+    shutil.copy(real / "00.png", films)
+    packaged = family_folder("nano-judge")
+    assert packaged is not None
+    shutil.copytree(packaged, family)
+    assert run(films, "--family", family, "--out", tmp_path / "out").exit_code == 0
+    means = load_file(family / TEMPLATES_FILE)
+    save_file({name: 1 - mean for name, mean in means.items()}, family / TEMPLATES_FILE)
+    assert run(films, "--family", family, "--out", tmp_path / "out").exit_code == 0
+    assert run(films, "--family", family, "--out", tmp_path / "new").exit_code == 0
+    again, new = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("out", "new"))
+    assert again.equals(new)
+
+
 def test_two_processes_find_what_one_does(audited: Path, made: Path, real: Path, home: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0")
-    arguments = ("audit", made, "--reference", real, "--reference-table", home / "real.csv", "--out", tmp_path / "out")
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "cxrsynth", *map(str, arguments), "--device", "cpu", "--probes", "2"],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "keep.csv").read_bytes() == (audited / "keep.csv").read_bytes()
-    assert summary(tmp_path / "out")["rewards"] == summary(audited)["rewards"]
+    """Told of each other as a launcher does; the launchers themselves start `generate` in test_resume."""
+    out = tmp_path / "out"
+    arguments = (made, "--reference", real, "--reference-table", home / "real.csv", "--out", out)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        Warm(
+            "cxrsynth",
+            "audit",
+            *arguments,
+            *OPTIONS,
+            log=tmp_path / f"log-{rank}",
+            environment=shared | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    for process in processes:
+        assert process.wait() == 0, process.printed()
+    assert (out / "keep.csv").read_bytes() == (audited / "keep.csv").read_bytes()
+    assert summary(out)["rewards"] == summary(audited)["rewards"]
+    assert [process.printed().count("of 14 films kept") for process in processes] == [1, 0]
 
 
 def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""`python -m MODULE` in processes of their own that spare the seconds of imports: forked off one that has them done."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+TIMEOUT_S = 120
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["cxrsynth.audit", "cxrsynth.generate", "cxrsynth.rewards.transformers_dual"])
+
+
+class Warm:
+    """A running `python -m module arguments`, on one core, its streams in a file; Python does not clear up."""
+
+    def __init__(self, module: str, *arguments: object, log: Path, environment: dict[str, str] | None = None) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")  # read when torch is imported, which the server does once
+            forkserver.ensure_running()
+        self._log = log
+        told = os.environ | (environment or {})
+        process = _CONTEXT.Process(target=_run, args=(module, list(map(str, arguments)), dict(told), log))
+        process.start()
+        self._process: BaseProcess = process
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs, minus the signal that ended it."""
+        return self._process.exitcode
+
+    def printed(self) -> str:
+        """Both streams so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def wait(self) -> int:
+        """The exit code, once it has ended; ends it after two minutes."""
+        self._process.join(TIMEOUT_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        code = self._process.exitcode
+        assert code is not None
+        return code
+
+    def kill_when(self, seen: Callable[[], bool]) -> None:
+        """SIGKILL as soon as something is seen; fails if the process ends before."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not seen():
+            assert self._process.is_alive(), self.printed()
+            assert time.monotonic() < deadline, self.printed()
+            time.sleep(0.0005)
+        self._process.kill()
+        self._process.join()
+
+
+def _run(module: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
