@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cxrsynth.reports.conditions import conditions_of
 from cxrsynth.reports.findings import FindingsReader
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Status
 from cxrsynth.reports.prompt import (
@@ -23,11 +24,16 @@ from cxrsynth.settings import PromptStyle
 
 @dataclass(frozen=True)
 class Asked:
-    """One report, ready to be drawn. `facts` goes into each sample's JSON and holds no free text."""
+    """One report, ready to be drawn. `facts` goes into each sample's JSON and holds no free text.
+
+    `labels` are all the report says, shown by the model or not; `conditions` what a model with ACE is told of it.
+    """
 
     prompt: str = field(repr=False)
     text: str = field(repr=False)
     facts: dict[str, Any] = field(repr=False)
+    labels: dict[str, FindingLabel] = field(repr=False)
+    conditions: tuple[str, ...]
     sanitized: Counter[str]
     truncated: bool
     not_depicted: tuple[str, ...]
@@ -67,7 +73,16 @@ class Asker:
         }
         if self._style is PromptStyle.CANONICAL:
             facts["prompt"] = prompt
-        return Asked(prompt, clean.text, facts, Counter(clean.removed), truncated, request.not_depicted)
+        return Asked(
+            prompt=prompt,
+            text=clean.text,
+            facts=facts,
+            labels=labels,
+            conditions=conditions_of(replace(report, labels=labels)),
+            sanitized=Counter(clean.removed),
+            truncated=truncated,
+            not_depicted=request.not_depicted,
+        )
 
     def _labels(self, report: Report) -> tuple[dict[str, FindingLabel], dict[str, str]]:
         parsed = self._reader.read(report.full_text) if report.full_text else {}

@@ -20,6 +20,7 @@ from cxrsynth.settings import (
     ShardFormat,
     ShardSettings,
     SopClass,
+    TuneSettings,
 )
 
 app = typer.Typer(
@@ -290,6 +291,24 @@ def audit(
         device=device,
     )
     run_audit(settings)
+
+
+@app.command()
+def tune(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, as those under recipes/.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run: new, or one to go on with. Default: runs/ and its name.")
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE over the recipe, as stages.0.iterations=5; repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it takes.")] = False,
+) -> None:
+    """Tune a model by reinforcement learning with comparative feedback."""
+    from cxrsynth.commands import run_tune
+
+    run_tune(TuneSettings(recipe=recipe, out=out, overrides=tuple(override or ()), dry_run=dry_run))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from cxrsynth import console
 from cxrsynth.errors import CxrsynthError
-from cxrsynth.settings import AuditSettings, GenerateSettings
+from cxrsynth.settings import AuditSettings, GenerateSettings, TuneSettings
 
 _REWARDS = ("posture", "diagnosis", "consistency")
 _JUDGE = "nano-judge"
@@ -61,6 +61,23 @@ def run_audit(settings: AuditSettings) -> None:
         console.print_audit(done.summary, done.out)
         if not done.passed:
             raise typer.Exit(3)
+
+
+def run_tune(settings: TuneSettings) -> None:
+    """`cxrsynth tune`."""
+    with _user_errors():
+        _quiet_libraries()
+        from cxrsynth.tune import tune
+
+        done = tune(settings)
+        if int(os.environ.get("RANK", "0")) != 0:
+            return
+        if done.estimate is not None:
+            console.say(done.estimate)
+        elif done.already_complete:
+            console.say(f"{done.model}: already complete, nothing to do")
+        else:
+            console.say(f"{done.model}: tuned; use it with cxrsynth generate --model {done.model}")
 
 
 def by_name(option: str, given: Sequence[str], *, low: float = -math.inf, high: float = math.inf) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -154,3 +155,103 @@ def _number(value: float | None) -> str:
 
 def _interval(measured: Mapping[str, float] | None) -> str:
     return "-" if measured is None else f"{measured['value']:.3g} ({measured['low']:.3g} to {measured['high']:.3g})"
+
+
+class ShowIteration(Protocol):
+    """Shows the metrics after an iteration."""
+
+    def __call__(self, iteration: int, row: Mapping[str, Any]) -> None: ...
+
+
+@contextmanager
+def tuning_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]:
+    """A live table on a terminal; one plain line an iteration when piped."""
+    view = _TuningView(total)
+    if quiet:
+        yield lambda iteration, row: None
+    elif sys.stderr.isatty():
+        with Live(view.table(), console=Console(stderr=True), auto_refresh=False) as live:
+
+            def update(iteration: int, row: Mapping[str, Any]) -> None:
+                view.take(iteration, row)
+                live.update(view.table(), refresh=True)
+
+            yield update
+    else:
+
+        def line(iteration: int, row: Mapping[str, Any]) -> None:
+            view.take(iteration, row)
+            say(view.line(row))
+
+        yield line
+
+
+class _TuningView:
+    """What there is to see of a run: the newest value of each metric, and the time left."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.row: dict[str, Any] = {}
+        self.iteration = 0
+        self._begun: int | None = None
+        self._started = time.monotonic()
+
+    def take(self, iteration: int, row: Mapping[str, Any]) -> None:
+        if self._begun is None:
+            self._begun = iteration - 1
+        self.iteration = iteration
+        self.row |= row
+
+    @property
+    def left(self) -> str:
+        done = self.iteration - (self._begun or 0)
+        if done <= 0:
+            return "unknown"
+        seconds = (time.monotonic() - self._started) / done * (self.total - self.iteration)
+        return str(timedelta(seconds=round(seconds)))
+
+    def line(self, row: Mapping[str, Any]) -> str:
+        """What the newest row says."""
+        head = f"iteration {self.iteration}/{self.total}"
+        if any(name.startswith("evaluation/") for name in row):
+            margins = ", ".join(
+                f"{kind} {row[f'evaluation/{kind}/total/margin']:+.3f} (win rate"
+                f" {row[f'evaluation/{kind}/total/win_rate']:.2f})"
+                for kind in ("tuning", "judge")
+            )
+            return f"{head} on held-out reports: {margins}"
+        rewards = ", ".join(
+            f"{name.split('/')[1]} {value:+.3f}" for name, value in row.items() if _is_mean_reward(name)
+        )
+        return f"{head}: {rewards}{self._policy(row)}, {self.left} left"
+
+    def _policy(self, row: Mapping[str, Any]) -> str:
+        shown = {"win rate": "feedback/win_rate", "clip": "policy/clip_fraction", "KL": "policy/baseline_kl"}
+        parts = [f", {name} {row[key]:.3g}" for name, key in shown.items() if key in row]
+        return "".join(parts)
+
+    def table(self) -> Table:
+        table = Table(title=f"iteration {self.iteration}/{self.total}, {self.left} left", box=box.SIMPLE)
+        table.add_column("reward")
+        for name in ("policy", "baseline", "held-out margin", "judge's margin"):
+            table.add_column(name, justify="right")
+        for name in (key.split("/")[1] for key in self.row if _is_mean_reward(key)):
+            cells = [
+                self.row.get(key)
+                for key in (
+                    f"reward/{name}/mean",
+                    f"reward/{name}/baseline",
+                    f"evaluation/tuning/{name}/margin",
+                    f"evaluation/judge/{name}/margin",
+                )
+            ]
+            table.add_row(name, *(_number(cell) for cell in cells))
+        times = sum(value for key, value in self.row.items() if key.startswith("time/"))
+        images = self.row.get("images", 0)
+        speed = f", {images / times:.2f} images/s" if times and images else ""
+        table.caption = self._policy(self.row).removeprefix(", ") + speed
+        return table
+
+
+def _is_mean_reward(name: str) -> bool:
+    return name.startswith("reward/") and name.endswith("/mean")

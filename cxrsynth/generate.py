@@ -210,6 +210,7 @@ def _sample_batch(run: Run, model: DiffusionModel, batch: _Batch, stopped: threa
         sampler=run.settings.sampling.sampler,
         steps=run.steps,
         guidance=run.guidance,
+        conditions=[asked[report.report_id].conditions for report, _ in members],
         stopped=stopped,
     )  # [B, 1, H, W]
     for (report, _), image in zip(members, images, strict=True):

@@ -16,12 +16,13 @@ from cxrsynth.diffusion.model import (
     DiffusionModel,
     choose_device,
     choose_precision,
+    find_ace,
     find_model,
     load_model,
     model_digest,
 )
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
-from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.errors import ShardError
 from cxrsynth.processes import Processes, join_processes
 from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.reports.rows import Report
@@ -77,13 +78,12 @@ def open_run(settings: GenerateSettings) -> Run:
         ReportsError, ModelError, ShardError: for what the user can mend.
     """
     table = open_table(settings.reports, columns=ColumnNames(**settings.columns))
-    if settings.ace is not None:
-        raise ModelError(f"--ace {settings.ace}: this version reads no ACE files yet\n  leave the option out")
     _check_outside(settings.id_map, settings.out, "--id-map")
     if settings.id_map is not None and settings.id_map.is_dir():
         raise ShardError(f"--id-map {settings.id_map}: is a folder, expected a file")
     _check_outside(settings.id_key, settings.out, "--id-key")
     folder = find_model(settings.model)
+    find_ace(folder, settings.ace)
     spec = read_spec(folder)
     device = choose_device(settings.sampling.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     precision = choose_precision(settings.sampling.precision, device)
@@ -104,7 +104,7 @@ def open_run(settings: GenerateSettings) -> Run:
         "images_per_report": settings.images_per_report,
         "seed": settings.seed,
         "prompt": style.value,
-        "model": {"name": _model_name(spec, folder), "digest": model_digest(folder)},
+        "model": {"name": _model_name(spec, folder), "digest": model_digest(folder, settings.ace)},
         "sampling": {
             "steps": steps,
             "guidance": guidance,
@@ -134,7 +134,7 @@ def open_run(settings: GenerateSettings) -> Run:
         steps=steps,
         guidance=guidance,
         batch_size=batch_size,
-        load_model=lambda: load_model(settings.model, device=device, precision=precision),
+        load_model=lambda: load_model(settings.model, device=device, precision=precision, ace=settings.ace),
     )
 
 

@@ -156,3 +156,13 @@ class AuditSettings:
     batch_size: int = 16
     workers: int = 2
     device: Device = Device.AUTO
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings:
+    """Everything one `tune` command says. `out` None: runs/ and the recipe's name."""
+
+    recipe: Path
+    out: Path | None = None
+    overrides: tuple[str, ...] = ()
+    dry_run: bool = False

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, load_ace
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
 from cxrsynth.diffusion.speed import normalise_small_maps_contiguously
 from cxrsynth.errors import ModelError
@@ -25,7 +26,10 @@ _DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precis
 
 @dataclass(frozen=True)
 class DiffusionModel:
-    """A frozen bundle. `digest` is the SHA-256 over the folder's files; `dtype` is the networks' type."""
+    """A frozen bundle. `digest` is the SHA-256 over the folder's files; `dtype` is the networks' type.
+
+    `ace`, where there is one, is added to the condition of every prompt.
+    """
 
     name: str
     digest: str
@@ -37,6 +41,9 @@ class DiffusionModel:
     scheduler_config: dict[str, Any]
     device: torch.device
     precision: Precision
+    ace: AdaptiveConditionEmbedding | None = None
+    # Weights that are trained stay float32 while their forward passes run in `dtype`.
+    mixed: bool = False
     # A fast tokenizer holds its padding as state: two threads at once get wrong tokens, or "Already borrowed".
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -61,6 +68,18 @@ class DiffusionModel:
     def dtype(self) -> torch.dtype:
         """Floating-point type of UNet and text encoder."""
         return _DTYPES[self.precision]
+
+    def forward_context(self) -> torch.autocast:
+        """What forward passes of the UNet run in: autocast to `dtype` for a `mixed` model, else nothing.
+
+        No cache of cast weights: threads would share it.
+        """
+        return torch.autocast(
+            self.device.type,
+            dtype=self.dtype,
+            enabled=self.mixed and self.dtype is not torch.float32,
+            cache_enabled=False,
+        )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -115,16 +134,29 @@ def _from_hub(name: str) -> Path:
         ) from None
 
 
-def model_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of all files that decide what the model makes."""
+def model_digest(folder: Path, ace: Path | None = None) -> str:
+    """SHA-256 over names and contents of all files that decide what the model makes.
+
+    Args:
+        folder: of the model.
+        ace: embeddings used in place of those in the folder.
+    """
     total = hashlib.sha256()
     kept = [p for part in _PARTS for p in (folder / part).iterdir() if p.suffix in (".json", ".txt", ".safetensors")]
     kept += [p for p in (folder / "model_index.json", folder / "cxrsynth.json") if p.exists()]
     for path in sorted(kept):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()} {_sha256(path)}\n".encode())
+    own = ace if ace is not None else folder
+    own = own if own.is_dir() else own.parent
+    for name in (ACE_FILE, ACE_CONFIG):
+        if (own / name).is_file():
+            total.update(f"{name} {_sha256(own / name)}\n".encode())
     return total.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_device(device: Device, *, local_rank: int = 0) -> torch.device:
@@ -149,15 +181,32 @@ def choose_precision(precision: Precision, device: torch.device) -> Precision:
     return Precision.BF16 if fast else Precision.FP32
 
 
-def load_model(name: str, *, device: torch.device, precision: Precision) -> DiffusionModel:
-    """Load a model folder for sampling; all networks in eval mode, `channels_last`, without gradients.
+def load_model(
+    name: str,
+    *,
+    device: torch.device,
+    precision: Precision,
+    ace: Path | None = None,
+    mixed: bool = False,
+    float32_unet: bool = False,
+) -> DiffusionModel:
+    """Load a model folder; all networks in eval mode, `channels_last`, without gradients.
+
+    Args:
+        name: `nano`, a folder in Stable Diffusion layout, or a hub id.
+        device: where the networks go.
+        precision: their type; see `_vae_dtype` for the autoencoder's.
+        ace: file or folder of adaptive condition embeddings; None takes those in the model's folder, if any.
+        mixed: run the UNet under autocast; for models that are trained.
+        float32_unet: keep the UNet's weights in float32: those that are trained.
 
     Raises:
         ModelError: if the folder or its weights cannot be used.
     """
     folder = find_model(name)
     spec = read_spec(folder)
-    dtype = _DTYPES[precision]
+    dtype = torch.float32 if float32_unet else _DTYPES[precision]
+    embeddings = find_ace(folder, ace)
     try:
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, torch_dtype=dtype)
         vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=_vae_dtype(precision))
@@ -174,7 +223,7 @@ def load_model(name: str, *, device: torch.device, precision: Precision) -> Diff
             normalise_small_maps_contiguously(network)
     return DiffusionModel(
         name=spec.name or folder.resolve().name,
-        digest=model_digest(folder),
+        digest=model_digest(folder, ace),
         spec=spec,
         unet=unet.to(device, memory_format=torch.channels_last),
         vae=vae.to(device, memory_format=torch.channels_last),
@@ -183,7 +232,31 @@ def load_model(name: str, *, device: torch.device, precision: Precision) -> Diff
         scheduler_config=scheduler_config,
         device=device,
         precision=precision,
+        ace=None if embeddings is None else embeddings.to(device),
+        mixed=mixed,
     )
+
+
+def find_ace(folder: Path, ace: Path | None) -> AdaptiveConditionEmbedding | None:
+    """The embeddings asked for, else those in a model's folder; None where there are none.
+
+    Raises:
+        ModelError: if they cannot be read, or are of another size than the model's text embeddings.
+    """
+    if ace is None and not (folder / ACE_FILE).is_file():
+        return None
+    found = load_ace(folder if ace is None else ace)
+    try:
+        text = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+        width, length = int(text["hidden_size"]), int(text["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{folder / 'text_encoder'}: config.json does not tell the text encoder's size") from None
+    if found.blocks.shape[2] != width or found.tokens > length:
+        raise ModelError(
+            f"{ace or folder}: embeddings of {found.tokens} positions and width {found.blocks.shape[2]}, the model's"
+            f" text encoder has {length} and {width}\n  expected: embeddings tuned with this model"
+        )
+    return found
 
 
 def _vae_dtype(precision: Precision) -> torch.dtype:

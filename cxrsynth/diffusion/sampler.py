@@ -1,6 +1,7 @@
 """Sampling: prompts and noise to images."""
 
 import threading
+from collections.abc import Sequence
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
@@ -17,8 +18,28 @@ class SamplingStopped(Exception):
 
 @torch.inference_mode()
 def encode_prompts(model: DiffusionModel, prompts: list[str]) -> Tensor:
-    """Condition of each prompt, [B, L, D] in the UNet's type; a prompt too long for the tokenizer is cut."""
+    """Text embeddings of each prompt, [B, L, D] in the UNet's type; one too long for the tokenizer is cut."""
     return model.text_encoder(model.tokens(prompts)).last_hidden_state.to(model.dtype)  # type: ignore[no-any-return]
+
+
+def guided_condition(
+    model: DiffusionModel, text: Tensor, empty: Tensor, guidance: float, *, mask: Tensor | None = None
+) -> Tensor:
+    """What the UNet is given: text embeddings, with the model's ACE, after those of the empty prompt.
+
+    Args:
+        model: whose `ace` is added, where it has one.
+        text: [B, L, D].
+        empty: embeddings of the empty prompt, [1, L, D]; they get no ACE.
+        guidance: classifier-free guidance scale; at 1 the empty prompt is left out.
+        mask: blocks each report gets, [B, K], as `AdaptiveConditionEmbedding.mask` makes it; None adds nothing.
+
+    Returns:
+        [2B, L, D], unconditional first; [B, L, D] when guidance is 1.
+    """
+    if model.ace is not None and mask is not None:
+        text = model.ace(text, mask.to(text.device))
+    return text if guidance == 1.0 else torch.cat([empty.expand(len(text), -1, -1), text])
 
 
 def make_scheduler(
@@ -45,15 +66,18 @@ def predict_noise(
     Args:
         model: the networks.
         latents: [B, C, h, w] float32, already scaled by the scheduler.
-        timestep: scalar.
+        timestep: scalar, or one for each latent, [B].
         condition: [2B, L, D], unconditional first; or [B, L, D] when guidance is 1.
         guidance: classifier-free guidance scale; 1 is no guidance.
 
     Source: Ho and Salimans, arXiv:2207.12598, in the form of Stable Diffusion (scale 1 = conditional alone).
     """
     doubled = torch.cat([latents, latents]) if guidance != 1.0 else latents
+    if timestep.dim() and guidance != 1.0:
+        timestep = torch.cat([timestep, timestep])
     network_input = doubled.to(model.dtype, memory_format=torch.channels_last)
-    prediction = model.unet(network_input, timestep, condition, return_dict=False)[0].float()
+    with model.forward_context():
+        prediction = model.unet(network_input, timestep, condition, return_dict=False)[0].float()
     if guidance == 1.0:
         return prediction  # type: ignore[no-any-return]
     unconditional, conditional = prediction.chunk(2)
@@ -69,6 +93,7 @@ def sample_images(
     sampler: Sampler,
     steps: int,
     guidance: float,
+    conditions: Sequence[Sequence[str]] | None = None,
     stopped: threading.Event | None = None,
 ) -> Tensor:
     """Images of prompts from given noise, without added step noise (DDIM eta 0).
@@ -80,6 +105,7 @@ def sample_images(
         sampler: which solver.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
+        conditions: of each report, for a model with ACE (`cxrsynth.diffusion.ace.conditions_of`).
         stopped: looked at before each step and before decoding; when set, sampling ends.
 
     Returns:
@@ -89,12 +115,10 @@ def sample_images(
         SamplingStopped: once `stopped` is set.
     """
     scheduler = make_scheduler(model, sampler, steps=steps)
-    if guidance == 1.0:
-        condition = encode_prompts(model, prompts)
-    else:
-        # The empty prompt is encoded once a batch: it is the same for all.
-        encoded = encode_prompts(model, ["", *prompts])
-        condition = torch.cat([encoded[:1].expand(len(prompts), -1, -1), encoded[1:]])  # [2B, L, D]
+    # The empty prompt is encoded once a batch: it is the same for all.
+    encoded = encode_prompts(model, ["", *prompts])
+    mask = None if model.ace is None or conditions is None else model.ace.mask(conditions)
+    condition = guided_condition(model, encoded[1:], encoded[:1], guidance, mask=mask)
     latents = noise.to(model.device) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         _end_if(stopped)

@@ -52,6 +52,11 @@ class RewardSuite:
             raise ValueError("a reward suite needs at least one reward")
         self.rewards = dict(rewards)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return tuple(self.rewards)
+
     @torch.inference_mode()
     def __call__(self, images: Tensor, reports: Sequence[Report]) -> RewardTable:
         """Raises ValueError for images that are not [B, 1, H, W] float32 in [0, 1] with one report each."""

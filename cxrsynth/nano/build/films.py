@@ -97,6 +97,11 @@ def caption(film: Film, rng: random.Random, *, whole: bool = False) -> str:
     denied = rng.sample(film.absent, min(len(film.absent), rng.choice((0, 0, 1, 2, 3, 5))))
     # Reports often name only what the model cannot show: a prompt of view and person alone must work too.
     told = film.present if rng.random() > 0.2 else ()
+    opacities = [o for o in told if o in OPACITY_KINDS]
+    if opacities and rng.random() < 0.3:
+        # An opacity of any kind is a lung opacity: said beside the kind, or in its place.
+        others = told if rng.random() < 0.5 else tuple(o for o in told if o not in opacities)
+        told = tuple(o for o in OBSERVATIONS if o in {*others, "Lung Opacity"})
     labels = {o: FindingLabel(Status.PRESENT) for o in told}
     labels |= {o: FindingLabel(Status.ABSENT) for o in denied}
     return canonical_prompt(subject, labels)

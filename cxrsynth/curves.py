@@ -1,0 +1,56 @@
+"""curves.png: how a tuning run went, from its metrics."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+_PANELS = (
+    ("Tuning reward over the baseline (spreads)", ("evaluation/tuning/total/margin",)),
+    ("Judge over the baseline (spreads)", ("evaluation/judge/total/margin",)),
+    ("Win rate on held-out reports", ("evaluation/tuning/total/win_rate", "evaluation/judge/total/win_rate")),
+    ("KL divergence", ("policy/approx_kl", "policy/baseline_kl")),
+    ("Clip fraction", ("policy/clip_fraction",)),
+    ("Gradient norm", ("policy/grad_norm",)),
+)
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Six panels over the iterations; stages follow one another. Nothing is written without rows."""
+    if not rows:
+        return
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    places = _places(rows)
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+        for name in names:
+            points = [
+                (place, row[name], row.get(f"{name}_low"), row.get(f"{name}_high"))
+                for place, row in zip(places, rows, strict=True)
+                if row.get(name) is not None
+            ]
+            if not points:
+                continue
+            x, y, low, high = zip(*points, strict=True)
+            (line,) = axes.plot(x, y, marker="o" if len(points) < 40 else None, markersize=3, label=name)
+            if None not in low and None not in high:
+                axes.fill_between(x, low, high, alpha=0.2, color=line.get_color())
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("iteration")
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7)
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, format="png", dpi=90)
+    partial.replace(path)
+
+
+def _places(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """Iterations counted through all stages."""
+    lengths: dict[int, int] = {}
+    for row in rows:
+        lengths[row["stage"]] = max(lengths.get(row["stage"], 0), row["iteration"])
+    starts = {stage: sum(length for other, length in lengths.items() if other < stage) for stage in lengths}
+    return [starts[row["stage"]] + row["iteration"] for row in rows]

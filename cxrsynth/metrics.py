@@ -1,0 +1,41 @@
+"""metrics.jsonl: one row an iteration, cut back on resume to what the checkpoint knows."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Metrics:
+    """Appends rows to a file; numbers that are none become null."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add one row, flushed to the file at once."""
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole rows; a last line cut by a kill is left out."""
+        if not self.path.exists():
+            return []
+        found = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+    def cut(self, *, stage: int, iteration: int) -> None:
+        """Drop rows of this stage after `iteration`, and of later stages: they will be written again."""
+        kept = [row for row in self.rows() if (row["stage"], row["iteration"]) <= (stage, iteration)]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        partial.replace(self.path)

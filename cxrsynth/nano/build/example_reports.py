@@ -1,0 +1,73 @@
+"""`python -m cxrsynth.nano.build.example_reports FILE`: made-up reports to tune nano on, recipes/nano-reports.csv.
+
+Nobody's reports: subjects and findings are drawn, the text is this package's own grammar. Rows whose text the findings
+reader takes for something else than was drawn are left out.
+"""
+
+import csv
+import random
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrsynth.nano.build.films import Film
+from cxrsynth.nano.build.phrases import varied_text
+from cxrsynth.reports.findings import FindingsReader
+from cxrsynth.reports.labels import OPACITY_KINDS, Status
+from cxrsynth.reports.prompt import Subject
+
+_ROWS = 400
+# How often each is drawn for an adult with findings: about even, so that rare ones are tuned too.
+_ADULT = {
+    "Cardiomegaly": 3, "Lung Opacity": 4, "Lung Lesion": 3, "Edema": 3, "Pneumonia": 3,
+    "Atelectasis": 4, "Pneumothorax": 2, "Pleural Effusion": 4, "Pleural Other": 2,
+}  # fmt: skip
+_DENIABLE = ("Cardiomegaly", "Lung Opacity", "Edema", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion")
+
+
+def main(out: Annotated[Path, typer.Argument()], seed: int = 0) -> None:
+    """Write the table."""
+    rng, reader = random.Random(seed), FindingsReader()
+    rows: list[dict[str, str]] = []
+    while len(rows) < _ROWS:
+        age, film = _drawn(rng)
+        text = varied_text(film, rng)
+        read = reader.read(text)
+        present = {name for name, label in read.items() if label.status is Status.PRESENT}
+        absent = {name for name, label in read.items() if label.status is Status.ABSENT}
+        if present - {"No Finding"} == set(film.present) - {"No Finding"} and not absent & set(film.present):
+            subject = film.subject
+            rows.append(
+                {
+                    "report_id": f"nano-{len(rows) + 1:03d}",
+                    "view": subject.view or "",
+                    "sex": subject.sex or "",
+                    "age": str(age),
+                    "report": text,
+                }
+            )
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _drawn(rng: random.Random) -> tuple[int, Film]:
+    sex = rng.choice("FM")
+    if rng.random() < 0.3:
+        age, view = rng.randint(1, 5), "AP"
+        present: tuple[str, ...] = ("Pneumonia",) if rng.random() < 0.6 else ("No Finding",)
+    else:
+        age, view = rng.randint(19, 88), rng.choice(("PA", "PA", "AP"))
+        count = rng.choice((0, 1, 1, 1, 2, 2))
+        drawn = set(rng.choices(list(_ADULT), weights=list(_ADULT.values()), k=count))
+        present = tuple(name for name in _ADULT if name in drawn) or ("No Finding",)
+    opacity = any(name in OPACITY_KINDS for name in present)
+    absent = tuple(name for name in _DENIABLE if name not in present and not (opacity and name == "Lung Opacity"))
+    subject = Subject(view=view, age_group="child" if age < 18 else "adult", sex=sex)
+    return age, Film("", "", "", subject, present, absent, padded=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,91 @@
+"""From feedback to advantage: normalised per reward and per report, weighted, clipped."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class PromptStatistics:
+    """The latest feedback of each report, by which the next one is judged.
+
+    Args:
+        size: values kept of each report.
+        least: below this many, the statistics of the batch stand in.
+
+    Source: per-prompt statistics of DDPO (arXiv:2305.13301), section 4.3; here one column a reward.
+    """
+
+    def __init__(self, *, size: int = 32, least: int = 8) -> None:
+        self.size = size
+        self.least = least
+        self.values: dict[str, deque[list[float]]] = {}
+
+    def add(self, report_ids: Sequence[str], feedback: Tensor) -> None:
+        """Remember feedback [B, R] of reports."""
+        for report_id, row in zip(report_ids, feedback.double().tolist(), strict=True):
+            self.values.setdefault(report_id, deque(maxlen=self.size)).append(row)
+
+    def of(self, report_id: str) -> Tensor | None:
+        """Feedback [n, R] of a report, float64; None while fewer than `least` are known."""
+        known = self.values.get(report_id, ())
+        return torch.tensor(list(known), dtype=torch.float64) if len(known) >= self.least else None
+
+    def state(self) -> dict[str, list[list[float]]]:
+        """For a checkpoint."""
+        return {report_id: list(rows) for report_id, rows in self.values.items()}
+
+    def load(self, state: dict[str, list[list[float]]]) -> None:
+        """From a checkpoint."""
+        self.values = {report_id: deque(rows, maxlen=self.size) for report_id, rows in state.items()}
+
+
+def to_advantage(
+    feedback: Tensor,
+    report_ids: Sequence[str],
+    statistics: PromptStatistics,
+    *,
+    weights: Tensor,
+    clip: float,
+    centre: bool = True,
+) -> Tensor:
+    """Advantages [B] float32.
+
+    Each reward's feedback is brought to zero mean and unit spread, by the report's own latest values (this batch
+    among them) or, while there are too few, by the batch's; so no reward outweighs another by its unit.
+
+    Args:
+        feedback: [B, R], of all processes.
+        report_ids: whose, [B].
+        statistics: values seen so far; this batch is added.
+        weights: of the rewards, [R].
+        clip: largest advantage either way.
+        centre: False keeps the sign of the comparison: better than the baseline is above zero whatever the others do.
+    """
+    statistics.add(report_ids, feedback)
+    batch = feedback.double()
+    whole = _mean_and_spread(batch)
+    rows = []
+    for report_id, row in zip(report_ids, batch, strict=True):
+        own = statistics.of(report_id)
+        mean, std = whole if own is None else _mean_and_spread(own, instead=whole[1])
+        rows.append((row - mean if centre else row) / std)
+    weighted = torch.stack(rows) @ weights.double() / weights.sum().clamp(min=1e-12)
+    return weighted.clamp(-clip, clip).float()
+
+
+def no_signal(feedback: Tensor, report_ids: Sequence[str]) -> float:
+    """Share of reports whose images all got the same feedback in every reward: they teach nothing by themselves."""
+    groups: dict[str, list[Tensor]] = {}
+    for report_id, row in zip(report_ids, feedback, strict=True):
+        groups.setdefault(report_id, []).append(row)
+    flat = [len(rows) < 2 or bool((torch.stack(rows) == rows[0]).all()) for rows in groups.values()]
+    return sum(flat) / len(flat) if flat else math.nan
+
+
+def _mean_and_spread(values: Tensor, *, instead: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Over [n, R]; a spread of zero becomes `instead`, or 1."""
+    std = values.std(0) if len(values) > 1 else torch.zeros(values.shape[1], dtype=values.dtype)
+    return values.mean(0), torch.where(std > 1e-8, std, torch.ones_like(std) if instead is None else instead)

@@ -1,0 +1,128 @@
+"""Save and resume: weights, optimizer, prompt statistics, averaged weights, baseline rewards. No pickles.
+
+All randomness comes from the seed and the iteration, so there is no generator to save.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cxrsynth.errors import ModelError
+
+_WEIGHTS, _OPTIMIZER, _AVERAGED, _STATE = (
+    "weights.safetensors",
+    "optimizer.safetensors",
+    "ema.safetensors",
+    "state.json",
+)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a checkpoint holds besides plain state: parameters by name, their optimizer, averaged copies or None."""
+
+    weights: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    averaged: Mapping[str, Tensor] | None = None
+
+
+def save_checkpoint(folder: Path, learner: Learner, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all; what stood there before stays until the new one is complete.
+
+    Raises:
+        OSError: if it cannot be written; the previous checkpoint is untouched.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({name: _kept(weight) for name, weight in learner.weights.items()}, partial / _WEIGHTS)
+    save_file(_optimizer_tensors(learner), partial / _OPTIMIZER)
+    if learner.averaged is not None:
+        save_file({name: _kept(weight) for name, weight in learner.averaged.items()}, partial / _AVERAGED)
+    (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
+    for path in partial.iterdir():
+        _flush(path)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
+    """Restore weights and optimizer in place; returns the plain state.
+
+    Raises:
+        ModelError: if the checkpoint is not one of these weights.
+    """
+    try:
+        state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        _copy(load_file(folder / _WEIGHTS), learner.weights)
+        _load_optimizer(load_file(folder / _OPTIMIZER), learner)
+        if learner.averaged is not None:
+            _copy(load_file(folder / _AVERAGED), learner.averaged)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: not a checkpoint of this recipe ({type(error).__name__})\n"
+            "  remove it to go on from the one before, or start again in a new folder"
+        ) from None
+    return state
+
+
+def load_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's weights, averaged ones where it has them."""
+    path = folder / _AVERAGED
+    _copy(load_file(path if path.is_file() else folder / _WEIGHTS), weights)
+
+
+def _copy(found: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    if set(found) != set(weights):
+        raise ValueError("other names")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if found[name].shape != weight.shape:
+                raise ValueError("another shape")
+            weight.copy_(found[name])
+
+
+def _kept(weight: Tensor) -> Tensor:
+    return weight.detach().cpu().contiguous()
+
+
+def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
+    """AdamW's state by parameter name: steps taken, both moments."""
+    return {
+        f"{name}/{key}": _kept(torch.as_tensor(value))
+        for name, weight in learner.weights.items()
+        for key, value in learner.optimizer.state.get(weight, {}).items()
+    }
+
+
+def _load_optimizer(found: Mapping[str, Tensor], learner: Learner) -> None:
+    for name, weight in learner.weights.items():
+        own = {key.rsplit("/", 1)[1]: value for key, value in found.items() if key.rsplit("/", 1)[0] == name}
+        if own:
+            # The step count stays where the optimizer keeps it: on the CPU.
+            learner.optimizer.state[weight] = {
+                key: value if key == "step" else value.to(weight, memory_format=torch.preserve_format)
+                for key, value in own.items()
+            }
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

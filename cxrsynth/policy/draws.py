@@ -1,0 +1,45 @@
+"""Which reports and which starting noises an iteration takes: known from the seed and the iteration alone."""
+
+import hashlib
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One trajectory to be sampled. `report` is a place in the training reports, `start` one of their pool of x_T."""
+
+    place: int
+    report: int
+    start: int
+
+
+def draws(iteration: int, *, seed: int, reports: int, per_iteration: int, images: int, pool: int) -> list[Draw]:
+    """Trajectories of an iteration: reports in a new order each pass over them, x_T of the pool in turn.
+
+    A report's images start from different x_T while the pool lasts.
+    """
+    first = iteration * per_iteration
+    found: list[Draw] = []
+    for turn in range(first, first + per_iteration):
+        lap, place = divmod(turn, reports)
+        report = _order(seed, lap, reports)[place]
+        for image in range(images):
+            found.append(Draw(len(found), report, (lap * images + image) % pool))
+    return found
+
+
+def noise(shape: tuple[int, ...], *key: object) -> Tensor:
+    """Standard normal noise that depends on the key alone: float32 on the CPU, whatever batch or process asks."""
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    return torch.randn(shape, generator=generator)
+
+
+def _order(seed: int, lap: int, reports: int) -> list[int]:
+    order = list(range(reports))
+    random.Random(f"{seed} {lap}").shuffle(order)
+    return order

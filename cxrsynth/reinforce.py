@@ -1,0 +1,377 @@
+"""One stage of reinforcement learning, `rlcf` or `ddpo`: the loop, top to bottom."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from cxrsynth import console
+from cxrsynth.curves import draw_curves
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.rollout import trajectory_schedule
+from cxrsynth.errors import ModelError
+from cxrsynth.evaluation import Evaluator, Judged, Verdict, as_row, reference_features
+from cxrsynth.evidence.features import load_extractor
+from cxrsynth.films.collection import open_collection
+from cxrsynth.films.film import Film
+from cxrsynth.metrics import Metrics
+from cxrsynth.policy.advantage import PromptStatistics, no_signal, to_advantage
+from cxrsynth.policy.checkpoint import Learner, load_checkpoint, load_weights, save_checkpoint
+from cxrsynth.policy.collect import BaselineCache, Case, Collector
+from cxrsynth.policy.draws import Draw, draws
+from cxrsynth.policy.policy import Policy, load_policy
+from cxrsynth.policy.update import Updater, UpdateStats
+from cxrsynth.recipe import DdpoStage, RlcfStage
+from cxrsynth.reports.rows import Report
+from cxrsynth.rewards.backends import REWARDS, load_reward
+from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.rewards.feedback import Comparison, compare, spread
+from cxrsynth.tune_run import TuneRun
+
+# Before the first update every ratio is 1 but for rounding; a clip range far above this tells learning from noise.
+_RATIO_SHARE_OF_CLIP = 0.1
+_NEVER = -1
+
+
+@dataclass
+class _Best:
+    """The best evaluation so far by the judge; iteration -1: none yet."""
+
+    iteration: int = _NEVER
+    judge: float = float("-inf")
+    tuning: float = 0.0
+
+
+class Reinforcement:
+    """A stage: its networks, its rewards, its judge, and where it stands."""
+
+    def __init__(self, run: TuneRun, stage: RlcfStage | DdpoStage, index: int, *, checkpoint: str) -> None:
+        self.run, self.stage, self.index = run, stage, index
+        train = stage.train
+        self.policy: Policy = load_policy(
+            checkpoint,
+            unet=train.unet,
+            lora=train.lora,
+            ace=train.ace_section,
+            device=run.device,
+            precision=run.precision,
+            gradient_checkpointing=run.recipe.model.gradient_checkpointing,
+            seed=run.recipe.seed,
+        )
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(weights.values()), "lr": rate}
+                for weights, rate in (
+                    (self.policy.unet_weights, train.learning_rate),
+                    (self.policy.ace_weights, train.ace_learning_rate),
+                )
+                if weights
+            ],
+            weight_decay=train.weight_decay,
+        )
+        weights = self.policy.weights
+        self.average = None if train.ema_decay is None else EMAModel(weights.values(), decay=train.ema_decay)
+        averaged = None if self.average is None else dict(zip(weights, self.average.shadow_params, strict=True))
+        self.learner = Learner(weights, self.optimizer, averaged)
+        self.schedule = trajectory_schedule(self.policy.model, steps=stage.sampling.steps, eta=stage.sampling.eta)
+        self.guidance = run.guidance(stage.sampling.guidance)
+        self.suite = run.suite(stage)
+        self.weights = {name: section.weight for name, section in stage.rewards.items() if section.weight > 0}
+        self.statistics = PromptStatistics(size=stage.advantage.buffer, least=stage.advantage.least)
+        self.cache = BaselineCache()
+        self.case = run.cases(self.policy.model.fits)
+        self.metrics = Metrics(run.folder.metrics)
+        self.best = _Best()
+        self.first = 0
+
+    def __call__(self) -> None:
+        """Iterate from where the stage stands to its end."""
+        self._resume()
+        batch = self.run.batch_size(self.stage.sampling)
+        pool = SamplingPool(self.policy.model, batch_size=batch, threads_per_batch=1)
+        with pool, console.tuning_view(self.stage.iterations, quiet=not self.run.is_main) as show:
+            evaluator = self._evaluator(pool, batch)
+            collector, updater = self._collector(pool, batch), self._updater(pool, batch)
+            try:
+                self._evaluate(evaluator, self.first, show, begin=True)
+                for iteration in range(self.first, self.stage.iterations):
+                    row = self.iterate(iteration, collector, updater)
+                    done = iteration + 1
+                    self._write(done, row)
+                    show(done, row)
+                    if done % self.run.recipe.evaluation.every == 0 or done == self.stage.iterations:
+                        self._evaluate(evaluator, done, show)
+                    if done % self.run.recipe.checkpoints.every == 0 or done == self.stage.iterations:
+                        self._save(done)
+            except KeyboardInterrupt:
+                console.say("stopping; the step under way is dropped")
+                raise
+            except torch.cuda.OutOfMemoryError:
+                raise out_of_memory() from None
+            except RuntimeError as error:
+                if "can't allocate memory" in str(error):
+                    raise out_of_memory() from None
+                raise
+
+    def iterate(self, iteration: int, collector: Collector, updater: Updater) -> dict[str, Any]:
+        """One iteration: sample, compare, learn. Returns its row of metrics."""
+        started = time.monotonic()
+        drawn = self.draws(iteration)
+        cases = [self.case(self.run.training[draw.report]) for draw in drawn]
+        experience, rewards = collector.policy_experience(iteration, drawn, cases)
+        sampled = time.monotonic()
+        baseline = self._baseline(collector, drawn, cases)
+        feedback = self.feedback(rewards, baseline)
+        compared = time.monotonic()
+        ids = [case.report.report_id for case in cases]
+        advantage = to_advantage(
+            feedback,
+            ids,
+            self.statistics,
+            weights=torch.tensor([self.weights[name] for name in self.suite.names]),
+            clip=self.stage.advantage.clip,
+            centre=self.stage.advantage.centre,
+        )
+        stats = updater(experience, advantage, key=f"{self.run.recipe.seed} {self.index} {iteration}")
+        if iteration == self.first:
+            self._check_ratio(stats)
+        times = {
+            "time/rollout_s": sampled - started,
+            "time/baseline_s": compared - sampled,
+            "time/update_s": time.monotonic() - compared,
+        }
+        flat = {"feedback/no_signal": no_signal(feedback, ids), "images": len(drawn)}
+        return (
+            self._row(rewards, baseline, feedback) | flat | {f"policy/{k}": v for k, v in asdict(stats).items()} | times
+        )
+
+    def draws(self, iteration: int) -> list[Draw]:
+        """The trajectories of an iteration."""
+        pool = self.stage.comparison.pool if isinstance(self.stage, RlcfStage) else 1 << 30
+        return draws(
+            iteration,
+            seed=self.run.recipe.seed,
+            reports=len(self.run.training),
+            per_iteration=self.stage.reports_per_iteration,
+            images=self.stage.images_per_report,
+            pool=pool,
+        )
+
+    def _baseline(self, collector: Collector, drawn: Sequence[Draw], cases: Sequence[Case]) -> Tensor | None:
+        if not isinstance(self.stage, RlcfStage):
+            return None
+        return collector.baseline_rewards(drawn, cases, self.cache, images=self.stage.comparison.baseline_images)
+
+    def feedback(self, rewards: Tensor, baseline: Tensor | None) -> Tensor:
+        """Feedback [N, R]: the comparison, or without a baseline the rewards about their mean."""
+        if baseline is None or not isinstance(self.stage, RlcfStage):
+            return (rewards - rewards.nanmean(0)).nan_to_num(0.0)
+        section, scale = self.stage.comparison, spread(self.cache.everything())
+        return compare(rewards, baseline, kind=Comparison(section.kind), scale=scale, beta=section.beta)
+
+    def _row(self, rewards: Tensor, baseline: Tensor | None, feedback: Tensor) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        for column, name in enumerate(self.suite.names):
+            row[f"reward/{name}/mean"] = float(rewards[:, column].nanmean())
+            row[f"feedback/{name}/mean"] = float(feedback[:, column].mean())
+            if baseline is not None:
+                row[f"reward/{name}/baseline"] = float(baseline[:, column].nanmean())
+        if baseline is not None:
+            weights = torch.tensor([self.weights[name] for name in self.suite.names])
+            total = feedback @ weights
+            row["feedback/win_rate"] = float((0.5 + 0.5 * total.sign()).mean())
+        return row
+
+    def _check_ratio(self, stats: UpdateStats) -> None:
+        """Rollout and update must agree on every log-probability before anything is learned."""
+        most = _RATIO_SHARE_OF_CLIP * self.stage.update.clip_range
+        if self.run.is_main:
+            console.say(f"|ratio - 1| before the first update: {stats.ratio_error:.1e} (at most {most:.1e})")
+        if stats.ratio_error > most:
+            raise ModelError(
+                f"|ratio - 1| is {stats.ratio_error:.1e} before any update, expected at most {most:.1e}\n"
+                "  rollout and update disagree by rounding: set model.precision: fp32, leave update.micro_batch out,"
+                " or widen update.clip_range"
+            )
+
+    def _collector(self, pool: SamplingPool, batch: int) -> Collector:
+        return Collector(
+            self.policy,
+            self.suite,
+            schedule=self.schedule,
+            guidance=self.guidance,
+            batch_size=batch,
+            seed=self.run.recipe.seed,
+            pool=pool,
+            group=self.run.group,
+        )
+
+    def _updater(self, pool: SamplingPool, batch: int) -> Updater:
+        average = self.average
+        return Updater(
+            self.policy,
+            self.optimizer,
+            schedule=self.schedule,
+            settings=self.stage.update,
+            guidance=self.guidance,
+            micro_batch=self.stage.update.micro_batch or batch,
+            pool=pool,
+            add_up=self.run.add_up,
+            after_step=(lambda: None) if average is None else lambda: average.step(self.policy.weights.values()),
+        )
+
+    def _evaluator(self, pool: SamplingPool, batch: int) -> Evaluator:
+        section = self.run.recipe.evaluation
+        reports: Sequence[Report] = self.run.held_out[: section.reports]
+        judges = {name: load_reward(name, section.judge, device=self.run.device) for name in REWARDS}
+        extractor = load_extractor(section.judge, device=self.run.device)
+        reference = None
+        if section.reference is not None:
+            collection = open_collection(section.reference)
+            films = (film for unit in collection.units for film in collection.read(unit))
+            reference = reference_features((film.pixels for film in films if isinstance(film, Film)), extractor)
+        return Evaluator(
+            [self.case(report) for report in reports],
+            images_per_report=section.images_per_report,
+            tuning=self.suite,
+            weights=self.weights,
+            judge=RewardSuite(judges),
+            extractor=extractor,
+            reference=reference,
+            steps=section.steps or self.run.spec.defaults.steps,
+            guidance=self.run.guidance(section.guidance),
+            batch_size=batch,
+            seed=self.run.recipe.seed,
+            pool=pool,
+            group=self.run.group,
+        )
+
+    @contextmanager
+    def evaluated(self) -> Iterator[DiffusionModel]:
+        """The policy with its averaged weights, where it has them."""
+        if self.average is None:
+            yield self.policy.model
+            return
+        weights = list(self.policy.weights.values())
+        self.average.store(weights)
+        self.average.copy_to(weights)
+        try:
+            yield self.policy.model
+        finally:
+            self.average.restore(weights)
+
+    def _evaluate(
+        self, evaluator: Evaluator, iteration: int, show: Callable[[int, dict[str, Any]], None], *, begin: bool = False
+    ) -> None:
+        """Judge the policy; at the start only what the baseline draws is needed."""
+        baseline = evaluator.baseline(
+            self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors"
+        )
+        if begin:
+            return
+        with self.evaluated() as model:
+            judged = evaluator.judged(model)
+        verdict = evaluator.verdict(judged, baseline)
+        row = as_row(verdict)
+        alarm = self._alarm(verdict)
+        if self.run.is_main:
+            self._write(iteration, row | {"evaluation/hacking": float(alarm is not None)})
+            self._leave_sheet(evaluator, judged, baseline, iteration)
+        show(iteration, row)
+        if verdict.judge > self.best.judge:
+            self.best = _Best(iteration, verdict.judge, verdict.tuning)
+            if self.run.is_main:
+                self._save_to(self.run.folder.best(self.index), iteration)
+        if alarm is not None:
+            if self.run.is_main:
+                console.warn(alarm)
+            if self.run.recipe.evaluation.on_hacking == "stop":
+                self._save(iteration)
+                raise ModelError(f"{alarm}\n  stopped, as evaluation.on_hacking says; the best checkpoint is kept")
+
+    def _alarm(self, verdict: Verdict) -> str | None:
+        """Whether the judge falls while the reward rises, against the best evaluation (or the baseline, at zero)."""
+        judge, tuning = max(self.best.judge, 0.0), self.best.tuning if self.best.judge > 0 else 0.0
+        fall = judge - verdict.judge
+        if fall <= self.run.recipe.evaluation.hacking_margin or verdict.tuning <= tuning:
+            return None
+        return (
+            f"reward hacking: the judge has fallen by {fall:.2f} spreads (to {verdict.judge:+.2f}) while the tuning"
+            f" reward rose from {tuning:+.2f} to {verdict.tuning:+.2f}. Raise update.kl_weight, lower the learning"
+            " rates, or stop here: the best checkpoint by the judge is kept"
+        )
+
+    def _leave_sheet(self, evaluator: Evaluator, judged: Judged, baseline: Judged, iteration: int) -> None:
+        if pairs := self.run.recipe.evaluation.sheet:
+            sheet = evaluator.sheet(judged, baseline, pairs=pairs)
+            sheet.save(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png")
+        draw_curves(self.metrics.rows(), self.run.folder.curves)
+
+    def _write(self, iteration: int, row: dict[str, Any]) -> None:
+        if self.run.is_main:
+            self.metrics.write({"stage": self.index, "iteration": iteration} | row)
+            numbers = {name: value for name, value in row.items() if isinstance(value, float)}
+            self.run.accelerator.log(numbers, step=iteration)
+
+    def _state(self, iteration: int) -> dict[str, Any]:
+        return {
+            "stage": self.index,
+            "iteration": iteration,
+            "statistics": self.statistics.state(),
+            "baseline": [[*key, row] for key, row in sorted(self.cache.rows.items())],
+            "best": asdict(self.best),
+            "ema_steps": None if self.average is None else self.average.optimization_step,
+        }
+
+    def _save(self, iteration: int) -> None:
+        """A checkpoint, and the oldest dropped."""
+        if self.run.is_main:
+            self._save_to(self.run.folder.checkpoint(self.index, iteration), iteration)
+            self.run.folder.rotate(self.index, keep=self.run.recipe.checkpoints.keep)
+        self.run.wait()
+
+    def _save_to(self, folder: Any, iteration: int) -> None:
+        try:
+            save_checkpoint(folder, self.learner, self._state(iteration))
+        except OSError as error:
+            raise self.run.folder.failed(error) from None
+
+    def _resume(self) -> None:
+        """Go on from the newest checkpoint of this stage, if there is one."""
+        newest = self.run.folder.newest(self.index)
+        if newest is not None:
+            state = load_checkpoint(newest, self.learner)
+            self.first = int(state["iteration"])
+            self.statistics.load(state["statistics"])
+            self.cache.rows = {(report_id, start): row for report_id, start, row in state["baseline"]}
+            self.best = _Best(**state["best"])
+            if self.average is not None:
+                self.average.optimization_step = int(state["ema_steps"])
+            if self.run.is_main:
+                console.say(f"going on after iteration {self.first} of {self.stage.iterations}")
+        if self.run.is_main:
+            # An evaluation after the last checkpoint's iteration is drawn again, one at it is not.
+            self.metrics.cut(stage=self.index, iteration=self.first)
+        self.run.wait()
+
+    def take_best(self) -> int:
+        """Put the best weights by the judge in place; returns their iteration, -1 where there was no evaluation."""
+        folder = self.run.folder.best(self.index)
+        if folder.is_dir():
+            load_weights(folder, self.policy.weights)
+        return self.best.iteration
+
+
+def out_of_memory() -> ModelError:
+    """What to lower."""
+    return ModelError(
+        "out of memory\n"
+        "  lower sampling.batch_size and update.micro_batch first; then train.unet: lora in place of full, and"
+        " model.gradient_checkpointing: true"
+    )

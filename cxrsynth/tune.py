@@ -1,0 +1,76 @@
+"""`cxrsynth tune`: a recipe in, a tuned model out. Stages run in order; each starts from what the one before left."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from cxrsynth import __version__, console
+from cxrsynth.recipe import SftStage, dump_recipe
+from cxrsynth.reinforce import Reinforcement
+from cxrsynth.settings import TuneSettings
+from cxrsynth.tune_estimate import describe
+from cxrsynth.tune_run import TuneRun, open_tune
+from cxrsynth.tuned_model import save_tuned
+
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a run left, or, for a dry run, would do."""
+
+    model: Path
+    already_complete: bool = False
+    estimate: str | None = None
+
+
+def tune(settings: TuneSettings) -> Tuned:
+    """Run a recipe; go on where an earlier run of the same recipe stopped.
+
+    Raises:
+        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+    """
+    run = open_tune(settings)
+    recipe = dump_recipe(run.recipe)
+    complete = run.folder.check(recipe)
+    if settings.dry_run:
+        return Tuned(run.folder.model, estimate=describe(run))
+    if complete:
+        return Tuned(run.folder.model, already_complete=True)
+    if run.is_main:
+        run.folder.start(recipe, {"cxrsynth": __version__} | {name: version(name) for name in _PACKAGES})
+    run.wait()
+    if run.recipe.trackers:
+        run.accelerator.init_trackers("cxrsynth")
+    try:
+        checkpoint = run.recipe.model.checkpoint
+        for index in range(len(run.recipe.stages)):
+            checkpoint = _run_stage(run, index, checkpoint)
+    finally:
+        run.accelerator.end_training()
+        run.folder.unlock()
+    return Tuned(run.folder.model)
+
+
+def _run_stage(run: TuneRun, index: int, checkpoint: str) -> str:
+    """One stage; returns the folder of the model it left. A stage that is done is not run again."""
+    last = index + 1 == len(run.recipe.stages)
+    out = run.folder.model if last else run.folder.stage_model(index)
+    if (out / "model_card.md").is_file():
+        return str(out)
+    section = run.recipe.stages[index]
+    if run.is_main and len(run.recipe.stages) > 1:
+        console.say(f"stage {index + 1} of {len(run.recipe.stages)}: {section.stage}")
+    if isinstance(section, SftStage):
+        from cxrsynth.supervise import Supervision
+
+        tuned = Supervision(run, section, index, checkpoint=checkpoint)
+        tuned()
+    else:
+        stage = Reinforcement(run, section, index, checkpoint=checkpoint)
+        stage()
+        best = stage.take_best()
+        if run.is_main:
+            save_tuned(run, stage, out, source=checkpoint, best=best)
+    run.wait()
+    return str(out)

@@ -1,0 +1,106 @@
+"""What a recipe would do: counts, and time and memory from one measured step."""
+
+import time
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.policy.draws import noise
+from cxrsynth.recipe import DdpoStage, RlcfStage, SftStage, dump_recipe
+from cxrsynth.reinforce import Reinforcement
+from cxrsynth.tune_run import TuneRun
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One measured update step of a batch: seconds, with and without gradient, and bytes at the most."""
+
+    forward_s: float
+    backward_s: float
+    memory_bytes: int
+
+
+def describe(run: TuneRun) -> str:
+    """The resolved recipe, then for each stage what it samples, trains, and takes."""
+    lines = [dump_recipe(run.recipe).rstrip(), "---"]
+    lines.append(f"reports: {len(run.training)} to train, {len(run.held_out)} held out")
+    for index, stage in enumerate(run.recipe.stages):
+        head = f"stage {index + 1}, {stage.stage}: "
+        if isinstance(stage, SftStage):
+            lines.append(head + f"{stage.steps} steps of {stage.batch_size} films; not measured")
+        else:
+            lines += [head + line for line in _reinforcement(run, stage, index)]
+    return "\n".join(lines)
+
+
+def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> list[str]:
+    # A stage after another is measured on the model the run starts from: the same networks.
+    made = Reinforcement(run, stage, index, checkpoint=run.recipe.model.checkpoint)
+    batch = run.batch_size(stage.sampling)
+    counts = made.policy.parameter_count()
+    actions = max(1, round(stage.update.timesteps * made.schedule.actions)) * stage.update.inner_epochs
+    with SamplingPool(made.policy.model, batch_size=batch, threads_per_batch=1) as pool:
+        step = _measure(made, pool, batch)
+        side_by_side = pool.batches * run.accelerator.num_processes
+    batches = stage.trajectories / batch / side_by_side
+    sampled = batches * stage.sampling.steps * step.forward_s
+    first = sampled * (1 + (stage.comparison.baseline_images if isinstance(stage, RlcfStage) else 0))
+    updated = batches * actions * (step.backward_s + (step.forward_s if stage.update.kl_weight else 0))
+    evaluation = run.recipe.evaluation
+    judged = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
+    judged = min(judged, len(run.held_out) * evaluation.images_per_report)
+    steps = evaluation.steps or run.spec.defaults.steps
+    judging = judged / batch / side_by_side * steps * step.forward_s
+    times = stage.iterations // evaluation.every + 2
+    total = stage.iterations * (sampled + updated) + times * judging
+    return [
+        f"{stage.iterations} iterations of {stage.trajectories} images and {stage.update.updates} updates;"
+        f" {stage.sampling.steps} steps, guidance {made.guidance:g}",
+        f"trains {sum(counts.values()):,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
+        f"an iteration about {first + updated:.0f} s at first, {sampled + updated:.0f} s once the baseline is cached;"
+        f" an evaluation of {judged} images about {judging:.0f} s (decoding and rewards not counted)",
+        f"about {total / 3600:.1f} hours in all, at most {step.memory_bytes / 2**30:.1f} GiB"
+        f" {'on the accelerator' if run.device.type == 'cuda' else 'in this process'}",
+    ]
+
+
+def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
+    """A forward and a backward pass on every core at once, as in a run; the second is timed."""
+    policy = made.policy
+    prompts = ["", *["chest"] * batch]
+    from cxrsynth.diffusion.rollout import predict_means
+    from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
+
+    text = encode_prompts(policy.model, prompts).clone()
+    mask = None if policy.model.ace is None else policy.model.ace.mask([()] * batch)
+    latents = torch.stack([noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
+    steps = torch.zeros(batch, dtype=torch.int64)
+    weights = list(policy.weights.values())
+
+    def one(learn: bool) -> None:
+        with torch.set_grad_enabled(learn):
+            device = policy.model.device
+            condition = guided_condition(policy.model, text[1:], text[:1], made.guidance, mask=mask)
+            mean = predict_means(
+                policy.model, made.schedule, steps.to(device), latents.to(device), condition, guidance=made.guidance
+            )
+            if learn:
+                torch.autograd.grad(mean.sum(), weights, materialize_grads=True)
+
+    def timed(learn: bool) -> float:
+        started = time.monotonic()
+        list(pool.map_in_order(lambda _: one(learn), range(pool.batches)))
+        if policy.model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.monotonic() - started
+
+    if policy.model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    timed(False), timed(True)
+    forward, backward = timed(False), timed(True)
+    memory = psutil.Process().memory_info().rss
+    if policy.model.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated()
+    return _Step(forward, backward, int(memory))

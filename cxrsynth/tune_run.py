@@ -1,0 +1,176 @@
+"""One `tune` run made ready: recipe read, reports split, processes joined, choices resolved."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from cxrsynth.asking import Asker
+from cxrsynth.diffusion.model import choose_device, choose_precision, find_model
+from cxrsynth.diffusion.spec import ModelSpec, read_spec
+from cxrsynth.errors import RecipeError, ReportsError
+from cxrsynth.policy.collect import Case, Group
+from cxrsynth.recipe import DdpoStage, Recipe, RlcfStage, SamplingSection, load_recipe
+from cxrsynth.reports.columns import ColumnNames
+from cxrsynth.reports.rows import Rejected, Report
+from cxrsynth.reports.table import open_table
+from cxrsynth.rewards.augmented import AugmentedReward
+from cxrsynth.rewards.backends import load_reward
+from cxrsynth.rewards.base import Reward, RewardSuite
+from cxrsynth.run_folder import RunFolder
+from cxrsynth.settings import Device, Precision, TuneSettings
+
+# On a CPU small batches go side by side and stay in its caches.
+_BATCH_SIZE = {"cpu": 4, "mps": 8, "cuda": 8}
+
+
+@dataclass(frozen=True)
+class TuneRun:
+    """What all stages share."""
+
+    recipe: Recipe
+    folder: RunFolder
+    accelerator: Accelerator
+    device: torch.device
+    precision: Precision
+    spec: ModelSpec
+    training: Sequence[Report] = field(repr=False)
+    held_out: Sequence[Report] = field(repr=False)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def group(self) -> Group:
+        """This process among the others."""
+        gather: Callable[[list[Any]], list[Any]] = gather_object if self.accelerator.num_processes > 1 else list
+        return Group(self.accelerator.process_index, self.accelerator.num_processes, gather)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """Sum over processes."""
+        if self.accelerator.num_processes == 1:
+            return tensor
+        summed: Tensor = self.accelerator.reduce(tensor.to(self.device), reduction="sum")
+        return summed.to(tensor.device)
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        self.accelerator.wait_for_everyone()
+
+    def batch_size(self, section: SamplingSection) -> int:
+        """Trajectories a batch."""
+        return section.batch_size or _BATCH_SIZE[self.device.type]
+
+    def guidance(self, asked: float | None) -> float:
+        """Guidance scale: as asked, else what the model folder recommends."""
+        return self.spec.defaults.guidance if asked is None else asked
+
+    def cases(self, fits: Callable[[str], bool]) -> Callable[[Report], Case]:
+        """Reports to cases, each made once: its prompt, its labels, what ACE is told."""
+        asker = Asker(self.spec.prompt, self.spec.depicts, fits)
+
+        @lru_cache(maxsize=100_000)
+        def case(place: int, held_out: bool) -> Case:
+            report = (self.held_out if held_out else self.training)[place]
+            asked = asker.ask(report)
+            return Case(replace(report, labels=asked.labels), asked.prompt, asked.conditions)
+
+        places = {id(report): (index, False) for index, report in enumerate(self.training)}
+        places |= {id(report): (index, True) for index, report in enumerate(self.held_out)}
+        return lambda report: case(*places[id(report)])
+
+    def suite(self, stage: RlcfStage | DdpoStage) -> RewardSuite:
+        """The rewards that tune; those of weight zero are left out. Raises ModelError."""
+        rewards: dict[str, Reward] = {}
+        for name, section in stage.rewards.items():
+            if section.weight > 0:
+                reward = load_reward(name, section.backend, device=self.device)
+                rewards[name] = AugmentedReward(reward, views=section.augment) if section.augment > 1 else reward
+        return RewardSuite(rewards)
+
+
+def open_tune(settings: TuneSettings) -> TuneRun:
+    """Check every input that can be checked before work starts.
+
+    Raises:
+        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+    """
+    recipe = load_recipe(settings.recipe, overrides=settings.overrides)
+    spec = read_spec(find_model(recipe.model.checkpoint))
+    if recipe.model.precision is Precision.FP16:
+        raise RecipeError(
+            f"{settings.recipe}: model.precision: found 'fp16'\n"
+            "  expected: bf16, fp32 or auto; policy gradients are known to collapse in float16"
+        )
+    training, held_out = _split(recipe)
+    choose_device(recipe.model.device)  # told before any process group is joined
+    cpu = recipe.model.device is Device.CPU or choose_device(recipe.model.device).type == "cpu"
+    out = settings.out or Path("runs") / settings.recipe.stem
+    accelerator = Accelerator(
+        cpu=cpu,
+        log_with=list(recipe.trackers) or None,
+        project_dir=out,
+    )
+    device = choose_device(recipe.model.device, local_rank=accelerator.local_process_index)
+    precision = choose_precision(recipe.model.precision, device)
+    return TuneRun(
+        recipe=recipe,
+        folder=RunFolder(out),
+        accelerator=accelerator,
+        device=device,
+        precision=Precision.FP32 if precision is Precision.FP16 else precision,
+        spec=spec,
+        training=training,
+        held_out=held_out,
+    )
+
+
+def _split(recipe: Recipe) -> tuple[list[Report], list[Report]]:
+    """Training and held-out reports. Which of one table are held out depends on ids and seed, not on the order."""
+    section = recipe.reports
+    reports = _read(section.table, section.columns, section.limit)
+    if isinstance(section.held_out, Path):
+        held_out = _read(section.held_out, section.columns, None)
+        seen = {report.report_id for report in reports} & {report.report_id for report in held_out}
+        # Rows without an id column are named by their line, in both tables alike.
+        shared = [one for one in seen if not one.startswith("row-")]
+        if shared:
+            raise RecipeError(
+                f"reports.held_out: {len(shared)} report ids are also in {section.table.name}\n"
+                "  held-out reports must never be trained on: leave them out of one of the tables"
+            )
+        return reports, held_out
+    if section.held_out >= len(reports):
+        raise RecipeError(
+            f"reports.held_out {section.held_out}: {section.table} has {len(reports)} usable rows\n"
+            "  expected: fewer held out than there are, so that some are left to train on"
+        )
+
+    def rank(report: Report) -> str:
+        return hashlib.sha256(f"{recipe.seed}\0{report.report_id}".encode()).hexdigest()
+
+    held = {id(report) for report in sorted(reports, key=rank)[: section.held_out]}
+    return [r for r in reports if id(r) not in held], [r for r in reports if id(r) in held]
+
+
+def _read(path: Path, columns: dict[str, str], limit: int | None) -> list[Report]:
+    known = ColumnNames.__dataclass_fields__
+    unknown = sorted(set(columns) - set(known))
+    if unknown:
+        raise RecipeError(f"reports.columns: unknown role {unknown[0]!r}\n  known roles: {', '.join(known)}")
+    table = open_table(path, columns=ColumnNames(**columns))
+    usable = (row for row in table.rows() if not isinstance(row, Rejected))
+    reports = list(islice(usable, limit))
+    if not reports:
+        raise ReportsError(f"{path}: no usable row\n  expected: at least one row with report text or labels")
+    return reports
