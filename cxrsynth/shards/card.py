@@ -2,13 +2,16 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cxrsynth.shards.folder import MANIFEST
+
+REJECTED, KEYS = "rejected.csv", "keys.csv"
 _CELL = 192
 
 
@@ -59,6 +62,43 @@ def _reading(manifest: dict[str, Any]) -> list[str]:
         "for sample in wds.WebDataset(shards, shardshuffle=False):",
         '    print(sample["__key__"], sorted(sample))',
         "```",
+    ]
+
+
+def kept_card(manifest: Mapping[str, Any]) -> bytes:
+    """README.md of the kept films; what they are is said in the words of their source alone."""
+    counts, shards = manifest["counts"], [shard["name"] for shard in manifest["shards"]]
+    model = (manifest["source"].get("plan") or {}).get("model") or {}
+    lines = [
+        "# Chest X-rays kept by an audit",
+        "",
+        f"**{manifest['note']}**" if "note" in manifest else "Their source does not say whether they are synthetic.",
+        "",
+        f"- {counts['samples']} films in {len(shards)} shards, of {counts['samples'] + counts['rejected']} audited;"
+        f" {REJECTED} says why of each that was rejected",
+        *([f"- model: {model['name']}, SHA-256 `{model['digest']}`"] if {"name", "digest"} <= model.keys() else []),
+        "- every member is byte for byte what it was in the audited set",
+        *([f"- {counts['renamed']} films have another key than there, see {KEYS}"] if counts["renamed"] else []),
+        f"- audited by: cxrsynth {manifest['plan']['versions']['cxrsynth']}",
+        "",
+        *_reading_kept(shards),
+        f"`{MANIFEST}` tells the rules, what the audit found, and the SHA-256 of each shard.",
+        "",
+    ]
+    return "\n".join(lines).encode()
+
+
+def _reading_kept(shards: Sequence[str]) -> list[str]:
+    if not shards:
+        return []
+    return [
+        "```python",
+        "import webdataset as wds",
+        "",
+        f"for sample in wds.WebDataset({list(shards[:3])!r}, shardshuffle=False):",
+        '    print(sample["__key__"], sorted(sample))',
+        "```",
+        "",
     ]
 
 

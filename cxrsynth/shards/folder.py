@@ -23,10 +23,11 @@ _STATE = ".cxrsynth"
 
 
 class OutputFolder:
-    """One data set's folder. All paths a run touches in it are named here."""
+    """One data set's folder. All paths a run touches in it are named here; errors name it as the value of `option`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, option: str = "--out") -> None:
         self.path = path
+        self._named = f"{option} {path}"
         self.state = path / _STATE
         self._lock: IO[str] | None = None
 
@@ -37,23 +38,22 @@ class OutputFolder:
             ShardError: for a foreign non-empty folder, another plan, a file in the way, an unreadable folder.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise ShardError(f"--out {self.path}: is a file, expected a folder")
+            raise ShardError(f"{self._named}: is a file, expected a folder")
         try:
             names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         except OSError as error:
-            raise ShardError(f"--out {self.path}: cannot be read ({error.strerror})") from None
+            raise ShardError(f"{self._named}: cannot be read ({error.strerror})") from None
         known = self._known_plan()
         if known is None:
             if names - {_STATE}:
                 raise ShardError(
-                    f"--out {self.path}: not empty, and not a data set cxrsynth was writing\n"
-                    "  choose a new or empty folder"
+                    f"{self._named}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
                 )
             return False
         differences = plan_differences(known, plan)
         if differences:
             raise ShardError(
-                f"--out {self.path}: holds a data set of another plan\n  "
+                f"{self._named}: holds a data set of another plan\n  "
                 + "\n  ".join(differences)
                 + "\n  choose a new folder, or run the command that started this one"
             )
@@ -68,7 +68,7 @@ class OutputFolder:
             self.drop_leftovers()
             write_atomically(self.state / "plan.json", stable_json(plan))
         except BlockingIOError:
-            raise ShardError(f"--out {self.path}: another run is writing there\n  wait for it, or stop it") from None
+            raise ShardError(f"{self._named}: another run is writing there\n  wait for it, or stop it") from None
         except OSError as error:
             raise writing_failed(self.path, error) from None
 
@@ -116,7 +116,7 @@ class OutputFolder:
         damaged = [name for name, sha256 in listed.items() if file_sha256(self.path / name) != sha256]
         if damaged:
             raise ShardError(
-                f"--out {self.path}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
+                f"{self._named}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
                 f" {', '.join(damaged[:3])}{' ...' if len(damaged) > 3 else ''}\n"
                 "  run the command with a new folder: it gives the same bytes again"
             )

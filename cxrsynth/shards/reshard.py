@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -18,15 +18,12 @@ from PIL import Image
 from cxrsynth import __version__
 from cxrsynth.errors import ShardError
 from cxrsynth.films.film import Damaged, Film
-from cxrsynth.shards.card import contact_sheet
+from cxrsynth.shards.card import KEYS, REJECTED, contact_sheet, kept_card
 from cxrsynth.shards.folder import MANIFEST, OutputFolder, writing_failed
+from cxrsynth.shards.sample import fit_keys
 from cxrsynth.shards.tar import stable_json, write_atomically
 
-REJECTED, KEYS = "rejected.csv", "keys.csv"
-
 _PREVIEW_FILMS, _PREVIEW_SIDE = 24, 192
-_FIT_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_KEPT_CHARS, _HASH_CHARS = 48, 12
 _FIT_MEMBER = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # a name in a USTAR header
 
 
@@ -84,7 +81,7 @@ def refuse_target(out: Path, path: Path) -> None:
         raise ShardError(f"--write-kept {out}: lies inside {path}, which is never written to\n  choose another folder")
     if out.exists() and not out.is_dir():
         raise ShardError(f"--write-kept {out}: is a file, expected a folder")
-    folder = OutputFolder(out)
+    folder = OutputFolder(out, option="--write-kept")
     if out.exists() and any(out.iterdir()) and not (folder.state.exists() or (out / MANIFEST).exists()):
         raise ShardError(
             f"--write-kept {out}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
@@ -127,7 +124,7 @@ def write_kept(
         shards=-(-kept.num_rows // size),
         renamed=sum(old != new for old, new in names.items()),
     )
-    folder = OutputFolder(out)
+    folder = OutputFolder(out, option="--write-kept")
     if folder.check(plan):
         folder.verify()
         folder.clean(drop_shards=False)
@@ -142,28 +139,6 @@ def write_kept(
     finally:
         folder.unlock()
     return done
-
-
-def fit_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Key -> the name its sample gets; no two the same, whatever the order of the keys.
-
-    Keys of up to 80 characters of [A-Za-z0-9_-] stay. WebDataset splits names at the first dot and a tar's header
-    has 100 bytes for a name: of others the last 48 characters stay, what is not fit in them as `_`, and a part of
-    the key's SHA-256 tells them apart.
-    """
-    keys = sorted(keys)
-    names = {key: key for key in keys if _FIT_KEY.fullmatch(key)}
-    taken = set(names)
-    for key in keys:
-        if key not in names:
-            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-            stem = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[-_KEPT_CHARS:].strip("_-") or "film"
-            chars = _HASH_CHARS
-            while (name := f"{stem}-{digest[:chars]}") in taken:
-                chars += 1
-            names[key] = name
-            taken.add(name)
-    return names
 
 
 def decisions_csv(decided: Any, columns: Sequence[str]) -> bytes:
@@ -319,43 +294,6 @@ def _finish(
         write_atomically(folder.path / name, content)
     if preview:
         write_atomically(folder.path / "preview.png", contact_sheet(preview))
-    write_atomically(folder.path / "README.md", _card(manifest))
+    write_atomically(folder.path / "README.md", kept_card(manifest))
     folder.finish(manifest | {"files": {name: hashlib.sha256(lists[name]).hexdigest() for name in sorted(lists)}})
     folder.clean(drop_shards=False)
-
-
-def _card(manifest: Mapping[str, Any]) -> bytes:
-    """README.md of the kept films; what they are is said in the words of their source alone."""
-    counts, shards = manifest["counts"], [shard["name"] for shard in manifest["shards"]]
-    model = (manifest["source"].get("plan") or {}).get("model") or {}
-    lines = [
-        "# Chest X-rays kept by an audit",
-        "",
-        f"**{manifest['note']}**" if "note" in manifest else "Their source does not say whether they are synthetic.",
-        "",
-        f"- {counts['samples']} films in {len(shards)} shards, of {counts['samples'] + counts['rejected']} audited;"
-        f" {REJECTED} says why of each that was rejected",
-        *([f"- model: {model['name']}, SHA-256 `{model['digest']}`"] if {"name", "digest"} <= model.keys() else []),
-        "- every member is byte for byte what it was in the audited set",
-        *([f"- {counts['renamed']} films have another key than there, see {KEYS}"] if counts["renamed"] else []),
-        f"- audited by: cxrsynth {manifest['plan']['versions']['cxrsynth']}",
-        "",
-        *_reading(shards),
-        f"`{MANIFEST}` tells the rules, what the audit found, and the SHA-256 of each shard.",
-        "",
-    ]
-    return "\n".join(lines).encode()
-
-
-def _reading(shards: Sequence[str]) -> list[str]:
-    if not shards:
-        return []
-    return [
-        "```python",
-        "import webdataset as wds",
-        "",
-        f"for sample in wds.WebDataset({list(shards[:3])!r}, shardshuffle=False):",
-        '    print(sample["__key__"], sorted(sample))',
-        "```",
-        "",
-    ]

@@ -3,7 +3,9 @@
 import hashlib
 import hmac
 import os
+import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import numpy.typing as npt
 from cxrsynth.errors import ShardError
 
 _KEY_BYTES = 32
+_FIT_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_KEPT_CHARS, _HASH_CHARS = 48, 12
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,28 @@ def sample_key(subject: str, image_index: int) -> str:
 def key_fingerprint(id_key: bytes) -> str:
     """Tells two keys apart without telling the key: 16 hex digits."""
     return hmac.new(id_key, b"cxrsynth id key fingerprint", hashlib.sha256).hexdigest()[:16]
+
+
+def fit_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Key -> the name its sample gets; no two the same, whatever the order of the keys.
+
+    Keys of up to 80 characters of [A-Za-z0-9_-] stay. WebDataset splits names at the first dot and a tar's header
+    has 100 bytes for a name: of others the last 48 characters stay, what is not fit in them as `_`, and a part of
+    the key's SHA-256 tells them apart.
+    """
+    keys = sorted(keys)
+    names = {key: key for key in keys if _FIT_KEY.fullmatch(key)}
+    taken = set(names)
+    for key in keys:
+        if key not in names:
+            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+            stem = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[-_KEPT_CHARS:].strip("_-") or "film"
+            chars = _HASH_CHARS
+            while (name := f"{stem}-{digest[:chars]}") in taken:
+                chars += 1
+            names[key] = name
+            taken.add(name)
+    return names
 
 
 def load_id_key(path: Path | None) -> bytes:
