@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModel
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.backends import FAMILIES, family_folder
 from cxrsynth.rewards.networks import FindingClassifier
-from cxrsynth.rewards.xrv import _from_folder, _released, xrv_films
+from cxrsynth.rewards.xrv import load_network, xrv_films
 
 _XRV = "xrv:"
 _EXPECTED = (
@@ -90,7 +90,7 @@ def _of_family(folder: Path, device: torch.device) -> tuple[Callable[[Tensor], T
 
 def _of_xrv(name: str, device: torch.device) -> tuple[Callable[[Tensor], Tensor], list[Path]]:
     folder = Path(name)
-    network: Any = _from_folder(folder) if folder.is_dir() else _released(name, None)
+    network = load_network(name)
     if not isinstance(network, DenseNet):
         raise ModelError(f"{name}: {type(network).__name__}\n  expected: weights of a torchxrayvision DenseNet")
     weights = folder / "model.safetensors" if folder.is_dir() else Path(network.weights_filename_local)

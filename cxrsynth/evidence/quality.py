@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -102,11 +101,6 @@ class QualityChecks:
         limits = torch.tensor([self.thresholds[name] for name in self.names])
         low = torch.tensor([CHECKS[name].fails == "below" for name in self.names])
         return QualityTable(self.names, values, torch.where(low, values < limits, values > limits))
-
-
-def load_likeness(folder: Path, *, device: torch.device) -> Likeness:
-    """Mean chests and registration of a family of judges; raises ModelError, see `Likeness.load`."""
-    return Likeness.load(folder, device)
 
 
 def _refuse_others(images: Tensor) -> None:

@@ -96,11 +96,22 @@ def load_xrv(name: str, *, device: torch.device, cache: Path | None = None) -> D
     Raises:
         ModelError: if there is no such name or folder, or it cannot be loaded.
     """
-    network = _from_folder(Path(name)) if Path(name).is_dir() else _released(name, cache)
-    classifier = XrvClassifier(network, device=device)
+    classifier = XrvClassifier(load_network(name, cache=cache), device=device)
     if not classifier.heads:
         raise ModelError(f"{name}: none of its targets is a finding of the reports\n  expected: {', '.join(_HEADS)}")
     return DiagnosisReward(classifier.logits, classifier.heads)
+
+
+def load_network(name: str, *, cache: Path | None = None) -> Any:
+    """A torchxrayvision classifier itself, on the CPU, by name or folder as for `load_xrv`.
+
+    Its own `DenseNet` or `ResNet`, or from a folder what the latter holds, torchvision's; with `targets`, `op_threshs`
+    and `input_resolution`.
+
+    Raises:
+        ModelError: if there is no such name or folder, or it cannot be loaded.
+    """
+    return _from_folder(Path(name)) if Path(name).is_dir() else _released(name, cache)
 
 
 def released_weights(name: str, cache: Path | None = None) -> Path | None:

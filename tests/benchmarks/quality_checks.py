@@ -25,7 +25,8 @@ from scipy import ndimage
 from skimage.color import rgb2gray
 from torch import Tensor
 
-from cxrsynth.evidence.quality import CHECKS, QualityChecks, QualityTable, load_likeness
+from cxrsynth.evidence.likeness import Likeness
+from cxrsynth.evidence.quality import CHECKS, QualityChecks, QualityTable
 from cxrsynth.nano.build.films import GROUPS, Film, load_films
 
 Grey = npt.NDArray[np.float32]  # [H, W] in [0, 1]
@@ -272,7 +273,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=100, help="films each fault is made from")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    checks = QualityChecks(load_likeness(args.family, device=torch.device("cpu")))
+    checks = QualityChecks(Likeness.load(args.family, torch.device("cpu")))
     films, _ = load_films(args.data, size=SIDE, split=args.split)
     images = raw_pixels(args.data, films)
     limits = ", ".join(f"{name} {CHECKS[name].fails} {limit:g}" for name, limit in checks.thresholds.items())

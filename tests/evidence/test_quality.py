@@ -16,7 +16,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.evidence.burned_in import longest_row
 from cxrsynth.evidence.grey_levels import effective_levels, end_share, structure
 from cxrsynth.evidence.likeness import Likeness, to_canonical
-from cxrsynth.evidence.quality import CHECKS, LIKENESS_CHECKS, QualityChecks, load_likeness
+from cxrsynth.evidence.quality import CHECKS, LIKENESS_CHECKS, QualityChecks
 from cxrsynth.rewards.backends import family_folder
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.rewards.warps import warp, warp_matrices
@@ -36,7 +36,7 @@ def family() -> Path:
 
 @pytest.fixture(scope="module")
 def checks(family: Path) -> QualityChecks:
-    return QualityChecks(load_likeness(family, device=CPU))
+    return QualityChecks(Likeness.load(family, CPU))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_turned_films_are_told(checks: QualityChecks, films: Tensor, turns: int)
 
 
 def test_each_turn_is_seen_as_the_upright_is(films: Tensor, family: Path) -> None:
-    searching = Likeness(load_likeness(family, device=CPU).templates)
+    searching = Likeness(Likeness.load(family, CPU).templates)
     plain = searching(films)
     assert (plain.upright > plain.turned).all()
     for turns in (1, 2, 3):
@@ -171,7 +171,7 @@ def test_a_badly_placed_chest_is_still_a_chest(checks: QualityChecks, films: Ten
     for move in moves:
         moved = warp(films, warp_matrices(move[None]).expand(3, -1, -1))
         assert failed(checks, moved) == [set()] * 3
-    searching = Likeness(load_likeness(family, device=CPU).templates)
+    searching = Likeness(Likeness.load(family, CPU).templates)
     assert (searching(films).upright > 0.5).all()
     assert (searching(films).upright > searching(films).inverted).all()
 
@@ -265,13 +265,13 @@ def test_templates_must_be_grey_pictures() -> None:
 
 def test_a_folder_that_is_no_family_is_the_users_to_mend(tmp_path: Path, family: Path) -> None:
     with pytest.raises(ModelError, match=r"canonical\.safetensors with mean_adult and mean_child"):
-        load_likeness(tmp_path, device=CPU)
+        Likeness.load(tmp_path, CPU)
     save_file({"mean_adult": torch.zeros(64, 64)}, tmp_path / "canonical.safetensors")
     with pytest.raises(ModelError, match="mean_child"):
-        load_likeness(tmp_path, device=CPU)
+        Likeness.load(tmp_path, CPU)
     (tmp_path / "canonical.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(ModelError, match="expected"):
-        load_likeness(tmp_path, device=CPU)
+        Likeness.load(tmp_path, CPU)
     (tmp_path / "canonical.safetensors").write_bytes((family / "canonical.safetensors").read_bytes())
     with pytest.raises(ModelError, match="posture/"):
-        load_likeness(tmp_path, device=CPU)
+        Likeness.load(tmp_path, CPU)
