@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from cxrsynth import console
@@ -38,6 +39,7 @@ from cxrsynth.evidence.scores import (
 from cxrsynth.evidence.scoring import IMAGE_SIZE, PREVIEW_SIZE
 from cxrsynth.evidence.utility import measure_utility
 from cxrsynth.films.film import Damaged
+from cxrsynth.settings import AuditSettings
 from cxrsynth.shards.reshard import Origin, write_kept
 from cxrsynth.shards.tar import stable_json, write_atomically
 
@@ -65,7 +67,7 @@ def conclude(run: AuditRun) -> dict[str, Any]:
         "version": run.scorer.identity["version"],
         "input": _told(made, run.made) | {"manifest": run.made.collection.manifest},
         "reference": None if reference is None or run.reference is None else _told(reference, run.reference),
-        "settings": run.rules.facts() | {"seed": run.settings.seed, "batch_size": run.settings.batch_size},
+        "settings": _settings(run),
         "judges": run.scorer.identity["judges"],
         "features": run.scorer.identity["features"],
         "thresholds": thresholds(run.rules, limits),
@@ -198,6 +200,13 @@ def _autoencode(device: torch.device) -> Autoencode:
         return (decoded.cpu() / 2 + 0.5).clamp(0, 1)
 
     return autoencode
+
+
+def _settings(run: AuditRun) -> dict[str, Any]:
+    """What the command said, defaults and the device found included; paths as given."""
+    # Not where the findings go: there they lie, and may be moved.
+    told = TypeAdapter(AuditSettings).dump_python(run.settings, mode="json", exclude={"out", "rules"})
+    return dict(told) | {"device": run.scorer.device.type, "rules": run.rules.facts()}
 
 
 def _rewards(rows: pa.Table) -> dict[str, npt.NDArray[np.float32]]:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from cxrsynth.evidence.likeness import TEMPLATES_FILE
 from cxrsynth.evidence.parts import Parts
 from cxrsynth.evidence.quality import CHECKS
 from cxrsynth.rewards.backends import family_folder
+from cxrsynth.settings import AuditSettings
 from tests.generating import SECRET_WORDS, command, hashes, manifest, write_table
 from tests.processes import Warm
 
@@ -94,6 +97,18 @@ def test_every_film_is_scored_and_decided(audited: Path) -> None:
     [all_films, *_] = told["fidelity"]
     assert (all_films["group"], all_films["films"], all_films["real"]) == ("all", 14, 24)
     assert told["memorization"]["sensitivity"]
+
+
+def test_all_options_are_told(audited: Path, made: Path, home: Path) -> None:
+    settings = summary(audited)["settings"]
+    assert settings.keys() == {option.name for option in fields(AuditSettings)} - {"out"}
+    assert settings["shards"] == str(made)
+    assert settings["reference_table"] == str(home / "real.csv")
+    assert (settings["probes"], settings["device"], settings["features"]) == (2, "cpu", "nano-judge")
+    assert settings["judges"] == dict.fromkeys(("posture", "diagnosis", "consistency"), "nano-judge")
+    page = (audited / "report.html").read_text()
+    for name, value in (("probes", "2"), ("rules.keep_fraction", "not set"), ("fail_under", "none")):
+        assert re.search(rf">{re.escape(name)}</th>\s*<td[^>]*>{value}</td>", page), name
 
 
 def test_files_are_all_there_and_hold_no_text(audited: Path, home: Path) -> None:

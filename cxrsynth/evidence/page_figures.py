@@ -184,7 +184,7 @@ def flat(values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from flat(value, prefix=f"{prefix}{name}.")
         elif isinstance(value, list | tuple) and not any(isinstance(each, Mapping | list | tuple) for each in value):
-            yield f"{prefix}{name}", _cut(", ".join(_plain(each) for each in value))
+            yield f"{prefix}{name}", _cut(", ".join(_plain(each) for each in value) or "none")
         else:
             yield f"{prefix}{name}", _cut(_plain(value))
 
