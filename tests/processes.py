@@ -43,7 +43,7 @@ class Warm:
         """The exit code, once it has ended; ends it after two minutes."""
         self._process.join(TIMEOUT_S)
         if self._process.exitcode is None:
-            self._process.kill()
+            self._process.terminate()  # not killed: a launcher ends its workers when asked to end
             self._process.join()
         code = self._process.exitcode
         assert code is not None

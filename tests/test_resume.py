@@ -21,8 +21,8 @@ from cxrsynth import generate
 from cxrsynth.cli import app
 from cxrsynth.errors import ModelError
 from tests.generating import command, hashes, manifest, write_table
+from tests.processes import TIMEOUT_S, Warm
 
-TIMEOUT_S = 120
 # 14 images in 7 shards of two batches: enough that a kill lands between two of either.
 OPTIONS = ("--images-per-report", "2", "--shard-size", "2", "--batch-size", "1")
 
@@ -36,8 +36,8 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> "Job":
 @pytest.fixture(scope="module")
 def reference(job: "Job") -> dict[str, str]:
     """Hashes of the same command's folder, made in one go."""
-    done = job.run(job.home / "reference")
-    assert done.returncode == 0, done.stderr
+    done = job.warm(job.home / "reference")
+    assert done.wait() == 0, done.printed()
     return hashes(job.home / "reference")
 
 
@@ -53,11 +53,15 @@ class Job:
     def arguments(self, out: Path, *options: str) -> list[str]:
         return command(self.table, out, self.model, *OPTIONS, *options)
 
-    def start(
-        self, out: Path, *options: str, launcher: tuple[str, ...] = (), before: Callable[[], Any] | None = None
-    ) -> subprocess.Popen[str]:
+    def warm(self, out: Path, *launcher: str) -> Warm:
+        """In a process that has its imports done, by a module that launches it or by itself."""
+        module, *given = launcher or ("cxrsynth",)
+        log = out.with_name(f"{out.name}.log")
+        return Warm(module, *given, *self.arguments(out), log=log, environment=self.environment)
+
+    def start(self, out: Path, *, before: Callable[[], Any] | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, *launcher, "-m", "cxrsynth", *self.arguments(out, *options)],
+            [sys.executable, "-m", "cxrsynth", *self.arguments(out)],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,15 +70,12 @@ class Job:
             start_new_session=True,
         )
 
-    def run(
-        self, out: Path, *options: str, launcher: tuple[str, ...] = (), before: Callable[[], None] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        process = self.start(out, *options, launcher=launcher, before=before)
+    def run(self, out: Path, *, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+        process = self.start(out, before=before)
         try:
             stdout, stderr = process.communicate(timeout=TIMEOUT_S)
         finally:
             if process.poll() is None:
-                # A launcher's workers are no part of its process group: it ends them when asked to end.
                 process.terminate()
                 process.wait(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
@@ -87,14 +88,14 @@ class Job:
         return result.exit_code, result.stdout + result.stderr
 
 
-def stop_when(process: subprocess.Popen[str], seen: Callable[[], bool], number: int) -> None:
-    """Send a signal as soon as something is seen; fails if the process ends before."""
+def interrupt_when(process: subprocess.Popen[str], seen: Callable[[], bool]) -> None:
+    """Send SIGINT as soon as something is seen; fails if the process ends before."""
     deadline = time.monotonic() + TIMEOUT_S
     while not seen():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.0005)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
 
 
 def half_made(reference: Path, out: Path, shards: int) -> None:
@@ -126,9 +127,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     moment: str, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    process = job.start(out)
-    stop_when(process, lambda: MOMENTS[moment](out), signal.SIGKILL)
-    process.communicate()
+    process = job.warm(out)
+    process.kill_when(lambda: MOMENTS[moment](out))
     assert process.returncode == -signal.SIGKILL
     assert not (out / "manifest.json").exists()
     finished = identities(out)
@@ -147,7 +147,7 @@ def test_ctrl_c_says_how_to_go_on(
     out = tmp_path / "out"
     # Of a script in the background the signal would be ignored, here too.
     process = job.start(out, before=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    stop_when(process, lambda: MOMENTS["partial"](out), signal.SIGINT)
+    interrupt_when(process, lambda: MOMENTS["partial"](out))
     stderr = process.communicate(timeout=TIMEOUT_S)[1]
     assert process.returncode == 130
     assert "Run the same command again to go on." in stderr
@@ -218,17 +218,17 @@ def test_a_second_run_at_the_same_time_is_refused(
 
 
 LAUNCHERS = {
-    "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-    "accelerate": ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"),
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    "accelerate": ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"),
 }
 
 
 @pytest.mark.parametrize("launcher", list(LAUNCHERS))
 def test_two_processes_make_the_same_bytes(launcher: str, job: Job, reference: dict[str, str], tmp_path: Path) -> None:
-    done = job.run(tmp_path / "out", launcher=LAUNCHERS[launcher])
-    assert done.returncode == 0, done.stderr
+    done = job.warm(tmp_path / "out", *LAUNCHERS[launcher], "-m", "cxrsynth")
+    assert done.wait() == 0, done.printed()
     assert hashes(tmp_path / "out") == reference
-    assert done.stderr.count("14 images in 7 shards") == 1
+    assert done.printed().count("14 images in 7 shards") == 1
 
 
 def test_the_number_of_cores_does_not_change_the_bytes(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -133,8 +134,17 @@ def films() -> Tensor:
     return torch.rand(2, 1, 80, 72, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _shallow() -> Iterator[None]:
+    """The library's classes as they are, but one block a stage in place of 33 in all: a third of the work."""
+    classes, _, *others = pspnet.__init__.__defaults__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pspnet.__init__, "__defaults__", (classes, [1, 1, 1, 1], *others))
+        yield
+
+
 @pytest.fixture(scope="module")
-def network() -> torch.nn.Module:
+def network(_shallow: None) -> torch.nn.Module:
     """The network in the library's PSPNet at random weights, made to see two lungs in opposite parts of any film."""
     torch.manual_seed(0)
     made: torch.nn.Module = pspnet(len(PSPNet.targets)).eval()
