@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-Grey = npt.NDArray[np.float32]
+Grey = npt.NDArray[np.uint8]
 
 _LARGEST = 512  # larger images are shrunk to this side: letters stay letters, and time stays bounded
 _STROKE = 9  # pixels; a bright mark narrower than this stands out from its surroundings
@@ -39,16 +39,25 @@ def longest_row(images: Tensor) -> Tensor:
     if side > _LARGEST:
         size = [round(n * _LARGEST / side) for n in images.shape[-2:]]
         images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-    grey: Grey = images[:, 0].numpy()
+    # In 256 levels: running maxima of bytes take half the time.
+    grey: Grey = (images[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
     return torch.tensor([_longest(one[None]) for one in grey], dtype=torch.float32)
 
 
 def _longest(grey: Grey) -> int:
     """Of one image [1, H, W]: one at a time stays in the processor's cache."""
-    opened = _running_max(-_running_max(-grey))  # largest of the smallest
+    opened = _running_max(~_running_max(~grey))  # largest of the smallest
     standing = grey - opened  # white top-hat: Soille, Morphological Image Analysis, 4.5
     nearby = _running_max(standing)
-    return max(_row((standing > np.maximum(cut * nearby, _CONTRAST))[0]) for cut in _CUTS)
+    bright = np.flatnonzero(standing > 255 * _CONTRAST)
+    share = standing.flat[bright] / nearby.flat[bright]
+    return max(_row(_mask(bright[share > cut], grey.shape[1:])) for cut in _CUTS)
+
+
+def _mask(places: npt.NDArray[np.int64], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(shape, dtype=np.bool_)
+    mask.flat[places] = True
+    return mask
 
 
 def _running_max(grey: Grey) -> Grey:
@@ -85,10 +94,14 @@ def _row(mask: npt.NDArray[np.bool_]) -> int:
 def _letters(mask: npt.NDArray[np.bool_]) -> _Marks:
     """The connected parts of a mask that have a letter's size, shape and fill."""
     parts, count = ndimage.label(mask, np.ones((3, 3)))
-    area = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    found = ndimage.find_objects(parts)
-    edges = np.array([[s.start, s.stop, t.start, t.stop] for s, t in found], dtype=np.int64).reshape(-1, 4)
-    top, bottom, left, right = edges.T
+    area = np.bincount(parts[mask], minlength=count + 1)[1:]
+    # Few pixels belong to a mark: sorted by mark they give the edges sooner than a search of the whole picture.
+    rows, columns = mask.nonzero()
+    by_mark = np.argsort(parts[mask], kind="stable")
+    first = np.concatenate(([0], area.cumsum()))[:count]
+    rows, columns = rows[by_mark], columns[by_mark]
+    top, left = (np.minimum.reduceat(place, first) if count else place for place in (rows, columns))
+    bottom, right = (np.maximum.reduceat(place, first) + 1 if count else place for place in (rows, columns))
     height, width = bottom - top, right - left
     fill = area / (height * width)
     fits = (height >= _MIN_HEIGHT) & (height <= _MAX_HEIGHT * len(mask))

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.linalg import eigh
 from torch import Tensor
 
-from cxrsynth.evidence.registration import Register, local_mean
+from cxrsynth.evidence.registration import Register, halved, local_mean
 from cxrsynth.rewards.warps import warp, warp_matrices
 
 Thumbs = npt.NDArray[np.uint8]  # [N, T, T]
@@ -53,9 +53,13 @@ def mirrored(thumbs: Thumbs) -> Thumbs:
     return np.ascontiguousarray(thumbs[:, :, ::-1])
 
 
-def details(thumbs: Thumbs, *, reach: int = 8) -> Tensor:
-    """Edges rather than exposure: local mean taken off, local contrast made equal; [N, 1, T, T] float32."""
-    images = torch.from_numpy(thumbs).float()[:, None] / 255.0
+def details(thumbs: Thumbs, *, reach: int = 8, half: bool = False) -> Tensor:
+    """Edges rather than exposure: local mean taken off, local contrast made equal; [N, 1, T, T] float32.
+
+    `half`: of the films at half their size.
+    """
+    images = torch.from_numpy(thumbs)[:, None].float() / 255.0
+    images = halved(images) if half else images
     centred = images - local_mean(images, reach)
     return centred / (local_mean(centred.square(), reach).clamp_min(0).sqrt() + 0.02)
 

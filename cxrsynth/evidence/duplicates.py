@@ -56,7 +56,7 @@ def _near(thumbs: Thumbs, threshold: float, seed: int) -> dict[int, tuple[int, f
     own = np.arange(count)
     gallery = Gallery.of(thumbs, own, CopySpace.fit(thumbs, seed=seed))
     least = _LEAST_COSINE if count >= _MANY else -1.0
-    seen = compare(thumbs, gallery, leave_out=own, candidates=_NEIGHBOURS, least_cosine=least)
+    seen = compare(thumbs, gallery, leave_out=own, candidates=_NEIGHBOURS, looked_at=_NEIGHBOURS, least_cosine=least)
     rows, columns = (seen.similarity >= threshold).nonzero()
     others, alike = seen.places[rows, columns], seen.similarity[rows, columns]
     links = coo_array((np.ones(len(rows), np.int8), (rows, others)), shape=(count, count))

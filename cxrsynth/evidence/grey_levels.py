@@ -41,8 +41,12 @@ def end_share(images: Tensor) -> Tensor:
     films.
     """
     levels = _levels(images)  # [B, H, W]
-    bright, dark = _middle(levels >= _LEVELS - 1 - _END_LEVELS), _middle(_enclosed(levels <= _END_LEVELS))
-    return torch.from_numpy(np.maximum(bright.mean((1, 2)), dark.mean((1, 2))).astype(np.float32))
+    share: npt.NDArray[np.float64] = _middle(levels >= _LEVELS - 1 - _END_LEVELS).mean((1, 2))
+    dark = levels <= _END_LEVELS
+    more = _middle(dark).mean((1, 2)) > share  # elsewhere what is enclosed cannot be the larger share
+    if more.any():
+        share[more] = np.maximum(share[more], _middle(_enclosed(dark[more])).mean((1, 2)))
+    return torch.from_numpy(share.astype(np.float32))
 
 
 def effective_levels(images: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cxrsynth.errors import ModelError
+from cxrsynth.evidence.registration import local_mean
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.rewards.warps import warp, warp_matrices
 
@@ -27,6 +28,9 @@ _RADIUS = 8
 # Placements compared, as differences to where the chest is thought to be: shifts in half widths (both axes), log scale
 # x, log scale y, radians. Few where a network has brought the chest to its place, many where nothing has.
 _NEAR = ((-0.12, -0.06, 0.0, 0.06, 0.12), (-0.08, 0.08), (-0.08, 0.08), (0.0,))
+# A view is registered where the wide search finds it this much less alike than the best, or less: further behind it is
+# not the best when registered either.
+_DOUBT = 0.2
 _FAR = ((-0.24, -0.12, 0.0, 0.12, 0.24), (-0.12, 0.03, 0.18), (-0.12, 0.04, 0.2, 0.36), (-0.06, 0.06))
 
 
@@ -87,18 +91,22 @@ class Likeness:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Resemblance:
-        """Images [B, 1, H, W] float32 in [0, 1] on the CPU; each turn and polarity is registered by itself."""
-        small = _resized(images, _SMALL)
-        details = _details(_resized(small, TEMPLATE_SIDE))
-        # Lying chests need no network: they resemble an upright one far less than those upside down do.
-        lying = [self._far.best(details.rot90(turns, (2, 3))) for turns in (1, 3)]
-        if self.register is None:
-            bank, views = self._far, [details, -details, details.rot90(2, (2, 3))]
-        else:
-            placed = [self.register(view) for view in (small, 1 - small, small.rot90(2, (2, 3)))]
-            bank, views = self._near, [_details(_resized(view, TEMPLATE_SIDE)) for view in placed]
-        upright, negative, flipped = (bank.best(view) for view in views)
-        return Resemblance(upright, negative, torch.stack([flipped, *lying]).amax(0))
+        """Images [B, 1, H, W] float32 in [0, 1] on the CPU.
+
+        Each turn and polarity is looked for by itself; of upright, negative and upside down those that may be the best
+        are registered before they are compared.
+        """
+        details = _details(_resized(images, TEMPLATE_SIDE))
+        views = [details, -details, *(details.rot90(turns, (2, 3)) for turns in (2, 1, 3))]
+        found = self._far.best(torch.cat(views)).view(len(views), len(images))
+        if self.register is not None:
+            # Lying chests need no network: they resemble an upright one far less than those upside down do.
+            doubtful = found[:3] >= found[:3].amax(0) - _DOUBT  # [3, B]
+            small = _resized(images, _SMALL)
+            pictures = torch.stack((small, 1 - small, small.rot90(2, (2, 3))))
+            placed = self.register(pictures[doubtful])
+            found[:3][doubtful] = self._near.best(_details(_resized(placed, TEMPLATE_SIDE)))
+        return Resemblance(found[0], found[1], found[2:].amax(0))
 
     @cached_property
     def _near(self) -> "_Bank":
@@ -155,15 +163,9 @@ class _Bank:
 
 def _details(images: Tensor) -> Tensor:
     """Edges rather than exposure, [B, 1, 64, 64] -> [B, 1, 32, 32]: local mean taken off, local contrast made equal."""
-    centred = images - _local_mean(images)
-    spread = _local_mean(centred.square()).clamp(min=0).sqrt()
+    centred = images - local_mean(images, _RADIUS)
+    spread = local_mean(centred.square(), _RADIUS).clamp(min=0).sqrt()
     return F.adaptive_avg_pool2d(centred / (spread + 0.02), _SIDE)
-
-
-def _local_mean(images: Tensor) -> Tensor:
-    padded = F.pad(images, (_RADIUS,) * 4, mode="reflect")
-    width = 2 * _RADIUS + 1
-    return F.avg_pool2d(F.avg_pool2d(padded, (width, 1), stride=1), (1, width), stride=1)
 
 
 def _resized(images: Tensor, side: int) -> Tensor:

@@ -1,28 +1,28 @@
 """The second look at copies: candidates are laid on each other and compared in fine detail."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from cxrsynth.evidence.copy_features import CopyIndex, CopySpace, Thumbs, Vectors, details, mirrored
-from cxrsynth.evidence.registration import correlation, fit_pairs
-from cxrsynth.rewards.warps import warp
+from cxrsynth.evidence.registration import correlation, fit_pairs, halved
+from cxrsynth.rewards.warps import inverse, warp
 
 CANDIDATES = 10  # of each film, by features
+LOOKED_AT = 1  # of these, by how well they can be laid on the film
 _BLOCK = 64  # films worked on at a time
 _MOST_LEFT_OUT = 256  # films of one group searched past
-# Pixels around, for local contrast: anatomy to lay films on each other by, texture to tell them apart by, and
-# the finest texture, which agrees only where films lie on each other to the pixel already.
-_COARSE, _FINE, _FINEST = 8, 2, 1
+# Pixels around, for local contrast: anatomy to lay films on each other by (at half the size), texture to tell them
+# apart by, and the finest texture, which agrees only where films lie on each other to the pixel already.
+_COARSE, _FINE, _FINEST = 4, 2, 1
 # Laying films on each other finds some likeness in any two. Of films as they lie it takes less to be as unlikely: this
 # share of what is missing to 1 brings the two to one scale (99th percentiles of real films of different patients: 0.60
 # laid, 0.39 as they lie). It is what finds blends, in which there is nothing to lay on.
 _AS_THEY_LIE = 0.35
-_BLURS = (2, 1, 1, 0, 0)
+# Blurs of the steps: of all candidates at a quarter of the size, then at half of it.
+_ALL_BLURS, _BLURS = (1, 0), (1, 0, 0)
 
 Places = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -75,7 +75,13 @@ class Nearest:
 
 
 def compare(
-    films: Thumbs, gallery: Gallery, *, leave_out: Places, candidates: int = CANDIDATES, least_cosine: float = -1.0
+    films: Thumbs,
+    gallery: Gallery,
+    *,
+    leave_out: Places,
+    candidates: int = CANDIDATES,
+    looked_at: int = LOOKED_AT,
+    least_cosine: float = -1.0,
 ) -> Compared:
     """Compare each film with the films of a gallery that are nearest by features, mirrored or not.
 
@@ -83,18 +89,16 @@ def compare(
         films: [Q, T, T], of any number; they are worked on in blocks.
         gallery: what they are compared with.
         leave_out: the group each film must not meet, [Q]; -1 for none.
-        candidates: k.
+        candidates: films nearest by features, laid on the film roughly.
+        looked_at: k, the candidates that then are most like it: those looked at in fine detail.
         least_cosine: of features, below which a candidate is not looked at.
     """
     parts = []
     for first in range(0, max(len(films), 1), _BLOCK):
         block = films[first : first + _BLOCK]
         found = _candidates(block, gallery, leave_out[first : first + _BLOCK], candidates)
-        seen = found.places >= 0
-        seen &= found.cosines >= least_cosine
-        alike = np.full(seen.shape, -1.0, np.float32)
-        alike[seen] = _similarities(block, gallery, found, seen)
-        parts.append(Compared(np.where(seen, found.places, -1), alike, found.cosines, found.mirrored))
+        found = replace(found, places=np.where(found.cosines >= least_cosine, found.places, -1))
+        parts.append(_looked_at(block, gallery, found, looked_at))
     return Compared(*(np.concatenate([getattr(part, name) for part in parts]) for name in Compared.__slots__))
 
 
@@ -127,24 +131,34 @@ def _candidates(films: Thumbs, gallery: Gallery, leave_out: Places, count: int) 
     return _Candidates(np.where(good, places, -1), np.where(good, cosines, -1).astype(np.float32), flipped)
 
 
-def _similarities(films: Thumbs, gallery: Gallery, found: _Candidates, seen: Mask) -> Vectors:
-    """Correlation of fine detail of the pairs that are to be `seen`, in the order of their mask; [P]."""
+@torch.inference_mode()
+def _looked_at(films: Thumbs, gallery: Gallery, found: _Candidates, count: int) -> Compared:
+    """Candidates laid on their films roughly, and the `count` that fit best compared in fine detail."""
+    seen = found.places >= 0
     if not seen.any():
-        return np.zeros(0, np.float32)
-    rows = seen.nonzero()[0]
-    flipped = torch.from_numpy(found.mirrored[seen])[:, None, None, None]
-    unique, which = np.unique(found.places[seen], return_inverse=True)
-    others = gallery.thumbs[unique]
-
-    def pairs(reach: int) -> tuple[Tensor, Tensor]:
-        moving = details(films, reach=reach)[rows]
-        return torch.where(flipped, moving.flip(-1), moving), details(others, reach=reach)[which]
-
-    moving, fixed = (F.avg_pool2d(side, 2) for side in pairs(_COARSE))
+        none = np.full((len(films), min(count, seen.shape[1])), -1)
+        return Compared(none, none.astype(np.float32), none.astype(np.float32), none > 0)
+    others = gallery.thumbs[found.places]  # [Q, C, T, T]
+    others[found.mirrored] = others[found.mirrored][..., ::-1]
+    others = others.reshape(-1, *films.shape[1:])
+    fixed, moving = (details(side, reach=_COARSE, half=True) for side in (films, others))
     still = torch.eye(2, 3).expand(len(moving), 2, 3)
-    laid = fit_pairs(moving, fixed, start=still, blurs=_BLURS).matrices
-    moving, fixed = pairs(_FINE)
-    on_each_other = correlation(warp(moving, laid), fixed)
-    as_they_lie = correlation(*pairs(_FINEST))
-    alike = torch.maximum(on_each_other, as_they_lie + _AS_THEY_LIE * (1 - as_they_lie))
-    return np.asarray(alike.numpy(), dtype=np.float32)
+    rough = fit_pairs(halved(moving), halved(fixed), start=still, blurs=_ALL_BLURS)
+    fits = np.where(seen, rough.correlation.view(seen.shape).numpy(), -np.inf)
+    best = np.argsort(-fits, axis=1, kind="stable")[:, :count]
+    places = np.take_along_axis(found.places, best, 1)
+    chosen = torch.from_numpy((best + np.arange(len(films))[:, None] * seen.shape[1]).ravel())
+    # From here on the film is moved: what it may have lost at an edge then lies beyond the frame.
+    rows = np.arange(len(films)).repeat(best.shape[1])
+    start = inverse(rough.matrices[chosen])
+    laid = fit_pairs(fixed[torch.from_numpy(rows)], moving[chosen], start=start, blurs=_BLURS).matrices
+    films, others = films[rows], others[chosen.numpy()]
+    on_each_other = correlation(warp(details(films, reach=_FINE), laid), details(others, reach=_FINE))
+    as_they_lie = correlation(details(films, reach=_FINEST), details(others, reach=_FINEST))
+    alike = torch.maximum(on_each_other, as_they_lie + _AS_THEY_LIE * (1 - as_they_lie)).view(places.shape).numpy()
+    return Compared(
+        places,
+        np.where(places >= 0, alike, np.float32(-1)),
+        np.take_along_axis(found.cosines, best, 1),
+        np.take_along_axis(found.mirrored, best, 1),
+    )

@@ -1,7 +1,8 @@
 """`python -m tests.benchmarks.audit_proof --data DIR --work DIR`: what an audit finds, on films of which all is known.
 
-Makes 260 films with nano by the labels of real films of split `val`, audits them against those real films, then plants
-faults in 60 of them, ten of each kind, and audits all against films of split `train`: ten of these are planted too.
+Makes 260 films with nano by the labels of real films of split `val`, audits them against those real films (`--utility`:
+half of these patients are trained on, the other half tested on), then plants faults in 60 of them, ten of each kind,
+and audits all against films of split `train`: ten of these are planted too.
 `DIR` holds images/*.tar and manifests/*.csv (see the README, "Building nano"). Prints tables in Markdown.
 """
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
+from cxrsynth.evidence.utility import BOTH, REAL, SYNTHETIC
 from cxrsynth.nano.build.films import GROUPS, Film, load_films
 from cxrsynth.reports.labels import OBSERVATIONS
 
@@ -46,9 +48,11 @@ def main(
     _cxrsynth("generate", work / "reports.csv", "--out", work / "made", "--id-key", _key(work))
     _cxrsynth(
         "audit", work / "made", "--out", work / "audit", "--reference", work / "real-val",
-        "--reference-table", work / "real-val.csv",
+        "--reference-table", work / "real-val.csv", "--utility",
     )  # fmt: skip
-    _print_fidelity(json.loads((work / "audit" / "summary.json").read_text()))
+    found = json.loads((work / "audit" / "summary.json").read_text())
+    _print_fidelity(found)
+    _print_utility(found["utility"])
     kinds = _plant(work, [film.film_id for film in train], rng)
     _cxrsynth(
         "audit", work / "planted", "--out", work / "audit-planted", "--reference", work / "real-train",
@@ -175,6 +179,21 @@ def _print_fidelity(summary: dict[str, Any]) -> None:
         if row["frechet"]:
             cells = [f"{row[m]['value']:.3g} ({row[m]['low']:.3g} to {row[m]['high']:.3g})" for m in measures]
             typer.echo(f"| {row['group']} | {row['compared']} | " + " | ".join(cells) + " |")
+
+
+def _print_utility(utility: dict[str, Any]) -> None:
+    """AUROC by finding and group; the last column is real + synthetic less real."""
+    typer.echo(f"\n{utility['split']}\n\n| finding | group | films | {SYNTHETIC} | {REAL} | {BOTH} | lift |")
+    typer.echo("| --- " * 7 + "|")
+    for lift in utility["lift"]:
+        own = [row for row in utility["rows"] if (row["finding"], row["group"]) == (lift["finding"], lift["group"])]
+        by = {row["trained_on"]: _interval(row["auroc"]) for row in own}
+        areas = " | ".join(by.get(name, "too few") for name in (SYNTHETIC, REAL, BOTH))
+        typer.echo(f"| {lift['finding']} | {lift['group']} | {own[0]['films']} | {areas} | {_interval(lift)} |")
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def _print_recall(kinds: dict[str, str], path: Path) -> None:

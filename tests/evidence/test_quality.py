@@ -188,6 +188,27 @@ def test_registration_undoes_a_known_warp(family: Path) -> None:
     assert ((back - canonical).norm(dim=1) < 0.5 * (away - canonical).norm(dim=1)).all()
 
 
+def test_only_what_may_be_the_best_is_registered(films: Tensor, family: Path) -> None:
+    """Good films as they are, their negatives as negatives."""
+    network = PostureRegressor.from_pretrained(family / "posture").eval()
+    seen: list[Tensor] = []
+
+    def register(images: Tensor) -> Tensor:
+        seen.append(images)
+        return to_canonical(images, network)
+
+    like = Likeness(Likeness.load(family, CPU).templates, register)
+    plain = like(films)
+    assert 3 <= len(seen[0]) <= 4  # of nine views
+    negative = like(1 - films)
+    assert 3 <= len(seen[1]) <= 4
+    assert torch.allclose(negative.inverted, plain.upright, atol=1e-4)
+    seen.clear()
+    # Of no polarity in particular: all three views are in doubt.
+    like(torch.full_like(films[:1], 0.5))
+    assert [len(images) for images in seen] == [3]
+
+
 @pytest.mark.parametrize("size", [12, 16, 24])
 @pytest.mark.parametrize("at", [(6, 6), (40, 120), (20, 222)])
 def test_text_is_found(films: Tensor, size: int, at: tuple[int, int]) -> None:

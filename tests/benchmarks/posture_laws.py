@@ -1,0 +1,97 @@
+"""`python -m tests.benchmarks.posture_laws --data DIR --frames FILE`: does posture fall as a film is moved away?
+
+Films of split `val` are brought to the canonical frame by registration to the mean films of `FILE`, which is what
+`cxrsynth.nano.build` leaves of registering its training films (`frames.safetensors`); the judges have no part in it.
+From there each is turned, shifted and zoomed further and further, which way is drawn for each film. Told of both
+families of judges: the mean reward at each step, in how many films it falls at every step, the error of known warps.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from cxrsynth.nano.build.align import registered_frames
+from cxrsynth.nano.build.config import load_config
+from cxrsynth.nano.build.films import load_films
+from cxrsynth.nano.build.fitting import resampled
+from cxrsynth.nano.build.measure_judges import posture_numbers
+from cxrsynth.reports.rows import Report
+from cxrsynth.rewards.backends import FAMILIES, family_folder
+from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.rewards.posture import PostureReward
+from cxrsynth.rewards.warps import compose, warp_matrices
+
+_BUILD = Path(__file__).parents[2] / "cxrsynth" / "nano" / "build" / "config.yaml"
+_SIZE = 128  # pixels on a side of what is judged; the judges look at fewer
+_SEED = 0
+# Steps as a reader counts them: degrees, shares of the width, shares of the scale.
+_STEPS = {
+    "rotated by degrees": (0, 5, 10, 15, 20, 25),
+    "shifted by % of width": (0, 3, 6, 9, 12, 15),
+    "zoomed by %": (0, 6, 12, 18, 24, 30),
+}
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with images/ and manifests/.")],
+    frames: Annotated[Path, typer.Option(help="frames.safetensors of a build of nano.")],
+) -> None:
+    """Print one table in Markdown for each family."""
+    settings = load_config(_BUILD)
+    films, pixels = load_films(data, size=256, split="val")
+    matrices, fits = registered_frames(films, pixels, frames, settings=settings.align)
+    pixels, matrices = pixels[fits], matrices[fits]
+    rng = torch.Generator().manual_seed(_SEED)
+    sign = torch.randint(2, (len(pixels), 2), generator=rng) * 2.0 - 1.0
+    typer.echo(f"{len(pixels)} films of split val in the canonical frame")
+    for family in FAMILIES:
+        folder = family_folder(family)
+        assert folder is not None
+        network = PostureRegressor.from_pretrained(folder / "posture").eval()
+        error = posture_numbers(network, pixels, matrices, reach=settings.judges.posture_reach, seed=_SEED)
+        typer.echo(
+            f"\n{family}: median error of known warps {error}\n\n| moved | mean reward at each step | falls at each |"
+        )
+        typer.echo("| --- | --- | --- |")
+        for kind, steps in _STEPS.items():
+            moved = [warped(pixels, matrices, kind, step, sign) for step in steps]
+            rewards = torch.stack([rewarded(network, images) for images in moved])  # [steps, N]
+            falls = (rewards.diff(dim=0) < 0).all(0).float().mean()
+            means = ", ".join(f"{step}: {mean:.2f}" for step, mean in zip(steps, rewards.mean(1).tolist(), strict=True))
+            typer.echo(f"| {kind} | {means} | {falls:.1%} |")
+
+
+def warped(pixels: Tensor, frames: Tensor, kind: str, step: float, sign: Tensor) -> Tensor:
+    """Films in the canonical frame, moved by a step, uint8 [N, 1, H, W] -> float32 [N, 1, S, S] in [0, 1].
+
+    Args:
+        pixels: the films.
+        frames: canonical frames [N, 2, 3].
+        kind: one of `_STEPS`.
+        step: in the kind's unit.
+        sign: [N, 2] of -1 and 1: which way, and for shifts along which axis.
+    """
+    moves = torch.zeros(len(pixels), 5)
+    way, axis = sign.unbind(1)
+    match kind:
+        case "rotated by degrees":
+            moves[:, 4] = math.radians(step) * way
+        case "shifted by % of width":
+            moves[torch.arange(len(pixels)), (axis > 0).long()] = 2 * step / 100 * way  # half widths
+        case _:
+            moves[:, 2:4] = (math.log1p(step / 100) * way)[:, None]
+    return resampled(pixels, compose(frames, warp_matrices(moves)), _SIZE)
+
+
+def rewarded(network: PostureRegressor, images: Tensor) -> Tensor:
+    """Posture rewards of [N, 1, S, S], [N]."""
+    reward = PostureReward(network)
+    return torch.cat([reward(part, [Report(report_id="", line=0)] * len(part)) for part in images.split(64)])
+
+
+if __name__ == "__main__":
+    typer.run(main)
