@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,8 @@ def test_the_manifest_records_input_rules_and_audit(ours: Path, tmp_path: Path) 
     card = (out / "README.md").read_text(encoding="utf-8")
     assert f"**{NOTE}**" in card
     assert "6 films in 3 shards, of 10 audited" in card
+    assert "wds.WebDataset(['cxr-000000.tar', 'cxr-000001.tar', 'cxr-000002.tar'], shardshuffle=False)" in card
+    assert "another key" not in card
     assert "tiny" in card
     with Image.open(out / "preview.png") as preview:
         assert preview.size == (6 * 192, 192)
@@ -175,7 +178,10 @@ def test_pictures_become_samples_with_keys_a_shard_can_hold(pictures: Path, tmp_
         back = {row["key"]: row["input_key"] for row in csv.DictReader(file)}
     assert manifest(tmp_path / "kept")["files"]["keys.csv"] == hashes(tmp_path / "kept")["keys.csv"]
     assert "note" not in manifest(tmp_path / "kept")
-    assert "does not say whether they are synthetic" in (tmp_path / "kept" / "README.md").read_text(encoding="utf-8")
+    assert manifest(tmp_path / "kept")["counts"]["renamed"] == 6
+    card = (tmp_path / "kept" / "README.md").read_text(encoding="utf-8")
+    assert "does not say whether they are synthetic" in card
+    assert "6 films have another key than there, see keys.csv" in card
     shards = sorted(str(path) for path in (tmp_path / "kept").glob("*.tar"))
     samples = list(wds.WebDataset(shards, shardshuffle=False, empty_check=False))
     assert len(samples) == 6
@@ -248,6 +254,24 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(ours: Path, tmp_path: Path, aft
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
+def test_ctrl_c_as_a_shard_is_opened_leaves_nothing(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = OutputFolder.writer
+
+    def interrupted(self: OutputFolder, index: int) -> ShardWriter:
+        writer = opened(self, index)
+        assert list(self.path.glob(".*.partial"))
+        if index == 1:
+            raise KeyboardInterrupt
+        return writer
+
+    monkeypatch.setattr(OutputFolder, "writer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(ours, KEPT, tmp_path / "kept")
+    assert not list((tmp_path / "kept").rglob(".*.partial"))
+
+
 def test_going_on_reads_only_what_is_missing(ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reshard, "_PREVIEW_FILMS", 1)
     collection, out = open_collection(ours), tmp_path / "kept"
@@ -264,6 +288,19 @@ def test_going_on_reads_only_what_is_missing(ours: Path, tmp_path: Path, monkeyp
     assert second.asked == first.asked  # the first for its preview
     assert told == [3, 1, 1, 1]
     assert hashes(out) == hashes(tmp_path / "whole")
+
+
+def test_units_of_finished_shards_are_not_read_again(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reshard, "_PREVIEW_FILMS", 1)
+    collection, out = open_collection(ours), tmp_path / "kept"
+    decided, origin = decide_on(collection, "kkkkkkrkkk"), origin_of(collection)  # a shard of each unit
+    with pytest.raises(KeyboardInterrupt):
+        write_kept(Stopping(collection, after=8), decided, out, origin=origin, size=3)
+    again = Stopping(collection, after=99)
+    write_kept(again, decided, out, origin=origin, size=3)
+    assert again.asked == ["cxr-000000.tar", "cxr-000002.tar"]  # the first for its preview
 
 
 def test_a_damaged_shard_of_a_stopped_run_is_written_anew(ours: Path, tmp_path: Path) -> None:
@@ -305,6 +342,13 @@ def test_another_audit_is_refused_in_the_same_folder(ours: Path, tmp_path: Path,
     with pytest.raises(ShardError, match=r"^--write-kept .*: holds a data set of another plan"):
         write(ours, **({"kept": KEPT} | other), out=tmp_path / "kept")
     assert hashes(tmp_path / "kept") == before
+
+
+def test_other_films_of_the_same_names_are_another_plan(pictures: Path, tmp_path: Path) -> None:
+    write(pictures, "kkkkkk", tmp_path / "kept")
+    (pictures / "a.png").write_bytes(picture(77))
+    with pytest.raises(ShardError, match="another plan"):
+        write(pictures, "kkkkkk", tmp_path / "kept")
 
 
 def test_the_input_is_never_written_into(ours: Path, tmp_path: Path) -> None:
@@ -383,6 +427,31 @@ def test_an_input_that_changed_since_its_audit_is_refused(pictures: Path, tmp_pa
     assert not list((tmp_path / "kept").glob("*.tar"))
 
 
+def test_a_film_without_bytes_is_refused(pictures: Path, tmp_path: Path) -> None:
+    class Bare(Stopping):
+        def read(self, unit: Unit, *, workers: int) -> Iterator[Film | Damaged]:
+            for film in super().read(unit, workers=workers):
+                yield replace(film, members={}) if isinstance(film, Film) else film
+
+    collection = open_collection(pictures)
+    with pytest.raises(ShardError, match="not there as it was audited"):
+        write_kept(
+            Bare(collection, after=9), decide_on(collection, "kkkkkk"), tmp_path / "kept", origin=origin_of(collection)
+        )
+
+
+def test_a_film_that_comes_twice_is_refused(pictures: Path, tmp_path: Path) -> None:
+    class Twice(Stopping):
+        def read(self, unit: Unit, *, workers: int) -> Iterator[Film | Damaged]:
+            for film in super().read(unit, workers=workers):
+                yield from (film, film)
+
+    collection = open_collection(pictures)
+    decided, origin = decide_on(collection, "rrrrrk"), origin_of(collection)
+    with pytest.raises(ShardError, match="more films than were audited"):
+        write_kept(Twice(collection, after=9), decided, tmp_path / "kept", origin=origin)
+
+
 def test_a_last_film_that_is_gone_and_rows_in_another_order_are_refused(pictures: Path, tmp_path: Path) -> None:
     collection = open_collection(pictures)
     decided = decide_on(collection, "kkkkkk")
@@ -437,4 +506,6 @@ def test_a_name_that_is_taken_is_not_given_again() -> None:
     digest = hashlib.sha256(b"a/b").hexdigest()
     taken = f"a_b-{digest[:12]}"
     assert fit_keys(["a/b"]) == {"a/b": taken}
+    assert fit_keys(["a" * 48 + "b" * 48])["a" * 48 + "b" * 48].startswith("b" * 48 + "-")
+    assert [name.split("-")[0] for name in fit_keys(["/a/", "..."]).values()] == ["film", "a"]
     assert fit_keys(["a/b", taken]) == {"a/b": f"a_b-{digest[:13]}", taken: taken}
