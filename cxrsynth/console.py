@@ -186,6 +186,35 @@ def tuning_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]:
         yield line
 
 
+@contextmanager
+def training_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]:
+    """Steps of supervised training: a bar on a terminal, a plain line every ten seconds when piped."""
+    started, told, begun = time.monotonic(), float("-inf"), None
+
+    def text(row: Mapping[str, Any]) -> str:
+        speed = row["time/images_per_s"]
+        return f"loss {row['sft/loss']:.4f}, gradient {row['sft/grad_norm']:.3g}, {speed:.2f} images/s"
+
+    def line(iteration: int, row: Mapping[str, Any]) -> None:
+        nonlocal told, begun
+        begun = iteration - 1 if begun is None else begun
+        now = time.monotonic()
+        if iteration == total or now - told >= _PLAIN_EVERY_S:
+            told = now
+            left = timedelta(seconds=round((now - started) / (iteration - begun) * (total - iteration)))
+            say(f"step {iteration}/{total}: {text(row)}, {left} left")
+
+    if quiet:
+        yield lambda iteration, row: None
+    elif sys.stderr.isatty():
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda iteration, row: bar.update(task, completed=iteration, description=text(row))
+    else:
+        yield line
+
+
 class _TuningView:
     """What there is to see of a run: the newest value of each metric, and the time left."""
 

@@ -7,14 +7,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cxrsynth.errors import RecipeError
+from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.settings import Device, Precision
 
 _Positive = Annotated[int, Field(ge=1)]
 _Rate = Annotated[float, Field(gt=0)]
 _Weight = Annotated[float, Field(ge=0)]
+
+
+def _known_roles(columns: dict[str, str]) -> dict[str, str]:
+    known = ColumnNames.__dataclass_fields__
+    unknown = sorted(set(columns) - set(known))
+    if unknown:
+        raise ValueError(f"unknown role {unknown[0]!r}\n  known roles: {', '.join(known)}")
+    return columns
+
+
+_Columns = Annotated[
+    dict[str, str],
+    AfterValidator(_known_roles),
+    Field(description="role -> column name, as generate's --*-column options"),
+]
 
 
 class _Section(BaseModel):
@@ -35,7 +51,7 @@ class ReportsSection(_Section):
     """Where reports come from. Held-out reports are never trained on."""
 
     table: Path = Field(description="CSV, JSONL or Parquet of reports; relative to the recipe")
-    columns: dict[str, str] = Field(default={}, description="role -> column name, as generate's --*-column options")
+    columns: _Columns = {}
     limit: _Positive | None = None
     held_out: Path | _Positive = Field(default=100, description="a table of its own, or how many reports of `table`")
 
@@ -183,23 +199,39 @@ class SftTrainSection(_Section):
     unet: Literal["full", "lora"] = "full"
     lora: LoraSection = LoraSection()
     text_encoder: bool = False
-    learning_rate: _Rate = 1.0e-5
+    learning_rate: _Rate = Field(default=1.0e-5, description="with adapters about ten times as much")
+    warmup: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="steps in which the learning rate rises; default: a tenth of all, at most 500"
+    )
     weight_decay: _Weight = 0.01
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
+    grad_norm: _Rate = 1.0
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=0.999, description="averaged weights are kept"
+    )
 
 
 class SftStage(_Section):
-    """Supervised denoising on pairs of report and film."""
+    """Supervised denoising on pairs of report and film. Films of held-out reports are left out."""
 
     stage: Literal["sft"]
     data: Path = Field(description="films with reports: WebDataset, folder or DICOM; relative to the recipe")
     table: Path | None = Field(default=None, description="table that tells of the films; relative to the recipe")
-    columns: dict[str, str] = {}
-    steps: _Positive
+    columns: _Columns = {}
+    steps: Annotated[int, Field(ge=1, le=999_999)]
     batch_size: _Positive = 16
     micro_batch: _Positive | None = Field(default=None, description="films a forward pass; default: 8, on a CPU 4")
     unconditional: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="share of empty prompts")
+    min_snr: _Rate | None = Field(
+        default=None, description="gamma of min-SNR weights (arXiv:2303.09556), as 5; default: no weights"
+    )
     train: SftTrainSection = SftTrainSection()
+    checkpoint_every: _Positive = Field(default=500, description="steps")
+    cache_gib: _Rate = Field(default=16.0, description="room in the run's folder for the films' latents, while it runs")
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
+        return min(500, self.steps // 10) if self.train.warmup is None else self.train.warmup
 
 
 Stage = Annotated[RlcfStage | DdpoStage | SftStage, Field(discriminator="stage")]
@@ -215,7 +247,10 @@ class EvaluationSection(_Section):
     images_per_report: _Positive = 1
     steps: _Positive | None = Field(default=None, description="default: what the model folder recommends, as generate")
     guidance: Annotated[float, Field(ge=0)] | None = None
-    judge: str = Field(default="nano-judge", description="backend of the judge's rewards")
+    judge: str | dict[str, str] = Field(
+        default="nano-judge", description="backend of the judge's three rewards, or reward -> backend"
+    )
+    features: str = Field(default="nano-judge", description="where the Frechet distance is measured, as audit's")
     reference: Path | None = Field(
         default=None, description="real films for the Frechet distance; else the baseline's images"
     )

@@ -4,6 +4,7 @@ recipe.yaml, versions.json     what this run is; the same recipe goes on where i
 metrics.jsonl                  one row an iteration, evaluations among them
 sheets/, curves.png            contact sheets of baseline and policy, curves of the metrics
 checkpoints/<stage>-<n>/       for going on; the newest few, and the best by the judge
+checkpoints/latents-<stage>/   films of fine-tuning, encoded, as long as the stage runs
 stages/<stage>/model/          what a stage before the last left
 model/                         the tuned model: Stable Diffusion layout, ace.safetensors, model card
 """
@@ -118,6 +119,10 @@ class RunFolder:
     def stage_model(self, stage: int) -> Path:
         """What a stage leaves for the next."""
         return self.path / "stages" / str(stage) / "model"
+
+    def latents(self, stage: int) -> Path:
+        """Encoded films of a stage, while it runs."""
+        return self.checkpoints / f"latents-{stage}"
 
     def _numbered(self, stage: int) -> list[Path]:
         if not self.checkpoints.is_dir():

@@ -8,9 +8,11 @@ from cxrsynth import __version__, console
 from cxrsynth.recipe import SftStage, dump_recipe
 from cxrsynth.reinforce import Reinforcement
 from cxrsynth.settings import TuneSettings
+from cxrsynth.supervise import Supervision
 from cxrsynth.tune_estimate import describe
 from cxrsynth.tune_run import TuneRun, open_tune
-from cxrsynth.tuned_model import save_tuned
+from cxrsynth.tuned_card import reinforcement_card, supervision_card
+from cxrsynth.tuned_model import Trained, save_tuned
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 
@@ -62,15 +64,17 @@ def _run_stage(run: TuneRun, index: int, checkpoint: str) -> str:
     if run.is_main and len(run.recipe.stages) > 1:
         console.say(f"stage {index + 1} of {len(run.recipe.stages)}: {section.stage}")
     if isinstance(section, SftStage):
-        from cxrsynth.supervise import Supervision
-
-        tuned = Supervision(run, section, index, checkpoint=checkpoint)
-        tuned()
+        supervised = Supervision(run, section, index, checkpoint=checkpoint)
+        supervised()
+        if run.is_main:
+            card = supervision_card(run, supervised)
+            save_tuned(run, supervised.trained, out, source=checkpoint, card=card)
     else:
         stage = Reinforcement(run, section, index, checkpoint=checkpoint)
         stage()
         best = stage.take_best()
         if run.is_main:
-            save_tuned(run, stage, out, source=checkpoint, best=best)
+            trained = Trained(stage.policy.model, stage.policy.weights, adapters=section.train.unet == "lora")
+            save_tuned(run, trained, out, source=checkpoint, card=reinforcement_card(run, stage, best))
     run.wait()
     return str(out)

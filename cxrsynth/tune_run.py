@@ -18,7 +18,7 @@ from cxrsynth.diffusion.model import choose_device, choose_precision, find_model
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
 from cxrsynth.errors import RecipeError, ReportsError
 from cxrsynth.policy.collect import Case, Group
-from cxrsynth.recipe import DdpoStage, Recipe, RlcfStage, SamplingSection, load_recipe
+from cxrsynth.recipe import DdpoStage, Recipe, RlcfStage, SamplingSection, SftStage, load_recipe
 from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.reports.rows import Rejected, Report
 from cxrsynth.reports.table import open_table
@@ -27,6 +27,7 @@ from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import Reward, RewardSuite
 from cxrsynth.run_folder import RunFolder
 from cxrsynth.settings import Device, Precision, TuneSettings
+from cxrsynth.training_films import open_films
 
 # On a CPU small batches go side by side and stay in its caches.
 _BATCH_SIZE = {"cpu": 4, "mps": 8, "cuda": 8}
@@ -113,6 +114,9 @@ def open_tune(settings: TuneSettings) -> TuneRun:
             "  expected: bf16, fp32 or auto; policy gradients are known to collapse in float16"
         )
     training, held_out = _split(recipe)
+    for stage in recipe.stages:
+        if isinstance(stage, SftStage):
+            open_films(stage)  # that there are films is told now, not after the stages before
     choose_device(recipe.model.device)  # told before any process group is joined
     cpu = recipe.model.device is Device.CPU or choose_device(recipe.model.device).type == "cpu"
     out = settings.out or Path("runs") / settings.recipe.stem
@@ -164,10 +168,6 @@ def _split(recipe: Recipe) -> tuple[list[Report], list[Report]]:
 
 
 def _read(path: Path, columns: dict[str, str], limit: int | None) -> list[Report]:
-    known = ColumnNames.__dataclass_fields__
-    unknown = sorted(set(columns) - set(known))
-    if unknown:
-        raise RecipeError(f"reports.columns: unknown role {unknown[0]!r}\n  known roles: {', '.join(known)}")
     table = open_table(path, columns=ColumnNames(**columns))
     usable = (row for row in table.rows() if not isinstance(row, Rejected))
     reports = list(islice(usable, limit))

@@ -145,3 +145,16 @@ def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
     scaled = (latents.float() / scale).to(dtype).contiguous(memory_format=torch.channels_last)
     pixels = model.vae.decode(scaled, return_dict=False)[0]
     return (pixels.float().mean(dim=1, keepdim=True) / 2 + 0.5).clamp(0.0, 1.0)  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def encode_images(model: DiffusionModel, images: Tensor) -> Tensor:
+    """Grey images [B, 1, H, W] in [0, 1] to latents [B, C, h, w] float32: the means of the autoencoder's posterior.
+
+    Where the autoencoder takes three channels the grey is repeated.
+    """
+    dtype = next(model.vae.encoder.conv_in.parameters()).dtype
+    pixels = (images * 2 - 1).expand(-1, int(model.vae.config.in_channels), -1, -1)
+    shown = pixels.to(model.device, dtype).contiguous(memory_format=torch.channels_last)
+    found = model.vae.encode(shown).latent_dist.mode()
+    return found.float() * float(model.vae.config.scaling_factor)  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 import hashlib
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ def noise(shape: tuple[int, ...], *key: object) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
+@lru_cache(maxsize=2)  # asked for every turn of a lap, and long where films are many
 def _order(seed: int, lap: int, reports: int) -> list[int]:
     order = list(range(reports))
     random.Random(f"{seed} {lap}").shuffle(order)

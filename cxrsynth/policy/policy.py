@@ -93,7 +93,7 @@ def load_policy(
         baseline = replace(model, unet=copy.deepcopy(model.unet).requires_grad_(False))
         model.unet.requires_grad_(True)
     elif unet == "lora":
-        _add_adapters(model.unet, lora, seed=seed)
+        add_adapters(model.unet, lora, seed=seed)
     embeddings = _start_ace(model, ace)
     unet_weights = {f"unet.{name}": weight for name, weight in model.unet.named_parameters() if weight.requires_grad}
     trained = ace is not None and embeddings is not None
@@ -103,8 +103,12 @@ def load_policy(
     )
 
 
-def _add_adapters(unet: UNet2DConditionModel, lora: LoraSection, *, seed: int) -> None:
-    """Adapters on the attention projections; their second factor is zero, so they change nothing yet."""
+def add_adapters(unet: UNet2DConditionModel, lora: LoraSection, *, seed: int) -> None:
+    """Adapters on the attention projections, in float32; their second factor is zero, so they change nothing yet.
+
+    Raises:
+        ModelError: if the UNet has no such projections.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
