@@ -182,14 +182,18 @@ class Evaluator:
     def _fidelity(self, policy: Judged, baseline: Judged) -> dict[str, float]:
         made, before = policy.features.double().numpy(), baseline.features.double().numpy()
         numbers: dict[str, float] = {}
-        pairs = {"frechet_to_baseline": (made, before)}
+        compared = {"frechet_to_baseline": (made, before)}
         if self._reference is not None:
-            pairs = {"frechet_to_real": (made, self._reference), "baseline_frechet_to_real": (before, self._reference)}
-        for name, (first, second) in pairs.items():
+            compared = {
+                "frechet_to_real": (made, self._reference),
+                "baseline_frechet_to_real": (before, self._reference),
+            }
+        for name, (first, second) in compared.items():
             distance = frechet_interval(first, second)
             numbers |= {name: distance.value, f"{name}_low": distance.low, f"{name}_high": distance.high}
         for name, images in (("ms_ssim", policy.images), ("baseline_ms_ssim", baseline.images)):
-            numbers[name] = similarity_within(images.numpy(), pairs=_SIMILARITY_PAIRS, seed=self._seed).value
+            pairs = min(_SIMILARITY_PAIRS, 4 * len(images))
+            numbers[name] = similarity_within(images.numpy(), pairs=pairs, seed=self._seed).value
         return numbers
 
     def sheet(self, policy: Judged, baseline: Judged, *, pairs: int) -> Image.Image:

@@ -278,6 +278,9 @@ class Recipe(_Section):
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
 
 
+_TAGS: dict[str, type[_Section]] = {"rlcf": RlcfStage, "ddpo": DdpoStage, "sft": SftStage}
+
+
 def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply `--set key=value` overrides; paths in it are relative to the recipe's folder.
 
@@ -390,9 +393,9 @@ def _told(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
 
 def _is_beside(one: Any, others: Sequence[Any]) -> bool:
     """Whether an error only says that the other kind of value was not given, or follows from another."""
-    other_kind = {"bool_type": dict, "path_type": int, "int_type": str, "int_parsing": str}.get(one["type"])
-    if other_kind is not None and one["loc"][-1] in ("bool", "path", "constrained-int"):
-        return isinstance(one["input"], other_kind) and len(others) > 1
+    other_kind = {"bool_type": dict, "path_type": int}.get(one["type"])
+    if other_kind is not None and isinstance(one["input"], other_kind):
+        return len(others) > 1
     return one["type"] == "too_short" and any(o is not one and o["loc"][:1] == one["loc"] for o in others)
 
 
@@ -412,7 +415,7 @@ def _where(loc: tuple[int | str, ...], data: Any) -> str:
         if isinstance(place, list) and isinstance(step, int) and step < len(place):
             place = place[step]
         elif isinstance(place, dict):
-            if step not in place and step != loc[-1]:
+            if step not in place and (step != loc[-1] or step in _TAGS):
                 continue
             place = place.get(str(step))
         else:
@@ -431,9 +434,8 @@ def _known_keys(loc: tuple[int | str, ...], data: Any) -> set[str]:
 
 def _field(section: Any, step: int | str) -> Any:
     """The section one step further down."""
-    stages = {"rlcf": RlcfStage, "ddpo": DdpoStage, "sft": SftStage}
-    if step in stages:
-        return stages[str(step)]
+    if step in _TAGS:
+        return _TAGS[str(step)]
     if isinstance(section, type) and issubclass(section, BaseModel):
         if step in section.model_fields:
             return section.model_fields[str(step)].annotation

@@ -97,7 +97,7 @@ class Reinforcement:
         pool = SamplingPool(self.policy.model, batch_size=batch, threads_per_batch=1)
         with pool, console.tuning_view(self.stage.iterations, quiet=not self.run.is_main) as show:
             evaluator = self._evaluator(pool, batch)
-            collector, updater = self._collector(pool, batch), self._updater(pool, batch)
+            collector, updater = self.learners(pool, batch)
             try:
                 self._evaluate(evaluator, self.first, show, begin=True)
                 for iteration in range(self.first, self.stage.iterations):
@@ -200,6 +200,10 @@ class Reinforcement:
                 " or widen update.clip_range"
             )
 
+    def learners(self, pool: SamplingPool, batch: int) -> tuple[Collector, Updater]:
+        """What samples and what learns, working on `pool` in batches of `batch`."""
+        return self._collector(pool, batch), self._updater(pool, batch)
+
     def _collector(self, pool: SamplingPool, batch: int) -> Collector:
         return Collector(
             self.policy,
@@ -229,8 +233,9 @@ class Reinforcement:
     def _evaluator(self, pool: SamplingPool, batch: int) -> Evaluator:
         section = self.run.recipe.evaluation
         reports: Sequence[Report] = self.run.held_out[: section.reports]
-        judges = {name: load_reward(name, section.judge, device=self.run.device) for name in REWARDS}
-        extractor = load_extractor(section.judge, device=self.run.device)
+        asked = dict.fromkeys(REWARDS, section.judge) if isinstance(section.judge, str) else section.judge
+        judges = {name: load_reward(name, backend, device=self.run.device) for name, backend in asked.items()}
+        extractor = load_extractor(section.features, device=self.run.device)
         reference = None
         if section.reference is not None:
             collection = open_collection(section.reference)

@@ -1,5 +1,7 @@
 """`python -m cxrsynth.nano.build.example_reports FILE`: made-up reports to tune nano on, recipes/nano-reports.csv.
 
+With `--subgroup --rows 160` those of recipes/subgroup-reports.csv: adults with at least one finding.
+
 Nobody's reports: subjects and findings are drawn, the text is this package's own grammar. Rows whose text the findings
 reader takes for something else than was drawn are left out.
 """
@@ -17,7 +19,6 @@ from cxrsynth.reports.findings import FindingsReader
 from cxrsynth.reports.labels import OPACITY_KINDS, Status
 from cxrsynth.reports.prompt import Subject
 
-_ROWS = 400
 # How often each is drawn for an adult with findings: about even, so that rare ones are tuned too.
 _ADULT = {
     "Cardiomegaly": 3, "Lung Opacity": 4, "Lung Lesion": 3, "Edema": 3, "Pneumonia": 3,
@@ -26,21 +27,23 @@ _ADULT = {
 _DENIABLE = ("Cardiomegaly", "Lung Opacity", "Edema", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion")
 
 
-def main(out: Annotated[Path, typer.Argument()], seed: int = 0) -> None:
+def main(out: Annotated[Path, typer.Argument()], rows: int = 400, subgroup: bool = False, seed: int = 0) -> None:
     """Write the table."""
     rng, reader = random.Random(seed), FindingsReader()
-    rows: list[dict[str, str]] = []
-    while len(rows) < _ROWS:
+    written: list[dict[str, str]] = []
+    while len(written) < rows:
         age, film = _drawn(rng)
+        if subgroup and (age < 18 or film.present == ("No Finding",)):
+            continue
         text = varied_text(film, rng)
         read = reader.read(text)
         present = {name for name, label in read.items() if label.status is Status.PRESENT}
         absent = {name for name, label in read.items() if label.status is Status.ABSENT}
         if present - {"No Finding"} == set(film.present) - {"No Finding"} and not absent & set(film.present):
             subject = film.subject
-            rows.append(
+            written.append(
                 {
-                    "report_id": f"nano-{len(rows) + 1:03d}",
+                    "report_id": f"{'adult' if subgroup else 'nano'}-{len(written) + 1:03d}",
                     "view": subject.view or "",
                     "sex": subject.sex or "",
                     "age": str(age),
@@ -48,9 +51,9 @@ def main(out: Annotated[Path, typer.Argument()], seed: int = 0) -> None:
                 }
             )
     with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(written[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(written)
 
 
 def _drawn(rng: random.Random) -> tuple[int, Film]:
