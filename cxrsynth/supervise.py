@@ -79,7 +79,7 @@ class Supervision:
         self._resume()
         try:
             if self.first < self.stage.steps:
-                self._train()
+                self.train()
         except KeyboardInterrupt:
             console.say("stopping; steps after the last checkpoint are dropped")
             raise
@@ -94,7 +94,8 @@ class Supervision:
         if self.average is not None:
             self.average.copy_to(self.weights.values())
 
-    def _train(self) -> None:
+    def train(self) -> None:
+        """The steps that are left. Raises what `step` and reading the films do."""
         pool = SamplingPool(self.model, batch_size=self.micro_batch, threads_per_batch=1)
         with pool:
             films = self.read_films(pool)
