@@ -213,6 +213,25 @@ class Evaluator:
         return sheet
 
 
+def hacking(verdict: Verdict, *, judge: float, tuning: float, margin: float) -> str | None:
+    """A warning if the judge falls by more than `margin` while the tuning reward rises; None where it does not.
+
+    Args:
+        verdict: the newest.
+        judge: the judge's margin at its best so far; zero is the baseline's.
+        tuning: the tuning rewards' margin then.
+        margin: in spreads of the baseline's rewards, as the others.
+    """
+    fall = judge - verdict.judge
+    if fall <= margin or verdict.tuning <= tuning:
+        return None
+    return (
+        f"reward hacking: the judge has fallen by {fall:.2f} spreads (to {verdict.judge:+.2f}) while the tuning reward"
+        f" rose from {tuning:+.2f} to {verdict.tuning:+.2f}. Raise update.kl_weight, lower the learning rates, or stop"
+        " here: the best checkpoint by the judge is kept"
+    )
+
+
 def _won(margin: Tensor) -> Tensor:
     """1 for a better image, 0 for a worse one, a half for a tie; [N] float64."""
     return 0.5 + 0.5 * margin.nan_to_num(0.0).sign()

@@ -16,7 +16,7 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.errors import ModelError
-from cxrsynth.evaluation import Evaluator, Judged, Verdict, as_row, reference_features
+from cxrsynth.evaluation import Evaluator, Judged, Verdict, as_row, hacking, reference_features
 from cxrsynth.evidence.features import load_extractor
 from cxrsynth.films.collection import open_collection
 from cxrsynth.films.film import Film
@@ -32,6 +32,7 @@ from cxrsynth.reports.rows import Report
 from cxrsynth.rewards.backends import REWARDS, load_reward
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.feedback import Comparison, compare, spread
+from cxrsynth.stopping import Stop
 from cxrsynth.tune_run import TuneRun
 
 # Before the first update every ratio is 1 but for rounding; a clip range far above this tells learning from noise.
@@ -95,7 +96,7 @@ class Reinforcement:
         self._resume()
         batch = self.run.batch_size(self.stage.sampling)
         pool = SamplingPool(self.policy.model, batch_size=batch, threads_per_batch=1)
-        with pool, console.tuning_view(self.stage.iterations, quiet=not self.run.is_main) as show:
+        with pool, console.tuning_view(self.stage.iterations, quiet=not self.run.is_main) as show, Stop() as stop:
             evaluator = self._evaluator(pool, batch)
             collector, updater = self.learners(pool, batch)
             try:
@@ -105,13 +106,15 @@ class Reinforcement:
                     done = iteration + 1
                     self._write(done, row)
                     show(done, row)
-                    if done % self.run.recipe.evaluation.every == 0 or done == self.stage.iterations:
+                    last = done == self.stage.iterations
+                    if done % self.run.recipe.evaluation.every == 0 or last:
                         self._evaluate(evaluator, done, show)
-                    if done % self.run.recipe.checkpoints.every == 0 or done == self.stage.iterations:
+                    # All processes stop together, whoever was asked.
+                    stopped = bool(self.run.add_up(torch.tensor([float(stop.asked)])))
+                    if done % self.run.recipe.checkpoints.every == 0 or last or stopped:
                         self._save(done)
-            except KeyboardInterrupt:
-                console.say("stopping; the step under way is dropped")
-                raise
+                    if stopped and not last:
+                        raise KeyboardInterrupt
             except torch.cuda.OutOfMemoryError:
                 raise out_of_memory() from None
             except RuntimeError as error:
@@ -302,14 +305,11 @@ class Reinforcement:
 
     def _alarm(self, verdict: Verdict) -> str | None:
         """Whether the judge falls while the reward rises, against the best evaluation (or the baseline, at zero)."""
-        judge, tuning = max(self.best.judge, 0.0), self.best.tuning if self.best.judge > 0 else 0.0
-        fall = judge - verdict.judge
-        if fall <= self.run.recipe.evaluation.hacking_margin or verdict.tuning <= tuning:
-            return None
-        return (
-            f"reward hacking: the judge has fallen by {fall:.2f} spreads (to {verdict.judge:+.2f}) while the tuning"
-            f" reward rose from {tuning:+.2f} to {verdict.tuning:+.2f}. Raise update.kl_weight, lower the learning"
-            " rates, or stop here: the best checkpoint by the judge is kept"
+        return hacking(
+            verdict,
+            judge=max(self.best.judge, 0.0),
+            tuning=self.best.tuning if self.best.judge > 0 else 0.0,
+            margin=self.run.recipe.evaluation.hacking_margin,
         )
 
     def _leave_sheet(self, evaluator: Evaluator, judged: Judged, baseline: Judged, iteration: int) -> None:

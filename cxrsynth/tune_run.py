@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -113,6 +114,7 @@ def open_tune(settings: TuneSettings) -> TuneRun:
             f"{settings.recipe}: model.precision: found 'fp16'\n"
             "  expected: bf16, fp32 or auto; policy gradients are known to collapse in float16"
         )
+    _check_trackers(recipe)
     training, held_out = _split(recipe)
     for stage in recipe.stages:
         if isinstance(stage, SftStage):
@@ -137,6 +139,14 @@ def open_tune(settings: TuneSettings) -> TuneRun:
         training=training,
         held_out=held_out,
     )
+
+
+def _check_trackers(recipe: Recipe) -> None:
+    """Accelerate leaves out a tracker whose package is missing; better told before hours of work."""
+    here = {tracker.value for tracker in get_available_trackers()}
+    missing = [name for name in recipe.trackers if name not in here]
+    if missing:
+        raise RecipeError(f"trackers: {', '.join(missing)} not installed\n  pip install {' '.join(missing)}")
 
 
 def _split(recipe: Recipe) -> tuple[list[Report], list[Report]]:

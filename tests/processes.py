@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -51,13 +52,22 @@ class Warm:
 
     def kill_when(self, seen: Callable[[], bool]) -> None:
         """SIGKILL as soon as something is seen; fails if the process ends before."""
+        self._wait_until(seen)
+        self._process.kill()
+        self._process.join()
+
+    def interrupt_when(self, seen: Callable[[], bool]) -> None:
+        """SIGINT, as Ctrl-C sends it, as soon as something is seen; fails if the process ends before."""
+        self._wait_until(seen)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGINT)
+
+    def _wait_until(self, seen: Callable[[], bool]) -> None:
         deadline = time.monotonic() + TIMEOUT_S
         while not seen():
             assert self._process.is_alive(), self.printed()
             assert time.monotonic() < deadline, self.printed()
             time.sleep(0.0005)
-        self._process.kill()
-        self._process.join()
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:
@@ -66,5 +76,6 @@ def _run(module: str, arguments: list[str], environment: dict[str, str], log: Pa
     os.dup2(stream, 2)
     os.environ.clear()
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

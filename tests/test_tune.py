@@ -93,7 +93,7 @@ def test_the_model_is_one_for_diffusers_and_for_generate(unet: str, tiny_model: 
     assert all("to_" in name for name in moved) or unet == "full"
     assert load_file(model / "ace.safetensors")["blocks"].any()
     made = []
-    for name, options in (("tuned", ["--ace", str(model)]), ("own", []), ("plain", [])):
+    for name, options in (("told", ["--ace", str(model)]), ("unasked", []), ("plain", [])):
         folder = tiny_model if name == "plain" else model
         table = write_table(tmp_path / "few.csv")
         result = CliRunner().invoke(app, command(table, tmp_path / name, folder, "--limit", "2", *options))
@@ -150,6 +150,21 @@ def test_killed_at_any_moment_it_ends_as_if_it_never_was(tiny_model: Path, tmp_p
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert metrics(whole) == metrics(cut)
     assert hashes(whole / "model") == hashes(cut / "model")
+
+
+def test_ctrl_c_finishes_the_iteration_and_saves_it(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, iterations=400, rewards={"posture": {}})
+    content["checkpoints"] = {"every": 1000}
+    content["evaluation"] |= {"every": 1000}
+    out = tmp_path / "run"
+    running = start(write_recipe(tmp_path, content), out)
+    running.interrupt_when(lambda: (out / "metrics.jsonl").exists() and len(metrics(out)) >= 3)
+    assert running.wait() == 130
+    assert "Run the same command again to go on" in running.printed()
+    done = len(metrics(out))
+    assert [path.name for path in (out / "checkpoints").glob("0-*")] == [f"0-{done:06d}"]
+    again = tune(tmp_path / "recipe.yaml", out, "--set", "stages.0.iterations=401")
+    assert "another recipe" in again.output
 
 
 def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> None:
@@ -221,6 +236,7 @@ def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, tmp_path: Path) ->
         ({"model.checkpoint": "nowhere"}, "no such folder"),
         ({"model.precision": "fp16"}, "expected: bf16, fp32 or auto"),
         ({"reports.columns": {"reprot": "x"}}, "unknown role 'reprot'"),
+        ({"trackers": ["mlflow"]}, "pip install mlflow"),
     ],
 )
 def test_what_the_user_can_mend_is_told(change: dict[str, Any], told: str, tiny_model: Path, tmp_path: Path) -> None:
