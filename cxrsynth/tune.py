@@ -39,6 +39,7 @@ def tune(settings: TuneSettings) -> Tuned:
         return Tuned(run.folder.model, estimate=describe(run))
     if complete:
         return Tuned(run.folder.model, already_complete=True)
+    run.wait()  # nobody takes what another has begun for a foreign folder
     if run.is_main:
         run.folder.start(recipe, {"cxrsynth": __version__} | {name: version(name) for name in _PACKAGES})
     run.wait()

@@ -1,15 +1,19 @@
 """What a recipe would do: counts, and time and memory from one measured step."""
 
+import math
 import time
 from dataclasses import dataclass
 
 import psutil
 import torch
+from torch import Tensor
 
 from cxrsynth.diffusion.parallel import SamplingPool
-from cxrsynth.policy.draws import noise
+from cxrsynth.policy.draws import Draw, noise
 from cxrsynth.recipe import DdpoStage, RlcfStage, SftStage, dump_recipe
 from cxrsynth.reinforce import Reinforcement
+from cxrsynth.supervise import Supervision
+from cxrsynth.training_films import Pair, TrainingFilms
 from cxrsynth.tune_run import TuneRun
 
 
@@ -29,10 +33,43 @@ def describe(run: TuneRun) -> str:
     for index, stage in enumerate(run.recipe.stages):
         head = f"stage {index + 1}, {stage.stage}: "
         if isinstance(stage, SftStage):
-            lines.append(head + f"{stage.steps} steps of {stage.batch_size} films; not measured")
+            lines += [head + line for line in _supervision(run, stage, index)]
         else:
             lines += [head + line for line in _reinforcement(run, stage, index)]
     return "\n".join(lines)
+
+
+class _BlankFilms(TrainingFilms):
+    """As many films as are asked for, all alike: what a step takes does not depend on them."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._blank = torch.zeros(shape)
+
+    def latent(self, place: int) -> Tensor:
+        return self._blank
+
+    def pair(self, place: int) -> Pair:
+        return Pair("chest", ())
+
+
+def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
+    made = Supervision(run, stage, index, checkpoint=run.recipe.model.checkpoint)
+    films = _BlankFilms(made.model.latent_shape)
+    micro_batch = min(made.micro_batch, stage.batch_size)
+    with SamplingPool(made.model, batch_size=micro_batch, threads_per_batch=1) as pool:
+        batches = [[Draw(place, 0, 0) for place in range(micro_batch)]] * pool.batches
+        made.gradients(0, batches, films, pool)
+        started = time.monotonic()
+        made.gradients(1, batches, films, pool)
+        taken = time.monotonic() - started
+        side_by_side = pool.batches * run.accelerator.num_processes
+    step = math.ceil(stage.batch_size / micro_batch / side_by_side) * taken
+    return [
+        f"{stage.steps} steps of {stage.batch_size} films, from {stage.data}",
+        f"trains {sum(weight.numel() for weight in made.weights.values()):,} numbers",
+        f"about {step:.1f} s a step, {stage.steps * step / 3600:.1f} hours in all (reading and encoding the films not"
+        f" counted), at most {_peak_bytes(run) / 2**30:.1f} GiB {_where(run)}",
+    ]
 
 
 def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> list[str]:
@@ -61,9 +98,16 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
         f"trains {sum(counts.values()):,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
         f"an iteration about {first + updated:.0f} s at first, {sampled + updated:.0f} s once the baseline is cached;"
         f" an evaluation of {judged} images about {judging:.0f} s (decoding and rewards not counted)",
-        f"about {total / 3600:.1f} hours in all, at most {step.memory_bytes / 2**30:.1f} GiB"
-        f" {'on the accelerator' if run.device.type == 'cuda' else 'in this process'}",
+        f"about {total / 3600:.1f} hours in all, at most {step.memory_bytes / 2**30:.1f} GiB {_where(run)}",
     ]
+
+
+def _where(run: TuneRun) -> str:
+    return "on the accelerator" if run.device.type == "cuda" else "in this process"
+
+
+def _peak_bytes(run: TuneRun) -> int:
+    return int(torch.cuda.max_memory_allocated() if run.device.type == "cuda" else psutil.Process().memory_info().rss)
 
 
 def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
@@ -100,7 +144,4 @@ def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
         torch.cuda.reset_peak_memory_stats()
     timed(False), timed(True)
     forward, backward = timed(False), timed(True)
-    memory = psutil.Process().memory_info().rss
-    if policy.model.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated()
-    return _Step(forward, backward, int(memory))
+    return _Step(forward, backward, _peak_bytes(made.run))

@@ -143,6 +143,9 @@ def test_killed_it_ends_as_if_it_never_was(tiny_model: Path, films: Path, tmp_pa
     assert hashes(whole / "model") == hashes(cut / "model")
     newest = "checkpoints/0-000008"
     assert hashes(whole / newest) == hashes(cut / newest)
+    averaged = load_file(cut / newest / "ema.safetensors")
+    saved = load_file(cut / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(averaged[f"unet.{name}"], saved[name]) for name in saved)
     assert not (cut / "checkpoints" / "latents-0").exists()
     again = tune(path, cut)
     assert (again.exit_code, "already complete" in again.output) == (0, True)
@@ -281,6 +284,16 @@ def test_comparative_feedback_goes_on_from_what_was_supervised(tiny_model: Path,
     assert json.loads((last / "cxrsynth.json").read_text())["name"] == "tiny-tuned"
     written = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
     assert not any(word.encode() in written for word in ("Zorblattic", "Quibbleton", "Xylograph"))
+
+
+def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, films)), tmp_path / "run", "--dry-run")
+    assert result.exit_code == 0, result.output
+    weights = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
+    trained = sum(weight.numel() for weight in weights.values())
+    for told in (f"4 steps of 4 films, from {films}", f"trains {trained:,} numbers", "hours in all"):
+        assert told in result.output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
