@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cxrsynth.diffusion.model import DiffusionModel
@@ -19,6 +19,7 @@ from cxrsynth.evidence.diversity import similarity_within
 from cxrsynth.evidence.features import Extractor
 from cxrsynth.evidence.fidelity import frechet_interval, mean_interval
 from cxrsynth.ordered import OrderedPool
+from cxrsynth.policy.checkpoint import write_tensors
 from cxrsynth.policy.collect import Case, Group
 from cxrsynth.policy.draws import noise
 from cxrsynth.rewards.base import RewardSuite
@@ -142,7 +143,7 @@ class Evaluator:
                 if self._group.rank == 0:
                     partial = cache.with_suffix(".partial")
                     parts = {name: getattr(self._baseline, name) for name in ("images", "rewards", "features")}
-                    save_file({name: tensor.contiguous() for name, tensor in parts.items()}, partial)
+                    write_tensors({name: tensor.contiguous() for name, tensor in parts.items()}, partial)
                     partial.replace(cache)
         return self._baseline
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -115,6 +116,8 @@ class Reinforcement:
                         self._save(done)
                     if stopped and not last:
                         raise KeyboardInterrupt
+            except OSError as error:
+                raise self.run.folder.failed(error) from None
             except torch.cuda.OutOfMemoryError:
                 raise out_of_memory() from None
             except RuntimeError as error:
@@ -341,11 +344,8 @@ class Reinforcement:
             self.run.folder.rotate(self.index, keep=self.run.recipe.checkpoints.keep)
         self.run.wait()
 
-    def _save_to(self, folder: Any, iteration: int) -> None:
-        try:
-            save_checkpoint(folder, self.learner, self._state(iteration))
-        except OSError as error:
-            raise self.run.folder.failed(error) from None
+    def _save_to(self, folder: Path, iteration: int) -> None:
+        save_checkpoint(folder, self.learner, self._state(iteration))
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint of this stage, if there is one."""

@@ -1,5 +1,6 @@
 """The folder a stage of tuning leaves: a whole Stable Diffusion layout that `generate` and plain diffusers load."""
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import save_ace
@@ -79,6 +81,8 @@ def save_tuned(run: TuneRun, trained: Trained, out: Path, *, source: str, card: 
         (partial / CARD).write_text(card, encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
+    except SafetensorError as error:
+        raise run.folder.failed(OSError(errno.EIO, str(error))) from None
     except OSError as error:
         raise run.folder.failed(error) from None
 

@@ -3,6 +3,7 @@
 All randomness comes from the seed and the iteration, so there is no generator to save.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -44,10 +45,10 @@ def save_checkpoint(folder: Path, learner: Learner, state: dict[str, Any]) -> No
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: _kept(weight) for name, weight in learner.weights.items()}, partial / _WEIGHTS)
-    save_file(_optimizer_tensors(learner), partial / _OPTIMIZER)
+    write_tensors({name: _kept(weight) for name, weight in learner.weights.items()}, partial / _WEIGHTS)
+    write_tensors(_optimizer_tensors(learner), partial / _OPTIMIZER)
     if learner.averaged is not None:
-        save_file({name: _kept(weight) for name, weight in learner.averaged.items()}, partial / _AVERAGED)
+        write_tensors({name: _kept(weight) for name, weight in learner.averaged.items()}, partial / _AVERAGED)
     (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
     for path in partial.iterdir():
         _flush(path)
@@ -84,6 +85,14 @@ def load_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Copy a checkpoint's weights, averaged ones where it has them."""
     path = folder / _AVERAGED
     _copy(load_file(path if path.is_file() else folder / _WEIGHTS), weights)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file; what the library cannot write is an OSError as of any other file."""
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)) from None
 
 
 def _copy(found: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
