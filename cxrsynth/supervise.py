@@ -24,6 +24,7 @@ from cxrsynth.policy.draws import Draw, draws, noise
 from cxrsynth.policy.policy import add_adapters
 from cxrsynth.recipe import SamplingSection, SftStage
 from cxrsynth.shards.plan import chunks
+from cxrsynth.stopping import Stop
 from cxrsynth.training_films import FilmEncoder, TrainingFilms, open_films
 from cxrsynth.tune_run import TuneRun
 from cxrsynth.tuned_model import Trained
@@ -80,9 +81,6 @@ class Supervision:
         try:
             if self.first < self.stage.steps:
                 self.train()
-        except KeyboardInterrupt:
-            console.say("stopping; steps after the last checkpoint are dropped")
-            raise
         except torch.cuda.OutOfMemoryError:
             raise _out_of_memory() from None
         except RuntimeError as error:
@@ -96,17 +94,21 @@ class Supervision:
 
     def train(self) -> None:
         """The steps that are left. Raises what `step` and reading the films do."""
-        pool = SamplingPool(self.model, batch_size=self.micro_batch, threads_per_batch=1)
-        with pool:
+        total = self.stage.steps
+        with SamplingPool(self.model, batch_size=self.micro_batch, threads_per_batch=1) as pool:
             films = self.read_films(pool)
-            with console.training_view(self.stage.steps, quiet=not self.run.is_main) as show:
-                for step in range(self.first, self.stage.steps):
+            with console.training_view(total, quiet=not self.run.is_main) as show, Stop() as stop:
+                for step in range(self.first, total):
                     row = self.step(step, films, pool)
                     done = step + 1
                     self._write(done, row)
                     show(done, row)
-                    if done % self.stage.checkpoint_every == 0 or done == self.stage.steps:
+                    # All processes stop together, whoever was asked.
+                    stopped = bool(self.run.add_up(torch.tensor([float(stop.asked)])))
+                    if done % self.stage.checkpoint_every == 0 or done == total or stopped:
                         self._save(done)
+                    if stopped and done < total:
+                        raise KeyboardInterrupt
 
     @property
     def trained(self) -> Trained:

@@ -126,22 +126,27 @@ def test_a_few_steps_lower_the_loss_on_their_films(tiny_model: Path, films: Path
         assert loss() < 0.7 * before
 
 
-def test_killed_it_ends_as_if_it_never_was(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+def test_stopped_and_killed_it_ends_as_if_it_never_was(tiny_model: Path, films: Path, tmp_path: Path) -> None:
     train = {"text_encoder": True, "learning_rate": 1.0e-3, "ema_decay": 0.9}
-    path = write_recipe(tmp_path, recipe(tiny_model, films, steps=8, train=train))
+    path = write_recipe(tmp_path, recipe(tiny_model, films, steps=12, checkpoint_every=4, train=train))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    killed = Warm("cxrsynth", "tune", path, "--out", cut, log=tmp_path / "log")
-    killed.kill_when(lambda: (cut / "checkpoints" / "0-000003").exists())
-    assert not (cut / "model").exists()
+    stopped = Warm("cxrsynth", "tune", path, "--out", cut, log=tmp_path / "log")
+    rows = cut / "metrics.jsonl"
+    stopped.interrupt_when(lambda: rows.exists() and rows.stat().st_size > 0)
+    assert stopped.wait() == 130, stopped.printed()
+    assert (cut / "checkpoints" / f"0-{len(metrics(cut)):06d}").exists()
     assert list((cut / "checkpoints" / "latents-0").iterdir())
+    killed = Warm("cxrsynth", "tune", path, "--out", cut, log=tmp_path / "log")
+    killed.kill_when((cut / "checkpoints" / "0-000008").exists)
+    assert not (cut / "model").exists()
     assert tune(path, whole).exit_code == 0
     last = tune(path, cut)
     assert last.exit_code == 0, last.output
     assert "going on after step" in last.output
     assert metrics(whole) == metrics(cut)
-    assert [row["iteration"] for row in metrics(cut)] == list(range(1, 9))
+    assert [row["iteration"] for row in metrics(cut)] == list(range(1, 13))
     assert hashes(whole / "model") == hashes(cut / "model")
-    newest = "checkpoints/0-000008"
+    newest = "checkpoints/0-000012"
     assert hashes(whole / newest) == hashes(cut / newest)
     averaged = load_file(cut / newest / "ema.safetensors")
     saved = load_file(cut / "model" / "unet" / "diffusion_pytorch_model.safetensors")
