@@ -2,6 +2,7 @@
 
 import csv
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +30,7 @@ from cxrsynth.shards.plan import chunks
 from cxrsynth.supervise import Supervision
 from cxrsynth.training_films import Pair, TrainingFilms
 from cxrsynth.tune_run import TuneRun, open_tune
+from tests.films.making import encoded, levels, member, tar_of, write
 from tests.generating import HEADER, ROWS, hashes, write_table
 from tests.processes import Warm
 
@@ -177,6 +179,37 @@ def test_micro_batches_and_processes_add_up_to_one_batch(
             stage.gradients(7, replace(stage.run.group, rank=rank, count=2).share(ones), found, pool)
             shared += gradient(stage)
         torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> None:
+    """Each encodes a shard of its own, and both learn from all films."""
+    for name in "ab":
+        told = [{"report_id": f"{name}{place}", "impression": ROWS[place][2]} for place in range(3)]
+        parts = [
+            (f"{place}.json", json.dumps(told[place]).encode(), f"{place}.png", encoded(levels(place, side=32)))
+            for place in range(3)
+        ]
+        content = tar_of(part for one in parts for part in (member(*one[:2]), member(*one[2:])))
+        write(tmp_path / "films" / f"{name}.tar", content)
+    path = write_recipe(tmp_path, recipe(tiny_model, tmp_path / "films", table=None))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running = [
+        Warm("cxrsynth", "tune", path, "--out", tmp_path / "two", log=tmp_path / f"{rank}.log", environment=own)
+        for rank in "01"
+        for own in [shared | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}]
+    ]
+    assert tune(path, tmp_path / "one").exit_code == 0
+    assert [process.wait() for process in running] == [0, 0], [process.printed() for process in running]
+    name = "checkpoints/0-000004/weights.safetensors"
+    expected, found = load_file(tmp_path / "one" / name), load_file(tmp_path / "two" / name)
+    assert expected.keys() == found.keys()
+    assert all(torch.allclose(found[key], expected[key], rtol=1e-3, atol=2e-5) for key in expected)
+    losses = [[row["sft/loss"] for row in metrics(tmp_path / out)] for out in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert [process.printed().count("6 films") for process in running] == [1, 0]
 
 
 @pytest.mark.parametrize(
