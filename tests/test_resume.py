@@ -217,15 +217,10 @@ def test_a_second_run_at_the_same_time_is_refused(
     assert not partial.exists()
 
 
-LAUNCHERS = {
-    "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-    "accelerate": ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"),
-}
-
-
-@pytest.mark.parametrize("launcher", list(LAUNCHERS))
-def test_two_processes_make_the_same_bytes(launcher: str, job: Job, reference: dict[str, str], tmp_path: Path) -> None:
-    done = job.warm(tmp_path / "out", *LAUNCHERS[launcher], "-m", "cxrsynth")
+def test_two_processes_make_the_same_bytes(job: Job, reference: dict[str, str], tmp_path: Path) -> None:
+    # `accelerate launch` starts a single process where there is no accelerator.
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = job.warm(tmp_path / "out", *launcher, "-m", "cxrsynth")
     assert done.wait() == 0, done.printed()
     assert hashes(tmp_path / "out") == reference
     assert done.printed().count("14 images in 7 shards") == 1
