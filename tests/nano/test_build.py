@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import random
 import shutil
 import tarfile
 from pathlib import Path
@@ -15,8 +16,9 @@ from safetensors.torch import load_file
 
 from cxrsynth.nano.build import autoencoder, decoder, denoiser, fitting
 from cxrsynth.nano.build.__main__ import main
-from cxrsynth.nano.build.films import GROUPS, SMALL_GROUPS, load_films
+from cxrsynth.nano.build.films import GROUPS, SMALL_GROUPS, Film, caption, load_films
 from cxrsynth.nano.build.judges import FAMILIES
+from cxrsynth.reports.prompt import Subject
 
 COLUMNS = ("id", "patient_id", "licence_tier", "split", "view", "labels", "age", "sex", "fit")
 FIT = {
@@ -181,3 +183,18 @@ def test_an_interrupted_build_equals_one_never_stopped(
     spec = json.loads((tmp_path / "model" / "cxrsynth.json").read_text())
     assert spec["depicts"]["findings"] == {"No Finding": 10, "Pleural Effusion": 5, "Pneumonia": 5}
     assert "Pneumonia | 5" in (tmp_path / "model" / "model_card.md").read_text()
+
+
+def test_an_opacity_of_any_kind_is_sometimes_called_one() -> None:
+    def told(*present: str) -> list[str]:
+        film = Film("f", "p", "nih", Subject(), present, ("Edema",), padded=False)
+        rng = random.Random(0)
+        return [caption(film, rng) for _ in range(400)]
+
+    pneumonia, effusion = told("Pneumonia"), told("Pleural Effusion")
+    called = [text for text in pneumonia if "Lung opacity." in text]
+    assert 40 < len(called) < 160
+    assert 0 < sum("Pneumonia." in text for text in called) < len(called)
+    assert not any("opacity" in text.lower() for text in effusion)
+    whole = caption(Film("f", "p", "nih", Subject(), ("Pneumonia",), (), padded=False), random.Random(0), whole=True)
+    assert whole == "Pneumonia."
