@@ -30,7 +30,7 @@ _UNUSABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError
 class Extractor:
     """Films to features, without gradient; a film's features do not depend on its batch, up to rounding.
 
-    `name` is what it was asked for by, `digest` the sha256 of its weights' bytes, `width` the features of a film.
+    `name` is what it was asked for by, `digest` the sha256 of weights and settings, `width` the features of a film.
     """
 
     name: str
@@ -73,7 +73,7 @@ def load_extractor(name: str, *, device: torch.device) -> Extractor:
         encode, weights = _of_transformers(Path(name), device)
     else:
         raise ModelError(f"features {name!r}: not known, and no such folder\n  expected: {_EXPECTED}")
-    return Extractor(name, _digest(weights), _probed_width(name, encode), encode)
+    return Extractor(name, _digest(weights + _settings_beside(weights[0])), _probed_width(name, encode), encode)
 
 
 def _of_family(folder: Path, device: torch.device) -> tuple[Callable[[Tensor], Tensor], list[Path]]:
@@ -156,9 +156,15 @@ def _tells_targets(folder: Path) -> bool:
     return isinstance(config, dict) and "targets" in config
 
 
-def _digest(weights: list[Path]) -> str:
+def _settings_beside(weights: Path) -> list[Path]:
+    """What says how the weights are used: the same ones with another size or mean give other features."""
+    named = (weights.with_name(name) for name in ("config.json", "preprocessor_config.json"))
+    return [path for path in named if path.is_file()]
+
+
+def _digest(files: list[Path]) -> str:
     digest = hashlib.sha256()
-    for path in weights:
+    for path in files:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

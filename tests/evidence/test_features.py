@@ -119,9 +119,14 @@ def test_a_films_features_are_its_own(named: tuple[str, int]) -> None:
     assert (again.name, again.digest, again.width) == (name, extractor.digest, width)
 
 
-def test_the_digest_is_that_of_the_weights_file(named: tuple[str, int]) -> None:
+def test_the_digest_is_that_of_weights_and_settings(named: tuple[str, int]) -> None:
     name, _ = named
-    assert load_extractor(name, device=CPU).digest == hashlib.sha256(weights_of(name).read_bytes()).hexdigest()
+    weights = weights_of(name)
+    digest = load_extractor(name, device=CPU).digest
+    settings = [path for n in ("config.json", "preprocessor_config.json") if (path := weights.with_name(n)).is_file()]
+    assert settings
+    expected = hashlib.sha256(b"".join(path.read_bytes() for path in (weights, *settings)))
+    assert digest == expected.hexdigest()
 
 
 def test_tensors_missing_from_the_file_are_told(named: tuple[str, int], tmp_path: Path) -> None:
