@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ class Verdict:
     numbers: dict[str, float]
     judge: float
     tuning: float
-    images: Tensor = field(repr=False)
 
 
 class Evaluator:
@@ -167,7 +166,7 @@ class Evaluator:
             numbers |= self._interval(f"{kind}/total/win_rate", _won(total), told)
             totals[kind] = numbers[f"{kind}/total/margin"]
         numbers |= self._fidelity(policy, baseline)
-        return Verdict(numbers, judge=totals["judge"], tuning=totals["tuning"], images=policy.images)
+        return Verdict(numbers, judge=totals["judge"], tuning=totals["tuning"])
 
     def _interval(self, name: str, values: Tensor, known: Tensor) -> dict[str, float]:
         """The mean over reports with its 95% interval: images of one report are not independent."""
@@ -238,9 +237,7 @@ def _won(margin: Tensor) -> Tensor:
     return 0.5 + 0.5 * margin.nan_to_num(0.0).sign()
 
 
-def reference_features(
-    films: Iterator[npt.NDArray[np.float32]], extractor: Extractor, *, batch_size: int = 16
-) -> npt.NDArray[np.float64]:
+def reference_features(films: Iterator[npt.NDArray[np.float32]], extractor: Extractor) -> npt.NDArray[np.float64]:
     """Features of real films [H, W] in [0, 1], float64 [M, D]; films may differ in size."""
     found: list[Tensor] = []
     for film in films:

@@ -89,6 +89,6 @@ def test_equal_images_neither_win_nor_lose(evaluator: Evaluator) -> None:
     ("judge", "tuning", "alarm"), [(0.05, 0.9, True), (0.25, 0.9, False), (0.05, 0.4, False), (0.4, 0.9, False)]
 )
 def test_the_alarm_is_for_a_falling_judge_under_a_rising_reward(judge: float, tuning: float, alarm: bool) -> None:
-    verdict = Verdict({}, judge=judge, tuning=tuning, images=torch.zeros(0))
+    verdict = Verdict({}, judge=judge, tuning=tuning)
     found = hacking(verdict, judge=0.3, tuning=0.5, margin=0.1)
     assert (found is not None) == alarm

@@ -23,8 +23,6 @@ class Brightness:
         self.sign = -1.0 if backend == "dark" else 1.0
 
     def __call__(self, images: Tensor, reports) -> Tensor:
-        if (self.sign, len(reports)) == (1.0, -1):
-            raise AssertionError
         return self.sign * images.mean((1, 2, 3))
 """
 
