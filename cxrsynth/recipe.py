@@ -67,6 +67,24 @@ class AceSection(_Section):
     """Adaptive condition embeddings."""
 
     tokens: _Positive = Field(default=16, description="positions of the condition that blocks are added to")
+    subspace: _Positive | None = Field(
+        default=None,
+        description="in place of tokens: learn so many coordinates along the directions in which the reports' prompts"
+        " differ most",
+    )
+    explore: _Rate | None = Field(
+        default=None,
+        description="each trajectory draws its own shift along those directions, so wide (1: as the prompts spread),"
+        " and the embeddings learn from the shifts alone, without a backward pass",
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "AceSection":
+        if self.subspace is not None and "tokens" in self.model_fields_set:
+            raise ValueError("tokens and subspace are two forms of the embeddings: give one of them")
+        if self.explore is not None and self.subspace is None:
+            raise ValueError("explore needs subspace, the number of directions to explore, as 32")
+        return self
 
 
 class TrainSection(_Section):
@@ -74,7 +92,7 @@ class TrainSection(_Section):
 
     unet: Literal["full", "lora", "frozen"] = "full"
     lora: LoraSection = LoraSection()
-    ace: bool | AceSection = True
+    ace: bool | AceSection = Field(default=True, description="true: {subspace: 16, explore: 0.3}")
     learning_rate: _Rate = Field(default=1.0e-5, description="of the UNet or its adapters")
     ace_learning_rate: _Rate = 1.0e-2
     weight_decay: _Weight = 0.0
@@ -93,7 +111,7 @@ class TrainSection(_Section):
         """Settings of ACE, None where it is off."""
         if isinstance(self.ace, AceSection):
             return self.ace
-        return AceSection() if self.ace else None
+        return AceSection(subspace=16, explore=0.3) if self.ace else None
 
 
 class SamplingSection(_Section):
@@ -168,6 +186,12 @@ class _RLStage(_Section):
         """Images an iteration samples."""
         return self.reports_per_iteration * self.images_per_report
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether images come in pairs that differ in the sign of the condition's shift alone."""
+        section = self.train.ace_section
+        return section is not None and section.explore is not None
+
     @model_validator(mode="after")
     def _consistent(self) -> "_RLStage":
         if not any(reward.weight > 0 for reward in self.rewards.values()):
@@ -176,6 +200,11 @@ class _RLStage(_Section):
             raise ValueError(
                 f"update.updates {self.update.updates}: does not divide the {self.trajectories} trajectories of an"
                 " iteration (reports_per_iteration x images_per_report)"
+            )
+        if self.mirrored and self.images_per_report % 2:
+            raise ValueError(
+                f"images_per_report {self.images_per_report}: expected an even number, as train.ace.explore draws"
+                " every shift with both signs"
             )
         return self
 
@@ -415,7 +444,7 @@ def _where(loc: tuple[int | str, ...], data: Any) -> str:
         if isinstance(place, list) and isinstance(step, int) and step < len(place):
             place = place[step]
         elif isinstance(place, dict):
-            if step not in place and (step != loc[-1] or step in _TAGS):
+            if step not in place and (step != loc[-1] or step in _TAGS or "[" in str(step)):
                 continue
             place = place.get(str(step))
         else:

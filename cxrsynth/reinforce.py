@@ -1,5 +1,6 @@
 """One stage of reinforcement learning, `rlcf` or `ddpo`: the loop, top to bottom."""
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from cxrsynth.policy.collect import BaselineCache, Case, Collector
 from cxrsynth.policy.draws import Draw, draws
 from cxrsynth.policy.policy import Policy, load_policy
 from cxrsynth.policy.update import Updater, UpdateStats
-from cxrsynth.recipe import DdpoStage, RlcfStage
+from cxrsynth.recipe import DdpoStage, RlcfStage, TrainSection
 from cxrsynth.reports.rows import Report
 from cxrsynth.rewards.backends import REWARDS, load_reward
 from cxrsynth.rewards.base import RewardSuite
@@ -39,6 +40,8 @@ from cxrsynth.tune_run import TuneRun
 # Before the first update every ratio is 1 but for rounding; a clip range far above this tells learning from noise.
 _RATIO_SHARE_OF_CLIP = 0.1
 _NEVER = -1
+_PROMPTS = 1024
+_EPSILON = 1e-12
 
 
 @dataclass
@@ -61,22 +64,13 @@ class Reinforcement:
             unet=train.unet,
             lora=train.lora,
             ace=train.ace_section,
+            prompts=self._prompts,
             device=run.device,
             precision=run.precision,
             gradient_checkpointing=run.recipe.model.gradient_checkpointing,
             seed=run.recipe.seed,
         )
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": list(weights.values()), "lr": rate}
-                for weights, rate in (
-                    (self.policy.unet_weights, train.learning_rate),
-                    (self.policy.ace_weights, train.ace_learning_rate),
-                )
-                if weights
-            ],
-            weight_decay=train.weight_decay,
-        )
+        self.optimizer = torch.optim.AdamW(_groups(self.policy, train), weight_decay=train.weight_decay)
         weights = self.policy.weights
         self.average = None if train.ema_decay is None else EMAModel(weights.values(), decay=train.ema_decay)
         averaged = None if self.average is None else dict(zip(weights, self.average.shadow_params, strict=True))
@@ -167,7 +161,14 @@ class Reinforcement:
             per_iteration=self.stage.reports_per_iteration,
             images=self.stage.images_per_report,
             pool=pool,
+            mirrored=self.stage.mirrored,
         )
+
+    def _prompts(self, model: DiffusionModel) -> list[str]:
+        """Different prompts of training reports: as many as tell the directions of a subspace well."""
+        case, count = self.run.cases(model.fits), len(self.run.training)
+        places = random.Random(self.run.recipe.seed).sample(range(count), min(count, _PROMPTS))
+        return list(dict.fromkeys(case(self.run.training[place]).prompt for place in places))
 
     def _baseline(self, collector: Collector, drawn: Sequence[Draw], cases: Sequence[Case]) -> Tensor | None:
         if not isinstance(self.stage, RlcfStage):
@@ -371,6 +372,16 @@ class Reinforcement:
         if folder.is_dir():
             load_weights(folder, self.policy.weights)
         return self.best.iteration
+
+
+def _groups(policy: Policy, train: TrainSection) -> list[dict[str, Any]]:
+    """What the optimizer trains, and how fast.
+
+    Log-probabilities are means over latent elements, so gradients of shifts are of the order of 1e-5. Adam's usual
+    epsilon, which is to guard against division by zero, must stay far below that.
+    """
+    rates = ((policy.unet_weights, train.learning_rate), (policy.ace_weights, train.ace_learning_rate))
+    return [{"params": list(weights.values()), "lr": rate, "eps": _EPSILON} for weights, rate in rates if weights]
 
 
 def out_of_memory() -> ModelError:

@@ -121,7 +121,7 @@ def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
     mask = None if policy.model.ace is None else policy.model.ace.mask([()] * batch)
     latents = torch.stack([noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
     steps = torch.zeros(batch, dtype=torch.int64)
-    weights = list(policy.weights.values())
+    weights = list(policy.denoising_weights.values())
 
     def one(learn: bool) -> None:
         with torch.set_grad_enabled(learn):
@@ -142,6 +142,10 @@ def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
 
     if policy.model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    timed(False), timed(True)
-    forward, backward = timed(False), timed(True)
+    timed(False)
+    forward = timed(False)
+    backward = 0.0
+    if weights:  # embeddings that explore learn without a backward pass
+        timed(True)
+        backward = timed(True)
     return _Step(forward, backward, _peak_bytes(made.run))

@@ -76,7 +76,7 @@ def save_tuned(run: TuneRun, trained: Trained, out: Path, *, source: str, card: 
         if "text_encoder" in trained.parts:
             trained.model.text_encoder.save_pretrained(partial / "text_encoder")
         if trained.model.ace is not None:
-            save_ace(trained.model.ace, partial)
+            save_ace(trained.model.ace.plain(), partial)
         _compare(trained, source, partial)
         (partial / CARD).write_text(card, encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)

@@ -62,6 +62,15 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
                 {"stage": "ddpo", "iterations": 5, "train": {"unet": "frozen", "ace": False}},
                 {"stage": "ddpo", "iterations": 5, "train": {"ace": {"tokns": 3}}, "sampling": {"eta": 0}},
                 {"stage": "ddpo", "iterations": 5, "update": {"updates": 7}},
+                {"stage": "rlcf", "iterations": 5, "train": {"ace": {"tokens": 3, "subspace": 3}}},
+                {"stage": "rlcf", "iterations": 5, "train": {"ace": {"explore": 0.3}}},
+                {
+                    "stage": "rlcf",
+                    "iterations": 5,
+                    "images_per_report": 3,
+                    "update": {"updates": 1},
+                    "train": {"ace": {"subspace": 3, "explore": 1}},
+                },
             ],
         },
     )
@@ -76,12 +85,15 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.1: stage 'ddpp'\n  expected: sft, rlcf or ddpo",
         "r.yaml: stages.2: has no stage",
         "r.yaml: stages.3.train: nothing is trained",
-        "r.yaml: stages.4.train.ace.tokns: unknown key\n  known keys: tokens",
+        "r.yaml: stages.4.train.ace.tokns: unknown key\n  known keys: explore, subspace, tokens",
         "r.yaml: stages.4.sampling.eta: found 0\n  expected: greater than 0",
         "r.yaml: stages.5: update.updates 7: does not divide the 64 trajectories",
+        "r.yaml: stages.6.train.ace: tokens and subspace are two forms",
+        "r.yaml: stages.7.train.ace: explore needs subspace",
+        "r.yaml: stages.8: images_per_report 3: expected an even number",
     ):
         assert expected in message
-    assert message.count("r.yaml:") == 11
+    assert message.count("r.yaml:") == 14
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,25 @@ def test_a_brightness_reward_rises(tiny_model: Path, tmp_path: Path) -> None:
         assert last["evaluation/tuning/brightness/margin"] > 0.002
 
 
+def test_a_brightness_reward_rises_by_shifts_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """The UNet is frozen and never asked for a gradient; images of the reports trained on follow all the same."""
+    content = recipe(
+        tiny_model,
+        iterations=20,
+        images_per_report=8,
+        train={"unet": "frozen", "ace": {"subspace": 4, "explore": 2.0}, "ace_learning_rate": 1.0},
+    )
+    content["evaluation"] |= {"every": 20}
+    content["checkpoints"] = {"every": 20}
+    gained = {}
+    for sign in ("bright", "dark"):
+        content["stages"][0]["rewards"] = {"brightness": {"backend": sign}}
+        assert tune(write_recipe(tmp_path, content), tmp_path / sign).exit_code == 0
+        policy, baseline = (means(tmp_path / sign, f"reward/brightness/{of}") for of in ("mean", "baseline"))
+        gained[sign] = [a - b for a, b in zip(policy, baseline, strict=True)]
+        assert sum(gained[sign][-5:]) / 5 > 0.0004
+
+
 def test_what_a_run_leaves(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     before = hashes(tiny_model)
@@ -106,7 +125,7 @@ def test_nothing_but_what_the_recipe_says_is_trained(tiny_model: Path, tmp_path:
     out = tmp_path / "run"
     train: dict[str, Any] = {"unet": "frozen", "ace": True}
     assert tune(write_recipe(tmp_path, recipe(tiny_model, train=train)), out).exit_code == 0
-    assert set(load_file(max((out / "checkpoints").glob("0-*")) / "weights.safetensors")) == {"ace.blocks"}
+    assert set(load_file(max((out / "checkpoints").glob("0-*")) / "weights.safetensors")) == {"ace.coordinates"}
     for old in ("unet", "vae", "text_encoder"):
         name = "diffusion_pytorch_model.safetensors" if old != "text_encoder" else "model.safetensors"
         found, start = (load_file(folder / old / name) for folder in (out / "model", tiny_model))
@@ -129,8 +148,9 @@ def start(path: Path, out: Path, **environment: str) -> Warm:
     return Warm("cxrsynth", "tune", path, "--out", out, log=out.with_suffix(".log"), environment=environment)
 
 
-def test_killed_at_any_moment_it_ends_as_if_it_never_was(tiny_model: Path, tmp_path: Path) -> None:
-    train = {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5}
+@pytest.mark.parametrize("ace", [{"tokens": 16}, {"subspace": 3, "explore": 0.5}])
+def test_killed_at_any_moment_it_ends_as_if_it_never_was(ace: Any, tiny_model: Path, tmp_path: Path) -> None:
+    train = {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5, "ace": ace}
     content = recipe(tiny_model, iterations=6, train=train, rewards={"posture": {}, "diagnosis": {}})
     content["evaluation"] |= {"every": 3}
     path = write_recipe(tmp_path, content)

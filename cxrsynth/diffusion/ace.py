@@ -1,12 +1,14 @@
 """Adaptive condition embeddings (ACE): learnable vectors added to the text embeddings of a report.
 
 CXRL (Han et al., arXiv:2403.06516) tunes such embeddings with the generator; where they enter is not on public record,
-so this form is ours: a block of vectors for the view and one for each finding stated or denied, added to the last
-positions of the condition. There the prompt is mostly padding, so the blocks act as tokens of their own; and they
-start at zero, so the first images are the baseline's.
+so both forms here are ours: a block of vectors for the view, the age group and each finding stated or denied. In one
+the blocks are added to the last positions of the condition, where the prompt is mostly padding, so that they act as
+tokens of their own. In the other they lie in the few directions in which prompts themselves differ, so that little is
+to be learned. Both start at zero: the first images are the baseline's.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,20 +24,12 @@ ACE_FILE = "ace.safetensors"
 ACE_CONFIG = "ace.json"
 
 
-class AdaptiveConditionEmbedding(nn.Module):
-    """One block [tokens, D] for each condition, starting at zero.
+class ConditionEmbedding(nn.Module, ABC):
+    """What the text embeddings of a report get added, told by the names of its conditions."""
 
-    Args:
-        width: D of the text embeddings.
-        tokens: positions, from the end of the condition, that blocks are added to.
-        conditions: names of the blocks.
-    """
-
-    def __init__(self, width: int, *, tokens: int, conditions: Sequence[str] = CONDITIONS) -> None:
+    def __init__(self, conditions: Sequence[str]) -> None:
         super().__init__()
         self.conditions = tuple(conditions)
-        self.tokens = tokens
-        self.blocks = nn.Parameter(torch.zeros(len(self.conditions), tokens, width))
         self._places = {name: place for place, name in enumerate(self.conditions)}
 
     def mask(self, asked: Sequence[Sequence[str]]) -> Tensor:
@@ -45,12 +39,37 @@ class AdaptiveConditionEmbedding(nn.Module):
             mask[row, [self._places[name] for name in names if name in self._places]] = 1.0
         return mask
 
-    def forward(self, condition: Tensor, mask: Tensor) -> Tensor:
+    @abstractmethod
+    def forward(self, condition: Tensor, mask: Tensor, shift: Tensor | None = None) -> Tensor:
+        """[B, L, D] text embeddings and [B, K] mask -> [B, L, D], the same type."""
+
+    @abstractmethod
+    def plain(self) -> "AdaptiveConditionEmbedding":
+        """The same as blocks of vectors, the form that is saved."""
+
+
+class AdaptiveConditionEmbedding(ConditionEmbedding):
+    """One block [tokens, D] for each condition, starting at zero.
+
+    Args:
+        width: D of the text embeddings.
+        tokens: positions, from the end of the condition, that blocks are added to.
+        conditions: names of the blocks.
+    """
+
+    def __init__(self, width: int, *, tokens: int, conditions: Sequence[str] = CONDITIONS) -> None:
+        super().__init__(conditions)
+        self.tokens = tokens
+        self.blocks = nn.Parameter(torch.zeros(len(self.conditions), tokens, width))
+
+    def forward(self, condition: Tensor, mask: Tensor, shift: Tensor | None = None) -> Tensor:
         """[B, L, D] text embeddings and [B, K] mask -> [B, L, D], the same type.
 
         Raises:
-            ValueError: if the condition has fewer than `tokens` positions or another width.
+            ValueError: if the condition has fewer than `tokens` positions or another width, or a shift is given.
         """
+        if shift is not None:
+            raise ValueError("a shift needs embeddings in a subspace")
         length, width = condition.shape[1:]
         if length < self.tokens or width != self.blocks.shape[2]:
             raise ValueError(
@@ -61,6 +80,87 @@ class AdaptiveConditionEmbedding(nn.Module):
         added = (mask.to(blocks) @ blocks.flatten(1)).view(-1, *blocks.shape[1:])  # [B, tokens, D]
         spread = nn.functional.pad(added, (0, 0, length - self.tokens, 0))
         return (condition.float() + spread).to(condition.dtype)
+
+    def plain(self) -> "AdaptiveConditionEmbedding":
+        """Itself."""
+        return self
+
+
+class SubspaceEmbedding(ConditionEmbedding):
+    """Blocks that are coordinates [K, r] in a basis [r, L, D], starting at zero.
+
+    Args:
+        basis: directions, as `prompt_directions` finds them; not trained.
+        start: embeddings the new ones come on top of, kept as they are.
+        conditions: names of the blocks, where there is no `start`.
+    """
+
+    basis: Tensor
+
+    def __init__(
+        self,
+        basis: Tensor,
+        *,
+        start: AdaptiveConditionEmbedding | None = None,
+        conditions: Sequence[str] = CONDITIONS,
+    ) -> None:
+        super().__init__(conditions if start is None else start.conditions)
+        self.start = start
+        self.register_buffer("basis", basis, persistent=False)
+        self.coordinates = nn.Parameter(torch.zeros(len(self.conditions), len(basis)))
+
+    def mean(self, mask: Tensor) -> Tensor:
+        """Where each report's condition is moved to: sum of its blocks, [B, K] -> [B, r]."""
+        moved: Tensor = mask.to(self.coordinates) @ self.coordinates
+        return moved
+
+    def forward(self, condition: Tensor, mask: Tensor, shift: Tensor | None = None) -> Tensor:
+        """[B, L, D] text embeddings and [B, K] mask -> [B, L, D]; a `shift` [B, r] takes the place of the mean."""
+        if self.start is not None:
+            condition = self.start(condition, mask)
+        moved = self.mean(mask) if shift is None else shift.to(self.coordinates)
+        added: Tensor = (moved @ self.basis.flatten(1)).view(-1, *self.basis.shape[1:])
+        return (condition.float() + added).to(condition.dtype)
+
+    @torch.no_grad()
+    def plain(self) -> AdaptiveConditionEmbedding:
+        """Blocks [K, L, D], those of `start` among them."""
+        _, length, width = self.basis.shape
+        plain = AdaptiveConditionEmbedding(width, tokens=length, conditions=self.conditions).to(self.basis.device)
+        plain.blocks.copy_((self.coordinates @ self.basis.flatten(1)).view_as(plain.blocks))
+        if self.start is not None:
+            plain.blocks[:, length - self.start.tokens :] += self.start.blocks
+        return plain.requires_grad_(False)
+
+
+def prompt_directions(embeddings: Tensor, count: int) -> Tensor:
+    """The directions in which the embeddings of prompts differ most, each as long as their spread along it.
+
+    Args:
+        embeddings: of N prompts, [N, L, D].
+        count: at most so many.
+
+    Returns:
+        [r, L, D] float32, r at most `count` and below N; on the CPU. Principal components times standard deviation.
+
+    Raises:
+        ValueError: if all prompts have the same embedding.
+    """
+    flat = embeddings.double().cpu().flatten(1)
+    centred = flat - flat.mean(0)
+    # By the Gram matrix: prompts are few, positions times width many.
+    values, vectors = torch.linalg.eigh(centred @ centred.T)
+    values, vectors = values.flip(0), vectors.flip(1)
+    kept = int((values > 1e-9 * values.abs().max()).sum()) if bool(values[0] > 0) else 0
+    if not kept:
+        raise ValueError("all prompts have the same embedding")
+    kept = min(kept, count, len(flat) - 1)
+    # Component times its spread: V^T X = S U^T, and the spread is S / sqrt(N).
+    found = vectors[:, :kept].T @ centred / len(flat) ** 0.5
+    # The sign of a component is arbitrary: made the same everywhere.
+    largest = found.gather(1, found.abs().argmax(1, keepdim=True))
+    directions: Tensor = (found * largest.sign()).float().view(-1, *embeddings.shape[1:])
+    return directions
 
 
 def save_ace(ace: AdaptiveConditionEmbedding, folder: Path) -> None:

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, load_ace
+from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, ConditionEmbedding, load_ace
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
 from cxrsynth.diffusion.speed import normalise_small_maps_contiguously
 from cxrsynth.errors import ModelError
@@ -41,7 +41,7 @@ class DiffusionModel:
     scheduler_config: dict[str, Any]
     device: torch.device
     precision: Precision
-    ace: AdaptiveConditionEmbedding | None = None
+    ace: ConditionEmbedding | None = None
     # Weights that are trained stay float32 while their forward passes run in `dtype`.
     mixed: bool = False
     # A fast tokenizer holds its padding as state: two threads at once get wrong tokens, or "Already borrowed".

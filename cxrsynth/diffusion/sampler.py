@@ -23,7 +23,13 @@ def encode_prompts(model: DiffusionModel, prompts: list[str]) -> Tensor:
 
 
 def guided_condition(
-    model: DiffusionModel, text: Tensor, empty: Tensor, guidance: float, *, mask: Tensor | None = None
+    model: DiffusionModel,
+    text: Tensor,
+    empty: Tensor,
+    guidance: float,
+    *,
+    mask: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """What the UNet is given: text embeddings, with the model's ACE, after those of the empty prompt.
 
@@ -32,13 +38,14 @@ def guided_condition(
         text: [B, L, D].
         empty: embeddings of the empty prompt, [1, L, D]; they get no ACE.
         guidance: classifier-free guidance scale; at 1 the empty prompt is left out.
-        mask: blocks each report gets, [B, K], as `AdaptiveConditionEmbedding.mask` makes it; None adds nothing.
+        mask: blocks each report gets, [B, K], as `ConditionEmbedding.mask` makes it; None adds nothing.
+        shift: drawn around the mean of a `SubspaceEmbedding`, [B, r]; None: its mean.
 
     Returns:
         [2B, L, D], unconditional first; [B, L, D] when guidance is 1.
     """
     if model.ace is not None and mask is not None:
-        text = model.ace(text, mask.to(text.device))
+        text = model.ace(text, mask.to(text.device), shift)
     return text if guidance == 1.0 else torch.cat([empty.expand(len(text), -1, -1), text])
 
 

@@ -1,5 +1,6 @@
 """What an iteration learns from: the policy's trajectories, their rewards, and the baseline's rewards beside them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.ordered import OrderedPool
 from cxrsynth.policy.draws import Draw, noise
 from cxrsynth.policy.policy import Policy
+from cxrsynth.policy.shift import Shifts, draw_shifts
 from cxrsynth.policy.update import Experience
 from cxrsynth.reports.rows import Report
 from cxrsynth.rewards.base import RewardSuite
@@ -112,6 +114,7 @@ class Collector:
         places = [place for batch in own for place in batch]
         text, empty = self._embeddings([cases[place].prompt for place in places])
         mask = None if model.ace is None else model.ace.mask([cases[place].conditions for place in places])
+        shifts = self._shifts(iteration, [drawn[place] for place in places], mask)
         row = {place: index for index, place in enumerate(places)}
 
         def one(batch: range) -> tuple[Trajectory, Tensor]:
@@ -122,8 +125,9 @@ class Collector:
                 text[rows],
                 empty,
                 None if mask is None else mask[rows],
+                None if shifts is None else shifts.values[rows],
                 starts=[(cases[place].report.report_id, drawn[place].start) for place in batch],
-                steps=[("policy", iteration, place) for place in batch],
+                steps=[("policy", iteration, drawn[place].stream) for place in batch],
             )
 
         found = [result for _, result in self._pool.map_in_order(one, own)]
@@ -138,6 +142,7 @@ class Collector:
             text,
             empty,
             mask,
+            shifts,
         )
         return experience, rewards
 
@@ -167,6 +172,7 @@ class Collector:
                         text,
                         empty,
                         mask,
+                        None,
                         starts=[key for key, _ in batch],
                         steps=[("baseline", *key, image) for key, image in batch],
                     )
@@ -181,6 +187,14 @@ class Collector:
                 cache.rows[key] = several.nanmean(0).tolist()
         return cache.table([(case.report.report_id, draw.start) for draw, case in zip(drawn, cases, strict=True)])
 
+    def _shifts(self, iteration: int, drawn: Sequence[Draw], mask: Tensor | None) -> Shifts | None:
+        """The first action of each trajectory, where the policy has one."""
+        ace = self.policy.shifts
+        if ace is None or mask is None:
+            return None
+        elements = math.prod(self.policy.model.latent_shape)
+        return draw_shifts(ace.mean(mask), self.policy.explore, drawn, self.seed, "shift", iteration, elements=elements)
+
     def _embeddings(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Text embeddings [n, L, D] and those of the empty prompt [1, L, D]."""
         # Clones: tensors of inference mode cannot take part in what learns.
@@ -194,13 +208,14 @@ class Collector:
         text: Tensor,
         empty: Tensor,
         mask: Tensor | None,
+        shift: Tensor | None,
         *,
         starts: Sequence[tuple[object, ...]],
         steps: Sequence[tuple[object, ...]],
     ) -> tuple[Trajectory, Tensor]:
         shape = model.latent_shape
         with torch.no_grad():
-            condition = guided_condition(model, text, empty, self.guidance, mask=mask)
+            condition = guided_condition(model, text, empty, self.guidance, mask=mask, shift=shift)
         made = rollout(
             model,
             self.schedule,

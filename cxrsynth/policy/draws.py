@@ -11,25 +11,35 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Draw:
-    """One trajectory to be sampled. `report` is a place in the training reports, `start` one of their pool of x_T."""
+    """One trajectory to be sampled. `report` is a place in the training reports, `start` one of their pool of x_T.
+
+    `stream` names its step noise. Two mirrored trajectories share x_T and step noise, and take the same draw of the
+    condition's shift with `sign` 1 and -1.
+    """
 
     place: int
     report: int
     start: int
+    stream: int = 0
+    sign: float = 1.0
 
 
-def draws(iteration: int, *, seed: int, reports: int, per_iteration: int, images: int, pool: int) -> list[Draw]:
+def draws(
+    iteration: int, *, seed: int, reports: int, per_iteration: int, images: int, pool: int, mirrored: bool = False
+) -> list[Draw]:
     """Trajectories of an iteration: reports in a new order each pass over them, x_T of the pool in turn.
 
-    A report's images start from different x_T while the pool lasts.
+    A report's images start from different x_T while the pool lasts; `mirrored` ones in pairs from the same.
     """
+    each = 2 if mirrored else 1
     first = iteration * per_iteration
     found: list[Draw] = []
     for turn in range(first, first + per_iteration):
         lap, place = divmod(turn, reports)
         report = _order(seed, lap, reports)[place]
         for image in range(images):
-            found.append(Draw(len(found), report, (lap * images + image) % pool))
+            start = (lap * (images // each) + image // each) % pool
+            found.append(Draw(len(found), report, start, len(found) - image % each, 1.0 - 2.0 * (image % each)))
     return found
 
 

@@ -1,17 +1,23 @@
 """The policy: a diffusion model some of whose weights are trained, and the frozen baseline it is compared with."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
-from torch import nn
+from torch import Tensor, nn
 
-from cxrsynth.diffusion.ace import AdaptiveConditionEmbedding
+from cxrsynth.diffusion.ace import (
+    AdaptiveConditionEmbedding,
+    ConditionEmbedding,
+    SubspaceEmbedding,
+    prompt_directions,
+)
 from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.sampler import encode_prompts
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe import AceSection, LoraSection
 from cxrsynth.reports.conditions import CONDITIONS
@@ -20,6 +26,7 @@ from cxrsynth.settings import Precision
 # Attention projections, as diffusers' own LoRA training scripts take them.
 _LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _ADAPTER = "cxrsynth"
+_PROMPTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Policy:
     model: DiffusionModel
     unet_weights: dict[str, nn.Parameter] = field(repr=False)
     ace_weights: dict[str, nn.Parameter] = field(repr=False)
+    explore: float  # spread of the condition's shift, 0 for none
     _baseline: DiffusionModel = field(repr=False)
     _adapters: bool
 
@@ -40,6 +48,16 @@ class Policy:
     def weights(self) -> dict[str, nn.Parameter]:
         """All that learns, by name."""
         return self.unet_weights | self.ace_weights
+
+    @property
+    def denoising_weights(self) -> dict[str, nn.Parameter]:
+        """Those that learn from the denoising steps. ACE that explores learns from its own action instead."""
+        return self.unet_weights if self.explore else self.weights
+
+    @property
+    def shifts(self) -> SubspaceEmbedding | None:
+        """The embeddings whose shift is an action of the policy, None where there is no such action."""
+        return self.model.ace if self.explore and isinstance(self.model.ace, SubspaceEmbedding) else None
 
     @contextmanager
     def baseline(self) -> Iterator[DiffusionModel]:
@@ -65,6 +83,7 @@ def load_policy(
     unet: str,
     lora: LoraSection,
     ace: AceSection | None,
+    prompts: Callable[[DiffusionModel], Sequence[str]],
     device: torch.device,
     precision: Precision,
     gradient_checkpointing: bool,
@@ -77,6 +96,7 @@ def load_policy(
         unet: `full`, `lora` or `frozen`.
         lora: settings of the adapters.
         ace: settings of the embeddings, None for none. Where the folder has embeddings already, those are tuned on.
+        prompts: of the training reports, by which the directions of a subspace are found.
         device: where the networks go.
         precision: of forward passes.
         gradient_checkpointing: recompute the UNet's activations in the backward pass.
@@ -94,12 +114,18 @@ def load_policy(
         model.unet.requires_grad_(True)
     elif unet == "lora":
         add_adapters(model.unet, lora, seed=seed)
-    embeddings = _start_ace(model, ace)
+    embeddings = _start_ace(model, ace, prompts)
     unet_weights = {f"unet.{name}": weight for name, weight in model.unet.named_parameters() if weight.requires_grad}
     trained = ace is not None and embeddings is not None
-    ace_weights = {f"ace.{n}": w for n, w in embeddings.named_parameters()} if trained and embeddings else {}
+    named = embeddings.named_parameters() if trained and embeddings is not None else ()
+    ace_weights = {f"ace.{name}": weight for name, weight in named if weight.requires_grad}
     return Policy(
-        replace(model, ace=embeddings), unet_weights, ace_weights, _baseline=baseline, _adapters=unet == "lora"
+        replace(model, ace=embeddings),
+        unet_weights,
+        ace_weights,
+        explore=0.0 if ace is None else ace.explore or 0.0,
+        _baseline=baseline,
+        _adapters=unet == "lora",
     )
 
 
@@ -124,9 +150,20 @@ def add_adapters(unet: UNet2DConditionModel, lora: LoraSection, *, seed: int) ->
             weight.data = weight.data.float()
 
 
-def _start_ace(model: DiffusionModel, section: AceSection | None) -> AdaptiveConditionEmbedding | None:
+def _start_ace(
+    model: DiffusionModel, section: AceSection | None, prompts: Callable[[DiffusionModel], Sequence[str]]
+) -> ConditionEmbedding | None:
     if section is None:
         return model.ace
+    if section.subspace is not None:
+        try:
+            basis = prompt_directions(_embedded(model, prompts(model)), section.subspace)
+        except ValueError as error:
+            raise ModelError(
+                f"train.ace.subspace: {error}\n  expected: reports that differ in what the model's prompts tell of"
+            ) from None
+        start = None if model.ace is None else model.ace.plain()
+        return SubspaceEmbedding(basis, start=start).to(model.device)
     if model.ace is not None:
         return copy.deepcopy(model.ace).requires_grad_(True)
     width = int(model.text_encoder.config.hidden_size)
@@ -137,3 +174,9 @@ def _start_ace(model: DiffusionModel, section: AceSection | None) -> AdaptiveCon
             f"  expected: at most {length}"
         )
     return AdaptiveConditionEmbedding(width, tokens=section.tokens, conditions=CONDITIONS).to(model.device)
+
+
+def _embedded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
+    """Text embeddings [N, L, D] float32 on the CPU."""
+    parts = [prompts[first : first + _PROMPTS_AT_ONCE] for first in range(0, len(prompts), _PROMPTS_AT_ONCE)]
+    return torch.cat([encode_prompts(model, list(part)).float().cpu() for part in parts])

@@ -1,5 +1,6 @@
 """The update: inner epochs over the trajectories of an iteration, forward, backward, clip, step."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.ordered import OrderedPool
 from cxrsynth.policy.objective import PolicyLoss, clipped_objective
 from cxrsynth.policy.policy import Policy
+from cxrsynth.policy.shift import Shifts, shift_kl, shift_log_prob
 from cxrsynth.recipe import UpdateSection
 
 
@@ -23,7 +25,7 @@ class Experience:
     """Trajectories this process sampled, n of the iteration's N; tensors on the CPU.
 
     `places` says which of the N each is; `text` are the text embeddings of their reports, `empty` those of the empty
-    prompt, `mask` the blocks of ACE their reports get.
+    prompt, `mask` the blocks of ACE their reports get, `shifts` the first action where the policy has one.
     """
 
     places: list[int]
@@ -32,6 +34,7 @@ class Experience:
     text: Tensor  # [n, L, D]
     empty: Tensor  # [1, L, D]
     mask: Tensor | None  # [n, K]
+    shifts: Shifts | None = None
 
 
 @dataclass(frozen=True)
@@ -135,9 +138,13 @@ class Updater:
 
     def _condition(self, model: DiffusionModel, experience: Experience, rows: Tensor) -> Tensor:
         mask = None if experience.mask is None else experience.mask[rows]
+        shift = None
+        if experience.shifts is not None:
+            # What was drawn is given, as every action before a step is: to the baseline as to the policy.
+            model, shift = self._policy.model, experience.shifts.values[rows]
         device = model.device
         return guided_condition(
-            model, experience.text[rows].to(device), experience.empty.to(device), self._guidance, mask=mask
+            model, experience.text[rows].to(device), experience.empty.to(device), self._guidance, mask=mask, shift=shift
         )
 
     def _means(self, model: DiffusionModel, experience: Experience, rows: Tensor, steps: Tensor) -> Tensor:
@@ -149,7 +156,7 @@ class Updater:
         self, experience: Experience, rounds: Sequence[set[tuple[int, int]]]
     ) -> dict[tuple[int, int], Tensor]:
         """The baseline's mean for every (row, step) that is learned from; nothing without a KL term."""
-        if self._settings.kl_weight == 0:
+        if self._settings.kl_weight == 0 or not self._policy.denoising_weights:
             return {}
         batches = self._own(experience, set().union(*rounds))
         with self._policy.baseline() as baseline:
@@ -175,11 +182,47 @@ class Updater:
             Sums over those pairs: clipped, approximate KL, KL to the baseline, and how many they are; and the largest
             |ratio - 1|.
         """
-        weights = list(self._policy.weights.values())
-        batches = self._own(experience, chosen)
-        gradients = [torch.zeros_like(weight) for weight in weights]
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
+        gradients = {name: torch.zeros_like(weight) for name, weight in self._policy.weights.items()}
+        for name, weight in self._policy.weights.items():
+            weight.grad = gradients[name]
+        shifted, error = self._shift_gradients(experience, advantage, {place for place, _ in chosen})
+        denoised, steps_error = self._denoising_gradients(experience, advantage, chosen, means, gradients)
+        for name, weight in self._policy.weights.items():
+            weight.grad = self._add_up(gradients[name])
+        return self._add_up(shifted + denoised), max(error, steps_error)
+
+    def _shift_gradients(self, experience: Experience, advantage: Tensor, places: set[int]) -> tuple[Tensor, float]:
+        """Of the first action, the shift of the condition: no network is asked."""
+        ace, shifts, mask = self._policy.shifts, experience.shifts, experience.mask
+        rows = [row for row, place in enumerate(experience.places) if place in places]
+        if ace is None or shifts is None or mask is None or not rows:
+            return torch.zeros(4, dtype=torch.float64), 0.0
+        mean, std = ace.mean(mask[rows]), self._policy.explore
+        device, elements = mean.device, math.prod(experience.latents.shape[2:])
+        log_prob = shift_log_prob(shifts.values[rows].to(device), mean, std, elements=elements)
+        loss = clipped_objective(
+            log_prob,
+            shifts.log_probs[rows].to(device),
+            advantage[[experience.places[row] for row in rows]].to(device),
+            clip_range=self._settings.clip_range,
+            kl=shift_kl(mean, std, elements=elements),
+            kl_weight=self._settings.kl_weight,
+        )
+        torch.autograd.backward(loss.loss / len(places), inputs=[ace.coordinates])
+        told = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(rows)]
+        return torch.tensor(told, dtype=torch.float64), loss.ratio_error
+
+    def _denoising_gradients(
+        self,
+        experience: Experience,
+        advantage: Tensor,
+        chosen: set[tuple[int, int]],
+        means: dict[tuple[int, int], Tensor],
+        gradients: dict[str, Tensor],
+    ) -> tuple[Tensor, float]:
+        """Of the denoising steps, added to `gradients`."""
+        weights = list(self._policy.denoising_weights.values())
+        batches = self._own(experience, chosen) if weights else []
         sums, error = torch.zeros(4, dtype=torch.float64), 0.0
 
         def one(pairs: list[tuple[int, int]]) -> tuple[PolicyLoss, tuple[Tensor, ...]]:
@@ -191,13 +234,11 @@ class Updater:
 
         done = ((b, one(b)) for b in batches) if self._pool.batches == 1 else self._pool.map_in_order(one, batches)
         for pairs, (loss, found) in done:
-            for gradient, part in zip(gradients, found, strict=False):
-                gradient += part
+            for name, part in zip(self._policy.denoising_weights, found, strict=False):
+                gradients[name] += part
             sums += torch.tensor([loss.clipped, loss.approx_kl, loss.baseline_kl, len(pairs)], dtype=torch.float64)
             error = max(error, loss.ratio_error)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = self._add_up(gradient)
-        return self._add_up(sums), error
+        return sums, error
 
     def _loss(
         self,

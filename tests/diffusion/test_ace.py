@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, load_ace, save_ace
+from cxrsynth.diffusion.ace import (
+    ACE_CONFIG,
+    ACE_FILE,
+    AdaptiveConditionEmbedding,
+    SubspaceEmbedding,
+    load_ace,
+    prompt_directions,
+    save_ace,
+)
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS, conditions_of
 from cxrsynth.reports.labels import FindingLabel, Status
@@ -104,3 +112,62 @@ def test_a_condition_of_another_size_is_refused() -> None:
     ace = trained()
     with pytest.raises(ValueError, match="expected at least 3 of 6"):
         ace(text(positions=2), ace.mask([(), ()]))
+
+
+def prompts(count: int = 7) -> Tensor:
+    """Embeddings [N, 5, 6] that differ in two directions, by 4 and by 1."""
+    rng = torch.Generator().manual_seed(2)
+    ways = torch.linalg.qr(torch.randn(30, 2, generator=rng))[0].T
+    weights = torch.linalg.qr(torch.cat([torch.ones(count, 1), torch.randn(count, 2, generator=rng)], 1))[0][:, 1:]
+    spread = torch.tensor([4.0, 1.0]) * count**0.5
+    return (3 + (weights * spread) @ ways).view(count, 5, 6)
+
+
+def test_directions_are_those_in_which_prompts_differ() -> None:
+    found = prompt_directions(prompts(), 16)
+    assert found.shape == (2, 5, 6)
+    assert found.flatten(1).norm(dim=1).tolist() == pytest.approx([4.0, 1.0], rel=1e-4)
+    centred = (prompts() - prompts().mean(0)).flatten(1)
+    units = found.flatten(1) / found.flatten(1).norm(dim=1, keepdim=True)
+    assert torch.allclose(centred @ units.T @ units, centred, atol=1e-4)  # nothing of the prompts is outside
+    assert prompt_directions(prompts(), 1).shape == (1, 5, 6)
+    # Their order and signs do not depend on the order of the prompts.
+    assert torch.allclose(prompt_directions(prompts().flip(0), 2), found, atol=1e-4)
+
+
+def test_prompts_that_do_not_differ_give_no_directions() -> None:
+    with pytest.raises(ValueError, match="the same embedding"):
+        prompt_directions(torch.ones(4, 5, 6), 2)
+
+
+def subspace(begin: AdaptiveConditionEmbedding | None = None) -> SubspaceEmbedding:
+    ace = SubspaceEmbedding(prompt_directions(prompts(), 2), start=begin)
+    torch.nn.init.normal_(ace.coordinates, generator=torch.Generator().manual_seed(3))
+    return ace
+
+
+def test_coordinates_start_as_the_identity() -> None:
+    ace = SubspaceEmbedding(prompt_directions(prompts(), 2))
+    assert torch.equal(ace(text(5), ace.mask([CONDITIONS, ()])), text(5))
+
+
+@pytest.mark.parametrize("begin", [None, trained()])
+def test_coordinates_are_saved_as_blocks(begin: AdaptiveConditionEmbedding | None, tmp_path: Path) -> None:
+    ace = subspace(begin)
+    save_ace(ace.plain(), tmp_path)
+    found = load_ace(tmp_path)
+    asked = ace.mask([conditions_of(REPORT), ("view AP",)])
+    assert torch.allclose(found(text(5), asked), ace(text(5), asked), atol=1e-5)
+    assert not torch.allclose(found(text(5), asked), text(5), atol=0.1)
+
+
+def test_a_shift_takes_the_place_of_what_is_learned() -> None:
+    ace, asked = subspace(), (("view PA",), ("view AP",))
+    mask = ace.mask(asked)
+    assert torch.allclose(ace(text(5), mask, ace.mean(mask)), ace(text(5), mask), atol=1e-6)
+    moved = ace(text(5), mask, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    assert torch.allclose(moved[0] - text(5)[0], ace.basis[0], atol=1e-5)
+    assert torch.equal(moved[1], text(5)[1])
+    assert not moved.requires_grad
+    with pytest.raises(ValueError, match="subspace"):
+        trained()(text(), mask, torch.zeros(2, 2))

@@ -67,12 +67,21 @@ class Made:
             return updater(experience, advantage, key="k")
 
 
-def make(folder: Path, unet: str, pool: OrderedPool, *, batch_size: int = 4, seed: int = 0) -> Made:
+def make(
+    folder: Path,
+    unet: str,
+    pool: OrderedPool,
+    *,
+    batch_size: int = 4,
+    seed: int = 0,
+    ace: AceSection | None = None,
+) -> Made:
     policy = load_policy(
         str(folder),
         unet=unet,
         lora=LoraSection(rank=2),
-        ace=AceSection(tokens=4),
+        ace=ace or AceSection(tokens=4),
+        prompts=lambda _: [" ".join("report PA AP man chest film".split()[: i + 1]) for i in range(6)],
         device=CPU,
         precision=Precision.FP32,
         gradient_checkpointing=False,
@@ -84,7 +93,7 @@ def make(folder: Path, unet: str, pool: OrderedPool, *, batch_size: int = 4, see
     collector = Collector(
         policy, suite, schedule=schedule, guidance=GUIDANCE, batch_size=batch_size, seed=seed, pool=pool, group=group
     )
-    drawn = draws(0, seed=0, reports=2, per_iteration=2, images=2, pool=2)
+    drawn = draws(0, seed=0, reports=2, per_iteration=2, images=2, pool=2, mirrored=policy.explore > 0)
     cases = [Case(Report(f"r{d.report}", 2), f"report {d.report}", ("any report", "view PA")) for d in drawn]
     return Made(policy, collector, drawn, cases)
 
@@ -195,3 +204,58 @@ def test_draws_take_every_report_once_a_lap_and_start_from_the_pool() -> None:
     assert reports[:5] != reports[5:]
     assert {one.start for drawn in found for one in drawn} == {0, 1}
     assert [one.place for one in found[0]] == list(range(6))
+
+
+EXPLORING = AceSection(subspace=3, explore=0.5)
+
+
+@pytest.mark.parametrize("unet", ["frozen", "lora"])
+def test_a_shift_teaches_the_embeddings_without_the_unet(unet: str, tiny_model: Path, pool: OrderedPool) -> None:
+    """Plain gradient descent moves each block by the mean of advantage times draw over the reports that have it."""
+    made = make(tiny_model, unet, pool, ace=EXPLORING)
+    experience = made.experience()
+    shifts, mask, ace = experience.shifts, experience.mask, made.policy.shifts
+    assert shifts is not None
+    assert mask is not None
+    assert ace is not None
+    assert torch.allclose(shifts.values[::2], -shifts.values[1::2], atol=1e-6)
+    if unet == "frozen":
+        made.policy.model.unet.forward = None  # nobody may ask it
+    stats = made.update(experience)
+    assert stats.ratio_error == 0.0
+    elements = experience.latents[0, 0].numel()
+    expected = mask.T @ (ADVANTAGE[:, None] * shifts.values) / 0.5**2 / elements / len(ADVANTAGE)
+    assert torch.allclose(ace.coordinates, expected, rtol=1e-4, atol=1e-9)
+    assert ace.coordinates.any()
+    assert (unet == "lora") == any(
+        weight.any() for name, weight in made.policy.unet_weights.items() if "lora_B" in name
+    )
+
+
+def test_mirrored_images_have_the_same_noise(tiny_model: Path, pool: OrderedPool) -> None:
+    still = make(tiny_model, "frozen", pool, ace=AceSection(subspace=3, explore=1e-9)).experience()
+    assert torch.allclose(still.latents[:, ::2], still.latents[:, 1::2], atol=1e-5)
+    assert not torch.allclose(still.latents[:, 0], still.latents[:, 2], atol=1e-2)
+    moved = make(tiny_model, "frozen", pool, ace=EXPLORING).experience()
+    assert torch.equal(moved.latents[0, ::2], moved.latents[0, 1::2])
+    assert not torch.allclose(moved.latents[-1, ::2], moved.latents[-1, 1::2], atol=1e-4)
+
+
+def test_the_divergence_of_steps_is_from_a_baseline_that_is_given_the_same_shift(
+    tiny_model: Path, pool: OrderedPool
+) -> None:
+    """Else the adapters would learn to undo what the embeddings explore."""
+    made = make(tiny_model, "lora", pool, ace=EXPLORING)
+    assert made.update(made.experience(), rate=0.0, kl_weight=1.0).baseline_kl == pytest.approx(0.0, abs=1e-9)
+
+
+def test_divergence_holds_the_embeddings_too(tiny_model: Path, pool: OrderedPool) -> None:
+    made = make(tiny_model, "frozen", pool, ace=EXPLORING)
+    ace = made.policy.shifts
+    assert ace is not None
+    with torch.no_grad():
+        ace.coordinates.fill_(1.0)
+    elements = made.experience().latents[0, 0].numel()
+    stats = made.update(made.experience(), advantage=torch.zeros(4), kl_weight=1.0, rate=0.01 * elements)
+    assert stats.baseline_kl > 0
+    assert 0 < float(ace.coordinates.min()) < 1
