@@ -93,13 +93,14 @@ def our_iterations(stage: Reinforcement) -> Callable[[], object]:
 class PlainLoop:
     """One iteration a call: sample policy and baseline, score, compare, and update on every timestep."""
 
-    def __init__(self, suite: RewardSuite, *, batch: int) -> None:
+    def __init__(self, suite: RewardSuite, *, batch: int, weights: Tensor | None = None) -> None:
         self.model: DiffusionModel = load_model("nano", device=torch.device("cpu"), precision=Precision.FP32)
         self.baseline = copy.deepcopy(self.model.unet)
         self.model.unet.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.model.unet.parameters(), lr=1e-5)
         self.schedule = trajectory_schedule(self.model, steps=_STEPS, eta=1.0)
         self.suite, self.batch = suite, batch
+        self.weights = torch.ones(len(suite.names)) if weights is None else weights
 
     def __call__(self, cases: list[Case]) -> None:
         parts = [cases[first : first + self.batch] for first in range(0, len(cases), self.batch)]
@@ -108,7 +109,7 @@ class PlainLoop:
             latents, log_probs, rewards = self._sample(self.model.unet, part)
             _, _, others = self._sample(self.baseline, part)
             trajectories.append((part, latents, log_probs))
-            feedback.append((rewards - others).nan_to_num(0.0).sum(1))
+            feedback.append((rewards - others).nan_to_num(0.0) @ self.weights)
         every = torch.cat(feedback)
         advantage = ((every - every.mean()) / (every.std() + 1e-8)).split(self.batch)
         for place, ((part, latents, log_probs), own) in enumerate(zip(trajectories, advantage, strict=True)):

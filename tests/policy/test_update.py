@@ -81,7 +81,7 @@ def make(
         unet=unet,
         lora=LoraSection(rank=2),
         ace=ace or AceSection(tokens=4),
-        prompts=lambda _: [" ".join("report PA AP man chest film".split()[: i + 1]) for i in range(6)],
+        prompts=lambda _: [" ".join(["report", "PA", "AP", "man", "chest", "film"][: i + 1]) for i in range(6)],
         device=CPU,
         precision=Precision.FP32,
         gradient_checkpointing=False,
