@@ -70,7 +70,7 @@ class AceSection(_Section):
     subspace: _Positive | None = Field(
         default=None,
         description="in place of tokens: learn so many coordinates along the directions in which the reports' prompts"
-        " differ most",
+        " differ most: half of them as a whole, half the same at every position",
     )
     explore: _Rate | None = Field(
         default=None,
@@ -92,7 +92,7 @@ class TrainSection(_Section):
 
     unet: Literal["full", "lora", "frozen"] = "full"
     lora: LoraSection = LoraSection()
-    ace: bool | AceSection = Field(default=True, description="true: {subspace: 16, explore: 0.3}")
+    ace: bool | AceSection = Field(default=True, description="true: {subspace: 32, explore: 0.3}")
     learning_rate: _Rate = Field(default=1.0e-5, description="of the UNet or its adapters")
     ace_learning_rate: _Rate = 1.0e-2
     weight_decay: _Weight = 0.0
@@ -111,7 +111,7 @@ class TrainSection(_Section):
         """Settings of ACE, None where it is off."""
         if isinstance(self.ace, AceSection):
             return self.ace
-        return AceSection(subspace=16, explore=0.3) if self.ace else None
+        return AceSection(subspace=32, explore=0.3) if self.ace else None
 
 
 class SamplingSection(_Section):

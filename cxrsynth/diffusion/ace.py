@@ -157,10 +157,33 @@ def prompt_directions(embeddings: Tensor, count: int) -> Tensor:
     kept = min(kept, count, len(flat) - 1)
     # Component times its spread: V^T X = S U^T, and the spread is S / sqrt(N).
     found = vectors[:, :kept].T @ centred / len(flat) ** 0.5
-    # The sign of a component is arbitrary: made the same everywhere.
+    return _signed(found).view(-1, *embeddings.shape[1:])
+
+
+def word_directions(embeddings: Tensor, count: int) -> Tensor:
+    """The directions in which single positions differ from prompt to prompt, the same at every position.
+
+    Args:
+        embeddings: of N prompts, [N, L, D].
+        count: at most so many.
+
+    Returns:
+        [r, L, D] float32, r at most `count` and D; on the CPU. Principal components times standard deviation.
+    """
+    words = embeddings.double().cpu()
+    words = (words - words.mean(0)).flatten(0, 1)  # [N * L, D]
+    values, vectors = torch.linalg.eigh(words.T @ words / len(words))
+    values, vectors = values.flip(0), vectors.flip(1)
+    kept = min(int((values > 1e-9 * values[0]).sum()), count)
+    found = _signed(vectors[:, :kept].T * values[:kept].sqrt()[:, None])
+    return found[:, None].repeat(1, embeddings.shape[1], 1)
+
+
+def _signed(found: Tensor) -> Tensor:
+    """Components [r, n] float32 with their largest entry above zero: their sign is arbitrary, and made the same."""
     largest = found.gather(1, found.abs().argmax(1, keepdim=True))
-    directions: Tensor = (found * largest.sign()).float().view(-1, *embeddings.shape[1:])
-    return directions
+    signed: Tensor = (found * largest.sign()).float()
+    return signed
 
 
 def save_ace(ace: AdaptiveConditionEmbedding, folder: Path) -> None:

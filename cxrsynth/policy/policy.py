@@ -15,6 +15,7 @@ from cxrsynth.diffusion.ace import (
     ConditionEmbedding,
     SubspaceEmbedding,
     prompt_directions,
+    word_directions,
 )
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.sampler import encode_prompts
@@ -157,7 +158,9 @@ def _start_ace(
         return model.ace
     if section.subspace is not None:
         try:
-            basis = prompt_directions(_embedded(model, prompts(model)), section.subspace)
+            embedded, words = _embedded(model, prompts(model)), section.subspace // 2
+            whole = prompt_directions(embedded, section.subspace - words)
+            basis = torch.cat([whole, word_directions(embedded, words)]) if words else whole
         except ValueError as error:
             raise ModelError(
                 f"train.ace.subspace: {error}\n  expected: reports that differ in what the model's prompts tell of"

@@ -15,6 +15,7 @@ from cxrsynth.diffusion.ace import (
     load_ace,
     prompt_directions,
     save_ace,
+    word_directions,
 )
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS, conditions_of
@@ -133,6 +134,16 @@ def test_directions_are_those_in_which_prompts_differ() -> None:
     assert prompt_directions(prompts(), 1).shape == (1, 5, 6)
     # Their order and signs do not depend on the order of the prompts.
     assert torch.allclose(prompt_directions(prompts().flip(0), 2), found, atol=1e-4)
+
+
+def test_directions_of_words_are_the_same_at_every_position() -> None:
+    found = word_directions(prompts(), 16)
+    assert len(found) == 6  # two directions over five positions fill the width
+    assert torch.equal(found[:, :1].expand(-1, 5, -1), found)
+    words = (prompts() - prompts().mean(0)).flatten(0, 1)
+    expected = torch.linalg.svdvals(words) / len(words) ** 0.5
+    assert torch.allclose(found[:, 0].norm(dim=1), expected, rtol=1e-3)
+    assert torch.allclose(word_directions(prompts().flip(0), 2), found[:2], atol=1e-4)
 
 
 def test_prompts_that_do_not_differ_give_no_directions() -> None:
