@@ -16,6 +16,7 @@ from cxrsynth.console import Advance
 from cxrsynth.errors import ShardError
 from cxrsynth.films.collection import Unit
 from cxrsynth.films.film import Damaged, Film
+from cxrsynth.memory import memory_advice
 from cxrsynth.ordered import OrderedPool
 from cxrsynth.settings import AuditSettings
 from cxrsynth.shards.folder import writing_failed
@@ -47,9 +48,10 @@ def audit(settings: AuditSettings) -> AuditReport | None:
         if run.processes.is_main:
             run.folder.start()
         run.processes.wait()
-        score_collection(run, run.made, what="films")
-        if run.reference is not None:
-            score_collection(run, run.reference, what="reference films")
+        with memory_advice("lower --batch-size"):
+            score_collection(run, run.made, what="films")
+            if run.reference is not None:
+                score_collection(run, run.reference, what="reference films")
         run.processes.wait()
         return AuditReport(run.folder.path, conclude(run)) if run.processes.is_main else None
     except OSError as error:

@@ -1,5 +1,6 @@
 """curves.png: how a tuning run went, from its metrics."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,29 @@ _PANELS = (
     ("Win rate on held-out reports", ("evaluation/tuning/total/win_rate", "evaluation/judge/total/win_rate")),
     ("KL divergence", ("policy/approx_kl", "policy/baseline_kl")),
     ("Clip fraction", ("policy/clip_fraction",)),
-    ("Gradient norm", ("policy/grad_norm",)),
+    ("Gradient norm", ("policy/grad_norm", "sft/grad_norm")),
+    ("Fine-tuning loss", ("sft/loss",)),
 )
+_COLUMNS = 3
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Six panels over the iterations; stages follow one another. Nothing is written without rows."""
-    if not rows:
+    """A panel for each kind of number there is, over the iterations; stages follow one another.
+
+    Nothing is written without numbers.
+    """
+    there = {name for row in rows for name, value in row.items() if value is not None}
+    panels = [(title, names) for title, names in _PANELS if there.intersection(names)]
+    if not panels:
         return
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    height = math.ceil(len(panels) / _COLUMNS)
+    figure = Figure(figsize=(13, 3.5 * height), layout="constrained")
     FigureCanvasAgg(figure)
     places = _places(rows)
-    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+    grid = list(figure.subplots(height, _COLUMNS, squeeze=False).flat)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, names) in zip(grid, panels, strict=False):
         for name in names:
             points = [
                 (place, row[name], row.get(f"{name}_low"), row.get(f"{name}_high"))

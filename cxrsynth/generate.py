@@ -18,6 +18,7 @@ from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError, ReportsError
 from cxrsynth.estimate import describe
 from cxrsynth.finish import finish_dataset, write_id_map
+from cxrsynth.memory import memory_advice
 from cxrsynth.reports.rows import Rejected, Report
 from cxrsynth.reports.table import Table
 from cxrsynth.run import Run, open_run
@@ -72,7 +73,8 @@ def generate(settings: GenerateSettings) -> Generated:
             write_id_map(run)
         return replace(done, already_complete=True)
     try:
-        _make_shards(run, folder, total=done.samples)
+        with memory_advice("lower --batch-size; pixels depend on it, so begin anew with another --out"):
+            _make_shards(run, folder, total=done.samples)
         run.processes.wait()
         if run.processes.is_main:
             finish_dataset(run, folder, shards=done.shards)

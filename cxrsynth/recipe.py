@@ -169,6 +169,9 @@ class UpdateSection(_Section):
     )
 
 
+_LOWER_THEN = "; then train.unet: lora in place of full, and model.gradient_checkpointing: true"
+
+
 class _RLStage(_Section):
     iterations: _Positive
     reports_per_iteration: _Positive = 16
@@ -180,6 +183,16 @@ class _RLStage(_Section):
     )
     advantage: AdvantageSection = AdvantageSection()
     update: UpdateSection = UpdateSection()
+
+    @property
+    def length(self) -> int:
+        """Rows of metrics the stage writes, its first evaluation not counted."""
+        return self.iterations
+
+    @property
+    def memory_advice(self) -> str:
+        """What to lower when memory runs out."""
+        return f"lower sampling.batch_size and update.micro_batch first{_LOWER_THEN}"
 
     @property
     def trajectories(self) -> int:
@@ -256,6 +269,16 @@ class SftStage(_Section):
     train: SftTrainSection = SftTrainSection()
     checkpoint_every: _Positive = Field(default=500, description="steps")
     cache_gib: _Rate = Field(default=16.0, description="room in the run's folder for the films' latents, while it runs")
+
+    @property
+    def length(self) -> int:
+        """Rows of metrics the stage writes."""
+        return self.steps
+
+    @property
+    def memory_advice(self) -> str:
+        """What to lower when memory runs out."""
+        return f"lower micro_batch first{_LOWER_THEN}"
 
     @property
     def warmup_steps(self) -> int:

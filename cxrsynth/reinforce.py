@@ -112,12 +112,6 @@ class Reinforcement:
                         raise KeyboardInterrupt
             except OSError as error:
                 raise self.run.folder.failed(error) from None
-            except torch.cuda.OutOfMemoryError:
-                raise out_of_memory() from None
-            except RuntimeError as error:
-                if "can't allocate memory" in str(error):
-                    raise out_of_memory() from None
-                raise
 
     def iterate(self, iteration: int, collector: Collector, updater: Updater) -> dict[str, Any]:
         """One iteration: sample, compare, learn. Returns its row of metrics."""
@@ -326,7 +320,7 @@ class Reinforcement:
         if self.run.is_main:
             self.metrics.write({"stage": self.index, "iteration": iteration} | row)
             numbers = {name: value for name, value in row.items() if isinstance(value, float)}
-            self.run.accelerator.log(numbers, step=iteration)
+            self.run.track(numbers, stage=self.index, iteration=iteration)
 
     def _state(self, iteration: int) -> dict[str, Any]:
         return {
@@ -383,12 +377,3 @@ def _groups(policy: Policy, train: TrainSection) -> list[dict[str, Any]]:
     """
     rates = ((policy.unet_weights, train.learning_rate), (policy.ace_weights, train.ace_learning_rate))
     return [{"params": list(weights.values()), "lr": rate, "eps": _EPSILON} for weights, rate in rates if weights]
-
-
-def out_of_memory() -> ModelError:
-    """What to lower."""
-    return ModelError(
-        "out of memory\n"
-        "  lower sampling.batch_size and update.micro_batch first; then train.unet: lora in place of full, and"
-        " model.gradient_checkpointing: true"
-    )

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from cxrsynth import console
 from cxrsynth.asking import Asker
+from cxrsynth.curves import draw_curves
 from cxrsynth.diffusion.finetune import denoising_loss, training_schedule
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import guided_condition, predict_noise
 from cxrsynth.errors import ModelError
+from cxrsynth.gradients import add_gradients
 from cxrsynth.metrics import Metrics
 from cxrsynth.ordered import OrderedPool
 from cxrsynth.policy.checkpoint import Learner, load_checkpoint, save_checkpoint
@@ -78,15 +80,8 @@ class Supervision:
     def __call__(self) -> None:
         """Train from where the stage stands to its end; averaged weights, where there are any, are put in place."""
         self._resume()
-        try:
-            if self.first < self.stage.steps:
-                self.train()
-        except torch.cuda.OutOfMemoryError:
-            raise _out_of_memory() from None
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):
-                raise _out_of_memory() from None
-            raise
+        if self.first < self.stage.steps:
+            self.train()
         if self.run.is_main:
             shutil.rmtree(self.run.folder.latents(self.index), ignore_errors=True)
         if self.average is not None:
@@ -163,24 +158,15 @@ class Supervision:
         Both are shares of the mean over all `batch_size` films of the step.
         """
         weights = list(self.weights.values())
-        sums = [torch.zeros_like(weight) for weight in weights]
-        for weight, total in zip(weights, sums, strict=True):
-            weight.grad = total
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
 
-        def one(batch: list[Draw]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        def one(batch: list[Draw]) -> tuple[Tensor, Tensor]:
             loss = self.loss(step, batch, films).sum() / self.stage.batch_size
-            if pool.batches == 1:  # added up in place: no second set of gradients in memory
-                torch.autograd.backward(loss, inputs=weights)
-                return loss.detach(), ()
-            return loss.detach(), torch.autograd.grad(loss, weights, materialize_grads=True)
+            return loss, loss.detach().double().cpu()
 
-        done = ((b, one(b)) for b in batches) if pool.batches == 1 else pool.map_in_order(one, batches)
-        losses = torch.zeros((), dtype=torch.float64)
-        for _, (loss, found) in done:
-            losses += loss.double().cpu()
-            for total, part in zip(sums, found, strict=False):
-                total += part
-        return losses
+        losses = add_gradients(pool, batches, one, weights)
+        return torch.stack(losses).sum() if losses else torch.zeros((), dtype=torch.float64)
 
     def loss(self, step: int, batch: Sequence[Draw], films: TrainingFilms) -> Tensor:
         """Loss of each film of a micro-batch, [B] float32."""
@@ -247,7 +233,7 @@ class Supervision:
     def _write(self, step: int, row: dict[str, float]) -> None:
         if self.run.is_main:
             self.metrics.write({"stage": self.index, "iteration": step} | row)
-            self.run.accelerator.log(row, step=step)
+            self.run.track(row, stage=self.index, iteration=step)
 
     def _save(self, step: int) -> None:
         """A checkpoint, and the oldest dropped."""
@@ -263,6 +249,7 @@ class Supervision:
             except OSError as error:
                 raise self.run.folder.failed(error) from None
             self.run.folder.rotate(self.index, keep=self.run.recipe.checkpoints.keep)
+            draw_curves(self.metrics.rows(), self.run.folder.curves)
         self.run.wait()
 
     def _resume(self) -> None:
@@ -278,10 +265,3 @@ class Supervision:
         if self.run.is_main:
             self.metrics.cut(stage=self.index, iteration=self.first)
         self.run.wait()
-
-
-def _out_of_memory() -> ModelError:
-    return ModelError(
-        "out of memory\n"
-        "  lower micro_batch first; then train.unet: lora in place of full, and model.gradient_checkpointing: true"
-    )

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cxrsynth import __version__, console
+from cxrsynth.memory import memory_advice
 from cxrsynth.recipe import SftStage, dump_recipe
 from cxrsynth.reinforce import Reinforcement
 from cxrsynth.settings import TuneSettings
@@ -47,8 +48,9 @@ def tune(settings: TuneSettings) -> Tuned:
         run.accelerator.init_trackers("cxrsynth")
     try:
         checkpoint = run.recipe.model.checkpoint
-        for index in range(len(run.recipe.stages)):
-            checkpoint = _run_stage(run, index, checkpoint)
+        for index, section in enumerate(run.recipe.stages):
+            with memory_advice(section.memory_advice):
+                checkpoint = _run_stage(run, index, checkpoint)
     finally:
         run.accelerator.end_training()
         run.folder.unlock()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.memory import memory_advice
 from cxrsynth.policy.draws import Draw, noise
 from cxrsynth.recipe import DdpoStage, RlcfStage, SftStage, dump_recipe
 from cxrsynth.reinforce import Reinforcement
@@ -32,10 +33,11 @@ def describe(run: TuneRun) -> str:
     lines.append(f"reports: {len(run.training)} to train, {len(run.held_out)} held out")
     for index, stage in enumerate(run.recipe.stages):
         head = f"stage {index + 1}, {stage.stage}: "
-        if isinstance(stage, SftStage):
-            lines += [head + line for line in _supervision(run, stage, index)]
-        else:
-            lines += [head + line for line in _reinforcement(run, stage, index)]
+        with memory_advice(stage.memory_advice):
+            if isinstance(stage, SftStage):
+                lines += [head + line for line in _supervision(run, stage, index)]
+            else:
+                lines += [head + line for line in _reinforcement(run, stage, index)]
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """One `tune` run made ready: recipe read, reports split, processes joined, choices resolved."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -64,6 +64,11 @@ class TuneRun:
             return tensor
         summed: Tensor = self.accelerator.reduce(tensor.to(self.device), reduction="sum")
         return summed.to(tensor.device)
+
+    def track(self, numbers: Mapping[str, float], *, stage: int, iteration: int) -> None:
+        """Send numbers to the trackers, their step counted through all stages: theirs must rise."""
+        before = sum(section.length for section in self.recipe.stages[:stage])
+        self.accelerator.log(dict(numbers), step=before + iteration)
 
     def wait(self) -> None:
         """Return when all processes have come here."""

@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner, Result
 
 from cxrsynth.asking import Asker
@@ -296,6 +297,13 @@ def test_films_that_cannot_be_used_are_counted(tiny_model: Path, films: Path, tm
     assert "no film to train on: 0 films; left out: 1 could not be read" in result.output
 
 
+def tracked(out: Path, name: str) -> list[int]:
+    """Steps at which tensorboard was told of a number."""
+    (events,) = out.rglob("events.out.tfevents.*")
+    read = EventAccumulator(str(events)).Reload()
+    return [event.step for event in read.Scalars(name)]
+
+
 def test_comparative_feedback_goes_on_from_what_was_supervised(tiny_model: Path, films: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, films, steps=2, train={"learning_rate": 1.0e-2})
     content["stages"].append(
@@ -311,7 +319,7 @@ def test_comparative_feedback_goes_on_from_what_was_supervised(tiny_model: Path,
         }
     )
     out = tmp_path / "run"
-    result = tune(write_recipe(tmp_path, content), out)
+    result = tune(write_recipe(tmp_path, content | {"trackers": ["tensorboard"]}), out)
     assert result.exit_code == 0, result.output
     first, last = out / "stages" / "0" / "model", out / "model"
     weights = "unet/diffusion_pytorch_model.safetensors"
@@ -319,6 +327,8 @@ def test_comparative_feedback_goes_on_from_what_was_supervised(tiny_model: Path,
     assert model_digest(first) in (last / "model_card.md").read_text()
     assert model_digest(tiny_model) in (first / "model_card.md").read_text()
     assert [(row["stage"], row["iteration"]) for row in metrics(out)] == [(0, 1), (0, 2), (1, 1), (1, 1)]
+    assert tracked(out, "sft/loss") == [1, 2]
+    assert tracked(out, "policy/grad_norm") == [3]  # counted through the stages
     assert json.loads((last / "cxrsynth.json").read_text())["name"] == "tiny-tuned"
     written = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
     assert not any(word.encode() in written for word in ("Zorblattic", "Quibbleton", "Xylograph"))

@@ -13,6 +13,7 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.rollout import predict_means
 from cxrsynth.diffusion.sampler import guided_condition
 from cxrsynth.errors import ModelError
+from cxrsynth.gradients import add_gradients
 from cxrsynth.ordered import OrderedPool
 from cxrsynth.policy.objective import PolicyLoss, clipped_objective
 from cxrsynth.policy.policy import Policy
@@ -182,13 +183,13 @@ class Updater:
             Sums over those pairs: clipped, approximate KL, KL to the baseline, and how many they are; and the largest
             |ratio - 1|.
         """
-        gradients = {name: torch.zeros_like(weight) for name, weight in self._policy.weights.items()}
-        for name, weight in self._policy.weights.items():
-            weight.grad = gradients[name]
+        for weight in self._policy.weights.values():
+            weight.grad = torch.zeros_like(weight)
         shifted, error = self._shift_gradients(experience, advantage, {place for place, _ in chosen})
-        denoised, steps_error = self._denoising_gradients(experience, advantage, chosen, means, gradients)
-        for name, weight in self._policy.weights.items():
-            weight.grad = self._add_up(gradients[name])
+        denoised, steps_error = self._denoising_gradients(experience, advantage, chosen, means)
+        for weight in self._policy.weights.values():
+            assert weight.grad is not None
+            weight.grad = self._add_up(weight.grad)
         return self._add_up(shifted + denoised), max(error, steps_error)
 
     def _shift_gradients(self, experience: Experience, advantage: Tensor, places: set[int]) -> tuple[Tensor, float]:
@@ -218,26 +219,20 @@ class Updater:
         advantage: Tensor,
         chosen: set[tuple[int, int]],
         means: dict[tuple[int, int], Tensor],
-        gradients: dict[str, Tensor],
     ) -> tuple[Tensor, float]:
-        """Of the denoising steps, added to `gradients`."""
+        """Of the denoising steps, added to the weights' `grad`."""
         weights = list(self._policy.denoising_weights.values())
         batches = self._own(experience, chosen) if weights else []
-        sums, error = torch.zeros(4, dtype=torch.float64), 0.0
 
-        def one(pairs: list[tuple[int, int]]) -> tuple[PolicyLoss, tuple[Tensor, ...]]:
+        def one(pairs: list[tuple[int, int]]) -> tuple[Tensor, tuple[list[float], float]]:
             loss = self._loss(experience, advantage, pairs, means)
-            if self._pool.batches == 1:  # added up in place: no second set of gradients in memory
-                torch.autograd.backward(loss.loss / len(chosen), inputs=weights)
-                return loss, ()
-            return loss, torch.autograd.grad(loss.loss / len(chosen), weights, materialize_grads=True)
+            told = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(pairs)]
+            return loss.loss / len(chosen), (told, loss.ratio_error)
 
-        done = ((b, one(b)) for b in batches) if self._pool.batches == 1 else self._pool.map_in_order(one, batches)
-        for pairs, (loss, found) in done:
-            for name, part in zip(self._policy.denoising_weights, found, strict=False):
-                gradients[name] += part
-            sums += torch.tensor([loss.clipped, loss.approx_kl, loss.baseline_kl, len(pairs)], dtype=torch.float64)
-            error = max(error, loss.ratio_error)
+        sums, error = torch.zeros(4, dtype=torch.float64), 0.0
+        for told, worst in add_gradients(self._pool, batches, one, weights):
+            sums += torch.tensor(told, dtype=torch.float64)
+            error = max(error, worst)
         return sums, error
 
     def _loss(
