@@ -93,11 +93,13 @@ def our_iterations(stage: Reinforcement) -> Callable[[], object]:
 class PlainLoop:
     """One iteration a call: sample policy and baseline, score, compare, and update on every timestep."""
 
-    def __init__(self, suite: RewardSuite, *, batch: int, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, suite: RewardSuite, *, batch: int, weights: Tensor | None = None, learning_rate: float = 1e-5
+    ) -> None:
         self.model: DiffusionModel = load_model("nano", device=torch.device("cpu"), precision=Precision.FP32)
         self.baseline = copy.deepcopy(self.model.unet)
         self.model.unet.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.model.unet.parameters(), lr=1e-5)
+        self.optimizer = torch.optim.AdamW(self.model.unet.parameters(), lr=learning_rate)
         self.schedule = trajectory_schedule(self.model, steps=_STEPS, eta=1.0)
         self.suite, self.batch = suite, batch
         self.weights = torch.ones(len(suite.names)) if weights is None else weights
