@@ -223,7 +223,7 @@ def hacking(verdict: Verdict, *, judge: float, tuning: float, margin: float) -> 
         margin: in spreads of the baseline's rewards, as the others.
     """
     fall = judge - verdict.judge
-    if fall <= margin or verdict.tuning <= tuning:
+    if not (fall > margin and verdict.tuning > tuning):  # nor where one of them is not known
         return None
     return (
         f"reward hacking: the judge has fallen by {fall:.2f} spreads (to {verdict.judge:+.2f}) while the tuning reward"

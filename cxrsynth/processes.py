@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+# A process with little to do waits for the slowest: the usual 10 or 30 minutes would end a good run.
+PATIENCE = timedelta(days=30)
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -38,6 +41,5 @@ def join_processes(*, cpu: bool) -> Processes:
         return Processes()
     from accelerate import PartialState
 
-    # A process with few shards waits for the slowest: the usual 30 minutes would end a good run.
-    state = PartialState(cpu=cpu, timeout=timedelta(days=30))
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
     return Processes(state.process_index, state.local_process_index, state.num_processes, state)

@@ -7,15 +7,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cxrsynth.errors import RecipeError
 from cxrsynth.reports.columns import ColumnNames
+from cxrsynth.rewards.backends import FAMILIES, REWARDS
 from cxrsynth.settings import Device, Precision
 
-_Positive = Annotated[int, Field(ge=1)]
-_Rate = Annotated[float, Field(gt=0)]
-_Weight = Annotated[float, Field(ge=0)]
+
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"found {str(value).lower()}, expected a number")
+    return value
+
+
+# Numbers may be text that is one: YAML reads 1e-5 as text.
+_PLAIN = BeforeValidator(_no_switch)
+_Count = Annotated[int, Field(strict=True)]
+_Switch = Annotated[bool, Field(strict=True)]
+_Positive = Annotated[_Count, Field(ge=1)]
+_Rate = Annotated[float, Field(gt=0), _PLAIN]
+_Weight = Annotated[float, Field(ge=0), _PLAIN]
 
 
 def _known_roles(columns: dict[str, str]) -> dict[str, str]:
@@ -44,7 +56,9 @@ class ModelSection(_Section):
     checkpoint: str = Field(default="nano", description="nano, a Stable Diffusion folder, or a hub id")
     precision: Precision = Precision.AUTO
     device: Device = Device.AUTO
-    gradient_checkpointing: bool = Field(default=False, description="less memory in updates, about a third more time")
+    gradient_checkpointing: _Switch = Field(
+        default=False, description="less memory in updates, about a third more time"
+    )
 
 
 class ReportsSection(_Section):
@@ -92,11 +106,11 @@ class TrainSection(_Section):
 
     unet: Literal["full", "lora", "frozen"] = "full"
     lora: LoraSection = LoraSection()
-    ace: bool | AceSection = Field(default=True, description="true: {subspace: 32, explore: 0.3}")
+    ace: _Switch | AceSection = Field(default=True, description="true: {subspace: 32, explore: 0.3}")
     learning_rate: _Rate = Field(default=1.0e-5, description="of the UNet or its adapters")
     ace_learning_rate: _Rate = 1.0e-2
     weight_decay: _Weight = 0.0
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    ema_decay: Annotated[float, Field(gt=0, lt=1), _PLAIN] | None = Field(
         default=None, description="averaged weights are evaluated"
     )
 
@@ -117,11 +131,11 @@ class TrainSection(_Section):
 class SamplingSection(_Section):
     """How trajectories are sampled. `guidance` None: what the model folder recommends."""
 
-    steps: Annotated[int, Field(ge=2)] = 10
-    eta: Annotated[float, Field(gt=0, le=1)] = Field(
+    steps: Annotated[_Count, Field(ge=2)] = 10
+    eta: Annotated[float, Field(gt=0, le=1), _PLAIN] = Field(
         default=1.0, description="0 is deterministic: no log-probabilities"
     )
-    guidance: Annotated[float, Field(ge=0)] | None = None
+    guidance: Annotated[float, Field(ge=0), _PLAIN] | None = None
     batch_size: _Positive | None = Field(default=None, description="default: 8, on a CPU 4")
 
 
@@ -148,7 +162,7 @@ class AdvantageSection(_Section):
     """How feedback becomes an advantage."""
 
     clip: _Rate = 5.0
-    centre: bool = Field(default=True, description="subtract the mean of the report's, or batch's, feedback")
+    centre: _Switch = Field(default=True, description="subtract the mean of the report's, or batch's, feedback")
     buffer: _Positive = Field(default=32, description="latest values kept of each report")
     least: _Positive = Field(default=8, description="fewer than this: the batch's statistics stand in")
 
@@ -158,7 +172,7 @@ class UpdateSection(_Section):
 
     updates: _Positive = Field(default=2, description="optimizer steps an iteration")
     inner_epochs: _Positive = 1
-    timesteps: Annotated[float, Field(gt=0, le=1)] = Field(
+    timesteps: Annotated[float, Field(gt=0, le=1), _PLAIN] = Field(
         default=1.0, description="share of each trajectory's steps used"
     )
     clip_range: _Rate = 1.0e-4
@@ -240,14 +254,14 @@ class SftTrainSection(_Section):
 
     unet: Literal["full", "lora"] = "full"
     lora: LoraSection = LoraSection()
-    text_encoder: bool = False
+    text_encoder: _Switch = False
     learning_rate: _Rate = Field(default=1.0e-5, description="with adapters about ten times as much")
-    warmup: Annotated[int, Field(ge=0)] | None = Field(
+    warmup: Annotated[_Count, Field(ge=0)] | None = Field(
         default=None, description="steps in which the learning rate rises; default: a tenth of all, at most 500"
     )
     weight_decay: _Weight = 0.01
     grad_norm: _Rate = 1.0
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    ema_decay: Annotated[float, Field(gt=0, lt=1), _PLAIN] | None = Field(
         default=0.999, description="averaged weights are kept"
     )
 
@@ -259,10 +273,12 @@ class SftStage(_Section):
     data: Path = Field(description="films with reports: WebDataset, folder or DICOM; relative to the recipe")
     table: Path | None = Field(default=None, description="table that tells of the films; relative to the recipe")
     columns: _Columns = {}
-    steps: Annotated[int, Field(ge=1, le=999_999)]
+    steps: Annotated[_Count, Field(ge=1, le=999_999)]
     batch_size: _Positive = 16
     micro_batch: _Positive | None = Field(default=None, description="films a forward pass; default: 8, on a CPU 4")
-    unconditional: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="share of empty prompts")
+    unconditional: Annotated[float, Field(ge=0, lt=1), _PLAIN] = Field(
+        default=0.1, description="share of empty prompts"
+    )
     min_snr: _Rate | None = Field(
         default=None, description="gamma of min-SNR weights (arXiv:2303.09556), as 5; default: no weights"
     )
@@ -292,13 +308,11 @@ Stage = Annotated[RlcfStage | DdpoStage | SftStage, Field(discriminator="stage")
 class EvaluationSection(_Section):
     """The independent judge, on held-out reports with fixed noise."""
 
-    every: _Positive = Field(
-        default=10, description="iterations between evaluations; the first and last are always judged"
-    )
+    every: _Positive = Field(default=10, description="iterations between evaluations; the last is always judged")
     reports: _Positive | None = Field(default=None, description="first so many held-out reports; default: all")
     images_per_report: _Positive = 1
     steps: _Positive | None = Field(default=None, description="default: what the model folder recommends, as generate")
-    guidance: Annotated[float, Field(ge=0)] | None = None
+    guidance: Annotated[float, Field(ge=0), _PLAIN] | None = None
     judge: str | dict[str, str] = Field(
         default="nano-judge", description="backend of the judge's three rewards, or reward -> backend"
     )
@@ -306,9 +320,14 @@ class EvaluationSection(_Section):
     reference: Path | None = Field(
         default=None, description="real films for the Frechet distance; else the baseline's images"
     )
-    sheet: Annotated[int, Field(ge=0)] = Field(default=12, description="pairs on the contact sheet")
-    on_hacking: Literal["warn", "stop"] = "warn"
+    sheet: Annotated[_Count, Field(ge=0)] = Field(default=12, description="pairs on the contact sheet")
+    on_hacking: Literal["warn", "stop"] = Field(default="warn", description="stop: the stage ends with the best so far")
     hacking_margin: _Rate = Field(default=0.1, description="fall of the judge, in spreads of the baseline's rewards")
+
+    @property
+    def judges(self) -> dict[str, str]:
+        """Backend of each reward the judge gives."""
+        return dict.fromkeys(REWARDS, self.judge) if isinstance(self.judge, str) else self.judge
 
 
 class CheckpointSection(_Section):
@@ -321,7 +340,7 @@ class CheckpointSection(_Section):
 class Recipe(_Section):
     """Everything one `tune` run does."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[_Count, Field(ge=0)] = 0
     model: ModelSection = ModelSection()
     reports: ReportsSection
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -437,10 +456,7 @@ def _told(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
             case _:
                 found = one["input"]
                 shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
-                hint = ""
-                if isinstance(found, str) and _is_number(found):
-                    hint = "\n  YAML reads 1e-5 as text: write 1.0e-5"
-                yield f"{where}: found {shown}\n  expected: {one['msg'].removeprefix('Input should be ')}{hint}"
+                yield f"{where}: found {shown}\n  expected: {one['msg'].removeprefix('Input should be ')}"
 
 
 def _is_beside(one: Any, others: Sequence[Any]) -> bool:
@@ -448,15 +464,9 @@ def _is_beside(one: Any, others: Sequence[Any]) -> bool:
     other_kind = {"bool_type": dict, "path_type": int}.get(one["type"])
     if other_kind is not None and isinstance(one["input"], other_kind):
         return len(others) > 1
+    if one["type"] == "model_type":
+        return any(o["type"] == "bool_type" and o["loc"][:-1] == one["loc"][:-1] for o in others)
     return one["type"] == "too_short" and any(o is not one and o["loc"][:1] == one["loc"] for o in others)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _where(loc: tuple[int | str, ...], data: Any) -> str:
@@ -499,23 +509,33 @@ def _field(section: Any, step: int | str) -> Any:
 
 
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:
-    """Paths made absolute."""
+    """Paths made absolute; so are names of models and judges where they are folders beside the recipe."""
 
     def absolute(path: Any) -> Any:
         return (folder / path).resolve() if isinstance(path, Path) else path
 
-    reports = recipe.reports.model_copy(
-        update={"table": absolute(recipe.reports.table), "held_out": absolute(recipe.reports.held_out)}
+    def beside(name: str) -> str:
+        own = name in ("nano", *FAMILIES)
+        return str((folder / name).resolve()) if (folder / name).is_dir() and not own else name
+
+    def resolved(stage: Stage) -> Stage:
+        if isinstance(stage, SftStage):
+            return stage.model_copy(update={"data": absolute(stage.data), "table": absolute(stage.table)})
+        rewards = {
+            name: section.model_copy(update={"backend": beside(section.backend)})
+            for name, section in stage.rewards.items()
+        }
+        return stage.model_copy(update={"rewards": rewards})
+
+    reports, evaluation, judge = recipe.reports, recipe.evaluation, recipe.evaluation.judge
+    judges = beside(judge) if isinstance(judge, str) else {name: beside(one) for name, one in judge.items()}
+    return recipe.model_copy(
+        update={
+            "reports": reports.model_copy(
+                update={"table": absolute(reports.table), "held_out": absolute(reports.held_out)}
+            ),
+            "evaluation": evaluation.model_copy(update={"reference": absolute(evaluation.reference), "judge": judges}),
+            "stages": tuple(map(resolved, recipe.stages)),
+            "model": recipe.model.model_copy(update={"checkpoint": beside(recipe.model.checkpoint)}),
+        }
     )
-    evaluation = recipe.evaluation.model_copy(update={"reference": absolute(recipe.evaluation.reference)})
-    stages = tuple(
-        stage.model_copy(update={"data": absolute(stage.data), "table": absolute(stage.table)})
-        if isinstance(stage, SftStage)
-        else stage
-        for stage in recipe.stages
-    )
-    checkpoint = recipe.model.checkpoint
-    if (folder / checkpoint).is_dir() and checkpoint != "nano":
-        checkpoint = str((folder / checkpoint).resolve())
-    model = recipe.model.model_copy(update={"checkpoint": checkpoint})
-    return recipe.model_copy(update={"reports": reports, "evaluation": evaluation, "stages": stages, "model": model})

@@ -31,7 +31,7 @@ from cxrsynth.policy.policy import Policy, load_policy
 from cxrsynth.policy.update import Updater, UpdateStats
 from cxrsynth.recipe import DdpoStage, RlcfStage, TrainSection
 from cxrsynth.reports.rows import Report
-from cxrsynth.rewards.backends import REWARDS, load_reward
+from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.feedback import Comparison, compare, spread
 from cxrsynth.stopping import Stop
@@ -85,6 +85,7 @@ class Reinforcement:
         self.metrics = Metrics(run.folder.metrics)
         self.best = _Best()
         self.first = 0
+        self.hacked = False
 
     def __call__(self) -> None:
         """Iterate from where the stage stands to its end."""
@@ -94,24 +95,26 @@ class Reinforcement:
         with pool, console.tuning_view(self.stage.iterations, quiet=not self.run.is_main) as show, Stop() as stop:
             evaluator = self._evaluator(pool, batch)
             collector, updater = self.learners(pool, batch)
-            try:
-                self._evaluate(evaluator, self.first, show, begin=True)
-                for iteration in range(self.first, self.stage.iterations):
+            self._draw_baseline(evaluator)
+            for iteration in range(self.first, self.stage.iterations):
+                if self.hacked:
+                    break
+                done = iteration + 1
+                try:
                     row = self.iterate(iteration, collector, updater)
-                    done = iteration + 1
-                    self._write(done, row)
-                    show(done, row)
-                    last = done == self.stage.iterations
-                    if done % self.run.recipe.evaluation.every == 0 or last:
-                        self._evaluate(evaluator, done, show)
-                    # All processes stop together, whoever was asked.
-                    stopped = bool(self.run.add_up(torch.tensor([float(stop.asked)])))
-                    if done % self.run.recipe.checkpoints.every == 0 or last or stopped:
-                        self._save(done)
-                    if stopped and not last:
-                        raise KeyboardInterrupt
-            except OSError as error:
-                raise self.run.folder.failed(error) from None
+                except ModelError as error:
+                    raise ModelError(f"iteration {done}: {error}") from None
+                self._write(done, row)
+                show(done, row)
+                last = done == self.stage.iterations
+                if done % self.run.recipe.evaluation.every == 0 or last:
+                    self._evaluate(evaluator, done, show)
+                # All processes stop together, whoever was asked.
+                stopped = bool(self.run.add_up(torch.tensor([float(stop.asked)])))
+                if done % self.run.recipe.checkpoints.every == 0 or last or stopped or self.hacked:
+                    self._save(done)
+                if stopped:
+                    raise KeyboardInterrupt
 
     def iterate(self, iteration: int, collector: Collector, updater: Updater) -> dict[str, Any]:
         """One iteration: sample, compare, learn. Returns its row of metrics."""
@@ -170,9 +173,9 @@ class Reinforcement:
         return collector.baseline_rewards(drawn, cases, self.cache, images=self.stage.comparison.baseline_images)
 
     def feedback(self, rewards: Tensor, baseline: Tensor | None) -> Tensor:
-        """Feedback [N, R]: the comparison, or without a baseline the rewards about their mean."""
+        """Feedback [N, R]: the comparison, or without a baseline the rewards about their mean; nan: cannot tell."""
         if baseline is None or not isinstance(self.stage, RlcfStage):
-            return (rewards - rewards.nanmean(0)).nan_to_num(0.0)
+            return rewards - rewards.nanmean(0)
         section, scale = self.stage.comparison, spread(self.cache.everything())
         return compare(rewards, baseline, kind=Comparison(section.kind), scale=scale, beta=section.beta)
 
@@ -180,12 +183,12 @@ class Reinforcement:
         row: dict[str, Any] = {}
         for column, name in enumerate(self.suite.names):
             row[f"reward/{name}/mean"] = float(rewards[:, column].nanmean())
-            row[f"feedback/{name}/mean"] = float(feedback[:, column].mean())
+            row[f"feedback/{name}/mean"] = float(feedback[:, column].nanmean())
             if baseline is not None:
                 row[f"reward/{name}/baseline"] = float(baseline[:, column].nanmean())
         if baseline is not None:
             weights = torch.tensor([self.weights[name] for name in self.suite.names])
-            total = feedback @ weights
+            total = feedback.nan_to_num(0.0) @ weights
             row["feedback/win_rate"] = float((0.5 + 0.5 * total.sign()).mean())
         return row
 
@@ -234,8 +237,7 @@ class Reinforcement:
     def _evaluator(self, pool: SamplingPool, batch: int) -> Evaluator:
         section = self.run.recipe.evaluation
         reports: Sequence[Report] = self.run.held_out[: section.reports]
-        asked = dict.fromkeys(REWARDS, section.judge) if isinstance(section.judge, str) else section.judge
-        judges = {name: load_reward(name, backend, device=self.run.device) for name, backend in asked.items()}
+        judges = {name: load_reward(name, backend, device=self.run.device) for name, backend in section.judges.items()}
         extractor = load_extractor(section.features, device=self.run.device)
         reference = None
         if section.reference is not None:
@@ -272,15 +274,13 @@ class Reinforcement:
         finally:
             self.average.restore(weights)
 
-    def _evaluate(
-        self, evaluator: Evaluator, iteration: int, show: Callable[[int, dict[str, Any]], None], *, begin: bool = False
-    ) -> None:
-        """Judge the policy; at the start only what the baseline draws is needed."""
-        baseline = evaluator.baseline(
-            self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors"
-        )
-        if begin:
-            return
+    def _draw_baseline(self, evaluator: Evaluator) -> Judged:
+        """The baseline's images of held-out reports, and what was said of them."""
+        return evaluator.baseline(self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors")
+
+    def _evaluate(self, evaluator: Evaluator, iteration: int, show: Callable[[int, dict[str, Any]], None]) -> None:
+        """Judge the policy; `hacked` is set where the recipe wants a hacked reward to end the stage."""
+        baseline = self._draw_baseline(evaluator)
         with self.evaluated() as model:
             judged = evaluator.judged(model)
         verdict = evaluator.verdict(judged, baseline)
@@ -295,11 +295,9 @@ class Reinforcement:
             if self.run.is_main:
                 self._save_to(self.run.folder.best(self.index), iteration)
         if alarm is not None:
+            self.hacked = self.run.recipe.evaluation.on_hacking == "stop"
             if self.run.is_main:
-                console.warn(alarm)
-            if self.run.recipe.evaluation.on_hacking == "stop":
-                self._save(iteration)
-                raise ModelError(f"{alarm}\n  stopped, as evaluation.on_hacking says; the best checkpoint is kept")
+                console.warn(alarm + ("\n  the stage ends here, as evaluation.on_hacking says" if self.hacked else ""))
 
     def _alarm(self, verdict: Verdict) -> str | None:
         """Whether the judge falls while the reward rises, against the best evaluation (or the baseline, at zero)."""
@@ -329,6 +327,7 @@ class Reinforcement:
             "statistics": self.statistics.state(),
             "baseline": [[*key, row] for key, row in sorted(self.cache.rows.items())],
             "best": asdict(self.best),
+            "hacked": self.hacked,
             "ema_steps": None if self.average is None else self.average.optimization_step,
         }
 
@@ -351,6 +350,7 @@ class Reinforcement:
             self.statistics.load(state["statistics"])
             self.cache.rows = {(report_id, start): row for report_id, start, row in state["baseline"]}
             self.best = _Best(**state["best"])
+            self.hacked = bool(state["hacked"])
             if self.average is not None:
                 self.average.optimization_step = int(state["ema_steps"])
             if self.run.is_main:
@@ -365,6 +365,8 @@ class Reinforcement:
         folder = self.run.folder.best(self.index)
         if folder.is_dir():
             load_weights(folder, self.policy.weights)
+        if self.best.judge <= 0 and self.run.is_main:
+            console.warn("no checkpoint is above the baseline by the judge: the model is not better than its start")
         return self.best.iteration
 
 

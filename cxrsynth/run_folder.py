@@ -1,6 +1,7 @@
 """The folder of one tuning run: the recipe first, then metrics, sheets and checkpoints, the model at the end.
 
-recipe.yaml, versions.json     what this run is; the same recipe goes on where it stopped
+recipe.yaml, inputs.json       what this run is; the same recipe on the same inputs goes on where it stopped
+versions.json                  of the libraries it was begun with
 metrics.jsonl                  one row an iteration, evaluations among them
 sheets/, curves.png            contact sheets of baseline and policy, curves of the metrics
 checkpoints/<stage>-<n>/       for going on; the newest few, and the best by the judge
@@ -13,8 +14,9 @@ import fcntl
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from cxrsynth.errors import RecipeError, ShardError
 from cxrsynth.shards.tar import write_atomically
@@ -62,20 +64,46 @@ class RunFolder:
             )
         return (self.model / "model_card.md").is_file()
 
-    def start(self, recipe: str, versions: dict[str, Any]) -> None:
-        """Make the folder, take its lock, write the recipe down. Raises ShardError if that cannot be done."""
+    def start(self, recipe: str, versions: Mapping[str, str], inputs: Mapping[str, str]) -> None:
+        """Make the folder, take its lock, write down what the run is.
+
+        Args:
+            recipe: resolved, as YAML.
+            versions: of libraries.
+            inputs: digests of what the recipe names, by its keys.
+
+        Raises:
+            ShardError: if it cannot be written, or another run is writing there.
+            RecipeError: if the run was begun with other inputs.
+        """
         try:
-            for folder in (self.path, self.checkpoints, self.sheets, self.baseline_images):
-                folder.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._drop_leftovers()
-            write_atomically(self.path / "versions.json", json.dumps(versions, indent=1).encode())
             write_atomically(self.path / "recipe.yaml", recipe.encode())
+            for folder in (self.checkpoints, self.sheets, self.baseline_images):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._drop_leftovers()
+            self._same_inputs(inputs)
+            write_atomically(self.path / "versions.json", json.dumps(versions, indent=1).encode())
         except BlockingIOError:
             raise ShardError(f"--out {self.path}: another run is writing there\n  wait for it, or stop it") from None
         except OSError as error:
             raise self.failed(error) from None
+
+    def _same_inputs(self, inputs: Mapping[str, str]) -> None:
+        """Checkpoints, held-out reports and the baseline's images are of the files the run was begun with."""
+        known = self.path / "inputs.json"
+        if not known.exists():
+            write_atomically(known, json.dumps(inputs, indent=1).encode())
+            return
+        before = json.loads(known.read_text(encoding="utf-8"))
+        changed = sorted(name for name in before.keys() | inputs.keys() if before.get(name) != inputs.get(name))
+        if changed:
+            raise RecipeError(
+                f"--out {self.path}: the run was begun with other files behind {', '.join(changed)}\n"
+                "  bring them back, or choose a new folder: what was learned and measured is of the old ones"
+            )
 
     def _drop_leftovers(self) -> None:
         """Of a run that was killed while saving: what was replaced comes back where nothing took its place."""

@@ -102,7 +102,7 @@ class Supervision:
                     stopped = bool(self.run.add_up(torch.tensor([float(stop.asked)])))
                     if done % self.stage.checkpoint_every == 0 or done == total or stopped:
                         self._save(done)
-                    if stopped and done < total:
+                    if stopped:
                         raise KeyboardInterrupt
 
     @property
@@ -163,7 +163,7 @@ class Supervision:
 
         def one(batch: list[Draw]) -> tuple[Tensor, Tensor]:
             loss = self.loss(step, batch, films).sum() / self.stage.batch_size
-            return loss, loss.detach().double().cpu()
+            return loss, loss.detach().cpu().double()
 
         losses = add_gradients(pool, batches, one, weights)
         return torch.stack(losses).sum() if losses else torch.zeros((), dtype=torch.float64)
@@ -218,11 +218,8 @@ class Supervision:
             batch_size=self.micro_batch,
             pool=pool,
         )
-        try:
-            with console.image_progress(None, quiet=not run.is_main, what="films encoded") as advance:
-                encoder.encode(run.group.share(collection.units), advance=advance)
-        except OSError as error:
-            raise run.folder.failed(error) from None
+        with console.image_progress(None, quiet=not run.is_main, what="films encoded") as advance:
+            encoder.encode(run.group.share(collection.units), advance=advance)
         run.wait()
         films = encoder.films()
         self.told_films = films.told()
@@ -244,10 +241,7 @@ class Supervision:
                 "films": self.told_films,
                 "ema_steps": None if self.average is None else self.average.optimization_step,
             }
-            try:
-                save_checkpoint(self.run.folder.checkpoint(self.index, step), self.learner, state)
-            except OSError as error:
-                raise self.run.folder.failed(error) from None
+            save_checkpoint(self.run.folder.checkpoint(self.index, step), self.learner, state)
             self.run.folder.rotate(self.index, keep=self.run.recipe.checkpoints.keep)
             draw_curves(self.metrics.rows(), self.run.folder.curves)
         self.run.wait()

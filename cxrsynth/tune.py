@@ -11,7 +11,7 @@ from cxrsynth.reinforce import Reinforcement
 from cxrsynth.settings import TuneSettings
 from cxrsynth.supervise import Supervision
 from cxrsynth.tune_estimate import describe
-from cxrsynth.tune_run import TuneRun, open_tune
+from cxrsynth.tune_run import TuneRun, input_digests, open_tune
 from cxrsynth.tuned_card import reinforcement_card, supervision_card
 from cxrsynth.tuned_model import Trained, save_tuned
 
@@ -42,7 +42,8 @@ def tune(settings: TuneSettings) -> Tuned:
         return Tuned(run.folder.model, already_complete=True)
     run.wait()  # nobody takes what another has begun for a foreign folder
     if run.is_main:
-        run.folder.start(recipe, {"cxrsynth": __version__} | {name: version(name) for name in _PACKAGES})
+        versions = {"cxrsynth": __version__} | {name: version(name) for name in _PACKAGES}
+        run.folder.start(recipe, versions, input_digests(run))
     run.wait()
     if run.recipe.trackers:
         run.accelerator.init_trackers("cxrsynth")
@@ -51,6 +52,10 @@ def tune(settings: TuneSettings) -> Tuned:
         for index, section in enumerate(run.recipe.stages):
             with memory_advice(section.memory_advice):
                 checkpoint = _run_stage(run, index, checkpoint)
+    except OSError as error:
+        if error.errno is None:
+            raise  # a library's own, not of a file
+        raise run.folder.failed(error) from None
     finally:
         run.accelerator.end_training()
         run.folder.unlock()
@@ -71,13 +76,13 @@ def _run_stage(run: TuneRun, index: int, checkpoint: str) -> str:
         supervised()
         if run.is_main:
             card = supervision_card(run, supervised)
-            save_tuned(run, supervised.trained, out, source=checkpoint, card=card)
+            save_tuned(supervised.trained, out, source=checkpoint, card=card)
     else:
         stage = Reinforcement(run, section, index, checkpoint=checkpoint)
         stage()
         best = stage.take_best()
         if run.is_main:
             trained = Trained(stage.policy.model, stage.policy.weights, adapters=section.train.unet == "lora")
-            save_tuned(run, trained, out, source=checkpoint, card=reinforcement_card(run, stage, best))
+            save_tuned(trained, out, source=checkpoint, card=reinforcement_card(run, stage, best))
     run.wait()
     return str(out)

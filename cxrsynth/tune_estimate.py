@@ -17,6 +17,8 @@ from cxrsynth.supervise import Supervision
 from cxrsynth.training_films import Pair, TrainingFilms
 from cxrsynth.tune_run import TuneRun
 
+_ADAMW_BYTES = 8  # two moments in float32; averaged weights are there before the first step
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -65,12 +67,14 @@ def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
         made.gradients(1, batches, films, pool)
         taken = time.monotonic() - started
         side_by_side = pool.batches * run.accelerator.num_processes
+    trained = sum(weight.numel() for weight in made.weights.values())
+    kept = _ADAMW_BYTES * trained
     step = math.ceil(stage.batch_size / micro_batch / side_by_side) * taken
     return [
         f"{stage.steps} steps of {stage.batch_size} films, from {stage.data}",
-        f"trains {sum(weight.numel() for weight in made.weights.values()):,} numbers",
+        f"trains {trained:,} numbers",
         f"about {step:.1f} s a step, {stage.steps * step / 3600:.1f} hours in all (reading and encoding the films not"
-        f" counted), at most {_peak_bytes(run) / 2**30:.1f} GiB {_where(run)}",
+        f" counted); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)} for weights, optimizer and a step",
     ]
 
 
@@ -83,9 +87,10 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     with SamplingPool(made.policy.model, batch_size=batch, threads_per_batch=1) as pool:
         step = _measure(made, pool, batch)
         side_by_side = pool.batches * run.accelerator.num_processes
+    sampling = stage.sampling.steps * step.forward_s / batch / side_by_side  # seconds an image
     batches = stage.trajectories / batch / side_by_side
-    sampled = batches * stage.sampling.steps * step.forward_s
-    first = sampled * (1 + (stage.comparison.baseline_images if isinstance(stage, RlcfStage) else 0))
+    sampled = stage.trajectories * sampling
+    at_first, in_all = (_baseline_images(made, iterations) for iterations in (1, stage.iterations))
     updated = batches * actions * (step.backward_s + (step.forward_s if stage.update.kl_weight else 0))
     evaluation = run.recipe.evaluation
     judged = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
@@ -93,15 +98,28 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     steps = evaluation.steps or run.spec.defaults.steps
     judging = judged / batch / side_by_side * steps * step.forward_s
     times = stage.iterations // evaluation.every + 2
-    total = stage.iterations * (sampled + updated) + times * judging
+    total = stage.iterations * (sampled + updated) + in_all * sampling + times * judging
+    trained = sum(counts.values())
+    kept = _ADAMW_BYTES * trained
     return [
         f"{stage.iterations} iterations of {stage.trajectories} images and {stage.update.updates} updates;"
         f" {stage.sampling.steps} steps, guidance {made.guidance:g}",
-        f"trains {sum(counts.values()):,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
-        f"an iteration about {first + updated:.0f} s at first, {sampled + updated:.0f} s once the baseline is cached;"
-        f" an evaluation of {judged} images about {judging:.0f} s (decoding and rewards not counted)",
-        f"about {total / 3600:.1f} hours in all, at most {step.memory_bytes / 2**30:.1f} GiB {_where(run)}",
+        f"trains {trained:,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
+        f"an iteration about {sampled + at_first * sampling + updated:.0f} s at first, {sampled + updated:.0f} s where"
+        f" the baseline's rewards are known; an evaluation of {judged} images about {judging:.0f} s",
+        f"the baseline draws {in_all:,} images in all; its rewards are kept by report and x_T",
+        f"about {total / 3600:.1f} hours in all; {(step.memory_bytes + kept) / 2**30:.1f} GiB {_where(run)} for"
+        " weights, optimizer and a step (decoding and rewards are counted in neither)",
     ]
+
+
+def _baseline_images(made: Reinforcement, iterations: int) -> int:
+    """How many the baseline has to draw: one or several for each pair of report and x_T there is."""
+    stage = made.stage
+    if not isinstance(stage, RlcfStage):
+        return 0
+    pairs = {(draw.report, draw.start) for iteration in range(iterations) for draw in made.draws(iteration)}
+    return len(pairs) * stage.comparison.baseline_images
 
 
 def _where(run: TuneRun) -> str:
@@ -109,7 +127,9 @@ def _where(run: TuneRun) -> str:
 
 
 def _peak_bytes(run: TuneRun) -> int:
-    return int(torch.cuda.max_memory_allocated() if run.device.type == "cuda" else psutil.Process().memory_info().rss)
+    if run.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return int(psutil.Process().memory_info().rss)
 
 
 def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 from cxrsynth.asking import Asker
-from cxrsynth.diffusion.model import choose_device, choose_precision, find_model
+from cxrsynth.diffusion.model import choose_device, choose_precision, find_model, model_digest
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
 from cxrsynth.errors import RecipeError, ReportsError
+from cxrsynth.evidence.features import load_extractor
+from cxrsynth.films.collection import open_collection
 from cxrsynth.policy.collect import Case, Group
+from cxrsynth.processes import PATIENCE
 from cxrsynth.recipe import DdpoStage, Recipe, RlcfStage, SamplingSection, SftStage, load_recipe
 from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.reports.rows import Rejected, Report
@@ -26,6 +29,7 @@ from cxrsynth.reports.table import open_table
 from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import Reward, RewardSuite
+from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.run_folder import RunFolder
 from cxrsynth.settings import Device, Precision, TuneSettings
 from cxrsynth.training_films import open_films
@@ -121,9 +125,8 @@ def open_tune(settings: TuneSettings) -> TuneRun:
         )
     _check_trackers(recipe)
     training, held_out = _split(recipe)
-    for stage in recipe.stages:
-        if isinstance(stage, SftStage):
-            open_films(stage)  # that there are films is told now, not after the stages before
+    _check_evaluation(recipe, len(held_out))
+    _check_stages(recipe)
     choose_device(recipe.model.device)  # told before any process group is joined
     cpu = recipe.model.device is Device.CPU or choose_device(recipe.model.device).type == "cpu"
     out = settings.out or Path("runs") / settings.recipe.stem
@@ -131,6 +134,7 @@ def open_tune(settings: TuneSettings) -> TuneRun:
         cpu=cpu,
         log_with=list(recipe.trackers) or None,
         project_dir=out,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     device = choose_device(recipe.model.device, local_rank=accelerator.local_process_index)
     precision = choose_precision(recipe.model.precision, device)
@@ -144,6 +148,52 @@ def open_tune(settings: TuneSettings) -> TuneRun:
         training=training,
         held_out=held_out,
     )
+
+
+def input_digests(run: TuneRun) -> dict[str, str]:
+    """SHA-256 of the files a run depends on, by the recipe's keys. Raises what reading them does."""
+    recipe = run.recipe
+    found = {
+        "model.checkpoint": model_digest(find_model(recipe.model.checkpoint)),
+        "reports.table": open_table(recipe.reports.table).digest(),
+    }
+    if isinstance(recipe.reports.held_out, Path):
+        found["reports.held_out"] = open_table(recipe.reports.held_out).digest()
+    for index, stage in enumerate(recipe.stages):
+        if not isinstance(stage, SftStage):
+            asked = {name: section.backend for name, section in stage.rewards.items() if section.weight > 0}
+            found |= {f"stages.{index}.rewards.{name}": backend_digest(name, asked[name]) for name in asked}
+    judges = recipe.evaluation.judges
+    return found | {f"evaluation.judge.{name}": backend_digest(name, judges[name]) for name in judges}
+
+
+def _check_stages(recipe: Recipe) -> None:
+    """That films, rewards and judges of every stage are there is told now, not after the stages before."""
+    cpu, judged = torch.device("cpu"), False
+    for stage in recipe.stages:
+        if isinstance(stage, SftStage):
+            open_films(stage)
+            continue
+        judged = True
+        for name, section in stage.rewards.items():
+            if section.weight > 0:
+                load_reward(name, section.backend, device=cpu)
+    if judged:
+        for name, backend in recipe.evaluation.judges.items():
+            load_reward(name, backend, device=cpu)
+        load_extractor(recipe.evaluation.features, device=cpu)
+        if recipe.evaluation.reference is not None:
+            open_collection(recipe.evaluation.reference)
+
+
+def _check_evaluation(recipe: Recipe, held_out: int) -> None:
+    section = recipe.evaluation
+    images = min(section.reports or held_out, held_out) * section.images_per_report
+    if images < 2:
+        raise RecipeError(
+            "evaluation: judges 1 image, expected at least 2, for diversity and intervals\n"
+            "  hold out more reports (reports.held_out), or raise evaluation.images_per_report"
+        )
 
 
 def _check_trackers(recipe: Recipe) -> None:

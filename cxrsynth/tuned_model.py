@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from peft.tuners.lora import Linear as LoraLinear
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from cxrsynth.errors import ModelError
 from cxrsynth.policy.draws import noise
 from cxrsynth.reports.conditions import CONDITIONS
 from cxrsynth.settings import Precision
-from cxrsynth.tune_run import TuneRun
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 CARD = "model_card.md"
@@ -46,11 +46,10 @@ class Trained:
         return {name.split(".")[0] for name in self.weights}
 
 
-def save_tuned(run: TuneRun, trained: Trained, out: Path, *, source: str, card: str) -> None:
+def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
     """Write the tuned model beside its final name, load it back and compare, then give it its name.
 
     Args:
-        run: whose folder this is.
         trained: with the weights that are to be saved.
         out: folder to be.
         source: model the stage began with; what was not trained is copied from it, byte for byte.
@@ -58,7 +57,7 @@ def save_tuned(run: TuneRun, trained: Trained, out: Path, *, source: str, card: 
 
     Raises:
         ModelError: if what was loaded back is not what was saved.
-        ShardError: if it cannot be written.
+        OSError: if it cannot be written.
     """
     folder, partial = find_model(source), out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -82,9 +81,7 @@ def save_tuned(run: TuneRun, trained: Trained, out: Path, *, source: str, card: 
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
     except SafetensorError as error:
-        raise run.folder.failed(OSError(errno.EIO, str(error))) from None
-    except OSError as error:
-        raise run.folder.failed(error) from None
+        raise OSError(errno.EIO, str(error)) from None
 
 
 def _merged(trained: Trained, source: str) -> UNet2DConditionModel:
@@ -105,11 +102,12 @@ def _merged(trained: Trained, source: str) -> UNet2DConditionModel:
 def _compare(trained: Trained, source: str, folder: Path) -> None:
     """Predictions of the saved model against those of the model in memory, on fixed noise.
 
-    Rounding may differ (merged adapters, other weights' type), but by far less than tuning changed: an adapter that is
-    lost on the way would bring the source back.
+    Weights must agree to their rounding, predictions by far closer than tuning changed them: an adapter that is lost on
+    the way would bring the source back.
     """
     model = trained.model
     loaded, before = (load_model(name, device=model.device, precision=Precision.FP32) for name in (str(folder), source))
+    _compare_weights(trained, loaded, before, folder)
     expected, found, start = _predictions(model), _predictions(loaded), _predictions(before)
     off, changed, size = (
         (a - b).square().mean().sqrt().item()
@@ -117,11 +115,38 @@ def _compare(trained: Trained, source: str, folder: Path) -> None:
     )
     rounding = 1e-4 if model.dtype is torch.float32 else 2e-2
     if off > rounding * size or (changed > 2 * rounding * size and off > 0.5 * changed):
-        raise ModelError(
-            f"{folder}: the model loaded back predicts something else than the one saved (off by {off / size:.1e} of"
-            f" its size, tuning changed {changed / size:.1e})\n"
-            "  this is a fault of cxrsynth or of a library: please report it"
+        raise _not_the_same(
+            folder, f"predictions are off by {off / size:.1e} of their size, tuning changed {changed / size:.1e}"
         )
+
+
+def _compare_weights(trained: Trained, loaded: DiffusionModel, before: DiffusionModel, folder: Path) -> None:
+    """What was trained against what was loaded: to the bit, and adapters as the change they make, to rounding."""
+    found, start = dict(loaded.unet.named_parameters()), dict(before.unet.named_parameters())
+    if trained.adapters:
+        for name, module in trained.model.unet.named_modules():
+            if isinstance(module, LoraLinear):
+                weight, (adapter,) = f"{name}.weight", module.active_adapters
+                change = module.get_delta_weight(adapter).detach().float().cpu()
+                off = found[weight].cpu() - start[weight].cpu() - change
+                # Rounding of the sum of weight and change, and of the adapters' product where it is in bfloat16.
+                rounding = 1e-6 * start[weight].norm().cpu() + 1e-2 * change.norm()
+                if off.norm() > rounding:
+                    raise _not_the_same(folder, f"{weight} changed by other than its adapter")
+    elif "unet" in trained.parts and any(
+        not torch.equal(weight.detach().float(), found[name]) for name, weight in trained.model.unet.named_parameters()
+    ):
+        raise _not_the_same(folder, "weights of the UNet differ")
+    ace, kept = trained.model.ace, loaded.ace
+    if ace is not None and (kept is None or not torch.equal(ace.plain().blocks.cpu(), kept.plain().blocks.cpu())):
+        raise _not_the_same(folder, "adaptive condition embeddings differ")
+
+
+def _not_the_same(folder: Path, how: str) -> ModelError:
+    return ModelError(
+        f"{folder}: the model loaded back is not the one saved: {how}\n"
+        "  this is a fault of cxrsynth or of a library: please report it"
+    )
 
 
 @torch.no_grad()

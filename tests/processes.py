@@ -50,9 +50,10 @@ class Warm:
         assert code is not None
         return code
 
-    def kill_when(self, seen: Callable[[], bool]) -> None:
-        """SIGKILL as soon as something is seen; fails if the process ends before."""
+    def kill_when(self, seen: Callable[[], bool], *, after: float = 0.0) -> None:
+        """SIGKILL as soon as something is seen, or so many seconds later; fails if the process ends before."""
         self._wait_until(seen)
+        time.sleep(after)
         self._process.kill()
         self._process.join()
 

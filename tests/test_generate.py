@@ -5,7 +5,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from cxrsynth.cli import app
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.seeds import sample_noise
 from cxrsynth.settings import Device, Precision, Sampler
 from cxrsynth.shards.sample import sample_key, subject_key
@@ -667,6 +667,14 @@ def test_sampling_agrees_with_diffusers(sampler: Sampler, networks: DiffusionMod
     ours = sample_images(networks, prompts, noise, sampler=sampler, steps=5, guidance=3.0)
     assert theirs.std() > 0.01
     assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_latents_are_never_clipped(networks: DiffusionModel) -> None:
+    """DDIM's own default clips; the config of another scheduler, as many folders have, does not say."""
+    config = {key: value for key, value in networks.scheduler_config.items() if key != "clip_sample"}
+    for given in (config, config | {"clip_sample": True}):
+        scheduler = make_scheduler(replace(networks, scheduler_config=given), Sampler.DDIM, steps=2)
+        assert scheduler.config.clip_sample is False
 
 
 def test_auto_takes_a_device_that_is_here(tiny_model: Path) -> None:

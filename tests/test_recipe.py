@@ -71,6 +71,12 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
                     "update": {"updates": 1},
                     "train": {"ace": {"subspace": 3, "explore": 1}},
                 },
+                {
+                    "stage": "rlcf",
+                    "iterations": True,
+                    "images_per_report": "4",
+                    "train": {"ace": "no", "learning_rate": True},
+                },
             ],
         },
     )
@@ -91,9 +97,13 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.6.train.ace: tokens and subspace are two forms",
         "r.yaml: stages.7.train.ace: explore needs subspace",
         "r.yaml: stages.8: images_per_report 3: expected an even number",
+        "r.yaml: stages.9.iterations: found True\n  expected: a valid integer",
+        "r.yaml: stages.9.images_per_report: found '4'\n  expected: a valid integer",
+        "r.yaml: stages.9.train.learning_rate: found true, expected a number",
+        "r.yaml: stages.9.train.ace: found 'no'\n  expected: a valid boolean",
     ):
         assert expected in message
-    assert message.count("r.yaml:") == 14
+    assert message.count("r.yaml:") == 18
 
 
 @pytest.mark.parametrize(
@@ -136,6 +146,17 @@ def test_overrides_reach_any_place(tmp_path: Path) -> None:
 )
 def test_overrides_that_lead_nowhere_are_told(override: str, expected: str, tmp_path: Path) -> None:
     assert expected in told(tmp_path, GOOD, override)
+
+
+def test_numbers_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    """YAML takes 1e-5, without a point, for text."""
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(GOOD))
+    recipe = load_recipe(
+        tmp_path / "r.yaml", overrides=["stages.0.train.learning_rate=1e-5", "stages.0.train.ema_decay=0.9"]
+    )
+    stage = recipe.stages[0]
+    assert isinstance(stage, RlcfStage)
+    assert (stage.train.learning_rate, stage.train.ema_decay) == (1e-5, 0.9)
 
 
 def test_paths_are_relative_to_the_recipe_and_the_resolved_recipe_loads_again(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class DDIMSchedule:
     """
 
     timesteps: Tensor  # int64
-    alpha: Tensor  # float64
+    alpha: Tensor  # float32
     alpha_next: Tensor
     std: Tensor
     prediction_type: str
@@ -54,11 +54,13 @@ def ddim_schedule(
         raise ValueError(f"prediction type {prediction_type!r}: expected epsilon, v_prediction or sample")
     if len(timesteps) < 2:
         raise ValueError(f"{len(timesteps)} steps, expected at least 2: the last has no log-probability")
-    alpha = alphas_cumprod.double()[timesteps]
-    alpha_next = torch.cat((alpha[1:], final_alpha.double().reshape(1).to(alpha.device)))
+    # In float64 on the CPU: some accelerators have no such numbers.
+    alpha = alphas_cumprod.cpu().double()[timesteps.cpu()]
+    alpha_next = torch.cat((alpha[1:], final_alpha.cpu().double().reshape(1)))
     variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
     std = eta * variance.clamp(min=0).sqrt()
     std[-1] = 0.0
+    alpha, alpha_next, std = (values.float().to(timesteps.device) for values in (alpha, alpha_next, std))
     return DDIMSchedule(timesteps, alpha, alpha_next, std, prediction_type)
 
 
@@ -72,7 +74,7 @@ def step_mean(schedule: DDIMSchedule, steps: Tensor, latents: Tensor, prediction
         prediction: the network's guided output, [B, C, h, w] float32.
     """
     alpha, alpha_next, std = (
-        values[steps].float()[:, None, None, None] for values in (schedule.alpha, schedule.alpha_next, schedule.std)
+        values[steps][:, None, None, None] for values in (schedule.alpha, schedule.alpha_next, schedule.std)
     )
     signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
     if schedule.prediction_type == "v_prediction":
@@ -86,7 +88,7 @@ def step_mean(schedule: DDIMSchedule, steps: Tensor, latents: Tensor, prediction
 
 def step_std(schedule: DDIMSchedule, steps: Tensor) -> Tensor:
     """Noise each step adds, [B, 1, 1, 1] float32; zero for the last."""
-    return schedule.std[steps].float()[:, None, None, None]
+    return schedule.std[steps][:, None, None, None]
 
 
 def step_log_prob(reached: Tensor, mean: Tensor, std: Tensor) -> Tensor:

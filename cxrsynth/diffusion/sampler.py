@@ -57,8 +57,11 @@ def make_scheduler(
     Raises:
         ModelError: if the schedule has fewer timesteps than `steps`.
     """
-    kinds = {Sampler.DDIM: DDIMScheduler, Sampler.DPMPP: DPMSolverMultistepScheduler}
-    scheduler = kinds[sampler].from_config(model.scheduler_config)
+    if sampler is Sampler.DDIM:
+        # Latents have no bounds to clip at; a config of another scheduler says nothing of it, and DDIM's default clips.
+        scheduler = DDIMScheduler.from_config(model.scheduler_config, clip_sample=False)
+    else:
+        scheduler = DPMSolverMultistepScheduler.from_config(model.scheduler_config)
     if steps > scheduler.config.num_train_timesteps:
         raise ModelError(f"--steps {steps}: the model's schedule has {scheduler.config.num_train_timesteps} timesteps")
     scheduler.set_timesteps(steps, device=model.device)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cxrsynth.rewards.feedback import mean_and_std
+
 
 class PromptStatistics:
     """The latest feedback of each report, by which the next one is judged.
@@ -57,7 +59,7 @@ def to_advantage(
     among them) or, while there are too few, by the batch's; so no reward outweighs another by its unit.
 
     Args:
-        feedback: [B, R], of all processes.
+        feedback: [B, R], of all processes; nan, where a reward could not tell, speaks neither for nor against.
         report_ids: whose, [B].
         statistics: values seen so far; this batch is added.
         weights: of the rewards, [R].
@@ -71,7 +73,7 @@ def to_advantage(
     for report_id, row in zip(report_ids, batch, strict=True):
         own = statistics.of(report_id)
         mean, std = whole if own is None else _mean_and_spread(own, instead=whole[1])
-        rows.append((row - mean if centre else row) / std)
+        rows.append(((row - mean if centre else row) / std).nan_to_num(0.0))
     weighted = torch.stack(rows) @ weights.double() / weights.sum().clamp(min=1e-12)
     return weighted.clamp(-clip, clip).float()
 
@@ -79,13 +81,13 @@ def to_advantage(
 def no_signal(feedback: Tensor, report_ids: Sequence[str]) -> float:
     """Share of reports whose images all got the same feedback in every reward: they teach nothing by themselves."""
     groups: dict[str, list[Tensor]] = {}
-    for report_id, row in zip(report_ids, feedback, strict=True):
+    for report_id, row in zip(report_ids, feedback.nan_to_num(0.0), strict=True):
         groups.setdefault(report_id, []).append(row)
-    flat = [len(rows) < 2 or bool((torch.stack(rows) == rows[0]).all()) for rows in groups.values()]
+    flat = [len(rows) < 2 or torch.equal(torch.stack(rows), rows[0].expand(len(rows), -1)) for rows in groups.values()]
     return sum(flat) / len(flat) if flat else math.nan
 
 
 def _mean_and_spread(values: Tensor, *, instead: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Over [n, R]; a spread of zero becomes `instead`, or 1."""
-    std = values.std(0) if len(values) > 1 else torch.zeros(values.shape[1], dtype=values.dtype)
-    return values.mean(0), torch.where(std > 1e-8, std, torch.ones_like(std) if instead is None else instead)
+    """Over the known of [n, R]; a spread of zero becomes `instead`, or 1."""
+    mean, std = mean_and_std(values)
+    return mean, torch.where(std > 1e-8, std, torch.ones_like(std) if instead is None else instead)

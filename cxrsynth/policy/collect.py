@@ -133,7 +133,7 @@ class Collector:
         found = [result for _, result in self._pool.map_in_order(one, own)]
         rewards = self._joined(places, torch.cat([values for _, values in found]) if found else None)
         latents, log_probs = ([getattr(made, name) for made, _ in found] for name in ("latents", "log_probs"))
-        self._check(iteration, rewards, cases)
+        self._check(rewards, cases)
         empty_latents = torch.zeros(len(self.schedule.timesteps), 0, *model.latent_shape)
         experience = Experience(
             places,
@@ -143,6 +143,7 @@ class Collector:
             empty,
             mask,
             shifts,
+            [cases[place].report.report_id for place in places],
         )
         return experience, rewards
 
@@ -181,7 +182,7 @@ class Collector:
                 found = [rewards for _, rewards in self._pool.map_in_order(one, own)]
             mine = [places[pair] for batch in own for pair in batch]
             rewards = self._joined(mine, torch.cat(found) if found else None)
-            self._check(None, rewards, [wanted[key] for key, _ in todo])
+            self._check(rewards, [wanted[key] for key, _ in todo], whose="the baseline's ")
             for place, key in enumerate(missing):
                 several = rewards[place * images : (place + 1) * images]
                 cache.rows[key] = several.nanmean(0).tolist()
@@ -238,13 +239,12 @@ class Collector:
         rows = [] if rewards is None else list(zip(places, rewards.tolist(), strict=True))
         return torch.tensor([row for _, row in sorted(self._group.gather(rows))])
 
-    def _check(self, iteration: int | None, rewards: Tensor, cases: Sequence[Case]) -> None:
+    def _check(self, rewards: Tensor, cases: Sequence[Case], *, whose: str = "") -> None:
         """nan says that a reward cannot tell; an infinity is a fault."""
         wrong = rewards.isinf()
         if wrong.any():
             place, column = wrong.nonzero()[0].tolist()
-            when = "baseline" if iteration is None else f"iteration {iteration}"
             raise ModelError(
-                f"{when}, report {cases[place].report.report_id}: reward {self.suite.names[column]} is infinite\n"
+                f"report {cases[place].report.report_id}: {whose}reward {self.suite.names[column]} is infinite\n"
                 "  the last checkpoint is kept; look at that reward's backend"
             )

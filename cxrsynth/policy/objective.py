@@ -51,8 +51,8 @@ def clipped_objective(
         apart = (ratio - 1).abs()
         return PolicyLoss(
             loss,
-            clipped=float((apart > clip_range).double().sum()),
-            approx_kl=float((ratio - 1 - difference).double().sum()),  # Schulman's k3 estimator
-            baseline_kl=0.0 if kl is None else float(kl.double().sum()),
+            clipped=int((apart > clip_range).sum()),
+            approx_kl=float((ratio - 1 - difference).cpu().double().sum()),  # Schulman's k3 estimator
+            baseline_kl=0.0 if kl is None else float(kl.cpu().double().sum()),
             ratio_error=float(apart.max()),
         )

@@ -26,7 +26,8 @@ class Experience:
     """Trajectories this process sampled, n of the iteration's N; tensors on the CPU.
 
     `places` says which of the N each is; `text` are the text embeddings of their reports, `empty` those of the empty
-    prompt, `mask` the blocks of ACE their reports get, `shifts` the first action where the policy has one.
+    prompt, `mask` the blocks of ACE their reports get, `shifts` the first action where the policy has one; `report_ids`
+    name them in errors.
     """
 
     places: list[int]
@@ -35,7 +36,8 @@ class Experience:
     text: Tensor  # [n, L, D]
     empty: Tensor  # [1, L, D]
     mask: Tensor | None  # [n, K]
-    shifts: Shifts | None = None
+    shifts: Shifts | None
+    report_ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class UpdateStats:
     grad_norm: float
     ratio_error: float
 
+
+_ADVICE = "\n  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept"
 
 Sum = Callable[[Tensor], Tensor]
 
@@ -226,6 +230,9 @@ class Updater:
 
         def one(pairs: list[tuple[int, int]]) -> tuple[Tensor, tuple[list[float], float]]:
             loss = self._loss(experience, advantage, pairs, means)
+            if not bool(loss.loss.isfinite()):
+                ids = ", ".join(dict.fromkeys(experience.report_ids[row] for row, _ in pairs))
+                raise ModelError(f"report {ids}: the loss is not a number{_ADVICE}")
             told = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(pairs)]
             return loss.loss / len(chosen), (told, loss.ratio_error)
 
@@ -266,7 +273,7 @@ class Updater:
         ]
         norm = float(torch.stack(norms).norm())
         if not torch.isfinite(torch.tensor(norm)):
-            raise ModelError("the gradient is not a number\n  try a lower learning rate, a KL weight, or fp32")
+            raise ModelError(f"the gradient is not a number{_ADVICE}")
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._after_step()

@@ -26,15 +26,17 @@ def compare(policy: Tensor, baseline: Tensor, *, kind: Comparison, scale: Tensor
         beta: steepness of `sigmoid`.
 
     Returns:
-        [B, R] float32; zero where one of the two could not tell.
+        [B, R] float32; nan where one of the two could not tell.
 
     Source: CXRL (Han et al., arXiv:2403.06516) rewards the better and penalises the worse of each pair; the form of
     the comparison is not on public record.
     """
-    margin = ((policy - baseline) / scale).float().nan_to_num(0.0)
+    margin = ((policy - baseline) / scale).float()
     if kind is Comparison.SIGMOID:
         return torch.tanh(0.5 * beta * margin)  # 2 sigmoid(beta m) - 1
-    return margin.sign() if kind is Comparison.SIGN else margin
+    if kind is Comparison.SIGN:
+        return torch.where(margin.isnan(), margin, margin.sign())  # the sign of nan is 0
+    return margin
 
 
 def spread(rewards: Tensor, *, floor: float = 1e-3) -> Tensor:
@@ -42,10 +44,13 @@ def spread(rewards: Tensor, *, floor: float = 1e-3) -> Tensor:
 
     A reward that never differs (or of fewer than two known values) gets 1: its margins are zero anyway.
     """
-    known = ~rewards.isnan()
-    count = known.sum(0)
-    filled = rewards.nan_to_num(0.0).double()
+    _, found = mean_and_std(rewards)
+    return torch.where(found > 0, found.clamp(min=floor), 1.0).float()
+
+
+def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each column over what is not nan, [N, R] -> two of [R] float64; std 0 for fewer than two, mean 0 for none."""
+    known = ~values.isnan()
+    count, filled = known.sum(0), values.nan_to_num(0.0).double()
     mean = filled.sum(0) / count.clamp(min=1)
-    square = ((filled - mean).square() * known).sum(0) / (count - 1).clamp(min=1)
-    found = square.sqrt()
-    return torch.where((count > 1) & (found > 0), found.clamp(min=floor), 1.0).float()
+    return mean, (((filled - mean).square() * known).sum(0) / (count - 1).clamp(min=1)).sqrt()

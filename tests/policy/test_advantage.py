@@ -16,17 +16,17 @@ ONES = torch.ones(1)
 
 @pytest.mark.parametrize("kind", list(Comparison))
 def test_equal_is_zero_swapped_is_the_opposite_and_nan_says_nothing(kind: Comparison) -> None:
-    assert not compare(POLICY, POLICY, kind=kind, scale=SCALE).any()
+    assert not compare(POLICY[:2], POLICY[:2], kind=kind, scale=SCALE).any()
     found = compare(POLICY, BASELINE, kind=kind, scale=SCALE)
-    assert torch.equal(found, -compare(BASELINE, POLICY, kind=kind, scale=SCALE))
-    assert found[2, 1] == 0
-    assert found.sign().tolist() == [[1, -1], [0, 1], [1, 0]]
+    assert torch.equal(found.nan_to_num(9.0), -compare(BASELINE, POLICY, kind=kind, scale=SCALE).nan_to_num(-9.0))
+    assert found[2, 1].isnan()
+    assert found.nan_to_num(0.0).sign().tolist() == [[1, -1], [0, 1], [1, 0]]
 
 
 def test_margins_are_in_units_of_the_scale_and_bounded_kinds_are_bounded() -> None:
     assert compare(POLICY, BASELINE, kind=Comparison.MARGIN, scale=SCALE)[0].tolist() == [2.0, -1.0]
     squeezed = compare(POLICY, BASELINE, kind=Comparison.SIGMOID, scale=SCALE, beta=3.0)
-    assert squeezed.abs().max() <= 1
+    assert squeezed.nan_to_num(0.0).abs().max() <= 1
     expected = 2 * torch.tensor(3.0 * 2.0).sigmoid() - 1
     assert squeezed[0, 0] == pytest.approx(float(expected))
 
@@ -50,6 +50,21 @@ def test_a_report_with_enough_values_is_judged_by_its_own() -> None:
     for _ in range(2):
         found = to_advantage(torch.cat((easy, hard)), ["e", "e", "h", "h"], statistics, weights=ONES, clip=5.0)
     assert found[0] == found[2] < 0 < found[1] == found[3]
+
+
+def test_what_cannot_be_told_speaks_neither_for_nor_against() -> None:
+    """A report without labels among those with: its advantage comes of the other reward alone."""
+    feedback = torch.tensor([[1.0, 5.0], [3.0, math.nan], [8.0, 7.0], [4.0, 9.0]])
+    weights = torch.tensor([1.0, 1.0])
+    for least in (8, 1):  # by the batch's statistics, and by the report's own
+        found = to_advantage(feedback, list("aaaa"), PromptStatistics(least=least), weights=weights, clip=5.0)
+        first = to_advantage(feedback[:, :1], list("aaaa"), PromptStatistics(least=least), weights=ONES, clip=5.0)
+        known = feedback[[0, 2, 3], 1:]
+        second = to_advantage(known, list("aaa"), PromptStatistics(least=least), weights=ONES, clip=5.0)
+        assert found[[0, 2, 3]].tolist() == pytest.approx(((first[[0, 2, 3]] + second) / 2).tolist())
+        assert found[1] == pytest.approx(float(first[1] / 2))
+    unknown = torch.full((4, 1), math.nan)
+    assert not to_advantage(unknown, list("aabb"), PromptStatistics(), weights=ONES, clip=5.0).any()
 
 
 def test_statistics_forget_and_are_saved() -> None:

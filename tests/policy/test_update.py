@@ -1,6 +1,6 @@
 """The update on the tiny model: micro-batches add up, the first ratio is 1, the baseline stays, KL pulls back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxrsynth.diffusion.rollout import trajectory_schedule
+from cxrsynth.diffusion.ddim import DDIMSchedule
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.rollout import predict_means, trajectory_schedule
 from cxrsynth.ordered import OrderedPool
+from cxrsynth.policy import update as update_module
 from cxrsynth.policy.collect import BaselineCache, Case, Collector, Group
 from cxrsynth.policy.draws import Draw, draws
 from cxrsynth.policy.policy import Policy, load_policy
@@ -50,6 +53,7 @@ class Made:
         micro_batch: int = 4,
         rate: float = 1.0,
         advantage: Tensor = ADVANTAGE,
+        after_step: Callable[[], None] = lambda: None,
         **given: Any,
     ) -> UpdateStats:
         """One round with plain gradient descent, so that what changed is the gradient."""
@@ -63,6 +67,7 @@ class Made:
                 micro_batch=micro_batch,
                 pool=pool,
                 add_up=lambda tensor: tensor,
+                after_step=after_step,
             )
             return updater(experience, advantage, key="k")
 
@@ -164,14 +169,34 @@ def test_kl_pulls_back_to_the_baseline(tiny_model: Path, pool: OrderedPool) -> N
     assert found[-1] < 0.8 * found[0]
 
 
-def test_steps_and_samples_are_shared_out_over_updates(tiny_model: Path, pool: OrderedPool) -> None:
+@pytest.mark.parametrize(
+    ("given", "steps", "learned"),
+    [({}, 1, 1.0), ({"updates": 2}, 2, 1.0), ({"timesteps": 0.34}, 1, 0.34), ({"inner_epochs": 2}, 2, 2.0)],
+)
+def test_steps_and_samples_are_shared_out_over_updates(
+    given: dict[str, Any],
+    steps: int,
+    learned: float,
+    tiny_model: Path,
+    pool: OrderedPool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = make(tiny_model, "full", pool)
-    moved = []
-    for given in ({"updates": 2}, {"timesteps": 0.34}, {"inner_epochs": 2}):
-        before = snapshot(made.policy)
-        made.update(made.experience(), **given)
-        moved.append(any(not torch.equal(weight, before[name]) for name, weight in made.policy.weights.items()))
-    assert moved == [True, True, True]
+    seen: list[tuple[int, int]] = []
+
+    def counted(model: DiffusionModel, schedule: DDIMSchedule, steps: Tensor, *rest: Any, **named: Any) -> Tensor:
+        seen.extend((int(step), len(moved)) for step in steps)
+        return predict_means(model, schedule, steps, *rest, **named)
+
+    moved: list[bool] = []
+    monkeypatch.setattr(update_module, "predict_means", counted)
+    made.update(made.experience(), after_step=lambda: moved.append(True), **given)
+    actions = made.collector.schedule.actions
+    assert len(moved) == steps
+    assert len(seen) == 4 * max(1, round(learned * actions))
+    assert {step for step, _ in seen} <= set(range(actions))
+    # Every optimizer step has an equal share of the samples.
+    assert {sum(turn == found for _, found in seen) for turn in range(steps)} == {len(seen) // steps}
 
 
 def test_noise_is_each_samples_own_whatever_the_batch(tiny_model: Path, pool: OrderedPool) -> None:

@@ -1,0 +1,179 @@
+"""What goes wrong in a run of `tune`: told with the setting to change, nothing lost, and the same command goes on."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import Result
+
+from cxrsynth import run_folder, tuned_model
+from cxrsynth.diffusion.model import load_model
+from tests.generating import HEADER, ROWS, hashes, write_table
+from tests.tuning import install_brightness, metrics, recipe, tune, write_recipe
+
+INFINITE = """
+import torch
+
+
+class Infinite:
+    unit, low, high, needs_report = "any", 0.0, 1.0, False
+    calls = 0
+
+    def __init__(self, backend, *, device):
+        pass
+
+    def __call__(self, images, reports):
+        Infinite.calls += 1
+        return torch.full((len(images),), float("inf") if Infinite.calls > 6 else 0.5)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _brightness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_brightness(tmp_path / "own", monkeypatch)
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+def test_a_hacked_reward_ends_the_stage_with_the_best_model(tiny_model: Path, tmp_path: Path) -> None:
+    """The judge likes dark images, the reward bright ones."""
+    content = recipe(
+        tiny_model,
+        iterations=60,
+        images_per_report=8,
+        train={"unet": "frozen", "ace": {"subspace": 4, "explore": 2.0}, "ace_learning_rate": 1.0},
+    )
+    judge = {"judge": {"brightness": "dark"}, "hacking_margin": 1.0e-3}
+    content["evaluation"] |= {"every": 5, "on_hacking": "stop"} | judge
+    content["checkpoints"] = {"every": 100}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    first = tune(path, out)
+    assert first.exit_code == 0, first.output
+    assert "reward hacking: the judge has fallen" in first.output
+    assert "the stage ends here" in first.output
+    ended = max(row["iteration"] for row in metrics(out))
+    assert ended < 60
+    assert "the best by the judge" in (out / "model" / "model_card.md").read_text()
+    # Killed before the model was written, it does not train on.
+    model, rows = hashes(out / "model"), metrics(out)
+    (out / "model").rename(tmp_path / "aside")
+    again = tune(path, out)
+    assert again.exit_code == 0, again.output
+    assert (hashes(out / "model"), metrics(out)) == (model, rows)
+
+
+@pytest.mark.parametrize("what", ["reports.table", "model.checkpoint"])
+def test_other_files_behind_the_same_recipe_are_refused(what: str, tiny_model: Path, tmp_path: Path) -> None:
+    own = tmp_path / "model"
+    shutil.copytree(tiny_model, own)
+    path, out = write_recipe(tmp_path, recipe(own)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    (out / "model" / "model_card.md").unlink()
+    if what == "reports.table":
+        write_table(tmp_path / "reports.csv", (*ROWS, ("new-1", *ROWS[0][1:])), HEADER)
+    else:
+        weights = "unet/diffusion_pytorch_model.safetensors"
+        shutil.copy(out / "model" / weights, own / weights)
+    assert f"other files behind {what}" in refused(tune(path, out))
+
+
+def test_judges_of_later_stages_are_looked_for_first(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model)
+    content["stages"].append(content["stages"][0] | {"rewards": {"posture": {"backend": "nowhere"}}})
+    assert "posture: no backend 'nowhere'" in refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    content["stages"].pop()
+    for key, value in (("judge", "nowhere"), ("features", "nowhere"), ("reference", "nowhere")):
+        changed = content | {"evaluation": content["evaluation"] | {key: value}}
+        assert "nowhere" in refused(tune(write_recipe(tmp_path, changed), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_image_is_too_few_to_judge(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model)
+    content["reports"]["held_out"] = 1
+    path = write_recipe(tmp_path, content)
+    assert "judges 1 image, expected at least 2" in refused(tune(path, tmp_path / "run"))
+    assert tune(path, tmp_path / "run", "--set", "evaluation.images_per_report=2").exit_code == 0
+
+
+def test_an_infinite_reward_is_named(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "bright_reward", raising=False)
+    module = tmp_path / "own" / "bright_reward.py"
+    module.write_text(INFINITE.replace("class Infinite", "class Brightness").replace("Infinite.", "Brightness."))
+    told = refused(tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"))
+    assert "iteration 2: report " in told
+    assert "reward brightness is infinite" in told
+    assert (tmp_path / "run" / "checkpoints" / "0-000001").is_dir()
+    monkeypatch.delitem(sys.modules, "bright_reward")
+
+
+def test_weights_that_run_away_are_told_with_the_iteration(tiny_model: Path, tmp_path: Path) -> None:
+    train = {"unet": "full", "learning_rate": 1.0e30, "ace": False}
+    told = refused(tune(write_recipe(tmp_path, recipe(tiny_model, train=train)), tmp_path / "run"))
+    assert "iteration 2: report " in told
+    assert "lower learning rate" in told
+
+
+def test_a_full_disk_at_the_start_does_not_lock_the_folder(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
+    write = run_folder.write_atomically
+
+    def full(target: Path, data: bytes) -> None:
+        if target.name == "inputs.json":
+            raise OSError(28, "No space left on device")
+        write(target, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "write_atomically", full)
+        assert "No space left on device" in refused(tune(path, out))
+    assert tune(path, out).exit_code == 0
+
+
+@pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}}, {"unet": "full"}])
+def test_weights_lost_on_the_way_to_the_folder_are_noticed(
+    train: dict[str, Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little was learned: bfloat16 predictions would not tell."""
+    content = recipe(tiny_model, train=train | {"learning_rate": 1.0e-6, "ace": False})
+    content["model"]["precision"] = "bf16"
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+
+    def lost(name: str, **given: Any) -> Any:
+        """Loads the start in place of what was saved."""
+        return load_model(str(tiny_model) if ".partial" in name else name, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuned_model, "load_model", lost)
+        assert "the model loaded back is not the one saved" in refused(tune(path, out))
+    assert not (out / "model").exists()
+    assert tune(path, out).exit_code == 0
+
+
+def test_backends_beside_the_recipe_are_found_from_anywhere(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cxrsynth.rewards.backends import family_folder
+
+    family = family_folder("nano")
+    assert family is not None
+    (tmp_path / "judges").mkdir()
+    (tmp_path / "judges" / "mine").symlink_to(family)
+    content = recipe(tiny_model, rewards={"posture": {"backend": "judges/mine"}})
+    content["evaluation"] |= {"judge": {"posture": "judges/mine"}}
+    path = write_recipe(tmp_path, content)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert tune(path, tmp_path / "run").exit_code == 0
+    resolved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert Path(resolved["stages"][0]["rewards"]["posture"]["backend"]).is_absolute()
+    assert json.loads((tmp_path / "run" / "inputs.json").read_text()).keys() >= {"evaluation.judge.posture"}
