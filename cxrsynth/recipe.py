@@ -107,7 +107,7 @@ class TrainSection(_Section):
     unet: Literal["full", "lora", "frozen"] = "full"
     lora: LoraSection = LoraSection()
     ace: _Switch | AceSection = Field(default=True, description="true: {subspace: 32, explore: 0.3}")
-    learning_rate: _Rate = Field(default=1.0e-5, description="of the UNet or its adapters")
+    learning_rate: _Rate = Field(default=1.0e-5, description="of the UNet; adapters want far more (nano: 5e-3)")
     ace_learning_rate: _Rate = 1.0e-2
     weight_decay: _Weight = 0.0
     ema_decay: Annotated[float, Field(gt=0, lt=1), _PLAIN] | None = Field(
