@@ -46,6 +46,7 @@ def test_a_brightness_reward_rises(tiny_model: Path, tmp_path: Path) -> None:
         train={"unet": "full", "learning_rate": 2.0e-3, "ace": {"tokens": 4}},
         update={"updates": 2, "clip_range": 1.0e-2},
     )
+    content["stages"][0]["sampling"]["batch_size"] = 4  # an image costs less in a larger batch
     content["evaluation"] |= {"every": 20}
     content["checkpoints"] = {"every": 20}
     for sign in ("bright", "dark"):
@@ -64,19 +65,20 @@ def test_a_brightness_reward_rises_by_shifts_alone(tiny_model: Path, tmp_path: P
     """The UNet is frozen and never asked for a gradient; images of the reports trained on follow all the same."""
     content = recipe(
         tiny_model,
-        iterations=40,
+        iterations=20,
         images_per_report=8,
         train={"unet": "frozen", "ace": {"subspace": 4, "explore": 2.0}, "ace_learning_rate": 1.0},
     )
-    content["evaluation"] |= {"every": 40}
-    content["checkpoints"] = {"every": 40}
+    content["stages"][0]["sampling"]["batch_size"] = 8
+    content["evaluation"] |= {"every": 20}
+    content["checkpoints"] = {"every": 20}
     gained = {}
     for sign in ("bright", "dark"):
         content["stages"][0]["rewards"] = {"brightness": {"backend": sign}}
         assert tune(write_recipe(tmp_path, content), tmp_path / sign).exit_code == 0
         policy, baseline = (means(tmp_path / sign, f"reward/brightness/{of}") for of in ("mean", "baseline"))
         gained[sign] = [a - b for a, b in zip(policy, baseline, strict=True)]
-        assert sum(gained[sign][-5:]) / 5 > 0.0004
+        assert sum(gained[sign][-5:]) / 5 > 0.005
 
 
 def test_what_a_run_leaves(tiny_model: Path, tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_nothing_but_what_the_recipe_says_is_trained(tiny_model: Path, tmp_path:
 def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) -> None:
     """Judged before it has learned anything, the policy wins nothing and loses nothing."""
     out = tmp_path / "run"
-    train = {"unet": "lora", "learning_rate": 1.0e-12, "ace_learning_rate": 1.0e-12}
+    train = {"unet": "lora", "learning_rate": 1.0e-30, "ace_learning_rate": 1.0e-30}  # lost in rounding
     content = recipe(tiny_model, train=train, iterations=1)
     content["evaluation"] |= {"every": 1}
     result = tune(write_recipe(tmp_path, content), out)
