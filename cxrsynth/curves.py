@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 _PANELS = (
     ("Tuning reward over the baseline (spreads)", ("evaluation/tuning/total/margin",)),
@@ -51,6 +52,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 axes.fill_between(x, low, high, alpha=0.2, color=line.get_color())
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("iteration")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 
 import psutil
 import torch
@@ -73,8 +74,8 @@ def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
     return [
         f"{stage.steps} steps of {stage.batch_size} films, from {stage.data}",
         f"trains {trained:,} numbers",
-        f"about {step:.1f} s a step, {stage.steps * step / 3600:.1f} hours in all (reading and encoding the films not"
-        f" counted); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)} for weights, optimizer and a step",
+        f"about {step:.1f} s a step, {timedelta(seconds=round(stage.steps * step))} in all (reading and encoding"
+        f" the films not counted); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)} for weights, optimizer and a step",
     ]
 
 
@@ -108,8 +109,8 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
         f"an iteration about {sampled + at_first * sampling + updated:.0f} s at first, {sampled + updated:.0f} s where"
         f" the baseline's rewards are known; an evaluation of {judged} images about {judging:.0f} s",
         f"the baseline draws {in_all:,} images in all; its rewards are kept by report and x_T",
-        f"about {total / 3600:.1f} hours in all; {(step.memory_bytes + kept) / 2**30:.1f} GiB {_where(run)} for"
-        " weights, optimizer and a step (decoding and rewards are counted in neither)",
+        f"about {timedelta(seconds=round(total))} in all; {(step.memory_bytes + kept) / 2**30:.1f} GiB {_where(run)}"
+        " for weights, optimizer and a step (decoding and rewards are counted in neither)",
     ]
 
 

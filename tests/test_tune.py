@@ -251,7 +251,7 @@ def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, tmp_path: Path) ->
     result = tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run", "--dry-run")
     assert result.exit_code == 0, result.output
     # Four reports in two iterations, each from two x_T, an image of the baseline for each.
-    for told in ("2 iterations of 4 images", "trains ", "hours in all", "2 held out", "draws 8 images in all"):
+    for told in ("2 iterations of 4 images", "trains ", " in all; ", "2 held out", "draws 8 images in all"):
         assert told in result.output
     assert not (tmp_path / "run").exists()
 
