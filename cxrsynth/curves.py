@@ -52,6 +52,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 axes.fill_between(x, low, high, alpha=0.2, color=line.get_color())
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("iteration")
+        axes.set_xlim(0, max(places) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:

@@ -75,7 +75,8 @@ def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
         f"{stage.steps} steps of {stage.batch_size} films, from {stage.data}",
         f"trains {trained:,} numbers",
         f"about {step:.1f} s a step, {timedelta(seconds=round(stage.steps * step))} in all (reading and encoding"
-        f" the films not counted); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)} for weights, optimizer and a step",
+        f" the films not counted); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)}"
+        " for weights, optimizer and a step",
     ]
 
 
