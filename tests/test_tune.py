@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from cxrsynth.cli import app
+from cxrsynth.policy.draws import Draw
+from cxrsynth.reinforce import Reinforcement
 from tests.generating import command, hashes, write_table
 from tests.processes import Warm
 from tests.tuning import install_brightness, metrics, recipe, tune, write_recipe
@@ -194,6 +197,28 @@ def test_ctrl_c_finishes_the_iteration_and_saves_it(tiny_model: Path, tmp_path: 
     assert [path.name for path in (out / "checkpoints").glob("0-*")] == [f"0-{done:06d}"]
     again = tune(tmp_path / "recipe.yaml", out, "--set", "stages.0.iterations=401")
     assert "another recipe" in again.output
+
+
+def test_ctrl_c_in_the_last_iteration_is_heard(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The iteration is saved, and the same command makes the model of what it learned."""
+    path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
+    assert tune(path, tmp_path / "whole").exit_code == 0
+    draw = Reinforcement.draws
+
+    def pressed(self: Reinforcement, iteration: int) -> list[Draw]:
+        signal.raise_signal(signal.SIGINT)
+        return draw(self, iteration)
+
+    monkeypatch.setattr(Reinforcement, "draws", pressed)
+    stopped = tune(path, out)
+    assert (stopped.exit_code, "Run the same command again to go on" in stopped.output) == (130, True)
+    assert (out / "checkpoints" / "0-000001").is_dir()
+    assert not (out / "model").exists()
+    assert tune(path, out).exit_code == 0
+    assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
+    assert metrics(out) == metrics(tmp_path / "whole")
 
 
 def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> None:
