@@ -100,15 +100,15 @@ class Reinforcement:
                 if self.hacked:
                     break
                 done = iteration + 1
+                last = done == self.stage.iterations
                 try:
                     row = self.iterate(iteration, collector, updater)
+                    self._write(done, row)
+                    show(done, row)
+                    if done % self.run.recipe.evaluation.every == 0 or last:
+                        self._evaluate(evaluator, done, show)
                 except ModelError as error:
                     raise ModelError(f"iteration {done}: {error}") from None
-                self._write(done, row)
-                show(done, row)
-                last = done == self.stage.iterations
-                if done % self.run.recipe.evaluation.every == 0 or last:
-                    self._evaluate(evaluator, done, show)
                 # All processes stop together, whoever was asked.
                 stopped = bool(self.run.add_up(torch.tensor([float(stop.asked)])))
                 if done % self.run.recipe.checkpoints.every == 0 or last or stopped or self.hacked:

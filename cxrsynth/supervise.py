@@ -222,9 +222,9 @@ class Supervision:
             encoder.encode(run.group.share(collection.units), advance=advance)
         run.wait()
         films = encoder.films()
-        self.told_films = films.told()
+        self.told_films = films.told(first_damage=False)
         if run.is_main:
-            console.say(f"{collection.path}: {self.told_films}")
+            console.say(f"{collection.path}: {films.told()}")
         return films
 
     def _write(self, step: int, row: dict[str, float]) -> None:

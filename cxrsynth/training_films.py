@@ -83,10 +83,10 @@ class TrainingFilms:
         with safe_open(part.path, framework="pt") as file:
             return file.get_slice("latents")[row].float()  # type: ignore[no-any-return]
 
-    def told(self) -> str:
-        """How many films are used, and why others are not."""
+    def told(self, *, first_damage: bool = True) -> str:
+        """How many films are used, and why others are not; a damaged film's name may be a patient's."""
         left = [f"{self.counts[why]} {why}" for why in (_DAMAGED, _UNTOLD, _HELD_OUT) if self.counts[why]]
-        damage = f" (first: {self._first_damage})" if self._first_damage else ""
+        damage = f" (first: {self._first_damage})" if first_damage and self._first_damage else ""
         return f"{self.counts[_USED]} films" + (f"; left out: {', '.join(left)}{damage}" if left else "")
 
     def _find(self, place: int) -> tuple[_Part, int]:

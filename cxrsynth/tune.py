@@ -45,9 +45,9 @@ def tune(settings: TuneSettings) -> Tuned:
         versions = {"cxrsynth": __version__} | {name: version(name) for name in _PACKAGES}
         run.folder.start(recipe, versions, input_digests(run))
     run.wait()
-    if run.recipe.trackers:
-        run.accelerator.init_trackers("cxrsynth")
     try:
+        if run.recipe.trackers:
+            run.accelerator.init_trackers("cxrsynth")
         checkpoint = run.recipe.model.checkpoint
         for index, section in enumerate(run.recipe.stages):
             with memory_advice(section.memory_advice):

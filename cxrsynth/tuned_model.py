@@ -66,7 +66,7 @@ def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
         for part in _PARTS:
             if part not in trained.parts:
                 shutil.copytree(folder / part, partial / part)
-        shutil.copy(folder / "model_index.json", partial)
+        _write_index(folder, partial)
         _write_spec(trained.model, folder, partial)
         # In float32: the change of tuning can be smaller than half precision tells apart.
         if "unet" in trained.parts:
@@ -82,6 +82,16 @@ def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
         partial.rename(out)
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error)) from None
+
+
+def _write_index(folder: Path, partial: Path) -> None:
+    """The source's index without parts that are not copied: diffusers would look for a safety checker in vain."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    here = {
+        name: [None, None] if isinstance(part, list) and not (partial / name).exists() and name not in _PARTS else part
+        for name, part in index.items()
+    }
+    (partial / "model_index.json").write_text(json.dumps(here, indent=2) + "\n", encoding="utf-8")
 
 
 def _merged(trained: Trained, source: str) -> UNet2DConditionModel:

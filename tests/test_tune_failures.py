@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from diffusers import StableDiffusionPipeline
 from typer.testing import Result
 
 from cxrsynth import run_folder, tuned_model
@@ -115,11 +116,32 @@ def test_an_infinite_reward_is_named(tiny_model: Path, tmp_path: Path, monkeypat
     monkeypatch.delitem(sys.modules, "bright_reward")
 
 
-def test_weights_that_run_away_are_told_with_the_iteration(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("iterations", "said"), [(2, "iteration 2: report "), (1, "iteration 1: held-out report ")])
+def test_weights_that_run_away_are_told_with_the_iteration(
+    iterations: int, said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """By the next iteration's images, or by the held-out reports' where an evaluation comes first."""
     train = {"unet": "full", "learning_rate": 1.0e30, "ace": False}
-    told = refused(tune(write_recipe(tmp_path, recipe(tiny_model, train=train)), tmp_path / "run"))
-    assert "iteration 2: report " in told
+    path = write_recipe(tmp_path, recipe(tiny_model, train=train, iterations=iterations))
+    told = refused(tune(path, tmp_path / "run"))
+    assert said in told
     assert "lower learning rate" in told
+
+
+def test_a_source_that_lists_a_safety_checker_leaves_a_model_that_diffusers_loads(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """The hub's Stable Diffusion 1.5 lists one; it is not copied, and nobody should look for it."""
+    source = tmp_path / "source"
+    shutil.copytree(tiny_model, source)
+    index = json.loads((source / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (source / "model_index.json").write_text(json.dumps(index))
+    result = tune(write_recipe(tmp_path, recipe(source)), tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
+    assert pipeline.safety_checker is None
 
 
 def test_a_full_disk_at_the_start_does_not_lock_the_folder(
