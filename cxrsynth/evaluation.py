@@ -15,13 +15,12 @@ from torch import Tensor
 
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.sampler import sample_images
-from cxrsynth.errors import ModelError
 from cxrsynth.evidence.diversity import similarity_within
 from cxrsynth.evidence.features import Extractor
 from cxrsynth.evidence.fidelity import frechet_interval, mean_interval
 from cxrsynth.ordered import OrderedPool
 from cxrsynth.policy.checkpoint import write_tensors
-from cxrsynth.policy.collect import Case, Group
+from cxrsynth.policy.collect import Case, Group, check_pixels
 from cxrsynth.policy.draws import noise
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.feedback import spread
@@ -128,12 +127,7 @@ class Evaluator:
             conditions=[case.conditions for case in cases],
             stopped=self._pool.stopped,
         )
-        bad = ~images.isfinite().flatten(1).all(1)
-        if bad.any():
-            raise ModelError(
-                f"held-out report {keys[int(bad.int().argmax())][0]}: the model gave pixels that are not numbers\n"
-                "  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept"
-            )
+        check_pixels(images, [f"held-out report {report_id}" for report_id, _ in keys])
         reports = [case.report for case in cases]
         rewards = torch.cat([suite(images, reports).values for _, suite in self._suites], 1)
         return (images[:, 0] * 255).round().to(torch.uint8), rewards, self._extractor(images)

@@ -225,13 +225,7 @@ class Collector:
             lambda step: torch.stack([noise(shape, self.seed, *own, step) for own in steps]),
             guidance=self.guidance,
         )
-        bad = ~made.images.isfinite().flatten(1).all(1)
-        if bad.any():
-            report_id = cases[int(bad.int().argmax())].report.report_id
-            raise ModelError(
-                f"report {report_id}: the model gave pixels that are not numbers\n"
-                "  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept"
-            )
+        check_pixels(made.images, [f"report {case.report.report_id}" for case in cases])
         return replace(made, images=made.images[:0]), self.suite(made.images, [case.report for case in cases]).values
 
     def _joined(self, places: list[int], rewards: Tensor | None) -> Tensor:
@@ -248,3 +242,17 @@ class Collector:
                 f"report {cases[place].report.report_id}: {whose}reward {self.suite.names[column]} is infinite\n"
                 "  the last checkpoint is kept; look at that reward's backend"
             )
+
+
+def check_pixels(images: Tensor, names: Sequence[str]) -> None:
+    """Refuse images [B, C, H, W] with a pixel that is not finite; `names` are those of the images.
+
+    Raises:
+        ModelError: naming the first.
+    """
+    bad = ~images.isfinite().flatten(1).all(1)
+    if bad.any():
+        raise ModelError(
+            f"{names[int(bad.int().argmax())]}: the model gave pixels that are not numbers\n"
+            "  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept"
+        )
