@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -135,9 +136,8 @@ class Evaluator:
     def baseline(self, context: Callable[[], AbstractContextManager[DiffusionModel]], cache: Path) -> Judged:
         """The baseline's images, drawn once a run and kept in `cache`."""
         if self._baseline is None:
-            if cache.is_file():
-                self._baseline = Judged(**load_file(cache))
-            else:
+            self._baseline = _kept(cache, len(self._asked))
+            if self._baseline is None:
                 with context() as model:
                     self._baseline = self.judged(model)
                 if self._group.rank == 0:
@@ -231,6 +231,15 @@ def hacking(verdict: Verdict, *, judge: float, tuning: float, margin: float) -> 
         f" rose from {tuning:+.2f} to {verdict.tuning:+.2f}. Raise update.kl_weight, lower the learning rates, or stop"
         " here: the best checkpoint by the judge is kept"
     )
+
+
+def _kept(cache: Path, count: int) -> Judged | None:
+    """What an earlier process drew; None where there is nothing, or a damaged file."""
+    try:
+        found = Judged(**load_file(cache))
+    except (OSError, TypeError, SafetensorError):
+        return None
+    return found if {len(found.images), len(found.rewards), len(found.features)} == {count} else None
 
 
 def _won(margin: Tensor) -> Tensor:

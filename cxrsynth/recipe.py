@@ -47,7 +47,7 @@ _Columns = Annotated[
 
 class _Section(BaseModel):
     # Strict where it counts: no key is passed over. Types are YAML's own, but 1 is a fine 1.0.
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -248,6 +248,12 @@ class DdpoStage(_RLStage):
 
     stage: Literal["ddpo"]
 
+    @model_validator(mode="after")
+    def _centred(self) -> "DdpoStage":
+        if not self.advantage.centre:
+            raise ValueError("advantage.centre: false keeps the sign of a comparison, and ddpo makes none")
+        return self
+
 
 class SftTrainSection(_Section):
     """What supervised fine-tuning trains."""
@@ -352,6 +358,20 @@ class Recipe(_Section):
 _TAGS: dict[str, type[_Section]] = {"rlcf": RlcfStage, "ddpo": DdpoStage, "sft": SftStage}
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that does not let the second of two equal keys win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader's; a key that is there twice is an error."""
+        plain = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")]
+        for place, key in enumerate(plain):
+            if key.value in [before.value for before in plain[:place]]:
+                raise yaml.constructor.ConstructorError(
+                    "while reading a section", node.start_mark, f"key {key.value!r} is there twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply `--set key=value` overrides; paths in it are relative to the recipe's folder.
 
@@ -380,7 +400,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}\n  expected: a YAML file") from None
     except UnicodeDecodeError:

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from cxrsynth import console
 from cxrsynth.curves import draw_curves
+from cxrsynth.diffusion.ace import SubspaceEmbedding
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.rollout import trajectory_schedule
@@ -24,7 +26,7 @@ from cxrsynth.films.collection import open_collection
 from cxrsynth.films.film import Film
 from cxrsynth.metrics import Metrics
 from cxrsynth.policy.advantage import PromptStatistics, no_signal, to_advantage
-from cxrsynth.policy.checkpoint import Learner, load_checkpoint, load_weights, save_checkpoint
+from cxrsynth.policy.checkpoint import Learner, damage_told, load_checkpoint, load_weights, save_checkpoint
 from cxrsynth.policy.collect import BaselineCache, Case, Collector
 from cxrsynth.policy.draws import Draw, draws
 from cxrsynth.policy.policy import Policy, load_policy
@@ -42,6 +44,8 @@ _RATIO_SHARE_OF_CLIP = 0.1
 _NEVER = -1
 _PROMPTS = 1024
 _EPSILON = 1e-12
+# So many images in a row of which a reward says nothing: it never will, and its share of the feedback is missing.
+_SILENT_IMAGES = 100
 
 
 @dataclass
@@ -74,7 +78,9 @@ class Reinforcement:
         weights = self.policy.weights
         self.average = None if train.ema_decay is None else EMAModel(weights.values(), decay=train.ema_decay)
         averaged = None if self.average is None else dict(zip(weights, self.average.shadow_params, strict=True))
-        self.learner = Learner(weights, self.optimizer, averaged)
+        ace = self.policy.model.ace
+        fixed = {"ace.basis": ace.basis} if isinstance(ace, SubspaceEmbedding) else {}
+        self.learner = Learner(weights, self.optimizer, averaged, fixed)
         self.schedule = trajectory_schedule(self.policy.model, steps=stage.sampling.steps, eta=stage.sampling.eta)
         self.guidance = run.guidance(stage.sampling.guidance)
         self.suite = run.suite(stage)
@@ -86,6 +92,7 @@ class Reinforcement:
         self.best = _Best()
         self.first = 0
         self.hacked = False
+        self._silent: Counter[str] = Counter()
 
     def __call__(self) -> None:
         """Iterate from where the stage stands to its end."""
@@ -122,6 +129,7 @@ class Reinforcement:
         drawn = self.draws(iteration)
         cases = [self.case(self.run.training[draw.report]) for draw in drawn]
         experience, rewards = collector.policy_experience(iteration, drawn, cases)
+        self._hear(rewards, cases)
         sampled = time.monotonic()
         baseline = self._baseline(collector, drawn, cases)
         feedback = self.feedback(rewards, baseline)
@@ -148,6 +156,17 @@ class Reinforcement:
             self._row(rewards, baseline, feedback) | flat | {f"policy/{k}": v for k, v in asdict(stats).items()} | times
         )
 
+    def _hear(self, rewards: Tensor, cases: Sequence[Case]) -> None:
+        """A reward may have nothing to say of a report, but not of all of them."""
+        for name, unknown in zip(self.suite.names, rewards.isnan().all(0).tolist(), strict=True):
+            self._silent[name] = self._silent[name] + len(rewards) if unknown else 0
+            if self._silent[name] >= _SILENT_IMAGES:
+                raise ModelError(
+                    f"report {cases[-1].report.report_id} and {self._silent[name] - 1} images before:"
+                    f" reward {name} is not a number\n  it needs reports that state what it judges, and a backend that"
+                    " works; to go on without it set its weight to 0"
+                )
+
     def draws(self, iteration: int) -> list[Draw]:
         """The trajectories of an iteration."""
         pool = self.stage.comparison.pool if isinstance(self.stage, RlcfStage) else 1 << 30
@@ -173,9 +192,9 @@ class Reinforcement:
         return collector.baseline_rewards(drawn, cases, self.cache, images=self.stage.comparison.baseline_images)
 
     def feedback(self, rewards: Tensor, baseline: Tensor | None) -> Tensor:
-        """Feedback [N, R]: the comparison, or without a baseline the rewards about their mean; nan: cannot tell."""
+        """Feedback [N, R]: the comparison, or without a baseline the rewards themselves; nan: cannot tell."""
         if baseline is None or not isinstance(self.stage, RlcfStage):
-            return rewards - rewards.nanmean(0)
+            return rewards
         section, scale = self.stage.comparison, spread(self.cache.everything())
         return compare(rewards, baseline, kind=Comparison(section.kind), scale=scale, beta=section.beta)
 
@@ -346,13 +365,14 @@ class Reinforcement:
         newest = self.run.folder.newest(self.index)
         if newest is not None:
             state = load_checkpoint(newest, self.learner)
-            self.first = int(state["iteration"])
-            self.statistics.load(state["statistics"])
-            self.cache.rows = {(report_id, start): row for report_id, start, row in state["baseline"]}
-            self.best = _Best(**state["best"])
-            self.hacked = bool(state["hacked"])
-            if self.average is not None:
-                self.average.optimization_step = int(state["ema_steps"])
+            with damage_told(newest):
+                self.first = int(state["iteration"])
+                self.statistics.load(state["statistics"])
+                self.cache.rows = {(report_id, start): row for report_id, start, row in state["baseline"]}
+                self.best = _Best(**state["best"])
+                self.hacked = bool(state["hacked"])
+                if self.average is not None:
+                    self.average.optimization_step = int(state["ema_steps"])
             if self.run.is_main:
                 console.say(f"going on after iteration {self.first} of {self.stage.iterations}")
         if self.run.is_main:

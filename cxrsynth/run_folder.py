@@ -98,7 +98,8 @@ class RunFolder:
             write_atomically(known, json.dumps(inputs, indent=1).encode())
             return
         before = json.loads(known.read_text(encoding="utf-8"))
-        changed = sorted(name for name in before.keys() | inputs.keys() if before.get(name) != inputs.get(name))
+        # Names follow from the recipe, which is the same; an older version knew fewer.
+        changed = sorted(name for name in before.keys() & inputs.keys() if before[name] != inputs[name])
         if changed:
             raise RecipeError(
                 f"--out {self.path}: the run was begun with other files behind {', '.join(changed)}\n"

@@ -1,4 +1,5 @@
-"""Ctrl-C in a loop that has something to finish: the first one is remembered, the second ends at once."""
+"""Ctrl-C, or a scheduler's SIGTERM, in a loop that has something to finish: the first is remembered, a second Ctrl-C
+ends at once."""
 
 import signal
 import threading
@@ -9,25 +10,32 @@ from cxrsynth import console
 
 
 class Stop:
-    """While it is entered, the first SIGINT only sets `asked`; outside the main thread nothing is changed."""
+    """While it is entered, SIGTERM and the first SIGINT only set `asked`; outside the main thread nothing is changed.
+
+    SIGTERM is what batch systems send some time before they kill.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._interrupted)
+            self._before = {
+                signal.SIGINT: signal.signal(signal.SIGINT, self._interrupted),
+                signal.SIGTERM: signal.signal(signal.SIGTERM, self._interrupted),
+            }
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
-        console.say("stopping: this iteration is finished and saved first; Ctrl-C again ends at once, without it")
+        if not self.asked:
+            self.asked = True
+            console.say("stopping: this iteration is finished and saved first; Ctrl-C ends at once, without it")

@@ -21,7 +21,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.gradients import add_gradients
 from cxrsynth.metrics import Metrics
 from cxrsynth.ordered import OrderedPool
-from cxrsynth.policy.checkpoint import Learner, load_checkpoint, save_checkpoint
+from cxrsynth.policy.checkpoint import Learner, damage_told, load_checkpoint, save_checkpoint
 from cxrsynth.policy.draws import Draw, draws, noise
 from cxrsynth.policy.policy import add_adapters
 from cxrsynth.recipe import SamplingSection, SftStage
@@ -251,9 +251,10 @@ class Supervision:
         newest = self.run.folder.newest(self.index)
         if newest is not None:
             state = load_checkpoint(newest, self.learner)
-            self.first, self.told_films = int(state["iteration"]), str(state["films"])
-            if self.average is not None:
-                self.average.optimization_step = int(state["ema_steps"])
+            with damage_told(newest):
+                self.first, self.told_films = int(state["iteration"]), str(state["films"])
+                if self.average is not None:
+                    self.average.optimization_step = int(state["ema_steps"])
             if self.run.is_main:
                 console.say(f"going on after step {self.first} of {self.stage.steps}")
         if self.run.is_main:

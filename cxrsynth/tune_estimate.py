@@ -93,7 +93,8 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     batches = stage.trajectories / batch / side_by_side
     sampled = stage.trajectories * sampling
     at_first, in_all = (_baseline_images(made, iterations) for iterations in (1, stage.iterations))
-    updated = batches * actions * (step.backward_s + (step.forward_s if stage.update.kl_weight else 0))
+    pulled = stage.update.kl_weight > 0 and step.backward_s > 0  # the baseline's means, for the divergence of steps
+    updated = batches * actions * (step.backward_s + (step.forward_s if pulled else 0))
     evaluation = run.recipe.evaluation
     judged = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
     judged = min(judged, len(run.held_out) * evaluation.images_per_report)

@@ -20,6 +20,7 @@ from cxrsynth.diffusion.spec import ModelSpec, read_spec
 from cxrsynth.errors import RecipeError, ReportsError
 from cxrsynth.evidence.features import load_extractor
 from cxrsynth.films.collection import open_collection
+from cxrsynth.films.folder import walk
 from cxrsynth.policy.collect import Case, Group
 from cxrsynth.processes import PATIENCE
 from cxrsynth.recipe import DdpoStage, Recipe, RlcfStage, SamplingSection, SftStage, load_recipe
@@ -151,7 +152,10 @@ def open_tune(settings: TuneSettings) -> TuneRun:
 
 
 def input_digests(run: TuneRun) -> dict[str, str]:
-    """SHA-256 of the files a run depends on, by the recipe's keys. Raises what reading them does."""
+    """SHA-256 of the files a run depends on, by the recipe's keys; films by names and sizes alone.
+
+    Raises what reading them does.
+    """
     recipe = run.recipe
     found = {
         "model.checkpoint": model_digest(find_model(recipe.model.checkpoint)),
@@ -160,11 +164,29 @@ def input_digests(run: TuneRun) -> dict[str, str]:
     if isinstance(recipe.reports.held_out, Path):
         found["reports.held_out"] = open_table(recipe.reports.held_out).digest()
     for index, stage in enumerate(recipe.stages):
-        if not isinstance(stage, SftStage):
+        if isinstance(stage, SftStage):
+            found[f"stages.{index}.data"] = _names_and_sizes(stage.data)
+            if stage.table is not None:
+                found[f"stages.{index}.table"] = open_table(stage.table).digest()
+        else:
             asked = {name: section.backend for name, section in stage.rewards.items() if section.weight > 0}
             found |= {f"stages.{index}.rewards.{name}": backend_digest(name, asked[name]) for name in asked}
+    if all(isinstance(stage, SftStage) for stage in recipe.stages):
+        return found
+    found["evaluation.features"] = load_extractor(recipe.evaluation.features, device=torch.device("cpu")).digest
+    if recipe.evaluation.reference is not None:
+        found["evaluation.reference"] = _names_and_sizes(recipe.evaluation.reference)
     judges = recipe.evaluation.judges
     return found | {f"evaluation.judge.{name}": backend_digest(name, judges[name]) for name in judges}
+
+
+def _names_and_sizes(path: Path) -> str:
+    """Of a folder's files or of one file. No times: films may be copied to where a job runs."""
+    names = sorted(walk(path)) if path.is_dir() else [path.name]
+    root = path if path.is_dir() else path.parent
+    sizes = ((name, (root / name).stat().st_size if (root / name).is_file() else 0) for name in names)
+    told = "".join(f"{name}\0{size}\n" for name, size in sizes)
+    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _check_stages(recipe: Recipe) -> None:
@@ -210,6 +232,11 @@ def _split(recipe: Recipe) -> tuple[list[Report], list[Report]]:
     reports = _read(section.table, section.columns, section.limit)
     if isinstance(section.held_out, Path):
         held_out = _read(section.held_out, section.columns, None)
+        if open_table(section.held_out).digest() == open_table(section.table).digest():
+            raise RecipeError(
+                f"reports.held_out: {section.held_out.name} is {section.table.name} again\n"
+                "  held-out reports must never be trained on: give other ones, or a number of them"
+            )
         seen = {report.report_id for report in reports} & {report.report_id for report in held_out}
         # Rows without an id column are named by their line, in both tables alike.
         shared = [one for one in seen if not one.startswith("row-")]

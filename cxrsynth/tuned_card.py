@@ -1,11 +1,12 @@
 """The model card of what a stage of tuning leaves."""
 
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE
 from cxrsynth.diffusion.model import DiffusionModel
-from cxrsynth.recipe import DdpoStage, RlcfStage
+from cxrsynth.recipe import DdpoStage, RewardSection, RlcfStage
 from cxrsynth.reinforce import Reinforcement
 from cxrsynth.supervise import Supervision
 from cxrsynth.tune_run import TuneRun
@@ -53,7 +54,7 @@ def reinforcement_card(run: TuneRun, stage: Reinforcement, best: int) -> str:
         "",
         f"- trained: UNet {section.train.unet}, ACE {'on' if section.train.ace else 'off'}"
         f" ({', '.join(f'{n} {c}' for n, c in stage.policy.parameter_count().items())} numbers)",
-        f"- rewards: {', '.join(f'{n} ({r.backend}, weight {r.weight:g})' for n, r in section.rewards.items())}",
+        f"- rewards: {', '.join(_told(name, reward) for name, reward in section.rewards.items())}",
         f"- iterations: {section.iterations} of {section.trajectories} images; weights of iteration {best},"
         " the best by the judge",
         f"- reports: {len(run.training)} to train, {len(run.held_out)} held out",
@@ -69,6 +70,11 @@ def reinforcement_card(run: TuneRun, stage: Reinforcement, best: int) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def _told(name: str, reward: RewardSection) -> str:
+    """A user's own backend by the name of its folder: where it lies is no business of who gets the model."""
+    return f"{name} ({Path(reward.backend).name}, weight {reward.weight:g})"
 
 
 def _result_table(stage: Reinforcement, best: int) -> list[str]:

@@ -112,6 +112,7 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
         ("- a list\n", "holds list"),
         ("a: [1\n", "line 2: not valid YAML"),
         ("!!python/object/apply:os.system [true]\n", "not valid YAML"),
+        ("seed: 1\nmodel: {}\nseed: 2\n", "line 3: not valid YAML: key 'seed' is there twice"),
         ({"stages": []}, "reports: missing"),
         (GOOD | {"stages": []}, "stages: found"),
     ],
@@ -142,6 +143,8 @@ def test_overrides_reach_any_place(tmp_path: Path) -> None:
         ("stages.0.iterations.deep=1", "iterations"),
         ("seed=[1", "not valid YAML"),
         ("sed=1", "did you mean: seed"),
+        ("stages.0.train.learning_rate=.inf", "stages.0.train.learning_rate: found inf"),
+        ("stages.0.train.learning_rate=.nan", "stages.0.train.learning_rate: found nan"),
     ],
 )
 def test_overrides_that_lead_nowhere_are_told(override: str, expected: str, tmp_path: Path) -> None:

@@ -159,10 +159,19 @@ def start(path: Path, out: Path, **environment: str) -> Warm:
     return Warm("cxrsynth", "tune", path, "--out", out, log=out.with_suffix(".log"), environment=environment)
 
 
-@pytest.mark.parametrize("ace", [{"tokens": 16}, {"subspace": 3, "explore": 0.5}])
-def test_killed_at_any_moment_it_ends_as_if_it_never_was(ace: Any, tiny_model: Path, tmp_path: Path) -> None:
-    train = {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5, "ace": ace}
-    content = recipe(tiny_model, iterations=6, train=train, rewards={"posture": {}, "diagnosis": {}})
+FULL = {"train": {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5, "ace": {"tokens": 16}}}
+ADAPTERS = {
+    "train": FULL["train"] | {"unet": "lora", "lora": {"rank": 2}, "ace": {"subspace": 3, "explore": 0.5}},
+    "update": {"updates": 2, "kl_weight": 0.1},
+    "comparison": {"pool": 2, "baseline_images": 2},
+}
+
+
+@pytest.mark.parametrize("changes", [FULL, ADAPTERS])
+def test_killed_at_any_moment_it_ends_as_if_it_never_was(
+    changes: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    content = recipe(tiny_model, iterations=6, rewards={"posture": {}, "diagnosis": {}}, **changes)
     content["evaluation"] |= {"every": 3}
     path = write_recipe(tmp_path, content)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -199,8 +208,9 @@ def test_ctrl_c_finishes_the_iteration_and_saves_it(tiny_model: Path, tmp_path: 
     assert "another recipe" in again.output
 
 
-def test_ctrl_c_in_the_last_iteration_is_heard(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_stops_the_last_iteration_is_heard(
+    number: signal.Signals, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The iteration is saved, and the same command makes the model of what it learned."""
     path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
@@ -208,7 +218,7 @@ def test_ctrl_c_in_the_last_iteration_is_heard(
     draw = Reinforcement.draws
 
     def pressed(self: Reinforcement, iteration: int) -> list[Draw]:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         return draw(self, iteration)
 
     monkeypatch.setattr(Reinforcement, "draws", pressed)
@@ -221,9 +231,11 @@ def test_ctrl_c_in_the_last_iteration_is_heard(
     assert metrics(out) == metrics(tmp_path / "whole")
 
 
-def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> None:
-    content = recipe(tiny_model, update={"updates": 1, "kl_weight": 0.1}, rewards={"posture": {}, "diagnosis": {}})
+@pytest.mark.parametrize("changes", [FULL, ADAPTERS])
+def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, rewards={"posture": {}, "diagnosis": {}}, **changes)
     content["stages"][0] |= {"reports_per_iteration": 3}  # three batches: one process has two of them
+    content["stages"][0]["update"] = {"updates": 1, "kl_weight": 0.1}
     path = write_recipe(tmp_path, content)
     one, two = tmp_path / "one", tmp_path / "two"
     assert start(path, one).wait() == 0
@@ -293,6 +305,8 @@ def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, tmp_path: Path) ->
         ({"model.precision": "fp16"}, "expected: bf16, fp32 or auto"),
         ({"reports.columns": {"reprot": "x"}}, "unknown role 'reprot'"),
         ({"trackers": ["mlflow"]}, "pip install mlflow"),
+        ({"reports.held_out": "reports.csv"}, "reports.csv is reports.csv again"),
+        ({"stages.0": {"stage": "ddpo", "iterations": 1, "advantage": {"centre": False}}}, "ddpo makes none"),
     ],
 )
 def test_what_the_user_can_mend_is_told(change: dict[str, Any], told: str, tiny_model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from typer.testing import Result
 
-from cxrsynth import run_folder, tuned_model
+from cxrsynth import reinforce, run_folder, tuned_model
 from cxrsynth.diffusion.model import load_model
 from tests.generating import HEADER, ROWS, hashes, write_table
 from tests.tuning import install_brightness, metrics, recipe, tune, write_recipe
@@ -116,6 +116,41 @@ def test_an_infinite_reward_is_named(tiny_model: Path, tmp_path: Path, monkeypat
     monkeypatch.delitem(sys.modules, "bright_reward")
 
 
+def test_a_reward_that_never_tells_is_named(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "bright_reward", raising=False)
+    monkeypatch.setattr(reinforce, "_SILENT_IMAGES", 8)
+    module = tmp_path / "own" / "bright_reward.py"
+    # The baseline's are asked for first: 4 images of held-out reports, in two batches.
+    module.write_text(INFINITE.replace('"inf"', '"nan"').replace("Infinite", "Brightness"))
+    content = recipe(tiny_model, iterations=9)
+    content["stages"][0]["rewards"]["posture"] = {}
+    told = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    assert "iteration 4: report " in told, told
+    assert "and 7 images before: reward brightness is not a number" in told
+    assert (tmp_path / "run" / "checkpoints" / "0-000003").is_dir()
+    monkeypatch.delitem(sys.modules, "bright_reward")
+
+
+def test_damage_in_the_run_folder_is_told_or_mended(tiny_model: Path, tmp_path: Path) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    expected = hashes(out / "model")
+    shutil.rmtree(out / "model")
+    state = out / "checkpoints" / "0-000002" / "state.json"
+    said = json.loads(state.read_text())
+    state.write_text(json.dumps({name: value for name, value in said.items() if name != "best"}))
+    assert "0-000002: not a checkpoint of this recipe, or of another version (KeyError)" in refused(tune(path, out))
+    shutil.rmtree(state.parent)  # as the message says
+    baseline = out / "checkpoints" / "baseline" / "0.safetensors"
+    baseline.write_bytes(baseline.read_bytes()[:-7])
+    assert tune(path, out).exit_code == 0
+    assert hashes(out / "model") == expected
+    shutil.rmtree(out / "model")
+    best = out / "checkpoints" / "best-0" / "weights.safetensors"
+    best.write_bytes(best.read_bytes()[:-7])
+    assert "best-0: not a checkpoint" in refused(tune(path, out))
+
+
 @pytest.mark.parametrize(("iterations", "said"), [(2, "iteration 2: report "), (1, "iteration 1: held-out report ")])
 def test_weights_that_run_away_are_told_with_the_iteration(
     iterations: int, said: str, tiny_model: Path, tmp_path: Path
@@ -198,4 +233,7 @@ def test_backends_beside_the_recipe_are_found_from_anywhere(
     assert tune(path, tmp_path / "run").exit_code == 0
     resolved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert Path(resolved["stages"][0]["rewards"]["posture"]["backend"]).is_absolute()
-    assert json.loads((tmp_path / "run" / "inputs.json").read_text()).keys() >= {"evaluation.judge.posture"}
+    inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())
+    assert inputs.keys() >= {"evaluation.judge.posture", "evaluation.features"}
+    card = (tmp_path / "run" / "model" / "model_card.md").read_text()
+    assert "- rewards: posture (nano, weight 1)\n" in card  # where the link leads, and no path

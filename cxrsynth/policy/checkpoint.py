@@ -7,8 +7,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,27 @@ from torch import Tensor, nn
 
 from cxrsynth.errors import ModelError
 
-_WEIGHTS, _OPTIMIZER, _AVERAGED, _STATE = (
+_WEIGHTS, _OPTIMIZER, _AVERAGED, _FIXED, _STATE = (
     "weights.safetensors",
     "optimizer.safetensors",
     "ema.safetensors",
+    "fixed.safetensors",
     "state.json",
 )
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What a checkpoint holds besides plain state: parameters by name, their optimizer, averaged copies or None."""
+    """What a checkpoint holds besides plain state.
+
+    `weights` are the parameters by name, `averaged` copies of them or None, `fixed` what the weights mean nothing
+    without: it was computed once, and another machine's rounding could find it otherwise.
+    """
 
     weights: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     averaged: Mapping[str, Tensor] | None = None
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, learner: Learner, state: dict[str, Any]) -> None:
@@ -49,6 +56,8 @@ def save_checkpoint(folder: Path, learner: Learner, state: dict[str, Any]) -> No
     write_tensors(_optimizer_tensors(learner), partial / _OPTIMIZER)
     if learner.averaged is not None:
         write_tensors({name: _kept(weight) for name, weight in learner.averaged.items()}, partial / _AVERAGED)
+    if learner.fixed:
+        write_tensors({name: _kept(tensor) for name, tensor in learner.fixed.items()}, partial / _FIXED)
     (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
     for path in partial.iterdir():
         _flush(path)
@@ -67,24 +76,34 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
     Raises:
         ModelError: if the checkpoint is not one of these weights.
     """
-    try:
+    with damage_told(folder):
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         _copy(load_file(folder / _WEIGHTS), learner.weights)
         _load_optimizer(load_file(folder / _OPTIMIZER), learner)
         if learner.averaged is not None:
             _copy(load_file(folder / _AVERAGED), learner.averaged)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{folder}: not a checkpoint of this recipe ({type(error).__name__})\n"
-            "  remove it to go on from the one before, or start again in a new folder"
-        ) from None
+        if learner.fixed:
+            _copy(load_file(folder / _FIXED), learner.fixed)
     return state
 
 
 def load_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Copy a checkpoint's weights, averaged ones where it has them."""
+    """Copy a checkpoint's weights, averaged ones where it has them. Raises ModelError as `load_checkpoint`."""
     path = folder / _AVERAGED
-    _copy(load_file(path if path.is_file() else folder / _WEIGHTS), weights)
+    with damage_told(folder):
+        _copy(load_file(path if path.is_file() else folder / _WEIGHTS), weights)
+
+
+@contextmanager
+def damage_told(folder: Path) -> Iterator[None]:
+    """What reading a damaged or foreign checkpoint raises, as ModelError."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: not a checkpoint of this recipe, or of another version ({type(error).__name__})\n"
+            "  remove it to go on from the one before, or start again in a new folder"
+        ) from None
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

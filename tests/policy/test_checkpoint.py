@@ -3,6 +3,7 @@
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_going_on_is_never_having_stopped(tmp_path: Path) -> None:
         assert torch.equal(second.weights[name], weight)
     assert not list(tmp_path.glob(".*"))
     assert {path.suffix for path in (tmp_path / "a").iterdir()} == {".safetensors", ".json"}
+
+
+def test_what_the_weights_mean_comes_back_too(tmp_path: Path) -> None:
+    """As the basis of embeddings' coordinates: found anew on another machine it could be turned."""
+    save_checkpoint(tmp_path / "a", replace(learner(steps=1), fixed={"basis": torch.eye(3)}), {})
+    turned = torch.eye(3).flip(0)
+    load_checkpoint(tmp_path / "a", replace(learner(steps=0), fixed={"basis": turned}))
+    assert torch.equal(turned, torch.eye(3))
 
 
 def test_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
