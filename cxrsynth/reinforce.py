@@ -20,21 +20,17 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.errors import ModelError
-from cxrsynth.evaluation import Evaluator, Judged, Verdict, as_row, hacking, reference_features
-from cxrsynth.evidence.features import load_extractor
-from cxrsynth.films.collection import open_collection
-from cxrsynth.films.film import Film
+from cxrsynth.evaluation import Evaluator, Judged, Verdict, as_row, hacking
+from cxrsynth.held_out import open_evaluator
 from cxrsynth.metrics import Metrics
 from cxrsynth.policy.advantage import PromptStatistics, no_signal, to_advantage
 from cxrsynth.policy.checkpoint import Learner, damage_told, load_checkpoint, load_weights, save_checkpoint
 from cxrsynth.policy.collect import BaselineCache, Case, Collector
 from cxrsynth.policy.draws import Draw, draws
+from cxrsynth.policy.optimizer import optimizer_groups
 from cxrsynth.policy.policy import Policy, load_policy
 from cxrsynth.policy.update import Updater, UpdateStats
-from cxrsynth.recipe import DdpoStage, RlcfStage, TrainSection
-from cxrsynth.reports.rows import Report
-from cxrsynth.rewards.backends import load_reward
-from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.recipe import DdpoStage, RlcfStage
 from cxrsynth.rewards.feedback import Comparison, compare, spread
 from cxrsynth.stopping import Stop
 from cxrsynth.tune_run import TuneRun
@@ -43,7 +39,6 @@ from cxrsynth.tune_run import TuneRun
 _RATIO_SHARE_OF_CLIP = 0.1
 _NEVER = -1
 _PROMPTS = 1024
-_EPSILON = 1e-12
 # So many images in a row of which a reward says nothing: it never will, and its share of the feedback is missing.
 _SILENT_IMAGES = 100
 
@@ -74,7 +69,7 @@ class Reinforcement:
             gradient_checkpointing=run.recipe.model.gradient_checkpointing,
             seed=run.recipe.seed,
         )
-        self.optimizer = torch.optim.AdamW(_groups(self.policy, train), weight_decay=train.weight_decay)
+        self.optimizer = torch.optim.AdamW(optimizer_groups(self.policy, train), weight_decay=train.weight_decay)
         weights = self.policy.weights
         self.average = None if train.ema_decay is None else EMAModel(weights.values(), decay=train.ema_decay)
         averaged = None if self.average is None else dict(zip(weights, self.average.shadow_params, strict=True))
@@ -100,7 +95,7 @@ class Reinforcement:
         batch = self.run.batch_size(self.stage.sampling)
         pool = SamplingPool(self.policy.model, batch_size=batch, threads_per_batch=1)
         with pool, console.tuning_view(self.stage.iterations, quiet=not self.run.is_main) as show, Stop() as stop:
-            evaluator = self._evaluator(pool, batch)
+            evaluator = self.evaluator(pool, batch)
             collector, updater = self.learners(pool, batch)
             self._draw_baseline(evaluator)
             for iteration in range(self.first, self.stage.iterations):
@@ -253,31 +248,9 @@ class Reinforcement:
             after_step=(lambda: None) if average is None else lambda: average.step(self.policy.weights.values()),
         )
 
-    def _evaluator(self, pool: SamplingPool, batch: int) -> Evaluator:
-        section = self.run.recipe.evaluation
-        reports: Sequence[Report] = self.run.held_out[: section.reports]
-        judges = {name: load_reward(name, backend, device=self.run.device) for name, backend in section.judges.items()}
-        extractor = load_extractor(section.features, device=self.run.device)
-        reference = None
-        if section.reference is not None:
-            collection = open_collection(section.reference)
-            films = (film for unit in collection.units for film in collection.read(unit))
-            reference = reference_features((film.pixels for film in films if isinstance(film, Film)), extractor)
-        return Evaluator(
-            [self.case(report) for report in reports],
-            images_per_report=section.images_per_report,
-            tuning=self.suite,
-            weights=self.weights,
-            judge=RewardSuite(judges),
-            extractor=extractor,
-            reference=reference,
-            steps=section.steps or self.run.spec.defaults.steps,
-            guidance=self.run.guidance(section.guidance),
-            batch_size=batch,
-            seed=self.run.recipe.seed,
-            pool=pool,
-            group=self.run.group,
-        )
+    def evaluator(self, pool: SamplingPool, batch: int) -> Evaluator:
+        """The judge on held-out reports, working on `pool` in batches of `batch`."""
+        return open_evaluator(self.run, self.suite, self.weights, case=self.case, pool=pool, batch=batch)
 
     @contextmanager
     def evaluated(self) -> Iterator[DiffusionModel]:
@@ -388,14 +361,3 @@ class Reinforcement:
         if self.best.judge <= 0 and self.run.is_main:
             console.warn("no checkpoint is above the baseline by the judge: the model is not better than its start")
         return self.best.iteration
-
-
-def _groups(policy: Policy, train: TrainSection) -> list[dict[str, Any]]:
-    """What the optimizer trains, and how fast.
-
-    Log-probabilities are means over latent elements, so gradients are small: on nano about 1e-9 for most weights of
-    adapters, 1e-6 for shifts. Adam's epsilon only guards against division by zero and must stay below that; its usual
-    1e-8 would slow the adapters down.
-    """
-    rates = ((policy.unet_weights, train.learning_rate), (policy.ace_weights, train.ace_learning_rate))
-    return [{"params": list(weights.values()), "lr": rate, "eps": _EPSILON} for weights, rate in rates if weights]

@@ -43,7 +43,7 @@ def main(
         batch = run.batch_size(stage.stage.sampling)
         run.folder.baseline_images.mkdir(parents=True, exist_ok=True)
         with SamplingPool(stage.policy.model, batch_size=batch, threads_per_batch=1) as pool:
-            evaluator = stage._evaluator(pool, batch)
+            evaluator = stage.evaluator(pool, batch)
             baseline = evaluator.baseline(stage.policy.baseline, Path(folder) / "baseline.safetensors")
             ours = race(our_steps(stage, pool, batch), lambda: judged(stage, evaluator), evaluator, baseline,
                         gain=gain, every=every, seconds=60 * most_minutes)  # fmt: skip

@@ -1,0 +1,66 @@
+"""The evaluator of a run: held-out reports, judges and real films as the recipe names them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrsynth.evaluation import Evaluator, reference_features
+from cxrsynth.evidence.features import load_extractor
+from cxrsynth.films.collection import open_collection
+from cxrsynth.films.film import Film
+from cxrsynth.ordered import OrderedPool
+from cxrsynth.policy.collect import Case
+from cxrsynth.reports.rows import Report
+from cxrsynth.rewards.backends import load_reward
+from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.tune_run import TuneRun
+
+
+def open_evaluator(
+    run: TuneRun,
+    tuning: RewardSuite,
+    weights: Mapping[str, float],
+    *,
+    case: Callable[[Report], Case],
+    pool: OrderedPool,
+    batch: int,
+) -> Evaluator:
+    """Load judges, features and reference films.
+
+    Args:
+        run: whose held-out reports are judged, and whose recipe says how.
+        tuning: the rewards that tune, with `weights` by their names.
+        case: makes a report what is asked of the model.
+        pool: where batches run.
+        batch: images a batch.
+
+    Raises:
+        ModelError, ShardError: if one of them cannot be loaded.
+    """
+    section = run.recipe.evaluation
+    judges = {name: load_reward(name, backend, device=run.device) for name, backend in section.judges.items()}
+    extractor = load_extractor(section.features, device=run.device)
+    return Evaluator(
+        [case(report) for report in run.held_out[: section.reports]],
+        images_per_report=section.images_per_report,
+        tuning=tuning,
+        weights=dict(weights),
+        judge=RewardSuite(judges),
+        extractor=extractor,
+        reference=None if section.reference is None else reference_features(_pixels(section.reference), extractor),
+        steps=section.steps or run.spec.defaults.steps,
+        guidance=run.guidance(section.guidance),
+        batch_size=batch,
+        seed=run.recipe.seed,
+        pool=pool,
+        group=run.group,
+    )
+
+
+def _pixels(folder: Path) -> Iterator[NDArray[np.float32]]:
+    """Of all films that can be read, [H, W] in [0, 1]."""
+    collection = open_collection(folder)
+    films = (film for unit in collection.units for film in collection.read(unit))
+    return (film.pixels for film in films if isinstance(film, Film))
