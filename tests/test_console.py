@@ -1,0 +1,75 @@
+"""What a user sees while a run goes on: live on a terminal, plain lines when piped."""
+
+import contextlib
+import os
+import pty
+import sys
+import threading
+
+import pytest
+
+from cxrsynth import console
+
+ROW = {
+    "images": 8,
+    "reward/posture/mean": -0.5,
+    "reward/posture/baseline": -0.75,
+    "feedback/posture/mean": 0.25,
+    "feedback/win_rate": 0.625,
+    "policy/clip_fraction": 0.125,
+    "policy/baseline_kl": 0.0625,
+    "time/rollout_s": 2.0,
+    "time/baseline_s": 1.0,
+    "time/update_s": 1.0,
+}
+
+
+class Terminal:
+    """A terminal as standard error; what it is given is read all the while, or its buffer would fill."""
+
+    def __init__(self) -> None:
+        self.shown = b""
+        self._master, slave = pty.openpty()
+        self.stream = os.fdopen(slave, "w")
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # EIO once the other end is closed
+            while part := os.read(self._master, 1 << 16):
+                self.shown += part
+
+    def close(self) -> str:
+        """Everything shown."""
+        self.stream.close()
+        self._reader.join(timeout=30)
+        assert not self._reader.is_alive()
+        os.close(self._master)
+        return self.shown.decode()
+
+
+def test_tuning_is_a_live_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal.stream)
+        with console.tuning_view(20) as show:
+            show(1, ROW)
+            console.say("a message beside it")
+            show(2, ROW | {"feedback/win_rate": 0.75})
+    text = terminal.close()
+    for expected in ("posture", "-0.5", "0.625", "0.75", "0.0625", "2.00 images/s", "left", "a message beside it"):
+        assert expected in text, expected
+    assert "\x1b[1A" in text  # drawn over, not again and again
+
+
+def test_tuning_is_a_plain_line_an_iteration_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.tuning_view(20) as show:
+        show(1, ROW)
+        show(2, ROW)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("iteration 2/20: posture -0.500")
+    assert "win rate 0.625" in lines[1]
+    assert "\x1b" not in lines[1]
