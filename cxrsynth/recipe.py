@@ -80,7 +80,9 @@ class LoraSection(_Section):
 class AceSection(_Section):
     """Adaptive condition embeddings."""
 
-    tokens: _Positive = Field(default=16, description="positions of the condition that blocks are added to")
+    tokens: _Positive | None = Field(
+        default=None, description="positions of the condition that blocks are added to; default, without subspace: 16"
+    )
     subspace: _Positive | None = Field(
         default=None,
         description="in place of tokens: learn so many coordinates along the directions in which the reports' prompts"
@@ -94,7 +96,7 @@ class AceSection(_Section):
 
     @model_validator(mode="after")
     def _one_form(self) -> "AceSection":
-        if self.subspace is not None and "tokens" in self.model_fields_set:
+        if self.subspace is not None and self.tokens is not None:
             raise ValueError("tokens and subspace are two forms of the embeddings: give one of them")
         if self.explore is not None and self.subspace is None:
             raise ValueError("explore needs subspace, the number of directions to explore, as 32")
@@ -109,6 +111,9 @@ class TrainSection(_Section):
     ace: _Switch | AceSection = Field(default=True, description="true: {subspace: 32, explore: 0.3}")
     learning_rate: _Rate = Field(default=1.0e-5, description="of the UNet; adapters want far more (nano: 5e-3)")
     ace_learning_rate: _Rate = 1.0e-2
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="cosine: both learning rates fall to zero over the stage's iterations"
+    )
     weight_decay: _Weight = 0.0
     ema_decay: Annotated[float, Field(gt=0, lt=1), _PLAIN] | None = Field(
         default=None, description="averaged weights are evaluated"

@@ -27,7 +27,7 @@ from cxrsynth.policy.advantage import PromptStatistics, no_signal, to_advantage
 from cxrsynth.policy.checkpoint import Learner, damage_told, load_checkpoint, load_weights, save_checkpoint
 from cxrsynth.policy.collect import BaselineCache, Case, Collector
 from cxrsynth.policy.draws import Draw, draws
-from cxrsynth.policy.optimizer import optimizer_groups
+from cxrsynth.policy.optimizer import optimizer_groups, set_learning_rates
 from cxrsynth.policy.policy import Policy, load_policy
 from cxrsynth.policy.update import Updater, UpdateStats
 from cxrsynth.recipe import DdpoStage, RlcfStage
@@ -138,6 +138,7 @@ class Reinforcement:
             clip=self.stage.advantage.clip,
             centre=self.stage.advantage.centre,
         )
+        set_learning_rates(self.optimizer, self.stage.train.schedule, done=iteration / self.stage.iterations)
         stats = updater(experience, advantage, key=f"{self.run.recipe.seed} {self.index} {iteration}")
         if iteration == self.first:
             self._check_ratio(stats)
@@ -147,6 +148,7 @@ class Reinforcement:
             "time/update_s": time.monotonic() - compared,
         }
         flat = {"feedback/no_signal": no_signal(feedback, ids), "images": len(drawn)}
+        flat |= {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
         return (
             self._row(rewards, baseline, feedback) | flat | {f"policy/{k}": v for k, v in asdict(stats).items()} | times
         )

@@ -27,8 +27,10 @@ def read(tmp_path: Path, content: object, *overrides: str) -> Recipe:
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.name)
-def test_every_recipe_loads_and_says_what_it_needs(path: Path) -> None:
+def test_every_recipe_loads_and_says_what_it_needs(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
+    (tmp_path / "resolved.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
     head = path.read_text().splitlines()
     comment = " ".join(line for line in head if line.startswith("#"))
     assert head[0].startswith("# ")

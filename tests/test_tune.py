@@ -161,7 +161,8 @@ def start(path: Path, out: Path, **environment: str) -> Warm:
 
 FULL = {"train": {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5, "ace": {"tokens": 16}}}
 ADAPTERS = {
-    "train": FULL["train"] | {"unet": "lora", "lora": {"rank": 2}, "ace": {"subspace": 3, "explore": 0.5}},
+    "train": FULL["train"]
+    | {"unet": "lora", "lora": {"rank": 2}, "ace": {"subspace": 3, "explore": 0.5}, "schedule": "cosine"},
     "update": {"updates": 2, "kl_weight": 0.1},
     "comparison": {"pool": 2, "baseline_images": 2},
 }
@@ -264,10 +265,13 @@ def test_ddpo_needs_no_baseline(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model)
     del content["stages"][0]["comparison"]
     content["stages"][0]["stage"] = "ddpo"
+    content["stages"][0]["train"]["schedule"] = "cosine"
     out = tmp_path / "run"
     result = tune(write_recipe(tmp_path, content), out)
     assert result.exit_code == 0, result.output
     assert "feedback/win_rate" not in metrics(out)[0]
+    rates = [row["learning_rate/ace"] for row in metrics(out) if "learning_rate/ace" in row]
+    assert rates == pytest.approx([1e-2, 5e-3])
     assert json.loads((max((out / "checkpoints").glob("0-*")) / "state.json").read_text())["baseline"] == []
 
 

@@ -28,6 +28,7 @@ from cxrsynth.settings import Precision
 _LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _ADAPTER = "cxrsynth"
 _PROMPTS_AT_ONCE = 64
+_TOKENS = 16  # positions that blocks are added to, where the recipe says nothing
 
 
 @dataclass(frozen=True)
@@ -171,12 +172,12 @@ def _start_ace(
         return copy.deepcopy(model.ace).requires_grad_(True)
     width = int(model.text_encoder.config.hidden_size)
     length = int(model.tokenizer.model_max_length)
-    if section.tokens > length:
+    tokens = section.tokens or _TOKENS
+    if tokens > length:
         raise ModelError(
-            f"train.ace.tokens {section.tokens}: the model's condition has {length} positions\n"
-            f"  expected: at most {length}"
+            f"train.ace.tokens {tokens}: the model's condition has {length} positions\n  expected: at most {length}"
         )
-    return AdaptiveConditionEmbedding(width, tokens=section.tokens, conditions=CONDITIONS).to(model.device)
+    return AdaptiveConditionEmbedding(width, tokens=tokens, conditions=CONDITIONS).to(model.device)
 
 
 def _embedded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
