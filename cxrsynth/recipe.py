@@ -366,15 +366,17 @@ _TAGS: dict[str, type[_Section]] = {"rlcf": RlcfStage, "ddpo": DdpoStage, "sft":
 class _Loader(yaml.SafeLoader):
     """Safe YAML that does not let the second of two equal keys win in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As SafeLoader's; a key that is there twice is an error."""
-        plain = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")]
-        for place, key in enumerate(plain):
-            if key.value in [before.value for before in plain[:place]]:
-                raise yaml.constructor.ConstructorError(
-                    "while reading a section", node.start_mark, f"key {key.value!r} is there twice", key.start_mark
-                )
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As SafeLoader's; a key that is there twice is an error. Here what is merged is not yet put in."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    told = f"key {key.value!r} is there twice"
+                    raise yaml.constructor.ConstructorError("in a section", node.start_mark, told, key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
@@ -413,7 +415,7 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise RecipeError(f"{path}: line {line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date or number that is none; far too deep
         raise RecipeError(f"{path}: not valid YAML\n  expected: a recipe, as those under recipes/") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: holds {type(data).__name__}, expected sections such as reports: and stages:")
@@ -427,8 +429,8 @@ def _override(data: dict[str, Any], given: str) -> None:
     if not sign or not all(names):
         raise RecipeError(f"--set {given}: expected key=value, as stages.0.iterations=5")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"--set {key}: the value is not valid YAML") from None
     place: Any = data
     for name in names[:-1]:

@@ -2,7 +2,6 @@
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from cxrsynth.evaluation import Evaluator, Judged, Verdict, as_row, hacking
 from cxrsynth.held_out import open_evaluator
 from cxrsynth.metrics import Metrics
 from cxrsynth.policy.advantage import PromptStatistics, no_signal, to_advantage
-from cxrsynth.policy.checkpoint import Learner, damage_told, load_checkpoint, load_weights, save_checkpoint
+from cxrsynth.policy.checkpoint import Learner, damage_told, load_best, load_checkpoint, save_checkpoint
 from cxrsynth.policy.collect import BaselineCache, Case, Collector
 from cxrsynth.policy.draws import Draw, draws
 from cxrsynth.policy.optimizer import optimizer_groups, set_learning_rates
@@ -39,8 +38,8 @@ from cxrsynth.tune_run import TuneRun
 _RATIO_SHARE_OF_CLIP = 0.1
 _NEVER = -1
 _PROMPTS = 1024
-# So many images in a row of which a reward says nothing: it never will, and its share of the feedback is missing.
-_SILENT_IMAGES = 100
+# So many reports in a row of which a reward says nothing: it never will, and its share of the feedback is missing.
+_SILENT_REPORTS = 100
 
 
 @dataclass
@@ -74,7 +73,11 @@ class Reinforcement:
         self.average = None if train.ema_decay is None else EMAModel(weights.values(), decay=train.ema_decay)
         averaged = None if self.average is None else dict(zip(weights, self.average.shadow_params, strict=True))
         ace = self.policy.model.ace
-        fixed = {"ace.basis": ace.basis} if isinstance(ace, SubspaceEmbedding) else {}
+        fixed = {}
+        if isinstance(ace, SubspaceEmbedding):
+            # One for all: each process found it by itself, perhaps on other hardware.
+            ace.basis.copy_(run.of_first(ace.basis))
+            fixed["ace.basis"] = ace.basis
         self.learner = Learner(weights, self.optimizer, averaged, fixed)
         self.schedule = trajectory_schedule(self.policy.model, steps=stage.sampling.steps, eta=stage.sampling.eta)
         self.guidance = run.guidance(stage.sampling.guidance)
@@ -87,7 +90,7 @@ class Reinforcement:
         self.best = _Best()
         self.first = 0
         self.hacked = False
-        self._silent: Counter[str] = Counter()
+        self._silent: dict[str, set[str]] = {name: set() for name in self.suite.names}
 
     def __call__(self) -> None:
         """Iterate from where the stage stands to its end."""
@@ -155,13 +158,15 @@ class Reinforcement:
 
     def _hear(self, rewards: Tensor, cases: Sequence[Case]) -> None:
         """A reward may have nothing to say of a report, but not of all of them."""
+        most = min(_SILENT_REPORTS, len(self.run.training))
         for name, unknown in zip(self.suite.names, rewards.isnan().all(0).tolist(), strict=True):
-            self._silent[name] = self._silent[name] + len(rewards) if unknown else 0
-            if self._silent[name] >= _SILENT_IMAGES:
+            silent = self._silent[name]
+            silent.update(case.report.report_id for case in cases) if unknown else silent.clear()
+            if len(silent) >= most:
                 raise ModelError(
-                    f"report {cases[-1].report.report_id} and {self._silent[name] - 1} images before:"
-                    f" reward {name} is not a number\n  it needs reports that state what it judges, and a backend that"
-                    " works; to go on without it set its weight to 0"
+                    f"report {cases[-1].report.report_id} and {len(silent) - 1} others before: reward {name} is not a"
+                    " number\n  it needs reports that state what it judges, and a backend that works; to go on without"
+                    " it leave it out, in a new folder"
                 )
 
     def draws(self, iteration: int) -> list[Draw]:
@@ -356,10 +361,19 @@ class Reinforcement:
         self.run.wait()
 
     def take_best(self) -> int:
-        """Put the best weights by the judge in place; returns their iteration, -1 where there was no evaluation."""
+        """Put the best weights by the judge in place; returns their iteration.
+
+        Raises:
+            ModelError: if they cannot be read.
+        """
         folder = self.run.folder.best(self.index)
-        if folder.is_dir():
-            load_weights(folder, self.policy.weights)
+        if not folder.is_dir():
+            if self.run.is_main:
+                console.warn(f"{folder} is not there: the model gets the weights of the last iteration")
+            if self.average is not None:
+                self.average.copy_to(self.policy.weights.values())
+            return self.stage.iterations
+        taken = load_best(folder, self.policy.weights)
         if self.best.judge <= 0 and self.run.is_main:
             console.warn("no checkpoint is above the baseline by the judge: the model is not better than its start")
-        return self.best.iteration
+        return taken

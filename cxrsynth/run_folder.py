@@ -98,8 +98,7 @@ class RunFolder:
             write_atomically(known, json.dumps(inputs, indent=1).encode())
             return
         before = json.loads(known.read_text(encoding="utf-8"))
-        # Names follow from the recipe, which is the same; an older version knew fewer.
-        changed = sorted(name for name in before.keys() & inputs.keys() if before[name] != inputs[name])
+        changed = sorted(name for name in before.keys() | inputs.keys() if before.get(name) != inputs.get(name))
         if changed:
             raise RecipeError(
                 f"--out {self.path}: the run was begun with other files behind {', '.join(changed)}\n"

@@ -31,7 +31,8 @@ class Stop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, before in self._before.items():
-            signal.signal(number, before)
+            if before is not None:  # not set by Python: cannot be put back
+                signal.signal(number, before)
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:

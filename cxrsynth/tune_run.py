@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast, gather_object
 from torch import Tensor
 
 from cxrsynth.asking import Asker
@@ -19,8 +19,7 @@ from cxrsynth.diffusion.model import choose_device, choose_precision, find_model
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
 from cxrsynth.errors import RecipeError, ReportsError
 from cxrsynth.evidence.features import load_extractor
-from cxrsynth.films.collection import open_collection
-from cxrsynth.films.folder import walk
+from cxrsynth.films.collection import Collection, open_collection
 from cxrsynth.policy.collect import Case, Group
 from cxrsynth.processes import PATIENCE
 from cxrsynth.recipe import DdpoStage, Recipe, RlcfStage, SamplingSection, SftStage, load_recipe
@@ -69,6 +68,13 @@ class TuneRun:
             return tensor
         summed: Tensor = self.accelerator.reduce(tensor.to(self.device), reduction="sum")
         return summed.to(tensor.device)
+
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """The first process's tensor, in all of them."""
+        if self.accelerator.num_processes == 1:
+            return tensor
+        shared: Tensor = broadcast(tensor.to(self.device))
+        return shared.to(tensor.device)
 
     def track(self, numbers: Mapping[str, float], *, stage: int, iteration: int) -> None:
         """Send numbers to the trackers, their step counted through all stages: theirs must rise."""
@@ -165,7 +171,7 @@ def input_digests(run: TuneRun) -> dict[str, str]:
         found["reports.held_out"] = open_table(recipe.reports.held_out).digest()
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SftStage):
-            found[f"stages.{index}.data"] = _names_and_sizes(stage.data)
+            found[f"stages.{index}.data"] = _names_and_sizes(open_films(stage))
             if stage.table is not None:
                 found[f"stages.{index}.table"] = open_table(stage.table).digest()
         else:
@@ -175,18 +181,29 @@ def input_digests(run: TuneRun) -> dict[str, str]:
         return found
     found["evaluation.features"] = load_extractor(recipe.evaluation.features, device=torch.device("cpu")).digest
     if recipe.evaluation.reference is not None:
-        found["evaluation.reference"] = _names_and_sizes(recipe.evaluation.reference)
+        found["evaluation.reference"] = _names_and_sizes(open_collection(recipe.evaluation.reference))
     judges = recipe.evaluation.judges
     return found | {f"evaluation.judge.{name}": backend_digest(name, judges[name]) for name in judges}
 
 
-def _names_and_sizes(path: Path) -> str:
-    """Of a folder's files or of one file. No times: films may be copied to where a job runs."""
-    names = sorted(walk(path)) if path.is_dir() else [path.name]
-    root = path if path.is_dir() else path.parent
-    sizes = ((name, (root / name).stat().st_size if (root / name).is_file() else 0) for name in names)
-    told = "".join(f"{name}\0{size}\n" for name, size in sizes)
-    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
+def _names_and_sizes(films: Collection) -> str:
+    """SHA-256 of the films' files; of a data set of ours, of its manifest's digests.
+
+    No times: films may be copied to where a job runs.
+    """
+    root = films.path if films.path.is_dir() else films.path.parent
+
+    def size(name: str) -> int:
+        try:
+            return (root / name).stat().st_size
+        except OSError:
+            return -1
+
+    if films.manifest is not None:
+        told = [films.digest_of(unit) for unit in films.units]
+    else:
+        told = [f"{name}\0{size(name)}" for unit in films.units for name in unit.files or (unit.name,)]
+    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _check_stages(recipe: Recipe) -> None:

@@ -55,8 +55,8 @@ def reinforcement_card(run: TuneRun, stage: Reinforcement, best: int) -> str:
         f"- trained: UNet {section.train.unet}, ACE {'on' if section.train.ace else 'off'}"
         f" ({', '.join(f'{n} {c}' for n, c in stage.policy.parameter_count().items())} numbers)",
         f"- rewards: {', '.join(_told(name, reward) for name, reward in section.rewards.items())}",
-        f"- iterations: {section.iterations} of {section.trajectories} images; weights of iteration {best},"
-        " the best by the judge",
+        f"- iterations: {section.iterations} of {section.trajectories} images; weights of iteration {best}"
+        + (", the best by the judge" if best == stage.best.iteration else ""),
         f"- reports: {len(run.training)} to train, {len(run.held_out)} held out",
         "",
         *_result_table(stage, best),

@@ -114,6 +114,8 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
         ("- a list\n", "holds list"),
         ("a: [1\n", "line 2: not valid YAML"),
         ("!!python/object/apply:os.system [true]\n", "not valid YAML"),
+        ("seed: 2024-99-99\n", "not valid YAML"),
+        ("a: " + 3000 * "[", "not valid YAML"),
         ("seed: 1\nmodel: {}\nseed: 2\n", "line 3: not valid YAML: key 'seed' is there twice"),
         ({"stages": []}, "reports: missing"),
         (GOOD | {"stages": []}, "stages: found"),
@@ -121,6 +123,19 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
 )
 def test_what_is_no_recipe_is_told(content: object, expected: str, tmp_path: Path) -> None:
     assert expected in told(tmp_path, content)
+
+
+def test_sections_may_be_merged(tmp_path: Path) -> None:
+    """YAML's own way to say a thing once: what is merged is no key given twice."""
+    (tmp_path / "r.yaml").write_text(
+        "reports: {table: r.csv}\n"
+        "stages:\n"
+        "  - {stage: ddpo, iterations: 1, sampling: &first {steps: 10, guidance: 4}}\n"
+        "  - {stage: ddpo, iterations: 1, sampling: &second {<<: *first, steps: 20}}\n"
+        "  - {stage: ddpo, iterations: 1, sampling: {<<: *second, eta: 0.5}}\n"
+    )
+    stages = [stage.sampling for stage in load_recipe(tmp_path / "r.yaml").stages if isinstance(stage, DdpoStage)]
+    assert [(one.steps, one.guidance, one.eta) for one in stages] == [(10, 4, 1.0), (20, 4, 1.0), (20, 4, 0.5)]
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
@@ -144,6 +159,7 @@ def test_overrides_reach_any_place(tmp_path: Path) -> None:
         ("stages.x.iterations=1", "no place in a list"),
         ("stages.0.iterations.deep=1", "iterations"),
         ("seed=[1", "not valid YAML"),
+        ("evaluation={steps: 3, steps: 4}", "not valid YAML"),
         ("sed=1", "did you mean: seed"),
         ("stages.0.train.learning_rate=.inf", "stages.0.train.learning_rate: found inf"),
         ("stages.0.train.learning_rate=.nan", "stages.0.train.learning_rate: found nan"),

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +32,7 @@ from cxrsynth.settings import TuneSettings
 from cxrsynth.shards.plan import chunks
 from cxrsynth.supervise import Supervision
 from cxrsynth.training_films import Pair, TrainingFilms
-from cxrsynth.tune_run import TuneRun, open_tune
+from cxrsynth.tune_run import TuneRun, input_digests, open_tune
 from tests.films.making import encoded, levels, member, tar_of, write
 from tests.generating import HEADER, ROWS, hashes, write_table
 from tests.processes import Warm
@@ -254,6 +256,24 @@ def test_films_are_asked_for_as_generate_asks(tiny_model: Path, films: Path, tmp
         assert [pair.prompt for pair in pairs] == [one.prompt for one in asked]
         assert [pair.conditions for pair in pairs] == [one.conditions for one in asked]
         assert len({pair.prompt for pair in pairs}) == 4
+
+
+def test_a_run_knows_its_films_wherever_they_are_copied_from(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    own = tmp_path / "films"
+    shutil.copytree(films, own)
+    shutil.copy(films.parent / "films.csv", tmp_path)
+    path = write_recipe(tmp_path, recipe(tiny_model, own))
+
+    def digest() -> str:
+        return input_digests(open_tune(TuneSettings(recipe=path, out=tmp_path / "run")))["stages.0.data"]
+
+    before = digest()
+    for film in own.iterdir():
+        os.utime(film, (0, 0))
+    (own / "notes.txt").write_text("no film")
+    assert digest() == before
+    Image.new("L", (40, 36)).save(own / "film0.png")
+    assert digest() != before
 
 
 def test_the_empty_prompt_takes_its_share(tiny_model: Path, films: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from typer.testing import Result
 
-from cxrsynth import reinforce, run_folder, tuned_model
+from cxrsynth import run_folder, tuned_model
 from cxrsynth.diffusion.model import load_model
 from tests.generating import HEADER, ROWS, hashes, write_table
 from tests.tuning import install_brightness, metrics, recipe, tune, write_recipe
@@ -118,16 +118,15 @@ def test_an_infinite_reward_is_named(tiny_model: Path, tmp_path: Path, monkeypat
 
 def test_a_reward_that_never_tells_is_named(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "bright_reward", raising=False)
-    monkeypatch.setattr(reinforce, "_SILENT_IMAGES", 8)
     module = tmp_path / "own" / "bright_reward.py"
-    # The baseline's are asked for first: 4 images of held-out reports, in two batches.
     module.write_text(INFINITE.replace('"inf"', '"nan"').replace("Infinite", "Brightness"))
     content = recipe(tiny_model, iterations=9)
     content["stages"][0]["rewards"]["posture"] = {}
     told = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
-    assert "iteration 4: report " in told, told
-    assert "and 7 images before: reward brightness is not a number" in told
-    assert (tmp_path / "run" / "checkpoints" / "0-000003").is_dir()
+    # It falls silent in the third, and each of five reports has been asked for by the end of the fifth.
+    assert "iteration 5: report " in told, told
+    assert "and 4 others before: reward brightness is not a number" in told
+    assert (tmp_path / "run" / "checkpoints" / "0-000004").is_dir()
     monkeypatch.delitem(sys.modules, "bright_reward")
 
 
@@ -149,6 +148,11 @@ def test_damage_in_the_run_folder_is_told_or_mended(tiny_model: Path, tmp_path: 
     best = out / "checkpoints" / "best-0" / "weights.safetensors"
     best.write_bytes(best.read_bytes()[:-7])
     assert "best-0: not a checkpoint" in refused(tune(path, out))
+    shutil.rmtree(best.parent)
+    last = tune(path, out)
+    assert last.exit_code == 0, last.output
+    assert "the weights of the last iteration" in last.output
+    assert "weights of iteration 2" in (out / "model" / "model_card.md").read_text()
 
 
 @pytest.mark.parametrize(("iterations", "said"), [(2, "iteration 2: report "), (1, "iteration 1: held-out report ")])

@@ -87,22 +87,36 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
     return state
 
 
-def load_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Copy a checkpoint's weights, averaged ones where it has them. Raises ModelError as `load_checkpoint`."""
+def load_best(folder: Path, weights: Mapping[str, Tensor]) -> int:
+    """Copy a checkpoint's weights, averaged ones where it has them; returns its iteration.
+
+    Raises:
+        ModelError: if the checkpoint is not one of these weights.
+    """
     path = folder / _AVERAGED
-    with damage_told(folder):
+    with damage_told(folder, "remove it to take the last iteration's weights, or start again in a new folder"):
+        iteration = int(json.loads((folder / _STATE).read_text(encoding="utf-8"))["iteration"])
         _copy(load_file(path if path.is_file() else folder / _WEIGHTS), weights)
+    return iteration
+
+
+_ADVICE = "remove it to go on from the one before, or start again in a new folder"
 
 
 @contextmanager
-def damage_told(folder: Path) -> Iterator[None]:
-    """What reading a damaged or foreign checkpoint raises, as ModelError."""
+def damage_told(folder: Path, advice: str = _ADVICE) -> Iterator[None]:
+    """What reading a damaged or foreign checkpoint raises, as ModelError; one that cannot be read now may be whole."""
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise ModelError(f"{folder}: cannot be read ({error.strerror})\n  run the same command again") from None
+        raise ModelError(f"{folder}: not whole, a file is missing\n  {advice}") from None
+    except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder}: not a checkpoint of this recipe, or of another version ({type(error).__name__})\n"
-            "  remove it to go on from the one before, or start again in a new folder"
+            f"{folder}: not a checkpoint of this recipe, or of another version ({type(error).__name__})\n  {advice}"
         ) from None
 
 

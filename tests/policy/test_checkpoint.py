@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cxrsynth.errors import ModelError
-from cxrsynth.policy.checkpoint import Learner, load_checkpoint, load_weights, save_checkpoint
+from cxrsynth.policy.checkpoint import Learner, load_best, load_checkpoint, save_checkpoint
 
 
 def learner(*, steps: int, width: int = 8, averaged: bool = True) -> Learner:
@@ -61,9 +61,9 @@ def test_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
     made = learner(steps=2)
     assert made.averaged is not None
     made.averaged["weight"].fill_(7.0)
-    save_checkpoint(tmp_path / "a", made, {})
+    save_checkpoint(tmp_path / "a", made, {"iteration": 2})
     other = learner(steps=0)
-    load_weights(tmp_path / "a", other.weights)
+    assert load_best(tmp_path / "a", other.weights) == 2
     assert (other.weights["weight"] == 7.0).all()
 
 
@@ -87,8 +87,11 @@ def test_without_room_the_one_before_stays(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
 
 
-@pytest.mark.parametrize("kind", ["cut", "other weights", "no state"])
-def test_what_is_no_checkpoint_of_these_weights_is_told(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("cut", "not a checkpoint of"), ("other weights", "not a checkpoint of"), ("no state", "a file is missing")],
+)
+def test_what_is_no_checkpoint_of_these_weights_is_told(kind: str, said: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a", learner(steps=1), {"iteration": 1})
     width = 8
     if kind == "cut":
@@ -98,5 +101,5 @@ def test_what_is_no_checkpoint_of_these_weights_is_told(kind: str, tmp_path: Pat
         (tmp_path / "a" / "state.json").unlink()
     else:
         width = 4
-    with pytest.raises(ModelError, match="not a checkpoint of this recipe"):
+    with pytest.raises(ModelError, match=said):
         load_checkpoint(tmp_path / "a", learner(steps=0, width=width))
