@@ -1,6 +1,6 @@
 """`python -m tests.benchmarks.tune_gain`: time until held-out reports have gained, against a plain DDPO loop.
 
-Ours is `recipes/nano-rlcf-quick.yaml`; the plain loop is that of `tune_speed`, on the same reports, rewards and
+Ours is `recipes/nano-rlcf.yaml`, or another; the plain loop is that of `tune_speed`, on the same reports, rewards and
 weights, at ten times the learning rate usual for a whole UNet unless another is given. Both are judged on the same
 held-out reports with the same noise by the rewards that tune, in spreads of the baseline's; the time of judging is not
 counted.
@@ -25,7 +25,7 @@ from cxrsynth.settings import TuneSettings
 from cxrsynth.tune_run import open_tune
 from tests.benchmarks.tune_speed import PlainLoop
 
-_RECIPE = Path(__file__).parents[2] / "recipes" / "nano-rlcf-quick.yaml"
+_RECIPE = Path(__file__).parents[2] / "recipes" / "nano-rlcf.yaml"
 
 
 def main(
