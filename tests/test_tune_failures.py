@@ -149,10 +149,12 @@ def test_damage_in_the_run_folder_is_told_or_mended(tiny_model: Path, tmp_path: 
     best.write_bytes(best.read_bytes()[:-7])
     assert "best-0: not a checkpoint" in refused(tune(path, out))
     shutil.rmtree(best.parent)
+    said["best"]["iteration"] = 1
+    state.write_text(json.dumps(said))
     last = tune(path, out)
     assert last.exit_code == 0, last.output
     assert "the weights of the last iteration" in last.output
-    assert "weights of iteration 2" in (out / "model" / "model_card.md").read_text()
+    assert "weights of iteration 2\n" in (out / "model" / "model_card.md").read_text()
 
 
 @pytest.mark.parametrize(("iterations", "said"), [(2, "iteration 2: report "), (1, "iteration 1: held-out report ")])
