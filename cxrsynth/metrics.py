@@ -22,15 +22,18 @@ class Metrics:
             file.write(json.dumps(clean) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole rows; a last line cut by a kill is left out."""
+        """All whole rows; from the first that is none, as a line cut by a kill, they are left out."""
         if not self.path.exists():
             return []
         found = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
-                found.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict) or not {"stage", "iteration"} <= row.keys():
+                break
+            found.append(row)
         return found
 
     def cut(self, *, stage: int, iteration: int) -> None:

@@ -10,6 +10,7 @@ stages/<stage>/model/          what a stage before the last left
 model/                         the tuned model: Stable Diffusion layout, ace.safetensors, model card
 """
 
+import errno
 import fcntl
 import json
 import re
@@ -54,7 +55,7 @@ class RunFolder:
                     f"--out {self.path}: not empty, and not a run of cxrsynth tune\n  choose a new or empty folder"
                 )
             return False
-        before = known.read_text(encoding="utf-8")
+        before = self._read(known)
         if before != recipe:
             changed = sorted(set(_lines(before)) ^ set(_lines(recipe)))[:6]
             raise RecipeError(
@@ -97,7 +98,13 @@ class RunFolder:
         if not known.exists():
             write_atomically(known, json.dumps(inputs, indent=1).encode())
             return
-        before = json.loads(known.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(self._read(known)))
+        except (ValueError, TypeError):
+            raise ShardError(
+                f"{known}: not what a run wrote there\n  bring it back, or choose a new folder: it tells the run's"
+                " inputs"
+            ) from None
         changed = sorted(name for name in before.keys() | inputs.keys() if before.get(name) != inputs.get(name))
         if changed:
             raise RecipeError(
@@ -113,11 +120,22 @@ class RunFolder:
         for partial in [*self.checkpoints.glob(".*.partial"), *self.path.glob(".*.partial")]:
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
+    def _read(self, path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read ({error.strerror})\n  run the same command again") from None
+        except UnicodeDecodeError:
+            raise ShardError(f"{path}: not what a run wrote there\n  bring it back, or choose a new folder") from None
+
     def failed(self, error: OSError) -> ShardError:
-        """That something could not be written; what stood there before is whole."""
+        """That something here could not be written, or not be read back; what stood there before is whole."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        told = "cannot be written" if full or error.filename is None else f"trouble with {error.filename}"
+        todo = "make room" if full else "mend this"
         return ShardError(
-            f"--out {self.path}: cannot be written ({error.strerror})\n"
-            "  the previous checkpoint is whole; make room, and run the same command again"
+            f"--out {self.path}: {told} ({error.strerror})\n"
+            f"  the previous checkpoint is whole; {todo}, and run the same command again"
         )
 
     def unlock(self) -> None:

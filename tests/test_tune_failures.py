@@ -202,6 +202,28 @@ def test_a_full_disk_at_the_start_does_not_lock_the_folder(
     assert tune(path, out).exit_code == 0
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "inputs.json"])
+@pytest.mark.parametrize("what", ["other bytes", "a list", "a folder"])
+def test_what_a_run_wrote_and_cannot_read_back_is_told(name: str, what: str, tiny_model: Path, tmp_path: Path) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    shutil.rmtree(out / "model")
+    kept = (out / name).read_bytes()
+    (out / name).unlink()
+    if what == "a folder":
+        (out / name).mkdir()
+    else:
+        (out / name).write_bytes(b"\xff\xfe" if what == "other bytes" else b"[1, 2]")
+    told = refused(tune(path, out)).replace(" ", "")
+    if what == "a list" and name == "recipe.yaml":
+        assert "arunofanotherrecipe" in told
+    else:
+        assert f"{name}:{'cannotberead' if what == 'a folder' else 'notwhatarunwrotethere'}" in told
+    (out / name).rmdir() if what == "a folder" else (out / name).unlink()
+    (out / name).write_bytes(kept)
+    assert tune(path, out).exit_code == 0
+
+
 @pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}}, {"unet": "full"}])
 def test_weights_lost_on_the_way_to_the_folder_are_noticed(
     train: dict[str, Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

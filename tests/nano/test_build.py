@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from cxrsynth.nano.build import __main__ as build
 from cxrsynth.nano.build import autoencoder, decoder, denoiser, fitting
 from cxrsynth.nano.build.__main__ import main
 from cxrsynth.nano.build.films import GROUPS, SMALL_GROUPS, Film, caption, load_films
@@ -60,6 +61,7 @@ CONFIG = {
         "channels": [32, 32],
         "share": {"hannover": 0.0},
         "steps": 4,
+        "more_steps": 3,
         "batch_size": 2,
         "learning_rate": 1.0e-3,
         "ema_decay": 0.9,
@@ -183,6 +185,32 @@ def test_an_interrupted_build_equals_one_never_stopped(
     spec = json.loads((tmp_path / "model" / "cxrsynth.json").read_text())
     assert spec["depicts"]["findings"] == {"No Finding": 10, "Pleural Effusion": 5, "Pneumonia": 5}
     assert "Pneumonia | 5" in (tmp_path / "model" / "model_card.md").read_text()
+
+
+def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, first, second = write_films(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
+    main(data=data, work=tmp_path / "work", out=first, config=config)
+    started = []
+
+    def training(*arguments: object, **settings: object) -> object:
+        started.append(settings["start"])
+        return train(*arguments, **settings)  # type: ignore[arg-type]
+
+    train = build.train_denoiser
+    monkeypatch.setattr(build, "train_denoiser", training)
+    main(data=data, work=tmp_path / "more", out=second, config=config, start=first)
+    [start] = started
+    known = load_file(first / "unet" / "diffusion_pytorch_model.safetensors")
+    taken = load_file(start / "unet" / "diffusion_pytorch_model.safetensors")
+    learned = load_file(second / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(taken[name].half().equal(weights) for name, weights in known.items())
+    assert not all(learned[name].equal(weights) for name, weights in known.items())
+    # A few steps of a small learning rate from where it was; another start would be far away.
+    assert all((learned[name] - weights).abs().max() < 0.02 for name, weights in known.items())
+    for kept in ("vae/diffusion_pytorch_model.safetensors", "judges/nano/classifier/model.safetensors"):
+        assert (first / kept).read_bytes() == (second / kept).read_bytes()
+    assert "denoiser 4 and, with a new learning-rate schedule, 3 more" in (second / "model_card.md").read_text()
+    assert "more" not in (first / "model_card.md").read_text().split("denoiser 4")[1].splitlines()[0]
 
 
 def test_an_opacity_of_any_kind_is_sometimes_called_one() -> None:

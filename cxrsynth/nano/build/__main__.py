@@ -16,10 +16,11 @@ from cxrsynth.nano.build.autoencoder import encode_mean, standardise_latents, tr
 from cxrsynth.nano.build.config import BuildConfig, load_config
 from cxrsynth.nano.build.decoder import sharpen_decoder
 from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_denoiser
-from cxrsynth.nano.build.export import SHARP_VAE, export_model
+from cxrsynth.nano.build.export import SHARP_VAE, START, export_model
 from cxrsynth.nano.build.films import SMALL_GROUPS, load_films
 from cxrsynth.nano.build.judges import FAMILIES, train_judges
 from cxrsynth.nano.build.measure import measure
+from cxrsynth.nano.build.start import take_over
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import FindingClassifier
 
@@ -38,6 +39,9 @@ class Stage(StrEnum):
     MEASURE = "measure"
 
 
+_AFTER_START = [Stage.DENOISER, Stage.EXPORT, Stage.MEASURE]
+
+
 def main(
     data: Annotated[Path, typer.Option(help="Folder with images/ and manifests/.")],
     work: Annotated[Path, typer.Option(help="Checkpoints; the same command resumes from them.")],
@@ -45,12 +49,18 @@ def main(
     / "assets",
     config: Annotated[Path, typer.Option(help="Build settings.")] = _CONFIG,
     only: Annotated[Stage | None, typer.Option(help="Run one stage.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Model folder to go on from: its denoiser learns on, its other networks stay as they are."),
+    ] = None,
 ) -> None:
     """Build nano."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     settings = load_config(config)
     work.mkdir(parents=True, exist_ok=True)
-    for stage in [only] if only else list(Stage):
+    if start is not None:
+        take_over(start, work)
+    for stage in [only] if only else list(Stage) if start is None else _AFTER_START:
         log.info("stage %s", stage.value)
         if stage is Stage.AUTOENCODER:
             _autoencoder(data, work, settings)
@@ -103,6 +113,7 @@ def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
         seed=settings.seed,
         save_every=settings.save_every,
         parts=settings.parts,
+        start=work / START if (work / START).is_dir() else None,
     )
     networks.unet.save_pretrained(work / "unet")
     networks.text_encoder.save_pretrained(work / "text_encoder")

@@ -20,7 +20,7 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
     if spec.depicts is None:
         raise ValueError("the model does not say what it was shown")
     parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in numbers["parameters"].items())
-    psnr = numbers["autoencoder"]
+    psnr, went_on = numbers["autoencoder"], numbers.get("went_on", False)
     lines = [
         "# nano: a small text-to-chest-X-ray latent diffusion model",
         "",
@@ -68,7 +68,8 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
         f" (standard deviation between films {psnr['psnr_db_std']} dB) on grey levels stretched to full range;"
         f" {psnr['top_octave']:.0%} of the energy in the upper half of spatial frequencies is kept",
         f"- training steps: autoencoder {settings.autoencoder.steps}, its decoder against a discriminator"
-        f" {settings.decoder.steps} more, denoiser {settings.denoiser.steps}",
+        f" {settings.decoder.steps} more, denoiser {settings.denoiser.steps}"
+        + (f" and, with a new learning-rate schedule, {settings.denoiser.more_steps} more" if went_on else ""),
         *_left_out(settings),
         *_generator(numbers.get("generator")),
         *_judges(numbers.get("judges")),

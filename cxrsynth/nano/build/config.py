@@ -66,11 +66,15 @@ class TextSettings(_Strict):
 
 
 class DenoiserSettings(_Strict):
-    """UNet, trained on cached latents of augmented films; `share` is how often a group is drawn, 1 where not named."""
+    """UNet, trained on cached latents of augmented films; `share` is how often a group is drawn, 1 where not named.
+
+    `more_steps` are those of a denoiser that goes on from a model folder.
+    """
 
     channels: tuple[int, ...]
     share: dict[str, float]
     steps: int
+    more_steps: int
     batch_size: int
     learning_rate: float
     ema_decay: float

@@ -156,6 +156,7 @@ def train_denoiser(
     seed: int,
     save_every: int,
     parts: int,
+    start: Path | None = None,
 ) -> Networks:
     """Minimise the velocity error; returns the networks with their averaged (EMA) weights.
 
@@ -164,6 +165,7 @@ def train_denoiser(
         latents: [N, V, C, h, w], zero mean and unit variance per channel.
         tokenizer: made by `make_tokenizer`.
         work: folder of the checkpoint `denoiser.pt`, from which the run resumes.
+        start: folder of a trained UNet and text encoder, which learn `more_steps` instead of `steps`.
 
     Source: Salimans and Ho, arXiv:2202.00512, appendix D (velocity).
     """
@@ -171,6 +173,11 @@ def train_denoiser(
     scheduler = make_scheduler()
     unet = make_unet(settings, latent_channels=latents.shape[2], latent_size=latents.shape[-1], width=text.width)
     networks = Networks(unet, make_text_encoder(text, tokenizer)).train()
+    steps = settings.steps
+    if start is not None:
+        networks.unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
+        networks.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
+        steps = settings.more_steps
     averaged = _EMA(networks, settings.ema_decay)
     optimizer = torch.optim.AdamW(
         networks.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
@@ -189,9 +196,9 @@ def train_denoiser(
         return F.mse_loss(predicted.float(), target)
 
     started, losses = time.monotonic(), 0.0
-    for step in range(first, settings.steps):
+    for step in range(first, steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=settings.steps)
+            group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=steps)
         rng = step_generator(seed + 1, step)
         size = settings.batch_size
         film = torch.multinomial(weights, size, replacement=True, generator=rng)
@@ -210,9 +217,9 @@ def train_denoiser(
         averaged.ema.step(networks.parameters())
         if (step + 1) % 100 == 0:
             rate = (step + 1 - first) * size / (time.monotonic() - started)
-            log.info("denoiser %d/%d loss %.4f, %.1f films/s", step + 1, settings.steps, losses / 100, rate)
+            log.info("denoiser %d/%d loss %.4f, %.1f films/s", step + 1, steps, losses / 100, rate)
             losses = 0.0
-        if (step + 1) % save_every == 0 or step + 1 == settings.steps:
+        if (step + 1) % save_every == 0 or step + 1 == steps:
             save_state(checkpoint, step=step + 1, optimizer=optimizer, networks=networks, averaged=averaged)
     averaged.ema.copy_to(networks.parameters())
     return networks.eval()

@@ -29,6 +29,7 @@ JUDGES = "judges"
 CANONICAL_FILE = "canonical.safetensors"  # mean chest of adults and children in the canonical frame
 _MEAN_SIZE = 64
 SHARP_VAE = "vae_sharp"  # in the work folder: what the decoder stage leaves
+START = "start"  # in the work folder: the denoiser that was taken over, where one was
 
 
 def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None:
@@ -48,6 +49,7 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     seen = zip([*train, *small], shown + small_shown.tolist(), strict=True)
     drawn = [film for film, here in seen if here and settings.denoiser.share.get(film.group, 1.0) > 0]
     spec = _spec(drawn, settings)
+    numbers["went_on"] = (work / START).is_dir()
     numbers["sources"] = _sources(train, drawn, [*train, *small])
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

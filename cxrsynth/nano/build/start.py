@@ -1,0 +1,32 @@
+"""Going on from a model folder that is there already, where the checkpoints it came from are not."""
+
+import shutil
+from pathlib import Path
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from cxrsynth.nano.build.export import JUDGES, SHARP_VAE, START
+from cxrsynth.nano.build.training import log
+
+
+def take_over(model: Path, work: Path) -> None:
+    """Fill a work folder with the networks of a model folder, in float32; what the work folder has stays.
+
+    The autoencoder comes with its decoder as it is, trained against a discriminator or not: latents need the encoder
+    alone.
+
+    Raises:
+        FileNotFoundError: if a part is missing.
+    """
+    if not (work / SHARP_VAE).is_dir():
+        vae = AutoencoderKL.from_pretrained(model, subfolder="vae").float()
+        for folder in ("vae", SHARP_VAE):
+            vae.save_pretrained(work / folder)
+    for folder in ("tokenizer", JUDGES):
+        if not (work / folder).is_dir():
+            shutil.copytree(model / folder, work / folder)
+    if not (work / START).is_dir():
+        CLIPTextModel.from_pretrained(model / "text_encoder").float().save_pretrained(work / START / "text_encoder")
+        UNet2DConditionModel.from_pretrained(model / "unet").float().save_pretrained(work / START / "unet")
+    log.info("going on from %s", model)
