@@ -4,14 +4,20 @@ Ours is `recipes/nano-rlcf.yaml`, or another; the plain loop is that of `tune_sp
 weights, at ten times the learning rate usual for a whole UNet unless another is given. Both are judged on the same
 held-out reports with the same noise by the rewards that tune, in spreads of the baseline's; the time of judging is not
 counted.
-The plain loop is given three times as long as ours took.
+
+One run of either says little: the first iterations' luck is carried on by the optimizer's momentum. So several seeds
+of each run side by side, in turns, and what is timed is the mean of their gains; between two judgements it is taken as
+a straight line. The plain loop is given `patience` times as long as ours took.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import count
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count, pairwise
 from pathlib import Path
+from statistics import mean
 
 import torch
 import typer
@@ -28,88 +34,108 @@ from tests.benchmarks.tune_speed import PlainLoop
 _RECIPE = Path(__file__).parents[2] / "recipes" / "nano-rlcf.yaml"
 
 
+@dataclass
+class Runner:
+    """One seed of one of the two: an iteration, and how much it has gained so far."""
+
+    step: Callable[[], object]
+    gain: Callable[[], float]
+    seconds: float = 0.0
+
+    def advance(self, iterations: int) -> float:
+        """Iterate, the time of it counted, and be judged."""
+        started = time.monotonic()
+        for _ in range(iterations):
+            self.step()
+        self.seconds += time.monotonic() - started
+        return self.gain()
+
+
 def main(
     recipe: Path = _RECIPE,
+    seeds: int = 3,
     gain: float = 0.05,
-    every: int = 2,
+    every: int = 4,
     most_minutes: float = 30.0,
+    patience: float = 3.0,
     reports: int = 100,
+    images_per_report: int = 2,
     learning_rate: float = 1e-4,
 ) -> None:
-    """Print the seconds each took to gain `gain` spreads, looked at every `every` iterations of ours."""
-    with tempfile.TemporaryDirectory() as folder:
-        given = (f"evaluation.reports={reports}", "evaluation.images_per_report=1")
-        run = open_tune(TuneSettings(recipe=recipe, out=Path(folder), overrides=given))
-        stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint="nano")  # type: ignore[arg-type]
-        batch = run.batch_size(stage.stage.sampling)
-        run.folder.baseline_images.mkdir(parents=True, exist_ok=True)
-        with SamplingPool(stage.policy.model, batch_size=batch, threads_per_batch=1) as pool:
+    """Print the mean seconds each took until its mean gain was `gain` spreads, ours judged every `every` iterations."""
+    with ExitStack() as stack:
+        ours, theirs = [], []
+        for seed in range(seeds):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            judging = (f"evaluation.reports={reports}", f"evaluation.images_per_report={images_per_report}")
+            run = open_tune(TuneSettings(recipe=recipe, out=folder, overrides=(f"seed={seed}", *judging)))
+            run.folder.baseline_images.mkdir(parents=True, exist_ok=True)
+            stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint="nano")  # type: ignore[arg-type]
+            batch = run.batch_size(stage.stage.sampling)
+            pool = stack.enter_context(SamplingPool(stage.policy.model, batch_size=batch, threads_per_batch=1))
             evaluator = stage.evaluator(pool, batch)
-            baseline = evaluator.baseline(stage.policy.baseline, Path(folder) / "baseline.safetensors")
-            ours = race(our_steps(stage, pool, batch), lambda: judged(stage, evaluator), evaluator, baseline,
-                        gain=gain, every=every, seconds=60 * most_minutes)  # fmt: skip
-            told("cxrsynth tune", ours)
-            columns = spread(baseline.rewards)[: len(stage.suite.names)]
-            weights = torch.tensor([stage.weights[name] for name in stage.suite.names])
-            plain = PlainLoop(stage.suite, batch=4, weights=weights / columns, learning_rate=learning_rate)
-            limit = 3 * ours[-1][0]
-            start = evaluator.judged(plain.model)  # its own: float32 alone makes other images
-            theirs = race(plain_steps(stage, plain), lambda: evaluator.judged(plain.model), evaluator, start,
-                          gain=gain, every=1, seconds=limit)  # fmt: skip
-            told("plain loop", theirs)
-        if ours[-1][1] < gain:
-            console.say(f"cxrsynth tune did not gain {gain:g} in {ours[-1][0]:.0f} s")
-        elif theirs[-1][1] < gain:
-            console.say(f"ratio: above {theirs[-1][0] / ours[-1][0]:.1f} (the plain loop has not gained {gain:g})")
-        else:
-            console.say(f"ratio: {theirs[-1][0] / ours[-1][0]:.1f}")
+            baseline = evaluator.baseline(stage.policy.baseline, folder / "baseline.safetensors")
+            ours.append(our_runner(stage, pool, evaluator, baseline, batch=batch))
+            theirs.append(plain_runner(stage, evaluator, baseline, learning_rate=learning_rate, seed=seed))
+        reached = race("cxrsynth tune", ours, gain=gain, every=every, seconds=60 * most_minutes)
+        if reached is None:
+            console.say(f"cxrsynth tune did not gain {gain:g} in {most_minutes:g} minutes")
+            return
+        plain = race("plain loop", theirs, gain=gain, every=1, seconds=patience * reached)
+    if plain is None:
+        spent = sum(runner.seconds for runner in theirs) / seeds
+        console.say(f"ratio: above {spent / reached:.1f} (the plain loop has not gained {gain:g})")
+    else:
+        console.say(f"ratio: {plain / reached:.1f}")
 
 
-def told(name: str, course: list[tuple[float, float]]) -> None:
-    """Seconds and gain, judgement by judgement."""
-    console.say(f"{name}: " + ", ".join(f"{seconds:.0f} s {found:+.3f}" for seconds, found in course))
+def race(name: str, runners: list[Runner], *, gain: float, every: int, seconds: float) -> float | None:
+    """Mean seconds at which the mean gain of the runners was `gain`; None if it was not in `seconds`."""
+    course = [(0.0, 0.0)]
+    while course[-1][1] < gain and course[-1][0] < seconds:
+        found = [runner.advance(every) for runner in runners]
+        course.append((mean(runner.seconds for runner in runners), mean(found)))
+        single = ", ".join(f"{one:+.3f}" for one in found)
+        console.say(f"{name}: {course[-1][0]:.0f} s, gain {course[-1][1]:+.3f} (seeds {single})")
+    return crossing(course, gain)
 
 
-def judged(stage: Reinforcement, evaluator: Evaluator) -> Judged:
-    """The policy as `tune` judges it: with its averaged weights."""
-    with stage.evaluated() as model:
-        return evaluator.judged(model)
+def crossing(course: list[tuple[float, float]], gain: float) -> float | None:
+    """Where straight lines through (seconds, gain) first reach `gain`."""
+    for (start, low), (end, high) in pairwise(course):
+        if high >= gain:
+            return start + (end - start) * (gain - low) / (high - low)
+    return None
 
 
-def race(
-    step: Callable[[], object],
-    look: Callable[[], Judged],
-    evaluator: Evaluator,
-    baseline: Judged,
-    *,
-    gain: float,
-    every: int,
-    seconds: float,
-) -> list[tuple[float, float]]:
-    """(seconds spent on steps, gain) at each judgement, until the gain or the time is reached."""
-    spent, course = 0.0, []
-    for turn in count(1):
-        started = time.monotonic()
-        step()
-        spent += time.monotonic() - started
-        if turn % every == 0 or spent >= seconds:
-            course.append((spent, evaluator.verdict(look(), baseline).tuning))
-            if course[-1][1] >= gain or spent >= seconds:
-                break
-    return course
-
-
-def our_steps(stage: Reinforcement, pool: SamplingPool, batch: int) -> Callable[[], object]:
-    """Each call is the next iteration of `tune`."""
+def our_runner(
+    stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, baseline: Judged, *, batch: int
+) -> Runner:
+    """Iterations of `tune`, judged as `tune` judges: with averaged weights."""
     collector, updater = stage.learners(pool, batch)
     counter = count()
-    return lambda: stage.iterate(next(counter), collector, updater)
+
+    def gain() -> float:
+        with stage.evaluated() as model:
+            return evaluator.verdict(evaluator.judged(model), baseline).tuning
+
+    return Runner(lambda: stage.iterate(next(counter), collector, updater), gain)
 
 
-def plain_steps(stage: Reinforcement, plain: PlainLoop) -> Callable[[], object]:
-    """Each call is one iteration of the plain loop on the reports that iteration of ours takes."""
+def plain_runner(
+    stage: Reinforcement, evaluator: Evaluator, baseline: Judged, *, learning_rate: float, seed: int
+) -> Runner:
+    """Iterations of the plain loop, on the reports which that iteration of ours takes."""
+    columns = spread(baseline.rewards)[: len(stage.suite.names)]
+    weights = torch.tensor([stage.weights[name] for name in stage.suite.names]) / columns
+    plain = PlainLoop(stage.suite, batch=4, weights=weights, learning_rate=learning_rate, seed=seed)
+    start = evaluator.judged(plain.model)  # its own: float32 makes other images than bfloat16
     counter = count()
-    return lambda: plain([stage.case(stage.run.training[draw.report]) for draw in stage.draws(next(counter))])
+
+    def step() -> None:
+        plain([stage.case(stage.run.training[draw.report]) for draw in stage.draws(next(counter))])
+
+    return Runner(step, lambda: evaluator.verdict(evaluator.judged(plain.model), start).tuning)
 
 
 if __name__ == "__main__":

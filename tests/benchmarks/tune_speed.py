@@ -94,7 +94,13 @@ class PlainLoop:
     """One iteration a call: sample policy and baseline, score, compare, and update on every timestep."""
 
     def __init__(
-        self, suite: RewardSuite, *, batch: int, weights: Tensor | None = None, learning_rate: float = 1e-5
+        self,
+        suite: RewardSuite,
+        *,
+        batch: int,
+        weights: Tensor | None = None,
+        learning_rate: float = 1e-5,
+        seed: int = 0,
     ) -> None:
         self.model: DiffusionModel = load_model("nano", device=torch.device("cpu"), precision=Precision.FP32)
         self.baseline = copy.deepcopy(self.model.unet)
@@ -102,6 +108,7 @@ class PlainLoop:
         self.optimizer = torch.optim.AdamW(self.model.unet.parameters(), lr=learning_rate)
         self.schedule = trajectory_schedule(self.model, steps=_STEPS, eta=1.0)
         self.suite, self.batch = suite, batch
+        self.noise = torch.Generator().manual_seed(seed)
         self.weights = torch.ones(len(suite.names)) if weights is None else weights
 
     def __call__(self, cases: list[Case]) -> None:
@@ -129,12 +136,12 @@ class PlainLoop:
 
     @torch.no_grad()
     def _sample(self, unet: torch.nn.Module, part: list[Case]) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        latents = [torch.randn(len(part), *self.model.latent_shape)]
+        latents = [torch.randn(len(part), *self.model.latent_shape, generator=self.noise)]
         log_probs = []
         for step in range(self.schedule.actions):
             places = torch.full((len(part),), step)
             mean, std = self._mean(unet, part, latents[-1], step), step_std(self.schedule, places)
-            latents.append(mean + std * torch.randn_like(mean))
+            latents.append(mean + std * torch.randn(mean.shape, generator=self.noise))
             log_probs.append(step_log_prob(latents[-1], mean, std))
         images = decode_latents(self.model, self._mean(unet, part, latents[-1], self.schedule.actions))
         return latents, log_probs, self.suite(images, [case.report for case in part]).values
