@@ -22,7 +22,7 @@ class Metrics:
             file.write(json.dumps(clean) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole rows; from the first that is none, as a line cut by a kill, they are left out."""
+        """All whole rows; what is none, as a last line cut by a kill, is left out."""
         if not self.path.exists():
             return []
         found = []
@@ -30,10 +30,9 @@ class Metrics:
             try:
                 row = json.loads(line)
             except ValueError:
-                break
-            if not isinstance(row, dict) or not {"stage", "iteration"} <= row.keys():
-                break
-            found.append(row)
+                continue
+            if isinstance(row, dict) and {"stage", "iteration"} <= row.keys():
+                found.append(row)
         return found
 
     def cut(self, *, stage: int, iteration: int) -> None:

@@ -5,9 +5,9 @@ weights, at ten times the learning rate usual for a whole UNet unless another is
 held-out reports with the same noise by the rewards that tune, in spreads of the baseline's; the time of judging is not
 counted.
 
-One run of either says little: the first iterations' luck is carried on by the optimizer's momentum. So several seeds
-of each run side by side, in turns, and what is timed is the mean of their gains; between two judgements it is taken as
-a straight line. The plain loop is given `patience` times as long as ours took.
+Runs of the plain loop differ by more than what is timed. So several seeds of each run side by side, in turns, and what
+is timed is the mean of their gains; between two judgements it is taken as a straight line. With three the ratio is
+rough. The plain loop is given `patience` times as long as ours took.
 """
 
 import tempfile

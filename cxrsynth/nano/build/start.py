@@ -17,12 +17,11 @@ def take_over(model: Path, work: Path) -> None:
     alone.
 
     Raises:
-        FileNotFoundError: if a part is missing.
+        OSError: if a part is missing.
     """
-    if not (work / SHARP_VAE).is_dir():
-        vae = AutoencoderKL.from_pretrained(model, subfolder="vae").float()
-        for folder in ("vae", SHARP_VAE):
-            vae.save_pretrained(work / folder)
+    for folder in ("vae", SHARP_VAE):
+        if not (work / folder).is_dir():
+            AutoencoderKL.from_pretrained(model, subfolder="vae").float().save_pretrained(work / folder)
     for folder in ("tokenizer", JUDGES):
         if not (work / folder).is_dir():
             shutil.copytree(model / folder, work / folder)
