@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from cxrsynth.nano.build import __main__ as build
 from cxrsynth.nano.build import autoencoder, decoder, denoiser, fitting
 from cxrsynth.nano.build.__main__ import main
+from cxrsynth.nano.build.config import load_config
 from cxrsynth.nano.build.films import GROUPS, SMALL_GROUPS, Film, caption, load_films
 from cxrsynth.nano.build.judges import FAMILIES
 from cxrsynth.reports.prompt import Subject
@@ -67,6 +68,8 @@ CONFIG = {
         "ema_decay": 0.9,
         "variants": 2,
         "captions": 2,
+        "varied": 0.5,
+        "size_told_below": 600,
         "unconditional": 0.1,
         "rotation_deg": 3.0,
         "zoom": 0.05,
@@ -211,6 +214,37 @@ def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monke
         assert (first / kept).read_bytes() == (second / kept).read_bytes()
     assert "denoiser 4 and, with a new learning-rate schedule, 3 more" in (second / "model_card.md").read_text()
     assert "more" not in (first / "model_card.md").read_text().split("denoiser 4")[1].splitlines()[0]
+
+
+def test_a_build_that_goes_on_a_second_time_tells_all_its_steps(tmp_path: Path, config: Path) -> None:
+    data, model = write_films(tmp_path / "data"), tmp_path / "model"
+    main(data=data, work=tmp_path / "work", out=model, config=config)
+    for again in ("second", "third"):
+        main(data=data, work=tmp_path / again, out=tmp_path / f"{again}-model", config=config, start=model)
+        model = tmp_path / f"{again}-model"
+    assert json.loads((model / "numbers.json").read_text())["denoiser_steps"] == [4, 3, 3]
+
+
+def test_captions_are_canonical_but_for_a_share_and_small_films_are_told() -> None:
+    settings = load_config(Path(build.__file__).with_name("config.yaml")).denoiser
+    films = [
+        Film(g, g, g, Subject(view="PA", sex="F"), ("Edema",), (), padded=False)
+        for g in ("nih", "nih64")
+        for _ in range(50)
+    ]
+
+    def canonical(texts: list[list[str]]) -> float:
+        words = {"PA view", "Female patient", "Lung opacity", "Pulmonary edema", "Low resolution"}
+        told = [set(text.rstrip(".").split(". ")) <= words | {""} for several in texts for text in several]
+        return sum(told) / len(told)
+
+    texts = denoiser._captions(films, settings.model_copy(update={"varied": 0.25}), seed=0)
+    assert 0.7 < canonical(texts) < 0.85  # some phrases of the grammar are canonical too
+    assert canonical(denoiser._captions(films, settings.model_copy(update={"varied": 0.0}), seed=0)) == 1.0
+    sized = denoiser._sized(films, texts)
+    assert sized[:50] == texts[:50]
+    assert all(text.endswith("Low resolution.") for several in sized[50:] for text in several)
+    assert [[text.removesuffix("Low resolution.").strip() for text in several] for several in sized[50:]] == texts[50:]
 
 
 def test_an_opacity_of_any_kind_is_sometimes_called_one() -> None:

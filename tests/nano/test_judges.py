@@ -8,6 +8,7 @@ import torch
 
 from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets
 from cxrsynth.nano.build.config import FitSettings
+from cxrsynth.nano.build.dual_encoder import _with_other_findings
 from cxrsynth.nano.build.films import Film, patient_half
 from cxrsynth.nano.build.fitting import augmented
 from cxrsynth.nano.build.judges import aurocs
@@ -78,6 +79,16 @@ def test_the_grammar_says_what_is_true() -> None:
             assert name not in labels or labels[name].status is not Status.PRESENT, text
     assert read / said > 0.6
     assert len(set(every_phrase())) > 90
+
+
+def test_a_wrong_text_differs_in_findings_alone() -> None:
+    own = film(("Edema",), ("Pneumothorax",), view="AP", age_group="adult", sex="F")
+    same, unknown = film(("Edema",), (), view="PA"), film((), (), view="PA")
+    other = film(("No Finding",), ("Edema",), view="PA", age_group="child", sex="M")
+    rng = random.Random(0)
+    told = [_with_other_findings(own, [own, same, unknown, other], rng) for _ in range(20)]
+    assert {(one.subject, one.present, one.absent) for one in told} == {(own.subject, ("No Finding",), ("Edema",))}
+    assert _with_other_findings(own, [own, same, unknown], rng) == own
 
 
 def test_augmentation_moves_softens_and_stays_in_range() -> None:

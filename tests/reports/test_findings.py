@@ -138,7 +138,7 @@ def test_read_many_keeps_order() -> None:
     assert list(READER.read_many(texts)) == [READER.read(text) for text in texts]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.one_of(
         st.text(),

@@ -275,7 +275,7 @@ def test_repr_hides_the_text() -> None:
     assert "cardiomegaly" not in repr(sanitize("Unchanged cardiomegaly."))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=200) | st.lists(st.sampled_from([p for _, p, _ in PLANTED] + CLEAN)).map(" ".join))
 def test_any_text_is_taken_and_stand_ins_never_show(text: str) -> None:
     result = sanitize(text)

@@ -347,7 +347,7 @@ quoted_line = st.lists(st.binary(max_size=10), max_size=5).map(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     dirty=st.lists(dirty_line | quoted_line, max_size=6),
     bom=st.booleans(),
@@ -365,7 +365,7 @@ def test_good_rows_survive_dirty_neighbours(dirty: list[bytes], bom: bool, end: 
     assert [entry for entry in only_reports(rows) if entry[1].startswith("good")] == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(content=st.binary(max_size=300), suffix=st.sampled_from([".csv", ".jsonl", ".parquet"]))
 def test_any_bytes_are_a_table_or_a_clear_error(content: bytes, suffix: str) -> None:
     prefix = b"id,text\n" if suffix == ".csv" else b'{"id": 1, "text": "a"}\n' if suffix == ".jsonl" else b""
@@ -379,7 +379,7 @@ def test_any_bytes_are_a_table_or_a_clear_error(content: bytes, suffix: str) -> 
     assert lines == sorted(set(lines))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(position=st.integers(0, 5), mess=st.sampled_from(["", '"', '""', "\0", ",", "\n", "\udcff"]))
 def test_no_reason_tells_a_value(position: int, mess: str) -> None:
     cells = ["1", "clear", "PA", "M", "45", "1"]

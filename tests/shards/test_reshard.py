@@ -487,7 +487,7 @@ def test_a_member_no_header_can_name_is_refused(tmp_path: Path) -> None:
 _KEYS = st.sets(st.one_of(st.text(max_size=60), st.text("ab./_-", max_size=6), st.text("a", min_size=78, max_size=90)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_KEYS)
 def test_keys_are_made_fit_without_collision_whatever_their_order(keys: set[str]) -> None:
     names = fit_keys(keys)

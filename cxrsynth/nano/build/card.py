@@ -5,6 +5,7 @@ from typing import Any
 from cxrsynth.diffusion.spec import ModelSpec
 from cxrsynth.nano.build.config import BuildConfig
 
+_PARTS = ("value", "low", "high")
 _SOURCES = {
     "nih": ("NIH ChestX-ray14 (Wang et al., CVPR 2017)", "no restrictions on use; NIH Clinical Center acknowledged"),
     "nih_more": ("NIH ChestX-ray14, further films", "as above"),
@@ -20,11 +21,11 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
     if spec.depicts is None:
         raise ValueError("the model does not say what it was shown")
     parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in numbers["parameters"].items())
-    psnr, went_on = numbers["autoencoder"], numbers.get("went_on", False)
+    psnr, (steps, *more_steps) = numbers["autoencoder"], numbers["denoiser_steps"]
     lines = [
         "# nano: a small text-to-chest-X-ray latent diffusion model",
         "",
-        "Version v1: made so that every command works at once on a laptop. Its images are recognisably frontal chest",
+        "Version v2: made so that every command works at once on a laptop. Its images are recognisably frontal chest",
         "X-rays, and not for diagnosis, its teaching, or training of a product.",
         "",
         f"Stable Diffusion layout, {settings.image_size} x {settings.image_size} grey pixels, half-precision weights."
@@ -68,8 +69,8 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
         f" (standard deviation between films {psnr['psnr_db_std']} dB) on grey levels stretched to full range;"
         f" {psnr['top_octave']:.0%} of the energy in the upper half of spatial frequencies is kept",
         f"- training steps: autoencoder {settings.autoencoder.steps}, its decoder against a discriminator"
-        f" {settings.decoder.steps} more, denoiser {settings.denoiser.steps}"
-        + (f" and, with a new learning-rate schedule, {settings.denoiser.more_steps} more" if went_on else ""),
+        f" {settings.decoder.steps} more, denoiser {steps}"
+        + "".join(f" and, with a new learning-rate schedule, {more} more" for more in more_steps),
         *_left_out(settings),
         *_generator(numbers.get("generator")),
         *_judges(numbers.get("judges")),
@@ -92,27 +93,41 @@ def _generator(numbers: dict[str, Any] | None) -> list[str]:
         return ["- how well the images obey the prompt, and how near they are to real ones, was not measured"]
     fidelity, words, copies = numbers["fidelity"], numbers["words"], numbers["copies"]
     return [
-        f"- Frechet distance to real val films in the features of `nano-judge`, {fidelity['images']} each:"
-        f" {_interval(fidelity['frechet_made_to_val'])}; real train films:"
-        f" {_interval(fidelity['frechet_train_to_val'])}; {fidelity['frechet_ratio']:.1f} times",
+        f"- Frechet distance to real val films in the features of `nano-judge`, {fidelity['images']} each, one image"
+        f" for each film's prompt: {_interval(fidelity['frechet_made_to_val'])}; real train films of the same sources:"
+        f" {_interval(fidelity['frechet_train_to_val'])} (mean and spread of {fidelity['draws']} draws);"
+        f" {fidelity['frechet_ratio']:.1f} times",
         f"- kernel distance: {_interval(fidelity['kid_made_to_val'])}; real train films:"
         f" {_interval(fidelity['kid_train_to_val'])}",
         f"- precision {fidelity['manifolds_made']['precision']:.2f}, recall {fidelity['manifolds_made']['recall']:.2f}"
         f" (real train films: {fidelity['manifolds_train']['precision']:.2f},"
         f" {fidelity['manifolds_train']['recall']:.2f})",
         f"- one finding changed in {words['pairs']} prompts, same noise: the judge's probability follows in"
-        f" {_interval(words['right_way'])}; unrelated findings move {words['unrelated_to_own']:.2f} times as much",
-        f"- {copies['nearer_than_first_percentile']:.1%} of images are nearer to a training film than 99% of val films",
+        f" {_interval(words['right_way'])}; unrelated findings move {_interval(words['unrelated_to_own'])} times as"
+        " much",
+        *_told(words),
+        f"- {_interval(copies['nearer_than_first_percentile'], percent=True)} of images are nearer to a training film"
+        " than 99% of val films",
         "",
-        "| asked for | judge's AUROC on images | on real val films | (AUROC - 0.5) kept |",
-        "| --- | --- | --- | --- |",
+        "Asked by the prompts of all val films, also those of 64 pixels and those beside the canonical frame:",
+        "",
+        "| asked for | real films | judge's AUROC on images | on real films | (AUROC - 0.5) kept |",
+        "| --- | --- | --- | --- | --- |",
         *(
-            # Near chance on real films there is nothing to keep a share of.
-            f"| {head} | {one['made']:.2f} | {one['real']:.2f} | {one['share']:.2f} |"
-            if one["real"] >= 0.6
-            else f"| {head} | {one['made']:.2f} | {one['real']:.2f} | not told |"
+            f"| {head} | {one['films']} | {_interval(one['made'])} | {_interval(one['real'])} |"
+            f" {_interval(one['share']) if one['share'] else 'not told'} |"
             for head, one in numbers["obedience"].items()
         ),
+    ]
+
+
+def _told(words: dict[str, Any]) -> list[str]:
+    if words["right_way_told"] is None:
+        return []
+    by_finding = ", ".join(f"{name} {share:.2f}" for name, share in words["by_finding"].items())
+    return [
+        f"- of the {words['pairs_told']} among them whose finding the judge tells on real films (AUROC above 0.5 with"
+        f" its interval), in {_interval(words['right_way_told'])}; by finding: {by_finding}"
     ]
 
 
@@ -148,5 +163,6 @@ def _judges(numbers: dict[str, Any] | None) -> list[str]:
     return lines[:-1]
 
 
-def _interval(measured: dict[str, float]) -> str:
-    return f"{measured['value']:.3g} ({measured['low']:.3g} to {measured['high']:.3g})"
+def _interval(measured: dict[str, float], *, percent: bool = False) -> str:
+    value, low, high = (f"{measured[part]:.1%}" if percent else f"{measured[part]:.3g}" for part in _PARTS)
+    return f"{value} ({low} to {high})"

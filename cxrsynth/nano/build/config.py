@@ -68,7 +68,8 @@ class TextSettings(_Strict):
 class DenoiserSettings(_Strict):
     """UNet, trained on cached latents of augmented films; `share` is how often a group is drawn, 1 where not named.
 
-    `more_steps` are those of a denoiser that goes on from a model folder.
+    `more_steps` are those of a denoiser that goes on from a model folder. `varied` is the share of captions in words of
+    our grammar in place of the canonical prompt; films of 64 pixels are said to be so below timestep `size_told_below`.
     """
 
     channels: tuple[int, ...]
@@ -80,6 +81,8 @@ class DenoiserSettings(_Strict):
     ema_decay: float
     variants: int
     captions: int
+    varied: float
+    size_told_below: int
     unconditional: float
     rotation_deg: float
     zoom: float

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from cxrsynth.nano.build.autoencoder import encode_mean
 from cxrsynth.nano.build.config import DenoiserSettings, TextSettings
 from cxrsynth.nano.build.films import SMALL_GROUPS, Film, caption
+from cxrsynth.nano.build.phrases import varied_text
 from cxrsynth.nano.build.training import (
     PartGradients,
     load_state,
@@ -178,6 +180,7 @@ def train_denoiser(
         networks.unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
         networks.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
         steps = settings.more_steps
+    networks.unet.set_attn_processor(AttnProcessor())  # torch's fused attention learns a tenth slower on a CPU
     averaged = _EMA(networks, settings.ema_decay)
     optimizer = torch.optim.AdamW(
         networks.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
@@ -187,7 +190,8 @@ def train_denoiser(
     averaged.ema.optimization_step = first
     weights = sampling_weights(films)
     weights *= torch.tensor([settings.share.get(film.group, 1.0) for film in films])
-    tokens, empty = _caption_tokens(films, tokenizer, settings.captions, seed)
+    captions = _captions(films, settings, seed)
+    tokens, plain, empty = (_tokens(texts, tokenizer) for texts in (_sized(films, captions), captions, [[""]]))
     gradients, parameters = PartGradients(parts), list(networks.parameters())
 
     def loss(noisy: Tensor, timesteps: Tensor, words: Tensor, target: Tensor) -> Tensor:
@@ -210,7 +214,10 @@ def train_denoiser(
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         target = scheduler.get_velocity(clean, noise, timesteps)
-        words = torch.where(blank[:, None], empty, tokens[film, phrase])  # [B, L]
+        # Under much noise a film of 64 pixels is as good as any: it teaches prompts that name no size.
+        noisy_enough = timesteps >= settings.size_told_below
+        words = torch.where(noisy_enough[:, None], plain[film, phrase], tokens[film, phrase])  # [B, L]
+        words = torch.where(blank[:, None], empty[0, 0], words)
         losses += gradients(loss, (noisy, timesteps, words, target), parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -246,15 +253,26 @@ class _EMA(nn.Module):
         self.ema.shadow_params = list(self.shadow)
 
 
-def _told(film: Film, rng: random.Random) -> str:
-    """A caption; of a small film it says so always, as size conditioning does (Podell et al., arXiv:2307.01952)."""
-    words = [caption(film, rng), SMALL_SENTENCE if film.group in SMALL_GROUPS else ""]
-    return " ".join(word for word in words if word)
-
-
-def _caption_tokens(films: list[Film], tokenizer: CLIPTokenizer, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Token ids of `count` captions per film [N, count, L], and of the empty prompt [L]."""
+def _captions(films: list[Film], settings: DenoiserSettings, seed: int) -> list[list[str]]:
+    """`settings.captions` texts of each film: canonical prompts, and a share in words of our grammar."""
     rng = random.Random(seed)
-    texts = [_told(film, rng) for film in films for _ in range(count)]
-    encoded = tokenizer(["", *texts], padding="max_length", truncation=True, return_tensors="pt").input_ids
-    return encoded[1:].view(len(films), count, -1), encoded[0]
+
+    def one(film: Film) -> str:
+        return varied_text(film, rng) if rng.random() < settings.varied else caption(film, rng)
+
+    return [[one(film) for _ in range(settings.captions)] for film in films]
+
+
+def _sized(films: list[Film], captions: list[list[str]]) -> list[list[str]]:
+    """Captions that say so of a small film, as size conditioning does (Podell et al., arXiv:2307.01952)."""
+    return [
+        [" ".join(filter(None, (text, SMALL_SENTENCE))) for text in texts] if film.group in SMALL_GROUPS else texts
+        for film, texts in zip(films, captions, strict=True)
+    ]
+
+
+def _tokens(texts: list[list[str]], tokenizer: CLIPTokenizer) -> Tensor:
+    """Token ids [N, captions, L]; what is too long is cut."""
+    flat = [text for several in texts for text in several]
+    encoded: Tensor = tokenizer(flat, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return encoded.view(len(texts), -1, encoded.shape[-1])

@@ -1,6 +1,7 @@
 """The CXR-text dual encoder of a judge family: images against texts made from what is known of them."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.reports.prompt import every_canonical_sentence
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier
+
+_TRIES = 100  # draws of another film before one is taken to be like all others
 
 
 def make_report_tokenizer(settings: TextSettings) -> CLIPTokenizer:
@@ -40,6 +43,8 @@ def train_dual_encoder(
 ) -> DualEncoder:
     """Contrastive loss in which all texts that say the same of a film count as its own.
 
+    Beside it each film's text is told from one of the same view and person with the findings of another film: in a
+    batch most texts differ in view or age too, and those are learned first.
     The image side starts as the family's classifier: 1,000 films are few to learn seeing and reading from at once.
     Films of equal labels share their positives (UniCL, Yang et al., arXiv:2204.03610): in a batch many are normal.
     """
@@ -47,10 +52,8 @@ def train_dual_encoder(
         network = DualEncoder(trunk | {"size": settings.size}, _text_config(text, tokenizer), text.width)
     network.trunk.load_state_dict(classifier.trunk.state_dict())
     rng = random.Random(seed)
-    texts = [[caption(film, rng), *(varied_text(film, rng) for _ in range(7))] for film in films]
-    flat = [one for several in texts for one in several]
-    tokens = tokenizer(flat, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    tokens = tokens.view(len(films), 8, -1)
+    tokens = _texts(films, tokenizer, rng)
+    wrong = _texts([_with_other_findings(film, films, rng) for film in films], tokenizer, rng)
     said = [(film.subject, film.present) for film in films]
     group = torch.tensor([said.index(one) for one in said])
     even = torch.ones(len(films))
@@ -60,14 +63,33 @@ def train_dual_encoder(
         chosen = draw(even, settings, step)
         phrase = torch.randint(tokens.shape[1], (len(chosen),), generator=step)
         images = augmented(pixels[chosen], frames.expand(len(chosen), -1, -1), settings, step)
-        seen, read = network.encode_images(images), network.encode_texts(tokens[chosen, phrase])
-        logits = network.log_scale.exp().clamp(max=50.0) * seen.float() @ read.float().T  # [B, B]
+        both = torch.cat((tokens[chosen, phrase], wrong[chosen, phrase]))
+        seen, (read, misread) = network.encode_images(images).float(), network.encode_texts(both).float().chunk(2)
+        scale = network.log_scale.exp().clamp(max=50.0)
+        logits = scale * seen @ read.T  # [B, B]
         same = (group[chosen][:, None] == group[chosen][None]).float()
         wanted = same / same.sum(1, keepdim=True)
-        return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
+        mistaken = F.softplus(scale * (seen * (misread - read)).sum(1)).mean()
+        return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2 + mistaken
 
     fit(network, loss, checkpoint, settings=settings, seed=seed, save_every=save_every)
     return network
+
+
+def _texts(films: list[Film], tokenizer: CLIPTokenizer, rng: random.Random) -> Tensor:
+    """Token ids of eight true texts of each film, the first in canonical form: [N, 8, L]."""
+    flat = [text for film in films for text in (caption(film, rng), *(varied_text(film, rng) for _ in range(7)))]
+    tokens: Tensor = tokenizer(flat, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return tokens.view(len(films), 8, -1)
+
+
+def _with_other_findings(film: Film, films: list[Film], rng: random.Random) -> Film:
+    """The film as it would be told with the findings of another that shows others; itself where there is none."""
+    for _ in range(_TRIES):
+        other = rng.choice(films)
+        if set(other.present) != set(film.present) and other.present:
+            return replace(film, present=other.present, absent=other.absent)
+    return film
 
 
 def _text_config(settings: TextSettings, tokenizer: CLIPTokenizer) -> dict[str, Any]:

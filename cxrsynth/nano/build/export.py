@@ -49,7 +49,7 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     seen = zip([*train, *small], shown + small_shown.tolist(), strict=True)
     drawn = [film for film, here in seen if here and settings.denoiser.share.get(film.group, 1.0) > 0]
     spec = _spec(drawn, settings)
-    numbers["went_on"] = (work / START).is_dir()
+    numbers["denoiser_steps"] = _denoiser_steps(work, settings)
     numbers["sources"] = _sources(train, drawn, [*train, *small])
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -83,6 +83,15 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     log.info("wrote %s", out)
+
+
+def _denoiser_steps(work: Path, settings: BuildConfig) -> list[int]:
+    """Training steps of the denoiser, those of each learning-rate schedule by themselves."""
+    if not (work / START).is_dir():
+        return [settings.denoiser.steps]
+    told = work / START / NUMBERS_FILE
+    before = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    return [*before.get("denoiser_steps", [settings.denoiser.steps]), settings.denoiser.more_steps]
 
 
 def _sources(autoencoder: list[Film], denoiser: list[Film], judges: list[Film]) -> dict[str, dict[str, int]]:

@@ -27,10 +27,13 @@ def measure(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None
     log.info("judges measured")
     judge = FindingClassifier.from_pretrained(out / JUDGES / FAMILIES[1] / "classifier").eval()
     framed = [Framed.of(films.framed, films.framed_pixels, films.frames) for films in (train, val)]
+    areas = numbers["judges"][FAMILIES[1]]["classifier"]
     numbers["generator"] = generator_numbers(
         Maker(out),
         judge,
         *framed,
+        known=val,
+        told=[head for head, one in areas.items() if one["auroc"]["low"] > 0.5],
         count=settings.measure.images,
         pairs=settings.measure.pairs,
         seed=settings.seed,

@@ -6,7 +6,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from cxrsynth.nano.build.export import JUDGES, SHARP_VAE, START
+from cxrsynth.nano.build.export import JUDGES, NUMBERS_FILE, SHARP_VAE, START
 from cxrsynth.nano.build.training import log
 
 
@@ -28,4 +28,6 @@ def take_over(model: Path, work: Path) -> None:
     if not (work / START).is_dir():
         CLIPTextModel.from_pretrained(model / "text_encoder").float().save_pretrained(work / START / "text_encoder")
         UNet2DConditionModel.from_pretrained(model / "unet").float().save_pretrained(work / START / "unet")
+        if (model / NUMBERS_FILE).is_file():
+            shutil.copy(model / NUMBERS_FILE, work / START / NUMBERS_FILE)  # tells how long it learned already
     log.info("going on from %s", model)
