@@ -102,10 +102,10 @@ def _reading_kept(shards: Sequence[str]) -> list[str]:
     ]
 
 
-def contact_sheet(images: Iterable[npt.NDArray[np.float32]]) -> bytes:
+def contact_sheet(images: Iterable[npt.NDArray[np.float32]], *, columns: int = 6) -> bytes:
     """Preview PNG: images [H, W] in [0, 1] side by side, each at most 192 pixels wide."""
     cells = [Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((_CELL, _CELL)) for image in images]
-    columns = min(6, len(cells))
+    columns = min(columns, len(cells))
     sheet = Image.new("L", (columns * _CELL, math.ceil(len(cells) / columns) * _CELL))
     for place, cell in enumerate(cells):
         sheet.paste(cell, (place % columns * _CELL, place // columns * _CELL))

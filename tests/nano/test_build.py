@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from cxrsynth.nano.build import __main__ as build
 from cxrsynth.nano.build import autoencoder, decoder, denoiser, fitting
 from cxrsynth.nano.build.__main__ import main
-from cxrsynth.nano.build.config import load_config
+from cxrsynth.nano.build.config import TextSettings, load_config
 from cxrsynth.nano.build.films import GROUPS, SMALL_GROUPS, Film, caption, load_films
 from cxrsynth.nano.build.judges import FAMILIES
 from cxrsynth.reports.prompt import Subject
@@ -202,6 +203,10 @@ def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monke
     train = build.train_denoiser
     monkeypatch.setattr(build, "train_denoiser", training)
     main(data=data, work=tmp_path / "more", out=second, config=config, start=first)
+    with Image.open(tmp_path / "work" / "sheet.png") as sheet:  # of the ten images measured, side by side
+        assert sheet.size == (10 * sheet.height, sheet.height)
+        low, high = sheet.getextrema()
+        assert low < high
     [start] = started
     known = load_file(first / "unet" / "diffusion_pytorch_model.safetensors")
     taken = load_file(start / "unet" / "diffusion_pytorch_model.safetensors")
@@ -238,13 +243,24 @@ def test_captions_are_canonical_but_for_a_share_and_small_films_are_told() -> No
         told = [set(text.rstrip(".").split(". ")) <= words | {""} for several in texts for text in several]
         return sum(told) / len(told)
 
-    texts = denoiser._captions(films, settings.model_copy(update={"varied": 0.25}), seed=0)
+    def texts_of(varied: float, *, room: int = 64) -> list[list[str]]:
+        tokenizer = denoiser.make_tokenizer(TextSettings(vocab_size=768, max_tokens=room, width=1, layers=1, heads=1))
+        return denoiser._captions(films, tokenizer, settings.model_copy(update={"varied": varied}), seed=0)
+
+    texts = texts_of(0.25)
     assert 0.7 < canonical(texts) < 0.85  # some phrases of the grammar are canonical too
-    assert canonical(denoiser._captions(films, settings.model_copy(update={"varied": 0.0}), seed=0)) == 1.0
+    assert canonical(texts_of(0.0)) == 1.0
+    assert canonical(texts_of(1.0, room=8)) > 0.95  # what would be cut is said in the short form
     sized = denoiser._sized(films, texts)
     assert sized[:50] == texts[:50]
     assert all(text.endswith("Low resolution.") for several in sized[50:] for text in several)
     assert [[text.removesuffix("Low resolution.").strip() for text in several] for several in sized[50:]] == texts[50:]
+
+
+def test_small_films_name_their_size_only_where_it_can_be_seen() -> None:
+    plain, sized = torch.zeros(4, 3, dtype=torch.long), torch.ones(4, 3, dtype=torch.long)
+    told = denoiser._told_at(torch.tensor([0, 599, 600, 999]), plain, sized, 600)
+    assert told.tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
 
 
 def test_an_opacity_of_any_kind_is_sometimes_called_one() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cxrsynth.evidence.fidelity import frechet_distance
 from cxrsynth.nano.build.films import Film
-from cxrsynth.nano.build.measure_generator import _alike, _area, _asked, _kept, _scored
+from cxrsynth.nano.build.measure import _beyond_chance
+from cxrsynth.nano.build.measure_generator import _alike, _asked, _obedience
 from cxrsynth.reports.prompt import Subject
 
 
@@ -28,15 +28,6 @@ def test_every_framed_film_is_asked_once_before_any_is_asked_again() -> None:
     assert asked == _asked(framed, [*rest, *framed], 20, random.Random(0))
 
 
-def test_equal_films_asked_in_file_order_would_look_unlike() -> None:
-    """Why the first images hold each film once: a mix of sources other than val's is a distance by itself."""
-    rng = np.random.default_rng(0)
-    real = np.concatenate((rng.normal(0, 1, (100, 4)), rng.normal(3, 1, (100, 4))))
-    once = np.concatenate((rng.normal(0, 1, (100, 4)), rng.normal(3, 1, (100, 4))))
-    repeated = np.concatenate((rng.normal(0, 1, (150, 4)), rng.normal(3, 1, (50, 4))))
-    assert frechet_distance(repeated, real) > 10 * frechet_distance(once, real)
-
-
 def test_train_films_are_drawn_with_the_sources_of_val() -> None:
     train = [*films("nih", 30), *films("hannover", 40), *films("kermany_ped", 2)]
     sources = ["nih"] * 6 + ["hannover"] + ["kermany_ped"] * 3
@@ -45,18 +36,40 @@ def test_train_films_are_drawn_with_the_sources_of_val() -> None:
     assert Counter(train[place].group for place in places) == {"nih": 6, "hannover": 1, "kermany_ped": 2}
 
 
-def test_what_is_kept_of_the_area_above_chance() -> None:
-    rng = torch.Generator().manual_seed(0)
-    logits = torch.randn(200, generator=rng)
-    wanted = (logits + torch.randn(200, generator=rng) > 0.3).float()
-    logits[:20] = logits[:20].round()  # ties
-    expected = roc_auc_score(wanted.numpy(), logits.numpy())
-    wanted[150:] = torch.nan
-    seen = _scored(logits, wanted)
-    assert [len(part) for part in seen] == [int((wanted == 1).sum()), int((wanted == 0).sum())]
-    assert _area(*_scored(logits, wanted.nan_to_num(0.0))) != pytest.approx(expected)
-    known = roc_auc_score(wanted[:150].numpy(), logits[:150].numpy())
-    assert _area(*seen) == pytest.approx(known, abs=1e-6)
-    perfect, chance = (np.array([[1.0]]), np.array([[0.0]])), (np.array([[1.0]]), np.array([[1.0]]))
-    assert _kept(*seen, *perfect) == pytest.approx(2 * known - 1, abs=1e-6)
-    assert _kept(*seen, *chance) == np.inf
+class Told(torch.nn.Module):
+    """A judge that reads its logits from the first two pixels."""
+
+    heads = ("Edema", "Child")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, 0, 0, :2]
+
+
+def test_obedience_is_told_where_the_judge_tells_real_films() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((80, 2)) < 0.4
+    logits = truth * 1.0 + rng.normal(0, 1, truth.shape)
+    images = torch.from_numpy(logits.astype(np.float32))[:, None, None, :]
+    asked = [
+        Film(f"f{i}", "p", "nih", Subject(age_group="child" if child else "adult"),
+             ("Edema",) if edema else (), () if edema else ("Edema",), padded=False)
+        for i, (edema, child) in enumerate(truth)
+    ]  # fmt: skip
+    real = {"Edema": {"present": 9, "auroc": {"value": 0.8, "low": 0.6, "high": 0.9}},
+            "Child": {"present": 2, "auroc": {"value": 0.9, "low": 0.8, "high": 1.0}}}  # fmt: skip
+    found = _obedience(Told(), asked, images, real=real, told=["Edema"])  # type: ignore[arg-type]
+    area = roc_auc_score(truth[:, 0], logits[:, 0])
+    assert found["Edema"]["made"]["value"] == pytest.approx(area, abs=6e-4)
+    assert found["Edema"]["share"]["value"] == pytest.approx((area - 0.5) / 0.3, abs=3e-3)
+    assert found["Edema"]["share"]["low"] < found["Edema"]["share"]["value"] < found["Edema"]["share"]["high"]
+    assert found["Edema"]["films"] == 9
+    assert found["Child"]["share"] is None
+    assert found["Child"]["made"]["value"] == pytest.approx(roc_auc_score(truth[:, 1], logits[:, 1]), abs=6e-4)
+
+
+def test_a_judge_is_believed_from_five_films_on() -> None:
+    auroc = {"value": 0.8, "low": 0.6, "high": 0.9}
+    assert _beyond_chance({"auroc": auroc, "present": 5, "absent": 90})
+    assert not _beyond_chance({"auroc": auroc, "present": 4, "absent": 90})
+    assert not _beyond_chance({"auroc": auroc, "present": 90, "absent": 1})
+    assert not _beyond_chance({"auroc": auroc | {"low": 0.5}, "present": 90, "absent": 90})

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from cxrsynth.nano.build.autoencoder import encode_mean
 from cxrsynth.nano.build.config import DenoiserSettings, TextSettings
 from cxrsynth.nano.build.films import SMALL_GROUPS, Film, caption
-from cxrsynth.nano.build.phrases import varied_text
+from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.nano.build.training import (
     PartGradients,
     load_state,
@@ -47,10 +47,10 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def make_tokenizer(settings: TextSettings) -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer, its merges learned on the sentences of the canonical prompt."""
+    """CLIP's byte-pair tokenizer, its merges learned on canonical sentences and our grammar's phrases."""
     base = CLIPTokenizer(model_max_length=settings.max_tokens)
     return base.train_new_from_iterator(
-        [every_canonical_sentence()], vocab_size=settings.vocab_size, show_progress=False
+        [every_canonical_sentence(), every_phrase()], vocab_size=settings.vocab_size, show_progress=False
     )
 
 
@@ -190,8 +190,8 @@ def train_denoiser(
     averaged.ema.optimization_step = first
     weights = sampling_weights(films)
     weights *= torch.tensor([settings.share.get(film.group, 1.0) for film in films])
-    captions = _captions(films, settings, seed)
-    tokens, plain, empty = (_tokens(texts, tokenizer) for texts in (_sized(films, captions), captions, [[""]]))
+    captions = _captions(films, tokenizer, settings, seed)
+    plain, sized, empty = (_tokens(texts, tokenizer) for texts in (captions, _sized(films, captions), [[""]]))
     gradients, parameters = PartGradients(parts), list(networks.parameters())
 
     def loss(noisy: Tensor, timesteps: Tensor, words: Tensor, target: Tensor) -> Tensor:
@@ -207,16 +207,14 @@ def train_denoiser(
         size = settings.batch_size
         film = torch.multinomial(weights, size, replacement=True, generator=rng)
         view = torch.randint(latents.shape[1], (size,), generator=rng)
-        phrase = torch.randint(tokens.shape[1], (size,), generator=rng)
+        phrase = torch.randint(plain.shape[1], (size,), generator=rng)
         blank = torch.rand(size, generator=rng) < settings.unconditional
         clean = latents[film, view].float()  # [B, C, h, w]
         noise = torch.randn(clean.shape, generator=rng)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         target = scheduler.get_velocity(clean, noise, timesteps)
-        # Under much noise a film of 64 pixels is as good as any: it teaches prompts that name no size.
-        noisy_enough = timesteps >= settings.size_told_below
-        words = torch.where(noisy_enough[:, None], plain[film, phrase], tokens[film, phrase])  # [B, L]
+        words = _told_at(timesteps, plain[film, phrase], sized[film, phrase], settings.size_told_below)  # [B, L]
         words = torch.where(blank[:, None], empty[0, 0], words)
         losses += gradients(loss, (noisy, timesteps, words, target), parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -253,12 +251,18 @@ class _EMA(nn.Module):
         self.ema.shadow_params = list(self.shadow)
 
 
-def _captions(films: list[Film], settings: DenoiserSettings, seed: int) -> list[list[str]]:
+def _captions(films: list[Film], tokenizer: CLIPTokenizer, settings: DenoiserSettings, seed: int) -> list[list[str]]:
     """`settings.captions` texts of each film: canonical prompts, and a share in words of our grammar."""
     rng = random.Random(seed)
 
+    def fits(text: str) -> bool:
+        tokens: list[int] = tokenizer(f"{text} {SMALL_SENTENCE}").input_ids
+        return len(tokens) <= int(tokenizer.model_max_length)
+
     def one(film: Film) -> str:
-        return varied_text(film, rng) if rng.random() < settings.varied else caption(film, rng)
+        text = varied_text(film, rng) if rng.random() < settings.varied else ""
+        # What would be cut tells less than all that is true: then the canonical form, which is short.
+        return text if text and fits(text) else caption(film, rng)
 
     return [[one(film) for _ in range(settings.captions)] for film in films]
 
@@ -269,6 +273,11 @@ def _sized(films: list[Film], captions: list[list[str]]) -> list[list[str]]:
         [" ".join(filter(None, (text, SMALL_SENTENCE))) for text in texts] if film.group in SMALL_GROUPS else texts
         for film, texts in zip(films, captions, strict=True)
     ]
+
+
+def _told_at(timesteps: Tensor, plain: Tensor, sized: Tensor, below: int) -> Tensor:
+    """Token ids [B, L]. Under much noise a film of 64 pixels is as good as any and teaches prompts of no size."""
+    return torch.where(timesteps[:, None] >= below, plain, sized)
 
 
 def _tokens(texts: list[list[str]], tokenizer: CLIPTokenizer) -> Tensor:

@@ -17,7 +17,7 @@ from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.reports.prompt import every_canonical_sentence
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier
 
-_TRIES = 100  # draws of another film before one is taken to be like all others
+_TRIES = 100  # draws of another film before one is given up
 
 
 def make_report_tokenizer(settings: TextSettings) -> CLIPTokenizer:
@@ -43,8 +43,8 @@ def train_dual_encoder(
 ) -> DualEncoder:
     """Contrastive loss in which all texts that say the same of a film count as its own.
 
-    Beside it each film's text is told from one of the same view and person with the findings of another film: in a
-    batch most texts differ in view or age too, and those are learned first.
+    Beside it each film's text is told from one of the same view and person with findings of another film that cannot be
+    true of it: in a batch most texts differ in view or age too, and those are learned first.
     The image side starts as the family's classifier: 1,000 films are few to learn seeing and reading from at once.
     Films of equal labels share their positives (UniCL, Yang et al., arXiv:2204.03610): in a batch many are normal.
     """
@@ -53,7 +53,9 @@ def train_dual_encoder(
     network.trunk.load_state_dict(classifier.trunk.state_dict())
     rng = random.Random(seed)
     tokens = _texts(films, tokenizer, rng)
-    wrong = _texts([_with_other_findings(film, films, rng) for film in films], tokenizer, rng)
+    others = [_with_other_findings(film, films, rng) for film in films]
+    wrong = _texts([other or film for film, other in zip(films, others, strict=True)], tokenizer, rng)
+    contradicted = torch.tensor([other is not None for other in others]).float()
     said = [(film.subject, film.present) for film in films]
     group = torch.tensor([said.index(one) for one in said])
     even = torch.ones(len(films))
@@ -69,8 +71,8 @@ def train_dual_encoder(
         logits = scale * seen @ read.T  # [B, B]
         same = (group[chosen][:, None] == group[chosen][None]).float()
         wanted = same / same.sum(1, keepdim=True)
-        mistaken = F.softplus(scale * (seen * (misread - read)).sum(1)).mean()
-        return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2 + mistaken
+        mistaken = contradicted[chosen] * F.softplus(scale * (seen * (misread - read)).sum(1))
+        return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2 + mistaken.mean()
 
     fit(network, loss, checkpoint, settings=settings, seed=seed, save_every=save_every)
     return network
@@ -83,13 +85,20 @@ def _texts(films: list[Film], tokenizer: CLIPTokenizer, rng: random.Random) -> T
     return tokens.view(len(films), 8, -1)
 
 
-def _with_other_findings(film: Film, films: list[Film], rng: random.Random) -> Film:
-    """The film as it would be told with the findings of another that shows others; itself where there is none."""
+def _with_other_findings(film: Film, films: list[Film], rng: random.Random) -> Film | None:
+    """The film as it would be told with the findings of another that cannot be true of it; None where none is found."""
     for _ in range(_TRIES):
         other = rng.choice(films)
-        if set(other.present) != set(film.present) and other.present:
+        if _contradict(film, other):
             return replace(film, present=other.present, absent=other.absent)
-    return film
+    return None
+
+
+def _contradict(film: Film, other: Film) -> bool:
+    """Whether what the other shows is known to be absent here, or one of the two is normal and the other is not."""
+    shown, told = set(film.present), set(other.present)
+    one_is_normal = bool(shown and told) and ("No Finding" in shown) != ("No Finding" in told)
+    return one_is_normal or bool(told & set(film.absent))
 
 
 def _text_config(settings: TextSettings, tokenizer: CLIPTokenizer) -> dict[str, Any]:

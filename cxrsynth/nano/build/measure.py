@@ -17,6 +17,8 @@ from cxrsynth.nano.build.measure_judges import classifier_numbers, dual_encoder_
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
 
+_LEAST = 5  # films with a finding, and without, before a judge is believed on it
+
 
 def measure(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None:
     """Measure judges, then the generator with the judge it was not made with; nothing but split `val` is looked at."""
@@ -32,15 +34,22 @@ def measure(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None
         Maker(out),
         judge,
         *framed,
-        known=val,
-        told=[head for head, one in areas.items() if one["auroc"]["low"] > 0.5],
+        known=val.films,
+        real=areas,
+        told=[head for head, one in areas.items() if _beyond_chance(one)],
         count=settings.measure.images,
         pairs=settings.measure.pairs,
         seed=settings.seed,
+        sheet=work / "sheet.png",
     )
     path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     (out / CARD_FILE).write_text(model_card(read_spec(out), numbers, settings), encoding="utf-8")
     log.info("measured %s", out)
+
+
+def _beyond_chance(head: dict[str, Any]) -> bool:
+    """Whether a judge tells real films apart; of fewer than five films an interval says nothing."""
+    return bool(head["auroc"]["low"] > 0.5 and min(head["present"], head["absent"]) >= _LEAST)
 
 
 def _judge_numbers(folder: Path, val: JudgedFilms, settings: BuildConfig) -> dict[str, Any]:

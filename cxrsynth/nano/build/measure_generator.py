@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from cxrsynth.diffusion.model import DiffusionModel, choose_precision, load_model
 from cxrsynth.diffusion.parallel import SamplingPool
@@ -20,19 +19,23 @@ from cxrsynth.evidence.fidelity import (
     Interval,
     bootstrap,
     frechet_distance,
+    frechet_interval,
     kernel_distance,
+    kernel_interval,
     manifolds,
     mean_interval,
 )
+from cxrsynth.evidence.memorization import Share
 from cxrsynth.nano.build.classifier import targets
 from cxrsynth.nano.build.films import Film, caption
 from cxrsynth.nano.build.fitting import resampled
-from cxrsynth.nano.build.judges import JudgedFilms, logits_of
+from cxrsynth.nano.build.measure_judges import classifier_numbers
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.prompt import canonical_prompt
-from cxrsynth.rewards.networks import FindingClassifier
+from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier
 from cxrsynth.seeds import sample_noise
 from cxrsynth.settings import Precision, Sampler
+from cxrsynth.shards.card import contact_sheet
 
 _BATCH = 4
 _DRAWS = 20
@@ -86,11 +89,13 @@ def generator_numbers(
     train: Framed,
     val: Framed,
     *,
-    known: JudgedFilms,
+    known: list[Film],
+    real: dict[str, dict[str, Any]],
     told: Collection[str],
     count: int,
     pairs: int,
     seed: int,
+    sheet: Path,
 ) -> dict[str, Any]:
     """All numbers: on `count` images by prompts of val films in turn, and on `pairs` pairs that differ in a word.
 
@@ -104,13 +109,16 @@ def generator_numbers(
         count: images.
         pairs: pairs of images.
         seed: of what is drawn.
+        sheet: file for a picture of the first hundred images, none left out.
     """
     rng = random.Random(seed)
-    asked = _asked(val.films, known.films, count, rng)
+    asked = _asked(val.films, known, count, rng)
     images = maker.make([caption(film, rng, whole=True) for film in asked], [f"measure-{i}" for i in range(count)])
+    sheet.write_bytes(contact_sheet((image[0].numpy() for image in images[:100]), columns=10))
     return {
         "fidelity": _fidelity(judge, train, val, images[: len(val.films)], rng),
-        "obedience": _obedience(judge, asked, images, known),
+        # Each film's prompt once: images of one prompt are not independent.
+        "obedience": _obedience(judge, asked[: len(known)], images[: len(known)], real=real, told=told),
         "words": _words(maker, judge, val, told=told, pairs=pairs, rng=rng),
         "copies": _copies(train, val, images),
     }
@@ -135,7 +143,7 @@ def _fidelity(
     """Distances in the judge's features at equal counts, beside those of real train films to real val films.
 
     Train films are drawn `_DRAWS` times, as many of each source as val has: a single draw's distance says little (2.3
-    to 3.5 on nano's films). Value and interval are mean and percentiles of the draws.
+    to 3.5 on nano's films).
     """
     equal = min(len(val.films), len(images))
     chosen = rng.sample(range(len(val.films)), equal)
@@ -143,17 +151,22 @@ def _fidelity(
     made, trained = _features(judge, images[:equal]), _features(judge, train.images)
     sources = [val.films[place].group for place in chosen]
     draws = [trained[_alike(sources, train.films, rng)] for _ in range(_DRAWS)]
-    measures: dict[str, Callable[..., float]] = {"frechet": frechet_distance, "kid": kernel_distance}
     numbers: dict[str, Any] = {"images": equal, "draws": _DRAWS}
-    for name, measure in measures.items():
-        numbers[f"{name}_made_to_val"] = asdict(bootstrap(measure, made, real, rounds=50))
-        values = np.array([measure(drawn, real) for drawn in draws])
-        low, high = np.quantile(values, [0.025, 0.975])
-        numbers[f"{name}_train_to_val"] = asdict(Interval(float(values.mean()), float(low), float(high)))
+    numbers["frechet_made_to_val"] = asdict(frechet_interval(made, real))
+    numbers["frechet_train_to_val"] = asdict(_spread([frechet_distance(drawn, real) for drawn in draws]))
     numbers["frechet_ratio"] = numbers["frechet_made_to_val"]["value"] / numbers["frechet_train_to_val"]["value"]
-    for kind, features in (("made", made), ("train", draws[0])):
-        numbers[f"manifolds_{kind}"] = asdict(manifolds(real, features))
+    numbers["kid_made_to_val"] = asdict(kernel_interval(made, real))
+    numbers["kid_train_to_val"] = asdict(_spread([kernel_distance(drawn, real) for drawn in draws]))
+    numbers["manifolds_made"] = asdict(manifolds(real, made))
+    several = [asdict(manifolds(real, drawn)) for drawn in draws]
+    numbers["manifolds_train"] = {name: float(np.mean([one[name] for one in several])) for name in several[0]}
     return numbers
+
+
+def _spread(values: list[float]) -> Interval:
+    """Mean of draws, and between which values 95 in 100 of them lie."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Interval(float(np.mean(values)), float(low), float(high))
 
 
 def _alike(sources: list[str], train: list[Film], rng: random.Random) -> list[int]:
@@ -165,30 +178,32 @@ def _alike(sources: list[str], train: list[Film], rng: random.Random) -> list[in
     return places
 
 
-def _obedience(judge: FindingClassifier, asked: list[Film], images: Tensor, known: JudgedFilms) -> dict[str, Any]:
-    """Per head: how well the judge tells what was asked for, against how well it tells real films apart."""
+def _obedience(
+    judge: FindingClassifier,
+    asked: list[Film],
+    images: Tensor,
+    *,
+    real: dict[str, dict[str, Any]],
+    told: Collection[str],
+) -> dict[str, Any]:
+    """Per head: how well the judge tells what was asked for, against how well it tells real films apart (`real`)."""
     heads = list(judge.heads)
-    made, real = _logits(judge, images), logits_of(judge, known.pixels)
-    numbers = {}
-    for place, head in enumerate(heads):
-        seen = _scored(made[:, place], targets(asked, heads)[:, place])
-        there = _scored(real[:, place], targets(known.films, heads)[:, place])
-        if all(len(part) for part in (*seen, *there)):
-            real_area = bootstrap(_area, *there)
-            numbers[head] = {
-                "films": len(there[0]),
-                "made": asdict(bootstrap(_area, *seen)),
-                "real": asdict(real_area),
-                # Near chance on real films there is nothing to keep a share of.
-                "share": asdict(bootstrap(_kept, *seen, *there)) if real_area.low > 0.5 else None,
-            }
-    return numbers
+    made = classifier_numbers(_logits(judge, images), targets(asked, heads), heads)
+    return {
+        head: {
+            "films": real[head]["present"],
+            "made": one["auroc"],
+            "real": real[head]["auroc"],
+            "share": _kept(one["auroc"], real[head]["auroc"]["value"]) if head in told else None,
+        }
+        for head, one in made.items()
+        if head in real
+    }
 
 
-def _kept(with_it: Any, without: Any, real_with_it: Any, real_without: Any) -> float:
-    """How much of (AUROC - 0.5) on real films is there on images; infinite where the real one is at chance."""
-    real = _area(real_with_it, real_without) - 0.5
-    return (_area(with_it, without) - 0.5) / real if real else np.inf
+def _kept(made: dict[str, float], real: float) -> dict[str, float]:
+    """An AUROC and its interval as shares of a real one, both counted from chance."""
+    return {part: (area - 0.5) / (real - 0.5) for part, area in made.items()}
 
 
 def _words(
@@ -219,20 +234,21 @@ def _words(
     place = torch.tensor([judge.heads.index(name) for name in changed])
     own = moved.gather(1, place[:, None])[:, 0]
     unrelated = torch.ones_like(moved, dtype=torch.bool)
-    related = [judge.heads.index(name) for name in ("No Finding", "Lung Opacity") if name in judge.heads]
+    apart = ("No Finding", "Lung Opacity", *SUBJECT_HEADS)  # what a finding moves rightly, and what is none
+    related = [judge.heads.index(name) for name in apart if name in judge.heads]
     unrelated[:, related] = False
     unrelated[torch.arange(pairs), place] = False
     beside = (moved.abs() * unrelated).sum(1) / unrelated.sum(1)
-    right = (own > 0).double().numpy()[:, None]
+    right = (own > 0).double().numpy()
     able = np.array([name in told for name in changed])
     return {
         "pairs": pairs,
-        "right_way": asdict(bootstrap(lambda rows: float(rows.mean()), right)),
+        "right_way": asdict(mean_interval(right)),
         "pairs_told": int(able.sum()),
-        "right_way_told": asdict(bootstrap(lambda rows: float(rows.mean()), right[able])) if able.any() else None,
+        "right_way_told": asdict(mean_interval(right[able])) if able.any() else None,
         "unrelated_to_own": asdict(bootstrap(_ratio, torch.stack((beside, own.abs()), 1).double().numpy())),
         "by_finding": {
-            name: float(np.mean([right[i, 0] for i in range(pairs) if changed[i] == name])) for name in findings
+            name: float(np.mean([right[i] for i in range(pairs) if changed[i] == name])) for name in findings
         },
     }
 
@@ -251,9 +267,9 @@ def _copies(train: Framed, val: Framed, images: Tensor) -> dict[str, Any]:
         return torch.cdist(_small(others), known).amin(1)
 
     real, made = nearest(val.images), nearest(images)
-    edge = real.quantile(0.01)
+    near = Share.among((made < real.quantile(0.01)).numpy())
     return {
-        "nearer_than_first_percentile": asdict(mean_interval((made < edge).double().numpy())),
+        "nearer_than_first_percentile": {"value": near.caught / near.of, "low": near.low, "high": near.high},
         "median_made": made.median().item(),
         "median_val": real.median().item(),
     }
@@ -273,15 +289,3 @@ def _features(judge: FindingClassifier, images: Tensor) -> Any:
 @torch.no_grad()
 def _logits(judge: FindingClassifier, images: Tensor) -> Tensor:
     return torch.cat([judge(part) for part in images.split(32)])
-
-
-def _scored(logits: Tensor, wanted: Tensor) -> tuple[Any, Any]:
-    """Logits [n, 1] of films that show it, and of those that do not; what is unknown is left out."""
-    scores = logits.double().numpy()[:, None]
-    return scores[(wanted == 1).numpy()], scores[(wanted == 0).numpy()]
-
-
-def _area(with_it: Any, without: Any) -> float:
-    """Area under the ROC curve of logits [n, 1] and [m, 1]."""
-    truth = torch.tensor([1] * len(with_it) + [0] * len(without))
-    return float(binary_auroc(torch.from_numpy(np.concatenate((with_it, without))[:, 0]).sigmoid(), truth))
