@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
@@ -70,7 +69,6 @@ CONFIG = {
         "variants": 2,
         "captions": 2,
         "varied": 0.5,
-        "size_told_below": 600,
         "unconditional": 0.1,
         "rotation_deg": 3.0,
         "zoom": 0.05,
@@ -217,7 +215,7 @@ def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monke
     assert all((learned[name] - weights).abs().max() < 0.02 for name, weights in known.items())
     for kept in ("vae/diffusion_pytorch_model.safetensors", "judges/nano/classifier/model.safetensors"):
         assert (first / kept).read_bytes() == (second / kept).read_bytes()
-    assert "denoiser 4 and, with a new learning-rate schedule, 3 more" in (second / "model_card.md").read_text()
+    assert "denoiser 4 and, each with a new learning-rate schedule, 3 more" in (second / "model_card.md").read_text()
     assert "more" not in (first / "model_card.md").read_text().split("denoiser 4")[1].splitlines()[0]
 
 
@@ -228,6 +226,7 @@ def test_a_build_that_goes_on_a_second_time_tells_all_its_steps(tmp_path: Path, 
         main(data=data, work=tmp_path / again, out=tmp_path / f"{again}-model", config=config, start=model)
         model = tmp_path / f"{again}-model"
     assert json.loads((model / "numbers.json").read_text())["denoiser_steps"] == [4, 3, 3]
+    assert "schedule, 3, 3 more" in (model / "model_card.md").read_text()
 
 
 def test_captions_are_canonical_but_for_a_share_and_small_films_are_told() -> None:
@@ -255,12 +254,6 @@ def test_captions_are_canonical_but_for_a_share_and_small_films_are_told() -> No
     assert sized[:50] == texts[:50]
     assert all(text.endswith("Low resolution.") for several in sized[50:] for text in several)
     assert [[text.removesuffix("Low resolution.").strip() for text in several] for several in sized[50:]] == texts[50:]
-
-
-def test_small_films_name_their_size_only_where_it_can_be_seen() -> None:
-    plain, sized = torch.zeros(4, 3, dtype=torch.long), torch.ones(4, 3, dtype=torch.long)
-    told = denoiser._told_at(torch.tensor([0, 599, 600, 999]), plain, sized, 600)
-    assert told.tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
 
 
 def test_an_opacity_of_any_kind_is_sometimes_called_one() -> None:

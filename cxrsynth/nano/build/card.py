@@ -71,7 +71,11 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
         f" {psnr['top_octave']:.0%} of the energy in the upper half of spatial frequencies is kept",
         f"- training steps: autoencoder {settings.autoencoder.steps}, its decoder against a discriminator"
         f" {settings.decoder.steps} more, denoiser {steps}"
-        + "".join(f" and, with a new learning-rate schedule, {more} more" for more in more_steps),
+        + (
+            f" and, each with a new learning-rate schedule, {', '.join(map(str, more_steps))} more"
+            if more_steps
+            else ""
+        ),
         *_left_out(settings),
         *_generator(numbers.get("generator")),
         *_judges(numbers.get("judges")),

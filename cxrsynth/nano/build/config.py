@@ -69,7 +69,7 @@ class DenoiserSettings(_Strict):
     """UNet, trained on cached latents of augmented films; `share` is how often a group is drawn, 1 where not named.
 
     `more_steps` are those of a denoiser that goes on from a model folder. `varied` is the share of captions in words of
-    our grammar in place of the canonical prompt; films of 64 pixels are said to be so below timestep `size_told_below`.
+    our grammar in place of the canonical prompt.
     """
 
     channels: tuple[int, ...]
@@ -82,7 +82,6 @@ class DenoiserSettings(_Strict):
     variants: int
     captions: int
     varied: float
-    size_told_below: int
     unconditional: float
     rotation_deg: float
     zoom: float

@@ -190,8 +190,8 @@ def train_denoiser(
     averaged.ema.optimization_step = first
     weights = sampling_weights(films)
     weights *= torch.tensor([settings.share.get(film.group, 1.0) for film in films])
-    captions = _captions(films, tokenizer, settings, seed)
-    plain, sized, empty = (_tokens(texts, tokenizer) for texts in (captions, _sized(films, captions), [[""]]))
+    captions = _sized(films, _captions(films, tokenizer, settings, seed))
+    tokens, empty = _tokens(captions, tokenizer), _tokens([[""]], tokenizer)
     gradients, parameters = PartGradients(parts), list(networks.parameters())
 
     def loss(noisy: Tensor, timesteps: Tensor, words: Tensor, target: Tensor) -> Tensor:
@@ -207,15 +207,14 @@ def train_denoiser(
         size = settings.batch_size
         film = torch.multinomial(weights, size, replacement=True, generator=rng)
         view = torch.randint(latents.shape[1], (size,), generator=rng)
-        phrase = torch.randint(plain.shape[1], (size,), generator=rng)
+        phrase = torch.randint(tokens.shape[1], (size,), generator=rng)
         blank = torch.rand(size, generator=rng) < settings.unconditional
         clean = latents[film, view].float()  # [B, C, h, w]
         noise = torch.randn(clean.shape, generator=rng)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         target = scheduler.get_velocity(clean, noise, timesteps)
-        words = _told_at(timesteps, plain[film, phrase], sized[film, phrase], settings.size_told_below)  # [B, L]
-        words = torch.where(blank[:, None], empty[0, 0], words)
+        words = torch.where(blank[:, None], empty[0, 0], tokens[film, phrase])  # [B, L]
         losses += gradients(loss, (noisy, timesteps, words, target), parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -273,11 +272,6 @@ def _sized(films: list[Film], captions: list[list[str]]) -> list[list[str]]:
         [" ".join(filter(None, (text, SMALL_SENTENCE))) for text in texts] if film.group in SMALL_GROUPS else texts
         for film, texts in zip(films, captions, strict=True)
     ]
-
-
-def _told_at(timesteps: Tensor, plain: Tensor, sized: Tensor, below: int) -> Tensor:
-    """Token ids [B, L]. Under much noise a film of 64 pixels is as good as any and teaches prompts of no size."""
-    return torch.where(timesteps[:, None] >= below, plain, sized)
 
 
 def _tokens(texts: list[list[str]], tokenizer: CLIPTokenizer) -> Tensor:
