@@ -1,5 +1,6 @@
 """The embedded model as shipped."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,10 @@ from diffusers import StableDiffusionPipeline
 
 from cxrsynth.diffusion.model import DiffusionModel, find_model, load_model
 from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.diffusion.spec import read_spec
+from cxrsynth.nano import build
+from cxrsynth.nano.build.card import model_card
+from cxrsynth.nano.build.config import load_config
 from cxrsynth.seeds import sample_noise
 from cxrsynth.settings import Precision, PromptStyle, Sampler
 
@@ -41,6 +46,13 @@ def test_it_is_asked_canonically_and_tells_what_it_was_shown(nano: DiffusionMode
     card = (find_model("nano") / "model_card.md").read_text(encoding="utf-8")
     for name, count in nano.spec.depicts.findings.items():
         assert f"| {name} | {count} |" in card
+
+
+def test_its_card_tells_the_numbers_beside_it() -> None:
+    folder = find_model("nano")
+    numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
+    settings = load_config(Path(build.__file__).with_name("config.yaml"))
+    assert (folder / "model_card.md").read_text(encoding="utf-8") == model_card(read_spec(folder), numbers, settings)
 
 
 def test_all_weights_together_stay_below_the_limit() -> None:

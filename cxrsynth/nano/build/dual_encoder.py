@@ -79,7 +79,7 @@ def train_dual_encoder(
 
 
 def _texts(films: list[Film], tokenizer: CLIPTokenizer, rng: random.Random) -> Tensor:
-    """Token ids of eight true texts of each film, the first in canonical form: [N, 8, L]."""
+    """Token ids of eight texts that say what is given of each film, the first in canonical form: [N, 8, L]."""
     flat = [text for film in films for text in (caption(film, rng), *(varied_text(film, rng) for _ in range(7)))]
     tokens: Tensor = tokenizer(flat, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return tokens.view(len(films), 8, -1)

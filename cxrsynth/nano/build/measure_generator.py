@@ -105,6 +105,7 @@ def generator_numbers(
         train: films it may have copied.
         val: films to be compared with.
         known: all val films, those of 64 pixels and those beside the canonical frame too: rare findings are among them.
+        real: what the judge is worth on them, by head (`classifier_numbers`).
         told: heads that tell real films apart beyond chance; on the others no image can be shown right.
         count: images.
         pairs: pairs of images.
