@@ -67,7 +67,7 @@ def generate(
         float | None,
         typer.Option(min=0, help="Classifier-free guidance scale, 1 = none.", rich_help_panel=_SAMPLING),
     ] = None,
-    sampler: Annotated[Sampler, typer.Option(rich_help_panel=_SAMPLING)] = Sampler.DDIM,
+    sampler: Annotated[Sampler | None, typer.Option(help="Default: the model's.", rich_help_panel=_SAMPLING)] = None,
     seed: Annotated[int, typer.Option(min=0, rich_help_panel=_SAMPLING)] = 0,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Default: 8, on a CPU 4.", rich_help_panel=_SAMPLING)

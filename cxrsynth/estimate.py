@@ -37,7 +37,7 @@ def describe(run: Run, reports: int, rejected: int) -> str:
         f"would make {images} images of {model.image_size} x {model.image_size} pixels from {reports} reports"
         f" ({rejected} rows rejected)\n"
         f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB\n"
-        f"  model: {model.name}, {run.steps} steps, guidance {run.guidance:g}, {settings.sampling.sampler.value},"
+        f"  model: {model.name}, {run.steps} steps, guidance {run.guidance:g}, {run.sampler.value},"
         f" {model.precision.value} on {model.device.type}\n"
         f"  time: about {timedelta(seconds=round(duration_s))} ({images / duration_s:.2f} images/s,"
         f" {run.processes.count} processes, {at_once} batches of {run.batch_size} at once in each)"
@@ -59,7 +59,7 @@ def _seconds_per_round(run: Run, model: DiffusionModel, pool: SamplingPool, *, b
             model,
             [""] * size,
             noise,
-            sampler=run.settings.sampling.sampler,
+            sampler=run.sampler,
             steps=steps,
             guidance=run.guidance,
             stopped=pool.stopped,

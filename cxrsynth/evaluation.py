@@ -62,6 +62,7 @@ class Evaluator:
         reference: features of real films, float64 [M, D]; None compares with the baseline's images.
         steps: denoising steps, without added noise, as `generate` takes them.
         guidance: classifier-free guidance scale.
+        sampler: which solver, as `generate` takes it.
         batch_size: images a batch.
         seed: of the noise.
         pool: where batches run.
@@ -80,6 +81,7 @@ class Evaluator:
         reference: npt.NDArray[np.float64] | None,
         steps: int,
         guidance: float,
+        sampler: Sampler,
         batch_size: int,
         seed: int,
         pool: OrderedPool,
@@ -95,7 +97,7 @@ class Evaluator:
         self._is_judge = torch.tensor([kind == "judge" for kind, suite in self._suites for _ in suite.names])
         self._extractor = extractor
         self._reference = reference
-        self._steps, self._guidance = steps, guidance
+        self._steps, self._guidance, self._sampler = steps, guidance, sampler
         self._batch_size, self._seed = batch_size, seed
         self._pool, self._group = pool, group
         self._baseline: Judged | None = None
@@ -122,7 +124,7 @@ class Evaluator:
             model,
             [case.prompt for case in cases],
             torch.stack([noise(model.latent_shape, self._seed, "held out", *key) for key in keys]),
-            sampler=Sampler.DDIM,
+            sampler=self._sampler,
             steps=self._steps,
             guidance=self._guidance,
             conditions=[case.conditions for case in cases],

@@ -209,7 +209,7 @@ def _sample_batch(run: Run, model: DiffusionModel, batch: _Batch, stopped: threa
         model,
         [asked[report.report_id].prompt for report, _ in members],
         noise,
-        sampler=run.settings.sampling.sampler,
+        sampler=run.sampler,
         steps=run.steps,
         guidance=run.guidance,
         conditions=[asked[report.report_id].conditions for report, _ in members],

@@ -52,6 +52,7 @@ def open_evaluator(
         reference=None if section.reference is None else reference_features(_pixels(section.reference), extractor),
         steps=section.steps or run.spec.defaults.steps,
         guidance=run.guidance(section.guidance),
+        sampler=run.spec.defaults.sampler,
         batch_size=batch,
         seed=run.recipe.seed,
         pool=pool,

@@ -27,7 +27,7 @@ from cxrsynth.processes import Processes, join_processes
 from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.reports.rows import Report
 from cxrsynth.reports.table import Table, open_table
-from cxrsynth.settings import Device, GenerateSettings, PromptStyle
+from cxrsynth.settings import Device, GenerateSettings, PromptStyle, Sampler
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
 from cxrsynth.shards.sample import key_fingerprint, load_id_key
@@ -49,6 +49,7 @@ class Run:
     prompt_style: PromptStyle
     steps: int
     guidance: float
+    sampler: Sampler
     batch_size: int
     load_model: Callable[[], DiffusionModel]
 
@@ -90,6 +91,7 @@ def open_run(settings: GenerateSettings) -> Run:
     id_key = load_id_key(settings.id_key)
     steps = spec.defaults.steps if settings.sampling.steps is None else settings.sampling.steps
     guidance = spec.defaults.guidance if settings.sampling.guidance is None else settings.sampling.guidance
+    sampler = settings.sampling.sampler or spec.defaults.sampler
     batch_size = settings.sampling.batch_size or _BATCH_SIZE[device.type]
     # An accelerator has none: the key is left out there, for no sample may hold a null.
     threads = {"threads_per_batch": settings.sampling.threads_per_batch} if device.type == "cpu" else {}
@@ -108,7 +110,7 @@ def open_run(settings: GenerateSettings) -> Run:
         "sampling": {
             "steps": steps,
             "guidance": guidance,
-            "sampler": settings.sampling.sampler.value,
+            "sampler": sampler.value,
             "batch_size": batch_size,
             "device": device.type,
             "precision": precision.value,
@@ -133,6 +135,7 @@ def open_run(settings: GenerateSettings) -> Run:
         prompt_style=style,
         steps=steps,
         guidance=guidance,
+        sampler=sampler,
         batch_size=batch_size,
         load_model=lambda: load_model(settings.model, device=device, precision=precision, ace=settings.ace),
     )

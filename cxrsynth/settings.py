@@ -70,14 +70,14 @@ class SopClass(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How images are sampled. `steps` and `guidance` None: what the model folder recommends.
+    """How images are sampled. `steps`, `guidance` and `sampler` None: what the model folder recommends.
 
     `batch_size` None: by device. `threads_per_batch`: CPU threads for each of the batches that go side by side.
     """
 
     steps: int | None = None
     guidance: float | None = None
-    sampler: Sampler = Sampler.DDIM
+    sampler: Sampler | None = None
     batch_size: int | None = None
     threads_per_batch: int = 1
     device: Device = Device.AUTO

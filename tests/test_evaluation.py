@@ -11,6 +11,7 @@ from cxrsynth.policy.collect import Case, Group
 from cxrsynth.reports.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.posture import PostureReward
+from cxrsynth.settings import Sampler
 
 REPORTS, IMAGES = 12, 2
 
@@ -38,6 +39,7 @@ def evaluator() -> Evaluator:
         reference=None,
         steps=2,
         guidance=1.0,
+        sampler=Sampler.DDIM,
         batch_size=2,
         seed=0,
         pool=OrderedPool(1, threads=1),

@@ -669,6 +669,23 @@ def test_sampling_agrees_with_diffusers(sampler: Sampler, networks: DiffusionMod
     assert torch.allclose(ours, theirs, atol=1e-3)
 
 
+def test_the_sampler_is_the_models_unless_one_is_named(
+    tmp_path: Path, tiny_model: Path, table: Path, key_file: Path
+) -> None:
+    model = described(tiny_model, tmp_path / "model", {"defaults": {"sampler": "dpm++"}})
+    usual = ("--id-key", str(key_file), "--steps", "4", "--limit", "1")
+    pictures = []
+    for options, sampler in (((), "dpm++"), (("--sampler", "ddim"), "ddim"), (("--sampler", "dpm++"), "dpm++")):
+        out = tmp_path / f"out-{len(pictures)}"
+        succeed(command(table, out, model, *usual, *options))
+        assert {sample["sampling"]["sampler"] for sample in metadata(out).values()} == {sampler}
+        pictures.append(next(raw for name, raw in members(out).items() if name.endswith(".png")))
+    assert pictures[0] != pictures[1]
+    assert pictures[0] == pictures[2]
+    message = refuse(command(table, tmp_path / "out-1", model, *usual))
+    assert "sampling.sampler: 'ddim' there, 'dpm++' now" in message
+
+
 def test_latents_are_never_clipped(networks: DiffusionModel) -> None:
     """DDIM's own default clips; the config of another scheduler, as many folders have, does not say."""
     config = {key: value for key, value in networks.scheduler_config.items() if key != "clip_sample"}

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -259,6 +260,22 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_held_out_images_are_drawn_with_the_models_own_sampler(tiny_model: Path, tmp_path: Path) -> None:
+    """As `generate` draws them."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    images = []
+    for sampler in ("ddim", "dpm++"):
+        (tmp_path / "model" / "cxrsynth.json").write_text(json.dumps({"defaults": {"sampler": sampler}}))
+        content = recipe(tmp_path / "model", iterations=1)
+        content["evaluation"] |= {"steps": 4}
+        out = tmp_path / sampler
+        result = tune(write_recipe(tmp_path, content), out)
+        assert result.exit_code == 0, result.output
+        (kept,) = (path for path in out.rglob("0.safetensors") if "images" in load_file(path))
+        images.append(load_file(kept)["images"])
+    assert not torch.equal(*images)
 
 
 def test_ddpo_needs_no_baseline(tiny_model: Path, tmp_path: Path) -> None:

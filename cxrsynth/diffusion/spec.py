@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.prompt import Depicts
-from cxrsynth.settings import PromptStyle
+from cxrsynth.settings import PromptStyle, Sampler
 
 SPEC_FILE = "cxrsynth.json"
 
@@ -19,6 +19,7 @@ class SamplingDefaults(BaseModel):
 
     steps: int = Field(default=50, ge=1)
     guidance: float = Field(default=4.0, ge=0)
+    sampler: Sampler = Sampler.DDIM
 
 
 class ModelSpec(BaseModel):

@@ -98,7 +98,7 @@ CONFIG = {
     },
     "measure": {"images": 10, "pairs": 4},
     "min_shown": 2,
-    "defaults": {"steps": 2, "guidance": 2.0},
+    "defaults": {"steps": 2, "guidance": 2.0, "sampler": "dpm++"},
 }
 
 
@@ -186,6 +186,7 @@ def test_an_interrupted_build_equals_one_never_stopped(
             assert all(found[name].equal(expected[name]) for name in expected), (family, network)
     spec = json.loads((tmp_path / "model" / "cxrsynth.json").read_text())
     assert spec["depicts"]["findings"] == {"No Finding": 10, "Pleural Effusion": 5, "Pneumonia": 5}
+    assert spec["defaults"] == CONFIG["defaults"]
     assert "Pneumonia | 5" in (tmp_path / "model" / "model_card.md").read_text()
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from cxrsynth.settings import Sampler
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -134,6 +136,7 @@ class GenerationDefaults(_Strict):
 
     steps: int
     guidance: float
+    sampler: Sampler
 
 
 class BuildConfig(_Strict):

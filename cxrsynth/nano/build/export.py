@@ -125,7 +125,7 @@ def _spec(films: list[Film], settings: BuildConfig) -> ModelSpec:
     return ModelSpec(
         name="nano",
         prompt=PromptStyle.CANONICAL,
-        defaults=SamplingDefaults(steps=settings.defaults.steps, guidance=settings.defaults.guidance),
+        defaults=SamplingDefaults(**settings.defaults.model_dump()),
         depicts=Depicts(
             views=values("view"),
             age_groups=values("age_group"),

@@ -34,7 +34,7 @@ from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.prompt import canonical_prompt
 from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier
 from cxrsynth.seeds import sample_noise
-from cxrsynth.settings import Precision, Sampler
+from cxrsynth.settings import Precision
 from cxrsynth.shards.card import contact_sheet
 
 _BATCH = 4
@@ -74,7 +74,7 @@ class Maker:
                 self.model,
                 prompts[own],
                 noise,
-                sampler=Sampler.DDIM,
+                sampler=self.model.spec.defaults.sampler,
                 steps=self.model.spec.defaults.steps,
                 guidance=self.model.spec.defaults.guidance,
             )
