@@ -68,9 +68,7 @@ def _prompts_of(options: argparse.Namespace, out: Path) -> list[str]:
 
 
 def _settings(options: argparse.Namespace, out: Path, *, steps: int) -> GenerateSettings:
-    sampling = SamplingSettings(
-        steps=steps, guidance=options.guidance, sampler=Sampler.DDIM, batch_size=options.batch_size
-    )
+    sampling = SamplingSettings(steps=steps, guidance=options.guidance, batch_size=options.batch_size)
     return GenerateSettings(
         reports=_REPORTS,
         out=out,

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxrsynth.nano.build.films import Film
 from cxrsynth.nano.build.measure import _beyond_chance
-from cxrsynth.nano.build.measure_generator import _alike, _asked, _obedience
+from cxrsynth.nano.build.measure_generator import _alike, _asked, _movement, _obedience, _others, _unrelated
 from cxrsynth.reports.prompt import Subject
 
 
@@ -73,3 +73,26 @@ def test_a_judge_is_believed_from_five_films_on() -> None:
     assert not _beyond_chance({"auroc": auroc, "present": 4, "absent": 90})
     assert not _beyond_chance({"auroc": auroc, "present": 90, "absent": 1})
     assert not _beyond_chance({"auroc": auroc | {"low": 0.5}, "present": 90, "absent": 90})
+
+
+HEADS = ["No Finding", "Cardiomegaly", "Lung Opacity", "Edema", "Pneumonia", "Pneumothorax", "Child"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "unrelated", "others"),
+    [
+        ("Edema", {"Cardiomegaly", "Pneumothorax"}, {"Cardiomegaly", "Pneumonia", "Pneumothorax"}),
+        ("Lung Opacity", {"Cardiomegaly", "Pneumothorax"}, {"Cardiomegaly", "Edema", "Pneumonia", "Pneumothorax"}),
+        ("Pneumothorax", {"Cardiomegaly", "Edema", "Pneumonia"}, {"Cardiomegaly", "Edema", "Pneumonia"}),
+    ],
+)
+def test_kinds_of_lung_opacity_are_related(changed: str, unrelated: set[str], others: set[str]) -> None:
+    for beside, expected in ((_unrelated, unrelated), (_others, others)):
+        assert {head for head, is_one in zip(HEADS, beside(changed, HEADS), strict=True) if is_one} == expected
+
+
+def test_movement_is_that_of_the_heads_beside() -> None:
+    moved = torch.tensor([[0.4, -0.1, 0.3], [0.1, 0.8, 0.2]])
+    beside = torch.tensor([[False, True, True], [True, False, False]])
+    found = _movement(moved, torch.tensor([0.4, 0.8]), beside)
+    assert found["value"] == pytest.approx((0.2 + 0.1) / 1.2)

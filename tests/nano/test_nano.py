@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from cxrsynth.diffusion.model import DiffusionModel, find_model, load_model
-from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.diffusion.spec import read_spec
 from cxrsynth.nano import build
 from cxrsynth.nano.build.card import model_card
@@ -58,6 +58,16 @@ def test_its_card_tells_the_numbers_beside_it() -> None:
 def test_all_weights_together_stay_below_the_limit() -> None:
     size_bytes = sum(path.stat().st_size for path in Path(find_model("nano")).rglob("*") if path.is_file())
     assert size_bytes <= 60_000_000
+
+
+def test_its_sampler_ends_at_the_least_noise_it_was_trained_on(nano: DiffusionModel) -> None:
+    """To no noise at all films come out too smooth; diffusers' own pipeline ends there too."""
+    defaults = nano.spec.defaults
+    pipeline = StableDiffusionPipeline.from_pretrained(find_model("nano"), safety_checker=None)
+    pipeline.scheduler.set_timesteps(defaults.steps)
+    for scheduler in (make_scheduler(nano, defaults.sampler, steps=defaults.steps), pipeline.scheduler):
+        assert scheduler.timesteps[0] == 999
+        assert 0.01 < float(scheduler.sigmas[-1]) < 0.05
 
 
 def test_its_images_are_chests_rather_than_noise_or_blank(nano: DiffusionModel) -> None:

@@ -25,7 +25,7 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
     lines = [
         "# nano: a small text-to-chest-X-ray latent diffusion model",
         "",
-        "Version v2: made so that every command works at once on a laptop. Its images are recognisably frontal chest",
+        "Version v3: made so that every command works at once on a laptop. Its images are recognisably frontal chest",
         "X-rays, and not for diagnosis, its teaching, or training of a product.",
         "",
         f"Stable Diffusion layout, {settings.image_size} x {settings.image_size} grey pixels, half-precision weights."
@@ -109,7 +109,8 @@ def _generator(numbers: dict[str, Any] | None) -> list[str]:
         f" {fidelity['manifolds_train']['recall']:.2f})",
         f"- one finding changed in {words['pairs']} prompts, same noise: the judge's probability follows in"
         f" {_interval(words['right_way'])}; unrelated findings move {_interval(words['unrelated_to_own'])} times as"
-        " much",
+        " much (kinds of lung opacity are related to each other; with them, all others"
+        f" {_interval(words['others_to_own'])})",
         *_told(words),
         f"- {_interval(copies['nearer_than_first_percentile'], percent=True)} of images are nearer to a training film"
         " than 99% of val films",

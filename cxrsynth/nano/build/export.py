@@ -16,7 +16,7 @@ from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults
 from cxrsynth.nano.build.align import film_kind, registered_frames
 from cxrsynth.nano.build.card import model_card
 from cxrsynth.nano.build.config import BuildConfig
-from cxrsynth.nano.build.denoiser import make_scheduler
+from cxrsynth.nano.build.denoiser import make_sampler
 from cxrsynth.nano.build.films import SMALL_GROUPS, Film, load_films
 from cxrsynth.nano.build.fitting import resampled
 from cxrsynth.nano.build.training import log
@@ -58,7 +58,7 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
         text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(work / "unet"),
-        scheduler=make_scheduler(),
+        scheduler=make_sampler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

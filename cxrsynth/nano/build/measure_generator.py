@@ -30,7 +30,7 @@ from cxrsynth.nano.build.classifier import targets
 from cxrsynth.nano.build.films import Film, caption
 from cxrsynth.nano.build.fitting import resampled
 from cxrsynth.nano.build.measure_judges import classifier_numbers
-from cxrsynth.reports.labels import FindingLabel, Status
+from cxrsynth.reports.labels import OPACITY_KINDS, FindingLabel, Status
 from cxrsynth.reports.prompt import canonical_prompt
 from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier
 from cxrsynth.seeds import sample_noise
@@ -234,12 +234,8 @@ def _words(
     moved = seen[0] - seen[1]  # [pairs, K]
     place = torch.tensor([judge.heads.index(name) for name in changed])
     own = moved.gather(1, place[:, None])[:, 0]
-    unrelated = torch.ones_like(moved, dtype=torch.bool)
-    apart = ("No Finding", "Lung Opacity", *SUBJECT_HEADS)  # what a finding moves rightly, and what is none
-    related = [judge.heads.index(name) for name in apart if name in judge.heads]
-    unrelated[:, related] = False
-    unrelated[torch.arange(pairs), place] = False
-    beside = (moved.abs() * unrelated).sum(1) / unrelated.sum(1)
+    heads = list(judge.heads)
+    unrelated, others = (torch.tensor([beside(name, heads) for name in changed]) for beside in (_unrelated, _others))
     right = (own > 0).double().numpy()
     able = np.array([name in told for name in changed])
     return {
@@ -247,11 +243,29 @@ def _words(
         "right_way": asdict(mean_interval(right)),
         "pairs_told": int(able.sum()),
         "right_way_told": asdict(mean_interval(right[able])) if able.any() else None,
-        "unrelated_to_own": asdict(bootstrap(_ratio, torch.stack((beside, own.abs()), 1).double().numpy())),
+        "unrelated_to_own": _movement(moved, own, unrelated),
+        "others_to_own": _movement(moved, own, others),
         "by_finding": {
             name: float(np.mean([right[i] for i in range(pairs) if changed[i] == name])) for name in findings
         },
     }
+
+
+def _others(changed: str, heads: list[str]) -> list[bool]:
+    """Which heads are findings other than `changed`; with it a lung opacity moves rightly."""
+    return [head not in (changed, "No Finding", "Lung Opacity", *SUBJECT_HEADS) for head in heads]
+
+
+def _unrelated(changed: str, heads: list[str]) -> list[bool]:
+    """Which heads are findings that have no parent in common with `changed` in CheXpert's hierarchy."""
+    kin = OPACITY_KINDS if changed in ("Lung Opacity", *OPACITY_KINDS) else ()
+    return [other and head not in kin for other, head in zip(_others(changed, heads), heads, strict=True)]
+
+
+def _movement(moved: Tensor, own: Tensor, beside: Tensor) -> dict[str, float]:
+    """Mean change of the heads `beside` [pairs, K], against the changed finding's own [pairs]."""
+    mean = (moved.abs() * beside).sum(1) / beside.sum(1)
+    return asdict(bootstrap(_ratio, torch.stack((mean, own.abs()), 1).double().numpy()))
 
 
 def _ratio(rows: Any) -> float:
