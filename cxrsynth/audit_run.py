@@ -26,10 +26,11 @@ from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.rewards.backends import family_folder, load_reward
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.digests import backend_digest
+from cxrsynth.rewards.nano import check_family
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.settings import AuditSettings
 from cxrsynth.shards.folder import file_sha256, writing_failed
-from cxrsynth.shards.reshard import refuse_target
+from cxrsynth.shards.reshard import refuse_target, root_of
 
 _STATE = ".cxrsynth-audit"
 SCORES, KEEP, SUMMARY, PAGE = "scores.parquet", "keep.csv", "summary.json", "report.html"
@@ -68,7 +69,7 @@ class AuditFolder:
     def check(self, settings: AuditSettings) -> None:
         """Raises ShardError for a folder that is not ours, or lies inside what is audited."""
         for option, given in (("SHARDS", settings.shards), ("--reference", settings.reference)):
-            if given is not None and self.path.resolve().is_relative_to(given.resolve()):
+            if given is not None and self.path.resolve().is_relative_to(root_of(given).resolve()):
                 raise ShardError(f"--out {self.path}: lies inside {option} {given}\n  an audit never touches its input")
         if self.path.exists() and not self.path.is_dir():
             raise ShardError(f"--out {self.path}: is a file, expected a folder")
@@ -101,8 +102,10 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
     """
-    folder = AuditFolder(settings.out or settings.shards.with_name(f"{settings.shards.name or 'shards'}-audit"))
+    folder = AuditFolder(settings.out or _beside(settings.shards))
     folder.check(settings)
+    if settings.write_kept is not None:
+        _check_kept(settings.write_kept, folder.path, settings)
     rules = Rules(
         minimum=settings.rules.minimum,
         percentile=settings.rules.beat,
@@ -120,8 +123,6 @@ def open_audit(settings: AuditSettings) -> AuditRun:
         raise ShardError("--utility: needs real films to test on\n  name them with --reference")
     device = choose_device(settings.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     scorer = load_scorer(settings, device=device)
-    if settings.write_kept is not None:
-        refuse_target(settings.write_kept, settings.shards)
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
     return AuditRun(
         settings=settings,
@@ -135,6 +136,23 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     )
 
 
+def _beside(shards: Path) -> Path:
+    """Where findings go unless told: `set` -> `set-audit`, also for `set/manifest.json` and for `.` in it."""
+    root = root_of(shards)
+    if root.name in ("", ".."):
+        root = root.resolve()
+    return root.with_name(f"{root.name or 'shards'}-audit")
+
+
+def _check_kept(kept: Path, out: Path, settings: AuditSettings) -> None:
+    """Raises ShardError for a folder that kept films cannot go to, before hours of scoring."""
+    for given in (settings.shards, settings.reference):
+        if given is not None:
+            refuse_target(kept, given)
+    if kept.resolve() == out.resolve():
+        raise ShardError(f"--write-kept {kept}: is where the findings go\n  choose another folder")
+
+
 def load_scorer(settings: AuditSettings, *, device: torch.device) -> Scorer:
     """All networks a film is shown to. Raises ModelError for what cannot be loaded."""
     suite = RewardSuite({name: load_reward(name, backend, device=device) for name, backend in settings.judges.items()})
@@ -143,6 +161,7 @@ def load_scorer(settings: AuditSettings, *, device: torch.device) -> Scorer:
         raise ModelError(
             f"--family {settings.family}: not a family of judges\n  expected: nano, nano-judge, or a folder"
         )
+    check_family(folder)
     posture = PostureRegressor.from_pretrained(folder / "posture").eval().to(device)
     extractor = load_extractor(settings.features, device=device)
     return Scorer(

@@ -24,7 +24,7 @@ from cxrsynth.evidence.copy_features import THUMB, CopySpace
 from cxrsynth.evidence.decide import decide, thresholds
 from cxrsynth.evidence.duplicates import duplicates
 from cxrsynth.evidence.groups import FilmTable, measure_groups
-from cxrsynth.evidence.memorization import CopySettings, FilmSet, find_copies
+from cxrsynth.evidence.memorization import CopySettings, FilmSet, check_reference, find_copies
 from cxrsynth.evidence.minimums import missed
 from cxrsynth.evidence.page import write_page
 from cxrsynth.evidence.planted import Autoencode, ProbeKeeper, Probes
@@ -139,6 +139,7 @@ class Scored:
             sex=self.texts("sex"),
             age_group=self.texts("age_group"),
             present=[set(names) for names in self.texts("present")],
+            absent=[set(names) for names in self.texts("absent")],
             patients=self.texts("patient"),
             pixels=pixels,
         )
@@ -172,9 +173,11 @@ def _duplicates(made: Scored) -> dict[str, list[Any]]:
 def _copies(run: AuditRun, made: Scored, reference: Scored) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """Columns about the nearest real film, and the summary's part."""
     seed = run.settings.seed
+    real = reference.film_set()
+    check_reference(real)  # before features are fitted on it
     found = find_copies(
         made.film_set(),
-        reference.film_set(),
+        real,
         CopySpace.fit(reference.thumbnails, seed=seed),
         register=run.scorer.register,
         probes=reference.probes(run.settings.probes, seed=seed),
@@ -291,7 +294,7 @@ class _Pictures:
 def _write_kept(run: AuditRun, made: Scored, decided: pa.Table, summary: Mapping[str, Any], out: Path) -> None:
     collection = run.made.collection
     # Of other kinds a unit's digest holds file times; the images' own hashes tie the plan to them.
-    ours = {unit.name: collection.digest_of(unit) for unit in collection.units if collection.kind == "cxrsynth"}
+    ours = {unit.name: collection.content_of(unit) for unit in collection.units if collection.kind == "cxrsynth"}
     judges = {name: judge["digest"] for name, judge in summary["judges"].items()}  # a backend may be a path
     origin = Origin(
         path=collection.path,

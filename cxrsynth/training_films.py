@@ -163,7 +163,7 @@ class FilmEncoder:
 
     def _path(self, unit: Unit) -> Path:
         """Where a unit's latents are, or would be: named by everything they depend on."""
-        said = f"{self._identity}\0{unit.name}\0{self._collection.digest_of(unit)}"
+        said = f"{self._identity}\0{unit.name}\0{self._collection.content_of(unit)}"
         return self._folder / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.safetensors"
 
     def _check_room(self) -> None:

@@ -200,7 +200,7 @@ def _names_and_sizes(films: Collection) -> str:
             return -1
 
     if films.manifest is not None:
-        told = [films.digest_of(unit) for unit in films.units]
+        told = [films.content_of(unit) for unit in films.units]
     else:
         told = [f"{name}\0{size(name)}" for unit in films.units for name in unit.files or (unit.name,)]
     return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()

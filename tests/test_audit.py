@@ -241,6 +241,72 @@ def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Pa
     assert summary(tmp_path / "out")["input"]["films"] == 14
 
 
+def test_what_is_damaged_after_an_audit_is_seen_by_the_next(made: Path, tmp_path: Path) -> None:
+    """Neither its name nor the manifest's hash of it changes."""
+    copied, out = tmp_path / "copied", tmp_path / "out"
+    shutil.copytree(made, copied)
+    assert run(copied, "--out", out).exit_code == 0
+    shard = min(copied.glob("*.tar"))
+    os.truncate(shard, 1000)
+    assert run(copied, "--out", out, "--fail-under", "damaged=0").exit_code == 3
+    assert [one["source"] for one in summary(out)["input"]["damaged"]] == [shard.name]
+
+
+def test_what_is_kept_of_a_run_tells_no_patient_id(audited: Path) -> None:
+    tables = [pq.read_table(path, columns=["patient"]) for path in (audited / ".cxrsynth-audit").glob("*.parquet")]
+    patients = {patient for table in tables for patient in table["patient"].to_pylist()}
+    assert len(patients) >= 12
+    assert not any("patient-" in patient for patient in patients)
+
+
+def test_a_folder_is_named_from_inside_and_by_its_manifest(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "set"
+    shutil.copytree(made, copied)
+    monkeypatch.chdir(copied)
+    for named in (".", "manifest.json"):
+        done = run(named)
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / "set-audit" / "summary.json").is_file()
+        shutil.rmtree(tmp_path / "set-audit")
+    assert hashes(copied) == hashes(made)
+    inside = run("manifest.json", "--out", "audit")
+    assert inside.exit_code == 2
+    assert "never touches its input" in inside.output
+
+
+def test_kept_films_never_go_into_the_reference_or_beside_the_findings(made: Path, real: Path, tmp_path: Path) -> None:
+    """Taken for the reference, they would be compared with themselves the next time."""
+    for kept, said in ((real / "kept", "never written to"), (tmp_path / "out", "findings")):
+        done = run(made, "--reference", real, "--out", tmp_path / "out", "--write-kept", kept)
+        assert done.exit_code == 2, done.output
+        assert said in done.output
+        assert not kept.exists()
+
+
+@pytest.mark.parametrize("films", [1, 5])
+def test_a_reference_of_too_few_films_is_told(films: int, made: Path, real: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for place in range(films):
+        shutil.copy(real / f"{place:02d}.png", few)
+    done = run(made, "--reference", few, "--out", tmp_path / "out")
+    assert done.exit_code == 2, done.output
+    assert f"{films} films" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_family_without_posture_is_told_and_never_looked_for_elsewhere(made: Path, tmp_path: Path) -> None:
+    packaged, family = family_folder("nano-judge"), tmp_path / "family"
+    assert packaged is not None
+    shutil.copytree(packaged, family)
+    shutil.rmtree(family / "posture")
+    done = run(made, "--family", family, "--out", tmp_path / "out")
+    assert done.exit_code == 2, done.output
+    assert "posture/" in done.output
+
+
 def test_kept_films_are_written_again_byte_for_byte(made: Path, tmp_path: Path) -> None:
     checks = [f"--ignore-check={name}" for name in CHECKS]
     done = run(made, "--out", tmp_path / "out", "--write-kept", tmp_path / "kept", "--shard-size", "5", *checks)

@@ -120,6 +120,16 @@ class CopyReport:
         }
 
 
+def check_reference(reference: FilmSet) -> None:
+    """Raises ShardError if the reference has fewer than 20 films, or fewer than 3 patients."""
+    groups = reference.groups()
+    if len(groups) < FEWEST or groups.max() < 2:
+        raise ShardError(
+            f"reference: {len(groups)} films of {len(np.unique(groups))} patients\n"
+            f"  expected: at least {FEWEST} films of 3 patients, to know how alike different patients are"
+        )
+
+
 def find_copies(
     made: FilmSet,
     reference: FilmSet,
@@ -145,12 +155,8 @@ def find_copies(
         ShardError: if the reference has fewer than 20 films, or fewer than 3 patients.
     """
     settings = settings or CopySettings()
+    check_reference(reference)
     groups = reference.groups()
-    if len(groups) < FEWEST or groups.max() < 2:
-        raise ShardError(
-            f"reference: {len(groups)} films of {len(np.unique(groups))} patients\n"
-            f"  expected: at least {FEWEST} films of 3 patients, to know how alike different patients are"
-        )
     gallery = Gallery.of(reference.thumbs, groups, space)
     held = _held_out(groups, settings)
     null = _real_to_real(gallery, ~held, settings)

@@ -147,8 +147,7 @@ def _measured(path: tuple[str, ...], summary: Mapping[str, Any]) -> float | None
     if path == ("kept_fraction",):
         return _share(summary.get("kept"), _sum(summary.get("kept"), summary.get("rejected")))
     if path == ("damaged",):
-        damaged = (summary.get("input") or {}).get("damaged")
-        return None if damaged is None else float(len(damaged))
+        return _number((summary.get("input") or {}).get("damaged_count"))  # `damaged` lists the first of them only
     if path == ("memorization", "flagged_fraction"):
         flagged = (summary.get("memorization") or {}).get("flagged")
         return _share(flagged, (summary.get("input") or {}).get("films"))

@@ -68,7 +68,8 @@ def measure_utility(
         `rows`: AUROC by finding, group and what was trained on, with interval, and the films tested; `lift`: AUROC of
         real + synthetic minus that of real, both on the same resampled patients; `too_few`: what had fewer than `least`
         films with a finding or without it: which finding, in which group, `in` what was trained on or in `test`, how
-        many `present` and `absent`; `split`: films trained and tested on, and those of no known patient.
+        many `present` and `absent`, and of how many `patients` where these are too few to choose the L2 by; `split`:
+        films trained and tested on, and those of no known patient.
 
     Raises:
         ReportsError: if no film of the reference, or no made one, has a finding said to be present.
@@ -112,7 +113,8 @@ def split_patients(real: FilmTable, *, seed: int) -> Split:
 
 
 def _told(table: FilmTable) -> Places:
-    return np.asarray([place for place, present in enumerate(table.present) if present], dtype=np.int64)
+    told = (present or absent for present, absent in zip(table.present, table.denied(), strict=True))
+    return np.flatnonzero(np.fromiter(map(bool, told), dtype=bool))
 
 
 def _patients(table: FilmTable, places: Places, *, prefix: str) -> list[str]:
@@ -166,8 +168,14 @@ def _measure_finding(
     scores = {}
     for name, films in sets.items():
         labels = _truth(finding, films.present)
-        if list(_enough(finding, labels, {"all": np.ones(len(labels), dtype=bool)}, found["too_few"], least, name)):
-            scores[name] = _probe(films, labels).decision_function(test.features)
+        everyone = {"all": np.ones(len(labels), dtype=bool)}
+        if not list(_enough(finding, labels, everyone, found["too_few"], least, name)):
+            continue
+        folds = _folds(films, labels)
+        if folds is None:
+            found["too_few"].append(_few(finding, labels, "all", name) | {"patients": len(set(films.patients))})
+        else:
+            scores[name] = _probe(films, labels, folds).decision_function(test.features)
     for group, mask in groups.items():
         areas = {
             name: _areas(score[mask], truth[mask], test.times[:, mask]) for name, score in scores.items()
@@ -190,27 +198,42 @@ def _enough(
 ) -> Iterator[tuple[str, Truth]]:
     """Groups with `least` films that have the finding and as many that have not; the others are listed."""
     for group, mask in groups.items():
-        present = int(truth[mask].sum())
-        absent = int(mask.sum()) - present
-        if min(present, absent) >= least:
+        few = _few(finding, truth[mask], group, where)
+        if min(few["present"], few["absent"]) >= least:
             yield group, mask
         else:
-            row = {"finding": finding, "group": group, "in": where, "present": present, "absent": absent}
-            too_few.append(row)
+            too_few.append(few)
+
+
+def _few(finding: str, truth: Truth, group: str, where: str) -> dict[str, Any]:
+    """A row of `too_few`."""
+    present = int(truth.sum())
+    return {"finding": finding, "group": group, "in": where, "present": present, "absent": len(truth) - present}
 
 
 def _truth(finding: str, present: list[set[str]]) -> Truth:
     return np.asarray([finding in names for names in present], dtype=bool)
 
 
-def _probe(films: _Films, labels: Truth) -> Any:
+def _folds(films: _Films, labels: Truth) -> list[tuple[Places, Places]] | None:
+    """Places trained on and tested on in each fold, patients kept apart; None if in one all films or none have it.
+
+    Many films of few patients are so: those with the finding may be of one or two.
+    """
+    if len(set(films.patients)) < _FOLDS:
+        return None
+    folds = list(StratifiedGroupKFold(_FOLDS).split(films.features, labels, films.patients))
+    both = all(0 < labels[places].sum() < len(places) for fold in folds for places in fold)
+    return folds if both else None
+
+
+def _probe(films: _Films, labels: Truth, folds: list[tuple[Places, Places]]) -> Any:
     """The fitted probe; strongest penalty where several do as well."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
-    folds = StratifiedGroupKFold(_FOLDS)
     search = GridSearchCV(
         probe, {"logisticregression__C": list(_PENALTIES)}, scoring="roc_auc", cv=folds, error_score="raise"
     )
-    return search.fit(films.features, labels, groups=films.patients)
+    return search.fit(films.features, labels)
 
 
 def _areas(scores: Features, truth: Truth, times: Features) -> Features:

@@ -181,6 +181,13 @@ def _of_facts(facts: Mapping[str, Any]) -> dict[str, FindingLabel]:
 
 
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    """The first column called by one of the names, as text; empty where there is none."""
-    values = (value for name, value in record.items() if plain(name) in names)
-    return next((str(value).strip() for value in values if isinstance(value, str | int)), "")
+    """The first column called by one of the names that holds anything, as text; empty where there is none."""
+    values = (_written(value) for name, value in record.items() if plain(name) in names)
+    return next(filter(None, values), "")
+
+
+def _written(value: Any) -> str:
+    """A value as text. A whole number may come as a float: what made the table had a number missing in the column."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return _text(value) if isinstance(value, str) else str(value) if isinstance(value, int) else ""

@@ -18,6 +18,7 @@ from cxrsynth.films.unit import Unit, file_units, stat_digest
 from cxrsynth.films.webdataset import SUFFIXES, read_shard
 from cxrsynth.reports.records import read_records
 from cxrsynth.shards.folder import MANIFEST, file_sha256
+from cxrsynth.shards.tar import stable_json
 
 # As cxrsynth.finish names them; importing it would load the model code.
 FILE_SET = "fileset"
@@ -52,7 +53,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def _is_whole(manifest: Mapping[str, Any]) -> bool:
     shards, files = manifest.get("shards"), manifest.get("files")
-    if not isinstance(shards, list) or not isinstance(files, dict):
+    if not isinstance(shards, list) or not isinstance(files, dict) or not isinstance(manifest.get("counts", {}), dict):
         return False
     pairs = [(s.get("name"), s.get("sha256")) if isinstance(s, dict) else (None, None) for s in shards]
     pairs += files.items()
@@ -83,8 +84,12 @@ class OurShards:
             yield from read_shard(self._folder / unit.name, unit.name, sha256=sha256, patient_of=_subject)
 
     def digest_of(self, unit: Unit) -> str:
-        """The manifest's SHA-256."""
-        return self._sha256.get(unit.name) or stat_digest(self._folder, [unit.name])
+        """Of the manifest's SHA-256 and of the file's size and time: a shard damaged since is read again."""
+        return _digest(self._sha256.get(unit.name, ""), stat_digest(self._folder, [unit.name]))
+
+    def content_of(self, unit: Unit) -> str:
+        """The manifest's SHA-256; empty for a shard it does not list."""
+        return self._sha256.get(unit.name, "")
 
 
 class FileSet:
@@ -103,12 +108,15 @@ class FileSet:
         if self._fault and unit == self.units[0]:
             yield Damaged(unit.name, METADATA, self._fault)
         for film in read_files(self._folder, unit.files, unit.name, find_row=self._rows.find, check=self._key):
-            yield film if isinstance(film, Damaged) else replace(film, patient=_subject(film.key))
+            yield film if isinstance(film, Damaged) else _whole(film)
 
     def digest_of(self, unit: Unit) -> str:
+        """Of what the manifest says of the unit's files and the metadata, and of the files' sizes and times."""
+        return _digest(self.content_of(unit), stat_digest(self._folder, [*unit.files, METADATA]))
+
+    def content_of(self, unit: Unit) -> str:
         """SHA-256 of what the manifest says of the unit's files and the metadata."""
-        said = [self._sha256[name] for name in unit.files] + [self._sha256.get(METADATA, "")]
-        return hashlib.sha256(" ".join(said).encode()).hexdigest()
+        return _digest(*(self._sha256[name] for name in unit.files), self._sha256.get(METADATA, ""))
 
     def _key(self, name: str, content: bytes) -> str:
         if hashlib.sha256(content).hexdigest() != self._sha256[name]:
@@ -126,8 +134,23 @@ class FileSet:
             return FilmRows("key", []), "cannot be read"
 
 
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
 def _row(line: int, record: Mapping[str, Any] | str) -> Row | Unread:
     return Unread(line, record) if isinstance(record, str) else Row(line, record)
+
+
+def _whole(film: RawFilm) -> RawFilm:
+    """With what metadata.jsonl tells of it as members, as a sample of a shard has them: they go where the film goes."""
+    members = dict(film.members)
+    if film.row is not None:
+        told = {name: value for name, value in film.row.record.items() if name not in ("key", "text")}
+        members["json"] = stable_json(told)
+        if isinstance(text := film.row.record.get("text"), str):
+            members["txt"] = text.encode()
+    return replace(film, patient=_subject(film.key), members=members)
 
 
 def _subject(key: str) -> str:

@@ -1,6 +1,7 @@
 """Samples of a WebDataset shard: consecutive members of one name, told apart by their extension."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,6 +135,10 @@ def _film(sample: _Sample, source: str, place: int, seen: set[str]) -> RawFilm |
     return RawFilm(sample.key, source, place, f"{sample.key}.{images[0]}", images[0], sample.members)
 
 
+def _stem(name: str) -> str:
+    return next(name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix))
+
+
 class Shards:
     """Tars of any origin. Keys begin with the shard's name: other programs may start anew in every shard."""
 
@@ -141,11 +146,14 @@ class Shards:
         self._root = root
         self._rows = rows
         self.units = tuple(Unit(name) for name in sorted(names))
+        self._stems = Counter(_stem(unit.name) for unit in self.units)
 
     def raw_films(self, unit: Unit) -> Iterator[RawFilm | Damaged]:
         """Films of one shard."""
-        stem = next(unit.name[: -len(suffix)] for suffix in SUFFIXES if unit.name.lower().endswith(suffix))
-        yield from read_shard(self._root / unit.name, unit.name, prefix=f"{stem}/", find_row=self._row)
+        stem = _stem(unit.name)
+        # `a.tar` and `a.tgz` side by side may both hold a film `0`.
+        prefix = stem if self._stems[stem] == 1 else unit.name
+        yield from read_shard(self._root / unit.name, unit.name, prefix=f"{prefix}/", find_row=self._row)
 
     def digest_of(self, unit: Unit) -> str:
         """Of the file's name, size and time."""

@@ -25,12 +25,7 @@ def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
     Raises:
         ModelError: if a part is missing or cannot be loaded.
     """
-    missing = [f"{part}/" for part in _PARTS if not (folder / part / "model.safetensors").is_file()]
-    if missing:
-        raise ModelError(
-            f"{folder}: not a family of judges, missing {', '.join(missing)}\n"
-            f"  expected: {', '.join(f'{part}/' for part in _PARTS)}, each with config.json and model.safetensors"
-        )
+    check_family(folder)
     try:
         classifier = FindingClassifier.from_pretrained(folder / "classifier").eval().to(device)
         posture = PostureRegressor.from_pretrained(folder / "posture").eval().to(device)
@@ -54,6 +49,16 @@ def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
             lambda images: dual.encode_images(images.to(device)), encode_texts, text_of=canonical_text
         ),
     }
+
+
+def check_family(folder: Path) -> None:
+    """Raises ModelError if a part of a family is missing: a name that is no folder would be looked for at a hub."""
+    missing = [f"{part}/" for part in _PARTS if not (folder / part / "model.safetensors").is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder}: not a family of judges, missing {', '.join(missing)}\n"
+            f"  expected: {', '.join(f'{part}/' for part in _PARTS)}, each with config.json and model.safetensors"
+        )
 
 
 def canonical_text(report: Report) -> str:

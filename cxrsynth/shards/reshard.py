@@ -70,14 +70,18 @@ class Kept:
     already_complete: bool = False
 
 
+def root_of(path: Path) -> Path:
+    """The folder of an input that may be named by its manifest."""
+    return path.parent if path.name == MANIFEST else path
+
+
 def refuse_target(out: Path, path: Path) -> None:
     """Refuse, before hours of scoring, a folder that kept films cannot go to.
 
     Raises:
         ShardError: if `out` is the input at `path`, lies inside it, is a file, or holds what cxrsynth did not write.
     """
-    root = path.parent if path.name == MANIFEST else path
-    if out.resolve().is_relative_to(root.resolve()):
+    if out.resolve().is_relative_to(root_of(path).resolve()):
         raise ShardError(f"--write-kept {out}: lies inside {path}, which is never written to\n  choose another folder")
     if out.exists() and not out.is_dir():
         raise ShardError(f"--write-kept {out}: is a file, expected a folder")

@@ -12,7 +12,7 @@ from cxrsynth.evidence.scores import NONE_TOLD
 REWARDS = ("posture", "diagnosis")
 KNOWN = known_metrics(REWARDS, ("rotated", "JPEG"))
 SUMMARY: dict[str, Any] = {
-    "input": {"films": 200, "damaged": [{"source": "a.tar", "member": "", "reason": "cut"}]},
+    "input": {"films": 200, "damaged_count": 1500, "damaged": [{"source": "a.tar", "member": "", "reason": "cut"}]},
     "kept": 150,
     "rejected": 50,
     "rewards": {"posture": {"mean": -1.0, "p5": -2.0, "not_told": 3}, "diagnosis": {"mean": None, "not_told": 200}},
@@ -39,7 +39,7 @@ SUMMARY: dict[str, Any] = {
 MEASURED = [
     ("kept", 150, False),
     ("kept_fraction", 0.75, False),
-    ("damaged", 1, True),
+    ("damaged", 1500, True),
     ("rewards/posture/mean", -1, False),
     ("rewards/posture/p5", -2, False),
     ("rewards/posture/not_told", 3, True),

@@ -99,6 +99,41 @@ def test_too_few_are_listed_and_not_measured() -> None:
     assert "Pneumonia" not in {row["finding"] for row in result["rows"]}
 
 
+def test_a_finding_of_too_few_patients_is_listed_and_the_others_are_measured() -> None:
+    """Thirty films with it, all of one or two patients: no fold can be told by the others."""
+    real, made = table(240, seed=1, per_patient=10), table(200, seed=2)
+    for place, patient in enumerate(real.patients):
+        if patient in ("p0", "p1", "p2", "p3"):
+            real.present[place].add("Fracture")
+    for place in range(100):
+        made.present[place].add("Fracture")
+    result = found(made, replace(made, patients=["p0"] * 100 + ["p1"] * 100))
+    assert {(row["in"], row["patients"]) for row in result["too_few"] if "patients" in row} >= {("real", 1)}
+    result = found(made, real)
+    [few] = [row for row in result["too_few"] if "patients" in row]
+    assert (few["finding"], few["in"], few["present"] >= 10) == ("Fracture", "real", True)
+    assert {row["trained_on"] for row in result["rows"] if row["finding"] == "Fracture"} == {
+        "synthetic",
+        "real + synthetic",
+    }
+    assert {row["trained_on"] for row in result["rows"] if row["finding"] == "Edema"} == {
+        "synthetic",
+        "real",
+        "real + synthetic",
+    }
+
+
+def test_films_of_which_all_is_denied_are_known_films() -> None:
+    def by_columns(films: FilmTable) -> FilmTable:
+        present = [names - {"No Finding"} for names in films.present]
+        return replace(films, present=present, absent=[set() if names else {"Edema"} for names in present])
+
+    real, made = table(200, seed=1), table(200, seed=2)
+    told = found(by_columns(made), by_columns(real))
+    assert told["split"] == found(made, real)["split"]
+    assert area(told, "synthetic") == area(found(made, real), "synthetic")
+
+
 def test_no_more_than_the_most_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utility, "MOST", 70)
     result = found(table(200, seed=2), table(200, seed=1))

@@ -26,6 +26,13 @@ def test_nothing_told_is_no_report() -> None:
     assert tell({"width": 3, "view": "", "labels": "todo", "patient_id": 7}) == Told(patient="7")
 
 
+def test_a_whole_number_in_a_column_of_floats_is_the_patient_it_was() -> None:
+    """A table's maker turns a column of numbers into floats when one is missing."""
+    assert tell({"patient_id": 10000032.0, "subject_id": "other"}).patient == "10000032"
+    assert tell({"patient_id": "", "subject_id": "7"}).patient == "7"
+    assert [tell({"patient_id": value}).patient for value in (float("nan"), 1.5, "\ud800")] == ["", "", ""]
+
+
 def test_usual_columns() -> None:
     told = tell({"study_id": "s9", "ViewPosition": "AP", "gender": "female", "age": 12, "subject_id": 10000032})
     assert told.report is not None

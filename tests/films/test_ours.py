@@ -54,7 +54,7 @@ def test_every_sample_comes_back(made: dict[str, Path], name: str) -> None:
     assert (collection.kind, collection.manifest) == ("cxrsynth", manifest(folder))
     shards = manifest(folder)["shards"]
     assert [unit.name for unit in collection.units] == [shard["name"] for shard in shards]
-    assert [collection.digest_of(unit) for unit in collection.units] == [shard["sha256"] for shard in shards]
+    assert [collection.content_of(unit) for unit in collection.units] == [shard["sha256"] for shard in shards]
     films, damaged = read_all(collection)
     assert not damaged
     written = members(folder)
@@ -108,6 +108,7 @@ def test_an_unpacked_file_set_tells_the_same_as_its_shards(made: dict[str, Path]
         assert twin.report is not None
         assert film.report.labels == twin.report.labels
         assert (film.patient, film.age_group) == (twin.patient, twin.age_group)
+        assert {**film.members, "dcm": b""} == {**twin.members, "dcm": b""}  # kept films lose nothing told of them
     assert (ours.FILE_SET, ours.METADATA) == (cxrsynth.finish.FILE_SET, cxrsynth.finish.METADATA)
     bare, damaged = read_all(open_collection(made["unpacked"] / ours.FILE_SET))
     assert (len(bare), damaged) == (len(films), [])

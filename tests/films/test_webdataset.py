@@ -54,6 +54,14 @@ def test_shards_are_sorted_units_and_equal_keys_in_two_of_them_stay_apart(tmp_pa
     assert [film.key for film in read_all(one)[0]] == ["b/s0"]
 
 
+def test_shards_that_differ_in_their_suffix_alone_keep_their_films_apart(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        write(tmp_path / name, shard_of(2))
+    write(tmp_path / "a.tgz", gzip.compress(shard_of(1)))
+    keys = [film.key for film in read_all(open_collection(tmp_path))[0]]
+    assert keys == ["a.tar/s0", "a.tar/s1", "a.tgz/s0", "b/s0", "b/s1"]
+
+
 def test_the_digest_changes_with_the_file_alone(tmp_path: Path) -> None:
     collection = opened(tmp_path, shard_of(1))
     (unit,) = collection.units
