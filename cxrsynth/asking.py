@@ -26,13 +26,15 @@ from cxrsynth.settings import PromptStyle
 class Asked:
     """One report, ready to be drawn. `facts` goes into each sample's JSON and holds no free text.
 
-    `labels` are all the report says, shown by the model or not; `conditions` what a model with ACE is told of it.
+    `labels` are all the report says, shown by the model or not; `conditions` what a model with ACE is told of it;
+    `subject` who and what view was asked for, without what the model cannot show.
     """
 
     prompt: str = field(repr=False)
     text: str = field(repr=False)
     facts: dict[str, Any] = field(repr=False)
     labels: dict[str, FindingLabel] = field(repr=False)
+    subject: Subject
     conditions: tuple[str, ...]
     sanitized: Counter[str]
     truncated: bool
@@ -78,6 +80,7 @@ class Asker:
             text=clean.text,
             facts=facts,
             labels=labels,
+            subject=request.subject,
             conditions=conditions_of(replace(report, labels=labels)),
             sanitized=Counter(clean.removed),
             truncated=truncated,
@@ -103,8 +106,9 @@ class Asker:
             PromptStyle.FINDINGS: report.findings,
             PromptStyle.REPORT: "",
         }[self._style]
-        # A report without the wanted section is asked by all the text it has.
-        return sanitize(section).text if section.strip() else clean_text
+        # A report without the wanted section, or with one of which nothing is left ("No significant change."), is asked
+        # by all the text it has, and without any by its labels: an empty prompt would ask for any film at all.
+        return sanitize(section).text or clean_text or canonical_prompt(request.subject, request.labels)
 
 
 def _finding_fact(label: FindingLabel | None, source: str) -> dict[str, str]:

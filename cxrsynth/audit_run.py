@@ -1,7 +1,6 @@
 """One `audit` run made ready: inputs opened, judges loaded, rules and minimums checked before hours of scoring."""
 
 import fcntl
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -21,7 +20,7 @@ from cxrsynth.evidence.quality import QualityChecks
 from cxrsynth.evidence.registration import to_canonical
 from cxrsynth.evidence.scoring import IMAGE_SIZE, Scorer
 from cxrsynth.films.collection import Collection, open_collection
-from cxrsynth.processes import Processes, join_processes
+from cxrsynth.processes import Processes, announced, join_processes
 from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.rewards.backends import family_folder, load_reward
 from cxrsynth.rewards.base import RewardSuite
@@ -121,7 +120,7 @@ def open_audit(settings: AuditSettings) -> AuditRun:
         reference = open_collection(settings.reference, table=settings.reference_table, columns=columns)
     elif settings.utility:
         raise ShardError("--utility: needs real films to test on\n  name them with --reference")
-    device = choose_device(settings.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    device = choose_device(settings.device, local_rank=announced("LOCAL_RANK", 0))
     scorer = load_scorer(settings, device=device)
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
     return AuditRun(

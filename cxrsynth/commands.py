@@ -1,5 +1,6 @@
 """What each command does around its work: run it, render the outcome, turn our errors into exit codes."""
 
+import errno
 import math
 import os
 import warnings
@@ -24,6 +25,11 @@ def _user_errors() -> Iterator[None]:
         yield
     except CxrsynthError as error:
         console.fail(f"[rank {rank}] {error}" if rank else str(error))
+        raise typer.Exit(2) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        console.fail(f"{str(error.filename)[:80]}...: a name longer than the file system takes\n  choose a shorter one")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         console.say("stopped; what was finished is kept. Run the same command again to go on.")

@@ -29,17 +29,17 @@ class Advance(Protocol):
 
 def say(message: str) -> None:
     """One line for the user, on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(message))
+    Console(stderr=True, emoji=False, highlight=False, soft_wrap=True).print(escape(message))
 
 
 def warn(message: str) -> None:
     """One warning, on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {escape(message)}")
+    Console(stderr=True, emoji=False, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {escape(message)}")
 
 
 def fail(message: str) -> None:
     """The last line of a run that could not go on."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {escape(message)}")
+    Console(stderr=True, emoji=False, highlight=False, soft_wrap=True).print(f"[red]error:[/] {escape(message)}")
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def image_progress(total: int | None, *, quiet: bool = False, what: str = "image
             TextColumn("{task.description}  {task.fields[speed]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with Progress(*columns, console=Console(stderr=True, emoji=False)) as bar:
             task = bar.add_task(what, total=total, speed="")
 
             def advance(images: int, *, made: bool = True) -> None:
@@ -112,7 +112,7 @@ class _Rate:
 
 def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     """The findings of an audit as tables on standard output; where the files are, on standard error."""
-    output = Console(highlight=False, soft_wrap=True)
+    output = Console(emoji=False, highlight=False, soft_wrap=True)
     kept, rejected = summary["kept"], summary["rejected"]
     damaged = summary["input"]["damaged_count"]
     output.print(f"{kept} of {kept + rejected} films kept" + (f", {damaged} damaged and skipped" if damaged else ""))
@@ -170,7 +170,7 @@ def tuning_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]:
     if quiet:
         yield lambda iteration, row: None
     elif sys.stderr.isatty():
-        with Live(view.table(), console=Console(stderr=True), auto_refresh=False) as live:
+        with Live(view.table(), console=Console(stderr=True, emoji=False), auto_refresh=False) as live:
 
             def update(iteration: int, row: Mapping[str, Any]) -> None:
                 view.take(iteration, row)
@@ -208,7 +208,7 @@ def training_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]
         yield lambda iteration, row: None
     elif sys.stderr.isatty():
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with Progress(*columns, console=Console(stderr=True, emoji=False)) as bar:
             task = bar.add_task("", total=total)
             yield lambda iteration, row: bar.update(task, completed=iteration, description=text(row))
     else:

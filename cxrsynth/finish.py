@@ -8,11 +8,12 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cxrsynth.errors import ShardError
+from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.reports.rows import Rejected
 from cxrsynth.run import Run
 from cxrsynth.shards.card import contact_sheet, dataset_card
@@ -38,19 +39,16 @@ def finish_dataset(run: Run, folder: OutputFolder, *, shards: int) -> None:
 
 def write_id_map(run: Run) -> None:
     """The id map, where one was asked for, of a data set that is complete already."""
-    try:
-        with _IdMap(run) as id_map:
-            for report in run.usable_reports():
-                id_map.add(report.report_id)
-    except OSError as error:
-        raise ShardError(
-            f"--id-map {run.settings.id_map}: cannot be written ({error.strerror})\n  name another file"
-        ) from None
+    with _IdMap(run) as id_map:
+        for report in run.usable_reports():
+            id_map.add(report.report_id)
 
 
 def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
+    _check_table(run, folder)
     records = [_record(folder, index) for index in range(shards)]
     counts = _write_row_lists(run, folder)
+    _check_table(run, folder)  # read once more just now
     write_atomically(folder.path / "preview.png", contact_sheet(_first_images(folder, shards)))
     files = _unpack(run, folder, shards=shards) if run.settings.shards.unpacked else {}
     manifest = {
@@ -67,6 +65,16 @@ def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
     write_atomically(folder.path / "README.md", dataset_card(manifest))
     folder.finish(manifest)
     folder.clean(drop_shards=run.settings.shards.unpacked)
+
+
+def _check_table(run: Run, folder: OutputFolder) -> None:
+    """Raises ReportsError if the table is no longer what it was: which rows were read as they are is not known then."""
+    if not run.is_table_unchanged():
+        folder.forget_shards()
+        raise ReportsError(
+            f"{run.settings.reports}: changed while it was read; images may be of other rows than the set would tell\n"
+            "  the shards will be made again: run the same command with the table as it was, or with a new --out"
+        )
 
 
 def _record(folder: OutputFolder, index: int) -> dict[str, Any]:
@@ -115,11 +123,12 @@ class _IdMap:
 
     def __enter__(self) -> "_IdMap":
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = self._path.with_name(f".{self._path.name}.partial")
-            descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            self._file = os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape")
-            csv.writer(self._file).writerow(["report_id", "sample_key"])
+            with self._told():
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._partial = self._path.with_name(f".{self._path.name}.partial")
+                descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                self._file = os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape")
+                csv.writer(self._file).writerow(["report_id", "sample_key"])
         return self
 
     def add(self, report_id: str) -> None:
@@ -127,16 +136,30 @@ class _IdMap:
         if self._file is not None:
             subject = subject_key(self._run.id_key, report_id)
             rows = ([report_id, sample_key(subject, i)] for i in range(self._run.settings.images_per_report))
-            csv.writer(self._file).writerows(rows)
+            with self._told():
+                csv.writer(self._file).writerows(rows)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is None or self._path is None:
             return
-        self._file.close()
-        if kind is None:
-            os.replace(self._partial, self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        with self._told():
+            try:
+                self._file.close()
+            finally:
+                if kind is not None:
+                    self._partial.unlink(missing_ok=True)
+            if kind is None:
+                os.replace(self._partial, self._path)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raises ShardError by the option's name: the folder of the set is not what cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise ShardError(
+                f"--id-map {self._path}: cannot be written ({error.strerror})\n  name another file"
+            ) from None
 
 
 def _members(folder: OutputFolder, shards: int) -> Iterator[tuple[str, bytes]]:

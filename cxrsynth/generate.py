@@ -228,8 +228,9 @@ def _sample_batch(run: Run, model: DiffusionModel, batch: _Batch, stopped: threa
             image_index=index,
             image=image[0].numpy(),
             metadata=run.common_metadata | asked[report.report_id].facts | {"image_index": index},
-            view=report.view,
-            sex=report.sex,
+            # An archive goes by these: never a view or sex that was not asked for because the model cannot show it.
+            view=asked[report.report_id].subject.view,
+            sex=asked[report.report_id].subject.sex,
             text=asked[report.report_id].text,
         )
         for key, subject, (report, index), image in zip(keys, subjects, members, images, strict=True)

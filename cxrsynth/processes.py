@@ -34,9 +34,15 @@ class Processes:
             self.state.destroy_process_group()
 
 
+def announced(name: str, default: int) -> int:
+    """A number the launcher tells by an environment variable; `default` where it tells none."""
+    told = os.environ.get(name, "")
+    return int(told) if told.strip().isdecimal() else default
+
+
 def join_processes(*, cpu: bool) -> Processes:
     """Join the process group the launcher announced; a single process needs none."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = announced("WORLD_SIZE", 1)
     if count == 1:
         return Processes()
     from accelerate import PartialState

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -22,15 +23,15 @@ from cxrsynth.diffusion.model import (
     model_digest,
 )
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
-from cxrsynth.errors import ShardError
-from cxrsynth.processes import Processes, join_processes
+from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.processes import Processes, announced, join_processes
 from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.reports.rows import Report
 from cxrsynth.reports.table import Table, open_table
 from cxrsynth.settings import Device, GenerateSettings, PromptStyle, Sampler
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
-from cxrsynth.shards.sample import key_fingerprint, load_id_key
+from cxrsynth.shards.sample import default_id_key, key_fingerprint, load_id_key
 
 # On a CPU small batches go side by side and stay in its caches.
 _BATCH_SIZE = {"cpu": 4, "mps": 8, "cuda": 8}
@@ -66,6 +67,10 @@ class Run:
             name: self.plan[name] for name in ("model", "sampling", "versions")
         }
 
+    def is_table_unchanged(self) -> bool:
+        """Whether the table still has the bytes the plan was drawn up for."""
+        return bool(_keyed(self.id_key, self.table) == self.plan["reports"])
+
     def usable_reports(self) -> Iterator[Report]:
         """The reports the run uses, in table order."""
         reports = (row for row in self.table.rows() if isinstance(row, Report))
@@ -80,17 +85,19 @@ def open_run(settings: GenerateSettings) -> Run:
     """
     table = open_table(settings.reports, columns=ColumnNames(**settings.columns))
     _check_outside(settings.id_map, settings.out, "--id-map")
-    if settings.id_map is not None and settings.id_map.is_dir():
-        raise ShardError(f"--id-map {settings.id_map}: is a folder, expected a file")
+    if settings.id_map is not None:
+        _check_id_map(settings.id_map, settings)
     _check_outside(settings.id_key, settings.out, "--id-key")
     folder = find_model(settings.model)
     find_ace(folder, settings.ace)
     spec = read_spec(folder)
-    device = choose_device(settings.sampling.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    device = choose_device(settings.sampling.device, local_rank=announced("LOCAL_RANK", 0))
     precision = choose_precision(settings.sampling.precision, device)
     id_key = load_id_key(settings.id_key)
     steps = spec.defaults.steps if settings.sampling.steps is None else settings.sampling.steps
     guidance = spec.defaults.guidance if settings.sampling.guidance is None else settings.sampling.guidance
+    if not math.isfinite(guidance):
+        raise ModelError(f"--guidance {guidance}: expected a number, 0 or above")
     sampler = settings.sampling.sampler or spec.defaults.sampler
     batch_size = settings.sampling.batch_size or _BATCH_SIZE[device.type]
     # An accelerator has none: the key is left out there, for no sample may hold a null.
@@ -98,8 +105,7 @@ def open_run(settings: GenerateSettings) -> Run:
     style = settings.prompt or spec.prompt
     shards = settings.shards
     plan = {
-        # Keyed: a bare hash would let anyone test whether a table they hold is the one used here.
-        "reports": hmac.new(id_key, table.digest().encode(), hashlib.sha256).hexdigest(),
+        "reports": _keyed(id_key, table),
         "columns": dict(sorted(settings.columns.items())),
         "id_key_fingerprint": key_fingerprint(id_key),
         "limit": settings.limit,
@@ -141,10 +147,28 @@ def open_run(settings: GenerateSettings) -> Run:
     )
 
 
+def _keyed(id_key: bytes, table: Table) -> str:
+    """Digest of a table. Keyed: a bare hash would let anyone test whether a table they hold is the one used here."""
+    return hmac.new(id_key, table.digest().encode(), hashlib.sha256).hexdigest()
+
+
 def _model_name(spec: ModelSpec, folder: Path) -> str:
     """Name for metadata; DICOM's LO holds 64 printable characters without a backslash."""
     name = spec.name or folder.resolve().name
     return re.sub(r"[^\x20-\x5b\x5d-\x7e]", "_", name)[:64].strip() or "model"
+
+
+def _check_id_map(path: Path, settings: GenerateSettings) -> None:
+    """Raises ShardError for a map that would replace another file of the run, or that cannot be written."""
+    others = {"the table of reports": settings.reports, "--id-key": settings.id_key or default_id_key()}
+    for what, other in others.items():
+        if path.resolve() == other.resolve():
+            raise ShardError(f"--id-map {path}: is {what}, which it would replace\n  name another file")
+    if path.is_dir():
+        raise ShardError(f"--id-map {path}: is a folder, expected a file")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ShardError(f"--id-map {path}: cannot be written in {there}\n  name another file")
 
 
 def _check_outside(path: Path | None, out: Path, option: str) -> None:

@@ -7,13 +7,16 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import cxrsynth.generate
 from cxrsynth.cli import app
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
@@ -261,6 +264,42 @@ def test_an_id_map_can_be_had_of_a_complete_folder(tmp_path: Path, tiny_model: P
     assert hashes(out) == before
 
 
+def test_an_id_map_replaces_no_other_file(tmp_path: Path, tiny_model: Path) -> None:
+    table, key = write_table(tmp_path / "reports.csv"), tmp_path / "id.key"
+    key.write_text("0123456789abcdef0123456789abcdef")
+    before = hashes(tmp_path)
+    for taken, what in ((table, "table"), (tmp_path / "." / "id.key", "--id-key")):
+        options = ("--id-key", str(key), "--id-map", str(taken))
+        assert what in refuse(command(table, tmp_path / "out", tiny_model, *options))
+    assert "cannot be written" in refuse(command(table, tmp_path / "out", tiny_model, "--id-map", str(key / "ids.csv")))
+    assert hashes(tmp_path) == before
+
+
+def test_a_table_changed_while_it_is_read_is_no_set(
+    tmp_path: Path, tiny_model: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, out, ids = write_table(tmp_path / "reports.csv"), tmp_path / "out", tmp_path / "ids.csv"
+    arguments = command(table, out, tiny_model, "--id-key", str(key_file), "--id-map", str(ids))
+    make = cxrsynth.generate._make_shards
+
+    def make_and_change(*given: Any, **named: Any) -> None:
+        make(*given, **named)
+        write_table(table, ROWS[:5])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cxrsynth.generate, "_make_shards", make_and_change)
+        stopped = CliRunner().invoke(app, arguments)
+    assert stopped.exit_code == 2
+    assert "changed while it was read" in stopped.stderr
+    assert not (out / "manifest.json").exists()
+    assert not ids.exists()
+    write_table(table)
+    succeed(arguments)
+    other = write_table(tmp_path / "same.csv")
+    succeed(command(other, tmp_path / "never", tiny_model, "--id-key", str(key_file)))
+    assert hashes(out) == hashes(tmp_path / "never")
+
+
 @pytest.mark.parametrize("option", ["--id-map", "--id-key"])
 def test_what_tells_ids_is_refused_inside_the_folder(
     option: str, tmp_path: Path, tiny_model: Path, table: Path
@@ -385,6 +424,30 @@ def test_another_plan_in_the_folder(made: tuple[Path, str], tiny_model: Path, ta
     assert hashes(made[0]) == before
 
 
+def test_a_run_that_failed_before_its_first_shard_binds_nobody(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    out = tmp_path / "out"
+    assert "1000 timesteps" in refuse(command(table, out, tiny_model, "--steps", "5000"))
+    succeed(command(table, out, tiny_model, "--steps", "2"))
+    assert "steps: 2 there, 3 now" in refuse(command(table, out, tiny_model, "--steps", "3"))
+
+
+@pytest.mark.parametrize("content", ['{"plan": 5}', '{"plan": null}', "7", "[]", "{}"])
+def test_a_manifest_of_something_else(content: str, tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text(content)
+    assert "not a file cxrsynth wrote" in refuse(command(table, out, tiny_model))
+    (out / "manifest.json").unlink()
+    (out / "manifest.json").mkdir()
+    assert "not a file cxrsynth wrote" in refuse(command(table, out, tiny_model))
+
+
+def test_a_guidance_without_end_and_a_name_too_long(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    assert "--guidance inf" in refuse(command(table, tmp_path / "out", tiny_model, "--guidance", "inf"))
+    assert "longer than" in refuse(command(table, tmp_path / ("n" * 300), tiny_model))
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_table_in_the_folder(made: tuple[Path, str], tmp_path: Path, tiny_model: Path, key_file: Path) -> None:
     other = write_table(tmp_path / "reports.csv", ROWS[1:])
     message = refuse(command(other, made[0], tiny_model, "--images-per-report", "2", "--id-key", str(key_file)))
@@ -414,6 +477,42 @@ def test_damaged_weights_are_refused(tmp_path: Path, tiny_model: Path, table: Pa
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "cannot be loaded" in refuse(command(table, tmp_path / "out", model))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("text_encoder/model.safetensors", "version https://git-lfs.github.com/spec/v1", "cannot be loaded"),
+        ("text_encoder/model.safetensors", "", "cannot be loaded"),
+        ("scheduler/scheduler_config.json", "[]", "expected an object"),
+        ("scheduler/scheduler_config.json", '{"prediction_type": "flow_prediction"}', "flow_prediction"),
+        ("scheduler/scheduler_config.json", '{"beta_schedule": "none"}', "cannot be loaded"),
+        ("scheduler/scheduler_config.json", '{"num_train_timesteps": "many"}', "cannot be loaded"),
+        ("unet/config.json", "5", "cannot be loaded"),
+    ],
+)
+def test_damaged_parts_are_refused(
+    name: str, content: str, said: str, tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / name).write_text(content)
+    message = refuse(command(table, tmp_path / "out", model))
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_a_tokenizer_that_tells_no_length_takes_the_text_encoders(
+    made: tuple[Path, str], tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    config = model / "tokenizer" / "tokenizer_config.json"
+    told = json.loads(config.read_text())
+    del told["model_max_length"]
+    config.write_text(json.dumps(told))
+    succeed(command(table, tmp_path / "out", model))
+    assert manifest(tmp_path / "out")["counts"]["samples"] == 7
 
 
 @pytest.mark.parametrize(
@@ -569,6 +668,23 @@ def test_what_the_model_was_never_shown_is_said_once_and_marked(
     assert samples[4]["not_depicted"] == ""
     assert manifest(out)["not_depicted"]["Edema"] == 2
     assert "Edema: 2 images" in (out / "README.md").read_text()
+
+
+def test_a_view_that_was_not_asked_for_is_in_no_dicom_object(
+    tmp_path: Path, canonical_model: Path, table: Path
+) -> None:
+    """An archive goes by ViewPosition; that no lateral was drawn is told in the JSON beside it alone."""
+    out = tmp_path / "out"
+    succeed(command(table, out, canonical_model, "--format", "dicom"))
+    asked = {key: sample["not_depicted"] for key, sample in metadata(out).items()}
+    views = {
+        name.removesuffix(".dcm"): pydicom.dcmread(io.BytesIO(raw)).get("ViewPosition")
+        for name, raw in members(out).items()
+        if name.endswith(".dcm")
+    }
+    lateral = [key for key, told in asked.items() if "view LATERAL" in told]
+    assert [views[key] for key in lateral] == [None] * 1
+    assert {"PA", "AP"} <= set(views.values())
 
 
 def test_every_finding_never_shown_is_named_in_some_warning(tmp_path: Path, canonical_model: Path, table: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxrsynth.asking import Asker
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import (
     Depicts,
@@ -16,6 +17,8 @@ from cxrsynth.reports.prompt import (
     every_canonical_sentence,
     limit_to_depicted,
 )
+from cxrsynth.reports.rows import Report
+from cxrsynth.settings import PromptStyle
 
 PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
 LABELS = st.dictionaries(
@@ -178,3 +181,32 @@ def test_a_cut_text_fits_and_is_a_beginning(text: str, limit: int) -> None:
     assert len(kept.split()) <= limit
     assert text.split()[: len(kept.split())] == kept.split()
     assert cut == (len(text.split()) > limit)
+
+
+@pytest.mark.parametrize("text", ["Short sentence here. " * 20_000, "word " * 50_000], ids=["sentences", "words"])
+def test_a_very_long_text_is_cut_without_trying_every_beginning(text: str) -> None:
+    tried = []
+
+    def fits(part: str) -> bool:
+        tried.append(part)
+        return len(part.split()) <= 40
+
+    kept, cut = cut_at_sentence(text, fits)
+    assert cut
+    assert 37 < len(kept.split()) <= 40
+    assert len(tried) < 60
+
+
+@pytest.mark.parametrize("style", [PromptStyle.IMPRESSION, PromptStyle.FINDINGS, PromptStyle.REPORT])
+def test_no_style_asks_with_nothing_where_there_are_findings(style: PromptStyle) -> None:
+    """An empty prompt draws any film at all, under labels that say otherwise."""
+    asker = Asker(style, None, lambda _: True)
+    labels = {"Pneumonia": FindingLabel(PRESENT), "Edema": FindingLabel(ABSENT)}
+    assert asker.ask(Report("a", line=1, labels=labels)).prompt == "Pneumonia. No pulmonary edema."
+    emptied = Report(
+        "b",
+        line=2,
+        findings="Large left pleural effusion.",
+        impression="No significant change from the prior study.",
+    )
+    assert asker.ask(emptied).prompt == "Large left pleural effusion."

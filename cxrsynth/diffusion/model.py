@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -21,6 +22,7 @@ from cxrsynth.settings import Device, Precision
 
 _COMPONENTS = ("unet", "vae", "text_encoder")
 _PARTS = (*_COMPONENTS, "tokenizer", "scheduler")
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
@@ -213,7 +215,16 @@ def load_model(
         text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, dtype=torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        _check_parts(folder, unet, text_encoder, tokenizer, scheduler_config)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:  # of the libraries, by what is wrong in a folder's files
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
     for network in (unet, vae, text_encoder):
         network.eval().requires_grad_(False)
@@ -235,6 +246,28 @@ def load_model(
         ace=None if embeddings is None else embeddings.to(device),
         mixed=mixed,
     )
+
+
+def _check_parts(
+    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, scheduler: Any
+) -> None:
+    """What the libraries load without a word and fail on later. A tokenizer longer than its encoder is shortened to it.
+
+    Raises:
+        ModelError: for what cannot be used, by its file.
+    """
+    size = unet.config.sample_size
+    if not isinstance(size, int):
+        raise ModelError(f"{folder / 'unet' / 'config.json'}: sample_size {size}, expected one number (square latents)")
+    config = folder / "scheduler" / "scheduler_config.json"
+    if not isinstance(scheduler, dict):
+        raise ModelError(f"{config}: not a scheduler's configuration, expected an object")
+    kind = scheduler.get("prediction_type", "epsilon")
+    if kind not in _PREDICTIONS:
+        raise ModelError(f"{config}: prediction_type {kind!r}, expected {', '.join(_PREDICTIONS)}")
+    DDIMScheduler.from_config(scheduler)  # may refuse its betas
+    positions = int(text_encoder.config.max_position_embeddings)
+    tokenizer.model_max_length = min(int(tokenizer.model_max_length), positions)
 
 
 def find_ace(folder: Path, ace: Path | None) -> AdaptiveConditionEmbedding | None:

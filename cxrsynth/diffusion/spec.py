@@ -18,7 +18,7 @@ class SamplingDefaults(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(default=50, ge=1)
-    guidance: float = Field(default=4.0, ge=0)
+    guidance: float = Field(default=4.0, ge=0, allow_inf_nan=False)
     sampler: Sampler = Sampler.DDIM
 
 

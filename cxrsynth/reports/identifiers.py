@@ -22,7 +22,7 @@ _TITLE = (
     r"(?<![\w'\u2019-])(?:"
     r"(?i:drs?|mrs?|ms|mx|prof)\.\s*|(?:Drs?|Mrs?|Ms|Mx|Miss|Prof)\s|(?:(?i:professor|doctors?)|dr|DR|MRS)\s"
     rf"|(?:MR|MS|mr|ms)\s(?={_CAPITAL})"
-    rf"){_NO_PERSON}"
+    rf")(?:(?i:med|dent|vet|phil|jur|habil|univ)\.\s*){{0,4}}{_NO_PERSON}"
 )
 _ROLE = (
     r"(?i:resident|attending|radiologist|physician|technologist|technician|surgeon|nurse|practitioner|fellow"
@@ -52,6 +52,7 @@ _LABELLED = (
     r"\s?(?:number|num\b|no\b\.?|#|id\b)"
     r"|(?:patient|pt|account|acct|record|encounter)\s?:|(?<![\w-])id\s?(?:number|no\b\.?|[#:]))"
     r"\s?(?:number|num\b|no\b\.?|#|id\b)?\s?[:#=.]?\s?(?:is\s|was\s)?#?(?:[a-z]{1,6}[- ]?)?\d[\w-]{0,60}"
+    rf"(?:\s\d{{2,4}}(?![\w/-]|\.\d|\s?(?:{_UNIT}))){{0,4}}"  # written in groups: 943 476 5919
 )
 _EXACT = 0
 # In order: a rule sees what the ones above it left.
@@ -108,11 +109,19 @@ RULES: tuple[Rule, ...] = (
         digits=4,
         between="-/.",
     ),
+    make_rule(
+        "date",
+        rf"(?<![\d.])(?:\d{{1,2}}(?:\s?/\s?\d{{1,2}}\s?/\s?|\s?-\s?\d{{1,2}}\s?-\s?)(?:{_YEAR})|\d{{1,2}}\s/\s\d{{1,2}}\s/\s\d\d"
+        rf"|{_YEAR}\s?([-/])\s?(?:0?[1-9]|1[0-2])\s?\1\s?{_DAY})(?!\d)",
+        digits=4,
+        needs=" /,/ ,- , -",
+    ),
     make_rule("date", rf"(?<![\w/.-])\d{{1,2}}/(?:{_YEAR})\b", digits=5, between="/"),
     make_rule("date", rf"(?<![\d.]){_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{4,6}})?(?!\d)", digits=8),
     make_rule(
         "date",
-        rf"\b{_MONTH}[\s-]?{_DAY}(?:st|nd|rd|th)?(?:(?:,\s?|\s|-)(?:{_YEAR}|['\u2019]\d\d))?(?![\d/.]\d|\w|\s?(?:{_UNIT}))",
+        rf"\b{_MONTH}[\s-]?{_DAY}(?:st|nd|rd|th)?"
+        rf"(?:(?:,\s?|\s|-)(?:{_YEAR}|['\u2019]\d\d)(?!\d)|(?![\d/.]\d|\w|\s?(?:{_UNIT})))",
         digits=1,
         needs="jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec",
     ),

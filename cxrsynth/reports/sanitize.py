@@ -5,7 +5,9 @@ none. Rules only, no model: a bare name without title, label, degree or signatur
 cough.") is not seen. What is left of a sentence is mended just enough to be read.
 """
 
+import html
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +24,16 @@ from cxrsynth.reports.identifiers import RULES
 from cxrsynth.reports.rules import HOLE, take_out
 from cxrsynth.reports.sentences import mend, own_header, sentences
 
-_UNSEEN = re.compile("[\u0000-\u0008\u000b-\u001f\u007f\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff\ue000\ue001]")
+# What ends a line or parts words, though it looks like nothing.
+_BREAK = re.compile("\r\n?|[\u000b\u000c\u001c-\u001f\u0085\u2028\u2029]")
+_UNSEEN = re.compile(
+    "[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb\ue000\ue001\U000e0000-\U000e01ef]"
+)
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d{0,2});")
+# Hyphens, and dashes that stand for one.
+_HYPHEN = re.compile("[\u2010\u2011\u2212\ufe63]|(?<=\\w)[\u2012\u2013](?=\\w)|(?<=\\d)[\u2014\u2015](?=\\d)")
+_FULLWIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # of the ASCII signs
 _UNEVEN = re.compile(r"[^\S\n]{2,}|[^\S \n]")
 _SENTENCE_NEEDS = (*COMPARISON_NEEDS, *COMPARISON_WORD_NEEDS, *CONTACT_NEEDS)
 
@@ -55,7 +66,8 @@ def sanitize(text: str) -> Sanitized:
     """Take out what identifies people, places and times, and what compares with earlier studies.
 
     Sentences that compare with an earlier study go whole; words as "stable" or "interval" go alone, so that
-    the finding they qualify stays. Text with nothing to take out comes back as it was, but for white space.
+    the finding they qualify stays. Text with nothing to take out comes back as it was, but for white space and the
+    spelling of characters: rules see composed letters, plain hyphens, ASCII for fullwidth signs, no HTML entities.
     Time grows linearly with the text.
     """
     removed: Counter[str] = Counter()
@@ -68,9 +80,11 @@ def sanitize(text: str) -> Sanitized:
 
 
 def _plain(text: str) -> str:
-    """White space made even: single spaces, at most one blank line."""
-    text = _UNSEEN.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return _tidy(text)
+    """One spelling of each character, and white space made even: single spaces, at most one blank line."""
+    if not text.isascii() or "&" in text:
+        text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text).translate(_FULLWIDTH)
+        text = _HYPHEN.sub("-", unicodedata.normalize("NFC", text))
+    return _tidy(_UNSEEN.sub("", _BREAK.sub("\n", text)))
 
 
 def _tidy(text: str) -> str:

@@ -43,9 +43,9 @@ class OutputFolder:
             names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         except OSError as error:
             raise ShardError(f"{self._named}: cannot be read ({error.strerror})") from None
-        known = self._known_plan()
+        known = self._known_plan() if self._has_begun(names) else None
         if known is None:
-            if names - {_STATE}:
+            if names - {_STATE} - _partials(names):
                 raise ShardError(
                     f"{self._named}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
                 )
@@ -58,6 +58,11 @@ class OutputFolder:
                 + "\n  choose a new folder, or run the command that started this one"
             )
         return (self.path / MANIFEST).exists()
+
+    def _has_begun(self, names: set[str]) -> bool:
+        """Whether there is any shard: a run that failed before its first binds nobody to its plan."""
+        shards = any(name.startswith("cxr-") for name in names)
+        return MANIFEST in names or shards or any(self.state.glob("cxr-*.json"))
 
     def start(self, plan: dict[str, Any]) -> None:
         """Make the folder, take its lock and write the plan down. Raises ShardError if that cannot be done."""
@@ -86,9 +91,16 @@ class OutputFolder:
         """What was written down about a shard, or None."""
         path = self.state / f"{shard_name(index)}.json"
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            record = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None  # absent or damaged: the shard is made again
+        whole = isinstance(record, dict) and isinstance(record.get("sha256"), str) and "samples" in record
+        return record if whole else None
+
+    def forget_shards(self) -> None:
+        """Have all shards made again."""
+        for path in [*self.state.glob("cxr-*.json"), *self.path.glob("cxr-*.tar")]:
+            path.unlink()
 
     def writer(self, index: int) -> ShardWriter:
         """A writer for one shard."""
@@ -111,8 +123,11 @@ class OutputFolder:
 
     def verify(self) -> None:
         """Hash again what the manifest of a complete set lists. Raises ShardError naming what is missing or changed."""
-        manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        listed = {shard["name"]: shard["sha256"] for shard in manifest["shards"]} | manifest["files"]
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            listed = {shard["name"]: shard["sha256"] for shard in manifest["shards"]} | manifest["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise _not_ours(self.path / MANIFEST) from None
         damaged = [name for name, sha256 in listed.items() if file_sha256(self.path / name) != sha256]
         if damaged:
             raise ShardError(
@@ -140,10 +155,21 @@ class OutputFolder:
                 try:
                     content = json.loads(path.read_text(encoding="utf-8"))
                     plan = content[part] if part else content
-                except (ValueError, KeyError, TypeError):
-                    raise ShardError(f"{path}: not a file cxrsynth wrote\n  choose a new or empty folder") from None
-                return dict(plan)
+                except (OSError, ValueError, KeyError, TypeError):
+                    raise _not_ours(path) from None
+                if not isinstance(plan, dict):
+                    raise _not_ours(path)
+                return plan
         return None
+
+
+def _not_ours(path: Path) -> ShardError:
+    return ShardError(f"{path}: not a file cxrsynth wrote\n  choose a new or empty folder")
+
+
+def _partials(names: set[str]) -> set[str]:
+    """What an interrupted run was writing."""
+    return {name for name in names if name.startswith(".") and name.endswith(".partial")}
 
 
 def file_sha256(path: Path) -> str | None:

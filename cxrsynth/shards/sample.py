@@ -74,6 +74,13 @@ def fit_keys(keys: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def default_id_key() -> Path:
+    """Where the key lies that is made when none is named."""
+    from platformdirs import user_data_path
+
+    return user_data_path("cxrsynth") / "id.key"
+
+
 def load_id_key(path: Path | None) -> bytes:
     """Read the key, or make it once in the per-user data folder (mode 0600) when no path is given.
 
@@ -81,9 +88,7 @@ def load_id_key(path: Path | None) -> bytes:
         ShardError: if the named file is missing, unreadable, or shorter than 16 bytes.
     """
     if path is None:
-        from platformdirs import user_data_path
-
-        path = user_data_path("cxrsynth") / "id.key"
+        path = default_id_key()
         if not path.exists():
             _make_key(path)
     try:

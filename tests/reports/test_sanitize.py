@@ -36,6 +36,24 @@ PLANTED = [
     ("date", "20210304", ["20210304"]),
     ("date", "2019", ["2019"]),
     ("date", "Wednesday", ["Wednesday"]),
+    ("date", "12 / 03 / 2019", ["12", "03", "2019"]),
+    ("date", "2019 / 03 / 04", ["2019", "03", "04"]),
+    ("date", "2019\u201103\u201104", ["2019", "03", "04"]),
+    ("date", "2019\u201303\u201304", ["2019", "03", "04"]),
+    ("date", "\uff12\uff10\uff11\uff19\uff0f\uff10\uff13\uff0f\uff10\uff14", ["2019", "03", "\uff10", "\uff14"]),
+    ("age", "92\u2011year\u2011old", ["92"]),
+    ("phone", "phone 555\u2011123\u20114567", ["555", "123", "4567"]),
+    ("number", "MRN: 123 456 789", ["123", "456", "789"]),
+    ("number", "NHS 943 476 5919", ["943", "476", "5919"]),
+    ("number", "SSN: 078 05 1120", ["078", "05", "1120"]),
+    ("number", "SSN 078\u201305\u20131120", ["078", "05", "1120"]),
+    ("name", "Dr. Mu\u0308llerbach", ["llerbach"]),
+    ("name", "Mrs. Garci\u0301a-Lopezino", ["Lopezino", "Garc"]),
+    ("name", "Jose\u0301 Nu\u0301n\u0303ezal, MD", ["ezal", "Jos"]),
+    ("name", "Dr. med. Hans Quillfeather", ["Hans", "Quillfeather"]),
+    ("name", "Dr.\u2062Quillfeather", ["Quillfeather"]),
+    ("name", "Dr.\ufe0f Quillfeather", ["Quillfeather"]),
+    ("name", "Dr.&nbsp;Quillfeather", ["Quillfeather"]),
     ("time", "14:35", ["14:35"]),
     ("time", "14:35:07", ["14:35", ":07"]),
     ("time", "2:30 PM", ["2:30", "PM"]),
@@ -202,6 +220,15 @@ def test_no_planted_identifier_survives_in_real_reports(open_i: list[str]) -> No
             missed += [(planted, word) for word in survivors(result.text, words) if word not in report]
     assert missed == []
     assert set(kinds) == set(KINDS)
+
+
+@pytest.mark.parametrize("unseen", ["\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\r"])
+def test_what_ends_a_line_parts_words_too(unseen: str) -> None:
+    text = unseen.join(["No effusion.", "MRN: 12345", "Dr. Quillfeather saw cardiomegaly.", "Patient", "92 year old."])
+    left = sanitize(text).text
+    assert not any(word in left for word in ("12345", "Quillfeather", "92"))
+    assert "No effusion." in left
+    assert "cardiomegaly" in left
 
 
 @pytest.mark.parametrize("sentence", CLEAN)
