@@ -254,7 +254,7 @@ def reference_features(films: Iterator[npt.NDArray[np.float32]], extractor: Extr
     found: list[Tensor] = []
     for film in films:
         found.append(extractor(torch.from_numpy(film)[None, None]))
-    return torch.cat(found).double().numpy()
+    return torch.cat(found).double().numpy() if found else np.zeros((0, 0))
 
 
 def as_row(verdict: Verdict) -> dict[str, Any]:

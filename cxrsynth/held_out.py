@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrsynth import console
+from cxrsynth.errors import ShardError
 from cxrsynth.evaluation import Evaluator, reference_features
-from cxrsynth.evidence.features import load_extractor
+from cxrsynth.evidence.features import Extractor, load_extractor
 from cxrsynth.films.collection import open_collection
 from cxrsynth.films.film import Film
 from cxrsynth.ordered import OrderedPool
@@ -49,7 +51,9 @@ def open_evaluator(
         weights=dict(weights),
         judge=RewardSuite(judges),
         extractor=extractor,
-        reference=None if section.reference is None else reference_features(_pixels(section.reference), extractor),
+        reference=None
+        if section.reference is None
+        else _reference(section.reference, extractor, quiet=not run.is_main),
         steps=section.steps or run.spec.defaults.steps,
         guidance=run.guidance(section.guidance),
         sampler=run.spec.defaults.sampler,
@@ -60,8 +64,25 @@ def open_evaluator(
     )
 
 
-def _pixels(folder: Path) -> Iterator[NDArray[np.float32]]:
-    """Of all films that can be read, [H, W] in [0, 1]."""
-    collection = open_collection(folder)
-    films = (film for unit in collection.units for film in collection.read(unit))
-    return (film.pixels for film in films if isinstance(film, Film))
+def _reference(folder: Path, extractor: Extractor, *, quiet: bool) -> NDArray[np.float64]:
+    """Features [M, D] of all films that can be read. Raises ShardError if they are too few for a distance."""
+    collection, unread = open_collection(folder), 0
+
+    def pixels() -> Iterator[NDArray[np.float32]]:
+        nonlocal unread
+        for unit in collection.units:
+            for film in collection.read(unit):
+                if isinstance(film, Film):
+                    yield film.pixels
+                else:
+                    unread += 1
+
+    found = reference_features(pixels(), extractor)
+    if len(found) < 2:
+        raise ShardError(
+            f"evaluation.reference: {folder}: {len(found)} films that can be read, {unread} that cannot\n"
+            "  expected: at least 2, for the Frechet distance"
+        )
+    if unread and not quiet:
+        console.warn(f"evaluation.reference: {unread} films cannot be read and are left out; cxrsynth audit names them")
+    return found

@@ -26,12 +26,12 @@ class Metrics:
         if not self.path.exists():
             return []
         found = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(row, dict) and {"stage", "iteration"} <= row.keys():
+            if isinstance(row, dict) and all(type(row.get(name)) is int for name in ("stage", "iteration")):
                 found.append(row)
         return found
 

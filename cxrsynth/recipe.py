@@ -324,7 +324,7 @@ class EvaluationSection(_Section):
     images_per_report: _Positive = 1
     steps: _Positive | None = Field(default=None, description="default: what the model folder recommends, as generate")
     guidance: Annotated[float, Field(ge=0), _PLAIN] | None = None
-    judge: str | dict[str, str] = Field(
+    judge: str | Annotated[dict[str, str], Field(min_length=1)] = Field(
         default="nano-judge", description="backend of the judge's three rewards, or reward -> backend"
     )
     features: str = Field(default="nano-judge", description="where the Frechet distance is measured, as audit's")
@@ -351,7 +351,7 @@ class CheckpointSection(_Section):
 class Recipe(_Section):
     """Everything one `tune` run does."""
 
-    seed: Annotated[_Count, Field(ge=0)] = 0
+    seed: Annotated[_Count, Field(ge=0, lt=2**62)] = 0  # generators take 64 bits
     model: ModelSection = ModelSection()
     reports: ReportsSection
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -554,6 +554,10 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
         }
         return stage.model_copy(update={"rewards": rewards})
 
+    def features(name: str) -> str:
+        kind, colon, rest = name.partition(":")
+        return f"{kind}:{beside(rest)}" if colon else beside(name)
+
     reports, evaluation, judge = recipe.reports, recipe.evaluation, recipe.evaluation.judge
     judges = beside(judge) if isinstance(judge, str) else {name: beside(one) for name, one in judge.items()}
     return recipe.model_copy(
@@ -561,7 +565,13 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             "reports": reports.model_copy(
                 update={"table": absolute(reports.table), "held_out": absolute(reports.held_out)}
             ),
-            "evaluation": evaluation.model_copy(update={"reference": absolute(evaluation.reference), "judge": judges}),
+            "evaluation": evaluation.model_copy(
+                update={
+                    "reference": absolute(evaluation.reference),
+                    "judge": judges,
+                    "features": features(evaluation.features),
+                }
+            ),
             "stages": tuple(map(resolved, recipe.stages)),
             "model": recipe.model.model_copy(update={"checkpoint": beside(recipe.model.checkpoint)}),
         }

@@ -37,6 +37,7 @@ from cxrsynth.tune_run import TuneRun
 # Before the first update every ratio is 1 but for rounding; a clip range far above this tells learning from noise.
 _RATIO_SHARE_OF_CLIP = 0.1
 _NEVER = -1
+_STAGE_STRIDE = 1_000_003
 _PROMPTS = 1024
 # So many reports in a row of which a reward says nothing: it never will, and its share of the feedback is missing.
 _SILENT_REPORTS = 100
@@ -169,12 +170,17 @@ class Reinforcement:
                     " it leave it out, in a new folder"
                 )
 
+    @property
+    def noise_seed(self) -> int:
+        """Of reports' order and all noise: a later stage must not learn again what the one before was fitted to."""
+        return self.run.recipe.seed + _STAGE_STRIDE * self.index
+
     def draws(self, iteration: int) -> list[Draw]:
         """The trajectories of an iteration."""
         pool = self.stage.comparison.pool if isinstance(self.stage, RlcfStage) else 1 << 30
         return draws(
             iteration,
-            seed=self.run.recipe.seed,
+            seed=self.noise_seed,
             reports=len(self.run.training),
             per_iteration=self.stage.reports_per_iteration,
             images=self.stage.images_per_report,
@@ -236,7 +242,7 @@ class Reinforcement:
             schedule=self.schedule,
             guidance=self.guidance,
             batch_size=batch,
-            seed=self.run.recipe.seed,
+            seed=self.noise_seed,
             pool=pool,
             group=self.run.group,
         )

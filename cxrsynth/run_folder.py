@@ -86,11 +86,22 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
             self._drop_leftovers()
             self._same_inputs(inputs)
-            write_atomically(self.path / "versions.json", json.dumps(versions, indent=1).encode())
+            self._write_versions(versions)
         except BlockingIOError:
             raise ShardError(f"--out {self.path}: another run is writing there\n  wait for it, or stop it") from None
         except OSError as error:
             raise self.failed(error) from None
+
+    def _write_versions(self, versions: Mapping[str, str]) -> None:
+        """Of the libraries the run was begun with; and of those it goes on with, where they are others."""
+        path = self.path / "versions.json"
+        try:
+            begun = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            begun = dict(versions)
+        if {name: value for name, value in begun.items() if name != "resumed_with"} != dict(versions):
+            begun["resumed_with"] = dict(versions)
+        write_atomically(path, json.dumps(begun, indent=1).encode())
 
     def _same_inputs(self, inputs: Mapping[str, str]) -> None:
         """Checkpoints, held-out reports and the baseline's images are of the files the run was begun with."""

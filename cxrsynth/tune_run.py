@@ -1,7 +1,7 @@
 """One `tune` run made ready: recipe read, reports split, processes joined, choices resolved."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -14,6 +14,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs, broadcast, gather_object
 from torch import Tensor
 
+from cxrsynth import console
 from cxrsynth.asking import Asker
 from cxrsynth.diffusion.model import choose_device, choose_precision, find_model, model_digest
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
@@ -21,7 +22,7 @@ from cxrsynth.errors import RecipeError, ReportsError
 from cxrsynth.evidence.features import load_extractor
 from cxrsynth.films.collection import Collection, open_collection
 from cxrsynth.policy.collect import Case, Group
-from cxrsynth.processes import PATIENCE
+from cxrsynth.processes import PATIENCE, announced
 from cxrsynth.recipe import DdpoStage, Recipe, RlcfStage, SamplingSection, SftStage, load_recipe
 from cxrsynth.reports.columns import ColumnNames
 from cxrsynth.reports.rows import Rejected, Report
@@ -278,8 +279,21 @@ def _split(recipe: Recipe) -> tuple[list[Report], list[Report]]:
 
 def _read(path: Path, columns: dict[str, str], limit: int | None) -> list[Report]:
     table = open_table(path, columns=ColumnNames(**columns))
-    usable = (row for row in table.rows() if not isinstance(row, Rejected))
-    reports = list(islice(usable, limit))
+    rejected: list[Rejected] = []
+
+    def usable() -> Iterator[Report]:
+        for row in table.rows():
+            if isinstance(row, Rejected):
+                rejected.append(row)
+            else:
+                yield row
+
+    reports = list(islice(usable(), limit))
     if not reports:
         raise ReportsError(f"{path}: no usable row\n  expected: at least one row with report text or labels")
+    if rejected and announced("RANK", 0) == 0:
+        console.warn(
+            f"{path}: {len(rejected)} of {len(rejected) + len(reports)} rows cannot be used and are left out"
+            f" (the first: line {rejected[0].line}: {rejected[0].reason})"
+        )
     return reports

@@ -74,6 +74,8 @@ def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
             unet.save_pretrained(partial / "unet", safe_serialization=True)
         if "text_encoder" in trained.parts:
             trained.model.text_encoder.save_pretrained(partial / "text_encoder")
+        for part in trained.parts & {"unet", "text_encoder"}:
+            _forget_origin(partial / part / "config.json")
         if trained.model.ace is not None:
             save_ace(trained.model.ace.plain(), partial)
         _compare(trained, source, partial)
@@ -82,6 +84,13 @@ def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
         partial.rename(out)
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error)) from None
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop where the source lay: a path of this machine, by which equal weights would have different digests."""
+    told = json.loads(config.read_text(encoding="utf-8"))
+    told.pop("_name_or_path", None)
+    config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_index(folder: Path, partial: Path) -> None:

@@ -10,7 +10,9 @@ def test_a_resume_keeps_every_whole_row(tmp_path: Path) -> None:
     rows = [{"stage": 0, "iteration": iteration, "images": 4} for iteration in (1, 2, 3)]
     metrics.write(rows[0])
     with metrics.path.open("a", encoding="utf-8") as file:
-        file.write('{"note": "not a row"}\n[1]\n')
+        file.write('{"note": "not a row"}\n[1]\n{"stage": 0, "iteration": null}\n')
+    with metrics.path.open("ab") as raw:
+        raw.write(b"\xff\xfe\n")
     for row in rows[1:]:
         metrics.write(row)
     with metrics.path.open("a", encoding="utf-8") as file:

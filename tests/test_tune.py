@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cxrsynth.cli import app
 from cxrsynth.policy.draws import Draw
 from cxrsynth.reinforce import Reinforcement
-from tests.generating import command, hashes, write_table
+from tests.generating import ROWS, command, hashes, write_table
 from tests.processes import Warm
 from tests.tuning import install_brightness, metrics, recipe, tune, write_recipe
 
@@ -101,6 +101,9 @@ def test_what_a_run_leaves(tiny_model: Path, tmp_path: Path) -> None:
     assert rows[0]["policy/clip_fraction"] == 0.0
     assert (out / "sheets" / "0-000002.png").is_file()
     assert "| judge posture |" in (out / "model" / "model_card.md").read_text()
+    for path in (out / "model").rglob("*.json"):  # the folder is shared, and equal weights have one digest
+        assert str(tmp_path) not in path.read_text()
+        assert str(tiny_model) not in path.read_text()
     again = tune(tmp_path / "recipe.yaml", out)
     assert (again.exit_code, "already complete" in again.output) == (0, True)
 
@@ -305,6 +308,27 @@ def test_the_next_stage_starts_from_what_the_last_one_left(tiny_model: Path, tmp
     assert not torch.equal(*blocks)
 
 
+def test_a_later_stage_draws_noise_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    """Else it would learn from the images that the stage before was fitted to."""
+    still = {"train": {"unet": "full", "learning_rate": 1.0e-12}, "iterations": 1}
+    content = recipe(tiny_model, **still)
+    content["stages"] *= 2
+    assert tune(write_recipe(tmp_path, content), tmp_path / "run").exit_code == 0
+    first, second = (
+        row["reward/brightness/mean"] for row in metrics(tmp_path / "run") if "reward/brightness/mean" in row
+    )
+    assert first != pytest.approx(second, abs=1e-4)
+
+
+def test_rows_that_cannot_be_used_are_told(tiny_model: Path, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, recipe(tiny_model))
+    write_table(tmp_path / "reports.csv", (*ROWS, ROWS[0]))
+    printed = tune(path, tmp_path / "run", "--dry-run").output
+    assert "1 of 8 rows cannot be used" in printed
+    assert "line 9" in printed
+    assert ROWS[0][0] not in printed
+
+
 def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, tmp_path: Path) -> None:
     result = tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run", "--dry-run")
     assert result.exit_code == 0, result.output
@@ -325,6 +349,8 @@ def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, tmp_path: Path) ->
         ({"model.checkpoint": "nowhere"}, "no such folder"),
         ({"model.precision": "fp16"}, "expected: bf16, fp32 or auto"),
         ({"reports.columns": {"reprot": "x"}}, "unknown role 'reprot'"),
+        ({"evaluation.judge": {}}, "evaluation.judge"),
+        ({"seed": 1 << 70}, "seed"),
         ({"trackers": ["mlflow"]}, "pip install mlflow"),
         ({"reports.held_out": "reports.csv"}, "reports.csv is reports.csv again"),
         ({"stages.0": {"stage": "ddpo", "iterations": 1, "advantage": {"centre": False}}}, "ddpo makes none"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from typer.testing import Result
 
 from cxrsynth import run_folder, tuned_model
@@ -95,6 +96,38 @@ def test_judges_of_later_stages_are_looked_for_first(tiny_model: Path, tmp_path:
         changed = content | {"evaluation": content["evaluation"] | {key: value}}
         assert "nowhere" in refused(tune(write_recipe(tmp_path, changed), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("films", [0, 1])
+def test_a_reference_of_too_few_films_is_told_before_work_starts(films: int, tiny_model: Path, tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "cut.png").write_bytes(b"\x89PNG")
+    for place in range(films):
+        Image.new("L", (64, 64), 9 * place).save(real / f"{place}.png")
+    content = recipe(tiny_model)
+    content["evaluation"] |= {"reference": "real"}
+    said = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    assert f"{films} films that can be read, 1 that cannot" in said
+    assert metrics(tmp_path / "run") == []
+
+
+def test_positions_of_embeddings_that_are_there_cannot_be_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, iterations=1)
+    content["stages"] = [content["stages"][0], content["stages"][0] | {"train": {"unet": "full", "ace": {"tokens": 6}}}]
+    assert "embeddings of 4 positions" in refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+
+
+def test_versions_are_those_a_run_was_begun_with(tiny_model: Path, tmp_path: Path) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    versions = json.loads((out / "versions.json").read_text())
+    assert "resumed_with" not in versions
+    (out / "versions.json").write_text(json.dumps(versions | {"torch": "1.0"}))
+    shutil.rmtree(out / "model")
+    assert tune(path, out).exit_code == 0
+    told = json.loads((out / "versions.json").read_text())
+    assert (told["torch"], told["resumed_with"]) == ("1.0", versions)
 
 
 def test_one_image_is_too_few_to_judge(tiny_model: Path, tmp_path: Path) -> None:
@@ -254,13 +287,14 @@ def test_backends_beside_the_recipe_are_found_from_anywhere(
     (tmp_path / "judges").mkdir()
     (tmp_path / "judges" / "mine").symlink_to(family)
     content = recipe(tiny_model, rewards={"posture": {"backend": "judges/mine"}})
-    content["evaluation"] |= {"judge": {"posture": "judges/mine"}}
+    content["evaluation"] |= {"judge": {"posture": "judges/mine"}, "features": "judges/mine"}
     path = write_recipe(tmp_path, content)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert tune(path, tmp_path / "run").exit_code == 0
     resolved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert Path(resolved["stages"][0]["rewards"]["posture"]["backend"]).is_absolute()
+    assert Path(resolved["evaluation"]["features"]).is_absolute()
     inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())
     assert inputs.keys() >= {"evaluation.judge.posture", "evaluation.features"}
     card = (tmp_path / "run" / "model" / "model_card.md").read_text()

@@ -169,6 +169,11 @@ def _start_ace(
         start = None if model.ace is None else model.ace.plain()
         return SubspaceEmbedding(basis, start=start).to(model.device)
     if model.ace is not None:
+        if section.tokens is not None and section.tokens != model.ace.plain().tokens:
+            raise ModelError(
+                f"train.ace.tokens {section.tokens}: the model has embeddings of {model.ace.plain().tokens} positions"
+                " already, which learn on\n  leave train.ace.tokens out, or name that number"
+            )
         return copy.deepcopy(model.ace).requires_grad_(True)
     width = int(model.text_encoder.config.hidden_size)
     length = int(model.tokenizer.model_max_length)
