@@ -25,7 +25,7 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
     lines = [
         "# nano: a small text-to-chest-X-ray latent diffusion model",
         "",
-        "Version v3: made so that every command works at once on a laptop. Its images are recognisably frontal chest",
+        "Version v4: made so that every command works at once on a laptop. Its images are recognisably frontal chest",
         "X-rays, and not for diagnosis, its teaching, or training of a product.",
         "",
         f"Stable Diffusion layout, {settings.image_size} x {settings.image_size} grey pixels, half-precision weights."
