@@ -97,10 +97,21 @@ def _refuse_two_of_a_label(path: Path, labels: Mapping[str, str]) -> None:
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:
-    """Column names for a message: 40 of them at most, 40 characters of each."""
+    """Column names for a message: 40 of them at most, 40 characters of each; none of a table without a header.
+
+    There the first row stands in their place: a report's words, or a patient's number.
+    """
+    if any(_reads_like_content(name) for name in names):
+        return f"{len(names)}, not shown: they read like a row of content, not like names (is the header missing?)"
     # A file that is no table can have a "header" of any length, made of text: show little of it.
     shown = [name if len(name) <= 40 else f"{name[:40]}..." for name in names[:40]]
     return ", ".join(shown) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+
+
+def _reads_like_content(name: str) -> bool:
+    """A sentence, a number, a date, or a name with one in it."""
+    sentence = len(name.split()) > 6 or (" " in name and name.rstrip().endswith((".", "!", "?")))
+    return sentence or re.fullmatch(r"[\d\s./:-]*\d[\d\s./:-]*", name) is not None or bool(re.search(r"\d{4}", name))
 
 
 @cache

@@ -393,3 +393,15 @@ def test_no_reason_tells_a_value(position: int, mess: str) -> None:
     reasons = [reason for _, reason in only_rejected(rows)]
     assert len(reasons) >= 4
     assert not any("zebulon" in reason or "quill" in reason for reason in reasons)
+
+
+def test_a_table_without_a_header_shows_nothing_of_its_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "headerless.csv"
+    path.write_text("Zorblattic Smith MRN 48213,2021-03-04,The heart is large.\nb,c,d\n")
+    with pytest.raises(ReportsError) as told:
+        open_table(path)
+    assert "3, not shown" in str(told.value)
+    assert not any(word in str(told.value) for word in ("Zorblattic", "48213", "2021", "heart"))
+    path.write_text("Patient Name,remarks\na,b\n")
+    with pytest.raises(ReportsError, match="columns: Patient Name, remarks"):
+        open_table(path)
