@@ -406,6 +406,9 @@ def test_a_folder_of_something_else(tmp_path: Path, tiny_model: Path, table: Pat
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "not empty" in refuse(command(table, tmp_path, tiny_model))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "thesis.tex").rename(tmp_path / ".thesis.tex.partial")
+    assert "not empty" in refuse(command(table, tmp_path, tiny_model))
+    assert [path.name for path in tmp_path.iterdir()] == [".thesis.tex.partial"]
 
 
 def test_a_file_in_the_way(tmp_path: Path, tiny_model: Path, table: Path) -> None:

@@ -45,7 +45,8 @@ class OutputFolder:
             raise ShardError(f"{self._named}: cannot be read ({error.strerror})") from None
         known = self._known_plan() if self._has_begun(names) else None
         if known is None:
-            if names - {_STATE} - _partials(names):
+            # Only beside our state: the start removes them, and elsewhere they are somebody's.
+            if names - {_STATE} - (_partials(names) if _STATE in names else set()):
                 raise ShardError(
                     f"{self._named}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
                 )
