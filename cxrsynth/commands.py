@@ -40,7 +40,7 @@ def run_generate(settings: GenerateSettings) -> None:
     """`cxrsynth generate`."""
     with _user_errors():
         _quiet_libraries()
-        from cxrsynth.generate import generate
+        from cxrsynth.generation.generate import generate
 
         done = generate(settings)
         if done.estimate is not None:
@@ -59,7 +59,7 @@ def run_audit(settings: AuditSettings) -> None:
     """`cxrsynth audit`; exit code 3 when a stated minimum is missed."""
     with _user_errors():
         _quiet_libraries()
-        from cxrsynth.audit import audit
+        from cxrsynth.auditing.audit import audit
 
         done = audit(settings)
         if done is None:
@@ -73,7 +73,7 @@ def run_tune(settings: TuneSettings) -> None:
     """`cxrsynth tune`."""
     with _user_errors():
         _quiet_libraries()
-        from cxrsynth.tune import tune
+        from cxrsynth.tuning.tune import tune
 
         done = tune(settings)
         if int(os.environ.get("RANK", "0")) != 0:

@@ -15,7 +15,9 @@ import pytest
 
 TIMEOUT_S = 120
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["cxrsynth.audit", "cxrsynth.generate", "cxrsynth.rewards.transformers_dual"])
+_CONTEXT.set_forkserver_preload(
+    ["cxrsynth.auditing.audit", "cxrsynth.generation.generate", "cxrsynth.rewards.transformers_dual"]
+)
 
 
 class Warm:

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from cxrsynth.diffusion.model import DiffusionModel
-from cxrsynth.ordered import OrderedPool
+from cxrsynth.runtime.pool import OrderedPool
 
 # Activations alive at once, in units of one feature map of the first level: a generous guess from the architecture,
 # not measured.

@@ -2,7 +2,7 @@
 
 from cxrsynth.reports.labels import OBSERVATIONS, Status
 from cxrsynth.reports.prompt import age_group
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 
 _ANY = "any report"
 _VIEWS = ("view PA", "view AP", "view LATERAL")

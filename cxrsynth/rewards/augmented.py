@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import affine
 
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import Reward
 
 _SHIFT, _TURN_DEG, _ZOOM = 0.03, 3.0, 0.05  # largest, either way; shift as a share of width

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 
 
 class Reward(Protocol):

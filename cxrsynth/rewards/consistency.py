@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 
 
 class ConsistencyReward:

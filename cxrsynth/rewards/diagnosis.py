@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.reports.labels import Status
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 
 
 class DiagnosisReward:

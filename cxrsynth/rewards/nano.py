@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.prompt import Subject, age_group, canonical_prompt
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import Reward
 from cxrsynth.rewards.consistency import ConsistencyReward
 from cxrsynth.rewards.diagnosis import DiagnosisReward

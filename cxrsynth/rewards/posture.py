@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 
 # One unit of distance: 5% of width, 10% of scale, 5 degrees. In the regressor's order and units.
 _UNIT = (0.1, 0.1, math.log(1.1), math.log(1.1), math.radians(5.0))

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from cxrsynth.errors import ModelError
+from cxrsynth.reports.deid.sanitize import sanitize
 from cxrsynth.reports.prompt import cut_at_sentence
-from cxrsynth.reports.rows import Report
-from cxrsynth.reports.sanitize import sanitize
+from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.consistency import ConsistencyReward
 
 

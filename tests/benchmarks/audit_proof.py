@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
-from cxrsynth.evidence.utility import BOTH, REAL, SYNTHETIC
-from cxrsynth.nano.build.films import GROUPS, Film, load_films
+from cxrsynth.metrics.utility import BOTH, REAL, SYNTHETIC
+from cxrsynth.nano.build.images import GROUPS, Film, load_films
 from cxrsynth.reports.labels import OBSERVATIONS
 
 GOOD, EACH = 200, 10

@@ -19,12 +19,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from cxrsynth.audit import score_collection
-from cxrsynth.audit_run import open_audit
+from cxrsynth.auditing.audit import score_collection
+from cxrsynth.auditing.scorer import IMAGE_SIZE
+from cxrsynth.auditing.setup import open_audit
 from cxrsynth.commands import judges_by_reward
-from cxrsynth.evidence.scoring import IMAGE_SIZE
-from cxrsynth.ordered import OrderedPool
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
+from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.settings import AuditSettings
 
 

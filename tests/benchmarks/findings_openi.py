@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrsynth.reports.findings import FindingsReader
+from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 
 MIN_POSITIVES = 30

@@ -16,7 +16,7 @@ from tests.conftest import build_tiny_model
 _CODE = """
 import resource, sys
 from pathlib import Path
-from cxrsynth.generate import generate
+from cxrsynth.generation.generate import generate
 from cxrsynth.settings import *
 generate(GenerateSettings(reports=Path(sys.argv[1]), out=Path(sys.argv[2]), model=sys.argv[3],
     sampling=SamplingSettings(steps=1, guidance=1.0, batch_size=50), shards=ShardSettings(size=250)))

@@ -20,9 +20,9 @@ from rich.table import Table as RichTable
 
 from cxrsynth.diffusion import sampler as sampler_module
 from cxrsynth.diffusion.model import find_model, load_model
+from cxrsynth.diffusion.noise import sample_noise
 from cxrsynth.diffusion.sampler import sample_images
-from cxrsynth.generate import generate
-from cxrsynth.seeds import sample_noise
+from cxrsynth.generation.generate import generate
 from cxrsynth.settings import GenerateSettings, Precision, Sampler, SamplingSettings
 from cxrsynth.shards.tar import read_members
 
@@ -106,7 +106,7 @@ def _ours(options: argparse.Namespace, out: Path) -> tuple[float, float]:
         network.append(time.thread_time() - before)
         return images
 
-    import cxrsynth.generate as generate_module
+    import cxrsynth.generation.generate as generate_module
 
     generate_module.sample_images = timed  # type: ignore[assignment]
     try:

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from cxrsynth.nano.build.align import registered_frames
 from cxrsynth.nano.build.config import BuildConfig, load_config
-from cxrsynth.nano.build.films import Film, Subject, load_films
-from cxrsynth.rewards.warps import compose, warp_matrices
+from cxrsynth.nano.build.images import Film, Subject, load_films
 from cxrsynth.rewards.xrv_posture import LungFrame, chest_posture, lung_frame, lung_outlines
+from cxrsynth.runtime.warps import compose, warp_matrices
 
 _OPEN, _OTHER = ("cohen_open", "hannover"), ("cohen_nc",)
 _BUILD = Path(__file__).parents[2] / "cxrsynth" / "nano" / "build" / "config.yaml"

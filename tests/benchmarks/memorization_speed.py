@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from cxrsynth.evidence.copy_features import CopyIndex, CopySpace, Thumbs, Vectors, mirrored
-from cxrsynth.evidence.verify import CANDIDATES, Gallery, compare
-from cxrsynth.rewards.warps import warp, warp_matrices
-from tests.evidence.made_films import made_thumbs
+from cxrsynth.metrics.memorization.features import CopyIndex, CopySpace, Thumbs, Vectors, mirrored
+from cxrsynth.metrics.memorization.verify import CANDIDATES, Gallery, compare
+from cxrsynth.runtime.warps import warp, warp_matrices
+from tests.metrics.made_images import made_thumbs
 
 
 def main() -> None:

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from cxrsynth.nano.build.align import registered_frames
 from cxrsynth.nano.build.config import load_config
-from cxrsynth.nano.build.films import load_films
 from cxrsynth.nano.build.fitting import resampled
+from cxrsynth.nano.build.images import load_films
 from cxrsynth.nano.build.measure_judges import posture_numbers
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import FAMILIES, family_folder
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.rewards.posture import PostureReward
-from cxrsynth.rewards.warps import compose, warp_matrices
+from cxrsynth.runtime.warps import compose, warp_matrices
 
 _BUILD = Path(__file__).parents[2] / "cxrsynth" / "nano" / "build" / "config.yaml"
 _SIZE = 128  # pixels on a side of what is judged; the judges look at fewer

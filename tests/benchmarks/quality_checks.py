@@ -25,9 +25,9 @@ from scipy import ndimage
 from skimage.color import rgb2gray
 from torch import Tensor
 
-from cxrsynth.evidence.likeness import Likeness
-from cxrsynth.evidence.quality import CHECKS, QualityChecks, QualityTable
-from cxrsynth.nano.build.films import GROUPS, Film, load_films
+from cxrsynth.metrics.quality.likeness import Likeness
+from cxrsynth.metrics.quality.quality import CHECKS, QualityChecks, QualityTable
+from cxrsynth.nano.build.images import GROUPS, Film, load_films
 
 Grey = npt.NDArray[np.float32]  # [H, W] in [0, 1]
 Make = Callable[[Grey, np.random.Generator], Grey]

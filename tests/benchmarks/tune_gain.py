@@ -24,11 +24,11 @@ import typer
 
 from cxrsynth import console
 from cxrsynth.diffusion.parallel import SamplingPool
-from cxrsynth.evaluation import Evaluator, Judged
-from cxrsynth.reinforce import Reinforcement
 from cxrsynth.rewards.feedback import spread
 from cxrsynth.settings import TuneSettings
-from cxrsynth.tune_run import open_tune
+from cxrsynth.tuning.evaluator import Evaluator, Judged
+from cxrsynth.tuning.reinforce import Reinforcement
+from cxrsynth.tuning.setup import open_tune
 from tests.benchmarks.tune_speed import PlainLoop
 
 _RECIPE = Path(__file__).parents[2] / "recipes" / "nano-rlcf.yaml"

@@ -100,9 +100,9 @@ def make_model(folder: Path) -> None:
 def _tune(model: Path) -> None:
     """In a process of its own: its peak is that of the iteration. Prints JSON."""
     from cxrsynth.diffusion.parallel import SamplingPool
-    from cxrsynth.reinforce import Reinforcement
     from cxrsynth.settings import TuneSettings
-    from cxrsynth.tune_run import open_tune
+    from cxrsynth.tuning.reinforce import Reinforcement
+    from cxrsynth.tuning.setup import open_tune
 
     stage = {
         "stage": "rlcf",

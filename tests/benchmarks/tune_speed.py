@@ -26,11 +26,11 @@ from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.diffusion.sampler import decode_latents
-from cxrsynth.policy.collect import Case
-from cxrsynth.reinforce import Reinforcement
 from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.rl.rollouts import Case
 from cxrsynth.settings import Precision, TuneSettings
-from cxrsynth.tune_run import open_tune
+from cxrsynth.tuning.reinforce import Reinforcement
+from cxrsynth.tuning.setup import open_tune
 
 _REPORTS = Path(__file__).parents[2] / "recipes" / "nano-reports.csv"
 _STEPS, _GUIDANCE, _CLIP = 10, 2.0, 1e-4

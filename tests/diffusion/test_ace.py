@@ -20,7 +20,7 @@ from cxrsynth.diffusion.ace import (
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS, conditions_of
 from cxrsynth.reports.labels import FindingLabel, Status
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 
 REPORT = Report(
     "a",

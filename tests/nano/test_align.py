@@ -8,9 +8,9 @@ from torch import Tensor
 
 from cxrsynth.nano.build.align import align_films, canonical_frames, registered_frames
 from cxrsynth.nano.build.config import AlignSettings
-from cxrsynth.nano.build.films import Film
+from cxrsynth.nano.build.images import Film
 from cxrsynth.reports.prompt import Subject
-from cxrsynth.rewards.warps import compose, warp, warp_matrices
+from cxrsynth.runtime.warps import compose, warp, warp_matrices
 
 SETTINGS = AlignSettings(rounds=5, steps=25, learning_rate=0.05, stay=0.02, zoom=0.85, centre=(0.0, 0.0), beyond=0.09)
 SIZE = 64

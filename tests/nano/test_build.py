@@ -18,7 +18,7 @@ from cxrsynth.nano.build import __main__ as build
 from cxrsynth.nano.build import autoencoder, decoder, denoiser, fitting
 from cxrsynth.nano.build.__main__ import main
 from cxrsynth.nano.build.config import TextSettings, load_config
-from cxrsynth.nano.build.films import GROUPS, SMALL_GROUPS, Film, caption, load_films
+from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Film, caption, load_films
 from cxrsynth.nano.build.judges import FAMILIES
 from cxrsynth.reports.prompt import Subject
 

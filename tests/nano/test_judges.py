@@ -9,11 +9,11 @@ import torch
 from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets
 from cxrsynth.nano.build.config import FitSettings
 from cxrsynth.nano.build.dual_encoder import _with_other_findings
-from cxrsynth.nano.build.films import Film, patient_half
 from cxrsynth.nano.build.fitting import augmented
+from cxrsynth.nano.build.images import Film, patient_half
 from cxrsynth.nano.build.judges import aurocs
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
-from cxrsynth.reports.findings import FindingsReader
+from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import Status
 from cxrsynth.reports.prompt import Subject
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor

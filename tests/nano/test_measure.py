@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cxrsynth.nano.build.films import Film
+from cxrsynth.nano.build.images import Film
 from cxrsynth.nano.build.measure import _beyond_chance
 from cxrsynth.nano.build.measure_generator import _alike, _asked, _movement, _obedience, _others, _unrelated
 from cxrsynth.reports.prompt import Subject

@@ -9,12 +9,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from cxrsynth.diffusion.model import DiffusionModel, find_model, load_model
+from cxrsynth.diffusion.noise import sample_noise
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.diffusion.spec import read_spec
 from cxrsynth.nano import build
 from cxrsynth.nano.build.card import model_card
 from cxrsynth.nano.build.config import load_config
-from cxrsynth.seeds import sample_noise
 from cxrsynth.settings import Precision, PromptStyle, Sampler
 
 PROMPTS = ["PA view. Adult woman. Normal chest.", "AP view. Child. Pneumonia."]

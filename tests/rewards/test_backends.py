@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cxrsynth.errors import ModelError
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.xrv_posture import released_segmentation
 

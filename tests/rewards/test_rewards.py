@@ -11,7 +11,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.nano.build.config import TextSettings
 from cxrsynth.nano.build.dual_encoder import make_report_tokenizer
 from cxrsynth.reports.labels import FindingLabel, Status
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import Reward, RewardSuite, RewardTable
 from cxrsynth.rewards.consistency import ConsistencyReward
 from cxrsynth.rewards.diagnosis import DiagnosisReward

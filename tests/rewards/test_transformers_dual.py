@@ -16,7 +16,7 @@ from transformers import (
 from cxrsynth.errors import ModelError
 from cxrsynth.nano.build.config import TextSettings
 from cxrsynth.nano.build.dual_encoder import make_report_tokenizer
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.transformers_dual import load_dual_encoder
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from torchxrayvision.models import DenseNet, ResNet
 
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.labels import FindingLabel, Status
-from cxrsynth.reports.rows import Report
+from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.xrv import XrvClassifier, load_xrv, released_weights, xrv_films
 
 TARGETS = ["Atelectasis", "", "Effusion", "Nodule", "Mass", "Hernia", "Edema"]

@@ -15,8 +15,8 @@ from torchxrayvision.baseline_models.chestx_det.ptsemseg.pspnet import pspnet
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.base import Reward
 from cxrsynth.rewards.posture import PostureReward
-from cxrsynth.rewards.warps import warp_matrices
 from cxrsynth.rewards.xrv_posture import LungPosture, chest_posture, load_lung_posture, released_segmentation
+from cxrsynth.runtime.warps import warp_matrices
 
 CPU = torch.device("cpu")
 SIZE = 256

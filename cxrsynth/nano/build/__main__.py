@@ -17,7 +17,7 @@ from cxrsynth.nano.build.config import BuildConfig, load_config
 from cxrsynth.nano.build.decoder import sharpen_decoder
 from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_denoiser
 from cxrsynth.nano.build.export import SHARP_VAE, START, export_model
-from cxrsynth.nano.build.films import SMALL_GROUPS, load_films
+from cxrsynth.nano.build.images import SMALL_GROUPS, load_films
 from cxrsynth.nano.build.judges import FAMILIES, train_judges
 from cxrsynth.nano.build.measure import measure
 from cxrsynth.nano.build.start import take_over

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxrsynth.nano.build.config import AlignSettings
-from cxrsynth.nano.build.films import Film
+from cxrsynth.nano.build.images import Film
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import POSTURE
-from cxrsynth.rewards.warps import compose, warp, warp_matrices
+from cxrsynth.runtime.warps import compose, warp, warp_matrices
 
 _SMALL = 64  # pixels on a side while registering
 _BATCH = 256

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxrsynth.nano.build.config import FitSettings
-from cxrsynth.nano.build.films import Film
 from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
+from cxrsynth.nano.build.images import Film
 from cxrsynth.reports.labels import OBSERVATIONS, OPACITY_KINDS
 from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier
 

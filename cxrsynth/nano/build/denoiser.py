@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cxrsynth.nano.build.autoencoder import encode_mean
 from cxrsynth.nano.build.config import DenoiserSettings, TextSettings
-from cxrsynth.nano.build.films import SMALL_GROUPS, Film, caption
+from cxrsynth.nano.build.images import SMALL_GROUPS, Film, caption
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.nano.build.training import (
     PartGradients,
@@ -28,7 +28,7 @@ from cxrsynth.nano.build.training import (
     warmup_stable_decay,
 )
 from cxrsynth.reports.prompt import every_canonical_sentence
-from cxrsynth.rewards.warps import compose, warp, warp_matrices
+from cxrsynth.runtime.warps import compose, warp, warp_matrices
 
 
 def make_scheduler() -> DDIMScheduler:

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from cxrsynth.nano.build.config import FitSettings, TextSettings
-from cxrsynth.nano.build.films import Film, caption
 from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
+from cxrsynth.nano.build.images import Film, caption
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.reports.prompt import every_canonical_sentence
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from cxrsynth.nano.build.films import Film
+from cxrsynth.nano.build.images import Film
 from cxrsynth.nano.build.phrases import varied_text
-from cxrsynth.reports.findings import FindingsReader
+from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import OPACITY_KINDS, Status
 from cxrsynth.reports.prompt import Subject
 

@@ -17,8 +17,8 @@ from cxrsynth.nano.build.align import film_kind, registered_frames
 from cxrsynth.nano.build.card import model_card
 from cxrsynth.nano.build.config import BuildConfig
 from cxrsynth.nano.build.denoiser import make_sampler
-from cxrsynth.nano.build.films import SMALL_GROUPS, Film, load_films
 from cxrsynth.nano.build.fitting import resampled
+from cxrsynth.nano.build.images import SMALL_GROUPS, Film, load_films
 from cxrsynth.nano.build.training import log
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.settings import PromptStyle

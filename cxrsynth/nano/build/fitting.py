@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cxrsynth.nano.build.config import FitSettings
 from cxrsynth.nano.build.training import load_state, log, save_state, step_generator, warmup_stable_decay
-from cxrsynth.rewards.warps import compose, warp_matrices
+from cxrsynth.runtime.warps import compose, warp_matrices
 
 _MAKING = threading.Lock()
 

@@ -14,7 +14,7 @@ from cxrsynth.nano.build.align import canonical_frames, registered_frames
 from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets, train_classifier
 from cxrsynth.nano.build.config import BuildConfig
 from cxrsynth.nano.build.dual_encoder import make_report_tokenizer, train_dual_encoder
-from cxrsynth.nano.build.films import GROUPS, SMALL_GROUPS, Film, load_films, patient_half
+from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Film, load_films, patient_half
 from cxrsynth.nano.build.posture import train_posture
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import FindingClassifier

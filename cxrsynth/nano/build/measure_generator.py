@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxrsynth.diffusion.model import DiffusionModel, choose_precision, load_model
+from cxrsynth.diffusion.noise import sample_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import sample_images
-from cxrsynth.evidence.fidelity import (
+from cxrsynth.metrics.fidelity import (
     Interval,
     bootstrap,
     frechet_distance,
@@ -25,15 +26,14 @@ from cxrsynth.evidence.fidelity import (
     manifolds,
     mean_interval,
 )
-from cxrsynth.evidence.memorization import Share
+from cxrsynth.metrics.memorization.search import Share
 from cxrsynth.nano.build.classifier import targets
-from cxrsynth.nano.build.films import Film, caption
 from cxrsynth.nano.build.fitting import resampled
+from cxrsynth.nano.build.images import Film, caption
 from cxrsynth.nano.build.measure_judges import classifier_numbers
 from cxrsynth.reports.labels import OPACITY_KINDS, FindingLabel, Status
 from cxrsynth.reports.prompt import canonical_prompt
 from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier
-from cxrsynth.seeds import sample_noise
 from cxrsynth.settings import Precision
 from cxrsynth.shards.card import contact_sheet
 

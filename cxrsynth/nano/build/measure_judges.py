@@ -12,11 +12,11 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 from transformers import CLIPTokenizer
 
-from cxrsynth.evidence.fidelity import Interval, bootstrap
-from cxrsynth.nano.build.films import Film, caption
+from cxrsynth.metrics.fidelity import Interval, bootstrap
 from cxrsynth.nano.build.fitting import resampled
+from cxrsynth.nano.build.images import Film, caption
 from cxrsynth.rewards.networks import DualEncoder, PostureRegressor
-from cxrsynth.rewards.warps import compose, warp_matrices
+from cxrsynth.runtime.warps import compose, warp_matrices
 
 
 def classifier_numbers(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ words carry meaning beyond the canonical sentence.
 
 import random
 
-from cxrsynth.nano.build.films import Film
+from cxrsynth.nano.build.images import Film
 from cxrsynth.reports.prompt import Subject
 
 _PRESENT: dict[str, tuple[str, ...]] = {

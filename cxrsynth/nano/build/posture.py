@@ -10,7 +10,7 @@ from torch import Tensor
 from cxrsynth.nano.build.config import FitSettings
 from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
 from cxrsynth.rewards.networks import PostureRegressor
-from cxrsynth.rewards.warps import compose, warp_matrices
+from cxrsynth.runtime.warps import compose, warp_matrices
 
 
 def train_posture(

@@ -1,0 +1,192 @@
+"""`--fail-under METRIC=VALUE`: numbers of summary.json that an audit must reach, or, for distances, must not pass."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import product
+from typing import Any
+
+from cxrsynth.auditing.score_table import NONE_TOLD
+from cxrsynth.errors import RecipeError
+from cxrsynth.metrics.utility import BOTH, REAL, SYNTHETIC
+from cxrsynth.reports.labels import OBSERVATIONS
+
+OPTION = "--fail-under"
+
+_STATISTICS = ("mean", "p5", "p25", "p50", "p75", "p95")
+_SUBGROUPS = ("view: AP", "view: LATERAL", "view: PA", "sex: F", "sex: M", "age group: adult", "age group: child")
+_GROUPS = ("all", *(f"finding: {name}" for name in OBSERVATIONS), *_SUBGROUPS)
+_LIFT, _AUROC = ("utility", "lift"), ("utility", "auroc")
+_AT_LEAST, _AT_MOST = "at least", "at most"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Where a number lies in the summary, which way is good, and the range a limit on it can have."""
+
+    path: tuple[str, ...]
+    limit: str = _AT_LEAST
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """One stated minimum: `metric` must be at least `value`, or at most where less is better (`limit` says which)."""
+
+    metric: str
+    value: float
+    path: tuple[str, ...]
+    limit: str
+
+
+def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> dict[str, Metric]:
+    """Every metric a minimum can be stated for, by name.
+
+    Args:
+        rewards: the rewards that are measured.
+        alterations: the planted near-duplicates whose detection is measured.
+    """
+    rewards = tuple(rewards)
+    metrics = [
+        Metric(("kept",), low=0),
+        Metric(("kept_fraction",), low=0, high=1),
+        Metric(("damaged",), _AT_MOST, low=0),
+        Metric(("memorization", "flagged"), _AT_MOST, low=0),
+        Metric(("memorization", "flagged_fraction"), _AT_MOST, low=0, high=1),
+        Metric(("memorization", "false_alarms"), _AT_MOST, low=0, high=1),
+    ]
+    metrics += [Metric(("memorization", "sensitivity", name), low=0, high=1) for name in alterations]
+    for reward in rewards:
+        metrics += [Metric(("rewards", reward, statistic)) for statistic in _STATISTICS]
+        metrics += [Metric(("rewards", reward, "not_told"), _AT_MOST, low=0)]
+    for finding in (*OBSERVATIONS, NONE_TOLD):
+        metrics += [Metric(("findings", finding, name), low=0) for name in ("films", "kept")]
+        metrics += [Metric(("findings", finding, "kept_fraction"), low=0, high=1)]
+        metrics += [Metric(("findings", finding, reward)) for reward in rewards]
+    for group in _GROUPS:
+        metrics += [
+            Metric(("fidelity", group, "frechet"), _AT_MOST, low=0),
+            Metric(("fidelity", group, "kid"), _AT_MOST),
+        ]
+        metrics += [Metric(("fidelity", group, name), low=0, high=1) for name in ("precision", "recall", "coverage")]
+        metrics += [Metric(("fidelity", group, "density"), low=0)]
+        # Images alike among themselves are no variety.
+        metrics += [Metric(("fidelity", group, "ms_ssim_within"), _AT_MOST, low=0, high=1)]
+    for finding, group in product(OBSERVATIONS, ("all", *_SUBGROUPS)):
+        metrics += [Metric((*_LIFT, finding, group), low=-1, high=1)]
+        metrics += [Metric((*_AUROC, kind, finding, group), low=0, high=1) for kind in (SYNTHETIC, REAL, BOTH)]
+    return {"/".join(metric.path): metric for metric in metrics}
+
+
+def parse_minimums(texts: Sequence[str], known: Mapping[str, Metric]) -> tuple[Minimum, ...]:
+    """The minimums stated on the command line, each METRIC=VALUE.
+
+    Raises:
+        RecipeError: for another form, a metric that is not known, a value that is no number or that no run can miss
+            or reach, or a metric given twice.
+    """
+    found: dict[str, Minimum] = {}
+    for text in texts:
+        name, equals, written = (part.strip() for part in text.rpartition("="))
+        if not equals or not name:
+            raise RecipeError(f"{OPTION} {text!r}: expected METRIC=VALUE, for example kept_fraction=0.5")
+        if name in found:
+            raise RecipeError(f"{OPTION} {name}: given twice\n  leave one out")
+        metric = _metric(name, known)
+        found[name] = Minimum(name, _value(name, written, metric), metric.path, metric.limit)
+    return tuple(found.values())
+
+
+def missed(minimums: Iterable[Minimum], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The minimums a summary misses, as its "failed" lists them: metric, value, minimum, limit.
+
+    `limit` is "at least" or "at most". A metric that was not measured is missed, with value null.
+    """
+    failed = []
+    for minimum in minimums:
+        value = _measured(minimum.path, summary)
+        good = value is not None and (value >= minimum.value if minimum.limit == _AT_LEAST else value <= minimum.value)
+        if not good:
+            failed.append({"metric": minimum.metric, "value": value, "minimum": minimum.value, "limit": minimum.limit})
+    return failed
+
+
+def _metric(name: str, known: Mapping[str, Metric]) -> Metric:
+    if name in known:
+        return known[name]
+    same_end = [one for one in known if one.rpartition("/")[2] == name.rpartition("/")[2]]
+    close = get_close_matches(name, [*known], n=3) or same_end[:3]
+    hint = "".join(f"\n  did you mean: {one}" for one in close)
+    raise RecipeError(f"{OPTION} {name}: no such metric{hint}\n  known: {_families(known)}")
+
+
+def _families(known: Mapping[str, Metric]) -> str:
+    """The known metrics, those that differ in a finding or a group written once."""
+    wild = dict.fromkeys((*OBSERVATIONS, NONE_TOLD), "FINDING") | dict.fromkeys(_GROUPS, "GROUP")
+    families = dict.fromkeys("/".join(wild.get(part, part) for part in metric.path) for metric in known.values())
+    return f"{', '.join(families)}\n  GROUP is one of: {'; '.join(_GROUPS)}"
+
+
+def _value(name: str, written: str, metric: Metric) -> float:
+    try:
+        value = float(written)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or not metric.low <= value <= metric.high:
+        between = f" from {metric.low:g} to {metric.high:g}" if math.isfinite(metric.low + metric.high) else ""
+        between = between or (f" from {metric.low:g} up" if math.isfinite(metric.low) else "")
+        raise RecipeError(f"{OPTION} {name}={written}: expected a number{between}")
+    return value
+
+
+def _measured(path: tuple[str, ...], summary: Mapping[str, Any]) -> float | None:
+    """The number a summary has at a path, None where there is none."""
+    first, *rest = path
+    if path == ("kept_fraction",):
+        return _share(summary.get("kept"), _sum(summary.get("kept"), summary.get("rejected")))
+    if path == ("damaged",):
+        return _number((summary.get("input") or {}).get("damaged_count"))  # `damaged` lists the first of them only
+    if path == ("memorization", "flagged_fraction"):
+        flagged = (summary.get("memorization") or {}).get("flagged")
+        return _share(flagged, (summary.get("input") or {}).get("films"))
+    if first == "findings" and rest[-1] == "kept_fraction":
+        finding = (summary.get("findings") or {}).get(rest[0]) or {}
+        return _share(finding.get("kept"), finding.get("films"))
+    found = summary.get(first)
+    if first == "fidelity":
+        found = {group["group"]: group for group in found or ()}
+    if first == "utility":
+        found, rest = _utility(path, found or {}), []
+    for name in rest:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return _number(found)
+
+
+def _utility(path: tuple[str, ...], utility: Mapping[str, Any]) -> Any:
+    """The row of a lift, or the AUROC of a row, named by its parts."""
+    rows: dict[tuple[str, ...], Any] = {
+        (*_AUROC, row["trained_on"], row["finding"], row["group"]): row["auroc"] for row in utility.get("rows", ())
+    }
+    rows |= {(*_LIFT, row["finding"], row["group"]): row for row in utility.get("lift", ())}
+    return rows.get(path)
+
+
+def _number(found: Any) -> float | None:
+    """A number, the value of an interval, or the share of what was caught."""
+    if isinstance(found, Mapping):
+        if "caught" in found:
+            return _share(found.get("caught"), found.get("of"))
+        found = found.get("value")
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return None
+    return float(found)
+
+
+def _sum(*parts: Any) -> float | None:
+    return None if None in parts else sum(parts)
+
+
+def _share(part: Any, whole: Any) -> float | None:
+    return None if part is None or not whole else part / whole

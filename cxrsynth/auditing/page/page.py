@@ -1,0 +1,247 @@
+"""The HTML page an audit leaves behind: one file that needs no network and no server.
+
+Style and script stand in the page itself and are named by their hash in its Content-Security-Policy: nothing else
+runs, and nothing is loaded. Whatever is written by others (keys, file names, reasons) is escaped.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path, PurePath
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+
+from cxrsynth.auditing.page import charts
+from cxrsynth.auditing.page.figures import (
+    MEASURES,
+    compared,
+    compared_subgroups,
+    count,
+    figure,
+    flat,
+    interval,
+    quantile_title,
+    quantiles,
+    share,
+    subgroups,
+    utility_table,
+)
+from cxrsynth.auditing.page.gallery import Pictures, make_gallery
+from cxrsynth.shards.tar import write_atomically
+
+Thumbnails = Callable[[str], bytes | None]
+
+_PAIRS = 24
+_LISTED = 200  # lines of a table of damage
+_CURVE_POINTS = 200
+_LONG_MANIFEST_PARTS = ("shards", "files")  # a line for each file: they stay in the manifest
+
+
+def write_page(
+    path: Path,
+    summary: Mapping[str, Any],
+    rows: pa.Table,
+    thumbnails: Thumbnails,
+    *,
+    reference_thumbnails: Thumbnails | None = None,
+    gallery: int = 400,
+) -> None:
+    """Write the page of an audit, whole or not at all; equal inputs give equal bytes.
+
+    Args:
+        path: the page, replaced where it is there.
+        summary: what summary.json holds.
+        rows: what scores.parquet holds, one row a film.
+        thumbnails: small PNG or JPEG of an audited film by its key, None where there is none.
+        reference_thumbnails: the same of a reference film; without it no real film is in the page.
+        gallery: most films shown. A picture takes at most 32 kB, so that the page stays below
+            1 MB + 32 kB x (gallery + 48).
+
+    Raises:
+        ValueError: for a picture that is neither PNG nor JPEG.
+    """
+    rows = _without_nan(rows)
+    pictures = Pictures()
+    rewards = _rewards(summary, rows)
+    measured = [name for name in rewards if f"reward_{name}" in rows.column_names]
+    context = {
+        "summary": summary,
+        "title": PurePath(str(summary["input"]["path"])).name or str(summary["input"]["path"]),
+        "synthetic": bool((summary["input"].get("manifest") or {}).get("synthetic")),
+        "rewards": rewards,
+        "measures": MEASURES,
+        "reasons_chart": charts.bars("reasons", _by_count(summary["reasons"]), label="films rejected"),
+        "reasons": _by_count(summary["reasons"]),
+        "histograms": {name: _histogram(place, name, summary, rows) for place, name in enumerate(rewards)},
+        "fidelity": [*compared(summary, kind="all"), *compared(summary, kind="finding")],
+        "fidelity_subgroups": compared_subgroups(summary),
+        "subgroups": subgroups(rows, rewards=measured),
+        "similarities": _similarities(summary, rows),
+        "pairs": _pairs(summary, pictures, thumbnails, reference_thumbnails),
+        "utility": utility_table(summary),
+        "lift": (summary["utility"] or {}).get("lift") or (),
+        "unprobed": (summary["utility"] or {}).get("too_few") or (),
+        "gallery": make_gallery(
+            rows, lambda key: pictures.uri(thumbnails(key)), rewards=measured, limit=max(0, gallery)
+        ),
+        "provenance": _provenance(summary),
+        "manifest": _short_manifest(summary),
+        "pictures": pictures,
+        "listed": _LISTED,
+    }
+    write_atomically(path, _render(context).encode("utf-8", "replace"))
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    style, script = _asset("page.css"), _asset("page.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    ours = {"style": Markup(style), "script": Markup(script), "policy": Markup(policy)}
+    return _environment().get_template("report.html.jinja").render({**context, **ours})
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cxrsynth.auditing.page", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": count,
+        "figure": figure,
+        "flat": flat,
+        "interval": interval,
+        "quantile_title": quantile_title,
+        "script_json": script_json,
+    }
+    environment.globals |= {"share": share}
+    return environment
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _asset(name: str) -> str:
+    return (resources.files("cxrsynth.auditing.page") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _without_nan(rows: pa.Table) -> pa.Table:
+    """Numbers as float64, null for nan: nan would spoil every mean."""
+    for place, name in enumerate(rows.column_names):
+        if name.startswith(("reward_", "check_")) or name in ("copy_similarity", "duplicate_similarity"):
+            column = pc.cast(rows[name], pa.float64())
+            rows = rows.set_column(place, name, pc.if_else(pc.is_finite(column), column, None))
+    return rows
+
+
+def _rewards(summary: Mapping[str, Any], rows: pa.Table) -> list[str]:
+    """Every reward named anywhere, measured or not."""
+    columns = [name.removeprefix("reward_") for name in rows.column_names if name.startswith("reward_")]
+    return list(dict.fromkeys([*(summary["judges"] or {}), *(summary["rewards"] or {}), *columns]))
+
+
+def _by_count(reasons: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _numbers(rows: pa.Table, name: str) -> charts.Numbers:
+    return np.asarray(rows[name].drop_null().to_numpy(), dtype=np.float64)
+
+
+def _histogram(place: int, reward: str, summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
+    """The reward of kept and of rejected films; None where it was not measured."""
+    name = f"reward_{reward}"
+    if name not in rows.column_names or rows[name].null_count == len(rows):
+        return None
+    kept = _numbers(rows.filter(rows["kept"]), name)
+    rejected = _numbers(rows.filter(pc.invert(rows["kept"])), name)
+    # A rule on a share of films has no place on the axis of a reward.
+    lines = [
+        rule["value"]
+        for rule in summary["thresholds"] or ()
+        if rule["on"] == reward and (rule["rule"] == "minimum" or rule["rule"].endswith("of reference"))
+    ]
+    return charts.histogram(
+        f"reward-{place}",
+        [charts.Series("kept", kept, charts.KEPT), charts.Series("rejected", rejected, charts.REJECTED)],
+        label=reward,
+        thresholds=lines,
+    )
+
+
+def _similarities(summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
+    """How near audited films come to real ones, beside how near real films of different patients come."""
+    memorization = summary["memorization"]
+    if memorization is None:
+        return None
+    made = np.sort(_numbers(rows, "copy_similarity"))
+    curves = []
+    if len(made):
+        shares = np.linspace(0, 1, min(_CURVE_POINTS, len(made)))
+        curves.append(charts.Curve("made to real", np.quantile(made, shares).tolist(), shares.tolist(), charts.KEPT))
+    if real := quantiles(memorization.get("real_to_real")):
+        curves.append(charts.Curve("real to real", [x for _, x in real], [y for y, _ in real], charts.REAL))
+    return (
+        charts.cumulative("similarities", curves, label="similarity", threshold=memorization["threshold"])
+        if curves
+        else None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An audited film and the real one nearest to it, with their pictures."""
+
+    made: str
+    real: str
+    similarity: float
+    flagged: bool
+    made_picture: str | None
+    real_picture: str | None
+
+
+def _pairs(summary: Mapping[str, Any], pictures: Pictures, made: Thumbnails, real: Thumbnails | None) -> Sequence[Pair]:
+    return [
+        Pair(
+            pair["key"],
+            pair["real"],
+            pair["similarity"],
+            bool(pair["copy"]),
+            pictures.uri(made(pair["key"])),
+            pictures.uri(real(pair["real"])) if real else None,
+        )
+        for pair in (summary["memorization"] or {}).get("nearest", ())[:_PAIRS]
+        if pair["real"]
+    ]
+
+
+def _provenance(summary: Mapping[str, Any]) -> dict[str, Any]:
+    reference = (summary["reference"] or {}).get("path", "none")
+    told = {"summary version": summary["version"], "audited": summary["input"]["path"], "reference": reference}
+    return told | dict(summary["provenance"] or {})
+
+
+def _short_manifest(summary: Mapping[str, Any]) -> dict[str, Any]:
+    manifest = summary["input"].get("manifest") or {}
+    return {name: value for name, value in manifest.items() if name not in _LONG_MANIFEST_PARTS}

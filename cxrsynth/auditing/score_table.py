@@ -1,0 +1,194 @@
+"""The table of scores, one row a film: its columns, its file, and what of it goes into summary.json."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cxrsynth.auditing.write_kept import decisions_csv
+from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.shards.tar import write_atomically
+
+# Films of which no finding is told to be present; "No Finding" is a finding that reports do tell.
+NONE_TOLD = "no finding told"
+
+_REWARD, _CHECK = "reward_", "check_"
+_FILM = {
+    "key": pa.string(),
+    "source": pa.string(),
+    "place": pa.int32(),
+    "view": pa.string(),
+    "sex": pa.string(),
+    "age_group": pa.string(),
+    "present": pa.list_(pa.string()),
+    "absent": pa.list_(pa.string()),
+}
+_FOUND = {
+    "checks_failed": pa.list_(pa.string()),
+    "duplicate_of": pa.string(),
+    "duplicate_similarity": pa.float32(),
+    "nearest_real": pa.string(),
+    "copy_similarity": pa.float32(),
+    "copy": pa.bool_(),
+}
+_DECIDED = {"kept": pa.bool_(), "reasons": pa.list_(pa.string())}
+_NEVER_NULL = ("key", "source", "place", "present", "absent", "checks_failed", "kept", "reasons")
+_QUANTILES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
+
+
+def scores_schema(rewards: Iterable[str], checks: Iterable[str], *, decided: bool = True) -> Any:
+    """Arrow schema of the table; rewards and checks in the order given, `kept` and `reasons` last if `decided`.
+
+    Raises:
+        ValueError: for a reward whose name summary.json needs for something else, or a name given twice.
+    """
+    columns = dict(_FILM)
+    for prefix, names in ((_REWARD, list(rewards)), (_CHECK, list(checks))):
+        if len(set(names)) < len(names) or {"films", "kept"} & set(names):
+            raise ValueError(f"{prefix}: {names}, expected each name once, and none of films, kept")
+        columns |= {f"{prefix}{name}": pa.float32() for name in names}
+    columns |= _FOUND | (_DECIDED if decided else {})
+    return pa.schema([pa.field(name, kind, nullable=name not in _NEVER_NULL) for name, kind in columns.items()])
+
+
+def scores_table(parts: Iterable[Any], found: Mapping[str, Any] | None = None) -> Any:
+    """Undecided table of a set.
+
+    Args:
+        parts: tables of films as they were scored, in the collection's order; columns that scores.parquet has none of
+            (features, previews, hashes, patients) are left out, rewards are nan or null where they could not tell.
+        found: column -> one value a film, of what looks at the whole set (duplicates, copies); null where missing.
+
+    Raises:
+        ModelError: for a reward that is infinite.
+        ValueError: for a name in `found` that is no such column, or of another length.
+    """
+    table = pa.concat_tables(parts)
+    schema = scores_schema(reward_names(table), check_names(table), decided=False)
+    found = found or {}
+    if set(found) - set(_FOUND) or any(len(column) != table.num_rows for column in found.values()):
+        raise ValueError(
+            f"columns {sorted(found)}, expected some of {sorted(_FOUND)} with {table.num_rows} values each"
+        )
+    for name in reward_names(table):
+        _refuse_infinite(table, name)
+    columns = []
+    for wanted in schema:
+        if wanted.name in found:
+            column = pa.array(found[wanted.name], wanted.type)
+        elif wanted.name in table.column_names or not wanted.nullable:
+            column = table[wanted.name].cast(wanted.type)
+        else:
+            column = pa.nulls(table.num_rows, wanted.type)
+        columns.append(_nan_to_null(column) if pa.types.is_floating(wanted.type) else column)
+    return pa.table(columns, schema=schema)
+
+
+def _nan_to_null(column: Any) -> Any:
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+
+
+def _refuse_infinite(table: Any, reward: str) -> None:
+    strange = np.flatnonzero(np.isinf(reward_values(table, reward)))
+    if len(strange):
+        key = table["key"][int(strange[0])].as_py()
+        raise ModelError(f"reward {reward}: infinite for film {key}\n  expected a finite number, or nan")
+
+
+def write_scores(path: Path, scores: Any) -> None:
+    """Write scores.parquet, whole or not at all; equal tables give equal bytes whatever their chunks."""
+    schema = scores_schema(reward_names(scores), check_names(scores), decided="kept" in scores.column_names)
+    sink = pa.BufferOutputStream()
+    table = scores.select(schema.names).cast(schema).combine_chunks()
+    pq.write_table(table, sink, version="2.6", compression="zstd", compression_level=3, row_group_size=1 << 16)
+    write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def read_scores(path: Path) -> Any:
+    """The table of scores.parquet. Raises ShardError if the file is none that `write_scores` wrote."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+        schema = scores_schema(reward_names(table), check_names(table), decided="kept" in table.column_names)
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        raise ShardError(
+            f"{path}: not scores that an audit wrote\n  remove the file, then run the same command again"
+        ) from None
+
+
+def reward_names(scores: Any) -> list[str]:
+    """Rewards the table has a column for, in its order."""
+    return [name.removeprefix(_REWARD) for name in scores.column_names if name.startswith(_REWARD)]
+
+
+def check_names(scores: Any) -> list[str]:
+    """Quality checks the table has a column for, in its order."""
+    # `checks_failed` does not start with the prefix: there is an s before its underscore.
+    return [name.removeprefix(_CHECK) for name in scores.column_names if name.startswith(_CHECK)]
+
+
+def reward_values(scores: Any, reward: str) -> npt.NDArray[np.float32]:
+    """One reward of all films, [N] float32, nan where it could not tell."""
+    known = pc.fill_null(scores[f"{_REWARD}{reward}"].cast(pa.float32()), np.float32(np.nan))
+    return np.asarray(known.to_numpy(), dtype=np.float32)
+
+
+def finding_groups(scores: Any) -> dict[str, list[int]]:
+    """Rows of each finding told to be present, sorted by name; a film with several is in each of their groups."""
+    groups: dict[str, list[int]] = {}
+    for row, present in enumerate(scores["present"].to_pylist()):
+        for name in sorted(set(present or ())) or [NONE_TOLD]:
+            groups.setdefault(name, []).append(row)
+    return dict(sorted(groups.items()))
+
+
+def summaries(scores: Any) -> dict[str, Any]:
+    """The parts of summary.json that a decided table tells: kept, rejected, reasons, rewards, findings.
+
+    A film counts under each of its reasons and findings. What could not be told is left out of means and quantiles;
+    they are null where nothing was told.
+    """
+    kept = np.asarray(scores["kept"].to_numpy(), dtype=bool)
+    values = {name: reward_values(scores, name) for name in reward_names(scores)}
+    reasons = Counter(reason for several in scores["reasons"].to_pylist() for reason in several)
+    findings = {
+        finding: {"films": len(rows), "kept": int(kept[rows].sum())}
+        | {name: _mean(column[rows]) for name, column in values.items()}
+        for finding, rows in finding_groups(scores).items()
+    }
+    return {
+        "kept": int(kept.sum()),
+        "rejected": int((~kept).sum()),
+        "reasons": dict(sorted(reasons.items())),
+        "rewards": {name: _distribution(column) for name, column in values.items()},
+        "findings": findings,
+    }
+
+
+def _distribution(values: npt.NDArray[np.float32]) -> dict[str, float | int | None]:
+    """Mean, standard deviation (of the films as they are, not an estimate) and quantiles of what was told."""
+    told = values[~np.isnan(values)].astype(np.float64)
+    if not len(told):
+        return {"mean": None, "std": None, **dict.fromkeys(_QUANTILES), "not_told": len(values)}
+    quantiles = {name: float(np.quantile(told, share)) for name, share in _QUANTILES.items()}
+    return {"mean": float(told.mean()), "std": float(told.std()), **quantiles, "not_told": len(values) - len(told)}
+
+
+def _mean(values: npt.NDArray[np.float32]) -> float | None:
+    told = values[~np.isnan(values)].astype(np.float64)
+    return float(told.mean()) if len(told) else None
+
+
+def write_keep_list(path: Path, scores: Any) -> None:
+    """Write keep.csv, whole or not at all: key, source, kept (true or false), reasons joined by "; "."""
+    write_atomically(path, decisions_csv(scores, ("key", "source", "kept", "reasons")))

@@ -1,0 +1,194 @@
+"""One `audit` run made ready: inputs opened, judges loaded, rules and minimums checked before hours of scoring."""
+
+import fcntl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from cxrsynth import __version__
+from cxrsynth.auditing.decide import Rules
+from cxrsynth.auditing.fail_under import Minimum, known_metrics, parse_minimums
+from cxrsynth.auditing.score_cache import Parts
+from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer
+from cxrsynth.auditing.write_kept import refuse_target, root_of
+from cxrsynth.diffusion.model import choose_device
+from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.images.collection import Collection, open_collection
+from cxrsynth.metrics.features import load_extractor
+from cxrsynth.metrics.memorization.planted import ALTERATIONS
+from cxrsynth.metrics.memorization.registration import to_canonical
+from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
+from cxrsynth.metrics.quality.quality import QualityChecks
+from cxrsynth.reports.table.columns import ColumnNames
+from cxrsynth.rewards.backends import family_folder, load_reward
+from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.rewards.digests import backend_digest
+from cxrsynth.rewards.nano import check_family
+from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.runtime.processes import Processes, announced, join_processes
+from cxrsynth.settings import AuditSettings
+from cxrsynth.shards.folder import file_sha256, writing_failed
+
+_STATE = ".cxrsynth-audit"
+SCORES, KEEP, SUMMARY, PAGE = "scores.parquet", "keep.csv", "summary.json", "report.html"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A collection and what is known of its units."""
+
+    collection: Collection
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class AuditRun:
+    """What all parts of `audit` share."""
+
+    settings: AuditSettings
+    made: Examined
+    reference: Examined | None
+    scorer: Scorer
+    rules: Rules
+    minimums: tuple[Minimum, ...]
+    folder: "AuditFolder"
+    processes: Processes
+
+
+class AuditFolder:
+    """Where findings go, and the parts of a stopped run. A folder that holds anything else is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.parts = path / _STATE
+        self._lock: IO[str] | None = None
+
+    def check(self, settings: AuditSettings) -> None:
+        """Raises ShardError for a folder that is not ours, or lies inside what is audited."""
+        for option, given in (("SHARDS", settings.shards), ("--reference", settings.reference)):
+            if given is not None and self.path.resolve().is_relative_to(root_of(given).resolve()):
+                raise ShardError(f"--out {self.path}: lies inside {option} {given}\n  an audit never touches its input")
+        if self.path.exists() and not self.path.is_dir():
+            raise ShardError(f"--out {self.path}: is a file, expected a folder")
+        if self.path.is_dir() and not self.parts.is_dir() and any(self.path.iterdir()):
+            raise ShardError(f"--out {self.path}: not empty, and no audit was written there\n  choose a new folder")
+
+    def start(self) -> None:
+        """Make the folder and take its lock. Raises ShardError if that cannot be done."""
+        try:
+            self.parts.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.parts / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for leftover in [*self.path.glob(".*.partial"), *self.parts.glob(".*.partial")]:
+                leftover.unlink()
+        except BlockingIOError:
+            raise ShardError(f"--out {self.path}: another audit is writing there\n  wait for it, or stop it") from None
+        except OSError as error:
+            raise writing_failed(self.path, error) from None
+
+    def unlock(self) -> None:
+        """Let another run write here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def open_audit(settings: AuditSettings) -> AuditRun:
+    """Check every input that can be checked before work starts.
+
+    Raises:
+        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+    """
+    folder = AuditFolder(settings.out or _beside(settings.shards))
+    folder.check(settings)
+    if settings.write_kept is not None:
+        _check_kept(settings.write_kept, folder.path, settings)
+    rules = Rules(
+        minimum=settings.rules.minimum,
+        percentile=settings.rules.beat,
+        keep_fraction=settings.rules.keep_fraction,
+        ignored_checks=frozenset(settings.rules.ignored_checks),
+    )
+    rewards = tuple(settings.judges)
+    minimums = parse_minimums(settings.fail_under, known_metrics(rewards, ALTERATIONS))
+    columns = ColumnNames(**settings.columns)
+    made = open_collection(settings.shards, table=settings.table, columns=columns)
+    reference = None
+    if settings.reference is not None:
+        reference = open_collection(settings.reference, table=settings.reference_table, columns=columns)
+    elif settings.utility:
+        raise ShardError("--utility: needs real films to test on\n  name them with --reference")
+    device = choose_device(settings.device, local_rank=announced("LOCAL_RANK", 0))
+    scorer = load_scorer(settings, device=device)
+    rules.check(rewards, rewards if reference else (), scorer.checks.names)
+    return AuditRun(
+        settings=settings,
+        made=_examined(made, folder, scorer, settings),
+        reference=_examined(reference, folder, scorer, settings, probes=settings.probes) if reference else None,
+        scorer=scorer,
+        rules=rules,
+        minimums=minimums,
+        folder=folder,
+        processes=join_processes(cpu=device.type == "cpu"),
+    )
+
+
+def _beside(shards: Path) -> Path:
+    """Where findings go unless told: `set` -> `set-audit`, also for `set/manifest.json` and for `.` in it."""
+    root = root_of(shards)
+    if root.name in ("", ".."):
+        root = root.resolve()
+    return root.with_name(f"{root.name or 'shards'}-audit")
+
+
+def _check_kept(kept: Path, out: Path, settings: AuditSettings) -> None:
+    """Raises ShardError for a folder that kept films cannot go to, before hours of scoring."""
+    for given in (settings.shards, settings.reference):
+        if given is not None:
+            refuse_target(kept, given)
+    if kept.resolve() == out.resolve():
+        raise ShardError(f"--write-kept {kept}: is where the findings go\n  choose another folder")
+
+
+def load_scorer(settings: AuditSettings, *, device: torch.device) -> Scorer:
+    """All networks a film is shown to. Raises ModelError for what cannot be loaded."""
+    suite = RewardSuite({name: load_reward(name, backend, device=device) for name, backend in settings.judges.items()})
+    folder = family_folder(settings.family)
+    if folder is None:
+        raise ModelError(
+            f"--family {settings.family}: not a family of judges\n  expected: nano, nano-judge, or a folder"
+        )
+    check_family(folder)
+    posture = PostureRegressor.from_pretrained(folder / "posture").eval().to(device)
+    extractor = load_extractor(settings.features, device=device)
+    return Scorer(
+        suite=suite,
+        checks=QualityChecks(Likeness.load(folder, device)),
+        extractor=extractor,
+        register=to_canonical(posture),
+        device=device,
+        identity={
+            "version": __version__,
+            "image_size": IMAGE_SIZE,
+            "judges": {
+                name: {"backend": backend, "digest": backend_digest(name, backend), "unit": suite.rewards[name].unit}
+                for name, backend in settings.judges.items()
+            },
+            "family": {
+                "backend": settings.family,
+                "digest": backend_digest("posture", settings.family),
+                "mean_chests": file_sha256(folder / TEMPLATES_FILE),
+            },
+            "features": {"name": extractor.name, "digest": extractor.digest, "width": extractor.width},
+        },
+    )
+
+
+def _examined(
+    collection: Collection, folder: AuditFolder, scorer: Scorer, settings: AuditSettings, *, probes: int = 0
+) -> Examined:
+    # Columns decide what is read of a table; probes, how many films are kept whole.
+    identity = scorer.identity | {"columns": dict(sorted(settings.columns.items())), "probes": probes}
+    return Examined(collection, Parts(folder.parts, collection, identity))

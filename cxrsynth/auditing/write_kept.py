@@ -1,0 +1,303 @@
+"""The films an audit kept, written again: members byte for byte as they were, in new shards with a new manifest."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from PIL import Image
+
+from cxrsynth import __version__
+from cxrsynth.errors import ShardError
+from cxrsynth.images.image import Damaged, Film
+from cxrsynth.shards.card import KEYS, REJECTED, contact_sheet, kept_card
+from cxrsynth.shards.folder import MANIFEST, OutputFolder, writing_failed
+from cxrsynth.shards.sample import fit_keys
+from cxrsynth.shards.tar import stable_json, write_atomically
+
+_PREVIEW_FILMS, _PREVIEW_SIDE = 24, 192
+_FIT_MEMBER = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # a name in a USTAR header
+
+
+class _Unit(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Unit = TypeVar("Unit", bound=_Unit)
+
+
+class Readable(Protocol[Unit]):
+    """A collection as cxrsynth.films reads it: the films of a unit, which is their `source`, come in a fixed order."""
+
+    @property
+    def units(self) -> Sequence[Unit]: ...
+
+    def read(self, unit: Unit, *, workers: int) -> Iterator[Film | Damaged]: ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where kept films come from and what was asked of them.
+
+    `path` is the input, never written to. `source` identifies its content without naming a place (kind, digest);
+    `manifest` is the input's own, where it has one. `rules` and `audit` are JSON facts; equal ones give equal bytes.
+    """
+
+    path: Path
+    source: Mapping[str, Any]
+    rules: Mapping[str, Any]
+    audit: Mapping[str, Any] = field(repr=False)
+    manifest: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What lies in the folder afterwards."""
+
+    samples: int
+    rejected: int
+    shards: int
+    renamed: int
+    already_complete: bool = False
+
+
+def root_of(path: Path) -> Path:
+    """The folder of an input that may be named by its manifest."""
+    return path.parent if path.name == MANIFEST else path
+
+
+def refuse_target(out: Path, path: Path) -> None:
+    """Refuse, before hours of scoring, a folder that kept films cannot go to.
+
+    Raises:
+        ShardError: if `out` is the input at `path`, lies inside it, is a file, or holds what cxrsynth did not write.
+    """
+    if out.resolve().is_relative_to(root_of(path).resolve()):
+        raise ShardError(f"--write-kept {out}: lies inside {path}, which is never written to\n  choose another folder")
+    if out.exists() and not out.is_dir():
+        raise ShardError(f"--write-kept {out}: is a file, expected a folder")
+    folder = OutputFolder(out, option="--write-kept")
+    if out.exists() and any(out.iterdir()) and not (folder.state.exists() or (out / MANIFEST).exists()):
+        raise ShardError(
+            f"--write-kept {out}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
+        )
+
+
+def write_kept(
+    collection: Readable[Unit],
+    decided: Any,
+    out: Path,
+    *,
+    origin: Origin,
+    size: int = 1000,
+    workers: int = 1,
+    advance: Callable[[int], object] = lambda films: None,
+) -> Kept:
+    """Write the films whose row says `kept` into `out`; go on where an earlier run of the same plan stopped.
+
+    Args:
+        collection: the input, read again; units of which nothing is needed are left alone.
+        decided: pyarrow Table with `key`, `source`, `kept`, `reasons` of every film, in the collection's order; with a
+            column `sha256` the images are held against it.
+        out: a new or empty folder, or one this plan was started in.
+        origin: what the manifest says of input and audit.
+        size: films in a shard.
+        workers: that decode while reading.
+        advance: told of films as they are written or found written.
+
+    Raises:
+        ShardError: for an `out` as `refuse_target` tells or of another plan, a full disk, or an input that no longer
+            holds what was audited.
+    """
+    refuse_target(out, origin.path)
+    kept = decided.filter(decided["kept"])
+    names = fit_keys(kept["key"].to_pylist())
+    plan = _plan(decided, origin, size=size)
+    done = Kept(
+        samples=kept.num_rows,
+        rejected=decided.num_rows - kept.num_rows,
+        shards=-(-kept.num_rows // size),
+        renamed=sum(old != new for old, new in names.items()),
+    )
+    folder = OutputFolder(out, option="--write-kept")
+    if folder.check(plan):
+        folder.verify()
+        folder.clean(drop_shards=False)
+        return replace(done, already_complete=True)
+    folder.start(plan)
+    try:
+        films = _KeptFilms(collection, kept, origin.path, size=size, workers=workers)
+        preview = _write_shards(films, folder, names, advance)
+        _finish(folder, decided, names, _manifest(folder, plan, origin, done), preview)
+    except OSError as error:
+        raise writing_failed(out, error) from None
+    finally:
+        folder.unlock()
+    return done
+
+
+def decisions_csv(decided: Any, columns: Sequence[str]) -> bytes:
+    """Some columns of a decided table as CSV, reasons joined by "; "."""
+    joined = pc.binary_join(decided["reasons"].cast(pa.list_(pa.string())), "; ")
+    table = decided.set_column(decided.column_names.index("reasons"), "reasons", joined)
+    return _csv(table.select(list(columns)))
+
+
+def _csv(table: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _plan(decided: Any, origin: Origin, *, size: int) -> dict[str, Any]:
+    """The identity of the kept set: input, rules, each decision, and what the audit found."""
+    columns = [name for name in ("key", "source", "kept", "reasons", "sha256") if name in decided.column_names]
+    decisions = hashlib.sha256(decisions_csv(decided, columns)).hexdigest()
+    return {
+        "source": dict(origin.source),
+        "rules": dict(origin.rules),
+        "decisions": decisions,
+        "audit": hashlib.sha256(stable_json(dict(origin.audit))).hexdigest(),
+        "shards": {"size": size},
+        "versions": {"cxrsynth": __version__},
+    }
+
+
+class _KeptFilms:
+    """The kept films of a collection, read again and held against what was audited."""
+
+    def __init__(self, collection: Readable[Any], kept: Any, path: Path, *, size: int, workers: int) -> None:
+        self.keys: list[str] = kept["key"].to_pylist()
+        self.sources: list[str] = kept["source"].to_pylist()
+        self.size = size
+        self._hashes = kept["sha256"].to_pylist() if "sha256" in kept.column_names else None
+        self._collection, self._path, self._workers = collection, path, workers
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.keys) // self.size)
+
+    def read(self, places: set[int]) -> Iterator[tuple[int, Film]]:
+        """Each film of `places` among the kept ones, in order. Raises ShardError for one that is not as it was."""
+        ahead = iter(sorted(places))
+        sources = {self.sources[place] for place in places}
+        wanted = {self.keys[place] for place in places}
+        for unit in self._collection.units:
+            if unit.name in sources:
+                for film in self._films(unit):
+                    if film.key in wanted:
+                        place = next(ahead, None)
+                        if place is None or film.key != self.keys[place] or not self._is_same(place, film):
+                            raise self._changed(place)
+                        yield place, film
+        missing = next(ahead, None)
+        if missing is not None:
+            raise self._changed(missing)
+
+    def _films(self, unit: Any) -> Iterator[Film]:
+        try:
+            for film in self._collection.read(unit, workers=self._workers):
+                if isinstance(film, Film):
+                    yield film
+        except OSError as error:
+            raise ShardError(f"{self._path}: {unit.name}: cannot be read ({error.strerror})") from None
+
+    def _is_same(self, place: int, film: Film) -> bool:
+        return bool(film.members) and (self._hashes is None or self._hashes[place] == film.sha256)
+
+    def _changed(self, place: int | None) -> ShardError:
+        which = "more films than were audited" if place is None else f"{self.sources[place]}: film {self.keys[place]}"
+        return ShardError(
+            f"{self._path}: {which}: not there as it was audited\n  audit the input again, and write into a new folder"
+        )
+
+
+def _write_shards(
+    films: _KeptFilms, folder: OutputFolder, names: Mapping[str, str], advance: Callable[[int], object]
+) -> list[npt.NDArray[np.float32]]:
+    """Write the shards that are not finished; returns small pictures of the first films."""
+    preview: list[npt.NDArray[np.float32]] = []
+    places = range(len(films.keys))
+    finished = {index for index in range(films.shards) if folder.is_finished(index)}
+    needed = {place for place in places if place < _PREVIEW_FILMS or place // films.size not in finished}
+    advance(sum(place // films.size in finished for place in places))
+    for index, group in groupby(_previewed(films.read(needed), preview), key=lambda one: one[0] // films.size):
+        if index in finished:
+            continue
+        try:
+            with folder.writer(index) as writer:
+                for place, film in group:
+                    writer.write(names[film.key], _members(film, names[film.key]))
+                    advance(1)
+                    if place + 1 in (len(places), (index + 1) * films.size):
+                        break  # publish before the next shard's first film is waited for: it may fail
+                folder.publish(index, writer, {"samples": place + 1 - index * films.size})
+        except BaseException:
+            folder.drop_partial(index)  # Ctrl-C may come between the opening of the file and the context
+            raise
+    return preview
+
+
+def _previewed(films: Iterator[tuple[int, Film]], preview: list[npt.NDArray[np.float32]]) -> Iterator[tuple[int, Film]]:
+    """Pass films on, keeping a small picture of the first ones: whole films would fill the memory."""
+    for place, film in films:
+        if place < _PREVIEW_FILMS:
+            picture = Image.fromarray(film.pixels).resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.BOX)
+            preview.append(np.asarray(picture).clip(0, 1))
+        yield place, film
+
+
+def _members(film: Film, name: str) -> dict[str, bytes]:
+    for extension in film.members:
+        if not _FIT_MEMBER.fullmatch(f"{name}.{extension}"):
+            raise ShardError(
+                f"{film.source}: film {film.key}: member {extension!r} cannot be named in a shard\n"
+                "  expected: at most 100 characters of [A-Za-z0-9_.-] with the key; rename it in the input"
+            )
+    return dict(film.members)
+
+
+def _manifest(folder: OutputFolder, plan: dict[str, Any], origin: Origin, done: Kept) -> dict[str, Any]:
+    """What the manifest says, but for the files beside the shards."""
+    records = [folder.record(index) for index in range(done.shards)]
+    theirs = origin.manifest or {}
+    return {
+        **{name: theirs[name] for name in ("synthetic", "note") if name in theirs},
+        "plan": plan,
+        "counts": {"samples": done.samples, "rejected": done.rejected, "renamed": done.renamed},
+        "shards": [
+            {name: (record or {})[name] for name in ("name", "sha256", "bytes", "samples")} for record in records
+        ],
+        "audit": dict(origin.audit),
+        "source": dict(origin.source) | {name: theirs[name] for name in ("plan", "audit", "source") if name in theirs},
+    }
+
+
+def _finish(
+    folder: OutputFolder,
+    decided: Any,
+    names: Mapping[str, str],
+    manifest: dict[str, Any],
+    preview: list[npt.NDArray[np.float32]],
+) -> None:
+    """Lists, preview and card; the manifest comes last and declares the folder whole."""
+    lists = {REJECTED: decisions_csv(decided.filter(pc.invert(decided["kept"])), ("key", "source", "reasons"))}
+    renamed = {new: old for old, new in sorted(names.items()) if old != new}
+    if renamed:
+        lists[KEYS] = _csv(pa.table({"key": list(renamed), "input_key": list(renamed.values())}))
+    for name, content in lists.items():
+        write_atomically(folder.path / name, content)
+    if preview:
+        write_atomically(folder.path / "preview.png", contact_sheet(preview))
+    write_atomically(folder.path / "README.md", kept_card(manifest))
+    folder.finish(manifest | {"files": {name: hashlib.sha256(lists[name]).hexdigest() for name in sorted(lists)}})
+    folder.clean(drop_shards=False)

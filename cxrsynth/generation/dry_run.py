@@ -1,0 +1,82 @@
+"""What a run would make, how much room it takes and how long it lasts: measured, not guessed."""
+
+import math
+import time
+from datetime import timedelta
+
+import torch
+
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.generation.plan import Run
+from cxrsynth.settings import ImageFormat, ShardFormat
+from cxrsynth.shards.plan import shard_count
+
+# Bytes per pixel of nano's 256-pixel films as encoded (measured); DICOM is uncompressed, 12 bits in 16.
+_BYTES_PER_PIXEL = {ImageFormat.PNG: 0.6, ImageFormat.JPG: 0.25, ImageFormat.PNG16: 1.7}
+_BYTES_BESIDE_IMAGE = 5_000  # tar headers and the JSON member
+_PROBE_STEPS = 3
+
+
+def describe(run: Run, reports: int, rejected: int) -> str:
+    """The dry run's answer, as text."""
+    settings = run.settings
+    images = reports * settings.images_per_report
+    shards = shard_count(reports, images_per_report=settings.images_per_report, size=settings.shards.size)
+    model = run.load_model()
+    threads = settings.sampling.threads_per_batch
+    batches = _batch_count(images, shard_size=settings.shards.size, batch_size=run.batch_size)
+    with SamplingPool(model, batch_size=run.batch_size, threads_per_batch=threads) as pool:
+        at_once = min(pool.batches, math.ceil(batches / run.processes.count))
+        round_s = _seconds_per_round(run, model, pool, batches=at_once, size=min(run.batch_size, images))
+    duration_s = math.ceil(batches / (at_once * run.processes.count)) * round_s
+    size_bytes = images * _bytes_per_image(run, model.image_size)
+    return (
+        f"would make {images} images of {model.image_size} x {model.image_size} pixels from {reports} reports"
+        f" ({rejected} rows rejected)\n"
+        f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB\n"
+        f"  model: {model.name}, {run.steps} steps, guidance {run.guidance:g}, {run.sampler.value},"
+        f" {model.precision.value} on {model.device.type}\n"
+        f"  time: about {timedelta(seconds=round(duration_s))} ({images / duration_s:.2f} images/s,"
+        f" {run.processes.count} processes, {at_once} batches of {run.batch_size} at once in each)"
+    )
+
+
+def _batch_count(images: int, *, shard_size: int, batch_size: int) -> int:
+    """Batches of a run: no batch spans two shards."""
+    whole, rest = divmod(images, shard_size)
+    return whole * math.ceil(shard_size / batch_size) + math.ceil(rest / batch_size)
+
+
+def _seconds_per_round(run: Run, model: DiffusionModel, pool: SamplingPool, *, batches: int, size: int) -> float:
+    """Time of so many batches side by side, from one step and from `_PROBE_STEPS` steps, after a warm-up."""
+    noise = torch.stack([sample_noise(run.settings.seed, f"probe-{i}", model.latent_shape) for i in range(size)])
+
+    def sample(steps: int) -> None:
+        sample_images(
+            model,
+            [""] * size,
+            noise,
+            sampler=run.sampler,
+            steps=steps,
+            guidance=run.guidance,
+            stopped=pool.stopped,
+        )
+
+    def timed(steps: int) -> float:
+        started = time.perf_counter()
+        for _ in pool.map_in_order(sample, [steps] * batches):
+            pass
+        return time.perf_counter() - started
+
+    timed(1)
+    one, more = timed(1), timed(_PROBE_STEPS)
+    return one + (run.steps - 1) * max(0.0, (more - one) / (_PROBE_STEPS - 1))
+
+
+def _bytes_per_image(run: Run, image_size: int) -> float:
+    shards = run.settings.shards
+    per_pixel = 2.0 if shards.format is ShardFormat.DICOM else _BYTES_PER_PIXEL[shards.image_format]
+    return image_size**2 * per_pixel + _BYTES_BESIDE_IMAGE

@@ -1,0 +1,222 @@
+"""What is written once all shards of a data set are whole: rejected rows, card, preview, manifest."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cxrsynth.errors import ReportsError, ShardError
+from cxrsynth.generation.plan import Run
+from cxrsynth.reports.table.rows import Rejected
+from cxrsynth.shards.card import contact_sheet, dataset_card
+from cxrsynth.shards.encode import decode_member
+from cxrsynth.shards.folder import OutputFolder
+from cxrsynth.shards.plan import shard_name
+from cxrsynth.shards.sample import sample_key, subject_key
+from cxrsynth.shards.tar import read_members, sync_folder, write_atomically
+
+_PREVIEW_IMAGES = 24
+FILE_SET = "fileset"
+METADATA = "metadata.jsonl"
+
+
+def finish_dataset(run: Run, folder: OutputFolder, *, shards: int) -> None:
+    """Complete the folder; the manifest comes last and declares it whole."""
+    try:
+        _finish(run, folder, shards=shards)
+    except BaseException:
+        folder.drop_leftovers()
+        raise
+
+
+def write_id_map(run: Run) -> None:
+    """The id map, where one was asked for, of a data set that is complete already."""
+    with _IdMap(run) as id_map:
+        for report in run.usable_reports():
+            id_map.add(report.report_id)
+
+
+def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
+    _check_table(run, folder)
+    records = [_record(folder, index) for index in range(shards)]
+    counts = _write_row_lists(run, folder)
+    _check_table(run, folder)  # read once more just now
+    write_atomically(folder.path / "preview.png", contact_sheet(_first_images(folder, shards)))
+    files = _unpack(run, folder, shards=shards) if run.settings.shards.unpacked else {}
+    manifest = {
+        "synthetic": True,
+        "note": "Synthetic images made by a generative model, of no patient. Not for diagnosis.",
+        "plan": run.plan,
+        "counts": counts | {"samples": sum(record["samples"] for record in records)},
+        "shards": [] if files else [{k: r[k] for k in ("name", "sha256", "bytes", "samples")} for r in records],
+        "files": files,
+        "sanitized": _total(records, "sanitized"),
+        "prompts_truncated": sum(record["prompts_truncated"] for record in records),
+        "not_depicted": _total(records, "not_depicted"),
+    }
+    write_atomically(folder.path / "README.md", dataset_card(manifest))
+    folder.finish(manifest)
+    folder.clean(drop_shards=run.settings.shards.unpacked)
+
+
+def _check_table(run: Run, folder: OutputFolder) -> None:
+    """Raises ReportsError if the table is no longer what it was: which rows were read as they are is not known then."""
+    if not run.is_table_unchanged():
+        folder.forget_shards()
+        raise ReportsError(
+            f"{run.settings.reports}: changed while it was read; images may be of other rows than the set would tell\n"
+            "  the shards will be made again: run the same command with the table as it was, or with a new --out"
+        )
+
+
+def _record(folder: OutputFolder, index: int) -> dict[str, Any]:
+    record = folder.record(index)
+    if record is None or not (folder.path / shard_name(index)).exists():
+        raise ShardError(f"{folder.path / shard_name(index)}: missing\n  run the same command again to make it")
+    return record
+
+
+def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for record in records:
+        total.update(record[name])
+    return dict(total)
+
+
+def _write_row_lists(run: Run, folder: OutputFolder) -> dict[str, int]:
+    """Stream the table once more: rejected.csv (no text, no id), and the id map where one was asked for."""
+    usable = rejected = 0
+    partial = folder.path / ".rejected.csv.partial"
+    with partial.open("w", newline="", encoding="utf-8") as file, _IdMap(run) as id_map:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["line", "reason"])
+        for row in run.table.rows():
+            if run.settings.limit is not None and usable >= run.settings.limit:
+                break
+            if isinstance(row, Rejected):
+                rejected += 1
+                writer.writerow([row.line, row.reason])
+            else:
+                usable += 1
+                id_map.add(row.report_id)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder.path / "rejected.csv")
+    return {"reports": usable, "rejected": rejected}
+
+
+class _IdMap:
+    """CSV of report id and sample key, mode 0600, only where the user named a file."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._path = run.settings.id_map
+        self._file: io.TextIOWrapper | None = None
+
+    def __enter__(self) -> "_IdMap":
+        if self._path is not None:
+            with self._told():
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._partial = self._path.with_name(f".{self._path.name}.partial")
+                descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                self._file = os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape")
+                csv.writer(self._file).writerow(["report_id", "sample_key"])
+        return self
+
+    def add(self, report_id: str) -> None:
+        """One line per image of a report."""
+        if self._file is not None:
+            subject = subject_key(self._run.id_key, report_id)
+            rows = ([report_id, sample_key(subject, i)] for i in range(self._run.settings.images_per_report))
+            with self._told():
+                csv.writer(self._file).writerows(rows)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._file is None or self._path is None:
+            return
+        with self._told():
+            try:
+                self._file.close()
+            finally:
+                if kind is not None:
+                    self._partial.unlink(missing_ok=True)
+            if kind is None:
+                os.replace(self._partial, self._path)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raises ShardError by the option's name: the folder of the set is not what cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise ShardError(
+                f"--id-map {self._path}: cannot be written ({error.strerror})\n  name another file"
+            ) from None
+
+
+def _members(folder: OutputFolder, shards: int) -> Iterator[tuple[str, bytes]]:
+    for index in range(shards):
+        yield from read_members(folder.path / shard_name(index))
+
+
+def _first_images(folder: OutputFolder, shards: int) -> Iterator[Any]:
+    images = (decode_member(name, content) for name, content in _members(folder, shards))
+    return islice((image for image in images if image is not None), _PREVIEW_IMAGES)
+
+
+def _unpack(run: Run, folder: OutputFolder, *, shards: int) -> dict[str, str]:
+    """A plain DICOM file-set with DICOMDIR, and all JSON members as lines; returns path -> SHA-256."""
+    from cxrsynth.shards.file_set import write_file_set
+
+    partial = folder.path / f".{FILE_SET}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    write_file_set(
+        (content for name, content in _members(folder, shards) if name.endswith(".dcm")),
+        partial,
+        uid_seed=run.identity.seed,
+    )
+    target = folder.path / FILE_SET
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(partial, target)
+    sync_folder(folder.path)
+    lines = folder.path / f".{METADATA}.partial"
+    with lines.open("w", encoding="utf-8") as file:
+        for row in _metadata_rows(folder, shards):
+            file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(lines, folder.path / METADATA)
+    return _hashes(folder.path, [folder.path / METADATA, *(p for p in sorted(target.rglob("*")) if p.is_file())])
+
+
+def _metadata_rows(folder: OutputFolder, shards: int) -> Iterator[dict[str, Any]]:
+    """JSON member of each sample, with its key, and its text where there is one."""
+    row: dict[str, Any] = {}
+    for name, content in _members(folder, shards):
+        key, _, extension = name.rpartition(".")
+        if extension == "json":
+            if row:
+                yield row
+            row = {"key": key} | json.loads(content)
+        elif extension == "txt":
+            # The members of a sample are sorted by name: its text follows its JSON.
+            row["text"] = content.decode()
+    if row:
+        yield row
+
+
+def _hashes(root: Path, paths: list[Path]) -> dict[str, str]:
+    hashes = {}
+    for path in paths:
+        with path.open("rb") as file:
+            hashes[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes

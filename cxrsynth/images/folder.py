@@ -1,0 +1,126 @@
+"""Films that are files of their own: pictures and DICOM objects in a folder and below it."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from cxrsynth.images import dicom
+from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawFilm
+from cxrsynth.images.image import Damaged
+from cxrsynth.images.limits import MAX_MEMBER_BYTES, UnreadableError, open_plain, shown
+from cxrsynth.images.table import FilmRows, Row
+from cxrsynth.images.unit import Unit, file_units, stat_digest
+
+# How `walk` names a root that cannot be listed.
+UNLISTED_ROOT = "./"
+_PREAMBLE_BYTES = 132
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Files below a folder by relative path, sorted; hidden ones and linked folders are passed over.
+
+    A folder that cannot be listed is given out like a file, its name ending in a slash: reading it tells why.
+    """
+    unlisted: list[str] = []
+
+    def remember(error: OSError) -> None:
+        unlisted.append(f"{Path(error.filename).relative_to(root).as_posix()}/")
+
+    names: list[str] = []
+    for folder, below, files in os.walk(root, onerror=remember):
+        below[:] = [name for name in below if not name.startswith(".")]
+        here = Path(folder).relative_to(root)
+        names += [(here / name).as_posix() for name in files if not name.startswith(".")]
+    yield from sorted(names + unlisted)
+
+
+def extension_of(name: str) -> str:
+    """The extension of a film's file; one with none that is known is taken for a DICOM file."""
+    extension = PurePosixPath(name).suffix.lower().removeprefix(".")
+    return extension if extension in IMAGE_EXTENSIONS else "dcm"
+
+
+def image_extension(path: Path) -> str | None:
+    """Of which kind a file's image is, by its extension; one without is a DICOM file if it starts like one.
+
+    A DICOMDIR is none: it lists the others. A file without extension that cannot be read is given the benefit of the
+    doubt, so that reading it tells why.
+    """
+    extension = path.suffix.lower().removeprefix(".")
+    if extension in IMAGE_EXTENSIONS:
+        return extension
+    # The last part of a UID is no extension.
+    if path.name.upper() == "DICOMDIR" or (extension and not extension.isdecimal()):
+        return None
+    try:
+        with open_plain(path) as file:
+            return "dcm" if dicom.is_dicom(file.read(_PREAMBLE_BYTES)) else None
+    except UnreadableError:
+        return None
+    except OSError:
+        return "dcm"
+
+
+def read_files(
+    root: Path,
+    names: tuple[str, ...],
+    source: str,
+    *,
+    find_row: Callable[[str], Row | None] = lambda _: None,
+    check: Callable[[str, bytes], str] = lambda name, content: name,
+) -> Iterator[RawFilm | Damaged]:
+    """The films of some files, in order.
+
+    Args:
+        root: the collection's folder.
+        names: relative paths.
+        source: name of this unit of the collection.
+        find_row: what a table tells of the film of this key.
+        check: file name and content -> the film's key; may raise UnreadableError.
+    """
+    for place, name in enumerate(names):
+        try:
+            if not name.isprintable():
+                raise UnreadableError("a name with control characters or undecodable bytes")
+            content = _read(root / name)
+            key = check(name, content)
+        except UnreadableError as error:
+            yield Damaged(source, shown(name), str(error))
+        except OSError as error:
+            yield Damaged(source, shown(name), f"cannot be read: {error.strerror or 'input error'}")
+        else:
+            extension = extension_of(name)
+            yield RawFilm(key, source, place, name, extension, {extension: content}, row=find_row(key))
+
+
+def _read(path: Path) -> bytes:
+    with open_plain(path) as file:
+        content = file.read(MAX_MEMBER_BYTES + 1)
+    if len(content) > MAX_MEMBER_BYTES:
+        raise UnreadableError(f"more than {MAX_MEMBER_BYTES} bytes")
+    return content
+
+
+class Files:
+    """Pictures and DICOM files of a folder, told of by the rows of a table where there is one."""
+
+    def __init__(self, root: Path, names: Iterable[str], rows: FilmRows | None = None) -> None:
+        self._root = root
+        self._here = PurePosixPath(Path(os.path.abspath(root)).as_posix())
+        self._rows = rows
+        self.units = file_units(names)
+
+    def raw_films(self, unit: Unit) -> Iterator[RawFilm | Damaged]:
+        """Films of one chunk of files; a film's key is its path in the folder."""
+        yield from read_files(self._root, unit.files, unit.name, find_row=self._row)
+
+    def digest_of(self, unit: Unit) -> str:
+        """Of the files' names, sizes and times."""
+        return stat_digest(self._root, unit.files)
+
+    def any_row(self) -> bool:
+        """Whether the table tells of any of the files."""
+        return any(self._row(name) is not None for unit in self.units for name in unit.files)
+
+    def _row(self, name: str) -> Row | None:
+        return None if self._rows is None else self._rows.find(name, self._here)

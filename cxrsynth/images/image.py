@@ -1,0 +1,40 @@
+"""One film as it is read from a collection, and what could not be read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrsynth.reports.table.rows import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """One readable film.
+
+    `source` is the unit it came from (a shard, a folder of files), relative to its collection; `place` its position
+    there, from 0; `key` is unique in the collection. `pixels` are [H, W] float32 in [0, 1], bright bone on dark lung
+    whatever the file's photometric interpretation. `report` is None where nothing was told of the film. `members` are
+    the bytes of the sample by extension, as they were read, where they can be written again; `sha256` is of the image
+    member. `patient` is whatever tells patients apart, empty where unknown.
+    """
+
+    key: str
+    source: str
+    place: int
+    pixels: npt.NDArray[np.float32] = field(repr=False)
+    sha256: str
+    report: Report | None = field(default=None, repr=False)
+    age_group: str | None = None
+    patient: str = field(default="", repr=False)
+    members: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A shard, or a member of one, that cannot be read. The reason holds no text of a report."""
+
+    source: str
+    member: str
+    reason: str

@@ -1,0 +1,158 @@
+"""Data sets of `cxrsynth generate`: shards or a DICOM file-set, held against their manifest."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cxrsynth.errors import ReportsError, ShardError
+from cxrsynth.images.decode import RawFilm
+from cxrsynth.images.dicom import key_of_ours
+from cxrsynth.images.folder import read_files
+from cxrsynth.images.image import Damaged
+from cxrsynth.images.limits import UnreadableError, bad_name
+from cxrsynth.images.table import FilmRows, Row, Unread
+from cxrsynth.images.unit import Unit, file_units, stat_digest
+from cxrsynth.images.webdataset import SUFFIXES, read_shard
+from cxrsynth.reports.table.records import read_records
+from cxrsynth.shards.folder import MANIFEST, file_sha256
+from cxrsynth.shards.tar import stable_json
+
+# As cxrsynth.generation.finalize names them; importing it would load the model code.
+FILE_SET = "fileset"
+METADATA = "metadata.jsonl"
+CHANGED = "not as manifest.json says (sha256)"
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a data set of ours; None where there is no manifest.json, or another program's.
+
+    Raises:
+        ShardError: if it cannot be read, or is no whole manifest.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise ShardError(
+            f"{path}: broken, so that the shards cannot be held against it\n"
+            "  copy it again; without the file the shards are read unchecked"
+        ) from None
+    if not isinstance(content, dict) or content.get("synthetic") is not True or "plan" not in content:
+        return None
+    if not _is_whole(content):
+        raise ShardError(f"{path}: not a manifest as cxrsynth writes it\n  copy it again")
+    return content
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    shards, files = manifest.get("shards"), manifest.get("files")
+    if not isinstance(shards, list) or not isinstance(files, dict) or not isinstance(manifest.get("counts", {}), dict):
+        return False
+    pairs = [(s.get("name"), s.get("sha256")) if isinstance(s, dict) else (None, None) for s in shards]
+    pairs += files.items()
+    return bool(pairs) and all(
+        isinstance(name, str) and not bad_name(name) and isinstance(sha256, str) for name, sha256 in pairs
+    )
+
+
+class OurShards:
+    """Shards of a manifest. Each is hashed whole before a sample of it is given out, then read from the same open file.
+
+    A shard in the folder that the manifest does not list is a unit too: it is told of, not read.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], *, only: str | None = None) -> None:
+        self._folder = folder
+        self._sha256 = {str(shard["name"]): str(shard["sha256"]) for shard in manifest["shards"]}
+        there = {path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES) and path.name[0] != "."}
+        names = sorted(there | self._sha256.keys()) if only is None else [only]
+        self.units = tuple(Unit(name) for name in names)
+
+    def raw_films(self, unit: Unit) -> Iterator[RawFilm | Damaged]:
+        """Films of a shard whose bytes are those of the manifest."""
+        sha256 = self._sha256.get(unit.name)
+        if sha256 is None:
+            yield Damaged(unit.name, "", "not listed in manifest.json")
+        else:
+            yield from read_shard(self._folder / unit.name, unit.name, sha256=sha256, patient_of=_subject)
+
+    def digest_of(self, unit: Unit) -> str:
+        """Of the manifest's SHA-256 and of the file's size and time: a shard damaged since is read again."""
+        return _digest(self._sha256.get(unit.name, ""), stat_digest(self._folder, [unit.name]))
+
+    def content_of(self, unit: Unit) -> str:
+        """The manifest's SHA-256; empty for a shard it does not list."""
+        return self._sha256.get(unit.name, "")
+
+
+class FileSet:
+    """An unpacked DICOM file-set: each file is held against the manifest, and told of by its line of metadata.jsonl."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._sha256: dict[str, str] = dict(manifest["files"])
+        self.units = file_units(
+            name for name in self._sha256 if name.startswith(f"{FILE_SET}/") and not name.endswith("/DICOMDIR")
+        )
+        self._rows, self._fault = self._read_metadata()
+
+    def raw_films(self, unit: Unit) -> Iterator[RawFilm | Damaged]:
+        """Films of files whose bytes are those of the manifest; without metadata their headers alone tell of them."""
+        if self._fault and unit == self.units[0]:
+            yield Damaged(unit.name, METADATA, self._fault)
+        for film in read_files(self._folder, unit.files, unit.name, find_row=self._rows.find, check=self._key):
+            yield film if isinstance(film, Damaged) else _whole(film)
+
+    def digest_of(self, unit: Unit) -> str:
+        """Of what the manifest says of the unit's files and the metadata, and of the files' sizes and times."""
+        return _digest(self.content_of(unit), stat_digest(self._folder, [*unit.files, METADATA]))
+
+    def content_of(self, unit: Unit) -> str:
+        """SHA-256 of what the manifest says of the unit's files and the metadata."""
+        return _digest(*(self._sha256[name] for name in unit.files), self._sha256.get(METADATA, ""))
+
+    def _key(self, name: str, content: bytes) -> str:
+        if hashlib.sha256(content).hexdigest() != self._sha256[name]:
+            raise UnreadableError(CHANGED)
+        return key_of_ours(content)
+
+    def _read_metadata(self) -> tuple[FilmRows, str]:
+        path = self._folder / METADATA
+        try:
+            found = file_sha256(path)
+            if found is None or found != self._sha256.get(METADATA):
+                return FilmRows("key", []), CHANGED if found else "missing"
+            return FilmRows("key", (_row(line, record) for line, record in read_records(path, []))), ""
+        except (OSError, ReportsError):
+            return FilmRows("key", []), "cannot be read"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _row(line: int, record: Mapping[str, Any] | str) -> Row | Unread:
+    return Unread(line, record) if isinstance(record, str) else Row(line, record)
+
+
+def _whole(film: RawFilm) -> RawFilm:
+    """With what metadata.jsonl tells of it as members, as a sample of a shard has them: they go where the film goes."""
+    members = dict(film.members)
+    if film.row is not None:
+        told = {name: value for name, value in film.row.record.items() if name not in ("key", "text")}
+        members["json"] = stable_json(told)
+        if isinstance(text := film.row.record.get("text"), str):
+            members["txt"] = text.encode()
+    return replace(film, patient=_subject(film.key), members=members)
+
+
+def _subject(key: str) -> str:
+    """The synthetic patient of a sample key: all images of one report share it."""
+    return key.rpartition("-")[0]

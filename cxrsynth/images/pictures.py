@@ -1,0 +1,82 @@
+"""Pictures in bytes -> pixels, and pixels -> the square a network is shown."""
+
+import io
+import threading
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from cxrsynth.images.limits import DECODER_ERRORS, UnreadableError, refuse_large
+
+EXTENSIONS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_TIFF_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
+# `catch_warnings` changes a global: one thread at a time.
+_WARNINGS = threading.Lock()
+
+Pixels = npt.NDArray[np.float32]
+
+
+def read_picture(content: bytes) -> Pixels:
+    """Decode a PNG, JPEG, WebP or TIFF: [H, W] float32 in [0, 1] at native size, 8 or 16 bits.
+
+    Colour becomes grey (ITU-R 601), transparency and EXIF rotation are ignored. The checksums of a PNG are checked;
+    a JPEG or WebP has none, so that flipped bytes in one can only be told by a hash beside it.
+
+    Raises:
+        UnreadableError: if the bytes are no whole picture of these kinds, are more than one, or hold too many pixels.
+    """
+    try:
+        with _open(content) as image:
+            refuse_large(*image.size)
+            if getattr(image, "n_frames", 1) != 1:
+                raise UnreadableError("more than one picture in the file")
+            if image.format == "PNG":
+                with _open(content) as whole:
+                    whole.verify()
+            return _grey(image)
+    except UnidentifiedImageError:
+        raise UnreadableError("no PNG, JPEG, WebP or TIFF picture") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableError("far too many pixels") from None
+    except DECODER_ERRORS as error:
+        raise UnreadableError(f"a broken or cut picture ({type(error).__name__})") from None
+
+
+def _open(content: bytes) -> Image.Image:
+    """Read the header alone; what PIL warns of, it either reads all the same or raises later."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(content), formats=_FORMATS)
+
+
+def _grey(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.float32) / np.float32(65535)
+        # PIL inverts 8-bit TIFF pictures of this kind by itself, not those of 16 bits.
+        white_is_zero = getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
+        return (1 - levels if white_is_zero else levels).astype(np.float32)
+    if image.mode not in _EIGHT_BITS:
+        raise UnreadableError(f"pixels of kind {image.mode}, expected 8 or 16 bits, grey or colour")
+    return np.asarray(image.convert("L")).astype(np.float32) / np.float32(255)
+
+
+def squared(pixels: Pixels, size: int) -> Pixels:
+    """The centre square of [H, W] pixels in [0, 1], resized to [size, size] float32 in [0, 1].
+
+    Bilinear with antialiasing where it shrinks: the numbers of torch's `interpolate(antialias=True)`, without torch.
+    """
+    height, width = pixels.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    if side == size:
+        return square.copy()
+    # In float32, not in 8 bits: PIL's mode "F".
+    resized = Image.fromarray(np.ascontiguousarray(square)).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32).clip(0, 1)

@@ -1,0 +1,147 @@
+"""What a table tells of films, found by a file's name."""
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cxrsynth.errors import ReportsError
+from cxrsynth.images import dicom, pictures
+from cxrsynth.images.metadata import is_told_by, plain
+from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed
+from cxrsynth.reports.table.records import read_records
+from cxrsynth.reports.table.table import FORMATS
+
+# First come, first taken.
+_FILE_COLUMNS = ("path", "filename", "image", "imageid", "dicomid", "imageindex", "imagefilename", "id", "key")
+_SUFFIXES = tuple(f".{extension}" for extension in (*pictures.EXTENSIONS, *dicom.EXTENSIONS))
+_AMBIGUOUS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row by column name, and the line it starts on."""
+
+    line: int
+    record: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A line of a table that cannot be read, and why."""
+
+    line: int
+    reason: str
+
+
+class FilmRows:
+    """Rows of a table by the file they tell of. All are held in memory, packed: about 0.5 kB a row of labels."""
+
+    def __init__(self, column: str, rows: Iterable[Row | Unread]) -> None:
+        """Raises ReportsError, without naming the table, if two rows tell of one file."""
+        self.unread: list[Unread] = []
+        self._packed: list[bytes] = []
+        self._by_name: dict[str, int] = {}
+        self._by_stem: dict[str, int] = {}
+        self._by_file: dict[str, int] = {}
+        for row in rows:
+            name = "" if isinstance(row, Unread) else _name(row.record.get(column))
+            if isinstance(row, Row) and name:
+                self._add(row, name)
+            else:
+                self.unread.append(row if isinstance(row, Unread) else Unread(row.line, f"no {column}"))
+
+    def find(self, relative: str, root: PurePosixPath | None = None) -> Row | None:
+        """The row of a file, by its path in the collection at `root`, with its extension or without.
+
+        A table may begin its paths above the root, at it or below it; the longest match is taken. A row with a path
+        that does not match still tells of a file that lies in no folder, if it alone has the name.
+        """
+        parts = (PurePosixPath(relative) if root is None else root / relative).parts
+        for start in range(len(parts)):
+            name = "/".join(parts[start:])
+            for index in (self._by_name.get(name), self._by_stem.get(_stem(name), _AMBIGUOUS)):
+                if index is not None and index != _AMBIGUOUS:
+                    return self._row(index)
+        # A path with folders is no file name: it is not found here.
+        index = self._by_file.get(_stem(relative), _AMBIGUOUS)
+        return None if index == _AMBIGUOUS else self._row(index)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def _row(self, index: int) -> Row:
+        line, record = json.loads(zlib.decompress(self._packed[index]))
+        return Row(line, record)
+
+    def _add(self, row: Row, name: str) -> None:
+        index = len(self._packed)
+        if name in self._by_name:
+            first = self._row(self._by_name[name]).line
+            raise ReportsError(f"lines {first} and {row.line} tell of one film\n  expected one row a film")
+        self._by_name[name] = index
+        for known, short in ((self._by_stem, _stem(name)), (self._by_file, _stem(name.rpartition("/")[2]))):
+            known[short] = _AMBIGUOUS if short in known else index
+        self._packed.append(zlib.compress(json.dumps([row.line, row.record]).encode()))
+
+
+def open_rows(path: Path, *, columns: ColumnNames | None = None) -> FilmRows:
+    """Read a CSV, JSONL or Parquet table of films.
+
+    Raises:
+        ReportsError: if it cannot be read, has no column that names files, lacks a column asked for, or tells of one
+            film twice.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ReportsError(f"{path}: unknown kind of table\n  expected a file ending in {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise ReportsError(f"{path}: is a folder\n  expected one file; name a table inside it")
+    names = column_names(path)
+    roles = find_roles(path, names, asked=columns or ColumnNames())
+    find_labels(path, names, taken=set(roles.values()))
+    usual = {plain(name): name for name in reversed(names)}
+    column = next((usual[name] for name in _FILE_COLUMNS if name in usual), None)
+    if column is None:
+        raise ReportsError(
+            f"{path}: no column names the file of a film\n  columns: {listed(names)}\n"
+            "  expected path, filename, image, image_id, dicom_id or id"
+        )
+    wanted = [name for name in names if name == column or is_told_by(name, roles)]
+    try:
+        return FilmRows(column, _rows(path, wanted, column, roles))
+    except ReportsError as error:
+        raise ReportsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _rows(path: Path, wanted: list[str], column: str, roles: Mapping[str, str]) -> Iterator[Row | Unread]:
+    for line, record in read_records(path, wanted):
+        if isinstance(record, str):
+            yield Unread(line, record)
+        else:
+            kept = {name: _plain_value(v) for name, v in record.items() if name == column or is_told_by(name, roles)}
+            yield Row(line, {name: value for name, value in kept.items() if value is not None})
+
+
+def _plain_value(value: Any) -> Any:
+    """A value as JSON has it; None for one that is not read."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    return value if isinstance(value, str | int | float | list | dict) else None
+
+
+def _name(value: Any) -> str:
+    """What a row calls its file, with slashes and without a leading `./` or `/`."""
+    text = str(value).strip().replace("\\", "/") if isinstance(value, str | int) else ""
+    while text.startswith(("./", "/")):
+        text = text.removeprefix(".").removeprefix("/")
+    return text
+
+
+def _stem(name: str) -> str:
+    """A name without the extension of a picture; UIDs keep their dots."""
+    return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix)), name)

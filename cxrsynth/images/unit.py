@@ -1,0 +1,58 @@
+"""Units of a collection: what processes split and a resumed run skips."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from cxrsynth.shards.plan import chunks
+
+if TYPE_CHECKING:
+    from cxrsynth.images.decode import RawFilm
+    from cxrsynth.images.image import Damaged
+
+UNIT_FILES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A shard by its path in the collection, or a chunk of files and their paths."""
+
+    name: str
+    files: tuple[str, ...] = field(default=(), repr=False)
+
+
+class Source(Protocol):
+    """Where films come from: one kind of collection."""
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """Sorted by name; the same for the same files."""
+        ...
+
+    def raw_films(self, unit: Unit) -> "Iterator[RawFilm | Damaged]":
+        """The films of a unit, not decoded, and what of it cannot be read."""
+        ...
+
+    def digest_of(self, unit: Unit) -> str:
+        """Changes when the unit does, told without reading it."""
+        ...
+
+
+def file_units(names: Iterable[str]) -> tuple[Unit, ...]:
+    """Sorted files in chunks of 256: `files-000000`, `files-000001`."""
+    return tuple(Unit(f"files-{i:06d}", tuple(chunk)) for i, chunk in enumerate(chunks(sorted(names), UNIT_FILES)))
+
+
+def stat_digest(root: Path, names: Iterable[str]) -> str:
+    """SHA-256 of the files' names, sizes in bytes and times in nanoseconds; of no content."""
+    digest = hashlib.sha256()
+    for name in names:
+        try:
+            found = (root / name).stat()
+            state = f"{found.st_size} {found.st_mtime_ns}"
+        except OSError as error:
+            state = type(error).__name__
+        digest.update(f"{name}\0{state}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

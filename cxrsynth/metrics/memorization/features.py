@@ -1,0 +1,187 @@
+"""Features that tell a copy of a film from another film of a like chest, and the index they are searched in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import load_file, save_file
+from scipy.linalg import eigh
+from torch import Tensor
+
+from cxrsynth.metrics.memorization.registration import Register, halved, local_mean
+from cxrsynth.runtime.warps import warp, warp_matrices
+
+Thumbs = npt.NDArray[np.uint8]  # [N, T, T]
+Vectors = npt.NDArray[np.float32]  # [N, D], of length 1
+
+THUMB = 64  # pixels on a side of a thumbnail
+_WIDEST = 4 * THUMB  # larger images are shrunk to this before they are registered
+_SIDE = 24  # pixels on a side of what the projection sees
+_WIDTH = 128  # D
+_FITTED_ON = 4096  # films at most
+_BLOCK = 256  # films worked on at a time
+_EXACT_BELOW = 50_000  # features searched one by one; more are searched by cells
+# Small moves and changes of exposure that a copy may have: half widths, log scales, radians; log gamma.
+_JITTER, _JITTER_GAMMA = (0.07, 0.07, 0.06, 0.06, 0.06), 0.4
+
+
+def thumbnails(images: Tensor, register: Register) -> Thumbs:
+    """Registered images in small, all that is kept of a film.
+
+    Args:
+        images: [B, 1, H, W] float32 in [0, 1], framed alike (square, cropped rather than squeezed).
+        register: brings chests to one place; `unmoved` where films are framed alike already.
+
+    Returns:
+        [B, T, T], T = 64.
+    """
+    longest = max(images.shape[-2:])
+    if longest > _WIDEST:
+        images = F.interpolate(images, (_WIDEST, _WIDEST), mode="bilinear", antialias=True)
+    small = F.interpolate(register(images), (THUMB, THUMB), mode="bilinear", antialias=True)
+    return np.asarray((small[:, 0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def mirrored(thumbs: Thumbs) -> Thumbs:
+    """The same films, left for right."""
+    return np.ascontiguousarray(thumbs[:, :, ::-1])
+
+
+def details(thumbs: Thumbs, *, reach: int = 8, half: bool = False) -> Tensor:
+    """Edges rather than exposure: local mean taken off, local contrast made equal; [N, 1, T, T] float32.
+
+    `half`: of the films at half their size.
+    """
+    images = torch.from_numpy(thumbs)[:, None].float() / 255.0
+    images = halved(images) if half else images
+    centred = images - local_mean(images, reach)
+    return centred / (local_mean(centred.square(), reach).clamp_min(0).sqrt() + 0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class CopySpace:
+    """Linear features in which films differ much and small moves of one film little.
+
+    `mean` [S] is the mean reference film, `directions` [S, D] weighs its deviations. Whatever dominates all films
+    (posture, exposure) is weighed down, as is what a small shift or turn changes.
+    """
+
+    mean: Vectors
+    directions: Vectors
+
+    @classmethod
+    def fit(cls, thumbs: Thumbs, *, seed: int = 0) -> "CopySpace":
+        """From reference films [N, T, T], N at least 2; of many an even sample is looked at.
+
+        Source: linear discriminants of films against jittered copies of themselves (within-class covariance), then
+        whitened: Hatch et al., Interspeech 2006 (WCCN), for faces Belhumeur et al., IEEE TPAMI 1997.
+        """
+        if len(thumbs) < 2:
+            raise ValueError(f"{len(thumbs)} reference films, expected at least 2")
+        sample = thumbs[np.linspace(0, len(thumbs) - 1, min(len(thumbs), _FITTED_ON)).round().astype(int)]
+        plain = _flat(sample).astype(np.float64)
+        generator = torch.Generator().manual_seed(seed)
+        moves = [_flat(_jittered(sample, generator)) - plain for _ in range(2)]
+        within = np.sum([move.T @ move for move in moves], axis=0) / (4 * len(plain))
+        within += 0.1 * np.trace(within) / len(within) * np.eye(len(within))
+        # As many directions as films would set all films of the fit equally far apart, copies too.
+        width = min(_WIDTH, max(1, len(plain) // 4))
+        power, directions = eigh(
+            np.cov(plain, rowvar=False), within, subset_by_index=(len(within) - width, len(within) - 1)
+        )
+        weighed = directions / np.sqrt(power.clip(min=1e-9))
+        return cls(plain.mean(0).astype(np.float32), weighed.astype(np.float32))
+
+    def features(self, thumbs: Thumbs) -> Vectors:
+        """Films [N, T, T] -> unit vectors [N, D]; compare by cosine."""
+        found = (_flat(thumbs) - self.mean) @ self.directions
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-9), dtype=np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        save_file({field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "CopySpace":
+        """Read what `save` wrote."""
+        return cls(**load_file(path))
+
+
+def _flat(thumbs: Thumbs) -> Vectors:
+    """What the projection sees of films: soft details, the middle weighed more; [N, S], of length 1."""
+    edge = torch.hann_window(_SIDE + 2, periodic=False)[1:-1].sqrt()
+    weight = (edge[:, None] * edge).sqrt()
+    parts = []
+    for first in range(0, len(thumbs), _BLOCK):
+        seen = details(thumbs[first : first + _BLOCK])
+        soft = F.interpolate(seen, (_SIDE, _SIDE), mode="bilinear", antialias=True) * weight
+        flat = soft.flatten(1)
+        parts.append(F.normalize(flat - flat.mean(1, keepdim=True), dim=1).numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, _SIDE * _SIDE), np.float32)
+
+
+def _jittered(thumbs: Thumbs, generator: torch.Generator) -> Thumbs:
+    """Each film moved a little and made lighter or darker."""
+    count = len(thumbs)
+    moves = (torch.rand(count, 5, generator=generator) * 2 - 1) * torch.tensor(_JITTER)
+    gamma = ((torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1) * _JITTER_GAMMA).exp()
+    images = warp(torch.from_numpy(thumbs).float()[:, None] / 255.0, warp_matrices(moves))
+    return np.asarray(((images.clamp(1e-3, 1.0) ** gamma)[:, 0] * 255).round().to(torch.uint8).numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The k nearest of each query: `places` [Q, k] in the index (-1: none), cosines [Q, k] falling."""
+
+    places: npt.NDArray[np.int64]
+    cosines: Vectors
+
+
+class CopyIndex:
+    """Reference features by cosine: exact for few, by cells (IVF) for many.
+
+    Memory: 4 D bytes a feature (51 MB for 100,000 of width 128), and 8 more for its id in a cell.
+    """
+
+    def __init__(self, features: Vectors, names: Sequence[str]) -> None:
+        if len(features) != len(names):
+            raise ValueError(f"{len(features)} features for {len(names)} names")
+        self.names = tuple(names)
+        self._index = _index(np.ascontiguousarray(features, dtype=np.float32))
+
+    @property
+    def exact(self) -> bool:
+        """Whether every feature is looked at."""
+        return isinstance(self._index, faiss.IndexFlatIP)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the features and their ids."""
+        return int(self._index.ntotal * (4 * self._index.d + (0 if self.exact else 8)))
+
+    def nearest(self, queries: Vectors, k: int) -> Neighbours:
+        """The k nearest of queries [Q, D]; of equal ones the first."""
+        k = min(k, len(self.names))
+        cosines, places = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
+        return Neighbours(places, cosines)
+
+
+def _index(features: Vectors) -> Any:
+    count, width = features.shape
+    index: Any
+    if count < _EXACT_BELOW:
+        index = faiss.IndexFlatIP(width)
+    else:
+        cells = int(4 * count**0.5)
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+        index.cp.niter, index.cp.max_points_per_centroid, index.cp.seed = 6, 40, 0
+        index.nprobe = max(1, cells // 20)
+        index.train(features)
+    index.add(features)
+    return index

@@ -1,0 +1,182 @@
+"""Bring chests to one place, and two films of a pair to each other, by affine warps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.runtime.warps import compose, inverse, warp, warp_matrices
+
+Register = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the same, the chest in the canonical frame
+
+# How far refinement may move a film from its registered place, in half widths and in units of the matrix: what
+# posture regressors leave over, and no more. A wider reach finds likeness in films that have none.
+_REACH = 0.16
+_DAMPING = 0.02  # of Gauss-Newton, share of the mean curvature
+_WEAKEST = 0.35  # least correlation the step is scaled for: below it the step is noise
+
+
+def to_canonical(network: PostureRegressor) -> Register:
+    """Registration by a posture regressor: what it says moved the chest is undone."""
+    network = network.eval()
+
+    @torch.inference_mode()
+    def register(images: Tensor) -> Tensor:
+        device = next(network.parameters()).device
+        moved = network(images.to(device)).float().to(images.device)
+        return warp(images, inverse(warp_matrices(moved)))
+
+    return register
+
+
+def local_mean(images: Tensor, reach: int) -> Tensor:
+    """Mean of the square of 2 reach + 1 pixels around each pixel of [N, 1, H, W], mirrored beyond the edges."""
+    if reach == 0:
+        return images
+    # As products with banded matrices: several times faster than average pooling.
+    down, across = (_running_mean(length, reach) for length in images.shape[-2:])
+    return down @ images @ across.T
+
+
+def halved(images: Tensor) -> Tensor:
+    """Images [..., H, W] of even sides at half their size; as sums several times faster than average pooling."""
+    rows = images[..., ::2, :] + images[..., 1::2, :]
+    return (rows[..., ::2] + rows[..., 1::2]) / 4
+
+
+def _running_mean(length: int, reach: int) -> Tensor:
+    """[length, length]: each row the mean of the places within reach of its own."""
+    ones = F.pad(torch.eye(length)[:, None], (reach, reach), mode="reflect")
+    return F.avg_pool1d(ones, 2 * reach + 1, stride=1)[:, 0].T
+
+
+def unmoved(images: Tensor) -> Tensor:
+    """The registration that leaves films as they are."""
+    return images
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Correlations of pairs [P] at the best place found, and the matrices [P, 2, 3] that led there."""
+
+    correlation: Tensor
+    matrices: Tensor
+
+
+@torch.inference_mode()
+def fit_pairs(moving: Tensor, fixed: Tensor, *, start: Tensor, blurs: tuple[int, ...]) -> Fit:
+    """Large correlation of each pair by small affine moves of the first film.
+
+    Gauss-Newton on the films' gain-free difference, coarse to fine; where that leads to less than there was at the
+    start, the start is kept.
+
+    Args:
+        moving: details of the films to move, [P, 1, h, w]; locally normalised, as `copy_features.details`.
+        fixed: details of the films they are compared with, [Q, 1, h, w]: the first of the first P / Q, and so on.
+        start: matrices [P, 2, 3] to set out from.
+        blurs: reach of the box blur at each step, 0 for none.
+
+    Source: inverse compositional alignment (Baker & Matthews, IJCV 2004) with the gain of the enhanced correlation
+    coefficient (Evangelidis & Psarakis, IEEE TPAMI 2008).
+    """
+    matrices = start
+    steps: dict[int, tuple[Tensor, _Target]] = {}
+    for blur in blurs:
+        if blur not in steps:
+            steps[blur] = local_mean(moving, blur), _Target.of(local_mean(fixed, blur))
+        soft, target = steps[blur]
+        matrices = _step(warp(soft, matrices), target, matrices)
+    before, after = (correlation(warp(moving, there), fixed) for there in (start, matrices))
+    better = after > before
+    return Fit(torch.where(better, after, before), torch.where(better[:, None, None], matrices, start))
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Normalised cross-correlation of pairs [P, 1, h, w] and [Q, 1, h, w] as in `fit_pairs`; the middle counts; [P]."""
+    sides = _Sides.of(first, second)
+    return (sides.product / (sides.power * sides.other_power).clamp_min(1e-12).sqrt()).flatten()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """Weighted sums over the pixels of P films s and Q films b, each film's mean taken off: ss, bb, sb."""
+
+    power: Tensor  # [Q, P / Q]
+    other_power: Tensor  # [Q, 1]
+    product: Tensor  # [Q, P / Q]
+
+    @classmethod
+    def of(cls, first: Tensor, second: Tensor) -> "_Sides":
+        weight = _middle(second).flatten()
+        seen = first.reshape(len(second), -1, len(weight))
+        other = _centred(second, weight)
+        mean = seen @ weight / weight.sum()
+        power = seen.square() @ weight - mean.square() * weight.sum()
+        return cls(
+            power.clamp_min(0), other.square() @ weight[:, None], (seen @ (other * weight)[..., None]).squeeze(-1)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a film [Q] asks of those that are moved onto it; computed once, for it stays where it is."""
+
+    film: Tensor  # [Q, 1, h, w]
+    lead: Tensor  # [Q, hw, 6]: from differences of grey to the change of the matrix
+    own: Tensor  # [Q, 1, 6]: the part of the film itself
+    level: Tensor  # [Q, 1, 6]: that of a plain grey of 1
+
+    @classmethod
+    def of(cls, film: Tensor) -> "_Target":
+        weight = _middle(film).flatten()
+        slopes = _slopes(film)
+        lead = slopes * weight[:, None] @ _solver(slopes, weight)
+        return cls(film, lead, _centred(film, weight)[:, None] @ lead, lead.sum(1, keepdim=True))
+
+
+def _step(seen: Tensor, target: _Target, matrices: Tensor) -> Tensor:
+    """One Gauss-Newton step of films seen [P, 1, h, w] through `matrices`, held within reach of the identity."""
+    sides = _Sides.of(seen, target.film)
+    weight = _middle(target.film).flatten()
+    flat = seen.reshape(len(target.film), -1, len(weight))
+    mean = (flat @ weight / weight.sum())[..., None]  # [Q, P / Q, 1]
+    scale = (sides.other_power.clamp_min(1e-8) / sides.power.clamp_min(1e-8)).sqrt()
+    alike = (scale * sides.product / sides.other_power.clamp_min(1e-8)).clamp_min(_WEAKEST)
+    change = (flat @ target.lead - mean * target.level) * (scale / alike)[..., None] - target.own  # [Q, P / Q, 6]
+    identity = torch.eye(2, 3)
+    moved = compose(matrices, inverse(identity + change.view(-1, 2, 3).clamp(-_REACH, _REACH)))
+    return identity + (moved - identity).clamp(-_REACH, _REACH)
+
+
+def _slopes(images: Tensor) -> Tensor:
+    """How each pixel changes with the six numbers of the matrix, [P, hw, 6]."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    along_x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]).flatten(1) * (width / 4)
+    along_y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]).flatten(1) * (height / 4)
+    place = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False).view(-1, 2)
+    place = torch.cat((place, torch.ones(len(place), 1)), 1)  # [hw, 3]
+    return torch.cat((along_x[..., None] * place, along_y[..., None] * place), 2)
+
+
+def _solver(slopes: Tensor, weight: Tensor) -> Tensor:
+    """Damped inverse curvature, [P, 6, 6]."""
+    curvature = slopes.transpose(1, 2) @ (slopes * weight[:, None])
+    mean = curvature.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
+    inverted: Tensor = torch.linalg.inv(curvature + _DAMPING * mean[:, None, None] * torch.eye(6))
+    return inverted
+
+
+def _middle(images: Tensor) -> Tensor:
+    """Weight of the pixels [h, w]: the middle counts, the edges hold arms, markers and what was beyond the film."""
+    rows, columns = (torch.hann_window(n + 2, periodic=False)[1:-1].sqrt() for n in images.shape[-2:])
+    return rows[:, None] * columns
+
+
+def _centred(images: Tensor, weight: Tensor) -> Tensor:
+    """[N, 1, h, w] as rows [N, hw], the weighted mean taken off."""
+    flat = images.flatten(1)
+    return flat - (flat @ weight / weight.sum())[:, None]

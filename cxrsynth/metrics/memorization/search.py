@@ -1,0 +1,266 @@
+"""Which made films copy a real one, and how well that can be told.
+
+A made film is a copy if it is more like its nearest real film than real films of different patients are to each other.
+How many planted near-duplicates such a threshold finds, and how many films of real patients it takes for copies
+wrongly, is measured on the same reference. What is not found is not proved absent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+from cxrsynth.errors import ShardError
+from cxrsynth.metrics.memorization.features import CopySpace, Thumbs, Vectors, thumbnails
+from cxrsynth.metrics.memorization.planted import ALTERATIONS, Autoencode, Probes, altered
+from cxrsynth.metrics.memorization.registration import Register
+from cxrsynth.metrics.memorization.verify import Gallery, Mask, Nearest, Places, compare
+
+FEWEST = 20  # reference films, below which nothing can be said of how alike different patients are
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+_FEATURES = (
+    "linear discriminants of local contrast, 64 x 64 pixels; correlation of fine detail of registered candidates"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FilmSet:
+    """Films by key: thumbnails [N, T, T], and who they are of where it is known (empty where not)."""
+
+    keys: tuple[str, ...]
+    thumbs: Thumbs
+    patients: tuple[str, ...] = ()
+
+    def groups(self) -> Places:
+        """Number of each film's patient, [N]; a film of an unknown patient counts as one of its own."""
+        numbers: dict[tuple[str, int], int] = {}
+        patients = self.patients or ("",) * len(self.keys)
+        named = [(patient, -1 if patient else place) for place, patient in enumerate(patients)]
+        return np.array([numbers.setdefault(name, len(numbers)) for name in named], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class CopySettings:
+    """How the threshold is found.
+
+    It is `quantile` of real-to-real similarity of different patients, and `margin` more, for made films are compared
+    often and the tail is known from few films; never below `floor`, where no copy was seen to lie, nor above `ceiling`,
+    lest one film listed under two patients hide all copies. `sample` real films are compared for it, and up to
+    `held_out` films, of at most `held_share` of all, are set aside to count false alarms by.
+    """
+
+    quantile: float = 0.99
+    margin: float = 0.02
+    floor: float = 0.5
+    ceiling: float = 0.8
+    sample: int = 1000
+    held_out: int = 300
+    held_share: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`caught` of `of` films, and the 95% Wilson interval of the share."""
+
+    caught: int
+    of: int
+    low: float
+    high: float
+
+    @classmethod
+    def among(cls, caught: Mask) -> "Share":
+        """Of films [N], N at least 1."""
+        test = binomtest(int(caught.sum()), len(caught)).proportion_ci(0.95, method="wilson")
+        return cls(int(caught.sum()), len(caught), float(test.low), float(test.high))
+
+
+@dataclass(frozen=True, slots=True)
+class CopyMatch:
+    """A made film and the real one most like it; `real` is empty where there was none to compare with."""
+
+    key: str
+    real: str
+    similarity: float  # correlation of fine detail, by which it is judged
+    feature_similarity: float  # cosine of features, by which it was found
+    mirrored: bool
+    copy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What was found of a set, and how well the finding works."""
+
+    films: tuple[CopyMatch, ...]
+    threshold: float
+    made_to_real: dict[str, float]
+    real_to_real: dict[str, float]
+    sensitivity: dict[str, Share]
+    false_alarms: Share
+    patients_known: bool
+
+    def summary(self, *, nearest: int = 24) -> dict[str, Any]:
+        """As `memorization` in summary.json; the `nearest` most alike pairs first."""
+        first = sorted(self.films, key=lambda film: (-film.similarity, film.key))[:nearest]
+        return {
+            "flagged": sum(film.copy for film in self.films),
+            "threshold": self.threshold,
+            "features": _FEATURES,
+            "patients_known": self.patients_known,
+            "made_to_real": self.made_to_real,
+            "real_to_real": self.real_to_real,
+            "sensitivity": {kind: asdict(share) for kind, share in self.sensitivity.items()},
+            "false_alarms": asdict(self.false_alarms),
+            "nearest": [
+                {"key": film.key, "real": film.real, "similarity": film.similarity, "copy": film.copy} for film in first
+            ],
+        }
+
+
+def check_reference(reference: FilmSet) -> None:
+    """Raises ShardError if the reference has fewer than 20 films, or fewer than 3 patients."""
+    groups = reference.groups()
+    if len(groups) < FEWEST or groups.max() < 2:
+        raise ShardError(
+            f"reference: {len(groups)} films of {len(np.unique(groups))} patients\n"
+            f"  expected: at least {FEWEST} films of 3 patients, to know how alike different patients are"
+        )
+
+
+def find_copies(
+    made: FilmSet,
+    reference: FilmSet,
+    space: CopySpace,
+    *,
+    register: Register,
+    probes: Probes | None = None,
+    autoencode: Autoencode | None = None,
+    settings: CopySettings | None = None,
+) -> CopyReport:
+    """Compare made films with real ones.
+
+    Args:
+        made: films to judge.
+        reference: real ones.
+        space: features fitted on the reference.
+        register: as the thumbnails were registered; planted near-duplicates are registered by it.
+        probes: reference films to plant near-duplicates of, by `ProbeKeeper`; without them sensitivity is not measured.
+        autoencode: for the autoencoded ones; without it that kind is left out.
+        settings: of threshold and measurement.
+
+    Raises:
+        ShardError: if the reference has fewer than 20 films, or fewer than 3 patients.
+    """
+    settings = settings or CopySettings()
+    check_reference(reference)
+    groups = reference.groups()
+    gallery = Gallery.of(reference.thumbs, groups, space)
+    held = _held_out(groups, settings)
+    null = _real_to_real(gallery, ~held, settings)
+    threshold = _threshold(null, settings)
+    nearest = compare(made.thumbs, gallery, leave_out=np.full(len(made.keys), -1)).best()
+    return CopyReport(
+        films=_matches(made.keys, reference.keys, nearest, threshold),
+        threshold=threshold,
+        made_to_real=_quantiles(nearest.similarity),
+        real_to_real=_quantiles(null),
+        sensitivity=_sensitivity(probes, reference, gallery, threshold, register, autoencode, settings.seed),
+        false_alarms=_false_alarms(reference.thumbs, groups, held, threshold, settings.seed),
+        patients_known=bool(reference.patients) and all(reference.patients),
+    )
+
+
+def _held_out(groups: Places, settings: CopySettings) -> Mask:
+    """All films of some patients drawn at random, at least of one and never of all, bool [N]."""
+    sizes = np.bincount(groups)
+    drawn = np.random.default_rng([settings.seed, 1]).permutation(len(sizes))
+    most = min(settings.held_out, int(settings.held_share * len(groups)))
+    taken = np.cumsum(sizes[drawn]) <= max(most, int(sizes[drawn[0]]))
+    return np.isin(groups, drawn[taken])
+
+
+def _real_to_real(gallery: Gallery, eligible: Mask, settings: CopySettings) -> Vectors:
+    """Similarity of a sample of the eligible real films to the nearest of other patients."""
+    places = eligible.nonzero()[0]
+    if len(places) > settings.sample:
+        places = np.sort(np.random.default_rng([settings.seed, 2]).choice(places, settings.sample, replace=False))
+    return compare(gallery.thumbs[places], gallery, leave_out=gallery.groups[places]).best().similarity
+
+
+def _threshold(null: Vectors, settings: CopySettings) -> float:
+    found = float(np.quantile(null, settings.quantile)) + settings.margin
+    return min(max(found, settings.floor), settings.ceiling)
+
+
+def _matches(keys: Sequence[str], names: Sequence[str], nearest: Nearest, threshold: float) -> tuple[CopyMatch, ...]:
+    return tuple(
+        CopyMatch(
+            key,
+            names[place] if place >= 0 else "",
+            float(similarity),
+            float(cosine),
+            bool(mirrored),
+            bool(similarity > threshold),
+        )
+        for key, place, similarity, cosine, mirrored in zip(
+            keys, nearest.places, nearest.similarity, nearest.cosines, nearest.mirrored, strict=True
+        )
+    )
+
+
+def _false_alarms(thumbs: Thumbs, groups: Places, held: Mask, threshold: float, seed: int) -> Share:
+    """Real films of patients the reference lacks, taken for copies.
+
+    Features are fitted anew without them: made films had no part in the fit either.
+    """
+    rest = thumbs[~held]
+    without = Gallery.of(rest, groups[~held], CopySpace.fit(rest, seed=seed))
+    nearest = compare(thumbs[held], without, leave_out=np.full(int(held.sum()), -1)).best()
+    return Share.among(nearest.similarity > threshold)
+
+
+def _sensitivity(
+    probes: Probes | None,
+    reference: FilmSet,
+    gallery: Gallery,
+    threshold: float,
+    register: Register,
+    autoencode: Autoencode | None,
+    seed: int,
+) -> dict[str, Share]:
+    """Share of planted near-duplicates that is flagged, by kind."""
+    if probes is None:
+        return {}
+    place_of = {key: place for place, key in enumerate(reference.keys)}
+    places = np.array([place_of[key] for key in probes.keys], np.int64)
+    groups = gallery.groups[places]
+    partner = _partners(groups)
+    images = torch.from_numpy(probes.images).float() / 255.0
+    found = {}
+    for kind in ALTERATIONS:
+        if kind == "autoencoded" and autoencode is None:
+            continue
+        planted = altered(kind, images, partners=images[partner], seed=seed, autoencode=autoencode)
+        # A blend must be known by the film it is planted of: its other half is not there to be found.
+        leave_out = groups[partner] if kind == "blended" else np.full(len(groups), -1)
+        nearest = compare(thumbnails(planted, register), gallery, leave_out=leave_out).best()
+        found[kind] = Share.among(nearest.similarity > threshold)
+    return found
+
+
+def _partners(groups: Places) -> Places:
+    """For each film the next of another patient (itself where there is none)."""
+    count = len(groups)
+    later = (np.arange(count)[:, None] + np.arange(count)) % count  # [P, P]: itself, the next, ...
+    chosen: Places = later[np.arange(count), (groups[later] != groups[:, None]).argmax(1)]
+    return chosen
+
+
+def _quantiles(values: Vectors) -> dict[str, float]:
+    """Quantiles by name, `p5` to `p100`; none of no values."""
+    if not len(values):
+        return {}
+    return {f"p{round(100 * q)}": float(v) for q, v in zip(_QUANTILES, np.quantile(values, _QUANTILES), strict=True)}

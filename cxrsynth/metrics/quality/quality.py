@@ -1,0 +1,111 @@
+"""Checks of an image by itself: does it show an upright chest, in grey levels that can be read, without text?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cxrsynth.metrics.quality.burned_in import longest_row
+from cxrsynth.metrics.quality.grey_levels import effective_levels, end_share, structure
+from cxrsynth.metrics.quality.likeness import Likeness
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a check measures, and on which side of which value an image fails.
+
+    Thresholds were chosen on real films of split `train`; `python -m tests.benchmarks.quality_checks` measures them on
+    split `val`.
+    """
+
+    unit: str
+    fails: Literal["below", "above"]
+    threshold: float
+
+
+CHECKS: Mapping[str, Check] = MappingProxyType(
+    {
+        # Least of 2,053 training films: 0.055. Noise, plain and shaded pictures lie below 0.04.
+        "blank": Check("spread of coarse grey levels, of full range", "below", 0.05),
+        # Exceeded by one training film.
+        "saturated": Check("share of the middle at one end of the grey levels", "above", 0.03),
+        # Least of the training films: 36. Films of 16 levels lie below 16.
+        "clipped": Check("grey levels in use, of 256", "below", 32.0),
+        # 0.2%, 0.2% and 0.3% of the training films fall below.
+        "inverted": Check("correlation with a mean chest, less that of the negative", "below", 0.0),
+        "not_a_chest": Check("correlation with a mean chest, of the image or its negative", "below", 0.35),
+        "turned": Check("correlation with a mean chest, less that of the image turned", "below", 0.0),
+        # Side markers are rows of one or two, some of three ("A-P").
+        "text": Check("letters in a row", "above", 3.5),
+    }
+)
+# These compare with mean chests, and are left out where there are none.
+LIKENESS_CHECKS = ("inverted", "not_a_chest", "turned")
+
+
+@dataclass(frozen=True, slots=True)
+class QualityTable:
+    """Evidence of B images, one column a check, and which of them fail it."""
+
+    names: tuple[str, ...]
+    values: Tensor  # [B, Q] float32
+    failed: Tensor  # [B, Q] bool
+
+
+class QualityChecks:
+    """All checks of `CHECKS`, applied to the same images; those of `LIKENESS_CHECKS` need a likeness.
+
+    Args:
+        likeness: mean chests and registration.
+        thresholds: by name of check, in place of those of `CHECKS`.
+
+    Raises:
+        ValueError: if a threshold is for no check made here.
+    """
+
+    def __init__(self, likeness: Likeness | None = None, thresholds: Mapping[str, float] | None = None) -> None:
+        self.names = tuple(name for name in CHECKS if likeness or name not in LIKENESS_CHECKS)
+        given = dict(thresholds or {})
+        if unknown := sorted(given.keys() - set(self.names)):
+            raise ValueError(f"thresholds for {', '.join(unknown)}; checks made: {', '.join(self.names)}")
+        self.thresholds = {name: float(given.get(name, CHECKS[name].threshold)) for name in self.names}
+        self._likeness = likeness
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> QualityTable:
+        """Square images [B, 1, H, H] float32 in [0, 1], each judged by itself.
+
+        Raises:
+            ValueError: for images of another shape, type or range.
+        """
+        _refuse_others(images)
+        images = images.cpu()
+        evidence = {
+            "blank": structure(images),
+            "saturated": end_share(images),
+            "clipped": effective_levels(images),
+            "text": longest_row(images),
+        }
+        if self._likeness is not None:
+            like = self._likeness(images)
+            chest = torch.maximum(like.upright, like.inverted)
+            evidence |= {
+                "inverted": like.upright - like.inverted,
+                "not_a_chest": chest,
+                "turned": chest - like.turned,
+            }
+        values = torch.stack([evidence[name] for name in self.names], 1)
+        limits = torch.tensor([self.thresholds[name] for name in self.names])
+        low = torch.tensor([CHECKS[name].fails == "below" for name in self.names])
+        return QualityTable(self.names, values, torch.where(low, values < limits, values > limits))
+
+
+def _refuse_others(images: Tensor) -> None:
+    shape = tuple(images.shape)
+    if images.dim() != 4 or shape[1] != 1 or shape[2] != shape[3] or images.dtype != torch.float32 or not len(images):
+        raise ValueError(f"images of shape {shape} and type {images.dtype}, expected [B, 1, H, H] float32, B >= 1")
+    if not (images.amin() >= 0 and images.amax() <= 1):
+        raise ValueError("images hold values outside [0, 1], or none that are numbers")

@@ -1,0 +1,79 @@
+"""Comparisons with earlier studies: the sentences, words and sections that make them."""
+
+import re
+from collections import Counter
+
+from cxrsynth.reports.deid.rules import HOLES, MARK, NOUN
+from cxrsynth.reports.deid.sentences import BOUNDARY
+
+_EARLIER = r"(?:prior|previous|earlier|preceding|comparison|most recent|more recent)"
+# "Prior sternotomy seen on the lateral view" compares nothing.
+_NOT_BETWEEN = r"(?:seen|noted|on|in|with|of|is|are|was|were|the|at|by|for|to|from|as)\s"
+_STUDY = (
+    r"(?:exam\w*|stud(?:y|ies)|films?|radiograph\w*|x-?rays?|x\b|ct\b|cts\b|cta\b|mri?\b|pet\b|cxrs?|scans?|images?"
+    r"|imaging|reports?|views?|tomogra\w*|series|date|visit|time)"
+)
+# A sentence with a match goes whole. Matched against lower-case text: quicker than ignoring case.
+COMPARISON: re.Pattern[str] = re.compile(
+    r"\bcompar(?!t)\w*"
+    rf"|\b{_EARLIER}\s(?:(?!{_NOT_BETWEEN})[\w/-]{{1,20}}\s){{0,4}}?{_STUDY}"
+    rf"|\b(?:last|old)\s(?:chest\s|outside\s)?{_STUDY}"
+    rf"|\b{_EARLIER}\s(?:[\w/-]{{1,20}}\s){{0,2}}?{HOLES}"
+    r"|\b(?:from|to|than|since|with|versus|vs\.?|on|the|as)\s(?:the\s|a\s|any\s)?(?:priors?|previous|earlier|before)"
+    rf"\s?(?:[.,;:)]|$|{HOLES}|\b(?:of|dated|on|from|at)\b)"
+    r"|\bpriors\b|\bpreviously\b|\bno longer\b|\byesterday\b|\bearlier (?:today|that|the|this|same)\b"
+    r"|\bday before\b"
+    r"|\b(?:\d{1,3}|one|two|three|four|five|six|several|few) (?:hours?|days?|weeks?|months?|years?)"
+    r" (?:ago|earlier|prior|before)\b"
+    r"|\bsince\s(?:the\s|an?\s|his\s|her\s)?"
+    rf"(?:(?:prior|previous|last|earlier|most|exam|study|radiograph|film|that|at)\b|{HOLES})"
+    r"|\b(?:unchanged|stable|similar|changed?|increased?|decreased?|improved|progress\w*|larger|smaller|new|worse\w*|resolved"
+    rf"|different)\s(?:in\s\w{{1,20}}\s)?(?:from|since|to|than)\s(?:the\s|that\s)?(?:(?:of|on|in|dated)\s)?(?:the\s)?{HOLES}"
+    r"|\b(?:new|unchanged|stable|changed?|increased?|decreased?|improved|worse\w*|progress\w*)\s(?:\w{1,20}\s){0,2}?since\b",
+)
+# Looked for first, in lower case: a sentence with none of them is not searched for COMPARISON.
+COMPARISON_NEEDS: tuple[str, ...] = (
+    *("compar", "prior", "previous", "earlier", "preceding", "recent", "last", "old", "before", "no longer"),
+    *("yesterday", "ago", "since", NOUN, MARK),
+)
+_STILL = (
+    r"(?:(?:grossly|essentially|largely|relatively|overall|generally|otherwise|fairly)\s)?(?:unchanged|stabl[ey]"
+    r"|persistent(?:ly)?)(?:\s(?:in|of)\s(?:appearance|position|size|configuration))?\b"
+)
+# "stable", "interval": the word goes, not the finding.
+COMPARISON_WORD: re.Pattern[str] = re.compile(
+    r"\b(?:there\s(?:is|are|has\sbeen|have\sbeen)\s)?no\s(?:\w{2,12}ly\s)?(?:(?:significant|interval|definite|appreciable"
+    r"|substantial|major|marked|short-term|further|convincing|large|gross|real)\s){0,3}changes?\s(?:in|of)(?:\sthe)?\b"
+    rf"|\b(?:once\s)?again\b|\bin the interval\b|\b{_STILL}"
+    r"|\binterval(?:ly)?\b|\bnew(?:ly)?\b(?!\sYork)"
+    r"|\b(?:worsening|worsened|improving|improved)\s(?=[a-z])|\bre-?(?=demonstrat)",
+    re.IGNORECASE,
+)
+# As COMPARISON_NEEDS, for COMPARISON_WORD.
+COMPARISON_WORD_NEEDS = ("change", "again", "interval", "stabl", "persistent", "new", "wors", "improv", "demonstrat")
+
+_SECTION = re.compile(r"(?:^|(?<=[.;\n ]))comparisons?(?: (?:study|studies|exams?|films?|dates?))?\s?:", re.IGNORECASE)
+_HEADER = re.compile(
+    r"\b(?i:findings?|impression|technique|indication|history|clinical [a-z ]{2,30}|exam(?:ination)?|procedure"
+    r"|reason for [a-z ]{2,30}|recommendations?|conclusion|notification|report|wet read|views?)\s?:"
+    r"|^ ?[A-Z][A-Za-z ]{2,30}:|\n\n",
+    re.MULTILINE,
+)
+
+
+def without_comparison_sections(text: str, removed: Counter[str]) -> str:
+    """The text without its COMPARISON sections, their number added to `removed`.
+
+    Each goes up to the next header or blank line; where none follows, one sentence.
+    """
+    if "comparison" not in text.lower():
+        return text
+    kept, position = [], 0
+    for match in _SECTION.finditer(text):
+        if match.start() < position:
+            continue
+        end = _HEADER.search(text, match.end()) or BOUNDARY.search(text, match.end())
+        kept.append(text[position : match.start()])
+        position = len(text) if end is None else end.start() if end[0][-1:] in ":\n" else end.end()
+        removed["comparison"] += 1
+    return "".join(kept) + text[position:]

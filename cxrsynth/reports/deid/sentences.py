@@ -1,0 +1,93 @@
+"""Sentences: where they end, the header before them, and mending one that lost a part."""
+
+import re
+from collections.abc import Iterator
+
+from cxrsynth.reports.deid.contacts import CONTACT_LEAD
+from cxrsynth.reports.deid.rules import HOLE, HOLES, MARK, NOUN
+
+_OWN_HEADER = re.compile(r"\s*(?:[A-Z][A-Za-z/ ]{2,30}:\s*|\(?\d{1,2}[.)]\s+)?")
+# What ends a sentence, unless the text before it says otherwise.
+BOUNDARY: re.Pattern[str] = re.compile(
+    r"[.?!]+[\"')\]]*(?=\s|$)|(?<=[a-z])\.(?=[A-Z][a-z])|\n\n|\n(?= ?(?:[A-Z][A-Za-z ]{2,30}:|\d{1,2}[.)] |[-*•] ))"
+)
+# A full stop that ends no sentence: an abbreviation, an initial, the number of a list.
+_NO_END = re.compile(
+    r"(?:\b(?:vs|approx|e\.g|i\.e|etc|cf|fig|no|st|dr|mr|mrs|ms|prof|a\.m|p\.m)|(?<![\w.])[A-Z])$", re.IGNORECASE
+)
+_LIST_NUMBER = re.compile(r"\s*\(?\d{1,2}$")
+
+_GOVERNOR = re.compile(
+    r"\b(?:(?:by|on|at|dated|dating|from|of|to|with|per|since|via|in|for|as|until|between|during|date|time|number|the"
+    rf"|signed|performed|obtained|born|dob|aged?|is|a|an)\b[:,]?\s{{0,2}}){{1,4}}{NOUN}",
+    re.IGNORECASE,
+)
+_NOUN_RUN = re.compile(rf"{NOUN}(?:\s{{0,2}}(?:,|;|/|-|\band\b|\bor\b|&)?\s{{0,2}}{HOLES}){{1,50}}")
+_MARK_AT_END = re.compile(
+    rf"\b(?:(?:by|on|at|dated|from|of|to|with|per|since|via|in|the|a|an|and|or)\s){{1,3}}{MARK}(?=\s?(?:[.,;:)]|$))",
+    re.I,
+)
+_EMPTY_PAIR = re.compile(r"\(\s?[,;:.]?\s?\)|\[\s?\]|\"\s?\"")
+# Words that cannot end a sentence, left there when what they led to went.
+_DANGLING = frozenset(
+    (
+        *("is", "are", "was", "were", "has", "have", "been", "appear", "appears", "remain", "remains", "seem", "seems"),
+        *("and", "but", "or", "grossly", "essentially", "largely", "relatively", "overall", "otherwise", "the", "a"),
+        *("an", "by", "on", "at", "from", "of", "to", "with", "in", ""),
+    )
+)
+_VERB_AND = re.compile(
+    r"\b(is|are|was|were|remains?|appears?)(?:\s?,\s?(?:and\s|but\s)?|\s(?:and|but)\s)", re.IGNORECASE
+)
+# A sentence left with nothing but these has lost what it said.
+_SAYS_NOTHING = CONTACT_LEAD | frozenset(
+    (
+        *("called", "call", "seen", "send", "sent", "to", "at", "in", "by", "on", "of", "please", "a", "an"),
+        "department",
+        "",
+    )
+)
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Sentences with the white space before them; a single line break does not end one."""
+    position = 0
+    for match in BOUNDARY.finditer(text):
+        before = text[max(position, match.start() - 8) : match.start()]
+        if match[0] == "." and (_NO_END.search(before) or _LIST_NUMBER.fullmatch(before)):
+            continue
+        yield text[position : match.end()]
+        position = match.end()
+    yield text[position:]
+
+
+def own_header(sentence: str) -> str:
+    """`FINDINGS: ` or `2. ` in front of a sentence that goes; list numbers go too."""
+    match = _OWN_HEADER.match(sentence)
+    head = match[0] if match else ""
+    return head if ":" in head else head[: len(head) - len(head.lstrip())]
+
+
+def mend(sentence: str) -> str:
+    """Close the gaps: no preposition without its noun, no space before a comma, no empty brackets."""
+    space = sentence[: len(sentence) - len(sentence.lstrip())]
+    body = _NOUN_RUN.sub(NOUN, re.sub(r"[^\S\n]+", " ", sentence[len(space) :]))
+    body = _NOUN_RUN.sub(NOUN, _GOVERNOR.sub(NOUN, body))
+    body = HOLE.sub("", _MARK_AT_END.sub("", body))
+    body = _EMPTY_PAIR.sub("", re.sub(r"\s{2,}", " ", body))
+    body = re.sub(r" ([.,;:?!)])", r"\1", re.sub(r"\s{2,}", " ", body))
+    body = re.sub(r"[,;:]+(?=[,;:.?!])", "", body)
+    body = _without_dangling(_VERB_AND.sub(r"\1 ", body)).lstrip(" ,;:-.?!)")
+    rest = body[len(head[0]) :] if (head := _OWN_HEADER.match(body)) else body
+    if {word.strip(".,;:?!()/-").lower() for word in rest.split()} <= _SAYS_NOTHING:
+        return space + (body if ":" in body and not rest.strip(" .?!") else "")
+    first = len(body) - len(rest)
+    return space + body[:first] + rest[0].upper() + rest[1:]
+
+
+def _without_dangling(body: str) -> str:
+    words = body.rstrip(" .?!").split(" ")
+    end = body[len(" ".join(words)) :].strip()
+    while words and words[-1].strip(",;:-").lower() in _DANGLING:
+        words.pop()
+    return " ".join(words).rstrip(" ,;:-" if end else " ") + end

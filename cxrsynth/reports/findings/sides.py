@@ -1,0 +1,69 @@
+"""The side said of each finding in a sentence: left, right or both."""
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+
+from spacy.tokens import Doc
+
+from cxrsynth.reports.findings.terms import WHEN_NORMAL
+from cxrsynth.reports.labels import Side
+
+_LEFT, _RIGHT = frozenset({Side.LEFT}), frozenset({Side.RIGHT})
+BOTH_SIDES: frozenset[Side] = frozenset({Side.LEFT, Side.RIGHT})
+_SIDES = dict.fromkeys(("left", "lt", "leftward", "lingula", "lingular"), _LEFT)
+_SIDES |= dict.fromkeys(("right", "rt"), _RIGHT)
+_SIDES |= dict.fromkeys(
+    ("bilateral", "bilaterally", "both", "bibasilar", "bibasal", "biapical", "bilat", "biapically"), BOTH_SIDES
+)
+# "left ventricular" and the like name a chamber, not the side of the finding.
+_NOT_A_SIDE = frozenset({"ventricle", "ventricular", "atrium", "atrial", "heart"})
+_CLAUSE_ENDS = frozenset({",", ";", "but", "with", "however", "while", "without", "no", "although"})
+# Words that may stand between two terms which share a side: "left opacity, likely atelectasis", "... and effusion". The
+# side carries on over any of them, but back ("atelectasis and effusion on the left") only over the first few.
+_JOINS_BACK = re.compile(r"(?:(?:and|or|&|versus|vs) ?)*")
+_JOINS = re.compile(
+    r"(?:(?:,|and|or|&|versus|vs|associated|adjacent|small|mild|minimal|with|consistent|compatible|may|represent(?:s|ing)?"
+    r"|reflect(?:s|ing)?|likely|probabl[ey]|possibl[ey]|most|suggest(?:s|ing|ive)|concerning|for|of|which|could|be|due|to"
+    r"|pleural|a|the|either|focal|underlying|xxxx) ?)*"
+)
+# Named alone, the paired parts mean both sides.
+_PAIRED = frozenset({"bases", "apices"})
+
+
+def sides_of(doc: Doc) -> list[frozenset[Side]]:
+    """The side said of each term: its own clause's, or that of a term it is joined to by "and" or "or".
+
+    `doc` is one sentence, its terms marked as entities; the result has one set for each of them, in order, empty where
+    no side was said.
+    """
+    findings = [ent for ent in doc.ents if ent.label_ not in WHEN_NORMAL]
+    said: dict[int, frozenset[Side]] = {}
+    for index, ent in enumerate(findings):
+        first = findings[index - 1].end if index else 0
+        last = findings[index + 1].start if index + 1 < len(findings) else len(doc)
+        said[ent.start] = _side_words(doc, range(ent.start - 1, first - 1, -1)) or _side_words(
+            doc, range(ent.end, last)
+        )
+    pairs = list(pairwise(findings))
+    for joins, ordered in ((_JOINS, pairs), (_JOINS_BACK, [(right, left) for left, right in reversed(pairs)])):
+        for known, open_ in ordered:
+            between = doc[min(known.end, open_.end) : max(known.start, open_.start)]
+            if not said[open_.start] and joins.fullmatch(between.text):
+                said[open_.start] = said[known.start]
+    return [said.get(ent.start, frozenset()) for ent in doc.ents]
+
+
+def _side_words(doc: Doc, positions: Iterable[int]) -> frozenset[Side]:
+    """Sides named walking outward from a term, up to the end of its clause."""
+    found: frozenset[Side] = frozenset()
+    paired = False
+    for position in positions:
+        word = doc[position].lower_
+        if word in _CLAUSE_ENDS:
+            break
+        follower = doc[position + 1].lower_ if position + 1 < len(doc) else ""
+        if word in _SIDES and follower not in _NOT_A_SIDE:
+            found |= _SIDES[word]
+        paired |= word in _PAIRED
+    return found or (BOTH_SIDES if paired else found)

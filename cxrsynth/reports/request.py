@@ -1,0 +1,118 @@
+"""From a report to what is asked of the model: sanitised text, labels, prompt, and what cannot be shown."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cxrsynth.reports.conditions import conditions_of
+from cxrsynth.reports.deid.sanitize import sanitize
+from cxrsynth.reports.findings.reader import FindingsReader
+from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Status
+from cxrsynth.reports.prompt import (
+    Depicts,
+    Request,
+    Subject,
+    age_group,
+    canonical_prompt,
+    cut_at_sentence,
+    limit_to_depicted,
+)
+from cxrsynth.reports.table.rows import Report
+from cxrsynth.settings import PromptStyle
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One report, ready to be drawn. `facts` goes into each sample's JSON and holds no free text.
+
+    `labels` are all the report says, shown by the model or not; `conditions` what a model with ACE is told of it;
+    `subject` who and what view was asked for, without what the model cannot show.
+    """
+
+    prompt: str = field(repr=False)
+    text: str = field(repr=False)
+    facts: dict[str, Any] = field(repr=False)
+    labels: dict[str, FindingLabel] = field(repr=False)
+    subject: Subject
+    conditions: tuple[str, ...]
+    sanitized: Counter[str]
+    truncated: bool
+    not_depicted: tuple[str, ...]
+
+
+class Asker:
+    """Turns reports into prompts in one style for one model.
+
+    Args:
+        style: how the model wants to be asked.
+        depicts: what the model was shown; None where its folder does not say.
+        fits: whether a text fits the tokenizer.
+    """
+
+    def __init__(self, style: PromptStyle, depicts: Depicts | None, fits: Callable[[str], bool]) -> None:
+        self._style = style
+        self._depicts = depicts
+        self._fits = fits
+        self._reader = FindingsReader()
+
+    def ask(self, report: Report) -> Asked:
+        """What one report asks for; label columns win over labels read from the text."""
+        clean = sanitize(report.full_text)
+        labels, sources = self._labels(report)
+        subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
+        request = limit_to_depicted(subject, labels, self._depicts)
+        prompt, truncated = cut_at_sentence(self._prompt(report, request, clean.text), self._fits)
+        facts = {
+            # One shape for all samples, and no null: readers such as `datasets` infer columns from the first few.
+            "view": subject.view or "",
+            "sex": subject.sex or "",
+            "age_group": subject.age_group or "",
+            "findings": {name: _finding_fact(labels.get(name), sources.get(name, "")) for name in OBSERVATIONS},
+            "not_depicted": "; ".join(request.not_depicted),
+            "prompt_style": self._style.value,
+            "prompt_truncated": truncated,
+        }
+        if self._style is PromptStyle.CANONICAL:
+            facts["prompt"] = prompt
+        return Asked(
+            prompt=prompt,
+            text=clean.text,
+            facts=facts,
+            labels=labels,
+            subject=request.subject,
+            conditions=conditions_of(replace(report, labels=labels)),
+            sanitized=Counter(clean.removed),
+            truncated=truncated,
+            not_depicted=request.not_depicted,
+        )
+
+    def _labels(self, report: Report) -> tuple[dict[str, FindingLabel], dict[str, str]]:
+        parsed = self._reader.read(report.full_text) if report.full_text else {}
+        merged = {**parsed, **report.labels}
+        abnormal = any(
+            label.status is not Status.ABSENT and name not in ("No Finding", "Support Devices")
+            for name, label in merged.items()
+        )
+        if abnormal and "No Finding" not in report.labels:
+            merged.pop("No Finding", None)
+        return merged, {name: "column" if name in report.labels else "report" for name in merged}
+
+    def _prompt(self, report: Report, request: Request, clean_text: str) -> str:
+        if self._style is PromptStyle.CANONICAL:
+            return canonical_prompt(request.subject, request.labels)
+        section = {
+            PromptStyle.IMPRESSION: report.impression,
+            PromptStyle.FINDINGS: report.findings,
+            PromptStyle.REPORT: "",
+        }[self._style]
+        # A report without the wanted section, or with one of which nothing is left ("No significant change."), is asked
+        # by all the text it has, and without any by its labels: an empty prompt would ask for any film at all.
+        return sanitize(section).text or clean_text or canonical_prompt(request.subject, request.labels)
+
+
+def _finding_fact(label: FindingLabel | None, source: str) -> dict[str, str]:
+    """One observation in a sample's JSON; `source` is `column` or `report`."""
+    if label is None:
+        return {"status": "not mentioned", "side": "", "source": ""}
+    return {"status": label.status.value, "side": label.side.value if label.side else "", "source": source}

@@ -1,0 +1,209 @@
+"""One row of a table, as a `Report` or a `Rejected` line."""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cxrsynth.reports.labels import FindingLabel, Status
+from cxrsynth.reports.table.columns import TEXT_ROLES, observation_of
+from cxrsynth.reports.table.records import is_text
+
+MAX_ID_CHARS = 256
+MAX_AGE_YEARS = 130
+
+_UNKNOWN = frozenset({"", "unknown", "unk", "na", "n/a", "nan", "none", "null", "other", "o", "u", "-", "?"})
+_SEXES: dict[str, Literal["M", "F"]] = {
+    **dict.fromkeys(("m", "male", "man", "boy"), "M"),
+    **dict.fromkeys(("f", "female", "woman", "girl"), "F"),
+}
+_STATUSES = {
+    **dict.fromkeys(("1", "1.0", "present", "positive", "true", "yes"), Status.PRESENT),
+    **dict.fromkeys(("0", "0.0", "absent", "negative", "false", "no"), Status.ABSENT),
+    **dict.fromkeys(("-1", "-1.0", "uncertain"), Status.UNCERTAIN),
+}
+_NOT_MENTIONED = frozenset({"", "nan", "none", "null", "not mentioned"})
+_VIEW_WORDS = {
+    **dict.fromkeys(("pa", "posteroanterior"), "PA"),
+    **dict.fromkeys(("ap", "anteroposterior", "portable", "supine", "semierect", "bedside"), "AP"),
+    **dict.fromkeys(("lateral", "lat", "ll", "rl", "l"), "LATERAL"),
+}
+# Words that say something of the picture without naming its view.
+_VIEW_EXTRAS = frozenset(
+    {"chest", "view", "views", "erect", "upright", "horizontal", "axial", "frontal", "and", "left"}
+)
+_VIEW_EXTRAS |= {"right", "semi", "projection", "decubitus", "lld", "rld", "xray", "x", "ray", "standing", "sitting"}
+_AGE = re.compile(r"(?:>|over\s+)?\s*(\d{1,4}(?:\.\d{1,6})?)\s*\+?\s*([a-z/.]{0,5}(?:\s+old)?)", re.ASCII)
+_YEARS_PER_UNIT = {
+    **dict.fromkeys(("", "y", "yr", "yrs", "year", "years", "yo", "y/o", "y.o.", "years old", "year old"), 1.0),
+    **dict.fromkeys(("m", "mo", "month"), 1 / 12),
+    **dict.fromkeys(("w", "wk", "week", "weeks"), 7 / 365.25),
+    **dict.fromkeys(("d", "day", "days"), 1 / 365.25),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One radiology report. Text never shows in its repr; `line` is where the row starts, header line 1.
+
+    `text` is the whole report where the table has a report column; `view` is PA, AP or LATERAL. `told_age_group` is
+    adult or child where that is known without an age.
+    """
+
+    report_id: str
+    line: int
+    findings: str = field(default="", repr=False)
+    impression: str = field(default="", repr=False)
+    text: str = field(default="", repr=False)
+    view: str | None = None
+    sex: Literal["M", "F"] | None = None
+    age_years: float | None = None
+    labels: dict[str, FindingLabel] = field(default_factory=dict)
+    told_age_group: Literal["adult", "child"] | None = None
+
+    @property
+    def full_text(self) -> str:
+        """Every text the row has, whole report first, joined by blank lines."""
+        return "\n\n".join(part for part in (self.text, self.findings, self.impression) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that cannot be used. The reason holds column names and counts, never a value of the row."""
+
+    line: int
+    reason: str
+
+
+class UnusableError(Exception):
+    """Why one row is rejected: the reason of a `Rejected`."""
+
+
+def to_report(line: int, record: Mapping[str, Any], *, roles: Mapping[str, str]) -> Report:
+    """The report of one row.
+
+    Args:
+        line: where the row starts, header line 1; names a report that has no id column.
+        record: column name -> value, as the file has it; also columns that are not read.
+        roles: role -> column name.
+
+    Raises:
+        UnusableError: if the row has neither text nor a label, or a value is not understood.
+    """
+    cells = {role: _cell(column, record.get(column)) for role, column in roles.items()}
+    taken = set(roles.values())
+    labels = _labels({column: value for column, value in record.items() if column not in taken})
+    text = {role: cells.get(role, "").strip() for role in TEXT_ROLES}
+    if not labels and not any(text.values()):
+        raise UnusableError("empty text")
+    return Report(
+        report_id=_report_id(cells["report_id"]) if "report_id" in cells else f"row-{line}",
+        line=line,
+        findings=text["findings"],
+        impression=text["impression"],
+        text=text["report"],
+        view=_view(cells.get("view", "")),
+        sex=_sex(cells.get("sex", "")),
+        age_years=_age_years(cells.get("age", "")),
+        labels=labels,
+    )
+
+
+def _cell(column: str, value: Any) -> str:
+    """A cell as text: empty for null and NaN."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise UnusableError(f"undecodable bytes in column {column!r}") from None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, int) and abs(value) >= 1 << 256:
+        # Python refuses to print integers of thousands of digits.
+        raise UnusableError(f"column {column!r}: number too large")
+    if not isinstance(value, str | int | float):
+        raise UnusableError(f"column {column!r}: expected text or a number")
+    text = str(value)
+    if "\0" in text:
+        raise UnusableError(f"NUL byte in column {column!r}")
+    if not is_text(text):
+        raise UnusableError(f"undecodable bytes in column {column!r}")
+    return text
+
+
+def _labels(record: Mapping[str, Any]) -> dict[str, FindingLabel]:
+    labels = {}
+    for column, value in record.items():
+        # Asked of every row, not of the header: a JSONL row may be the first to name an observation.
+        observation = observation_of(column)
+        if observation is None:
+            continue
+        word = _cell(column, value).strip().lower()
+        if word in _NOT_MENTIONED:
+            continue
+        if word not in _STATUSES:
+            raise UnusableError(f"{observation}: value not understood; expected 1, 0, -1 or nothing")
+        if observation in labels:
+            raise UnusableError(f"{observation}: given twice")
+        labels[observation] = FindingLabel(_STATUSES[word])
+    return labels
+
+
+def _report_id(cell: str) -> str:
+    report_id = cell.strip()
+    if not report_id:
+        raise UnusableError("empty id")
+    if len(report_id) > MAX_ID_CHARS:
+        raise UnusableError(f"id longer than {MAX_ID_CHARS} characters")
+    return report_id
+
+
+def refuse_duplicate(report_id: str, seen: set[int]) -> None:
+    """Enter an id into `seen`, which holds 16-byte hashes.
+
+    Raises:
+        UnusableError: if it was there before.
+    """
+    key = int.from_bytes(hashlib.blake2b(report_id.encode(), digest_size=16).digest())
+    if key in seen:
+        raise UnusableError("duplicate id")
+    seen.add(key)
+
+
+def _view(cell: str) -> str | None:
+    """PA, AP or LATERAL; None where unknown, or where one report is of two views."""
+    word = cell.strip().lower()
+    if word in _UNKNOWN:
+        return None
+    words = re.findall(r"[a-z]+", word)
+    rest = [word for word in words if word not in _VIEW_EXTRAS and word not in _VIEW_WORDS]
+    if rest or not words or not re.fullmatch(r"[a-z\s_/,&()-]+", word):
+        raise UnusableError("view: value not understood; expected PA, AP or LATERAL")
+    # A decubitus view is taken lying on the side: none of the three.
+    named = {_VIEW_WORDS[word] for word in words if word in _VIEW_WORDS}
+    return named.pop() if len(named) == 1 and not {"decubitus", "lld", "rld"} & set(words) else None
+
+
+def _sex(cell: str) -> Literal["M", "F"] | None:
+    word = cell.strip().lower()
+    if word in _UNKNOWN:
+        return None
+    if word not in _SEXES:
+        raise UnusableError("sex: value not understood; expected M or F")
+    return _SEXES[word]
+
+
+def _age_years(cell: str) -> float | None:
+    """Years: a plain number, DICOM's 067Y, 006M, 010W, 005D, or a capped `>89`, `90+`."""
+    word = cell.strip().lower()
+    if word in _UNKNOWN:
+        return None
+    match = _AGE.fullmatch(word)
+    if match is None or match[2] not in _YEARS_PER_UNIT:
+        raise UnusableError("age: value not understood; expected years, or a number and Y, M, W or D")
+    age_years = float(match[1]) * _YEARS_PER_UNIT[match[2]]
+    if age_years > MAX_AGE_YEARS:
+        raise UnusableError(f"age: over {MAX_AGE_YEARS} years")
+    return age_years

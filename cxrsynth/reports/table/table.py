@@ -1,0 +1,82 @@
+"""A table of reports, CSV, JSONL or Parquet, as a stream: each row becomes a `Report` or a `Rejected` line.
+
+Rows are read one at a time. What grows with the table is 16 bytes an id, about 100 in Python's set, to find
+duplicates: a million ids take about 100 MB, a table without an id column nothing.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrsynth.errors import ReportsError
+from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, column_names, find_labels, find_roles, listed
+from cxrsynth.reports.table.records import read_records, reading
+from cxrsynth.reports.table.rows import Rejected, Report, UnusableError, refuse_duplicate, to_report
+
+FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A checked table. `roles`: role -> column name; `labels`: column name -> CheXpert observation."""
+
+    path: Path
+    columns: tuple[str, ...]
+    roles: Mapping[str, str]
+    labels: Mapping[str, str]
+
+    def rows(self) -> Iterator[Report | Rejected]:
+        """Rows in file order, read as they are asked for; every call starts afresh.
+
+        A row without an id column is `row-<line>`: it keeps its id as long as the lines above it stay.
+
+        Raises:
+            ReportsError: if the file can no longer be read, or its Parquet pages are broken.
+        """
+        seen: set[int] = set()
+        for line, record in read_records(self.path, [*self.roles.values(), *self.labels]):
+            try:
+                if isinstance(record, str):
+                    raise UnusableError(record)
+                report = to_report(line, record, roles=self.roles)
+                if "report_id" in self.roles:
+                    refuse_duplicate(report.report_id, seen)
+            except UnusableError as unusable:
+                yield Rejected(line, str(unusable))
+            else:
+                yield report
+
+    def digest(self) -> str:
+        """SHA-256 of the file's bytes, in hex."""
+        with reading(self.path), self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_table(path: Path | str, *, columns: ColumnNames | None = None) -> Table:
+    """Check a table's file and header, and find its columns.
+
+    Raises:
+        ReportsError: if the file cannot be read, is of an unknown kind, has no usable header, or lacks a
+            column that was asked for, or has neither a text nor a label column.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise ReportsError(f"{path}: unknown kind of table\n  expected a file ending in {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise ReportsError(f"{path}: is a folder\n  expected one file; name a table inside it")
+    with reading(path), path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        raise ReportsError(f"{path}: the file is empty\n  expected a table of reports")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff") and path.suffix.lower() != ".parquet":
+        raise ReportsError(f"{path}: the file is UTF-16\n  expected UTF-8: save it again as UTF-8")
+    names = column_names(path)
+    roles = find_roles(path, names, asked=columns or ColumnNames())
+    labels = find_labels(path, names, taken=set(roles.values()))
+    if not labels and not any(role in roles for role in TEXT_ROLES):
+        raise ReportsError(
+            f"{path}: no column holds report text or finding labels\n  columns: {listed(names)}\n"
+            "  expected report, text, findings or impression, or CheXpert observations; or name the columns"
+        )
+    return Table(path, names, roles, labels)

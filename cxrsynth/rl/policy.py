@@ -1,0 +1,191 @@
+"""The policy: a diffusion model some of whose weights are trained, and the frozen baseline it is compared with."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from cxrsynth.diffusion.ace import (
+    AdaptiveConditionEmbedding,
+    ConditionEmbedding,
+    SubspaceEmbedding,
+    prompt_directions,
+    word_directions,
+)
+from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.sampler import encode_prompts
+from cxrsynth.errors import ModelError
+from cxrsynth.recipe.schema import AceSection, LoraSection
+from cxrsynth.reports.conditions import CONDITIONS
+from cxrsynth.settings import Precision
+
+# Attention projections, as diffusers' own LoRA training scripts take them.
+_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+_ADAPTER = "cxrsynth"
+_PROMPTS_AT_ONCE = 64
+_TOKENS = 16  # positions that blocks are added to, where the recipe says nothing
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is tuned. `unet_weights` and `ace_weights` are the parameters that learn, by name, float32.
+
+    The baseline shares every weight that is not trained. With adapters it is the same UNet with the adapters off: no
+    second copy in memory.
+    """
+
+    model: DiffusionModel
+    unet_weights: dict[str, nn.Parameter] = field(repr=False)
+    ace_weights: dict[str, nn.Parameter] = field(repr=False)
+    explore: float  # spread of the condition's shift, 0 for none
+    _baseline: DiffusionModel = field(repr=False)
+    _adapters: bool
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """All that learns, by name."""
+        return self.unet_weights | self.ace_weights
+
+    @property
+    def denoising_weights(self) -> dict[str, nn.Parameter]:
+        """Those that learn from the denoising steps. ACE that explores learns from its own action instead."""
+        return self.unet_weights if self.explore else self.weights
+
+    @property
+    def shifts(self) -> SubspaceEmbedding | None:
+        """The embeddings whose shift is an action of the policy, None where there is no such action."""
+        return self.model.ace if self.explore and isinstance(self.model.ace, SubspaceEmbedding) else None
+
+    @contextmanager
+    def baseline(self) -> Iterator[DiffusionModel]:
+        """The frozen start. With adapters nobody may use the policy's UNet meanwhile."""
+        if not self._adapters:
+            yield self._baseline
+            return
+        self.model.unet.disable_adapters()
+        try:
+            yield self._baseline
+        finally:
+            self.model.unet.enable_adapters()
+
+    def parameter_count(self) -> dict[str, int]:
+        """Numbers that are trained, by part."""
+        parts = {"unet": self.unet_weights, "ace": self.ace_weights}
+        return {part: sum(weight.numel() for weight in weights.values()) for part, weights in parts.items()}
+
+
+def load_policy(
+    checkpoint: str,
+    *,
+    unet: str,
+    lora: LoraSection,
+    ace: AceSection | None,
+    prompts: Callable[[DiffusionModel], Sequence[str]],
+    device: torch.device,
+    precision: Precision,
+    gradient_checkpointing: bool,
+    seed: int,
+) -> Policy:
+    """Load a model folder and mark what is trained.
+
+    Args:
+        checkpoint: as for `load_model`.
+        unet: `full`, `lora` or `frozen`.
+        lora: settings of the adapters.
+        ace: settings of the embeddings, None for none. Where the folder has embeddings already, those are tuned on.
+        prompts: of the training reports, by which the directions of a subspace are found.
+        device: where the networks go.
+        precision: of forward passes.
+        gradient_checkpointing: recompute the UNet's activations in the backward pass.
+        seed: of the adapters' first weights.
+
+    Raises:
+        ModelError: if the folder cannot be used.
+    """
+    model = load_model(checkpoint, device=device, precision=precision, mixed=True, float32_unet=unet == "full")
+    baseline = model
+    if gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+    if unet == "full":
+        baseline = replace(model, unet=copy.deepcopy(model.unet).requires_grad_(False))
+        model.unet.requires_grad_(True)
+    elif unet == "lora":
+        add_adapters(model.unet, lora, seed=seed)
+    embeddings = _start_ace(model, ace, prompts)
+    unet_weights = {f"unet.{name}": weight for name, weight in model.unet.named_parameters() if weight.requires_grad}
+    trained = ace is not None and embeddings is not None
+    named = embeddings.named_parameters() if trained and embeddings is not None else ()
+    ace_weights = {f"ace.{name}": weight for name, weight in named if weight.requires_grad}
+    return Policy(
+        replace(model, ace=embeddings),
+        unet_weights,
+        ace_weights,
+        explore=0.0 if ace is None else ace.explore or 0.0,
+        _baseline=baseline,
+        _adapters=unet == "lora",
+    )
+
+
+def add_adapters(unet: UNet2DConditionModel, lora: LoraSection, *, seed: int) -> None:
+    """Adapters on the attention projections, in float32; their second factor is zero, so they change nothing yet.
+
+    Raises:
+        ModelError: if the UNet has no such projections.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            unet.add_adapter(
+                LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=list(_LORA_TARGETS)),
+                adapter_name=_ADAPTER,
+            )
+        except ValueError as error:
+            raise ModelError(f"unet: no place for adapters: {error}") from None
+    for name, weight in unet.named_parameters():
+        weight.requires_grad_("lora_" in name)
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+def _start_ace(
+    model: DiffusionModel, section: AceSection | None, prompts: Callable[[DiffusionModel], Sequence[str]]
+) -> ConditionEmbedding | None:
+    if section is None:
+        return model.ace
+    if section.subspace is not None:
+        try:
+            embedded, words = _embedded(model, prompts(model)), section.subspace // 2
+            whole = prompt_directions(embedded, section.subspace - words)
+            basis = torch.cat([whole, word_directions(embedded, words)]) if words else whole
+        except ValueError as error:
+            raise ModelError(
+                f"train.ace.subspace: {error}\n  expected: reports that differ in what the model's prompts tell of"
+            ) from None
+        start = None if model.ace is None else model.ace.plain()
+        return SubspaceEmbedding(basis, start=start).to(model.device)
+    if model.ace is not None:
+        if section.tokens is not None and section.tokens != model.ace.plain().tokens:
+            raise ModelError(
+                f"train.ace.tokens {section.tokens}: the model has embeddings of {model.ace.plain().tokens} positions"
+                " already, which learn on\n  leave train.ace.tokens out, or name that number"
+            )
+        return copy.deepcopy(model.ace).requires_grad_(True)
+    width = int(model.text_encoder.config.hidden_size)
+    length = int(model.tokenizer.model_max_length)
+    tokens = section.tokens or _TOKENS
+    if tokens > length:
+        raise ModelError(
+            f"train.ace.tokens {tokens}: the model's condition has {length} positions\n  expected: at most {length}"
+        )
+    return AdaptiveConditionEmbedding(width, tokens=tokens, conditions=CONDITIONS).to(model.device)
+
+
+def _embedded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
+    """Text embeddings [N, L, D] float32 on the CPU."""
+    parts = [prompts[first : first + _PROMPTS_AT_ONCE] for first in range(0, len(prompts), _PROMPTS_AT_ONCE)]
+    return torch.cat([encode_prompts(model, list(part)).float().cpu() for part in parts])

@@ -1,0 +1,280 @@
+"""The update: inner epochs over the trajectories of an iteration, forward, backward, clip, step."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cxrsynth.diffusion.ddim import DDIMSchedule, step_kl, step_log_prob, step_std
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.rollout import predict_means
+from cxrsynth.diffusion.sampler import guided_condition
+from cxrsynth.errors import ModelError
+from cxrsynth.recipe.schema import UpdateSection
+from cxrsynth.rl.objective import PolicyLoss, clipped_objective
+from cxrsynth.rl.perturbation import Shifts, shift_kl, shift_log_prob
+from cxrsynth.rl.policy import Policy
+from cxrsynth.runtime.gradients import add_gradients
+from cxrsynth.runtime.pool import OrderedPool
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Trajectories this process sampled, n of the iteration's N; tensors on the CPU.
+
+    `places` says which of the N each is; `text` are the text embeddings of their reports, `empty` those of the empty
+    prompt, `mask` the blocks of ACE their reports get, `shifts` the first action where the policy has one; `report_ids`
+    name them in errors.
+    """
+
+    places: list[int]
+    latents: Tensor  # [T, n, C, h, w]
+    log_probs: Tensor  # [T - 1, n]
+    text: Tensor  # [n, L, D]
+    empty: Tensor  # [1, L, D]
+    mask: Tensor | None  # [n, K]
+    shifts: Shifts | None
+    report_ids: list[str]
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """Means over the steps of one iteration's updates; `ratio_error` is the largest |ratio - 1| before its first."""
+
+    clip_fraction: float
+    approx_kl: float
+    baseline_kl: float
+    grad_norm: float
+    ratio_error: float
+
+
+_ADVICE = "\n  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept"
+
+Sum = Callable[[Tensor], Tensor]
+
+
+class Updater:
+    """Policy-gradient updates.
+
+    Args:
+        policy: whose weights learn.
+        optimizer: of those weights; its groups are clipped each by itself.
+        schedule: of the rollouts.
+        settings: clip range, updates, share of steps.
+        guidance: of the rollouts.
+        micro_batch: denoising steps a forward pass.
+        pool: where forward and backward passes run side by side.
+        add_up: sum of a tensor over processes.
+        after_step: called after each optimizer step.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        *,
+        schedule: DDIMSchedule,
+        settings: UpdateSection,
+        guidance: float,
+        micro_batch: int,
+        pool: OrderedPool,
+        add_up: Sum,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._policy = policy
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._settings = settings
+        self._guidance = guidance
+        self._micro_batch = micro_batch
+        self._pool = pool
+        self._add_up = add_up
+        self._after_step = after_step
+
+    def __call__(self, experience: Experience, advantage: Tensor, *, key: str) -> UpdateStats:
+        """Train on an iteration.
+
+        Args:
+            experience: this process's share.
+            advantage: of all N trajectories, [N].
+            key: what the order of samples and the choice of steps depend on.
+
+        Raises:
+            ModelError: if a loss or gradient is not a number.
+        """
+        rounds = list(self._rounds(len(advantage), key))
+        means = self._baseline_means(experience, rounds)
+        sums, norms, first_error = torch.zeros(4, dtype=torch.float64), [], 0.0
+        for turn, chosen in enumerate(rounds):
+            found, error = self._gradients(experience, advantage, chosen, means)
+            sums += found
+            first_error = error if turn == 0 else first_error
+            norms.append(self._step())
+        clipped, approx_kl, baseline_kl, steps = sums.tolist()
+        return UpdateStats(
+            clip_fraction=clipped / steps,
+            approx_kl=approx_kl / steps,
+            baseline_kl=baseline_kl / steps,
+            grad_norm=sum(norms) / len(norms),
+            ratio_error=first_error,
+        )
+
+    def _rounds(self, count: int, key: str) -> Iterator[set[tuple[int, int]]]:
+        """For each optimizer step the (place, step) pairs it learns from: the same on every process."""
+        actions = self._schedule.actions
+        kept = max(1, round(self._settings.timesteps * actions))
+        for epoch in range(self._settings.inner_epochs):
+            rng = random.Random(f"{key} {epoch}")
+            places = rng.sample(range(count), count)
+            pairs = {place: rng.sample(range(actions), kept) for place in range(count)}
+            size = count // self._settings.updates
+            for first in range(0, count, size):
+                yield {(place, step) for place in places[first : first + size] for step in pairs[place]}
+
+    def _own(self, experience: Experience, chosen: set[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        """Micro-batches of (row of the experience, step). Those of one step stay together, as in the rollout."""
+        rows = {place: row for row, place in enumerate(experience.places)}
+        own = sorted((step, rows[place]) for place, step in chosen if place in rows)
+        pairs = [(row, step) for step, row in own]
+        return [pairs[first : first + self._micro_batch] for first in range(0, len(pairs), self._micro_batch)]
+
+    def _condition(self, model: DiffusionModel, experience: Experience, rows: Tensor) -> Tensor:
+        mask = None if experience.mask is None else experience.mask[rows]
+        shift = None
+        if experience.shifts is not None:
+            # What was drawn is given, as every action before a step is: to the baseline as to the policy.
+            model, shift = self._policy.model, experience.shifts.values[rows]
+        device = model.device
+        return guided_condition(
+            model, experience.text[rows].to(device), experience.empty.to(device), self._guidance, mask=mask, shift=shift
+        )
+
+    def _means(self, model: DiffusionModel, experience: Experience, rows: Tensor, steps: Tensor) -> Tensor:
+        latents = experience.latents[steps, rows].to(model.device)
+        condition = self._condition(model, experience, rows)
+        return predict_means(model, self._schedule, steps.to(model.device), latents, condition, guidance=self._guidance)
+
+    def _baseline_means(
+        self, experience: Experience, rounds: Sequence[set[tuple[int, int]]]
+    ) -> dict[tuple[int, int], Tensor]:
+        """The baseline's mean for every (row, step) that is learned from; nothing without a KL term."""
+        if self._settings.kl_weight == 0 or not self._policy.denoising_weights:
+            return {}
+        batches = self._own(experience, set().union(*rounds))
+        with self._policy.baseline() as baseline:
+
+            @torch.no_grad()
+            def predict(pairs: list[tuple[int, int]]) -> Tensor:
+                rows, steps = torch.tensor(pairs).T
+                return self._means(baseline, experience, rows, steps).cpu()
+
+            found = list(self._pool.map_in_order(predict, batches))
+        return {pair: mean for pairs, means in found for pair, mean in zip(pairs, means, strict=True)}
+
+    def _gradients(
+        self,
+        experience: Experience,
+        advantage: Tensor,
+        chosen: set[tuple[int, int]],
+        means: dict[tuple[int, int], Tensor],
+    ) -> tuple[Tensor, float]:
+        """Leave every weight's gradient in its `grad`, the mean over `chosen` on all processes.
+
+        Returns:
+            Sums over those pairs: clipped, approximate KL, KL to the baseline, and how many they are; and the largest
+            |ratio - 1|.
+        """
+        for weight in self._policy.weights.values():
+            weight.grad = torch.zeros_like(weight)
+        shifted, error = self._shift_gradients(experience, advantage, {place for place, _ in chosen})
+        denoised, steps_error = self._denoising_gradients(experience, advantage, chosen, means)
+        for weight in self._policy.weights.values():
+            assert weight.grad is not None
+            weight.grad = self._add_up(weight.grad)
+        return self._add_up(shifted + denoised), max(error, steps_error)
+
+    def _shift_gradients(self, experience: Experience, advantage: Tensor, places: set[int]) -> tuple[Tensor, float]:
+        """Of the first action, the shift of the condition: no network is asked."""
+        ace, shifts, mask = self._policy.shifts, experience.shifts, experience.mask
+        rows = [row for row, place in enumerate(experience.places) if place in places]
+        if ace is None or shifts is None or mask is None or not rows:
+            return torch.zeros(4, dtype=torch.float64), 0.0
+        mean, std = ace.mean(mask[rows]), self._policy.explore
+        device, elements = mean.device, math.prod(experience.latents.shape[2:])
+        log_prob = shift_log_prob(shifts.values[rows].to(device), mean, std, elements=elements)
+        loss = clipped_objective(
+            log_prob,
+            shifts.log_probs[rows].to(device),
+            advantage[[experience.places[row] for row in rows]].to(device),
+            clip_range=self._settings.clip_range,
+            kl=shift_kl(mean, std, elements=elements),
+            kl_weight=self._settings.kl_weight,
+        )
+        torch.autograd.backward(loss.loss / len(places), inputs=[ace.coordinates])
+        told = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(rows)]
+        return torch.tensor(told, dtype=torch.float64), loss.ratio_error
+
+    def _denoising_gradients(
+        self,
+        experience: Experience,
+        advantage: Tensor,
+        chosen: set[tuple[int, int]],
+        means: dict[tuple[int, int], Tensor],
+    ) -> tuple[Tensor, float]:
+        """Of the denoising steps, added to the weights' `grad`."""
+        weights = list(self._policy.denoising_weights.values())
+        batches = self._own(experience, chosen) if weights else []
+
+        def one(pairs: list[tuple[int, int]]) -> tuple[Tensor, tuple[list[float], float]]:
+            loss = self._loss(experience, advantage, pairs, means)
+            if not bool(loss.loss.isfinite()):
+                ids = ", ".join(dict.fromkeys(experience.report_ids[row] for row, _ in pairs))
+                raise ModelError(f"report {ids}: the loss is not a number{_ADVICE}")
+            told = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(pairs)]
+            return loss.loss / len(chosen), (told, loss.ratio_error)
+
+        sums, error = torch.zeros(4, dtype=torch.float64), 0.0
+        for told, worst in add_gradients(self._pool, batches, one, weights):
+            sums += torch.tensor(told, dtype=torch.float64)
+            error = max(error, worst)
+        return sums, error
+
+    def _loss(
+        self,
+        experience: Experience,
+        advantage: Tensor,
+        pairs: list[tuple[int, int]],
+        means: dict[tuple[int, int], Tensor],
+    ) -> PolicyLoss:
+        rows, steps = torch.tensor(pairs).T
+        device = self._policy.model.device
+        mean = self._means(self._policy.model, experience, rows, steps)
+        std = step_std(self._schedule, steps.to(device))
+        log_prob = step_log_prob(experience.latents[steps + 1, rows].to(device), mean, std)
+        kl = None
+        if means:
+            kl = step_kl(mean, torch.stack([means[pair] for pair in pairs]).to(device), std)
+        return clipped_objective(
+            log_prob,
+            experience.log_probs[steps, rows].to(device),
+            advantage[[experience.places[row] for row in rows.tolist()]].to(device),
+            clip_range=self._settings.clip_range,
+            kl=kl,
+            kl_weight=self._settings.kl_weight,
+        )
+
+    def _step(self) -> float:
+        norms = [
+            nn.utils.clip_grad_norm_(group["params"], self._settings.grad_norm)
+            for group in self._optimizer.param_groups
+        ]
+        norm = float(torch.stack(norms).norm())
+        if not torch.isfinite(torch.tensor(norm)):
+            raise ModelError(f"the gradient is not a number{_ADVICE}")
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._after_step()
+        return norm

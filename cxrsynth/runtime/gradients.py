@@ -1,0 +1,49 @@
+"""Gradients of many micro-batches, added up in an order that does not depend on the threads."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from cxrsynth.runtime.pool import OrderedPool
+
+Batch = TypeVar("Batch")
+Told = TypeVar("Told")
+
+
+def add_gradients(
+    pool: OrderedPool,
+    batches: Iterable[Batch],
+    loss: Callable[[Batch], tuple[Tensor, Told]],
+    weights: Sequence[Tensor],
+) -> list[Told]:
+    """Add the gradient of each micro-batch's loss to the weights' `grad`, which must be there.
+
+    Args:
+        pool: where batches go side by side.
+        batches: micro-batches.
+        loss: scalar loss of one, and what is to be told of it (without a graph: all of it is kept).
+        weights: what learns. Those a loss does not depend on get nothing from it.
+
+    Returns:
+        What was told, in the order of the batches.
+    """
+    told = []
+    if pool.batches == 1:  # in place: no second set of gradients in memory
+        for batch in batches:
+            value, one = loss(batch)
+            torch.autograd.backward(value, inputs=weights)
+            told.append(one)
+        return told
+
+    def gradients(batch: Batch) -> tuple[tuple[Tensor, ...], Told]:
+        value, one = loss(batch)
+        return torch.autograd.grad(value, weights, materialize_grads=True), one
+
+    for _, (parts, one) in pool.map_in_order(gradients, batches):
+        for weight, part in zip(weights, parts, strict=True):
+            assert weight.grad is not None
+            weight.grad += part
+        told.append(one)
+    return told

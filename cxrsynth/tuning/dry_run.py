@@ -1,0 +1,176 @@
+"""What a recipe would do: counts, and time and memory from one measured step."""
+
+import math
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psutil
+import torch
+from torch import Tensor
+
+from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.recipe.schema import DdpoStage, RlcfStage, SftStage, dump_recipe
+from cxrsynth.rl.rollout_spec import Draw, noise
+from cxrsynth.runtime.memory import memory_advice
+from cxrsynth.tuning.finetune import Supervision
+from cxrsynth.tuning.latent_cache import Pair, TrainingFilms
+from cxrsynth.tuning.reinforce import Reinforcement
+from cxrsynth.tuning.setup import TuneRun
+
+_ADAMW_BYTES = 8  # two moments in float32; averaged weights are there before the first step
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One measured update step of a batch: seconds, with and without gradient, and bytes at the most."""
+
+    forward_s: float
+    backward_s: float
+    memory_bytes: int
+
+
+def describe(run: TuneRun) -> str:
+    """The resolved recipe, then for each stage what it samples, trains, and takes."""
+    lines = [dump_recipe(run.recipe).rstrip(), "---"]
+    lines.append(f"reports: {len(run.training)} to train, {len(run.held_out)} held out")
+    for index, stage in enumerate(run.recipe.stages):
+        head = f"stage {index + 1}, {stage.stage}: "
+        with memory_advice(stage.memory_advice):
+            if isinstance(stage, SftStage):
+                lines += [head + line for line in _supervision(run, stage, index)]
+            else:
+                lines += [head + line for line in _reinforcement(run, stage, index)]
+    return "\n".join(lines)
+
+
+class _BlankFilms(TrainingFilms):
+    """As many films as are asked for, all alike: what a step takes does not depend on them."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._blank = torch.zeros(shape)
+
+    def latent(self, place: int) -> Tensor:
+        return self._blank
+
+    def pair(self, place: int) -> Pair:
+        return Pair("chest", ())
+
+
+def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
+    made = Supervision(run, stage, index, checkpoint=run.recipe.model.checkpoint)
+    films = _BlankFilms(made.model.latent_shape)
+    micro_batch = min(made.micro_batch, stage.batch_size)
+    with SamplingPool(made.model, batch_size=micro_batch, threads_per_batch=1) as pool:
+        batches = [[Draw(place, 0, 0) for place in range(micro_batch)]] * pool.batches
+        made.gradients(0, batches, films, pool)
+        started = time.monotonic()
+        made.gradients(1, batches, films, pool)
+        taken = time.monotonic() - started
+        side_by_side = pool.batches * run.accelerator.num_processes
+    trained = sum(weight.numel() for weight in made.weights.values())
+    kept = _ADAMW_BYTES * trained
+    step = math.ceil(stage.batch_size / micro_batch / side_by_side) * taken
+    return [
+        f"{stage.steps} steps of {stage.batch_size} films, from {stage.data}",
+        f"trains {trained:,} numbers",
+        f"about {step:.1f} s a step, {timedelta(seconds=round(stage.steps * step))} in all (reading and encoding"
+        f" the films not counted); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)}"
+        " for weights, optimizer and a step",
+    ]
+
+
+def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> list[str]:
+    # A stage after another is measured on the model the run starts from: the same networks.
+    made = Reinforcement(run, stage, index, checkpoint=run.recipe.model.checkpoint)
+    batch = run.batch_size(stage.sampling)
+    counts = made.policy.parameter_count()
+    actions = max(1, round(stage.update.timesteps * made.schedule.actions)) * stage.update.inner_epochs
+    with SamplingPool(made.policy.model, batch_size=batch, threads_per_batch=1) as pool:
+        step = _measure(made, pool, batch)
+        side_by_side = pool.batches * run.accelerator.num_processes
+    sampling = stage.sampling.steps * step.forward_s / batch / side_by_side  # seconds an image
+    batches = stage.trajectories / batch / side_by_side
+    sampled = stage.trajectories * sampling
+    at_first, in_all = (_baseline_images(made, iterations) for iterations in (1, stage.iterations))
+    pulled = stage.update.kl_weight > 0 and step.backward_s > 0  # the baseline's means, for the divergence of steps
+    updated = batches * actions * (step.backward_s + (step.forward_s if pulled else 0))
+    evaluation = run.recipe.evaluation
+    judged = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
+    judged = min(judged, len(run.held_out) * evaluation.images_per_report)
+    steps = evaluation.steps or run.spec.defaults.steps
+    judging = judged / batch / side_by_side * steps * step.forward_s
+    times = stage.iterations // evaluation.every + 2
+    total = stage.iterations * (sampled + updated) + in_all * sampling + times * judging
+    trained = sum(counts.values())
+    kept = _ADAMW_BYTES * trained
+    return [
+        f"{stage.iterations} iterations of {stage.trajectories} images and {stage.update.updates} updates;"
+        f" {stage.sampling.steps} steps, guidance {made.guidance:g}",
+        f"trains {trained:,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
+        f"an iteration about {sampled + at_first * sampling + updated:.0f} s at first, {sampled + updated:.0f} s where"
+        f" the baseline's rewards are known; an evaluation of {judged} images about {judging:.0f} s",
+        f"the baseline draws {in_all:,} images in all; its rewards are kept by report and x_T",
+        f"about {timedelta(seconds=round(total))} in all; {(step.memory_bytes + kept) / 2**30:.1f} GiB {_where(run)}"
+        " for weights, optimizer and a step (decoding and rewards are counted in neither)",
+    ]
+
+
+def _baseline_images(made: Reinforcement, iterations: int) -> int:
+    """How many the baseline has to draw: one or several for each pair of report and x_T there is."""
+    stage = made.stage
+    if not isinstance(stage, RlcfStage):
+        return 0
+    pairs = {(draw.report, draw.start) for iteration in range(iterations) for draw in made.draws(iteration)}
+    return len(pairs) * stage.comparison.baseline_images
+
+
+def _where(run: TuneRun) -> str:
+    return "on the accelerator" if run.device.type == "cuda" else "in this process"
+
+
+def _peak_bytes(run: TuneRun) -> int:
+    if run.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return int(psutil.Process().memory_info().rss)
+
+
+def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
+    """A forward and a backward pass on every core at once, as in a run; the second is timed."""
+    policy = made.policy
+    prompts = ["", *["chest"] * batch]
+    from cxrsynth.diffusion.rollout import predict_means
+    from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
+
+    text = encode_prompts(policy.model, prompts).clone()
+    mask = None if policy.model.ace is None else policy.model.ace.mask([()] * batch)
+    latents = torch.stack([noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
+    steps = torch.zeros(batch, dtype=torch.int64)
+    weights = list(policy.denoising_weights.values())
+
+    def one(learn: bool) -> None:
+        with torch.set_grad_enabled(learn):
+            device = policy.model.device
+            condition = guided_condition(policy.model, text[1:], text[:1], made.guidance, mask=mask)
+            mean = predict_means(
+                policy.model, made.schedule, steps.to(device), latents.to(device), condition, guidance=made.guidance
+            )
+            if learn:
+                torch.autograd.grad(mean.sum(), weights, materialize_grads=True)
+
+    def timed(learn: bool) -> float:
+        started = time.monotonic()
+        list(pool.map_in_order(lambda _: one(learn), range(pool.batches)))
+        if policy.model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.monotonic() - started
+
+    if policy.model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    timed(False)
+    forward = timed(False)
+    backward = 0.0
+    if weights:  # embeddings that explore learn without a backward pass
+        timed(True)
+        backward = timed(True)
+    return _Step(forward, backward, _peak_bytes(made.run))

@@ -1,0 +1,227 @@
+"""Films to fine-tune on: read, held against the held-out reports, encoded once, and kept as latents by unit.
+
+What is kept can be turned back into films, and holds prompts: it is for this run alone, and goes when the stage is
+done.
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cxrsynth import __version__
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.sampler import encode_images
+from cxrsynth.errors import ModelError, RecipeError, ReportsError
+from cxrsynth.images.collection import Collection as FilmCollection
+from cxrsynth.images.collection import Unit, open_collection
+from cxrsynth.images.image import Damaged
+from cxrsynth.images.pictures import squared
+from cxrsynth.recipe.schema import SftStage
+from cxrsynth.reports.request import Asker
+from cxrsynth.reports.table.columns import ColumnNames
+from cxrsynth.reports.table.rows import Report
+from cxrsynth.runtime.pool import OrderedPool
+from cxrsynth.shards.plan import chunks
+from cxrsynth.shards.tar import write_atomically
+
+_USED, _DAMAGED, _UNTOLD, _HELD_OUT = "used", "could not be read", "without a report", "of held-out reports"
+
+
+def open_films(stage: SftStage) -> FilmCollection:
+    """The films a stage trains on. Raises ShardError and ReportsError as `open_collection` does."""
+    return open_collection(stage.data, table=stage.table, columns=ColumnNames(**stage.columns))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a film is trained to be the answer to."""
+
+    prompt: str = field(repr=False)
+    conditions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One encoded unit."""
+
+    path: Path
+    pairs: tuple[Pair, ...] = field(repr=False)
+    counts: Counter[str]
+    first_damage: str
+
+
+class TrainingFilms:
+    """Latents and prompts of all usable films, by place; latents stay on disk until they are asked for."""
+
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(len(part.pairs) for part in parts))
+        self.counts: Counter[str] = sum((part.counts for part in parts), Counter())
+        self._first_damage = next((part.first_damage for part in parts if part.first_damage), "")
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def pair(self, place: int) -> Pair:
+        """Prompt and conditions of a film."""
+        part, row = self._find(place)
+        return part.pairs[row]
+
+    def latent(self, place: int) -> Tensor:
+        """Scaled latent of a film, [C, h, w] float32 on the CPU."""
+        part, row = self._find(place)
+        with safe_open(part.path, framework="pt") as file:
+            return file.get_slice("latents")[row].float()  # type: ignore[no-any-return]
+
+    def told(self, *, first_damage: bool = True) -> str:
+        """How many films are used, and why others are not; a damaged film's name may be a patient's."""
+        left = [f"{self.counts[why]} {why}" for why in (_DAMAGED, _UNTOLD, _HELD_OUT) if self.counts[why]]
+        damage = f" (first: {self._first_damage})" if first_damage and self._first_damage else ""
+        return f"{self.counts[_USED]} films" + (f"; left out: {', '.join(left)}{damage}" if left else "")
+
+    def _find(self, place: int) -> tuple[_Part, int]:
+        index = bisect_right(self._ends, place)
+        part = self._parts[index]
+        return part, place - (self._ends[index] - len(part.pairs))
+
+
+class FilmEncoder:
+    """Encodes units of a collection into a folder; a unit found there is not encoded again.
+
+    Args:
+        collection: the films.
+        model: whose autoencoder encodes them.
+        asker: makes their prompts, as `generate` does.
+        held_out: ids of reports whose films are left out.
+        folder: where latents are kept.
+        limit_bytes: the most they may take.
+        batch_size: films a forward pass.
+        pool: where these run side by side.
+    """
+
+    def __init__(
+        self,
+        collection: FilmCollection,
+        model: DiffusionModel,
+        asker: Asker,
+        *,
+        held_out: Collection[str],
+        folder: Path,
+        limit_bytes: float,
+        batch_size: int,
+        pool: OrderedPool,
+    ) -> None:
+        self._collection = collection
+        self._model = model
+        self._asker = asker
+        self._held_out = frozenset(held_out)
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._batch_size = batch_size
+        self._pool = pool
+        said = [__version__, model.digest, model.precision.value, batch_size, sorted(self._held_out)]
+        self._identity = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def encode(self, units: Sequence[Unit], *, advance: Callable[[int], None]) -> None:
+        """Encode those of `units` that are missing.
+
+        Raises:
+            RecipeError: if the latents take more room than is allowed.
+            ModelError: if a latent is not a number.
+            OSError: if they cannot be written.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for unit in units:
+            path = self._path(unit)
+            if not path.is_file():
+                write_atomically(path, self._encoded(unit, advance))
+            self._check_room()
+
+    def films(self) -> TrainingFilms:
+        """All units, once they are encoded.
+
+        Raises:
+            ReportsError: if no film can be used.
+        """
+        films = TrainingFilms([_read(self._path(unit)) for unit in self._collection.units])
+        if not len(films):
+            raise ReportsError(
+                f"{self._collection.path}: no film to train on: {films.told()}\n"
+                "  expected: films with a report or labels beside them, or a table (stages: table) that tells of them"
+            )
+        return films
+
+    def _path(self, unit: Unit) -> Path:
+        """Where a unit's latents are, or would be: named by everything they depend on."""
+        said = f"{self._identity}\0{unit.name}\0{self._collection.content_of(unit)}"
+        return self._folder / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.safetensors"
+
+    def _check_room(self) -> None:
+        taken = sum(path.stat().st_size for path in self._folder.glob("*.safetensors"))
+        if taken > self._limit_bytes:
+            raise RecipeError(
+                f"cache_gib {self._limit_bytes / 2**30:g}: latents of the films in {self._collection.path} take more\n"
+                "  raise it where there is room in the run's folder, or give fewer films"
+            )
+
+    def _encoded(self, unit: Unit, advance: Callable[[int], None]) -> bytes:
+        counts: Counter[str] = Counter()
+        damages: list[str] = []
+        pairs: list[Pair] = []
+        latents = [torch.zeros(0, *self._model.latent_shape, dtype=torch.float16)]
+        batches = chunks(self._usable(unit, counts, damages), self._batch_size)
+
+        def encode(batch: list[tuple[Pair, Tensor]]) -> Tensor:
+            return encode_images(self._model, torch.stack([image for _, image in batch])).cpu()
+
+        for batch, found in self._pool.map_in_order(encode, batches):
+            kept = found.half()
+            if not kept.isfinite().all():
+                raise ModelError(f"vae: latents of films in {unit.name} are not numbers\n  try precision: fp32")
+            pairs += [pair for pair, _ in batch]
+            latents.append(kept)
+            advance(len(batch))
+        told = {
+            "pairs": json.dumps([[pair.prompt, pair.conditions] for pair in pairs]),
+            "counts": json.dumps(counts),
+            "first_damage": damages[0] if damages else "",
+        }
+        return save({"latents": torch.cat(latents)}, metadata=told)
+
+    def _usable(self, unit: Unit, counts: Counter[str], damages: list[str]) -> Iterator[tuple[Pair, Tensor]]:
+        """Films of a unit with a prompt, [1, H, W] in [0, 1]; the others are counted by why not."""
+        for found in self._collection.read(unit):
+            if isinstance(found, Damaged):
+                damages.append(f"{found.source} {found.member}: {found.reason}")
+                counts[_DAMAGED] += 1
+                continue
+            why, pair = self._judge(found.report)
+            counts[why] += 1
+            if pair is not None:
+                yield pair, torch.from_numpy(squared(found.pixels, self._model.image_size))[None]
+
+    def _judge(self, report: Report | None) -> tuple[str, Pair | None]:
+        if report is None:
+            return _UNTOLD, None
+        if report.report_id in self._held_out:
+            return _HELD_OUT, None
+        asked = self._asker.ask(report)
+        # A report of which nothing is left to ask by would teach the empty prompt.
+        return (_USED, Pair(asked.prompt, asked.conditions)) if asked.prompt.strip() else (_UNTOLD, None)
+
+
+def _read(path: Path) -> _Part:
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata()
+    pairs = tuple(Pair(prompt, tuple(conditions)) for prompt, conditions in json.loads(told["pairs"]))
+    return _Part(path, pairs, Counter(json.loads(told["counts"])), told["first_damage"])

@@ -1,0 +1,131 @@
+"""The model card of what a stage of tuning leaves."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.recipe.schema import DdpoStage, RewardSection, RlcfStage
+from cxrsynth.tuning.finetune import Supervision
+from cxrsynth.tuning.reinforce import Reinforcement
+from cxrsynth.tuning.setup import TuneRun
+
+_LAST = 100
+
+
+def supervision_card(run: TuneRun, stage: Supervision) -> str:
+    """Of a stage of supervised fine-tuning."""
+    section, train = stage.stage, stage.stage.train
+    losses = [row["sft/loss"] for row in stage.metrics.rows() if row["stage"] == stage.index][-_LAST:]
+    trained = sum(weight.numel() for weight in stage.weights.values())
+    return "\n".join(
+        [
+            *_head(stage.model, section.stage),
+            "",
+            f"- trained: UNet {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
+            f"- {section.steps} steps of {section.batch_size} films, learning rate {train.learning_rate:g}"
+            + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
+            f"- data: {stage.told_films}; {len(run.held_out)} reports held out",
+            f"- mean loss of the last {len(losses)} steps: {fmean(losses):.4f}",
+            "- Films it was trained on may be remembered: look for copies with `cxrsynth audit --reference`.",
+            "",
+            "The run's `recipe.yaml` holds every setting.",
+            "",
+        ]
+    )
+
+
+def _head(model: DiffusionModel, stage: str) -> list[str]:
+    return [
+        f"# {model.name.removesuffix('-tuned')}, tuned",
+        "",
+        f"Made by `cxrsynth tune` ({stage}) from {model.name}, SHA-256"
+        f" `{model.digest}`. Images are synthetic and not for diagnosis; all limits of that model hold.",
+    ]
+
+
+def reinforcement_card(run: TuneRun, stage: Reinforcement, best: int) -> str:
+    """Of a stage of reinforcement learning, with the weights of iteration `best`."""
+    section: RlcfStage | DdpoStage = stage.stage
+    lines = [
+        *_head(stage.policy.model, section.stage),
+        "Implements the published description of CXRL (arXiv:2403.06516); constants not on public record are ours.",
+        "",
+        f"- trained: UNet {section.train.unet}, ACE {'on' if section.train.ace else 'off'}"
+        f" ({', '.join(f'{n} {c}' for n, c in stage.policy.parameter_count().items())} numbers)",
+        f"- rewards: {', '.join(_told(name, reward) for name, reward in section.rewards.items())}",
+        f"- iterations: {section.iterations} of {section.trajectories} images; weights of iteration {best}"
+        + (", the best by the judge" if best == stage.best.iteration else ""),
+        f"- reports: {len(run.training)} to train, {len(run.held_out)} held out",
+        "",
+        *_result_table(stage, best),
+        "The run's `recipe.yaml` holds every setting.",
+        "",
+    ]
+    if stage.policy.model.ace is not None:
+        lines += [
+            f"`{ACE_FILE}` (with `{ACE_CONFIG}`) holds the adaptive condition embeddings: `cxrsynth generate --model`"
+            " adds them by itself; plain diffusers takes embeddings as `prompt_embeds`.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _told(name: str, reward: RewardSection) -> str:
+    """A user's own backend by the name of its folder: where it lies is no business of who gets the model."""
+    return f"{name} ({Path(reward.backend).name}, weight {reward.weight:g})"
+
+
+def _result_table(stage: Reinforcement, best: int) -> list[str]:
+    rows = [
+        row
+        for row in stage.metrics.rows()
+        if row["stage"] == stage.index and row["iteration"] == best and "evaluation/judge/total/margin" in row
+    ]
+    if not rows:
+        return []
+    row = rows[-1]
+    prefix = "evaluation/"
+    names = [
+        key.removeprefix(prefix).removesuffix("/policy")
+        for key in row
+        if key.startswith(prefix) and key.endswith("/policy")
+    ]
+    lines = [
+        "On held-out reports, baseline and policy on the same noise (95% intervals by bootstrap over reports):",
+        "",
+        "| reward | baseline | tuned | gain | win rate |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in names:
+        values = [row[f"{prefix}{name}/{part}"] for part in ("baseline", "policy")]
+        if None in values:
+            continue
+        lines.append(
+            f"| {name.replace('/', ' ')} | {values[0]:.3f} | {values[1]:.3f} | {_with_interval(row, f'{name}/margin')}"
+            f" | {_with_interval(row, f'{name}/win_rate')} |"
+        )
+    lines += [
+        "",
+        f"- win rate over all: tuning rewards {_with_interval(row, 'tuning/total/win_rate')}, judge"
+        f" {_with_interval(row, 'judge/total/win_rate')}",
+    ]
+    if f"{prefix}frechet_to_real" in row:
+        lines.append(
+            f"- Frechet distance to real films: {row[f'{prefix}frechet_to_real']:.3f}, baseline"
+            f" {row[f'{prefix}baseline_frechet_to_real']:.3f}"
+        )
+    else:
+        lines.append(f"- Frechet distance to the baseline's images: {row[f'{prefix}frechet_to_baseline']:.3f}")
+    lines += [
+        f"- MS-SSIM between images (lower is more diverse): {row[f'{prefix}ms_ssim']:.3f}, baseline"
+        f" {row[f'{prefix}baseline_ms_ssim']:.3f}",
+        "",
+    ]
+    return lines
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    value, low, high = (row.get(f"evaluation/{name}{end}") for end in ("", "_low", "_high"))
+    return "not told" if None in (value, low, high) else f"{value:.3f} ({low:.3f} to {high:.3f})"

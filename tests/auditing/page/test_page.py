@@ -1,0 +1,430 @@
+"""The page of an audit: what stands in it, what is told of missing parts, and that nothing in it can run or load."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from cxrsynth.auditing.page.figures import (
+    MEASURES,
+    UNMEASURED,
+    Compared,
+    count,
+    figure,
+    flat,
+    interval,
+    quantiles,
+    share,
+)
+from cxrsynth.auditing.page.gallery import PICTURE_BYTES, choose
+from cxrsynth.auditing.page.page import write_page
+from tests.auditing.page.page_example import (
+    ENDING,
+    FINDINGS,
+    HOSTILE,
+    MATHS,
+    REASONS,
+    REWARDS,
+    example_rows,
+    example_summary,
+    film,
+    without,
+)
+
+_INLINE = {"span", "strong", "small", "a", "text"}
+_VOID = {"meta", "img", "input", "link", "br", "path", "use"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and all text below them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []  # every element was closed
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        text: list[str] = []
+        self.found.append((tag, dict(attrs), text))
+        if tag not in _VOID:
+            self._open.append((tag, text))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in _VOID:
+            assert self._open.pop()[0] == tag
+        if tag not in _INLINE:
+            self.handle_data(" ")
+
+    def handle_data(self, data: str) -> None:
+        for _, text in self._open:
+            text.append(data)
+
+    def all(self, tag: str, **attributes: str) -> list[str]:
+        """Text of each element of a tag with these attributes, white space made single."""
+        wanted = attributes.items()
+        return [
+            " ".join("".join(text).split())
+            for name, own, text in self.found
+            if name == tag and all(own.get(key.rstrip("_")) == value for key, value in wanted)
+        ]
+
+    def one(self, tag: str, **attributes: str) -> str:
+        (text,) = self.all(tag, **attributes)
+        return text
+
+    def section(self, name: str) -> str:
+        return self.one("section", id=name)
+
+
+def picture(key: str) -> bytes:
+    """A grey picture told apart by its key; quicker than `film`."""
+    level = hashlib.sha256(key.encode("utf-8", "replace")).digest()[:16]
+    buffer = io.BytesIO()
+    Image.frombytes("L", (4, 4), level).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_uri(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+@pytest.fixture(scope="module")
+def rows() -> pa.Table:
+    return example_rows(60)
+
+
+@pytest.fixture
+def summary(rows: pa.Table) -> dict[str, Any]:
+    return example_summary(rows)
+
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(summary: dict[str, Any], rows: pa.Table, **options: Any) -> str:
+        write_page(tmp_path / "report.html", summary, rows, picture, **options)
+        assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+        return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def shared(rows: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the example, real films shown."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(path, example_summary(rows), rows, picture, reference_thumbnails=picture)
+    return path.read_text(encoding="utf-8")
+
+
+def films_of(text: str) -> list[dict[str, Any]]:
+    found = re.search(r'<script type="application/json" id="films">(.*?)</script>', text, re.S)
+    assert found is not None
+    films: list[dict[str, Any]] = json.loads(found[1])
+    return films
+
+
+def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) -> None:
+    page = Page(shared)
+    header = page.one("header")
+    assert page.one("h1") == "winter-2031"
+    assert f"Kept {summary['kept']} " in header
+    assert f"Rejected {summary['rejected']} " in header
+    assert "made by a generative model, of no patient. Not for diagnosis." in header
+    assert "coverage is 0.631; at least 0.700 was asked for" in header
+    assert all(f"{reason} {found} " in page.section("reasons") for reason, found in summary["reasons"].items())
+    assert "minimum diagnosis -1.20" in page.section("reasons")
+    assert all(name in page.section("rewards") for name in REWARDS)
+    edema = summary["findings"]["Edema"]
+    assert f"Edema {edema['films']} {edema['kept']} " in page.section("findings")
+    assert "14.2 12.3 to 16.1 real: 6.12" in page.section("fidelity")
+    assert "Pneumothorax 7 9 too few films to measure" in page.section("fidelity")
+    assert "child 7 9 too few films to measure" in page.section("subgroups")
+    assert "of equal counts" in page.section("fidelity")
+    assert "rotated 190 of 200 95.0% 91.1% to 97.3%" in page.section("memorisation")
+    assert "held-out real patients 1 of 400 0.2% 0.0% to 1.4%" in page.section("memorisation")
+    assert "0.740 0.709 to 0.771" in page.section("utility")
+    assert "Edema all 0.0210 0.0030 to 0.0390" in page.section("utility")
+    assert "Pneumothorax, sex: F: 3 films with it and 90 without" in page.section("utility")
+    assert "../../<b>.png leaves its folder" in page.section("damage")
+    assert "c4" * 32 in page.section("provenance")
+    assert summary["provenance"]["command"] in page.section("provenance")
+    assert "shards" not in page.section("provenance").replace("shard-", "")
+    assert [name for name, _, text in page.found if name == "svg"] == ["svg"] * 5
+
+
+def test_subgroups_are_counted_in_the_rows(rows: pa.Table, shared: str) -> None:
+    films = [row for row in rows.to_pylist() if row["view"] == "AP"]
+    mean = figure(float(np.mean([row["reward_posture"] for row in films])))
+    kept = sum(row["kept"] for row in films)
+    expected = f"AP {len(films)} {kept} {share(kept, len(films))} {mean} "
+    assert expected in Page(shared).section("subgroups")
+
+
+def test_pairs_show_both_pictures_and_flag_only_copies(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    nearest = [
+        {"key": "made-1", "real": "real-1", "similarity": 0.97, "copy": True},
+        {"key": "made-2", "real": "real-2", "similarity": 0.41, "copy": False},
+        {"key": "made-3", "real": "", "similarity": 0.0, "copy": False},
+    ]
+    summary["memorization"]["patients_known"] = False
+    summary["memorization"]["nearest"] = nearest
+    page = Page(write(summary, rows, reference_thumbnails=picture))
+    shown = {own["alt"]: own["src"] for name, own, _ in page.found if name == "img"}
+    assert shown["Audited film made-1"] == data_uri(picture("made-1"))
+    assert shown["Real film real-2"] == data_uri(picture("real-2"))
+    assert "made-1 real-1 Similarity 0.970 flagged made-2 real-2 Similarity 0.410" in page.section("memorisation")
+    assert page.section("memorisation").count("flagged") == 2  # the pair, and "was not flagged is not thereby"
+    assert "shows 2 real films of the reference" in page.one("header")
+    assert "as patients are not known, it may be of the same one" in page.section("memorisation")
+    alone = Page(write(summary, rows))
+    assert not any((own.get("alt") or "").startswith("Real film") for _, own, _ in alone.found)
+    assert "real films of the reference: hand" not in alone.one("header")
+
+
+def test_what_was_not_measured_is_told_and_is_no_zero(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    rows = without(rows, "reward_consistency", "nearest_real", "copy_similarity", "copy")
+    summary |= {"reference": None, "fidelity": [], "memorization": None, "utility": None, "failed": []}
+    summary["input"] |= {"manifest": None, "damaged": []}
+    nothing = dict.fromkeys(("mean", "std", "p5", "p25", "p50", "p75", "p95"))
+    summary["rewards"]["consistency"] = {**nothing, "not_told": len(rows)}
+    for finding in summary["findings"].values():
+        finding["consistency"] = None
+    text = write(summary, rows)
+    page = Page(text)
+    assert "not examined" in page.section("memorisation")
+    assert "not measured: no reference of real films was given." in page.section("fidelity")
+    assert "Too near a real film not examined" in page.one("header")
+    assert "treat them as films of patients" in page.one("header")
+    assert page.section("utility") == "Utility not measured: no classifier was trained on these films."
+    assert page.section("damage") == "Damage Every shard and member could be read."
+    assert f"consistency {'not measured ' * 7}{len(rows)}" in page.section("rewards")
+    assert "not measured: it could tell nothing of any film" in page.section("rewards")
+    assert all(film["numbers"]["similarity"] is None for film in films_of(text))
+    assert "consistency not measured" in page.section("gallery")
+
+
+def test_a_set_without_films_or_judges_has_a_page(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    none = rows.slice(0, 0)
+    empty: dict[str, Any] = {"kept": 0, "rejected": 0, "reasons": {}, "rewards": {}, "judges": {}, "findings": {}}
+    empty |= {"thresholds": [], "fidelity": [], "memorization": None}
+    page = Page(write(summary | empty, none))
+    assert "No film was rejected." in page.section("reasons")
+    assert "0 of 0 rejected films" in page.section("gallery")
+    unscored = none.drop_columns([f"reward_{name}" for name in REWARDS])
+    assert "no reward was asked for" in Page(write(summary | empty, unscored)).section("rewards")
+
+
+def test_damage_that_is_not_listed_is_counted(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    one = {"source": "shard-1.tar", "member": "a.png", "reason": "no image"}
+    summary["input"] |= {"damaged": [one] * 1000, "damaged_count": 1500}
+    page = Page(write(summary, rows))
+    assert "Damaged, skipped 1,500" in page.one("header")
+    assert page.section("damage").count("no image") == 200
+    assert "1,300 more are not shown" in page.section("damage")
+
+
+def test_nan_counts_as_not_told(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    values = rows["reward_posture"].to_numpy().copy()
+    values[::2] = np.nan
+    place = rows.column_names.index("reward_posture")
+    page = write(summary, rows.set_column(place, rows.field(place), pa.array(values)))
+    told = [film for film in films_of(page) if film["numbers"]["reward posture"] is None]
+    assert told
+    assert "nan" not in Page(page).section("subgroups")
+
+
+def test_equal_inputs_give_equal_bytes(summary: dict[str, Any], rows: pa.Table, write: Write, shared: str) -> None:
+    other_chunks = pa.concat_tables([rows.slice(0, 25), rows.slice(25)])
+    assert write(json.loads(json.dumps(summary)), other_chunks, reference_thumbnails=picture) == shared
+
+
+def test_ids_are_unique_and_every_reference_within_the_page_leads_somewhere(shared: str) -> None:
+    page = Page(shared)
+    ids = [own["id"] for _, own, _ in page.found if "id" in own]
+    assert len(ids) == len(set(ids))
+    named = {value for _, own, _ in page.found for key, value in own.items() if key == "aria-labelledby"}
+    linked = {value[1:] for _, own, _ in page.found if (value := own.get("href") or "").startswith("#")}
+    clipped = {value[5:-1] for _, own, _ in page.found if (value := own.get("clip-path") or "")}
+    assert named
+    assert clipped
+    assert named | linked | clipped <= set(ids)
+
+
+def test_tables_and_pictures_can_be_read_aloud(shared: str) -> None:
+    page = Page(shared)
+    assert len(page.all("table")) == len(page.all("caption")) > 10
+    assert all(own.get("scope") in ("col", "row", "rowgroup") for name, own, _ in page.found if name == "th")
+    assert all(own.get("alt") for name, own, _ in page.found if name == "img")
+    assert all(own.get("aria-label") and own.get("role") == "img" for name, own, _ in page.found if name == "svg")
+    levels = [int(name[1]) for name, _, _ in page.found if re.fullmatch("h[1-6]", name)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_only_the_page_s_own_style_and_script_may_run(shared: str) -> None:
+    page = Page(shared)
+    policy = next(own["content"] for _, own, _ in page.found if own.get("http-equiv") == "Content-Security-Policy")
+    style = re.findall(r"<style>(.*?)</style>", shared, re.S)
+    script = re.findall(r"<script>(.*?)</script>", shared, re.S)
+    digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in style + script]
+    assert len(digests) == 2
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    for _, own, _ in page.found:
+        assert "style" not in own
+        assert not any(name.startswith("on") for name in own)
+        assert (own.get("src") or "data:image/").startswith("data:image/")
+        assert (own.get("href") or "#").startswith("#")
+    assert "http://" not in shared
+    assert "https://" not in shared
+
+
+@pytest.mark.parametrize("text", [HOSTILE + ENDING + MATHS + "\u202egnp.exe\u4e2d\u6587\x1b[0m\x00", "\ud800"])
+def test_what_others_wrote_is_only_text(
+    text: str, summary: dict[str, Any], rows: pa.Table, write: Write, shared: str
+) -> None:
+    quiet = Page(shared)
+    summary["input"] |= {"path": f"sets/{text}", "damaged": [{"source": text, "member": text, "reason": text}]}
+    summary["reasons"] = {text: 3, "below $x^2$": 2}
+    summary["judges"]["posture"] = {"backend": text, "digest": text, "unit": text}
+    summary["thresholds"] = [{"rule": text, "on": text, "value": text}]
+    summary["findings"] = {text: summary["findings"]["Edema"]}
+    summary["provenance"] = {text: text}
+    summary["memorization"]["nearest"][0] |= {"key": text, "real": text}
+    summary["memorization"]["sensitivity"] = {text: {"caught": 1, "of": 2, "low": 0.1, "high": 0.9}}
+    if text != "\ud800":  # no such text fits into a column
+        films = rows.to_pylist()
+        films[0] |= {"key": text, "source": text, "present": [text], "reasons": [text], "view": text, "kept": False}
+        rows = pa.Table.from_pylist(films, rows.schema)
+    page = write(summary, rows)
+    loud = Page(page)
+    kinds = {name for name, _, _ in quiet.found}
+    assert {name for name, _, _ in loud.found} <= kinds
+    assert len(loud.all("script")) == len(quiet.all("script")) == 2
+    assert "below $x^2$" in loud.all("text")
+    assert "<" not in loud.all("script")[0]
+    if text != "\ud800":
+        assert text in [film["key"] for film in films_of(page)]
+
+
+def test_the_gallery_holds_rejected_films_of_every_reason_and_kept_ones_of_every_finding(
+    summary: dict[str, Any], write: Write
+) -> None:
+    rows = example_rows(400, seed=1)
+    summary |= {"kept": sum(rows["kept"].to_pylist()), "rejected": len(rows) - sum(rows["kept"].to_pylist())}
+    text = write(summary, rows, gallery=40)
+    films = films_of(text)
+    rejected = [film for film in films if not film["kept"]]
+    assert (len(films), len(rejected)) == (40, 20)
+    assert f"20 of {summary['rejected']} rejected films" in Page(text).section("gallery")
+    assert f"20 of {summary['kept']} kept films" in Page(text).section("gallery")
+    assert {reason for film in rejected for reason in film["reasons"]} == set(REASONS)
+    assert all(sum(finding in film["findings"] for film in films if film["kept"]) >= 3 for finding in FINDINGS)
+    keys = rows["key"].to_pylist()
+    places = [keys.index(film["key"]) for film in films]
+    assert places == sorted(places)
+    assert len(films_of(write(summary, rows, gallery=4000))) == 400
+    assert films_of(write(summary, rows, gallery=0)) == []
+
+
+def test_choosing_takes_groups_in_turn() -> None:
+    many, few = np.arange(1000), np.arange(1000, 1003)
+    chosen = choose([many, few], 20)
+    assert len(set(chosen)) == 20
+    assert {1000, 1001, 1002} <= set(chosen)
+    assert max(place for place in chosen if place < 1000) > 500  # from all of the group, not from its start
+    assert choose([many, few], 20) == chosen
+    assert choose([many[:5], many[3:8]], 20) == list(range(8))
+    assert choose([], 20) == choose([many], 0) == []
+
+
+def test_a_rule_on_a_share_of_films_is_no_line_on_a_reward(
+    summary: dict[str, Any], rows: pa.Table, write: Write
+) -> None:
+    rules = zip(("minimum", "p5 of reference", "best of each finding"), REWARDS, strict=True)
+    summary["thresholds"] = [{"rule": rule, "on": name, "value": 0.4} for rule, name in rules]
+    page = Page(write(summary, rows))
+    figures = [text for text in page.all("figure") if "share of films" in text]
+    assert ["threshold" in text for text in figures[:3]] == [True, True, False]
+
+
+def test_large_pictures_are_made_smaller(summary: dict[str, Any], rows: pa.Table, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 500), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    write_page(tmp_path / "report.html", summary, rows, lambda key: buffer.getvalue(), gallery=4)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    sources = [own["src"] or "" for name, own, _ in page.found if name == "img"]
+    assert len(sources) == 4 + 12
+    assert all(len(source) < PICTURE_BYTES * 4 / 3 + 50 for source in sources)
+    image = Image.open(io.BytesIO(base64.b64decode(sources[0].partition(",")[2])))
+    assert (image.format, image.size) == ("JPEG", (183, 256))
+    assert f"{len(sources)} pictures, {sum(map(len, sources)) / 1e6:.1f} MB" in page.one("footer")
+
+
+def test_pictures_are_png_or_jpeg_or_missing(summary: dict[str, Any], rows: pa.Table, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_page(path, summary, rows, lambda key: None)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.all("img") == []
+    assert "no picture" in page.section("gallery")
+    write_page(path, summary, rows, film, gallery=2)
+    assert path.read_text(encoding="utf-8").count("data:image/jpeg;base64,/9j/") == 2 + 12
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="neither PNG nor JPEG"):
+        write_page(path, summary, rows, lambda key: b"<svg onload=alert(1)>")
+    assert path.read_bytes() == before
+
+
+def test_the_wording_promises_nothing(summary: dict[str, Any], rows: pa.Table, write: Write, shared: str) -> None:
+    told = Page(shared).one("body") + Page(write(summary | {"memorization": None}, rows)).one("body")
+    assert [word for word in ("safe", "anonym", "privacy", "private", "guarantee") if word in told.lower()] == []
+
+
+def test_a_group_of_which_something_was_measured_is_not_too_few() -> None:
+    nothing = {measure.name: None for measure in MEASURES}
+    some = nothing | {"frechet": {"value": 0.0, "low": 0.0, "high": 1.0}}
+    assert Compared("Edema", 60, 60, nothing).too_few
+    assert not Compared("Edema", 60, 60, some).too_few
+
+
+def test_numbers() -> None:
+    assert [figure(value) for value in (0.0, 1.0, -1.234, 12.345, 1234.5, 0.00123)] == [
+        "0", "1.00", "-1.23", "12.3", "1,234", "0.00123",
+    ]  # fmt: skip
+    assert figure(None) == figure(float("nan")) == count(None) == share(0, 0) == UNMEASURED
+    assert (count(0), count(12345), share(1, 8)) == ("0", "12,345", "12.5%")
+    assert (
+        interval({"value": 0.0, "low": 0.0, "high": 0.012}) == '0.0000 <span class="interval">0.0000 to 0.0120</span>'
+    )
+    assert interval({"value": 12.0, "low": None, "high": None}) == "12.0"
+    assert interval(None) == interval({"value": None}) == UNMEASURED
+    assert quantiles({"p50": 0.4, "min": 0.1, "p99.5": 0.9, "mean": 0.5, "max": None}) == [
+        (0.0, 0.1), (0.5, 0.4), (0.995, 0.9),
+    ]  # fmt: skip
+    assert list(flat({"a": {"b": [1, "x"]}, "c": None, "d": [{"e": 1}]})) == [
+        ("a.b", "1, x"), ("c", "not set"), ("d", '[{"e": 1}]'),
+    ]  # fmt: skip
+    assert len(dict(flat({"long": "x" * 10_000}))["long"]) < 700

@@ -1,0 +1,233 @@
+"""The page in a real browser: Debian's Chromium, headless, from a file."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cxrsynth.auditing.page.page import write_page
+from tests.auditing.page.page_example import ENDING, HOSTILE, example_rows, example_summary, film
+from tests.programs import require
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
+
+FILTERS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
+    ("decision", "kept", lambda row: row["kept"]),
+    ("decision", "rejected", lambda row: not row["kept"]),
+    ("reason", "near duplicate", lambda row: "near duplicate" in row["reasons"]),
+    ("finding", "Edema", lambda row: "Edema" in row["present"]),
+    ("view", "AP", lambda row: row["view"] == "AP"),
+)
+
+PALETTE = """() => Object.fromEntries(
+    ["paper", "panel", "ink", "muted", "kept", "rejected", "real", "link", "alert"]
+    .map((name) => [name, getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim()]))"""
+
+Visit = Callable[..., "sync_api.Page"]
+
+
+@pytest.fixture(scope="module")
+def rows() -> pa.Table:
+    return example_rows(60)
+
+
+@pytest.fixture(scope="module")
+def url(rows: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path: Path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(path, example_summary(rows), rows, film, reference_thumbnails=film)
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    program = require("chromium", "chromium")
+    with sync_api.sync_playwright() as playwright:
+        # Root in a container has no sandbox; the page is our own.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: "sync_api.Browser", url: str) -> Iterator[Visit]:
+    """Opens the page; afterwards nothing may have been complained of, asked of the network, or popped up."""
+    troubles: list[str] = []
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    context.set_default_timeout(10_000)
+
+    def open_page(address: str = url) -> "sync_api.Page":
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: troubles.append(request.url) if is_foreign(request.url, address) else None)
+        page.goto(address)
+        return page
+
+    yield open_page
+    context.close()
+    assert troubles == []
+
+
+def is_foreign(asked: str, address: str) -> bool:
+    return asked != address and not asked.startswith("data:image/")
+
+
+def shown(page: "sync_api.Page") -> list[str]:
+    """Keys of the cards to be seen, in their order."""
+    keys: list[str] = page.locator(".card:visible .key").all_text_contents()
+    return keys
+
+
+def test_opens_with_every_film_and_picture(visit: Visit, rows: pa.Table) -> None:
+    page = visit()
+    assert page.title() == "Audit of winter-2031"
+    assert shown(page) == rows["key"].to_pylist()
+    assert page.locator("#shown").text_content() == "60 of 60 films of the gallery shown"
+    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert page.evaluate("document.querySelectorAll('svg path').length") > 20
+
+
+def test_sorting_orders_the_cards(visit: Visit, rows: pa.Table) -> None:
+    films = rows.to_pylist()
+    page = visit()
+    for by in ("key", "reward posture", "reward diagnosis", "reward consistency", "similarity"):
+        column = {"similarity": "copy_similarity"}.get(by, by.replace(" ", "_"))
+        page.locator("#sort").select_option(by)
+        assert shown(page) == [row["key"] for row in sorted(films, key=lambda row: row[column])]
+        page.locator("#direction").select_option("down")
+        # Equal ones keep the order of the set.
+        assert shown(page) == [row["key"] for row in sorted(films, key=lambda row: row[column], reverse=True)]
+        page.locator("#reset").click()
+        assert shown(page) == [row["key"] for row in films]
+
+
+def test_what_was_not_measured_is_sorted_last(visit: Visit, rows: pa.Table, tmp_path: Path) -> None:
+    films = rows.to_pylist()
+    for place in (3, 7):
+        films[place]["reward_posture"] = None
+    path = tmp_path / "report.html"
+    write_page(path, example_summary(rows), pa.Table.from_pylist(films, rows.schema), lambda key: None)
+    page = visit(path.as_uri())
+    page.locator("#sort").select_option("reward posture")
+    for direction in ("up", "down"):
+        page.locator("#direction").select_option(direction)
+        assert shown(page)[-2:] == [films[3]["key"], films[7]["key"]]
+
+
+def test_each_filter_leaves_what_it_asks_for(visit: Visit, rows: pa.Table) -> None:
+    page = visit()
+    for control, value, wanted in FILTERS:
+        expected = [row["key"] for row in rows.to_pylist() if wanted(row)]
+        assert 0 < len(expected) < len(rows)
+        page.locator(f"#{control}").select_option(value)
+        assert shown(page) == expected
+        assert page.locator("#shown").text_content() == f"{len(expected)} of 60 films of the gallery shown"
+        page.locator("#reset").click()
+
+
+def test_search_and_filters_work_together(visit: Visit, rows: pa.Table) -> None:
+    page = visit()
+    page.locator("#search").fill("ONERROR")
+    assert shown(page) == [HOSTILE]
+    page.locator("#search").fill("-1")
+    page.locator("#decision").select_option("kept")
+    expected = [row["key"] for row in rows.to_pylist() if row["kept"] and "-1" in row["key"]]
+    assert shown(page) == expected
+    page.locator("#search").fill("no such key")
+    assert shown(page) == []
+    assert page.locator("#none").is_visible()
+    page.locator("#reset").click()
+    assert len(shown(page)) == 60
+
+
+def test_a_film_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Table) -> None:
+    keys = rows["key"].to_pylist()
+    page = visit()
+    page.locator(".enlarge").nth(2).focus()
+    page.keyboard.press("Enter")
+    viewer, title = page.locator("#viewer"), page.locator("#viewer-title")
+    assert viewer.is_visible()
+    assert title.text_content() == keys[2]
+    assert viewer.locator("img").get_attribute("alt") == page.locator(".enlarge img").nth(2).get_attribute("alt")
+    small, large = page.locator(".enlarge img").nth(2).bounding_box(), viewer.locator("img").bounding_box()
+    assert large["width"] > 1.5 * small["width"]
+    assert "Nearest real film" in (viewer.text_content() or "")
+    page.keyboard.press("ArrowRight")
+    assert title.text_content() == keys[3]
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    assert title.text_content() == keys[0]
+    page.keyboard.press("Escape")
+    assert viewer.is_hidden()
+    page.wait_for_function("document.activeElement === document.querySelectorAll('.enlarge')[0]")
+    page.keyboard.press("Space")
+    assert viewer.is_visible()
+    page.keyboard.press("Enter")  # on "Close"
+    assert viewer.is_hidden()
+
+
+def test_nothing_sticks_out(visit: Visit) -> None:
+    page = visit()
+    beyond = """(width) => [...document.querySelectorAll("body *")]
+        .filter((one) => !one.closest(".scroll, .skip, svg") && one.getBoundingClientRect().right > width + 0.5)
+        .map((one) => one.tagName + "." + one.className)"""
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(beyond, width) == []
+        page.locator(".enlarge").first.click()
+        assert page.evaluate("document.querySelector('#viewer').scrollWidth") <= width
+        assert page.evaluate(beyond, width) == []
+        page.keyboard.press("Escape")
+
+
+def test_text_stands_out_from_its_ground_in_light_and_dark(visit: Visit) -> None:
+    page = visit()
+    grounds = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        palette = page.evaluate(PALETTE)
+        for ground in ("paper", "panel"):
+            for name in ("ink", "muted", "kept", "rejected", "real", "link", "alert"):
+                # WCAG 2.2, success criterion 1.4.3: 4.5 for text.
+                assert contrast(palette[name], palette[ground]) >= 4.5, (scheme, name, ground)
+        for style, element, name in (("stroke", ".line-kept", "kept"), ("backgroundColor", "body", "paper")):
+            drawn = page.evaluate(f"getComputedStyle(document.querySelector('{element}')).{style}")
+            assert drawn == f"rgb({', '.join(str(level) for level in bytes.fromhex(palette[name][1:]))})"
+        grounds.append(palette["paper"])
+    assert grounds[0] != grounds[1]
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, as WCAG defines it."""
+
+    def luminance(colour: str) -> float:
+        levels = [level / 255 for level in bytes.fromhex(colour[1:])]
+        linear = [level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in levels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_keys_that_attack_do_nothing(visit: Visit) -> None:
+    page = visit()
+    for place, key in enumerate((HOSTILE, ENDING)):
+        page.locator(".enlarge").nth(place).click()
+        assert page.locator("#viewer-title").text_content() == key
+        page.keyboard.press("Escape")
+    assert page.locator("img[src='x']").count() == 0
+    assert page.locator("script").count() == 2
+
+
+def test_a_script_that_got_in_would_not_run(browser: "sync_api.Browser", url: str) -> None:
+    page = browser.new_page()
+    page.goto(url)
+    page.evaluate("document.body.insertAdjacentHTML('afterbegin', '<button id=p onclick=\"run = 1\">x</button>')")
+    page.locator("#p").click()
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'run = 2'}))")
+    assert page.evaluate("typeof run") == "undefined"
+    page.close()

@@ -1,0 +1,376 @@
+"""`audit` from end to end: with the judges in the package, on sets a tiny model made."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from cxrsynth.auditing.score_cache import Parts
+from cxrsynth.cli import app
+from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE
+from cxrsynth.metrics.quality.quality import CHECKS
+from cxrsynth.rewards.backends import family_folder
+from cxrsynth.settings import AuditSettings
+from tests.generation.making import SECRET_WORDS, command, hashes, manifest, write_table
+from tests.processes import Warm
+
+OPTIONS = ("--device", "cpu", "--probes", "2")
+FINDINGS = ("scores.parquet", "keep.csv", "summary.json", "report.html")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("audit")
+
+
+@pytest.fixture(scope="module")
+def made(home: Path, tiny_model: Path) -> Path:
+    """14 films in five shards."""
+    os.environ["XDG_DATA_HOME"] = str(home / "data")
+    options = ("--images-per-report", "2", "--include-text", "sanitized")
+    done = CliRunner().invoke(app, command(write_table(home / "reports.csv"), home / "set", tiny_model, *options))
+    assert done.exit_code == 0, done.output
+    return home / "set"
+
+
+@pytest.fixture(scope="module")
+def real(home: Path) -> Path:
+    """24 pictures of twelve patients, smooth and unlike each other, with a table."""
+    rng = np.random.default_rng(0)
+    folder = home / "real"
+    folder.mkdir()
+    rows = ["filename,patient_id,view,sex,Edema"]
+    for place in range(24):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6), dtype=np.uint8))
+        coarse.resize((96, 96), Image.Resampling.BICUBIC).save(folder / f"{place:02d}.png")
+        rows.append(f"{place:02d}.png,patient-{place // 2},{'PA' if place % 2 else 'AP'},F,{place % 3 // 2}")
+    (home / "real.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["audit", *map(str, arguments), *OPTIONS])
+
+
+@pytest.fixture(scope="module")
+def audited(home: Path, made: Path, real: Path) -> Path:
+    """An audit against the reference, and what it printed."""
+    before = hashes(made)
+    out = home / "audit"
+    done = run(made, "--reference", real, "--reference-table", home / "real.csv", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert hashes(made) == before, "the input was touched"
+    (home / "printed.txt").write_text(done.output)
+    return out
+
+
+def summary(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return found
+
+
+def test_every_film_is_scored_and_decided(audited: Path) -> None:
+    scores = pq.read_table(audited / "scores.parquet")
+    told = summary(audited)
+    assert scores.num_rows == told["input"]["films"] == told["kept"] + told["rejected"] == 14
+    assert told["input"]["kind"] == "cxrsynth"
+    assert told["reference"]["films"] == 24
+    assert set(told["rewards"]) == {"posture", "diagnosis", "consistency"}
+    assert all(len(judge["digest"]) == 64 for judge in told["judges"].values())
+    assert scores["reward_posture"].null_count == 0
+    # Reports that ask for nothing the judge knows leave diagnosis untold, not zero.
+    assert told["rewards"]["diagnosis"]["not_told"] == scores["reward_diagnosis"].null_count
+    for kept, reasons in zip(scores["kept"].to_pylist(), scores["reasons"].to_pylist(), strict=True):
+        assert kept == (not reasons)
+    [all_films, *_] = told["fidelity"]
+    assert (all_films["group"], all_films["films"], all_films["real"]) == ("all", 14, 24)
+    assert told["memorization"]["sensitivity"]
+
+
+def test_all_options_are_told(audited: Path, made: Path, home: Path) -> None:
+    settings = summary(audited)["settings"]
+    assert settings.keys() == {option.name for option in fields(AuditSettings)} - {"out"}
+    assert settings["shards"] == str(made)
+    assert settings["reference_table"] == str(home / "real.csv")
+    assert (settings["probes"], settings["device"], settings["features"]) == (2, "cpu", "nano-judge")
+    assert settings["judges"] == dict.fromkeys(("posture", "diagnosis", "consistency"), "nano-judge")
+    page = (audited / "report.html").read_text()
+    for name, value in (("probes", "2"), ("rules.keep_fraction", "not set"), ("fail_under", "none")):
+        assert re.search(rf">{re.escape(name)}</th>\s*<td[^>]*>{value}</td>", page), name
+
+
+def test_files_are_all_there_and_hold_no_text(audited: Path, home: Path) -> None:
+    for name in FINDINGS:
+        content = (audited / name).read_bytes()
+        assert content
+        for word in SECRET_WORDS:
+            assert word.encode() not in content, (name, word)
+    assert "of 14 films kept" in (home / "printed.txt").read_text()
+
+
+def test_the_same_audit_has_the_same_bytes_and_scores_nothing_twice(
+    audited: Path, made: Path, real: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: (audited / name).read_bytes() for name in FINDINGS}
+    written: list[object] = []
+    monkeypatch.setattr(Parts, "write", lambda *given, **named: written.append(given))
+    done = run(made, "--reference", real, "--reference-table", home / "real.csv", "--out", audited)
+    assert done.exit_code == 0, done.output
+    assert not written
+    assert {name: (audited / name).read_bytes() for name in FINDINGS} == before
+
+
+def test_batch_size_changes_no_decision(audited: Path, made: Path, tmp_path: Path) -> None:
+    assert run(made, "--out", tmp_path / "one", "--batch-size", "1").exit_code == 0
+    one = pq.read_table(tmp_path / "one" / "scores.parquet")
+    all_at_once = pq.read_table(audited / "scores.parquet")
+    for name in ("reward_posture", "reward_diagnosis", "reward_consistency"):
+        pairs = zip(one[name].to_pylist(), all_at_once[name].to_pylist(), strict=True)
+        assert all(a == b or a == pytest.approx(b, abs=1e-4) for a, b in pairs), name
+
+
+def test_a_killed_and_stopped_audit_ends_as_one_never_stopped(
+    audited: Path, made: Path, real: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    arguments = (made, "--reference", real, "--reference-table", home / "real.csv", "--out", out)
+    scored: dict[str, int] = {}
+    for units in (1, 2, 4):
+        process = Warm("cxrsynth", "audit", *arguments, *OPTIONS, log=tmp_path / "log")
+        process.kill_when(lambda units=units: len(parts(out)) >= units)
+        assert process.returncode == -signal.SIGKILL
+        assert units <= len(parts(out)) < 6
+        assert not (out / "summary.json").exists()
+        assert parts(out).items() >= scored.items(), "what was scored is scored again"
+        scored = parts(out)
+
+    def press_ctrl_c(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "write", press_ctrl_c)
+        assert run(*arguments).exit_code == 130
+    assert not (out / "summary.json").exists()
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert parts(out).items() >= scored.items()
+    for name in FINDINGS:
+        assert (out / name).read_bytes() == (audited / name).read_bytes(), name
+
+
+def parts(out: Path) -> dict[str, int]:
+    """Scored units on disk, and when they were written."""
+    return {path.name: path.stat().st_mtime_ns for path in (out / ".cxrsynth-audit").glob("*.parquet")}
+
+
+def test_other_mean_chests_make_other_scores(real: Path, tmp_path: Path) -> None:
+    """A family's posture judge alone does not tell its checks."""
+    films, family = tmp_path / "films", tmp_path / "family"
+    films.mkdir()
+    shutil.copy(real / "00.png", films)
+    packaged = family_folder("nano-judge")
+    assert packaged is not None
+    shutil.copytree(packaged, family)
+    assert run(films, "--family", family, "--out", tmp_path / "out").exit_code == 0
+    means = load_file(family / TEMPLATES_FILE)
+    save_file({name: 1 - mean for name, mean in means.items()}, family / TEMPLATES_FILE)
+    assert run(films, "--family", family, "--out", tmp_path / "out").exit_code == 0
+    assert run(films, "--family", family, "--out", tmp_path / "new").exit_code == 0
+    again, new = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("out", "new"))
+    assert again.equals(new)
+
+
+def test_two_processes_find_what_one_does(audited: Path, made: Path, real: Path, home: Path, tmp_path: Path) -> None:
+    """Told of each other as a launcher does; the launchers themselves start `generate` in test_resume."""
+    out = tmp_path / "out"
+    arguments = (made, "--reference", real, "--reference-table", home / "real.csv", "--out", out)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        Warm(
+            "cxrsynth",
+            "audit",
+            *arguments,
+            *OPTIONS,
+            log=tmp_path / f"log-{rank}",
+            environment=shared | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    for process in processes:
+        assert process.wait() == 0, process.printed()
+    assert (out / "keep.csv").read_bytes() == (audited / "keep.csv").read_bytes()
+    assert summary(out)["rewards"] == summary(audited)["rewards"]
+    assert [process.printed().count("of 14 films kept") for process in processes] == [1, 0]
+
+
+def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(made, damaged)
+    shards = sorted(damaged.glob("*.tar"))
+    content = bytearray(shards[1].read_bytes())
+    content[700] ^= 1
+    shards[1].write_bytes(content)
+    shards[2].write_bytes(shards[2].read_bytes()[:2000])
+    done = run(damaged, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    found = summary(tmp_path / "out")
+    assert found["input"]["films"] == 14 - 6
+    assert {one["source"] for one in found["input"]["damaged"]} == {shards[1].name, shards[2].name}
+    strict = run(damaged, "--out", tmp_path / "out", "--strict")
+    assert strict.exit_code == 2
+    assert shards[1].name in strict.output
+    assert "Traceback" not in strict.output
+    for shard in shards[1:3]:
+        shutil.copy(made / shard.name, shard)
+    assert run(damaged, "--out", tmp_path / "out").exit_code == 0
+    assert summary(tmp_path / "out")["input"]["damaged"] == []
+    assert summary(tmp_path / "out")["input"]["films"] == 14
+
+
+def test_what_is_damaged_after_an_audit_is_seen_by_the_next(made: Path, tmp_path: Path) -> None:
+    """Neither its name nor the manifest's hash of it changes."""
+    copied, out = tmp_path / "copied", tmp_path / "out"
+    shutil.copytree(made, copied)
+    assert run(copied, "--out", out).exit_code == 0
+    shard = min(copied.glob("*.tar"))
+    os.truncate(shard, 1000)
+    assert run(copied, "--out", out, "--fail-under", "damaged=0").exit_code == 3
+    assert [one["source"] for one in summary(out)["input"]["damaged"]] == [shard.name]
+
+
+def test_what_is_kept_of_a_run_tells_no_patient_id(audited: Path) -> None:
+    tables = [pq.read_table(path, columns=["patient"]) for path in (audited / ".cxrsynth-audit").glob("*.parquet")]
+    patients = {patient for table in tables for patient in table["patient"].to_pylist()}
+    assert len(patients) >= 12
+    assert not any("patient-" in patient for patient in patients)
+
+
+def test_a_folder_is_named_from_inside_and_by_its_manifest(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "set"
+    shutil.copytree(made, copied)
+    monkeypatch.chdir(copied)
+    for named in (".", "manifest.json"):
+        done = run(named)
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / "set-audit" / "summary.json").is_file()
+        shutil.rmtree(tmp_path / "set-audit")
+    assert hashes(copied) == hashes(made)
+    inside = run("manifest.json", "--out", "audit")
+    assert inside.exit_code == 2
+    assert "never touches its input" in inside.output
+
+
+def test_kept_films_never_go_into_the_reference_or_beside_the_findings(made: Path, real: Path, tmp_path: Path) -> None:
+    """Taken for the reference, they would be compared with themselves the next time."""
+    for kept, said in ((real / "kept", "never written to"), (tmp_path / "out", "findings")):
+        done = run(made, "--reference", real, "--out", tmp_path / "out", "--write-kept", kept)
+        assert done.exit_code == 2, done.output
+        assert said in done.output
+        assert not kept.exists()
+
+
+@pytest.mark.parametrize("films", [1, 5])
+def test_a_reference_of_too_few_films_is_told(films: int, made: Path, real: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for place in range(films):
+        shutil.copy(real / f"{place:02d}.png", few)
+    done = run(made, "--reference", few, "--out", tmp_path / "out")
+    assert done.exit_code == 2, done.output
+    assert f"{films} films" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_family_without_posture_is_told_and_never_looked_for_elsewhere(made: Path, tmp_path: Path) -> None:
+    packaged, family = family_folder("nano-judge"), tmp_path / "family"
+    assert packaged is not None
+    shutil.copytree(packaged, family)
+    shutil.rmtree(family / "posture")
+    done = run(made, "--family", family, "--out", tmp_path / "out")
+    assert done.exit_code == 2, done.output
+    assert "posture/" in done.output
+
+
+def test_kept_films_are_written_again_byte_for_byte(made: Path, tmp_path: Path) -> None:
+    checks = [f"--ignore-check={name}" for name in CHECKS]
+    done = run(made, "--out", tmp_path / "out", "--write-kept", tmp_path / "kept", "--shard-size", "5", *checks)
+    assert done.exit_code == 0, done.output
+    kept = summary(tmp_path / "out")["kept"]
+    assert kept > 0
+    told = manifest(tmp_path / "kept")
+    assert told["counts"]["samples"] == kept
+    assert told["synthetic"] is True
+    assert told["audit"]["rejected"] == 14 - kept
+    again = run(tmp_path / "kept", "--out", tmp_path / "again", *checks)
+    assert again.exit_code == 0, again.output
+    first, second = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("out", "again"))
+    rewards = {row["key"]: row["reward_posture"] for row in first.to_pylist() if row["kept"]}
+    assert {row["key"]: row["reward_posture"] for row in second.to_pylist()} == pytest.approx(rewards, abs=1e-4)
+
+
+def test_a_missed_minimum_is_exit_code_3(made: Path, tmp_path: Path) -> None:
+    done = run(made, "--out", tmp_path / "out", "--min-posture", "1", "--fail-under", "kept_fraction=0.5")
+    assert done.exit_code == 3, done.output
+    [missed] = summary(tmp_path / "out")["failed"]
+    assert missed["metric"] == "kept_fraction"
+    assert missed["value"] == 0.0
+    assert "posture<1.0" in summary(tmp_path / "out")["reasons"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--min", "postur=1"), "posture"),
+        (("--min", "posture"), "REWARD=NUMBER"),
+        (("--beat-reference", "diagnosis=5"), "--reference"),
+        (("--beat-reference", "diagnosis=500"), "from 0 to 100"),
+        (("--fail-under", "kept_fractoin=1"), "kept_fraction"),
+        (("--judge", "no-such-judge"), "no-such-judge"),
+        (("--features", "no-such-features"), "no-such-features"),
+        (("--family", "no-such-family"), "no-such-family"),
+        (("--ignore-check", "blnk"), "blank"),
+        (("--utility",), "--reference"),
+        (("--reference", "/no/such/folder"), "/no/such/folder"),
+    ],
+)
+def test_a_mistake_is_told_at_once(options: tuple[str, ...], said: str, made: Path, tmp_path: Path) -> None:
+    done = run(made, "--out", tmp_path / "out", *options)
+    assert done.exit_code == 2, done.output
+    assert said in done.output
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("mine")
+    done = run(made, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert hashes(tmp_path / "out").keys() == {"precious.txt"}
+    inside = run(made, "--out", made / "audit")
+    assert inside.exit_code == 2
+    assert "never touches its input" in inside.output
+
+
+def test_pictures_without_reports_get_the_rewards_that_need_none(real: Path, tmp_path: Path) -> None:
+    done = run(real, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    rewards = summary(tmp_path / "out")["rewards"]
+    assert rewards["posture"]["not_told"] == 0
+    assert rewards["diagnosis"]["not_told"] == rewards["consistency"]["not_told"] == 24

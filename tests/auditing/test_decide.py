@@ -1,0 +1,314 @@
+"""Who is kept: the reasons as they read, and laws over drawn sets."""
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxrsynth.auditing.decide import Rules, decide, thresholds
+from cxrsynth.auditing.score_table import NONE_TOLD, scores_table
+from cxrsynth.errors import RecipeError
+from tests.auditing.score_rows import part
+
+REWARDS = ("diagnosis", "posture")
+Film = Mapping[str, Any]
+
+
+def table(*films: Film, rewards: Sequence[str] = REWARDS) -> Any:
+    """Scores of films, each a mapping of what differs from a film without fault."""
+    found = {name: [film.get(name) for film in films] for name in ("duplicate_of", "copy")}
+    return scores_table([part(films, rewards=rewards)], found)
+
+
+def decisions(scores: Any, rules: Rules, reference: Any = None) -> dict[str, list[str]]:
+    """Reasons by key, after seeing that a film is kept exactly where it has none."""
+    decided = decide(scores, rules, reference)
+    assert decided["kept"].to_pylist() == [not found for found in decided["reasons"].to_pylist()]
+    return dict(zip(decided["key"].to_pylist(), decided["reasons"].to_pylist(), strict=True))
+
+
+def test_every_reason_is_told_in_order() -> None:
+    scores = table(
+        {"key": "good", "posture": -1.0, "diagnosis": 3.0},
+        {
+            "key": "bad",
+            "posture": -3.0,
+            "diagnosis": -9.0,
+            "checks_failed": ["inverted", "blank", "text"],
+            "duplicate_of": "good",
+            "copy": True,
+        },
+        {"key": "copy", "posture": -1.0, "diagnosis": 3.0, "copy": True},
+        {"key": "no copy", "posture": -1.0, "diagnosis": 3.0, "copy": False},
+    )
+    rules = Rules(minimum={"posture": -2}, percentile={"diagnosis": 5}, ignored_checks=frozenset({"text"}))
+    assert decisions(scores, rules, {"diagnosis": np.arange(101.0), "posture": np.zeros(3)}) == {
+        "good": ["diagnosis below p5 of reference"],
+        "bad": [
+            "check: blank",
+            "check: inverted",
+            "duplicate",
+            "copy",
+            "posture<-2.0",
+            "diagnosis below p5 of reference",
+        ],
+        "copy": ["copy", "diagnosis below p5 of reference"],
+        "no copy": ["diagnosis below p5 of reference"],
+    }
+
+
+def test_a_value_equal_to_its_limit_passes_also_where_float32_rounds_it_down() -> None:
+    assert float(np.float32(-1.1)) < -1.1
+    scores = table({"key": "a", "posture": -1.1, "diagnosis": 5.0}, {"key": "b", "posture": -1.2, "diagnosis": 4.99})
+    rules = Rules(minimum={"posture": -1.1}, percentile={"diagnosis": 50})
+    reference = {"diagnosis": np.array([math.nan, 4.0, 5.0, 6.0, math.nan])}
+    assert decisions(scores, rules, reference) == {
+        "a": [],
+        "b": ["posture<-1.1", "diagnosis below p50 of reference"],
+    }
+    assert thresholds(rules, reference) == [
+        {"rule": "minimum", "on": "posture", "value": -1.1},
+        {"rule": "p50 of reference", "on": "diagnosis", "value": 5.0},
+    ]
+
+
+def test_a_rare_finding_is_not_filtered_away() -> None:
+    """All films with Edema score below all others: half of each stay, and the one Fracture."""
+    films = [{"key": f"n{i}", "posture": float(i), "diagnosis": 0.0, "present": ["No Finding"]} for i in range(6)]
+    films += [{"key": f"e{i}", "posture": -9.0 - i, "diagnosis": 0.0, "present": ["Edema"]} for i in range(3)]
+    films += [{"key": "f", "posture": -99.0, "diagnosis": 0.0, "present": ["Fracture"]}]
+    films += [{"key": "u", "posture": -99.0, "diagnosis": 0.0}]
+    found = decisions(table(*films), Rules(keep_fraction=0.5))
+    assert found == {
+        **{f"n{i}": ["outside best 0.50 of No Finding"] for i in range(3)},
+        **{f"n{i}": [] for i in range(3, 6)},
+        "e0": [],
+        "e1": [],
+        "e2": ["outside best 0.50 of Edema"],
+        "f": [],
+        "u": [],
+    }
+
+
+def test_a_film_with_several_findings_stays_for_one_and_names_all_it_failed() -> None:
+    films = [{"key": f"a{i}", "posture": float(i), "diagnosis": 0.0, "present": ["Edema"]} for i in range(4)]
+    films += [
+        {"key": "x", "posture": -1.0, "diagnosis": 0.0, "present": ["Edema", "Fracture"]},
+        {"key": "y", "posture": -2.0, "diagnosis": 0.0, "present": ["Fracture", "Edema"]},
+        {"key": "z", "posture": -3.0, "diagnosis": 0.0},
+    ]
+    found = decisions(table(*films), Rules(keep_fraction=0.125))
+    assert found["x"] == []
+    assert found["y"] == ["outside best 0.125 of Edema", "outside best 0.125 of Fracture"]
+    assert found["z"] == []
+    assert found["a0"] == ["outside best 0.125 of Edema"]
+    assert [key for key in found if key.startswith("a") and not found[key]] == ["a3"]
+    worse = decisions(table(*films, {"key": "w", "posture": -4.0, "diagnosis": 0.0}), Rules(keep_fraction=0.5))
+    assert worse["w"] == [f"outside best 0.50 of {NONE_TOLD}"]
+
+
+def test_only_films_that_pass_all_else_take_places() -> None:
+    films = [
+        {"key": "blank", "posture": 9.0, "diagnosis": 9.0, "checks_failed": ["blank"]},
+        {"key": "a", "posture": 2.0, "diagnosis": 2.0},
+        {"key": "b", "posture": 1.0, "diagnosis": 1.0},
+    ]
+    assert decisions(table(*films), Rules(keep_fraction=0.5)) == {
+        "blank": ["check: blank"],
+        "a": [],
+        "b": [f"outside best 0.50 of {NONE_TOLD}"],
+    }
+
+
+def test_rewards_count_alike_whatever_their_unit_and_ties_go_by_key() -> None:
+    films = [
+        {"key": "b", "posture": 1e6, "diagnosis": 0.0},
+        {"key": "a", "posture": 0.0, "diagnosis": 1e-6},
+    ]
+    assert decisions(table(*films), Rules(keep_fraction=0.5))["a"] == []
+    assert decisions(table(*films), Rules(keep_fraction=0.5, rank_on=("posture",)))["b"] == []
+    assert decisions(table(*films), Rules(keep_fraction=0.5, rank_on=("diagnosis",)))["a"] == []
+
+
+def test_a_tenth_of_thirty_is_three() -> None:
+    assert math.ceil(0.1 * 30) == 3
+    assert math.ceil(0.07 * 100) == 8, "as floating point has it"
+    films = [{"key": f"{i:03}", "posture": float(i), "diagnosis": 0.0} for i in range(100)]
+    assert sum(not found for found in decisions(table(*films), Rules(keep_fraction=0.07)).values()) == 7
+
+
+def test_a_reward_that_cannot_tell_neither_rejects_nor_helps() -> None:
+    strict = Rules(minimum=dict.fromkeys(REWARDS, 5.0), percentile=dict.fromkeys(REWARDS, 99.0), keep_fraction=0.01)
+    reference = dict.fromkeys(REWARDS, np.array([7.0]))
+    films = [{"key": f"k{i}", "posture": value, "diagnosis": math.nan} for i, value in enumerate((None, 8.0, 9.0))]
+    found = decisions(table(*films), strict, reference)
+    assert found == {"k0": [], "k1": [f"outside best 0.01 of {NONE_TOLD}"], "k2": []}
+    # Unknown stands in the middle of its reward: behind an equal that is good there, before what is bad in both.
+    films = [
+        {"key": "low", "posture": 0.0, "diagnosis": 0.0},
+        {"key": "unknown", "posture": 1.0, "diagnosis": None},
+        {"key": "high", "posture": 1.0, "diagnosis": 1.0},
+    ]
+    assert [key for key, reasons in decisions(table(*films), Rules(keep_fraction=0.3)).items() if not reasons] == [
+        "high"
+    ]
+    assert decisions(table(*films), Rules(keep_fraction=0.6))["low"] != []
+    only_one = [{"key": "told", "posture": 0.0, "diagnosis": 0.0}, {"key": "not", "posture": 0.0, "diagnosis": None}]
+    assert decisions(table(*only_one), Rules(keep_fraction=0.5))["not"] == []
+
+
+def test_tables_without_what_was_not_measured_and_tables_decided_before() -> None:
+    bare = table({"key": "a", "posture": 1.0}, rewards=("posture",)).drop_columns(["copy", "duplicate_of"])
+    assert decisions(bare, Rules(minimum={"posture": 0})) == {"a": []}
+    again = decide(decide(bare, Rules(minimum={"posture": 9})), Rules())
+    assert again.column_names.count("kept") == 1
+    assert again["kept"].to_pylist() == [True]
+    assert decide(bare.slice(0, 0), Rules(keep_fraction=0.5)).num_rows == 0
+    without = table({"key": "a"}, rewards=())
+    assert decisions(without, Rules()) == {"a": []}
+
+
+@pytest.mark.parametrize(
+    ("rules", "reference", "told"),
+    [
+        (Rules(minimum={"postur": 1}), None, "--min postur: .*\n.*diagnosis, posture\n.*did you mean: posture"),
+        (Rules(keep_fraction=0.5, rank_on=("x",)), None, "--keep-fraction by x: .*\n"),
+        (Rules(percentile={"posture": 5}), None, "no reference to beat\n  name one with --reference"),
+        (Rules(percentile={"posture": 5}), {"diagnosis": np.ones(3)}, "no reference to beat"),
+        (Rules(percentile={"posture": 5}), {"posture": np.array([math.nan])}, "could tell nothing of the reference"),
+        (Rules(percentile={"posture": 5}), {"posture": np.array([])}, "could tell nothing of the reference"),
+    ],
+)
+def test_rules_on_what_is_not_measured_are_refused(rules: Rules, reference: Any, told: str) -> None:
+    scores = table({"key": "a", "posture": 1.0, "diagnosis": 1.0})
+    with pytest.raises(RecipeError, match=told):
+        decide(scores, rules, reference)
+
+
+def test_rules_are_checked_before_there_are_scores() -> None:
+    with pytest.raises(RecipeError, match=r"--ignore-check txt: .*\n.*\n  did you mean: text"):
+        Rules(ignored_checks=frozenset({"txt"})).check(REWARDS, checks=("text", "blank"))
+    with pytest.raises(RecipeError, match="no reward is measured"):
+        Rules(keep_fraction=0.5).check(())
+    Rules(ignored_checks=frozenset({"text"}), percentile={"posture": 1}).check(REWARDS, REWARDS, ("text",))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"minimum": {"posture": math.nan}},
+        {"minimum": {"posture": -math.inf}},
+        {"percentile": {"posture": 100.5}},
+        {"percentile": {"posture": math.nan}},
+        {"keep_fraction": 0.0},
+        {"keep_fraction": 1.5},
+        {"keep_fraction": math.nan},
+    ],
+)
+def test_numbers_outside_their_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"(--min posture|--beat-reference posture|--keep-fraction).*expected"):
+        Rules(**wrong)
+
+
+def test_rules_as_json() -> None:
+    rules = Rules(minimum={"b": 1, "a": 2}, keep_fraction=0.5, ignored_checks=frozenset({"z", "y"}))
+    assert rules.facts() == {
+        "minimum": {"a": 2, "b": 1},
+        "keep_fraction": 0.5,
+        "rank_on": [],
+        "percentile": {},
+        "ignored_checks": ["y", "z"],
+    }
+    assert thresholds(rules)[-1] == {"rule": "best of each finding", "on": "all rewards", "value": 0.5}
+
+
+_VALUE = st.one_of(st.none(), st.just(math.nan), st.integers(-4, 4).map(float))
+_FILM = st.fixed_dictionaries(
+    {
+        "posture": _VALUE,
+        "diagnosis": _VALUE,
+        "present": st.lists(st.sampled_from(["Edema", "Fracture", "No Finding"]), unique=True),
+        "checks_failed": st.lists(st.sampled_from(["blank", "inverted"]), unique=True, max_size=1),
+        "copy": st.sampled_from([None, None, False, True]),
+    }
+)
+_SETS = st.lists(_FILM, min_size=1, max_size=14).map(
+    lambda films: [film | {"key": f"{place * 7 % 15:02}"} for place, film in enumerate(films)]
+)
+_FRACTIONS = st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0])
+
+
+def told(film: Film, reward: str) -> float | None:
+    value = film[reward]
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def groups_of(film: Film) -> set[str]:
+    return set(film["present"]) or {NONE_TOLD}
+
+
+@settings(max_examples=30, deadline=None)
+@given(_SETS, _FRACTIONS, st.randoms(use_true_random=False))
+def test_order_and_units_change_nothing(films: list[dict[str, Any]], fraction: float, random: Any) -> None:
+    rules = Rules(keep_fraction=fraction)
+    found = decisions(table(*films), rules)
+    shuffled = list(films)
+    random.shuffle(shuffled)
+    stretched = [
+        film | {"posture": value if (value := told(film, "posture")) is None else value * 8 - 3} for film in shuffled
+    ]
+    assert decisions(table(*stretched), rules) == found
+
+
+@settings(max_examples=30, deadline=None)
+@given(_SETS, _FRACTIONS)
+def test_each_finding_keeps_its_fraction_and_the_better_stay(films: list[dict[str, Any]], fraction: float) -> None:
+    rules = Rules(minimum={"posture": -2.0}, keep_fraction=fraction)
+    found = decisions(table(*films), rules)
+    passed = []
+    for film in films:
+        posture = told(film, "posture")
+        alone = [f"check: {name}" for name in film["checks_failed"]]
+        alone += ["copy"] * (film["copy"] is True) + ["posture<-2.0"] * (posture is not None and posture < -2)
+        if alone:
+            assert found[film["key"]] == alone
+        else:
+            passed.append(film)
+    ranked = [film for film in passed if any(told(film, name) is not None for name in REWARDS)]
+    assert all(found[film["key"]] == [] for film in passed if film not in ranked)
+    for group in {name for film in ranked for name in groups_of(film)}:
+        members = [film for film in ranked if group in groups_of(film)]
+        kept = [film for film in members if not found[film["key"]]]
+        assert len(kept) >= math.ceil(Fraction(repr(fraction)) * len(members))
+        alone_here = [film for film in members if groups_of(film) == {group}]
+        if len(alone_here) == len(members):
+            assert len(kept) == math.ceil(Fraction(repr(fraction)) * len(members))
+        for better in alone_here:
+            for worse in alone_here:
+                pairs = [(told(better, name), told(worse, name)) for name in REWARDS]
+                if all(a is not None and b is not None and a > b for a, b in pairs) and not found[worse["key"]]:
+                    assert not found[better["key"]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(_SETS)
+def test_a_larger_fraction_loses_no_film(films: list[dict[str, Any]]) -> None:
+    before: set[str] = set()
+    for fraction in (0.05, 0.25, 0.5, 0.9, 1.0):
+        found = decisions(table(*films), Rules(keep_fraction=fraction))
+        kept = {key for key, reasons in found.items() if not reasons}
+        assert before <= kept
+        before = kept
+    assert before == {key for key, reasons in decisions(table(*films), Rules()).items() if not reasons}
+
+
+def test_decided_columns_have_their_types() -> None:
+    decided = decide(table({"key": "a"}), Rules())
+    assert decided.schema.field("kept").type == pa.bool_()
+    assert decided.schema.field("reasons").type == pa.list_(pa.string())

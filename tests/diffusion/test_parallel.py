@@ -1,0 +1,184 @@
+"""Batches side by side: order, memory, stopping; and group norm on small maps."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from cxrsynth.diffusion import parallel
+from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.parallel import SamplingPool, batch_bytes, batches_at_once
+from cxrsynth.diffusion.sampler import SamplingStopped, sample_images
+from cxrsynth.settings import Precision, Sampler
+
+
+@pytest.fixture(scope="module")
+def networks(tiny_model: Path) -> DiffusionModel:
+    return load_model(str(tiny_model), device=torch.device("cpu"), precision=Precision.FP32)
+
+
+@pytest.fixture
+def three_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_results_come_in_order_from_threads_of_one_core(networks: DiffusionModel) -> None:
+    seen: list[int] = []
+
+    def work(item: int) -> tuple[int, int]:
+        seen.append(item)
+        time.sleep(0.05 if item % 3 == 0 else 0.0)
+        return item * 10, torch.get_num_threads()
+
+    with SamplingPool(networks, batch_size=1, threads_per_batch=1) as pool:
+        assert pool.batches == 3
+        results = pool.map_in_order(work, iter(range(20)))
+        first = next(results)
+        assert max(seen) <= 5  # reads ahead no further than keeps three threads busy
+        done = [first, *results]
+    assert done == [(item, (item * 10, 1)) for item in range(20)]
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_an_error_comes_out_and_the_rest_is_left(networks: DiffusionModel) -> None:
+    def work(item: int) -> int:
+        if item == 2:
+            raise ValueError("item 2")
+        return item
+
+    done = []
+    pool = SamplingPool(networks, batch_size=1, threads_per_batch=1)
+
+    def run() -> None:
+        with pool:
+            for item, _ in pool.map_in_order(work, range(50)):
+                done.append(item)
+
+    with pytest.raises(ValueError, match="item 2"):
+        run()
+    assert done == [0, 1]
+    assert pool.stopped.is_set()
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_an_error_of_reading_ahead_waits_for_what_is_owed(networks: DiffusionModel) -> None:
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise ValueError("item 3")
+
+    done = []
+    pool = SamplingPool(networks, batch_size=1, threads_per_batch=1)
+
+    def run() -> None:
+        with pool:
+            for item, _ in pool.map_in_order(lambda item: item, items()):
+                done.append(item)
+
+    with pytest.raises(ValueError, match="item 3"):
+        run()
+    assert done == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_a_batch_under_way_ends_when_the_context_is_left(networks: DiffusionModel) -> None:
+    # Started in the background of a script, this process would ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    noise = sample_noise(0, "k", networks.latent_shape)[None]
+    caught: list[BaseException] = []
+
+    def work(_: int) -> None:
+        try:
+            sample_images(networks, [""], noise, sampler=Sampler.DDIM, steps=1000, guidance=1.0, stopped=pool.stopped)
+        except SamplingStopped as error:
+            caught.append(error)
+            raise
+
+    pool = SamplingPool(networks, batch_size=1, threads_per_batch=1)
+
+    def run() -> None:
+        with pool:
+            made = pool.map_in_order(work, range(20))
+            # Ctrl-C while this thread waits for the first batch.
+            threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+            next(made)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(caught) == 3  # those under way were stopped, the others never began
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_memory_and_threads_bound_the_number_of_batches(
+    networks: DiffusionModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def batches(available: int, threads: int = 1) -> int:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+        return batches_at_once(networks, batch_size=4, threads_per_batch=threads)
+
+    monkeypatch.setattr(parallel, "_CGROUP", tmp_path)
+    one = batch_bytes(networks, 4)
+    assert batch_bytes(networks, 8) == 2 * one
+    assert batches(100 * one) == 3
+    assert batches(100 * one, threads=2) == 1
+    assert batches(round(2.6 * one)) == 2
+    assert batches(0) == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert batches(round(3.9 * one)) == 1
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    # A container's limit counts where it is lower.
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text(f"{round(2.6 * one) + 1000}\n")
+    assert batches(100 * one) == 2
+    (tmp_path / "memory.max").write_text("max\n")
+    assert batches(100 * one) == 3
+
+
+def test_an_accelerator_takes_one_batch_at_a_time(networks: DiffusionModel) -> None:
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    assert parallel.batches_at_once(on_gpu, batch_size=4, threads_per_batch=1) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_threads_may_tokenise_at_once(networks: DiffusionModel) -> None:
+    prompts = ["left effusion. " * 300] * 8
+    expected = networks.tokens(prompts)
+
+    def tokenise(_: int) -> torch.Tensor:
+        assert not networks.fits(prompts[0])
+        return networks.tokens(prompts)
+
+    with SamplingPool(networks, batch_size=1, threads_per_batch=1) as pool:
+        for _, tokens in pool.map_in_order(tokenise, range(40)):
+            assert torch.equal(tokens, expected)
+
+
+@pytest.mark.parametrize("size", [4, 8, 32])
+def test_group_norm_gives_what_torch_gives_in_the_same_layout(size: int, networks: DiffusionModel) -> None:
+    [norm, *_] = [m for m in networks.unet.modules() if isinstance(m, nn.GroupNorm)]
+    plain = nn.GroupNorm(norm.num_groups, norm.num_channels, eps=norm.eps)
+    plain.load_state_dict(norm.state_dict())
+    maps = torch.randn(2, norm.num_channels, size, size).contiguous(memory_format=torch.channels_last)
+    seen: list[torch.Tensor] = []
+    handle = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        ours = norm(maps)
+        assert torch.allclose(ours, plain(maps), atol=1e-5)
+    handle.remove()
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert seen[0].is_contiguous() is (size < 32)

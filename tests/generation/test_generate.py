@@ -1,0 +1,821 @@
+"""`generate` in one process, through the command line, with a model of a few channels."""
+
+import io
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import cxrsynth.generation.generate
+from cxrsynth.cli import app
+from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.sampler import make_scheduler, sample_images
+from cxrsynth.settings import Device, Precision, Sampler
+from cxrsynth.shards.sample import sample_key, subject_key
+from tests.conftest import build_tiny_model
+from tests.generation.making import (
+    ROWS,
+    SECRET_WORDS,
+    command,
+    hashes,
+    manifest,
+    members,
+    metadata,
+    write_table,
+)
+
+SPEC: dict[str, object] = {
+    "name": "tiny-canonical",
+    "prompt": "canonical",
+    "depicts": {
+        "views": ["PA", "AP"],
+        "age_groups": ["adult"],
+        "sexes": ["F", "M"],
+        "findings": {"No Finding": 9, "Cardiomegaly": 5, "Pleural Effusion": 3},
+        "sides": False,
+        "uncertain": False,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    text: str
+
+
+def run(arguments: list[str]) -> Result:
+    """Exit code and all that was printed; an exception that is not ours to tell the user fails the test."""
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Result(result.exit_code, result.stdout + result.stderr)
+
+
+def succeed(arguments: list[str]) -> str:
+    result = run(arguments)
+    assert result.code == 0, result.text
+    return result.text
+
+
+def refuse(arguments: list[str]) -> str:
+    """The one message of a command that must exit 2."""
+    result = run(arguments)
+    assert result.code == 2, result.text
+    assert result.text.count("error:") == 1
+    assert result.text.startswith("error:")
+    assert "Traceback" not in result.text
+    return result.text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On a busy machine two threads wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("tables") / "reports.csv")
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "id.key"
+    path.write_text("0123456789abcdef0123456789abcdef\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, table: Path, key_file: Path) -> tuple[Path, str]:
+    """A complete folder of 7 reports x 2 images in shards of 3, and what the command printed. Not to be changed."""
+    out = tmp_path_factory.mktemp("made") / "out"
+    return out, succeed(command(table, out, tiny_model, "--images-per-report", "2", "--id-key", str(key_file)))
+
+
+@pytest.fixture(scope="module")
+def canonical_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Its tokenizer has no canonical word whole: a long limit, or every prompt would be cut.
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "canonical", max_tokens=256, spec=SPEC)
+
+
+@pytest.fixture(scope="module")
+def networks(tiny_model: Path) -> DiffusionModel:
+    return load_model(str(tiny_model), device=torch.device("cpu"), precision=Precision.FP32)
+
+
+def described(model: Path, folder: Path, spec: dict[str, object] | str) -> Path:
+    """A copy of a model with a cxrsynth.json."""
+    shutil.copytree(model, folder)
+    text = spec if isinstance(spec, str) else json.dumps(spec)
+    (folder / "cxrsynth.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def image_of(raw: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(raw)))
+
+
+# What is made
+
+
+def test_a_command_makes_the_same_bytes_again(
+    made: tuple[Path, str], tmp_path: Path, tiny_model: Path, table: Path, key_file: Path
+) -> None:
+    succeed(command(table, tmp_path / "b", tiny_model, "--images-per-report", "2", "--id-key", str(key_file)))
+    assert hashes(tmp_path / "b") == hashes(made[0])
+
+
+def test_the_folder_holds_what_the_manifest_says(made: tuple[Path, str]) -> None:
+    found, says = hashes(made[0]), manifest(made[0])
+    shards = [f"cxr-{index:06d}.tar" for index in range(5)]
+    assert sorted(found) == ["README.md", *shards, "manifest.json", "preview.png", "rejected.csv"]
+    assert {shard["name"]: shard["sha256"] for shard in says["shards"]} == {name: found[name] for name in shards}
+    assert [shard["samples"] for shard in says["shards"]] == [3, 3, 3, 3, 2]
+    assert [shard["bytes"] for shard in says["shards"]] == [(made[0] / name).stat().st_size for name in shards]
+    assert says["counts"] == {"reports": 7, "rejected": 0, "samples": 14}
+    assert says["synthetic"] is True
+    assert len(members(made[0])) == 28
+    assert Image.open(made[0] / "preview.png").size == (6 * 192, 3 * 192)
+
+
+def test_another_seed_makes_other_images_under_the_same_keys(
+    made: tuple[Path, str], tmp_path: Path, tiny_model: Path, table: Path, key_file: Path
+) -> None:
+    options = ("--images-per-report", "2", "--id-key", str(key_file), "--seed", "1")
+    succeed(command(table, tmp_path / "b", tiny_model, *options))
+    ours, theirs = members(tmp_path / "b"), members(made[0])
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] != theirs[name] for name in ours if name.endswith(".png"))
+
+
+def test_webdataset_reads_the_shards(made: tuple[Path, str]) -> None:
+    import webdataset as wds
+
+    shards = sorted(str(path) for path in made[0].glob("*.tar"))
+    samples = list(wds.WebDataset(shards, shardshuffle=False).decode("l8"))
+    assert len({sample["__key__"] for sample in samples}) == len(samples) == 14
+    for place, sample in enumerate(samples):
+        assert {name for name in sample if not name.startswith("__")} == {"png", "json"}
+        assert sample["png"].shape == (32, 32)
+        assert sample["json"]["synthetic"] is True
+        assert sample["json"]["seed"] == 0
+        assert sample["json"]["image_index"] == place % 2
+        assert sample["json"]["not_depicted"] == ""
+        assert "prompt" not in sample["json"]
+    effusion = samples[0]["json"]["findings"]["Pleural Effusion"]
+    assert effusion == {"status": "present", "side": "left", "source": "report"}
+    assert [samples[2]["json"][name] for name in ("view", "sex", "age_group")] == ["AP", "M", "child"]
+
+
+def test_datasets_reads_the_shards(made: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
+    from datasets import load_dataset
+
+    shards = sorted(str(path) for path in made[0].glob("*.tar"))
+    rows = load_dataset("webdataset", data_files={"train": shards}, split="train", cache_dir=str(tmp_path))
+    expected = metadata(made[0])
+    assert [row["__key__"] for row in rows] == list(expected)
+    for row in rows:
+        assert row["png"].size == (32, 32)
+        assert row["json"]["synthetic"] is True
+        assert row["json"] == expected[row["__key__"]]
+
+
+def test_every_image_says_inside_that_it_is_synthetic(made: tuple[Path, str]) -> None:
+    for name, raw in members(made[0]).items():
+        if name.endswith(".png"):
+            assert "Synthetic" in Image.open(io.BytesIO(raw)).text["Comment"]
+
+
+def test_jpg_and_png16_hold_the_same_picture(
+    made: tuple[Path, str], tmp_path: Path, tiny_model: Path, table: Path, key_file: Path
+) -> None:
+    for kind in ("jpg", "png16"):
+        options = ("--images-per-report", "2", "--id-key", str(key_file), "--image-format", kind)
+        succeed(command(table, tmp_path / kind, tiny_model, *options))
+    plain, jpg, wide = members(made[0]), members(tmp_path / "jpg"), members(tmp_path / "png16")
+    for name in (name for name in plain if name.endswith(".png")):
+        levels = image_of(plain[name]).astype(float)
+        assert image_of(wide[name]).dtype == np.uint16
+        assert np.abs(image_of(wide[name]) / 257 - levels).max() <= 0.51
+        assert np.abs(image_of(jpg[name.replace(".png", ".jpg")]) - levels).mean() < 3
+
+
+# Text and identity
+
+
+def test_no_id_and_no_text_is_in_any_output(made: tuple[Path, str]) -> None:
+    out, printed = made
+    for path in out.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [word for word in SECRET_WORDS if word.encode() in content], path.name
+            assert b"pneumonia." not in content  # an impression as it was written
+    assert not [word for word in SECRET_WORDS if word in printed]
+    assert not [name for name in members(out) if name.endswith(".txt")]
+
+
+def test_included_text_is_sanitized(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    out = tmp_path / "out"
+    succeed(command(table, out, tiny_model, "--include-text", "sanitized"))
+    texts = [raw.decode() for name, raw in members(out).items() if name.endswith(".txt")]
+    assert len(texts) == 7
+    assert "Zorblattic heart size is normal." in texts[0]
+    assert "Zorblattic lungs" in texts[1]
+    everything = b"".join(path.read_bytes() for path in out.iterdir())
+    for word in ("Quibbleton", "Blatherwick", "03/14/2019", "QZX-77"):
+        assert word.encode() not in everything
+    assert sum(manifest(out)["sanitized"].values()) >= 2
+
+
+def test_the_id_map_maps_ids_to_keys(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    out, ids = tmp_path / "out", tmp_path / "private" / "ids.csv"
+    succeed(command(table, out, tiny_model, "--images-per-report", "2", "--id-map", str(ids)))
+    lines = ids.read_text().splitlines()
+    assert lines[0] == "report_id,sample_key"
+    rows = [line.split(",") for line in lines[1:]]
+    assert [row[0] for row in rows] == [row[0] for row in ROWS for _ in range(2)]
+    assert [row[1] for row in rows] == list(metadata(out))
+    assert ids.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in ids.parent.iterdir()] == ["ids.csv"]
+
+
+def test_an_id_map_can_be_had_of_a_complete_folder(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    out, ids = tmp_path / "out", tmp_path / "ids.csv"
+    succeed(command(table, out, tiny_model))
+    before = hashes(out)
+    succeed(command(table, out, tiny_model, "--id-map", str(ids)))
+    assert [line.split(",")[1] for line in ids.read_text().splitlines()[1:]] == list(metadata(out))
+    assert hashes(out) == before
+
+
+def test_an_id_map_replaces_no_other_file(tmp_path: Path, tiny_model: Path) -> None:
+    table, key = write_table(tmp_path / "reports.csv"), tmp_path / "id.key"
+    key.write_text("0123456789abcdef0123456789abcdef")
+    before = hashes(tmp_path)
+    for taken, what in ((table, "table"), (tmp_path / "." / "id.key", "--id-key")):
+        options = ("--id-key", str(key), "--id-map", str(taken))
+        assert what in refuse(command(table, tmp_path / "out", tiny_model, *options))
+    assert "cannot be written" in refuse(command(table, tmp_path / "out", tiny_model, "--id-map", str(key / "ids.csv")))
+    assert hashes(tmp_path) == before
+
+
+def test_a_table_changed_while_it_is_read_is_no_set(
+    tmp_path: Path, tiny_model: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, out, ids = write_table(tmp_path / "reports.csv"), tmp_path / "out", tmp_path / "ids.csv"
+    arguments = command(table, out, tiny_model, "--id-key", str(key_file), "--id-map", str(ids))
+    make = cxrsynth.generation.generate._make_shards
+
+    def make_and_change(*given: Any, **named: Any) -> None:
+        make(*given, **named)
+        write_table(table, ROWS[:5])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cxrsynth.generation.generate, "_make_shards", make_and_change)
+        stopped = CliRunner().invoke(app, arguments)
+    assert stopped.exit_code == 2
+    assert "changed while it was read" in stopped.stderr
+    assert not (out / "manifest.json").exists()
+    assert not ids.exists()
+    write_table(table)
+    succeed(arguments)
+    other = write_table(tmp_path / "same.csv")
+    succeed(command(other, tmp_path / "never", tiny_model, "--id-key", str(key_file)))
+    assert hashes(out) == hashes(tmp_path / "never")
+
+
+@pytest.mark.parametrize("option", ["--id-map", "--id-key"])
+def test_what_tells_ids_is_refused_inside_the_folder(
+    option: str, tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
+    secret = tmp_path / "out" / "sub" / ".." / "secret"
+    message = refuse(command(table, tmp_path / "out", tiny_model, option, str(secret)))
+    assert option in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_id_key_makes_other_sample_keys(
+    made: tuple[Path, str], tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
+    other = tmp_path / "other.key"
+    other.write_text("fedcba9876543210fedcba9876543210")
+    succeed(command(table, tmp_path / "out", tiny_model, "--id-key", str(other)))
+    keys = set(metadata(tmp_path / "out"))
+    assert len(keys) == 7
+    assert not keys & set(metadata(made[0]))
+    expected = {sample_key(subject_key(other.read_bytes(), row[0]), 0) for row in ROWS}
+    assert keys == expected
+
+
+def test_the_default_key_is_made_once(
+    tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    succeed(command(table, tmp_path / "a", tiny_model, "--limit", "1"))
+    key = tmp_path / "data" / "cxrsynth" / "id.key"
+    content = key.read_bytes()
+    assert key.stat().st_mode & 0o777 == 0o600
+    succeed(command(table, tmp_path / "b", tiny_model, "--limit", "1"))
+    assert key.read_bytes() == content
+    assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
+
+
+# Rows
+
+
+BAD_ROWS = (
+    ("R1", "Lungs are clear.", "", "PA", "F", "61"),
+    ("R2", " ", "", "PA", "F", "61"),
+    ("R3", "Edema.", "two\nlines", "PA", "F", "61"),
+    ("R1", "Edema.", "", "PA", "F", "61"),
+    ("R4", "Edema."),
+    ("R5", "Edema.", "", "PA", "F", "61"),
+)
+
+
+def test_rows_that_cannot_be_used_are_set_aside(tmp_path: Path, tiny_model: Path) -> None:
+    reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
+    printed = succeed(command(reports, tmp_path / "out", tiny_model))
+    assert "3 rows set aside" in printed
+    lines = (tmp_path / "out" / "rejected.csv").read_text().splitlines()
+    assert lines == ["line,reason", "3,empty text", "6,duplicate id", "7,2 fields where the header has 6"]
+    assert manifest(tmp_path / "out")["counts"] == {"reports": 3, "rejected": 3, "samples": 3}
+
+
+def test_strict_stops_at_the_first_such_row(tmp_path: Path, tiny_model: Path) -> None:
+    reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
+    message = refuse(command(reports, tmp_path / "out", tiny_model, "--strict"))
+    assert "line 3: empty text" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_limit_counts_usable_rows(tmp_path: Path, tiny_model: Path) -> None:
+    reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
+    succeed(command(reports, tmp_path / "out", tiny_model, "--limit", "2"))
+    assert manifest(tmp_path / "out")["counts"] == {"reports": 2, "rejected": 1, "samples": 2}
+
+
+def test_label_columns_win_over_the_text(tmp_path: Path, tiny_model: Path) -> None:
+    header = ("report_id", "report", "Cardiomegaly", "Edema", "Pneumonia")
+    reports = write_table(tmp_path / "t.csv", (("a", "Cardiomegaly. No fracture.", "0", "-1", ""),), header)
+    succeed(command(reports, tmp_path / "out", tiny_model))
+    [sample] = metadata(tmp_path / "out").values()
+    assert sample["findings"]["Cardiomegaly"] == {"status": "absent", "side": "", "source": "column"}
+    assert sample["findings"]["Edema"]["status"] == "uncertain"
+    assert sample["findings"]["Fracture"] == {"status": "absent", "side": "", "source": "report"}
+    assert sample["findings"]["Pneumonia"]["status"] == "not mentioned"
+
+
+# What the user can mend
+
+
+def test_a_missing_table(tmp_path: Path, tiny_model: Path) -> None:
+    assert "no such file" in refuse(command(tmp_path / "none.csv", tmp_path / "out", tiny_model))
+
+
+def test_a_column_that_is_not_there(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    message = refuse(command(table, tmp_path / "out", tiny_model, "--findings-column", "finding"))
+    assert "'finding' not found" in message
+    assert "did you mean: findings" in message
+
+
+@pytest.mark.parametrize("rows", [(), (("a", "", "", "", "", ""),)])
+def test_a_table_without_a_usable_row(rows: tuple[tuple[str, ...], ...], tmp_path: Path, tiny_model: Path) -> None:
+    reports = write_table(tmp_path / "t.csv", rows)
+    assert "no usable row" in refuse(command(reports, tmp_path / "out", tiny_model))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert "not empty" in refuse(command(table, tmp_path, tiny_model))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "thesis.tex").rename(tmp_path / ".thesis.tex.partial")
+    assert "not empty" in refuse(command(table, tmp_path, tiny_model))
+    assert [path.name for path in tmp_path.iterdir()] == [".thesis.tex.partial"]
+
+
+def test_a_file_in_the_way(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    assert "is a file" in refuse(command(table, tmp_path / "out", tiny_model))
+    assert "cannot write" in refuse(command(table, tmp_path / "out" / "below", tiny_model))
+
+
+def test_another_plan_in_the_folder(made: tuple[Path, str], tiny_model: Path, table: Path, key_file: Path) -> None:
+    before = hashes(made[0])
+    usual = ("--images-per-report", "2", "--id-key", str(key_file))
+    message = refuse(command(table, made[0], tiny_model, *usual, "--steps", "3", "--seed", "5"))
+    assert "sampling.steps: 2 there, 3 now" in message
+    assert "seed: 0 there, 5 now" in message
+    assert "shards" not in message
+    assert hashes(made[0]) == before
+
+
+def test_a_run_that_failed_before_its_first_shard_binds_nobody(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    out = tmp_path / "out"
+    assert "1000 timesteps" in refuse(command(table, out, tiny_model, "--steps", "5000"))
+    succeed(command(table, out, tiny_model, "--steps", "2"))
+    assert "steps: 2 there, 3 now" in refuse(command(table, out, tiny_model, "--steps", "3"))
+
+
+@pytest.mark.parametrize("content", ['{"plan": 5}', '{"plan": null}', "7", "[]", "{}"])
+def test_a_manifest_of_something_else(content: str, tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text(content)
+    assert "not a file cxrsynth wrote" in refuse(command(table, out, tiny_model))
+    (out / "manifest.json").unlink()
+    (out / "manifest.json").mkdir()
+    assert "not a file cxrsynth wrote" in refuse(command(table, out, tiny_model))
+
+
+def test_a_guidance_without_end_and_a_name_too_long(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    assert "--guidance inf" in refuse(command(table, tmp_path / "out", tiny_model, "--guidance", "inf"))
+    assert "longer than" in refuse(command(table, tmp_path / ("n" * 300), tiny_model))
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_table_in_the_folder(made: tuple[Path, str], tmp_path: Path, tiny_model: Path, key_file: Path) -> None:
+    other = write_table(tmp_path / "reports.csv", ROWS[1:])
+    message = refuse(command(other, made[0], tiny_model, "--images-per-report", "2", "--id-key", str(key_file)))
+    assert "reports: " in message
+    assert "seed" not in message
+
+
+def test_a_missing_model(tmp_path: Path, table: Path) -> None:
+    assert "no such folder" in refuse(command(table, tmp_path / "out", tmp_path / "model"))
+    (tmp_path / "empty").mkdir()
+    assert "missing unet/" in refuse(command(table, tmp_path / "out", tmp_path / "empty"))
+
+
+def test_pickled_weights_are_refused(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    message = refuse(command(table, tmp_path / "out", model))
+    assert "no safetensors weights" in message
+    assert "unet" in message
+
+
+def test_damaged_weights_are_refused(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "cannot be loaded" in refuse(command(table, tmp_path / "out", model))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("text_encoder/model.safetensors", "version https://git-lfs.github.com/spec/v1", "cannot be loaded"),
+        ("text_encoder/model.safetensors", "", "cannot be loaded"),
+        ("scheduler/scheduler_config.json", "[]", "expected an object"),
+        ("scheduler/scheduler_config.json", '{"prediction_type": "flow_prediction"}', "flow_prediction"),
+        ("scheduler/scheduler_config.json", '{"beta_schedule": "none"}', "cannot be loaded"),
+        ("scheduler/scheduler_config.json", '{"num_train_timesteps": "many"}', "cannot be loaded"),
+        ("unet/config.json", "5", "cannot be loaded"),
+    ],
+)
+def test_damaged_parts_are_refused(
+    name: str, content: str, said: str, tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / name).write_text(content)
+    message = refuse(command(table, tmp_path / "out", model))
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_a_tokenizer_that_tells_no_length_takes_the_text_encoders(
+    made: tuple[Path, str], tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    config = model / "tokenizer" / "tokenizer_config.json"
+    told = json.loads(config.read_text())
+    del told["model_max_length"]
+    config.write_text(json.dumps(told))
+    succeed(command(table, tmp_path / "out", model))
+    assert manifest(tmp_path / "out")["counts"]["samples"] == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("{", "cxrsynth.json"), ('{"promt": "canonical"}', "promt"), ('{"prompt": "x"}', "prompt")]
+)
+def test_a_broken_model_description(text: str, named: str, tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    model = described(tiny_model, tmp_path / "model", text)
+    message = refuse(command(table, tmp_path / "out", model))
+    assert "not a valid model description" in message
+    assert named in message
+
+
+def test_options_that_do_not_go_together(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    result = run(command(table, tmp_path / "out", tiny_model, "--unpacked"))
+    assert result.code == 2
+    assert "needs --format dicom" in result.text
+    assert "fp16" in refuse(command(table, tmp_path / "out", tiny_model, "--precision", "fp16"))
+    assert "1000 timesteps" in refuse(command(table, tmp_path / "out", tiny_model, "--steps", "2000"))
+
+
+# Runs that make nothing
+
+
+def test_a_complete_folder_is_left_alone(made: tuple[Path, str], tiny_model: Path, table: Path, key_file: Path) -> None:
+    def times() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in [made[0], *made[0].rglob("*")]}
+
+    before = times()
+    printed = succeed(command(table, made[0], tiny_model, "--images-per-report", "2", "--id-key", str(key_file)))
+    assert "already complete (14 images)" in printed
+    assert times() == before
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "dicom", "--unpacked")], ids=["shards", "file-set"])
+def test_a_complete_folder_that_was_damaged_is_told(
+    options: tuple[str, ...], tmp_path: Path, table: Path, tiny_model: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = command(table, out, tiny_model, *options)
+    succeed(arguments)
+    listed = manifest(out)
+    names = [shard["name"] for shard in listed["shards"]] or sorted(listed["files"])
+    (out / names[0]).write_bytes((out / names[0]).read_bytes()[:-1])
+    (out / names[-1]).unlink()
+    printed = refuse(arguments)
+    assert f"2 of {len(names)} files" in printed
+    assert f"{names[0]}, {names[-1]}" in printed
+    assert "new folder" in printed
+
+
+def test_a_dry_run_says_counts_and_writes_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
+    printed = succeed(command(reports, tmp_path / "out", tiny_model, "--images-per-report", "3", "--dry-run"))
+    assert "9 images of 32 x 32 pixels from 3 reports (3 rows rejected)" in printed
+    assert "shards: 3," in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["reports.csv"]
+
+
+# DICOM
+
+
+@pytest.fixture(scope="module")
+def dicoms(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, table: Path, key_file: Path) -> Path:
+    out = tmp_path_factory.mktemp("dicom") / "out"
+    succeed(command(table, out, tiny_model, "--format", "dicom", "--id-key", str(key_file)))
+    return out
+
+
+def test_dicom_shards_hold_the_same_pictures(
+    dicoms: Path, tmp_path: Path, tiny_model: Path, table: Path, key_file: Path
+) -> None:
+    from pydicom import dcmread
+
+    succeed(command(table, tmp_path / "b", tiny_model, "--image-format", "png16", "--id-key", str(key_file)))
+    pictures, objects = members(tmp_path / "b"), members(dicoms)
+    assert sorted(objects) == sorted(name.replace(".png", ".dcm") for name in pictures)
+    for name in (name for name in objects if name.endswith(".dcm")):
+        dataset = dcmread(io.BytesIO(objects[name]))
+        assert (dataset.BitsStored, dataset.SyntheticData) == (12, "YES")
+        assert dataset.PatientID == f"SYN-{name.partition('-')[0]}"
+        fine = image_of(pictures[name.replace(".dcm", ".png")]) / 65535
+        assert np.abs(dataset.pixel_array / 4095 - fine).max() <= 0.5 / 4095 + 0.51 / 65535
+    everything = b"".join(path.read_bytes() for path in dicoms.iterdir())
+    assert not [word for word in SECRET_WORDS if word.encode() in everything]
+
+
+def test_unpacked_is_a_file_set_without_tars(
+    dicoms: Path, tmp_path: Path, tiny_model: Path, table: Path, key_file: Path
+) -> None:
+    from pydicom.fileset import FileSet
+
+    for name in ("a", "b"):
+        options = ("--format", "dicom", "--unpacked", "--id-key", str(key_file), "--include-text", "sanitized")
+        succeed(command(table, tmp_path / name, tiny_model, *options))
+    out = tmp_path / "a"
+    found = hashes(out)
+    assert found == hashes(tmp_path / "b")
+    assert {name.partition("/")[0] for name in found} == {
+        "README.md",
+        "fileset",
+        "manifest.json",
+        "metadata.jsonl",
+        "preview.png",
+        "rejected.csv",
+    }
+    says = manifest(out)
+    assert says["shards"] == []
+    assert says["files"] == {name: found[name] for name in found if name.startswith(("fileset/", "metadata"))}
+    objects = [instance.load() for instance in FileSet(out / "fileset" / "DICOMDIR")]
+    assert len(objects) == 7
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["key"] for row in rows] == list(metadata(dicoms))
+    assert all(row["synthetic"] is True for row in rows)
+    assert "Zorblattic" in rows[0]["text"]
+    assert "7 images" in (out / "README.md").read_text()
+    assert "webdataset" not in (out / "README.md").read_text()
+
+
+def test_a_run_ended_after_the_manifest_is_cleaned_up(
+    tmp_path: Path, tiny_model: Path, table: Path, key_file: Path
+) -> None:
+    arguments = command(
+        table, tmp_path / "out", tiny_model, "--format", "dicom", "--unpacked", "--id-key", str(key_file)
+    )
+    succeed(arguments)
+    before = hashes(tmp_path / "out")
+    (tmp_path / "out" / "cxr-000000.tar").write_bytes(b"a stage")
+    (tmp_path / "out" / ".cxrsynth").mkdir()
+    (tmp_path / "out" / ".cxrsynth" / "cxr-000000.tar.json").write_text("{}")
+    assert "already complete" in succeed(arguments)
+    assert hashes(tmp_path / "out") == before
+    assert not (tmp_path / "out" / ".cxrsynth").exists()
+
+
+# What is asked of the model
+
+
+def test_what_the_model_was_never_shown_is_said_once_and_marked(
+    tmp_path: Path, canonical_model: Path, table: Path
+) -> None:
+    out = tmp_path / "out"
+    printed = succeed(command(table, out, canonical_model, "--shard-size", "14", "--images-per-report", "2"))
+    [warning] = [line for line in printed.splitlines() if "warning:" in line]
+    assert "tiny-canonical was never shown" in warning
+    for name in ("Edema", "Fracture", "Pneumonia (uncertain)", "Pleural Effusion (side)", "view LATERAL"):
+        assert name in warning
+    assert "Cardiomegaly" not in warning
+    samples = list(metadata(out).values())
+    assert samples[0]["not_depicted"] == "Pleural Effusion (side)"
+    assert samples[0]["findings"]["Pleural Effusion"]["side"] == "left"
+    assert samples[0]["prompt"] == "PA view. Adult woman. Pleural effusion. No cardiomegaly."
+    assert samples[2]["not_depicted"] == "age group child; Edema"
+    assert samples[4]["not_depicted"] == ""
+    assert manifest(out)["not_depicted"]["Edema"] == 2
+    assert "Edema: 2 images" in (out / "README.md").read_text()
+
+
+def test_a_view_that_was_not_asked_for_is_in_no_dicom_object(
+    tmp_path: Path, canonical_model: Path, table: Path
+) -> None:
+    """An archive goes by ViewPosition; that no lateral was drawn is told in the JSON beside it alone."""
+    out = tmp_path / "out"
+    succeed(command(table, out, canonical_model, "--format", "dicom"))
+    asked = {key: sample["not_depicted"] for key, sample in metadata(out).items()}
+    views = {
+        name.removesuffix(".dcm"): pydicom.dcmread(io.BytesIO(raw)).get("ViewPosition")
+        for name, raw in members(out).items()
+        if name.endswith(".dcm")
+    }
+    lateral = [key for key, told in asked.items() if "view LATERAL" in told]
+    assert [views[key] for key in lateral] == [None] * 1
+    assert {"PA", "AP"} <= set(views.values())
+
+
+def test_every_finding_never_shown_is_named_in_some_warning(tmp_path: Path, canonical_model: Path, table: Path) -> None:
+    printed = succeed(command(table, tmp_path / "out", canonical_model, "--shard-size", "1"))
+    told = " ".join(line for line in printed.splitlines() if "warning:" in line)
+    assert [name for name in manifest(tmp_path / "out")["not_depicted"] if name not in told] == []
+
+
+def test_a_prompt_too_long_is_cut_and_counted(tmp_path: Path, tiny_model: Path) -> None:
+    long = "Heart size is normal. No effusion. " + "Left lower lobe pneumonia with bizarre words. " * 4
+    rows = (("a", long, "No effusion."), ("b", "No effusion.", ""), ("c", long, "Clear lungs."))
+    reports = write_table(tmp_path / "t.csv", rows, ("report_id", "findings", "impression"))
+    succeed(command(reports, tmp_path / "report", tiny_model, "--prompt", "report", "--images-per-report", "2"))
+    assert manifest(tmp_path / "report")["prompts_truncated"] == 2
+    cut = [sample["prompt_truncated"] for sample in metadata(tmp_path / "report").values()]
+    assert cut == [True, True, False, False, True, True]
+    succeed(command(reports, tmp_path / "impression", tiny_model, "--images-per-report", "2"))
+    assert manifest(tmp_path / "impression")["prompts_truncated"] == 0
+
+
+# Sampling
+
+
+def test_noise_depends_on_key_and_seed_alone() -> None:
+    shape = (4, 8, 8)
+    noise = sample_noise(3, "abc-00", shape)
+    torch.manual_seed(1)
+    torch.randn(5)
+    assert torch.equal(sample_noise(3, "abc-00", shape), noise)
+    assert not torch.equal(sample_noise(4, "abc-00", shape), noise)
+    assert not torch.equal(sample_noise(3, "abc-01", shape), noise)
+    many = torch.stack([sample_noise(0, f"k-{index}", shape) for index in range(200)])
+    assert many.dtype == torch.float32
+    assert abs(many.mean()) < 0.02
+    assert abs(many.std() - 1) < 0.02
+
+
+def test_an_image_does_not_depend_on_its_batch(networks: DiffusionModel) -> None:
+    noise = torch.stack([sample_noise(0, f"k-{index}", networks.latent_shape) for index in range(4)])
+    prompts = ["left effusion.", "clear lungs.", "", "heart size is normal."]
+
+    def sampled(places: slice) -> torch.Tensor:
+        return sample_images(networks, prompts[places], noise[places], sampler=Sampler.DDIM, steps=3, guidance=4.0)
+
+    together = sampled(slice(None))
+    apart = torch.cat([sampled(slice(index, index + 1)) for index in range(4)])
+    assert together.shape == (4, 1, 32, 32)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+    assert torch.allclose(together, apart, atol=1e-4)
+
+
+def test_the_samplers_differ_and_are_finite(networks: DiffusionModel) -> None:
+    noise = sample_noise(0, "k", networks.latent_shape)[None]
+    images = {
+        sampler: sample_images(networks, ["left effusion."], noise, sampler=sampler, steps=4, guidance=4.0)
+        for sampler in Sampler
+    }
+    for image in images.values():
+        assert image.isfinite().all()
+        assert image.min() >= 0
+        assert image.max() <= 1
+        assert image.std() > 0
+    assert not torch.allclose(images[Sampler.DDIM], images[Sampler.DPMPP], atol=1e-3)
+
+
+def test_guidance_and_prompt_change_the_image(networks: DiffusionModel) -> None:
+    noise = sample_noise(0, "k", networks.latent_shape)[None]
+
+    def sampled(prompt: str, guidance: float) -> torch.Tensor:
+        return sample_images(networks, [prompt], noise, sampler=Sampler.DDIM, steps=2, guidance=guidance)
+
+    plain = sampled("left effusion.", 1.0)
+    assert not torch.equal(plain, sampled("clear lungs.", 1.0))
+    assert not torch.equal(plain, sampled("left effusion.", 8.0))
+    assert torch.allclose(plain, sampled("left effusion.", 1.0 + 1e-6), atol=1e-4)
+    assert torch.allclose(sampled("", 1.0), sampled("", 8.0), atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", list(Sampler))
+def test_sampling_agrees_with_diffusers(sampler: Sampler, networks: DiffusionModel, tiny_model: Path) -> None:
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    prompts = ["left pleural effusion.", "clear lungs."]
+    noise = torch.stack([sample_noise(0, f"k-{index}", networks.latent_shape) for index in range(2)])
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
+        if sampler is Sampler.DPMPP:
+            pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+        latents = pipeline(
+            prompts, latents=noise, num_inference_steps=5, guidance_scale=3.0, output_type="latent"
+        ).images
+        pixels = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    theirs = (pixels.mean(dim=1, keepdim=True) / 2 + 0.5).clamp(0, 1)
+    ours = sample_images(networks, prompts, noise, sampler=sampler, steps=5, guidance=3.0)
+    assert theirs.std() > 0.01
+    assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_the_sampler_is_the_models_unless_one_is_named(
+    tmp_path: Path, tiny_model: Path, table: Path, key_file: Path
+) -> None:
+    model = described(tiny_model, tmp_path / "model", {"defaults": {"sampler": "dpm++"}})
+    usual = ("--id-key", str(key_file), "--steps", "4", "--limit", "1")
+    pictures = []
+    for options, sampler in (((), "dpm++"), (("--sampler", "ddim"), "ddim"), (("--sampler", "dpm++"), "dpm++")):
+        out = tmp_path / f"out-{len(pictures)}"
+        succeed(command(table, out, model, *usual, *options))
+        assert {sample["sampling"]["sampler"] for sample in metadata(out).values()} == {sampler}
+        pictures.append(next(raw for name, raw in members(out).items() if name.endswith(".png")))
+    assert pictures[0] != pictures[1]
+    assert pictures[0] == pictures[2]
+    message = refuse(command(table, tmp_path / "out-1", model, *usual))
+    assert "sampling.sampler: 'ddim' there, 'dpm++' now" in message
+
+
+def test_latents_are_never_clipped(networks: DiffusionModel) -> None:
+    """DDIM's own default clips; the config of another scheduler, as many folders have, does not say."""
+    config = {key: value for key, value in networks.scheduler_config.items() if key != "clip_sample"}
+    for given in (config, config | {"clip_sample": True}):
+        scheduler = make_scheduler(replace(networks, scheduler_config=given), Sampler.DDIM, steps=2)
+        assert scheduler.config.clip_sample is False
+
+
+def test_auto_takes_a_device_that_is_here(tiny_model: Path) -> None:
+    from cxrsynth.diffusion.model import choose_device, choose_precision
+
+    device = choose_device(Device.AUTO)
+    assert torch.ones(1, device=device).sum() == 1
+    assert choose_precision(Precision.AUTO, torch.device("cpu")) in (Precision.FP32, Precision.BF16)

@@ -1,0 +1,354 @@
+"""Runs that are killed, stopped, damaged, short of room or shared, each in processes of its own."""
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cxrsynth.cli import app
+from cxrsynth.errors import ModelError
+from cxrsynth.generation import generate
+from tests.generation.making import command, hashes, manifest, write_table
+from tests.processes import TIMEOUT_S, Warm
+
+# 14 images in 7 shards of two batches: enough that a kill lands between two of either.
+OPTIONS = ("--images-per-report", "2", "--shard-size", "2", "--batch-size", "1")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> "Job":
+    home = tmp_path_factory.mktemp("resume")
+    return Job(home, write_table(home / "reports.csv"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def reference(job: "Job") -> dict[str, str]:
+    """Hashes of the same command's folder, made in one go."""
+    done = job.warm(job.home / "reference")
+    assert done.wait() == 0, done.printed()
+    return hashes(job.home / "reference")
+
+
+class Job:
+    """One `generate` command with its table, model and user data, run in processes."""
+
+    def __init__(self, home: Path, table: Path, model: Path) -> None:
+        self.home, self.table, self.model = home, table, model
+        # One batch at a time: what a signal interrupts is then known. More are a test of their own.
+        self.environment = os.environ | {"XDG_DATA_HOME": str(home / "data"), "OMP_NUM_THREADS": "1"}
+        self.environment |= {"HF_HUB_OFFLINE": "1"}
+
+    def arguments(self, out: Path, *options: str) -> list[str]:
+        return command(self.table, out, self.model, *OPTIONS, *options)
+
+    def warm(self, out: Path, *launcher: str) -> Warm:
+        """In a process that has its imports done, by a module that launches it or by itself."""
+        module, *given = launcher or ("cxrsynth",)
+        log = out.with_name(f"{out.name}.log")
+        return Warm(module, *given, *self.arguments(out), log=log, environment=self.environment)
+
+    def start(self, out: Path, *, before: Callable[[], Any] | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cxrsynth", *self.arguments(out)],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=before,
+            start_new_session=True,
+        )
+
+    def run(self, out: Path, *, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+        process = self.start(out, before=before)
+        try:
+            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def run_here(self, out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[int, str]:
+        """The same command in this process: exit code and what it printed. Spares five seconds of imports."""
+        monkeypatch.setenv("XDG_DATA_HOME", str(self.home / "data"))
+        result = CliRunner().invoke(app, self.arguments(out, *options))
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.stdout + result.stderr
+
+
+def interrupt_when(process: subprocess.Popen[str], seen: Callable[[], bool]) -> None:
+    """Send SIGINT as soon as something is seen; fails if the process ends before."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not seen():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGINT)
+
+
+def half_made(reference: Path, out: Path, shards: int) -> None:
+    """The folder a killed run leaves: some shards with their records, and the plan."""
+    (out / ".cxrsynth").mkdir(parents=True)
+    says = manifest(reference)
+    (out / ".cxrsynth" / "plan.json").write_text(json.dumps(says["plan"]), encoding="utf-8")
+    for shard in says["shards"][:shards]:
+        shutil.copy(reference / shard["name"], out)
+        counts = {"sanitized": {}, "prompts_truncated": 0, "not_depicted": {}}
+        record = out / ".cxrsynth" / f"{shard['name']}.json"
+        record.write_text(json.dumps(shard | counts), encoding="utf-8")
+
+
+def identities(out: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.glob("cxr-*.tar")}
+
+
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "plan": lambda out: (out / ".cxrsynth" / "plan.json").exists(),
+    "partial": lambda out: any(out.glob(".cxr-000001.tar.partial")),
+    "shard": lambda out: (out / "cxr-000002.tar").exists(),
+    "finish": lambda out: any(out.glob("*rejected.csv*")),
+}
+
+
+@pytest.mark.parametrize("moment", list(MOMENTS))
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    moment: str, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    process = job.warm(out)
+    process.kill_when(lambda: MOMENTS[moment](out))
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "manifest.json").exists()
+    finished = identities(out)
+    assert all(hashes(out)[name] == reference[name] for name in finished)
+    assert len(finished) >= {"plan": 0, "partial": 1, "shard": 3, "finish": 7}[moment]
+
+    code, printed = job.run_here(out, monkeypatch)
+    assert code == 0, printed
+    assert hashes(out) == reference
+    assert {name: identities(out)[name] for name in finished} == finished
+
+
+def test_ctrl_c_says_how_to_go_on(
+    job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    # Of a script in the background the signal would be ignored, here too.
+    process = job.start(out, before=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    interrupt_when(process, lambda: MOMENTS["partial"](out))
+    stderr = process.communicate(timeout=TIMEOUT_S)[1]
+    assert process.returncode == 130
+    assert "Run the same command again to go on." in stderr
+    assert "Traceback" not in stderr
+    assert "ignored" not in stderr
+    assert not list(out.rglob("*.partial"))
+    assert job.run_here(out, monkeypatch)[0] == 0
+    assert hashes(out) == reference
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "removed", "record removed"])
+def test_a_damaged_shard_is_made_again(
+    damage: str, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    half_made(job.home / "reference", out, shards=4)
+    shard = out / "cxr-000001.tar"
+    content = shard.read_bytes()
+    if damage == "cut":
+        shard.write_bytes(content[:-512])
+    elif damage == "changed":
+        shard.write_bytes(content[:600] + bytes([content[600] ^ 1]) + content[601:])
+    elif damage == "removed":
+        shard.unlink()
+    else:
+        (out / ".cxrsynth" / "cxr-000001.tar.json").unlink()
+    whole = {name: identity for name, identity in identities(out).items() if name != shard.name}
+    code, printed = job.run_here(out, monkeypatch)
+    assert code == 0, printed
+    ours = hashes(out)
+    assert {name: ours[name] for name in ours if name.endswith(".tar")} == {
+        name: reference[name] for name in reference if name.endswith(".tar")
+    }
+    assert {name: identities(out)[name] for name in whole} == whole
+
+
+def test_another_plan_is_refused_in_a_half_made_folder(
+    job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    half_made(job.home / "reference", out, shards=2)
+    plan = json.loads((out / ".cxrsynth" / "plan.json").read_text())
+    plan["sampling"]["guidance"] = 1.5
+    (out / ".cxrsynth" / "plan.json").write_text(json.dumps(plan))
+    before = hashes(out)
+    code, printed = job.run_here(out, monkeypatch)
+    assert code == 2
+    assert "sampling.guidance: 1.5 there, 4.0 now" in printed
+    assert hashes(out) == before
+
+
+def test_a_second_run_at_the_same_time_is_refused(
+    job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    half_made(job.home / "reference", out, shards=2)
+    partial = out / ".cxr-000002.tar.partial"
+    partial.write_bytes(b"of the run that holds the lock")
+    before = hashes(out)
+    with (out / ".cxrsynth" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, printed = job.run_here(out, monkeypatch)
+        assert code == 2
+        assert "another run is writing there" in printed
+        assert {name: digest for name, digest in hashes(out).items() if not name.endswith("lock")} == before
+    assert job.run_here(out, monkeypatch)[0] == 0
+    assert not partial.exists()
+
+
+def test_two_processes_make_the_same_bytes(job: Job, reference: dict[str, str], tmp_path: Path) -> None:
+    # `accelerate launch` starts a single process where there is no accelerator.
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = job.warm(tmp_path / "out", *launcher, "-m", "cxrsynth")
+    assert done.wait() == 0, done.printed()
+    assert hashes(tmp_path / "out") == reference
+    assert done.printed().count("14 images in 7 shards") == 1
+
+
+def test_the_number_of_cores_does_not_change_the_bytes(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    made = []
+    for cores in (1, 3):
+        out = tmp_path / str(cores)
+        torch.set_num_threads(cores)
+        try:
+            # 16 bits: 8 would hide the rounding that depends on threads.
+            code, printed = job.run_here(out, monkeypatch, "--image-format", "png16")
+            assert torch.get_num_threads() == cores
+        finally:
+            torch.set_num_threads(threads)
+        assert code == 0, printed
+        made.append(hashes(out))
+    assert made[0] == made[1]
+
+
+def test_a_failure_leaves_the_shards_before_it_whole(
+    job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = generate._sample_batch
+
+    def sample_until_shard_three(run: Any, model: Any, batch: Any, stopped: Any) -> Any:
+        if batch.index == 3:
+            raise ModelError("shard 3")
+        return sample(run, model, batch, stopped)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "_sample_batch", sample_until_shard_three)
+        code, printed = job.run_here(out, monkeypatch)
+    assert code == 2
+    assert "shard 3" in printed
+    assert sorted(identities(out)) == [f"cxr-00000{index}.tar" for index in range(3)]
+    assert not list(out.rglob("*.partial"))
+    assert job.run_here(out, monkeypatch)[0] == 0
+    assert hashes(out) == reference
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for about three shards."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", str(path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def remount(path: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True)
+
+
+def refused_for_writing(code: int, printed: str, reason: str) -> None:
+    assert code == 2, printed
+    assert printed.count("error:") == 1
+    assert f"cannot write ({reason})" in printed
+    assert "finished shards are whole" in printed
+    assert "Traceback" not in printed
+    assert "ignored" not in printed
+
+
+def test_a_full_disk_is_told_and_survived(
+    job: Job, reference: dict[str, str], small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = small_disk / "out"
+    done = job.run(out)
+    refused_for_writing(done.returncode, done.stderr, "No space left on device")
+    finished = identities(out)
+    assert 0 < len(finished) < 7
+    assert all(hashes(out)[name] == reference[name] for name in finished)
+    assert not list(out.rglob("*.partial"))
+
+    remount(small_disk, "size=4m")
+    assert job.run_here(out, monkeypatch)[0] == 0
+    assert hashes(out) == reference
+    assert {name: identities(out)[name] for name in finished} == finished
+
+
+def test_a_disk_full_at_the_end_is_told_and_survived(
+    job: Job, reference: dict[str, str], small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Room for all shards, not for the preview.
+    remount(small_disk, "size=152k")
+    out = small_disk / "out"
+    refused_for_writing(*job.run_here(out, monkeypatch), "No space left on device")
+    assert len(identities(out)) == 7
+    assert not list(out.rglob("*.partial"))
+    assert not (out / "manifest.json").exists()
+    remount(small_disk, "size=4m")
+    assert job.run_here(out, monkeypatch)[0] == 0
+    assert hashes(out) == reference
+
+
+def test_a_lost_permission_is_told_and_survived(
+    job: Job, reference: dict[str, str], small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remount(small_disk, "size=4m")
+    out = small_disk / "out"
+    half_made(job.home / "reference", out, shards=2)
+    before = hashes(out)
+    remount(small_disk, "ro")
+    refused_for_writing(*job.run_here(out, monkeypatch), "Read-only file system")
+    assert hashes(out) == before
+    remount(small_disk, "rw")
+    assert job.run_here(out, monkeypatch)[0] == 0
+    assert {name for name in hashes(out) if name.endswith(".tar")} == {n for n in reference if n.endswith(".tar")}
+
+
+def test_a_file_too_large_is_told(
+    job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same without root: no file above 8 kB, when a shard of two images has 10."""
+    out = tmp_path / "out"
+    half_made(job.home / "reference", out, shards=2)
+    done = job.run(out, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)))
+    refused_for_writing(done.returncode, done.stderr, "File too large")
+    assert sorted(identities(out)) == ["cxr-000000.tar", "cxr-000001.tar"]
+    assert not list(out.rglob("*.partial"))
+    assert job.run_here(out, monkeypatch)[0] == 0
+    ours = hashes(out)
+    assert [ours[name] for name in identities(out)] == [reference[name] for name in identities(out)]

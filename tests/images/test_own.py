@@ -1,0 +1,213 @@
+"""Data sets of `generate`, read back in every format, and damaged."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cxrsynth.cli import app
+from cxrsynth.errors import ShardError
+from cxrsynth.generation import finalize
+from cxrsynth.images import own as ours
+from cxrsynth.images.collection import Collection, open_collection
+from cxrsynth.images.image import Damaged, Film
+from cxrsynth.reports.labels import Status
+from cxrsynth.shards.encode import decode_member
+from tests.generation.making import ROWS, command, manifest, members, metadata, write_table
+from tests.images.making import levels, read_all, write
+
+FORMATS = {
+    "png": ("--image-format", "png", "--include-text", "sanitized"),
+    "png16": ("--image-format", "png16"),
+    "jpg": ("--image-format", "jpg"),
+    "dicom": ("--format", "dicom"),
+    "unpacked": ("--format", "dicom", "--unpacked"),
+}
+
+
+@pytest.fixture(scope="session")
+def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One data set of the same reports in each format."""
+    root = tmp_path_factory.mktemp("made")
+    table = write_table(root / "reports.csv")
+    write(root / "id.key", "0123456789abcdef0123456789abcdef")
+    for name, options in FORMATS.items():
+        arguments = command(table, root / name, tiny_model, "--id-key", str(root / "id.key"), *options)
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+    return {name: root / name for name in FORMATS}
+
+
+@pytest.fixture
+def copy(made: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made["png"], tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("name", ["png", "png16", "jpg", "dicom"])
+def test_every_sample_comes_back(made: dict[str, Path], name: str) -> None:
+    folder = made[name]
+    collection = open_collection(folder)
+    assert (collection.kind, collection.manifest) == ("cxrsynth", manifest(folder))
+    shards = manifest(folder)["shards"]
+    assert [unit.name for unit in collection.units] == [shard["name"] for shard in shards]
+    assert [collection.content_of(unit) for unit in collection.units] == [shard["sha256"] for shard in shards]
+    films, damaged = read_all(collection)
+    assert not damaged
+    written = members(folder)
+    assert len(films) == len(ROWS)
+    assert {f"{film.key}.{extension}": raw for film in films for extension, raw in film.members.items()} == written
+    for film in films:
+        (image,) = (f"{film.key}.{extension}" for extension in ("png", "jpg", "dcm") if extension in film.members)
+        wanted = decode_member(image, written[image])
+        assert wanted is not None
+        np.testing.assert_allclose(film.pixels, wanted, atol=1e-6)
+        assert film.sha256 == hashlib.sha256(written[image]).hexdigest()
+        _check_told(film, metadata(folder)[film.key])
+
+
+def _check_told(film: Film, told: dict[str, object]) -> None:
+    report = film.report
+    assert report is not None
+    assert (report.view or "", report.sex or "", film.age_group or "") == (
+        told["view"],
+        told["sex"],
+        told["age_group"],
+    )
+    assert report.told_age_group == film.age_group
+    assert film.patient
+    assert film.key.startswith(f"{film.patient}-")
+    findings = told["findings"]
+    assert isinstance(findings, dict)
+    for name, fact in findings.items():
+        label = report.labels.get(name)
+        assert (label.status.value if label else "not mentioned") == fact["status"]
+        assert (label.side.value if label and label.side else "") == fact["side"]
+
+
+def test_text_is_read_where_it_was_written(made: dict[str, Path]) -> None:
+    texts = [film.report.text for film in read_all(open_collection(made["png"]))[0] if film.report]
+    assert sum("Left pleural effusion" in text for text in texts) == 1
+    assert {film.report.text for film in read_all(open_collection(made["jpg"]))[0] if film.report} == {""}
+
+
+def test_an_unpacked_file_set_tells_the_same_as_its_shards(made: dict[str, Path]) -> None:
+    collection = open_collection(made["unpacked"])
+    assert collection.kind == "cxrsynth"
+    films, damaged = read_all(collection)
+    assert not damaged
+    packed = {film.key: film for film in read_all(open_collection(made["dicom"]))[0]}
+    assert packed.keys() == {film.key for film in films}
+    for film in films:
+        twin = packed[film.key]
+        np.testing.assert_array_equal(film.pixels, twin.pixels)
+        assert film.report is not None
+        assert twin.report is not None
+        assert film.report.labels == twin.report.labels
+        assert (film.patient, film.age_group) == (twin.patient, twin.age_group)
+        assert {**film.members, "dcm": b""} == {**twin.members, "dcm": b""}  # kept films lose nothing told of them
+    assert (ours.FILE_SET, ours.METADATA) == (finalize.FILE_SET, finalize.METADATA)
+    bare, damaged = read_all(open_collection(made["unpacked"] / ours.FILE_SET))
+    assert (len(bare), damaged) == (len(films), [])
+    assert {film.report.sex for film in bare if film.report} <= {"F", "M", None}
+
+
+def test_one_shard_or_the_manifest_may_be_named(made: dict[str, Path]) -> None:
+    by_manifest = open_collection(made["png"] / "manifest.json")
+    assert by_manifest.units == open_collection(made["png"]).units
+    one = open_collection(made["png"] / "cxr-000001.tar")
+    assert (one.kind, [unit.name for unit in one.units]) == ("cxrsynth", ["cxr-000001.tar"])
+    assert len(read_all(one)[0]) == 3
+
+
+def test_the_number_of_workers_changes_nothing(made: dict[str, Path]) -> None:
+    one, four = (read_all(open_collection(made["png"]), workers=workers)[0] for workers in (1, 4))
+    assert [(film.key, film.sha256, film.report) for film in one] == [(f.key, f.sha256, f.report) for f in four]
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut", "longer", "gone"])
+def test_a_shard_against_its_manifest_is_not_read_at_all(copy: Path, kind: str) -> None:
+    path = copy / "cxr-000001.tar"
+    content = bytearray(path.read_bytes())
+    if kind == "flipped":
+        # In the last sample: those before it must not be given out either.
+        content[-3000] ^= 1
+    path.write_bytes({"cut": content[:-512], "longer": content + bytes(512)}.get(kind, content))
+    if kind == "gone":
+        path.unlink()
+    collection = open_collection(copy)
+    films, damaged = read_all(collection)
+    assert {film.source for film in films} == {"cxr-000000.tar", "cxr-000002.tar"}
+    assert [(damage.source, damage.member) for damage in damaged] == [("cxr-000001.tar", "")]
+    assert ("No such file" if kind == "gone" else "sha256") in damaged[0].reason
+
+
+def test_a_shard_that_the_manifest_does_not_list_is_told_of(copy: Path) -> None:
+    shutil.copy(copy / "cxr-000000.tar", copy / "cxr-000009.tar")
+    films, damaged = read_all(open_collection(copy))
+    assert len(films) == len(ROWS)
+    assert damaged == [Damaged("cxr-000009.tar", "", "not listed in manifest.json")]
+
+
+def test_random_damage_to_a_data_set_never_gives_a_wrong_film(copy: Path) -> None:
+    right = {film.key: film for film in read_all(open_collection(copy))[0]}
+    path = copy / "cxr-000000.tar"
+    whole = path.read_bytes()
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        content = bytearray(whole[: int(rng.integers(0, len(whole)))] if rng.random() < 0.5 else whole)
+        if content:
+            content[int(rng.integers(0, len(content)))] ^= int(rng.integers(1, 256))
+        path.write_bytes(content)
+        films, damaged = read_all(open_collection(copy))
+        assert [damage.source for damage in damaged] == ["cxr-000000.tar"]
+        assert len(films) == len(ROWS) - 3
+        for film in films:
+            assert (film.sha256, film.report) == (right[film.key].sha256, right[film.key].report)
+
+
+def test_files_and_metadata_of_a_file_set_against_the_manifest(made: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made["unpacked"], tmp_path / "copy"))
+    whole = open_collection(folder)
+    name = whole.units[0].files[0]
+    content = bytearray((folder / name).read_bytes())
+    content[-9] ^= 1
+    (folder / name).write_bytes(content)
+    films, damaged = read_all(open_collection(folder))
+    assert len(films) == len(ROWS) - 1
+    assert [(damage.member, damage.reason) for damage in damaged] == [(name, ours.CHANGED)]
+    with (folder / ours.METADATA).open("a") as file:
+        file.write("{}\n")
+    films, damaged = read_all(open_collection(folder))
+    assert [damage.member for damage in damaged] == [ours.METADATA, name]
+    assert all(film.report is None or not film.report.labels for film in films)
+
+
+def test_manifests_that_are_not_ours_or_broken(copy: Path) -> None:
+    path = copy / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text('{"name": "a web app"}')
+    collection: Collection = open_collection(copy)
+    assert collection.kind == "webdataset"
+    films, _ = read_all(collection)
+    assert {label.status for film in films if film.report for label in film.report.labels.values()} >= {Status.PRESENT}
+    content["shards"][0]["name"] = "../cxr-000000.tar"
+    for broken in (path.read_text()[:9], json.dumps(content), json.dumps({**content, "shards": [], "files": {}})):
+        path.write_text(broken)
+        with pytest.raises(ShardError, match="copy it again"):
+            open_collection(copy)
+
+
+def test_a_table_beside_a_data_set_of_ours_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "path,sex\nx,F\n")
+    with pytest.raises(ShardError, match="by itself"):
+        open_collection(made["png"], table=table)
+
+
+def test_a_picture_beside_is_no_film(made: dict[str, Path]) -> None:
+    assert levels(0).any()
+    assert (made["png"] / "preview.png").exists()
+    assert not any("preview" in film.key for film in read_all(open_collection(made["png"]))[0])

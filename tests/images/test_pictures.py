@@ -1,0 +1,135 @@
+"""Pictures in bytes -> pixels, and the square that networks are shown."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cxrsynth.images.limits import UnreadableError
+from cxrsynth.images.pictures import read_picture, squared
+from tests.images.making import as_film, encoded, levels
+
+DEEP = (np.arange(48 * 48).reshape(48, 48) * 27).astype(np.uint16)
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
+def test_eight_bits_are_kept(kind: str, options: dict[str, bool]) -> None:
+    found = read_picture(encoded(levels(1), kind, **options))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, as_film(levels(1)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_kept(kind: str) -> None:
+    np.testing.assert_array_equal(read_picture(encoded(DEEP, kind)), DEEP.astype(np.float32) / np.float32(65535))
+
+
+def test_a_sixteen_bit_tiff_of_white_zero_is_inverted() -> None:
+    inverted = read_picture(encoded(DEEP, "TIFF", tiffinfo={262: 0}))
+    np.testing.assert_allclose(inverted, 1 - DEEP / 65535, atol=1e-6)
+
+
+def test_grey_stays_grey_in_every_mode_and_jpeg_is_near() -> None:
+    grey = Image.fromarray(levels(2))
+    for mode in ("RGB", "RGBA", "LA", "P"):
+        np.testing.assert_array_equal(read_picture(encoded(grey.convert(mode))), as_film(levels(2)))
+    smooth = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4
+    assert abs(read_picture(encoded(smooth, "JPEG", quality=95)) - as_film(smooth)).max() < 0.02
+
+
+def test_colour_is_weighed_as_the_eye_does() -> None:
+    green = np.zeros((4, 4, 3), np.uint8)
+    green[..., 1] = 255
+    assert read_picture(encoded(green)) == pytest.approx(0.587, abs=0.003)
+
+
+def test_exif_rotation_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter turn
+    wide = levels(3)[:5]
+    assert read_picture(encoded(wide, "JPEG", exif=exif)).shape == (5, 12)
+    np.testing.assert_array_equal(read_picture(encoded(wide, "PNG", exif=exif)), as_film(wide))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_cut_picture_is_whole_or_refused(kind: str) -> None:
+    content = encoded(levels(4, side=24), kind)
+    whole = read_picture(content)
+    refused = 0
+    for length in range(0, len(content), 5):
+        try:
+            found = read_picture(content[:length])
+        except UnreadableError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(found, whole)
+    assert refused > len(content) / 5 - 3
+
+
+@pytest.mark.parametrize("side", [24, 400])
+def test_flipped_bytes_of_a_png_are_told(side: int) -> None:
+    # 400 pixels a side make several IDAT chunks.
+    content = encoded(levels(5, side=side))
+    whole = read_picture(content)
+    for place in np.random.default_rng(0).integers(0, len(content), 150):
+        flipped = bytearray(content)
+        flipped[place] ^= 0x10
+        try:
+            found = read_picture(bytes(flipped))
+        except UnreadableError:
+            continue
+        np.testing.assert_array_equal(found, whole)
+
+
+def test_the_checksum_of_every_chunk_counts() -> None:
+    content = bytearray(encoded(levels(5)))
+    content[-13] ^= 1  # the last byte of IDAT's checksum, before the 12 bytes of IEND
+    with pytest.raises(UnreadableError, match="broken or cut"):
+        read_picture(bytes(content))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG header that claims so many pixels, and next to no data."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("side", [8193, 10_000, 60_000])
+def test_too_many_pixels_are_refused_by_the_header(side: int) -> None:
+    with pytest.raises(UnreadableError, match=r"pixels, more than|too many pixels"):
+        read_picture(bomb(side, side))
+
+
+def test_other_things_are_refused() -> None:
+    frames = [Image.fromarray(levels(seed)) for seed in (1, 2)]
+    twice = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    float_tiff = encoded(np.zeros((4, 4), np.float32), "TIFF")
+    gif = encoded(levels(1), "GIF")
+    for content, reason in ((b"", "no PNG"), (b"text", "no PNG"), (gif, "no PNG"), (twice, "more than one")):
+        with pytest.raises(UnreadableError, match=reason):
+            read_picture(content)
+    with pytest.raises(UnreadableError, match="pixels of kind F"):
+        read_picture(float_tiff)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(40, 30, 16), (31, 31, 64), (90, 17, 17), (200, 300, 32)])
+def test_squared_is_the_centre_at_torchs_numbers(height: int, width: int, size: int) -> None:
+    film = np.random.default_rng(0).random((height, width), dtype=np.float32)
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    centre = torch.from_numpy(film[top : top + side, left : left + side].copy())[None, None]
+    wanted = torch.nn.functional.interpolate(centre, (size, size), mode="bilinear", antialias=True)[0, 0]
+    found = squared(film, size)
+    assert found.dtype == np.float32
+    assert found.shape == (size, size)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-6)
+    assert 0 <= found.min() <= found.max() <= 1

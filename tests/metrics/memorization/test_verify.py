@@ -1,0 +1,108 @@
+"""The second look: who is found, who is left out, and that each film is judged by itself."""
+
+import numpy as np
+import pytest
+import torch
+
+from cxrsynth.metrics.memorization.features import CopySpace, Thumbs, mirrored, thumbnails
+from cxrsynth.metrics.memorization.registration import unmoved
+from cxrsynth.metrics.memorization.verify import CANDIDATES, Gallery, Places, compare
+from cxrsynth.runtime.warps import warp, warp_matrices
+from tests.metrics.made_images import made_films, made_thumbs
+
+
+def nobody(films: Thumbs) -> Places:
+    return np.full(len(films), -1)
+
+
+@pytest.fixture(scope="module")
+def gallery() -> Gallery:
+    thumbs = made_thumbs(80)
+    return Gallery.of(thumbs, np.arange(80) // 2, CopySpace.fit(thumbs))  # two films a patient
+
+
+def test_a_film_is_its_own_nearest_and_so_is_its_mirror_image(gallery: Gallery) -> None:
+    films = gallery.thumbs[:20]
+    plain = compare(films, gallery, leave_out=nobody(films)).best()
+    assert plain.places.tolist() == list(range(20))
+    assert plain.similarity == pytest.approx(1.0, abs=1e-4)
+    assert plain.cosines == pytest.approx(1.0, abs=1e-4)
+    assert not plain.mirrored.any()
+    turned = compare(mirrored(films), gallery, leave_out=nobody(films)).best()
+    assert turned.places.tolist() == list(range(20))
+    assert turned.similarity == pytest.approx(1.0, abs=1e-4)
+    assert turned.mirrored.all()
+
+
+def test_what_is_left_out_is_not_met(gallery: Gallery) -> None:
+    films, own = gallery.thumbs, gallery.groups
+    apart = compare(films, gallery, leave_out=own, looked_at=CANDIDATES)
+    met = apart.places >= 0
+    assert met.all()
+    assert (gallery.groups[apart.places] != own[:, None]).all()
+    assert apart.similarity.max() < 0.8 < compare(films, gallery, leave_out=nobody(films)).similarity.max(1).min()
+    assert all(len(set(row)) == CANDIDATES for row in apart.places)
+
+
+def test_a_patient_of_many_films_is_searched_past(gallery: Gallery) -> None:
+    """More films of one patient than candidates, all nearer than anybody else's."""
+    rng = np.random.default_rng(0)
+    many = np.repeat(gallery.thumbs[:1], 30, 0)
+    many = (many + rng.normal(0, 4, many.shape)).clip(0, 255).astype(np.uint8)
+    thumbs = np.concatenate((many, gallery.thumbs[40:]))
+    crowded = Gallery.of(thumbs, np.array([0] * 30 + list(range(1, 41))), gallery.space)
+    found = compare(thumbs[:1], crowded, leave_out=np.zeros(1, np.int64), looked_at=CANDIDATES)
+    without = Gallery.of(thumbs[30:], np.arange(40), gallery.space)
+    expected = compare(thumbs[:1], without, leave_out=np.full(1, -1), looked_at=CANDIDATES)
+    assert found.places.tolist() == (expected.places + 30).tolist()
+    assert np.allclose(found.similarity, expected.similarity, atol=1e-5)
+
+
+def test_a_moved_copy_is_known_by_laying_it_on(gallery: Gallery) -> None:
+    move = torch.tensor([[0.06, 0.06, 0.0, 0.0, 0.0]]).expand(80, 5)
+    moved = thumbnails(warp(made_films(80), warp_matrices(move)), unmoved)
+    found = compare(moved, gallery, leave_out=nobody(moved)).best()
+    assert (found.places == np.arange(80)).mean() > 0.95
+    assert np.median(found.similarity) > 0.85
+    assert np.median(found.cosines) < 0.9
+
+
+def test_the_candidate_looked_at_is_the_best_of_all(gallery: Gallery) -> None:
+    """A rough fit of all candidates chooses as well as fine detail of all would, where features do not."""
+    move = torch.tensor([[0.07, 0.07, 0.0, 0.0, 0.0]]).expand(80, 5)
+    moved = thumbnails(warp(made_films(80), warp_matrices(move)), unmoved)
+    one = compare(moved, gallery, leave_out=nobody(moved))
+    whole = compare(moved, gallery, leave_out=nobody(moved), looked_at=CANDIDATES)
+    assert (one.places.shape, whole.places.shape) == ((80, 1), (80, CANDIDATES))
+    assert (one.places[:, 0] == whole.best().places).mean() > 0.95
+    assert np.allclose(one.similarity[:, 0], whole.similarity[:, 0])
+    nearest = whole.places[np.arange(80), whole.cosines.argmax(1)]
+    assert (nearest == np.arange(80)).mean() < 0.9 < (one.places[:, 0] == np.arange(80)).mean()
+
+
+def test_a_blend_is_known_as_it_lies(gallery: Gallery) -> None:
+    films, others = made_films(80), made_films(80, seed=50)
+    blends = thumbnails((films + others) / 2, unmoved)
+    found = compare(blends, gallery, leave_out=nobody(blends)).best()
+    unlike = compare(thumbnails(others, unmoved), gallery, leave_out=nobody(blends)).best()
+    assert (found.places == np.arange(80)).mean() > 0.95
+    assert (found.similarity > np.quantile(unlike.similarity, 0.99)).mean() > 0.95
+
+
+def test_nobody_to_compare_with(gallery: Gallery) -> None:
+    thumbs = gallery.thumbs[:12]
+    alone = Gallery.of(thumbs, np.zeros(12, np.int64), gallery.space)
+    found = compare(thumbs, alone, leave_out=np.zeros(12, np.int64), looked_at=CANDIDATES)
+    assert (found.places == -1).all()
+    assert (found.best().similarity == -1).all()
+    far = compare(thumbs, gallery, leave_out=nobody(thumbs), looked_at=CANDIDATES, least_cosine=0.9)
+    assert ((far.places >= 0).sum(1) == 1).all()
+    assert compare(thumbs[:0], gallery, leave_out=nobody(thumbs[:0])).best().places.shape == (0,)
+
+
+def test_each_film_is_judged_by_itself(gallery: Gallery) -> None:
+    films = made_thumbs(70, seed=4)  # more than a block
+    together = compare(films, gallery, leave_out=nobody(films)).best()
+    alone = [compare(film[None], gallery, leave_out=nobody(film[None])).best() for film in films]
+    assert together.places.tolist() == [int(one.places[0]) for one in alone]
+    assert np.allclose(together.similarity, [float(one.similarity[0]) for one in alone], atol=1e-4)

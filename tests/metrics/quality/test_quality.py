@@ -1,0 +1,299 @@
+"""Quality checks on films drawn by nano and on mean chests, spoilt in known ways."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.errors import ModelError
+from cxrsynth.metrics.quality.burned_in import longest_row
+from cxrsynth.metrics.quality.grey_levels import effective_levels, end_share, structure
+from cxrsynth.metrics.quality.likeness import Likeness, to_canonical
+from cxrsynth.metrics.quality.quality import CHECKS, LIKENESS_CHECKS, QualityChecks
+from cxrsynth.rewards.backends import family_folder
+from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.runtime.warps import warp, warp_matrices
+from cxrsynth.settings import Precision, Sampler
+
+CPU = torch.device("cpu")
+PROMPTS = ["PA view. Adult woman. Normal chest.", "AP view. Child. Pneumonia.", "AP view. Adult man. Pleural effusion."]
+
+
+@pytest.fixture(scope="module")
+def family() -> Path:
+    folder = family_folder("nano-judge")
+    assert folder is not None
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checks(family: Path) -> QualityChecks:
+    return QualityChecks(Likeness.load(family, CPU))
+
+
+@pytest.fixture(scope="module")
+def films() -> Tensor:
+    """Drawn by nano: an adult PA, a child AP, an adult AP; [3, 1, 256, 256]."""
+    model = load_model("nano", device=CPU, precision=Precision.FP32)
+    noise = torch.stack([sample_noise(0, f"quality-{i}", model.latent_shape) for i in range(len(PROMPTS))])
+    return sample_images(model, PROMPTS, noise, sampler=Sampler.DDIM, steps=10, guidance=2.0).float().clamp(0, 1)
+
+
+def failed(checks: QualityChecks, images: Tensor) -> list[set[str]]:
+    table = checks(images)
+    return [{name for name, wrong in zip(table.names, row, strict=True) if wrong} for row in table.failed.tolist()]
+
+
+def written(films: Tensor, text: str, size: int, *, at: tuple[int, int]) -> Tensor:
+    """Films with white letters at a place, in a font of `size` pixels."""
+    drawn = []
+    for film in films:
+        image = Image.fromarray((film[0].numpy() * 255).round().astype(np.uint8))
+        ImageDraw.Draw(image).text(at, text, 255, ImageFont.load_default(size), stroke_width=1, stroke_fill=0)
+        drawn.append(torch.from_numpy(np.array(image, dtype=np.float32) / 255))
+    return torch.stack(drawn)[:, None]
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_good_films_fail_nothing(checks: QualityChecks, films: Tensor) -> None:
+    assert failed(checks, films) == [set()] * 3
+    assert failed(checks, F.avg_pool2d(films, 2)) == [set()] * 3
+    table = checks(films)
+    assert table.names == tuple(CHECKS)
+    assert table.values.shape == table.failed.shape == (3, len(CHECKS))
+    assert table.values.dtype == torch.float32
+    assert table.values.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("film", "names"),
+    [
+        (torch.zeros(1, 1, 256, 256), {"blank", "clipped", "not_a_chest"}),
+        (torch.full((1, 1, 256, 256), 0.3), {"blank", "clipped", "not_a_chest"}),
+        (torch.ones(1, 1, 256, 256), {"blank", "clipped", "not_a_chest", "saturated"}),
+        ((0.5 + 0.1 * noise(1, 1, 256, 256)).clamp(0, 1), {"blank", "not_a_chest"}),
+        (torch.linspace(0.1, 0.9, 256).expand(1, 1, 256, 256).contiguous(), {"blank", "not_a_chest"}),
+    ],
+    ids=["black", "grey", "white", "noise", "shade"],
+)
+def test_pictures_of_nothing_are_blank(checks: QualityChecks, film: Tensor, names: set[str]) -> None:
+    assert failed(checks, film)[0] >= names
+
+
+def test_a_faint_chest_is_blank_and_darker_ones_are_not(films: Tensor) -> None:
+    spread = structure(films)
+    assert torch.allclose(structure(films * 0.5 + 0.2), spread * 0.5, atol=1e-6)
+    assert (structure(films * 0.05 + 0.4) < CHECKS["blank"].threshold).all()
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 256), indexing="ij")
+    assert torch.allclose(structure(films * 0.5 + 0.2 + 0.05 * x * y - 0.04 * x), spread * 0.5, atol=0.02)
+
+
+def test_too_light_and_too_dark_are_told(checks: QualityChecks, films: Tensor) -> None:
+    for spoilt in (films * 2.5, films + 0.5, films * 6 - 2.5):
+        assert all("saturated" in names for names in failed(checks, spoilt.clamp(0, 1)))
+    for spoilt in (films * 0.12, films * 0.1 + 0.9):
+        assert all("clipped" in names for names in failed(checks, spoilt.clamp(0, 1)))
+
+
+def test_black_counts_only_where_it_reaches_no_edge() -> None:
+    films = 0.3 + 0.4 * torch.rand(3, 1, 200, 200, generator=torch.Generator().manual_seed(0))
+    films[0, :, 80:120, 80:120] = 0.0  # enclosed: 1600 of the middle's 124 x 124 pixels
+    films[1, :, :120, 80:120] = 0.0  # the same black, out to the edge
+    films[2, :, 80:120, 80:120] = 1.0
+    share = 1600 / 124**2
+    assert end_share(films).tolist() == pytest.approx([share, 0.0, share], rel=0.05)
+    assert end_share(films[:1]).tolist() == end_share(films)[:1].tolist()
+
+
+def test_levels_in_use_are_counted() -> None:
+    ramp = torch.arange(256).float().repeat(1, 1, 256, 1).mT / 255  # every row one level
+    middle = 256 - 2 * 48
+    assert effective_levels(ramp).item() == pytest.approx(middle)
+    for count in (4, 8, 16):
+        rounded = (ramp * (count - 1)).round() / (count - 1)
+        assert effective_levels(rounded).item() <= count + 1e-3
+
+
+def test_posterised_films_are_clipped(checks: QualityChecks, films: Tensor) -> None:
+    for count in (4, 8, 16):
+        spoilt = (films * (count - 1)).round() / (count - 1)
+        assert all("clipped" in names for names in failed(checks, spoilt))
+
+
+def test_the_negative_is_called_inverted_and_a_chest(checks: QualityChecks, films: Tensor) -> None:
+    plain, negative = checks(films), checks(1 - films)
+    assert all(names == {"inverted"} for names in failed(checks, 1 - films))
+    column = plain.names.index("inverted")
+    assert torch.allclose(plain.values[:, column], -negative.values[:, column], atol=1e-4)
+    for gamma in (0.5, 2.0):  # not by brightness
+        assert failed(checks, films**gamma) == [set()] * 3
+        assert all("inverted" in names for names in failed(checks, 1 - films**gamma))
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turned_films_are_told(checks: QualityChecks, films: Tensor, turns: int) -> None:
+    assert all("turned" in names for names in failed(checks, films.rot90(turns, (2, 3)).contiguous()))
+
+
+def test_each_turn_is_seen_as_the_upright_is(films: Tensor, family: Path) -> None:
+    searching = Likeness(Likeness.load(family, CPU).templates)
+    plain = searching(films)
+    assert (plain.upright > plain.turned).all()
+    for turns in (1, 2, 3):
+        assert (searching(films.rot90(turns, (2, 3))).turned >= plain.upright - 1e-4).all()
+    assert torch.allclose(searching(1 - films).inverted, plain.upright, atol=1e-4)
+
+
+def test_other_pictures_are_no_chest(checks: QualityChecks) -> None:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 256), indexing="ij")
+    rings = 0.5 + 0.4 * torch.cos(25 * (x.square() + y.square()).sqrt())
+    board = ((x * 4).floor() + (y * 4).floor()).remainder(2) * 0.8 + 0.1
+    disc = (x.square() + y.square() < 0.5).float() * 0.6 + 0.1
+    texture = 0.5 + 0.15 * F.interpolate(noise(1, 1, 40, 40), (256, 256), mode="bicubic")[0, 0]
+    others = torch.stack([rings, board, disc, texture]).clamp(0, 1)[:, None]
+    for names in failed(checks, others):
+        assert names & {"not_a_chest", "turned", "inverted"}
+
+
+def test_a_badly_placed_chest_is_still_a_chest(checks: QualityChecks, films: Tensor, family: Path) -> None:
+    moves = torch.tensor([[0.2, -0.1, 0.1, 0.2, 0.1], [-0.2, 0.15, -0.1, -0.1, -0.15], [0.0, 0.2, 0.25, 0.25, 0.0]])
+    for move in moves:
+        moved = warp(films, warp_matrices(move[None]).expand(3, -1, -1))
+        assert failed(checks, moved) == [set()] * 3
+    searching = Likeness(Likeness.load(family, CPU).templates)
+    assert (searching(films).upright > 0.5).all()
+    assert (searching(films).upright > searching(films).inverted).all()
+
+
+def test_registration_undoes_a_known_warp(family: Path) -> None:
+    """On a mean chest, which is canonical: the way back, not the way there again."""
+    network = PostureRegressor.from_pretrained(family / "posture").eval()
+    means = load_file(family / "canonical.safetensors")
+    chests = torch.stack([means["mean_adult"], means["mean_child"]])[:, None]
+    move = torch.tensor([[0.15, -0.1, 0.15, 0.1, 0.12]]).expand(2, -1)
+    moved = warp(chests, warp_matrices(move), outside="border")
+    with torch.inference_mode():
+        canonical, away, back = (network(images) for images in (chests, moved, to_canonical(moved, network)))
+    assert ((back - canonical).norm(dim=1) < 0.5 * (away - canonical).norm(dim=1)).all()
+
+
+def test_only_what_may_be_the_best_is_registered(films: Tensor, family: Path) -> None:
+    """Good films as they are, their negatives as negatives."""
+    network = PostureRegressor.from_pretrained(family / "posture").eval()
+    seen: list[Tensor] = []
+
+    def register(images: Tensor) -> Tensor:
+        seen.append(images)
+        return to_canonical(images, network)
+
+    like = Likeness(Likeness.load(family, CPU).templates, register)
+    plain = like(films)
+    assert 3 <= len(seen[0]) <= 4  # of nine views
+    negative = like(1 - films)
+    assert 3 <= len(seen[1]) <= 4
+    assert torch.allclose(negative.inverted, plain.upright, atol=1e-4)
+    seen.clear()
+    # Of no polarity in particular: all three views are in doubt.
+    like(torch.full_like(films[:1], 0.5))
+    assert [len(images) for images in seen] == [3]
+
+
+@pytest.mark.parametrize("size", [12, 16, 24])
+@pytest.mark.parametrize("at", [(6, 6), (40, 120), (20, 222)])
+def test_text_is_found(films: Tensor, size: int, at: tuple[int, int]) -> None:
+    assert (longest_row(written(films, "PATIENT 4821", size, at=at)) > CHECKS["text"].threshold).all()
+
+
+def test_side_markers_wires_and_plates_are_no_text(checks: QualityChecks, films: Tensor) -> None:
+    for marker in ("L", "R", "L\nAP"):
+        assert (longest_row(written(films, marker, 20, at=(12, 12))) <= CHECKS["text"].threshold).all()
+    wires = films.clone()
+    wires[..., 60:63, 20:230] = wires[..., 20:230, 90:92] = 1.0
+    for left in range(20, 90, 11):  # a row of small full squares
+        wires[..., 10:17, left : left + 7] = 1.0
+    assert (longest_row(wires) <= CHECKS["text"].threshold).all()
+
+
+def test_letters_that_stand_apart_are_no_row(films: Tensor) -> None:
+    row = written(films, "ABCDEF", 16, at=(10, 10))
+    stack = written(films, "\n".join("ABCDEF"), 16, at=(10, 10))
+    # Bright edges of the film in line with the letters may count as one more.
+    assert (longest_row(row) >= 6).all()
+    assert (longest_row(stack) <= 3).all()
+
+
+def test_large_images_are_read_too(films: Tensor) -> None:
+    large = F.interpolate(written(films, "PATIENT 4821", 28, at=(10, 10)), (1024, 1024), mode="bilinear")
+    assert (longest_row(large) > CHECKS["text"].threshold).all()
+
+
+def test_batches_do_not_matter(checks: QualityChecks, films: Tensor) -> None:
+    mixed = torch.cat([films, 1 - films, films.rot90(2, (2, 3)), written(films, "ROOM 1204", 14, at=(9, 9))])
+    whole = checks(mixed)
+    apart = [checks(one[None]) for one in mixed]
+    assert torch.allclose(whole.values, torch.cat([one.values for one in apart]), atol=1e-4)
+    assert torch.equal(whole.failed, torch.cat([one.failed for one in apart]))
+    assert torch.equal(whole.values, checks(mixed).values)
+
+
+def test_without_likeness_its_checks_are_left_out(films: Tensor) -> None:
+    table = QualityChecks()(films)
+    assert set(table.names) == set(CHECKS) - set(LIKENESS_CHECKS)
+    assert not table.failed.any()
+
+
+def test_thresholds_are_the_callers(films: Tensor) -> None:
+    strict = QualityChecks(thresholds={"blank": 0.99, "text": -1.0})(films)
+    for name in strict.names:
+        assert strict.failed[:, strict.names.index(name)].all() == (name in ("blank", "text"))
+    with pytest.raises(ValueError, match=r"inverted.*checks made: blank, saturated, clipped, text"):
+        QualityChecks(thresholds={"inverted": 0.1})
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 3, 64, 64),
+        torch.zeros(2, 1, 64, 32),
+        torch.zeros(0, 1, 64, 64),
+        torch.zeros(2, 1, 64, 64, dtype=torch.float64),
+        torch.full((1, 1, 64, 64), 1.5),
+        torch.full((1, 1, 64, 64), float("nan")),
+    ],
+    ids=["colour", "oblong", "none", "float64", "range", "nan"],
+)
+def test_other_images_are_refused(images: Tensor) -> None:
+    with pytest.raises(ValueError, match="images"):
+        QualityChecks()(images)
+
+
+def test_templates_must_be_grey_pictures() -> None:
+    with pytest.raises(ValueError, match=r"\(64, 64\), expected \[T, 64, 64\]"):
+        Likeness(torch.zeros(64, 64))
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        Likeness(torch.full((1, 64, 64), 1.2))
+
+
+def test_a_folder_that_is_no_family_is_the_users_to_mend(tmp_path: Path, family: Path) -> None:
+    with pytest.raises(ModelError, match=r"canonical\.safetensors with mean_adult and mean_child"):
+        Likeness.load(tmp_path, CPU)
+    save_file({"mean_adult": torch.zeros(64, 64)}, tmp_path / "canonical.safetensors")
+    with pytest.raises(ModelError, match="mean_child"):
+        Likeness.load(tmp_path, CPU)
+    (tmp_path / "canonical.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(ModelError, match="expected"):
+        Likeness.load(tmp_path, CPU)
+    (tmp_path / "canonical.safetensors").write_bytes((family / "canonical.safetensors").read_bytes())
+    with pytest.raises(ModelError, match="posture/"):
+        Likeness.load(tmp_path, CPU)

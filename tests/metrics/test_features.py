@@ -1,0 +1,198 @@
+"""Extractors on the real classes at random weights, saved to a folder and loaded by name."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torchxrayvision.models import DenseNet
+from transformers import (
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    ResNetConfig,
+    ResNetModel,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTMAEConfig,
+    ViTMAEModel,
+)
+
+from cxrsynth.errors import ModelError
+from cxrsynth.metrics.features import load_extractor
+from cxrsynth.rewards.networks import FindingClassifier
+
+CPU = torch.device("cpu")
+TRUNK: dict[str, Any] = {"kind": "resnet", "size": 32, "widths": [8, 12], "depths": [1, 1]}
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISION = SMALL | {"image_size": 32, "patch_size": 8}
+SIZE = {"height": 32, "width": 32}
+CROPPED = {"size": {"shortest_edge": 32}, "crop_size": SIZE}
+
+
+def family(folder: Path) -> str:
+    FindingClassifier(heads=["Edema", "Fracture"], trunk=TRUNK).save_pretrained(folder / "classifier")
+    return str(folder)
+
+
+def xrv(folder: Path) -> str:
+    targets = ["Effusion", "Nodule"]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"targets": targets, "input_resolution": 64}))
+    save_file(DenseNet(num_classes=2).state_dict(), folder / "model.safetensors")
+    return f"xrv:{folder}"
+
+
+def encoder(model: Any, processor: Any) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        model().save_pretrained(folder)
+        processor().save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+KINDS: dict[str, tuple[Callable[[Path], str], int]] = {
+    "family": (family, 12),
+    "xrv": (xrv, 1024),
+    "dinov2": (encoder(lambda: Dinov2Model(Dinov2Config(**VISION)), lambda: BitImageProcessor(**CROPPED)), 16),
+    "clip": (
+        encoder(
+            lambda: CLIPModel(CLIPConfig(text_config=SMALL | {"vocab_size": 50}, vision_config=VISION)),
+            lambda: CLIPImageProcessor(**CROPPED),
+        ),
+        16,
+    ),
+    "siglip": (
+        encoder(lambda: SiglipVisionModel(SiglipVisionConfig(**VISION)), lambda: SiglipImageProcessor(size=SIZE)),
+        16,
+    ),
+    "resnet": (
+        encoder(
+            lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1])),
+            lambda: BitImageProcessor(**CROPPED),
+        ),
+        24,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def named(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
+    make, width = KINDS[request.param]
+    torch.manual_seed(0)
+    return make(tmp_path_factory.mktemp("encoders") / request.param), width
+
+
+def films(count: int = 3, side: int = 64) -> torch.Tensor:
+    return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def weights_of(name: str) -> Path:
+    return next(Path(name.removeprefix("xrv:")).rglob("model.safetensors"))
+
+
+def test_a_films_features_are_its_own(named: tuple[str, int]) -> None:
+    name, width = named
+    extractor = load_extractor(name, device=CPU)
+    together = extractor(films())
+    assert together.shape == (3, width)
+    assert together.dtype == torch.float32
+    assert not together.requires_grad
+    alone = torch.cat([extractor(film[None]) for film in films()])
+    rounding = 1e-5 * together.abs().max().item()
+    assert torch.allclose(together, alone, atol=rounding)
+    assert not torch.allclose(together[0], together[1], atol=1e-4, rtol=1e-4)
+    again = load_extractor(name, device=CPU)
+    assert torch.equal(again(films()), together)
+    assert (again.name, again.digest, again.width) == (name, extractor.digest, width)
+
+
+def test_the_digest_is_that_of_weights_and_settings(named: tuple[str, int]) -> None:
+    name, _ = named
+    weights = weights_of(name)
+    digest = load_extractor(name, device=CPU).digest
+    settings = [path for n in ("config.json", "preprocessor_config.json") if (path := weights.with_name(n)).is_file()]
+    assert settings
+    expected = hashlib.sha256(b"".join(path.read_bytes() for path in (weights, *settings)))
+    assert digest == expected.hexdigest()
+
+
+def test_tensors_missing_from_the_file_are_told(named: tuple[str, int], tmp_path: Path) -> None:
+    name, _ = named
+    folder, target = Path(name.removeprefix("xrv:")), tmp_path / "torn"
+    torn = target / weights_of(name).relative_to(folder)
+    torn.parent.mkdir(parents=True)
+    for path in weights_of(name).parent.glob("*.json"):
+        (torn.parent / path.name).write_bytes(path.read_bytes())
+    state = load_file(weights_of(name))
+    lost = next(key for key in sorted(state) if key.endswith(".weight") and "text" not in key)
+    save_file({key: value for key, value in state.items() if key != lost}, torn, metadata={"format": "pt"})
+    with pytest.raises(ModelError):
+        load_extractor(name.replace(str(folder), str(target)), device=CPU)
+
+
+def test_a_family_gives_its_classifiers_trunk(tmp_path: Path) -> None:
+    name = family(tmp_path / "own")
+    trunk = FindingClassifier.from_pretrained(tmp_path / "own" / "classifier").eval().trunk
+    with torch.inference_mode():
+        assert torch.equal(load_extractor(name, device=CPU)(films()), trunk(films()))
+
+
+def test_xrv_features_are_the_librarys_own_in_its_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = xrv(tmp_path / "xrv")
+    made = load_extractor(name, device=CPU)(films())
+    assert capsys.readouterr().out == ""  # the library prints warnings
+    network = DenseNet(num_classes=2).eval()
+    network.load_state_dict(load_file(tmp_path / "xrv" / "model.safetensors"))
+    with torch.inference_mode():
+        assert torch.allclose(made, network.features2((films() * 2 - 1) * 1024), rtol=1e-4, atol=1e-4)
+    assert torch.equal(load_extractor(name.removeprefix("xrv:"), device=CPU)(films()), made)  # told by its config
+
+
+def test_pooling_that_was_never_trained_is_not_used(tmp_path: Path) -> None:
+    encoder(lambda: ViTForImageClassification(ViTConfig(**VISION)), lambda: ViTImageProcessor(size=SIZE))(tmp_path)
+    first, again = (load_extractor(str(tmp_path), device=CPU)(films()) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_an_encoder_that_masks_at_random_is_refused(tmp_path: Path) -> None:
+    encoder(lambda: ViTMAEModel(ViTMAEConfig(**VISION)), lambda: ViTImageProcessor(size=SIZE))(tmp_path)
+    with pytest.raises(ModelError, match="other features each time"):
+        load_extractor(str(tmp_path), device=CPU)
+
+
+def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
+    encoder(lambda: Dinov2Model(Dinov2Config(**VISION)), lambda: BitImageProcessor(**CROPPED))(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        load_extractor(str(tmp_path), device=CPU)
+
+
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="features 'nowhere': not known"):
+        load_extractor("nowhere", device=CPU)
+    with pytest.raises(ModelError, match="cannot be loaded as an image encoder"):
+        load_extractor(str(tmp_path), device=CPU)
+    (tmp_path / "classifier").mkdir()
+    with pytest.raises(ModelError, match=r"no model\.safetensors"):
+        load_extractor(str(tmp_path), device=CPU)
+
+
+@pytest.mark.parametrize("images", [films()[:, 0], films().double(), films() * 2, films() * float("nan")])
+def test_images_out_of_range_are_refused(images: torch.Tensor, tmp_path: Path) -> None:
+    extractor = load_extractor(family(tmp_path / "own"), device=CPU)
+    with pytest.raises(ValueError, match="images"):
+        extractor(images)

@@ -1,0 +1,114 @@
+"""Fidelity by group: equal counts, too few, the yardstick, and laws of shift."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cxrsynth.metrics.fidelity import frechet_distance
+from cxrsynth.metrics.groups import FilmTable, _halves, measure_groups
+from cxrsynth.tuning.metrics import groups
+from tests.auditing.tables import table
+
+MEASURES = ("frechet", "kid", "precision", "recall", "density", "coverage")
+
+
+def rows(made: FilmTable, real: FilmTable, **options: Any) -> dict[str, dict[str, Any]]:
+    return {row["group"]: row for row in measure_groups(made, real, seed=0, **options)}
+
+
+def test_equal_sets_are_near_and_shifted_ones_are_not() -> None:
+    real = table(400, seed=1)
+    same, shifted = (rows(table(150, seed=2, shift=shift), real)["all"] for shift in (0.0, 1.0))
+    assert same["compared"] == shifted["compared"] == 150
+    assert abs(same["kid"]["value"]) < 0.3 < shifted["kid"]["low"]
+    assert same["frechet"]["value"] < 3 * same["yardstick"]["frechet"]["value"]
+    assert shifted["frechet"]["low"] > same["frechet"]["high"]
+    assert shifted["coverage"]["high"] < same["coverage"]["low"]
+    for name in MEASURES:
+        assert same[name]["low"] <= same[name]["value"] <= same[name]["high"]
+
+
+def test_films_against_themselves_are_at_zero() -> None:
+    real = table(120, seed=1)
+    row = rows(real, real)["all"]
+    assert row["frechet"]["value"] == pytest.approx(0, abs=1e-6)
+    assert row["precision"]["value"] == row["recall"]["value"] == row["coverage"]["value"] == 1
+
+
+def test_every_group_is_compared_at_equal_counts_or_listed_as_too_few() -> None:
+    made, real = table(200, seed=2), table(300, seed=1)
+    made.present[0].add("Fracture")
+    found = rows(made, real)
+    assert list(found) == [
+        *("all", "finding: No Finding", "finding: Edema", "finding: Fracture"),
+        *("view: AP", "view: PA", "sex: F", "sex: M", "age group: adult"),
+    ]
+    counted = sum("Edema" in names for names in made.present)
+    assert found["finding: Edema"]["films"] == found["finding: Edema"]["compared"] == counted
+    assert (found["finding: Fracture"]["films"], found["finding: Fracture"]["real"]) == (1, 0)
+    assert all(found["finding: Fracture"][name] is None for name in (*MEASURES, "compared", "yardstick"))
+    assert len({tuple(row) for row in found.values()}) == 1
+    assert rows(made, real, least=200)["view: PA"]["frechet"] is None
+
+
+def test_a_group_is_its_own_films_alone() -> None:
+    real, made = table(400, seed=1), table(300, seed=2)
+    made.features[[place for place, view in enumerate(made.view) if view == "PA"]] += 3.0
+    found = rows(made, real)
+    assert found["view: PA"]["kid"]["low"] > 10 * abs(found["view: AP"]["kid"]["value"])
+    other = replace(made, sex=[None] * 300)  # fewer groups, same numbers
+    assert rows(other, real)["view: PA"] == found["view: PA"]
+
+
+def test_no_more_than_the_most_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "MOST", 60)
+    seen = []
+
+    def counted(first: Any, second: Any) -> float:
+        seen.append((len(first), len(second)))
+        return frechet_distance(first, second)
+
+    monkeypatch.setattr("cxrsynth.metrics.fidelity.frechet_distance", counted)
+    row = rows(table(200, seed=2), table(150, seed=1))["all"]
+    assert (row["films"], row["real"], row["compared"]) == (200, 150, 60)
+    assert seen[0] == (60, 60)
+    assert max(seen) == (60, 60)
+
+
+def test_the_yardstick_wants_patients_enough() -> None:
+    made = table(100, seed=2)
+    assert rows(made, table(220, seed=1))["all"]["yardstick"] is not None
+    assert rows(made, table(190, seed=1))["all"]["yardstick"] is None
+    unknown = replace(table(400, seed=1), patients=[""] * 400)
+    assert rows(made, unknown)["all"]["yardstick"] is None
+
+
+def test_the_halves_share_no_patient() -> None:
+    real = table(101, seed=1, per_patient=7)
+    first, second = _halves(real, np.arange(101), np.random.default_rng(0))
+    assert len(first) + len(second) == 101
+    assert abs(len(first) - len(second)) <= 7
+    assert not {real.patients[place] for place in first} & {real.patients[place] for place in second}
+
+
+def test_diversity_is_measured_where_there_are_pixels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 24, 24)).astype(np.uint8)
+    real = replace(table(60, seed=1), pixels=pixels)
+    collapsed = replace(table(60, seed=2), pixels=pixels[[0] * 60])
+    row = rows(collapsed, real, pairs=10)["all"]
+    assert row["ms_ssim_within"]["value"] == pytest.approx(1, abs=1e-5)
+    assert row["ms_ssim_real"]["high"] < 0.5
+    assert row["ms_ssim_to_real"]["high"] < 0.5
+    assert rows(table(60, seed=2), real)["all"]["ms_ssim_within"] is None
+
+
+def test_tables_that_cannot_be_are_refused() -> None:
+    good = table(60, seed=1)
+    with pytest.raises(ValueError, match="expected 60 as features have"):
+        replace(good, patients=["p"])
+    with pytest.raises(ValueError, match="all finite"):
+        replace(good, features=good.features * np.float32("nan"))
+    with pytest.raises(ValueError, match="expected one extractor"):
+        measure_groups(good, replace(good, features=good.features[:, :3]), seed=0)

@@ -1,0 +1,176 @@
+"""Utility of made films: a planted help is found, no help is not, and no patient is on both sides."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cxrsynth.errors import ReportsError
+from cxrsynth.metrics.groups import FilmTable
+from cxrsynth.metrics.utility import _areas, measure_utility, split_patients
+from cxrsynth.tuning.metrics import utility
+from tests.auditing.tables import table
+
+
+def found(made: FilmTable, real: FilmTable, **options: Any) -> dict[str, Any]:
+    return measure_utility(made, real, seed=0, rounds=100, **options)
+
+
+def area(result: dict[str, Any], trained_on: str, finding: str = "Edema", group: str = "all") -> dict[str, float]:
+    told = {"finding": finding, "group": group, "trained_on": trained_on}
+    return next(row["auroc"] for row in result["rows"] if told.items() <= row.items())
+
+
+def lift(result: dict[str, Any], finding: str = "Edema", group: str = "all") -> dict[str, float]:
+    return next(row for row in result["lift"] if (row["finding"], row["group"]) == (finding, group))
+
+
+def noisy(films: FilmTable, *, seed: int, width: int = 100) -> FilmTable:
+    """More features that tell nothing: few films do not suffice to learn which one does."""
+    more = np.random.default_rng(seed).normal(size=(len(films.features), width)).astype(np.float32)
+    return replace(films, features=np.hstack([films.features, more]))
+
+
+def test_useful_films_lift_and_useless_ones_do_not() -> None:
+    real = noisy(table(400, seed=1, share=0.15), seed=3)
+    useful, useless = (noisy(table(800, seed=2, told=told), seed=4) for told in (2.0, 0.0))
+    helped, left = found(useful, real), found(useless, real)
+    assert lift(helped)["low"] > 0
+    assert lift(left)["high"] < 0  # they drown the real ones
+    assert area(helped, "synthetic")["value"] > 0.8
+    assert area(left, "synthetic")["value"] < area(left, "real")["low"]
+    assert area(helped, "real") == area(left, "real")  # the same films, split and resampling
+    moved = area(helped, "real + synthetic")["value"] - area(helped, "real")["value"]
+    assert lift(helped)["value"] == pytest.approx(moved)
+
+
+def test_labels_that_lie_turn_the_ranking() -> None:
+    made = table(400, seed=2)
+    lying = replace(made, present=[{"No Finding"} if "Edema" in names else {"Edema"} for names in made.present])
+    assert area(found(lying, table(200, seed=1)), "synthetic")["high"] < 0.5
+
+
+def test_a_group_is_tested_on_its_own_films() -> None:
+    real = table(600, seed=1)
+    hidden = np.array([sex == "M" for sex in real.sex])
+    real.features[hidden, 0] = np.random.default_rng(0).normal(size=hidden.sum())  # men's films tell nothing
+    result = found(table(300, seed=2), real)
+    assert area(result, "real", group="sex: F")["low"] > 0.8 > area(result, "real", group="sex: M")["high"]
+    assert {row["group"] for row in result["rows"]} == {"all", "sex: F", "sex: M", "view: AP", "view: PA"} | {
+        "age group: adult"
+    }
+    films = {row["group"]: row["films"] for row in result["rows"]}
+    assert films["sex: F"] + films["sex: M"] == films["all"]
+    assert films["all"] == result["split"]["test"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_patient_is_on_both_sides(seed: int) -> None:
+    real = table(90, seed=1, per_patient=4)
+    real.present[7].clear()  # nothing is known of it
+    split = split_patients(real, seed=seed)
+    sides = [{real.patients[place] for place in places} for places in (split.train, split.test)]
+    assert not sides[0] & sides[1]
+    assert sorted([*split.train, *split.test]) == [place for place in range(90) if place != 7]
+    assert min(len(split.train), len(split.test)) >= 30
+
+
+def test_films_of_no_known_patient_are_split_one_by_one_and_counted() -> None:
+    real = replace(table(80, seed=1), patients=[""] * 60 + ["p"] * 20)
+    split = split_patients(real, seed=0)
+    assert set(range(60, 80)) <= set(split.train) or set(range(60, 80)) <= set(split.test)
+    assert found(table(60, seed=2), real, least=3)["split"]["patients_unknown"] == 60
+
+
+def test_too_few_are_listed_and_not_measured() -> None:
+    real, made = table(200, seed=1), table(200, seed=2)
+    for place in range(40):
+        real.present[place].add("Fracture")
+    for place in range(3):
+        made.present[place].add("Fracture")
+        made.present[place].add("Pneumonia")
+    result = found(made, real)
+    few = {(row["finding"], row["group"], row["in"]): row["present"] for row in result["too_few"]}
+    assert few["Pneumonia", "all", "test"] == 0
+    assert few["Fracture", "all", "synthetic"] == 3
+    assert {row["trained_on"] for row in result["rows"] if row["finding"] == "Fracture"} == {"real", "real + synthetic"}
+    assert "Pneumonia" not in {row["finding"] for row in result["rows"]}
+
+
+def test_a_finding_of_too_few_patients_is_listed_and_the_others_are_measured() -> None:
+    """Thirty films with it, all of one or two patients: no fold can be told by the others."""
+    real, made = table(240, seed=1, per_patient=10), table(200, seed=2)
+    for place, patient in enumerate(real.patients):
+        if patient in ("p0", "p1", "p2", "p3"):
+            real.present[place].add("Fracture")
+    for place in range(100):
+        made.present[place].add("Fracture")
+    result = found(made, replace(made, patients=["p0"] * 100 + ["p1"] * 100))
+    assert {(row["in"], row["patients"]) for row in result["too_few"] if "patients" in row} >= {("real", 1)}
+    result = found(made, real)
+    [few] = [row for row in result["too_few"] if "patients" in row]
+    assert (few["finding"], few["in"], few["present"] >= 10) == ("Fracture", "real", True)
+    assert {row["trained_on"] for row in result["rows"] if row["finding"] == "Fracture"} == {
+        "synthetic",
+        "real + synthetic",
+    }
+    assert {row["trained_on"] for row in result["rows"] if row["finding"] == "Edema"} == {
+        "synthetic",
+        "real",
+        "real + synthetic",
+    }
+
+
+def test_films_of_which_all_is_denied_are_known_films() -> None:
+    def by_columns(films: FilmTable) -> FilmTable:
+        present = [names - {"No Finding"} for names in films.present]
+        return replace(films, present=present, absent=[set() if names else {"Edema"} for names in present])
+
+    real, made = table(200, seed=1), table(200, seed=2)
+    told = found(by_columns(made), by_columns(real))
+    assert told["split"] == found(made, real)["split"]
+    assert area(told, "synthetic") == area(found(made, real), "synthetic")
+
+
+def test_no_more_than_the_most_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utility, "MOST", 70)
+    result = found(table(200, seed=2), table(200, seed=1))
+    assert (result["split"]["train"], result["split"]["synthetic"]) == (70, 70)
+    assert result["split"]["test"] > 70
+
+
+def test_areas_are_sklearns_with_weights_and_ties() -> None:
+    rng = np.random.default_rng(0)
+    scores, truth = rng.integers(0, 6, 50).astype(np.float64), rng.random(50) < 0.3
+    times = rng.integers(0, 3, (4, 50)).astype(np.float64)
+    times[3] = truth  # none without
+    expected = [roc_auc_score(truth, scores), *(roc_auc_score(truth, scores, sample_weight=w) for w in times[:3])]
+    drawn = _areas(scores, truth, times)
+    assert drawn[:4] == pytest.approx(expected)
+    assert np.isnan(drawn[4])
+
+
+def test_whole_patients_are_resampled() -> None:
+    """Twenty copies of each film tell no more than one: intervals must not shrink."""
+    one, made = table(120, seed=1, told=1.0, per_patient=1), table(200, seed=2, told=1.0)
+    places = np.repeat(np.arange(120), 20)
+    many = FilmTable(
+        features=one.features[places],
+        **{
+            name: [getattr(one, name)[place] for place in places]
+            for name in ("view", "sex", "age_group", "present", "patients")
+        },
+    )
+    single, copied = (area(found(made, real), "synthetic") for real in (one, many))
+    assert copied["high"] - copied["low"] > 0.7 * (single["high"] - single["low"])
+
+
+def test_a_reference_without_labels_is_told() -> None:
+    bare = replace(table(60, seed=1), present=[set() for _ in range(60)])
+    with pytest.raises(ReportsError, match="reference: no film is told to have a finding"):
+        measure_utility(table(60, seed=2), bare, seed=0)
+    alone = replace(table(60, seed=1), patients=["p"] * 60)
+    with pytest.raises(ReportsError, match="of a single patient"):
+        measure_utility(table(60, seed=2), alone, seed=0)

@@ -1,0 +1,190 @@
+"""Recipes: read strictly, every error at once, overrides, resolved paths, and all that lie under recipes/."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cxrsynth.errors import RecipeError
+from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage, dump_recipe, load_recipe, recipe_schema
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+GOOD = {"reports": {"table": "r.csv"}, "stages": [{"stage": "rlcf", "iterations": 3}]}
+
+
+def told(tmp_path: Path, content: object, *overrides: str) -> str:
+    path = tmp_path / "r.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path, overrides=overrides)
+    return str(error.value)
+
+
+def read(tmp_path: Path, content: object, *overrides: str) -> Recipe:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return load_recipe(path, overrides=overrides)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_loads_and_says_what_it_needs(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    (tmp_path / "resolved.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
+    head = path.read_text().splitlines()
+    comment = " ".join(line for line in head if line.startswith("#"))
+    assert head[0].startswith("# ")
+    assert "Hardware:" in comment
+    assert "Time:" in comment or "time" in comment
+    for stage in recipe.stages:
+        assert not isinstance(stage, RlcfStage | DdpoStage) or stage.trajectories >= 4
+    if recipe.model.checkpoint == "nano":
+        assert recipe.reports.table.is_file()
+
+
+def test_there_are_recipes() -> None:
+    assert {"smoke.yaml", "sd15-rlcf-lora.yaml", "sd15-rlcf-full-8gpu.yaml"} <= {p.name for p in RECIPES.glob("*.yaml")}
+
+
+def test_the_schema_for_editors_is_that_of_the_code() -> None:
+    assert (RECIPES / "recipe.schema.json").read_text() == recipe_schema()
+
+
+def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    message = told(
+        tmp_path,
+        {
+            "seed": "x",
+            "model": {"chekpoint": "nano"},
+            "reports": {"table": "a.csv", "held_out": 0},
+            "stages": [
+                {"stage": "rlcf", "iterations": 5, "train": {"unet": "ful"}, "rewards": {"posture": {"wieght": 1}}},
+                {"stage": "ddpp"},
+                {"iterations": 4},
+                {"stage": "ddpo", "iterations": 5, "train": {"unet": "frozen", "ace": False}},
+                {"stage": "ddpo", "iterations": 5, "train": {"ace": {"tokns": 3}}, "sampling": {"eta": 0}},
+                {"stage": "ddpo", "iterations": 5, "update": {"updates": 7}},
+                {"stage": "rlcf", "iterations": 5, "train": {"ace": {"tokens": 3, "subspace": 3}}},
+                {"stage": "rlcf", "iterations": 5, "train": {"ace": {"explore": 0.3}}},
+                {
+                    "stage": "rlcf",
+                    "iterations": 5,
+                    "images_per_report": 3,
+                    "update": {"updates": 1},
+                    "train": {"ace": {"subspace": 3, "explore": 1}},
+                },
+                {
+                    "stage": "rlcf",
+                    "iterations": True,
+                    "images_per_report": "4",
+                    "train": {"ace": "no", "learning_rate": True},
+                },
+            ],
+        },
+    )
+    for expected in (
+        "r.yaml: seed: found 'x'",
+        "r.yaml: model.chekpoint: unknown key\n  known keys: checkpoint, device, gradient_checkpointing, precision\n"
+        "  did you mean: checkpoint",
+        "r.yaml: reports.held_out: found 0\n  expected: greater than or equal to 1",
+        "r.yaml: stages.0.train.unet: found 'ful'\n  expected: 'full', 'lora' or 'frozen'",
+        "r.yaml: stages.0.rewards.posture.wieght: unknown key\n  known keys: augment, backend, weight\n"
+        "  did you mean: weight",
+        "r.yaml: stages.1: stage 'ddpp'\n  expected: sft, rlcf or ddpo",
+        "r.yaml: stages.2: has no stage",
+        "r.yaml: stages.3.train: nothing is trained",
+        "r.yaml: stages.4.train.ace.tokns: unknown key\n  known keys: explore, subspace, tokens",
+        "r.yaml: stages.4.sampling.eta: found 0\n  expected: greater than 0",
+        "r.yaml: stages.5: update.updates 7: does not divide the 64 trajectories",
+        "r.yaml: stages.6.train.ace: tokens and subspace are two forms",
+        "r.yaml: stages.7.train.ace: explore needs subspace",
+        "r.yaml: stages.8: images_per_report 3: expected an even number",
+        "r.yaml: stages.9.iterations: found True\n  expected: a valid integer",
+        "r.yaml: stages.9.images_per_report: found '4'\n  expected: a valid integer",
+        "r.yaml: stages.9.train.learning_rate: found true, expected a number",
+        "r.yaml: stages.9.train.ace: found 'no'\n  expected: a valid boolean",
+    ):
+        assert expected in message
+    assert message.count("r.yaml:") == 18
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("- a list\n", "holds list"),
+        ("a: [1\n", "line 2: not valid YAML"),
+        ("!!python/object/apply:os.system [true]\n", "not valid YAML"),
+        ("seed: 2024-99-99\n", "not valid YAML"),
+        ("a: " + 3000 * "[", "not valid YAML"),
+        ("seed: 1\nmodel: {}\nseed: 2\n", "line 3: not valid YAML: key 'seed' is there twice"),
+        ({"stages": []}, "reports: missing"),
+        (GOOD | {"stages": []}, "stages: found"),
+    ],
+)
+def test_what_is_no_recipe_is_told(content: object, expected: str, tmp_path: Path) -> None:
+    assert expected in told(tmp_path, content)
+
+
+def test_sections_may_be_merged(tmp_path: Path) -> None:
+    """YAML's own way to say a thing once: what is merged is no key given twice."""
+    (tmp_path / "r.yaml").write_text(
+        "reports: {table: r.csv}\n"
+        "stages:\n"
+        "  - {stage: ddpo, iterations: 1, sampling: &first {steps: 10, guidance: 4}}\n"
+        "  - {stage: ddpo, iterations: 1, sampling: &second {<<: *first, steps: 20}}\n"
+        "  - {stage: ddpo, iterations: 1, sampling: {<<: *second, eta: 0.5}}\n"
+    )
+    stages = [stage.sampling for stage in load_recipe(tmp_path / "r.yaml").stages if isinstance(stage, DdpoStage)]
+    assert [(one.steps, one.guidance, one.eta) for one in stages] == [(10, 4, 1.0), (20, 4, 1.0), (20, 4, 0.5)]
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_overrides_reach_any_place(tmp_path: Path) -> None:
+    recipe = read(tmp_path, GOOD, "seed=7", "stages.0.train.ace=false", "evaluation.every=2", "trackers=[wandb]")
+    assert (recipe.seed, recipe.evaluation.every, recipe.trackers) == (7, 2, ("wandb",))
+    stage = recipe.stages[0]
+    assert isinstance(stage, RlcfStage)
+    assert stage.train.ace_section is None
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed", "expected key=value"),
+        ("stages.4.iterations=1", "no place in a list of 1"),
+        ("stages.x.iterations=1", "no place in a list"),
+        ("stages.0.iterations.deep=1", "iterations"),
+        ("seed=[1", "not valid YAML"),
+        ("evaluation={steps: 3, steps: 4}", "not valid YAML"),
+        ("sed=1", "did you mean: seed"),
+        ("stages.0.train.learning_rate=.inf", "stages.0.train.learning_rate: found inf"),
+        ("stages.0.train.learning_rate=.nan", "stages.0.train.learning_rate: found nan"),
+    ],
+)
+def test_overrides_that_lead_nowhere_are_told(override: str, expected: str, tmp_path: Path) -> None:
+    assert expected in told(tmp_path, GOOD, override)
+
+
+def test_numbers_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    """YAML takes 1e-5, without a point, for text."""
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(GOOD))
+    recipe = load_recipe(
+        tmp_path / "r.yaml", overrides=["stages.0.train.learning_rate=1e-5", "stages.0.train.ema_decay=0.9"]
+    )
+    stage = recipe.stages[0]
+    assert isinstance(stage, RlcfStage)
+    assert (stage.train.learning_rate, stage.train.ema_decay) == (1e-5, 0.9)
+
+
+def test_paths_are_relative_to_the_recipe_and_the_resolved_recipe_loads_again(tmp_path: Path) -> None:
+    recipe = read(tmp_path, GOOD | {"reports": {"table": "in/r.csv", "held_out": "h.csv"}})
+    assert recipe.reports.table == tmp_path / "in" / "r.csv"
+    assert recipe.reports.held_out == tmp_path / "h.csv"
+    again = tmp_path / "elsewhere" / "recipe.yaml"
+    again.parent.mkdir()
+    again.write_text(dump_recipe(recipe))
+    assert load_recipe(again) == recipe

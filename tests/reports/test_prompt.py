@@ -1,0 +1,212 @@
+"""Canonical prompts, the limit to what a model was shown, and the cut to what fits its tokenizer."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
+from cxrsynth.reports.prompt import (
+    Depicts,
+    Subject,
+    age_group,
+    canonical_prompt,
+    cut_at_sentence,
+    every_canonical_sentence,
+    limit_to_depicted,
+)
+from cxrsynth.reports.request import Asker
+from cxrsynth.reports.table.rows import Report
+from cxrsynth.settings import PromptStyle
+
+PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
+LABELS = st.dictionaries(
+    st.sampled_from(OBSERVATIONS),
+    st.builds(FindingLabel, st.sampled_from(Status), st.none() | st.sampled_from(Side)),
+)
+SUBJECTS = st.builds(
+    Subject,
+    view=st.sampled_from((None, "PA", "AP", "LATERAL")),
+    age_group=st.sampled_from((None, "adult", "child")),
+    sex=st.sampled_from((None, "F", "M")),
+)
+
+
+def depicts(*findings: str, sides: bool = False, uncertain: bool = False) -> Depicts:
+    """A model of adult PA films."""
+    return Depicts(
+        views=("PA",),
+        age_groups=("adult",),
+        sexes=("F", "M"),
+        findings=dict.fromkeys(findings, 1),
+        sides=sides,
+        uncertain=uncertain,
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "labels", "prompt"),
+    [
+        (Subject(), {}, ""),
+        (Subject(view="LATERAL"), {}, "Lateral view."),
+        (Subject("PA", "adult", "F"), {"No Finding": FindingLabel(PRESENT)}, "PA view. Adult woman. Normal chest."),
+        (Subject(sex="M"), {}, "Male patient."),
+        (Subject(age_group="child"), {}, "Child."),
+        (Subject(age_group="child", sex="F"), {}, "Girl."),
+        (
+            Subject("AP", "adult", "M"),
+            {
+                "Pneumothorax": FindingLabel(ABSENT),
+                "Pneumonia": FindingLabel(UNCERTAIN, Side.RIGHT),
+                "Pleural Effusion": FindingLabel(PRESENT, Side.LEFT),
+                "Cardiomegaly": FindingLabel(PRESENT),
+            },
+            "AP view. Adult man. Cardiomegaly. Left pleural effusion. Possible right pneumonia. No pneumothorax.",
+        ),
+        (Subject(), {"Edema": FindingLabel(PRESENT, Side.BILATERAL)}, "Bilateral pulmonary edema."),
+        (Subject(), {"Edema": FindingLabel(ABSENT, Side.LEFT)}, "No pulmonary edema."),
+        (Subject(), {"No Finding": FindingLabel(ABSENT)}, ""),
+        (Subject(), {"No Finding": FindingLabel(UNCERTAIN)}, ""),
+    ],
+)
+def test_canonical_prompts(subject: Subject, labels: dict[str, FindingLabel], prompt: str) -> None:
+    assert canonical_prompt(subject, labels) == prompt
+
+
+@given(SUBJECTS, LABELS)
+def test_a_canonical_prompt_is_made_of_known_sentences_only(subject: Subject, labels: dict[str, FindingLabel]) -> None:
+    prompt = canonical_prompt(subject, labels)
+    sentences = [f"{part}." for part in prompt.rstrip(".").split(". ")] if prompt else []
+    assert set(sentences) <= set(every_canonical_sentence())
+    assert len(set(sentences)) == len(sentences)
+    # The order labels were read in says nothing.
+    assert canonical_prompt(subject, dict(reversed(labels.items()))) == prompt
+
+
+@pytest.mark.parametrize(
+    ("age_years", "group"), [(None, None), (0.0, "child"), (17.99, "child"), (18.0, "adult"), (90.0, "adult")]
+)
+def test_age_groups(age_years: float | None, group: str | None) -> None:
+    assert age_group(age_years) == group
+
+
+@given(SUBJECTS, LABELS)
+def test_a_model_that_does_not_say_is_asked_for_everything(subject: Subject, labels: dict[str, FindingLabel]) -> None:
+    request = limit_to_depicted(subject, labels, None)
+    assert (request.subject, request.labels, request.not_depicted) == (subject, labels, ())
+
+
+@pytest.mark.parametrize(
+    ("label", "kept", "missing"),
+    [
+        (FindingLabel(PRESENT), FindingLabel(PRESENT), ()),
+        (FindingLabel(ABSENT), FindingLabel(ABSENT), ()),
+        (FindingLabel(PRESENT, Side.LEFT), FindingLabel(PRESENT), ("Edema (side)",)),
+        (FindingLabel(ABSENT, Side.LEFT), FindingLabel(ABSENT), ()),
+        (FindingLabel(UNCERTAIN), None, ("Edema (uncertain)",)),
+        (FindingLabel(UNCERTAIN, Side.LEFT), None, ("Edema (uncertain)",)),
+    ],
+)
+def test_what_is_kept_of_a_finding_that_was_shown(
+    label: FindingLabel, kept: FindingLabel | None, missing: tuple[str, ...]
+) -> None:
+    request = limit_to_depicted(Subject(), {"Edema": label}, depicts("Edema"))
+    assert request.labels.get("Edema") == kept
+    assert request.not_depicted == missing
+
+
+@pytest.mark.parametrize(
+    ("label", "missing"),
+    [
+        (FindingLabel(PRESENT), ("Fracture",)),
+        (FindingLabel(PRESENT, Side.LEFT), ("Fracture",)),
+        (FindingLabel(UNCERTAIN), ("Fracture",)),
+        (FindingLabel(ABSENT), ()),
+    ],
+)
+def test_a_finding_never_shown_is_never_asked_for(label: FindingLabel, missing: tuple[str, ...]) -> None:
+    request = limit_to_depicted(Subject(), {"Fracture": label}, depicts("Edema", sides=True, uncertain=True))
+    assert request.labels == {}
+    assert request.not_depicted == missing
+
+
+def test_side_and_doubt_stay_where_they_were_shown() -> None:
+    labels = {"Edema": FindingLabel(UNCERTAIN, Side.LEFT)}
+    request = limit_to_depicted(Subject(), labels, depicts("Edema", sides=True, uncertain=True))
+    assert request.labels == labels
+    assert request.not_depicted == ()
+
+
+def test_a_subject_never_shown_is_left_out_and_named() -> None:
+    request = limit_to_depicted(Subject("LATERAL", "child", "F"), {}, depicts("Edema"))
+    assert request.subject == Subject(sex="F")
+    assert request.not_depicted == ("view LATERAL", "age group child")
+
+
+@given(SUBJECTS, LABELS)
+def test_what_was_asked_for_is_either_shown_or_named(subject: Subject, labels: dict[str, FindingLabel]) -> None:
+    request = limit_to_depicted(subject, labels, depicts("Edema", "Fracture"))
+    named = {name.partition(" (")[0] for name in request.not_depicted}
+    for observation, label in labels.items():
+        if label.status is not ABSENT:
+            assert (request.labels.get(observation) == label) != (observation in named)
+    assert set(request.labels) <= {"Edema", "Fracture"}
+
+
+def fits_words(limit: int) -> Callable[[str], bool]:
+    return lambda text: len(text.split()) <= limit
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "kept", "cut"),
+    [
+        ("", 0, "", False),
+        ("One two. Three.", 3, "One two. Three.", False),
+        ("One two. Three four. Five.", 4, "One two. Three four.", True),
+        ("One two. Three four. Five.", 3, "One two.", True),
+        ("One two! Three?", 2, "One two!", True),
+        ("One two three. Four.", 2, "One two", True),
+        ("Tip 2.5 cm above. Then more.", 4, "Tip 2.5 cm above.", True),
+        ("Word.", 0, "", True),
+    ],
+)
+def test_a_text_is_cut_after_a_sentence(text: str, limit: int, kept: str, cut: bool) -> None:
+    assert cut_at_sentence(text, fits_words(limit)) == (kept, cut)
+
+
+@given(st.text(alphabet="ab .!?\n", max_size=60), st.integers(0, 12))
+def test_a_cut_text_fits_and_is_a_beginning(text: str, limit: int) -> None:
+    kept, cut = cut_at_sentence(text, fits_words(limit))
+    assert len(kept.split()) <= limit
+    assert text.split()[: len(kept.split())] == kept.split()
+    assert cut == (len(text.split()) > limit)
+
+
+@pytest.mark.parametrize("text", ["Short sentence here. " * 20_000, "word " * 50_000], ids=["sentences", "words"])
+def test_a_very_long_text_is_cut_without_trying_every_beginning(text: str) -> None:
+    tried = []
+
+    def fits(part: str) -> bool:
+        tried.append(part)
+        return len(part.split()) <= 40
+
+    kept, cut = cut_at_sentence(text, fits)
+    assert cut
+    assert 37 < len(kept.split()) <= 40
+    assert len(tried) < 60
+
+
+@pytest.mark.parametrize("style", [PromptStyle.IMPRESSION, PromptStyle.FINDINGS, PromptStyle.REPORT])
+def test_no_style_asks_with_nothing_where_there_are_findings(style: PromptStyle) -> None:
+    """An empty prompt draws any film at all, under labels that say otherwise."""
+    asker = Asker(style, None, lambda _: True)
+    labels = {"Pneumonia": FindingLabel(PRESENT), "Edema": FindingLabel(ABSENT)}
+    assert asker.ask(Report("a", line=1, labels=labels)).prompt == "Pneumonia. No pulmonary edema."
+    emptied = Report(
+        "b",
+        line=2,
+        findings="Large left pleural effusion.",
+        impression="No significant change from the prior study.",
+    )
+    assert asker.ask(emptied).prompt == "Large left pleural effusion."

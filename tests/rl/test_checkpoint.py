@@ -1,0 +1,105 @@
+"""Checkpoints: everything comes back, the one before stays whole, nothing is unpickled."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cxrsynth.errors import ModelError
+from cxrsynth.rl.checkpoint import Learner, load_best, load_checkpoint, save_checkpoint
+
+
+def learner(*, steps: int, width: int = 8, averaged: bool = True) -> Learner:
+    """A layer that has learned for some steps from fixed data."""
+    torch.manual_seed(0)
+    layer = nn.Linear(width, width)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    made = Learner(
+        dict(layer.named_parameters()),
+        optimizer,
+        {name: weight.detach().clone() for name, weight in layer.named_parameters()} if averaged else None,
+    )
+    learn(made, steps)
+    return made
+
+
+def learn(made: Learner, steps: int) -> None:
+    weight, bias = made.weights["weight"], made.weights["bias"]
+    for _ in range(steps):
+        made.optimizer.zero_grad()
+        (torch.ones(3, weight.shape[1]) @ weight.T + bias).square().sum().backward()  # type: ignore[no-untyped-call]
+        made.optimizer.step()
+
+
+def test_going_on_is_never_having_stopped(tmp_path: Path) -> None:
+    whole, first, second = learner(steps=6), learner(steps=3), learner(steps=0)
+    save_checkpoint(tmp_path / "a", first, {"iteration": 3, "baseline": [["id", 0, [0.1, float("nan")]]]})
+    state = load_checkpoint(tmp_path / "a", second)
+    learn(second, 3)
+    assert state["iteration"] == 3
+    assert state["baseline"][0][2][0] == 0.1
+    for name, weight in whole.weights.items():
+        assert torch.equal(second.weights[name], weight)
+    assert not list(tmp_path.glob(".*"))
+    assert {path.suffix for path in (tmp_path / "a").iterdir()} == {".safetensors", ".json"}
+
+
+def test_what_the_weights_mean_comes_back_too(tmp_path: Path) -> None:
+    """As the basis of embeddings' coordinates: found anew on another machine it could be turned."""
+    save_checkpoint(tmp_path / "a", replace(learner(steps=1), fixed={"basis": torch.eye(3)}), {})
+    turned = torch.eye(3).flip(0)
+    load_checkpoint(tmp_path / "a", replace(learner(steps=0), fixed={"basis": turned}))
+    assert torch.equal(turned, torch.eye(3))
+
+
+def test_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
+    made = learner(steps=2)
+    assert made.averaged is not None
+    made.averaged["weight"].fill_(7.0)
+    save_checkpoint(tmp_path / "a", made, {"iteration": 2})
+    other = learner(steps=0)
+    assert load_best(tmp_path / "a", other.weights) == 2
+    assert (other.weights["weight"] == 7.0).all()
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_without_room_the_one_before_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "best"
+    save_checkpoint(kept, learner(steps=1), {"iteration": 1})
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+    larger = learner(steps=2, width=64)
+    with files_of_at_most(8192), pytest.raises(OSError, match="too large"):
+        save_checkpoint(kept, larger, {"iteration": 2})
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("cut", "not a checkpoint of"), ("other weights", "not a checkpoint of"), ("no state", "a file is missing")],
+)
+def test_what_is_no_checkpoint_of_these_weights_is_told(kind: str, said: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a", learner(steps=1), {"iteration": 1})
+    width = 8
+    if kind == "cut":
+        path = tmp_path / "a" / "weights.safetensors"
+        path.write_bytes(path.read_bytes()[:-10])
+    elif kind == "no state":
+        (tmp_path / "a" / "state.json").unlink()
+    else:
+        width = 4
+    with pytest.raises(ModelError, match=said):
+        load_checkpoint(tmp_path / "a", learner(steps=0, width=width))

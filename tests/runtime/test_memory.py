@@ -1,0 +1,70 @@
+"""Memory that runs out: torch refuses at once to allocate more than any machine has."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+from cxrsynth.auditing.scorer import Scorer
+from cxrsynth.cli import app
+from cxrsynth.errors import ModelError
+from cxrsynth.runtime.memory import memory_advice
+from tests.generation.making import command, write_table
+from tests.tuning.making import recipe, tune, write_recipe
+
+
+def _too_much(*_: object, **__: object) -> Tensor:
+    return torch.empty(2**60)
+
+
+def test_memory_of_a_cpu() -> None:
+    with pytest.raises(ModelError, match="out of memory\n  sell shoes"), memory_advice("sell shoes"):
+        _too_much()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_of_devices_and_of_python(error: BaseException) -> None:
+    with pytest.raises(ModelError, match="sell shoes"), memory_advice("sell shoes"):
+        raise error
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shape"), memory_advice("sell shoes"):
+        raise RuntimeError("shape of the tensor")
+
+
+@pytest.fixture
+def starved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks that denoise and that judge ask for more than there is."""
+    monkeypatch.setattr(UNet2DConditionModel, "forward", _too_much)
+    monkeypatch.setattr(Scorer, "__call__", _too_much)
+
+
+def _refused(result: Result) -> str:
+    assert result.exit_code == 2
+    assert "out of memory" in result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_generate_names_the_option(starved: None, tiny_model: Path, tmp_path: Path) -> None:
+    table, out = write_table(tmp_path / "few.csv"), tmp_path / "set"
+    assert "lower --batch-size" in _refused(CliRunner().invoke(app, command(table, out, tiny_model)))
+    assert not [path for path in out.iterdir() if ".tar" in path.name]
+
+
+def test_audit_names_the_option(starved: None, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    Image.new("L", (64, 64), 128).save(tmp_path / "films" / "one.png")
+    assert "lower --batch-size" in _refused(CliRunner().invoke(app, ["audit", str(tmp_path / "films")]))
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_tune_names_the_settings(options: list[str], starved: None, tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, rewards={"diagnosis": {}})
+    told = _refused(tune(write_recipe(tmp_path, content), tmp_path / "run", *options))
+    assert "lower sampling.batch_size and update.micro_batch first" in told

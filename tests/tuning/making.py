@@ -1,0 +1,80 @@
+"""What the tests of `tune` share: a recipe that takes seconds, a user's own reward, runs by their files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from cxrsynth.cli import app
+from tests.generation.making import ROWS, write_table
+
+# Mean grey of an image: what a policy learns to raise in a few iterations.
+BRIGHTNESS = """
+from torch import Tensor
+
+
+class Brightness:
+    unit, low, high, needs_report = "mean grey", 0.0, 1.0, False
+
+    def __init__(self, backend, *, device):
+        self.sign = -1.0 if backend == "dark" else 1.0
+
+    def __call__(self, images: Tensor, reports) -> Tensor:
+        return self.sign * images.mean((1, 2, 3))
+"""
+
+
+def install_brightness(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of a user's with one reward, found by its entry point."""
+    folder.mkdir()
+    (folder / "bright_reward.py").write_text(BRIGHTNESS)
+    installed = folder / "bright_reward-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: bright-reward\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[cxrsynth.rewards]\nbrightness = bright_reward:Brightness\n")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def recipe(model: Path | str, table: Path | None = None, **changes: Any) -> dict[str, Any]:
+    """A recipe of a second an iteration on the tiny model; `changes` go into its one stage."""
+    stage = {
+        "stage": "rlcf",
+        "iterations": 2,
+        "reports_per_iteration": 2,
+        "images_per_report": 2,
+        "train": {"unet": "full", "learning_rate": 1.0e-3, "ace": {"tokens": 4}},
+        "sampling": {"steps": 3, "batch_size": 2, "guidance": 1.5},
+        "rewards": {"brightness": {"backend": "bright"}},
+        "update": {"updates": 1},
+        "comparison": {"pool": 2},
+    }
+    return {
+        "seed": 0,
+        "model": {"checkpoint": str(model), "device": "cpu", "precision": "fp32"},
+        "reports": {"table": str(table or "reports.csv"), "held_out": 2},
+        "stages": [stage | changes],
+        "evaluation": {"every": 2, "steps": 2, "sheet": 2},
+        "checkpoints": {"every": 1},
+    }
+
+
+def write_recipe(folder: Path, content: dict[str, Any]) -> Path:
+    """The recipe as a file, its table of reports beside it."""
+    write_table(folder / "reports.csv", ROWS)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def tune(path: Path, out: Path, *options: str) -> Result:
+    """`cxrsynth tune` in this process."""
+    return CliRunner().invoke(app, ["tune", str(path), "--out", str(out), *options])
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """Rows of a run, without what a clock says."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]

@@ -1,0 +1,386 @@
+"""The stage `sft` of `cxrsynth tune` on the tiny model and a handful of made films."""
+
+import csv
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner, Result
+
+from cxrsynth.cli import app
+from cxrsynth.diffusion.model import model_digest
+from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.recipe.schema import SftStage
+from cxrsynth.reports.request import Asker
+from cxrsynth.reports.table.rows import Report
+from cxrsynth.reports.table.table import open_table
+from cxrsynth.rl.rollout_spec import Draw, draws
+from cxrsynth.settings import TuneSettings
+from cxrsynth.shards.plan import chunks
+from cxrsynth.tuning.finetune import Supervision
+from cxrsynth.tuning.latent_cache import Pair, TrainingFilms
+from cxrsynth.tuning.setup import TuneRun, input_digests, open_tune
+from tests.generation.making import HEADER, ROWS, hashes, write_table
+from tests.images.making import encoded, levels, member, tar_of, write
+from tests.processes import Warm
+
+
+@pytest.fixture(autouse=True)
+def _one_core() -> Iterator[None]:
+    """Two threads to an operation of a tiny network wait for each other, longer where cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four films of 40 x 36 pixels with the reports F-1 to F-4 in a table beside the folder."""
+    folder = tmp_path_factory.mktemp("films") / "films"
+    folder.mkdir()
+    rows = np.linspace(0, 1, 40)[:, None]
+    for place in range(4):
+        levels = 0.5 + 0.4 * np.sin((place + 2) * rows + np.linspace(0, 3 + place, 36)[None])
+        Image.fromarray((levels * 255).astype(np.uint8)).save(folder / f"film{place}.png")
+    told = [(f"film{place}.png", f"F-{place + 1}", *ROWS[place][1:]) for place in range(4)]
+    write_films(folder.parent / "films.csv", told)
+    return folder
+
+
+def write_films(path: Path, rows: list[tuple[str, ...]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("filename", *HEADER), *rows])
+
+
+def recipe(model: Path, films: Path, **changes: Any) -> dict[str, Any]:
+    stage = {
+        "stage": "sft",
+        "data": str(films),
+        "table": str(films.parent / "films.csv"),
+        "steps": 4,
+        "batch_size": 4,
+        "micro_batch": 2,
+        "checkpoint_every": 1,
+        "train": {"learning_rate": 1.0e-3, "ema_decay": 0.9},
+    }
+    return {
+        "model": {"checkpoint": str(model), "device": "cpu", "precision": "fp32"},
+        "reports": {"table": "reports.csv", "held_out": 2},
+        "stages": [stage | changes],
+        "evaluation": {"every": 2, "steps": 2, "sheet": 1},
+    }
+
+
+def write_recipe(folder: Path, content: dict[str, Any]) -> Path:
+    write_table(folder / "reports.csv", ROWS)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def tune(path: Path, out: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["tune", str(path), "--out", str(out), *options])
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """Rows of a run, without what a clock says."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+
+
+@contextmanager
+def stage_of(folder: Path, content: dict[str, Any]) -> Iterator[tuple[Supervision, TrainingFilms, SamplingPool]]:
+    """A stage in this process, its films encoded."""
+    run = open_tune(TuneSettings(recipe=write_recipe(folder, content), out=folder / "run"))
+    section = run.recipe.stages[0]
+    assert isinstance(section, SftStage)
+    stage = Supervision(run, section, 0, checkpoint=run.recipe.model.checkpoint)
+    with SamplingPool(stage.model, batch_size=2, threads_per_batch=1) as pool:
+        yield stage, stage.read_films(pool), pool
+
+
+def batch_of(step: int, films: int = 4) -> list[Draw]:
+    return draws(step, seed=0, reports=films, per_iteration=4, images=1, pool=1)
+
+
+def test_a_few_steps_lower_the_loss_on_their_films(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    train = {"learning_rate": 1.0e-2, "ema_decay": None}
+    content = recipe(tiny_model, films, steps=40, checkpoint_every=40, train=train)
+    with stage_of(tmp_path, content) as (stage, found, _):
+
+        def loss() -> float:
+            with torch.no_grad():
+                return float(torch.cat([stage.loss(step, batch_of(step), found) for step in range(1000, 1008)]).mean())
+
+        before = loss()
+        stage.train()
+        assert loss() < 0.7 * before
+
+
+def test_stopped_and_killed_it_ends_as_if_it_never_was(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    train = {"text_encoder": True, "learning_rate": 1.0e-3, "ema_decay": 0.9}
+    path = write_recipe(tmp_path, recipe(tiny_model, films, steps=12, checkpoint_every=4, train=train))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    stopped = Warm("cxrsynth", "tune", path, "--out", cut, log=tmp_path / "log")
+    rows = cut / "metrics.jsonl"
+    stopped.interrupt_when(lambda: rows.exists() and rows.stat().st_size > 0)
+    assert stopped.wait() == 130, stopped.printed()
+    assert (cut / "checkpoints" / f"0-{len(metrics(cut)):06d}").exists()
+    assert list((cut / "checkpoints" / "latents-0").iterdir())
+    killed = Warm("cxrsynth", "tune", path, "--out", cut, log=tmp_path / "log")
+    killed.kill_when((cut / "checkpoints" / "0-000008").exists)
+    assert not (cut / "model").exists()
+    assert tune(path, whole).exit_code == 0
+    last = tune(path, cut)
+    assert last.exit_code == 0, last.output
+    assert "going on after step" in last.output
+    assert metrics(whole) == metrics(cut)
+    assert [row["iteration"] for row in metrics(cut)] == list(range(1, 13))
+    assert hashes(whole / "model") == hashes(cut / "model")
+    newest = "checkpoints/0-000012"
+    assert hashes(whole / newest) == hashes(cut / newest)
+    averaged = load_file(cut / newest / "ema.safetensors")
+    saved = load_file(cut / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(averaged[f"unet.{name}"], saved[name]) for name in saved)
+    assert not (cut / "checkpoints" / "latents-0").exists()
+    again = tune(path, cut)
+    assert (again.exit_code, "already complete" in again.output) == (0, True)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_micro_batches_and_processes_add_up_to_one_batch(
+    cores: int, tiny_model: Path, films: Path, tmp_path: Path
+) -> None:
+    def gradient(stage: Supervision) -> torch.Tensor:
+        return torch.cat([weight.grad.flatten() for weight in stage.weights.values() if weight.grad is not None])
+
+    torch.set_num_threads(cores)
+    with stage_of(tmp_path, recipe(tiny_model, films)) as (stage, found, pool):
+        assert pool.batches == cores
+        loss = stage.gradients(7, [batch_of(7)], found, pool)
+        whole = gradient(stage)
+        assert whole.abs().max() > 1e-4
+        ones = list(chunks(batch_of(7), 1))
+        assert stage.gradients(7, ones, found, pool).item() == pytest.approx(loss.item(), rel=1e-5)
+        torch.testing.assert_close(gradient(stage), whole, rtol=1e-4, atol=1e-6)
+        shared = torch.zeros_like(whole)
+        for rank in range(2):
+            stage.gradients(7, replace(stage.run.group, rank=rank, count=2).share(ones), found, pool)
+            shared += gradient(stage)
+        torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> None:
+    """Each encodes a shard of its own, and both learn from all films."""
+    for name in "ab":
+        told = [{"report_id": f"{name}{place}", "impression": ROWS[place][2]} for place in range(3)]
+        parts = [
+            (f"{place}.json", json.dumps(told[place]).encode(), f"{place}.png", encoded(levels(place, side=32)))
+            for place in range(3)
+        ]
+        content = tar_of(part for one in parts for part in (member(*one[:2]), member(*one[2:])))
+        write(tmp_path / "films" / f"{name}.tar", content)
+    path = write_recipe(tmp_path, recipe(tiny_model, tmp_path / "films", table=None))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running = [
+        Warm("cxrsynth", "tune", path, "--out", tmp_path / "two", log=tmp_path / f"{rank}.log", environment=own)
+        for rank in "01"
+        for own in [shared | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}]
+    ]
+    assert tune(path, tmp_path / "one").exit_code == 0
+    assert [process.wait() for process in running] == [0, 0], [process.printed() for process in running]
+    name = "checkpoints/0-000004/weights.safetensors"
+    expected, found = load_file(tmp_path / "one" / name), load_file(tmp_path / "two" / name)
+    assert expected.keys() == found.keys()
+    assert all(torch.allclose(found[key], expected[key], rtol=1e-3, atol=2e-5) for key in expected)
+    losses = [[row["sft/loss"] for row in metrics(tmp_path / out)] for out in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert [process.printed().count("6 films") for process in running] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("train", "changed"),
+    [({"unet": "full"}, "unet."), ({"unet": "lora", "lora": {"rank": 2}}, "unet."), ({"text_encoder": True}, "")],
+)
+def test_only_what_the_recipe_says_is_trained(
+    train: dict[str, Any], changed: str, tiny_model: Path, films: Path, tmp_path: Path
+) -> None:
+    before, out = hashes(tiny_model), tmp_path / "run"
+    given = {"learning_rate": 1.0e-2, "ema_decay": None} | train
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, films, steps=2, train=given)), out)
+    assert result.exit_code == 0, result.output
+    names = set(load_file(out / "checkpoints" / "0-000002" / "weights.safetensors"))
+    assert all(name.startswith(changed) for name in names)
+    assert any(name.startswith("text_encoder.") for name in names) is ("text_encoder" in train)
+    assert hashes(tiny_model) == before
+    after = hashes(out / "model")
+    moved = {name.split("/")[0] for name in before if before[name] != after.get(name)} - {"model_index.json"}
+    assert moved == {"unet", "text_encoder"} if "text_encoder" in train else {"unet"}
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    old, new = load_file(tiny_model / weights), load_file(out / "model" / weights)
+    assert old.keys() == new.keys()
+    differ = {name for name in old if not torch.equal(old[name], new[name])}
+    if train.get("unet") == "lora":
+        assert all("to_" in name for name in names)
+        assert differ
+        assert all("to_" in name for name in differ)
+    else:
+        assert "conv_in.weight" in differ
+
+
+def test_films_are_asked_for_as_generate_asks(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    """The prompt a film is trained with is the one `generate` would ask for it with, row for row."""
+    with stage_of(tmp_path, recipe(tiny_model, films)) as (stage, found, _):
+        run: TuneRun = stage.run
+        asker = Asker(run.spec.prompt, run.spec.depicts, stage.model.fits)
+        rows = [row for row in open_table(films.parent / "films.csv").rows() if isinstance(row, Report)]
+        asked = [asker.ask(row) for row in rows]
+        pairs = [found.pair(place) for place in range(len(found))]
+        assert [pair.prompt for pair in pairs] == [one.prompt for one in asked]
+        assert [pair.conditions for pair in pairs] == [one.conditions for one in asked]
+        assert len({pair.prompt for pair in pairs}) == 4
+
+
+def test_a_run_knows_its_films_wherever_they_are_copied_from(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    own = tmp_path / "films"
+    shutil.copytree(films, own)
+    shutil.copy(films.parent / "films.csv", tmp_path)
+    path = write_recipe(tmp_path, recipe(tiny_model, own))
+
+    def digest() -> str:
+        return input_digests(open_tune(TuneSettings(recipe=path, out=tmp_path / "run")))["stages.0.data"]
+
+    before = digest()
+    for film in own.iterdir():
+        os.utime(film, (0, 0))
+    (own / "notes.txt").write_text("no film")
+    assert digest() == before
+    Image.new("L", (40, 36)).save(own / "film0.png")
+    assert digest() != before
+
+
+def test_the_empty_prompt_takes_its_share(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    class Others:
+        def __init__(self, found: TrainingFilms) -> None:
+            self.latent = found.latent
+
+        def pair(self, place: int) -> Pair:
+            return Pair("lungs lungs lungs", ())
+
+    with stage_of(tmp_path, recipe(tiny_model, films, unconditional=0.5)) as (stage, found, _), torch.no_grad():
+        same = 0
+        for step in range(16):
+            own, others = (stage.loss(step, batch_of(step), told) for told in (found, Others(found)))  # type: ignore[arg-type]
+            same += int((own == others).sum())
+    assert 20 <= same <= 44  # of 64: three standard deviations
+
+
+def test_films_that_cannot_be_used_are_counted(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    told = []
+    for place in range(4):
+        content = (films / f"film{place}.png").read_bytes()
+        (folder / f"{place}.png").write_bytes(content if place else content[:100])
+        told.append((f"{place}.png", f"QZX-{place}", *ROWS[place][1:]))
+    (folder / "untold.png").write_bytes((films / "film0.png").read_bytes())
+    write_films(tmp_path / "films.csv", told)
+    write_table(tmp_path / "held.csv", (("QZX-3", *ROWS[3][1:]), ("QZX-9", *ROWS[4][1:])))
+    content = recipe(tiny_model, folder, steps=1)
+    content["reports"]["held_out"] = "held.csv"
+    out = tmp_path / "run"
+    result = tune(write_recipe(tmp_path, content), out)
+    assert result.exit_code == 0, result.output
+    said = "2 films; left out: 1 could not be read, 1 without a report, 1 of held-out reports (first: "
+    assert result.output.count(said) == 1
+    card = (out / "model" / "model_card.md").read_text()
+    assert said.removesuffix(" (first: ") in card
+    assert "0.png" not in card  # a damaged film's name may be a patient's
+    write_table(tmp_path / "held.csv", tuple((f"QZX-{place}", *ROWS[3][1:]) for place in range(4)))
+    result = tune(tmp_path / "recipe.yaml", tmp_path / "none")
+    assert result.exit_code == 2
+    assert "no film to train on: 0 films; left out: 1 could not be read" in result.output
+
+
+def tracked(out: Path, name: str) -> list[int]:
+    """Steps at which tensorboard was told of a number."""
+    (events,) = out.rglob("events.out.tfevents.*")
+    read = EventAccumulator(str(events)).Reload()
+    return [event.step for event in read.Scalars(name)]
+
+
+def test_comparative_feedback_goes_on_from_what_was_supervised(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, films, steps=2, train={"learning_rate": 1.0e-2})
+    content["stages"].append(
+        {
+            "stage": "rlcf",
+            "iterations": 1,
+            "reports_per_iteration": 2,
+            "images_per_report": 2,
+            "train": {"unet": "frozen", "ace": {"tokens": 4}},
+            "sampling": {"steps": 2, "batch_size": 2, "guidance": 1.5},
+            "rewards": {"posture": {}},
+            "update": {"updates": 1},
+        }
+    )
+    out = tmp_path / "run"
+    result = tune(write_recipe(tmp_path, content | {"trackers": ["tensorboard"]}), out)
+    assert result.exit_code == 0, result.output
+    first, last = out / "stages" / "0" / "model", out / "model"
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (first / weights).read_bytes() == (last / weights).read_bytes() != (tiny_model / weights).read_bytes()
+    assert model_digest(first) in (last / "model_card.md").read_text()
+    assert model_digest(tiny_model) in (first / "model_card.md").read_text()
+    assert [(row["stage"], row["iteration"]) for row in metrics(out)] == [(0, 1), (0, 2), (1, 1), (1, 1)]
+    assert tracked(out, "sft/loss") == [1, 2]
+    assert tracked(out, "policy/grad_norm") == [3]  # counted through the stages
+    assert json.loads((last / "cxrsynth.json").read_text())["name"] == "tiny-tuned"
+    written = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
+    assert not any(word.encode() in written for word in ("Zorblattic", "Quibbleton", "Xylograph"))
+
+
+def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, films)), tmp_path / "run", "--dry-run")
+    assert result.exit_code == 0, result.output
+    weights = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
+    trained = sum(weight.numel() for weight in weights.values())
+    for told in (f"4 steps of 4 films, from {films}", f"trains {trained:,} numbers", " in all (reading"):
+        assert told in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": "nowhere"}, "nowhere: no such file or folder"),
+        ({"table": None}, "no film to train on: 0 films; left out: 4 without a report"),
+        ({"cache_gib": 1.0e-9}, "cache_gib 1e-09: latents of the films"),
+        ({"columns": {"reprot": "x"}}, "stages.0.columns: unknown role 'reprot'"),
+        ({"steps": 0}, "stages.0.steps: found 0"),
+        ({"train": {"learning_rate": 1.0e30, "warmup": 0}}, "step 2: the loss is not a number"),
+    ],
+)
+def test_what_the_user_can_mend_is_told(
+    change: dict[str, Any], told: str, tiny_model: Path, films: Path, tmp_path: Path
+) -> None:
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, films, **change)), tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert told in " ".join(result.output.split())
+    assert "Traceback" not in result.output

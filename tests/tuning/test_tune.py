@@ -1,0 +1,389 @@
+"""`cxrsynth tune` from end to end on the tiny model: it learns, it resumes to the bit, it leaves a model."""
+
+import json
+import random
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from cxrsynth.cli import app
+from cxrsynth.rl.rollout_spec import Draw
+from cxrsynth.tuning.reinforce import Reinforcement
+from tests.generation.making import ROWS, command, hashes, write_table
+from tests.processes import Warm
+from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
+
+
+@pytest.fixture(autouse=True)
+def _brightness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_brightness(tmp_path / "own", monkeypatch)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    folder = max((out / "checkpoints").glob("0-*"))
+    return load_file(folder / "weights.safetensors") | load_file(folder / "optimizer.safetensors")
+
+
+def timed(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def means(out: Path, name: str = "reward/brightness/mean") -> list[float]:
+    return [row[name] for row in metrics(out) if name in row]
+
+
+def test_a_brightness_reward_rises(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(
+        tiny_model,
+        iterations=20,
+        reports_per_iteration=2,
+        images_per_report=4,
+        train={"unet": "full", "learning_rate": 2.0e-3, "ace": {"tokens": 4}},
+        update={"updates": 2, "clip_range": 1.0e-2},
+    )
+    content["stages"][0]["sampling"]["batch_size"] = 4  # an image costs less in a larger batch
+    content["evaluation"] |= {"every": 20}
+    content["checkpoints"] = {"every": 20}
+    for sign in ("bright", "dark"):
+        content["stages"][0]["rewards"] = {"brightness": {"backend": sign}}
+        out = tmp_path / sign
+        result = tune(write_recipe(tmp_path, content), out)
+        assert result.exit_code == 0, result.output
+        found = means(out)
+        assert sum(found[-5:]) / 5 > sum(found[:5]) / 5 + 0.002
+        last = metrics(out)[-1]
+        assert last["evaluation/tuning/total/win_rate"] == 1.0
+        assert last["evaluation/tuning/brightness/margin"] > 0.002
+
+
+def test_a_brightness_reward_rises_by_shifts_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """The UNet is frozen and never asked for a gradient; images of the reports trained on follow all the same."""
+    content = recipe(
+        tiny_model,
+        iterations=20,
+        images_per_report=8,
+        train={"unet": "frozen", "ace": {"subspace": 4, "explore": 2.0}, "ace_learning_rate": 1.0},
+    )
+    content["stages"][0]["sampling"]["batch_size"] = 8
+    content["evaluation"] |= {"every": 20}
+    content["checkpoints"] = {"every": 20}
+    gained = {}
+    for sign in ("bright", "dark"):
+        content["stages"][0]["rewards"] = {"brightness": {"backend": sign}}
+        assert tune(write_recipe(tmp_path, content), tmp_path / sign).exit_code == 0
+        policy, baseline = (means(tmp_path / sign, f"reward/brightness/{of}") for of in ("mean", "baseline"))
+        gained[sign] = [a - b for a, b in zip(policy, baseline, strict=True)]
+        assert sum(gained[sign][-5:]) / 5 > 0.005
+
+
+def test_what_a_run_leaves(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    before = hashes(tiny_model)
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, train={"unet": "full", "learning_rate": 1.0e-2})), out)
+    assert result.exit_code == 0, result.output
+    assert "|ratio - 1| before the first update: 0.0e+00" in result.output
+    assert hashes(tiny_model) == before
+    names = {path.name for path in out.iterdir()}
+    assert {"recipe.yaml", "versions.json", "metrics.jsonl", "curves.png", "sheets", "checkpoints", "model"} <= names
+    resolved = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert resolved["stages"][0]["update"]["kl_weight"] == 0.0
+    rows = metrics(out)
+    assert [row["iteration"] for row in rows] == [1, 2, 2]
+    assert rows[0]["policy/clip_fraction"] == 0.0
+    assert (out / "sheets" / "0-000002.png").is_file()
+    assert "| judge posture |" in (out / "model" / "model_card.md").read_text()
+    for path in (out / "model").rglob("*.json"):  # the folder is shared, and equal weights have one digest
+        assert str(tmp_path) not in path.read_text()
+        assert str(tiny_model) not in path.read_text()
+    again = tune(tmp_path / "recipe.yaml", out)
+    assert (again.exit_code, "already complete" in again.output) == (0, True)
+
+
+@pytest.mark.parametrize("unet", ["full", "lora"])
+def test_the_model_is_one_for_diffusers_and_for_generate(unet: str, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train = {"unet": unet, "lora": {"rank": 2}, "learning_rate": 1.0e-2}
+    assert tune(write_recipe(tmp_path, recipe(tiny_model, train=train)), out).exit_code == 0
+    model = out / "model"
+    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    start = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
+    moved = [
+        name
+        for (name, new), old in zip(pipeline.unet.named_parameters(), start.unet.parameters(), strict=True)
+        if not torch.equal(new, old)
+    ]
+    assert moved
+    assert all("to_" in name for name in moved) or unet == "full"
+    assert load_file(model / "ace.safetensors")["blocks"].any()
+    made = []
+    for name, options in (("told", ["--ace", str(model)]), ("unasked", []), ("plain", [])):
+        folder = tiny_model if name == "plain" else model
+        table = write_table(tmp_path / "few.csv")
+        result = CliRunner().invoke(app, command(table, tmp_path / name, folder, "--limit", "2", *options))
+        assert result.exit_code == 0, result.output
+        made.append((tmp_path / name / "cxr-000000.tar").read_bytes())
+    assert made[0] == made[1] != made[2]  # the folder's own embeddings are used unasked
+
+
+def test_nothing_but_what_the_recipe_says_is_trained(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train: dict[str, Any] = {"unet": "frozen", "ace": True}
+    assert tune(write_recipe(tmp_path, recipe(tiny_model, train=train)), out).exit_code == 0
+    assert set(load_file(max((out / "checkpoints").glob("0-*")) / "weights.safetensors")) == {"ace.coordinates"}
+    for old in ("unet", "vae", "text_encoder"):
+        name = "diffusion_pytorch_model.safetensors" if old != "text_encoder" else "model.safetensors"
+        found, start = (load_file(folder / old / name) for folder in (out / "model", tiny_model))
+        assert all(torch.equal(found[key], start[key]) for key in start)
+
+
+def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) -> None:
+    """Judged before it has learned anything, the policy wins nothing and loses nothing."""
+    out = tmp_path / "run"
+    train = {"unet": "lora", "learning_rate": 1.0e-30, "ace_learning_rate": 1.0e-30}  # lost in rounding
+    content = recipe(tiny_model, train=train, iterations=1)
+    content["evaluation"] |= {"every": 1}
+    result = tune(write_recipe(tmp_path, content), out)
+    assert result.exit_code == 0
+    assert "not better than its start" in result.output
+    row = metrics(out)[-1]
+    assert row["evaluation/tuning/brightness/margin"] == pytest.approx(0.0, abs=1e-7)
+    assert row["evaluation/judge/posture/margin"] == pytest.approx(0.0, abs=1e-5)
+
+
+def start(path: Path, out: Path, **environment: str) -> Warm:
+    return Warm("cxrsynth", "tune", path, "--out", out, log=out.with_suffix(".log"), environment=environment)
+
+
+FULL = {"train": {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5, "ace": {"tokens": 16}}}
+ADAPTERS = {
+    "train": FULL["train"]
+    | {"unet": "lora", "lora": {"rank": 2}, "ace": {"subspace": 3, "explore": 0.5}, "schedule": "cosine"},
+    "update": {"updates": 2, "kl_weight": 0.1},
+    "comparison": {"pool": 2, "baseline_images": 2},
+}
+
+
+@pytest.mark.parametrize("changes", [FULL, ADAPTERS])
+def test_killed_at_any_moment_it_ends_as_if_it_never_was(
+    changes: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    content = recipe(tiny_model, iterations=6, rewards={"posture": {}, "diagnosis": {}}, **changes)
+    content["evaluation"] |= {"every": 3}
+    path = write_recipe(tmp_path, content)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start(path, whole).wait() == 0
+    rng = random.Random()  # another moment every time: in rollout, update, evaluation, or while saving
+    took = sum(row.get("time/rollout_s", 0) + row.get("time/update_s", 0) for row in timed(whole)) / 6
+    for done in sorted(rng.sample(range(1, 5), 3)):
+        delay = 2 * rng.random() * took
+        running = start(path, cut)
+        running.kill_when(lambda done=done: (cut / "checkpoints" / f"0-{done:06d}").is_dir(), after=delay)  # type: ignore[misc]
+        assert running.returncode == -9, delay
+    last = start(path, cut)
+    assert last.wait() == 0, last.printed()
+    assert "going on after iteration" in last.printed()
+    expected, found = weights(whole), weights(cut)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert metrics(whole) == metrics(cut)
+    assert hashes(whole / "model") == hashes(cut / "model")
+
+
+def test_ctrl_c_finishes_the_iteration_and_saves_it(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, iterations=400, rewards={"posture": {}})
+    content["checkpoints"] = {"every": 1000}
+    content["evaluation"] |= {"every": 1000}
+    out = tmp_path / "run"
+    running = start(write_recipe(tmp_path, content), out)
+    running.interrupt_when(lambda: (out / "metrics.jsonl").exists() and len(metrics(out)) >= 3)
+    assert running.wait() == 130
+    assert "Run the same command again to go on" in running.printed()
+    done = len(metrics(out))
+    assert [path.name for path in (out / "checkpoints").glob("0-*")] == [f"0-{done:06d}"]
+    again = tune(tmp_path / "recipe.yaml", out, "--set", "stages.0.iterations=401")
+    assert "another recipe" in again.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_stops_the_last_iteration_is_heard(
+    number: signal.Signals, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The iteration is saved, and the same command makes the model of what it learned."""
+    path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
+    assert tune(path, tmp_path / "whole").exit_code == 0
+    draw = Reinforcement.draws
+
+    def pressed(self: Reinforcement, iteration: int) -> list[Draw]:
+        signal.raise_signal(number)
+        return draw(self, iteration)
+
+    monkeypatch.setattr(Reinforcement, "draws", pressed)
+    stopped = tune(path, out)
+    assert (stopped.exit_code, "Run the same command again to go on" in stopped.output) == (130, True)
+    assert (out / "checkpoints" / "0-000001").is_dir()
+    assert not (out / "model").exists()
+    assert tune(path, out).exit_code == 0
+    assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
+    assert metrics(out) == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("changes", [FULL, ADAPTERS])
+def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, rewards={"posture": {}, "diagnosis": {}}, **changes)
+    content["stages"][0] |= {"reports_per_iteration": 3}  # three batches: one process has two of them
+    content["stages"][0]["update"] = {"updates": 1, "kl_weight": 0.1}
+    path = write_recipe(tmp_path, content)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert start(path, one).wait() == 0
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"} for rank in "01"]
+    running = [
+        Warm("cxrsynth", "tune", path, "--out", two, log=tmp_path / f"{own['RANK']}.log", environment=shared | own)
+        for own in ranks
+    ]
+    assert [process.wait() for process in running] == [0, 0], [process.printed() for process in running]
+    expected, found = weights(one), weights(two)
+    assert expected.keys() == found.keys()
+    for name, weight in expected.items():
+        assert torch.allclose(found[name], weight, rtol=1e-3, atol=1e-5), name
+    assert len(metrics(two)) == len(metrics(one))
+    assert [process.printed().count("tuned; use it with") for process in running] == [1, 0]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_held_out_images_are_drawn_with_the_models_own_sampler(tiny_model: Path, tmp_path: Path) -> None:
+    """As `generate` draws them."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    images = []
+    for sampler in ("ddim", "dpm++"):
+        (tmp_path / "model" / "cxrsynth.json").write_text(json.dumps({"defaults": {"sampler": sampler}}))
+        content = recipe(tmp_path / "model", iterations=1)
+        content["evaluation"] |= {"steps": 4}
+        out = tmp_path / sampler
+        result = tune(write_recipe(tmp_path, content), out)
+        assert result.exit_code == 0, result.output
+        (kept,) = (path for path in out.rglob("0.safetensors") if "images" in load_file(path))
+        images.append(load_file(kept)["images"])
+    assert not torch.equal(*images)
+
+
+def test_ddpo_needs_no_baseline(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model)
+    del content["stages"][0]["comparison"]
+    content["stages"][0]["stage"] = "ddpo"
+    content["stages"][0]["train"]["schedule"] = "cosine"
+    out = tmp_path / "run"
+    result = tune(write_recipe(tmp_path, content), out)
+    assert result.exit_code == 0, result.output
+    assert "feedback/win_rate" not in metrics(out)[0]
+    rates = [row["learning_rate/ace"] for row in metrics(out) if "learning_rate/ace" in row]
+    assert rates == pytest.approx([1e-2, 5e-3])
+    assert json.loads((max((out / "checkpoints").glob("0-*")) / "state.json").read_text())["baseline"] == []
+
+
+def test_the_next_stage_starts_from_what_the_last_one_left(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, iterations=1)
+    content["stages"] = [content["stages"][0], content["stages"][0] | {"train": {"unet": "frozen"}}]
+    out = tmp_path / "run"
+    result = tune(write_recipe(tmp_path, content), out)
+    assert result.exit_code == 0, result.output
+    first = load_file(out / "stages" / "0" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    last = load_file(out / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(first[name], last[name]) for name in first)
+    blocks = [load_file(f / "ace.safetensors")["blocks"] for f in (out / "stages" / "0" / "model", out / "model")]
+    assert not torch.equal(*blocks)
+
+
+def test_a_later_stage_draws_noise_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    """Else it would learn from the images that the stage before was fitted to."""
+    still = {"train": {"unet": "full", "learning_rate": 1.0e-12}, "iterations": 1}
+    content = recipe(tiny_model, **still)
+    content["stages"] *= 2
+    assert tune(write_recipe(tmp_path, content), tmp_path / "run").exit_code == 0
+    first, second = (
+        row["reward/brightness/mean"] for row in metrics(tmp_path / "run") if "reward/brightness/mean" in row
+    )
+    assert first != pytest.approx(second, abs=1e-4)
+
+
+def test_rows_that_cannot_be_used_are_told(tiny_model: Path, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, recipe(tiny_model))
+    write_table(tmp_path / "reports.csv", (*ROWS, ROWS[0]))
+    printed = tune(path, tmp_path / "run", "--dry-run").output
+    assert "1 of 8 rows cannot be used" in printed
+    assert "line 9" in printed
+    assert ROWS[0][0] not in printed
+
+
+def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    result = tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run", "--dry-run")
+    assert result.exit_code == 0, result.output
+    # Four reports in two iterations, each from two x_T, an image of the baseline for each.
+    for told in ("2 iterations of 4 images", "trains ", " in all; ", "2 held out", "draws 8 images in all"):
+        assert told in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"stages.0.rewards": {"sharpness": {}}}, "reward 'sharpness': not known"),
+        ({"stages.0.sampling.steps": 5000}, "1000 timesteps"),
+        ({"stages.0.train.ace": {"tokens": 500}}, "24 positions"),
+        ({"reports.held_out": 7}, "fewer held out than there are"),
+        ({"reports.table": "none.csv"}, "none.csv"),
+        ({"model.checkpoint": "nowhere"}, "no such folder"),
+        ({"model.precision": "fp16"}, "expected: bf16, fp32 or auto"),
+        ({"reports.columns": {"reprot": "x"}}, "unknown role 'reprot'"),
+        ({"evaluation.judge": {}}, "evaluation.judge"),
+        ({"seed": 1 << 70}, "seed"),
+        ({"trackers": ["mlflow"]}, "pip install mlflow"),
+        ({"reports.held_out": "reports.csv"}, "reports.csv is reports.csv again"),
+        ({"stages.0": {"stage": "ddpo", "iterations": 1, "advantage": {"centre": False}}}, "ddpo makes none"),
+    ],
+)
+def test_what_the_user_can_mend_is_told(change: dict[str, Any], told: str, tiny_model: Path, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, recipe(tiny_model))
+    overrides = [part for key, value in change.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    result = tune(path, tmp_path / "run", *overrides)
+    assert result.exit_code == 2, result.output
+    assert told in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+def test_another_recipe_does_not_go_on_in_the_same_folder(tiny_model: Path, tmp_path: Path) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    result = tune(path, out, "--set", "seed=1")
+    assert result.exit_code == 2
+    assert "another recipe" in result.output
+    assert "seed: 1" in result.output
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "note.txt").write_text("mine")
+    assert tune(path, foreign).exit_code == 2
+    assert (foreign / "note.txt").read_text() == "mine"
+
+
+def test_report_text_is_nowhere(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = tune(write_recipe(tmp_path, recipe(tiny_model)), out)
+    assert result.exit_code == 0
+    written = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
+    for word in ("Zorblattic", "Quibbleton", "Xylograph"):
+        assert word not in result.output
+        assert word.encode() not in written

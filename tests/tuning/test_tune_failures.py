@@ -1,0 +1,302 @@
+"""What goes wrong in a run of `tune`: told with the setting to change, nothing lost, and the same command goes on."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from typer.testing import Result
+
+from cxrsynth.diffusion.model import load_model
+from cxrsynth.tuning import export as tuned_model
+from cxrsynth.tuning import run_folder
+from tests.generation.making import HEADER, ROWS, hashes, write_table
+from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
+
+INFINITE = """
+import torch
+
+
+class Infinite:
+    unit, low, high, needs_report = "any", 0.0, 1.0, False
+    calls = 0
+
+    def __init__(self, backend, *, device):
+        pass
+
+    def __call__(self, images, reports):
+        Infinite.calls += 1
+        return torch.full((len(images),), float("inf") if Infinite.calls > 6 else 0.5)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _brightness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_brightness(tmp_path / "own", monkeypatch)
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+def test_a_hacked_reward_ends_the_stage_with_the_best_model(tiny_model: Path, tmp_path: Path) -> None:
+    """The judge likes dark images, the reward bright ones."""
+    content = recipe(
+        tiny_model,
+        iterations=60,
+        images_per_report=8,
+        train={"unet": "frozen", "ace": {"subspace": 4, "explore": 2.0}, "ace_learning_rate": 1.0},
+    )
+    judge = {"judge": {"brightness": "dark"}, "hacking_margin": 1.0e-3}
+    content["evaluation"] |= {"every": 5, "on_hacking": "stop"} | judge
+    content["checkpoints"] = {"every": 100}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    first = tune(path, out)
+    assert first.exit_code == 0, first.output
+    assert "reward hacking: the judge has fallen" in first.output
+    assert "the stage ends here" in first.output
+    ended = max(row["iteration"] for row in metrics(out))
+    assert ended < 60
+    assert "the best by the judge" in (out / "model" / "model_card.md").read_text()
+    # Killed before the model was written, it does not train on.
+    model, rows = hashes(out / "model"), metrics(out)
+    (out / "model").rename(tmp_path / "aside")
+    again = tune(path, out)
+    assert again.exit_code == 0, again.output
+    assert (hashes(out / "model"), metrics(out)) == (model, rows)
+
+
+@pytest.mark.parametrize("what", ["reports.table", "model.checkpoint"])
+def test_other_files_behind_the_same_recipe_are_refused(what: str, tiny_model: Path, tmp_path: Path) -> None:
+    own = tmp_path / "model"
+    shutil.copytree(tiny_model, own)
+    path, out = write_recipe(tmp_path, recipe(own)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    (out / "model" / "model_card.md").unlink()
+    if what == "reports.table":
+        write_table(tmp_path / "reports.csv", (*ROWS, ("new-1", *ROWS[0][1:])), HEADER)
+    else:
+        weights = "unet/diffusion_pytorch_model.safetensors"
+        shutil.copy(out / "model" / weights, own / weights)
+    assert f"other files behind {what}" in refused(tune(path, out))
+
+
+def test_judges_of_later_stages_are_looked_for_first(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model)
+    content["stages"].append(content["stages"][0] | {"rewards": {"posture": {"backend": "nowhere"}}})
+    assert "posture: no backend 'nowhere'" in refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    content["stages"].pop()
+    for key, value in (("judge", "nowhere"), ("features", "nowhere"), ("reference", "nowhere")):
+        changed = content | {"evaluation": content["evaluation"] | {key: value}}
+        assert "nowhere" in refused(tune(write_recipe(tmp_path, changed), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("films", [0, 1])
+def test_a_reference_of_too_few_films_is_told_before_work_starts(films: int, tiny_model: Path, tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "cut.png").write_bytes(b"\x89PNG")
+    for place in range(films):
+        Image.new("L", (64, 64), 9 * place).save(real / f"{place}.png")
+    content = recipe(tiny_model)
+    content["evaluation"] |= {"reference": "real"}
+    said = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    assert f"{films} films that can be read, 1 that cannot" in said
+    assert metrics(tmp_path / "run") == []
+
+
+def test_positions_of_embeddings_that_are_there_cannot_be_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, iterations=1)
+    content["stages"] = [content["stages"][0], content["stages"][0] | {"train": {"unet": "full", "ace": {"tokens": 6}}}]
+    assert "embeddings of 4 positions" in refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+
+
+def test_versions_are_those_a_run_was_begun_with(tiny_model: Path, tmp_path: Path) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    versions = json.loads((out / "versions.json").read_text())
+    assert "resumed_with" not in versions
+    (out / "versions.json").write_text(json.dumps(versions | {"torch": "1.0"}))
+    shutil.rmtree(out / "model")
+    assert tune(path, out).exit_code == 0
+    told = json.loads((out / "versions.json").read_text())
+    assert (told["torch"], told["resumed_with"]) == ("1.0", versions)
+
+
+def test_one_image_is_too_few_to_judge(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model)
+    content["reports"]["held_out"] = 1
+    path = write_recipe(tmp_path, content)
+    assert "judges 1 image, expected at least 2" in refused(tune(path, tmp_path / "run"))
+    assert tune(path, tmp_path / "run", "--set", "evaluation.images_per_report=2").exit_code == 0
+
+
+def test_an_infinite_reward_is_named(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "bright_reward", raising=False)
+    module = tmp_path / "own" / "bright_reward.py"
+    module.write_text(INFINITE.replace("class Infinite", "class Brightness").replace("Infinite.", "Brightness."))
+    told = refused(tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"))
+    assert "iteration 2: report " in told
+    assert "reward brightness is infinite" in told
+    assert (tmp_path / "run" / "checkpoints" / "0-000001").is_dir()
+    monkeypatch.delitem(sys.modules, "bright_reward")
+
+
+def test_a_reward_that_never_tells_is_named(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "bright_reward", raising=False)
+    module = tmp_path / "own" / "bright_reward.py"
+    module.write_text(INFINITE.replace('"inf"', '"nan"').replace("Infinite", "Brightness"))
+    content = recipe(tiny_model, iterations=9)
+    content["stages"][0]["rewards"]["posture"] = {}
+    told = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    # It falls silent in the third, and each of five reports has been asked for by the end of the fifth.
+    assert "iteration 5: report " in told, told
+    assert "and 4 others before: reward brightness is not a number" in told
+    assert (tmp_path / "run" / "checkpoints" / "0-000004").is_dir()
+    monkeypatch.delitem(sys.modules, "bright_reward")
+
+
+def test_damage_in_the_run_folder_is_told_or_mended(tiny_model: Path, tmp_path: Path) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    expected = hashes(out / "model")
+    shutil.rmtree(out / "model")
+    state = out / "checkpoints" / "0-000002" / "state.json"
+    said = json.loads(state.read_text())
+    state.write_text(json.dumps({name: value for name, value in said.items() if name != "best"}))
+    assert "0-000002: not a checkpoint of this recipe, or of another version (KeyError)" in refused(tune(path, out))
+    shutil.rmtree(state.parent)  # as the message says
+    baseline = out / "checkpoints" / "baseline" / "0.safetensors"
+    baseline.write_bytes(baseline.read_bytes()[:-7])
+    assert tune(path, out).exit_code == 0
+    assert hashes(out / "model") == expected
+    shutil.rmtree(out / "model")
+    best = out / "checkpoints" / "best-0" / "weights.safetensors"
+    best.write_bytes(best.read_bytes()[:-7])
+    assert "best-0: not a checkpoint" in refused(tune(path, out))
+    shutil.rmtree(best.parent)
+    said["best"]["iteration"] = 1
+    state.write_text(json.dumps(said))
+    last = tune(path, out)
+    assert last.exit_code == 0, last.output
+    assert "the weights of the last iteration" in last.output
+    assert "weights of iteration 2\n" in (out / "model" / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize(("iterations", "said"), [(2, "iteration 2: report "), (1, "iteration 1: held-out report ")])
+def test_weights_that_run_away_are_told_with_the_iteration(
+    iterations: int, said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """By the next iteration's images, or by the held-out reports' where an evaluation comes first."""
+    train = {"unet": "full", "learning_rate": 1.0e30, "ace": False}
+    path = write_recipe(tmp_path, recipe(tiny_model, train=train, iterations=iterations))
+    told = refused(tune(path, tmp_path / "run"))
+    assert said in told
+    assert "lower learning rate" in told
+
+
+def test_a_source_that_lists_a_safety_checker_leaves_a_model_that_diffusers_loads(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """The hub's Stable Diffusion 1.5 lists one; it is not copied, and nobody should look for it."""
+    source = tmp_path / "source"
+    shutil.copytree(tiny_model, source)
+    index = json.loads((source / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (source / "model_index.json").write_text(json.dumps(index))
+    result = tune(write_recipe(tmp_path, recipe(source)), tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
+    assert pipeline.safety_checker is None
+
+
+def test_a_full_disk_at_the_start_does_not_lock_the_folder(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
+    write = run_folder.write_atomically
+
+    def full(target: Path, data: bytes) -> None:
+        if target.name == "inputs.json":
+            raise OSError(28, "No space left on device")
+        write(target, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "write_atomically", full)
+        assert "No space left on device" in refused(tune(path, out))
+    assert tune(path, out).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "inputs.json"])
+@pytest.mark.parametrize("what", ["other bytes", "a list", "a folder"])
+def test_what_a_run_wrote_and_cannot_read_back_is_told(name: str, what: str, tiny_model: Path, tmp_path: Path) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    shutil.rmtree(out / "model")
+    kept = (out / name).read_bytes()
+    (out / name).unlink()
+    if what == "a folder":
+        (out / name).mkdir()
+    else:
+        (out / name).write_bytes(b"\xff\xfe" if what == "other bytes" else b"[1, 2]")
+    told = refused(tune(path, out)).replace(" ", "")
+    if what == "a list" and name == "recipe.yaml":
+        assert "arunofanotherrecipe" in told
+    else:
+        assert f"{name}:{'cannotberead' if what == 'a folder' else 'notwhatarunwrotethere'}" in told
+    (out / name).rmdir() if what == "a folder" else (out / name).unlink()
+    (out / name).write_bytes(kept)
+    assert tune(path, out).exit_code == 0
+
+
+@pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}}, {"unet": "full"}])
+def test_weights_lost_on_the_way_to_the_folder_are_noticed(
+    train: dict[str, Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little was learned: bfloat16 predictions would not tell."""
+    content = recipe(tiny_model, train=train | {"learning_rate": 1.0e-6, "ace": False})
+    content["model"]["precision"] = "bf16"
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+
+    def lost(name: str, **given: Any) -> Any:
+        """Loads the start in place of what was saved."""
+        return load_model(str(tiny_model) if ".partial" in name else name, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuned_model, "load_model", lost)
+        assert "the model loaded back is not the one saved" in refused(tune(path, out))
+    assert not (out / "model").exists()
+    assert tune(path, out).exit_code == 0
+
+
+def test_backends_beside_the_recipe_are_found_from_anywhere(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cxrsynth.rewards.backends import family_folder
+
+    family = family_folder("nano")
+    assert family is not None
+    (tmp_path / "judges").mkdir()
+    (tmp_path / "judges" / "mine").symlink_to(family)
+    content = recipe(tiny_model, rewards={"posture": {"backend": "judges/mine"}})
+    content["evaluation"] |= {"judge": {"posture": "judges/mine"}, "features": "judges/mine"}
+    path = write_recipe(tmp_path, content)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert tune(path, tmp_path / "run").exit_code == 0
+    resolved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert Path(resolved["stages"][0]["rewards"]["posture"]["backend"]).is_absolute()
+    assert Path(resolved["evaluation"]["features"]).is_absolute()
+    inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())
+    assert inputs.keys() >= {"evaluation.judge.posture", "evaluation.features"}
+    card = (tmp_path / "run" / "model" / "model_card.md").read_text()
+    assert "- rewards: posture (nano, weight 1)\n" in card  # where the link leads, and no path
