@@ -16,10 +16,10 @@ from cxrsynth.console import Advance
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Unit
 from cxrsynth.images.image import Damaged, Film
+from cxrsynth.runtime.files import writing_failed
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.settings import AuditSettings
-from cxrsynth.shards.folder import writing_failed
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,21 @@
 """What an audit finds once every film is scored: duplicates, copies, who is kept, evidence, files."""
 
-import io
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
 from pydantic import TypeAdapter
 from torch import Tensor
 
 from cxrsynth import console
 from cxrsynth.auditing.decide import decide, thresholds
 from cxrsynth.auditing.fail_under import missed
+from cxrsynth.auditing.folder import KEEP, PAGE, SCORES, SUMMARY
 from cxrsynth.auditing.page.page import write_page
 from cxrsynth.auditing.score_table import (
     reward_names,
@@ -29,19 +25,19 @@ from cxrsynth.auditing.score_table import (
     write_keep_list,
     write_scores,
 )
-from cxrsynth.auditing.scorer import IMAGE_SIZE, PREVIEW_SIZE
-from cxrsynth.auditing.setup import KEEP, PAGE, SCORES, SUMMARY, AuditRun, Examined
+from cxrsynth.auditing.scored import Scored, _Pictures
+from cxrsynth.auditing.setup import AuditRun, Examined
 from cxrsynth.auditing.write_kept import Origin, write_kept
 from cxrsynth.diffusion.model import find_model
 from cxrsynth.images.image import Damaged
-from cxrsynth.metrics.groups import FilmTable, measure_groups
+from cxrsynth.metrics.groups import measure_groups
 from cxrsynth.metrics.memorization.duplicates import duplicates
-from cxrsynth.metrics.memorization.features import THUMB, CopySpace
-from cxrsynth.metrics.memorization.planted import Autoencode, ProbeKeeper, Probes
-from cxrsynth.metrics.memorization.search import CopySettings, FilmSet, check_reference, find_copies
+from cxrsynth.metrics.memorization.features import CopySpace
+from cxrsynth.metrics.memorization.planted import Autoencode
+from cxrsynth.metrics.memorization.search import CopySettings, check_reference, find_copies
 from cxrsynth.metrics.utility import measure_utility
+from cxrsynth.runtime.files import stable_json, write_atomically
 from cxrsynth.settings import AuditSettings
-from cxrsynth.shards.tar import stable_json, write_atomically
 
 _DAMAGED_LISTED = 1000
 
@@ -86,78 +82,6 @@ def conclude(run: AuditRun) -> dict[str, Any]:
     summary["failed"] = missed(run.minimums, summary)
     _write(run, made, reference, decided, summary)
     return summary
-
-
-@dataclass(frozen=True)
-class Scored:
-    """All rows of a collection; features and thumbnails as arrays, previews left on disk until one is asked for."""
-
-    examined: Examined
-    rows: pa.Table = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        parts = self.examined.parts
-        columns = [name for name in parts.columns() if name not in ("preview", "film")]
-        object.__setattr__(self, "rows", pa.concat_tables(parts.tables(columns)).combine_chunks())
-
-    def texts(self, column: str) -> list[Any]:
-        """One column as Python values."""
-        return list(self.rows[column].to_pylist())
-
-    @cached_property
-    def features(self) -> npt.NDArray[np.float32]:
-        """[N, D] float32."""
-        width = self.rows.schema.field("features").type.list_size
-        flat = pc.list_flatten(self.rows["features"]).to_numpy(zero_copy_only=False)
-        return np.asarray(flat, dtype=np.float32).reshape(-1, width)
-
-    @cached_property
-    def thumbnails(self) -> npt.NDArray[np.uint8]:
-        """[N, T, T] uint8."""
-        packed = bytearray().join(self.rows["thumbnail"].to_pylist())
-        return np.frombuffer(packed, dtype=np.uint8).reshape(-1, THUMB, THUMB)
-
-    def film_set(self) -> FilmSet:
-        """What the search of copies looks at."""
-        return FilmSet(tuple(self.texts("key")), self.thumbnails, tuple(self.texts("patient")))
-
-    def probes(self, count: int, *, seed: int) -> Probes:
-        """A sample of the films kept whole."""
-        keeper = ProbeKeeper(count, seed=seed)
-        for part in self.examined.parts.tables(["key", "film"]):
-            for key, film in zip(part["key"].to_pylist(), part["film"].to_pylist(), strict=True):
-                if film is not None:
-                    levels = np.frombuffer(film, dtype=np.uint8).reshape(1, 1, IMAGE_SIZE, IMAGE_SIZE)
-                    keeper.offer([key], torch.from_numpy(levels / np.float32(255)))
-        return keeper.probes()
-
-    def table(self, pixels: npt.NDArray[np.uint8] | None) -> FilmTable:
-        """What fidelity and utility look at."""
-        return FilmTable(
-            features=self.features,
-            view=self.texts("view"),
-            sex=self.texts("sex"),
-            age_group=self.texts("age_group"),
-            present=[set(names) for names in self.texts("present")],
-            absent=[set(names) for names in self.texts("absent")],
-            patients=self.texts("patient"),
-            pixels=pixels,
-        )
-
-    def previews(self) -> Iterator[tuple[str, bytes]]:
-        """Key and JPEG of every film, in order."""
-        for part in self.examined.parts.tables(["key", "preview"]):
-            yield from zip(part["key"].to_pylist(), part["preview"].to_pylist(), strict=True)
-
-    def pixels(self, path: Path) -> npt.NDArray[np.uint8]:
-        """Previews decoded into a file of their own, [N, P, P] uint8: only those of drawn pairs are ever in memory."""
-        count = self.rows.num_rows
-        if not count:
-            return np.zeros((0, PREVIEW_SIZE, PREVIEW_SIZE), dtype=np.uint8)
-        pixels = np.memmap(path, dtype=np.uint8, mode="w+", shape=(count, PREVIEW_SIZE, PREVIEW_SIZE))
-        for place, (_, jpeg) in enumerate(self.previews()):
-            pixels[place] = np.asarray(Image.open(io.BytesIO(jpeg)))
-        return pixels
 
 
 def _duplicates(made: Scored) -> dict[str, list[Any]]:
@@ -265,30 +189,6 @@ def _write(
     write_atomically(folder / SUMMARY, stable_json(summary))
     asked = [examined for examined in (run.made, run.reference) if examined is not None]
     run.made.parts.drop_others({one.parts.path(unit) for one in asked for unit in one.collection.units})
-
-
-class _Pictures:
-    """Previews by key, read unit by unit; the last unit asked for stays in memory."""
-
-    def __init__(self, scored: Scored) -> None:
-        self._parts = scored.examined.parts
-        units = scored.examined.collection.units
-        self._unit_of = {
-            key: unit
-            for unit, table in zip(units, self._parts.tables(["key"]), strict=True)
-            for key in table["key"].to_pylist()
-        }
-        self._now: tuple[Any, dict[str, bytes]] = (None, {})
-
-    def get(self, key: str) -> bytes | None:
-        """JPEG of a film, None for an unknown key."""
-        unit = self._unit_of.get(key)
-        if unit is None:
-            return None
-        if self._now[0] != unit:
-            table = self._parts.table(unit, ["key", "preview"])
-            self._now = (unit, dict(zip(table["key"].to_pylist(), table["preview"].to_pylist(), strict=True)))
-        return self._now[1].get(key)
 
 
 def _write_kept(run: AuditRun, made: Scored, decided: pa.Table, summary: Mapping[str, Any], out: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from cxrsynth.images.collection import Collection, Unit
 from cxrsynth.images.image import Damaged
-from cxrsynth.shards.tar import stable_json, write_atomically
+from cxrsynth.runtime.files import stable_json, write_atomically
 
 _DAMAGED = b"cxrsynth damaged"
 _NAME_CHARS = 20

@@ -1,7 +1,7 @@
 """The table of scores, one row a film: its columns, its file, and what of it goes into summary.json."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cxrsynth.auditing.write_kept import decisions_csv
 from cxrsynth.errors import ModelError, ShardError
-from cxrsynth.shards.tar import write_atomically
+from cxrsynth.runtime.files import write_atomically
 
 # Films of which no finding is told to be present; "No Finding" is a finding that reports do tell.
 NONE_TOLD = "no finding told"
@@ -192,3 +192,16 @@ def _mean(values: npt.NDArray[np.float32]) -> float | None:
 def write_keep_list(path: Path, scores: Any) -> None:
     """Write keep.csv, whole or not at all: key, source, kept (true or false), reasons joined by "; "."""
     write_atomically(path, decisions_csv(scores, ("key", "source", "kept", "reasons")))
+
+
+def decisions_csv(decided: Any, columns: Sequence[str]) -> bytes:
+    """Some columns of a decided table as CSV, reasons joined by "; "."""
+    joined = pc.binary_join(decided["reasons"].cast(pa.list_(pa.string())), "; ")
+    table = decided.set_column(decided.column_names.index("reasons"), "reasons", joined)
+    return _csv(table.select(list(columns)))
+
+
+def _csv(table: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, sink)
+    return bytes(sink.getvalue().to_pybytes())

@@ -1,15 +1,14 @@
 """One `audit` run made ready: inputs opened, judges loaded, rules and minimums checked before hours of scoring."""
 
-import fcntl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 
 from cxrsynth import __version__
 from cxrsynth.auditing.decide import Rules
 from cxrsynth.auditing.fail_under import Minimum, known_metrics, parse_minimums
+from cxrsynth.auditing.folder import AuditFolder
 from cxrsynth.auditing.score_cache import Parts
 from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer
 from cxrsynth.auditing.write_kept import refuse_target, root_of
@@ -27,12 +26,9 @@ from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.rewards.nano import check_family
 from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.processes import Processes, announced, join_processes
 from cxrsynth.settings import AuditSettings
-from cxrsynth.shards.folder import file_sha256, writing_failed
-
-_STATE = ".cxrsynth-audit"
-SCORES, KEEP, SUMMARY, PAGE = "scores.parquet", "keep.csv", "summary.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -55,44 +51,6 @@ class AuditRun:
     minimums: tuple[Minimum, ...]
     folder: "AuditFolder"
     processes: Processes
-
-
-class AuditFolder:
-    """Where findings go, and the parts of a stopped run. A folder that holds anything else is refused."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.parts = path / _STATE
-        self._lock: IO[str] | None = None
-
-    def check(self, settings: AuditSettings) -> None:
-        """Raises ShardError for a folder that is not ours, or lies inside what is audited."""
-        for option, given in (("SHARDS", settings.shards), ("--reference", settings.reference)):
-            if given is not None and self.path.resolve().is_relative_to(root_of(given).resolve()):
-                raise ShardError(f"--out {self.path}: lies inside {option} {given}\n  an audit never touches its input")
-        if self.path.exists() and not self.path.is_dir():
-            raise ShardError(f"--out {self.path}: is a file, expected a folder")
-        if self.path.is_dir() and not self.parts.is_dir() and any(self.path.iterdir()):
-            raise ShardError(f"--out {self.path}: not empty, and no audit was written there\n  choose a new folder")
-
-    def start(self) -> None:
-        """Make the folder and take its lock. Raises ShardError if that cannot be done."""
-        try:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.parts / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for leftover in [*self.path.glob(".*.partial"), *self.parts.glob(".*.partial")]:
-                leftover.unlink()
-        except BlockingIOError:
-            raise ShardError(f"--out {self.path}: another audit is writing there\n  wait for it, or stop it") from None
-        except OSError as error:
-            raise writing_failed(self.path, error) from None
-
-    def unlock(self) -> None:
-        """Let another run write here."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
 
 def open_audit(settings: AuditSettings) -> AuditRun:

@@ -16,12 +16,13 @@ import pyarrow.csv
 from PIL import Image
 
 from cxrsynth import __version__
+from cxrsynth.auditing.score_table import _csv, decisions_csv
 from cxrsynth.errors import ShardError
 from cxrsynth.images.image import Damaged, Film
+from cxrsynth.runtime.files import stable_json, write_atomically, writing_failed
 from cxrsynth.shards.card import KEYS, REJECTED, contact_sheet, kept_card
-from cxrsynth.shards.folder import MANIFEST, OutputFolder, writing_failed
+from cxrsynth.shards.folder import MANIFEST, OutputFolder
 from cxrsynth.shards.sample import fit_keys
-from cxrsynth.shards.tar import stable_json, write_atomically
 
 _PREVIEW_FILMS, _PREVIEW_SIDE = 24, 192
 _FIT_MEMBER = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # a name in a USTAR header
@@ -143,19 +144,6 @@ def write_kept(
     finally:
         folder.unlock()
     return done
-
-
-def decisions_csv(decided: Any, columns: Sequence[str]) -> bytes:
-    """Some columns of a decided table as CSV, reasons joined by "; "."""
-    joined = pc.binary_join(decided["reasons"].cast(pa.list_(pa.string())), "; ")
-    table = decided.set_column(decided.column_names.index("reasons"), "reasons", joined)
-    return _csv(table.select(list(columns)))
-
-
-def _csv(table: Any) -> bytes:
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(table, sink)
-    return bytes(sink.getvalue().to_pybytes())
 
 
 def _plan(decided: Any, origin: Origin, *, size: int) -> dict[str, Any]:

@@ -16,3 +16,10 @@ def sample_noise(seed: int, sample_key: str, shape: tuple[int, ...]) -> Tensor:
     digest = hashlib.sha256(f"{seed}\0{sample_key}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     return torch.randn(shape, generator=generator)
+
+
+def noise(shape: tuple[int, ...], *key: object) -> Tensor:
+    """Standard normal noise that depends on the key alone: float32 on the CPU, whatever batch or process asks."""
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    return torch.randn(shape, generator=generator)

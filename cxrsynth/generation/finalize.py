@@ -2,26 +2,25 @@
 
 import csv
 import hashlib
-import io
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cxrsynth.errors import ReportsError, ShardError
+from cxrsynth.generation.id_map import _IdMap
 from cxrsynth.generation.plan import Run
 from cxrsynth.reports.table.rows import Rejected
+from cxrsynth.runtime.files import sync_folder, write_atomically
 from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
 from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.plan import shard_name
-from cxrsynth.shards.sample import sample_key, subject_key
-from cxrsynth.shards.tar import read_members, sync_folder, write_atomically
+from cxrsynth.shards.tar import read_members
 
 _PREVIEW_IMAGES = 24
 FILE_SET = "fileset"
@@ -35,13 +34,6 @@ def finish_dataset(run: Run, folder: OutputFolder, *, shards: int) -> None:
     except BaseException:
         folder.drop_leftovers()
         raise
-
-
-def write_id_map(run: Run) -> None:
-    """The id map, where one was asked for, of a data set that is complete already."""
-    with _IdMap(run) as id_map:
-        for report in run.usable_reports():
-            id_map.add(report.report_id)
 
 
 def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
@@ -111,55 +103,6 @@ def _write_row_lists(run: Run, folder: OutputFolder) -> dict[str, int]:
         os.fsync(file.fileno())
     os.replace(partial, folder.path / "rejected.csv")
     return {"reports": usable, "rejected": rejected}
-
-
-class _IdMap:
-    """CSV of report id and sample key, mode 0600, only where the user named a file."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._path = run.settings.id_map
-        self._file: io.TextIOWrapper | None = None
-
-    def __enter__(self) -> "_IdMap":
-        if self._path is not None:
-            with self._told():
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._partial = self._path.with_name(f".{self._path.name}.partial")
-                descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                self._file = os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape")
-                csv.writer(self._file).writerow(["report_id", "sample_key"])
-        return self
-
-    def add(self, report_id: str) -> None:
-        """One line per image of a report."""
-        if self._file is not None:
-            subject = subject_key(self._run.id_key, report_id)
-            rows = ([report_id, sample_key(subject, i)] for i in range(self._run.settings.images_per_report))
-            with self._told():
-                csv.writer(self._file).writerows(rows)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._file is None or self._path is None:
-            return
-        with self._told():
-            try:
-                self._file.close()
-            finally:
-                if kind is not None:
-                    self._partial.unlink(missing_ok=True)
-            if kind is None:
-                os.replace(self._partial, self._path)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Raises ShardError by the option's name: the folder of the set is not what cannot be written."""
-        try:
-            yield
-        except OSError as error:
-            raise ShardError(
-                f"--id-map {self._path}: cannot be written ({error.strerror})\n  name another file"
-            ) from None
 
 
 def _members(folder: OutputFolder, shards: int) -> Iterator[tuple[str, bytes]]:

@@ -17,16 +17,19 @@ from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError, ReportsError
 from cxrsynth.generation.dry_run import describe
-from cxrsynth.generation.finalize import finish_dataset, write_id_map
+from cxrsynth.generation.finalize import finish_dataset
+from cxrsynth.generation.id_map import write_id_map
 from cxrsynth.generation.plan import Run, open_run
 from cxrsynth.reports.request import Asked, Asker
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
+from cxrsynth.runtime.batches import chunks
+from cxrsynth.runtime.files import writing_failed
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import GenerateSettings
 from cxrsynth.shards.encode import Encoder
-from cxrsynth.shards.folder import OutputFolder, writing_failed
-from cxrsynth.shards.plan import chunks, samples, shard_count
+from cxrsynth.shards.folder import OutputFolder
+from cxrsynth.shards.plan import samples, shard_count
 from cxrsynth.shards.sample import Sample, sample_key, subject_key
 
 

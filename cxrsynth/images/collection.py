@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cxrsynth.errors import ReportsError, ShardError
-from cxrsynth.images.ahead import in_order
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, decode
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
 from cxrsynth.images.folder import UNLISTED_ROOT, Files, extension_of, image_extension, walk
@@ -21,6 +20,7 @@ from cxrsynth.images.table import FilmRows, open_rows
 from cxrsynth.images.unit import Source, Unit, stat_digest
 from cxrsynth.images.webdataset import SUFFIXES, Shards
 from cxrsynth.reports.table.columns import ColumnNames
+from cxrsynth.runtime.pool import in_order
 from cxrsynth.shards.folder import MANIFEST
 
 Kind = Literal["cxrsynth", "webdataset", "folder", "dicom"]

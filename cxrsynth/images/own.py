@@ -17,8 +17,8 @@ from cxrsynth.images.table import FilmRows, Row, Unread
 from cxrsynth.images.unit import Unit, file_units, stat_digest
 from cxrsynth.images.webdataset import SUFFIXES, read_shard
 from cxrsynth.reports.table.records import read_records
-from cxrsynth.shards.folder import MANIFEST, file_sha256
-from cxrsynth.shards.tar import stable_json
+from cxrsynth.runtime.files import file_sha256, stable_json
+from cxrsynth.shards.folder import MANIFEST
 
 # As cxrsynth.generation.finalize names them; importing it would load the model code.
 FILE_SET = "fileset"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cxrsynth.shards.plan import chunks
+from cxrsynth.runtime.batches import chunks
 
 if TYPE_CHECKING:
     from cxrsynth.images.decode import RawFilm

@@ -3,9 +3,7 @@
 All randomness comes from the seed and the iteration, so there is no generator to save.
 """
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import _flush, write_tensors
 
 _WEIGHTS, _OPTIMIZER, _AVERAGED, _FIXED, _STATE = (
     "weights.safetensors",
@@ -120,14 +119,6 @@ def damage_told(folder: Path, advice: str = _ADVICE) -> Iterator[None]:
         ) from None
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A safetensors file; what the library cannot write is an OSError as of any other file."""
-    try:
-        save_file(dict(tensors), path)
-    except SafetensorError as error:
-        raise OSError(errno.EIO, str(error)) from None
-
-
 def _copy(found: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     if set(found) != set(weights):
         raise ValueError("other names")
@@ -160,11 +151,3 @@ def _load_optimizer(found: Mapping[str, Tensor], learner: Learner) -> None:
                 key: value if key == "step" else value.to(weight, memory_format=torch.preserve_format)
                 for key, value in own.items()
             }
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cxrsynth.rl.rollout_spec import Draw, noise
+from cxrsynth.diffusion.noise import noise
+from cxrsynth.rl.rollout_spec import Draw
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from diffusers import UNet2DConditionModel
-from peft import LoraConfig
 from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import (
@@ -17,6 +15,7 @@ from cxrsynth.diffusion.ace import (
     prompt_directions,
     word_directions,
 )
+from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.sampler import encode_prompts
 from cxrsynth.errors import ModelError
@@ -24,9 +23,6 @@ from cxrsynth.recipe.schema import AceSection, LoraSection
 from cxrsynth.reports.conditions import CONDITIONS
 from cxrsynth.settings import Precision
 
-# Attention projections, as diffusers' own LoRA training scripts take them.
-_LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-_ADAPTER = "cxrsynth"
 _PROMPTS_AT_ONCE = 64
 _TOKENS = 16  # positions that blocks are added to, where the recipe says nothing
 
@@ -129,27 +125,6 @@ def load_policy(
         _baseline=baseline,
         _adapters=unet == "lora",
     )
-
-
-def add_adapters(unet: UNet2DConditionModel, lora: LoraSection, *, seed: int) -> None:
-    """Adapters on the attention projections, in float32; their second factor is zero, so they change nothing yet.
-
-    Raises:
-        ModelError: if the UNet has no such projections.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            unet.add_adapter(
-                LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=list(_LORA_TARGETS)),
-                adapter_name=_ADAPTER,
-            )
-        except ValueError as error:
-            raise ModelError(f"unet: no place for adapters: {error}") from None
-    for name, weight in unet.named_parameters():
-        weight.requires_grad_("lora_" in name)
-        if weight.requires_grad:
-            weight.data = weight.data.float()
 
 
 def _start_ace(

@@ -1,12 +1,8 @@
 """Which reports and which starting noises an iteration takes: known from the seed and the iteration alone."""
 
-import hashlib
 import random
 from dataclasses import dataclass
 from functools import lru_cache
-
-import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -41,13 +37,6 @@ def draws(
             start = (lap * (images // each) + image // each) % pool
             found.append(Draw(len(found), report, start, len(found) - image % each, 1.0 - 2.0 * (image % each)))
     return found
-
-
-def noise(shape: tuple[int, ...], *key: object) -> Tensor:
-    """Standard normal noise that depends on the key alone: float32 on the CPU, whatever batch or process asks."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    return torch.randn(shape, generator=generator)
 
 
 @lru_cache(maxsize=2)  # asked for every turn of a lap, and long where films are many

@@ -1,15 +1,15 @@
 """What an iteration learns from: the policy's trajectories, their rewards, and the baseline's rewards beside them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from cxrsynth.diffusion.ddim import DDIMSchedule
 from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.noise import noise
 from cxrsynth.diffusion.rollout import Trajectory, rollout
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
 from cxrsynth.errors import ModelError
@@ -17,11 +17,10 @@ from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.perturbation import Shifts, draw_shifts
 from cxrsynth.rl.policy import Policy
-from cxrsynth.rl.rollout_spec import Draw, noise
+from cxrsynth.rl.rollout_spec import Draw
 from cxrsynth.rl.update import Experience
 from cxrsynth.runtime.pool import OrderedPool
-
-_Row = TypeVar("_Row")
+from cxrsynth.runtime.processes import Group
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,6 @@ class Case:
     report: Report
     prompt: str
     conditions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Group:
-    """This process among `count`. `gather` joins lists of (place, anything) of all processes."""
-
-    rank: int
-    count: int
-    gather: Callable[[list[Any]], list[Any]]
-
-    def share(self, batches: Sequence[_Row]) -> Sequence[_Row]:
-        """This process's batches."""
-        return batches[self.rank :: self.count]
 
 
 class BaselineCache:

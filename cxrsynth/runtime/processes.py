@@ -1,9 +1,10 @@
 """How work is shared: rank and world size as `accelerate launch` or `torchrun` set them."""
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 # A process with little to do waits for the slowest: the usual 10 or 30 minutes would end a good run.
 PATIENCE = timedelta(days=30)
@@ -49,3 +50,19 @@ def join_processes(*, cpu: bool) -> Processes:
 
     state = PartialState(cpu=cpu, timeout=PATIENCE)
     return Processes(state.process_index, state.local_process_index, state.num_processes, state)
+
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among `count`. `gather` joins lists of (place, anything) of all processes."""
+
+    rank: int
+    count: int
+    gather: Callable[[list[Any]], list[Any]]
+
+    def share(self, batches: Sequence[_Row]) -> Sequence[_Row]:
+        """This process's batches."""
+        return batches[self.rank :: self.count]

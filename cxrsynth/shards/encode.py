@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cxrsynth.runtime.files import stable_json
 from cxrsynth.settings import ImageFormat, IncludeText, ShardFormat, ShardSettings
 from cxrsynth.shards.sample import Sample
-from cxrsynth.shards.tar import encode_image, stable_json
+from cxrsynth.shards.tar import encode_image
 
 
 @dataclass(frozen=True)

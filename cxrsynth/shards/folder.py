@@ -7,16 +7,15 @@ manifest.json                  there means the data set is complete; .cxrsynth i
 """
 
 import fcntl
-import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import IO, Any
 
 from cxrsynth.errors import ShardError
+from cxrsynth.runtime.files import file_sha256, stable_json, write_atomically, writing_failed
 from cxrsynth.shards.plan import plan_differences, shard_name
-from cxrsynth.shards.tar import ShardWriter, stable_json, write_atomically
+from cxrsynth.shards.tar import ShardWriter
 
 MANIFEST = "manifest.json"
 _STATE = ".cxrsynth"
@@ -171,20 +170,3 @@ def _not_ours(path: Path) -> ShardError:
 def _partials(names: set[str]) -> set[str]:
     """What an interrupted run was writing."""
     return {name for name in names if name.startswith(".") and name.endswith(".partial")}
-
-
-def file_sha256(path: Path) -> str | None:
-    """Hex digest of a file, None if there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
-
-
-def writing_failed(path: Path, error: OSError) -> ShardError:
-    """One message for a full disk, a lost permission, a vanished mount."""
-    return ShardError(
-        f"{path}: cannot write ({os.strerror(error.errno) if error.errno else error})\n"
-        "  finished shards are whole; make room or mend the permission, then run the same command to go on"
-    )

@@ -3,10 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
-Item = TypeVar("Item")
+from cxrsynth.runtime.batches import Item
 
 
 def shard_name(index: int) -> str:
@@ -24,13 +23,6 @@ def samples(reports: Iterable[Item], images_per_report: int) -> Iterator[tuple[I
     for report in reports:
         for image_index in range(images_per_report):
             yield report, image_index
-
-
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Consecutive lists of `size`; the last may be shorter. Holds one list at a time."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 def plan_digest(plan: dict[str, Any]) -> str:

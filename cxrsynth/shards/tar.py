@@ -2,20 +2,20 @@
 
 import hashlib
 import io
-import json
 import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from cxrsynth.runtime.files import sync_folder
 from cxrsynth.settings import ImageFormat
 
 SYNTHETIC_NOTE = "Synthetic chest X-ray made by cxrsynth. Not a patient, not for diagnosis."
@@ -90,35 +90,6 @@ class _HashingFile:
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable (POSIX: a folder is a file)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def stable_json(value: Any) -> bytes:
-    """JSON with sorted keys and a final newline: equal values give equal bytes."""
-    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def encode_image(image: npt.NDArray[np.float32], kind: ImageFormat) -> tuple[str, bytes]:

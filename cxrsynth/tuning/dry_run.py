@@ -9,14 +9,16 @@ import psutil
 import torch
 from torch import Tensor
 
+from cxrsynth.diffusion.noise import noise
 from cxrsynth.diffusion.parallel import SamplingPool
-from cxrsynth.recipe.schema import DdpoStage, RlcfStage, SftStage, dump_recipe
-from cxrsynth.rl.rollout_spec import Draw, noise
+from cxrsynth.recipe.read import dump_recipe
+from cxrsynth.recipe.schema import DdpoStage, RlcfStage, SftStage
+from cxrsynth.rl.rollout_spec import Draw
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.tuning.finetune import Supervision
 from cxrsynth.tuning.latent_cache import Pair, TrainingFilms
 from cxrsynth.tuning.reinforce import Reinforcement
-from cxrsynth.tuning.setup import TuneRun
+from cxrsynth.tuning.run import TuneRun
 
 _ADAMW_BYTES = 8  # two moments in float32; averaged weights are there before the first step
 

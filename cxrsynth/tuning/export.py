@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import save_ace
 from cxrsynth.diffusion.model import DiffusionModel, find_model, load_model
+from cxrsynth.diffusion.noise import noise
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
-from cxrsynth.rl.rollout_spec import noise
 from cxrsynth.settings import Precision
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

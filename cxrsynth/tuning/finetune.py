@@ -11,25 +11,26 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from cxrsynth import console
+from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.finetune import denoising_loss, training_schedule
 from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.noise import noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import guided_condition, predict_noise
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import SamplingSection, SftStage
 from cxrsynth.reports.request import Asker
 from cxrsynth.rl.checkpoint import Learner, damage_told, load_checkpoint, save_checkpoint
-from cxrsynth.rl.policy import add_adapters
-from cxrsynth.rl.rollout_spec import Draw, draws, noise
+from cxrsynth.rl.rollout_spec import Draw, draws
+from cxrsynth.runtime.batches import chunks
 from cxrsynth.runtime.gradients import add_gradients
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.runtime.pool import OrderedPool
-from cxrsynth.shards.plan import chunks
 from cxrsynth.tuning.curves import draw_curves
 from cxrsynth.tuning.export import Trained
 from cxrsynth.tuning.latent_cache import FilmEncoder, TrainingFilms, open_films
 from cxrsynth.tuning.metrics import Metrics
-from cxrsynth.tuning.setup import TuneRun
+from cxrsynth.tuning.run import TuneRun
 
 
 class Supervision:

@@ -30,9 +30,9 @@ from cxrsynth.recipe.schema import SftStage
 from cxrsynth.reports.request import Asker
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Report
+from cxrsynth.runtime.batches import chunks
+from cxrsynth.runtime.files import write_atomically
 from cxrsynth.runtime.pool import OrderedPool
-from cxrsynth.shards.plan import chunks
-from cxrsynth.shards.tar import write_atomically
 
 _USED, _DAMAGED, _UNTOLD, _HELD_OUT = "used", "could not be read", "without a report", "of held-out reports"
 

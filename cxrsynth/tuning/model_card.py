@@ -9,7 +9,7 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.recipe.schema import DdpoStage, RewardSection, RlcfStage
 from cxrsynth.tuning.finetune import Supervision
 from cxrsynth.tuning.reinforce import Reinforcement
-from cxrsynth.tuning.setup import TuneRun
+from cxrsynth.tuning.run import TuneRun
 
 _LAST = 100
 

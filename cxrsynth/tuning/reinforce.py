@@ -29,10 +29,9 @@ from cxrsynth.rl.rollouts import BaselineCache, Case, Collector
 from cxrsynth.rl.update import Updater, UpdateStats
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.tuning.curves import draw_curves
-from cxrsynth.tuning.evaluator import Evaluator, Judged, Verdict, as_row, hacking
-from cxrsynth.tuning.held_out import open_evaluator
+from cxrsynth.tuning.evaluator import Evaluator, Judged, Verdict, as_row, hacking, open_evaluator
 from cxrsynth.tuning.metrics import Metrics
-from cxrsynth.tuning.setup import TuneRun
+from cxrsynth.tuning.run import TuneRun
 
 # Before the first update every ratio is 1 but for rounding; a clip range far above this tells learning from noise.
 _RATIO_SHARE_OF_CLIP = 0.1

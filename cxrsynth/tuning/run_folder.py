@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from cxrsynth.errors import RecipeError, ShardError
-from cxrsynth.shards.tar import write_atomically
+from cxrsynth.runtime.files import write_atomically
 
 _CHECKPOINT = re.compile(r"(\d+)-(\d{6})")
 

@@ -6,15 +6,18 @@ from pathlib import Path
 
 from cxrsynth import __version__, console
 from cxrsynth.errors import ShardError
-from cxrsynth.recipe.schema import SftStage, dump_recipe
+from cxrsynth.recipe.read import dump_recipe
+from cxrsynth.recipe.schema import SftStage
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import TuneSettings
 from cxrsynth.tuning.dry_run import describe
 from cxrsynth.tuning.export import Trained, save_tuned
 from cxrsynth.tuning.finetune import Supervision
+from cxrsynth.tuning.inputs import input_digests
 from cxrsynth.tuning.model_card import reinforcement_card, supervision_card
 from cxrsynth.tuning.reinforce import Reinforcement
-from cxrsynth.tuning.setup import TuneRun, input_digests, open_tune
+from cxrsynth.tuning.run import TuneRun
+from cxrsynth.tuning.setup import open_tune
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 

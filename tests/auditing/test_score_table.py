@@ -25,7 +25,7 @@ from cxrsynth.auditing.score_table import (
     write_scores,
 )
 from cxrsynth.errors import ModelError, ShardError
-from cxrsynth.shards.tar import stable_json
+from cxrsynth.runtime.files import stable_json
 from tests.auditing.score_rows import CHECKS, part
 
 FILMS = (

@@ -22,10 +22,11 @@ from cxrsynth.auditing.write_kept import Origin, refuse_target, write_kept
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Collection, Unit, open_collection
 from cxrsynth.images.image import Damaged, Film
+from cxrsynth.runtime.files import stable_json
 from cxrsynth.settings import ImageFormat
 from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.sample import fit_keys
-from cxrsynth.shards.tar import ShardWriter, encode_image, stable_json
+from cxrsynth.shards.tar import ShardWriter, encode_image
 from tests.generation.making import hashes, manifest, members
 
 NOTE = "Synthetic images made by a generative model, of no patient. Not for diagnosis."

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from cxrsynth.errors import RecipeError
-from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage, dump_recipe, load_recipe, recipe_schema
+from cxrsynth.recipe.read import dump_recipe, load_recipe, recipe_schema
+from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GOOD = {"reports": {"table": "r.csv"}, "stages": [{"stage": "rlcf", "iterations": 3}]}

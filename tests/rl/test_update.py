@@ -18,9 +18,10 @@ from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl import update as update_module
 from cxrsynth.rl.policy import Policy, load_policy
 from cxrsynth.rl.rollout_spec import Draw, draws
-from cxrsynth.rl.rollouts import BaselineCache, Case, Collector, Group
+from cxrsynth.rl.rollouts import BaselineCache, Case, Collector
 from cxrsynth.rl.update import Experience, Updater, UpdateStats
 from cxrsynth.runtime.pool import OrderedPool
+from cxrsynth.runtime.processes import Group
 from cxrsynth.settings import Precision
 
 CPU = torch.device("cpu")

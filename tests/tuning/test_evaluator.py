@@ -8,8 +8,9 @@ from cxrsynth.metrics.features import load_extractor
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.posture import PostureReward
-from cxrsynth.rl.rollouts import Case, Group
+from cxrsynth.rl.rollouts import Case
 from cxrsynth.runtime.pool import OrderedPool
+from cxrsynth.runtime.processes import Group
 from cxrsynth.settings import Sampler
 from cxrsynth.tuning.evaluator import Evaluator, Judged, Verdict, hacking
 

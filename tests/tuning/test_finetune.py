@@ -28,11 +28,13 @@ from cxrsynth.reports.request import Asker
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.table.table import open_table
 from cxrsynth.rl.rollout_spec import Draw, draws
+from cxrsynth.runtime.batches import chunks
 from cxrsynth.settings import TuneSettings
-from cxrsynth.shards.plan import chunks
 from cxrsynth.tuning.finetune import Supervision
+from cxrsynth.tuning.inputs import input_digests
 from cxrsynth.tuning.latent_cache import Pair, TrainingFilms
-from cxrsynth.tuning.setup import TuneRun, input_digests, open_tune
+from cxrsynth.tuning.run import TuneRun
+from cxrsynth.tuning.setup import open_tune
 from tests.generation.making import HEADER, ROWS, hashes, write_table
 from tests.images.making import encoded, levels, member, tar_of, write
 from tests.processes import Warm

@@ -36,7 +36,7 @@ from cxrsynth.auditing.page.figures import (
     utility_table,
 )
 from cxrsynth.auditing.page.gallery import Pictures, make_gallery
-from cxrsynth.shards.tar import write_atomically
+from cxrsynth.runtime.files import write_atomically
 
 Thumbnails = Callable[[str], bytes | None]
 

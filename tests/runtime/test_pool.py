@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cxrsynth.images.ahead import in_order
+from cxrsynth.runtime.pool import in_order
 
 
 def test_results_come_in_order_whoever_is_first() -> None:

@@ -1,0 +1,165 @@
+"""Inputs of a tuning run: reports split, stages checked before anything is loaded."""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from accelerate.tracking import get_available_trackers
+
+from cxrsynth import console
+from cxrsynth.diffusion.model import find_model, model_digest
+from cxrsynth.errors import RecipeError, ReportsError
+from cxrsynth.images.collection import Collection, open_collection
+from cxrsynth.metrics.features import load_extractor
+from cxrsynth.recipe.schema import Recipe, SftStage
+from cxrsynth.reports.table.columns import ColumnNames
+from cxrsynth.reports.table.rows import Rejected, Report
+from cxrsynth.reports.table.table import open_table
+from cxrsynth.rewards.backends import load_reward
+from cxrsynth.rewards.digests import backend_digest
+from cxrsynth.runtime.processes import announced
+from cxrsynth.tuning.latent_cache import open_films
+from cxrsynth.tuning.run import TuneRun
+
+
+def _names_and_sizes(films: Collection) -> str:
+    """SHA-256 of the films' files; of a data set of ours, of its manifest's digests.
+
+    No times: films may be copied to where a job runs.
+    """
+    root = films.path if films.path.is_dir() else films.path.parent
+
+    def size(name: str) -> int:
+        try:
+            return (root / name).stat().st_size
+        except OSError:
+            return -1
+
+    if films.manifest is not None:
+        told = [films.content_of(unit) for unit in films.units]
+    else:
+        told = [f"{name}\0{size(name)}" for unit in films.units for name in unit.files or (unit.name,)]
+    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _check_stages(recipe: Recipe) -> None:
+    """That films, rewards and judges of every stage are there is told now, not after the stages before."""
+    cpu, judged = torch.device("cpu"), False
+    for stage in recipe.stages:
+        if isinstance(stage, SftStage):
+            open_films(stage)
+            continue
+        judged = True
+        for name, section in stage.rewards.items():
+            if section.weight > 0:
+                load_reward(name, section.backend, device=cpu)
+    if judged:
+        for name, backend in recipe.evaluation.judges.items():
+            load_reward(name, backend, device=cpu)
+        load_extractor(recipe.evaluation.features, device=cpu)
+        if recipe.evaluation.reference is not None:
+            open_collection(recipe.evaluation.reference)
+
+
+def _check_evaluation(recipe: Recipe, held_out: int) -> None:
+    section = recipe.evaluation
+    images = min(section.reports or held_out, held_out) * section.images_per_report
+    if images < 2:
+        raise RecipeError(
+            "evaluation: judges 1 image, expected at least 2, for diversity and intervals\n"
+            "  hold out more reports (reports.held_out), or raise evaluation.images_per_report"
+        )
+
+
+def _check_trackers(recipe: Recipe) -> None:
+    """Accelerate leaves out a tracker whose package is missing; better told before hours of work."""
+    here = {tracker.value for tracker in get_available_trackers()}
+    missing = [name for name in recipe.trackers if name not in here]
+    if missing:
+        raise RecipeError(f"trackers: {', '.join(missing)} not installed\n  pip install {' '.join(missing)}")
+
+
+def _split(recipe: Recipe) -> tuple[list[Report], list[Report]]:
+    """Training and held-out reports. Which of one table are held out depends on ids and seed, not on the order."""
+    section = recipe.reports
+    reports = _read(section.table, section.columns, section.limit)
+    if isinstance(section.held_out, Path):
+        held_out = _read(section.held_out, section.columns, None)
+        if open_table(section.held_out).digest() == open_table(section.table).digest():
+            raise RecipeError(
+                f"reports.held_out: {section.held_out.name} is {section.table.name} again\n"
+                "  held-out reports must never be trained on: give other ones, or a number of them"
+            )
+        seen = {report.report_id for report in reports} & {report.report_id for report in held_out}
+        # Rows without an id column are named by their line, in both tables alike.
+        shared = [one for one in seen if not one.startswith("row-")]
+        if shared:
+            raise RecipeError(
+                f"reports.held_out: {len(shared)} report ids are also in {section.table.name}\n"
+                "  held-out reports must never be trained on: leave them out of one of the tables"
+            )
+        return reports, held_out
+    if section.held_out >= len(reports):
+        raise RecipeError(
+            f"reports.held_out {section.held_out}: {section.table} has {len(reports)} usable rows\n"
+            "  expected: fewer held out than there are, so that some are left to train on"
+        )
+
+    def rank(report: Report) -> str:
+        return hashlib.sha256(f"{recipe.seed}\0{report.report_id}".encode()).hexdigest()
+
+    held = {id(report) for report in sorted(reports, key=rank)[: section.held_out]}
+    return [r for r in reports if id(r) not in held], [r for r in reports if id(r) in held]
+
+
+def _read(path: Path, columns: dict[str, str], limit: int | None) -> list[Report]:
+    table = open_table(path, columns=ColumnNames(**columns))
+    rejected: list[Rejected] = []
+
+    def usable() -> Iterator[Report]:
+        for row in table.rows():
+            if isinstance(row, Rejected):
+                rejected.append(row)
+            else:
+                yield row
+
+    reports = list(islice(usable(), limit))
+    if not reports:
+        raise ReportsError(f"{path}: no usable row\n  expected: at least one row with report text or labels")
+    if rejected and announced("RANK", 0) == 0:
+        console.warn(
+            f"{path}: {len(rejected)} of {len(rejected) + len(reports)} rows cannot be used and are left out"
+            f" (the first: line {rejected[0].line}: {rejected[0].reason})"
+        )
+    return reports
+
+
+def input_digests(run: TuneRun) -> dict[str, str]:
+    """SHA-256 of the files a run depends on, by the recipe's keys; films by names and sizes alone.
+
+    Raises what reading them does.
+    """
+    recipe = run.recipe
+    found = {
+        "model.checkpoint": model_digest(find_model(recipe.model.checkpoint)),
+        "reports.table": open_table(recipe.reports.table).digest(),
+    }
+    if isinstance(recipe.reports.held_out, Path):
+        found["reports.held_out"] = open_table(recipe.reports.held_out).digest()
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, SftStage):
+            found[f"stages.{index}.data"] = _names_and_sizes(open_films(stage))
+            if stage.table is not None:
+                found[f"stages.{index}.table"] = open_table(stage.table).digest()
+        else:
+            asked = {name: section.backend for name, section in stage.rewards.items() if section.weight > 0}
+            found |= {f"stages.{index}.rewards.{name}": backend_digest(name, asked[name]) for name in asked}
+    if all(isinstance(stage, SftStage) for stage in recipe.stages):
+        return found
+    found["evaluation.features"] = load_extractor(recipe.evaluation.features, device=torch.device("cpu")).digest
+    if recipe.evaluation.reference is not None:
+        found["evaluation.reference"] = _names_and_sizes(open_collection(recipe.evaluation.reference))
+    judges = recipe.evaluation.judges
+    return found | {f"evaluation.judge.{name}": backend_digest(name, judges[name]) for name in judges}
