@@ -175,7 +175,7 @@ def audit(
         typer.Argument(help="Data set of cxrsynth, WebDataset, or folder of pictures or DICOM.", show_default=False),
     ],
     reference: Annotated[
-        Path | None, typer.Option(help="Real films to compare with: as SHARDS.", rich_help_panel=_EVIDENCE)
+        Path | None, typer.Option(help="Real images to compare with: as SHARDS.", rich_help_panel=_EVIDENCE)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the findings; default: SHARDS with -audit.")] = None,
     table: Annotated[Path | None, typer.Option(help="CSV, JSONL or Parquet table that tells of SHARDS' files.")] = None,
@@ -195,7 +195,7 @@ def audit(
         ),
     ] = "nano-judge",
     family: Annotated[
-        str, typer.Option(help="Judges that register films for checks and copies.", rich_help_panel=_JUDGES)
+        str, typer.Option(help="Judges that register images for checks and copies.", rich_help_panel=_JUDGES)
     ] = "nano-judge",
     minimum: Annotated[
         list[str] | None,
@@ -219,18 +219,18 @@ def audit(
         typer.Option(help="A quality check that shall not reject; repeatable.", rich_help_panel=_KEEPING),
     ] = None,
     write_kept: Annotated[
-        Path | None, typer.Option(help="Write the kept films again, as shards, here.", rich_help_panel=_OUTPUT)
+        Path | None, typer.Option(help="Write the kept images again, as shards, here.", rich_help_panel=_OUTPUT)
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images per shard written.", rich_help_panel=_OUTPUT)] = 1000,
     utility: Annotated[
         bool,
-        typer.Option("--utility", help="Train on synthetic and real films, test on real.", rich_help_panel=_EVIDENCE),
+        typer.Option("--utility", help="Train on synthetic and real images, test on real.", rich_help_panel=_EVIDENCE),
     ] = False,
     probes: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Reference films that near-duplicates are planted of, to measure the search.",
+            help="Reference images that near-duplicates are planted of, to measure the search.",
             rich_help_panel=_EVIDENCE,
         ),
     ] = 100,
@@ -250,7 +250,7 @@ def audit(
     sex_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
     age_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
 ) -> None:
-    """Score every film, keep what is good enough, and show the evidence."""
+    """Score every image, keep what is good enough, and show the evidence."""
     from cxrsynth.commands import by_name, judges_by_reward, run_audit
 
     columns = {

@@ -115,9 +115,9 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     output = Console(emoji=False, highlight=False, soft_wrap=True)
     kept, rejected = summary["kept"], summary["rejected"]
     damaged = summary["input"]["damaged_count"]
-    output.print(f"{kept} of {kept + rejected} films kept" + (f", {damaged} damaged and skipped" if damaged else ""))
+    output.print(f"{kept} of {kept + rejected} images kept" + (f", {damaged} damaged and skipped" if damaged else ""))
     if summary["reasons"]:
-        output.print(_table("rejected for", ["films"], {name: [str(n)] for name, n in summary["reasons"].items()}))
+        output.print(_table("rejected for", ["images"], {name: [str(n)] for name, n in summary["reasons"].items()}))
     names = ("mean", "p5", "p50", "p95")
     rewards = {name: [_number(of[n]) for n in names] for name, of in summary["rewards"].items()}
     output.print(_table("reward", names, rewards))
@@ -125,14 +125,14 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     if overall is not None:
         # Groups are many and lines are short: they are in the report.
         rows = {name: [_interval(overall[name])] for name in _MEASURES}
-        output.print(_table("against the reference, all films", [f"{overall['compared']} films each"], rows))
+        output.print(_table("against the reference, all images", [f"{overall['compared']} images each"], rows))
     copies = summary["memorization"]
     if copies is not None:
         alarms = copies["false_alarms"]
-        output.print(f"{copies['flagged']} films as near to a real one as a copy would be")
+        output.print(f"{copies['flagged']} images as near to a real one as a copy would be")
         caught = {name: [f"{one['caught']} of {one['of']}"] for name, one in copies["sensitivity"].items()}
         caught["false alarms on held-out real patients"] = [f"{alarms['caught']} of {alarms['of']}"]
-        output.print(_table("planted copies of reference films", ["found"], caught))
+        output.print(_table("planted copies of reference images", ["found"], caught))
     for miss in summary["failed"]:
         found = "not measured" if miss["value"] is None else f"{miss['value']:.4g}"
         output.print(f"[red]missed:[/] {escape(miss['metric'])}: {found}, stated {miss['limit']} {miss['minimum']:g}")

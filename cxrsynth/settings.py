@@ -131,8 +131,8 @@ class RuleSettings:
 class AuditSettings:
     """Everything one `audit` command says.
 
-    `judges` maps rewards to backends; `family` is the one whose posture regressor brings films into one frame for the
-    checks and for the search of copies. Near-duplicates of `probes` reference films are planted, to measure how well
+    `judges` maps rewards to backends; `family` is the one whose posture regressor brings images into one frame for the
+    checks and for the search of copies. Near-duplicates of `probes` reference images are planted, to measure how well
     copies are found. `out` None: beside the input.
     """
 

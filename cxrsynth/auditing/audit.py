@@ -1,4 +1,4 @@
-"""`audit`: films in, evidence out: who is kept and why."""
+"""`audit`: images in, evidence out: who is kept and why."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from cxrsynth.auditing.setup import AuditRun, Examined, open_audit
 from cxrsynth.console import Advance
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Unit
-from cxrsynth.images.image import Damaged, Film
+from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.runtime.files import writing_failed
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.runtime.pool import OrderedPool
@@ -36,7 +36,7 @@ class AuditReport:
 
 
 def audit(settings: AuditSettings) -> AuditReport | None:
-    """Score every film, decide, and write the findings; units scored before are not scored again.
+    """Score every image, decide, and write the findings; units scored before are not scored again.
 
     None in every process but the main one.
 
@@ -49,9 +49,9 @@ def audit(settings: AuditSettings) -> AuditReport | None:
             run.folder.start()
         run.processes.wait()
         with memory_advice("lower --batch-size"):
-            score_collection(run, run.made, what="films")
+            score_collection(run, run.made, what="images")
             if run.reference is not None:
-                score_collection(run, run.reference, what="reference films")
+                score_collection(run, run.reference, what="reference images")
         run.processes.wait()
         return AuditReport(run.folder.path, conclude(run)) if run.processes.is_main else None
     except OSError as error:
@@ -62,10 +62,10 @@ def audit(settings: AuditSettings) -> AuditReport | None:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Films scored together, of one unit; `last` ends it, with all that could not be read of it."""
+    """Images scored together, of one unit; `last` ends it, with all that could not be read of it."""
 
     unit: Unit
-    films: list[Film]
+    radiographs: list[Radiograph]
     last: bool = False
     damaged: list[Damaged] = field(default_factory=list)
 
@@ -80,7 +80,7 @@ def score_collection(run: AuditRun, examined: Examined, *, what: str) -> None:
         whole = probes_of_a_unit(run.settings.probes, examined) if examined is run.reference else 0
 
         def rows_of(batch: _Batch) -> pa.Table | None:
-            return run.scorer(batch.films, whole=whole > 0) if batch.films else None
+            return run.scorer(batch.radiographs, whole=whole > 0) if batch.radiographs else None
 
         rows: list[pa.Table] = []
         for batch, scored in pool.map_in_order(rows_of, _batches(run, examined, advance)):
@@ -93,7 +93,7 @@ def score_collection(run: AuditRun, examined: Examined, *, what: str) -> None:
 
 
 def probes_of_a_unit(probes: int, examined: Examined) -> int:
-    """Films of each unit kept whole, to plant near-duplicates of: enough for `probes` in all, in uneven units too."""
+    """Images of each unit kept whole, to plant near-duplicates of: enough for `probes` in all, in uneven units too."""
     return math.ceil(2 * probes / len(examined.collection.units))
 
 
@@ -105,18 +105,18 @@ def _batches(run: AuditRun, examined: Examined, advance: Advance) -> Iterator[_B
         if examined.parts.is_scored(unit):
             advance(examined.parts.count(unit), made=False)
             continue
-        films: list[Film] = []
+        radiographs: list[Radiograph] = []
         damaged: list[Damaged] = []
         for found in examined.collection.read(unit, workers=run.settings.workers):
             if isinstance(found, Damaged):
                 _stop_if_strict(run, found)
                 damaged.append(found)
                 continue
-            films.append(found)
-            if len(films) == run.settings.batch_size:
-                yield _Batch(unit, films)
-                films = []
-        yield _Batch(unit, films, last=True, damaged=damaged)
+            radiographs.append(found)
+            if len(radiographs) == run.settings.batch_size:
+                yield _Batch(unit, radiographs)
+                radiographs = []
+        yield _Batch(unit, radiographs, last=True, damaged=damaged)
 
 
 def _stop_if_strict(run: AuditRun, damaged: Damaged) -> None:

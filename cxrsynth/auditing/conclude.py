@@ -1,4 +1,4 @@
-"""What an audit finds once every film is scored: duplicates, copies, who is kept, evidence, files."""
+"""What an audit finds once every image is scored: duplicates, copies, who is kept, evidence, files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +50,7 @@ def conclude(run: AuditRun) -> dict[str, Any]:
     """
     made = Scored(run.made)
     reference = Scored(run.reference) if run.reference is not None else None
-    console.say("comparing films with each other")
+    console.say("comparing images with each other")
     found: dict[str, Any] = dict(_duplicates(made))
     memorization = None
     if reference is not None:
@@ -95,12 +95,12 @@ def _duplicates(made: Scored) -> dict[str, list[Any]]:
 
 
 def _copies(run: AuditRun, made: Scored, reference: Scored) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Columns about the nearest real film, and the summary's part."""
+    """Columns about the nearest real image, and the summary's part."""
     seed = run.settings.seed
-    real = reference.film_set()
+    real = reference.image_set()
     check_reference(real)  # before features are fitted on it
     found = find_copies(
-        made.film_set(),
+        made.image_set(),
         real,
         CopySpace.fit(reference.thumbnails, seed=seed),
         register=run.scorer.register,
@@ -109,15 +109,15 @@ def _copies(run: AuditRun, made: Scored, reference: Scored) -> tuple[dict[str, l
         settings=CopySettings(seed=seed),
     )
     columns: dict[str, list[Any]] = {
-        "nearest_real": [film.real or None for film in found.films],
-        "copy_similarity": [film.similarity if film.real else None for film in found.films],
-        "copy": [film.copy for film in found.films],
+        "nearest_real": [radiograph.real or None for radiograph in found.radiographs],
+        "copy_similarity": [radiograph.similarity if radiograph.real else None for radiograph in found.radiographs],
+        "copy": [radiograph.copy for radiograph in found.radiographs],
     }
     return columns, found.summary()
 
 
 def _autoencode(device: torch.device) -> Autoencode:
-    """Images through nano's autoencoder: what a latent diffusion model's copy of a film looks like."""
+    """Images through nano's autoencoder: what a latent diffusion model's copy of an image looks like."""
     vae = AutoencoderKL.from_pretrained(find_model("nano") / "vae", use_safetensors=True, torch_dtype=torch.float32)
     vae = vae.eval().requires_grad_(False).to(device)
 
@@ -145,7 +145,7 @@ def _told(scored: Scored, examined: Examined) -> dict[str, Any]:
     return {
         "path": examined.collection.path.name,
         "kind": examined.collection.kind,
-        "films": scored.rows.num_rows,
+        "images": scored.rows.num_rows,
         "units": len(examined.collection.units),
         "damaged_count": len(damaged),
         "damaged": [_damage(one) for one in damaged[:_DAMAGED_LISTED]],
@@ -164,7 +164,7 @@ def _evidence(run: AuditRun, made: Scored, reference: Scored) -> dict[str, Any]:
         tables = [one.table(one.pixels(path)) for one, path in zip((made, reference), files, strict=True)]
         found: dict[str, Any] = {"fidelity": measure_groups(*tables, seed=run.settings.seed)}
         if run.settings.utility:
-            console.say("training on synthetic and on real films")
+            console.say("training on synthetic and on real images")
             found["utility"] = measure_utility(*tables, seed=run.settings.seed)
         return found
     finally:
@@ -205,7 +205,7 @@ def _write_kept(run: AuditRun, made: Scored, decided: pa.Table, summary: Mapping
         manifest=collection.manifest,
     )
     with_hashes = decided.append_column("sha256", made.rows["sha256"])
-    with console.image_progress(summary["kept"], what="films written") as advance:
+    with console.image_progress(summary["kept"], what="images written") as advance:
         write_kept(
             collection,
             with_hashes,

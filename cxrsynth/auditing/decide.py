@@ -1,4 +1,4 @@
-"""Who is kept and why: rules over the scores of a set. Pure, and the order of the films changes nothing."""
+"""Who is kept and why: rules over the scores of a set. Pure, and the order of the images changes nothing."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -20,10 +20,10 @@ Reference = Mapping[str, npt.NDArray[np.floating[Any]]]
 
 @dataclass(frozen=True)
 class Rules:
-    """What rejects a film, beside being a duplicate or a copy.
+    """What rejects an image, beside being a duplicate or a copy.
 
-    `minimum` is the least a reward may be; `percentile` (0 to 100) the least it may be among the reference's films.
-    `keep_fraction` (above 0, at most 1) keeps that share of each finding's films, the best by `rank_on` (all rewards
+    `minimum` is the least a reward may be; `percentile` (0 to 100) the least it may be among the reference's images.
+    `keep_fraction` (above 0, at most 1) keeps that share of each finding's images, the best by `rank_on` (all rewards
     measured where empty). Of the quality checks those in `ignored_checks` reject nothing.
 
     Raises:
@@ -61,7 +61,7 @@ class Rules:
         if checks is not None:
             _refuse_unknown("--ignore-check", "check", self.ignored_checks, checks)
         if self.keep_fraction is not None and not rewards:
-            raise RecipeError("--keep-fraction: no reward is measured to rank films by\n  name one with --judge")
+            raise RecipeError("--keep-fraction: no reward is measured to rank images by\n  name one with --judge")
         for name in sorted(set(self.percentile) - set(reference)):
             raise RecipeError(f"--beat-reference {name}: there is no reference to beat\n  name one with --reference")
 
@@ -80,21 +80,22 @@ def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any
     """The scores with `kept` (bool) and `reasons` (list of str, empty exactly where kept) appended.
 
     Every reason that holds is listed: `check: inverted`, `duplicate`, `copy`, `posture<-2.0`,
-    `diagnosis below p5 of reference`, and, asked only of films that passed all of these, `outside best 0.50 of Edema`.
-    A value equal to its limit passes. A duplicate is rejected whether or not the film it repeats is kept.
+    `diagnosis below p5 of reference`, and, asked only of images that passed all of these, `outside best 0.50 of Edema`.
+    A value equal to its limit passes. A duplicate is rejected whether or not the image it repeats is kept.
 
     A reward that could not tell (null or nan) neither rejects nor helps: no limit holds for it, in a ranking it stands
-    in the middle, and a film of which no reward tells is not ranked, takes no place and stays.
+    in the middle, and an image of which no reward tells is not ranked, takes no place and stays.
 
-    Within each finding told to be present (films of none are a group of their own) the ranked films stand by the mean
-    of their ranks in each reward, ties by key; the best ceil(fraction * films) of the group stay. A film stays if it is
+    Within each finding told to be present (images of none are a group of their own) the ranked images stand by the mean
+    of their ranks in each reward, ties by key; the best ceil(fraction * images) of the group stay. An image stays if it
+    is
     among the best of any of its findings, so a set keeps at least the fraction of each finding, often more in all.
 
     Args:
         scores: pyarrow Table as `cxrsynth.auditing.score_table` describes; keys are unique. Reward columns that were
             not measured, `copy` and others may be missing.
         rules: what rejects.
-        reference: the rewards of real films, each [M] with nan where it could not tell.
+        reference: the rewards of real images, each [M] with nan where it could not tell.
 
     Raises:
         RecipeError: for rules on what was not measured.
@@ -119,7 +120,7 @@ def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any
 
 
 def thresholds(rules: Rules, reference: Reference | None = None) -> list[dict[str, Any]]:
-    """What `decide` holds films against, as summary.json lists it: rule, on which reward, which number."""
+    """What `decide` holds images against, as summary.json lists it: rule, on which reward, which number."""
     found: list[dict[str, Any]] = [
         {"rule": "minimum", "on": name, "value": float(value)} for name, value in sorted(rules.minimum.items())
     ]
@@ -133,7 +134,7 @@ def thresholds(rules: Rules, reference: Reference | None = None) -> list[dict[st
 
 
 def _alone(scores: Any, rules: Rules, reference: Reference) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
-    """Each reason that looks at one film by itself, and the films it rejects, [N]."""
+    """Each reason that looks at one image by itself, and the images it rejects, [N]."""
     failed = _column(scores, "checks_failed")
     for name in sorted({check for checks in failed for check in checks or ()} - rules.ignored_checks):
         yield np.array([name in (checks or ()) for checks in failed], dtype=bool), f"check: {name}"
@@ -174,7 +175,7 @@ def _outside_best(
     outside: dict[int, list[str]] = {}
     for finding, rows in finding_groups(scores).items():
         order = _best_first([row for row in rows if row in passed], values, keys)
-        # By its decimal digits: in floating point a tenth of 30 films would round up to 4.
+        # By its decimal digits: in floating point a tenth of 30 images would round up to 4.
         places = math.ceil(Fraction(repr(float(fraction))) * len(order))
         best.update(order[:places])
         for row in order[places:]:

@@ -62,7 +62,7 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
         metrics += [Metric(("rewards", reward, statistic)) for statistic in _STATISTICS]
         metrics += [Metric(("rewards", reward, "not_told"), _AT_MOST, low=0)]
     for finding in (*OBSERVATIONS, NONE_TOLD):
-        metrics += [Metric(("findings", finding, name), low=0) for name in ("films", "kept")]
+        metrics += [Metric(("findings", finding, name), low=0) for name in ("images", "kept")]
         metrics += [Metric(("findings", finding, "kept_fraction"), low=0, high=1)]
         metrics += [Metric(("findings", finding, reward)) for reward in rewards]
     for group in _GROUPS:
@@ -150,10 +150,10 @@ def _measured(path: tuple[str, ...], summary: Mapping[str, Any]) -> float | None
         return _number((summary.get("input") or {}).get("damaged_count"))  # `damaged` lists the first of them only
     if path == ("memorization", "flagged_fraction"):
         flagged = (summary.get("memorization") or {}).get("flagged")
-        return _share(flagged, (summary.get("input") or {}).get("films"))
+        return _share(flagged, (summary.get("input") or {}).get("images"))
     if first == "findings" and rest[-1] == "kept_fraction":
         finding = (summary.get("findings") or {}).get(rest[0]) or {}
-        return _share(finding.get("kept"), finding.get("films"))
+        return _share(finding.get("kept"), finding.get("images"))
     found = summary.get(first)
     if first == "fidelity":
         found = {group["group"]: group for group in found or ()}

@@ -41,13 +41,15 @@ class Parts:
         return self.path(unit).is_file() and not self._damaged(unit)
 
     def count(self, unit: Unit) -> int:
-        """Films of a scored unit."""
+        """Images of a scored unit."""
         return int(pq.read_metadata(self.path(unit)).num_rows)
 
     def write(
         self, unit: Unit, rows: Sequence[pa.Table], damaged: Sequence[Damaged], schema: pa.Schema, *, whole: int = 0
     ) -> None:
-        """Keep a unit's rows and what could not be read of it, whole or not at all; of `whole` films the pixels too."""
+        """Keep a unit's rows and what could not be read of it, whole or not at all; of `whole` images the pixels
+        too.
+        """
         told = json.dumps([[one.source, one.member, one.reason] for one in damaged]).encode()
         table = _with_pixels_of(whole, pa.concat_tables(rows) if rows else schema.empty_table())
         table = table.replace_schema_metadata({_DAMAGED: told})
@@ -84,9 +86,11 @@ class Parts:
 
 
 def _with_pixels_of(count: int, table: pa.Table) -> pa.Table:
-    """The table with column `film` of `count` films alone, drawn by their keys: the same whatever is read when."""
+    """The table, with whole pixels for `count` images only, drawn by key: the same in whatever order they are read."""
     keys = table["key"].to_pylist()
     drawn = set(sorted(keys, key=lambda key: hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest())[:count])
-    films = [film if key in drawn else None for key, film in zip(keys, table["film"].to_pylist(), strict=True)]
-    place = table.schema.get_field_index("film")
-    return table.set_column(place, table.schema.field(place), pa.array(films, pa.binary()))
+    radiographs = [
+        radiograph if key in drawn else None for key, radiograph in zip(keys, table["image"].to_pylist(), strict=True)
+    ]
+    place = table.schema.get_field_index("image")
+    return table.set_column(place, table.schema.field(place), pa.array(radiographs, pa.binary()))

@@ -1,4 +1,4 @@
-"""The table of scores, one row a film: its columns, its file, and what of it goes into summary.json."""
+"""The table of scores, one row an image: its columns, its file, and what of it goes into summary.json."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.runtime.files import write_atomically
 
-# Films of which no finding is told to be present; "No Finding" is a finding that reports do tell.
+# Images of which no finding is told to be present; "No Finding" is a finding that reports do tell.
 NONE_TOLD = "no finding told"
 
 _REWARD, _CHECK = "reward_", "check_"
-_FILM = {
+_IMAGE = {
     "key": pa.string(),
     "source": pa.string(),
     "place": pa.int32(),
@@ -48,10 +48,10 @@ def scores_schema(rewards: Iterable[str], checks: Iterable[str], *, decided: boo
     Raises:
         ValueError: for a reward whose name summary.json needs for something else, or a name given twice.
     """
-    columns = dict(_FILM)
+    columns = dict(_IMAGE)
     for prefix, names in ((_REWARD, list(rewards)), (_CHECK, list(checks))):
-        if len(set(names)) < len(names) or {"films", "kept"} & set(names):
-            raise ValueError(f"{prefix}: {names}, expected each name once, and none of films, kept")
+        if len(set(names)) < len(names) or {"images", "kept"} & set(names):
+            raise ValueError(f"{prefix}: {names}, expected each name once, and none of images, kept")
         columns |= {f"{prefix}{name}": pa.float32() for name in names}
     columns |= _FOUND | (_DECIDED if decided else {})
     return pa.schema([pa.field(name, kind, nullable=name not in _NEVER_NULL) for name, kind in columns.items()])
@@ -61,9 +61,9 @@ def scores_table(parts: Iterable[Any], found: Mapping[str, Any] | None = None) -
     """Undecided table of a set.
 
     Args:
-        parts: tables of films as they were scored, in the collection's order; columns that scores.parquet has none of
+        parts: tables of images as they were scored, in the collection's order; columns that scores.parquet has none of
             (features, previews, hashes, patients) are left out, rewards are nan or null where they could not tell.
-        found: column -> one value a film, of what looks at the whole set (duplicates, copies); null where missing.
+        found: column -> one value an image, of what looks at the whole set (duplicates, copies); null where missing.
 
     Raises:
         ModelError: for a reward that is infinite.
@@ -98,7 +98,7 @@ def _refuse_infinite(table: Any, reward: str) -> None:
     strange = np.flatnonzero(np.isinf(reward_values(table, reward)))
     if len(strange):
         key = table["key"][int(strange[0])].as_py()
-        raise ModelError(f"reward {reward}: infinite for film {key}\n  expected a finite number, or nan")
+        raise ModelError(f"reward {reward}: infinite for image {key}\n  expected a finite number, or nan")
 
 
 def write_scores(path: Path, scores: Any) -> None:
@@ -138,13 +138,13 @@ def check_names(scores: Any) -> list[str]:
 
 
 def reward_values(scores: Any, reward: str) -> npt.NDArray[np.float32]:
-    """One reward of all films, [N] float32, nan where it could not tell."""
+    """One reward of all images, [N] float32, nan where it could not tell."""
     known = pc.fill_null(scores[f"{_REWARD}{reward}"].cast(pa.float32()), np.float32(np.nan))
     return np.asarray(known.to_numpy(), dtype=np.float32)
 
 
 def finding_groups(scores: Any) -> dict[str, list[int]]:
-    """Rows of each finding told to be present, sorted by name; a film with several is in each of their groups."""
+    """Rows of each finding told to be present, sorted by name; an image with several is in each of their groups."""
     groups: dict[str, list[int]] = {}
     for row, present in enumerate(scores["present"].to_pylist()):
         for name in sorted(set(present or ())) or [NONE_TOLD]:
@@ -155,14 +155,14 @@ def finding_groups(scores: Any) -> dict[str, list[int]]:
 def summaries(scores: Any) -> dict[str, Any]:
     """The parts of summary.json that a decided table tells: kept, rejected, reasons, rewards, findings.
 
-    A film counts under each of its reasons and findings. What could not be told is left out of means and quantiles;
+    An image counts under each of its reasons and findings. What could not be told is left out of means and quantiles;
     they are null where nothing was told.
     """
     kept = np.asarray(scores["kept"].to_numpy(), dtype=bool)
     values = {name: reward_values(scores, name) for name in reward_names(scores)}
     reasons = Counter(reason for several in scores["reasons"].to_pylist() for reason in several)
     findings = {
-        finding: {"films": len(rows), "kept": int(kept[rows].sum())}
+        finding: {"images": len(rows), "kept": int(kept[rows].sum())}
         | {name: _mean(column[rows]) for name, column in values.items()}
         for finding, rows in finding_groups(scores).items()
     }
@@ -176,7 +176,7 @@ def summaries(scores: Any) -> dict[str, Any]:
 
 
 def _distribution(values: npt.NDArray[np.float32]) -> dict[str, float | int | None]:
-    """Mean, standard deviation (of the films as they are, not an estimate) and quantiles of what was told."""
+    """Mean, standard deviation (of the images as they are, not an estimate) and quantiles of what was told."""
     told = values[~np.isnan(values)].astype(np.float64)
     if not len(told):
         return {"mean": None, "std": None, **dict.fromkeys(_QUANTILES), "not_told": len(values)}

@@ -16,10 +16,10 @@ from PIL import Image
 
 from cxrsynth.auditing.scorer import IMAGE_SIZE, PREVIEW_SIZE
 from cxrsynth.auditing.setup import Examined
-from cxrsynth.metrics.groups import FilmTable
+from cxrsynth.metrics.groups import ImageTable
 from cxrsynth.metrics.memorization.features import THUMB
 from cxrsynth.metrics.memorization.planted import ProbeKeeper, Probes
-from cxrsynth.metrics.memorization.search import FilmSet
+from cxrsynth.metrics.memorization.search import ImageSet
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Scored:
 
     def __post_init__(self) -> None:
         parts = self.examined.parts
-        columns = [name for name in parts.columns() if name not in ("preview", "film")]
+        columns = [name for name in parts.columns() if name not in ("preview", "image")]
         object.__setattr__(self, "rows", pa.concat_tables(parts.tables(columns)).combine_chunks())
 
     def texts(self, column: str) -> list[Any]:
@@ -51,23 +51,23 @@ class Scored:
         packed = bytearray().join(self.rows["thumbnail"].to_pylist())
         return np.frombuffer(packed, dtype=np.uint8).reshape(-1, THUMB, THUMB)
 
-    def film_set(self) -> FilmSet:
+    def image_set(self) -> ImageSet:
         """What the search of copies looks at."""
-        return FilmSet(tuple(self.texts("key")), self.thumbnails, tuple(self.texts("patient")))
+        return ImageSet(tuple(self.texts("key")), self.thumbnails, tuple(self.texts("patient")))
 
     def probes(self, count: int, *, seed: int) -> Probes:
-        """A sample of the films kept whole."""
+        """A sample of the images kept whole."""
         keeper = ProbeKeeper(count, seed=seed)
-        for part in self.examined.parts.tables(["key", "film"]):
-            for key, film in zip(part["key"].to_pylist(), part["film"].to_pylist(), strict=True):
-                if film is not None:
-                    levels = np.frombuffer(film, dtype=np.uint8).reshape(1, 1, IMAGE_SIZE, IMAGE_SIZE)
+        for part in self.examined.parts.tables(["key", "image"]):
+            for key, radiograph in zip(part["key"].to_pylist(), part["image"].to_pylist(), strict=True):
+                if radiograph is not None:
+                    levels = np.frombuffer(radiograph, dtype=np.uint8).reshape(1, 1, IMAGE_SIZE, IMAGE_SIZE)
                     keeper.offer([key], torch.from_numpy(levels / np.float32(255)))
         return keeper.probes()
 
-    def table(self, pixels: npt.NDArray[np.uint8] | None) -> FilmTable:
+    def table(self, pixels: npt.NDArray[np.uint8] | None) -> ImageTable:
         """What fidelity and utility look at."""
-        return FilmTable(
+        return ImageTable(
             features=self.features,
             view=self.texts("view"),
             sex=self.texts("sex"),
@@ -79,7 +79,7 @@ class Scored:
         )
 
     def previews(self) -> Iterator[tuple[str, bytes]]:
-        """Key and JPEG of every film, in order."""
+        """Key and JPEG of every image, in order."""
         for part in self.examined.parts.tables(["key", "preview"]):
             yield from zip(part["key"].to_pylist(), part["preview"].to_pylist(), strict=True)
 
@@ -108,7 +108,7 @@ class _Pictures:
         self._now: tuple[Any, dict[str, bytes]] = (None, {})
 
     def get(self, key: str) -> bytes | None:
-        """JPEG of a film, None for an unknown key."""
+        """JPEG of an image, None for an unknown key."""
         unit = self._unit_of.get(key)
         if unit is None:
             return None

@@ -1,4 +1,4 @@
-"""One batch of films -> one row each: rewards, checks, features, what the search of copies compares, a preview."""
+"""One batch of images -> one row each: rewards, checks, features, what the search of copies compares, a preview."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cxrsynth.images.image import Film
+from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import squared
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.metrics.memorization.features import thumbnails
@@ -22,7 +22,7 @@ from cxrsynth.reports.labels import Status
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 
-# Judges resample to their own input; this is what films of any size are brought to before.
+# Judges resample to their own input; this is what images of any size are brought to before.
 IMAGE_SIZE = 256
 PREVIEW_SIZE = 128
 _PREVIEW_QUALITY = 92
@@ -31,9 +31,9 @@ REWARD, CHECK = "reward_", "check_"
 
 @dataclass(frozen=True)
 class Scorer:
-    """All networks a film is shown to. `register` brings [B, 1, H, W] to the canonical frame.
+    """All networks an image is shown to. `register` brings [B, 1, H, W] to the canonical frame.
 
-    `identity` says what the numbers depend on beside the film: judges' digests and versions.
+    `identity` says what the numbers depend on beside the image: judges' digests and versions.
     """
 
     suite: RewardSuite
@@ -43,15 +43,19 @@ class Scorer:
     device: torch.device
     identity: dict[str, Any]
 
-    def __call__(self, films: Sequence[Film], *, whole: bool = False) -> pa.Table:
-        """One row a film, in order; see `part_schema`. `whole`: with the pixels themselves, in column `film`."""
-        images = torch.from_numpy(np.stack([squared(film.pixels, IMAGE_SIZE) for film in films]))[:, None]
-        reports = [film.report or Report(report_id=film.key, line=0) for film in films]
+    def __call__(self, radiographs: Sequence[Radiograph], *, whole: bool = False) -> pa.Table:
+        """One row an image, in order; see `part_schema`. `whole`: with the pixels themselves, in column
+        `radiograph`.
+        """
+        images = torch.from_numpy(np.stack([squared(radiograph.pixels, IMAGE_SIZE) for radiograph in radiographs]))[
+            :, None
+        ]
+        reports = [radiograph.report or Report(report_id=radiograph.key, line=0) for radiograph in radiographs]
         rewards, checks = self.suite(images, reports), self.checks(images)
         with torch.inference_mode():
             features = self.extractor(images).float().cpu().numpy()
             registered = thumbnails(images, self.register)
-        columns: dict[str, Any] = facts(films)
+        columns: dict[str, Any] = facts(radiographs)
         for name in rewards.names:
             columns[REWARD + name] = _with_nulls(rewards.column(name))
         for place, name in enumerate(checks.names):
@@ -62,7 +66,7 @@ class Scorer:
         columns["features"] = list(features)
         columns["thumbnail"] = [one.tobytes() for one in registered]
         columns["preview"] = [_preview(image[0]) for image in images]
-        columns["film"] = [_levels(image[0]).tobytes() if whole else None for image in images]
+        columns["image"] = [_levels(image[0]).tobytes() if whole else None for image in images]
         return pa.table(columns, schema=self.schema())
 
     def schema(self) -> pa.Schema:
@@ -85,30 +89,30 @@ def part_schema(rewards: Sequence[str], checks: Sequence[str], *, width: int) ->
             ("features", pa.list_(pa.float32(), width)),
             ("thumbnail", pa.binary()),
             ("preview", pa.binary()),
-            ("film", pa.binary()),
+            ("image", pa.binary()),
         ]
     )
 
 
-def facts(films: Sequence[Film]) -> dict[str, list[Any]]:
-    """What is known of films, by column: never a report's text."""
-    reports = [film.report for film in films]
+def facts(radiographs: Sequence[Radiograph]) -> dict[str, list[Any]]:
+    """What is known of images, by column: never a report's text."""
+    reports = [radiograph.report for radiograph in radiographs]
     return {
-        "key": [film.key for film in films],
-        "source": [film.source for film in films],
-        "sha256": [film.sha256 for film in films],
-        "patient": [_pseudonym(film.patient) for film in films],
+        "key": [radiograph.key for radiograph in radiographs],
+        "source": [radiograph.source for radiograph in radiographs],
+        "sha256": [radiograph.sha256 for radiograph in radiographs],
+        "patient": [_pseudonym(radiograph.patient) for radiograph in radiographs],
         "view": [report.view if report else None for report in reports],
         "sex": [report.sex if report else None for report in reports],
-        "age_group": [film.age_group for film in films],
-        "place": [film.place for film in films],
+        "age_group": [radiograph.age_group for radiograph in radiographs],
+        "place": [radiograph.place for radiograph in radiographs],
         "present": [_named(report, Status.PRESENT) for report in reports],
         "absent": [_named(report, Status.ABSENT) for report in reports],
     }
 
 
 def _pseudonym(patient: str) -> str:
-    """Stands for a patient: only whether two films are of one counts, and real ids need not stay in the folder."""
+    """Stands for a patient: only whether two images are of one counts, and real ids need not stay in the folder."""
     return hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else ""
 
 

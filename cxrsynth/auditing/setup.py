@@ -77,7 +77,7 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     if settings.reference is not None:
         reference = open_collection(settings.reference, table=settings.reference_table, columns=columns)
     elif settings.utility:
-        raise ShardError("--utility: needs real films to test on\n  name them with --reference")
+        raise ShardError("--utility: needs real images to test on\n  name them with --reference")
     device = choose_device(settings.device, local_rank=announced("LOCAL_RANK", 0))
     scorer = load_scorer(settings, device=device)
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
@@ -102,7 +102,7 @@ def _beside(shards: Path) -> Path:
 
 
 def _check_kept(kept: Path, out: Path, settings: AuditSettings) -> None:
-    """Raises ShardError for a folder that kept films cannot go to, before hours of scoring."""
+    """Raises ShardError for a folder that kept images cannot go to, before hours of scoring."""
     for given in (settings.shards, settings.reference):
         if given is not None:
             refuse_target(kept, given)
@@ -111,7 +111,7 @@ def _check_kept(kept: Path, out: Path, settings: AuditSettings) -> None:
 
 
 def load_scorer(settings: AuditSettings, *, device: torch.device) -> Scorer:
-    """All networks a film is shown to. Raises ModelError for what cannot be loaded."""
+    """All networks an image is shown to. Raises ModelError for what cannot be loaded."""
     suite = RewardSuite({name: load_reward(name, backend, device=device) for name, backend in settings.judges.items()})
     folder = family_folder(settings.family)
     if folder is None:
@@ -147,6 +147,6 @@ def load_scorer(settings: AuditSettings, *, device: torch.device) -> Scorer:
 def _examined(
     collection: Collection, folder: AuditFolder, scorer: Scorer, settings: AuditSettings, *, probes: int = 0
 ) -> Examined:
-    # Columns decide what is read of a table; probes, how many films are kept whole.
+    # Columns decide what is read of a table; probes, how many images are kept whole.
     identity = scorer.identity | {"columns": dict(sorted(settings.columns.items())), "probes": probes}
     return Examined(collection, Parts(folder.parts, collection, identity))

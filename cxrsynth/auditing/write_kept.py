@@ -1,4 +1,4 @@
-"""The films an audit kept, written again: members byte for byte as they were, in new shards with a new manifest."""
+"""The images an audit kept, written again: members byte for byte as they were, in new shards with a new manifest."""
 
 import hashlib
 import re
@@ -18,13 +18,13 @@ from PIL import Image
 from cxrsynth import __version__
 from cxrsynth.auditing.score_table import _csv, decisions_csv
 from cxrsynth.errors import ShardError
-from cxrsynth.images.image import Damaged, Film
+from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.runtime.files import stable_json, write_atomically, writing_failed
 from cxrsynth.shards.card import KEYS, REJECTED, contact_sheet, kept_card
 from cxrsynth.shards.folder import MANIFEST, OutputFolder
 from cxrsynth.shards.sample import fit_keys
 
-_PREVIEW_FILMS, _PREVIEW_SIDE = 24, 192
+_PREVIEW_IMAGES, _PREVIEW_SIDE = 24, 192
 _FIT_MEMBER = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # a name in a USTAR header
 
 
@@ -37,17 +37,19 @@ Unit = TypeVar("Unit", bound=_Unit)
 
 
 class Readable(Protocol[Unit]):
-    """A collection as cxrsynth.films reads it: the films of a unit, which is their `source`, come in a fixed order."""
+    """A collection as cxrsynth.images reads it: the images of a unit, which is their `source`, come in a fixed
+    order.
+    """
 
     @property
     def units(self) -> Sequence[Unit]: ...
 
-    def read(self, unit: Unit, *, workers: int) -> Iterator[Film | Damaged]: ...
+    def read(self, unit: Unit, *, workers: int) -> Iterator[Radiograph | Damaged]: ...
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where kept films come from and what was asked of them.
+    """Where kept images come from and what was asked of them.
 
     `path` is the input, never written to. `source` identifies its content without naming a place (kind, digest);
     `manifest` is the input's own, where it has one. `rules` and `audit` are JSON facts; equal ones give equal bytes.
@@ -77,7 +79,7 @@ def root_of(path: Path) -> Path:
 
 
 def refuse_target(out: Path, path: Path) -> None:
-    """Refuse, before hours of scoring, a folder that kept films cannot go to.
+    """Refuse, before hours of scoring, a folder that kept images cannot go to.
 
     Raises:
         ShardError: if `out` is the input at `path`, lies inside it, is a file, or holds what cxrsynth did not write.
@@ -101,19 +103,19 @@ def write_kept(
     origin: Origin,
     size: int = 1000,
     workers: int = 1,
-    advance: Callable[[int], object] = lambda films: None,
+    advance: Callable[[int], object] = lambda radiographs: None,
 ) -> Kept:
-    """Write the films whose row says `kept` into `out`; go on where an earlier run of the same plan stopped.
+    """Write the images whose row says `kept` into `out`; go on where an earlier run of the same plan stopped.
 
     Args:
         collection: the input, read again; units of which nothing is needed are left alone.
-        decided: pyarrow Table with `key`, `source`, `kept`, `reasons` of every film, in the collection's order; with a
+        decided: pyarrow Table with `key`, `source`, `kept`, `reasons` of every image, in the collection's order; with a
             column `sha256` the images are held against it.
         out: a new or empty folder, or one this plan was started in.
         origin: what the manifest says of input and audit.
-        size: films in a shard.
+        size: images in a shard.
         workers: that decode while reading.
-        advance: told of films as they are written or found written.
+        advance: told of images as they are written or found written.
 
     Raises:
         ShardError: for an `out` as `refuse_target` tells or of another plan, a full disk, or an input that no longer
@@ -136,8 +138,8 @@ def write_kept(
         return replace(done, already_complete=True)
     folder.start(plan)
     try:
-        films = _KeptFilms(collection, kept, origin.path, size=size, workers=workers)
-        preview = _write_shards(films, folder, names, advance)
+        radiographs = _KeptImages(collection, kept, origin.path, size=size, workers=workers)
+        preview = _write_shards(radiographs, folder, names, advance)
         _finish(folder, decided, names, _manifest(folder, plan, origin, done), preview)
     except OSError as error:
         raise writing_failed(out, error) from None
@@ -160,8 +162,8 @@ def _plan(decided: Any, origin: Origin, *, size: int) -> dict[str, Any]:
     }
 
 
-class _KeptFilms:
-    """The kept films of a collection, read again and held against what was audited."""
+class _KeptImages:
+    """The kept images of a collection, read again and held against what was audited."""
 
     def __init__(self, collection: Readable[Any], kept: Any, path: Path, *, size: int, workers: int) -> None:
         self.keys: list[str] = kept["key"].to_pylist()
@@ -174,84 +176,88 @@ class _KeptFilms:
     def shards(self) -> int:
         return -(-len(self.keys) // self.size)
 
-    def read(self, places: set[int]) -> Iterator[tuple[int, Film]]:
-        """Each film of `places` among the kept ones, in order. Raises ShardError for one that is not as it was."""
+    def read(self, places: set[int]) -> Iterator[tuple[int, Radiograph]]:
+        """Each image of `places` among the kept ones, in order. Raises ShardError for one that is not as it was."""
         ahead = iter(sorted(places))
         sources = {self.sources[place] for place in places}
         wanted = {self.keys[place] for place in places}
         for unit in self._collection.units:
             if unit.name in sources:
-                for film in self._films(unit):
-                    if film.key in wanted:
+                for radiograph in self._radiographs(unit):
+                    if radiograph.key in wanted:
                         place = next(ahead, None)
-                        if place is None or film.key != self.keys[place] or not self._is_same(place, film):
+                        if place is None or radiograph.key != self.keys[place] or not self._is_same(place, radiograph):
                             raise self._changed(place)
-                        yield place, film
+                        yield place, radiograph
         missing = next(ahead, None)
         if missing is not None:
             raise self._changed(missing)
 
-    def _films(self, unit: Any) -> Iterator[Film]:
+    def _radiographs(self, unit: Any) -> Iterator[Radiograph]:
         try:
-            for film in self._collection.read(unit, workers=self._workers):
-                if isinstance(film, Film):
-                    yield film
+            for radiograph in self._collection.read(unit, workers=self._workers):
+                if isinstance(radiograph, Radiograph):
+                    yield radiograph
         except OSError as error:
             raise ShardError(f"{self._path}: {unit.name}: cannot be read ({error.strerror})") from None
 
-    def _is_same(self, place: int, film: Film) -> bool:
-        return bool(film.members) and (self._hashes is None or self._hashes[place] == film.sha256)
+    def _is_same(self, place: int, radiograph: Radiograph) -> bool:
+        return bool(radiograph.members) and (self._hashes is None or self._hashes[place] == radiograph.sha256)
 
     def _changed(self, place: int | None) -> ShardError:
-        which = "more films than were audited" if place is None else f"{self.sources[place]}: film {self.keys[place]}"
+        which = "more images than were audited" if place is None else f"{self.sources[place]}: image {self.keys[place]}"
         return ShardError(
             f"{self._path}: {which}: not there as it was audited\n  audit the input again, and write into a new folder"
         )
 
 
 def _write_shards(
-    films: _KeptFilms, folder: OutputFolder, names: Mapping[str, str], advance: Callable[[int], object]
+    radiographs: _KeptImages, folder: OutputFolder, names: Mapping[str, str], advance: Callable[[int], object]
 ) -> list[npt.NDArray[np.float32]]:
-    """Write the shards that are not finished; returns small pictures of the first films."""
+    """Write the shards that are not finished; returns small pictures of the first images."""
     preview: list[npt.NDArray[np.float32]] = []
-    places = range(len(films.keys))
-    finished = {index for index in range(films.shards) if folder.is_finished(index)}
-    needed = {place for place in places if place < _PREVIEW_FILMS or place // films.size not in finished}
-    advance(sum(place // films.size in finished for place in places))
-    for index, group in groupby(_previewed(films.read(needed), preview), key=lambda one: one[0] // films.size):
+    places = range(len(radiographs.keys))
+    finished = {index for index in range(radiographs.shards) if folder.is_finished(index)}
+    needed = {place for place in places if place < _PREVIEW_IMAGES or place // radiographs.size not in finished}
+    advance(sum(place // radiographs.size in finished for place in places))
+    for index, group in groupby(
+        _previewed(radiographs.read(needed), preview), key=lambda one: one[0] // radiographs.size
+    ):
         if index in finished:
             continue
         try:
             with folder.writer(index) as writer:
-                for place, film in group:
-                    writer.write(names[film.key], _members(film, names[film.key]))
+                for place, radiograph in group:
+                    writer.write(names[radiograph.key], _members(radiograph, names[radiograph.key]))
                     advance(1)
-                    if place + 1 in (len(places), (index + 1) * films.size):
-                        break  # publish before the next shard's first film is waited for: it may fail
-                folder.publish(index, writer, {"samples": place + 1 - index * films.size})
+                    if place + 1 in (len(places), (index + 1) * radiographs.size):
+                        break  # publish before the next shard's first image is waited for: it may fail
+                folder.publish(index, writer, {"samples": place + 1 - index * radiographs.size})
         except BaseException:
             folder.drop_partial(index)  # Ctrl-C may come between the opening of the file and the context
             raise
     return preview
 
 
-def _previewed(films: Iterator[tuple[int, Film]], preview: list[npt.NDArray[np.float32]]) -> Iterator[tuple[int, Film]]:
-    """Pass films on, keeping a small picture of the first ones: whole films would fill the memory."""
-    for place, film in films:
-        if place < _PREVIEW_FILMS:
-            picture = Image.fromarray(film.pixels).resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.BOX)
+def _previewed(
+    radiographs: Iterator[tuple[int, Radiograph]], preview: list[npt.NDArray[np.float32]]
+) -> Iterator[tuple[int, Radiograph]]:
+    """Pass images on, keeping a small picture of the first ones: whole images would fill the memory."""
+    for place, radiograph in radiographs:
+        if place < _PREVIEW_IMAGES:
+            picture = Image.fromarray(radiograph.pixels).resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.BOX)
             preview.append(np.asarray(picture).clip(0, 1))
-        yield place, film
+        yield place, radiograph
 
 
-def _members(film: Film, name: str) -> dict[str, bytes]:
-    for extension in film.members:
+def _members(radiograph: Radiograph, name: str) -> dict[str, bytes]:
+    for extension in radiograph.members:
         if not _FIT_MEMBER.fullmatch(f"{name}.{extension}"):
             raise ShardError(
-                f"{film.source}: film {film.key}: member {extension!r} cannot be named in a shard\n"
+                f"{radiograph.source}: image {radiograph.key}: member {extension!r} cannot be named in a shard\n"
                 "  expected: at most 100 characters of [A-Za-z0-9_.-] with the key; rename it in the input"
             )
-    return dict(film.members)
+    return dict(radiograph.members)
 
 
 def _manifest(folder: OutputFolder, plan: dict[str, Any], origin: Origin, done: Kept) -> dict[str, Any]:

@@ -298,7 +298,7 @@ def _vae_dtype(precision: Precision) -> torch.dtype:
 
 
 def _finish_in_float32(vae: AutoencoderKL) -> None:
-    """Run the decoder's last convolution in float32: bfloat16 output has 8 significant bits, a film 12."""
+    """Run the decoder's last convolution in float32: bfloat16 output has 8 significant bits, an image 12."""
     last = vae.decoder.conv_out
     last.to(torch.float32)
     last.register_forward_pre_hook(lambda _, inputs: tuple(value.float() for value in inputs))

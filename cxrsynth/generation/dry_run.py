@@ -14,7 +14,7 @@ from cxrsynth.generation.plan import Run
 from cxrsynth.settings import ImageFormat, ShardFormat
 from cxrsynth.shards.plan import shard_count
 
-# Bytes per pixel of nano's 256-pixel films as encoded (measured); DICOM is uncompressed, 12 bits in 16.
+# Bytes per pixel of nano's 256-pixel images as encoded (measured); DICOM is uncompressed, 12 bits in 16.
 _BYTES_PER_PIXEL = {ImageFormat.PNG: 0.6, ImageFormat.JPG: 0.25, ImageFormat.PNG16: 1.7}
 _BYTES_BESIDE_IMAGE = 5_000  # tar headers and the JSON member
 _PROBE_STEPS = 3

@@ -52,7 +52,7 @@ def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
         "files": files,
         "sanitized": _total(records, "sanitized"),
         "prompts_truncated": sum(record["prompts_truncated"] for record in records),
-        "not_depicted": _total(records, "not_depicted"),
+        "unsupported_findings": _total(records, "unsupported_findings"),
     }
     write_atomically(folder.path / "README.md", dataset_card(manifest))
     folder.finish(manifest)

@@ -20,7 +20,7 @@ from cxrsynth.generation.dry_run import describe
 from cxrsynth.generation.finalize import finish_dataset
 from cxrsynth.generation.id_map import write_id_map
 from cxrsynth.generation.plan import Run, open_run
-from cxrsynth.reports.request import Asked, Asker
+from cxrsynth.reports.request import BuiltPrompt, PromptBuilder
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
 from cxrsynth.runtime.batches import chunks
@@ -124,7 +124,7 @@ class _Batch:
 
     index: int
     record: dict[str, Any]
-    asked: dict[str, Asked]
+    asked: dict[str, BuiltPrompt]
     members: list[tuple[Report, int]]
     last: bool
 
@@ -168,37 +168,37 @@ def _write_shards(
 
 def _batches(run: Run, model: DiffusionModel, folder: OutputFolder, advance: Advance) -> Iterator[_Batch]:
     """The batches of the shards this process has still to make. No batch spans two shards."""
-    asker = Asker(run.prompt_style, model.spec.depicts, model.fits)
+    prompt_builder = PromptBuilder(run.prompt_style, model.spec.depicts, model.fits)
     warned: set[str] = set()
     shards = chunks(samples(run.usable_reports(), run.settings.images_per_report), run.settings.shards.size)
     for index, shard in enumerate(shards):
         if index % run.processes.count != run.processes.rank or folder.is_finished(index):
             advance(len(shard), made=False)
         else:
-            asked = _ask_all(asker, shard)
-            _warn_not_depicted(asked.values(), warned, model.name)
+            asked = _build_prompts(prompt_builder, shard)
+            _warn_unsupported(asked.values(), warned, model.name)
             record = _shard_record(shard, asked)
             for first in range(0, len(shard), run.batch_size):
                 members = shard[first : first + run.batch_size]
                 yield _Batch(index, record, asked, members, last=first + run.batch_size >= len(shard))
 
 
-def _ask_all(asker: Asker, shard: list[tuple[Report, int]]) -> dict[str, Asked]:
+def _build_prompts(prompt_builder: PromptBuilder, shard: list[tuple[Report, int]]) -> dict[str, BuiltPrompt]:
     """Each report of a shard once, by report id."""
-    asked: dict[str, Asked] = {}
+    asked: dict[str, BuiltPrompt] = {}
     for report, _ in shard:
         if report.report_id not in asked:
-            asked[report.report_id] = asker.ask(report)
+            asked[report.report_id] = prompt_builder.build(report)
     return asked
 
 
-def _warn_not_depicted(asked: Iterable[Asked], warned: set[str], model_name: str) -> None:
+def _warn_unsupported(asked: Iterable[BuiltPrompt], warned: set[str], model_name: str) -> None:
     """Tell what the model was never shown, each kind once and by name."""
-    new = {name for one in asked for name in one.not_depicted} - warned
+    new = {name for one in asked for name in one.unsupported_findings} - warned
     if new:
         console.warn(
-            f"{model_name} was never shown: {', '.join(sorted(new))}. Such requests are marked not_depicted in the"
-            " JSON of each sample; the manifest counts them."
+            f"{model_name} was never shown: {', '.join(sorted(new))}. Such requests are listed under"
+            " unsupported_findings in the JSON of each sample; the manifest counts them."
         )
     warned |= new
 
@@ -240,7 +240,7 @@ def _sample_batch(run: Run, model: DiffusionModel, batch: _Batch, stopped: threa
     ]
 
 
-def _shard_record(shard: list[tuple[Report, int]], asked: dict[str, Asked]) -> dict[str, Any]:
+def _shard_record(shard: list[tuple[Report, int]], asked: dict[str, BuiltPrompt]) -> dict[str, Any]:
     """Counts of one shard; what concerns a report is counted with its first image."""
     first = [asked[report.report_id] for report, image_index in shard if image_index == 0]
     sanitized: Counter[str] = sum((one.sanitized for one in first), Counter())
@@ -248,5 +248,7 @@ def _shard_record(shard: list[tuple[Report, int]], asked: dict[str, Asked]) -> d
         "samples": len(shard),
         "sanitized": dict(sanitized),
         "prompts_truncated": sum(one.truncated for one in first),
-        "not_depicted": dict(Counter(name for report, _ in shard for name in asked[report.report_id].not_depicted)),
+        "unsupported_findings": dict(
+            Counter(name for report, _ in shard for name in asked[report.report_id].unsupported_findings)
+        ),
     }

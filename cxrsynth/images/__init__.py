@@ -1,1 +1,1 @@
-"""Reading films back: shards of ours and of others, folders of pictures, trees of DICOM files."""
+"""Reading images back: shards of ours and of others, folders of pictures, trees of DICOM files."""

@@ -1,4 +1,4 @@
-"""A collection of films of any kind, as units that processes can split and a resumed run can skip."""
+"""A collection of images of any kind, as units that processes can split and a resumed run can skip."""
 
 import hashlib
 import stat
@@ -13,10 +13,10 @@ from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, decode
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
 from cxrsynth.images.folder import UNLISTED_ROOT, Files, extension_of, image_extension, walk
-from cxrsynth.images.image import Damaged, Film
-from cxrsynth.images.metadata import Teller
+from cxrsynth.images.image import Damaged, Radiograph
+from cxrsynth.images.metadata import MetadataReader
 from cxrsynth.images.own import FileSet, OurShards, read_manifest
-from cxrsynth.images.table import FilmRows, open_rows
+from cxrsynth.images.table import ImageRows, open_rows
 from cxrsynth.images.unit import Source, Unit, stat_digest
 from cxrsynth.images.webdataset import SUFFIXES, Shards
 from cxrsynth.reports.table.columns import ColumnNames
@@ -30,28 +30,29 @@ __all__ = ["Collection", "Kind", "Unit", "open_collection"]
 
 @dataclass(frozen=True)
 class Collection:
-    """Films at `path`, never written to. `manifest` is that of a data set of ours, else None."""
+    """Images at `path`, never written to. `manifest` is that of a data set of ours, else None."""
 
     path: Path
     kind: Kind
     manifest: dict[str, Any] | None = field(repr=False)
     units: tuple[Unit, ...] = field(repr=False)
     _source: Source = field(repr=False)
-    _teller: Teller = field(repr=False)
+    _teller: MetadataReader = field(repr=False)
     # Lines of the table that cannot be read: told of with the first unit. And what the table is, for the digests.
     _unread: tuple[Damaged, ...] = field(default=(), repr=False)
     _table: str = field(default="", repr=False)
 
-    def read(self, unit: Unit, *, workers: int = 2) -> Iterator[Film | Damaged]:
-        """Films of a unit in member order, decoded by `workers` threads ahead of who takes them.
+    def read(self, unit: Unit, *, workers: int = 2) -> Iterator[Radiograph | Damaged]:
+        """Images of a unit in member order, decoded by `workers` threads ahead of who takes them.
 
-        Memory is bounded: 8 films a worker are in flight, each at most `MAX_SAMPLE_BYTES` read and `MAX_PIXELS` decoded
+        Memory is bounded: 8 images a worker are in flight, each at most `MAX_SAMPLE_BYTES` read and `MAX_PIXELS`
+        decoded
         (cxrsynth.images.limits). Whatever is wrong with a unit or a member of it comes as a `Damaged`.
 
         Raises:
             ValueError: if `workers` is not above zero.
         """
-        raw = self._source.raw_films(unit)
+        raw = self._source.raw_images(unit)
         jobs = chain(self._unread, raw) if unit == self.units[0] else raw
         return in_order(jobs, partial(decode, teller=self._teller), workers=workers)
 
@@ -70,31 +71,33 @@ class Collection:
 
 
 def open_collection(path: Path, *, table: Path | None = None, columns: ColumnNames | None = None) -> Collection:
-    """Find out what is at `path`: a data set of ours, a shard or a folder of shards, a film or a folder of films.
+    """Find out what is at `path`: a data set of ours, a shard or a folder of shards, an image or a folder of images.
 
     Folders are searched through. Where there is a shard, pictures beside it are not read: mostly they are previews.
 
     Args:
-        path: a folder, a tar, one film, or the manifest.json of a data set of ours.
-        table: CSV, JSONL or Parquet that tells of the films, one row each, found by their file names. Its row is then
-            all that is read of a film, but for what a DICOM header says beside.
+        path: a folder, a tar, one image, or the manifest.json of a data set of ours.
+        table: CSV, JSONL or Parquet that tells of the images, one row each, found by their file names. Its row is then
+            all that is read of an image, but for what a DICOM header says beside.
         columns: names of columns (and keys of JSON members) that are not the usual ones.
 
     Raises:
-        ShardError: if there is nothing at `path`, nothing that can be read as films, or a broken manifest of ours.
+        ShardError: if there is nothing at `path`, nothing that can be read as images, or a broken manifest of ours.
         ReportsError: if the table cannot be used.
     """
     root, only = _place(path)
     manifest = read_manifest(root)
     if manifest is not None and table is not None:
-        raise ShardError(f"{path}: a data set of cxrsynth tells of its films by itself\n  leave the table away")
+        raise ShardError(f"{path}: a data set of cxrsynth tells of its images by itself\n  leave the table away")
     rows = None if table is None else open_rows(table, columns=columns)
     source = _of_ours(root, only, manifest) if manifest is not None else _of_others(path, root, only, rows)
     if isinstance(source, Files) and rows is not None and not source.any_row():
-        raise ReportsError(f"{table}: tells of no film in {path}\n  expected file names, or paths, of the films there")
+        raise ReportsError(
+            f"{table}: tells of no image in {path}\n  expected file names, or paths, of the images there"
+        )
     told = _Table() if table is None or rows is None else _Table.of(table, rows)
     kind = _kind(source)
-    return Collection(path, kind, manifest, source.units, source, Teller(columns), told.unread, told.digest)
+    return Collection(path, kind, manifest, source.units, source, MetadataReader(columns), told.unread, told.digest)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class _Table:
     digest: str = ""
 
     @classmethod
-    def of(cls, path: Path, rows: FilmRows) -> "_Table":
+    def of(cls, path: Path, rows: ImageRows) -> "_Table":
         unread = tuple(Damaged(path.name, f"line {row.line}", row.reason) for row in rows.unread)
         return cls(unread, stat_digest(path.parent, [path.name]))
 
@@ -136,8 +139,8 @@ def _of_ours(root: Path, only: str | None, manifest: dict[str, Any]) -> Source:
     return OurShards(root, manifest, only=only) if listed else FileSet(root, manifest)
 
 
-def _of_others(path: Path, root: Path, only: str | None, rows: FilmRows | None) -> Source:
-    """Raises ShardError if there is nothing that can be read as films."""
+def _of_others(path: Path, root: Path, only: str | None, rows: ImageRows | None) -> Source:
+    """Raises ShardError if there is nothing that can be read as images."""
     names = list(walk(root)) if only is None else [only]
     if names == [UNLISTED_ROOT]:
         raise ShardError(f"{path}: cannot be read\n  check its permissions")
@@ -146,13 +149,13 @@ def _of_others(path: Path, root: Path, only: str | None, rows: FilmRows | None) 
     tars = [name for name in names if name.lower().endswith(SUFFIXES)]
     if tars:
         return Shards(root, tars, rows)
-    films = [name for name in names if name.endswith("/") or image_extension(root / name) is not None]
-    if not any(not name.endswith("/") for name in films):
+    radiographs = [name for name in names if name.endswith("/") or image_extension(root / name) is not None]
+    if not any(not name.endswith("/") for name in radiographs):
         raise ShardError(
-            f"{path}: no film among {len(names)} files\n"
+            f"{path}: no image among {len(names)} files\n"
             f"  expected shards ({', '.join(SUFFIXES)}), or files ending in {', '.join(IMAGE_EXTENSIONS)}"
         )
-    return Files(root, films, rows)
+    return Files(root, radiographs, rows)
 
 
 def _kind(source: Source) -> Kind:
@@ -160,5 +163,5 @@ def _kind(source: Source) -> Kind:
         return "cxrsynth"
     if isinstance(source, Shards):
         return "webdataset"
-    films = (name for unit in source.units for name in unit.files if not name.endswith("/"))
-    return "dicom" if all(extension_of(name) in DICOM_EXTENSIONS for name in films) else "folder"
+    radiographs = (name for unit in source.units for name in unit.files if not name.endswith("/"))
+    return "dicom" if all(extension_of(name) in DICOM_EXTENSIONS for name in radiographs) else "folder"

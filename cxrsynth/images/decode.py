@@ -1,4 +1,4 @@
-"""A film as bytes, and how it is decoded."""
+"""An image as bytes, and how it is decoded."""
 
 import hashlib
 import json
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cxrsynth.images import dicom, pictures
-from cxrsynth.images.image import Damaged, Film
+from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.images.limits import MAX_TEXT_BYTES, UnreadableError, shown
-from cxrsynth.images.metadata import Teller
+from cxrsynth.images.metadata import MetadataReader
 from cxrsynth.images.table import Row
 
 IMAGE_EXTENSIONS = (*pictures.EXTENSIONS, *dicom.EXTENSIONS)
 
 
 @dataclass(frozen=True, slots=True)
-class RawFilm:
-    """One film before it is decoded; `extension` names the member with the image, `member` where it came from.
+class RawImage:
+    """One image before it is decoded; `extension` names the member with the image, `member` where it came from.
 
     `row` is what a table tells of it; with one the JSON and text members are not looked at. `patient` is set where the
     key tells it.
@@ -33,16 +33,16 @@ class RawFilm:
     patient: str = field(default="", repr=False)
 
 
-def decode(raw: RawFilm | Damaged, teller: Teller) -> Film | Damaged:
-    """Pixels and report of a film; what cannot be read is told of, never replaced."""
+def decode(raw: RawImage | Damaged, teller: MetadataReader) -> Radiograph | Damaged:
+    """Pixels and report of an image; what cannot be read is told of, never replaced."""
     if isinstance(raw, Damaged):
         return raw
     content = raw.members[raw.extension]
     try:
         header: Mapping[str, Any] = {}
         if raw.extension in dicom.EXTENSIONS:
-            film = dicom.read_dicom(content)
-            pixels, header = film.pixels, film.told
+            radiograph = dicom.read_dicom(content)
+            pixels, header = radiograph.pixels, radiograph.told
         else:
             pixels = pictures.read_picture(content)
         row = raw.row or Row(raw.place + 1, _record(raw.members))
@@ -50,7 +50,7 @@ def decode(raw: RawFilm | Damaged, teller: Teller) -> Film | Damaged:
         told = teller.tell({**row.record, **header, **row.record}, key=raw.key, line=row.line)
     except UnreadableError as error:
         return Damaged(raw.source, shown(raw.member), str(error))
-    return Film(
+    return Radiograph(
         key=raw.key,
         source=raw.source,
         place=raw.place,

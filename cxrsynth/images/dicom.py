@@ -1,4 +1,4 @@
-"""DICOM objects in bytes -> pixels as a viewer shows them, and what the header tells of the film."""
+"""DICOM objects in bytes -> pixels as a viewer shows them, and what the header tells of the image."""
 
 import logging
 import threading
@@ -30,7 +30,7 @@ _IMAGE_GROUP = 0x0028
 
 
 @dataclass(frozen=True, slots=True)
-class DicomFilm:
+class DicomImage:
     """Pixels [H, W] float32 in [0, 1], and the header's view, sex, age and patient by keyword."""
 
     pixels: Pixels = field(repr=False)
@@ -42,7 +42,7 @@ def is_dicom(start: bytes) -> bool:
     return start[128:132] == b"DICM"
 
 
-def read_dicom(content: bytes) -> DicomFilm:
+def read_dicom(content: bytes) -> DicomImage:
     """Decode one DICOM object of one frame, in any transfer syntax pydicom has a decoder for here.
 
     Rescale or modality LUT, then the first VOI LUT or window; MONOCHROME1 is inverted. Without a VOI, 8-bit pixels keep
@@ -64,7 +64,7 @@ def read_dicom(content: bytes) -> DicomFilm:
         raise UnreadableError(f"DICOM pixels that cannot be decoded here ({type(error).__name__})") from None
     if not np.isfinite(pixels).all():
         raise UnreadableError("DICOM pixels or rescaling that are no numbers")
-    return DicomFilm(pixels, told)
+    return DicomImage(pixels, told)
 
 
 def key_of_ours(content: bytes) -> str:

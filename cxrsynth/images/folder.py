@@ -1,14 +1,14 @@
-"""Films that are files of their own: pictures and DICOM objects in a folder and below it."""
+"""Images that are files of their own: pictures and DICOM objects in a folder and below it."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from cxrsynth.images import dicom
-from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawFilm
+from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.limits import MAX_MEMBER_BYTES, UnreadableError, open_plain, shown
-from cxrsynth.images.table import FilmRows, Row
+from cxrsynth.images.table import ImageRows, Row
 from cxrsynth.images.unit import Unit, file_units, stat_digest
 
 # How `walk` names a root that cannot be listed.
@@ -35,7 +35,7 @@ def walk(root: Path) -> Iterator[str]:
 
 
 def extension_of(name: str) -> str:
-    """The extension of a film's file; one with none that is known is taken for a DICOM file."""
+    """The extension of an image's file; one with none that is known is taken for a DICOM file."""
     extension = PurePosixPath(name).suffix.lower().removeprefix(".")
     return extension if extension in IMAGE_EXTENSIONS else "dcm"
 
@@ -68,15 +68,15 @@ def read_files(
     *,
     find_row: Callable[[str], Row | None] = lambda _: None,
     check: Callable[[str, bytes], str] = lambda name, content: name,
-) -> Iterator[RawFilm | Damaged]:
-    """The films of some files, in order.
+) -> Iterator[RawImage | Damaged]:
+    """The images of some files, in order.
 
     Args:
         root: the collection's folder.
         names: relative paths.
         source: name of this unit of the collection.
-        find_row: what a table tells of the film of this key.
-        check: file name and content -> the film's key; may raise UnreadableError.
+        find_row: what a table tells of the image of this key.
+        check: file name and content -> the image's key; may raise UnreadableError.
     """
     for place, name in enumerate(names):
         try:
@@ -90,7 +90,7 @@ def read_files(
             yield Damaged(source, shown(name), f"cannot be read: {error.strerror or 'input error'}")
         else:
             extension = extension_of(name)
-            yield RawFilm(key, source, place, name, extension, {extension: content}, row=find_row(key))
+            yield RawImage(key, source, place, name, extension, {extension: content}, row=find_row(key))
 
 
 def _read(path: Path) -> bytes:
@@ -104,14 +104,14 @@ def _read(path: Path) -> bytes:
 class Files:
     """Pictures and DICOM files of a folder, told of by the rows of a table where there is one."""
 
-    def __init__(self, root: Path, names: Iterable[str], rows: FilmRows | None = None) -> None:
+    def __init__(self, root: Path, names: Iterable[str], rows: ImageRows | None = None) -> None:
         self._root = root
         self._here = PurePosixPath(Path(os.path.abspath(root)).as_posix())
         self._rows = rows
         self.units = file_units(names)
 
-    def raw_films(self, unit: Unit) -> Iterator[RawFilm | Damaged]:
-        """Films of one chunk of files; a film's key is its path in the folder."""
+    def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
+        """Images of one chunk of files; an image's key is its path in the folder."""
         yield from read_files(self._root, unit.files, unit.name, find_row=self._row)
 
     def digest_of(self, unit: Unit) -> str:

@@ -1,4 +1,4 @@
-"""One film as it is read from a collection, and what could not be read."""
+"""One image as it is read from a collection, and what could not be read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from cxrsynth.reports.table.rows import Report
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """One readable film.
+class Radiograph:
+    """One readable image.
 
     `source` is the unit it came from (a shard, a folder of files), relative to its collection; `place` its position
     there, from 0; `key` is unique in the collection. `pixels` are [H, W] float32 in [0, 1], bright bone on dark lung
-    whatever the file's photometric interpretation. `report` is None where nothing was told of the film. `members` are
+    whatever the file's photometric interpretation. `report` is None where nothing was told of the image. `members` are
     the bytes of the sample by extension, as they were read, where they can be written again; `sha256` is of the image
     member. `patient` is whatever tells patients apart, empty where unknown.
     """

@@ -1,4 +1,4 @@
-"""What is told of a film, as columns of a table or keys of a JSON member -> a Report."""
+"""What is told of an image, as columns of a table or keys of a JSON member -> a Report."""
 
 import re
 import threading
@@ -15,7 +15,7 @@ from cxrsynth.reports.table.records import is_text
 from cxrsynth.reports.table.rows import Report, UnusableError, to_report
 
 if TYPE_CHECKING:
-    from cxrsynth.reports.request import Asker
+    from cxrsynth.reports.request import PromptBuilder
 
 _PATIENT = ("patientid", "subjectid", "patient", "subject")
 _AGE_GROUP = ("agegroup",)
@@ -36,8 +36,8 @@ _FILLER = "\x01"  # no column is named so
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What is known of a film. `report` is None where that is nothing."""
+class ImageMetadata:
+    """What is known of an image. `report` is None where that is nothing."""
 
     report: Report | None = field(default=None, repr=False)
     age_group: str | None = None
@@ -50,15 +50,16 @@ def plain(name: str) -> str:
 
 
 def is_told_by(name: str, roles: Mapping[str, str]) -> bool:
-    """Whether a column tells something of a film: by its role, or by its name."""
+    """Whether a column tells something of an image: by its role, or by its name."""
     usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *_LISTED, *_CAPTION)
     return usual or name in roles.values() or observation_of(name) is not None
 
 
-class Teller:
+class MetadataReader:
     """Makes reports of what is told; threads may share one.
 
-    A value that is not understood is not told: a film is not lost for its age. Labels of columns win over those listed
+    A value that is not understood is not told: an image is not lost for its age. Labels of columns win over those
+    listed
     by name, and both over those read from text. A list of labels denies nothing: what it does not name is unknown.
 
     Args:
@@ -69,8 +70,8 @@ class Teller:
         self._asked = columns or ColumnNames()
         self._lock = threading.Lock()
 
-    def tell(self, record: Mapping[str, Any], *, key: str, line: int) -> Told:
-        """What a record says of the film `key`; `line` is where it stands.
+    def tell(self, record: Mapping[str, Any], *, key: str, line: int) -> ImageMetadata:
+        """What a record says of the image `key`; `line` is where it stands.
 
         `findings` may be text, or the object that samples of `generate` have.
         """
@@ -80,16 +81,16 @@ class Teller:
         report = _understood(line, record, roles)
         if report.report_id == f"row-{line}":
             report = replace(report, report_id=key)
-        report = replace(report, told_age_group=_told_group(record, roles))
+        report = replace(report, stated_age_group=_stated_group(record, roles))
         report = replace(report, labels=_listed(record, roles) | report.labels)
         if facts is not None:
             report = replace(report, labels=_of_facts(facts))
         elif report.full_text:
             report = replace(report, labels=self._read(report))
-        known = (report.full_text, report.labels, report.view, report.sex, report.age_years, report.told_age_group)
-        group = report.told_age_group or age_group(report.age_years)
+        known = (report.full_text, report.labels, report.view, report.sex, report.age_years, report.stated_age_group)
+        group = report.stated_age_group or age_group(report.age_years)
         patient = _first(record, _PATIENT)
-        return Told(
+        return ImageMetadata(
             report if any(part is not None and part not in ("", {}) for part in known) else None, group, patient
         )
 
@@ -106,15 +107,15 @@ class Teller:
     def _read(self, report: Report) -> dict[str, FindingLabel]:
         """Labels of the report and its text, as `generate` would take them."""
         with self._lock:  # the reader of findings is not made for threads
-            return _of_facts(self._asker.ask(report).facts["findings"])
+            return _of_facts(self._prompt_builder.build(report).facts["findings"])
 
     @cached_property
-    def _asker(self) -> "Asker":
-        # Late: its reader of findings takes tenths of a second, and not all films come with text.
-        from cxrsynth.reports.request import Asker
+    def _prompt_builder(self) -> "PromptBuilder":
+        # Late: its reader of findings takes tenths of a second, and not all images come with text.
+        from cxrsynth.reports.request import PromptBuilder
         from cxrsynth.settings import PromptStyle
 
-        return Asker(PromptStyle.CANONICAL, None, lambda _: True)
+        return PromptBuilder(PromptStyle.CANONICAL, None, lambda _: True)
 
 
 def _joined(record: Mapping[str, Any]) -> dict[str, str]:
@@ -139,7 +140,7 @@ def _understood(line: int, record: Mapping[str, Any], roles: Mapping[str, str]) 
 
 def _whole(line: int, record: Mapping[str, Any], roles: Mapping[str, str]) -> Report | None:
     here = {role: name for role, name in roles.items() if role != "report" and name in record}
-    # A row of a table of reports needs text or labels, and a film neither: a filler stands for them.
+    # A row of a table of reports needs text or labels, and an image neither: a filler stands for them.
     try:
         return to_report(line, {**record, _FILLER: _FILLER}, roles=here | {"report": _FILLER})
     except UnusableError:
@@ -151,7 +152,7 @@ def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) and is_text(value) and "\0" not in value else ""
 
 
-def _told_group(record: Mapping[str, Any], roles: Mapping[str, str]) -> Literal["adult", "child"] | None:
+def _stated_group(record: Mapping[str, Any], roles: Mapping[str, str]) -> Literal["adult", "child"] | None:
     """An age group told as such, or by a range of years that lies in one: `1-5`."""
     if (told := _GROUPS.get(_first(record, _AGE_GROUP).casefold())) is not None:
         return told

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cxrsynth.errors import ReportsError, ShardError
-from cxrsynth.images.decode import RawFilm
+from cxrsynth.images.decode import RawImage
 from cxrsynth.images.dicom import key_of_ours
 from cxrsynth.images.folder import read_files
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.limits import UnreadableError, bad_name
-from cxrsynth.images.table import FilmRows, Row, Unread
+from cxrsynth.images.table import ImageRows, Row, Unread
 from cxrsynth.images.unit import Unit, file_units, stat_digest
 from cxrsynth.images.webdataset import SUFFIXES, read_shard
 from cxrsynth.reports.table.records import read_records
@@ -75,8 +75,8 @@ class OurShards:
         names = sorted(there | self._sha256.keys()) if only is None else [only]
         self.units = tuple(Unit(name) for name in names)
 
-    def raw_films(self, unit: Unit) -> Iterator[RawFilm | Damaged]:
-        """Films of a shard whose bytes are those of the manifest."""
+    def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
+        """Images of a shard whose bytes are those of the manifest."""
         sha256 = self._sha256.get(unit.name)
         if sha256 is None:
             yield Damaged(unit.name, "", "not listed in manifest.json")
@@ -103,12 +103,12 @@ class FileSet:
         )
         self._rows, self._fault = self._read_metadata()
 
-    def raw_films(self, unit: Unit) -> Iterator[RawFilm | Damaged]:
-        """Films of files whose bytes are those of the manifest; without metadata their headers alone tell of them."""
+    def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
+        """Images of files whose bytes are those of the manifest; without metadata their headers alone tell of them."""
         if self._fault and unit == self.units[0]:
             yield Damaged(unit.name, METADATA, self._fault)
-        for film in read_files(self._folder, unit.files, unit.name, find_row=self._rows.find, check=self._key):
-            yield film if isinstance(film, Damaged) else _whole(film)
+        for radiograph in read_files(self._folder, unit.files, unit.name, find_row=self._rows.find, check=self._key):
+            yield radiograph if isinstance(radiograph, Damaged) else _whole(radiograph)
 
     def digest_of(self, unit: Unit) -> str:
         """Of what the manifest says of the unit's files and the metadata, and of the files' sizes and times."""
@@ -123,15 +123,15 @@ class FileSet:
             raise UnreadableError(CHANGED)
         return key_of_ours(content)
 
-    def _read_metadata(self) -> tuple[FilmRows, str]:
+    def _read_metadata(self) -> tuple[ImageRows, str]:
         path = self._folder / METADATA
         try:
             found = file_sha256(path)
             if found is None or found != self._sha256.get(METADATA):
-                return FilmRows("key", []), CHANGED if found else "missing"
-            return FilmRows("key", (_row(line, record) for line, record in read_records(path, []))), ""
+                return ImageRows("key", []), CHANGED if found else "missing"
+            return ImageRows("key", (_row(line, record) for line, record in read_records(path, []))), ""
         except (OSError, ReportsError):
-            return FilmRows("key", []), "cannot be read"
+            return ImageRows("key", []), "cannot be read"
 
 
 def _digest(*parts: str) -> str:
@@ -142,15 +142,17 @@ def _row(line: int, record: Mapping[str, Any] | str) -> Row | Unread:
     return Unread(line, record) if isinstance(record, str) else Row(line, record)
 
 
-def _whole(film: RawFilm) -> RawFilm:
-    """With what metadata.jsonl tells of it as members, as a sample of a shard has them: they go where the film goes."""
-    members = dict(film.members)
-    if film.row is not None:
-        told = {name: value for name, value in film.row.record.items() if name not in ("key", "text")}
+def _whole(radiograph: RawImage) -> RawImage:
+    """With what metadata.jsonl tells of it as members, as a sample of a shard has them: they go where the image
+    goes.
+    """
+    members = dict(radiograph.members)
+    if radiograph.row is not None:
+        told = {name: value for name, value in radiograph.row.record.items() if name not in ("key", "text")}
         members["json"] = stable_json(told)
-        if isinstance(text := film.row.record.get("text"), str):
+        if isinstance(text := radiograph.row.record.get("text"), str):
             members["txt"] = text.encode()
-    return replace(film, patient=_subject(film.key), members=members)
+    return replace(radiograph, patient=_subject(radiograph.key), members=members)
 
 
 def _subject(key: str) -> str:

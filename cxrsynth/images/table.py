@@ -1,4 +1,4 @@
-"""What a table tells of films, found by a file's name."""
+"""What a table tells of images, found by a file's name."""
 
 import json
 import zlib
@@ -36,7 +36,7 @@ class Unread:
     reason: str
 
 
-class FilmRows:
+class ImageRows:
     """Rows of a table by the file they tell of. All are held in memory, packed: about 0.5 kB a row of labels."""
 
     def __init__(self, column: str, rows: Iterable[Row | Unread]) -> None:
@@ -80,19 +80,19 @@ class FilmRows:
         index = len(self._packed)
         if name in self._by_name:
             first = self._row(self._by_name[name]).line
-            raise ReportsError(f"lines {first} and {row.line} tell of one film\n  expected one row a film")
+            raise ReportsError(f"lines {first} and {row.line} tell of one image\n  expected one row an image")
         self._by_name[name] = index
         for known, short in ((self._by_stem, _stem(name)), (self._by_file, _stem(name.rpartition("/")[2]))):
             known[short] = _AMBIGUOUS if short in known else index
         self._packed.append(zlib.compress(json.dumps([row.line, row.record]).encode()))
 
 
-def open_rows(path: Path, *, columns: ColumnNames | None = None) -> FilmRows:
-    """Read a CSV, JSONL or Parquet table of films.
+def open_rows(path: Path, *, columns: ColumnNames | None = None) -> ImageRows:
+    """Read a CSV, JSONL or Parquet table of images.
 
     Raises:
         ReportsError: if it cannot be read, has no column that names files, lacks a column asked for, or tells of one
-            film twice.
+            image twice.
     """
     if path.suffix.lower() not in FORMATS:
         raise ReportsError(f"{path}: unknown kind of table\n  expected a file ending in {', '.join(FORMATS)}")
@@ -105,12 +105,12 @@ def open_rows(path: Path, *, columns: ColumnNames | None = None) -> FilmRows:
     column = next((usual[name] for name in _FILE_COLUMNS if name in usual), None)
     if column is None:
         raise ReportsError(
-            f"{path}: no column names the file of a film\n  columns: {listed(names)}\n"
+            f"{path}: no column names the file of an image\n  columns: {listed(names)}\n"
             "  expected path, filename, image, image_id, dicom_id or id"
         )
     wanted = [name for name in names if name == column or is_told_by(name, roles)]
     try:
-        return FilmRows(column, _rows(path, wanted, column, roles))
+        return ImageRows(column, _rows(path, wanted, column, roles))
     except ReportsError as error:
         raise ReportsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from cxrsynth.runtime.batches import chunks
 
 if TYPE_CHECKING:
-    from cxrsynth.images.decode import RawFilm
+    from cxrsynth.images.decode import RawImage
     from cxrsynth.images.image import Damaged
 
 UNIT_FILES = 256
@@ -24,15 +24,15 @@ class Unit:
 
 
 class Source(Protocol):
-    """Where films come from: one kind of collection."""
+    """Where images come from: one kind of collection."""
 
     @property
     def units(self) -> tuple[Unit, ...]:
         """Sorted by name; the same for the same files."""
         ...
 
-    def raw_films(self, unit: Unit) -> "Iterator[RawFilm | Damaged]":
-        """The films of a unit, not decoded, and what of it cannot be read."""
+    def raw_images(self, unit: Unit) -> "Iterator[RawImage | Damaged]":
+        """The images of a unit, not decoded, and what of it cannot be read."""
         ...
 
     def digest_of(self, unit: Unit) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawFilm
+from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.limits import MAX_SAMPLE_BYTES, MAX_SAMPLE_MEMBERS, UnreadableError, open_plain, shown
-from cxrsynth.images.table import FilmRows, Row
+from cxrsynth.images.table import ImageRows, Row
 from cxrsynth.images.tar import BrokenTarError, Member, read_tar
 from cxrsynth.images.unit import Unit, stat_digest
 
@@ -63,7 +63,7 @@ def read_shard(
     sha256: str | None = None,
     find_row: Callable[[str], Row | None] = lambda _: None,
     patient_of: Callable[[str], str] = lambda _: "",
-) -> Iterator[RawFilm | Damaged]:
+) -> Iterator[RawImage | Damaged]:
     """Samples of one shard in order; a shard that breaks off ends with a `Damaged` of its own.
 
     The sample it breaks off in is not given out: a member of it may be missing.
@@ -86,11 +86,13 @@ def read_shard(
                 file.seek(0)
             for place, sample in enumerate(_samples(read_tar(file))):
                 last = sample.key
-                film = _film(sample, source, place, seen)
-                if isinstance(film, RawFilm):
-                    row = find_row(film.member)
-                    film = replace(film, key=prefix + film.key, row=row, patient=patient_of(film.key))
-                yield film
+                radiograph = _radiograph(sample, source, place, seen)
+                if isinstance(radiograph, RawImage):
+                    row = find_row(radiograph.member)
+                    radiograph = replace(
+                        radiograph, key=prefix + radiograph.key, row=row, patient=patient_of(radiograph.key)
+                    )
+                yield radiograph
     except UnreadableError as error:
         yield Damaged(source, "", str(error))
     except BrokenTarError as error:
@@ -121,7 +123,7 @@ def _samples(members: Iterator[Member]) -> Iterator[_Sample]:
         yield sample
 
 
-def _film(sample: _Sample, source: str, place: int, seen: set[str]) -> RawFilm | Damaged:
+def _radiograph(sample: _Sample, source: str, place: int, seen: set[str]) -> RawImage | Damaged:
     if sample.key in seen:
         return Damaged(source, shown(sample.key), "a second sample of this name in the shard")
     seen.add(sample.key)
@@ -132,7 +134,7 @@ def _film(sample: _Sample, source: str, place: int, seen: set[str]) -> RawFilm |
     if len(images) != 1:
         found = f"{len(images)} images ({', '.join(images)})" if images else "no image"
         return Damaged(source, shown(sample.key), f"{found}, expected one of {', '.join(IMAGE_EXTENSIONS)}")
-    return RawFilm(sample.key, source, place, f"{sample.key}.{images[0]}", images[0], sample.members)
+    return RawImage(sample.key, source, place, f"{sample.key}.{images[0]}", images[0], sample.members)
 
 
 def _stem(name: str) -> str:
@@ -142,16 +144,16 @@ def _stem(name: str) -> str:
 class Shards:
     """Tars of any origin. Keys begin with the shard's name: other programs may start anew in every shard."""
 
-    def __init__(self, root: Path, names: Iterable[str], rows: FilmRows | None = None) -> None:
+    def __init__(self, root: Path, names: Iterable[str], rows: ImageRows | None = None) -> None:
         self._root = root
         self._rows = rows
         self.units = tuple(Unit(name) for name in sorted(names))
         self._stems = Counter(_stem(unit.name) for unit in self.units)
 
-    def raw_films(self, unit: Unit) -> Iterator[RawFilm | Damaged]:
-        """Films of one shard."""
+    def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
+        """Images of one shard."""
         stem = _stem(unit.name)
-        # `a.tar` and `a.tgz` side by side may both hold a film `0`.
+        # `a.tar` and `a.tgz` side by side may both hold an image `0`.
         prefix = stem if self._stems[stem] == 1 else unit.name
         yield from read_shard(self._root / unit.name, unit.name, prefix=f"{prefix}/", find_row=self._row)
 

@@ -1,4 +1,6 @@
-"""How alike films of a set are: MS-SSIM of random pairs; near 1 where a generator draws the same film over and over."""
+"""How alike images of a set are: MS-SSIM of random pairs; near 1 where a generator draws the same image over and
+over.
+"""
 
 from collections.abc import Iterator
 
@@ -10,7 +12,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from cxrsynth.metrics.fidelity import Interval, mean_interval
 
-Films = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Radiographs = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Pairs = npt.NDArray[np.int64]
 
 # Of five scales, finest first. Source: Wang et al., "Multiscale structural similarity" (Asilomar 2003), section 3.2.
@@ -20,7 +22,7 @@ _BATCH = 16
 
 
 def scale_weights(side: int) -> tuple[float, ...]:
-    """Weights of the scales a film of `side` pixels bears with the kernel of 11.
+    """Weights of the scales an image of `side` pixels bears with the kernel of 11.
 
     Five from 176 pixels on, four from 99, three from 44, two from 22, else one.
 
@@ -28,11 +30,11 @@ def scale_weights(side: int) -> tuple[float, ...]:
     be compared.
 
     Raises:
-        ValueError: if the film is smaller than the kernel.
+        ValueError: if the image is smaller than the kernel.
     """
     if side < _KERNEL:
-        raise ValueError(f"films of {side} pixels, expected at least {_KERNEL}")
-    # torchmetrics' own condition, and its padding by reflection, which no film narrower than the kernel bears.
+        raise ValueError(f"images of {side} pixels, expected at least {_KERNEL}")
+    # torchmetrics' own condition, and its padding by reflection, which no image narrower than the kernel bears.
     bears = (n for n in range(len(_BETAS), 0, -1) if min(side // max(1, (n - 1) ** 2), side >> (n - 1)) >= _KERNEL)
     scales = next(bears)
     total = sum(_BETAS[:scales])
@@ -40,9 +42,9 @@ def scale_weights(side: int) -> tuple[float, ...]:
 
 
 def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Films [B, 1, H, W] in [0, 1], pair by pair -> [B]; 1 is equal.
+    """Images [B, 1, H, W] in [0, 1], pair by pair -> [B]; 1 is equal.
 
-    Source: torchmetrics, with negative contrast terms taken as 0 so that unlike films have a value.
+    Source: torchmetrics, with negative contrast terms taken as 0 so that unlike images have a value.
     """
     similarity: Tensor = multiscale_structural_similarity_index_measure(
         first,
@@ -56,60 +58,60 @@ def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
     return similarity
 
 
-def similarity_within(films: Films, *, pairs: int, seed: int) -> Interval:
-    """Mean MS-SSIM of random pairs of different films of one set, with the interval of its bootstrap over pairs.
+def similarity_within(radiographs: Radiographs, *, pairs: int, seed: int) -> Interval:
+    """Mean MS-SSIM of random pairs of different images of one set, with the interval of its bootstrap over pairs.
 
     Args:
-        films: [N, H, W], uint8, or float32 in [0, 1]; may be memory-mapped: only films in pairs are read.
-        pairs: how many. Up to half as many as films share none; beyond that pairs share films and the interval is
-            narrower than what other films would give.
+        radiographs: [N, H, W], uint8, or float32 in [0, 1]; may be memory-mapped: only images in pairs are read.
+        pairs: how many. Up to half as many as images share none; beyond that pairs share images and the interval is
+            narrower than what other images would give.
         seed: of pairs and bootstrap.
 
     Raises:
-        ValueError: for fewer than two films.
+        ValueError: for fewer than two images.
     """
-    if len(films) < 2:
-        raise ValueError(f"{len(films)} films, expected at least 2")
-    return _interval(films, films, _pairs_within(len(films), pairs, seed=seed), seed=seed)
+    if len(radiographs) < 2:
+        raise ValueError(f"{len(radiographs)} images, expected at least 2")
+    return _interval(radiographs, radiographs, _pairs_within(len(radiographs), pairs, seed=seed), seed=seed)
 
 
-def similarity_between(made: Films, real: Films, *, pairs: int, seed: int) -> Interval:
-    """Mean MS-SSIM of random pairs of one film of each set; else as `similarity_within`.
+def similarity_between(made: Radiographs, real: Radiographs, *, pairs: int, seed: int) -> Interval:
+    """Mean MS-SSIM of random pairs of one image of each set; else as `similarity_within`.
 
     Raises:
-        ValueError: if a set is empty, or their films differ in size.
+        ValueError: if a set is empty, or their images differ in size.
     """
     if not (len(made) and len(real)) or made.shape[1:] != real.shape[1:]:
-        raise ValueError(f"films {made.shape} and {real.shape}, expected [N, H, W] of one size, at least one of each")
+        raise ValueError(f"images {made.shape} and {real.shape}, expected [N, H, W] of one size, at least one of each")
     one = _drawn(len(made), len(made), pairs, seed=seed)
     other = _drawn(len(real), len(real), pairs, seed=seed + 1)
     return _interval(made, real, np.stack([one, other], axis=1), seed=seed)
 
 
-def _pairs_within(films: int, pairs: int, *, seed: int) -> Pairs:
-    """[pairs, 2] places; both of a pair are of one turn, so never the same film."""
-    return _drawn(films // 2 * 2, films, pairs * 2, seed=seed).reshape(pairs, 2)
+def _pairs_within(radiographs: int, pairs: int, *, seed: int) -> Pairs:
+    """[pairs, 2] places; both of a pair are of one turn, so never the same image."""
+    return _drawn(radiographs // 2 * 2, radiographs, pairs * 2, seed=seed).reshape(pairs, 2)
 
 
-def _drawn(turn: int, films: int, count: int, *, seed: int) -> Pairs:
-    """`count` places out of `films`: shuffled again and again, the first `turn` taken each time; none twice a turn."""
+def _drawn(turn: int, radiographs: int, count: int, *, seed: int) -> Pairs:
+    """`count` places out of `radiographs`: shuffled repeatedly, the first `turn` of each shuffle taken."""
     rng = np.random.default_rng(seed)
-    turns = [rng.permutation(films)[:turn] for _ in range(-(-count // turn))]
+    turns = [rng.permutation(radiographs)[:turn] for _ in range(-(-count // turn))]
     return np.concatenate(turns)[:count]
 
 
-def _interval(first: Films, second: Films, pairs: Pairs, *, seed: int) -> Interval:
+def _interval(first: Radiographs, second: Radiographs, pairs: Pairs, *, seed: int) -> Interval:
     values = torch.cat([ms_ssim(*batch) for batch in _batches(first, second, pairs)])
     return mean_interval(values.double().numpy(), seed=seed)
 
 
-def _batches(first: Films, second: Films, pairs: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(first: Radiographs, second: Radiographs, pairs: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(pairs), _BATCH):
         part = pairs[start : start + _BATCH]
         yield _unit(first[part[:, 0]]), _unit(second[part[:, 1]])
 
 
-def _unit(films: Films) -> Tensor:
+def _unit(radiographs: Radiographs) -> Tensor:
     """[B, H, W] -> [B, 1, H, W] float32 in [0, 1]."""
-    scaled = torch.from_numpy(np.asarray(films))[:, None].float()
-    return scaled / 255.0 if films.dtype == np.uint8 else scaled
+    scaled = torch.from_numpy(np.asarray(radiographs))[:, None].float()
+    return scaled / 255.0 if radiographs.dtype == np.uint8 else scaled

@@ -1,4 +1,4 @@
-"""Features to compare films in: a judge's trunk, a torchxrayvision network, or any image encoder of transformers."""
+"""Features to compare images in: a judge's trunk, a torchxrayvision network, or any image encoder of transformers."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModel
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.backends import FAMILIES, family_folder
 from cxrsynth.rewards.networks import FindingClassifier
-from cxrsynth.rewards.xrv import load_network, xrv_films
+from cxrsynth.rewards.xrv import load_network, xrv_images
 
 _XRV = "xrv:"
 _EXPECTED = (
@@ -28,9 +28,9 @@ _UNUSABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError
 
 @dataclass(frozen=True)
 class Extractor:
-    """Films to features, without gradient; a film's features do not depend on its batch, up to rounding.
+    """Images to features, without gradient; an image's features do not depend on its batch, up to rounding.
 
-    `name` is what it was asked for by, `digest` the sha256 of weights and settings, `width` the features of a film.
+    `name` is what it was asked for by, `digest` the sha256 of weights and settings, `width` the features of an image.
     """
 
     name: str
@@ -62,7 +62,7 @@ def load_extractor(name: str, *, device: torch.device) -> Extractor:
         device: where it runs.
 
     Raises:
-        ModelError: if there is none of that name, or it cannot be loaded, or does not tell films by their pixels.
+        ModelError: if there is none of that name, or it cannot be loaded, or does not tell images by their pixels.
     """
     family = family_folder(name)
     if family is not None:
@@ -99,7 +99,7 @@ def _of_xrv(name: str, device: torch.device) -> tuple[Callable[[Tensor], Tensor]
 
     def encode(images: Tensor) -> Tensor:
         # The library's `features2`, without what that prints.
-        return F.relu(network.features(xrv_films(images.to(device), side))).mean((2, 3))
+        return F.relu(network.features(xrv_images(images.to(device), side))).mean((2, 3))
 
     return encode, [weights]
 
@@ -124,7 +124,7 @@ def _of_transformers(folder: Path, device: torch.device) -> tuple[Callable[[Tens
     encoder = getattr(model, "vision_model", model).eval().to(device)
 
     def encode(images: Tensor) -> Tensor:
-        # Their processors expect colours: the grey film three times, already scaled to [0, 1].
+        # Their processors expect colours: the grey image three times, already scaled to [0, 1].
         coloured = [image.expand(3, -1, -1).cpu() for image in images]
         pixels = processor(images=coloured, do_rescale=False, return_tensors="pt").pixel_values
         return _pooled(encoder(pixel_values=pixels.to(device)), trained=not missing)
@@ -172,18 +172,18 @@ def _digest(files: list[Path]) -> str:
 
 
 def _probed_width(name: str, encode: Callable[[Tensor], Tensor]) -> int:
-    """Features of a made film; refuses encoders that draw at random (masked autoencoders) or give no vector."""
-    film = torch.linspace(0, 1, 64 * 64).reshape(1, 1, 64, 64)
+    """Features of a made image; refuses encoders that draw at random (masked autoencoders) or give no vector."""
+    radiograph = torch.linspace(0, 1, 64 * 64).reshape(1, 1, 64, 64)
     try:
         with torch.inference_mode():
-            first, again = encode(film), encode(film)
+            first, again = encode(radiograph), encode(radiograph)
     except (*_UNUSABLE, AttributeError) as error:
-        raise ModelError(f"features {name!r}: it cannot encode a film: {error}\n  expected: {_EXPECTED}") from None
+        raise ModelError(f"features {name!r}: it cannot encode an image: {error}\n  expected: {_EXPECTED}") from None
     if first.dim() != 2 or not first.isfinite().all():
-        raise ModelError(f"features {name!r}: {tuple(first.shape)} for one film, expected one finite vector")
+        raise ModelError(f"features {name!r}: {tuple(first.shape)} for one image, expected one finite vector")
     if not torch.equal(first, again):
         raise ModelError(
-            f"features {name!r}: other features each time for the same film\n"
+            f"features {name!r}: other features each time for the same image\n"
             "  expected: an encoder without random masks, such as RAD-DINO, CLIP or SigLIP"
         )
     return int(first.shape[1])

@@ -53,7 +53,7 @@ def _root_trace(first: Features, second: Features) -> float:
     try:
         crossed = eigvalsh(one, other, type=2)  # A B x = v x
     except LinAlgError:
-        # B is singular, by features that are the same on all films: the symmetric sqrt(B) A sqrt(B) bears it.
+        # B is singular, by features that are the same on all images: the symmetric sqrt(B) A sqrt(B) bears it.
         values, vectors = np.linalg.eigh(other)
         root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
         crossed = np.linalg.eigvalsh(root @ one @ root)
@@ -63,7 +63,7 @@ def _root_trace(first: Features, second: Features) -> float:
 def frechet_interval(first: Features, second: Features, *, rounds: int = 100, seed: int = 0) -> Interval:
     """`frechet_distance` with its interval, centred on the value (see `bootstrap`).
 
-    The same numbers as `bootstrap(frechet_distance, ...)` draws, without its copies: a film drawn w times is one row
+    The same numbers as `bootstrap(frechet_distance, ...)` draws, without its copies: an image drawn w times is one row
     times sqrt(w), which leaves five rows of eight.
     """
     rng = np.random.default_rng(seed)
@@ -102,7 +102,7 @@ def kernel_distance(first: Features, second: Features) -> float:
 def kernel_interval(first: Features, second: Features, *, rounds: int = 200, seed: int = 0) -> Interval:
     """`kernel_distance` with its interval over resampled sets.
 
-    A film drawn twice is never paired with itself, so resampling adds no bias.
+    An image drawn twice is never paired with itself, so resampling adds no bias.
     """
     rng = np.random.default_rng(seed)
     one, other = (_times(len(features), rounds, rng) for features in (first, second))
@@ -110,11 +110,11 @@ def kernel_interval(first: Features, second: Features, *, rounds: int = 200, see
 
 
 def _kernel_distances(first: Features, second: Features, one: Features, other: Features) -> Features:
-    """Of sets in which film i is there one[:, i] times; weights [rounds, N] and [rounds, M] -> [rounds]."""
+    """Of sets in which image i is there one[:, i] times; weights [rounds, N] and [rounds, M] -> [rounds]."""
     own = _kernel_sums(first, first, one, one) - (one**2) @ _kernel_of_self(first)
     theirs = _kernel_sums(second, second, other, other) - (other**2) @ _kernel_of_self(second)
     crossed = _kernel_sums(first, second, one, other)
-    # All pairs but those of a film with itself.
+    # All pairs but those of an image with itself.
     pairs, their_pairs = (weight.sum(1) ** 2 - (weight**2).sum(1) for weight in (one, other))
     return np.asarray(own / pairs + theirs / their_pairs - 2.0 * crossed / (one.sum(1) * other.sum(1)))
 

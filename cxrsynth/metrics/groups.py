@@ -1,4 +1,4 @@
-"""Made films against real ones, overall and in every group both have: findings, views, sexes, age groups."""
+"""Made images against real ones, overall and in every group both have: findings, views, sexes, age groups."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ from cxrsynth.reports.labels import OBSERVATIONS
 
 Places = npt.NDArray[np.int64]
 
-# Films compared at most: distances of all pairs grow with the square.
+# Images compared at most: distances of all pairs grow with the square.
 MOST = 5000
 NEIGHBOURS = 5
 # Above this width a round of the Frechet distance takes half a second: half as many are drawn.
@@ -28,13 +28,13 @@ _SIMILARITIES = ("ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
 
 
 @dataclass(frozen=True, slots=True)
-class FilmTable:
-    """What is known of N films, row by row.
+class ImageTable:
+    """What is known of N images, row by row.
 
     `features` are [N, D] float32; `view`, `sex` and `age_group` None where unknown; `present` the findings said to be
-    present (a normal film has `No Finding`) and `absent` those said not to be, both empty where nothing is known of a
-    film; `patients` empty where unknown.
-    `pixels` are [N, H, W] uint8, or None where diversity is not asked for; they may be memory-mapped, only films in
+    present (a normal image has `No Finding`) and `absent` those said not to be, both empty where nothing is known of an
+    image; `patients` empty where unknown.
+    `pixels` are [N, H, W] uint8, or None where diversity is not asked for; they may be memory-mapped, only images in
     drawn pairs are read; 128 pixels take a fifth of the time of 256.
 
     Raises:
@@ -56,14 +56,14 @@ class FilmTable:
         columns = (self.view, self.sex, self.age_group, self.present, self.patients, self.pixels, self.absent)
         lengths = {len(column) for column in columns if column is not None}
         if lengths != {len(self.features)}:
-            raise ValueError(f"columns of {sorted(lengths)} films, expected {len(self.features)} as features have")
+            raise ValueError(f"columns of {sorted(lengths)} images, expected {len(self.features)} as features have")
 
     def denied(self) -> list[set[str]]:
-        """`absent`, of no film where it was not told."""
+        """`absent`, of no image where it was not told."""
         return [set() for _ in self.present] if self.absent is None else self.absent
 
     def groups(self) -> dict[str, Places]:
-        """Places of the films of each group: `all`, `finding: Edema`, `view: PA`, `sex: F`, `age group: child`."""
+        """Places of the images of each group: `all`, `finding: Edema`, `view: PA`, `sex: F`, `age group: child`."""
         found: dict[str, list[int]] = {}
         for place in range(len(self.features)):
             for name in self._groups_of(place):
@@ -79,21 +79,22 @@ class FilmTable:
 
 
 def measure_groups(
-    made: FilmTable, real: FilmTable, *, least: int = 50, seed: int, pairs: int = 200
+    made: ImageTable, real: ImageTable, *, least: int = 50, seed: int, pairs: int = 200
 ) -> list[dict[str, Any]]:
-    """Fidelity and diversity by group, each at equal counts of made and real films.
+    """Fidelity and diversity by group, each at equal counts of made and real images.
 
     Args:
-        made: the films in question.
+        made: the images in question.
         real: the reference, features of the same extractor.
-        least: films a group needs on both sides; smaller ones are listed with their counts and None for every measure.
-        seed: of the films compared and of all resampling. A group's numbers do not depend on the other groups.
+        least: images a group needs on both sides; smaller ones are listed with their counts and None for every measure.
+        seed: of the images compared and of all resampling. A group's numbers do not depend on the other groups.
         pairs: random pairs for MS-SSIM, where both tables have pixels.
 
     Returns:
-        One row a group, `all` first: its name, `films` and `real` there are, `compared` (as many of each side, drawn
+        One row a group, `all` first: its name, `radiographs` and `real` there are, `compared` (as many of each side,
+        drawn
         at random, `MOST` at most), a measure's value and interval under its name, and `yardstick`: Frechet distance and
-        KID of real films against real films of other patients at that same count, None where there are too few.
+        KID of real images against real images of other patients at that same count, None where there are too few.
 
     Raises:
         ValueError: if the features differ in width.
@@ -105,7 +106,7 @@ def measure_groups(
     rows = []
     for name in _in_order(set(groups) | set(others)):
         own, theirs = groups.get(name, nobody), others.get(name, nobody)
-        row: dict[str, Any] = {"group": name, "films": len(own), "real": len(theirs)}
+        row: dict[str, Any] = {"group": name, "images": len(own), "real": len(theirs)}
         enough = min(len(own), len(theirs)) >= max(least, NEIGHBOURS + 1)
         rng = np.random.default_rng([seed, *name.encode()])
         rows.append(row | (_measured(made, own, real, theirs, pairs=pairs, rng=rng) if enough else _UNTOLD))
@@ -128,7 +129,7 @@ def _in_order(names: set[str]) -> list[str]:
 
 
 def _measured(
-    made: FilmTable, own: Places, real: FilmTable, theirs: Places, *, pairs: int, rng: np.random.Generator
+    made: ImageTable, own: Places, real: ImageTable, theirs: Places, *, pairs: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     count = min(len(own), len(theirs), MOST)
     seed = int(rng.integers(2**31))
@@ -151,9 +152,9 @@ def _distances(first: Features, second: Features, *, seed: int) -> dict[str, Any
 
 
 def _yardstick(
-    real: FilmTable, places: Places, count: int, *, rng: np.random.Generator, seed: int
+    real: ImageTable, places: Places, count: int, *, rng: np.random.Generator, seed: int
 ) -> dict[str, Any] | None:
-    """Real films against as many of other patients."""
+    """Real images against as many of other patients."""
     halves = _halves(real, places, rng)
     if min(len(half) for half in halves) < count:
         return None
@@ -161,8 +162,8 @@ def _yardstick(
     return _distances(first, second, seed=seed)
 
 
-def _halves(real: FilmTable, places: Places, rng: np.random.Generator) -> tuple[Places, Places]:
-    """Places in two halves without a patient in common; films of unknown patients are in neither."""
+def _halves(real: ImageTable, places: Places, rng: np.random.Generator) -> tuple[Places, Places]:
+    """Places in two halves without a patient in common; images of unknown patients are in neither."""
     of_patient: dict[str, list[int]] = {}
     for place in places.tolist():
         if real.patients[place]:
@@ -170,15 +171,15 @@ def _halves(real: FilmTable, places: Places, rng: np.random.Generator) -> tuple[
     names = list(of_patient)
     halves: tuple[list[int], list[int]] = ([], [])
     for turn in rng.permutation(len(names)):
-        # To the smaller half: patients with many films leave the halves even.
+        # To the smaller half: patients with many images leave the halves even.
         min(halves, key=len).extend(of_patient[names[turn]])
     return np.asarray(halves[0], dtype=np.int64), np.asarray(halves[1], dtype=np.int64)
 
 
 def _similarities(
-    made: FilmTable, own: Places, real: FilmTable, theirs: Places, *, pairs: int, rng: np.random.Generator, seed: int
+    made: ImageTable, own: Places, real: ImageTable, theirs: Places, *, pairs: int, rng: np.random.Generator, seed: int
 ) -> dict[str, Any]:
-    """MS-SSIM of pairs that share no film, as many as asked for or as there are: the pairs stay independent."""
+    """MS-SSIM of pairs that share no image, as many as asked for or as there are: the pairs stay independent."""
     if made.pixels is None or real.pixels is None:
         return dict.fromkeys(_SIMILARITIES)
     pairs = min(pairs, len(own) // 2, len(theirs) // 2)
@@ -195,5 +196,5 @@ def _some(places: Places, count: int, rng: np.random.Generator) -> Places:
     return np.sort(rng.choice(places, count, replace=False))
 
 
-def _features(table: FilmTable, places: Places) -> Features:
+def _features(table: ImageTable, places: Places) -> Features:
     return table.features[places].astype(np.float64)

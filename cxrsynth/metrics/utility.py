@@ -1,4 +1,6 @@
-"""Does training on made films help? A probe trained on made, real, or both kinds of films, tested on real patients."""
+"""Does training on made images help? A probe trained on made, real, or both kinds of images, tested on real
+patients.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,13 +15,13 @@ from sklearn.preprocessing import StandardScaler
 
 from cxrsynth.errors import ReportsError
 from cxrsynth.metrics.fidelity import Features, Interval
-from cxrsynth.metrics.groups import FilmTable, Places
+from cxrsynth.metrics.groups import ImageTable, Places
 from cxrsynth.reports.labels import OBSERVATIONS
 
 Truth = npt.NDArray[np.bool_]
 
 SYNTHETIC, REAL, BOTH = "synthetic", "real", "real + synthetic"
-# Films of one kind trained on at most: beyond, a probe gains little and takes longer.
+# Images of one kind trained on at most: beyond, a probe gains little and takes longer.
 MOST = 5000
 _FOLDS = 3
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths, for standardised features
@@ -28,59 +30,60 @@ _KINDS = ("sex", "age group", "view")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Places of the reference's films, trained on and tested on; no patient is in both."""
+    """Places of the reference's images, trained on and tested on; no patient is in both."""
 
     train: Places
     test: Places
 
 
 @dataclass(frozen=True, slots=True)
-class _Films:
-    """Films to train on: features [N, D], what is present in each, and whose they are."""
+class _Radiographs:
+    """Images to train on: features [N, D], what is present in each, and whose they are."""
 
     features: Features
     present: list[set[str]]
     patients: list[str]
 
-    def __add__(self, other: "_Films") -> "_Films":
+    def __add__(self, other: "_Radiographs") -> "_Radiographs":
         features = np.concatenate([self.features, other.features])
-        return _Films(features, self.present + other.present, self.patients + other.patients)
+        return _Radiographs(features, self.present + other.present, self.patients + other.patients)
 
 
 def measure_utility(
-    made: FilmTable, real: FilmTable, *, seed: int, least: int = 10, rounds: int = 500
+    made: ImageTable, real: ImageTable, *, seed: int, least: int = 10, rounds: int = 500
 ) -> dict[str, Any]:
-    """How well findings are told on held-out real patients after training on made, real, or both kinds of films.
+    """How well findings are told on held-out real patients after training on made, real, or both kinds of images.
 
     The probe is a logistic regression a finding on the extractor's features: standardised, classes balanced, its L2
-    chosen by cross-validation with patients kept apart. A finding not said to be present counts as absent; films of
+    chosen by cross-validation with patients kept apart. A finding not said to be present counts as absent; images of
     which nothing is known are left out. Whether the generator has seen the tested patients cannot be told from here.
 
     Args:
-        made: made films, with the labels they were asked for.
-        real: the reference, features of the same extractor: half of its patients are trained on, half tested on. A film
+        made: made images, with the labels they were asked for.
+        real: the reference, features of the same extractor: half of its patients are trained on, half tested on. An
+        image
             of no known patient counts as a patient of its own.
-        seed: of the split, of the films trained on (`MOST` of a kind) and of the bootstrap.
-        least: films with a finding, and without it, needed to train on it or to test it in a group.
+        seed: of the split, of the images trained on (`MOST` of a kind) and of the bootstrap.
+        least: images with a finding, and without it, needed to train on it or to test it in a group.
         rounds: of the bootstrap over tested patients.
 
     Returns:
-        `rows`: AUROC by finding, group and what was trained on, with interval, and the films tested; `lift`: AUROC of
+        `rows`: AUROC by finding, group and what was trained on, with interval, and the images tested; `lift`: AUROC of
         real + synthetic minus that of real, both on the same resampled patients; `too_few`: what had fewer than `least`
-        films with a finding or without it: which finding, in which group, `in` what was trained on or in `test`, how
+        images with a finding or without it: which finding, in which group, `in` what was trained on or in `test`, how
         many `present` and `absent`, and of how many `patients` where these are too few to choose the L2 by; `split`:
-        films trained and tested on, and those of no known patient.
+        images trained and tested on, and those of no known patient.
 
     Raises:
-        ReportsError: if no film of the reference, or no made one, has a finding said to be present.
+        ReportsError: if no image of the reference, or no made one, has a finding said to be present.
         ValueError: if the features differ in width.
     """
     if made.features.shape[1] != real.features.shape[1]:
         raise ValueError(f"features of {made.features.shape[1]} and {real.features.shape[1]}, expected one extractor")
-    for kind, table in (("made films", made), ("reference", real)):
+    for kind, table in (("made images", made), ("reference", real)):
         if not any(table.present):
             raise ReportsError(
-                f"{kind}: no film is told to have a finding\n  expected: labels or reports to measure utility by"
+                f"{kind}: no image is told to have a finding\n  expected: labels or reports to measure utility by"
             )
     split = split_patients(real, seed=seed)
     rng = np.random.default_rng(seed)
@@ -96,8 +99,8 @@ def measure_utility(
     return found | {"split": counts | {"patients_unknown": unknown}}
 
 
-def split_patients(real: FilmTable, *, seed: int) -> Split:
-    """Films of which anything is known, in two halves by patient.
+def split_patients(real: ImageTable, *, seed: int) -> Split:
+    """Images of which anything is known, in two halves by patient.
 
     Raises:
         ReportsError: if they are of a single patient.
@@ -106,30 +109,30 @@ def split_patients(real: FilmTable, *, seed: int) -> Split:
     patients = _patients(real, told, prefix="real")
     if len(set(patients)) < 2:
         raise ReportsError(
-            "reference: labelled films of a single patient\n  expected: patients to train and to test on"
+            "reference: labelled images of a single patient\n  expected: patients to train and to test on"
         )
     train, test = next(GroupShuffleSplit(n_splits=1, test_size=0.5, random_state=seed).split(told, groups=patients))
     return Split(told[train], told[test])
 
 
-def _told(table: FilmTable) -> Places:
+def _told(table: ImageTable) -> Places:
     told = (present or absent for present, absent in zip(table.present, table.denied(), strict=True))
     return np.flatnonzero(np.fromiter(map(bool, told), dtype=bool))
 
 
-def _patients(table: FilmTable, places: Places, *, prefix: str) -> list[str]:
-    """Whose each film is; a film of no known patient is its own. The parts cannot run into each other."""
-    return [f"{prefix} {table.patients[p]!r}" if table.patients[p] else f"{prefix} film {p}" for p in places]
+def _patients(table: ImageTable, places: Places, *, prefix: str) -> list[str]:
+    """Whose each image is; an image of no known patient is its own. The parts cannot run into each other."""
+    return [f"{prefix} {table.patients[p]!r}" if table.patients[p] else f"{prefix} image {p}" for p in places]
 
 
-def _some(table: FilmTable, places: Places, *, prefix: str, rng: np.random.Generator) -> _Films:
+def _some(table: ImageTable, places: Places, *, prefix: str, rng: np.random.Generator) -> _Radiographs:
     if len(places) > MOST:
         places = np.sort(rng.choice(places, MOST, replace=False))
     features = table.features[places].astype(np.float64)
-    return _Films(features, [table.present[p] for p in places], _patients(table, places, prefix=prefix))
+    return _Radiographs(features, [table.present[p] for p in places], _patients(table, places, prefix=prefix))
 
 
-def _findings(made: FilmTable, real: FilmTable) -> list[str]:
+def _findings(made: ImageTable, real: ImageTable) -> list[str]:
     """Findings of either side: CheXpert's in their order, then others."""
     seen = set[str]().union(*made.present, *real.present)
     return [name for name in OBSERVATIONS if name in seen] + sorted(seen - set(OBSERVATIONS))
@@ -137,7 +140,7 @@ def _findings(made: FilmTable, real: FilmTable) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Tested:
-    """Films tested on: features [N, D], groups as masks [N], and how often each film is in each round [rounds, N]."""
+    """Images tested on: features [N, D], groups as masks [N], and how often each image is in each round [rounds, N]."""
 
     features: Features
     present: list[set[str]]
@@ -145,10 +148,10 @@ class _Tested:
     times: Features
 
     @staticmethod
-    def of(real: FilmTable, places: Places, *, rounds: int, seed: int) -> "_Tested":
+    def of(real: ImageTable, places: Places, *, rounds: int, seed: int) -> "_Tested":
         groups = {name: np.isin(places, own) for name, own in real.groups().items()}
         shown = {name: mask for name, mask in groups.items() if name == "all" or name.split(":")[0] in _KINDS}
-        # Whole patients are drawn: films of one are alike.
+        # Whole patients are drawn: images of one are alike.
         _, patient = np.unique(_patients(real, places, prefix="real"), return_inverse=True)
         count = int(patient.max()) + 1
         rng = np.random.default_rng(seed)
@@ -158,7 +161,7 @@ class _Tested:
 
 
 def _measure_finding(
-    finding: str, sets: Mapping[str, _Films], test: _Tested, found: dict[str, Any], *, least: int
+    finding: str, sets: Mapping[str, _Radiographs], test: _Tested, found: dict[str, Any], *, least: int
 ) -> None:
     """Adds a finding's rows to `found`."""
     truth = _truth(finding, test.present)
@@ -166,23 +169,23 @@ def _measure_finding(
     if not groups:
         return
     scores = {}
-    for name, films in sets.items():
-        labels = _truth(finding, films.present)
+    for name, radiographs in sets.items():
+        labels = _truth(finding, radiographs.present)
         everyone = {"all": np.ones(len(labels), dtype=bool)}
         if not list(_enough(finding, labels, everyone, found["too_few"], least, name)):
             continue
-        folds = _folds(films, labels)
+        folds = _folds(radiographs, labels)
         if folds is None:
-            found["too_few"].append(_few(finding, labels, "all", name) | {"patients": len(set(films.patients))})
+            found["too_few"].append(_few(finding, labels, "all", name) | {"patients": len(set(radiographs.patients))})
         else:
-            scores[name] = _probe(films, labels, folds).decision_function(test.features)
+            scores[name] = _probe(radiographs, labels, folds).decision_function(test.features)
     for group, mask in groups.items():
         areas = {
             name: _areas(score[mask], truth[mask], test.times[:, mask]) for name, score in scores.items()
         }  # [1 + rounds] each, the whole set first
         for name, area in areas.items():
             told = {"finding": finding, "group": group, "trained_on": name}
-            found["rows"].append(told | {"auroc": asdict(_interval(area)), "films": int(mask.sum())})
+            found["rows"].append(told | {"auroc": asdict(_interval(area)), "images": int(mask.sum())})
         if REAL in areas and BOTH in areas:
             lift = _interval(areas[BOTH] - areas[REAL])
             found["lift"].append({"finding": finding, "group": group} | asdict(lift))
@@ -196,7 +199,7 @@ def _enough(
     least: int,
     where: str = "test",
 ) -> Iterator[tuple[str, Truth]]:
-    """Groups with `least` films that have the finding and as many that have not; the others are listed."""
+    """Groups with `least` images that have the finding and as many that have not; the others are listed."""
     for group, mask in groups.items():
         few = _few(finding, truth[mask], group, where)
         if min(few["present"], few["absent"]) >= least:
@@ -215,29 +218,29 @@ def _truth(finding: str, present: list[set[str]]) -> Truth:
     return np.asarray([finding in names for names in present], dtype=bool)
 
 
-def _folds(films: _Films, labels: Truth) -> list[tuple[Places, Places]] | None:
-    """Places trained on and tested on in each fold, patients kept apart; None if in one all films or none have it.
+def _folds(radiographs: _Radiographs, labels: Truth) -> list[tuple[Places, Places]] | None:
+    """Places trained on and tested on in each fold, patients kept apart; None if in one all images or none have it.
 
-    Many films of few patients are so: those with the finding may be of one or two.
+    Many images of few patients are so: those with the finding may be of one or two.
     """
-    if len(set(films.patients)) < _FOLDS:
+    if len(set(radiographs.patients)) < _FOLDS:
         return None
-    folds = list(StratifiedGroupKFold(_FOLDS).split(films.features, labels, films.patients))
+    folds = list(StratifiedGroupKFold(_FOLDS).split(radiographs.features, labels, radiographs.patients))
     both = all(0 < labels[places].sum() < len(places) for fold in folds for places in fold)
     return folds if both else None
 
 
-def _probe(films: _Films, labels: Truth, folds: list[tuple[Places, Places]]) -> Any:
+def _probe(radiographs: _Radiographs, labels: Truth, folds: list[tuple[Places, Places]]) -> Any:
     """The fitted probe; strongest penalty where several do as well."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
     search = GridSearchCV(
         probe, {"logisticregression__C": list(_PENALTIES)}, scoring="roc_auc", cv=folds, error_score="raise"
     )
-    return search.fit(films.features, labels)
+    return search.fit(radiographs.features, labels)
 
 
 def _areas(scores: Features, truth: Truth, times: Features) -> Features:
-    """AUROC of films [N] as they are, then drawn `times` [rounds, N] -> [1 + rounds]; nan without both classes.
+    """AUROC of images [N] as they are, then drawn `times` [rounds, N] -> [1 + rounds]; nan without both classes.
 
     Ties count half, as in sklearn.metrics.roc_auc_score with weights, which takes one round at a time.
     """

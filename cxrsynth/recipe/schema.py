@@ -273,15 +273,15 @@ class SftTrainSection(_Section):
 
 
 class SftStage(_Section):
-    """Supervised denoising on pairs of report and film. Films of held-out reports are left out."""
+    """Supervised denoising on pairs of report and image. Images of held-out reports are left out."""
 
     stage: Literal["sft"]
-    data: Path = Field(description="films with reports: WebDataset, folder or DICOM; relative to the recipe")
-    table: Path | None = Field(default=None, description="table that tells of the films; relative to the recipe")
+    data: Path = Field(description="images with reports: WebDataset, folder or DICOM; relative to the recipe")
+    table: Path | None = Field(default=None, description="table that tells of the images; relative to the recipe")
     columns: _Columns = {}
     steps: Annotated[_Count, Field(ge=1, le=999_999)]
     batch_size: _Positive = 16
-    micro_batch: _Positive | None = Field(default=None, description="films a forward pass; default: 8, on a CPU 4")
+    micro_batch: _Positive | None = Field(default=None, description="images a forward pass; default: 8, on a CPU 4")
     unconditional: Annotated[float, Field(ge=0, lt=1), _PLAIN] = Field(
         default=0.1, description="share of empty prompts"
     )
@@ -290,7 +290,9 @@ class SftStage(_Section):
     )
     train: SftTrainSection = SftTrainSection()
     checkpoint_every: _Positive = Field(default=500, description="steps")
-    cache_gib: _Rate = Field(default=16.0, description="room in the run's folder for the films' latents, while it runs")
+    cache_gib: _Rate = Field(
+        default=16.0, description="room in the run's folder for the images' latents, while it runs"
+    )
 
     @property
     def length(self) -> int:
@@ -324,7 +326,7 @@ class EvaluationSection(_Section):
     )
     features: str = Field(default="nano-judge", description="where the Frechet distance is measured, as audit's")
     reference: Path | None = Field(
-        default=None, description="real films for the Frechet distance; else the baseline's images"
+        default=None, description="real images for the Frechet distance; else the baseline's images"
     )
     sheet: Annotated[_Count, Field(ge=0)] = Field(default=12, description="pairs on the contact sheet")
     on_hacking: Literal["warn", "stop"] = Field(default="warn", description="stop: the stage ends with the best so far")

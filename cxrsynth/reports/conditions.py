@@ -18,7 +18,7 @@ CONDITIONS = (
 
 def conditions_of(report: Report) -> tuple[str, ...]:
     """Which blocks a report's condition gets, of `CONDITIONS`: never its text, only its facts and labels."""
-    group = report.told_age_group or age_group(report.age_years)
+    group = report.stated_age_group or age_group(report.age_years)
     named = [_ANY, f"view {report.view}", f"age group {group}"]
     named += [
         f"{observation} {_TOLD[label.status]}" for observation, label in report.labels.items() if label.status in _TOLD

@@ -105,7 +105,7 @@ def every_canonical_sentence() -> list[str]:
 class Depicts(BaseModel):
     """What a model was shown in training; what is not here is never claimed to be in its images.
 
-    `findings` maps an observation to the number of training films that show it.
+    `findings` maps an observation to the number of training images that show it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -124,14 +124,14 @@ class Request:
 
     subject: Subject
     labels: Labels = field(repr=False)
-    not_depicted: tuple[str, ...]
+    unsupported_findings: tuple[str, ...]
 
 
-def limit_to_depicted(subject: Subject, labels: Labels, depicts: Depicts | None) -> Request:
+def limit_to_supported(subject: Subject, labels: Labels, depicts: Depicts | None) -> Request:
     """Split what a report asks for into what the model was shown and what it was not.
 
     Returns:
-        The request, with `not_depicted` naming the rest: `Fracture`, `Pleural Effusion (side)`,
+        The request, with `unsupported_findings` naming the rest: `Fracture`, `Pleural Effusion (side)`,
         `Pneumonia (uncertain)`, `view LATERAL`. A denied finding that was never shown is left out
         unnamed: the image cannot contradict it.
     """

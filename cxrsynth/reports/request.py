@@ -16,14 +16,14 @@ from cxrsynth.reports.prompt import (
     age_group,
     canonical_prompt,
     cut_at_sentence,
-    limit_to_depicted,
+    limit_to_supported,
 )
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.settings import PromptStyle
 
 
 @dataclass(frozen=True)
-class Asked:
+class BuiltPrompt:
     """One report, ready to be drawn. `facts` goes into each sample's JSON and holds no free text.
 
     `labels` are all the report says, shown by the model or not; `conditions` what a model with ACE is told of it;
@@ -38,10 +38,10 @@ class Asked:
     conditions: tuple[str, ...]
     sanitized: Counter[str]
     truncated: bool
-    not_depicted: tuple[str, ...]
+    unsupported_findings: tuple[str, ...]
 
 
-class Asker:
+class PromptBuilder:
     """Turns reports into prompts in one style for one model.
 
     Args:
@@ -56,12 +56,12 @@ class Asker:
         self._fits = fits
         self._reader = FindingsReader()
 
-    def ask(self, report: Report) -> Asked:
+    def build(self, report: Report) -> BuiltPrompt:
         """What one report asks for; label columns win over labels read from the text."""
         clean = sanitize(report.full_text)
         labels, sources = self._labels(report)
         subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
-        request = limit_to_depicted(subject, labels, self._depicts)
+        request = limit_to_supported(subject, labels, self._depicts)
         prompt, truncated = cut_at_sentence(self._prompt(report, request, clean.text), self._fits)
         facts = {
             # One shape for all samples, and no null: readers such as `datasets` infer columns from the first few.
@@ -69,13 +69,13 @@ class Asker:
             "sex": subject.sex or "",
             "age_group": subject.age_group or "",
             "findings": {name: _finding_fact(labels.get(name), sources.get(name, "")) for name in OBSERVATIONS},
-            "not_depicted": "; ".join(request.not_depicted),
+            "unsupported_findings": "; ".join(request.unsupported_findings),
             "prompt_style": self._style.value,
             "prompt_truncated": truncated,
         }
         if self._style is PromptStyle.CANONICAL:
             facts["prompt"] = prompt
-        return Asked(
+        return BuiltPrompt(
             prompt=prompt,
             text=clean.text,
             facts=facts,
@@ -84,7 +84,7 @@ class Asker:
             conditions=conditions_of(replace(report, labels=labels)),
             sanitized=Counter(clean.removed),
             truncated=truncated,
-            not_depicted=request.not_depicted,
+            unsupported_findings=request.unsupported_findings,
         )
 
     def _labels(self, report: Report) -> tuple[dict[str, FindingLabel], dict[str, str]]:
@@ -107,7 +107,7 @@ class Asker:
             PromptStyle.REPORT: "",
         }[self._style]
         # A report without the wanted section, or with one of which nothing is left ("No significant change."), is asked
-        # by all the text it has, and without any by its labels: an empty prompt would ask for any film at all.
+        # by all the text it has, and without any by its labels: an empty prompt would ask for any image at all.
         return sanitize(section).text or clean_text or canonical_prompt(request.subject, request.labels)
 
 

@@ -63,6 +63,6 @@ def check_family(folder: Path) -> None:
 
 def canonical_text(report: Report) -> str:
     """The canonical sentence of a report's subject and labels: the words nano's encoders were trained on."""
-    group = report.told_age_group or age_group(report.age_years)
+    group = report.stated_age_group or age_group(report.age_years)
     subject = Subject(view=report.view, age_group=group, sex=report.sex)
     return canonical_prompt(subject, report.labels)

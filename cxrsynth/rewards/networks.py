@@ -62,9 +62,10 @@ def _resized(images: Tensor, size: int) -> Tensor:
 
 
 def stretched(images: Tensor, *, tail: float = 0.005) -> Tensor:
-    """Grey levels brought to full range, `tail` of each film's pixels beyond either end, as in training.
+    """Grey levels brought to full range, `tail` of each image's pixels beyond either end, as in training.
 
-    Sources differ in contrast, not in meaning. Black (below 5 of 255: collimation, padding) is not counted; a film that
+    Sources differ in contrast, not in meaning. Black (below 5 of 255: collimation, padding) is not counted; an image
+    that
     is all black stays as it is.
 
     Args:

@@ -42,7 +42,7 @@ def load_dual_encoder(folder: Path, *, device: torch.device) -> ConsistencyRewar
     one_at_a_time = threading.Lock()
 
     def encode_images(images: Tensor) -> Tensor:
-        # Their processors expect colours: the grey film three times.
+        # Their processors expect colours: the grey image three times.
         pixels = processor(
             images=[image.expand(3, -1, -1).cpu() for image in images], do_rescale=False, return_tensors="pt"
         ).pixel_values

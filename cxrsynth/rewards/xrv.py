@@ -52,7 +52,7 @@ class XrvClassifier:
         targets = list(network.targets)
         thresholds = getattr(network, "op_threshs", None)
         network.op_threshs, network.apply_sigmoid = None, False
-        # Without a resolution of its own it neither resamples nor prints about it: `xrv_films` does the former.
+        # Without a resolution of its own it neither resamples nor prints about it: `xrv_images` does the former.
         self._size = int(network.input_resolution)
         del network.input_resolution
         points = torch.full((len(targets),), 0.5) if thresholds is None else thresholds.float().cpu()
@@ -65,12 +65,12 @@ class XrvClassifier:
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
         """[B, 1, H, W] in [0, 1] -> [B, len(heads)], 0 at each head's operating point."""
-        scores: Tensor = self._network(xrv_films(images.to(self._device), self._size))
+        scores: Tensor = self._network(xrv_images(images.to(self._device), self._size))
         return scores.float().cpu()[:, self._places] - self._offset
 
 
-def xrv_films(images: Tensor, size: int) -> Tensor:
-    """Images [B, 1, H, W] in [0, 1] as torchxrayvision wants its films: [B, 1, size, size] in [-1024, 1024].
+def xrv_images(images: Tensor, size: int) -> Tensor:
+    """Images [B, 1, H, W] in [0, 1] as torchxrayvision wants its images: [B, 1, size, size] in [-1024, 1024].
 
     Raises:
         ValueError: if values lie outside [0, 1].

@@ -27,9 +27,9 @@ from cxrsynth.rewards.xrv import network_state
 RELEASED = "pspnet"
 _RELEASED_FILE = "pspnet_chestxray_best_model_4.pth"
 _LUNGS = ("Left Lung", "Right Lung")
-# Of ImageNet, as torchxrayvision's `PSPNet` prepares its films.
+# Of ImageNet, as torchxrayvision's `PSPNet` prepares its images.
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-# Of a film's pixels: less is a speck, no lung. The smallest lung of 6,394 real outlines by V7 Labs covers 0.039.
+# Of an image's pixels: less is a speck, no lung. The smallest lung of 6,394 real outlines by V7 Labs covers 0.039.
 _LEAST_LUNG = 0.01
 # Scale and tilt depend on each other; the rest after so many rounds is far below a pixel.
 _ROUNDS = 8
@@ -41,7 +41,8 @@ Points = npt.NDArray[np.float64]  # [V, 2], x to the right and y down, in half w
 class LungFrame:
     """Where a pair of lungs lies: what the heart does not hide, and so what no convention about it changes.
 
-    Centre and spread (standard deviation) are of the convex hull of both lungs, in half widths of the film. The tilt is
+    Centre and spread (standard deviation) are of the convex hull of both lungs, in half widths of the image. The tilt
+    is
     that of the line halfway between the lungs' long chords, from apex to costophrenic angle, clockwise from upright.
     """
 
@@ -50,8 +51,9 @@ class LungFrame:
     tilt_rad: float
 
 
-# Medians of 16 real pairs of lungs (outlines by V7 Labs) on films in the canonical frame of nano's training films, and
-# how far films lie from them (median): 0.011 and 0.035, 0.017 and 0.018, 0.015 rad. Of 68 other films, which had no
+# Medians of 16 real pairs of lungs (outlines by V7 Labs) on images in the canonical frame of nano's training images,
+# and
+# how far images lie from them (median): 0.011 and 0.035, 0.017 and 0.018, 0.015 rad. Of 68 other images, which had no
 # part in it: -0.013 and 0.064, 0.474 and 0.433, 0.029 rad. Measured by tests/benchmarks/lung_frame.py.
 CANONICAL = LungFrame(centre=(-0.022, 0.045), spread=(0.462, 0.410), tilt_rad=0.015)
 
@@ -62,7 +64,7 @@ class LungPosture(nn.Module):
     Args:
         network: torchxrayvision's `pspnet`, what its `PSPNet` holds: colours [B, 3, size, size] -> logits [B, 14, size,
             size].
-        size: pixels on a side at which it sees films.
+        size: pixels on a side at which it sees images.
     """
 
     def __init__(self, network: nn.Module, *, size: int) -> None:
@@ -79,7 +81,7 @@ class LungPosture(nn.Module):
         """[B, 1, H, W] in [0, 1] -> logits of `PSPNet.targets`, [B, 14, size, size]."""
         if images.shape[-2:] != (self._size, self._size):
             images = F.interpolate(images, (self._size, self._size), mode="bilinear", antialias=True)
-        # Its wrapper takes films in [-1024, 1024] and first of all brings them back to [0, 1].
+        # Its wrapper takes images in [-1024, 1024] and first of all brings them back to [0, 1].
         logits: Tensor = self._network(normalize(images.expand(-1, 3, -1, -1), _MEAN, _STD))
         return logits
 
@@ -109,7 +111,7 @@ def released_segmentation(cache: Path | None = None) -> Path:
 def chest_posture(lungs: Tensor) -> Tensor:
     """By what warp the lungs differ from the canonical frame, in the order and units of `POSTURE`.
 
-    A film in the canonical frame warped by these numbers (`warps.warp_matrices`) would show its lungs here.
+    An image in the canonical frame warped by these numbers (`warps.warp_matrices`) would show its lungs here.
     Lungs are told apart by place, so a mirrored chest is as good as any; one on its head is turned by half a circle.
 
     Args:
@@ -152,7 +154,7 @@ def _posture(pair: npt.NDArray[np.bool_]) -> list[float]:
     for _ in range(_ROUNDS):
         angle = CANONICAL.tilt_rad - _tilt((outlines[0] * scale, outlines[1] * scale))
         cos2, sin2 = math.cos(angle) ** 2, math.sin(angle) ** 2
-        # Spread that the canonical lungs have along the film's axes when turned by the angle.
+        # Spread that the canonical lungs have along the image's axes when turned by the angle.
         turned = np.sqrt([variance_x * cos2 + variance_y * sin2, variance_x * sin2 + variance_y * cos2])
         scale = turned / seen.spread
     cos, sin = math.cos(angle), math.sin(angle)

@@ -75,7 +75,7 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
     Raises:
         ModelError: if the checkpoint is not one of these weights.
     """
-    with damage_told(folder):
+    with explain_damage(folder):
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         _copy(load_file(folder / _WEIGHTS), learner.weights)
         _load_optimizer(load_file(folder / _OPTIMIZER), learner)
@@ -93,7 +93,7 @@ def load_best(folder: Path, weights: Mapping[str, Tensor]) -> int:
         ModelError: if the checkpoint is not one of these weights.
     """
     path = folder / _AVERAGED
-    with damage_told(folder, "remove it to take the last iteration's weights, or start again in a new folder"):
+    with explain_damage(folder, "remove it to take the last iteration's weights, or start again in a new folder"):
         iteration = int(json.loads((folder / _STATE).read_text(encoding="utf-8"))["iteration"])
         _copy(load_file(path if path.is_file() else folder / _WEIGHTS), weights)
     return iteration
@@ -103,7 +103,7 @@ _ADVICE = "remove it to go on from the one before, or start again in a new folde
 
 
 @contextmanager
-def damage_told(folder: Path, advice: str = _ADVICE) -> Iterator[None]:
+def explain_damage(folder: Path, advice: str = _ADVICE) -> Iterator[None]:
     """What reading a damaged or foreign checkpoint raises, as ModelError; one that cannot be read now may be whole."""
     try:
         yield

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.diffusion.noise import noise
-from cxrsynth.rl.rollout_spec import Draw
+from cxrsynth.rl.rollout_spec import RolloutSpec
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Shifts:
     log_probs: Tensor
 
 
-def draw_shifts(mean: Tensor, std: float, drawn: Sequence[Draw], *key: object, elements: int) -> Shifts:
+def draw_shifts(mean: Tensor, std: float, drawn: Sequence[RolloutSpec], *key: object, elements: int) -> Shifts:
     """Shifts of trajectories.
 
     Args:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 
 @dataclass(frozen=True)
-class Draw:
+class RolloutSpec:
     """One trajectory to be sampled. `report` is a place in the training reports, `start` one of their pool of x_T.
 
     `stream` names its step noise. Two mirrored trajectories share x_T and step noise, and take the same draw of the
@@ -20,26 +20,26 @@ class Draw:
     sign: float = 1.0
 
 
-def draws(
+def rollout_specs(
     iteration: int, *, seed: int, reports: int, per_iteration: int, images: int, pool: int, mirrored: bool = False
-) -> list[Draw]:
+) -> list[RolloutSpec]:
     """Trajectories of an iteration: reports in a new order each pass over them, x_T of the pool in turn.
 
     A report's images start from different x_T while the pool lasts; `mirrored` ones in pairs from the same.
     """
     each = 2 if mirrored else 1
     first = iteration * per_iteration
-    found: list[Draw] = []
+    found: list[RolloutSpec] = []
     for turn in range(first, first + per_iteration):
         lap, place = divmod(turn, reports)
         report = _order(seed, lap, reports)[place]
         for image in range(images):
             start = (lap * (images // each) + image // each) % pool
-            found.append(Draw(len(found), report, start, len(found) - image % each, 1.0 - 2.0 * (image % each)))
+            found.append(RolloutSpec(len(found), report, start, len(found) - image % each, 1.0 - 2.0 * (image % each)))
     return found
 
 
-@lru_cache(maxsize=2)  # asked for every turn of a lap, and long where films are many
+@lru_cache(maxsize=2)  # asked for every turn of a lap, and long where images are many
 def _order(seed: int, lap: int, reports: int) -> list[int]:
     order = list(range(reports))
     random.Random(f"{seed} {lap}").shuffle(order)

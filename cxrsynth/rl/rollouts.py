@@ -17,14 +17,14 @@ from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.perturbation import Shifts, draw_shifts
 from cxrsynth.rl.policy import Policy
-from cxrsynth.rl.rollout_spec import Draw
+from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.rl.update import Experience
 from cxrsynth.runtime.pool import OrderedPool
-from cxrsynth.runtime.processes import Group
+from cxrsynth.runtime.processes import ProcessGroup
 
 
 @dataclass(frozen=True)
-class Case:
+class PromptExample:
     """One report to draw: `report` with all its labels, the prompt, and what ACE is told."""
 
     report: Report
@@ -71,7 +71,7 @@ class Collector:
         batch_size: int,
         seed: int,
         pool: OrderedPool,
-        group: Group,
+        group: ProcessGroup,
     ) -> None:
         self.policy = policy
         self.suite = suite
@@ -83,7 +83,7 @@ class Collector:
         self._group = group
 
     def policy_experience(
-        self, iteration: int, drawn: Sequence[Draw], cases: Sequence[Case]
+        self, iteration: int, drawn: Sequence[RolloutSpec], cases: Sequence[PromptExample]
     ) -> tuple[Experience, Tensor]:
         """Trajectories of this process and the rewards of all, [N, R].
 
@@ -134,7 +134,7 @@ class Collector:
         return experience, rewards
 
     def baseline_rewards(
-        self, drawn: Sequence[Draw], cases: Sequence[Case], cache: BaselineCache, *, images: int
+        self, drawn: Sequence[RolloutSpec], cases: Sequence[PromptExample], cache: BaselineCache, *, images: int
     ) -> Tensor:
         """Rewards [N, R] of the baseline for the same reports and x_T, with step noise of its own; mean of `images`.
 
@@ -174,7 +174,7 @@ class Collector:
                 cache.rows[key] = several.nanmean(0).tolist()
         return cache.table([(case.report.report_id, draw.start) for draw, case in zip(drawn, cases, strict=True)])
 
-    def _shifts(self, iteration: int, drawn: Sequence[Draw], mask: Tensor | None) -> Shifts | None:
+    def _shifts(self, iteration: int, drawn: Sequence[RolloutSpec], mask: Tensor | None) -> Shifts | None:
         """The first action of each trajectory, where the policy has one."""
         ace = self.policy.shifts
         if ace is None or mask is None:
@@ -191,7 +191,7 @@ class Collector:
     def _sample(
         self,
         model: DiffusionModel,
-        cases: list[Case],
+        cases: list[PromptExample],
         text: Tensor,
         empty: Tensor,
         mask: Tensor | None,
@@ -219,7 +219,7 @@ class Collector:
         rows = [] if rewards is None else list(zip(places, rewards.tolist(), strict=True))
         return torch.tensor([row for _, row in sorted(self._group.gather(rows))])
 
-    def _check(self, rewards: Tensor, cases: Sequence[Case], *, whose: str = "") -> None:
+    def _check(self, rewards: Tensor, cases: Sequence[PromptExample], *, whose: str = "") -> None:
         """nan says that a reward cannot tell; an infinity is a fault."""
         wrong = rewards.isinf()
         if wrong.any():

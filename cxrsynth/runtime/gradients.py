@@ -9,15 +9,15 @@ from torch import Tensor
 from cxrsynth.runtime.pool import OrderedPool
 
 Batch = TypeVar("Batch")
-Told = TypeVar("Told")
+Output = TypeVar("Output")
 
 
 def add_gradients(
     pool: OrderedPool,
     batches: Iterable[Batch],
-    loss: Callable[[Batch], tuple[Tensor, Told]],
+    loss: Callable[[Batch], tuple[Tensor, Output]],
     weights: Sequence[Tensor],
-) -> list[Told]:
+) -> list[Output]:
     """Add the gradient of each micro-batch's loss to the weights' `grad`, which must be there.
 
     Args:
@@ -37,7 +37,7 @@ def add_gradients(
             told.append(one)
         return told
 
-    def gradients(batch: Batch) -> tuple[tuple[Tensor, ...], Told]:
+    def gradients(batch: Batch) -> tuple[tuple[Tensor, ...], Output]:
         value, one = loss(batch)
         return torch.autograd.grad(value, weights, materialize_grads=True), one
 

@@ -64,7 +64,7 @@ class OrderedPool:
 Job = TypeVar("Job")
 
 
-# Films in flight for each worker: enough to fill a batch while the last one is scored.
+# Images in flight for each worker: enough to fill a batch while the last one is scored.
 _AHEAD = 8
 
 
@@ -88,8 +88,8 @@ def in_order(jobs: Iterable[Job], work: Callable[[Job], Result], *, workers: int
 def _results(jobs: Iterable[Job], work: Callable[[Job], Result], workers: int) -> Generator[Result, None, None]:
     window: Queue[Future[Result] | None] = Queue(maxsize=_AHEAD * workers)
     stopped = threading.Event()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="films")
-    feeder = threading.Thread(target=_feed, args=(jobs, work, pool, window, stopped), name="films-feed", daemon=True)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="images")
+    feeder = threading.Thread(target=_feed, args=(jobs, work, pool, window, stopped), name="images-feed", daemon=True)
     feeder.start()
     try:
         while (future := window.get()) is not None:

@@ -56,7 +56,7 @@ _Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """This process among `count`. `gather` joins lists of (place, anything) of all processes."""
 
     rank: int

@@ -1,4 +1,4 @@
-"""Affine warps of films, by the five numbers of `POSTURE` or by matrices.
+"""Affine warps of images, by the five numbers of `POSTURE` or by matrices.
 
 Matrices are those of `torch.nn.functional.affine_grid`: they tell, for a place of the output, where in the input to
 look, in half widths from the middle.
@@ -12,7 +12,7 @@ from torch import Tensor
 def warp_matrices(parameters: Tensor) -> Tensor:
     """Matrices [N, 2, 3] of the five numbers of `POSTURE` [N, 5]; zero is the identity.
 
-    A positive log scale shows a larger piece of the film, that is, makes the chest smaller.
+    A positive log scale shows a larger piece of the image, that is, makes the chest smaller.
     """
     shift_x, shift_y, log_x, log_y, angle = parameters.unbind(-1)
     cos, sin = angle.cos(), angle.sin()
@@ -34,6 +34,6 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor, *, mode: str = "bilinear", outside: str = "zeros") -> Tensor:
-    """Images [N, 1, H, W] seen through matrices [N, 2, 3]; beyond the film's edge black, or as `outside` says."""
+    """Images [N, 1, H, W] seen through matrices [N, 2, 3]; beyond the image's edge black, or as `outside` says."""
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode=mode, padding_mode=outside, align_corners=False)

@@ -18,7 +18,7 @@ _CELL = 192
 def dataset_card(manifest: dict[str, Any]) -> bytes:
     """README.md of the data set, made from its manifest."""
     plan, counts = manifest["plan"], manifest["counts"]
-    not_depicted = manifest["not_depicted"]
+    unsupported_findings = manifest["unsupported_findings"]
     where = f"in {len(manifest['shards'])} shards" if manifest["shards"] else "in one DICOM file-set"
     lines = [
         "# Synthetic chest X-rays",
@@ -40,13 +40,13 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
         "",
         "## Labels",
         "",
-        "The JSON beside each image says which findings were asked for, and under `not_depicted` those the model was",
+        "The JSON beside each image says which findings were requested, and under `unsupported_findings` those it was",
         "never shown: a request is not a depiction. No label was checked by a reader.",
         "",
     ]
-    if not_depicted:
+    if unsupported_findings:
         lines += ["Asked for but not depicted:", ""]
-        lines += [f"- {name}: {count} images" for name, count in sorted(not_depicted.items())]
+        lines += [f"- {name}: {count} images" for name, count in sorted(unsupported_findings.items())]
         lines += [""]
     return "\n".join(lines).encode()
 
@@ -66,7 +66,7 @@ def _reading(manifest: dict[str, Any]) -> list[str]:
 
 
 def kept_card(manifest: Mapping[str, Any]) -> bytes:
-    """README.md of the kept films; what they are is said in the words of their source alone."""
+    """README.md of the kept images; what they are is said in the words of their source alone."""
     counts, shards = manifest["counts"], [shard["name"] for shard in manifest["shards"]]
     model = (manifest["source"].get("plan") or {}).get("model") or {}
     lines = [
@@ -74,11 +74,11 @@ def kept_card(manifest: Mapping[str, Any]) -> bytes:
         "",
         f"**{manifest['note']}**" if "note" in manifest else "Their source does not say whether they are synthetic.",
         "",
-        f"- {counts['samples']} films in {len(shards)} shards, of {counts['samples'] + counts['rejected']} audited;"
+        f"- {counts['samples']} images in {len(shards)} shards, of {counts['samples'] + counts['rejected']} audited;"
         f" {REJECTED} says why of each that was rejected",
         *([f"- model: {model['name']}, SHA-256 `{model['digest']}`"] if {"name", "digest"} <= model.keys() else []),
         "- every member is byte for byte what it was in the audited set",
-        *([f"- {counts['renamed']} films have another key than there, see {KEYS}"] if counts["renamed"] else []),
+        *([f"- {counts['renamed']} images have another key than there, see {KEYS}"] if counts["renamed"] else []),
         f"- audited by: cxrsynth {manifest['plan']['versions']['cxrsynth']}",
         "",
         *_reading_kept(shards),

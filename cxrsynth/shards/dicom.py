@@ -1,4 +1,4 @@
-"""A generated film as a DICOM object that says everywhere that it is made."""
+"""A generated image as a DICOM object that says everywhere that it is made."""
 
 import re
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class DicomSettings:
     """What all DICOM objects of one data set have in common.
 
     `dataset_uid_seed` is the root of every UID: whatever changes the pixels (model, recipe, seed) must
-    change it too, or two different films would claim one identity in an archive. The three texts go into
+    change it too, or two different images would claim one identity in an archive. The three texts go into
     LO elements.
 
     Raises:
@@ -60,7 +60,7 @@ def to_dataset(
     view: str | None = None,
     sex: str | None = None,
 ) -> FileDataset:
-    """One generated film as a DICOM object of 12 bits in 16, MONOCHROME2.
+    """One generated image as a DICOM object of 12 bits in 16, MONOCHROME2.
 
     Equal input gives an equal object: no clock, no random UID. Dates stay empty, since nothing was ever
     taken of anyone.
@@ -97,7 +97,7 @@ def to_dataset(
 
 
 def from_dataset(dataset: Dataset) -> NDArray[np.float32]:
-    """The film of an object made by `to_dataset`: [H, W] float32 in [0, 1], within half of 1/4095 of the original.
+    """The image of an object made by `to_dataset`: [H, W] float32 in [0, 1], within half of 1/4095 of the original.
 
     Raises:
         ValueError: if the object does not hold one 12 bit MONOCHROME2 image.
@@ -206,7 +206,7 @@ def _set_image(dataset: Dataset, settings: DicomSettings, *, image_index: int) -
     """General Image module, with the markers that outlive a de-identification that drops Synthetic Data."""
     dataset.InstanceNumber = image_index + 1
     dataset.ImageType = ["DERIVED", "SECONDARY"]
-    # Empty is "unknown": the view was asked of the model, but no one checked which way the film lies.
+    # Empty is "unknown": the view was asked of the model, but no one checked which way the image lies.
     dataset.PatientOrientation = ""
     dataset.BurnedInAnnotation = "NO"
     dataset.LossyImageCompression = "00"

@@ -65,7 +65,7 @@ def fit_keys(keys: Iterable[str]) -> dict[str, str]:
     for key in keys:
         if key not in names:
             digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-            stem = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[-_KEPT_CHARS:].strip("_-") or "film"
+            stem = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[-_KEPT_CHARS:].strip("_-") or "image"
             chars = _HASH_CHARS
             while (name := f"{stem}-{digest[:chars]}") in taken:
                 chars += 1

@@ -13,10 +13,10 @@ from cxrsynth.diffusion.noise import noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage, SftStage
-from cxrsynth.rl.rollout_spec import Draw
+from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.tuning.finetune import Supervision
-from cxrsynth.tuning.latent_cache import Pair, TrainingFilms
+from cxrsynth.tuning.latent_cache import Pair, TrainingImages
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.run import TuneRun
 
@@ -46,8 +46,8 @@ def describe(run: TuneRun) -> str:
     return "\n".join(lines)
 
 
-class _BlankFilms(TrainingFilms):
-    """As many films as are asked for, all alike: what a step takes does not depend on them."""
+class _BlankImages(TrainingImages):
+    """As many images as are asked for, all alike: what a step takes does not depend on them."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self._blank = torch.zeros(shape)
@@ -61,23 +61,23 @@ class _BlankFilms(TrainingFilms):
 
 def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
     made = Supervision(run, stage, index, checkpoint=run.recipe.model.checkpoint)
-    films = _BlankFilms(made.model.latent_shape)
+    radiographs = _BlankImages(made.model.latent_shape)
     micro_batch = min(made.micro_batch, stage.batch_size)
     with SamplingPool(made.model, batch_size=micro_batch, threads_per_batch=1) as pool:
-        batches = [[Draw(place, 0, 0) for place in range(micro_batch)]] * pool.batches
-        made.gradients(0, batches, films, pool)
+        batches = [[RolloutSpec(place, 0, 0) for place in range(micro_batch)]] * pool.batches
+        made.gradients(0, batches, radiographs, pool)
         started = time.monotonic()
-        made.gradients(1, batches, films, pool)
+        made.gradients(1, batches, radiographs, pool)
         taken = time.monotonic() - started
         side_by_side = pool.batches * run.accelerator.num_processes
     trained = sum(weight.numel() for weight in made.weights.values())
     kept = _ADAMW_BYTES * trained
     step = math.ceil(stage.batch_size / micro_batch / side_by_side) * taken
     return [
-        f"{stage.steps} steps of {stage.batch_size} films, from {stage.data}",
+        f"{stage.steps} steps of {stage.batch_size} images, from {stage.data}",
         f"trains {trained:,} numbers",
         f"about {step:.1f} s a step, {timedelta(seconds=round(stage.steps * step))} in all (reading and encoding"
-        f" the films not counted); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)}"
+        f" the images not counted); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)}"
         " for weights, optimizer and a step",
     ]
 
@@ -123,7 +123,7 @@ def _baseline_images(made: Reinforcement, iterations: int) -> int:
     stage = made.stage
     if not isinstance(stage, RlcfStage):
         return 0
-    pairs = {(draw.report, draw.start) for iteration in range(iterations) for draw in made.draws(iteration)}
+    pairs = {(draw.report, draw.start) for iteration in range(iterations) for draw in made.rollout_specs(iteration)}
     return len(pairs) * stage.comparison.baseline_images
 
 

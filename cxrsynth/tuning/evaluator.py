@@ -21,7 +21,7 @@ from cxrsynth.diffusion.noise import noise
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import open_collection
-from cxrsynth.images.image import Film
+from cxrsynth.images.image import Radiograph
 from cxrsynth.metrics.diversity import similarity_within
 from cxrsynth.metrics.features import Extractor, load_extractor
 from cxrsynth.metrics.fidelity import frechet_interval, mean_interval
@@ -29,10 +29,10 @@ from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.feedback import spread
-from cxrsynth.rl.rollouts import Case, check_pixels
+from cxrsynth.rl.rollouts import PromptExample, check_pixels
 from cxrsynth.runtime.files import write_tensors
 from cxrsynth.runtime.pool import OrderedPool
-from cxrsynth.runtime.processes import Group
+from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Sampler
 from cxrsynth.tuning.run import TuneRun
 
@@ -68,7 +68,7 @@ class Evaluator:
         tuning: the rewards that tune, with their weights.
         judge: the judge's rewards.
         extractor: where the Frechet distance is measured.
-        reference: features of real films, float64 [M, D]; None compares with the baseline's images.
+        reference: features of real images, float64 [M, D]; None compares with the baseline's images.
         steps: denoising steps, without added noise, as `generate` takes them.
         guidance: classifier-free guidance scale.
         sampler: which solver, as `generate` takes it.
@@ -80,7 +80,7 @@ class Evaluator:
 
     def __init__(
         self,
-        cases: Sequence[Case],
+        cases: Sequence[PromptExample],
         *,
         images_per_report: int,
         tuning: RewardSuite,
@@ -94,7 +94,7 @@ class Evaluator:
         batch_size: int,
         seed: int,
         pool: OrderedPool,
-        group: Group,
+        group: ProcessGroup,
     ) -> None:
         self._asked = [(case, image) for case in cases for image in range(images_per_report)]
         self._images_per_report = images_per_report
@@ -258,11 +258,11 @@ def _won(margin: Tensor) -> Tensor:
     return 0.5 + 0.5 * margin.nan_to_num(0.0).sign()
 
 
-def reference_features(films: Iterator[npt.NDArray[np.float32]], extractor: Extractor) -> npt.NDArray[np.float64]:
-    """Features of real films [H, W] in [0, 1], float64 [M, D]; films may differ in size."""
+def reference_features(radiographs: Iterator[npt.NDArray[np.float32]], extractor: Extractor) -> npt.NDArray[np.float64]:
+    """Features of real images [H, W] in [0, 1], float64 [M, D]; images may differ in size."""
     found: list[Tensor] = []
-    for film in films:
-        found.append(extractor(torch.from_numpy(film)[None, None]))
+    for radiograph in radiographs:
+        found.append(extractor(torch.from_numpy(radiograph)[None, None]))
     return torch.cat(found).double().numpy() if found else np.zeros((0, 0))
 
 
@@ -276,11 +276,11 @@ def open_evaluator(
     tuning: RewardSuite,
     weights: Mapping[str, float],
     *,
-    case: Callable[[Report], Case],
+    case: Callable[[Report], PromptExample],
     pool: OrderedPool,
     batch: int,
 ) -> Evaluator:
-    """Load judges, features and reference films.
+    """Load judges, features and reference images.
 
     Args:
         run: whose held-out reports are judged, and whose recipe says how.
@@ -316,24 +316,26 @@ def open_evaluator(
 
 
 def _reference(folder: Path, extractor: Extractor, *, quiet: bool) -> NDArray[np.float64]:
-    """Features [M, D] of all films that can be read. Raises ShardError if they are too few for a distance."""
+    """Features [M, D] of all images that can be read. Raises ShardError if they are too few for a distance."""
     collection, unread = open_collection(folder), 0
 
     def pixels() -> Iterator[NDArray[np.float32]]:
         nonlocal unread
         for unit in collection.units:
-            for film in collection.read(unit):
-                if isinstance(film, Film):
-                    yield film.pixels
+            for radiograph in collection.read(unit):
+                if isinstance(radiograph, Radiograph):
+                    yield radiograph.pixels
                 else:
                     unread += 1
 
     found = reference_features(pixels(), extractor)
     if len(found) < 2:
         raise ShardError(
-            f"evaluation.reference: {folder}: {len(found)} films that can be read, {unread} that cannot\n"
+            f"evaluation.reference: {folder}: {len(found)} images that can be read, {unread} that cannot\n"
             "  expected: at least 2, for the Frechet distance"
         )
     if unread and not quiet:
-        console.warn(f"evaluation.reference: {unread} films cannot be read and are left out; cxrsynth audit names them")
+        console.warn(
+            f"evaluation.reference: {unread} images cannot be read and are left out; cxrsynth audit names them"
+        )
     return found

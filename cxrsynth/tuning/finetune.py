@@ -1,4 +1,4 @@
-"""One stage of supervised fine-tuning, `sft`: denoising real films under the prompts of their reports."""
+"""One stage of supervised fine-tuning, `sft`: denoising real images under the prompts of their reports."""
 
 import random
 import shutil
@@ -19,24 +19,24 @@ from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import guided_condition, predict_noise
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import SamplingSection, SftStage
-from cxrsynth.reports.request import Asker
-from cxrsynth.rl.checkpoint import Learner, damage_told, load_checkpoint, save_checkpoint
-from cxrsynth.rl.rollout_spec import Draw, draws
+from cxrsynth.reports.request import PromptBuilder
+from cxrsynth.rl.checkpoint import Learner, explain_damage, load_checkpoint, save_checkpoint
+from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
 from cxrsynth.runtime.batches import chunks
 from cxrsynth.runtime.gradients import add_gradients
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.tuning.curves import draw_curves
 from cxrsynth.tuning.export import Trained
-from cxrsynth.tuning.latent_cache import FilmEncoder, TrainingFilms, open_films
+from cxrsynth.tuning.latent_cache import ImageEncoder, TrainingImages, open_images
 from cxrsynth.tuning.metrics import Metrics
 from cxrsynth.tuning.run import TuneRun
 
 
 class Supervision:
-    """A stage: its networks, its films, and where it stands.
+    """A stage: its networks, its images, and where it stands.
 
-    All randomness comes from seed, stage, step and a film's place in the batch. `told_films` says which films were
+    All randomness comes from seed, stage, step and an image's place in the batch. `told_images` says which images were
     used, once they are read.
     """
 
@@ -57,7 +57,7 @@ class Supervision:
         self.micro_batch = run.batch_size(SamplingSection(batch_size=stage.micro_batch))
         self.metrics = Metrics(run.folder.metrics)
         self.first = 0
-        self.told_films = ""
+        self.told_images = ""
 
     def _mark(self) -> dict[str, nn.Parameter]:
         """Let gradients reach what the recipe trains; those parameters, by name."""
@@ -89,13 +89,13 @@ class Supervision:
             self.average.copy_to(self.weights.values())
 
     def train(self) -> None:
-        """The steps that are left. Raises what `step` and reading the films do."""
+        """The steps that are left. Raises what `step` and reading the images do."""
         total = self.stage.steps
         with SamplingPool(self.model, batch_size=self.micro_batch, threads_per_batch=1) as pool:
-            films = self.read_films(pool)
+            radiographs = self.read_images(pool)
             with console.training_view(total, quiet=not self.run.is_main) as show, Stop() as stop:
                 for step in range(self.first, total):
-                    row = self.step(step, films, pool)
+                    row = self.step(step, radiographs, pool)
                     done = step + 1
                     self._write(done, row)
                     show(done, row)
@@ -111,7 +111,7 @@ class Supervision:
         """The model with its weights as they are."""
         return Trained(self.model, self.weights, adapters=self.stage.train.unet == "lora")
 
-    def step(self, step: int, films: TrainingFilms, pool: OrderedPool) -> dict[str, float]:
+    def step(self, step: int, radiographs: TrainingImages, pool: OrderedPool) -> dict[str, float]:
         """One optimizer step, counted from 0. Returns its row of metrics.
 
         Raises:
@@ -121,16 +121,16 @@ class Supervision:
         rate = self.stage.train.learning_rate * min(1.0, (step + 1) / max(1, self.stage.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        drawn = draws(
+        drawn = rollout_specs(
             step,
             seed=self.run.recipe.seed,
-            reports=len(films),
+            reports=len(radiographs),
             per_iteration=self.stage.batch_size,
             images=1,
             pool=1,
         )
         batches = list(chunks(drawn, self.micro_batch))
-        loss = float(self.run.add_up(self.gradients(step, self.run.group.share(batches), films, pool)))
+        loss = float(self.run.add_up(self.gradients(step, self.run.group.share(batches), radiographs, pool)))
         for weight in self.weights.values():
             assert weight.grad is not None
             weight.grad = self.run.add_up(weight.grad)
@@ -153,26 +153,28 @@ class Supervision:
             "time/images_per_s": self.stage.batch_size / taken,
         }
 
-    def gradients(self, step: int, batches: Sequence[list[Draw]], films: TrainingFilms, pool: OrderedPool) -> Tensor:
+    def gradients(
+        self, step: int, batches: Sequence[list[RolloutSpec]], radiographs: TrainingImages, pool: OrderedPool
+    ) -> Tensor:
         """Leave the gradient of these micro-batches in every weight's `grad`; returns their loss.
 
-        Both are shares of the mean over all `batch_size` films of the step.
+        Both are shares of the mean over all `batch_size` images of the step.
         """
         weights = list(self.weights.values())
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
 
-        def one(batch: list[Draw]) -> tuple[Tensor, Tensor]:
-            loss = self.loss(step, batch, films).sum() / self.stage.batch_size
+        def one(batch: list[RolloutSpec]) -> tuple[Tensor, Tensor]:
+            loss = self.loss(step, batch, radiographs).sum() / self.stage.batch_size
             return loss, loss.detach().cpu().double()
 
         losses = add_gradients(pool, batches, one, weights)
         return torch.stack(losses).sum() if losses else torch.zeros((), dtype=torch.float64)
 
-    def loss(self, step: int, batch: Sequence[Draw], films: TrainingFilms) -> Tensor:
-        """Loss of each film of a micro-batch, [B] float32."""
+    def loss(self, step: int, batch: Sequence[RolloutSpec], radiographs: TrainingImages) -> Tensor:
+        """Loss of each image of a micro-batch, [B] float32."""
         device = self.model.device
-        clean = torch.stack([films.latent(draw.report) for draw in batch]).to(device)
+        clean = torch.stack([radiographs.latent(draw.report) for draw in batch]).to(device)
         added = torch.stack([noise(clean.shape[1:], *self._key(step, draw)) for draw in batch]).to(device)
         last = self.scheduler.config.num_train_timesteps
         timesteps, prompts, conditions = [], [], []
@@ -180,7 +182,7 @@ class Supervision:
             rng = random.Random(" ".join(map(str, self._key(step, draw))))
             timesteps.append(rng.randrange(last))
             blank = rng.random() < self.stage.unconditional
-            pair = films.pair(draw.report)
+            pair = radiographs.pair(draw.report)
             prompts.append("" if blank else pair.prompt)
             conditions.append(() if blank else pair.conditions)
         when = torch.tensor(timesteps, device=device)
@@ -193,7 +195,7 @@ class Supervision:
         )
         return denoising_loss(self.scheduler, predicted, clean, added, when, min_snr=self.stage.min_snr)
 
-    def _key(self, step: int, draw: Draw) -> tuple[object, ...]:
+    def _key(self, step: int, draw: RolloutSpec) -> tuple[object, ...]:
         return self.run.recipe.seed, "sft", self.index, step, draw.place
 
     def _condition(self, prompts: list[str], conditions: Sequence[tuple[str, ...]]) -> Tensor:
@@ -204,29 +206,29 @@ class Supervision:
         mask = None if self.model.ace is None else self.model.ace.mask(conditions)
         return guided_condition(self.model, text, text[:1], 1.0, mask=mask)
 
-    def read_films(self, pool: OrderedPool) -> TrainingFilms:
-        run, collection = self.run, open_films(self.stage)
+    def read_images(self, pool: OrderedPool) -> TrainingImages:
+        run, collection = self.run, open_images(self.stage)
         unnamed = sum(report.report_id.startswith("row-") for report in run.held_out)
         if unnamed and run.is_main:
-            console.warn(f"{unnamed} held-out reports have no id: a film of theirs would not be noticed")
-        encoder = FilmEncoder(
+            console.warn(f"{unnamed} held-out reports have no id: an image of theirs would not be noticed")
+        encoder = ImageEncoder(
             collection,
             self.model,
-            Asker(run.spec.prompt, run.spec.depicts, self.model.fits),
+            PromptBuilder(run.spec.prompt, run.spec.depicts, self.model.fits),
             held_out={report.report_id for report in run.held_out},
             folder=run.folder.latents(self.index),
             limit_bytes=self.stage.cache_gib * 2**30,
             batch_size=self.micro_batch,
             pool=pool,
         )
-        with console.image_progress(None, quiet=not run.is_main, what="films encoded") as advance:
+        with console.image_progress(None, quiet=not run.is_main, what="images encoded") as advance:
             encoder.encode(run.group.share(collection.units), advance=advance)
         run.wait()
-        films = encoder.films()
-        self.told_films = films.told(first_damage=False)
+        radiographs = encoder.radiographs()
+        self.told_images = radiographs.told(first_damage=False)
         if run.is_main:
-            console.say(f"{collection.path}: {films.told()}")
-        return films
+            console.say(f"{collection.path}: {radiographs.told()}")
+        return radiographs
 
     def _write(self, step: int, row: dict[str, float]) -> None:
         if self.run.is_main:
@@ -239,7 +241,7 @@ class Supervision:
             state: dict[str, Any] = {
                 "stage": self.index,
                 "iteration": step,
-                "films": self.told_films,
+                "images": self.told_images,
                 "ema_steps": None if self.average is None else self.average.optimization_step,
             }
             save_checkpoint(self.run.folder.checkpoint(self.index, step), self.learner, state)
@@ -252,8 +254,8 @@ class Supervision:
         newest = self.run.folder.newest(self.index)
         if newest is not None:
             state = load_checkpoint(newest, self.learner)
-            with damage_told(newest):
-                self.first, self.told_films = int(state["iteration"]), str(state["films"])
+            with explain_damage(newest):
+                self.first, self.told_images = int(state["iteration"]), str(state["images"])
                 if self.average is not None:
                     self.average.optimization_step = int(state["ema_steps"])
             if self.run.is_main:

@@ -20,16 +20,16 @@ from cxrsynth.reports.table.table import open_table
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.runtime.processes import announced
-from cxrsynth.tuning.latent_cache import open_films
+from cxrsynth.tuning.latent_cache import open_images
 from cxrsynth.tuning.run import TuneRun
 
 
-def _names_and_sizes(films: Collection) -> str:
-    """SHA-256 of the films' files; of a data set of ours, of its manifest's digests.
+def _names_and_sizes(radiographs: Collection) -> str:
+    """SHA-256 of the images' files; of a data set of ours, of its manifest's digests.
 
-    No times: films may be copied to where a job runs.
+    No times: images may be copied to where a job runs.
     """
-    root = films.path if films.path.is_dir() else films.path.parent
+    root = radiographs.path if radiographs.path.is_dir() else radiographs.path.parent
 
     def size(name: str) -> int:
         try:
@@ -37,19 +37,19 @@ def _names_and_sizes(films: Collection) -> str:
         except OSError:
             return -1
 
-    if films.manifest is not None:
-        told = [films.content_of(unit) for unit in films.units]
+    if radiographs.manifest is not None:
+        told = [radiographs.content_of(unit) for unit in radiographs.units]
     else:
-        told = [f"{name}\0{size(name)}" for unit in films.units for name in unit.files or (unit.name,)]
+        told = [f"{name}\0{size(name)}" for unit in radiographs.units for name in unit.files or (unit.name,)]
     return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _check_stages(recipe: Recipe) -> None:
-    """That films, rewards and judges of every stage are there is told now, not after the stages before."""
+    """That images, rewards and judges of every stage are there is told now, not after the stages before."""
     cpu, judged = torch.device("cpu"), False
     for stage in recipe.stages:
         if isinstance(stage, SftStage):
-            open_films(stage)
+            open_images(stage)
             continue
         judged = True
         for name, section in stage.rewards.items():
@@ -137,7 +137,7 @@ def _read(path: Path, columns: dict[str, str], limit: int | None) -> list[Report
 
 
 def input_digests(run: TuneRun) -> dict[str, str]:
-    """SHA-256 of the files a run depends on, by the recipe's keys; films by names and sizes alone.
+    """SHA-256 of the files a run depends on, by the recipe's keys; images by names and sizes alone.
 
     Raises what reading them does.
     """
@@ -150,7 +150,7 @@ def input_digests(run: TuneRun) -> dict[str, str]:
         found["reports.held_out"] = open_table(recipe.reports.held_out).digest()
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SftStage):
-            found[f"stages.{index}.data"] = _names_and_sizes(open_films(stage))
+            found[f"stages.{index}.data"] = _names_and_sizes(open_images(stage))
             if stage.table is not None:
                 found[f"stages.{index}.table"] = open_table(stage.table).digest()
         else:

@@ -1,6 +1,6 @@
-"""Films to fine-tune on: read, held against the held-out reports, encoded once, and kept as latents by unit.
+"""Images to fine-tune on: read, held against the held-out reports, encoded once, and kept as latents by unit.
 
-What is kept can be turned back into films, and holds prompts: it is for this run alone, and goes when the stage is
+What is kept can be turned back into images, and holds prompts: it is for this run alone, and goes when the stage is
 done.
 """
 
@@ -22,12 +22,12 @@ from cxrsynth import __version__
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.sampler import encode_images
 from cxrsynth.errors import ModelError, RecipeError, ReportsError
-from cxrsynth.images.collection import Collection as FilmCollection
+from cxrsynth.images.collection import Collection as ImageCollection
 from cxrsynth.images.collection import Unit, open_collection
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.pictures import squared
 from cxrsynth.recipe.schema import SftStage
-from cxrsynth.reports.request import Asker
+from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.runtime.batches import chunks
@@ -37,14 +37,14 @@ from cxrsynth.runtime.pool import OrderedPool
 _USED, _DAMAGED, _UNTOLD, _HELD_OUT = "used", "could not be read", "without a report", "of held-out reports"
 
 
-def open_films(stage: SftStage) -> FilmCollection:
-    """The films a stage trains on. Raises ShardError and ReportsError as `open_collection` does."""
+def open_images(stage: SftStage) -> ImageCollection:
+    """The images a stage trains on. Raises ShardError and ReportsError as `open_collection` does."""
     return open_collection(stage.data, table=stage.table, columns=ColumnNames(**stage.columns))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What a film is trained to be the answer to."""
+    """What an image is trained to be the answer to."""
 
     prompt: str = field(repr=False)
     conditions: tuple[str, ...]
@@ -60,8 +60,8 @@ class _Part:
     first_damage: str
 
 
-class TrainingFilms:
-    """Latents and prompts of all usable films, by place; latents stay on disk until they are asked for."""
+class TrainingImages:
+    """Latents and prompts of all usable images, by place; latents stay on disk until they are asked for."""
 
     def __init__(self, parts: Sequence[_Part]) -> None:
         self._parts = parts
@@ -73,21 +73,21 @@ class TrainingFilms:
         return self._ends[-1]
 
     def pair(self, place: int) -> Pair:
-        """Prompt and conditions of a film."""
+        """Prompt and conditions of an image."""
         part, row = self._find(place)
         return part.pairs[row]
 
     def latent(self, place: int) -> Tensor:
-        """Scaled latent of a film, [C, h, w] float32 on the CPU."""
+        """Scaled latent of an image, [C, h, w] float32 on the CPU."""
         part, row = self._find(place)
         with safe_open(part.path, framework="pt") as file:
             return file.get_slice("latents")[row].float()  # type: ignore[no-any-return]
 
     def told(self, *, first_damage: bool = True) -> str:
-        """How many films are used, and why others are not; a damaged film's name may be a patient's."""
+        """How many images are used, and why others are not; a damaged image's name may be a patient's."""
         left = [f"{self.counts[why]} {why}" for why in (_DAMAGED, _UNTOLD, _HELD_OUT) if self.counts[why]]
         damage = f" (first: {self._first_damage})" if first_damage and self._first_damage else ""
-        return f"{self.counts[_USED]} films" + (f"; left out: {', '.join(left)}{damage}" if left else "")
+        return f"{self.counts[_USED]} images" + (f"; left out: {', '.join(left)}{damage}" if left else "")
 
     def _find(self, place: int) -> tuple[_Part, int]:
         index = bisect_right(self._ends, place)
@@ -95,25 +95,25 @@ class TrainingFilms:
         return part, place - (self._ends[index] - len(part.pairs))
 
 
-class FilmEncoder:
+class ImageEncoder:
     """Encodes units of a collection into a folder; a unit found there is not encoded again.
 
     Args:
-        collection: the films.
+        collection: the images.
         model: whose autoencoder encodes them.
         asker: makes their prompts, as `generate` does.
-        held_out: ids of reports whose films are left out.
+        held_out: ids of reports whose images are left out.
         folder: where latents are kept.
         limit_bytes: the most they may take.
-        batch_size: films a forward pass.
+        batch_size: images a forward pass.
         pool: where these run side by side.
     """
 
     def __init__(
         self,
-        collection: FilmCollection,
+        collection: ImageCollection,
         model: DiffusionModel,
-        asker: Asker,
+        prompt_builder: PromptBuilder,
         *,
         held_out: Collection[str],
         folder: Path,
@@ -123,7 +123,7 @@ class FilmEncoder:
     ) -> None:
         self._collection = collection
         self._model = model
-        self._asker = asker
+        self._prompt_builder = prompt_builder
         self._held_out = frozenset(held_out)
         self._folder = folder
         self._limit_bytes = limit_bytes
@@ -147,19 +147,19 @@ class FilmEncoder:
                 write_atomically(path, self._encoded(unit, advance))
             self._check_room()
 
-    def films(self) -> TrainingFilms:
+    def radiographs(self) -> TrainingImages:
         """All units, once they are encoded.
 
         Raises:
-            ReportsError: if no film can be used.
+            ReportsError: if no image can be used.
         """
-        films = TrainingFilms([_read(self._path(unit)) for unit in self._collection.units])
-        if not len(films):
+        radiographs = TrainingImages([_read(self._path(unit)) for unit in self._collection.units])
+        if not len(radiographs):
             raise ReportsError(
-                f"{self._collection.path}: no film to train on: {films.told()}\n"
-                "  expected: films with a report or labels beside them, or a table (stages: table) that tells of them"
+                f"{self._collection.path}: no image to train on: {radiographs.told()}\n"
+                "  expected: images with a report or labels beside them, or a table (stages: table) that tells of them"
             )
-        return films
+        return radiographs
 
     def _path(self, unit: Unit) -> Path:
         """Where a unit's latents are, or would be: named by everything they depend on."""
@@ -170,8 +170,8 @@ class FilmEncoder:
         taken = sum(path.stat().st_size for path in self._folder.glob("*.safetensors"))
         if taken > self._limit_bytes:
             raise RecipeError(
-                f"cache_gib {self._limit_bytes / 2**30:g}: latents of the films in {self._collection.path} take more\n"
-                "  raise it where there is room in the run's folder, or give fewer films"
+                f"cache_gib {self._limit_bytes / 2**30:g}: latents of the images in {self._collection.path} take more\n"
+                "  raise it where there is room in the run's folder, or give fewer images"
             )
 
     def _encoded(self, unit: Unit, advance: Callable[[int], None]) -> bytes:
@@ -187,7 +187,7 @@ class FilmEncoder:
         for batch, found in self._pool.map_in_order(encode, batches):
             kept = found.half()
             if not kept.isfinite().all():
-                raise ModelError(f"vae: latents of films in {unit.name} are not numbers\n  try precision: fp32")
+                raise ModelError(f"vae: latents of images in {unit.name} are not numbers\n  try precision: fp32")
             pairs += [pair for pair, _ in batch]
             latents.append(kept)
             advance(len(batch))
@@ -199,7 +199,7 @@ class FilmEncoder:
         return save({"latents": torch.cat(latents)}, metadata=told)
 
     def _usable(self, unit: Unit, counts: Counter[str], damages: list[str]) -> Iterator[tuple[Pair, Tensor]]:
-        """Films of a unit with a prompt, [1, H, W] in [0, 1]; the others are counted by why not."""
+        """Images of a unit with a prompt, [1, H, W] in [0, 1]; the others are counted by why not."""
         for found in self._collection.read(unit):
             if isinstance(found, Damaged):
                 damages.append(f"{found.source} {found.member}: {found.reason}")
@@ -215,7 +215,7 @@ class FilmEncoder:
             return _UNTOLD, None
         if report.report_id in self._held_out:
             return _HELD_OUT, None
-        asked = self._asker.ask(report)
+        asked = self._prompt_builder.build(report)
         # A report of which nothing is left to ask by would teach the empty prompt.
         return (_USED, Pair(asked.prompt, asked.conditions)) if asked.prompt.strip() else (_UNTOLD, None)
 

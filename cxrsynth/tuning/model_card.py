@@ -24,11 +24,11 @@ def supervision_card(run: TuneRun, stage: Supervision) -> str:
             *_head(stage.model, section.stage),
             "",
             f"- trained: UNet {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
-            f"- {section.steps} steps of {section.batch_size} films, learning rate {train.learning_rate:g}"
+            f"- {section.steps} steps of {section.batch_size} images, learning rate {train.learning_rate:g}"
             + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
-            f"- data: {stage.told_films}; {len(run.held_out)} reports held out",
+            f"- data: {stage.told_images}; {len(run.held_out)} reports held out",
             f"- mean loss of the last {len(losses)} steps: {fmean(losses):.4f}",
-            "- Films it was trained on may be remembered: look for copies with `cxrsynth audit --reference`.",
+            "- Images it was trained on may be remembered: look for copies with `cxrsynth audit --reference`.",
             "",
             "The run's `recipe.yaml` holds every setting.",
             "",
@@ -113,7 +113,7 @@ def _result_table(stage: Reinforcement, best: int) -> list[str]:
     ]
     if f"{prefix}frechet_to_real" in row:
         lines.append(
-            f"- Frechet distance to real films: {row[f'{prefix}frechet_to_real']:.3f}, baseline"
+            f"- Frechet distance to real images: {row[f'{prefix}frechet_to_real']:.3f}, baseline"
             f" {row[f'{prefix}baseline_frechet_to_real']:.3f}"
         )
     else:

@@ -21,11 +21,11 @@ from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage
 from cxrsynth.rewards.feedback import Comparison, compare, spread
 from cxrsynth.rl.advantage import PromptStatistics, no_signal, to_advantage
-from cxrsynth.rl.checkpoint import Learner, damage_told, load_best, load_checkpoint, save_checkpoint
+from cxrsynth.rl.checkpoint import Learner, explain_damage, load_best, load_checkpoint, save_checkpoint
 from cxrsynth.rl.optimizer import optimizer_groups, set_learning_rates
 from cxrsynth.rl.policy import Policy, load_policy
-from cxrsynth.rl.rollout_spec import Draw, draws
-from cxrsynth.rl.rollouts import BaselineCache, Case, Collector
+from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
+from cxrsynth.rl.rollouts import BaselineCache, Collector, PromptExample
 from cxrsynth.rl.update import Updater, UpdateStats
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.tuning.curves import draw_curves
@@ -124,7 +124,7 @@ class Reinforcement:
     def iterate(self, iteration: int, collector: Collector, updater: Updater) -> dict[str, Any]:
         """One iteration: sample, compare, learn. Returns its row of metrics."""
         started = time.monotonic()
-        drawn = self.draws(iteration)
+        drawn = self.rollout_specs(iteration)
         cases = [self.case(self.run.training[draw.report]) for draw in drawn]
         experience, rewards = collector.policy_experience(iteration, drawn, cases)
         self._hear(rewards, cases)
@@ -156,7 +156,7 @@ class Reinforcement:
             self._row(rewards, baseline, feedback) | flat | {f"policy/{k}": v for k, v in asdict(stats).items()} | times
         )
 
-    def _hear(self, rewards: Tensor, cases: Sequence[Case]) -> None:
+    def _hear(self, rewards: Tensor, cases: Sequence[PromptExample]) -> None:
         """A reward may have nothing to say of a report, but not of all of them."""
         most = min(_SILENT_REPORTS, len(self.run.training))
         for name, unknown in zip(self.suite.names, rewards.isnan().all(0).tolist(), strict=True):
@@ -174,10 +174,10 @@ class Reinforcement:
         """Of reports' order and all noise: a later stage must not learn again what the one before was fitted to."""
         return self.run.recipe.seed + _STAGE_STRIDE * self.index
 
-    def draws(self, iteration: int) -> list[Draw]:
+    def rollout_specs(self, iteration: int) -> list[RolloutSpec]:
         """The trajectories of an iteration."""
         pool = self.stage.comparison.pool if isinstance(self.stage, RlcfStage) else 1 << 30
-        return draws(
+        return rollout_specs(
             iteration,
             seed=self.noise_seed,
             reports=len(self.run.training),
@@ -193,7 +193,9 @@ class Reinforcement:
         places = random.Random(self.run.recipe.seed).sample(range(count), min(count, _PROMPTS))
         return list(dict.fromkeys(case(self.run.training[place]).prompt for place in places))
 
-    def _baseline(self, collector: Collector, drawn: Sequence[Draw], cases: Sequence[Case]) -> Tensor | None:
+    def _baseline(
+        self, collector: Collector, drawn: Sequence[RolloutSpec], cases: Sequence[PromptExample]
+    ) -> Tensor | None:
         if not isinstance(self.stage, RlcfStage):
             return None
         return collector.baseline_rewards(drawn, cases, self.cache, images=self.stage.comparison.baseline_images)
@@ -350,7 +352,7 @@ class Reinforcement:
         newest = self.run.folder.newest(self.index)
         if newest is not None:
             state = load_checkpoint(newest, self.learner)
-            with damage_told(newest):
+            with explain_damage(newest):
                 self.first = int(state["iteration"])
                 self.statistics.load(state["statistics"])
                 self.cache.rows = {(report_id, start): row for report_id, start, row in state["baseline"]}

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from cxrsynth.diffusion.spec import ModelSpec
 from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage, SamplingSection
-from cxrsynth.reports.request import Asker
+from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import Reward, RewardSuite
-from cxrsynth.rl.rollouts import Case
-from cxrsynth.runtime.processes import Group
+from cxrsynth.rl.rollouts import PromptExample
+from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision
 from cxrsynth.tuning.run_folder import RunFolder
 
@@ -45,10 +45,10 @@ class TuneRun:
         return bool(self.accelerator.is_main_process)
 
     @property
-    def group(self) -> Group:
+    def group(self) -> ProcessGroup:
         """This process among the others."""
         gather: Callable[[list[Any]], list[Any]] = gather_object if self.accelerator.num_processes > 1 else list
-        return Group(self.accelerator.process_index, self.accelerator.num_processes, gather)
+        return ProcessGroup(self.accelerator.process_index, self.accelerator.num_processes, gather)
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Sum over processes."""
@@ -81,15 +81,15 @@ class TuneRun:
         """Guidance scale: as asked, else what the model folder recommends."""
         return self.spec.defaults.guidance if asked is None else asked
 
-    def cases(self, fits: Callable[[str], bool]) -> Callable[[Report], Case]:
+    def cases(self, fits: Callable[[str], bool]) -> Callable[[Report], PromptExample]:
         """Reports to cases, each made once: its prompt, its labels, what ACE is told."""
-        asker = Asker(self.spec.prompt, self.spec.depicts, fits)
+        prompt_builder = PromptBuilder(self.spec.prompt, self.spec.depicts, fits)
 
         @lru_cache(maxsize=100_000)
-        def case(place: int, held_out: bool) -> Case:
+        def case(place: int, held_out: bool) -> PromptExample:
             report = (self.held_out if held_out else self.training)[place]
-            asked = asker.ask(report)
-            return Case(replace(report, labels=asked.labels), asked.prompt, asked.conditions)
+            asked = prompt_builder.build(report)
+            return PromptExample(replace(report, labels=asked.labels), asked.prompt, asked.conditions)
 
         places = {id(report): (index, False) for index, report in enumerate(self.training)}
         places |= {id(report): (index, True) for index, report in enumerate(self.held_out)}

@@ -5,7 +5,7 @@ versions.json                  of the libraries it was begun with
 metrics.jsonl                  one row an iteration, evaluations among them
 sheets/, curves.png            contact sheets of baseline and policy, curves of the metrics
 checkpoints/<stage>-<n>/       for going on; the newest few, and the best by the judge
-checkpoints/latents-<stage>/   films of fine-tuning, encoded, as long as the stage runs
+checkpoints/latents-<stage>/   images of fine-tuning, encoded, as long as the stage runs
 stages/<stage>/model/          what a stage before the last left
 model/                         the tuned model: Stable Diffusion layout, ace.safetensors, model card
 """
@@ -178,7 +178,7 @@ class RunFolder:
         return self.path / "stages" / str(stage) / "model"
 
     def latents(self, stage: int) -> Path:
-        """Encoded films of a stage, while it runs."""
+        """Encoded images of a stage, while it runs."""
         return self.checkpoints / f"latents-{stage}"
 
     def _numbered(self, stage: int) -> list[Path]:

@@ -1,19 +1,19 @@
-"""Made tables of films: patients, groups and findings whose features tell them."""
+"""Made tables of images: patients, groups and findings whose features tell them."""
 
 import numpy as np
 
-from cxrsynth.metrics.groups import FilmTable
+from cxrsynth.metrics.groups import ImageTable
 
 
 def table(
     count: int, *, seed: int, shift: float = 0.0, told: float = 2.0, per_patient: int = 2, share: float = 0.4
-) -> FilmTable:
-    """Films of width 8: `told` is how far a finding moves feature 0, `shift` how far all are from the others."""
+) -> ImageTable:
+    """Images of width 8: `told` is how far a finding moves feature 0, `shift` how far all are from the others."""
     rng = np.random.default_rng(seed)
     present = [{"Edema"} if rng.random() < share else {"No Finding"} for _ in range(count)]
     features = rng.normal(shift, 1.0, (count, 8))
     features[:, 0] += told * np.array(["Edema" in names for names in present])
-    return FilmTable(
+    return ImageTable(
         features=features.astype(np.float32),
         view=["PA" if place % 2 else "AP" for place in range(count)],
         sex=["F" if place % 3 else "M" for place in range(count)],

@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(home: Path, tiny_model: Path) -> Path:
-    """14 films in five shards."""
+    """14 images in five shards."""
     os.environ["XDG_DATA_HOME"] = str(home / "data")
     options = ("--images-per-report", "2", "--include-text", "sanitized")
     done = CliRunner().invoke(app, command(write_table(home / "reports.csv"), home / "set", tiny_model, *options))
@@ -81,12 +81,12 @@ def summary(out: Path) -> dict[str, Any]:
     return found
 
 
-def test_every_film_is_scored_and_decided(audited: Path) -> None:
+def test_every_image_is_scored_and_decided(audited: Path) -> None:
     scores = pq.read_table(audited / "scores.parquet")
     told = summary(audited)
-    assert scores.num_rows == told["input"]["films"] == told["kept"] + told["rejected"] == 14
+    assert scores.num_rows == told["input"]["images"] == told["kept"] + told["rejected"] == 14
     assert told["input"]["kind"] == "cxrsynth"
-    assert told["reference"]["films"] == 24
+    assert told["reference"]["images"] == 24
     assert set(told["rewards"]) == {"posture", "diagnosis", "consistency"}
     assert all(len(judge["digest"]) == 64 for judge in told["judges"].values())
     assert scores["reward_posture"].null_count == 0
@@ -94,8 +94,8 @@ def test_every_film_is_scored_and_decided(audited: Path) -> None:
     assert told["rewards"]["diagnosis"]["not_told"] == scores["reward_diagnosis"].null_count
     for kept, reasons in zip(scores["kept"].to_pylist(), scores["reasons"].to_pylist(), strict=True):
         assert kept == (not reasons)
-    [all_films, *_] = told["fidelity"]
-    assert (all_films["group"], all_films["films"], all_films["real"]) == ("all", 14, 24)
+    [all_images, *_] = told["fidelity"]
+    assert (all_images["group"], all_images["images"], all_images["real"]) == ("all", 14, 24)
     assert told["memorization"]["sensitivity"]
 
 
@@ -117,7 +117,7 @@ def test_files_are_all_there_and_hold_no_text(audited: Path, home: Path) -> None
         assert content
         for word in SECRET_WORDS:
             assert word.encode() not in content, (name, word)
-    assert "of 14 films kept" in (home / "printed.txt").read_text()
+    assert "of 14 images kept" in (home / "printed.txt").read_text()
 
 
 def test_the_same_audit_has_the_same_bytes_and_scores_nothing_twice(
@@ -177,17 +177,17 @@ def parts(out: Path) -> dict[str, int]:
 
 def test_other_mean_chests_make_other_scores(real: Path, tmp_path: Path) -> None:
     """A family's posture judge alone does not tell its checks."""
-    films, family = tmp_path / "films", tmp_path / "family"
-    films.mkdir()
-    shutil.copy(real / "00.png", films)
+    radiographs, family = tmp_path / "images", tmp_path / "family"
+    radiographs.mkdir()
+    shutil.copy(real / "00.png", radiographs)
     packaged = family_folder("nano-judge")
     assert packaged is not None
     shutil.copytree(packaged, family)
-    assert run(films, "--family", family, "--out", tmp_path / "out").exit_code == 0
+    assert run(radiographs, "--family", family, "--out", tmp_path / "out").exit_code == 0
     means = load_file(family / TEMPLATES_FILE)
     save_file({name: 1 - mean for name, mean in means.items()}, family / TEMPLATES_FILE)
-    assert run(films, "--family", family, "--out", tmp_path / "out").exit_code == 0
-    assert run(films, "--family", family, "--out", tmp_path / "new").exit_code == 0
+    assert run(radiographs, "--family", family, "--out", tmp_path / "out").exit_code == 0
+    assert run(radiographs, "--family", family, "--out", tmp_path / "new").exit_code == 0
     again, new = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("out", "new"))
     assert again.equals(new)
 
@@ -214,7 +214,7 @@ def test_two_processes_find_what_one_does(audited: Path, made: Path, real: Path,
         assert process.wait() == 0, process.printed()
     assert (out / "keep.csv").read_bytes() == (audited / "keep.csv").read_bytes()
     assert summary(out)["rewards"] == summary(audited)["rewards"]
-    assert [process.printed().count("of 14 films kept") for process in processes] == [1, 0]
+    assert [process.printed().count("of 14 images kept") for process in processes] == [1, 0]
 
 
 def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Pa
     done = run(damaged, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     found = summary(tmp_path / "out")
-    assert found["input"]["films"] == 14 - 6
+    assert found["input"]["images"] == 14 - 6
     assert {one["source"] for one in found["input"]["damaged"]} == {shards[1].name, shards[2].name}
     strict = run(damaged, "--out", tmp_path / "out", "--strict")
     assert strict.exit_code == 2
@@ -238,7 +238,7 @@ def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Pa
         shutil.copy(made / shard.name, shard)
     assert run(damaged, "--out", tmp_path / "out").exit_code == 0
     assert summary(tmp_path / "out")["input"]["damaged"] == []
-    assert summary(tmp_path / "out")["input"]["films"] == 14
+    assert summary(tmp_path / "out")["input"]["images"] == 14
 
 
 def test_what_is_damaged_after_an_audit_is_seen_by_the_next(made: Path, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_folder_is_named_from_inside_and_by_its_manifest(
     assert "never touches its input" in inside.output
 
 
-def test_kept_films_never_go_into_the_reference_or_beside_the_findings(made: Path, real: Path, tmp_path: Path) -> None:
+def test_kept_images_never_go_into_the_reference_or_beside_the_findings(made: Path, real: Path, tmp_path: Path) -> None:
     """Taken for the reference, they would be compared with themselves the next time."""
     for kept, said in ((real / "kept", "never written to"), (tmp_path / "out", "findings")):
         done = run(made, "--reference", real, "--out", tmp_path / "out", "--write-kept", kept)
@@ -285,15 +285,15 @@ def test_kept_films_never_go_into_the_reference_or_beside_the_findings(made: Pat
         assert not kept.exists()
 
 
-@pytest.mark.parametrize("films", [1, 5])
-def test_a_reference_of_too_few_films_is_told(films: int, made: Path, real: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", [1, 5])
+def test_a_reference_of_too_few_images_is_told(radiographs: int, made: Path, real: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
-    for place in range(films):
+    for place in range(radiographs):
         shutil.copy(real / f"{place:02d}.png", few)
     done = run(made, "--reference", few, "--out", tmp_path / "out")
     assert done.exit_code == 2, done.output
-    assert f"{films} films" in done.output
+    assert f"{radiographs} images" in done.output
     assert "Traceback" not in done.output
 
 
@@ -307,7 +307,7 @@ def test_a_family_without_posture_is_told_and_never_looked_for_elsewhere(made: P
     assert "posture/" in done.output
 
 
-def test_kept_films_are_written_again_byte_for_byte(made: Path, tmp_path: Path) -> None:
+def test_kept_images_are_written_again_byte_for_byte(made: Path, tmp_path: Path) -> None:
     checks = [f"--ignore-check={name}" for name in CHECKS]
     done = run(made, "--out", tmp_path / "out", "--write-kept", tmp_path / "kept", "--shard-size", "5", *checks)
     assert done.exit_code == 0, done.output

@@ -17,17 +17,17 @@ from cxrsynth.errors import RecipeError
 from tests.auditing.score_rows import part
 
 REWARDS = ("diagnosis", "posture")
-Film = Mapping[str, Any]
+Radiograph = Mapping[str, Any]
 
 
-def table(*films: Film, rewards: Sequence[str] = REWARDS) -> Any:
-    """Scores of films, each a mapping of what differs from a film without fault."""
-    found = {name: [film.get(name) for film in films] for name in ("duplicate_of", "copy")}
-    return scores_table([part(films, rewards=rewards)], found)
+def table(*radiographs: Radiograph, rewards: Sequence[str] = REWARDS) -> Any:
+    """Scores of images, each a mapping of what differs from an image without fault."""
+    found = {name: [radiograph.get(name) for radiograph in radiographs] for name in ("duplicate_of", "copy")}
+    return scores_table([part(radiographs, rewards=rewards)], found)
 
 
 def decisions(scores: Any, rules: Rules, reference: Any = None) -> dict[str, list[str]]:
-    """Reasons by key, after seeing that a film is kept exactly where it has none."""
+    """Reasons by key, after seeing that an image is kept exactly where it has none."""
     decided = decide(scores, rules, reference)
     assert decided["kept"].to_pylist() == [not found for found in decided["reasons"].to_pylist()]
     return dict(zip(decided["key"].to_pylist(), decided["reasons"].to_pylist(), strict=True))
@@ -79,12 +79,12 @@ def test_a_value_equal_to_its_limit_passes_also_where_float32_rounds_it_down() -
 
 
 def test_a_rare_finding_is_not_filtered_away() -> None:
-    """All films with Edema score below all others: half of each stay, and the one Fracture."""
-    films = [{"key": f"n{i}", "posture": float(i), "diagnosis": 0.0, "present": ["No Finding"]} for i in range(6)]
-    films += [{"key": f"e{i}", "posture": -9.0 - i, "diagnosis": 0.0, "present": ["Edema"]} for i in range(3)]
-    films += [{"key": "f", "posture": -99.0, "diagnosis": 0.0, "present": ["Fracture"]}]
-    films += [{"key": "u", "posture": -99.0, "diagnosis": 0.0}]
-    found = decisions(table(*films), Rules(keep_fraction=0.5))
+    """All images with Edema score below all others: half of each stay, and the one Fracture."""
+    radiographs = [{"key": f"n{i}", "posture": float(i), "diagnosis": 0.0, "present": ["No Finding"]} for i in range(6)]
+    radiographs += [{"key": f"e{i}", "posture": -9.0 - i, "diagnosis": 0.0, "present": ["Edema"]} for i in range(3)]
+    radiographs += [{"key": "f", "posture": -99.0, "diagnosis": 0.0, "present": ["Fracture"]}]
+    radiographs += [{"key": "u", "posture": -99.0, "diagnosis": 0.0}]
+    found = decisions(table(*radiographs), Rules(keep_fraction=0.5))
     assert found == {
         **{f"n{i}": ["outside best 0.50 of No Finding"] for i in range(3)},
         **{f"n{i}": [] for i in range(3, 6)},
@@ -96,30 +96,30 @@ def test_a_rare_finding_is_not_filtered_away() -> None:
     }
 
 
-def test_a_film_with_several_findings_stays_for_one_and_names_all_it_failed() -> None:
-    films = [{"key": f"a{i}", "posture": float(i), "diagnosis": 0.0, "present": ["Edema"]} for i in range(4)]
-    films += [
+def test_a_image_with_several_findings_stays_for_one_and_names_all_it_failed() -> None:
+    radiographs = [{"key": f"a{i}", "posture": float(i), "diagnosis": 0.0, "present": ["Edema"]} for i in range(4)]
+    radiographs += [
         {"key": "x", "posture": -1.0, "diagnosis": 0.0, "present": ["Edema", "Fracture"]},
         {"key": "y", "posture": -2.0, "diagnosis": 0.0, "present": ["Fracture", "Edema"]},
         {"key": "z", "posture": -3.0, "diagnosis": 0.0},
     ]
-    found = decisions(table(*films), Rules(keep_fraction=0.125))
+    found = decisions(table(*radiographs), Rules(keep_fraction=0.125))
     assert found["x"] == []
     assert found["y"] == ["outside best 0.125 of Edema", "outside best 0.125 of Fracture"]
     assert found["z"] == []
     assert found["a0"] == ["outside best 0.125 of Edema"]
     assert [key for key in found if key.startswith("a") and not found[key]] == ["a3"]
-    worse = decisions(table(*films, {"key": "w", "posture": -4.0, "diagnosis": 0.0}), Rules(keep_fraction=0.5))
+    worse = decisions(table(*radiographs, {"key": "w", "posture": -4.0, "diagnosis": 0.0}), Rules(keep_fraction=0.5))
     assert worse["w"] == [f"outside best 0.50 of {NONE_TOLD}"]
 
 
-def test_only_films_that_pass_all_else_take_places() -> None:
-    films = [
+def test_only_images_that_pass_all_else_take_places() -> None:
+    radiographs = [
         {"key": "blank", "posture": 9.0, "diagnosis": 9.0, "checks_failed": ["blank"]},
         {"key": "a", "posture": 2.0, "diagnosis": 2.0},
         {"key": "b", "posture": 1.0, "diagnosis": 1.0},
     ]
-    assert decisions(table(*films), Rules(keep_fraction=0.5)) == {
+    assert decisions(table(*radiographs), Rules(keep_fraction=0.5)) == {
         "blank": ["check: blank"],
         "a": [],
         "b": [f"outside best 0.50 of {NONE_TOLD}"],
@@ -127,38 +127,40 @@ def test_only_films_that_pass_all_else_take_places() -> None:
 
 
 def test_rewards_count_alike_whatever_their_unit_and_ties_go_by_key() -> None:
-    films = [
+    radiographs = [
         {"key": "b", "posture": 1e6, "diagnosis": 0.0},
         {"key": "a", "posture": 0.0, "diagnosis": 1e-6},
     ]
-    assert decisions(table(*films), Rules(keep_fraction=0.5))["a"] == []
-    assert decisions(table(*films), Rules(keep_fraction=0.5, rank_on=("posture",)))["b"] == []
-    assert decisions(table(*films), Rules(keep_fraction=0.5, rank_on=("diagnosis",)))["a"] == []
+    assert decisions(table(*radiographs), Rules(keep_fraction=0.5))["a"] == []
+    assert decisions(table(*radiographs), Rules(keep_fraction=0.5, rank_on=("posture",)))["b"] == []
+    assert decisions(table(*radiographs), Rules(keep_fraction=0.5, rank_on=("diagnosis",)))["a"] == []
 
 
 def test_a_tenth_of_thirty_is_three() -> None:
     assert math.ceil(0.1 * 30) == 3
     assert math.ceil(0.07 * 100) == 8, "as floating point has it"
-    films = [{"key": f"{i:03}", "posture": float(i), "diagnosis": 0.0} for i in range(100)]
-    assert sum(not found for found in decisions(table(*films), Rules(keep_fraction=0.07)).values()) == 7
+    radiographs = [{"key": f"{i:03}", "posture": float(i), "diagnosis": 0.0} for i in range(100)]
+    assert sum(not found for found in decisions(table(*radiographs), Rules(keep_fraction=0.07)).values()) == 7
 
 
 def test_a_reward_that_cannot_tell_neither_rejects_nor_helps() -> None:
     strict = Rules(minimum=dict.fromkeys(REWARDS, 5.0), percentile=dict.fromkeys(REWARDS, 99.0), keep_fraction=0.01)
     reference = dict.fromkeys(REWARDS, np.array([7.0]))
-    films = [{"key": f"k{i}", "posture": value, "diagnosis": math.nan} for i, value in enumerate((None, 8.0, 9.0))]
-    found = decisions(table(*films), strict, reference)
+    radiographs = [
+        {"key": f"k{i}", "posture": value, "diagnosis": math.nan} for i, value in enumerate((None, 8.0, 9.0))
+    ]
+    found = decisions(table(*radiographs), strict, reference)
     assert found == {"k0": [], "k1": [f"outside best 0.01 of {NONE_TOLD}"], "k2": []}
     # Unknown stands in the middle of its reward: behind an equal that is good there, before what is bad in both.
-    films = [
+    radiographs = [
         {"key": "low", "posture": 0.0, "diagnosis": 0.0},
         {"key": "unknown", "posture": 1.0, "diagnosis": None},
         {"key": "high", "posture": 1.0, "diagnosis": 1.0},
     ]
-    assert [key for key, reasons in decisions(table(*films), Rules(keep_fraction=0.3)).items() if not reasons] == [
-        "high"
-    ]
-    assert decisions(table(*films), Rules(keep_fraction=0.6))["low"] != []
+    assert [
+        key for key, reasons in decisions(table(*radiographs), Rules(keep_fraction=0.3)).items() if not reasons
+    ] == ["high"]
+    assert decisions(table(*radiographs), Rules(keep_fraction=0.6))["low"] != []
     only_one = [{"key": "told", "posture": 0.0, "diagnosis": 0.0}, {"key": "not", "posture": 0.0, "diagnosis": None}]
     assert decisions(table(*only_one), Rules(keep_fraction=0.5))["not"] == []
 
@@ -229,7 +231,7 @@ def test_rules_as_json() -> None:
 
 
 _VALUE = st.one_of(st.none(), st.just(math.nan), st.integers(-4, 4).map(float))
-_FILM = st.fixed_dictionaries(
+_IMAGE = st.fixed_dictionaries(
     {
         "posture": _VALUE,
         "diagnosis": _VALUE,
@@ -238,55 +240,58 @@ _FILM = st.fixed_dictionaries(
         "copy": st.sampled_from([None, None, False, True]),
     }
 )
-_SETS = st.lists(_FILM, min_size=1, max_size=14).map(
-    lambda films: [film | {"key": f"{place * 7 % 15:02}"} for place, film in enumerate(films)]
+_SETS = st.lists(_IMAGE, min_size=1, max_size=14).map(
+    lambda radiographs: [radiograph | {"key": f"{place * 7 % 15:02}"} for place, radiograph in enumerate(radiographs)]
 )
 _FRACTIONS = st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0])
 
 
-def told(film: Film, reward: str) -> float | None:
-    value = film[reward]
+def told(radiograph: Radiograph, reward: str) -> float | None:
+    value = radiograph[reward]
     return None if value is None or math.isnan(value) else float(value)
 
 
-def groups_of(film: Film) -> set[str]:
-    return set(film["present"]) or {NONE_TOLD}
+def groups_of(radiograph: Radiograph) -> set[str]:
+    return set(radiograph["present"]) or {NONE_TOLD}
 
 
 @settings(max_examples=30, deadline=None)
 @given(_SETS, _FRACTIONS, st.randoms(use_true_random=False))
-def test_order_and_units_change_nothing(films: list[dict[str, Any]], fraction: float, random: Any) -> None:
+def test_order_and_units_change_nothing(radiographs: list[dict[str, Any]], fraction: float, random: Any) -> None:
     rules = Rules(keep_fraction=fraction)
-    found = decisions(table(*films), rules)
-    shuffled = list(films)
+    found = decisions(table(*radiographs), rules)
+    shuffled = list(radiographs)
     random.shuffle(shuffled)
     stretched = [
-        film | {"posture": value if (value := told(film, "posture")) is None else value * 8 - 3} for film in shuffled
+        radiograph | {"posture": value if (value := told(radiograph, "posture")) is None else value * 8 - 3}
+        for radiograph in shuffled
     ]
     assert decisions(table(*stretched), rules) == found
 
 
 @settings(max_examples=30, deadline=None)
 @given(_SETS, _FRACTIONS)
-def test_each_finding_keeps_its_fraction_and_the_better_stay(films: list[dict[str, Any]], fraction: float) -> None:
+def test_each_finding_keeps_its_fraction_and_the_better_stay(
+    radiographs: list[dict[str, Any]], fraction: float
+) -> None:
     rules = Rules(minimum={"posture": -2.0}, keep_fraction=fraction)
-    found = decisions(table(*films), rules)
+    found = decisions(table(*radiographs), rules)
     passed = []
-    for film in films:
-        posture = told(film, "posture")
-        alone = [f"check: {name}" for name in film["checks_failed"]]
-        alone += ["copy"] * (film["copy"] is True) + ["posture<-2.0"] * (posture is not None and posture < -2)
+    for radiograph in radiographs:
+        posture = told(radiograph, "posture")
+        alone = [f"check: {name}" for name in radiograph["checks_failed"]]
+        alone += ["copy"] * (radiograph["copy"] is True) + ["posture<-2.0"] * (posture is not None and posture < -2)
         if alone:
-            assert found[film["key"]] == alone
+            assert found[radiograph["key"]] == alone
         else:
-            passed.append(film)
-    ranked = [film for film in passed if any(told(film, name) is not None for name in REWARDS)]
-    assert all(found[film["key"]] == [] for film in passed if film not in ranked)
-    for group in {name for film in ranked for name in groups_of(film)}:
-        members = [film for film in ranked if group in groups_of(film)]
-        kept = [film for film in members if not found[film["key"]]]
+            passed.append(radiograph)
+    ranked = [radiograph for radiograph in passed if any(told(radiograph, name) is not None for name in REWARDS)]
+    assert all(found[radiograph["key"]] == [] for radiograph in passed if radiograph not in ranked)
+    for group in {name for radiograph in ranked for name in groups_of(radiograph)}:
+        members = [radiograph for radiograph in ranked if group in groups_of(radiograph)]
+        kept = [radiograph for radiograph in members if not found[radiograph["key"]]]
         assert len(kept) >= math.ceil(Fraction(repr(fraction)) * len(members))
-        alone_here = [film for film in members if groups_of(film) == {group}]
+        alone_here = [radiograph for radiograph in members if groups_of(radiograph) == {group}]
         if len(alone_here) == len(members):
             assert len(kept) == math.ceil(Fraction(repr(fraction)) * len(members))
         for better in alone_here:
@@ -298,14 +303,14 @@ def test_each_finding_keeps_its_fraction_and_the_better_stay(films: list[dict[st
 
 @settings(max_examples=20, deadline=None)
 @given(_SETS)
-def test_a_larger_fraction_loses_no_film(films: list[dict[str, Any]]) -> None:
+def test_a_larger_fraction_loses_no_image(radiographs: list[dict[str, Any]]) -> None:
     before: set[str] = set()
     for fraction in (0.05, 0.25, 0.5, 0.9, 1.0):
-        found = decisions(table(*films), Rules(keep_fraction=fraction))
+        found = decisions(table(*radiographs), Rules(keep_fraction=fraction))
         kept = {key for key, reasons in found.items() if not reasons}
         assert before <= kept
         before = kept
-    assert before == {key for key, reasons in decisions(table(*films), Rules()).items() if not reasons}
+    assert before == {key for key, reasons in decisions(table(*radiographs), Rules()).items() if not reasons}
 
 
 def test_decided_columns_have_their_types() -> None:

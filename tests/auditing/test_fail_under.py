@@ -12,11 +12,11 @@ from cxrsynth.errors import RecipeError
 REWARDS = ("posture", "diagnosis")
 KNOWN = known_metrics(REWARDS, ("rotated", "JPEG"))
 SUMMARY: dict[str, Any] = {
-    "input": {"films": 200, "damaged_count": 1500, "damaged": [{"source": "a.tar", "member": "", "reason": "cut"}]},
+    "input": {"images": 200, "damaged_count": 1500, "damaged": [{"source": "a.tar", "member": "", "reason": "cut"}]},
     "kept": 150,
     "rejected": 50,
     "rewards": {"posture": {"mean": -1.0, "p5": -2.0, "not_told": 3}, "diagnosis": {"mean": None, "not_told": 200}},
-    "findings": {"Edema": {"films": 20, "kept": 15, "posture": -1.5}, NONE_TOLD: {"films": 4, "kept": 1}},
+    "findings": {"Edema": {"images": 20, "kept": 15, "posture": -1.5}, NONE_TOLD: {"images": 4, "kept": 1}},
     "fidelity": [
         {"group": "all", "frechet": {"value": 30.0, "low": 1.0, "high": 90.0}, "precision": {"value": 0.7}},
         {"group": "finding: Edema", "frechet": None, "kid": {"value": -0.01}, "ms_ssim_within": {"value": 0.3}},
@@ -43,7 +43,7 @@ MEASURED = [
     ("rewards/posture/mean", -1, False),
     ("rewards/posture/p5", -2, False),
     ("rewards/posture/not_told", 3, True),
-    ("findings/Edema/films", 20, False),
+    ("findings/Edema/images", 20, False),
     ("findings/Edema/kept", 15, False),
     ("findings/Edema/kept_fraction", 0.75, False),
     (f"findings/{NONE_TOLD}/kept_fraction", 0.25, False),
@@ -104,7 +104,7 @@ def test_no_part_of_the_summary_is_needed() -> None:
     stated = parse_minimums([f"{metric}={value}" for metric, value, _ in MEASURED], KNOWN)
     for summary in ({}, nothing):
         assert [failed["value"] for failed in missed(stated, summary)] == [None] * len(MEASURED)
-    empty = {"kept": 0, "rejected": 0, "input": {"films": 0}, "memorization": {"flagged": 0}}
+    empty = {"kept": 0, "rejected": 0, "input": {"images": 0}, "memorization": {"flagged": 0}}
     odd = {"kept": True, "rewards": {"posture": {"mean": math.nan}}}
     stated = parse_minimums(["kept_fraction=0", "memorization/flagged_fraction=1"], KNOWN)
     assert [failed["value"] for failed in missed(stated, empty)] == [None, None]

@@ -28,7 +28,7 @@ from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.runtime.files import stable_json
 from tests.auditing.score_rows import CHECKS, part
 
-FILMS = (
+IMAGES = (
     {"key": "a", "posture": -1.0, "dia": 4.0, "present": ["Edema"], "absent": ["Fracture"], "view": "PA"},
     {"key": "b", "posture": -2.0, "dia": math.nan, "present": ["Edema", "Fracture"], "check_blank": math.nan},
     {"key": "c", "posture": -3.0, "dia": None, "checks_failed": ["blank", "text"], "source": "other.tar"},
@@ -38,7 +38,7 @@ REWARDS = ("posture", "dia")
 
 
 def scores(**found: Any) -> Any:
-    return scores_table([part(FILMS, rewards=REWARDS)], found)
+    return scores_table([part(IMAGES, rewards=REWARDS)], found)
 
 
 def decided() -> Any:
@@ -64,7 +64,7 @@ def test_nan_becomes_null_and_infinity_is_refused() -> None:
     assert table["check_blank"].to_pylist() == [0.0, None, 0.0, 0.0]
     np.testing.assert_array_equal(reward_values(table, "dia"), [4.0, math.nan, math.nan, 2.0])
     for wrong in (math.inf, -math.inf):
-        with pytest.raises(ModelError, match="reward posture: infinite for film b"):
+        with pytest.raises(ModelError, match="reward posture: infinite for image b"):
             scores_table([part([{"key": "a"}, {"key": "b", "posture": wrong}], rewards=REWARDS)])
 
 
@@ -138,9 +138,9 @@ def test_summaries_written_out() -> None:
     )
     assert (found["rewards"]["dia"]["mean"], found["rewards"]["dia"]["not_told"]) == (3.0, 2)
     assert found["findings"] == {
-        "Edema": {"films": 2, "kept": 1, "posture": -1.5, "dia": 4.0},
-        "Fracture": {"films": 2, "kept": 0, "posture": -4.0, "dia": 2.0},
-        NONE_TOLD: {"films": 1, "kept": 0, "posture": -3.0, "dia": None},
+        "Edema": {"images": 2, "kept": 1, "posture": -1.5, "dia": 4.0},
+        "Fracture": {"images": 2, "kept": 0, "posture": -4.0, "dia": 2.0},
+        NONE_TOLD: {"images": 1, "kept": 0, "posture": -3.0, "dia": None},
     }
     stable_json(found)
 
@@ -155,8 +155,8 @@ def test_summaries_where_nothing_was_told_hold_nulls_not_nan() -> None:
 
 
 def test_a_finding_told_twice_counts_once() -> None:
-    films = [{"key": "a", "present": ["Edema", "Edema"]}, {"key": "b"}]
-    assert finding_groups(scores_table([part(films, rewards=())])) == {"Edema": [0], NONE_TOLD: [1]}
+    radiographs = [{"key": "a", "present": ["Edema", "Edema"]}, {"key": "b"}]
+    assert finding_groups(scores_table([part(radiographs, rewards=())])) == {"Edema": [0], NONE_TOLD: [1]}
 
 
 def test_keep_list(tmp_path: Path) -> None:

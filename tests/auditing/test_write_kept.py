@@ -1,4 +1,4 @@
-"""Kept films written again: bytes as they were, twice the same, from shards and from plain pictures."""
+"""Kept images written again: bytes as they were, twice the same, from shards and from plain pictures."""
 
 import csv
 import fcntl
@@ -21,7 +21,7 @@ from cxrsynth.auditing import write_kept as reshard
 from cxrsynth.auditing.write_kept import Origin, refuse_target, write_kept
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Collection, Unit, open_collection
-from cxrsynth.images.image import Damaged, Film
+from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.runtime.files import stable_json
 from cxrsynth.settings import ImageFormat
 from cxrsynth.shards.folder import OutputFolder
@@ -42,7 +42,7 @@ def picture(seed: int) -> bytes:
 
 @pytest.fixture
 def ours(tmp_path: Path) -> Path:
-    """A data set laid out as `generate` leaves it: ten films in three shards."""
+    """A data set laid out as `generate` leaves it: ten images in three shards."""
     folder = tmp_path / "made"
     folder.mkdir()
     shards, number = [], 0
@@ -71,25 +71,25 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def films_of(collection: Collection) -> list[Film]:
-    found = [film for unit in collection.units for film in collection.read(unit)]
-    assert all(isinstance(film, Film) for film in found)
-    return [film for film in found if isinstance(film, Film)]
+def images_of(collection: Collection) -> list[Radiograph]:
+    found = [radiograph for unit in collection.units for radiograph in collection.read(unit)]
+    assert all(isinstance(radiograph, Radiograph) for radiograph in found)
+    return [radiograph for radiograph in found if isinstance(radiograph, Radiograph)]
 
 
 def decide_on(collection: Collection, kept: str, *, hashed: bool = True) -> Any:
-    """A decided table: one letter a film, k kept, r rejected."""
-    films = films_of(collection)
-    assert len(films) == len(kept)
+    """A decided table: one letter an image, k kept, r rejected."""
+    radiographs = images_of(collection)
+    assert len(radiographs) == len(kept)
     columns = {
-        "key": [film.key for film in films],
-        "source": [film.source for film in films],
+        "key": [radiograph.key for radiograph in radiographs],
+        "source": [radiograph.source for radiograph in radiographs],
         "kept": [letter == "k" for letter in kept],
         "reasons": pa.array(
             [[] if letter == "k" else ["copy", "posture<-2.0"] for letter in kept], pa.list_(pa.string())
         ),
     }
-    return pa.table(columns | ({"sha256": [film.sha256 for film in films]} if hashed else {}))
+    return pa.table(columns | ({"sha256": [radiograph.sha256 for radiograph in radiographs]} if hashed else {}))
 
 
 def origin_of(collection: Collection, **changes: Any) -> Origin:
@@ -105,7 +105,7 @@ def write(path: Path, kept: str, out: Path, *, size: int = 2, **changes: Any) ->
 KEPT = "krkkrkkrrk"
 
 
-def test_kept_films_are_byte_for_byte_what_they_were(ours: Path, tmp_path: Path) -> None:
+def test_kept_images_are_byte_for_byte_what_they_were(ours: Path, tmp_path: Path) -> None:
     before = hashes(ours)
     done = write(ours, KEPT, tmp_path / "kept")
     assert (done.samples, done.rejected, done.shards, done.renamed, done.already_complete) == (6, 4, 3, 0, False)
@@ -142,7 +142,7 @@ def test_the_manifest_records_input_rules_and_audit(ours: Path, tmp_path: Path) 
     assert len(rows) == 5
     card = (out / "README.md").read_text(encoding="utf-8")
     assert f"**{NOTE}**" in card
-    assert "6 films in 3 shards, of 10 audited" in card
+    assert "6 images in 3 shards, of 10 audited" in card
     assert "wds.WebDataset(['cxr-000000.tar', 'cxr-000001.tar', 'cxr-000002.tar'], shardshuffle=False)" in card
     assert "another key" not in card
     assert "tiny" in card
@@ -156,7 +156,9 @@ def test_a_kept_set_can_be_audited_and_kept_from_again(ours: Path, tmp_path: Pat
     write(ours, KEPT, tmp_path / "kept")
     again = open_collection(tmp_path / "kept")
     assert again.kind == "cxrsynth"
-    assert [film.key for film in films_of(again)] == [f"{p:020x}-00" for p, letter in enumerate(KEPT) if letter == "k"]
+    assert [radiograph.key for radiograph in images_of(again)] == [
+        f"{p:020x}-00" for p, letter in enumerate(KEPT) if letter == "k"
+    ]
     write(tmp_path / "kept", "rkkkkk", tmp_path / "kept2")
     source = manifest(tmp_path / "kept2")["source"]
     assert source["source"]["plan"] == PLAN
@@ -182,7 +184,7 @@ def test_pictures_become_samples_with_keys_a_shard_can_hold(pictures: Path, tmp_
     assert manifest(tmp_path / "kept")["counts"]["renamed"] == 6
     card = (tmp_path / "kept" / "README.md").read_text(encoding="utf-8")
     assert "does not say whether they are synthetic" in card
-    assert "6 films have another key than there, see keys.csv" in card
+    assert "6 images have another key than there, see keys.csv" in card
     shards = sorted(str(path) for path in (tmp_path / "kept").glob("*.tar"))
     samples = list(wds.WebDataset(shards, shardshuffle=False, empty_check=False))
     assert len(samples) == 6
@@ -191,7 +193,7 @@ def test_pictures_become_samples_with_keys_a_shard_can_hold(pictures: Path, tmp_
     assert len({sample["png"] for sample in samples}) == 6
 
 
-def test_films_of_other_shards_keep_all_their_members(tmp_path: Path) -> None:
+def test_images_of_other_shards_keep_all_their_members(tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     for name in ("x", "y"):
@@ -221,20 +223,20 @@ def test_films_of_other_shards_keep_all_their_members(tmp_path: Path) -> None:
 
 
 class Stopping:
-    """A collection that is stopped after so many films, and remembers what it was asked for."""
+    """A collection that is stopped after so many images, and remembers what it was asked for."""
 
     def __init__(self, inner: Collection, *, after: int, error: type[BaseException] = KeyboardInterrupt) -> None:
         self.inner, self.left, self.error = inner, after, error
         self.units = inner.units
         self.asked: list[str] = []
 
-    def read(self, unit: Unit, *, workers: int) -> Iterator[Film | Damaged]:
+    def read(self, unit: Unit, *, workers: int) -> Iterator[Radiograph | Damaged]:
         self.asked.append(unit.name)
-        for film in self.inner.read(unit, workers=workers):
+        for radiograph in self.inner.read(unit, workers=workers):
             if self.left == 0:
                 raise self.error
             self.left -= 1
-            yield film
+            yield radiograph
 
 
 @pytest.mark.parametrize("after", [0, 2, 3, 5, 6, 9, 10])
@@ -249,7 +251,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(ours: Path, tmp_path: Path, aft
         assert not list(out.rglob(".*.partial"))
         finished = {name: sha256 for name, sha256 in hashes(out).items() if name.endswith(".tar")}
         assert finished.items() <= hashes(tmp_path / "whole").items()
-        # Kept are the films at 0, 2, 3, 5, 6, 9: a shard is there as soon as its second film was read.
+        # Kept are the images at 0, 2, 3, 5, 6, 9: a shard is there as soon as its second image was read.
         assert len(finished) == sum(after > last for last in (2, 5, 9))
     write_kept(collection, decided, out, origin=origin, size=2)
     assert hashes(out) == hashes(tmp_path / "whole")
@@ -274,7 +276,7 @@ def test_ctrl_c_as_a_shard_is_opened_leaves_nothing(
 
 
 def test_going_on_reads_only_what_is_missing(ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reshard, "_PREVIEW_FILMS", 1)
+    monkeypatch.setattr(reshard, "_PREVIEW_IMAGES", 1)
     collection, out = open_collection(ours), tmp_path / "kept"
     decided, origin = decide_on(collection, "kkkrrrrkkk"), origin_of(collection)
     write_kept(collection, decided, tmp_path / "whole", origin=origin, size=3)
@@ -294,7 +296,7 @@ def test_going_on_reads_only_what_is_missing(ours: Path, tmp_path: Path, monkeyp
 def test_units_of_finished_shards_are_not_read_again(
     ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reshard, "_PREVIEW_FILMS", 1)
+    monkeypatch.setattr(reshard, "_PREVIEW_IMAGES", 1)
     collection, out = open_collection(ours), tmp_path / "kept"
     decided, origin = decide_on(collection, "kkkkkkrkkk"), origin_of(collection)  # a shard of each unit
     with pytest.raises(KeyboardInterrupt):
@@ -345,7 +347,7 @@ def test_another_audit_is_refused_in_the_same_folder(ours: Path, tmp_path: Path,
     assert hashes(tmp_path / "kept") == before
 
 
-def test_other_films_of_the_same_names_are_another_plan(pictures: Path, tmp_path: Path) -> None:
+def test_other_images_of_the_same_names_are_another_plan(pictures: Path, tmp_path: Path) -> None:
     write(pictures, "kkkkkk", tmp_path / "kept")
     (pictures / "a.png").write_bytes(picture(77))
     with pytest.raises(ShardError, match="another plan"):
@@ -428,11 +430,11 @@ def test_an_input_that_changed_since_its_audit_is_refused(pictures: Path, tmp_pa
     assert not list((tmp_path / "kept").glob("*.tar"))
 
 
-def test_a_film_without_bytes_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_a_image_without_bytes_is_refused(pictures: Path, tmp_path: Path) -> None:
     class Bare(Stopping):
-        def read(self, unit: Unit, *, workers: int) -> Iterator[Film | Damaged]:
-            for film in super().read(unit, workers=workers):
-                yield replace(film, members={}) if isinstance(film, Film) else film
+        def read(self, unit: Unit, *, workers: int) -> Iterator[Radiograph | Damaged]:
+            for radiograph in super().read(unit, workers=workers):
+                yield replace(radiograph, members={}) if isinstance(radiograph, Radiograph) else radiograph
 
     collection = open_collection(pictures)
     with pytest.raises(ShardError, match="not there as it was audited"):
@@ -441,19 +443,19 @@ def test_a_film_without_bytes_is_refused(pictures: Path, tmp_path: Path) -> None
         )
 
 
-def test_a_film_that_comes_twice_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_a_image_that_comes_twice_is_refused(pictures: Path, tmp_path: Path) -> None:
     class Twice(Stopping):
-        def read(self, unit: Unit, *, workers: int) -> Iterator[Film | Damaged]:
-            for film in super().read(unit, workers=workers):
-                yield from (film, film)
+        def read(self, unit: Unit, *, workers: int) -> Iterator[Radiograph | Damaged]:
+            for radiograph in super().read(unit, workers=workers):
+                yield from (radiograph, radiograph)
 
     collection = open_collection(pictures)
     decided, origin = decide_on(collection, "rrrrrk"), origin_of(collection)
-    with pytest.raises(ShardError, match="more films than were audited"):
+    with pytest.raises(ShardError, match="more images than were audited"):
         write_kept(Twice(collection, after=9), decided, tmp_path / "kept", origin=origin)
 
 
-def test_a_last_film_that_is_gone_and_rows_in_another_order_are_refused(pictures: Path, tmp_path: Path) -> None:
+def test_a_last_image_that_is_gone_and_rows_in_another_order_are_refused(pictures: Path, tmp_path: Path) -> None:
     collection = open_collection(pictures)
     decided = decide_on(collection, "kkkkkk")
     with pytest.raises(ShardError, match="not there as it was audited"):
@@ -481,7 +483,7 @@ def test_a_member_no_header_can_name_is_refused(tmp_path: Path) -> None:
         writer.write("k", {"png": picture(0), "e" * 90: b"1"})
         writer.close()
         writer.publish()
-    with pytest.raises(ShardError, match=r"x.tar: film x/k: member 'eee.*' cannot be named in a shard"):
+    with pytest.raises(ShardError, match=r"x.tar: image x/k: member 'eee.*' cannot be named in a shard"):
         write(folder, "k", tmp_path / "kept")
 
 
@@ -508,5 +510,5 @@ def test_a_name_that_is_taken_is_not_given_again() -> None:
     taken = f"a_b-{digest[:12]}"
     assert fit_keys(["a/b"]) == {"a/b": taken}
     assert fit_keys(["a" * 48 + "b" * 48])["a" * 48 + "b" * 48].startswith("b" * 48 + "-")
-    assert [name.split("-")[0] for name in fit_keys(["/a/", "..."]).values()] == ["film", "a"]
+    assert [name.split("-")[0] for name in fit_keys(["/a/", "..."]).values()] == ["image", "a"]
     assert fit_keys(["a/b", taken]) == {"a/b": f"a_b-{digest[:13]}", taken: taken}

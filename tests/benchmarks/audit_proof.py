@@ -1,8 +1,9 @@
-"""`python -m tests.benchmarks.audit_proof --data DIR --work DIR`: what an audit finds, on films of which all is known.
+"""`python -m tests.benchmarks.audit_proof --data DIR --work DIR`: what an audit finds, on images of which all is known.
 
-Makes 260 films with nano by the labels of real films of split `val`, audits them against those real films (`--utility`:
+Makes 260 images with nano by the labels of real images of split `val`, audits them against those real images
+(`--utility`:
 half of these patients are trained on, the other half tested on), then plants faults in 60 of them, ten of each kind,
-and audits all against films of split `train`: ten of these are planted too.
+and audits all against images of split `train`: ten of these are planted too.
 `DIR` holds images/*.tar and manifests/*.csv (see the README, "Building nano"). Prints tables in Markdown.
 """
 
@@ -23,11 +24,11 @@ import typer
 from PIL import Image
 
 from cxrsynth.metrics.utility import BOTH, REAL, SYNTHETIC
-from cxrsynth.nano.build.images import GROUPS, Film, load_films
+from cxrsynth.nano.build.images import GROUPS, Radiograph, load_images
 from cxrsynth.reports.labels import OBSERVATIONS
 
 GOOD, EACH = 200, 10
-FILMS = GOOD + 6 * EACH  # a planted film is made of one that is not among the good ones
+IMAGES = GOOD + 6 * EACH  # a planted image is made of one that is not among the good ones
 _SEED = 0
 
 
@@ -37,14 +38,14 @@ def main(
 ) -> None:
     """Make, audit, plant, audit again."""
     work.mkdir(parents=True, exist_ok=True)
-    val, _ = load_films(data, size=256, split="val")
-    train, _ = load_films(data, size=256)
+    val, _ = load_images(data, size=256, split="val")
+    train, _ = load_images(data, size=256)
     rng = random.Random(_SEED)
-    told = [film for film in val if film.present]
-    asked = [rng.choice(told) for _ in range(FILMS)]
+    told = [radiograph for radiograph in val if radiograph.present]
+    asked = [rng.choice(told) for _ in range(IMAGES)]
     _write_table(work / "reports.csv", asked)
-    for split, films in (("val", val), ("train", train)):
-        _write_films(data, films, work / f"real-{split}")
+    for split, radiographs in (("val", val), ("train", train)):
+        _write_images(data, radiographs, work / f"real-{split}")
     _cxrsynth("generate", work / "reports.csv", "--out", work / "made", "--id-key", _key(work))
     _cxrsynth(
         "audit", work / "made", "--out", work / "audit", "--reference", work / "real-val",
@@ -53,7 +54,7 @@ def main(
     found = json.loads((work / "audit" / "summary.json").read_text())
     _print_fidelity(found)
     _print_utility(found["utility"])
-    kinds = _plant(work, [film.film_id for film in train], rng)
+    kinds = _plant(work, [radiograph.image_id for radiograph in train], rng)
     _cxrsynth(
         "audit", work / "planted", "--out", work / "audit-planted", "--reference", work / "real-train",
         "--reference-table", work / "real-train.csv",
@@ -74,28 +75,32 @@ def _key(work: Path) -> Path:
     return path
 
 
-def _write_table(path: Path, films: list[Film], *, file_names: bool = False) -> None:
-    """Label columns of films, and who was imaged how; no text, for these films have none."""
+def _write_table(path: Path, radiographs: list[Radiograph], *, file_names: bool = False) -> None:
+    """Label columns of images, and who was imaged how; no text, for these images have none."""
     first = "filename" if file_names else "report_id"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([first, "patient_id", "view", "sex", "age", *OBSERVATIONS])
-        for place, film in enumerate(films):
-            labels = ["1" if name in film.present else "0" if name in film.absent else "" for name in OBSERVATIONS]
-            age = {"child": "4", "adult": "50"}.get(film.subject.age_group or "", "")
-            name = f"{film.film_id}.jpg" if file_names else str(place)
-            writer.writerow([name, film.patient_id, film.subject.view or "", film.subject.sex or "", age, *labels])
+        for place, radiograph in enumerate(radiographs):
+            labels = [
+                "1" if name in radiograph.present else "0" if name in radiograph.absent else "" for name in OBSERVATIONS
+            ]
+            age = {"child": "4", "adult": "50"}.get(radiograph.subject.age_group or "", "")
+            name = f"{radiograph.image_id}.jpg" if file_names else str(place)
+            writer.writerow(
+                [name, radiograph.patient_id, radiograph.subject.view or "", radiograph.subject.sex or "", age, *labels]
+            )
 
 
-def _write_films(data: Path, films: list[Film], folder: Path) -> None:
-    """The films as their sources have them, in a folder with a table beside it."""
+def _write_images(data: Path, radiographs: list[Radiograph], folder: Path) -> None:
+    """The images as their sources have them, in a folder with a table beside it."""
     folder.mkdir(exist_ok=True)
-    wanted = {f"{film.film_id}.jpg" for film in films}
+    wanted = {f"{radiograph.image_id}.jpg" for radiograph in radiographs}
     for group in GROUPS:
         for name, content in _members(data / "images" / f"{group}.tar"):
             if name in wanted:
                 (folder / name).write_bytes(content)
-    _write_table(folder.with_suffix(".csv"), films, file_names=True)
+    _write_table(folder.with_suffix(".csv"), radiographs, file_names=True)
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -107,7 +112,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _plant(work: Path, real: list[str], rng: random.Random) -> dict[str, str]:
-    """A WebDataset of the good films and ten of each fault among them; returns key -> kind."""
+    """A WebDataset of the good images and ten of each fault among them; returns key -> kind."""
     good: dict[str, dict[str, bytes]] = {}
     for path in sorted((work / "made").glob("*.tar")):
         for name, content in _members(path):
@@ -119,11 +124,13 @@ def _plant(work: Path, real: list[str], rng: random.Random) -> dict[str, str]:
     planted = {key: good[key] for key in keys}
     noise = np.random.default_rng(_SEED)
     faults: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
-        "blank": lambda film: _changed(film, lambda grey: noise.normal(grey.mean(), 2.0, grey.shape)),
-        "inverted": lambda film: _changed(film, lambda grey: 255.0 - grey),
-        "rotated": lambda film: _changed(film, lambda grey: _rotated(grey, 25.0 if noise.random() < 0.5 else -25.0)),
-        "copied": lambda film: film | {"png": _as_png(work / "real-train" / f"{rng.choice(real)}.jpg")},
-        "wrong report": lambda film: film | {"json": _other_report(film, good, rng)},
+        "blank": lambda radiograph: _changed(radiograph, lambda grey: noise.normal(grey.mean(), 2.0, grey.shape)),
+        "inverted": lambda radiograph: _changed(radiograph, lambda grey: 255.0 - grey),
+        "rotated": lambda radiograph: _changed(
+            radiograph, lambda grey: _rotated(grey, 25.0 if noise.random() < 0.5 else -25.0)
+        ),
+        "copied": lambda radiograph: radiograph | {"png": _as_png(work / "real-train" / f"{rng.choice(real)}.jpg")},
+        "wrong report": lambda radiograph: radiograph | {"json": _other_report(radiograph, good, rng)},
         "duplicate": dict,
     }
     for kind, fault in faults.items():
@@ -132,7 +139,7 @@ def _plant(work: Path, real: list[str], rng: random.Random) -> dict[str, str]:
             name = f"zz-{kind.replace(' ', '-')}-{place:02d}"  # after the good ones: a duplicate is the later of two
             planted[name], kinds[name] = fault(good[key]), kind
     (work / "planted").mkdir(exist_ok=True)
-    with tarfile.open(work / "planted" / "films.tar", "w") as tar:
+    with tarfile.open(work / "planted" / "images.tar", "w") as tar:
         for key in sorted(planted):
             for extension, content in planted[key].items():
                 info = tarfile.TarInfo(f"{key}.{extension}")
@@ -141,9 +148,9 @@ def _plant(work: Path, real: list[str], rng: random.Random) -> dict[str, str]:
     return kinds
 
 
-def _changed(film: dict[str, bytes], change: Callable[[Any], Any]) -> dict[str, bytes]:
-    grey = np.asarray(Image.open(io.BytesIO(film["png"]))).astype(np.float64)
-    return film | {"png": _png(np.clip(change(grey), 0, 255).astype(np.uint8))}
+def _changed(radiograph: dict[str, bytes], change: Callable[[Any], Any]) -> dict[str, bytes]:
+    grey = np.asarray(Image.open(io.BytesIO(radiograph["png"]))).astype(np.float64)
+    return radiograph | {"png": _png(np.clip(change(grey), 0, 255).astype(np.uint8))}
 
 
 def _rotated(grey: Any, degrees: float) -> Any:
@@ -160,20 +167,20 @@ def _png(grey: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _other_report(film: dict[str, bytes], good: dict[str, dict[str, bytes]], rng: random.Random) -> bytes:
-    """What another film was asked for, one of the other kind: normal for ill, ill for normal."""
+def _other_report(radiograph: dict[str, bytes], good: dict[str, dict[str, bytes]], rng: random.Random) -> bytes:
+    """What another image was asked for, one of the other kind: normal for ill, ill for normal."""
 
     def normal(content: bytes) -> bool:
         return bool(json.loads(content)["findings"]["No Finding"]["status"] == "present")
 
-    own = normal(film["json"])
+    own = normal(radiograph["json"])
     return rng.choice([other["json"] for _, other in sorted(good.items()) if normal(other["json"]) != own])
 
 
 def _print_fidelity(summary: dict[str, Any]) -> None:
     measures = ("frechet", "kid", "precision", "recall", "density", "coverage", "ms_ssim_within", "ms_ssim_real")
-    typer.echo(f"\n{summary['kept']} of {summary['input']['films']} kept; {summary['reasons']}\n")
-    typer.echo("| group | films each | " + " | ".join(measures) + " |")
+    typer.echo(f"\n{summary['kept']} of {summary['input']['images']} kept; {summary['reasons']}\n")
+    typer.echo("| group | images each | " + " | ".join(measures) + " |")
     typer.echo("| --- " * (len(measures) + 2) + "|")
     for row in summary["fidelity"]:
         if row["frechet"]:
@@ -183,13 +190,13 @@ def _print_fidelity(summary: dict[str, Any]) -> None:
 
 def _print_utility(utility: dict[str, Any]) -> None:
     """AUROC by finding and group; the last column is real + synthetic less real."""
-    typer.echo(f"\n{utility['split']}\n\n| finding | group | films | {SYNTHETIC} | {REAL} | {BOTH} | lift |")
+    typer.echo(f"\n{utility['split']}\n\n| finding | group | images | {SYNTHETIC} | {REAL} | {BOTH} | lift |")
     typer.echo("| --- " * 7 + "|")
     for lift in utility["lift"]:
         own = [row for row in utility["rows"] if (row["finding"], row["group"]) == (lift["finding"], lift["group"])]
         by = {row["trained_on"]: _interval(row["auroc"]) for row in own}
         areas = " | ".join(by.get(name, "too few") for name in (SYNTHETIC, REAL, BOTH))
-        typer.echo(f"| {lift['finding']} | {lift['group']} | {own[0]['films']} | {areas} | {_interval(lift)} |")
+        typer.echo(f"| {lift['finding']} | {lift['group']} | {own[0]['images']} | {areas} | {_interval(lift)} |")
 
 
 def _interval(found: dict[str, float]) -> str:
@@ -199,7 +206,7 @@ def _interval(found: dict[str, float]) -> str:
 def _print_recall(kinds: dict[str, str], path: Path) -> None:
     # Keys of shards that are not of cxrsynth begin with the shard.
     rows = {row["key"].rpartition("/")[2]: row for row in pq.read_table(path).to_pylist()}
-    typer.echo("\n| planted | films | rejected | reasons |\n| --- | --- | --- | --- |")
+    typer.echo("\n| planted | images | rejected | reasons |\n| --- | --- | --- | --- |")
     for kind in dict.fromkeys(kinds.values()):
         own = [rows[key] for key, is_kind in kinds.items() if is_kind == kind]
         reasons: dict[str, int] = {}

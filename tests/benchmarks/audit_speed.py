@@ -31,7 +31,7 @@ from cxrsynth.settings import AuditSettings
 def main() -> None:
     """Print both speeds and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=int, default=512)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--judge", action="append", default=[])
@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     bare, scored = [], []
     with tempfile.TemporaryDirectory() as folder:
-        shard = _shard(Path(folder) / "films.tar", options.films)
+        shard = _shard(Path(folder) / "images.tar", options.radiographs)
         for turn in range(options.rounds):
             settings = AuditSettings(
                 shards=shard,
@@ -50,23 +50,25 @@ def main() -> None:
             )
             run = open_audit(settings)
             run.folder.start()
-            scored.append(_timed(lambda run=run: score_collection(run, run.made, what="films"), options.films))
-            films = [film.pixels for film in run.made.collection.read(run.made.collection.units[0])]
-            images = torch.from_numpy(np.stack(films))[:, None]
-            bare.append(_timed(lambda run=run, images=images: _bare(run, images, options.batch_size), options.films))
+            scored.append(_timed(lambda run=run: score_collection(run, run.made, what="images"), options.radiographs))
+            radiographs = [radiograph.pixels for radiograph in run.made.collection.read(run.made.collection.units[0])]
+            images = torch.from_numpy(np.stack(radiographs))[:, None]
+            bare.append(
+                _timed(lambda run=run, images=images: _bare(run, images, options.batch_size), options.radiographs)
+            )
             run.folder.unlock()
     table = Table("measure", "value")
-    table.add_row("bare forward passes, films/s", ", ".join(f"{v:.1f}" for v in bare))
-    table.add_row("audit's scoring, films/s", ", ".join(f"{v:.1f}" for v in scored))
+    table.add_row("bare forward passes, images/s", ", ".join(f"{v:.1f}" for v in bare))
+    table.add_row("audit's scoring, images/s", ", ".join(f"{v:.1f}" for v in scored))
     table.add_row("ratio (best of each)", f"{max(scored) / max(bare):.2f}")
     table.add_row("threads", str(torch.get_num_threads()))
     Console().print(table)
 
 
-def _timed(work: object, films: int) -> float:
+def _timed(work: object, radiographs: int) -> float:
     started = time.perf_counter()
     work()  # type: ignore[operator]
-    return films / (time.perf_counter() - started)
+    return radiographs / (time.perf_counter() - started)
 
 
 def _bare(run: object, images: torch.Tensor, batch_size: int) -> None:
@@ -86,11 +88,11 @@ def _bare(run: object, images: torch.Tensor, batch_size: int) -> None:
             pass
 
 
-def _shard(path: Path, films: int) -> Path:
-    """PNGs of 256 pixels, smooth with some grain: they compress about as films do."""
+def _shard(path: Path, radiographs: int) -> Path:
+    """PNGs of 256 pixels, smooth with some grain: they compress about as images do."""
     rng = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
-        for place in range(films):
+        for place in range(radiographs):
             coarse = Image.fromarray(rng.integers(30, 220, (12, 12), dtype=np.uint8))
             smooth = np.asarray(coarse.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC), dtype=np.float64)
             grain = np.clip(smooth + rng.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)

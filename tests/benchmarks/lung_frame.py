@@ -2,9 +2,9 @@
 
 Run: python -m tests.benchmarks.lung_frame DATA FRAMES
 
-DATA holds films and their lung masks, FRAMES is what `cxrsynth.nano.build` leaves of registering the films. The
-constants of `cxrsynth.rewards.xrv_posture` are medians over masks of films that may train; the errors are of films of
-the other licence tier, registered to the same mean film, which had no part in them.
+DATA holds images and their lung masks, FRAMES is what `cxrsynth.nano.build` leaves of registering the images. The
+constants of `cxrsynth.rewards.xrv_posture` are medians over masks of images that may train; the errors are of images of
+the other licence tier, registered to the same mean image, which had no part in them.
 """
 
 import csv
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cxrsynth.nano.build.align import registered_frames
 from cxrsynth.nano.build.config import BuildConfig, load_config
-from cxrsynth.nano.build.images import Film, Subject, load_films
+from cxrsynth.nano.build.images import Radiograph, Subject, load_images
 from cxrsynth.rewards.xrv_posture import LungFrame, chest_posture, lung_frame, lung_outlines
 from cxrsynth.runtime.warps import compose, warp_matrices
 
@@ -36,12 +36,12 @@ def main(data: Path, frames: Path) -> None:
     """Print the constants, the smallest lung of all outlines, and median errors on known warps."""
     settings = load_config(_BUILD)
     for name, groups in (("may train", _OPEN), ("other tier", _OTHER)):
-        pairs = {film_id: pair for group in groups for film_id, pair in _lungs(data, group).items()}
+        pairs = {image_id: pair for group in groups for image_id, pair in _lungs(data, group).items()}
         found = _training_frames(data, frames, settings) if groups is _OPEN else {}
         found = found or _other_frames(data, frames, settings)
         shown = sorted(pairs.keys() & found.keys())
-        lungs = torch.stack([pairs[film_id] for film_id in shown])
-        matrices = torch.stack([found[film_id] for film_id in shown])
+        lungs = torch.stack([pairs[image_id] for image_id in shown])
+        matrices = torch.stack([found[image_id] for image_id in shown])
         _told(name, [_frame(pair) for pair in _seen(lungs, matrices)])
         _known_warps(name, lungs, matrices, settings)
     _shapes(data)
@@ -73,7 +73,7 @@ def _known_warps(name: str, lungs: Tensor, matrices: Tensor, settings: BuildConf
 
 
 def _shapes(data: Path) -> None:
-    """Outlines of lungs without a film: the smallest lung, and how many pairs are taken to stand on their heads."""
+    """Outlines of lungs without an image: the smallest lung, and how many pairs are taken to stand on their heads."""
     packed = np.load(data / "masks" / "lung_shapes_v7labs.npz")["packed"]
     pairs = [pair for shape in np.unpackbits(packed, axis=1).reshape(-1, 96, 96) if (pair := _pair(shape)) is not None]
     smallest = min(float(pair.float().mean((1, 2)).min()) for pair in pairs)
@@ -109,15 +109,15 @@ def _pair(mask: np.ndarray) -> Tensor | None:
 
 
 def _training_frames(data: Path, frames: Path, settings: BuildConfig) -> dict[str, Tensor]:
-    films, _ = load_films(data, size=settings.image_size)
+    radiographs, _ = load_images(data, size=settings.image_size)
     kept = load_file(frames)
-    rows = zip(films, kept["matrices"], kept["shown"].tolist(), strict=True)
-    return {film.film_id: matrix for film, matrix, shown in rows if shown}
+    rows = zip(radiographs, kept["matrices"], kept["shown"].tolist(), strict=True)
+    return {radiograph.image_id: matrix for radiograph, matrix, shown in rows if shown}
 
 
 def _other_frames(data: Path, frames: Path, settings: BuildConfig) -> dict[str, Tensor]:
-    """Films that may not train are read here alone: to measure on."""
-    films, pixels = [], []
+    """Images that may not train are read here alone: to measure on."""
+    radiographs, pixels = [], []
     for group in _OTHER:
         with (data / "manifests" / f"{group}.csv").open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["lung_mask"]]
@@ -129,9 +129,13 @@ def _other_frames(data: Path, frames: Path, settings: BuildConfig) -> dict[str, 
                     pixels.append(torch.from_numpy(np.array(image.convert("L")))[None])
                 subject = Subject(view=None, age_group="adult", sex=None)
                 padded = row["fit"] == "pad"
-                films.append(Film(row["id"], row["patient_id"], group, subject, (), (), padded=padded))
-    matrices, shown = registered_frames(films, torch.stack(pixels), frames, settings=settings.align)
-    return {film.film_id: matrix for film, matrix, here in zip(films, matrices, shown.tolist(), strict=True) if here}
+                radiographs.append(Radiograph(row["id"], row["patient_id"], group, subject, (), (), padded=padded))
+    matrices, shown = registered_frames(radiographs, torch.stack(pixels), frames, settings=settings.align)
+    return {
+        radiograph.image_id: matrix
+        for radiograph, matrix, here in zip(radiographs, matrices, shown.tolist(), strict=True)
+        if here
+    }
 
 
 def _seen(lungs: Tensor, matrices: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""`python -m tests.benchmarks.memorization_speed`: the search for copies against 100,000 reference films.
+"""`python -m tests.benchmarks.memorization_speed`: the search for copies against 100,000 reference images.
 
-The reference is made by augmenting (small warps, other grey levels, noise) of the films the shipped model drew or of
-made ones; real films are not needed to time it. Told: the search by features, which is to stay below 1 ms a query, its
-memory, how often the nearest film of a full search is found by it, and the second look at the candidates.
+The reference is made by augmenting (small warps, other grey levels, noise) of the images the shipped model drew or of
+made ones; real images are not needed to time it. Told: the search by features, which is to stay below 1 ms a query, its
+memory, how often the nearest image of a full search is found by it, and the second look at the candidates.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
     """Print times, memory and agreement with a full search."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=int, default=100_000)
-    parser.add_argument("--films", type=int, default=2_000, help="that the reference is made of")
+    parser.add_argument("--images", type=int, default=2_000, help="that the reference is made of")
     parser.add_argument("--queries", type=int, default=2_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -34,13 +34,13 @@ def main() -> None:
     faiss.omp_set_num_threads(options.threads)
 
     table = RichTable("measure", "value")
-    thumbs = augmented(made_thumbs(options.films), options.reference)
+    thumbs = augmented(made_thumbs(options.radiographs), options.reference)
     started = time.perf_counter()
     space = CopySpace.fit(thumbs)
     table.add_row("fit of the features, s", f"{time.perf_counter() - started:.1f}")
     started = time.perf_counter()
     features = space.features(thumbs)
-    table.add_row("features, ms a film", f"{(time.perf_counter() - started) / len(thumbs) * 1e3:.2f}")
+    table.add_row("features, ms an image", f"{(time.perf_counter() - started) / len(thumbs) * 1e3:.2f}")
     started = time.perf_counter()
     index = CopyIndex(features, [str(place) for place in range(len(thumbs))])
     table.add_row("index, s", f"{time.perf_counter() - started:.1f}")
@@ -50,7 +50,7 @@ def main() -> None:
         timed_search(index, space.features(queries), space.features(mirrored(queries))) for _ in range(options.rounds)
     ]
     table.add_row(
-        "search of a film and its mirror image, ms", ", ".join(f"{1e3 * s / len(queries):.3f}" for s in found)
+        "search of an image and its mirror image, ms", ", ".join(f"{1e3 * s / len(queries):.3f}" for s in found)
     )
     table.add_row("nearest of a full search found", f"{agreement(index, features, space.features(queries)):.1%}")
     gallery = Gallery(thumbs, np.arange(len(thumbs)), index, space)
@@ -61,8 +61,8 @@ def main() -> None:
         (now - then) / len(queries) * 1e3
         for now, then in ((time.perf_counter(), started), (time.process_time(), spent))
     )
-    table.add_row("search and second look, ms a film", f"{wall:.2f} ({used:.2f} of processor time)")
-    table.add_row("reference films, width", f"{features.shape[0]}, {features.shape[1]}")
+    table.add_row("search and second look, ms an image", f"{wall:.2f} ({used:.2f} of processor time)")
+    table.add_row("reference images, width", f"{features.shape[0]}, {features.shape[1]}")
     table.add_row("memory of the index, MB", f"{index.size_bytes / 1e6:.0f}")
     table.add_row("memory of the thumbnails, MB", f"{thumbs.nbytes / 1e6:.0f}")
     table.add_row("peak memory of the process, MB", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f}")
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def augmented(thumbs: Thumbs, count: int, *, seed: int = 0, block: int = 1000) -> Thumbs:
-    """`count` films, each one of `thumbs` in turn, moved, lighter or darker, with noise."""
+    """`count` images, each one of `thumbs` in turn, moved, lighter or darker, with noise."""
     rng = torch.Generator().manual_seed(seed)
     parts = []
     for first in range(0, count, block):

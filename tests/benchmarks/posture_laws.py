@@ -1,9 +1,9 @@
-"""`python -m tests.benchmarks.posture_laws --data DIR --frames FILE`: does posture fall as a film is moved away?
+"""`python -m tests.benchmarks.posture_laws --data DIR --frames FILE`: does posture fall as an image is moved away?
 
-Films of split `val` are brought to the canonical frame by registration to the mean films of `FILE`, which is what
-`cxrsynth.nano.build` leaves of registering its training films (`frames.safetensors`); the judges have no part in it.
-From there each is turned, shifted and zoomed further and further, which way is drawn for each film. Told of both
-families of judges: the mean reward at each step, in how many films it falls at every step, the error of known warps.
+Images of split `val` are brought to the canonical frame by registration to the mean images of `FILE`, which is what
+`cxrsynth.nano.build` leaves of registering its training images (`frames.safetensors`); the judges have no part in it.
+From there each is turned, shifted and zoomed further and further, which way is drawn for each image. Told of both
+families of judges: the mean reward at each step, in how many images it falls at every step, the error of known warps.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 from cxrsynth.nano.build.align import registered_frames
 from cxrsynth.nano.build.config import load_config
 from cxrsynth.nano.build.fitting import resampled
-from cxrsynth.nano.build.images import load_films
+from cxrsynth.nano.build.images import load_images
 from cxrsynth.nano.build.measure_judges import posture_numbers
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import FAMILIES, family_folder
@@ -42,12 +42,12 @@ def main(
 ) -> None:
     """Print one table in Markdown for each family."""
     settings = load_config(_BUILD)
-    films, pixels = load_films(data, size=256, split="val")
-    matrices, fits = registered_frames(films, pixels, frames, settings=settings.align)
+    radiographs, pixels = load_images(data, size=256, split="val")
+    matrices, fits = registered_frames(radiographs, pixels, frames, settings=settings.align)
     pixels, matrices = pixels[fits], matrices[fits]
     rng = torch.Generator().manual_seed(_SEED)
     sign = torch.randint(2, (len(pixels), 2), generator=rng) * 2.0 - 1.0
-    typer.echo(f"{len(pixels)} films of split val in the canonical frame")
+    typer.echo(f"{len(pixels)} images of split val in the canonical frame")
     for family in FAMILIES:
         folder = family_folder(family)
         assert folder is not None
@@ -66,10 +66,10 @@ def main(
 
 
 def warped(pixels: Tensor, frames: Tensor, kind: str, step: float, sign: Tensor) -> Tensor:
-    """Films in the canonical frame, moved by a step, uint8 [N, 1, H, W] -> float32 [N, 1, S, S] in [0, 1].
+    """Images in the canonical frame, moved by a step, uint8 [N, 1, H, W] -> float32 [N, 1, S, S] in [0, 1].
 
     Args:
-        pixels: the films.
+        pixels: the images.
         frames: canonical frames [N, 2, 3].
         kind: one of `_STEPS`.
         step: in the kind's unit.

@@ -1,8 +1,8 @@
-"""What the quality checks catch of faults made from real films, and what they reject of good ones.
+"""What the quality checks catch of faults made from real images, and what they reject of good ones.
 
 Run: python -m tests.benchmarks.quality_checks --data DIR [--family DIR] [--made SHARD.tar] [--split val]
 
-Every fault is made from films of the split (or drawn, where it shows no chest), then all checks are applied. Recall is
+Every fault is made from images of the split (or drawn, where it shows no chest), then all checks are applied. Recall is
 the share that fails the check named for the fault, or, for the last column, any check at all.
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cxrsynth.metrics.quality.likeness import Likeness
 from cxrsynth.metrics.quality.quality import CHECKS, QualityChecks, QualityTable
-from cxrsynth.nano.build.images import GROUPS, Film, load_films
+from cxrsynth.nano.build.images import GROUPS, Radiograph, load_images
 
 Grey = npt.NDArray[np.float32]  # [H, W] in [0, 1]
 Make = Callable[[Grey, np.random.Generator], Grey]
@@ -43,7 +43,7 @@ SLICES = ("CT_small.dcm", "MR_small.dcm")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A way to spoil a film, and the checks of which one should tell."""
+    """A way to spoil an image, and the checks of which one should tell."""
 
     name: str
     checks: tuple[str, ...]
@@ -52,12 +52,12 @@ class Fault:
 
 def exposed(gain: float, lift: float) -> Make:
     """Grey levels multiplied and moved, cut off at both ends."""
-    return lambda film, rng: np.clip(film * gain + lift, 0.0, 1.0)
+    return lambda radiograph, rng: np.clip(radiograph * gain + lift, 0.0, 1.0)
 
 
 def posterised(levels: int) -> Make:
     """Grey levels rounded to few."""
-    return lambda film, rng: np.round(film * (levels - 1)) / (levels - 1)
+    return lambda radiograph, rng: np.round(radiograph * (levels - 1)) / (levels - 1)
 
 
 def lettered(size: int) -> Make:
@@ -66,8 +66,8 @@ def lettered(size: int) -> Make:
     Plain text is put where it can be read: white on white is not asked for.
     """
 
-    def make(film: Grey, rng: np.random.Generator) -> Grey:
-        image = Image.fromarray((film * 255).round().astype(np.uint8))
+    def make(radiograph: Grey, rng: np.random.Generator) -> Grey:
+        image = Image.fromarray((radiograph * 255).round().astype(np.uint8))
         draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
         words = str(rng.choice(WORDS))
         while draw.textlength(words, font) > SIDE - 8:
@@ -77,7 +77,7 @@ def lettered(size: int) -> Make:
         right, low = SIDE - 3 - width, SIDE - 4 - height
         inside = (int(rng.integers(3, max(4, right))), int(rng.integers(4, low)))
         spots = [(3, 4), (right, 4), (3, low), (right, low), inside]
-        readable = [(x, y) for x, y in spots if np.percentile(film[y : y + height, x : x + width], 90) <= 0.65]
+        readable = [(x, y) for x, y in spots if np.percentile(radiograph[y : y + height, x : x + width], 90) <= 0.65]
         plate = style == 1 or not readable
         x, y = spots[int(rng.integers(len(spots)))] if plate or style == 2 else readable[0]
         if plate:
@@ -88,7 +88,7 @@ def lettered(size: int) -> Make:
     return make
 
 
-def noise(film: Grey, rng: np.random.Generator, *, blur: float = 0.0) -> Grey:
+def noise(radiograph: Grey, rng: np.random.Generator, *, blur: float = 0.0) -> Grey:
     """Grey noise, as soft as `blur` pixels."""
     drawn = rng.standard_normal((SIDE, SIDE))
     drawn = ndimage.gaussian_filter(drawn, blur) if blur else drawn
@@ -96,7 +96,7 @@ def noise(film: Grey, rng: np.random.Generator, *, blur: float = 0.0) -> Grey:
     return np.clip(drawn, 0, 1).astype(np.float32)
 
 
-def shade(film: Grey, rng: np.random.Generator) -> Grey:
+def shade(radiograph: Grey, rng: np.random.Generator) -> Grey:
     """A plain grey that changes smoothly across, with a little noise."""
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
     across = rng.uniform(-0.2, 0.2, 2)
@@ -104,7 +104,7 @@ def shade(film: Grey, rng: np.random.Generator) -> Grey:
     return np.clip(drawn, 0, 1).astype(np.float32)
 
 
-def limb(film: Grey, rng: np.random.Generator) -> Grey:
+def limb(radiograph: Grey, rng: np.random.Generator) -> Grey:
     """Bright rods that fan out over soft tissue on black, as fingers or a limb do."""
     canvas = Image.new("L", (SIDE, SIDE))
     draw = ImageDraw.Draw(canvas)
@@ -117,24 +117,24 @@ def limb(film: Grey, rng: np.random.Generator) -> Grey:
     return ndimage.gaussian_filter(np.asarray(canvas, dtype=np.float32) / 255, 3)
 
 
-def shuffled(film: Grey, rng: np.random.Generator) -> Grey:
-    """The film's 4 x 4 patches in another order."""
-    patches = film.reshape(4, SIDE // 4, 4, SIDE // 4).swapaxes(1, 2).reshape(16, SIDE // 4, SIDE // 4)
+def shuffled(radiograph: Grey, rng: np.random.Generator) -> Grey:
+    """The image's 4 x 4 patches in another order."""
+    patches = radiograph.reshape(4, SIDE // 4, 4, SIDE // 4).swapaxes(1, 2).reshape(16, SIDE // 4, SIDE // 4)
     mixed = patches[rng.permutation(16)].reshape(4, 4, SIDE // 4, SIDE // 4).swapaxes(1, 2)
     return mixed.reshape(SIDE, SIDE).copy()
 
 
-def quarter(film: Grey, rng: np.random.Generator) -> Grey:
-    """A quarter of the film, enlarged."""
+def quarter(radiograph: Grey, rng: np.random.Generator) -> Grey:
+    """A quarter of the image, enlarged."""
     top, left = rng.integers(2, size=2) * (SIDE // 2)
-    piece = Image.fromarray(film[top : top + SIDE // 2, left : left + SIDE // 2].copy())
+    piece = Image.fromarray(radiograph[top : top + SIDE // 2, left : left + SIDE // 2].copy())
     return np.clip(np.asarray(piece.resize((SIDE, SIDE), Image.Resampling.BILINEAR)), 0, 1)
 
 
 def foreign(picture: Grey) -> Make:
     """A square piece of another picture, brought to size."""
 
-    def make(film: Grey, rng: np.random.Generator) -> Grey:
+    def make(radiograph: Grey, rng: np.random.Generator) -> Grey:
         side = int(min(picture.shape) * rng.uniform(0.6, 1.0))
         top, left = (int(rng.integers(n - side + 1)) for n in picture.shape)
         piece = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
@@ -146,7 +146,9 @@ def foreign(picture: Grey) -> Make:
 def faults() -> Iterator[Fault]:
     """All faults, in the order of the checks."""
     for level in (0.0, 0.5, 1.0):
-        yield Fault(f"blank: level {level}", ("blank",), lambda film, rng, level=level: np.full_like(film, level))
+        yield Fault(
+            f"blank: level {level}", ("blank",), lambda radiograph, rng, level=level: np.full_like(radiograph, level)
+        )
     yield Fault("blank: noise only", ("blank",), noise)
     yield Fault("blank: smooth shade", ("blank",), shade)
     yield Fault("blank: faint chest, 5% of contrast", ("blank",), exposed(0.05, 0.4))
@@ -157,23 +159,31 @@ def faults() -> Iterator[Fault]:
     yield Fault("both ends: contrast x 5", ("saturated", "clipped"), exposed(5.0, -2.0))
     for levels in (4, 8, 16):
         yield Fault(f"posterised: {levels} levels", ("clipped",), posterised(levels))
-    yield Fault("inverted", ("inverted",), lambda film, rng: 1 - film)
+    yield Fault("inverted", ("inverted",), lambda radiograph, rng: 1 - radiograph)
     for turns, words in ((2, "upside down"), (1, "on its side, left"), (3, "on its side, right")):
-        yield Fault(f"turned: {words}", ("turned", "not_a_chest"), lambda film, rng, k=turns: np.rot90(film, k).copy())
+        yield Fault(
+            f"turned: {words}",
+            ("turned", "not_a_chest"),
+            lambda radiograph, rng, k=turns: np.rot90(radiograph, k).copy(),
+        )
     for size in (10, 12, 16, 20, 28):
         yield Fault(f"text: font of {size} pixels", ("text",), lettered(size))
     other = ("not_a_chest", "turned", "inverted", "blank")
     for blur in (2.0, 8.0, 20.0):
-        yield Fault(f"no chest: noise of {blur:.0f} pixels", other, lambda film, rng, b=blur: noise(film, rng, blur=b))
+        yield Fault(
+            f"no chest: noise of {blur:.0f} pixels",
+            other,
+            lambda radiograph, rng, b=blur: noise(radiograph, rng, blur=b),
+        )
     yield Fault("no chest: limbs", other, limb)
     yield Fault("no chest: patches in another order", other, shuffled)
-    yield Fault("no chest: a quarter of the film", other, quarter)
+    yield Fault("no chest: a quarter of the image", other, quarter)
     for kind, pictures in (("photographs", _named(PHOTOGRAPHS)), ("textures", _named(TEXTURES)), ("slices", _slices())):
         yield Fault(f"no chest: {kind}", other, _any_of(pictures))
 
 
 def _any_of(pictures: list[Grey]) -> Make:
-    return lambda film, rng: foreign(pictures[int(rng.integers(len(pictures)))])(film, rng)
+    return lambda radiograph, rng: foreign(pictures[int(rng.integers(len(pictures)))])(radiograph, rng)
 
 
 def _named(names: tuple[str, ...]) -> list[Grey]:
@@ -206,18 +216,18 @@ def rejected(title: str, table: QualityTable) -> str:
     return f"| {title} | {len(table.failed)} | " + " | ".join(f"{100 * share:.1f}%" for share in shares) + " |"
 
 
-def kinds(films: list[Film]) -> dict[str, Tensor]:
-    """Which films belong to each kind worth a line of its own, bool [N]."""
-    found = {f"real, {group}": [film.group == group for film in films] for group in GROUPS}
-    found |= {f"real, {view}": [film.subject.view == view for film in films] for view in ("PA", "AP")}
-    found["real, letterboxed"] = [film.padded for film in films]
+def kinds(radiographs: list[Radiograph]) -> dict[str, Tensor]:
+    """Which images belong to each kind worth a line of its own, bool [N]."""
+    found = {f"real, {group}": [radiograph.group == group for radiograph in radiographs] for group in GROUPS}
+    found |= {f"real, {view}": [radiograph.subject.view == view for radiograph in radiographs] for view in ("PA", "AP")}
+    found["real, letterboxed"] = [radiograph.padded for radiograph in radiographs]
     return {name: torch.tensor(which) for name, which in found.items() if any(which)}
 
 
-def raw_pixels(data: Path, films: list[Film]) -> Tensor:
+def raw_pixels(data: Path, radiographs: list[Radiograph]) -> Tensor:
     """Grey levels as they are filed, [N, 1, H, W] in [0, 1]: an audit stretches nothing."""
-    wanted = {f"{film.film_id}.jpg": place for place, film in enumerate(films)}
-    images = torch.zeros(len(films), 1, SIDE, SIDE)
+    wanted = {f"{radiograph.image_id}.jpg": place for place, radiograph in enumerate(radiographs)}
+    images = torch.zeros(len(radiographs), 1, SIDE, SIDE)
     for group in GROUPS:
         with tarfile.open(data / "images" / f"{group}.tar") as tar:
             for member in tar:
@@ -226,11 +236,11 @@ def raw_pixels(data: Path, films: list[Film]) -> Tensor:
                     grey = np.asarray(Image.open(io.BytesIO(file.read())).convert("L"), dtype=np.float32)
                     images[wanted.pop(member.name), 0] = torch.from_numpy(grey / 255)
     if wanted:
-        raise FileNotFoundError(f"{len(wanted)} films of the manifests are in no tar, among them {min(wanted)}")
+        raise FileNotFoundError(f"{len(wanted)} images of the manifests are in no tar, among them {min(wanted)}")
     return images
 
 
-def made_films(path: Path) -> Tensor:
+def made_images(path: Path) -> Tensor:
     """The PNGs of a shard, [N, 1, H, W] in [0, 1]."""
     with tarfile.open(path) as tar:
         files = [tar.extractfile(member) for member in tar if member.name.endswith(".png")]
@@ -238,21 +248,23 @@ def made_films(path: Path) -> Tensor:
     return torch.from_numpy(np.stack(pictures))[:, None].float() / 255
 
 
-def write_false_rejects(checks: QualityChecks, films: list[Film], images: Tensor, made: Path | None) -> None:
-    """The table of good films."""
-    heading = ("good films", "films", *checks.names, "any")
+def write_false_rejects(
+    checks: QualityChecks, radiographs: list[Radiograph], images: Tensor, made: Path | None
+) -> None:
+    """The table of good images."""
+    heading = ("good images", "images", *checks.names, "any")
     sys.stdout.write(f"\n| {' | '.join(heading)} |\n| --- |{' ---: |' * (len(heading) - 1)}\n")
     table = examine(checks, images)
     sys.stdout.write(rejected("real, all", table) + "\n")
-    for name, which in kinds(films).items():
+    for name, which in kinds(radiographs).items():
         sys.stdout.write(rejected(name, QualityTable(table.names, table.values[which], table.failed[which])) + "\n")
     if made is not None:
-        sys.stdout.write(rejected("generated", examine(checks, made_films(made))) + "\n")
+        sys.stdout.write(rejected("generated", examine(checks, made_images(made))) + "\n")
 
 
 def write_recall(checks: QualityChecks, images: Tensor) -> None:
     """The table of faults."""
-    sys.stdout.write("\n| fault | films | by | recall | rejected at all |\n| --- | ---: | --- | ---: | ---: |\n")
+    sys.stdout.write("\n| fault | images | by | recall | rejected at all |\n| --- | ---: | --- | ---: | ---: |\n")
     for fault in faults():
         rng = np.random.default_rng(0)
         spoilt = torch.from_numpy(np.stack([fault.make(image[0].numpy(), rng) for image in images]))[:, None].float()
@@ -266,20 +278,20 @@ def write_recall(checks: QualityChecks, images: Tensor) -> None:
 def main() -> None:
     """Write both tables and the time taken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="collection of real films")
+    parser.add_argument("--data", type=Path, required=True, help="collection of real images")
     parser.add_argument("--family", type=Path, default=PACKAGED, help="family of judges")
-    parser.add_argument("--made", type=Path, help="shard of generated films")
+    parser.add_argument("--made", type=Path, help="shard of generated images")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--films", type=int, default=100, help="films each fault is made from")
+    parser.add_argument("--images", type=int, default=100, help="images each fault is made from")
     args = parser.parse_args()
     torch.set_num_threads(1)
     checks = QualityChecks(Likeness.load(args.family, torch.device("cpu")))
-    films, _ = load_films(args.data, size=SIDE, split=args.split)
-    images = raw_pixels(args.data, films)
+    radiographs, _ = load_images(args.data, size=SIDE, split=args.split)
+    images = raw_pixels(args.data, radiographs)
     limits = ", ".join(f"{name} {CHECKS[name].fails} {limit:g}" for name, limit in checks.thresholds.items())
     sys.stdout.write(f"Fails: {limits}\n")
-    write_false_rejects(checks, films, images, args.made)
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: args.films]
+    write_false_rejects(checks, radiographs, images, args.made)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: args.radiographs]
     write_recall(checks, images[chosen])
     started = time.process_time()
     examine(checks, images[:256])

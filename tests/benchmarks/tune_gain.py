@@ -133,7 +133,7 @@ def plain_runner(
     counter = count()
 
     def step() -> None:
-        plain([stage.case(stage.run.training[draw.report]) for draw in stage.draws(next(counter))])
+        plain([stage.case(stage.run.training[draw.report]) for draw in stage.rollout_specs(next(counter))])
 
     return Runner(step, lambda: evaluator.verdict(evaluator.judged(plain.model), start).tuning)
 

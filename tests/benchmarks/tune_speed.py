@@ -27,7 +27,7 @@ from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.diffusion.sampler import decode_latents
 from cxrsynth.rewards.base import RewardSuite
-from cxrsynth.rl.rollouts import Case
+from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.settings import Precision, TuneSettings
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.setup import open_tune
@@ -111,7 +111,7 @@ class PlainLoop:
         self.noise = torch.Generator().manual_seed(seed)
         self.weights = torch.ones(len(suite.names)) if weights is None else weights
 
-    def __call__(self, cases: list[Case]) -> None:
+    def __call__(self, cases: list[PromptExample]) -> None:
         parts = [cases[first : first + self.batch] for first in range(0, len(cases), self.batch)]
         trajectories, feedback = [], []
         for part in parts:
@@ -135,7 +135,7 @@ class PlainLoop:
                 self.optimizer.zero_grad()
 
     @torch.no_grad()
-    def _sample(self, unet: torch.nn.Module, part: list[Case]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    def _sample(self, unet: torch.nn.Module, part: list[PromptExample]) -> tuple[list[Tensor], list[Tensor], Tensor]:
         latents = [torch.randn(len(part), *self.model.latent_shape, generator=self.noise)]
         log_probs = []
         for step in range(self.schedule.actions):
@@ -146,7 +146,7 @@ class PlainLoop:
         images = decode_latents(self.model, self._mean(unet, part, latents[-1], self.schedule.actions))
         return latents, log_probs, self.suite(images, [case.report for case in part]).values
 
-    def _mean(self, unet: torch.nn.Module, part: list[Case], latents: Tensor, step: int) -> Tensor:
+    def _mean(self, unet: torch.nn.Module, part: list[PromptExample], latents: Tensor, step: int) -> Tensor:
         with torch.no_grad():
             text, empty = (
                 self.model.text_encoder(self.model.tokens(prompts)).last_hidden_state

@@ -83,22 +83,22 @@ def test_the_schedule_is_the_models_whatever_sampler_its_folder_names() -> None:
         training_schedule(config("flow"))
 
 
-def test_an_encoded_film_decodes_to_itself() -> None:
+def test_an_encoded_image_decodes_to_itself() -> None:
     """The range, the scale and the channels that go in are those that come out."""
     model = load_model("nano", device=torch.device("cpu"), precision=Precision.FP32)
     chests = load_file(find_model("nano") / "judges" / "nano" / "canonical.safetensors")
-    films = torch.stack([chests["mean_adult"], chests["mean_child"]])[:, None]
-    films = torch.nn.functional.interpolate(films, (256, 256), mode="bicubic").clamp(0, 1)
-    latents = encode_images(model, films)
+    radiographs = torch.stack([chests["mean_adult"], chests["mean_child"]])[:, None]
+    radiographs = torch.nn.functional.interpolate(radiographs, (256, 256), mode="bicubic").clamp(0, 1)
+    latents = encode_images(model, radiographs)
     assert latents.shape == (2, *model.latent_shape)
-    error = (decode_latents(model, latents) - films).square().mean()
+    error = (decode_latents(model, latents) - radiographs).square().mean()
     assert 10 * torch.log10(1 / error) > 30  # dB
 
 
 def test_grey_becomes_the_channels_the_autoencoder_takes(tiny_model: object) -> None:
     model = load_model(str(tiny_model), device=torch.device("cpu"), precision=Precision.FP32)
-    film = torch.linspace(0, 1, 32 * 32).view(1, 1, 32, 32)
-    latents = encode_images(model, film)
+    radiograph = torch.linspace(0, 1, 32 * 32).view(1, 1, 32, 32)
+    latents = encode_images(model, radiograph)
     with torch.no_grad():
-        found = model.vae.encode(torch.cat([film] * 3, 1) * 2 - 1).latent_dist.mean
+        found = model.vae.encode(torch.cat([radiograph] * 3, 1) * 2 - 1).latent_dist.mean
     torch.testing.assert_close(latents, found * model.vae.config.scaling_factor)

@@ -175,7 +175,7 @@ def test_webdataset_reads_the_shards(made: tuple[Path, str]) -> None:
         assert sample["json"]["synthetic"] is True
         assert sample["json"]["seed"] == 0
         assert sample["json"]["image_index"] == place % 2
-        assert sample["json"]["not_depicted"] == ""
+        assert sample["json"]["unsupported_findings"] == ""
         assert "prompt" not in sample["json"]
     effusion = samples[0]["json"]["findings"]["Pleural Effusion"]
     assert effusion == {"status": "present", "side": "left", "source": "report"}
@@ -664,12 +664,12 @@ def test_what_the_model_was_never_shown_is_said_once_and_marked(
         assert name in warning
     assert "Cardiomegaly" not in warning
     samples = list(metadata(out).values())
-    assert samples[0]["not_depicted"] == "Pleural Effusion (side)"
+    assert samples[0]["unsupported_findings"] == "Pleural Effusion (side)"
     assert samples[0]["findings"]["Pleural Effusion"]["side"] == "left"
     assert samples[0]["prompt"] == "PA view. Adult woman. Pleural effusion. No cardiomegaly."
-    assert samples[2]["not_depicted"] == "age group child; Edema"
-    assert samples[4]["not_depicted"] == ""
-    assert manifest(out)["not_depicted"]["Edema"] == 2
+    assert samples[2]["unsupported_findings"] == "age group child; Edema"
+    assert samples[4]["unsupported_findings"] == ""
+    assert manifest(out)["unsupported_findings"]["Edema"] == 2
     assert "Edema: 2 images" in (out / "README.md").read_text()
 
 
@@ -679,7 +679,7 @@ def test_a_view_that_was_not_asked_for_is_in_no_dicom_object(
     """An archive goes by ViewPosition; that no lateral was drawn is told in the JSON beside it alone."""
     out = tmp_path / "out"
     succeed(command(table, out, canonical_model, "--format", "dicom"))
-    asked = {key: sample["not_depicted"] for key, sample in metadata(out).items()}
+    asked = {key: sample["unsupported_findings"] for key, sample in metadata(out).items()}
     views = {
         name.removesuffix(".dcm"): pydicom.dcmread(io.BytesIO(raw)).get("ViewPosition")
         for name, raw in members(out).items()
@@ -693,7 +693,7 @@ def test_a_view_that_was_not_asked_for_is_in_no_dicom_object(
 def test_every_finding_never_shown_is_named_in_some_warning(tmp_path: Path, canonical_model: Path, table: Path) -> None:
     printed = succeed(command(table, tmp_path / "out", canonical_model, "--shard-size", "1"))
     told = " ".join(line for line in printed.splitlines() if "warning:" in line)
-    assert [name for name in manifest(tmp_path / "out")["not_depicted"] if name not in told] == []
+    assert [name for name in manifest(tmp_path / "out")["unsupported_findings"] if name not in told] == []
 
 
 def test_a_prompt_too_long_is_cut_and_counted(tmp_path: Path, tiny_model: Path) -> None:

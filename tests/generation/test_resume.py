@@ -105,7 +105,7 @@ def half_made(reference: Path, out: Path, shards: int) -> None:
     (out / ".cxrsynth" / "plan.json").write_text(json.dumps(says["plan"]), encoding="utf-8")
     for shard in says["shards"][:shards]:
         shutil.copy(reference / shard["name"], out)
-        counts = {"sanitized": {}, "prompts_truncated": 0, "not_depicted": {}}
+        counts = {"sanitized": {}, "prompts_truncated": 0, "unsupported_findings": {}}
         record = out / ".cxrsynth" / f"{shard['name']}.json"
         record.write_text(json.dumps(shard | counts), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What the tests of films share: pictures, tars and DICOM objects made in code."""
+"""What the tests of images share: pictures, tars and DICOM objects made in code."""
 
 import io
 import tarfile
@@ -14,7 +14,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from cxrsynth.images.collection import Collection
-from cxrsynth.images.image import Damaged, Film
+from cxrsynth.images.image import Damaged, Radiograph
 
 Levels = npt.NDArray[Any]
 
@@ -30,7 +30,7 @@ def encoded(picture: Levels | Image.Image, kind: str = "PNG", **options: Any) ->
     return buffer.getvalue()
 
 
-def as_film(picture: Levels) -> npt.NDArray[np.float32]:
+def as_image(picture: Levels) -> npt.NDArray[np.float32]:
     return picture.astype(np.float32) / np.float32(255)
 
 
@@ -66,10 +66,10 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def read_all(collection: Collection, *, workers: int = 2) -> tuple[list[Film], list[Damaged]]:
-    """Films and damages of all units."""
-    found = [film for unit in collection.units for film in collection.read(unit, workers=workers)]
-    return [f for f in found if isinstance(f, Film)], [f for f in found if isinstance(f, Damaged)]
+def read_all(collection: Collection, *, workers: int = 2) -> tuple[list[Radiograph], list[Damaged]]:
+    """Images and damages of all units."""
+    found = [radiograph for unit in collection.units for radiograph in collection.read(unit, workers=workers)]
+    return [f for f in found if isinstance(f, Radiograph)], [f for f in found if isinstance(f, Damaged)]
 
 
 def dicom_of(stored: Levels, *, pixels: bool = True, **elements: Any) -> bytes:

@@ -7,21 +7,21 @@ from pydicom.uid import RLELossless
 
 from cxrsynth.images.dicom import read_dicom
 from cxrsynth.images.limits import UnreadableError
-from tests.images.making import as_film, dicom_of, levels
+from tests.images.making import as_image, dicom_of, levels
 
 STORED = levels(0).astype(np.uint16) * 16 + 5
 
 
 def test_eight_bits_keep_their_range_and_deeper_ones_are_stretched() -> None:
     grey = levels(1) // 2
-    np.testing.assert_allclose(read_dicom(dicom_of(grey)).pixels, as_film(grey), atol=1e-6)
+    np.testing.assert_allclose(read_dicom(dicom_of(grey)).pixels, as_image(grey), atol=1e-6)
     wanted = (STORED - STORED.min()) / np.ptp(STORED)
     np.testing.assert_allclose(read_dicom(dicom_of(STORED)).pixels, wanted, atol=1e-6)
 
 
-def test_a_uniform_film_is_its_grey_and_not_black() -> None:
-    film = read_dicom(dicom_of(np.full((4, 4), 1024, np.uint16), BitsStored=12, HighBit=11)).pixels
-    assert film == pytest.approx(1024 / 4095, abs=1e-6)
+def test_a_uniform_image_is_its_grey_and_not_black() -> None:
+    radiograph = read_dicom(dicom_of(np.full((4, 4), 1024, np.uint16), BitsStored=12, HighBit=11)).pixels
+    assert radiograph == pytest.approx(1024 / 4095, abs=1e-6)
 
 
 def test_the_window_applies_to_rescaled_values() -> None:
@@ -49,7 +49,7 @@ def test_a_voi_lut_is_looked_up_after_rescaling() -> None:
     item.add_new(0x00283006, "US", [(255 - entry) * 257 for entry in range(256)])
     grey = levels(3).astype(np.uint16)
     content = dicom_of(grey, RescaleSlope=1, RescaleIntercept=100, VOILUTSequence=[item])
-    np.testing.assert_allclose(read_dicom(content).pixels, 1 - as_film(levels(3)), atol=1e-6)
+    np.testing.assert_allclose(read_dicom(content).pixels, 1 - as_image(levels(3)), atol=1e-6)
 
 
 def test_monochrome1_is_inverted() -> None:
@@ -66,7 +66,7 @@ def test_signed_values_and_colour() -> None:
     grey = levels(2)
     rgb = np.repeat(grey[..., None], 3, axis=2)
     colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
-    np.testing.assert_allclose(read_dicom(dicom_of(rgb, **colour)).pixels, as_film(grey), atol=1e-6)
+    np.testing.assert_allclose(read_dicom(dicom_of(rgb, **colour)).pixels, as_image(grey), atol=1e-6)
 
 
 def test_a_compressed_transfer_syntax_is_decoded() -> None:
@@ -81,7 +81,7 @@ def test_a_compressed_transfer_syntax_is_decoded() -> None:
     np.testing.assert_array_equal(read_dicom(buffer.getvalue()).pixels, read_dicom(dicom_of(STORED)).pixels)
 
 
-def test_the_header_tells_of_the_film() -> None:
+def test_the_header_tells_of_the_image() -> None:
     told = {"ViewPosition": "PA", "PatientSex": "F", "PatientAge": "067Y", "PatientID": "p-1"}
     assert read_dicom(dicom_of(STORED, **told)).told == told
     assert set(read_dicom(dicom_of(STORED)).told.values()) == {""}
@@ -101,7 +101,7 @@ def test_the_header_tells_of_the_film() -> None:
         (dicom_of(STORED, RescaleSlope=0, RescaleIntercept=0, WindowCenter=1, WindowWidth=9), "no numbers"),
     ],
 )
-def test_what_holds_no_single_film_is_refused(content: bytes, reason: str) -> None:
+def test_what_holds_no_single_image_is_refused(content: bytes, reason: str) -> None:
     with pytest.raises(UnreadableError, match=reason):
         read_dicom(content)
 
@@ -128,7 +128,7 @@ def test_a_cut_or_flipped_file_never_raises_anything_else() -> None:
         flipped = bytearray(content)
         flipped[place] ^= int(rng.integers(1, 256))
         try:
-            film = read_dicom(bytes(flipped)).pixels
+            radiograph = read_dicom(bytes(flipped)).pixels
         except UnreadableError:
             continue
-        assert 0 <= film.min() <= film.max() <= 1
+        assert 0 <= radiograph.min() <= radiograph.max() <= 1

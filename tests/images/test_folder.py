@@ -12,28 +12,28 @@ from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.images.collection import open_collection
 from cxrsynth.images.image import Damaged
 from cxrsynth.reports.table.columns import ColumnNames
-from tests.images.making import as_film, dicom_of, encoded, levels, read_all, write
+from tests.images.making import as_image, dicom_of, encoded, levels, read_all, write
 
 
 def folder(tmp_path: Path) -> Path:
     for index, name in enumerate(("b/x.png", "b/y.jpeg", "a/x.tif", "z.webp")):
         kind = {"png": "PNG", "jpeg": "JPEG", "tif": "TIFF", "webp": "WEBP"}[name.rpartition(".")[2]]
-        write(tmp_path / "films" / name, encoded(levels(index), kind))
+        write(tmp_path / "images" / name, encoded(levels(index), kind))
     for name in ("notes.txt", "t.csv", "b/.hidden.png", ".git/x.png"):
-        write(tmp_path / "films" / name, encoded(levels(9)))
-    return tmp_path / "films"
+        write(tmp_path / "images" / name, encoded(levels(9)))
+    return tmp_path / "images"
 
 
 def test_pictures_of_all_folders_by_path(tmp_path: Path) -> None:
     collection = open_collection(folder(tmp_path))
     assert collection.kind == "folder"
-    films, damaged = read_all(collection)
+    radiographs, damaged = read_all(collection)
     assert not damaged
-    assert [film.key for film in films] == ["a/x.tif", "b/x.png", "b/y.jpeg", "z.webp"]
-    assert [film.place for film in films] == [0, 1, 2, 3]
-    assert {film.report for film in films} == {None}
-    np.testing.assert_array_equal(films[1].pixels, as_film(levels(0)))
-    assert films[1].members == {"png": encoded(levels(0))}
+    assert [radiograph.key for radiograph in radiographs] == ["a/x.tif", "b/x.png", "b/y.jpeg", "z.webp"]
+    assert [radiograph.place for radiograph in radiographs] == [0, 1, 2, 3]
+    assert {radiograph.report for radiograph in radiographs} == {None}
+    np.testing.assert_array_equal(radiographs[1].pixels, as_image(levels(0)))
+    assert radiographs[1].members == {"png": encoded(levels(0))}
 
 
 def test_files_come_in_chunks_of_256(tmp_path: Path) -> None:
@@ -57,14 +57,14 @@ def test_a_dicom_tree_also_without_extensions(tmp_path: Path) -> None:
         write(tmp_path / name, content if name != "LICENSE" else b"words")
     collection = open_collection(tmp_path)
     assert collection.kind == "dicom"
-    films, damaged = read_all(collection)
+    radiographs, damaged = read_all(collection)
     assert not damaged
-    assert [film.key for film in films] == ["PT0/1.2.840.99", "PT0/IM0", "one.dcm"]
-    report = films[0].report
+    assert [radiograph.key for radiograph in radiographs] == ["PT0/1.2.840.99", "PT0/IM0", "one.dcm"]
+    report = radiographs[0].report
     assert report is not None
-    assert (report.view, report.sex, report.age_years, films[0].patient) == ("LATERAL", "F", 30.0, "p1")
-    assert films[0].age_group == "adult"
-    assert films[0].members == {"dcm": content}
+    assert (report.view, report.sex, report.age_years, radiographs[0].patient) == ("LATERAL", "F", 30.0, "p1")
+    assert radiographs[0].age_group == "adult"
+    assert radiographs[0].members == {"dcm": content}
 
 
 TABLE = "name,view,Edema,subject_id\n{}\n".format
@@ -72,14 +72,17 @@ KNOWN = [("b/x.png", "AP", 1, "p1"), ("a/x.tif", "PA", 0, "p2"), ("z.webp", "LAT
 
 
 @pytest.mark.parametrize("column", ["path", "filename", "file_name", "image", "image_id", "dicom_id", "id"])
-@pytest.mark.parametrize("shape", ["{}", "./{}", "films/{}", "no-extension"])
+@pytest.mark.parametrize("shape", ["{}", "./{}", "images/{}", "no-extension"])
 def test_rows_are_found_by_path(tmp_path: Path, column: str, shape: str) -> None:
     names = [n.rpartition(".")[0] if shape == "no-extension" else shape.format(n) for n, *_ in KNOWN]
     rows = "\n".join(f"{n},{view},{edema},{who}" for n, (_, view, edema, who) in zip(names, KNOWN, strict=True))
     table = write(tmp_path / "t.csv", TABLE(rows).replace("name", column))
-    films, damaged = read_all(open_collection(folder(tmp_path), table=table))
+    radiographs, damaged = read_all(open_collection(folder(tmp_path), table=table))
     assert not damaged
-    told = {film.key: (film.patient, film.report.view if film.report else None) for film in films}
+    told = {
+        radiograph.key: (radiograph.patient, radiograph.report.view if radiograph.report else None)
+        for radiograph in radiographs
+    }
     assert told == {
         "a/x.tif": ("p2", "PA"),
         "b/x.png": ("p1", "AP"),
@@ -89,54 +92,54 @@ def test_rows_are_found_by_path(tmp_path: Path, column: str, shape: str) -> None
 
 
 def test_every_kind_of_table(tmp_path: Path) -> None:
-    films = folder(tmp_path)
+    radiographs = folder(tmp_path)
     lines = '{"image": "z", "Edema": 1, "labels": ["Mass"]}\nbroken\n{"Edema": 1}\n'
-    found, damaged = read_all(open_collection(films, table=write(tmp_path / "t.jsonl", lines)))
+    found, damaged = read_all(open_collection(radiographs, table=write(tmp_path / "t.jsonl", lines)))
     assert found[3].report is not None
     assert found[3].report.labels.keys() == {"Edema", "Lung Lesion"}
     assert damaged == [Damaged("t.jsonl", "line 2", "broken JSON"), Damaged("t.jsonl", "line 3", "no image")]
     pq.write_table(pa.table({"image": ["z.webp"], "Edema": [1.0], "sex": ["F"]}), tmp_path / "t.parquet")
-    found, damaged = read_all(open_collection(films, table=tmp_path / "t.parquet"))
+    found, damaged = read_all(open_collection(radiographs, table=tmp_path / "t.parquet"))
     assert found[3].report is not None
     assert (found[3].report.sex, found[3].report.line, len(found[3].report.labels), damaged) == ("F", 2, 1, [])
     table = write(tmp_path / "named.csv", "path,words\nz.webp,Edema.\n")
-    found, _ = read_all(open_collection(films, table=table, columns=ColumnNames(report="words")))
+    found, _ = read_all(open_collection(radiographs, table=table, columns=ColumnNames(report="words")))
     assert found[3].report is not None
     assert found[3].report.labels.keys() == {"Edema", "No Finding"} - {"No Finding"}
 
 
 def test_a_row_of_another_folder_is_not_taken(tmp_path: Path) -> None:
-    films = folder(tmp_path)
+    radiographs = folder(tmp_path)
     table = write(tmp_path / "t.csv", "path,sex\nc/x.png,F\nfar/away/z.webp,M\n")
-    found, _ = read_all(open_collection(films, table=table))
-    assert [film.report.sex if film.report else None for film in found] == [None, None, None, "M"]
+    found, _ = read_all(open_collection(radiographs, table=table))
+    assert [radiograph.report.sex if radiograph.report else None for radiograph in found] == [None, None, None, "M"]
 
 
 def test_two_rows_of_one_stem_tell_of_neither(tmp_path: Path) -> None:
-    films = folder(tmp_path)
+    radiographs = folder(tmp_path)
     table = write(tmp_path / "t.csv", "path,sex\nz.png,F\nz.jpg,M\nb/x.png,F\n")
-    found, _ = read_all(open_collection(films, table=table))
-    assert [film.report.sex if film.report else None for film in found] == [None, "F", None, None]
+    found, _ = read_all(open_collection(radiographs, table=table))
+    assert [radiograph.report.sex if radiograph.report else None for radiograph in found] == [None, "F", None, None]
 
 
 def test_lines_that_cannot_be_read_are_told_of_with_the_first_unit_alone(tmp_path: Path) -> None:
     for index in range(257):
-        write(tmp_path / "films" / f"{index:04d}.png", encoded(levels(0, side=2)))
+        write(tmp_path / "images" / f"{index:04d}.png", encoded(levels(0, side=2)))
     table = write(tmp_path / "t.jsonl", '{"path": "0000.png", "sex": "F"}\nbroken\n')
-    collection = open_collection(tmp_path / "films", table=table)
+    collection = open_collection(tmp_path / "images", table=table)
     first, second = (list(collection.read(unit)) for unit in collection.units)
     assert first[0] == Damaged("t.jsonl", "line 2", "broken JSON")
     assert (len(first), len(second)) == (257, 1)
 
 
 def test_a_changed_table_changes_the_digest(tmp_path: Path) -> None:
-    films = folder(tmp_path)
+    radiographs = folder(tmp_path)
     digests = []
     for sex in ("F", "M", "FF"):
-        collection = open_collection(films, table=write(tmp_path / "t.csv", f"path,sex\nz.webp,{sex}\n"))
+        collection = open_collection(radiographs, table=write(tmp_path / "t.csv", f"path,sex\nz.webp,{sex}\n"))
         os.utime(tmp_path / "t.csv", ns=(len(sex), len(sex)))
         digests.append(collection.digest_of(collection.units[0]))
-    bare = open_collection(films)
+    bare = open_collection(radiographs)
     assert len({*digests, bare.digest_of(bare.units[0])}) >= 3
 
 
@@ -144,8 +147,8 @@ def test_a_changed_table_changes_the_digest(tmp_path: Path) -> None:
     ("table", "reason"),
     [
         ("sex,view\nF,PA\n", "no column names the file"),
-        ("path,sex\nz.webp,F\nz.webp,M\n", "lines 2 and 3 tell of one film"),
-        ("path,sex\nother.png,F\n", "tells of no film"),
+        ("path,sex\nz.webp,F\nz.webp,M\n", "lines 2 and 3 tell of one image"),
+        ("path,sex\nother.png,F\n", "tells of no image"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path: Path, table: str, reason: str) -> None:
@@ -155,14 +158,14 @@ def test_tables_that_cannot_be_used(tmp_path: Path, table: str, reason: str) -> 
 
 
 def test_what_cannot_be_read_is_told_of(tmp_path: Path) -> None:
-    films = folder(tmp_path)
-    (films / "gone.png").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(films / "pipe.png")
-    write(films / "half.png", encoded(levels(0))[:60])
-    (films / "folder.png").mkdir()
-    with (films / "huge.png").open("wb") as file:
+    radiographs = folder(tmp_path)
+    (radiographs / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(radiographs / "pipe.png")
+    write(radiographs / "half.png", encoded(levels(0))[:60])
+    (radiographs / "folder.png").mkdir()
+    with (radiographs / "huge.png").open("wb") as file:
         file.truncate(200 << 20)
-    found, damaged = read_all(open_collection(films))
+    found, damaged = read_all(open_collection(radiographs))
     assert len(found) == 4
     reasons = {damage.member: damage.reason for damage in damaged}
     assert reasons.keys() == {"gone.png", "pipe.png", "half.png", "huge.png"}
@@ -172,7 +175,7 @@ def test_what_cannot_be_read_is_told_of(tmp_path: Path) -> None:
 
 
 def test_a_permission_that_lacks_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    films = folder(tmp_path)
+    radiographs = folder(tmp_path)
     real = Path.open
 
     def refusing(self: Path, *arguments: object, **options: object) -> object:
@@ -181,17 +184,17 @@ def test_a_permission_that_lacks_is_told_of(tmp_path: Path, monkeypatch: pytest.
         return real(self, *arguments, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", refusing)  # root reads everything: modes would not do
-    found, damaged = read_all(open_collection(films))
+    found, damaged = read_all(open_collection(radiographs))
     assert len(found) == 3
     assert damaged == [Damaged("files-000000", "z.webp", "cannot be read: Permission denied")]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root lists every folder")
 def test_a_folder_that_cannot_be_listed_is_told_of(tmp_path: Path) -> None:
-    films = folder(tmp_path)
-    (films / "b").chmod(0)
-    found, damaged = read_all(open_collection(films))
-    (films / "b").chmod(0o755)
+    radiographs = folder(tmp_path)
+    (radiographs / "b").chmod(0)
+    found, damaged = read_all(open_collection(radiographs))
+    (radiographs / "b").chmod(0o755)
     assert len(found) == 2
     assert [damage.member for damage in damaged] == ["b/"]
 
@@ -199,13 +202,17 @@ def test_a_folder_that_cannot_be_listed_is_told_of(tmp_path: Path) -> None:
 def test_nothing_to_read(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "words" / "a.txt", "words")
-    for name, reason in (("nowhere", "no such file"), ("empty", "an empty folder"), ("words", "no film among 1 files")):
+    for name, reason in (
+        ("nowhere", "no such file"),
+        ("empty", "an empty folder"),
+        ("words", "no image among 1 files"),
+    ):
         with pytest.raises(ShardError, match=reason):
             open_collection(tmp_path / name)
-    with pytest.raises(ShardError, match="no film among 1 files"):
+    with pytest.raises(ShardError, match="no image among 1 files"):
         open_collection(tmp_path / "words" / "a.txt")
 
 
-def test_one_film(tmp_path: Path) -> None:
-    films, _ = read_all(open_collection(folder(tmp_path) / "z.webp"))
-    assert [film.key for film in films] == ["z.webp"]
+def test_one_image(tmp_path: Path) -> None:
+    radiographs, _ = read_all(open_collection(folder(tmp_path) / "z.webp"))
+    assert [radiograph.key for radiograph in radiographs] == ["z.webp"]

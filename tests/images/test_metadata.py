@@ -1,18 +1,18 @@
-"""What is told of a film -> a Report."""
+"""What is told of an image -> a Report."""
 
 from typing import Any
 
 import pytest
 
-from cxrsynth.images.metadata import Teller, Told
+from cxrsynth.images.metadata import ImageMetadata, MetadataReader
 from cxrsynth.reports.labels import FindingLabel, Side, Status
 from cxrsynth.reports.table.columns import ColumnNames
 
 PRESENT, ABSENT = FindingLabel(Status.PRESENT), FindingLabel(Status.ABSENT)
 
 
-def tell(record: dict[str, Any], columns: ColumnNames | None = None) -> Told:
-    return Teller(columns).tell(record, key="k", line=3)
+def tell(record: dict[str, Any], columns: ColumnNames | None = None) -> ImageMetadata:
+    return MetadataReader(columns).tell(record, key="k", line=3)
 
 
 def labels(record: dict[str, Any]) -> dict[str, FindingLabel]:
@@ -22,8 +22,8 @@ def labels(record: dict[str, Any]) -> dict[str, FindingLabel]:
 
 
 def test_nothing_told_is_no_report() -> None:
-    assert tell({}) == Told()
-    assert tell({"width": 3, "view": "", "labels": "todo", "patient_id": 7}) == Told(patient="7")
+    assert tell({}) == ImageMetadata()
+    assert tell({"width": 3, "view": "", "labels": "todo", "patient_id": 7}) == ImageMetadata(patient="7")
 
 
 def test_a_whole_number_in_a_column_of_floats_is_the_patient_it_was() -> None:
@@ -75,7 +75,7 @@ def test_facts_of_a_sample_of_ours_are_taken_as_they_are() -> None:
     told = tell({"findings": facts, "age_group": "child", "txt": "Pneumonia."})
     assert told.report is not None
     assert told.report.labels == {"Edema": FindingLabel(Status.UNCERTAIN, Side.LEFT), "No Finding": ABSENT}
-    assert (told.report.told_age_group, told.age_group, told.report.text) == ("child", "child", "Pneumonia.")
+    assert (told.report.stated_age_group, told.age_group, told.report.text) == ("child", "child", "Pneumonia.")
 
 
 @pytest.mark.parametrize("name", ["caption", "txt", "report", "text"])

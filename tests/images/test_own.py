@@ -14,7 +14,7 @@ from cxrsynth.errors import ShardError
 from cxrsynth.generation import finalize
 from cxrsynth.images import own as ours
 from cxrsynth.images.collection import Collection, open_collection
-from cxrsynth.images.image import Damaged, Film
+from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.reports.labels import Status
 from cxrsynth.shards.encode import decode_member
 from tests.generation.making import ROWS, command, manifest, members, metadata, write_table
@@ -55,31 +55,37 @@ def test_every_sample_comes_back(made: dict[str, Path], name: str) -> None:
     shards = manifest(folder)["shards"]
     assert [unit.name for unit in collection.units] == [shard["name"] for shard in shards]
     assert [collection.content_of(unit) for unit in collection.units] == [shard["sha256"] for shard in shards]
-    films, damaged = read_all(collection)
+    radiographs, damaged = read_all(collection)
     assert not damaged
     written = members(folder)
-    assert len(films) == len(ROWS)
-    assert {f"{film.key}.{extension}": raw for film in films for extension, raw in film.members.items()} == written
-    for film in films:
-        (image,) = (f"{film.key}.{extension}" for extension in ("png", "jpg", "dcm") if extension in film.members)
+    assert len(radiographs) == len(ROWS)
+    assert {
+        f"{radiograph.key}.{extension}": raw
+        for radiograph in radiographs
+        for extension, raw in radiograph.members.items()
+    } == written
+    for radiograph in radiographs:
+        (image,) = (
+            f"{radiograph.key}.{extension}" for extension in ("png", "jpg", "dcm") if extension in radiograph.members
+        )
         wanted = decode_member(image, written[image])
         assert wanted is not None
-        np.testing.assert_allclose(film.pixels, wanted, atol=1e-6)
-        assert film.sha256 == hashlib.sha256(written[image]).hexdigest()
-        _check_told(film, metadata(folder)[film.key])
+        np.testing.assert_allclose(radiograph.pixels, wanted, atol=1e-6)
+        assert radiograph.sha256 == hashlib.sha256(written[image]).hexdigest()
+        _check_told(radiograph, metadata(folder)[radiograph.key])
 
 
-def _check_told(film: Film, told: dict[str, object]) -> None:
-    report = film.report
+def _check_told(radiograph: Radiograph, told: dict[str, object]) -> None:
+    report = radiograph.report
     assert report is not None
-    assert (report.view or "", report.sex or "", film.age_group or "") == (
+    assert (report.view or "", report.sex or "", radiograph.age_group or "") == (
         told["view"],
         told["sex"],
         told["age_group"],
     )
-    assert report.told_age_group == film.age_group
-    assert film.patient
-    assert film.key.startswith(f"{film.patient}-")
+    assert report.stated_age_group == radiograph.age_group
+    assert radiograph.patient
+    assert radiograph.key.startswith(f"{radiograph.patient}-")
     findings = told["findings"]
     assert isinstance(findings, dict)
     for name, fact in findings.items():
@@ -89,30 +95,35 @@ def _check_told(film: Film, told: dict[str, object]) -> None:
 
 
 def test_text_is_read_where_it_was_written(made: dict[str, Path]) -> None:
-    texts = [film.report.text for film in read_all(open_collection(made["png"]))[0] if film.report]
+    texts = [radiograph.report.text for radiograph in read_all(open_collection(made["png"]))[0] if radiograph.report]
     assert sum("Left pleural effusion" in text for text in texts) == 1
-    assert {film.report.text for film in read_all(open_collection(made["jpg"]))[0] if film.report} == {""}
+    assert {
+        radiograph.report.text for radiograph in read_all(open_collection(made["jpg"]))[0] if radiograph.report
+    } == {""}
 
 
 def test_an_unpacked_file_set_tells_the_same_as_its_shards(made: dict[str, Path]) -> None:
     collection = open_collection(made["unpacked"])
     assert collection.kind == "cxrsynth"
-    films, damaged = read_all(collection)
+    radiographs, damaged = read_all(collection)
     assert not damaged
-    packed = {film.key: film for film in read_all(open_collection(made["dicom"]))[0]}
-    assert packed.keys() == {film.key for film in films}
-    for film in films:
-        twin = packed[film.key]
-        np.testing.assert_array_equal(film.pixels, twin.pixels)
-        assert film.report is not None
+    packed = {radiograph.key: radiograph for radiograph in read_all(open_collection(made["dicom"]))[0]}
+    assert packed.keys() == {radiograph.key for radiograph in radiographs}
+    for radiograph in radiographs:
+        twin = packed[radiograph.key]
+        np.testing.assert_array_equal(radiograph.pixels, twin.pixels)
+        assert radiograph.report is not None
         assert twin.report is not None
-        assert film.report.labels == twin.report.labels
-        assert (film.patient, film.age_group) == (twin.patient, twin.age_group)
-        assert {**film.members, "dcm": b""} == {**twin.members, "dcm": b""}  # kept films lose nothing told of them
+        assert radiograph.report.labels == twin.report.labels
+        assert (radiograph.patient, radiograph.age_group) == (twin.patient, twin.age_group)
+        assert {**radiograph.members, "dcm": b""} == {
+            **twin.members,
+            "dcm": b"",
+        }  # kept images lose nothing told of them
     assert (ours.FILE_SET, ours.METADATA) == (finalize.FILE_SET, finalize.METADATA)
     bare, damaged = read_all(open_collection(made["unpacked"] / ours.FILE_SET))
-    assert (len(bare), damaged) == (len(films), [])
-    assert {film.report.sex for film in bare if film.report} <= {"F", "M", None}
+    assert (len(bare), damaged) == (len(radiographs), [])
+    assert {radiograph.report.sex for radiograph in bare if radiograph.report} <= {"F", "M", None}
 
 
 def test_one_shard_or_the_manifest_may_be_named(made: dict[str, Path]) -> None:
@@ -125,7 +136,9 @@ def test_one_shard_or_the_manifest_may_be_named(made: dict[str, Path]) -> None:
 
 def test_the_number_of_workers_changes_nothing(made: dict[str, Path]) -> None:
     one, four = (read_all(open_collection(made["png"]), workers=workers)[0] for workers in (1, 4))
-    assert [(film.key, film.sha256, film.report) for film in one] == [(f.key, f.sha256, f.report) for f in four]
+    assert [(radiograph.key, radiograph.sha256, radiograph.report) for radiograph in one] == [
+        (f.key, f.sha256, f.report) for f in four
+    ]
 
 
 @pytest.mark.parametrize("kind", ["flipped", "cut", "longer", "gone"])
@@ -139,21 +152,21 @@ def test_a_shard_against_its_manifest_is_not_read_at_all(copy: Path, kind: str) 
     if kind == "gone":
         path.unlink()
     collection = open_collection(copy)
-    films, damaged = read_all(collection)
-    assert {film.source for film in films} == {"cxr-000000.tar", "cxr-000002.tar"}
+    radiographs, damaged = read_all(collection)
+    assert {radiograph.source for radiograph in radiographs} == {"cxr-000000.tar", "cxr-000002.tar"}
     assert [(damage.source, damage.member) for damage in damaged] == [("cxr-000001.tar", "")]
     assert ("No such file" if kind == "gone" else "sha256") in damaged[0].reason
 
 
 def test_a_shard_that_the_manifest_does_not_list_is_told_of(copy: Path) -> None:
     shutil.copy(copy / "cxr-000000.tar", copy / "cxr-000009.tar")
-    films, damaged = read_all(open_collection(copy))
-    assert len(films) == len(ROWS)
+    radiographs, damaged = read_all(open_collection(copy))
+    assert len(radiographs) == len(ROWS)
     assert damaged == [Damaged("cxr-000009.tar", "", "not listed in manifest.json")]
 
 
-def test_random_damage_to_a_data_set_never_gives_a_wrong_film(copy: Path) -> None:
-    right = {film.key: film for film in read_all(open_collection(copy))[0]}
+def test_random_damage_to_a_data_set_never_gives_a_wrong_image(copy: Path) -> None:
+    right = {radiograph.key: radiograph for radiograph in read_all(open_collection(copy))[0]}
     path = copy / "cxr-000000.tar"
     whole = path.read_bytes()
     rng = np.random.default_rng(1)
@@ -162,11 +175,14 @@ def test_random_damage_to_a_data_set_never_gives_a_wrong_film(copy: Path) -> Non
         if content:
             content[int(rng.integers(0, len(content)))] ^= int(rng.integers(1, 256))
         path.write_bytes(content)
-        films, damaged = read_all(open_collection(copy))
+        radiographs, damaged = read_all(open_collection(copy))
         assert [damage.source for damage in damaged] == ["cxr-000000.tar"]
-        assert len(films) == len(ROWS) - 3
-        for film in films:
-            assert (film.sha256, film.report) == (right[film.key].sha256, right[film.key].report)
+        assert len(radiographs) == len(ROWS) - 3
+        for radiograph in radiographs:
+            assert (radiograph.sha256, radiograph.report) == (
+                right[radiograph.key].sha256,
+                right[radiograph.key].report,
+            )
 
 
 def test_files_and_metadata_of_a_file_set_against_the_manifest(made: dict[str, Path], tmp_path: Path) -> None:
@@ -176,14 +192,14 @@ def test_files_and_metadata_of_a_file_set_against_the_manifest(made: dict[str, P
     content = bytearray((folder / name).read_bytes())
     content[-9] ^= 1
     (folder / name).write_bytes(content)
-    films, damaged = read_all(open_collection(folder))
-    assert len(films) == len(ROWS) - 1
+    radiographs, damaged = read_all(open_collection(folder))
+    assert len(radiographs) == len(ROWS) - 1
     assert [(damage.member, damage.reason) for damage in damaged] == [(name, ours.CHANGED)]
     with (folder / ours.METADATA).open("a") as file:
         file.write("{}\n")
-    films, damaged = read_all(open_collection(folder))
+    radiographs, damaged = read_all(open_collection(folder))
     assert [damage.member for damage in damaged] == [ours.METADATA, name]
-    assert all(film.report is None or not film.report.labels for film in films)
+    assert all(radiograph.report is None or not radiograph.report.labels for radiograph in radiographs)
 
 
 def test_manifests_that_are_not_ours_or_broken(copy: Path) -> None:
@@ -192,8 +208,10 @@ def test_manifests_that_are_not_ours_or_broken(copy: Path) -> None:
     path.write_text('{"name": "a web app"}')
     collection: Collection = open_collection(copy)
     assert collection.kind == "webdataset"
-    films, _ = read_all(collection)
-    assert {label.status for film in films if film.report for label in film.report.labels.values()} >= {Status.PRESENT}
+    radiographs, _ = read_all(collection)
+    assert {
+        label.status for radiograph in radiographs if radiograph.report for label in radiograph.report.labels.values()
+    } >= {Status.PRESENT}
     content["shards"][0]["name"] = "../cxr-000000.tar"
     for broken in (path.read_text()[:9], json.dumps(content), json.dumps({**content, "shards": [], "files": {}})):
         path.write_text(broken)
@@ -207,7 +225,7 @@ def test_a_table_beside_a_data_set_of_ours_is_refused(made: dict[str, Path], tmp
         open_collection(made["png"], table=table)
 
 
-def test_a_picture_beside_is_no_film(made: dict[str, Path]) -> None:
+def test_a_picture_beside_is_no_image(made: dict[str, Path]) -> None:
     assert levels(0).any()
     assert (made["png"] / "preview.png").exists()
-    assert not any("preview" in film.key for film in read_all(open_collection(made["png"]))[0])
+    assert not any("preview" in radiograph.key for radiograph in read_all(open_collection(made["png"]))[0])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cxrsynth.images.limits import UnreadableError
 from cxrsynth.images.pictures import read_picture, squared
-from tests.images.making import as_film, encoded, levels
+from tests.images.making import as_image, encoded, levels
 
 DEEP = (np.arange(48 * 48).reshape(48, 48) * 27).astype(np.uint16)
 pytestmark = pytest.mark.filterwarnings("error")
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 def test_eight_bits_are_kept(kind: str, options: dict[str, bool]) -> None:
     found = read_picture(encoded(levels(1), kind, **options))
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, as_film(levels(1)))
+    np.testing.assert_array_equal(found, as_image(levels(1)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -36,9 +36,9 @@ def test_a_sixteen_bit_tiff_of_white_zero_is_inverted() -> None:
 def test_grey_stays_grey_in_every_mode_and_jpeg_is_near() -> None:
     grey = Image.fromarray(levels(2))
     for mode in ("RGB", "RGBA", "LA", "P"):
-        np.testing.assert_array_equal(read_picture(encoded(grey.convert(mode))), as_film(levels(2)))
+        np.testing.assert_array_equal(read_picture(encoded(grey.convert(mode))), as_image(levels(2)))
     smooth = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4
-    assert abs(read_picture(encoded(smooth, "JPEG", quality=95)) - as_film(smooth)).max() < 0.02
+    assert abs(read_picture(encoded(smooth, "JPEG", quality=95)) - as_image(smooth)).max() < 0.02
 
 
 def test_colour_is_weighed_as_the_eye_does() -> None:
@@ -52,7 +52,7 @@ def test_exif_rotation_is_ignored() -> None:
     exif[274] = 6  # a quarter turn
     wide = levels(3)[:5]
     assert read_picture(encoded(wide, "JPEG", exif=exif)).shape == (5, 12)
-    np.testing.assert_array_equal(read_picture(encoded(wide, "PNG", exif=exif)), as_film(wide))
+    np.testing.assert_array_equal(read_picture(encoded(wide, "PNG", exif=exif)), as_image(wide))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -123,12 +123,12 @@ def test_other_things_are_refused() -> None:
 
 @pytest.mark.parametrize(("height", "width", "size"), [(40, 30, 16), (31, 31, 64), (90, 17, 17), (200, 300, 32)])
 def test_squared_is_the_centre_at_torchs_numbers(height: int, width: int, size: int) -> None:
-    film = np.random.default_rng(0).random((height, width), dtype=np.float32)
+    radiograph = np.random.default_rng(0).random((height, width), dtype=np.float32)
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    centre = torch.from_numpy(film[top : top + side, left : left + side].copy())[None, None]
+    centre = torch.from_numpy(radiograph[top : top + side, left : left + side].copy())[None, None]
     wanted = torch.nn.functional.interpolate(centre, (size, size), mode="bilinear", antialias=True)[0, 0]
-    found = squared(film, size)
+    found = squared(radiograph, size)
     assert found.dtype == np.float32
     assert found.shape == (size, size)
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-6)

@@ -1,4 +1,4 @@
-"""Shards of other programs, and what is done to them on purpose: never an exception, never a wrong film."""
+"""Shards of other programs, and what is done to them on purpose: never an exception, never a wrong image."""
 
 import gzip
 import io
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from cxrsynth.images.collection import Collection, open_collection
-from cxrsynth.images.image import Damaged, Film
+from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.images.limits import MAX_MEMBER_BYTES
 from cxrsynth.images.webdataset import split_name
-from tests.images.making import as_film, dicom_of, encoded, levels, member, read_all, shard_of, tar_of, write
+from tests.images.making import as_image, dicom_of, encoded, levels, member, read_all, shard_of, tar_of, write
 
 PNG = encoded(levels(0))
 
@@ -23,23 +23,27 @@ def opened(tmp_path: Path, content: bytes, name: str = "a.tar") -> Collection:
     return open_collection(write(tmp_path / "set" / name, content).parent)
 
 
-def read_tar(tmp_path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> tuple[list[Film], list[Damaged]]:
+def read_tar(tmp_path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> tuple[list[Radiograph], list[Damaged]]:
     return read_all(opened(tmp_path, tar_of(members)))
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
-def test_a_shard_gives_its_films_in_order(tmp_path: Path, name: str) -> None:
+def test_a_shard_gives_its_images_in_order(tmp_path: Path, name: str) -> None:
     content = shard_of(20)
-    films, damaged = read_all(opened(tmp_path, content if name == "a.tar" else gzip.compress(content), name))
+    radiographs, damaged = read_all(opened(tmp_path, content if name == "a.tar" else gzip.compress(content), name))
     assert not damaged
-    assert [film.key for film in films] == [f"a/s{index}" for index in range(20)]
-    assert [film.place for film in films] == list(range(20))
-    for index, film in enumerate(films):
-        np.testing.assert_array_equal(film.pixels, as_film(levels(index)))
-        assert film.source == name
-        assert film.report is not None
-        assert (film.report.view, film.report.sex, film.report.report_id) == ("PA", "F", f"a/s{index}")
-        assert dict(film.members) == {"png": encoded(levels(index)), "json": b'{"view": "PA", "sex": "F"}'}
+    assert [radiograph.key for radiograph in radiographs] == [f"a/s{index}" for index in range(20)]
+    assert [radiograph.place for radiograph in radiographs] == list(range(20))
+    for index, radiograph in enumerate(radiographs):
+        np.testing.assert_array_equal(radiograph.pixels, as_image(levels(index)))
+        assert radiograph.source == name
+        assert radiograph.report is not None
+        assert (radiograph.report.view, radiograph.report.sex, radiograph.report.report_id) == (
+            "PA",
+            "F",
+            f"a/s{index}",
+        )
+        assert dict(radiograph.members) == {"png": encoded(levels(index)), "json": b'{"view": "PA", "sex": "F"}'}
 
 
 def test_shards_are_sorted_units_and_equal_keys_in_two_of_them_stay_apart(tmp_path: Path) -> None:
@@ -49,16 +53,16 @@ def test_shards_are_sorted_units_and_equal_keys_in_two_of_them_stay_apart(tmp_pa
     collection = open_collection(tmp_path)
     assert (collection.kind, collection.manifest) == ("webdataset", None)
     assert [unit.name for unit in collection.units] == ["b.tar", "train/a.tar"]
-    assert [film.key for film in read_all(collection)[0]] == ["b/s0", "train/a/s0"]
+    assert [radiograph.key for radiograph in read_all(collection)[0]] == ["b/s0", "train/a/s0"]
     one = open_collection(tmp_path / "b.tar")
-    assert [film.key for film in read_all(one)[0]] == ["b/s0"]
+    assert [radiograph.key for radiograph in read_all(one)[0]] == ["b/s0"]
 
 
-def test_shards_that_differ_in_their_suffix_alone_keep_their_films_apart(tmp_path: Path) -> None:
+def test_shards_that_differ_in_their_suffix_alone_keep_their_images_apart(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
         write(tmp_path / name, shard_of(2))
     write(tmp_path / "a.tgz", gzip.compress(shard_of(1)))
-    keys = [film.key for film in read_all(open_collection(tmp_path))[0]]
+    keys = [radiograph.key for radiograph in read_all(open_collection(tmp_path))[0]]
     assert keys == ["a.tar/s0", "a.tar/s1", "a.tgz/s0", "b/s0", "b/s1"]
 
 
@@ -80,7 +84,7 @@ def test_names_part_at_the_first_dot_but_in_uids() -> None:
 
 def test_every_image_extension_and_text(tmp_path: Path) -> None:
     text = b"Cardiomegaly. No pneumothorax."
-    films, damaged = read_tar(
+    radiographs, damaged = read_tar(
         tmp_path,
         member("./p.png", PNG),
         member("./p.txt", text),
@@ -93,16 +97,16 @@ def test_every_image_extension_and_text(tmp_path: Path) -> None:
         member("folder", type=tarfile.DIRTYPE),
     )
     assert not damaged
-    first, _, third, fourth = films
-    assert [film.key for film in films] == ["a/p", "a/j", "a/w", "a/d"]
+    first, _, third, fourth = radiographs
+    assert [radiograph.key for radiograph in radiographs] == ["a/p", "a/j", "a/w", "a/d"]
     assert first.report is not None
     assert {name: label.status.value for name, label in first.report.labels.items()} == {
         "Cardiomegaly": "present",
         "Pneumothorax": "absent",
     }
-    assert films[1].report is None
-    assert set(films[1].members) == {"jpg", "seg.png"}
-    np.testing.assert_array_equal(third.pixels, as_film(levels(2)))
+    assert radiographs[1].report is None
+    assert set(radiographs[1].members) == {"jpg", "seg.png"}
+    np.testing.assert_array_equal(third.pixels, as_image(levels(2)))
     assert fourth.report is not None
     assert (fourth.report.view, fourth.report.sex, fourth.patient) == ("PA", "M", "who")
 
@@ -138,10 +142,10 @@ def test_one_bad_sample_is_told_of_and_the_rest_is_read(
     tmp_path: Path, bad: list[tuple[tarfile.TarInfo, bytes]], reason: str
 ) -> None:
     good, last = member("good.png", encoded(levels(1))), member("last.png", encoded(levels(2)))
-    films, damaged = read_tar(tmp_path, good, member("between.png", PNG), *bad, last)
-    assert [film.key for film in films] == ["a/good", "a/between", "a/last"]
-    np.testing.assert_array_equal(films[0].pixels, as_film(levels(1)))
-    np.testing.assert_array_equal(films[2].pixels, as_film(levels(2)))
+    radiographs, damaged = read_tar(tmp_path, good, member("between.png", PNG), *bad, last)
+    assert [radiograph.key for radiograph in radiographs] == ["a/good", "a/between", "a/last"]
+    np.testing.assert_array_equal(radiographs[0].pixels, as_image(levels(1)))
+    np.testing.assert_array_equal(radiographs[2].pixels, as_image(levels(2)))
     (damage,) = damaged
     assert reason in damage.reason
     assert damage.source == "a.tar"
@@ -156,11 +160,13 @@ def test_a_header_of_ten_gigabytes_takes_no_memory(tmp_path: Path, kind: bytes) 
     with path.open("r+b") as file:
         file.truncate(11 << 30)  # a hole: so many bytes are there to read
     tracemalloc.start()
-    films, damaged = read_all(open_collection(path))
+    radiographs, damaged = read_all(open_collection(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # After a header that names the next member no one knows whether that member is of the sample before.
-    assert [film.key for film in films] == (["a/first", "a/second"] if kind == tarfile.REGTYPE else ["a/first"])
+    assert [radiograph.key for radiograph in radiographs] == (
+        ["a/first", "a/second"] if kind == tarfile.REGTYPE else ["a/first"]
+    )
     assert "claims 10737418240 bytes" in damaged[0].reason
     assert peak < 20 << 20
     assert MAX_MEMBER_BYTES < 10 << 30
@@ -189,8 +195,8 @@ def test_a_sample_that_may_lack_a_member_is_not_given_out(tmp_path: Path) -> Non
     content = tar_of([member("s0.png", PNG), member("s1.png", PNG), member("s1.json", b"{}")])
     # Cut between the second image and its JSON: at the boundary of two members.
     cut = content[: 2 * (512 + -(-len(PNG) // 512) * 512)]
-    films, damaged = read_all(opened(tmp_path, cut))
-    assert [film.key for film in films] == ["a/s0"]
+    radiographs, damaged = read_all(opened(tmp_path, cut))
+    assert [radiograph.key for radiograph in radiographs] == ["a/s0"]
     assert "without its end mark" in damaged[0].reason
 
 
@@ -198,8 +204,8 @@ def test_a_shard_that_is_a_folder_or_gone_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "b.tar").symlink_to(tmp_path / "nowhere.tar")
     collection = opened(tmp_path, shard_of(1))
-    films, damaged = read_all(collection)
-    assert len(films) == 1
+    radiographs, damaged = read_all(collection)
+    assert len(radiographs) == 1
     assert damaged == [Damaged("b.tar", "", "cannot be read: No such file or directory")]
 
 
@@ -210,9 +216,9 @@ def test_long_names_of_every_dialect(tmp_path: Path, form: int) -> None:
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         tar.addfile(*_file(f"{name}.png", PNG))
         tar.addfile(*_file(f"{name}.json", b'{"sex": "F"}'))
-    films, damaged = read_all(opened(tmp_path, buffer.getvalue()))
+    radiographs, damaged = read_all(opened(tmp_path, buffer.getvalue()))
     assert not damaged
-    assert [film.key for film in films] == [f"a/{name}"]
+    assert [radiograph.key for radiograph in radiographs] == [f"a/{name}"]
 
 
 def _file(name: str, content: bytes) -> tuple[tarfile.TarInfo, io.BytesIO]:
@@ -220,9 +226,9 @@ def _file(name: str, content: bytes) -> tuple[tarfile.TarInfo, io.BytesIO]:
     return info, io.BytesIO(content)
 
 
-def test_random_damage_never_raises_and_never_gives_a_wrong_film(tmp_path: Path) -> None:
+def test_random_damage_never_raises_and_never_gives_a_wrong_image(tmp_path: Path) -> None:
     whole = shard_of(6)
-    right = {f"a/s{index}": as_film(levels(index)) for index in range(6)}
+    right = {f"a/s{index}": as_image(levels(index)) for index in range(6)}
     rng = np.random.default_rng(0)
     told = 0
     for _ in range(150):
@@ -231,42 +237,42 @@ def test_random_damage_never_raises_and_never_gives_a_wrong_film(tmp_path: Path)
             content = content[: int(rng.integers(0, len(whole)))]
         for _ in range(int(rng.integers(1, 4)) if content else 0):
             content[int(rng.integers(0, len(content)))] ^= int(rng.integers(1, 256))
-        films, damaged = read_all(opened(tmp_path, bytes(content)))
+        radiographs, damaged = read_all(opened(tmp_path, bytes(content)))
         told += bool(damaged)
-        for film in films:
-            np.testing.assert_array_equal(film.pixels, right[film.key])
+        for radiograph in radiographs:
+            np.testing.assert_array_equal(radiograph.pixels, right[radiograph.key])
     assert told > 90
 
 
 def test_nothing_of_a_report_is_in_a_reason_or_a_repr(tmp_path: Path) -> None:
     secret = b'{"report": "Zorblattic lungs", "age": "Zorblattic", "patient_id": "Zorblattic"'
-    films, damaged = read_tar(
+    radiographs, damaged = read_tar(
         tmp_path, member("a.json", secret), member("a.png", PNG), member("b.json", secret + b"}"), member("b.png", PNG)
     )
-    assert len(films) == len(damaged) == 1
-    assert films[0].report is not None
-    assert films[0].report.text == "Zorblattic lungs"
-    assert "Zorblattic" not in repr(films) + repr(damaged)
+    assert len(radiographs) == len(damaged) == 1
+    assert radiographs[0].report is not None
+    assert radiographs[0].report.text == "Zorblattic lungs"
+    assert "Zorblattic" not in repr(radiographs) + repr(damaged)
 
 
 def test_a_table_tells_of_the_samples_of_a_shard(tmp_path: Path) -> None:
     collection = opened(tmp_path, shard_of(2))
     table = write(tmp_path / "t.csv", "id,view,labels,patient_id\ns0,AP,Mass|Effusion,p7\nother,PA,,\n")
-    films, damaged = read_all(open_collection(collection.path, table=table))
+    radiographs, damaged = read_all(open_collection(collection.path, table=table))
     assert not damaged
-    assert films[0].report is not None
-    assert (films[0].report.view, films[0].patient) == ("AP", "p7")
-    assert set(films[0].report.labels) == {"Lung Lesion", "Pleural Effusion"}
-    assert films[1].report is not None
-    assert films[1].report.view == "PA"
+    assert radiographs[0].report is not None
+    assert (radiographs[0].report.view, radiographs[0].patient) == ("AP", "p7")
+    assert set(radiographs[0].report.labels) == {"Lung Lesion", "Pleural Effusion"}
+    assert radiographs[1].report is not None
+    assert radiographs[1].report.view == "PA"
 
 
 def test_labels_joined_by_bars(tmp_path: Path) -> None:
     told = {"labels": "Edema|Effusion|Infiltration|Pleural_Thickening|Hernia|todo", "view": "AP", "age": "1-5"}
-    films, _ = read_tar(tmp_path, member("x.json", json.dumps(told).encode()), member("x.png", PNG))
-    report = films[0].report
+    radiographs, _ = read_tar(tmp_path, member("x.json", json.dumps(told).encode()), member("x.png", PNG))
+    report = radiographs[0].report
     assert report is not None
     assert {name: label.status.value for name, label in report.labels.items()} == dict.fromkeys(
         ("Edema", "Pleural Effusion", "Lung Opacity", "Pleural Other"), "present"
     )
-    assert (report.view, report.age_years, films[0].age_group) == ("AP", None, "child")
+    assert (report.view, report.age_years, radiographs[0].age_group) == ("AP", None, "child")

@@ -1,4 +1,4 @@
-"""Films made for tests: one chest for all, and in each a texture and a posture of its own."""
+"""Images made for tests: one chest for all, and in each a texture and a posture of its own."""
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +9,10 @@ from cxrsynth.metrics.memorization.registration import unmoved
 from cxrsynth.runtime.warps import warp, warp_matrices
 
 
-def made_films(count: int, *, seed: int = 0, size: int = 128) -> Tensor:
+def made_images(count: int, *, seed: int = 0, size: int = 128) -> Tensor:
     """[count, 1, size, size] float32 in [0, 1]: two dark lungs, ribs, and what tells one from another."""
     rng = torch.Generator().manual_seed(seed)
-    wide = size + size // 4  # moved first, then cropped: no film ends within its frame
+    wide = size + size // 4  # moved first, then cropped: no image ends within its frame
     axis = torch.linspace(-1.25, 1.25, wide)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     lungs = sum(torch.exp(-(((x - side) / 0.25) ** 2 + (y / 0.55) ** 2)) for side in (-0.4, 0.4))
@@ -23,10 +23,12 @@ def made_films(count: int, *, seed: int = 0, size: int = 128) -> Tensor:
     )
     moves = torch.randn(count, 5, generator=rng) * torch.tensor([0.03, 0.03, 0.03, 0.03, 0.03])
     edge = (wide - size) // 2
-    films = warp((chest + texture).clamp(0.02, 1), warp_matrices(moves))[..., edge : edge + size, edge : edge + size]
-    return films.clamp(0, 1)
+    radiographs = warp((chest + texture).clamp(0.02, 1), warp_matrices(moves))[
+        ..., edge : edge + size, edge : edge + size
+    ]
+    return radiographs.clamp(0, 1)
 
 
 def made_thumbs(count: int, *, seed: int = 0) -> Thumbs:
-    """Thumbnails of `made_films`."""
-    return thumbnails(made_films(count, seed=seed), unmoved)
+    """Thumbnails of `made_images`."""
+    return thumbnails(made_images(count, seed=seed), unmoved)

@@ -1,4 +1,4 @@
-"""MS-SSIM of pairs: sizes, laws of sets, and which films are paired."""
+"""MS-SSIM of pairs: sizes, laws of sets, and which images are paired."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from cxrsynth.metrics.diversity import (
-    Films,
+    Radiographs,
     _pairs_within,
     ms_ssim,
     scale_weights,
@@ -15,8 +15,8 @@ from cxrsynth.metrics.diversity import (
 )
 
 
-def films(count: int, side: int = 48, *, seed: int = 0) -> Films:
-    """Blobs at random places: films of one kind, none like another."""
+def radiographs(count: int, side: int = 48, *, seed: int = 0) -> Radiographs:
+    """Blobs at random places: images of one kind, none like another."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
     centres = rng.uniform(0.2, 0.8, (count, 2, 1, 1))
@@ -40,32 +40,32 @@ def test_full_size_is_the_librarys_own_default() -> None:
     assert torch.allclose(ms_ssim(first, second), theirs, atol=1e-4)  # Wang's weights sum to 1.0001 - 0.0002
 
 
-def test_films_below_the_kernel_are_refused() -> None:
-    with pytest.raises(ValueError, match="films of 10 pixels, expected at least 11"):
+def test_images_below_the_kernel_are_refused() -> None:
+    with pytest.raises(ValueError, match="images of 10 pixels, expected at least 11"):
         scale_weights(10)
 
 
 def test_a_collapsed_set_is_told_from_a_varied_one() -> None:
-    varied = films(40)
+    varied = radiographs(40)
     collapsed = varied[[0] * 40]
     assert similarity_within(collapsed, pairs=20, seed=0).value == pytest.approx(1.0, abs=1e-5)
     found = similarity_within(varied, pairs=20, seed=0)
     assert found.low < found.value < found.high < 0.9
-    beside = similarity_between(varied, films(40, seed=1), pairs=20, seed=0)
+    beside = similarity_between(varied, radiographs(40, seed=1), pairs=20, seed=0)
     assert beside.value == pytest.approx(found.value, abs=0.2)
     assert found == similarity_within(varied, pairs=20, seed=0)
     assert found != similarity_within(varied, pairs=20, seed=1)
 
 
 def test_grey_levels_and_fractions_are_one() -> None:
-    grey = films(10)
+    grey = radiographs(10)
     fractions = np.asarray(grey / 255.0, dtype=np.float32)
     one, other = (similarity_within(kind, pairs=5, seed=0) for kind in (grey, fractions))
     assert one.value == pytest.approx(other.value, abs=1e-5)
 
 
 @pytest.mark.parametrize("count", [2, 7, 8])
-def test_a_film_is_never_its_own_pair(count: int) -> None:
+def test_a_image_is_never_its_own_pair(count: int) -> None:
     for seed in range(20):
         drawn = _pairs_within(count, 30, seed=seed)
         assert (drawn[:, 0] != drawn[:, 1]).all()
@@ -74,7 +74,7 @@ def test_a_film_is_never_its_own_pair(count: int) -> None:
 
 
 def test_sets_that_cannot_be_paired_are_told() -> None:
-    with pytest.raises(ValueError, match="1 films, expected at least 2"):
-        similarity_within(films(1), pairs=3, seed=0)
+    with pytest.raises(ValueError, match="1 images, expected at least 2"):
+        similarity_within(radiographs(1), pairs=3, seed=0)
     with pytest.raises(ValueError, match="of one size"):
-        similarity_between(films(2), films(2, 64), pairs=3, seed=0)
+        similarity_between(radiographs(2), radiographs(2, 64), pairs=3, seed=0)

@@ -95,7 +95,7 @@ def named(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return make(tmp_path_factory.mktemp("encoders") / request.param), width
 
 
-def films(count: int = 3, side: int = 64) -> torch.Tensor:
+def radiographs(count: int = 3, side: int = 64) -> torch.Tensor:
     return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(1))
 
 
@@ -103,19 +103,19 @@ def weights_of(name: str) -> Path:
     return next(Path(name.removeprefix("xrv:")).rglob("model.safetensors"))
 
 
-def test_a_films_features_are_its_own(named: tuple[str, int]) -> None:
+def test_a_images_features_are_its_own(named: tuple[str, int]) -> None:
     name, width = named
     extractor = load_extractor(name, device=CPU)
-    together = extractor(films())
+    together = extractor(radiographs())
     assert together.shape == (3, width)
     assert together.dtype == torch.float32
     assert not together.requires_grad
-    alone = torch.cat([extractor(film[None]) for film in films()])
+    alone = torch.cat([extractor(radiograph[None]) for radiograph in radiographs()])
     rounding = 1e-5 * together.abs().max().item()
     assert torch.allclose(together, alone, atol=rounding)
     assert not torch.allclose(together[0], together[1], atol=1e-4, rtol=1e-4)
     again = load_extractor(name, device=CPU)
-    assert torch.equal(again(films()), together)
+    assert torch.equal(again(radiographs()), together)
     assert (again.name, again.digest, again.width) == (name, extractor.digest, width)
 
 
@@ -147,23 +147,23 @@ def test_a_family_gives_its_classifiers_trunk(tmp_path: Path) -> None:
     name = family(tmp_path / "own")
     trunk = FindingClassifier.from_pretrained(tmp_path / "own" / "classifier").eval().trunk
     with torch.inference_mode():
-        assert torch.equal(load_extractor(name, device=CPU)(films()), trunk(films()))
+        assert torch.equal(load_extractor(name, device=CPU)(radiographs()), trunk(radiographs()))
 
 
 def test_xrv_features_are_the_librarys_own_in_its_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = xrv(tmp_path / "xrv")
-    made = load_extractor(name, device=CPU)(films())
+    made = load_extractor(name, device=CPU)(radiographs())
     assert capsys.readouterr().out == ""  # the library prints warnings
     network = DenseNet(num_classes=2).eval()
     network.load_state_dict(load_file(tmp_path / "xrv" / "model.safetensors"))
     with torch.inference_mode():
-        assert torch.allclose(made, network.features2((films() * 2 - 1) * 1024), rtol=1e-4, atol=1e-4)
-    assert torch.equal(load_extractor(name.removeprefix("xrv:"), device=CPU)(films()), made)  # told by its config
+        assert torch.allclose(made, network.features2((radiographs() * 2 - 1) * 1024), rtol=1e-4, atol=1e-4)
+    assert torch.equal(load_extractor(name.removeprefix("xrv:"), device=CPU)(radiographs()), made)  # told by its config
 
 
 def test_pooling_that_was_never_trained_is_not_used(tmp_path: Path) -> None:
     encoder(lambda: ViTForImageClassification(ViTConfig(**VISION)), lambda: ViTImageProcessor(size=SIZE))(tmp_path)
-    first, again = (load_extractor(str(tmp_path), device=CPU)(films()) for _ in range(2))
+    first, again = (load_extractor(str(tmp_path), device=CPU)(radiographs()) for _ in range(2))
     assert torch.equal(first, again)
 
 
@@ -191,7 +191,9 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
         load_extractor(str(tmp_path), device=CPU)
 
 
-@pytest.mark.parametrize("images", [films()[:, 0], films().double(), films() * 2, films() * float("nan")])
+@pytest.mark.parametrize(
+    "images", [radiographs()[:, 0], radiographs().double(), radiographs() * 2, radiographs() * float("nan")]
+)
 def test_images_out_of_range_are_refused(images: torch.Tensor, tmp_path: Path) -> None:
     extractor = load_extractor(family(tmp_path / "own"), device=CPU)
     with pytest.raises(ValueError, match="images"):

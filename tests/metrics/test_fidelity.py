@@ -111,26 +111,26 @@ def test_bootstrap_of_a_biased_measure_stays_around_its_value() -> None:
 
 
 class Given(torch.nn.Module):
-    """Films that are their own features, for measures that want a network."""
+    """Images that are their own features, for measures that want a network."""
 
     num_features = 16
 
-    def forward(self, films: torch.Tensor) -> torch.Tensor:
-        return films.flatten(1).double()
+    def forward(self, radiographs: torch.Tensor) -> torch.Tensor:
+        return radiographs.flatten(1).double()
 
 
-def as_films(features: Features) -> torch.Tensor:
+def as_images(features: Features) -> torch.Tensor:
     return torch.from_numpy(features).reshape(-1, 1, 4, 4)
 
 
-@pytest.mark.parametrize("count", [12, 60])  # fewer films than features, and more
+@pytest.mark.parametrize("count", [12, 60])  # fewer images than features, and more
 def test_distances_are_those_of_torchmetrics(count: int) -> None:
     one, other = cloud(count, 16, seed=1), cloud(count, 16, seed=2, shift=0.5)
     frechet = FrechetInceptionDistance(feature=Given(), input_img_size=(1, 4, 4)).set_dtype(torch.float64)
     kernel = KernelInceptionDistance(feature=Given(), subsets=1, subset_size=count)
     for metric in (frechet, kernel):
-        metric.update(as_films(one), real=True)
-        metric.update(as_films(other), real=False)
+        metric.update(as_images(one), real=True)
+        metric.update(as_images(other), real=False)
     # Theirs loses digits where covariances are singular.
     assert frechet_distance(one, other) == pytest.approx(float(frechet.compute()), rel=1e-4)
     assert kernel_distance(one, other) == pytest.approx(float(kernel.compute()[0]), rel=1e-9)
@@ -160,7 +160,7 @@ def test_kernel_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert 0.88 <= np.mean([interval.low <= truth <= interval.high for interval in found]) <= 0.995
 
 
-def test_kernel_resampling_never_pairs_a_film_with_itself() -> None:
+def test_kernel_resampling_never_pairs_a_image_with_itself() -> None:
     one, other = cloud(6, seed=1), cloud(5, seed=2)
     times = np.array([[2.0, 1, 1, 1, 1, 0]])
     drawn = _kernel_distances(one, other, times, np.ones((1, 5)))[0]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from cxrsynth.metrics.fidelity import frechet_distance
-from cxrsynth.metrics.groups import FilmTable, _halves, measure_groups
+from cxrsynth.metrics.groups import ImageTable, _halves, measure_groups
 from cxrsynth.tuning.metrics import groups
 from tests.auditing.tables import table
 
 MEASURES = ("frechet", "kid", "precision", "recall", "density", "coverage")
 
 
-def rows(made: FilmTable, real: FilmTable, **options: Any) -> dict[str, dict[str, Any]]:
+def rows(made: ImageTable, real: ImageTable, **options: Any) -> dict[str, dict[str, Any]]:
     return {row["group"]: row for row in measure_groups(made, real, seed=0, **options)}
 
 
@@ -30,7 +30,7 @@ def test_equal_sets_are_near_and_shifted_ones_are_not() -> None:
         assert same[name]["low"] <= same[name]["value"] <= same[name]["high"]
 
 
-def test_films_against_themselves_are_at_zero() -> None:
+def test_images_against_themselves_are_at_zero() -> None:
     real = table(120, seed=1)
     row = rows(real, real)["all"]
     assert row["frechet"]["value"] == pytest.approx(0, abs=1e-6)
@@ -46,14 +46,14 @@ def test_every_group_is_compared_at_equal_counts_or_listed_as_too_few() -> None:
         *("view: AP", "view: PA", "sex: F", "sex: M", "age group: adult"),
     ]
     counted = sum("Edema" in names for names in made.present)
-    assert found["finding: Edema"]["films"] == found["finding: Edema"]["compared"] == counted
-    assert (found["finding: Fracture"]["films"], found["finding: Fracture"]["real"]) == (1, 0)
+    assert found["finding: Edema"]["images"] == found["finding: Edema"]["compared"] == counted
+    assert (found["finding: Fracture"]["images"], found["finding: Fracture"]["real"]) == (1, 0)
     assert all(found["finding: Fracture"][name] is None for name in (*MEASURES, "compared", "yardstick"))
     assert len({tuple(row) for row in found.values()}) == 1
     assert rows(made, real, least=200)["view: PA"]["frechet"] is None
 
 
-def test_a_group_is_its_own_films_alone() -> None:
+def test_a_group_is_its_own_images_alone() -> None:
     real, made = table(400, seed=1), table(300, seed=2)
     made.features[[place for place, view in enumerate(made.view) if view == "PA"]] += 3.0
     found = rows(made, real)
@@ -72,7 +72,7 @@ def test_no_more_than_the_most_are_compared(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("cxrsynth.metrics.fidelity.frechet_distance", counted)
     row = rows(table(200, seed=2), table(150, seed=1))["all"]
-    assert (row["films"], row["real"], row["compared"]) == (200, 150, 60)
+    assert (row["images"], row["real"], row["compared"]) == (200, 150, 60)
     assert seen[0] == (60, 60)
     assert max(seen) == (60, 60)
 

@@ -1,4 +1,4 @@
-"""Utility of made films: a planted help is found, no help is not, and no patient is on both sides."""
+"""Utility of made images: a planted help is found, no help is not, and no patient is on both sides."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,13 +8,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cxrsynth.errors import ReportsError
-from cxrsynth.metrics.groups import FilmTable
+from cxrsynth.metrics.groups import ImageTable
 from cxrsynth.metrics.utility import _areas, measure_utility, split_patients
 from cxrsynth.tuning.metrics import utility
 from tests.auditing.tables import table
 
 
-def found(made: FilmTable, real: FilmTable, **options: Any) -> dict[str, Any]:
+def found(made: ImageTable, real: ImageTable, **options: Any) -> dict[str, Any]:
     return measure_utility(made, real, seed=0, rounds=100, **options)
 
 
@@ -27,13 +27,13 @@ def lift(result: dict[str, Any], finding: str = "Edema", group: str = "all") -> 
     return next(row for row in result["lift"] if (row["finding"], row["group"]) == (finding, group))
 
 
-def noisy(films: FilmTable, *, seed: int, width: int = 100) -> FilmTable:
-    """More features that tell nothing: few films do not suffice to learn which one does."""
-    more = np.random.default_rng(seed).normal(size=(len(films.features), width)).astype(np.float32)
-    return replace(films, features=np.hstack([films.features, more]))
+def noisy(radiographs: ImageTable, *, seed: int, width: int = 100) -> ImageTable:
+    """More features that tell nothing: few images do not suffice to learn which one does."""
+    more = np.random.default_rng(seed).normal(size=(len(radiographs.features), width)).astype(np.float32)
+    return replace(radiographs, features=np.hstack([radiographs.features, more]))
 
 
-def test_useful_films_lift_and_useless_ones_do_not() -> None:
+def test_useful_images_lift_and_useless_ones_do_not() -> None:
     real = noisy(table(400, seed=1, share=0.15), seed=3)
     useful, useless = (noisy(table(800, seed=2, told=told), seed=4) for told in (2.0, 0.0))
     helped, left = found(useful, real), found(useless, real)
@@ -41,7 +41,7 @@ def test_useful_films_lift_and_useless_ones_do_not() -> None:
     assert lift(left)["high"] < 0  # they drown the real ones
     assert area(helped, "synthetic")["value"] > 0.8
     assert area(left, "synthetic")["value"] < area(left, "real")["low"]
-    assert area(helped, "real") == area(left, "real")  # the same films, split and resampling
+    assert area(helped, "real") == area(left, "real")  # the same images, split and resampling
     moved = area(helped, "real + synthetic")["value"] - area(helped, "real")["value"]
     assert lift(helped)["value"] == pytest.approx(moved)
 
@@ -52,18 +52,18 @@ def test_labels_that_lie_turn_the_ranking() -> None:
     assert area(found(lying, table(200, seed=1)), "synthetic")["high"] < 0.5
 
 
-def test_a_group_is_tested_on_its_own_films() -> None:
+def test_a_group_is_tested_on_its_own_images() -> None:
     real = table(600, seed=1)
     hidden = np.array([sex == "M" for sex in real.sex])
-    real.features[hidden, 0] = np.random.default_rng(0).normal(size=hidden.sum())  # men's films tell nothing
+    real.features[hidden, 0] = np.random.default_rng(0).normal(size=hidden.sum())  # men's images tell nothing
     result = found(table(300, seed=2), real)
     assert area(result, "real", group="sex: F")["low"] > 0.8 > area(result, "real", group="sex: M")["high"]
     assert {row["group"] for row in result["rows"]} == {"all", "sex: F", "sex: M", "view: AP", "view: PA"} | {
         "age group: adult"
     }
-    films = {row["group"]: row["films"] for row in result["rows"]}
-    assert films["sex: F"] + films["sex: M"] == films["all"]
-    assert films["all"] == result["split"]["test"]
+    radiographs = {row["group"]: row["images"] for row in result["rows"]}
+    assert radiographs["sex: F"] + radiographs["sex: M"] == radiographs["all"]
+    assert radiographs["all"] == result["split"]["test"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -77,7 +77,7 @@ def test_no_patient_is_on_both_sides(seed: int) -> None:
     assert min(len(split.train), len(split.test)) >= 30
 
 
-def test_films_of_no_known_patient_are_split_one_by_one_and_counted() -> None:
+def test_images_of_no_known_patient_are_split_one_by_one_and_counted() -> None:
     real = replace(table(80, seed=1), patients=[""] * 60 + ["p"] * 20)
     split = split_patients(real, seed=0)
     assert set(range(60, 80)) <= set(split.train) or set(range(60, 80)) <= set(split.test)
@@ -100,7 +100,7 @@ def test_too_few_are_listed_and_not_measured() -> None:
 
 
 def test_a_finding_of_too_few_patients_is_listed_and_the_others_are_measured() -> None:
-    """Thirty films with it, all of one or two patients: no fold can be told by the others."""
+    """Thirty images with it, all of one or two patients: no fold can be told by the others."""
     real, made = table(240, seed=1, per_patient=10), table(200, seed=2)
     for place, patient in enumerate(real.patients):
         if patient in ("p0", "p1", "p2", "p3"):
@@ -123,10 +123,10 @@ def test_a_finding_of_too_few_patients_is_listed_and_the_others_are_measured() -
     }
 
 
-def test_films_of_which_all_is_denied_are_known_films() -> None:
-    def by_columns(films: FilmTable) -> FilmTable:
-        present = [names - {"No Finding"} for names in films.present]
-        return replace(films, present=present, absent=[set() if names else {"Edema"} for names in present])
+def test_images_of_which_all_is_denied_are_known_images() -> None:
+    def by_columns(radiographs: ImageTable) -> ImageTable:
+        present = [names - {"No Finding"} for names in radiographs.present]
+        return replace(radiographs, present=present, absent=[set() if names else {"Edema"} for names in present])
 
     real, made = table(200, seed=1), table(200, seed=2)
     told = found(by_columns(made), by_columns(real))
@@ -153,10 +153,10 @@ def test_areas_are_sklearns_with_weights_and_ties() -> None:
 
 
 def test_whole_patients_are_resampled() -> None:
-    """Twenty copies of each film tell no more than one: intervals must not shrink."""
+    """Twenty copies of each image tell no more than one: intervals must not shrink."""
     one, made = table(120, seed=1, told=1.0, per_patient=1), table(200, seed=2, told=1.0)
     places = np.repeat(np.arange(120), 20)
-    many = FilmTable(
+    many = ImageTable(
         features=one.features[places],
         **{
             name: [getattr(one, name)[place] for place in places]
@@ -169,7 +169,7 @@ def test_whole_patients_are_resampled() -> None:
 
 def test_a_reference_without_labels_is_told() -> None:
     bare = replace(table(60, seed=1), present=[set() for _ in range(60)])
-    with pytest.raises(ReportsError, match="reference: no film is told to have a finding"):
+    with pytest.raises(ReportsError, match="reference: no image is told to have a finding"):
         measure_utility(table(60, seed=2), bare, seed=0)
     alone = replace(table(60, seed=1), patients=["p"] * 60)
     with pytest.raises(ReportsError, match="of a single patient"):

@@ -1,4 +1,4 @@
-"""Registration of films: known warps are found, and films that do not fit the frame are left out."""
+"""Registration of images: known warps are found, and images that do not fit the frame are left out."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxrsynth.nano.build.align import align_films, canonical_frames, registered_frames
+from cxrsynth.nano.build.align import align_images, canonical_frames, registered_frames
 from cxrsynth.nano.build.config import AlignSettings
-from cxrsynth.nano.build.images import Film
+from cxrsynth.nano.build.images import Radiograph
 from cxrsynth.reports.prompt import Subject
 from cxrsynth.runtime.warps import compose, warp, warp_matrices
 
@@ -19,54 +19,56 @@ SIZE = 64
 def made_chests(warps: Tensor) -> Tensor:
     """Two dark lobes, a spine and ribs, warped by five numbers each; uint8 [N, 1, 64, 64]."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 128), torch.linspace(-1, 1, 128), indexing="ij")
-    film = 0.7 + 0.2 * torch.exp(-((x / 0.08) ** 2))
+    radiograph = 0.7 + 0.2 * torch.exp(-((x / 0.08) ** 2))
     for side in (-0.38, 0.38):
-        film = film - 0.5 * torch.sigmoid(12 * (1 - ((x - side) / 0.26) ** 2 - ((y + 0.1) / 0.55) ** 2))
-    film = film + 0.08 * torch.sin(14 * (y + 0.3 * x**2))
-    drawn = warp(film.expand(len(warps), 1, -1, -1), warp_matrices(warps), outside="reflection")
+        radiograph = radiograph - 0.5 * torch.sigmoid(12 * (1 - ((x - side) / 0.26) ** 2 - ((y + 0.1) / 0.55) ** 2))
+    radiograph = radiograph + 0.08 * torch.sin(14 * (y + 0.3 * x**2))
+    drawn = warp(radiograph.expand(len(warps), 1, -1, -1), warp_matrices(warps), outside="reflection")
     return torch.nn.functional.avg_pool2d(drawn, 2).clamp(0, 1).mul(255).to(torch.uint8)
 
 
 def test_known_warps_are_undone() -> None:
     reach = torch.tensor([0.1, 0.1, 0.12, 0.12, 0.08])
     warps = (torch.rand(24, 5, generator=torch.Generator().manual_seed(0)) * 2 - 1) * reach
-    films = made_chests(warps)
-    found, _ = align_films(films, ["adult"] * 24, settings=SETTINGS)
-    # Where a film's warp and the one found cancel, all films show the same piece of the world.
+    radiographs = made_chests(warps)
+    found, _ = align_images(radiographs, ["adult"] * 24, settings=SETTINGS)
+    # Where an image's warp and the one found cancel, all images show the same piece of the world.
     world = compose(warp_matrices(warps), warp_matrices(found))
     before, after = warp_matrices(warps).std(0), world.std(0)
     assert (after / before).max() < 0.25, (before, after)
-    assert found.mean(0).abs().max() < 0.02  # the mean film stays where it was
+    assert found.mean(0).abs().max() < 0.02  # the mean image stays where it was
 
 
 def test_kinds_are_aligned_apart() -> None:
-    films = made_chests(torch.zeros(8, 5))
-    films[4:] = films[4:].roll(6, dims=3)  # a kind whose films all lie to the side is not moved to the other's place
-    found, _ = align_films(films, ["adult"] * 4 + ["child"] * 4, settings=SETTINGS)
+    radiographs = made_chests(torch.zeros(8, 5))
+    radiographs[4:] = radiographs[4:].roll(
+        6, dims=3
+    )  # a kind whose images all lie to the side is not moved to the other's place
+    found, _ = align_images(radiographs, ["adult"] * 4 + ["child"] * 4, settings=SETTINGS)
     assert found.abs().max() < 0.02
 
 
-def test_films_that_do_not_fill_the_frame_are_left_out(tmp_path: Path) -> None:
+def test_images_that_do_not_fill_the_frame_are_left_out(tmp_path: Path) -> None:
     warps = torch.zeros(12, 5)
     warps[0] = torch.tensor([0.24, 0.24, -0.2, -0.2, 0.0])
-    films = made_chests(warps)
-    known = [Film(str(i), str(i), "nih", Subject(None, "adult", None), (), (), padded=i == 1) for i in range(12)]
+    radiographs = made_chests(warps)
+    known = [Radiograph(str(i), str(i), "nih", Subject(None, "adult", None), (), (), padded=i == 1) for i in range(12)]
     path = tmp_path / "frames.safetensors"
-    matrices, shown = canonical_frames(known, films, path, settings=SETTINGS)
+    matrices, shown = canonical_frames(known, radiographs, path, settings=SETTINGS)
     assert shown.tolist() == [False, False] + [True] * 10
-    again, shown_again = canonical_frames(known, torch.zeros_like(films), path, settings=SETTINGS)
+    again, shown_again = canonical_frames(known, torch.zeros_like(radiographs), path, settings=SETTINGS)
     assert torch.equal(again, matrices)  # read back, not made again
     assert torch.equal(shown_again, shown)
 
 
-def test_other_films_are_registered_to_the_mean(tmp_path: Path) -> None:
+def test_other_images_are_registered_to_the_mean(tmp_path: Path) -> None:
     reach = torch.tensor([0.1, 0.1, 0.12, 0.12, 0.08])
     warps = (torch.rand(30, 5, generator=torch.Generator().manual_seed(1)) * 2 - 1) * reach
-    films = made_chests(warps)
-    known = [Film(str(i), str(i), "nih", Subject(None, "adult", None), (), (), padded=False) for i in range(30)]
+    radiographs = made_chests(warps)
+    known = [Radiograph(str(i), str(i), "nih", Subject(None, "adult", None), (), (), padded=False) for i in range(30)]
     path = tmp_path / "frames.safetensors"
-    frames, _ = canonical_frames(known[:20], films[:20], path, settings=SETTINGS)
-    others, shown = registered_frames(known[20:], films[20:], path, settings=SETTINGS)
+    frames, _ = canonical_frames(known[:20], radiographs[:20], path, settings=SETTINGS)
+    others, shown = registered_frames(known[20:], radiographs[20:], path, settings=SETTINGS)
     assert shown.all()
     world = compose(warp_matrices(warps), torch.cat([frames, others]))
     apart = (world[20:] - world[:20].mean(0)).abs().mean(0)

@@ -1,4 +1,4 @@
-"""nano's own training code, on a dozen made films and networks of a few channels: staged, seeded, resumable."""
+"""nano's own training code, on a dozen made images and networks of a few channels: staged, seeded, resumable."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from cxrsynth.nano.build import __main__ as build
 from cxrsynth.nano.build import autoencoder, decoder, denoiser, fitting
 from cxrsynth.nano.build.__main__ import main
 from cxrsynth.nano.build.config import TextSettings, load_config
-from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Film, caption, load_films
+from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Radiograph, caption, load_images
 from cxrsynth.nano.build.judges import FAMILIES
 from cxrsynth.reports.prompt import Subject
 
@@ -102,8 +102,8 @@ CONFIG = {
 }
 
 
-def write_films(data: Path, *, tier: str = "open") -> Path:
-    """Six groups of five films of 32 pixels, the last two of each in split `val`."""
+def write_images(data: Path, *, tier: str = "open") -> Path:
+    """Six groups of five images of 32 pixels, the last two of each in split `val`."""
     rng = np.random.default_rng(0)
     (data / "images").mkdir(parents=True)
     (data / "manifests").mkdir()
@@ -120,7 +120,7 @@ def write_films(data: Path, *, tier: str = "open") -> Path:
                 info = tarfile.TarInfo(f"{group}-{place}.jpg")
                 info.size = len(jpeg.getvalue())
                 tar.addfile(info, io.BytesIO(jpeg.getvalue()))
-                # The films of val differ from group to group.
+                # The images of val differ from group to group.
                 ill = (group_index + place) % 2 == 1 if place > 2 else place % 2 == 1
                 labels = "Effusion|Pneumonia" if ill else "No Finding"
                 split = "val" if place > 2 else "train"
@@ -136,26 +136,26 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_only_open_films_may_train(tmp_path: Path) -> None:
-    data = write_films(tmp_path / "data", tier="nc")
+def test_only_open_images_may_train(tmp_path: Path) -> None:
+    data = write_images(tmp_path / "data", tier="nc")
     with pytest.raises(ValueError, match="only 'open' may train"):
-        load_films(data, size=32)
+        load_images(data, size=32)
 
 
 def test_grey_levels_are_stretched_and_labels_mapped(tmp_path: Path) -> None:
-    films, pixels = load_films(write_films(tmp_path / "data"), size=32)
+    radiographs, pixels = load_images(write_images(tmp_path / "data"), size=32)
     assert pixels.shape == (15, 1, 32, 32)
     assert pixels.min() == 0
     assert pixels.max() == 255
-    assert films[1].present == ("Pneumonia", "Pleural Effusion")
-    assert "Lung Opacity" not in films[1].absent  # pneumonia is a lung opacity
-    assert "Pneumothorax" in films[1].absent
+    assert radiographs[1].present == ("Pneumonia", "Pleural Effusion")
+    assert "Lung Opacity" not in radiographs[1].absent  # pneumonia is a lung opacity
+    assert "Pneumothorax" in radiographs[1].absent
 
 
 def test_an_interrupted_build_equals_one_never_stopped(
     tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = write_films(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     main(data=data, work=tmp_path / "whole", out=tmp_path / "model", config=config)
     # Learning the tokenizer breaks ties at random: what must be equal is the training.
     for folder in ("tokenizer", "judges/tokenizer"):
@@ -191,7 +191,7 @@ def test_an_interrupted_build_equals_one_never_stopped(
 
 
 def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, first, second = write_films(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
+    data, first, second = write_images(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
     main(data=data, work=tmp_path / "work", out=first, config=config)
     started = []
 
@@ -221,7 +221,7 @@ def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monke
 
 
 def test_a_build_that_goes_on_a_second_time_tells_all_its_steps(tmp_path: Path, config: Path) -> None:
-    data, model = write_films(tmp_path / "data"), tmp_path / "model"
+    data, model = write_images(tmp_path / "data"), tmp_path / "model"
     main(data=data, work=tmp_path / "work", out=model, config=config)
     for again in ("second", "third"):
         main(data=data, work=tmp_path / again, out=tmp_path / f"{again}-model", config=config, start=model)
@@ -230,10 +230,10 @@ def test_a_build_that_goes_on_a_second_time_tells_all_its_steps(tmp_path: Path, 
     assert "schedule, 3, 3 more" in (model / "model_card.md").read_text()
 
 
-def test_captions_are_canonical_but_for_a_share_and_small_films_are_told() -> None:
+def test_captions_are_canonical_but_for_a_share_and_small_images_are_told() -> None:
     settings = load_config(Path(build.__file__).with_name("config.yaml")).denoiser
-    films = [
-        Film(g, g, g, Subject(view="PA", sex="F"), ("Edema",), (), padded=False)
+    radiographs = [
+        Radiograph(g, g, g, Subject(view="PA", sex="F"), ("Edema",), (), padded=False)
         for g in ("nih", "nih64")
         for _ in range(50)
     ]
@@ -245,13 +245,13 @@ def test_captions_are_canonical_but_for_a_share_and_small_films_are_told() -> No
 
     def texts_of(varied: float, *, room: int = 64) -> list[list[str]]:
         tokenizer = denoiser.make_tokenizer(TextSettings(vocab_size=768, max_tokens=room, width=1, layers=1, heads=1))
-        return denoiser._captions(films, tokenizer, settings.model_copy(update={"varied": varied}), seed=0)
+        return denoiser._captions(radiographs, tokenizer, settings.model_copy(update={"varied": varied}), seed=0)
 
     texts = texts_of(0.25)
     assert 0.7 < canonical(texts) < 0.85  # some phrases of the grammar are canonical too
     assert canonical(texts_of(0.0)) == 1.0
     assert canonical(texts_of(1.0, room=8)) > 0.95  # what would be cut is said in the short form
-    sized = denoiser._sized(films, texts)
+    sized = denoiser._sized(radiographs, texts)
     assert sized[:50] == texts[:50]
     assert all(text.endswith("Low resolution.") for several in sized[50:] for text in several)
     assert [[text.removesuffix("Low resolution.").strip() for text in several] for several in sized[50:]] == texts[50:]
@@ -259,14 +259,16 @@ def test_captions_are_canonical_but_for_a_share_and_small_films_are_told() -> No
 
 def test_an_opacity_of_any_kind_is_sometimes_called_one() -> None:
     def told(*present: str) -> list[str]:
-        film = Film("f", "p", "nih", Subject(), present, ("Edema",), padded=False)
+        radiograph = Radiograph("f", "p", "nih", Subject(), present, ("Edema",), padded=False)
         rng = random.Random(0)
-        return [caption(film, rng) for _ in range(400)]
+        return [caption(radiograph, rng) for _ in range(400)]
 
     pneumonia, effusion = told("Pneumonia"), told("Pleural Effusion")
     called = [text for text in pneumonia if "Lung opacity." in text]
     assert 40 < len(called) < 160
     assert 0 < sum("Pneumonia." in text for text in called) < len(called)
     assert not any("opacity" in text.lower() for text in effusion)
-    whole = caption(Film("f", "p", "nih", Subject(), ("Pneumonia",), (), padded=False), random.Random(0), whole=True)
+    whole = caption(
+        Radiograph("f", "p", "nih", Subject(), ("Pneumonia",), (), padded=False), random.Random(0), whole=True
+    )
     assert whole == "Pneumonia."

@@ -10,7 +10,7 @@ from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets
 from cxrsynth.nano.build.config import FitSettings
 from cxrsynth.nano.build.dual_encoder import _with_other_findings
 from cxrsynth.nano.build.fitting import augmented
-from cxrsynth.nano.build.images import Film, patient_half
+from cxrsynth.nano.build.images import Radiograph, patient_half
 from cxrsynth.nano.build.judges import aurocs
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.reports.findings.reader import FindingsReader
@@ -34,29 +34,31 @@ TEXT = {
 DENIABLE = ("Cardiomegaly", "Edema", "Pneumonia", "Pneumothorax", "Pleural Effusion")
 
 
-def film(present: tuple[str, ...], absent: tuple[str, ...] = (), patient: str = "p", **subject: str) -> Film:
-    return Film("f", patient, "nih", Subject(**subject), present, absent, padded=False)
+def radiograph(
+    present: tuple[str, ...], absent: tuple[str, ...] = (), patient: str = "p", **subject: str
+) -> Radiograph:
+    return Radiograph("f", patient, "nih", Subject(**subject), present, absent, padded=False)
 
 
 def test_targets_tell_present_absent_and_unknown() -> None:
     heads = ["No Finding", "Lung Opacity", "Edema", "Pleural Effusion", "AP view", "Child", "Female"]
-    films = [
-        film(("Edema",), ("Pleural Effusion",), view="AP", age_group="adult", sex="F"),
-        film(("No Finding",), ("Lung Opacity", "Edema", "Pleural Effusion"), view="PA", age_group="child"),
-        film((), (), sex="M"),
+    radiographs = [
+        radiograph(("Edema",), ("Pleural Effusion",), view="AP", age_group="adult", sex="F"),
+        radiograph(("No Finding",), ("Lung Opacity", "Edema", "Pleural Effusion"), view="PA", age_group="child"),
+        radiograph((), (), sex="M"),
     ]
     nan = float("nan")
     expected = torch.tensor([[0, 1, 1, 0, 1, 0, 1], [1, 0, 0, 0, 0, 1, nan], [nan, nan, nan, nan, nan, nan, 0]])
-    assert torch.equal(targets(films, heads).nan_to_num(9), expected.nan_to_num(9))
+    assert torch.equal(targets(radiographs, heads).nan_to_num(9), expected.nan_to_num(9))
 
 
-def test_heads_need_films_in_both_halves() -> None:
-    first, second = [film(("Edema", "Pneumothorax"))] * 3, [film(("Edema",))] * 3
+def test_heads_need_images_in_both_halves() -> None:
+    first, second = [radiograph(("Edema", "Pneumothorax"))] * 3, [radiograph(("Edema",))] * 3
     assert choose_heads([first, second], least=3) == ["Lung Opacity", "Edema", "AP view", "Child", "Female"]
 
 
 def test_halves_are_of_patients() -> None:
-    halves = [patient_half(film((), patient=f"nih-{number // 2}")) for number in range(400)]
+    halves = [patient_half(radiograph((), patient=f"nih-{number // 2}")) for number in range(400)]
     assert halves[::2] == halves[1::2]
     assert 70 < sum(halves[::2]) < 130
 
@@ -68,7 +70,9 @@ def test_the_grammar_says_what_is_true() -> None:
     read = said = 0
     for _ in range(60):
         present = rng.choice(shown)
-        known = film(present, tuple(n for n in DENIABLE if n not in present), view="PA", age_group="adult", sex="M")
+        known = radiograph(
+            present, tuple(n for n in DENIABLE if n not in present), view="PA", age_group="adult", sex="M"
+        )
         text = varied_text(known, rng)
         labels = reader.read(text)
         for name in present:
@@ -82,21 +86,21 @@ def test_the_grammar_says_what_is_true() -> None:
 
 
 def test_a_wrong_text_is_of_the_same_person_and_cannot_be_true() -> None:
-    def found(own: Film, *others: Film) -> set[Film | None]:
+    def found(own: Radiograph, *others: Radiograph) -> set[Radiograph | None]:
         rng = random.Random(0)
         return {_with_other_findings(own, [own, *others], rng) for _ in range(20)}
 
-    own = film(("Edema",), ("Pneumothorax",), view="AP", age_group="adult", sex="F")
-    normal = film(("No Finding",), ("Edema",), view="PA", age_group="child", sex="M")
-    air = film(("Pneumothorax",), view="PA")
-    told = found(own, film(("Edema",)), film(()), film(("Pneumonia",)), normal, air)
+    own = radiograph(("Edema",), ("Pneumothorax",), view="AP", age_group="adult", sex="F")
+    normal = radiograph(("No Finding",), ("Edema",), view="PA", age_group="child", sex="M")
+    air = radiograph(("Pneumothorax",), view="PA")
+    told = found(own, radiograph(("Edema",)), radiograph(()), radiograph(("Pneumonia",)), normal, air)
     assert told == {
-        film(("No Finding",), ("Edema",), view="AP", age_group="adult", sex="F"),
-        film(("Pneumothorax",), view="AP", age_group="adult", sex="F"),
+        radiograph(("No Finding",), ("Edema",), view="AP", age_group="adult", sex="F"),
+        radiograph(("Pneumothorax",), view="AP", age_group="adult", sex="F"),
     }
-    # What may be true as well is no wrong text: other findings of a film of which only some are known, or none.
-    assert found(film(("Pneumonia",)), film(("Lung Opacity",)), film(("Edema",))) == {None}
-    assert found(film(()), normal, air) == {None}
+    # What may be true as well is no wrong text: other findings of an image of which only some are known, or none.
+    assert found(radiograph(("Pneumonia",)), radiograph(("Lung Opacity",)), radiograph(("Edema",))) == {None}
+    assert found(radiograph(()), normal, air) == {None}
 
 
 def test_augmentation_moves_softens_and_stays_in_range() -> None:

@@ -8,28 +8,28 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cxrsynth.nano.build.images import Film
+from cxrsynth.nano.build.images import Radiograph
 from cxrsynth.nano.build.measure import _beyond_chance
 from cxrsynth.nano.build.measure_generator import _alike, _asked, _movement, _obedience, _others, _unrelated
 from cxrsynth.reports.prompt import Subject
 
 
-def films(group: str, count: int) -> list[Film]:
-    return [Film(f"{group}-{i}", f"p{i}", group, Subject(), (), (), padded=False) for i in range(count)]
+def radiographs(group: str, count: int) -> list[Radiograph]:
+    return [Radiograph(f"{group}-{i}", f"p{i}", group, Subject(), (), (), padded=False) for i in range(count)]
 
 
-def test_every_framed_film_is_asked_once_before_any_is_asked_again() -> None:
-    framed, rest = [*films("nih", 5), *films("kermany_ped", 7)], films("nih64", 4)
+def test_every_framed_image_is_asked_once_before_any_is_asked_again() -> None:
+    framed, rest = [*radiographs("nih", 5), *radiographs("kermany_ped", 7)], radiographs("nih64", 4)
     asked = _asked(framed, [*rest, *framed], 20, random.Random(0))
     assert len(asked) == 20
-    assert {film.film_id for film in asked[:12]} == {film.film_id for film in framed}
-    assert {film.film_id for film in asked[12:16]} == {film.film_id for film in rest}
-    assert [film.group for film in asked[:12]] != [film.group for film in framed]
+    assert {radiograph.image_id for radiograph in asked[:12]} == {radiograph.image_id for radiograph in framed}
+    assert {radiograph.image_id for radiograph in asked[12:16]} == {radiograph.image_id for radiograph in rest}
+    assert [radiograph.group for radiograph in asked[:12]] != [radiograph.group for radiograph in framed]
     assert asked == _asked(framed, [*rest, *framed], 20, random.Random(0))
 
 
-def test_train_films_are_drawn_with_the_sources_of_val() -> None:
-    train = [*films("nih", 30), *films("hannover", 40), *films("kermany_ped", 2)]
+def test_train_images_are_drawn_with_the_sources_of_val() -> None:
+    train = [*radiographs("nih", 30), *radiographs("hannover", 40), *radiographs("kermany_ped", 2)]
     sources = ["nih"] * 6 + ["hannover"] + ["kermany_ped"] * 3
     places = _alike(sources, train, random.Random(0))
     assert len(set(places)) == len(places)
@@ -45,13 +45,13 @@ class Told(torch.nn.Module):
         return images[:, 0, 0, :2]
 
 
-def test_obedience_is_told_where_the_judge_tells_real_films() -> None:
+def test_obedience_is_told_where_the_judge_tells_real_images() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((80, 2)) < 0.4
     logits = truth * 1.0 + rng.normal(0, 1, truth.shape)
     images = torch.from_numpy(logits.astype(np.float32))[:, None, None, :]
     asked = [
-        Film(f"f{i}", "p", "nih", Subject(age_group="child" if child else "adult"),
+        Radiograph(f"f{i}", "p", "nih", Subject(age_group="child" if child else "adult"),
              ("Edema",) if edema else (), () if edema else ("Edema",), padded=False)
         for i, (edema, child) in enumerate(truth)
     ]  # fmt: skip
@@ -62,12 +62,12 @@ def test_obedience_is_told_where_the_judge_tells_real_films() -> None:
     assert found["Edema"]["made"]["value"] == pytest.approx(area, abs=6e-4)
     assert found["Edema"]["share"]["value"] == pytest.approx((area - 0.5) / 0.3, abs=3e-3)
     assert found["Edema"]["share"]["low"] < found["Edema"]["share"]["value"] < found["Edema"]["share"]["high"]
-    assert found["Edema"]["films"] == 9
+    assert found["Edema"]["images"] == 9
     assert found["Child"]["share"] is None
     assert found["Child"]["made"]["value"] == pytest.approx(roc_auc_score(truth[:, 1], logits[:, 1]), abs=6e-4)
 
 
-def test_a_judge_is_believed_from_five_films_on() -> None:
+def test_a_judge_is_believed_from_five_images_on() -> None:
     auroc = {"value": 0.8, "low": 0.6, "high": 0.9}
     assert _beyond_chance({"auroc": auroc, "present": 5, "absent": 90})
     assert not _beyond_chance({"auroc": auroc, "present": 4, "absent": 90})

@@ -61,7 +61,7 @@ def test_all_weights_together_stay_below_the_limit() -> None:
 
 
 def test_its_sampler_ends_at_the_least_noise_it_was_trained_on(nano: DiffusionModel) -> None:
-    """To no noise at all films come out too smooth; diffusers' own pipeline ends there too."""
+    """To no noise at all images come out too smooth; diffusers' own pipeline ends there too."""
     defaults = nano.spec.defaults
     pipeline = StableDiffusionPipeline.from_pretrained(find_model("nano"), safety_checker=None)
     pipeline.scheduler.set_timesteps(defaults.steps)
@@ -71,7 +71,7 @@ def test_its_sampler_ends_at_the_least_noise_it_was_trained_on(nano: DiffusionMo
 
 
 def test_its_images_are_chests_rather_than_noise_or_blank(nano: DiffusionModel) -> None:
-    """Two dark lungs on either side of a bright middle, smooth as films are."""
+    """Two dark lungs on either side of a bright middle, smooth as images are."""
     images = images_of(nano).numpy()[:, 0]  # [B, H, W]
     assert images.shape == (2, 256, 256)
     for image in images:

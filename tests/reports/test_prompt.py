@@ -14,9 +14,9 @@ from cxrsynth.reports.prompt import (
     canonical_prompt,
     cut_at_sentence,
     every_canonical_sentence,
-    limit_to_depicted,
+    limit_to_supported,
 )
-from cxrsynth.reports.request import Asker
+from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.settings import PromptStyle
 
@@ -93,8 +93,8 @@ def test_age_groups(age_years: float | None, group: str | None) -> None:
 
 @given(SUBJECTS, LABELS)
 def test_a_model_that_does_not_say_is_asked_for_everything(subject: Subject, labels: dict[str, FindingLabel]) -> None:
-    request = limit_to_depicted(subject, labels, None)
-    assert (request.subject, request.labels, request.not_depicted) == (subject, labels, ())
+    request = limit_to_supported(subject, labels, None)
+    assert (request.subject, request.labels, request.unsupported_findings) == (subject, labels, ())
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_a_model_that_does_not_say_is_asked_for_everything(subject: Subject, lab
 def test_what_is_kept_of_a_finding_that_was_shown(
     label: FindingLabel, kept: FindingLabel | None, missing: tuple[str, ...]
 ) -> None:
-    request = limit_to_depicted(Subject(), {"Edema": label}, depicts("Edema"))
+    request = limit_to_supported(Subject(), {"Edema": label}, depicts("Edema"))
     assert request.labels.get("Edema") == kept
-    assert request.not_depicted == missing
+    assert request.unsupported_findings == missing
 
 
 @pytest.mark.parametrize(
@@ -126,28 +126,28 @@ def test_what_is_kept_of_a_finding_that_was_shown(
     ],
 )
 def test_a_finding_never_shown_is_never_asked_for(label: FindingLabel, missing: tuple[str, ...]) -> None:
-    request = limit_to_depicted(Subject(), {"Fracture": label}, depicts("Edema", sides=True, uncertain=True))
+    request = limit_to_supported(Subject(), {"Fracture": label}, depicts("Edema", sides=True, uncertain=True))
     assert request.labels == {}
-    assert request.not_depicted == missing
+    assert request.unsupported_findings == missing
 
 
 def test_side_and_doubt_stay_where_they_were_shown() -> None:
     labels = {"Edema": FindingLabel(UNCERTAIN, Side.LEFT)}
-    request = limit_to_depicted(Subject(), labels, depicts("Edema", sides=True, uncertain=True))
+    request = limit_to_supported(Subject(), labels, depicts("Edema", sides=True, uncertain=True))
     assert request.labels == labels
-    assert request.not_depicted == ()
+    assert request.unsupported_findings == ()
 
 
 def test_a_subject_never_shown_is_left_out_and_named() -> None:
-    request = limit_to_depicted(Subject("LATERAL", "child", "F"), {}, depicts("Edema"))
+    request = limit_to_supported(Subject("LATERAL", "child", "F"), {}, depicts("Edema"))
     assert request.subject == Subject(sex="F")
-    assert request.not_depicted == ("view LATERAL", "age group child")
+    assert request.unsupported_findings == ("view LATERAL", "age group child")
 
 
 @given(SUBJECTS, LABELS)
 def test_what_was_asked_for_is_either_shown_or_named(subject: Subject, labels: dict[str, FindingLabel]) -> None:
-    request = limit_to_depicted(subject, labels, depicts("Edema", "Fracture"))
-    named = {name.partition(" (")[0] for name in request.not_depicted}
+    request = limit_to_supported(subject, labels, depicts("Edema", "Fracture"))
+    named = {name.partition(" (")[0] for name in request.unsupported_findings}
     for observation, label in labels.items():
         if label.status is not ABSENT:
             assert (request.labels.get(observation) == label) != (observation in named)
@@ -200,13 +200,13 @@ def test_a_very_long_text_is_cut_without_trying_every_beginning(text: str) -> No
 @pytest.mark.parametrize("style", [PromptStyle.IMPRESSION, PromptStyle.FINDINGS, PromptStyle.REPORT])
 def test_no_style_asks_with_nothing_where_there_are_findings(style: PromptStyle) -> None:
     """An empty prompt draws any film at all, under labels that say otherwise."""
-    asker = Asker(style, None, lambda _: True)
+    prompt_builder = PromptBuilder(style, None, lambda _: True)
     labels = {"Pneumonia": FindingLabel(PRESENT), "Edema": FindingLabel(ABSENT)}
-    assert asker.ask(Report("a", line=1, labels=labels)).prompt == "Pneumonia. No pulmonary edema."
+    assert prompt_builder.build(Report("a", line=1, labels=labels)).prompt == "Pneumonia. No pulmonary edema."
     emptied = Report(
         "b",
         line=2,
         findings="Large left pleural effusion.",
         impression="No significant change from the prior study.",
     )
-    assert asker.ask(emptied).prompt == "Large left pleural effusion."
+    assert prompt_builder.build(emptied).prompt == "Large left pleural effusion."

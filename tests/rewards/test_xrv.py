@@ -13,7 +13,7 @@ from torchxrayvision.models import DenseNet, ResNet
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.table.rows import Report
-from cxrsynth.rewards.xrv import XrvClassifier, load_xrv, released_weights, xrv_films
+from cxrsynth.rewards.xrv import XrvClassifier, load_xrv, released_weights, xrv_images
 
 TARGETS = ["Atelectasis", "", "Effusion", "Nodule", "Mass", "Hernia", "Edema"]
 THRESHOLDS = [0.2, float("nan"), 0.6, 0.5, 0.7, 0.5, float("nan")]  # named, but without a point: never trained
@@ -94,9 +94,9 @@ def test_a_folder_gives_the_same_reward(network: DenseNet, folder: Path) -> None
 def test_the_librarys_resnet_is_asked_for_what_it_was_trained_on(cache: Path, tmp_path: Path) -> None:
     theirs = ResNet(RELEASED, cache_dir=str(cache))
     settings = {"architecture": "resnet50", "targets": theirs.targets, "op_threshs": theirs.op_threshs.tolist()}
-    film = torch.rand(1, 1, 64, 48, generator=torch.Generator().manual_seed(1))
+    radiograph = torch.rand(1, 1, 64, 48, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        answers = theirs(xrv_films(film, 512))
+        answers = theirs(xrv_images(radiograph, 512))
     asked = XrvClassifier(theirs, device=CPU)  # from here on it answers logits
     # Without an operating point for Lung Lesion it answers 0.5 whatever it sees: the next head is asked. Likewise, but
     # without another head, for the mediastinum.
@@ -108,7 +108,7 @@ def test_the_librarys_resnet_is_asked_for_what_it_was_trained_on(cache: Path, tm
     ]
     answers = answers[:, places]
     kept = [place for place, head in enumerate(asked.heads) if head != "Pleural Other"]
-    logits = asked.logits(film)[0]
+    logits = asked.logits(radiograph)[0]
     assert len(kept) == 10
     assert ((logits[kept] > 0) == (answers[0] > 0.5)).all()
     assert answers.unique().numel() == 10
@@ -118,17 +118,17 @@ def test_the_librarys_resnet_is_asked_for_what_it_was_trained_on(cache: Path, tm
     released, from_folder = (load_xrv(name, device=CPU, cache=cache) for name in (RELEASED, str(tmp_path)))
     mass = logits[asked.heads.index("Lung Lesion")]
     expected = pytest.approx(math.log(torch.sigmoid(mass).item()), abs=1e-5)
-    assert released(film, said("Lung Lesion")).item() == expected
-    assert from_folder(film, said("Lung Lesion")).item() == expected
+    assert released(radiograph, said("Lung Lesion")).item() == expected
+    assert from_folder(radiograph, said("Lung Lesion")).item() == expected
 
 
-def test_films_are_square_and_in_the_librarys_range() -> None:
-    films = xrv_films(torch.tensor([0.0, 0.5, 1.0]).expand(2, 1, 6, 3), 6)
-    assert films.shape == (2, 1, 6, 6)
-    assert films.amin() == -1024
-    assert films.amax() == 1024
+def test_images_are_square_and_in_the_librarys_range() -> None:
+    radiographs = xrv_images(torch.tensor([0.0, 0.5, 1.0]).expand(2, 1, 6, 3), 6)
+    assert radiographs.shape == (2, 1, 6, 6)
+    assert radiographs.amin() == -1024
+    assert radiographs.amax() == 1024
     with pytest.raises(ValueError, match="outside"):
-        xrv_films(torch.full((1, 1, 4, 4), 1.1), 4)
+        xrv_images(torch.full((1, 1, 4, 4), 1.1), 4)
 
 
 def test_nothing_is_printed(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

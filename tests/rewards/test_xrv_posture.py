@@ -25,7 +25,7 @@ RIGHT, LEFT = ((-0.4737, -0.048), (0.352, 0.81), 0.405), ((0.4333, -0.028), (0.3
 
 
 def lungs(posture: tuple[float, ...] = (0, 0, 0, 0, 0)) -> Tensor:
-    """Masks [1, 2, H, W] of a canonical chest, drawn as a film warped by these five numbers would show it."""
+    """Masks [1, 2, H, W] of a canonical chest, drawn as an image warped by these five numbers would show it."""
     places = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
     y, x = torch.meshgrid(places, places, indexing="ij")
     matrix = warp_matrices(torch.tensor([posture]).float())[0]
@@ -86,8 +86,8 @@ class _Found(torch.nn.Module):
         super().__init__()
         self.logits = torch.nn.Parameter(logits, requires_grad=False)
 
-    def forward(self, films: Tensor) -> Tensor:
-        assert films.shape == (len(self.logits), 3, *self.logits.shape[2:])
+    def forward(self, radiographs: Tensor) -> Tensor:
+        assert radiographs.shape == (len(self.logits), 3, *self.logits.shape[2:])
         return self.logits
 
 
@@ -130,7 +130,7 @@ def test_without_two_lungs_it_cannot_tell() -> None:
     assert values.isnan().tolist() == [True, False]
 
 
-def films() -> Tensor:
+def radiographs() -> Tensor:
     return torch.rand(2, 1, 80, 72, generator=torch.Generator().manual_seed(2))
 
 
@@ -145,13 +145,13 @@ def _shallow() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def network(_shallow: None) -> torch.nn.Module:
-    """The network in the library's PSPNet at random weights, made to see two lungs in opposite parts of any film."""
+    """The network in the library's PSPNet at random weights, made to see two lungs in opposite parts of any image."""
     torch.manual_seed(0)
     made: torch.nn.Module = pspnet(len(PSPNet.targets)).eval()
     left, right = (PSPNet.targets.index(name) for name in ("Left Lung", "Right Lung"))
     with torch.no_grad():
         last = made.classification
-        last.bias[left] -= LungPosture(made, size=64).segment(films())[:, left].median()
+        last.bias[left] -= LungPosture(made, size=64).segment(radiographs())[:, left].median()
         last.weight[right], last.bias[right] = -last.weight[left], -last.bias[left]
     return made
 
@@ -166,24 +166,24 @@ def folder(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_the_librarys_network_is_loaded_from_a_folder(folder: Path, network: torch.nn.Module) -> None:
     reward: Reward = load_lung_posture(str(folder), device=CPU)
-    values = reward(films(), [])
+    values = reward(radiographs(), [])
     assert values.dtype == torch.float32
     assert not values.isnan().any()
-    assert torch.allclose(values, PostureReward(LungPosture(network, size=64))(films(), []))
+    assert torch.allclose(values, PostureReward(LungPosture(network, size=64))(radiographs(), []))
     assert values[0] != values[1]
-    assert torch.allclose(values[1:], reward(films()[1:], []), atol=1e-3)  # each by itself
+    assert torch.allclose(values[1:], reward(radiographs()[1:], []), atol=1e-3)  # each by itself
 
 
 @pytest.mark.slow
 def test_released_weights_are_seen_through_as_the_library_does(network: torch.nn.Module, tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in network.state_dict().items()}
     torch.save(state, released_segmentation(tmp_path))
-    film = films()[:1, :, :72]
+    radiograph = radiographs()[:1, :, :72]
     with torch.inference_mode():
-        logits = PSPNet(cache_dir=str(tmp_path))((film * 2 - 1) * 1024)
-    expected = PostureReward(LungPosture(_Found(logits), size=512))(film, [])
+        logits = PSPNet(cache_dir=str(tmp_path))((radiograph * 2 - 1) * 1024)
+    expected = PostureReward(LungPosture(_Found(logits), size=512))(radiograph, [])
     assert expected.isfinite()
-    assert torch.allclose(load_lung_posture("pspnet", device=CPU, cache=tmp_path)(film, []), expected, atol=0.02)
+    assert torch.allclose(load_lung_posture("pspnet", device=CPU, cache=tmp_path)(radiograph, []), expected, atol=0.02)
 
 
 def test_what_cannot_be_loaded_is_told(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from cxrsynth.rewards.feedback import Comparison, compare
 from cxrsynth.rl.objective import clipped_objective
 from cxrsynth.rl.perturbation import draw_shifts, shift_kl, shift_log_prob
-from cxrsynth.rl.rollout_spec import draws
+from cxrsynth.rl.rollout_spec import rollout_specs
 
 STD, SAMPLES = 0.5, 200_000
 
@@ -62,7 +62,7 @@ def test_mirrored_draws_leave_only_what_the_shift_did() -> None:
 
 
 def test_mirrored_trajectories_differ_in_the_sign_alone() -> None:
-    drawn = draws(3, seed=1, reports=5, per_iteration=2, images=4, pool=4, mirrored=True)
+    drawn = rollout_specs(3, seed=1, reports=5, per_iteration=2, images=4, pool=4, mirrored=True)
     assert [draw.sign for draw in drawn] == [1.0, -1.0] * 4
     assert [draw.stream for draw in drawn] == [0, 0, 2, 2, 4, 4, 6, 6]
     assert all(plus.start == minus.start for plus, minus in zip(drawn[::2], drawn[1::2], strict=True))

@@ -17,11 +17,11 @@ from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl import update as update_module
 from cxrsynth.rl.policy import Policy, load_policy
-from cxrsynth.rl.rollout_spec import Draw, draws
-from cxrsynth.rl.rollouts import BaselineCache, Case, Collector
+from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
+from cxrsynth.rl.rollouts import BaselineCache, Collector, PromptExample
 from cxrsynth.rl.update import Experience, Updater, UpdateStats
 from cxrsynth.runtime.pool import OrderedPool
-from cxrsynth.runtime.processes import Group
+from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision
 
 CPU = torch.device("cpu")
@@ -40,8 +40,8 @@ class Brightness:
 class Made:
     policy: Policy
     collector: Collector
-    drawn: list[Draw]
-    cases: list[Case]
+    drawn: list[RolloutSpec]
+    cases: list[PromptExample]
 
     def experience(self, iteration: int = 0) -> Experience:
         return self.collector.policy_experience(iteration, self.drawn, self.cases)[0]
@@ -87,7 +87,7 @@ def make(
         unet=unet,
         lora=LoraSection(rank=2),
         ace=ace or AceSection(tokens=4),
-        prompts=lambda _: [" ".join(["report", "PA", "AP", "man", "chest", "film"][: i + 1]) for i in range(6)],
+        prompts=lambda _: [" ".join(["report", "PA", "AP", "man", "chest", "image"][: i + 1]) for i in range(6)],
         device=CPU,
         precision=Precision.FP32,
         gradient_checkpointing=False,
@@ -95,12 +95,12 @@ def make(
     )
     schedule = trajectory_schedule(policy.model, steps=4, eta=1.0)
     suite = RewardSuite({"brightness": Brightness()})
-    group = Group(0, 1, list)
+    group = ProcessGroup(0, 1, list)
     collector = Collector(
         policy, suite, schedule=schedule, guidance=GUIDANCE, batch_size=batch_size, seed=seed, pool=pool, group=group
     )
-    drawn = draws(0, seed=0, reports=2, per_iteration=2, images=2, pool=2, mirrored=policy.explore > 0)
-    cases = [Case(Report(f"r{d.report}", 2), f"report {d.report}", ("any report", "view PA")) for d in drawn]
+    drawn = rollout_specs(0, seed=0, reports=2, per_iteration=2, images=2, pool=2, mirrored=policy.explore > 0)
+    cases = [PromptExample(Report(f"r{d.report}", 2), f"report {d.report}", ("any report", "view PA")) for d in drawn]
     return Made(policy, collector, drawn, cases)
 
 
@@ -224,7 +224,7 @@ def test_the_baselines_rewards_are_drawn_once_with_noise_of_their_own(tiny_model
 
 
 def test_draws_take_every_report_once_a_lap_and_start_from_the_pool() -> None:
-    found = [draws(i, seed=3, reports=5, per_iteration=2, images=3, pool=2) for i in range(5)]
+    found = [rollout_specs(i, seed=3, reports=5, per_iteration=2, images=3, pool=2) for i in range(5)]
     reports = [one.report for drawn in found for one in drawn[::3]]
     assert sorted(reports[:5]) == sorted(reports[5:]) == list(range(5))
     assert reports[:5] != reports[5:]

@@ -58,9 +58,9 @@ def test_generate_names_the_option(starved: None, tiny_model: Path, tmp_path: Pa
 
 
 def test_audit_names_the_option(starved: None, tmp_path: Path) -> None:
-    (tmp_path / "films").mkdir()
-    Image.new("L", (64, 64), 128).save(tmp_path / "films" / "one.png")
-    assert "lower --batch-size" in _refused(CliRunner().invoke(app, ["audit", str(tmp_path / "films")]))
+    (tmp_path / "images").mkdir()
+    Image.new("L", (64, 64), 128).save(tmp_path / "images" / "one.png")
+    assert "lower --batch-size" in _refused(CliRunner().invoke(app, ["audit", str(tmp_path / "images")]))
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])

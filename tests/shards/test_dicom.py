@@ -31,7 +31,7 @@ UNKNOWN_TO_DCIODVFY = (
 
 
 def smooth(seed: int, height: int = 24, width: int = 32) -> NDArray[np.float32]:
-    """A film-like gradient with noise, [H, W] float32 in [0, 1]."""
+    """An image-like gradient with noise, [H, W] float32 in [0, 1]."""
     rows, columns = np.mgrid[0:height, 0:width] / max(height, width)
     noise = np.random.default_rng(seed).random((height, width)) / 10
     image: NDArray[np.float32] = np.clip(rows * columns + noise, 0, 1).astype(np.float32)
@@ -140,7 +140,7 @@ def test_uids_are_uuids_and_a_report_shares_its_study() -> None:
 
 
 def test_uids_are_those_of_earlier_versions() -> None:
-    # Not a law but a promise: an archive knows a film by this number. Made with cxrsynth 0.1.0 by this very call.
+    # Not a law but a promise: an archive knows an image by this number. Made with cxrsynth 0.1.0 by this very call.
     assert made().SOPInstanceUID == "2.25.85899725064417300424625722567019631159"
 
 
@@ -219,7 +219,7 @@ def test_an_object_of_others_is_refused() -> None:
 @pytest.mark.parametrize("view", [None, "PA", "AP", "LATERAL"])
 @pytest.mark.parametrize("sop_class", SopClass)
 def test_dciodvfy_finds_no_error(tmp_path: Path, sop_class: SopClass, view: str | None, sex: str | None) -> None:
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     path.write_bytes(to_bytes(made(settings=replace(SETTINGS, sop_class=sop_class), view=view, sex=sex)))
     assert errors(path) == []
 
@@ -232,14 +232,14 @@ def test_dciodvfy_finds_what_is_missing(tmp_path: Path, sop_class: SopClass, key
         dataset if keyword in dataset else dataset.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0]
     )
     delattr(holder, keyword)
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     path.write_bytes(to_bytes(dataset))
     assert errors(path) != []
 
 
 @pytest.mark.parametrize("sop_class", SopClass)
 def test_dcmdump_reads_it(tmp_path: Path, sop_class: SopClass) -> None:
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     path.write_bytes(to_bytes(made(settings=replace(SETTINGS, sop_class=sop_class))))
     result = subprocess.run([require("dcmdump", "dcmtk"), str(path)], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, "")
@@ -247,7 +247,7 @@ def test_dcmdump_reads_it(tmp_path: Path, sop_class: SopClass) -> None:
 
 
 def members() -> list[bytes]:
-    """Two reports, their films interleaved, as more than one shard would give them."""
+    """Two reports, their images interleaved, as more than one shard would give them."""
     return [to_bytes(made(report, index)) for index in range(3) for report in ("a1", "b2")]
 
 

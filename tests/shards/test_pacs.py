@@ -103,14 +103,16 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
             process.wait()
 
 
-def test_an_archive_keeps_films_and_markers(archive: Archive, tmp_path: Path) -> None:
+def test_an_archive_keeps_images_and_markers(archive: Archive, tmp_path: Path) -> None:
     program = require("storescu", "dcmtk")
     computed = replace(SETTINGS, sop_class=SopClass.CR)
-    # Two reports, one as SC and one as CR, two films each.
-    films = [made(report, index, use) for report, use in (("a1", SETTINGS), ("b2", computed)) for index in range(2)]
-    paths = [tmp_path / f"{number}.dcm" for number in range(len(films))]
-    for path, film in zip(paths, films, strict=True):
-        path.write_bytes(to_bytes(film))
+    # Two reports, one as SC and one as CR, two images each.
+    radiographs = [
+        made(report, index, use) for report, use in (("a1", SETTINGS), ("b2", computed)) for index in range(2)
+    ]
+    paths = [tmp_path / f"{number}.dcm" for number in range(len(radiographs))]
+    for path, radiograph in zip(paths, radiographs, strict=True):
+        path.write_bytes(to_bytes(radiograph))
 
     # -xe proposes the one transfer syntax our files are in: nothing is converted on the way.
     command = [program, "-xe", "-aec", "ORTHANC", "127.0.0.1", str(archive.dicom_port), *map(str, paths)]
@@ -119,18 +121,18 @@ def test_an_archive_keeps_films_and_markers(archive: Archive, tmp_path: Path) ->
 
     counts = archive.read("/statistics")
     found = [counts[f"Count{level}"] for level in ("Patients", "Studies", "Series", "Instances")]
-    assert found == [2, 2, 2, len(films)]
+    assert found == [2, 2, 2, len(radiographs)]
 
-    by_uid = {film.SOPInstanceUID: film for film in films}
+    by_uid = {radiograph.SOPInstanceUID: radiograph for radiograph in radiographs}
     for instance in archive.read("/instances"):
         tags = archive.read(f"/instances/{instance}/tags?short")
-        film = by_uid.pop(tags["0008,0018"])
+        radiograph = by_uid.pop(tags["0008,0018"])
         assert tags["0008,001c"] == "YES"
-        assert tags["0020,4000"] == film.ImageComments
+        assert tags["0020,4000"] == radiograph.ImageComments
         stored = dcmread(BytesIO(archive.get(f"/instances/{instance}/file", "application/dicom")))
-        assert stored == film
-        assert np.array_equal(stored.pixel_array, film.pixel_array)
+        assert stored == radiograph
+        assert np.array_equal(stored.pixel_array, radiograph.pixel_array)
         # Rendered by the archive's own decoder, not by pydicom.
         rendered = Image.open(BytesIO(archive.get(f"/instances/{instance}/image-uint16", "image/png")))
-        assert np.array_equal(np.asarray(rendered), film.pixel_array)
+        assert np.array_equal(np.asarray(rendered), radiograph.pixel_array)
     assert by_uid == {}

@@ -8,9 +8,9 @@ from cxrsynth.metrics.features import load_extractor
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.posture import PostureReward
-from cxrsynth.rl.rollouts import Case
+from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.runtime.pool import OrderedPool
-from cxrsynth.runtime.processes import Group
+from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Sampler
 from cxrsynth.tuning.evaluator import Evaluator, Judged, Verdict, hacking
 
@@ -28,7 +28,7 @@ class _Still(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    cases = [Case(Report(f"r{i}", i), "", ()) for i in range(REPORTS)]
+    cases = [PromptExample(Report(f"r{i}", i), "", ()) for i in range(REPORTS)]
     suite = RewardSuite({"posture": PostureReward(_Still())})
     return Evaluator(
         cases,
@@ -44,7 +44,7 @@ def evaluator() -> Evaluator:
         batch_size=2,
         seed=0,
         pool=OrderedPool(1, threads=1),
-        group=Group(0, 1, list),
+        group=ProcessGroup(0, 1, list),
     )
 
 

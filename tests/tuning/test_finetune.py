@@ -1,4 +1,4 @@
-"""The stage `sft` of `cxrsynth tune` on the tiny model and a handful of made films."""
+"""The stage `sft` of `cxrsynth tune` on the tiny model and a handful of made images."""
 
 import csv
 import json
@@ -24,15 +24,15 @@ from cxrsynth.cli import app
 from cxrsynth.diffusion.model import model_digest
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.recipe.schema import SftStage
-from cxrsynth.reports.request import Asker
+from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.table.table import open_table
-from cxrsynth.rl.rollout_spec import Draw, draws
+from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
 from cxrsynth.runtime.batches import chunks
 from cxrsynth.settings import TuneSettings
 from cxrsynth.tuning.finetune import Supervision
 from cxrsynth.tuning.inputs import input_digests
-from cxrsynth.tuning.latent_cache import Pair, TrainingFilms
+from cxrsynth.tuning.latent_cache import Pair, TrainingImages
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.setup import open_tune
 from tests.generation.making import HEADER, ROWS, hashes, write_table
@@ -50,29 +50,29 @@ def _one_core() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four films of 40 x 36 pixels with the reports F-1 to F-4 in a table beside the folder."""
-    folder = tmp_path_factory.mktemp("films") / "films"
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of 40 x 36 pixels with the reports F-1 to F-4 in a table beside the folder."""
+    folder = tmp_path_factory.mktemp("images") / "images"
     folder.mkdir()
     rows = np.linspace(0, 1, 40)[:, None]
     for place in range(4):
         levels = 0.5 + 0.4 * np.sin((place + 2) * rows + np.linspace(0, 3 + place, 36)[None])
-        Image.fromarray((levels * 255).astype(np.uint8)).save(folder / f"film{place}.png")
-    told = [(f"film{place}.png", f"F-{place + 1}", *ROWS[place][1:]) for place in range(4)]
-    write_films(folder.parent / "films.csv", told)
+        Image.fromarray((levels * 255).astype(np.uint8)).save(folder / f"image{place}.png")
+    told = [(f"image{place}.png", f"F-{place + 1}", *ROWS[place][1:]) for place in range(4)]
+    write_images(folder.parent / "images.csv", told)
     return folder
 
 
-def write_films(path: Path, rows: list[tuple[str, ...]]) -> None:
+def write_images(path: Path, rows: list[tuple[str, ...]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("filename", *HEADER), *rows])
 
 
-def recipe(model: Path, films: Path, **changes: Any) -> dict[str, Any]:
+def recipe(model: Path, radiographs: Path, **changes: Any) -> dict[str, Any]:
     stage = {
         "stage": "sft",
-        "data": str(films),
-        "table": str(films.parent / "films.csv"),
+        "data": str(radiographs),
+        "table": str(radiographs.parent / "images.csv"),
         "steps": 4,
         "batch_size": 4,
         "micro_batch": 2,
@@ -105,23 +105,23 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def stage_of(folder: Path, content: dict[str, Any]) -> Iterator[tuple[Supervision, TrainingFilms, SamplingPool]]:
-    """A stage in this process, its films encoded."""
+def stage_of(folder: Path, content: dict[str, Any]) -> Iterator[tuple[Supervision, TrainingImages, SamplingPool]]:
+    """A stage in this process, its images encoded."""
     run = open_tune(TuneSettings(recipe=write_recipe(folder, content), out=folder / "run"))
     section = run.recipe.stages[0]
     assert isinstance(section, SftStage)
     stage = Supervision(run, section, 0, checkpoint=run.recipe.model.checkpoint)
     with SamplingPool(stage.model, batch_size=2, threads_per_batch=1) as pool:
-        yield stage, stage.read_films(pool), pool
+        yield stage, stage.read_images(pool), pool
 
 
-def batch_of(step: int, films: int = 4) -> list[Draw]:
-    return draws(step, seed=0, reports=films, per_iteration=4, images=1, pool=1)
+def batch_of(step: int, radiographs: int = 4) -> list[RolloutSpec]:
+    return rollout_specs(step, seed=0, reports=radiographs, per_iteration=4, images=1, pool=1)
 
 
-def test_a_few_steps_lower_the_loss_on_their_films(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+def test_a_few_steps_lower_the_loss_on_their_images(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     train = {"learning_rate": 1.0e-2, "ema_decay": None}
-    content = recipe(tiny_model, films, steps=40, checkpoint_every=40, train=train)
+    content = recipe(tiny_model, radiographs, steps=40, checkpoint_every=40, train=train)
     with stage_of(tmp_path, content) as (stage, found, _):
 
         def loss() -> float:
@@ -133,9 +133,9 @@ def test_a_few_steps_lower_the_loss_on_their_films(tiny_model: Path, films: Path
         assert loss() < 0.7 * before
 
 
-def test_stopped_and_killed_it_ends_as_if_it_never_was(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+def test_stopped_and_killed_it_ends_as_if_it_never_was(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     train = {"text_encoder": True, "learning_rate": 1.0e-3, "ema_decay": 0.9}
-    path = write_recipe(tmp_path, recipe(tiny_model, films, steps=12, checkpoint_every=4, train=train))
+    path = write_recipe(tmp_path, recipe(tiny_model, radiographs, steps=12, checkpoint_every=4, train=train))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     stopped = Warm("cxrsynth", "tune", path, "--out", cut, log=tmp_path / "log")
     rows = cut / "metrics.jsonl"
@@ -165,13 +165,13 @@ def test_stopped_and_killed_it_ends_as_if_it_never_was(tiny_model: Path, films: 
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_micro_batches_and_processes_add_up_to_one_batch(
-    cores: int, tiny_model: Path, films: Path, tmp_path: Path
+    cores: int, tiny_model: Path, radiographs: Path, tmp_path: Path
 ) -> None:
     def gradient(stage: Supervision) -> torch.Tensor:
         return torch.cat([weight.grad.flatten() for weight in stage.weights.values() if weight.grad is not None])
 
     torch.set_num_threads(cores)
-    with stage_of(tmp_path, recipe(tiny_model, films)) as (stage, found, pool):
+    with stage_of(tmp_path, recipe(tiny_model, radiographs)) as (stage, found, pool):
         assert pool.batches == cores
         loss = stage.gradients(7, [batch_of(7)], found, pool)
         whole = gradient(stage)
@@ -187,7 +187,7 @@ def test_micro_batches_and_processes_add_up_to_one_batch(
 
 
 def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> None:
-    """Each encodes a shard of its own, and both learn from all films."""
+    """Each encodes a shard of its own, and both learn from all images."""
     for name in "ab":
         told = [{"report_id": f"{name}{place}", "impression": ROWS[place][2]} for place in range(3)]
         parts = [
@@ -195,8 +195,8 @@ def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> 
             for place in range(3)
         ]
         content = tar_of(part for one in parts for part in (member(*one[:2]), member(*one[2:])))
-        write(tmp_path / "films" / f"{name}.tar", content)
-    path = write_recipe(tmp_path, recipe(tiny_model, tmp_path / "films", table=None))
+        write(tmp_path / "images" / f"{name}.tar", content)
+    path = write_recipe(tmp_path, recipe(tiny_model, tmp_path / "images", table=None))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -214,7 +214,7 @@ def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> 
     assert all(torch.allclose(found[key], expected[key], rtol=1e-3, atol=2e-5) for key in expected)
     losses = [[row["sft/loss"] for row in metrics(tmp_path / out)] for out in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert [process.printed().count("6 films") for process in running] == [1, 0]
+    assert [process.printed().count("6 images") for process in running] == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -222,11 +222,11 @@ def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> 
     [({"unet": "full"}, "unet."), ({"unet": "lora", "lora": {"rank": 2}}, "unet."), ({"text_encoder": True}, "")],
 )
 def test_only_what_the_recipe_says_is_trained(
-    train: dict[str, Any], changed: str, tiny_model: Path, films: Path, tmp_path: Path
+    train: dict[str, Any], changed: str, tiny_model: Path, radiographs: Path, tmp_path: Path
 ) -> None:
     before, out = hashes(tiny_model), tmp_path / "run"
     given = {"learning_rate": 1.0e-2, "ema_decay": None} | train
-    result = tune(write_recipe(tmp_path, recipe(tiny_model, films, steps=2, train=given)), out)
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, radiographs, steps=2, train=given)), out)
     assert result.exit_code == 0, result.output
     names = set(load_file(out / "checkpoints" / "0-000002" / "weights.safetensors"))
     assert all(name.startswith(changed) for name in names)
@@ -247,46 +247,48 @@ def test_only_what_the_recipe_says_is_trained(
         assert "conv_in.weight" in differ
 
 
-def test_films_are_asked_for_as_generate_asks(tiny_model: Path, films: Path, tmp_path: Path) -> None:
-    """The prompt a film is trained with is the one `generate` would ask for it with, row for row."""
-    with stage_of(tmp_path, recipe(tiny_model, films)) as (stage, found, _):
+def test_images_are_asked_for_as_generate_asks(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
+    """The prompt an image is trained with is the one `generate` would ask for it with, row for row."""
+    with stage_of(tmp_path, recipe(tiny_model, radiographs)) as (stage, found, _):
         run: TuneRun = stage.run
-        asker = Asker(run.spec.prompt, run.spec.depicts, stage.model.fits)
-        rows = [row for row in open_table(films.parent / "films.csv").rows() if isinstance(row, Report)]
-        asked = [asker.ask(row) for row in rows]
+        prompt_builder = PromptBuilder(run.spec.prompt, run.spec.depicts, stage.model.fits)
+        rows = [row for row in open_table(radiographs.parent / "images.csv").rows() if isinstance(row, Report)]
+        asked = [prompt_builder.build(row) for row in rows]
         pairs = [found.pair(place) for place in range(len(found))]
         assert [pair.prompt for pair in pairs] == [one.prompt for one in asked]
         assert [pair.conditions for pair in pairs] == [one.conditions for one in asked]
         assert len({pair.prompt for pair in pairs}) == 4
 
 
-def test_a_run_knows_its_films_wherever_they_are_copied_from(tiny_model: Path, films: Path, tmp_path: Path) -> None:
-    own = tmp_path / "films"
-    shutil.copytree(films, own)
-    shutil.copy(films.parent / "films.csv", tmp_path)
+def test_a_run_knows_its_images_wherever_they_are_copied_from(
+    tiny_model: Path, radiographs: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "images"
+    shutil.copytree(radiographs, own)
+    shutil.copy(radiographs.parent / "images.csv", tmp_path)
     path = write_recipe(tmp_path, recipe(tiny_model, own))
 
     def digest() -> str:
         return input_digests(open_tune(TuneSettings(recipe=path, out=tmp_path / "run")))["stages.0.data"]
 
     before = digest()
-    for film in own.iterdir():
-        os.utime(film, (0, 0))
-    (own / "notes.txt").write_text("no film")
+    for radiograph in own.iterdir():
+        os.utime(radiograph, (0, 0))
+    (own / "notes.txt").write_text("no image")
     assert digest() == before
-    Image.new("L", (40, 36)).save(own / "film0.png")
+    Image.new("L", (40, 36)).save(own / "image0.png")
     assert digest() != before
 
 
-def test_the_empty_prompt_takes_its_share(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+def test_the_empty_prompt_takes_its_share(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     class Others:
-        def __init__(self, found: TrainingFilms) -> None:
+        def __init__(self, found: TrainingImages) -> None:
             self.latent = found.latent
 
         def pair(self, place: int) -> Pair:
             return Pair("lungs lungs lungs", ())
 
-    with stage_of(tmp_path, recipe(tiny_model, films, unconditional=0.5)) as (stage, found, _), torch.no_grad():
+    with stage_of(tmp_path, recipe(tiny_model, radiographs, unconditional=0.5)) as (stage, found, _), torch.no_grad():
         same = 0
         for step in range(16):
             own, others = (stage.loss(step, batch_of(step), told) for told in (found, Others(found)))  # type: ignore[arg-type]
@@ -294,31 +296,31 @@ def test_the_empty_prompt_takes_its_share(tiny_model: Path, films: Path, tmp_pat
     assert 20 <= same <= 44  # of 64: three standard deviations
 
 
-def test_films_that_cannot_be_used_are_counted(tiny_model: Path, films: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_used_are_counted(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "more"
     folder.mkdir()
     told = []
     for place in range(4):
-        content = (films / f"film{place}.png").read_bytes()
+        content = (radiographs / f"image{place}.png").read_bytes()
         (folder / f"{place}.png").write_bytes(content if place else content[:100])
         told.append((f"{place}.png", f"QZX-{place}", *ROWS[place][1:]))
-    (folder / "untold.png").write_bytes((films / "film0.png").read_bytes())
-    write_films(tmp_path / "films.csv", told)
+    (folder / "untold.png").write_bytes((radiographs / "image0.png").read_bytes())
+    write_images(tmp_path / "images.csv", told)
     write_table(tmp_path / "held.csv", (("QZX-3", *ROWS[3][1:]), ("QZX-9", *ROWS[4][1:])))
     content = recipe(tiny_model, folder, steps=1)
     content["reports"]["held_out"] = "held.csv"
     out = tmp_path / "run"
     result = tune(write_recipe(tmp_path, content), out)
     assert result.exit_code == 0, result.output
-    said = "2 films; left out: 1 could not be read, 1 without a report, 1 of held-out reports (first: "
+    said = "2 images; left out: 1 could not be read, 1 without a report, 1 of held-out reports (first: "
     assert result.output.count(said) == 1
     card = (out / "model" / "model_card.md").read_text()
     assert said.removesuffix(" (first: ") in card
-    assert "0.png" not in card  # a damaged film's name may be a patient's
+    assert "0.png" not in card  # a damaged image's name may be a patient's
     write_table(tmp_path / "held.csv", tuple((f"QZX-{place}", *ROWS[3][1:]) for place in range(4)))
     result = tune(tmp_path / "recipe.yaml", tmp_path / "none")
     assert result.exit_code == 2
-    assert "no film to train on: 0 films; left out: 1 could not be read" in result.output
+    assert "no image to train on: 0 images; left out: 1 could not be read" in result.output
 
 
 def tracked(out: Path, name: str) -> list[int]:
@@ -328,8 +330,10 @@ def tracked(out: Path, name: str) -> list[int]:
     return [event.step for event in read.Scalars(name)]
 
 
-def test_comparative_feedback_goes_on_from_what_was_supervised(tiny_model: Path, films: Path, tmp_path: Path) -> None:
-    content = recipe(tiny_model, films, steps=2, train={"learning_rate": 1.0e-2})
+def test_comparative_feedback_goes_on_from_what_was_supervised(
+    tiny_model: Path, radiographs: Path, tmp_path: Path
+) -> None:
+    content = recipe(tiny_model, radiographs, steps=2, train={"learning_rate": 1.0e-2})
     content["stages"].append(
         {
             "stage": "rlcf",
@@ -358,12 +362,12 @@ def test_comparative_feedback_goes_on_from_what_was_supervised(tiny_model: Path,
     assert not any(word.encode() in written for word in ("Zorblattic", "Quibbleton", "Xylograph"))
 
 
-def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, films: Path, tmp_path: Path) -> None:
-    result = tune(write_recipe(tmp_path, recipe(tiny_model, films)), tmp_path / "run", "--dry-run")
+def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, radiographs)), tmp_path / "run", "--dry-run")
     assert result.exit_code == 0, result.output
     weights = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
     trained = sum(weight.numel() for weight in weights.values())
-    for told in (f"4 steps of 4 films, from {films}", f"trains {trained:,} numbers", " in all (reading"):
+    for told in (f"4 steps of 4 images, from {radiographs}", f"trains {trained:,} numbers", " in all (reading"):
         assert told in result.output
     assert not (tmp_path / "run").exists()
 
@@ -372,17 +376,17 @@ def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, films: Path, tmp_p
     ("change", "told"),
     [
         ({"data": "nowhere"}, "nowhere: no such file or folder"),
-        ({"table": None}, "no film to train on: 0 films; left out: 4 without a report"),
-        ({"cache_gib": 1.0e-9}, "cache_gib 1e-09: latents of the films"),
+        ({"table": None}, "no image to train on: 0 images; left out: 4 without a report"),
+        ({"cache_gib": 1.0e-9}, "cache_gib 1e-09: latents of the images"),
         ({"columns": {"reprot": "x"}}, "stages.0.columns: unknown role 'reprot'"),
         ({"steps": 0}, "stages.0.steps: found 0"),
         ({"train": {"learning_rate": 1.0e30, "warmup": 0}}, "step 2: the loss is not a number"),
     ],
 )
 def test_what_the_user_can_mend_is_told(
-    change: dict[str, Any], told: str, tiny_model: Path, films: Path, tmp_path: Path
+    change: dict[str, Any], told: str, tiny_model: Path, radiographs: Path, tmp_path: Path
 ) -> None:
-    result = tune(write_recipe(tmp_path, recipe(tiny_model, films, **change)), tmp_path / "run")
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, radiographs, **change)), tmp_path / "run")
     assert result.exit_code == 2, result.output
     assert told in " ".join(result.output.split())
     assert "Traceback" not in result.output

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from cxrsynth.cli import app
-from cxrsynth.rl.rollout_spec import Draw
+from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.tuning.reinforce import Reinforcement
 from tests.generation.making import ROWS, command, hashes, write_table
 from tests.processes import Warm
@@ -220,9 +220,9 @@ def test_what_stops_the_last_iteration_is_heard(
     """The iteration is saved, and the same command makes the model of what it learned."""
     path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
     assert tune(path, tmp_path / "whole").exit_code == 0
-    draw = Reinforcement.draws
+    draw = Reinforcement.rollout_specs
 
-    def pressed(self: Reinforcement, iteration: int) -> list[Draw]:
+    def pressed(self: Reinforcement, iteration: int) -> list[RolloutSpec]:
         signal.raise_signal(number)
         return draw(self, iteration)
 

@@ -99,17 +99,19 @@ def test_judges_of_later_stages_are_looked_for_first(tiny_model: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("films", [0, 1])
-def test_a_reference_of_too_few_films_is_told_before_work_starts(films: int, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", [0, 1])
+def test_a_reference_of_too_few_images_is_told_before_work_starts(
+    radiographs: int, tiny_model: Path, tmp_path: Path
+) -> None:
     real = tmp_path / "real"
     real.mkdir()
     (real / "cut.png").write_bytes(b"\x89PNG")
-    for place in range(films):
+    for place in range(radiographs):
         Image.new("L", (64, 64), 9 * place).save(real / f"{place}.png")
     content = recipe(tiny_model)
     content["evaluation"] |= {"reference": "real"}
     said = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
-    assert f"{films} films that can be read, 1 that cannot" in said
+    assert f"{radiographs} images that can be read, 1 that cannot" in said
     assert metrics(tmp_path / "run") == []
 
 

@@ -72,11 +72,11 @@ def histogram(name: str, series: Sequence[Series], *, label: str, thresholds: Se
             axes.stairs(shares, edges, color=one.colour, linewidth=1.4, label=f"{one.name} ({len(one.values):,})")
     _mark(axes, thresholds)
     axes.set_xlabel(_printable(label), parse_math=False)
-    axes.set_ylabel("share of films")
+    axes.set_ylabel("share of images")
     axes.set_ylim(bottom=0)
     axes.grid(axis="y")
     _legend(axes, height=_HISTOGRAM)
-    return _svg(figure, name, f"Histogram of {label}: {' and '.join(one.name for one in series)} films")
+    return _svg(figure, name, f"Histogram of {label}: {' and '.join(one.name for one in series)} images")
 
 
 def bars(name: str, counts: Mapping[str, int], *, label: str) -> Markup:
@@ -103,7 +103,7 @@ def cumulative(name: str, curves: Sequence[Curve], *, label: str, threshold: flo
         axes.plot(curve.x, curve.share, color=curve.colour, linewidth=1.6, label=_printable(curve.name))
     _mark(axes, [] if threshold is None else [threshold])
     axes.set_xlabel(_printable(label), parse_math=False)
-    axes.set_ylabel("share of films at or below")
+    axes.set_ylabel("share of images at or below")
     axes.set_ylim(0, 1.02)
     axes.grid(axis="y")
     _legend(axes, height=_CURVES)

@@ -32,17 +32,17 @@ MEASURES = (
         "KID",
         "the same question by a kernel, taking no shape for granted; lower is better, equal sets scatter around 0",
     ),
-    Measure("precision", "Precision", "share of audited films that lie among the real ones; higher is better"),
-    Measure("recall", "Recall", "share of real films that lie among the audited ones; low where kinds are missing"),
-    Measure("density", "Density", "how thickly real films surround an audited one; equal sets are near 1, or above"),
+    Measure("precision", "Precision", "share of audited images that lie among the real ones; higher is better"),
+    Measure("recall", "Recall", "share of real images that lie among the audited ones; low where kinds are missing"),
+    Measure("density", "Density", "how thickly real images surround an audited one; equal sets are near 1, or above"),
     Measure(
-        "coverage", "Coverage", "share of real films with an audited film in their neighbourhood; higher is better"
+        "coverage", "Coverage", "share of real images with an audited image in their neighbourhood; higher is better"
     ),
     Measure(
-        "ms_ssim_within", "MS-SSIM, audited", "mean likeness of two audited films; 1 is the same, high is monotonous"
+        "ms_ssim_within", "MS-SSIM, audited", "mean likeness of two audited images; 1 is the same, high is monotonous"
     ),
-    Measure("ms_ssim_real", "MS-SSIM, real", "mean likeness of two real films: what to compare the former with"),
-    Measure("ms_ssim_to_real", "MS-SSIM, across", "mean likeness of an audited film and a real one"),
+    Measure("ms_ssim_real", "MS-SSIM, real", "mean likeness of two real images: what to compare the former with"),
+    Measure("ms_ssim_to_real", "MS-SSIM, across", "mean likeness of an audited image and a real one"),
 )
 SUBGROUPS = {"view": "View", "sex": "Sex", "age_group": "Age group"}
 _LONGEST_TEXT = 600
@@ -91,7 +91,7 @@ class Compared:
     """A group compared with the reference; `entry` is what the summary holds of it."""
 
     name: str
-    films: int
+    radiographs: int
     real: int
     entry: Mapping[str, Any]
 
@@ -102,10 +102,10 @@ class Compared:
 
 
 def compared(summary: Mapping[str, Any], *, kind: str) -> list[Compared]:
-    """Groups of one kind ("finding", "view"), or all films as one group of kind "all"."""
+    """Groups of one kind ("finding", "view"), or all images as one group of kind "all"."""
     named = [(*entry["group"].partition(": "), entry) for entry in summary["fidelity"] or ()]
     return [
-        Compared(name or "All films", entry["films"], entry["real"], entry)
+        Compared(name or "All images", entry["images"], entry["real"], entry)
         for of_kind, _, name, entry in named
         if of_kind == kind
     ]
@@ -119,16 +119,16 @@ def compared_subgroups(summary: Mapping[str, Any]) -> dict[str, list[Compared]]:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Films of one view, sex or age group; `means` by reward."""
+    """Images of one view, sex or age group; `means` by reward."""
 
     name: str
-    films: int
+    radiographs: int
     kept: int
     means: Mapping[str, float | None]
 
 
 def subgroups(rows: pa.Table, *, rewards: Sequence[str]) -> dict[str, list[Group]]:
-    """Films by view, sex and age group; those of which it is not known come last."""
+    """Images by view, sex and age group; those of which it is not known come last."""
     return {title: _grouped(rows, column, rewards) for column, title in SUBGROUPS.items()}
 
 
@@ -158,7 +158,7 @@ class UtilityRow:
 
 @dataclass(frozen=True, slots=True)
 class UtilityTable:
-    """What classifiers reach on real films, by what they were trained on."""
+    """What classifiers reach on real images, by what they were trained on."""
 
     trained_on: tuple[str, ...]
     rows: tuple[UtilityRow, ...]

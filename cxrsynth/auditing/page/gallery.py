@@ -1,4 +1,4 @@
-"""Which films the page shows, and what it tells of each."""
+"""Which images the page shows, and what it tells of each."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ _FACTS = {
     "age_group": "Age group",
     "duplicate_of": "Near duplicate of",
     "duplicate_similarity": "Similarity to it",
-    "nearest_real": "Nearest real film",
+    "nearest_real": "Nearest real image",
     "copy_similarity": "Similarity to it",
 }
 
@@ -72,7 +72,7 @@ def _smaller(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One film of the gallery. `rewards` and `facts` are pairs of name and text."""
+    """One image of the gallery. `rewards` and `facts` are pairs of name and text."""
 
     key: str
     kept: bool
@@ -96,14 +96,16 @@ class Gallery:
 def make_gallery(
     rows: pa.Table, pictures: Callable[[str], str | None], *, rewards: Sequence[str], limit: int
 ) -> Gallery:
-    """At most `limit` films: rejected ones up to half of it, evenly over reasons; then kept ones, over findings."""
+    """At most `limit` radiographs: rejected ones up to half of it, evenly over reasons; then kept ones, over
+    findings.
+    """
     kept = rows["kept"].to_numpy(zero_copy_only=False).astype(bool)
     rejected = choose(_by_value(rows["reasons"], ~kept), limit // 2)
     chosen = choose(_by_value(rows["present"], kept), limit - len(rejected))
-    films = rows.take(pa.array(sorted([*rejected, *chosen]), pa.int64())).to_pylist()
+    radiographs = rows.take(pa.array(sorted([*rejected, *chosen]), pa.int64())).to_pylist()
     return Gallery(
-        [_card(film, pictures(film["key"]), rewards) for film in films],
-        [_data(film, rewards) for film in films],
+        [_card(radiograph, pictures(radiograph["key"]), rewards) for radiograph in radiographs],
+        [_data(radiograph, rewards) for radiograph in radiographs],
         rejected=len(rejected),
         kept=len(chosen),
     )
@@ -119,11 +121,11 @@ def choose(groups: Iterable[Indices], count: int) -> list[int]:
     taken: set[int] = set()
     while queues:
         for queue in list(queues):
-            film = next((film for film in queue if film not in taken), None)
-            if film is None:
+            radiograph = next((radiograph for radiograph in queue if radiograph not in taken), None)
+            if radiograph is None:
                 queues.remove(queue)
             elif len(taken) < count:
-                taken.add(film)
+                taken.add(radiograph)
             else:
                 return sorted(taken)
     return sorted(taken)
@@ -145,29 +147,31 @@ def _by_value(column: pa.ChunkedArray, wanted: npt.NDArray[np.bool_]) -> list[In
     return [group for group in groups if len(group)]
 
 
-def _card(film: Mapping[str, Any], picture: str | None, rewards: Sequence[str]) -> Card:
-    facts = [(title, film[name]) for name, title in _FACTS.items() if film[name] is not None]
-    findings = [("Present", ", ".join(film["present"] or ())), ("Absent", ", ".join(film["absent"] or ()))]
+def _card(radiograph: Mapping[str, Any], picture: str | None, rewards: Sequence[str]) -> Card:
+    facts = [(title, radiograph[name]) for name, title in _FACTS.items() if radiograph[name] is not None]
+    findings = [("Present", ", ".join(radiograph["present"] or ())), ("Absent", ", ".join(radiograph["absent"] or ()))]
     return Card(
-        key=film["key"],
-        kept=film["kept"],
+        key=radiograph["key"],
+        kept=radiograph["kept"],
         picture=picture,
-        reasons=film["reasons"] or (),
-        findings=film["present"] or (),
-        rewards=[(name, figure(film[f"reward_{name}"])) for name in rewards],
+        reasons=radiograph["reasons"] or (),
+        findings=radiograph["present"] or (),
+        rewards=[(name, figure(radiograph[f"reward_{name}"])) for name in rewards],
         facts=[(title, figure(value) if isinstance(value, float) else str(value)) for title, value in facts]
         + [(title, text) for title, text in findings if text],
     )
 
 
-def _data(film: Mapping[str, Any], rewards: Sequence[str]) -> dict[str, Any]:
-    numbers = {f"reward {name}": film[f"reward_{name}"] for name in rewards} | {"similarity": film["copy_similarity"]}
+def _data(radiograph: Mapping[str, Any], rewards: Sequence[str]) -> dict[str, Any]:
+    numbers = {f"reward {name}": radiograph[f"reward_{name}"] for name in rewards} | {
+        "similarity": radiograph["copy_similarity"]
+    }
     return {
-        "key": film["key"],
-        "kept": film["kept"],
-        "reasons": film["reasons"] or [],
-        "findings": film["present"] or [],
-        "view": film["view"] or "",
+        "key": radiograph["key"],
+        "kept": radiograph["kept"],
+        "reasons": radiograph["reasons"] or [],
+        "findings": radiograph["present"] or [],
+        "view": radiograph["view"] or "",
         # The digits float32 holds.
         "numbers": {name: None if value is None else float(f"{value:.7g}") for name, value in numbers.items()},
     }

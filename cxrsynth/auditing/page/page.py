@@ -60,10 +60,10 @@ def write_page(
     Args:
         path: the page, replaced where it is there.
         summary: what summary.json holds.
-        rows: what scores.parquet holds, one row a film.
-        thumbnails: small PNG or JPEG of an audited film by its key, None where there is none.
-        reference_thumbnails: the same of a reference film; without it no real film is in the page.
-        gallery: most films shown. A picture takes at most 32 kB, so that the page stays below
+        rows: what scores.parquet holds, one row an image.
+        thumbnails: small PNG or JPEG of an audited image by its key, None where there is none.
+        reference_thumbnails: the same of a reference image; without it no real image is in the page.
+        gallery: most images shown. A picture takes at most 32 kB, so that the page stays below
             1 MB + 32 kB x (gallery + 48).
 
     Raises:
@@ -79,7 +79,7 @@ def write_page(
         "synthetic": bool((summary["input"].get("manifest") or {}).get("synthetic")),
         "rewards": rewards,
         "measures": MEASURES,
-        "reasons_chart": charts.bars("reasons", _by_count(summary["reasons"]), label="films rejected"),
+        "reasons_chart": charts.bars("reasons", _by_count(summary["reasons"]), label="images rejected"),
         "reasons": _by_count(summary["reasons"]),
         "histograms": {name: _histogram(place, name, summary, rows) for place, name in enumerate(rewards)},
         "fidelity": [*compared(summary, kind="all"), *compared(summary, kind="finding")],
@@ -170,13 +170,13 @@ def _numbers(rows: pa.Table, name: str) -> charts.Numbers:
 
 
 def _histogram(place: int, reward: str, summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
-    """The reward of kept and of rejected films; None where it was not measured."""
+    """The reward of kept and of rejected images; None where it was not measured."""
     name = f"reward_{reward}"
     if name not in rows.column_names or rows[name].null_count == len(rows):
         return None
     kept = _numbers(rows.filter(rows["kept"]), name)
     rejected = _numbers(rows.filter(pc.invert(rows["kept"])), name)
-    # A rule on a share of films has no place on the axis of a reward.
+    # A rule on a share of images has no place on the axis of a reward.
     lines = [
         rule["value"]
         for rule in summary["thresholds"] or ()
@@ -191,7 +191,7 @@ def _histogram(place: int, reward: str, summary: Mapping[str, Any], rows: pa.Tab
 
 
 def _similarities(summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
-    """How near audited films come to real ones, beside how near real films of different patients come."""
+    """How near audited images come to real ones, beside how near real images of different patients come."""
     memorization = summary["memorization"]
     if memorization is None:
         return None
@@ -211,7 +211,7 @@ def _similarities(summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An audited film and the real one nearest to it, with their pictures."""
+    """An audited image and the real one nearest to it, with their pictures."""
 
     made: str
     real: str

@@ -1,4 +1,4 @@
-"""Features that tell a copy of a film from another film of a like chest, and the index they are searched in."""
+"""Features that tell a copy of an image from another image of a like chest, and the index they are searched in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -24,19 +24,19 @@ THUMB = 64  # pixels on a side of a thumbnail
 _WIDEST = 4 * THUMB  # larger images are shrunk to this before they are registered
 _SIDE = 24  # pixels on a side of what the projection sees
 _WIDTH = 128  # D
-_FITTED_ON = 4096  # films at most
-_BLOCK = 256  # films worked on at a time
+_FITTED_ON = 4096  # images at most
+_BLOCK = 256  # images worked on at a time
 _EXACT_BELOW = 50_000  # features searched one by one; more are searched by cells
 # Small moves and changes of exposure that a copy may have: half widths, log scales, radians; log gamma.
 _JITTER, _JITTER_GAMMA = (0.07, 0.07, 0.06, 0.06, 0.06), 0.4
 
 
 def thumbnails(images: Tensor, register: Register) -> Thumbs:
-    """Registered images in small, all that is kept of a film.
+    """Registered images in small, all that is kept of an image.
 
     Args:
         images: [B, 1, H, W] float32 in [0, 1], framed alike (square, cropped rather than squeezed).
-        register: brings chests to one place; `unmoved` where films are framed alike already.
+        register: brings chests to one place; `unmoved` where images are framed alike already.
 
     Returns:
         [B, T, T], T = 64.
@@ -49,14 +49,14 @@ def thumbnails(images: Tensor, register: Register) -> Thumbs:
 
 
 def mirrored(thumbs: Thumbs) -> Thumbs:
-    """The same films, left for right."""
+    """The same images, left for right."""
     return np.ascontiguousarray(thumbs[:, :, ::-1])
 
 
 def details(thumbs: Thumbs, *, reach: int = 8, half: bool = False) -> Tensor:
     """Edges rather than exposure: local mean taken off, local contrast made equal; [N, 1, T, T] float32.
 
-    `half`: of the films at half their size.
+    `half`: of the images at half their size.
     """
     images = torch.from_numpy(thumbs)[:, None].float() / 255.0
     images = halved(images) if half else images
@@ -66,9 +66,9 @@ def details(thumbs: Thumbs, *, reach: int = 8, half: bool = False) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class CopySpace:
-    """Linear features in which films differ much and small moves of one film little.
+    """Linear features in which images differ much and small moves of one image little.
 
-    `mean` [S] is the mean reference film, `directions` [S, D] weighs its deviations. Whatever dominates all films
+    `mean` [S] is the mean reference image, `directions` [S, D] weighs its deviations. Whatever dominates all images
     (posture, exposure) is weighed down, as is what a small shift or turn changes.
     """
 
@@ -77,20 +77,20 @@ class CopySpace:
 
     @classmethod
     def fit(cls, thumbs: Thumbs, *, seed: int = 0) -> "CopySpace":
-        """From reference films [N, T, T], N at least 2; of many an even sample is looked at.
+        """From reference images [N, T, T], N at least 2; of many an even sample is looked at.
 
-        Source: linear discriminants of films against jittered copies of themselves (within-class covariance), then
+        Source: linear discriminants of images against jittered copies of themselves (within-class covariance), then
         whitened: Hatch et al., Interspeech 2006 (WCCN), for faces Belhumeur et al., IEEE TPAMI 1997.
         """
         if len(thumbs) < 2:
-            raise ValueError(f"{len(thumbs)} reference films, expected at least 2")
+            raise ValueError(f"{len(thumbs)} reference images, expected at least 2")
         sample = thumbs[np.linspace(0, len(thumbs) - 1, min(len(thumbs), _FITTED_ON)).round().astype(int)]
         plain = _flat(sample).astype(np.float64)
         generator = torch.Generator().manual_seed(seed)
         moves = [_flat(_jittered(sample, generator)) - plain for _ in range(2)]
         within = np.sum([move.T @ move for move in moves], axis=0) / (4 * len(plain))
         within += 0.1 * np.trace(within) / len(within) * np.eye(len(within))
-        # As many directions as films would set all films of the fit equally far apart, copies too.
+        # As many directions as images would set all images of the fit equally far apart, copies too.
         width = min(_WIDTH, max(1, len(plain) // 4))
         power, directions = eigh(
             np.cov(plain, rowvar=False), within, subset_by_index=(len(within) - width, len(within) - 1)
@@ -99,7 +99,7 @@ class CopySpace:
         return cls(plain.mean(0).astype(np.float32), weighed.astype(np.float32))
 
     def features(self, thumbs: Thumbs) -> Vectors:
-        """Films [N, T, T] -> unit vectors [N, D]; compare by cosine."""
+        """Images [N, T, T] -> unit vectors [N, D]; compare by cosine."""
         found = (_flat(thumbs) - self.mean) @ self.directions
         return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-9), dtype=np.float32)
 
@@ -114,7 +114,7 @@ class CopySpace:
 
 
 def _flat(thumbs: Thumbs) -> Vectors:
-    """What the projection sees of films: soft details, the middle weighed more; [N, S], of length 1."""
+    """What the projection sees of images: soft details, the middle weighed more; [N, S], of length 1."""
     edge = torch.hann_window(_SIDE + 2, periodic=False)[1:-1].sqrt()
     weight = (edge[:, None] * edge).sqrt()
     parts = []
@@ -127,7 +127,7 @@ def _flat(thumbs: Thumbs) -> Vectors:
 
 
 def _jittered(thumbs: Thumbs, generator: torch.Generator) -> Thumbs:
-    """Each film moved a little and made lighter or darker."""
+    """Each image moved a little and made lighter or darker."""
     count = len(thumbs)
     moves = (torch.rand(count, 5, generator=generator) * 2 - 1) * torch.tensor(_JITTER)
     gamma = ((torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1) * _JITTER_GAMMA).exp()

@@ -18,7 +18,7 @@ Autoencode = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the 
 
 _SHIFT, _ROTATION_DEG, _ZOOM, _GAMMA, _NOISE, _JPEG_QUALITY = 0.03, 3.0, 0.05, 0.7, 0.05, 30
 _BATCH = 8  # images through the autoencoder at a time
-# What was done to a film, in the words of a reader; the order is that of the report.
+# What was done to an image, in the words of a reader; the order is that of the report.
 ALTERATIONS = {
     "exact": "nothing",
     "shifted": "3% of its width and height",
@@ -28,28 +28,30 @@ ALTERATIONS = {
     "noise": "Gaussian, standard deviation 5% of full range",
     "jpeg": "quality 30",
     "mirrored": "left for right",
-    "blended": "50% with a film of another patient",
+    "blended": "50% with an image of another patient",
     "autoencoded": "through the generator's autoencoder",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Reference films kept whole, to plant near-duplicates of: their keys, and uint8 [P, 1, H, W]."""
+    """Reference images kept whole, to plant near-duplicates of: their keys, and uint8 [P, 1, H, W]."""
 
     keys: tuple[str, ...]
     images: npt.NDArray[np.uint8]
 
 
 class ProbeKeeper:
-    """Keeps a sample of the films that pass by; which, depends on their keys and the seed alone, not on their order."""
+    """Keeps a sample of the images that pass by; which, depends on their keys and the seed alone, not on their
+    order.
+    """
 
     def __init__(self, count: int = 100, *, seed: int = 0) -> None:
         self._count, self._seed = count, seed
         self._kept: dict[str, npt.NDArray[np.uint8]] = {}
 
     def offer(self, keys: Sequence[str], images: Tensor) -> None:
-        """Films [B, 1, H, W] float32 in [0, 1], all of one size, and their keys."""
+        """Images [B, 1, H, W] float32 in [0, 1], all of one size, and their keys."""
         for key, image in zip(keys, images, strict=True):
             if len(self._kept) == self._count:
                 last = max(self._kept, key=self._rank)
@@ -65,7 +67,7 @@ class ProbeKeeper:
             ValueError: if nothing was offered.
         """
         if not self._kept:
-            raise ValueError("no film was offered to the probe keeper")
+            raise ValueError("no image was offered to the probe keeper")
         keys = tuple(sorted(self._kept, key=self._rank))
         return Probes(keys, np.stack([self._kept[key] for key in keys]))
 
@@ -74,13 +76,13 @@ class ProbeKeeper:
 
 
 def altered(kind: str, images: Tensor, *, partners: Tensor, seed: int, autoencode: Autoencode | None) -> Tensor:
-    """Near-duplicates of films.
+    """Near-duplicates of images.
 
     Args:
         kind: one of `ALTERATIONS`.
         images: [P, 1, H, W] float32 in [0, 1].
-        partners: the films others are blended with, of the same shape.
-        seed: of noise, and of which way a film is moved.
+        partners: the images others are blended with, of the same shape.
+        seed: of noise, and of which way an image is moved.
         autoencode: needed for `autoencoded`.
 
     Returns:
@@ -120,7 +122,7 @@ def altered(kind: str, images: Tensor, *, partners: Tensor, seed: int, autoencod
 
 
 def _through_jpeg(image: Tensor) -> Tensor:
-    """One film [1, H, W] written and read again."""
+    """One image [1, H, W] written and read again."""
     buffer = io.BytesIO()
     Image.fromarray((image[0] * 255).round().to(torch.uint8).numpy()).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     with Image.open(buffer) as read:

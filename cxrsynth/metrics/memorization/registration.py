@@ -1,4 +1,4 @@
-"""Bring chests to one place, and two films of a pair to each other, by affine warps."""
+"""Bring chests to one place, and two images of a pair to each other, by affine warps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from cxrsynth.runtime.warps import compose, inverse, warp, warp_matrices
 
 Register = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the same, the chest in the canonical frame
 
-# How far refinement may move a film from its registered place, in half widths and in units of the matrix: what
-# posture regressors leave over, and no more. A wider reach finds likeness in films that have none.
+# How far refinement may move an image from its registered place, in half widths and in units of the matrix: what
+# posture regressors leave over, and no more. A wider reach finds likeness in images that have none.
 _REACH = 0.16
 _DAMPING = 0.02  # of Gauss-Newton, share of the mean curvature
 _WEAKEST = 0.35  # least correlation the step is scaled for: below it the step is noise
@@ -54,7 +54,7 @@ def _running_mean(length: int, reach: int) -> Tensor:
 
 
 def unmoved(images: Tensor) -> Tensor:
-    """The registration that leaves films as they are."""
+    """The registration that leaves images as they are."""
     return images
 
 
@@ -68,14 +68,14 @@ class Fit:
 
 @torch.inference_mode()
 def fit_pairs(moving: Tensor, fixed: Tensor, *, start: Tensor, blurs: tuple[int, ...]) -> Fit:
-    """Large correlation of each pair by small affine moves of the first film.
+    """Large correlation of each pair by small affine moves of the first image.
 
-    Gauss-Newton on the films' gain-free difference, coarse to fine; where that leads to less than there was at the
+    Gauss-Newton on the images' gain-free difference, coarse to fine; where that leads to less than there was at the
     start, the start is kept.
 
     Args:
-        moving: details of the films to move, [P, 1, h, w]; locally normalised, as `copy_features.details`.
-        fixed: details of the films they are compared with, [Q, 1, h, w]: the first of the first P / Q, and so on.
+        moving: details of the images to move, [P, 1, h, w]; locally normalised, as `copy_features.details`.
+        fixed: details of the images they are compared with, [Q, 1, h, w]: the first of the first P / Q, and so on.
         start: matrices [P, 2, 3] to set out from.
         blurs: reach of the box blur at each step, 0 for none.
 
@@ -102,7 +102,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """Weighted sums over the pixels of P films s and Q films b, each film's mean taken off: ss, bb, sb."""
+    """Weighted sums over the pixels of P images s and Q images b, each image's mean taken off: ss, bb, sb."""
 
     power: Tensor  # [Q, P / Q]
     other_power: Tensor  # [Q, 1]
@@ -122,26 +122,26 @@ class _Sides:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What a film [Q] asks of those that are moved onto it; computed once, for it stays where it is."""
+    """What an image [Q] asks of those that are moved onto it; computed once, for it stays where it is."""
 
-    film: Tensor  # [Q, 1, h, w]
+    radiograph: Tensor  # [Q, 1, h, w]
     lead: Tensor  # [Q, hw, 6]: from differences of grey to the change of the matrix
-    own: Tensor  # [Q, 1, 6]: the part of the film itself
+    own: Tensor  # [Q, 1, 6]: the part of the image itself
     level: Tensor  # [Q, 1, 6]: that of a plain grey of 1
 
     @classmethod
-    def of(cls, film: Tensor) -> "_Target":
-        weight = _middle(film).flatten()
-        slopes = _slopes(film)
+    def of(cls, radiograph: Tensor) -> "_Target":
+        weight = _middle(radiograph).flatten()
+        slopes = _slopes(radiograph)
         lead = slopes * weight[:, None] @ _solver(slopes, weight)
-        return cls(film, lead, _centred(film, weight)[:, None] @ lead, lead.sum(1, keepdim=True))
+        return cls(radiograph, lead, _centred(radiograph, weight)[:, None] @ lead, lead.sum(1, keepdim=True))
 
 
 def _step(seen: Tensor, target: _Target, matrices: Tensor) -> Tensor:
-    """One Gauss-Newton step of films seen [P, 1, h, w] through `matrices`, held within reach of the identity."""
-    sides = _Sides.of(seen, target.film)
-    weight = _middle(target.film).flatten()
-    flat = seen.reshape(len(target.film), -1, len(weight))
+    """One Gauss-Newton step of images seen [P, 1, h, w] through `matrices`, held within reach of the identity."""
+    sides = _Sides.of(seen, target.radiograph)
+    weight = _middle(target.radiograph).flatten()
+    flat = seen.reshape(len(target.radiograph), -1, len(weight))
     mean = (flat @ weight / weight.sum())[..., None]  # [Q, P / Q, 1]
     scale = (sides.other_power.clamp_min(1e-8) / sides.power.clamp_min(1e-8)).sqrt()
     alike = (scale * sides.product / sides.other_power.clamp_min(1e-8)).clamp_min(_WEAKEST)
@@ -171,7 +171,7 @@ def _solver(slopes: Tensor, weight: Tensor) -> Tensor:
 
 
 def _middle(images: Tensor) -> Tensor:
-    """Weight of the pixels [h, w]: the middle counts, the edges hold arms, markers and what was beyond the film."""
+    """Weight of the pixels [h, w]: the middle counts, the edges hold arms, markers and what was beyond the image."""
     rows, columns = (torch.hann_window(n + 2, periodic=False)[1:-1].sqrt() for n in images.shape[-2:])
     return rows[:, None] * columns
 

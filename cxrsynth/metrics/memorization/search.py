@@ -1,7 +1,8 @@
-"""Which made films copy a real one, and how well that can be told.
+"""Which made images copy a real one, and how well that can be told.
 
-A made film is a copy if it is more like its nearest real film than real films of different patients are to each other.
-How many planted near-duplicates such a threshold finds, and how many films of real patients it takes for copies
+A made image is a copy if it is more like its nearest real image than real images of different patients are to each
+other.
+How many planted near-duplicates such a threshold finds, and how many images of real patients it takes for copies
 wrongly, is measured on the same reference. What is not found is not proved absent.
 """
 
@@ -19,7 +20,7 @@ from cxrsynth.metrics.memorization.planted import ALTERATIONS, Autoencode, Probe
 from cxrsynth.metrics.memorization.registration import Register
 from cxrsynth.metrics.memorization.verify import Gallery, Mask, Nearest, Places, compare
 
-FEWEST = 20  # reference films, below which nothing can be said of how alike different patients are
+FEWEST = 20  # reference images, below which nothing can be said of how alike different patients are
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _FEATURES = (
     "linear discriminants of local contrast, 64 x 64 pixels; correlation of fine detail of registered candidates"
@@ -27,15 +28,15 @@ _FEATURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class FilmSet:
-    """Films by key: thumbnails [N, T, T], and who they are of where it is known (empty where not)."""
+class ImageSet:
+    """Images by key: thumbnails [N, T, T], and who they are of where it is known (empty where not)."""
 
     keys: tuple[str, ...]
     thumbs: Thumbs
     patients: tuple[str, ...] = ()
 
     def groups(self) -> Places:
-        """Number of each film's patient, [N]; a film of an unknown patient counts as one of its own."""
+        """Number of each image's patient, [N]; an image of an unknown patient counts as one of its own."""
         numbers: dict[tuple[str, int], int] = {}
         patients = self.patients or ("",) * len(self.keys)
         named = [(patient, -1 if patient else place) for place, patient in enumerate(patients)]
@@ -46,10 +47,11 @@ class FilmSet:
 class CopySettings:
     """How the threshold is found.
 
-    It is `quantile` of real-to-real similarity of different patients, and `margin` more, for made films are compared
-    often and the tail is known from few films; never below `floor`, where no copy was seen to lie, nor above `ceiling`,
-    lest one film listed under two patients hide all copies. `sample` real films are compared for it, and up to
-    `held_out` films, of at most `held_share` of all, are set aside to count false alarms by.
+    It is `quantile` of real-to-real similarity of different patients, and `margin` more, for made images are compared
+    often and the tail is known from few images; never below `floor`, where no copy was seen to lie, nor above
+    `ceiling`,
+    lest one image listed under two patients hide all copies. `sample` real images are compared for it, and up to
+    `held_out` images, of at most `held_share` of all, are set aside to count false alarms by.
     """
 
     quantile: float = 0.99
@@ -64,7 +66,7 @@ class CopySettings:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """`caught` of `of` films, and the 95% Wilson interval of the share."""
+    """`caught` of `of` images, and the 95% Wilson interval of the share."""
 
     caught: int
     of: int
@@ -73,14 +75,14 @@ class Share:
 
     @classmethod
     def among(cls, caught: Mask) -> "Share":
-        """Of films [N], N at least 1."""
+        """Of images [N], N at least 1."""
         test = binomtest(int(caught.sum()), len(caught)).proportion_ci(0.95, method="wilson")
         return cls(int(caught.sum()), len(caught), float(test.low), float(test.high))
 
 
 @dataclass(frozen=True, slots=True)
 class CopyMatch:
-    """A made film and the real one most like it; `real` is empty where there was none to compare with."""
+    """A made image and the real one most like it; `real` is empty where there was none to compare with."""
 
     key: str
     real: str
@@ -94,7 +96,7 @@ class CopyMatch:
 class CopyReport:
     """What was found of a set, and how well the finding works."""
 
-    films: tuple[CopyMatch, ...]
+    radiographs: tuple[CopyMatch, ...]
     threshold: float
     made_to_real: dict[str, float]
     real_to_real: dict[str, float]
@@ -104,9 +106,9 @@ class CopyReport:
 
     def summary(self, *, nearest: int = 24) -> dict[str, Any]:
         """As `memorization` in summary.json; the `nearest` most alike pairs first."""
-        first = sorted(self.films, key=lambda film: (-film.similarity, film.key))[:nearest]
+        first = sorted(self.radiographs, key=lambda radiograph: (-radiograph.similarity, radiograph.key))[:nearest]
         return {
-            "flagged": sum(film.copy for film in self.films),
+            "flagged": sum(radiograph.copy for radiograph in self.radiographs),
             "threshold": self.threshold,
             "features": _FEATURES,
             "patients_known": self.patients_known,
@@ -115,24 +117,30 @@ class CopyReport:
             "sensitivity": {kind: asdict(share) for kind, share in self.sensitivity.items()},
             "false_alarms": asdict(self.false_alarms),
             "nearest": [
-                {"key": film.key, "real": film.real, "similarity": film.similarity, "copy": film.copy} for film in first
+                {
+                    "key": radiograph.key,
+                    "real": radiograph.real,
+                    "similarity": radiograph.similarity,
+                    "copy": radiograph.copy,
+                }
+                for radiograph in first
             ],
         }
 
 
-def check_reference(reference: FilmSet) -> None:
-    """Raises ShardError if the reference has fewer than 20 films, or fewer than 3 patients."""
+def check_reference(reference: ImageSet) -> None:
+    """Raises ShardError if the reference has fewer than 20 images, or fewer than 3 patients."""
     groups = reference.groups()
     if len(groups) < FEWEST or groups.max() < 2:
         raise ShardError(
-            f"reference: {len(groups)} films of {len(np.unique(groups))} patients\n"
-            f"  expected: at least {FEWEST} films of 3 patients, to know how alike different patients are"
+            f"reference: {len(groups)} images of {len(np.unique(groups))} patients\n"
+            f"  expected: at least {FEWEST} images of 3 patients, to know how alike different patients are"
         )
 
 
 def find_copies(
-    made: FilmSet,
-    reference: FilmSet,
+    made: ImageSet,
+    reference: ImageSet,
     space: CopySpace,
     *,
     register: Register,
@@ -140,19 +148,20 @@ def find_copies(
     autoencode: Autoencode | None = None,
     settings: CopySettings | None = None,
 ) -> CopyReport:
-    """Compare made films with real ones.
+    """Compare made images with real ones.
 
     Args:
-        made: films to judge.
+        made: images to judge.
         reference: real ones.
         space: features fitted on the reference.
         register: as the thumbnails were registered; planted near-duplicates are registered by it.
-        probes: reference films to plant near-duplicates of, by `ProbeKeeper`; without them sensitivity is not measured.
+        probes: reference images to plant near-duplicates of, by `ProbeKeeper`; without them sensitivity is not
+        measured.
         autoencode: for the autoencoded ones; without it that kind is left out.
         settings: of threshold and measurement.
 
     Raises:
-        ShardError: if the reference has fewer than 20 films, or fewer than 3 patients.
+        ShardError: if the reference has fewer than 20 images, or fewer than 3 patients.
     """
     settings = settings or CopySettings()
     check_reference(reference)
@@ -163,7 +172,7 @@ def find_copies(
     threshold = _threshold(null, settings)
     nearest = compare(made.thumbs, gallery, leave_out=np.full(len(made.keys), -1)).best()
     return CopyReport(
-        films=_matches(made.keys, reference.keys, nearest, threshold),
+        radiographs=_matches(made.keys, reference.keys, nearest, threshold),
         threshold=threshold,
         made_to_real=_quantiles(nearest.similarity),
         real_to_real=_quantiles(null),
@@ -174,7 +183,7 @@ def find_copies(
 
 
 def _held_out(groups: Places, settings: CopySettings) -> Mask:
-    """All films of some patients drawn at random, at least of one and never of all, bool [N]."""
+    """All images of some patients drawn at random, at least of one and never of all, bool [N]."""
     sizes = np.bincount(groups)
     drawn = np.random.default_rng([settings.seed, 1]).permutation(len(sizes))
     most = min(settings.held_out, int(settings.held_share * len(groups)))
@@ -183,7 +192,7 @@ def _held_out(groups: Places, settings: CopySettings) -> Mask:
 
 
 def _real_to_real(gallery: Gallery, eligible: Mask, settings: CopySettings) -> Vectors:
-    """Similarity of a sample of the eligible real films to the nearest of other patients."""
+    """Similarity of a sample of the eligible real images to the nearest of other patients."""
     places = eligible.nonzero()[0]
     if len(places) > settings.sample:
         places = np.sort(np.random.default_rng([settings.seed, 2]).choice(places, settings.sample, replace=False))
@@ -212,9 +221,9 @@ def _matches(keys: Sequence[str], names: Sequence[str], nearest: Nearest, thresh
 
 
 def _false_alarms(thumbs: Thumbs, groups: Places, held: Mask, threshold: float, seed: int) -> Share:
-    """Real films of patients the reference lacks, taken for copies.
+    """Real images of patients the reference lacks, taken for copies.
 
-    Features are fitted anew without them: made films had no part in the fit either.
+    Features are fitted anew without them: made images had no part in the fit either.
     """
     rest = thumbs[~held]
     without = Gallery.of(rest, groups[~held], CopySpace.fit(rest, seed=seed))
@@ -224,7 +233,7 @@ def _false_alarms(thumbs: Thumbs, groups: Places, held: Mask, threshold: float, 
 
 def _sensitivity(
     probes: Probes | None,
-    reference: FilmSet,
+    reference: ImageSet,
     gallery: Gallery,
     threshold: float,
     register: Register,
@@ -244,7 +253,7 @@ def _sensitivity(
         if kind == "autoencoded" and autoencode is None:
             continue
         planted = altered(kind, images, partners=images[partner], seed=seed, autoencode=autoencode)
-        # A blend must be known by the film it is planted of: its other half is not there to be found.
+        # A blend must be known by the image it is planted of: its other half is not there to be found.
         leave_out = groups[partner] if kind == "blended" else np.full(len(groups), -1)
         nearest = compare(thumbnails(planted, register), gallery, leave_out=leave_out).best()
         found[kind] = Share.among(nearest.similarity > threshold)
@@ -252,7 +261,7 @@ def _sensitivity(
 
 
 def _partners(groups: Places) -> Places:
-    """For each film the next of another patient (itself where there is none)."""
+    """For each image the next of another patient (itself where there is none)."""
     count = len(groups)
     later = (np.arange(count)[:, None] + np.arange(count)) % count  # [P, P]: itself, the next, ...
     chosen: Places = later[np.arange(count), (groups[later] != groups[:, None]).argmax(1)]

@@ -10,15 +10,16 @@ from cxrsynth.metrics.memorization.features import CopyIndex, CopySpace, Thumbs,
 from cxrsynth.metrics.memorization.registration import correlation, fit_pairs, halved
 from cxrsynth.runtime.warps import inverse, warp
 
-CANDIDATES = 10  # of each film, by features
-LOOKED_AT = 1  # of these, by how well they can be laid on the film
-_BLOCK = 64  # films worked on at a time
-_MOST_LEFT_OUT = 256  # films of one group searched past
-# Pixels around, for local contrast: anatomy to lay films on each other by (at half the size), texture to tell them
-# apart by, and the finest texture, which agrees only where films lie on each other to the pixel already.
+CANDIDATES = 10  # of each image, by features
+LOOKED_AT = 1  # of these, by how well they can be laid on the image
+_BLOCK = 64  # images worked on at a time
+_MOST_LEFT_OUT = 256  # images of one group searched past
+# Pixels around, for local contrast: anatomy to lay images on each other by (at half the size), texture to tell them
+# apart by, and the finest texture, which agrees only where images lie on each other to the pixel already.
 _COARSE, _FINE, _FINEST = 4, 2, 1
-# Laying films on each other finds some likeness in any two. Of films as they lie it takes less to be as unlikely: this
-# share of what is missing to 1 brings the two to one scale (99th percentiles of real films of different patients: 0.60
+# Laying images on each other finds some likeness in any two. Of images as they lie it takes less to be as unlikely:
+# this
+# share of what is missing to 1 brings the two to one scale (99th percentiles of real images of different patients: 0.60
 # laid, 0.39 as they lie). It is what finds blends, in which there is nothing to lay on.
 _AS_THEY_LIE = 0.35
 # Blurs of the steps: of all candidates at a quarter of the size, then at half of it.
@@ -30,7 +31,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Films that others are compared with, and the group of each: films of one patient are of one group."""
+    """Images that others are compared with, and the group of each: images of one patient are of one group."""
 
     thumbs: Thumbs  # [N, T, T]
     groups: Places  # [N], from 0
@@ -39,7 +40,7 @@ class Gallery:
 
     @classmethod
     def of(cls, thumbs: Thumbs, groups: Places, space: CopySpace) -> "Gallery":
-        """Index the features of films [N, T, T]."""
+        """Index the features of images [N, T, T]."""
         return cls(
             thumbs, groups, CopyIndex(space.features(thumbs), [str(place) for place in range(len(thumbs))]), space
         )
@@ -47,9 +48,9 @@ class Gallery:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The films of a gallery each of Q films was compared with, all [Q, k]; place -1 and similarity -1 for none.
+    """The images of a gallery each of Q images was compared with, all [Q, k]; place -1 and similarity -1 for none.
 
-    `similarity` is the correlation of fine detail of the films laid on each other, or what that of the films as they
+    `similarity` is the correlation of fine detail of the images laid on each other, or what that of the images as they
     lie amounts to, if it is larger; 1 is equal. `cosines` is that of their features.
     """
 
@@ -59,14 +60,14 @@ class Compared:
     mirrored: Mask
 
     def best(self) -> "Nearest":
-        """The most alike of each film; of equals the one nearer by features."""
+        """The most alike of each image; of equals the one nearer by features."""
         rows, best = np.arange(len(self.places)), self.similarity.argmax(1)
         return Nearest(*(getattr(self, name)[rows, best] for name in Compared.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """As `Compared`, of each film the one most alike: [Q]."""
+    """As `Compared`, of each image the one most alike: [Q]."""
 
     places: Places
     similarity: Vectors
@@ -75,7 +76,7 @@ class Nearest:
 
 
 def compare(
-    films: Thumbs,
+    radiographs: Thumbs,
     gallery: Gallery,
     *,
     leave_out: Places,
@@ -83,19 +84,19 @@ def compare(
     looked_at: int = LOOKED_AT,
     least_cosine: float = -1.0,
 ) -> Compared:
-    """Compare each film with the films of a gallery that are nearest by features, mirrored or not.
+    """Compare each image with the images of a gallery that are nearest by features, mirrored or not.
 
     Args:
-        films: [Q, T, T], of any number; they are worked on in blocks.
+        radiographs: [Q, T, T], of any number; they are worked on in blocks.
         gallery: what they are compared with.
-        leave_out: the group each film must not meet, [Q]; -1 for none.
-        candidates: films nearest by features, laid on the film roughly.
+        leave_out: the group each image must not meet, [Q]; -1 for none.
+        candidates: images nearest by features, laid on the image roughly.
         looked_at: k, the candidates that then are most like it: those looked at in fine detail.
         least_cosine: of features, below which a candidate is not looked at.
     """
     parts = []
-    for first in range(0, max(len(films), 1), _BLOCK):
-        block = films[first : first + _BLOCK]
+    for first in range(0, max(len(radiographs), 1), _BLOCK):
+        block = radiographs[first : first + _BLOCK]
         found = _candidates(block, gallery, leave_out[first : first + _BLOCK], candidates)
         found = replace(found, places=np.where(found.cosines >= least_cosine, found.places, -1))
         parts.append(_looked_at(block, gallery, found, looked_at))
@@ -104,24 +105,26 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Films to look at for each of Q films, all [Q, k]; place -1 for none."""
+    """Images to look at for each of Q images, all [Q, k]; place -1 for none."""
 
     places: Places
     cosines: Vectors
     mirrored: Mask
 
 
-def _candidates(films: Thumbs, gallery: Gallery, leave_out: Places, count: int) -> _Candidates:
-    """The nearest of each film and of its mirror image by features, each film of the gallery once."""
+def _candidates(radiographs: Thumbs, gallery: Gallery, leave_out: Places, count: int) -> _Candidates:
+    """The nearest of each image and of its mirror image by features, each image of the gallery once."""
     sizes = np.bincount(gallery.groups)
     largest = int(sizes[leave_out[leave_out >= 0]].max(initial=0))
     reach = count + min(largest, _MOST_LEFT_OUT)
-    plain, other = (gallery.index.nearest(gallery.space.features(seen), reach) for seen in (films, mirrored(films)))
+    plain, other = (
+        gallery.index.nearest(gallery.space.features(seen), reach) for seen in (radiographs, mirrored(radiographs))
+    )
     places = np.concatenate((plain.places, other.places), 1)
     cosines = np.concatenate((plain.cosines, other.cosines), 1)
     flipped = np.concatenate((np.zeros_like(plain.places, np.bool_), np.ones_like(other.places, np.bool_)), 1)
     apart = (places >= 0) & ((gallery.groups[places] != leave_out[:, None]) | (leave_out < 0)[:, None])
-    # By falling cosine, then place: the order does not depend on how the index met equal films.
+    # By falling cosine, then place: the order does not depend on how the index met equal images.
     order = np.lexsort((flipped, places, np.where(apart, -cosines, np.inf)), axis=1)
     places, cosines, flipped, apart = (np.take_along_axis(v, order, 1) for v in (places, cosines, flipped, apart))
     again = np.tril(places[:, :, None] == places[:, None, :], -1).any(2)
@@ -132,29 +135,29 @@ def _candidates(films: Thumbs, gallery: Gallery, leave_out: Places, count: int) 
 
 
 @torch.inference_mode()
-def _looked_at(films: Thumbs, gallery: Gallery, found: _Candidates, count: int) -> Compared:
-    """Candidates laid on their films roughly, and the `count` that fit best compared in fine detail."""
+def _looked_at(radiographs: Thumbs, gallery: Gallery, found: _Candidates, count: int) -> Compared:
+    """Candidates laid on their images roughly, and the `count` that fit best compared in fine detail."""
     seen = found.places >= 0
     if not seen.any():
-        none = np.full((len(films), min(count, seen.shape[1])), -1)
+        none = np.full((len(radiographs), min(count, seen.shape[1])), -1)
         return Compared(none, none.astype(np.float32), none.astype(np.float32), none > 0)
     others = gallery.thumbs[found.places]  # [Q, C, T, T]
     others[found.mirrored] = others[found.mirrored][..., ::-1]
-    others = others.reshape(-1, *films.shape[1:])
-    fixed, moving = (details(side, reach=_COARSE, half=True) for side in (films, others))
+    others = others.reshape(-1, *radiographs.shape[1:])
+    fixed, moving = (details(side, reach=_COARSE, half=True) for side in (radiographs, others))
     still = torch.eye(2, 3).expand(len(moving), 2, 3)
     rough = fit_pairs(halved(moving), halved(fixed), start=still, blurs=_ALL_BLURS)
     fits = np.where(seen, rough.correlation.view(seen.shape).numpy(), -np.inf)
     best = np.argsort(-fits, axis=1, kind="stable")[:, :count]
     places = np.take_along_axis(found.places, best, 1)
-    chosen = torch.from_numpy((best + np.arange(len(films))[:, None] * seen.shape[1]).ravel())
-    # From here on the film is moved: what it may have lost at an edge then lies beyond the frame.
-    rows = np.arange(len(films)).repeat(best.shape[1])
+    chosen = torch.from_numpy((best + np.arange(len(radiographs))[:, None] * seen.shape[1]).ravel())
+    # From here on the image is moved: what it may have lost at an edge then lies beyond the frame.
+    rows = np.arange(len(radiographs)).repeat(best.shape[1])
     start = inverse(rough.matrices[chosen])
     laid = fit_pairs(fixed[torch.from_numpy(rows)], moving[chosen], start=start, blurs=_BLURS).matrices
-    films, others = films[rows], others[chosen.numpy()]
-    on_each_other = correlation(warp(details(films, reach=_FINE), laid), details(others, reach=_FINE))
-    as_they_lie = correlation(details(films, reach=_FINEST), details(others, reach=_FINEST))
+    radiographs, others = radiographs[rows], others[chosen.numpy()]
+    on_each_other = correlation(warp(details(radiographs, reach=_FINE), laid), details(others, reach=_FINE))
+    as_they_lie = correlation(details(radiographs, reach=_FINEST), details(others, reach=_FINEST))
     alike = torch.maximum(on_each_other, as_they_lie + _AS_THEY_LIE * (1 - as_they_lie)).view(places.shape).numpy()
     return Compared(
         places,

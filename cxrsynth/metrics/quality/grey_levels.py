@@ -37,8 +37,8 @@ def structure(images: Tensor) -> Tensor:
 def end_share(images: Tensor) -> Tensor:
     """Share of the middle at the brightest or the darkest grey levels, whichever is more: [B] float32.
 
-    Black that reaches the film's edge does not count: collimation, bars and air around the body are black in good
-    films.
+    Black that reaches the image's edge does not count: collimation, bars and air around the body are black in good
+    images.
     """
     levels = _levels(images)  # [B, H, W]
     share: npt.NDArray[np.float64] = _middle(levels >= _LEVELS - 1 - _END_LEVELS).mean((1, 2))

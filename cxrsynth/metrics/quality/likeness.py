@@ -121,7 +121,7 @@ class Likeness:
 def to_canonical(images: Tensor, network: PostureRegressor) -> Tensor:
     """Square images [B, 1, H, H] undone by the warp the network sees in them, on the CPU.
 
-    The network tells by which look-up the film was made from the canonical one; the way back is its inverse.
+    The network tells by which look-up the image was made from the canonical one; the way back is its inverse.
     """
     device = next(network.parameters()).device
     matrices = torch.eye(3).repeat(len(images), 1, 1)

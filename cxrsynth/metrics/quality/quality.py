@@ -17,7 +17,7 @@ from cxrsynth.metrics.quality.likeness import Likeness
 class Check:
     """What a check measures, and on which side of which value an image fails.
 
-    Thresholds were chosen on real films of split `train`; `python -m tests.benchmarks.quality_checks` measures them on
+    Thresholds were chosen on real images of split `train`; `python -m tests.benchmarks.quality_checks` measures them on
     split `val`.
     """
 
@@ -28,13 +28,13 @@ class Check:
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
-        # Least of 2,053 training films: 0.055. Noise, plain and shaded pictures lie below 0.04.
+        # Least of 2,053 training images: 0.055. Noise, plain and shaded pictures lie below 0.04.
         "blank": Check("spread of coarse grey levels, of full range", "below", 0.05),
-        # Exceeded by one training film.
+        # Exceeded by one training image.
         "saturated": Check("share of the middle at one end of the grey levels", "above", 0.03),
-        # Least of the training films: 36. Films of 16 levels lie below 16.
+        # Least of the training images: 36. Images of 16 levels lie below 16.
         "clipped": Check("grey levels in use, of 256", "below", 32.0),
-        # 0.2%, 0.2% and 0.3% of the training films fall below.
+        # 0.2%, 0.2% and 0.3% of the training images fall below.
         "inverted": Check("correlation with a mean chest, less that of the negative", "below", 0.0),
         "not_a_chest": Check("correlation with a mean chest, of the image or its negative", "below", 0.35),
         "turned": Check("correlation with a mean chest, less that of the image turned", "below", 0.0),

@@ -1,4 +1,4 @@
-"""`python -m cxrsynth.nano.build --data DIR [--only STAGE]`: build nano from real films, stage by stage."""
+"""`python -m cxrsynth.nano.build --data DIR [--only STAGE]`: build nano from real images, stage by stage."""
 
 import logging
 from enum import StrEnum
@@ -17,7 +17,7 @@ from cxrsynth.nano.build.config import BuildConfig, load_config
 from cxrsynth.nano.build.decoder import sharpen_decoder
 from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_denoiser
 from cxrsynth.nano.build.export import SHARP_VAE, START, export_model
-from cxrsynth.nano.build.images import SMALL_GROUPS, load_films
+from cxrsynth.nano.build.images import SMALL_GROUPS, load_images
 from cxrsynth.nano.build.judges import FAMILIES, train_judges
 from cxrsynth.nano.build.measure import measure
 from cxrsynth.nano.build.start import take_over
@@ -77,8 +77,8 @@ def main(
 
 
 def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:
-    films, pixels = load_films(data, size=settings.image_size)
-    log.info("%d training films", len(films))
+    radiographs, pixels = load_images(data, size=settings.image_size)
+    log.info("%d training images", len(radiographs))
     vae = train_autoencoder(
         pixels,
         work,
@@ -93,15 +93,15 @@ def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:
 
 
 def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
-    films, pixels = load_films(data, size=settings.image_size)
-    frames, shown = canonical_frames(films, pixels, work / "frames.safetensors", settings=settings.align)
+    radiographs, pixels = load_images(data, size=settings.image_size)
+    frames, shown = canonical_frames(radiographs, pixels, work / "frames.safetensors", settings=settings.align)
     latents = _latents(pixels[shown], frames[shown], work, "latents", settings)
-    drawn = [film for film, here in zip(films, shown.tolist(), strict=True) if here]
-    # Small films come with a word that says so: they teach what is rare elsewhere, and not their softness.
-    small, pixels = load_films(data, size=settings.image_size, groups=SMALL_GROUPS, resample=True)
+    drawn = [radiograph for radiograph, here in zip(radiographs, shown.tolist(), strict=True) if here]
+    # Small images come with a word that says so: they teach what is rare elsewhere, and not their softness.
+    small, pixels = load_images(data, size=settings.image_size, groups=SMALL_GROUPS, resample=True)
     frames, shown = registered_frames(small, pixels, work / "frames.safetensors", settings=settings.align)
     latents = torch.cat((latents, _latents(pixels[shown], frames[shown], work, "latents_small", settings)))
-    drawn += [film for film, here in zip(small, shown.tolist(), strict=True) if here]
+    drawn += [radiograph for radiograph, here in zip(small, shown.tolist(), strict=True) if here]
     tokenizer = _tokenizer(work / "tokenizer", settings)
     networks = train_denoiser(
         drawn,
@@ -131,7 +131,7 @@ def _latents(pixels: Tensor, frames: Tensor, work: Path, name: str, settings: Bu
 
 
 def _decoder(data: Path, work: Path, settings: BuildConfig) -> None:
-    _, pixels = load_films(data, size=settings.image_size)
+    _, pixels = load_images(data, size=settings.image_size)
     vae = sharpen_decoder(
         pixels,
         AutoencoderKL.from_pretrained(work / "vae"),

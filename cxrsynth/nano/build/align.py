@@ -1,7 +1,7 @@
-"""Bring the films' chests to one place: registration of each to a mean film that sharpens as they agree.
+"""Bring the images' chests to one place: registration of each to a mean image that sharpens as they agree.
 
-No film says where its lungs are. Each is warped by five affine numbers (shift, two scales, rotation) so that it
-correlates best with the mean of all warped films of its age group; the mean is drawn again as they settle.
+No image says where its lungs are. Each is warped by five affine numbers (shift, two scales, rotation) so that it
+correlates best with the mean of all warped images of its age group; the mean is drawn again as they settle.
 
 Source: congealing (Learned-Miller, IEEE TPAMI 2006), with normalised cross-correlation in place of entropy.
 """
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxrsynth.nano.build.config import AlignSettings
-from cxrsynth.nano.build.images import Film
+from cxrsynth.nano.build.images import Radiograph
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import POSTURE
 from cxrsynth.runtime.warps import compose, warp, warp_matrices
@@ -26,66 +26,69 @@ _REACH = torch.tensor((0.25, 0.25, 0.25, 0.25, 0.25))
 
 
 def canonical_frames(
-    films: list[Film], pixels: Tensor, path: Path, *, settings: AlignSettings
+    radiographs: list[Radiograph], pixels: Tensor, path: Path, *, settings: AlignSettings
 ) -> tuple[Tensor, Tensor]:
-    """Matrices [N, 2, 3] that show each film's chest in the canonical frame, and which films fit it, bool [N].
+    """Matrices [N, 2, 3] that show each image's chest in the canonical frame, and which images fit it, bool [N].
 
-    Left out are letterboxed films and those of which too much of the frame lies beyond the film's edge. Kept at `path`,
-    with the mean film of each kind, to which other films can be registered later.
+    Left out are letterboxed images and those of which too much of the frame lies beyond the image's edge. Kept at
+    `path`,
+    with the mean image of each kind, to which other images can be registered later.
     """
     if path.exists():
         kept = load_file(path)
         return kept["matrices"], kept["shown"]
-    filled = torch.tensor([not film.padded for film in films])
-    kinds = [film_kind(film) for film in films]
-    found, means = align_films(
+    filled = torch.tensor([not radiograph.padded for radiograph in radiographs])
+    kinds = [image_kind(radiograph) for radiograph in radiographs]
+    found, means = align_images(
         pixels[filled], [kind for kind, here in zip(kinds, filled.tolist(), strict=True) if here], settings=settings
     )
-    parameters = torch.zeros(len(films), len(POSTURE))
+    parameters = torch.zeros(len(radiographs), len(POSTURE))
     parameters[filled] = found
     matrices, fits = _frames(parameters, settings)
     shown = filled & fits
-    log.info("align: %d of %d films shown in the canonical frame", shown.sum(), len(films))
+    log.info("align: %d of %d images shown in the canonical frame", shown.sum(), len(radiographs))
     save_file({"matrices": matrices, "shown": shown} | {f"mean_{kind}": mean for kind, mean in means.items()}, path)
     return matrices, shown
 
 
 def registered_frames(
-    films: list[Film], pixels: Tensor, path: Path, *, settings: AlignSettings
+    radiographs: list[Radiograph], pixels: Tensor, path: Path, *, settings: AlignSettings
 ) -> tuple[Tensor, Tensor]:
-    """As `canonical_frames`, for films that had no part in the mean: they are registered to the mean kept at `path`."""
+    """As `canonical_frames`, for images that had no part in the mean: they are registered to the mean kept at
+    `path`.
+    """
     means = load_file(path)
-    parameters = torch.zeros(len(films), len(POSTURE))
+    parameters = torch.zeros(len(radiographs), len(POSTURE))
     details = _details(_shrunk(pixels))
-    for kind in {film_kind(film) for film in films}:
-        chosen = torch.tensor([film_kind(film) == kind for film in films])
+    for kind in {image_kind(radiograph) for radiograph in radiographs}:
+        chosen = torch.tensor([image_kind(radiograph) == kind for radiograph in radiographs])
         raw = torch.zeros(int(chosen.sum()), len(POSTURE))
         for blur in _blurs(settings.rounds):
             raw, _ = _towards(_blurred(details[chosen], blur), raw, _blurred(means[f"mean_{kind}"], blur), settings)
         parameters[chosen] = _REACH * raw.tanh()
     matrices, fits = _frames(parameters, settings)
-    return matrices, fits & torch.tensor([not film.padded for film in films])
+    return matrices, fits & torch.tensor([not radiograph.padded for radiograph in radiographs])
 
 
-def film_kind(film: Film) -> str:
-    """Small children and everybody else have mean films of their own."""
-    return "child" if film.group == "kermany_ped" else "adult"
+def image_kind(radiograph: Radiograph) -> str:
+    """Small children and everybody else have mean images of their own."""
+    return "child" if radiograph.group == "kermany_ped" else "adult"
 
 
 def _frames(parameters: Tensor, settings: AlignSettings) -> tuple[Tensor, Tensor]:
-    """Canonical frames [N, 2, 3] from what registration found [N, 5], and which lie within their film [N]."""
+    """Canonical frames [N, 2, 3] from what registration found [N, 5], and which lie within their image [N]."""
     zoom = torch.tensor([[[settings.zoom, 0.0, settings.centre[0]], [0.0, settings.zoom, settings.centre[1]]]])
     matrices = compose(warp_matrices(parameters), zoom.expand(len(parameters), -1, -1))
     beyond = 1 - warp(torch.ones(len(matrices), 1, _SMALL, _SMALL), matrices).mean((1, 2, 3))
     return matrices, beyond <= settings.beyond
 
 
-def align_films(pixels: Tensor, kinds: list[str], *, settings: AlignSettings) -> tuple[Tensor, dict[str, Tensor]]:
-    """The five numbers of each film, float32 [N, 5], zero in the mean of each kind; and each kind's mean film.
+def align_images(pixels: Tensor, kinds: list[str], *, settings: AlignSettings) -> tuple[Tensor, dict[str, Tensor]]:
+    """The five numbers of each image, float32 [N, 5], zero in the mean of each kind; and each kind's mean image.
 
     Args:
         pixels: uint8 [N, 1, H, W].
-        kinds: each film's kind; a kind is aligned to a mean of its own.
+        kinds: each image's kind; a kind is aligned to a mean of its own.
         settings: rounds and steps.
     """
     details = _details(_shrunk(pixels))

@@ -1,4 +1,4 @@
-"""The autoencoder: a small AutoencoderKL on grey 256-pixel films, factor 8."""
+"""The autoencoder: a small AutoencoderKL on grey 256-pixel images, factor 8."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -62,13 +62,13 @@ def train_autoencoder(
     first = load_state(checkpoint, optimizer=optimizer, vae=vae)
     gradients, parameters = PartGradients(parts), list(vae.parameters())
 
-    def loss(films: Tensor, noise: Tensor) -> Tensor:
+    def loss(radiographs: Tensor, noise: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            posterior = vae.encode(films).latent_dist
+            posterior = vae.encode(radiographs).latent_dist
             output = vae.decode(posterior.mean + posterior.std * noise).sample
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl: Tensor = 0.5 * (mean**2 + logvar.exp() - 1.0 - logvar).sum((1, 2, 3)).mean()
-        return reconstruction_loss(output.float(), films) + settings.kl_weight * kl
+        return reconstruction_loss(output.float(), radiographs) + settings.kl_weight * kl
 
     started, losses = time.monotonic(), 0.0
     latent = settings.crop // 2 ** (len(settings.channels) - 1)
@@ -76,9 +76,9 @@ def train_autoencoder(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=settings.steps)
         rng = step_generator(seed, step)
-        films = random_crops(pixels, settings.batch_size, settings.crop, rng)  # [B, 1, crop, crop]
+        radiographs = random_crops(pixels, settings.batch_size, settings.crop, rng)  # [B, 1, crop, crop]
         noise = torch.randn((settings.batch_size, settings.latent_channels, latent, latent), generator=rng)
-        losses += gradients(loss, (films, noise), parameters)
+        losses += gradients(loss, (radiographs, noise), parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0:
@@ -92,9 +92,9 @@ def train_autoencoder(
 
 def random_crops(pixels: Tensor, count: int, crop: int, rng: torch.Generator) -> Tensor:
     """Random crops in [-1, 1], float32 [count, 1, crop, crop]."""
-    films = torch.randint(len(pixels), (count,), generator=rng).tolist()
+    radiographs = torch.randint(len(pixels), (count,), generator=rng).tolist()
     corners = torch.randint(pixels.shape[-1] - crop + 1, (count, 2), generator=rng).tolist()
-    cut = [pixels[f, :, y : y + crop, x : x + crop] for f, (y, x) in zip(films, corners, strict=True)]
+    cut = [pixels[f, :, y : y + crop, x : x + crop] for f, (y, x) in zip(radiographs, corners, strict=True)]
     return torch.stack(cut).float().div(127.5).sub(1.0)
 
 

@@ -8,10 +8,10 @@ from cxrsynth.nano.build.config import BuildConfig
 _PARTS = ("value", "low", "high")
 _SOURCES = {
     "nih": ("NIH ChestX-ray14 (Wang et al., CVPR 2017)", "no restrictions on use; NIH Clinical Center acknowledged"),
-    "nih_more": ("NIH ChestX-ray14, further films", "as above"),
+    "nih_more": ("NIH ChestX-ray14, further images", "as above"),
     "hannover": ("MHH COVID-19 Image Repository, doi 10.25835/0090041", "CC BY 3.0"),
     "kermany_ped": ("Kermany et al. 2018, doi 10.17632/rscbjbr9sj.2: children aged 1 to 5", "CC BY 4.0"),
-    "nih64": ("NIH ChestX-ray14, further films, 64 x 64 pixels", "as above"),
+    "nih64": ("NIH ChestX-ray14, further images, 64 x 64 pixels", "as above"),
     "cohen_open": ("ieee8023/covid-chestxray-dataset, openly licensed images only", "per image, open"),
 }
 
@@ -33,23 +33,23 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
         "",
         "## Data",
         "",
-        "Real films of split `train`, each with an open licence. No radiology report was used: the text is the",
-        "canonical prompt made from each film's labels, view, age group and sex, and for a share of the captions"
+        "Real images of split `train`, each with an open licence. No radiology report was used: the text is the",
+        "canonical prompt made from each image's labels, view, age group and sex, and for a share of the captions"
         f" ({settings.denoiser.varied:.0%} in the latest training) the same in words of a grammar of ours.",
         "",
-        "| source | licence | films (autoencoder) | films (denoiser) | films (judges) |",
+        "| source | licence | images (autoencoder) | images (denoiser) | images (judges) |",
         "| --- | --- | --- | --- | --- |",
         *(
-            f"| {_SOURCES[group][0]} | {_SOURCES[group][1]} | {films['autoencoder']} | {films['denoiser']}"
-            f" | {films['judges']} |"
-            for group, films in numbers["sources"].items()
+            f"| {_SOURCES[group][0]} | {_SOURCES[group][1]} | {radiographs['autoencoder']} | {radiographs['denoiser']}"
+            f" | {radiographs['judges']} |"
+            for group, radiographs in numbers["sources"].items()
         ),
         "",
-        "The NIH films were provided by the NIH Clinical Center. NIH labels were mined from reports by software.",
+        "The NIH images were provided by the NIH Clinical Center. NIH labels were mined from reports by software.",
         "",
-        "Before the denoiser's training all films were registered to a mean film of their kind (shift, two scales,",
-        "rotation), so its chests are centred and upright; letterboxed films and those that do not fill the frame",
-        "served the autoencoder only. Films of rare findings were drawn more often. Films of 64 x 64 pixels came with",
+        "Before the denoiser's training all images were registered to a mean image of their kind (shift, two scales,",
+        "rotation), so its chests are centred and upright; letterboxed images and those that do not fill the frame",
+        "served the autoencoder only. Images of rare findings were drawn more often. Images of 64 x 64 pixels had",
         "a word in their prompt that says so.",
         "",
         "## What it was shown",
@@ -57,17 +57,17 @@ def model_card(spec: ModelSpec, numbers: dict[str, Any], settings: BuildConfig) 
         f"Views {', '.join(spec.depicts.views)}; age groups {', '.join(spec.depicts.age_groups)}"
         f" (children are mostly 1 to 5 years old); sexes {', '.join(spec.depicts.sexes)}.",
         "",
-        "| finding | training films that show it |",
+        "| finding | training images that show it |",
         "| --- | --- |",
         *(f"| {name} | {count} |" for name, count in spec.depicts.findings.items()),
         "",
-        f"Findings on fewer than {settings.min_shown} films, sides (left, right), uncertain findings and lateral views",
-        "count as not shown: `cxrsynth generate` leaves them out of the prompt and marks them `not_depicted`.",
+        f"Findings on fewer than {settings.min_shown} images, sides (left, right), uncertain findings, lateral views",
+        "count as not shown: `cxrsynth generate` leaves them out of the prompt and marks them `unsupported_findings`.",
         "",
         "## Measured",
         "",
-        f"- autoencoder, films of split `val`: PSNR {psnr['psnr_db_mean']} dB"
-        f" (standard deviation between films {psnr['psnr_db_std']} dB) on grey levels stretched to full range;"
+        f"- autoencoder, images of split `val`: PSNR {psnr['psnr_db_mean']} dB"
+        f" (standard deviation between images {psnr['psnr_db_std']} dB) on grey levels stretched to full range;"
         f" {psnr['top_octave']:.0%} of the energy in the upper half of spatial frequencies is kept",
         f"- training steps: autoencoder {settings.autoencoder.steps}, its decoder against a discriminator"
         f" {settings.decoder.steps} more, denoiser {steps}"
@@ -98,30 +98,30 @@ def _generator(numbers: dict[str, Any] | None) -> list[str]:
         return ["- how well the images obey the prompt, and how near they are to real ones, was not measured"]
     fidelity, words, copies = numbers["fidelity"], numbers["words"], numbers["copies"]
     return [
-        f"- Frechet distance to real val films in the features of `nano-judge`, {fidelity['images']} each, one image"
-        f" for each film's prompt: {_interval(fidelity['frechet_made_to_val'])}; real train films of the same sources:"
+        f"- Frechet distance to real val images in the features of `nano-judge`, {fidelity['images']} each, one image"
+        f" for each image's prompt: {_interval(fidelity['frechet_made_to_val'])}; real training images alike:"
         f" {_interval(fidelity['frechet_train_to_val'])} (mean and spread of {fidelity['draws']} draws);"
         f" {fidelity['frechet_ratio']:.1f} times",
-        f"- kernel distance: {_interval(fidelity['kid_made_to_val'])}; real train films:"
+        f"- kernel distance: {_interval(fidelity['kid_made_to_val'])}; real train images:"
         f" {_interval(fidelity['kid_train_to_val'])}",
         f"- precision {fidelity['manifolds_made']['precision']:.2f}, recall {fidelity['manifolds_made']['recall']:.2f}"
-        f" (real train films: {fidelity['manifolds_train']['precision']:.2f},"
+        f" (real train images: {fidelity['manifolds_train']['precision']:.2f},"
         f" {fidelity['manifolds_train']['recall']:.2f})",
         f"- one finding changed in {words['pairs']} prompts, same noise: the judge's probability follows in"
         f" {_interval(words['right_way'])}; unrelated findings move {_interval(words['unrelated_to_own'])} times as"
         " much (kinds of lung opacity are related to each other; with them, all others"
         f" {_interval(words['others_to_own'])})",
         *_told(words),
-        f"- {_interval(copies['nearer_than_first_percentile'], percent=True)} of images are nearer to a training film"
-        " than 99% of val films",
+        f"- {_interval(copies['nearer_than_first_percentile'], percent=True)} of images are nearer to a training image"
+        " than 99% of val images",
         "",
-        "Asked by the prompts of all val films, also those of 64 pixels and those beside the canonical frame, once"
+        "Asked by the prompts of all val images, also those of 64 pixels and those beside the canonical frame, once"
         " each; the last column's interval is that of the images alone:",
         "",
-        "| asked for | real films | judge's AUROC on images | on real films | (AUROC - 0.5) kept |",
+        "| asked for | real images | judge's AUROC on images | on real images | (AUROC - 0.5) kept |",
         "| --- | --- | --- | --- | --- |",
         *(
-            f"| {head} | {one['films']} | {_interval(one['made'])} | {_interval(one['real'])} |"
+            f"| {head} | {one['images']} | {_interval(one['made'])} | {_interval(one['real'])} |"
             f" {_interval(one['share']) if one['share'] else 'not told'} |"
             for head, one in numbers["obedience"].items()
         ),
@@ -133,8 +133,8 @@ def _told(words: dict[str, Any]) -> list[str]:
     lines = [f"- the same by finding: {by_finding}"]
     if words["right_way_told"] is not None:
         lines.append(
-            f"- the same in the {words['pairs_told']} pairs whose finding the judge tells on real films (AUROC above"
-            f" 0.5 with its interval, on five films or more): {_interval(words['right_way_told'])}"
+            f"- the same in the {words['pairs_told']} pairs whose finding the judge tells on real images (AUROC above"
+            f" 0.5 with its interval, on five images or more): {_interval(words['right_way_told'])}"
         )
     return lines
 
@@ -148,16 +148,16 @@ def _judges(numbers: dict[str, Any] | None) -> list[str]:
         "",
         "Two families of different architecture, each trained on its half of the patients of split `train` (by a hash",
         "of the patient): `nano` to tune with, `nano-judge` to audit with. The calibration error (15 bins) is never",
-        "zero with so few films: beside it stands what a perfectly calibrated head would show.",
+        "zero with so few images: beside it stands what a perfectly calibrated head would show.",
         "",
     ]
     for family, measured in numbers.items():
         posture, dual = measured["posture"], measured["dual_encoder"]
         lines += [
-            f"`{family}`: known warps of val films recovered to {posture['rotation_deg']} degrees,"
+            f"`{family}`: known warps of val images recovered to {posture['rotation_deg']} degrees,"
             f" {posture['shift_percent']}% of width, {posture['scale_percent']}% of scale (medians); the right"
             f" canonical text beats one of other findings in {_interval(dual['right_over_wrong'])} of {dual['pairs']}"
-            " val films.",
+            " val images.",
             "",
             "| head | AUROC on val | calibration error | by chance | with | without |",
             "| --- | --- | --- | --- | --- | --- |",

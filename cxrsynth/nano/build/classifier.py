@@ -10,26 +10,26 @@ from torch import Tensor
 
 from cxrsynth.nano.build.config import FitSettings
 from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
-from cxrsynth.nano.build.images import Film
+from cxrsynth.nano.build.images import Radiograph
 from cxrsynth.reports.labels import OBSERVATIONS, OPACITY_KINDS
 from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier
 
 _SUBJECT = {"AP view": ("view", "AP"), "Child": ("age_group", "child"), "Female": ("sex", "F")}
 
 
-def choose_heads(halves: list[list[Film]], *, least: int) -> list[str]:
-    """Observations shown on at least `least` films of each half, then `SUBJECT_HEADS`."""
-    counts = [Counter(name for film in half for name in _shown(film)) for half in halves]
+def choose_heads(halves: list[list[Radiograph]], *, least: int) -> list[str]:
+    """Observations shown on at least `least` images of each half, then `SUBJECT_HEADS`."""
+    counts = [Counter(name for radiograph in half for name in _shown(radiograph)) for half in halves]
     return [name for name in OBSERVATIONS if min(count[name] for count in counts) >= least] + list(SUBJECT_HEADS)
 
 
-def targets(films: list[Film], heads: list[str]) -> Tensor:
+def targets(radiographs: list[Radiograph], heads: list[str]) -> Tensor:
     """1 present, 0 absent, nan unknown; float32 [N, K]."""
-    return torch.tensor([[_target(film, head) for head in heads] for film in films])
+    return torch.tensor([[_target(radiograph, head) for head in heads] for radiograph in radiographs])
 
 
 def train_classifier(
-    films: list[Film],
+    radiographs: list[Radiograph],
     pixels: Tensor,
     heads: list[str],
     checkpoint: Path,
@@ -42,15 +42,15 @@ def train_classifier(
     """Masked binary cross-entropy; a head's rare side counts more, by the root of its rarity."""
     with seeded(seed):
         network = FindingClassifier(heads, trunk | {"size": settings.size})
-    wanted = targets(films, heads)
+    wanted = targets(radiographs, heads)
     known = ~wanted.isnan()
     filled = wanted.nan_to_num()
     positive = (filled * known).sum(0).clamp(min=1)
     negative = ((1 - filled) * known).sum(0).clamp(min=1)
     weight = (negative / positive).sqrt().clamp(0.5, 8.0)  # [K]
-    # Films whose rarest present head is rare come more often.
-    rarity = torch.where((filled > 0) & known, positive, torch.tensor(float(len(films)))).amin(1)
-    chances = (len(films) / rarity).sqrt().clamp(max=5.0)
+    # Images whose rarest present head is rare come more often.
+    rarity = torch.where((filled > 0) & known, positive, torch.tensor(float(len(radiographs)))).amin(1)
+    chances = (len(radiographs) / rarity).sqrt().clamp(max=5.0)
     frames = torch.eye(2, 3)[None]
 
     def loss(rng: torch.Generator) -> Tensor:
@@ -65,7 +65,7 @@ def train_classifier(
 
 
 def calibrate(network: FindingClassifier, logits: Tensor, wanted: Tensor) -> None:
-    """Set each head's temperature and offset to what makes the films of `val` most likely.
+    """Set each head's temperature and offset to what makes the images of `val` most likely.
 
     Args:
         network: of which no temperature or offset is set yet.
@@ -99,20 +99,20 @@ def platt(logits: Tensor, truth: Tensor) -> tuple[float, float]:
     return float(torch.tensor(log_scale).clamp(-2.3, 2.3).exp()), offset
 
 
-def _shown(film: Film) -> set[str]:
+def _shown(radiograph: Radiograph) -> set[str]:
     """Observations present, an opacity of any kind being a lung opacity."""
-    present = set(film.present)
+    present = set(radiograph.present)
     return present | {"Lung Opacity"} if present & set(OPACITY_KINDS) else present
 
 
-def _target(film: Film, head: str) -> float:
+def _target(radiograph: Radiograph, head: str) -> float:
     if head in _SUBJECT:
         field, positive = _SUBJECT[head]
-        value = getattr(film.subject, field)
+        value = getattr(radiograph.subject, field)
         return float("nan") if value is None else float(value == positive)
-    shown = _shown(film)
+    shown = _shown(radiograph)
     if head in shown:
         return 1.0
     if head == "No Finding":
         return 0.0 if shown else float("nan")
-    return 0.0 if head in film.absent else float("nan")
+    return 0.0 if head in radiograph.absent else float("nan")

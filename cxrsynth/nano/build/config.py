@@ -42,10 +42,11 @@ class DecoderSettings(_Strict):
 
 
 class AlignSettings(_Strict):
-    """Registration of the films to their mean, and the frame in which they are shown.
+    """Registration of the images to their mean, and the frame in which they are shown.
 
-    `stay` weighs the cost of moving; `zoom` is the part of the mean film's width that is shown around `centre` (in half
-    widths from the middle); `beyond` is the largest share of a frame that may lie beyond a film's edge.
+    `stay` weighs the cost of moving; `zoom` is the part of the mean image's width that is shown around `centre` (in
+    half
+    widths from the middle); `beyond` is the largest share of a frame that may lie beyond an image's edge.
     """
 
     rounds: int
@@ -68,7 +69,7 @@ class TextSettings(_Strict):
 
 
 class DenoiserSettings(_Strict):
-    """UNet, trained on cached latents of augmented films; `share` is how often a group is drawn, 1 where not named.
+    """UNet, trained on cached latents of augmented images; `share` is how often a group is drawn, 1 where not named.
 
     `more_steps` are those of a denoiser that goes on from a model folder. `varied` is the share of captions in words of
     our grammar in place of the canonical prompt.
@@ -113,7 +114,7 @@ class TrunkSettings(_Strict):
 
 
 class JudgeSettings(_Strict):
-    """Both families; `trunks` in the order of `FAMILIES`, `least_shown` films of a finding in each half for a head."""
+    """Both families; `trunks` in the order of `FAMILIES`, `least_shown` images of a finding in each half for a head."""
 
     trunks: tuple[TrunkSettings, TrunkSettings]
     least_shown: int

@@ -25,7 +25,7 @@ from cxrsynth.rewards.networks import FindingClassifier
 class PatchDiscriminator(nn.Module):
     """Scores of patches: real above 1, made below -1. Source: Isola et al., arXiv:1611.07004 (PatchGAN).
 
-    It sees each film twice, as it is and high-passed: what is soft is told by its details.
+    It sees each image twice, as it is and high-passed: what is soft is told by its details.
     """
 
     def __init__(self, width: int) -> None:
@@ -42,10 +42,10 @@ class PatchDiscriminator(nn.Module):
             nn.Conv2d(4 * width, 1, 3, 1, 1),
         )
 
-    def forward(self, films: Tensor) -> Tensor:
+    def forward(self, radiographs: Tensor) -> Tensor:
         """[B, 1, H, W] in [-1, 1] -> [B, 1, H / 4, W / 4]."""
-        smooth = F.avg_pool2d(F.pad(films, (2, 2, 2, 2), mode="reflect"), 5, 1)
-        return self.layers(torch.cat((films, 4.0 * (films - smooth)), 1))  # type: ignore[no-any-return]
+        smooth = F.avg_pool2d(F.pad(radiographs, (2, 2, 2, 2), mode="reflect"), 5, 1)
+        return self.layers(torch.cat((radiographs, 4.0 * (radiographs - smooth)), 1))  # type: ignore[no-any-return]
 
 
 def sharpen_decoder(
@@ -94,17 +94,17 @@ def sharpen_decoder(
     gradients = PartGradients(parts)
     parameters = [*decoder.parameters(), *discriminator.parameters()]
 
-    def loss(films: Tensor) -> Tensor:
+    def loss(radiographs: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
-                latents = vae.encode(films).latent_dist.mean
+                latents = vae.encode(radiographs).latent_dist.mean
             made = vae.decode(latents).sample
             judged = opponent(made).float()
-            told = discriminator(torch.cat((films, made.detach().float()))).float()
-            details = F.l1_loss(early(made).float(), early(films).float().detach())
+            told = discriminator(torch.cat((radiographs, made.detach().float()))).float()
+            details = F.l1_loss(early(made).float(), early(radiographs).float().detach())
         real, fake = told.chunk(2)
         # Two losses in one sum: neither network's gradient sees the other's term.
-        fooled = reconstruction_loss(made.float(), films) + settings.feature_weight * details
+        fooled = reconstruction_loss(made.float(), radiographs) + settings.feature_weight * details
         fooled = fooled - settings.adversarial_weight * judged.mean()
         total: Tensor = fooled + F.relu(1 - real).mean() + F.relu(1 + fake).mean()
         return total
@@ -113,8 +113,8 @@ def sharpen_decoder(
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * warmup_stable_decay(step, steps=settings.steps)
-        films = random_crops(pixels, settings.batch_size, settings.crop, step_generator(seed + 2, step))
-        losses += gradients(loss, (films,), parameters)
+        radiographs = random_crops(pixels, settings.batch_size, settings.crop, step_generator(seed + 2, step))
+        losses += gradients(loss, (radiographs,), parameters)
         for group in optimizer.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         optimizer.step()
@@ -126,13 +126,13 @@ def sharpen_decoder(
         if (step + 1) % save_every == 0 or step + 1 == settings.steps:
             save_state(checkpoint, step=step + 1, optimizer=optimizer, decoder=decoder, discriminator=discriminator)
     with torch.no_grad():
-        # Between plain and sharp: detail without inventing more of it than films have (arXiv:1809.00219, section 3.4).
+        # Between plain and sharp: detail without inventing more of it than images have (arXiv:1809.00219, section 3.4).
         for parameter, start in zip(decoder.parameters(), plain, strict=True):
             parameter.copy_(torch.lerp(start, parameter, settings.blend))
     return vae.eval()
 
 
 def _early_layers(judge: FindingClassifier) -> nn.Module:
-    """The judge's layers up to its second block, frozen: films in [-1, 1] -> maps."""
+    """The judge's layers up to its second block, frozen: images in [-1, 1] -> maps."""
     layers = list(judge.trunk.network.children())[:6]
     return nn.Sequential(*layers).requires_grad_(False).eval()

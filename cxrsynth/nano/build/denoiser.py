@@ -1,4 +1,4 @@
-"""The denoiser: UNet and CLIP text encoder, trained together on cached latents of augmented films."""
+"""The denoiser: UNet and CLIP text encoder, trained together on cached latents of augmented images."""
 
 import math
 import random
@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cxrsynth.nano.build.autoencoder import encode_mean
 from cxrsynth.nano.build.config import DenoiserSettings, TextSettings
-from cxrsynth.nano.build.images import SMALL_GROUPS, Film, caption
+from cxrsynth.nano.build.images import SMALL_GROUPS, Radiograph, caption
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.nano.build.training import (
     PartGradients,
@@ -49,7 +49,7 @@ def make_scheduler() -> DDIMScheduler:
 def make_sampler() -> DPMSolverMultistepScheduler:
     """DPM-Solver++ on the same schedule, which ends at the least noise the denoiser was trained on, not at none.
 
-    A last step to no noise takes the mean of all that could be there: films come out too smooth.
+    A last step to no noise takes the mean of all that could be there: images come out too smooth.
     """
     sampler: DPMSolverMultistepScheduler = DPMSolverMultistepScheduler.from_config(
         make_scheduler().config, final_sigmas_type="sigma_min"
@@ -102,7 +102,7 @@ def make_unet(
     )
 
 
-# What a prompt says of a film of 64 pixels a side; `generate` never says it.
+# What a prompt says of an image of 64 pixels a side; `generate` never says it.
 SMALL_SENTENCE = "Low resolution."
 
 
@@ -123,7 +123,7 @@ class Networks(nn.Module):
 def cache_latents(
     pixels: Tensor, frames: Tensor, vae: AutoencoderKL, path: Path, *, settings: DenoiserSettings, seed: int
 ) -> Tensor:
-    """Latents of `variants` views of each film in its canonical frame, float16 [N, V, C, h, w].
+    """Latents of `variants` views of each image in its canonical frame, float16 [N, V, C, h, w].
 
     The first view is the frame itself, the others are moved a little. No flip: the heart would change sides.
 
@@ -159,7 +159,7 @@ def _small_moves(count: int, settings: DenoiserSettings, rng: torch.Generator) -
 
 
 def train_denoiser(
-    films: list[Film],
+    radiographs: list[Radiograph],
     latents: Tensor,
     tokenizer: CLIPTokenizer,
     work: Path,
@@ -174,7 +174,7 @@ def train_denoiser(
     """Minimise the velocity error; returns the networks with their averaged (EMA) weights.
 
     Args:
-        films: those `latents` were made of, in the same order.
+        radiographs: those `latents` were made of, in the same order.
         latents: [N, V, C, h, w], zero mean and unit variance per channel.
         tokenizer: made by `make_tokenizer`.
         work: folder of the checkpoint `denoiser.pt`, from which the run resumes.
@@ -199,9 +199,9 @@ def train_denoiser(
     checkpoint = work / "denoiser.pt"
     first = load_state(checkpoint, optimizer=optimizer, networks=networks, averaged=averaged)
     averaged.ema.optimization_step = first
-    weights = sampling_weights(films)
-    weights *= torch.tensor([settings.share.get(film.group, 1.0) for film in films])
-    captions = _sized(films, _captions(films, tokenizer, settings, seed))
+    weights = sampling_weights(radiographs)
+    weights *= torch.tensor([settings.share.get(radiograph.group, 1.0) for radiograph in radiographs])
+    captions = _sized(radiographs, _captions(radiographs, tokenizer, settings, seed))
     tokens, empty = _tokens(captions, tokenizer), _tokens([[""]], tokenizer)
     gradients, parameters = PartGradients(parts), list(networks.parameters())
 
@@ -216,23 +216,23 @@ def train_denoiser(
             group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=steps)
         rng = step_generator(seed + 1, step)
         size = settings.batch_size
-        film = torch.multinomial(weights, size, replacement=True, generator=rng)
+        radiograph = torch.multinomial(weights, size, replacement=True, generator=rng)
         view = torch.randint(latents.shape[1], (size,), generator=rng)
         phrase = torch.randint(tokens.shape[1], (size,), generator=rng)
         blank = torch.rand(size, generator=rng) < settings.unconditional
-        clean = latents[film, view].float()  # [B, C, h, w]
+        clean = latents[radiograph, view].float()  # [B, C, h, w]
         noise = torch.randn(clean.shape, generator=rng)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         target = scheduler.get_velocity(clean, noise, timesteps)
-        words = torch.where(blank[:, None], empty[0, 0], tokens[film, phrase])  # [B, L]
+        words = torch.where(blank[:, None], empty[0, 0], tokens[radiograph, phrase])  # [B, L]
         losses += gradients(loss, (noisy, timesteps, words, target), parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         averaged.ema.step(networks.parameters())
         if (step + 1) % 100 == 0:
             rate = (step + 1 - first) * size / (time.monotonic() - started)
-            log.info("denoiser %d/%d loss %.4f, %.1f films/s", step + 1, steps, losses / 100, rate)
+            log.info("denoiser %d/%d loss %.4f, %.1f images/s", step + 1, steps, losses / 100, rate)
             losses = 0.0
         if (step + 1) % save_every == 0 or step + 1 == steps:
             save_state(checkpoint, step=step + 1, optimizer=optimizer, networks=networks, averaged=averaged)
@@ -240,12 +240,12 @@ def train_denoiser(
     return networks.eval()
 
 
-def sampling_weights(films: list[Film], *, most: float = 4.0) -> Tensor:
-    """How often each film is drawn, [N]: rare findings and age groups more often, by the root of their rarity.
+def sampling_weights(radiographs: list[Radiograph], *, most: float = 4.0) -> Tensor:
+    """How often each image is drawn, [N]: rare findings and age groups more often, by the root of their rarity.
 
-    A film's weight is that of the rarest thing it shows; none is drawn more than `most` times as often as another.
+    An image's weight is that of the rarest thing it shows; none is drawn more than `most` times as often as another.
     """
-    shown = [(film.subject.age_group, film.subject.view, *film.present) for film in films]
+    shown = [(radiograph.subject.age_group, radiograph.subject.view, *radiograph.present) for radiograph in radiographs]
     counts = Counter(thing for things in shown for thing in set(things))
     rarest = torch.tensor([min(counts[thing] for thing in things) for things in shown], dtype=torch.float64)
     return (rarest.max() / rarest).sqrt().clamp(max=most)
@@ -261,27 +261,31 @@ class _EMA(nn.Module):
         self.ema.shadow_params = list(self.shadow)
 
 
-def _captions(films: list[Film], tokenizer: CLIPTokenizer, settings: DenoiserSettings, seed: int) -> list[list[str]]:
-    """`settings.captions` texts of each film: canonical prompts, and a share in words of our grammar."""
+def _captions(
+    radiographs: list[Radiograph], tokenizer: CLIPTokenizer, settings: DenoiserSettings, seed: int
+) -> list[list[str]]:
+    """`settings.captions` texts of each image: canonical prompts, and a share in words of our grammar."""
     rng = random.Random(seed)
 
     def fits(text: str) -> bool:
         tokens: list[int] = tokenizer(f"{text} {SMALL_SENTENCE}").input_ids
         return len(tokens) <= int(tokenizer.model_max_length)
 
-    def one(film: Film) -> str:
-        text = varied_text(film, rng) if rng.random() < settings.varied else ""
+    def one(radiograph: Radiograph) -> str:
+        text = varied_text(radiograph, rng) if rng.random() < settings.varied else ""
         # What would be cut tells less than all that is true: then the canonical form, which is short.
-        return text if text and fits(text) else caption(film, rng)
+        return text if text and fits(text) else caption(radiograph, rng)
 
-    return [[one(film) for _ in range(settings.captions)] for film in films]
+    return [[one(radiograph) for _ in range(settings.captions)] for radiograph in radiographs]
 
 
-def _sized(films: list[Film], captions: list[list[str]]) -> list[list[str]]:
-    """Captions that say so of a small film, as size conditioning does (Podell et al., arXiv:2307.01952)."""
+def _sized(radiographs: list[Radiograph], captions: list[list[str]]) -> list[list[str]]:
+    """Captions that say so of a small image, as size conditioning does (Podell et al., arXiv:2307.01952)."""
     return [
-        [" ".join(filter(None, (text, SMALL_SENTENCE))) for text in texts] if film.group in SMALL_GROUPS else texts
-        for film, texts in zip(films, captions, strict=True)
+        [" ".join(filter(None, (text, SMALL_SENTENCE))) for text in texts]
+        if radiograph.group in SMALL_GROUPS
+        else texts
+        for radiograph, texts in zip(radiographs, captions, strict=True)
     ]
 
 

@@ -12,12 +12,12 @@ from transformers import CLIPTokenizer
 
 from cxrsynth.nano.build.config import FitSettings, TextSettings
 from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
-from cxrsynth.nano.build.images import Film, caption
+from cxrsynth.nano.build.images import Radiograph, caption
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.reports.prompt import every_canonical_sentence
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier
 
-_TRIES = 100  # draws of another film before one is given up
+_TRIES = 100  # draws of another image before one is given up
 
 
 def make_report_tokenizer(settings: TextSettings) -> CLIPTokenizer:
@@ -29,7 +29,7 @@ def make_report_tokenizer(settings: TextSettings) -> CLIPTokenizer:
 
 
 def train_dual_encoder(
-    films: list[Film],
+    radiographs: list[Radiograph],
     pixels: Tensor,
     classifier: FindingClassifier,
     tokenizer: CLIPTokenizer,
@@ -41,24 +41,25 @@ def train_dual_encoder(
     seed: int,
     save_every: int,
 ) -> DualEncoder:
-    """Contrastive loss in which all texts that say the same of a film count as its own.
+    """Contrastive loss in which all texts that say the same of an image count as its own.
 
-    Beside it each film's text is told from one of the same view and person with findings of another film that cannot be
+    Beside it each image's text is told from one of the same view and person with findings of another image that cannot
+    be
     true of it: in a batch most texts differ in view or age too, and those are learned first.
-    The image side starts as the family's classifier: 1,000 films are few to learn seeing and reading from at once.
-    Films of equal labels share their positives (UniCL, Yang et al., arXiv:2204.03610): in a batch many are normal.
+    The image side starts as the family's classifier: 1,000 images are few to learn seeing and reading from at once.
+    Images of equal labels share their positives (UniCL, Yang et al., arXiv:2204.03610): in a batch many are normal.
     """
     with seeded(seed):
         network = DualEncoder(trunk | {"size": settings.size}, _text_config(text, tokenizer), text.width)
     network.trunk.load_state_dict(classifier.trunk.state_dict())
     rng = random.Random(seed)
-    tokens = _texts(films, tokenizer, rng)
-    others = [_with_other_findings(film, films, rng) for film in films]
-    wrong = _texts([other or film for film, other in zip(films, others, strict=True)], tokenizer, rng)
+    tokens = _texts(radiographs, tokenizer, rng)
+    others = [_with_other_findings(radiograph, radiographs, rng) for radiograph in radiographs]
+    wrong = _texts([other or radiograph for radiograph, other in zip(radiographs, others, strict=True)], tokenizer, rng)
     contradicted = torch.tensor([other is not None for other in others]).float()
-    said = [(film.subject, film.present) for film in films]
+    said = [(radiograph.subject, radiograph.present) for radiograph in radiographs]
     group = torch.tensor([said.index(one) for one in said])
-    even = torch.ones(len(films))
+    even = torch.ones(len(radiographs))
     frames = torch.eye(2, 3)[None]
 
     def loss(step: torch.Generator) -> Tensor:
@@ -78,27 +79,35 @@ def train_dual_encoder(
     return network
 
 
-def _texts(films: list[Film], tokenizer: CLIPTokenizer, rng: random.Random) -> Tensor:
-    """Token ids of eight texts that say what is given of each film, the first in canonical form: [N, 8, L]."""
-    flat = [text for film in films for text in (caption(film, rng), *(varied_text(film, rng) for _ in range(7)))]
+def _texts(radiographs: list[Radiograph], tokenizer: CLIPTokenizer, rng: random.Random) -> Tensor:
+    """Token ids of eight texts that say what is given of each image, the first in canonical form: [N, 8, L]."""
+    flat = [
+        text
+        for radiograph in radiographs
+        for text in (caption(radiograph, rng), *(varied_text(radiograph, rng) for _ in range(7)))
+    ]
     tokens: Tensor = tokenizer(flat, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    return tokens.view(len(films), 8, -1)
+    return tokens.view(len(radiographs), 8, -1)
 
 
-def _with_other_findings(film: Film, films: list[Film], rng: random.Random) -> Film | None:
-    """The film as it would be told with the findings of another that cannot be true of it; None where none is found."""
+def _with_other_findings(
+    radiograph: Radiograph, radiographs: list[Radiograph], rng: random.Random
+) -> Radiograph | None:
+    """The image as it would be told with the findings of another that cannot be true of it; None where none is
+    found.
+    """
     for _ in range(_TRIES):
-        other = rng.choice(films)
-        if _contradict(film, other):
-            return replace(film, present=other.present, absent=other.absent)
+        other = rng.choice(radiographs)
+        if _contradict(radiograph, other):
+            return replace(radiograph, present=other.present, absent=other.absent)
     return None
 
 
-def _contradict(film: Film, other: Film) -> bool:
+def _contradict(radiograph: Radiograph, other: Radiograph) -> bool:
     """Whether what the other shows is known to be absent here, or one of the two is normal and the other is not."""
-    shown, told = set(film.present), set(other.present)
+    shown, told = set(radiograph.present), set(other.present)
     one_is_normal = bool(shown and told) and ("No Finding" in shown) != ("No Finding" in told)
-    return one_is_normal or bool(told & set(film.absent))
+    return one_is_normal or bool(told & set(radiograph.absent))
 
 
 def _text_config(settings: TextSettings, tokenizer: CLIPTokenizer) -> dict[str, Any]:

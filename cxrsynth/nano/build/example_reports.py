@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from cxrsynth.nano.build.images import Film
+from cxrsynth.nano.build.images import Radiograph
 from cxrsynth.nano.build.phrases import varied_text
 from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import OPACITY_KINDS, Status
@@ -32,15 +32,17 @@ def main(out: Annotated[Path, typer.Argument()], rows: int = 400, subgroup: bool
     rng, reader = random.Random(seed), FindingsReader()
     written: list[dict[str, str]] = []
     while len(written) < rows:
-        age, film = _drawn(rng)
-        if subgroup and (age < 18 or film.present == ("No Finding",)):
+        age, radiograph = _drawn(rng)
+        if subgroup and (age < 18 or radiograph.present == ("No Finding",)):
             continue
-        text = varied_text(film, rng)
+        text = varied_text(radiograph, rng)
         read = reader.read(text)
         present = {name for name, label in read.items() if label.status is Status.PRESENT}
         absent = {name for name, label in read.items() if label.status is Status.ABSENT}
-        if present - {"No Finding"} == set(film.present) - {"No Finding"} and not absent & set(film.present):
-            subject = film.subject
+        if present - {"No Finding"} == set(radiograph.present) - {"No Finding"} and not absent & set(
+            radiograph.present
+        ):
+            subject = radiograph.subject
             written.append(
                 {
                     "report_id": f"{'adult' if subgroup else 'nano'}-{len(written) + 1:03d}",
@@ -56,7 +58,7 @@ def main(out: Annotated[Path, typer.Argument()], rows: int = 400, subgroup: bool
         writer.writerows(written)
 
 
-def _drawn(rng: random.Random) -> tuple[int, Film]:
+def _drawn(rng: random.Random) -> tuple[int, Radiograph]:
     sex = rng.choice("FM")
     if rng.random() < 0.3:
         age, view = rng.randint(1, 5), "AP"
@@ -69,7 +71,7 @@ def _drawn(rng: random.Random) -> tuple[int, Film]:
     opacity = any(name in OPACITY_KINDS for name in present)
     absent = tuple(name for name in _DENIABLE if name not in present and not (opacity and name == "Lung Opacity"))
     subject = Subject(view=view, age_group="child" if age < 18 else "adult", sex=sex)
-    return age, Film("", "", "", subject, present, absent, padded=False)
+    return age, Radiograph("", "", "", subject, present, absent, padded=False)
 
 
 if __name__ == "__main__":

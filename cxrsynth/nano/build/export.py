@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults
-from cxrsynth.nano.build.align import film_kind, registered_frames
+from cxrsynth.nano.build.align import image_kind, registered_frames
 from cxrsynth.nano.build.card import model_card
 from cxrsynth.nano.build.config import BuildConfig
 from cxrsynth.nano.build.denoiser import make_sampler
 from cxrsynth.nano.build.fitting import resampled
-from cxrsynth.nano.build.images import SMALL_GROUPS, Film, load_films
+from cxrsynth.nano.build.images import SMALL_GROUPS, Radiograph, load_images
 from cxrsynth.nano.build.training import log
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.settings import PromptStyle
@@ -35,19 +35,19 @@ START = "start"  # in the work folder: the denoiser that was taken over, where o
 def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None:
     """Write the model folder, measured numbers and the card; the folder is replaced whole."""
     vae = AutoencoderKL.from_pretrained(work / SHARP_VAE).eval()
-    train, train_pixels = load_films(data, size=settings.image_size)
-    val, pixels = load_films(data, size=settings.image_size, split="val")
+    train, train_pixels = load_images(data, size=settings.image_size)
+    val, pixels = load_images(data, size=settings.image_size, split="val")
     numbers: dict[str, Any] = {
         "autoencoder": _autoencoder_numbers(vae, pixels),
-        "films": {"train": len(train), "val": len(val)},
+        "images": {"train": len(train), "val": len(val)},
     }
     frames = load_file(work / "frames.safetensors")
     shown = frames["shown"].tolist()
     means = _mean_chests(train, train_pixels, frames["matrices"], frames["shown"])
-    small, small_pixels = load_films(data, size=settings.image_size, groups=SMALL_GROUPS, resample=True)
+    small, small_pixels = load_images(data, size=settings.image_size, groups=SMALL_GROUPS, resample=True)
     _, small_shown = registered_frames(small, small_pixels, work / "frames.safetensors", settings=settings.align)
     seen = zip([*train, *small], shown + small_shown.tolist(), strict=True)
-    drawn = [film for film, here in seen if here and settings.denoiser.share.get(film.group, 1.0) > 0]
+    drawn = [radiograph for radiograph, here in seen if here and settings.denoiser.share.get(radiograph.group, 1.0) > 0]
     spec = _spec(drawn, settings)
     numbers["denoiser_steps"] = _denoiser_steps(work, settings)
     numbers["sources"] = _sources(train, drawn, [*train, *small])
@@ -94,16 +94,18 @@ def _denoiser_steps(work: Path, settings: BuildConfig) -> list[int]:
     return [*before.get("denoiser_steps", [settings.denoiser.steps]), settings.denoiser.more_steps]
 
 
-def _sources(autoencoder: list[Film], denoiser: list[Film], judges: list[Film]) -> dict[str, dict[str, int]]:
-    """Films of each source, by what they trained."""
+def _sources(
+    autoencoder: list[Radiograph], denoiser: list[Radiograph], judges: list[Radiograph]
+) -> dict[str, dict[str, int]]:
+    """Images of each source, by what they trained."""
     users = {"autoencoder": autoencoder, "denoiser": denoiser, "judges": judges}
-    counts = {user: Counter(film.group for film in films) for user, films in users.items()}
+    counts = {user: Counter(radiograph.group for radiograph in radiographs) for user, radiographs in users.items()}
     return {group: {user: counts[user][group] for user in users} for group in counts["judges"]}
 
 
-def _mean_chests(films: list[Film], pixels: Tensor, matrices: Tensor, shown: Tensor) -> dict[str, Tensor]:
+def _mean_chests(radiographs: list[Radiograph], pixels: Tensor, matrices: Tensor, shown: Tensor) -> dict[str, Tensor]:
     """`mean_adult` and `mean_child`, float32 [64, 64] in [0, 1]: what is left when all that differs is averaged out."""
-    kinds = [film_kind(film) for film in films]
+    kinds = [image_kind(radiograph) for radiograph in radiographs]
     means = {}
     for kind in sorted(set(kinds)):
         own = torch.tensor([one == kind for one in kinds]) & shown
@@ -115,11 +117,11 @@ def _mean_chests(films: list[Film], pixels: Tensor, matrices: Tensor, shown: Ten
     return means
 
 
-def _spec(films: list[Film], settings: BuildConfig) -> ModelSpec:
-    findings = Counter(name for film in films for name in film.present)
+def _spec(radiographs: list[Radiograph], settings: BuildConfig) -> ModelSpec:
+    findings = Counter(name for radiograph in radiographs for name in radiograph.present)
 
     def values(field: str) -> tuple[str, ...]:
-        counts = Counter(getattr(film.subject, field) for film in films)
+        counts = Counter(getattr(radiograph.subject, field) for radiograph in radiographs)
         return tuple(sorted(v for v, n in counts.items() if v and n >= settings.min_shown))
 
     return ModelSpec(
@@ -140,14 +142,14 @@ def _spec(films: list[Film], settings: BuildConfig) -> ModelSpec:
 
 @torch.no_grad()
 def _autoencoder_numbers(vae: AutoencoderKL, pixels: Tensor) -> dict[str, float]:
-    """Over films of split val, at full size in float32; pixels uint8 [N, 1, H, W].
+    """Over images of split val, at full size in float32; pixels uint8 [N, 1, H, W].
 
     `psnr_db`: of grey levels stretched to full range. `top_octave`: energy of the upper half of spatial frequencies in
-    the reconstructions, as a share of that in the films.
+    the reconstructions, as a share of that in the images.
     """
     ratios, kept, there = [], 0.0, 0.0
-    for film in pixels.split(8):
-        images = film.float() / 127.5 - 1
+    for radiograph in pixels.split(8):
+        images = radiograph.float() / 127.5 - 1
         output = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
         mse = ((output - images) / 2).pow(2).mean((1, 2, 3))
         ratios.append(-10 * mse.log10())

@@ -52,7 +52,7 @@ def fit(
         total += value.item()
         if (step + 1) % 100 == 0:
             rate = (step + 1 - first) * settings.batch_size / (time.monotonic() - started)
-            log.info("%s %d/%d loss %.4f, %.0f films/s", checkpoint.stem, step + 1, settings.steps, total / 100, rate)
+            log.info("%s %d/%d loss %.4f, %.0f images/s", checkpoint.stem, step + 1, settings.steps, total / 100, rate)
             total = 0.0
         if (step + 1) % save_every == 0 or step + 1 == settings.steps:
             save_state(checkpoint, step=step + 1, optimizer=optimizer, network=network)
@@ -60,14 +60,14 @@ def fit(
 
 
 def augmented(pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:
-    """Films as a judge meets them: moved, zoomed, turned, lighter or darker, some as soft as 64 pixels.
+    """Images as a judge meets them: moved, zoomed, turned, lighter or darker, some as soft as 64 pixels.
 
-    Half of the films are softened, lest softness tell which source, and so which finding, a film is of.
+    Half of the images are softened, lest softness tell which source, and so which finding, an image is of.
 
     Args:
         pixels: uint8 [B, 1, H, W].
-        frames: matrices [B, 2, 3], what of each film is shown.
-        settings: how far films are moved, and their size.
+        frames: matrices [B, 2, 3], what of each image is shown.
+        settings: how far images are moved, and their size.
         rng: of this step.
 
     Returns:
@@ -89,11 +89,11 @@ def augmented(pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.
 
 def resampled(pixels: Tensor, matrices: Tensor, size: int) -> Tensor:
     """uint8 [B, 1, H, W] seen through matrices [B, 2, 3], float32 [B, 1, size, size] in [0, 1]."""
-    films = pixels.float() / 255.0
-    grid = nn.functional.affine_grid(matrices, [len(films), 1, size, size], align_corners=False)
-    if films.shape[-1] > size:
-        films = nn.functional.interpolate(films, (size, size), mode="bilinear", antialias=True)
-    return nn.functional.grid_sample(films, grid, padding_mode="zeros", align_corners=False)
+    radiographs = pixels.float() / 255.0
+    grid = nn.functional.affine_grid(matrices, [len(radiographs), 1, size, size], align_corners=False)
+    if radiographs.shape[-1] > size:
+        radiographs = nn.functional.interpolate(radiographs, (size, size), mode="bilinear", antialias=True)
+    return nn.functional.grid_sample(radiographs, grid, padding_mode="zeros", align_corners=False)
 
 
 def draw(weights: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training films and what is known of each: licence tier `open`, split `train` only."""
+"""Training images and what is known of each: licence tier `open`, split `train` only."""
 
 import csv
 import hashlib
@@ -42,10 +42,10 @@ _DENIABLE = tuple(o for o in OBSERVATIONS if o in SOURCE_LABELS.values() and o !
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """One training film. `present` and `absent` are observations; the rest is unknown."""
+class Radiograph:
+    """One training image. `present` and `absent` are observations; the rest is unknown."""
 
-    film_id: str
+    image_id: str
     patient_id: str
     group: str
     subject: Subject
@@ -54,16 +54,16 @@ class Film:
     padded: bool
 
 
-def load_films(
+def load_images(
     data: Path, *, size: int, split: str = "train", groups: tuple[str, ...] = GROUPS, resample: bool = False
-) -> tuple[list[Film], Tensor]:
-    """Films of `split` and their pixels, uint8 [N, 1, size, size], grey levels normalised per film.
+) -> tuple[list[Radiograph], Tensor]:
+    """Images of `split` and their pixels, uint8 [N, 1, size, size], grey levels normalised per image.
 
     Raises:
         FileNotFoundError: if a group's tar or manifest is missing.
-        ValueError: if a film is not of licence tier `open`, or of another size unless `resample`.
+        ValueError: if an image is not of licence tier `open`, or of another size unless `resample`.
     """
-    films: list[Film] = []
+    radiographs: list[Radiograph] = []
     pixels: list[Tensor] = []
     for group in groups:
         images = dict(_jpegs(data / "images" / f"{group}.tar"))
@@ -72,31 +72,31 @@ def load_films(
                 if row["licence_tier"] != "open":
                     raise ValueError(f"{row['id']}: licence tier {row['licence_tier']!r}, only 'open' may train")
                 if row["split"] == split:
-                    films.append(_film(row, group))
+                    radiographs.append(_radiograph(row, group))
                     pixels.append(_normalised(images[f"{row['id']}.jpg"], size, resample=resample))
-    return films, torch.stack(pixels)
+    return radiographs, torch.stack(pixels)
 
 
-def patient_half(film: Film) -> int:
+def patient_half(radiograph: Radiograph) -> int:
     """0 or 1, by patient: two families of judges learn from different people."""
-    return hashlib.sha256(film.patient_id.encode()).digest()[0] % 2
+    return hashlib.sha256(radiograph.patient_id.encode()).digest()[0] % 2
 
 
-def caption(film: Film, rng: random.Random, *, whole: bool = False) -> str:
-    """One canonical prompt that is true of the film; parts are left out at random unless `whole`.
+def caption(radiograph: Radiograph, rng: random.Random, *, whole: bool = False) -> str:
+    """One canonical prompt that is true of the image; parts are left out at random unless `whole`.
 
     Leaving out teaches the model to answer prompts that say less than is known.
     """
     if whole:
-        return canonical_prompt(film.subject, {o: FindingLabel(Status.PRESENT) for o in film.present})
+        return canonical_prompt(radiograph.subject, {o: FindingLabel(Status.PRESENT) for o in radiograph.present})
     subject = Subject(
-        view=film.subject.view if rng.random() > 0.15 else None,
-        age_group=film.subject.age_group if rng.random() > 0.1 else None,
-        sex=film.subject.sex if rng.random() > 0.15 else None,
+        view=radiograph.subject.view if rng.random() > 0.15 else None,
+        age_group=radiograph.subject.age_group if rng.random() > 0.1 else None,
+        sex=radiograph.subject.sex if rng.random() > 0.15 else None,
     )
-    denied = rng.sample(film.absent, min(len(film.absent), rng.choice((0, 0, 1, 2, 3, 5))))
+    denied = rng.sample(radiograph.absent, min(len(radiograph.absent), rng.choice((0, 0, 1, 2, 3, 5))))
     # Reports often name only what the model cannot show: a prompt of view and person alone must work too.
-    told = film.present if rng.random() > 0.2 else ()
+    told = radiograph.present if rng.random() > 0.2 else ()
     opacities = [o for o in told if o in OPACITY_KINDS]
     if opacities and rng.random() < 0.3:
         # An opacity of any kind is a lung opacity: said beside the kind, or in its place.
@@ -118,18 +118,18 @@ def _jpegs(path: Path) -> Iterator[tuple[str, bytes]]:
 def _normalised(jpeg: bytes, size: int, *, resample: bool) -> Tensor:
     """Stretch the 0.5th to 99.5th percentile to full range: sources differ in contrast, not in meaning."""
     with Image.open(io.BytesIO(jpeg)) as image:
-        film = image.convert("L")
-        if resample and film.size != (size, size):
-            film = film.resize((size, size), Image.Resampling.BICUBIC)
-        grey = np.asarray(film, dtype=np.float32)
+        radiograph = image.convert("L")
+        if resample and radiograph.size != (size, size):
+            radiograph = radiograph.resize((size, size), Image.Resampling.BICUBIC)
+        grey = np.asarray(radiograph, dtype=np.float32)
     if grey.shape != (size, size):
-        raise ValueError(f"film of {grey.shape} pixels, expected {size} x {size}")
+        raise ValueError(f"image of {grey.shape} pixels, expected {size} x {size}")
     low, high = np.percentile(grey[grey > 4] if (grey > 4).any() else grey, (0.5, 99.5))
     stretched = np.clip((grey - low) / max(high - low, 1.0), 0.0, 1.0)
     return torch.from_numpy((stretched * 255).round().astype(np.uint8))[None]  # [1, H, W]
 
 
-def _film(row: dict[str, str], group: str) -> Film:
+def _radiograph(row: dict[str, str], group: str) -> Radiograph:
     named = {SOURCE_LABELS.get(label.strip().lower()) for label in row["labels"].split("|")}
     present = tuple(o for o in OBSERVATIONS if o in named)
     normal = present == ("No Finding",)
@@ -145,4 +145,4 @@ def _film(row: dict[str, str], group: str) -> Film:
     )
     if group == "hannover" and subject.age_group is None:
         subject = Subject(view=subject.view, age_group="adult", sex=subject.sex)
-    return Film(row["id"], row["patient_id"], group, subject, present, absent, padded=row["fit"] == "pad")
+    return Radiograph(row["id"], row["patient_id"], group, subject, present, absent, padded=row["fit"] == "pad")

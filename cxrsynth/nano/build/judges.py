@@ -14,7 +14,7 @@ from cxrsynth.nano.build.align import canonical_frames, registered_frames
 from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets, train_classifier
 from cxrsynth.nano.build.config import BuildConfig
 from cxrsynth.nano.build.dual_encoder import make_report_tokenizer, train_dual_encoder
-from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Film, load_films, patient_half
+from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Radiograph, load_images, patient_half
 from cxrsynth.nano.build.posture import train_posture
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import FindingClassifier
@@ -23,20 +23,23 @@ FAMILIES = ("nano", "nano-judge")
 
 
 @dataclass(frozen=True)
-class JudgedFilms:
-    """Films of one split: all of them resampled to one size, and those of full size with their frames."""
+class JudgedImages:
+    """Images of one split: all of them resampled to one size, and those of full size with their frames."""
 
-    films: list[Film]
+    radiographs: list[Radiograph]
     pixels: Tensor
-    framed: list[Film]
+    framed: list[Radiograph]
     framed_pixels: Tensor
     frames: Tensor
 
 
 def train_judges(data: Path, work: Path, settings: BuildConfig) -> None:
     """Train both families, leaving `work/judges/<family>/{classifier,posture,dual_encoder}`."""
-    train, val = judged_films(data, work, settings, split="train"), judged_films(data, work, settings, split="val")
-    halves = [[film for film in train.films if patient_half(film) == half] for half in range(len(FAMILIES))]
+    train, val = judged_images(data, work, settings, split="train"), judged_images(data, work, settings, split="val")
+    halves = [
+        [radiograph for radiograph in train.radiographs if patient_half(radiograph) == half]
+        for half in range(len(FAMILIES))
+    ]
     heads = choose_heads(halves, least=settings.judges.least_shown)
     tokenizer = _tokenizer(work / "judges" / "tokenizer", settings)
 
@@ -51,8 +54,8 @@ def train_judges(data: Path, work: Path, settings: BuildConfig) -> None:
 
 def _train_family(
     family: int,
-    train: JudgedFilms,
-    val: JudgedFilms,
+    train: JudgedImages,
+    val: JudgedImages,
     heads: list[str],
     tokenizer: CLIPTokenizer,
     folder: Path,
@@ -64,7 +67,7 @@ def _train_family(
     trunk = judges.trunks[family].model_dump()
     name = FAMILIES[family]
     classifier = train_classifier(
-        own.films,
+        own.radiographs,
         own.pixels,
         heads,
         folder / f"{name}-classifier.pt",
@@ -72,7 +75,7 @@ def _train_family(
         settings=judges.classifier,
         **common,
     )
-    wanted = targets(val.films, heads)
+    wanted = targets(val.radiographs, heads)
     calibrate(classifier, logits_of(classifier, val.pixels), wanted)
     classifier.save_pretrained(folder / "classifier")
     log.info("%s classifier, val AUROC: %s", name, json.dumps(aurocs(logits_of(classifier, val.pixels), wanted, heads)))
@@ -87,7 +90,7 @@ def _train_family(
     )
     posture.save_pretrained(folder / "posture")
     dual = train_dual_encoder(
-        own.films,
+        own.radiographs,
         own.pixels,
         classifier,
         tokenizer,
@@ -101,34 +104,34 @@ def _train_family(
     tokenizer.save_pretrained(folder / "dual_encoder")
 
 
-def judged_films(data: Path, work: Path, settings: BuildConfig, *, split: str) -> JudgedFilms:
-    """All films of a split, openly licensed; `val` films are registered to the mean film of `train`."""
+def judged_images(data: Path, work: Path, settings: BuildConfig, *, split: str) -> JudgedImages:
+    """All images of a split, openly licensed; `val` images are registered to the mean image of `train`."""
     size = settings.judges.classifier.size
-    films, pixels = load_films(data, size=size, split=split, groups=(*GROUPS, *SMALL_GROUPS), resample=True)
-    framed, large = load_films(data, size=settings.image_size, split=split)
+    radiographs, pixels = load_images(data, size=size, split=split, groups=(*GROUPS, *SMALL_GROUPS), resample=True)
+    framed, large = load_images(data, size=settings.image_size, split=split)
     path = work / "frames.safetensors"
     frame = canonical_frames if split == "train" else registered_frames
     matrices, shown = frame(framed, large, path, settings=settings.align)
-    kept = [film for film, here in zip(framed, shown.tolist(), strict=True) if here]
-    return JudgedFilms(films, pixels, kept, large[shown], matrices[shown])
+    kept = [radiograph for radiograph, here in zip(framed, shown.tolist(), strict=True) if here]
+    return JudgedImages(radiographs, pixels, kept, large[shown], matrices[shown])
 
 
-def _half(films: JudgedFilms, half: int) -> JudgedFilms:
-    """The films of one half of the patients."""
-    own = torch.tensor([patient_half(film) == half for film in films.films])
-    framed = torch.tensor([patient_half(film) == half for film in films.framed])
-    return JudgedFilms(
-        [film for film in films.films if patient_half(film) == half],
-        films.pixels[own],
-        [film for film in films.framed if patient_half(film) == half],
-        films.framed_pixels[framed],
-        films.frames[framed],
+def _half(radiographs: JudgedImages, half: int) -> JudgedImages:
+    """The images of one half of the patients."""
+    own = torch.tensor([patient_half(radiograph) == half for radiograph in radiographs.radiographs])
+    framed = torch.tensor([patient_half(radiograph) == half for radiograph in radiographs.framed])
+    return JudgedImages(
+        [radiograph for radiograph in radiographs.radiographs if patient_half(radiograph) == half],
+        radiographs.pixels[own],
+        [radiograph for radiograph in radiographs.framed if patient_half(radiograph) == half],
+        radiographs.framed_pixels[framed],
+        radiographs.frames[framed],
     )
 
 
 @torch.no_grad()
 def logits_of(classifier: FindingClassifier, pixels: Tensor) -> Tensor:
-    """Logits [N, K] of films uint8 [N, 1, H, W]."""
+    """Logits [N, K] of images uint8 [N, 1, H, W]."""
     return torch.cat([classifier(part.float() / 255.0) for part in pixels.split(32)])
 
 

@@ -1,4 +1,4 @@
-"""What the generator is worth against films of split `val`: fidelity, obedience, answers to words, copies."""
+"""What the generator is worth against images of split `val`: fidelity, obedience, answers to words, copies."""
 
 import random
 from collections import Counter
@@ -29,7 +29,7 @@ from cxrsynth.metrics.fidelity import (
 from cxrsynth.metrics.memorization.search import Share
 from cxrsynth.nano.build.classifier import targets
 from cxrsynth.nano.build.fitting import resampled
-from cxrsynth.nano.build.images import Film, caption
+from cxrsynth.nano.build.images import Radiograph, caption
 from cxrsynth.nano.build.measure_judges import classifier_numbers
 from cxrsynth.reports.labels import OPACITY_KINDS, FindingLabel, Status
 from cxrsynth.reports.prompt import canonical_prompt
@@ -39,20 +39,20 @@ from cxrsynth.shards.card import contact_sheet
 
 _BATCH = 4
 _DRAWS = 20
-_COPY_SIZE = 64  # pixels at which films are compared for copying
+_COPY_SIZE = 64  # pixels at which images are compared for copying
 
 
 @dataclass(frozen=True)
 class Framed:
-    """Films in the canonical frame: what the generator learned to draw. Images [N, 1, H, W] float32 in [0, 1]."""
+    """Images in the canonical frame: what the generator learned to draw. Images [N, 1, H, W] float32 in [0, 1]."""
 
-    films: list[Film]
+    radiographs: list[Radiograph]
     images: Tensor
 
     @staticmethod
-    def of(films: list[Film], pixels: Tensor, frames: Tensor) -> "Framed":
+    def of(radiographs: list[Radiograph], pixels: Tensor, frames: Tensor) -> "Framed":
         """From uint8 [N, 1, H, W] and matrices [N, 2, 3]."""
-        return Framed(films, resampled(pixels, frames, pixels.shape[-1]))
+        return Framed(radiographs, resampled(pixels, frames, pixels.shape[-1]))
 
 
 class Maker:
@@ -89,7 +89,7 @@ def generator_numbers(
     train: Framed,
     val: Framed,
     *,
-    known: list[Film],
+    known: list[Radiograph],
     real: dict[str, dict[str, Any]],
     told: Collection[str],
     count: int,
@@ -97,61 +97,65 @@ def generator_numbers(
     seed: int,
     sheet: Path,
 ) -> dict[str, Any]:
-    """All numbers: on `count` images by prompts of val films in turn, and on `pairs` pairs that differ in a word.
+    """All numbers: on `count` images by prompts of val images in turn, and on `pairs` pairs that differ in a word.
 
     Args:
         maker: the generator.
         judge: the classifier that did not help to make it.
-        train: films it may have copied.
-        val: films to be compared with.
-        known: all val films, those of 64 pixels and those beside the canonical frame too: rare findings are among them.
+        train: images it may have copied.
+        val: images to be compared with.
+        known: all val images, those of 64 pixels and those beside the canonical frame too: rare findings are among
+        them.
         real: what the judge is worth on them, by head (`classifier_numbers`).
-        told: heads that tell real films apart beyond chance; on the others no image can be shown right.
+        told: heads that tell real images apart beyond chance; on the others no image can be shown right.
         count: images.
         pairs: pairs of images.
         seed: of what is drawn.
         sheet: file for a picture of the first hundred images, none left out.
     """
     rng = random.Random(seed)
-    asked = _asked(val.films, known, count, rng)
-    images = maker.make([caption(film, rng, whole=True) for film in asked], [f"measure-{i}" for i in range(count)])
+    asked = _asked(val.radiographs, known, count, rng)
+    images = maker.make(
+        [caption(radiograph, rng, whole=True) for radiograph in asked], [f"measure-{i}" for i in range(count)]
+    )
     sheet.write_bytes(contact_sheet((image[0].numpy() for image in images[:100]), columns=10))
     return {
-        "fidelity": _fidelity(judge, train, val, images[: len(val.films)], rng),
-        # Each film's prompt once: images of one prompt are not independent.
+        "fidelity": _fidelity(judge, train, val, images[: len(val.radiographs)], rng),
+        # Each image's prompt once: images of one prompt are not independent.
         "obedience": _obedience(judge, asked[: len(known)], images[: len(known)], real=real, told=told),
         "words": _words(maker, judge, val, told=told, pairs=pairs, rng=rng),
         "copies": _copies(train, val, images),
     }
 
 
-def _asked(framed: list[Film], known: list[Film], count: int, rng: random.Random) -> list[Film]:
-    """Whose prompts are asked: each framed film once, then the others, then all again; each part in random order.
+def _asked(framed: list[Radiograph], known: list[Radiograph], count: int, rng: random.Random) -> list[Radiograph]:
+    """Whose prompts are asked: each framed image once, then the others, then all again; each part in random order.
 
-    The first `len(framed)` images so have the mix of adults, children and findings of the films they are compared with.
+    The first `len(framed)` images so have the mix of adults, children and findings of the images they are compared
+    with.
     """
-    ids = {film.film_id for film in framed}
-    asked: list[Film] = []
+    ids = {radiograph.image_id for radiograph in framed}
+    asked: list[Radiograph] = []
     while len(asked) < count:
-        for films in (framed, [film for film in known if film.film_id not in ids]):
-            asked += rng.sample(films, len(films))
+        for radiographs in (framed, [radiograph for radiograph in known if radiograph.image_id not in ids]):
+            asked += rng.sample(radiographs, len(radiographs))
     return asked[:count]
 
 
 def _fidelity(
     judge: FindingClassifier, train: Framed, val: Framed, images: Tensor, rng: random.Random
 ) -> dict[str, Any]:
-    """Distances in the judge's features at equal counts, beside those of real train films to real val films.
+    """Distances in the judge's features at equal counts, beside those of real train images to real val images.
 
-    Train films are drawn `_DRAWS` times, as many of each source as val has: a single draw's distance says little (2.3
-    to 3.5 on nano's films).
+    Train images are drawn `_DRAWS` times, as many of each source as val has: a single draw's distance says little (2.3
+    to 3.5 on nano's images).
     """
-    equal = min(len(val.films), len(images))
-    chosen = rng.sample(range(len(val.films)), equal)
+    equal = min(len(val.radiographs), len(images))
+    chosen = rng.sample(range(len(val.radiographs)), equal)
     real = _features(judge, val.images[chosen])
     made, trained = _features(judge, images[:equal]), _features(judge, train.images)
-    sources = [val.films[place].group for place in chosen]
-    draws = [trained[_alike(sources, train.films, rng)] for _ in range(_DRAWS)]
+    sources = [val.radiographs[place].group for place in chosen]
+    draws = [trained[_alike(sources, train.radiographs, rng)] for _ in range(_DRAWS)]
     numbers: dict[str, Any] = {"images": equal, "draws": _DRAWS}
     numbers["frechet_made_to_val"] = asdict(frechet_interval(made, real))
     numbers["frechet_train_to_val"] = asdict(_spread([frechet_distance(drawn, real) for drawn in draws]))
@@ -170,29 +174,29 @@ def _spread(values: list[float]) -> Interval:
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
-def _alike(sources: list[str], train: list[Film], rng: random.Random) -> list[int]:
-    """Places of train films of these sources, each source as often as it is named, or as often as it has films."""
+def _alike(sources: list[str], train: list[Radiograph], rng: random.Random) -> list[int]:
+    """Places of train images of these sources, each source as often as it is named, or as often as it has images."""
     places = []
     for group, number in sorted(Counter(sources).items()):
-        own = [place for place, film in enumerate(train) if film.group == group]
+        own = [place for place, radiograph in enumerate(train) if radiograph.group == group]
         places += rng.sample(own, min(number, len(own)))
     return places
 
 
 def _obedience(
     judge: FindingClassifier,
-    asked: list[Film],
+    asked: list[Radiograph],
     images: Tensor,
     *,
     real: dict[str, dict[str, Any]],
     told: Collection[str],
 ) -> dict[str, Any]:
-    """Per head: how well the judge tells what was asked for, against how well it tells real films apart (`real`)."""
+    """Per head: how well the judge tells what was asked for, against how well it tells real images apart (`real`)."""
     heads = list(judge.heads)
     made = classifier_numbers(_logits(judge, images), targets(asked, heads), heads)
     return {
         head: {
-            "films": real[head]["present"],
+            "images": real[head]["present"],
             "made": one["auroc"],
             "real": real[head]["auroc"],
             "share": _kept(one["auroc"], real[head]["auroc"]["value"]) if head in told else None,
@@ -221,7 +225,7 @@ def _words(
     if shown is None:
         raise ValueError("the model folder does not say what the model was shown")
     findings = [name for name in judge.heads if name in shown.findings and name != "No Finding"]
-    subjects = [rng.choice(val.films).subject for _ in range(pairs)]
+    subjects = [rng.choice(val.radiographs).subject for _ in range(pairs)]
     changed = [findings[i % len(findings)] for i in range(pairs)]
     names = [f"pair-{i}" for i in range(pairs)]
     seen = []
@@ -275,7 +279,7 @@ def _ratio(rows: Any) -> float:
 
 
 def _copies(train: Framed, val: Framed, images: Tensor) -> dict[str, Any]:
-    """Share of images nearer to a training film than one in a hundred real val films is."""
+    """Share of images nearer to a training image than one in a hundred real val images is."""
     known = _small(train.images)
 
     def nearest(others: Tensor) -> Tensor:

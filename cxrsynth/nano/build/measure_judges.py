@@ -1,4 +1,4 @@
-"""What the judges are worth, on films of split `val`: classifier, posture regressor, dual encoder."""
+"""What the judges are worth, on images of split `val`: classifier, posture regressor, dual encoder."""
 
 import math
 import random
@@ -14,15 +14,15 @@ from transformers import CLIPTokenizer
 
 from cxrsynth.metrics.fidelity import Interval, bootstrap
 from cxrsynth.nano.build.fitting import resampled
-from cxrsynth.nano.build.images import Film, caption
+from cxrsynth.nano.build.images import Radiograph, caption
 from cxrsynth.rewards.networks import DualEncoder, PostureRegressor
 from cxrsynth.runtime.warps import compose, warp_matrices
 
 
 def classifier_numbers(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict[str, dict[str, Any]]:
-    """Per head AUROC with interval, calibration error (15 bins, Guo et al. 2017), films with and without.
+    """Per head AUROC with interval, calibration error (15 bins, Guo et al. 2017), images with and without.
 
-    `ece_of_chance` is the error that a perfectly calibrated head would show on average with so few films.
+    `ece_of_chance` is the error that a perfectly calibrated head would show on average with so few images.
 
     Args:
         logits: [N, K] after temperature.
@@ -56,7 +56,7 @@ def _ece_of_chance(scores: Tensor, *, draws: int = 50) -> float:
 def posture_numbers(
     network: PostureRegressor, pixels: Tensor, frames: Tensor, *, reach: tuple[float, ...], seed: int
 ) -> dict[str, float]:
-    """Median error on known warps of films in the canonical frame: degrees, percent of width, percent of scale.
+    """Median error on known warps of images in the canonical frame: degrees, percent of width, percent of scale.
 
     Args:
         network: the regressor.
@@ -79,16 +79,16 @@ def posture_numbers(
 
 @torch.no_grad()
 def dual_encoder_numbers(
-    network: DualEncoder, tokenizer: CLIPTokenizer, films: list[Film], pixels: Tensor, *, seed: int
+    network: DualEncoder, tokenizer: CLIPTokenizer, radiographs: list[Radiograph], pixels: Tensor, *, seed: int
 ) -> dict[str, Any]:
-    """How often a film is nearer to its own canonical text than to that of a film with other findings."""
+    """How often an image is nearer to its own canonical text than to that of an image with other findings."""
     rng = random.Random(seed)
-    known = [place for place, film in enumerate(films) if film.present]
+    known = [place for place, radiograph in enumerate(radiographs) if radiograph.present]
     own, wrong = [], []
     for place in known:
-        others = [other for other in known if set(films[other].present) != set(films[place].present)]
-        own.append(_told(films[place], films[place], rng))
-        wrong.append(_told(films[place], films[rng.choice(others)], rng))
+        others = [other for other in known if set(radiographs[other].present) != set(radiographs[place].present)]
+        own.append(_told(radiographs[place], radiographs[place], rng))
+        wrong.append(_told(radiographs[place], radiographs[rng.choice(others)], rng))
     images = torch.cat([network.encode_images(part.float() / 255.0) for part in pixels[known].split(32)])
 
     def texts(said: list[str]) -> Tensor:
@@ -99,16 +99,16 @@ def dual_encoder_numbers(
     return {"right_over_wrong": asdict(_interval(lambda one: one.mean().item(), better)), "pairs": len(better)}
 
 
-def _told(film: Film, findings_of: Film, rng: random.Random) -> str:
-    """Canonical text of a film's subject with the findings of another: only the findings can tell them apart."""
-    said = Film(
-        film.film_id,
-        film.patient_id,
-        film.group,
-        film.subject,
+def _told(radiograph: Radiograph, findings_of: Radiograph, rng: random.Random) -> str:
+    """Canonical text of an image's subject with the findings of another: only the findings can tell them apart."""
+    said = Radiograph(
+        radiograph.image_id,
+        radiograph.patient_id,
+        radiograph.group,
+        radiograph.subject,
         findings_of.present,
         (),
-        padded=film.padded,
+        padded=radiograph.padded,
     )
     return caption(said, rng, whole=True)
 

@@ -1,4 +1,4 @@
-"""What is known of a film, said in many ways: training text for encoders of text.
+"""What is known of an image, said in many ways: training text for encoders of text.
 
 A grammar of our own. No report was read to write it: it varies synonyms, negations, severities and order, so that
 words carry meaning beyond the canonical sentence.
@@ -6,7 +6,7 @@ words carry meaning beyond the canonical sentence.
 
 import random
 
-from cxrsynth.nano.build.images import Film
+from cxrsynth.nano.build.images import Radiograph
 from cxrsynth.reports.prompt import Subject
 
 _PRESENT: dict[str, tuple[str, ...]] = {
@@ -53,14 +53,14 @@ _PERSON: dict[tuple[str | None, str | None], tuple[str, ...]] = {
 }
 
 
-def varied_text(film: Film, rng: random.Random) -> str:
-    """One text that is true of the film, in words of its own."""
-    sentences = [rng.choice(_present(name, rng)) for name in film.present if name in _PRESENT]
-    # "Infiltrate" is what the sources call an opacity: a film with pneumonia is never said to have none.
-    denied = rng.sample(film.absent, min(len(film.absent), rng.choice((0, 1, 1, 2, 3))))
+def varied_text(radiograph: Radiograph, rng: random.Random) -> str:
+    """One text that is true of the image, in words of its own."""
+    sentences = [rng.choice(_present(name, rng)) for name in radiograph.present if name in _PRESENT]
+    # "Infiltrate" is what the sources call an opacity: an image with pneumonia is never said to have none.
+    denied = rng.sample(radiograph.absent, min(len(radiograph.absent), rng.choice((0, 1, 1, 2, 3))))
     sentences += [rng.choice(_ABSENT[name]) for name in denied if name in _ABSENT]
     rng.shuffle(sentences)
-    opening = _opening(film.subject, rng)
+    opening = _opening(radiograph.subject, rng)
     said = [*opening, *sentences] if rng.random() > 0.2 else [*sentences, *opening]
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 

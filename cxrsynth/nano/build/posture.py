@@ -1,4 +1,4 @@
-"""The posture regressor of a judge family: learns known warps of films brought to the canonical frame."""
+"""The posture regressor of a judge family: learns known warps of images brought to the canonical frame."""
 
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ def train_posture(
 
     Args:
         pixels: uint8 [N, 1, H, W].
-        frames: canonical frames of the films, matrices [N, 2, 3].
+        frames: canonical frames of the images, matrices [N, 2, 3].
         checkpoint: from which the run resumes.
         trunk: arguments of `Trunk`, without the size.
         reach: largest shift x and y (half widths), log scale x and y, rotation (radians).
-        settings: steps, batch, augmentation of grey levels; films are not moved beyond the known warp.
+        settings: steps, batch, augmentation of grey levels; images are not moved beyond the known warp.
         seed: of weights and draws.
         save_every: steps between checkpoints.
     """

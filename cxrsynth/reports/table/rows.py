@@ -48,7 +48,7 @@ _YEARS_PER_UNIT = {
 class Report:
     """One radiology report. Text never shows in its repr; `line` is where the row starts, header line 1.
 
-    `text` is the whole report where the table has a report column; `view` is PA, AP or LATERAL. `told_age_group` is
+    `text` is the whole report where the table has a report column; `view` is PA, AP or LATERAL. `stated_age_group` is
     adult or child where that is known without an age.
     """
 
@@ -61,7 +61,7 @@ class Report:
     sex: Literal["M", "F"] | None = None
     age_years: float | None = None
     labels: dict[str, FindingLabel] = field(default_factory=dict)
-    told_age_group: Literal["adult", "child"] | None = None
+    stated_age_group: Literal["adult", "child"] | None = None
 
     @property
     def full_text(self) -> str:

@@ -1,4 +1,4 @@
-"""A made-up audit: what summary.json and scores.parquet hold, and films drawn by hand."""
+"""A made-up audit: what summary.json and scores.parquet hold, and images drawn by hand."""
 
 import io
 from collections import Counter
@@ -12,7 +12,14 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 ENDING = "</script><script>alert(2)</script>"
 MATHS = "$\\frac{a}{b}$ & 'quoted' \"key\""
 FINDINGS = ("Cardiomegaly", "Pleural Effusion", "Edema", "Pneumothorax", "Support Devices")
-REASONS = ("diagnosis below threshold", "near duplicate", "too near a real film", "blank", "inverted", "text burned in")
+REASONS = (
+    "diagnosis below threshold",
+    "near duplicate",
+    "too near a real image",
+    "blank",
+    "inverted",
+    "text burned in",
+)
 MEASURES = ("frechet", "kid", "precision", "recall", "density", "coverage")
 LIKENESS = ("ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
 REWARDS = ("posture", "diagnosis", "consistency")
@@ -34,7 +41,7 @@ SCHEMA = pa.schema(
 )
 
 
-def film(key: str, *, side: int = 160) -> bytes:
+def radiograph(key: str, *, side: int = 160) -> bytes:
     """A chest as a child draws it, its own for every key, as JPEG."""
     rng = np.random.default_rng(list(key.encode()))
     unit = side / 100
@@ -63,10 +70,10 @@ def film(key: str, *, side: int = 160) -> bytes:
     return buffer.getvalue()
 
 
-def example_rows(films: int = 300, *, seed: int = 0) -> pa.Table:
-    """Scores of films, a tenth of them rejected; the first three have keys that attack the page."""
+def example_rows(radiographs: int = 300, *, seed: int = 0) -> pa.Table:
+    """Scores of images, a tenth of them rejected; the first three have keys that attack the page."""
     rng = np.random.default_rng(seed)
-    rows = [_row(rng, place) for place in range(films)]
+    rows = [_row(rng, place) for place in range(radiographs)]
     for row, key in zip(rows, (HOSTILE, ENDING, MATHS), strict=False):
         row["key"] = key
     return pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -95,8 +102,8 @@ def _row(rng: np.random.Generator, place: int) -> dict[str, Any]:
         "duplicate_of": "00000000aa-0" if duplicate else None,
         "duplicate_similarity": 0.98 if duplicate else None,
         "nearest_real": f"real-{rng.integers(500):04d}",
-        "copy_similarity": 0.97 if "too near a real film" in reasons else rng.beta(8, 6),
-        "copy": "too near a real film" in reasons,
+        "copy_similarity": 0.97 if "too near a real image" in reasons else rng.beta(8, 6),
+        "copy": "too near a real image" in reasons,
         "kept": not rejected,
         "reasons": reasons,
     }
@@ -111,28 +118,28 @@ def without(rows: pa.Table, *names: str) -> pa.Table:
 
 
 def example_summary(rows: pa.Table) -> dict[str, Any]:
-    """The summary of an audit of `rows` against a reference of 512 films, all parts there."""
-    films = rows.to_pylist()
-    kept = sum(row["kept"] for row in films)
+    """The summary of an audit of `rows` against a reference of 512 images, all parts there."""
+    radiographs = rows.to_pylist()
+    kept = sum(row["kept"] for row in radiographs)
     return {
         "version": 1,
         "input": {
             "path": "sets/winter-2031",
             "kind": "webdataset",
-            "films": len(films),
-            "units": 1 + (len(films) - 1) // 100,
+            "images": len(radiographs),
+            "units": 1 + (len(radiographs) - 1) // 100,
             "damaged": [
                 {"source": "shard-00007.tar", "member": "", "reason": "ends in the middle of a member"},
                 {"source": "shard-00009.tar", "member": "../../<b>.png", "reason": "leaves its folder"},
             ],
             "manifest": {
                 "synthetic": True,
-                "counts": {"samples": len(films), "reports": 75},
+                "counts": {"samples": len(radiographs), "reports": 75},
                 "plan": {"model": {"name": "nano", "digest": "5f" * 32}, "seed": 7, "sampling": {"steps": 30}},
                 "shards": [{"name": "shard-00000.tar", "sha256": "00" * 32}],
             },
         },
-        "reference": {"path": "films/held-out", "kind": "folder", "films": 512, "damaged": []},
+        "reference": {"path": "images/held-out", "kind": "folder", "images": 512, "damaged": []},
         "settings": {"keep_fraction": None, "min": {"diagnosis": -1.2}, "neighbours": 5, "batch_size": 32},
         "judges": {
             name: {"backend": "nano-judge", "digest": f"{place}a" * 32, "unit": unit}
@@ -140,16 +147,16 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         },
         "features": {"name": "nano-judge diagnosis", "digest": "c4" * 32, "width": 256},
         "kept": kept,
-        "rejected": len(films) - kept,
-        "reasons": dict(Counter(reason for row in films for reason in row["reasons"])),
+        "rejected": len(radiographs) - kept,
+        "reasons": dict(Counter(reason for row in radiographs for reason in row["reasons"])),
         "rewards": {name: _quantiles(rows[f"reward_{name}"]) for name in REWARDS},
         "thresholds": [
             {"rule": "minimum", "on": "diagnosis", "value": -1.2},
             {"rule": "best of each finding", "on": "consistency", "value": 0.9},
         ],
-        "findings": {finding: _by_finding(films, finding) for finding in FINDINGS},
-        "fidelity": _fidelity(len(films)),
-        "memorization": _memorization(films),
+        "findings": {finding: _by_finding(radiographs, finding) for finding in FINDINGS},
+        "fidelity": _fidelity(len(radiographs)),
+        "memorization": _memorization(radiographs),
         "utility": {
             "rows": _utility(),
             "lift": [{"finding": "Edema", "group": "all", **_interval(0.021, 0.018)}],
@@ -157,7 +164,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         },
         "failed": [{"metric": "coverage", "value": 0.6312, "minimum": 0.7, "limit": "at least"}],
         "provenance": {
-            "command": "cxrsynth audit sets/winter-2031 --reference films/held-out --out evidence --min-diagnosis=-1.2",
+            "command": "cxrsynth audit sets/winter-2031 --reference real/held-out --out evidence --min-diagnosis=-1.2",
             "packages": {"cxrsynth": "0.1.0", "torch": "2.14.0", "numpy": "2.4.1"},
         },
     }
@@ -169,17 +176,17 @@ def _quantiles(column: pa.ChunkedArray) -> dict[str, float | int]:
     return {"mean": float(values.mean()), "std": float(values.std()), **at, "not_told": 0}
 
 
-def _by_finding(films: list[dict[str, Any]], finding: str) -> dict[str, float | int]:
-    having = [row for row in films if finding in row["present"]]
+def _by_finding(radiographs: list[dict[str, Any]], finding: str) -> dict[str, float | int]:
+    having = [row for row in radiographs if finding in row["present"]]
     means = {name: float(np.mean([row[f"reward_{name}"] for row in having])) for name in REWARDS if having}
-    return {"films": len(having), "kept": sum(row["kept"] for row in having)} | means
+    return {"images": len(having), "kept": sum(row["kept"] for row in having)} | means
 
 
 def _interval(value: float, width: float) -> dict[str, float]:
     return {"value": value, "low": value - width, "high": value + width}
 
 
-def _fidelity(films: int) -> list[dict[str, Any]]:
+def _fidelity(radiographs: int) -> list[dict[str, Any]]:
     groups = ["all", *(f"finding: {name}" for name in FINDINGS)]
     groups += ["view: PA", "view: AP", "sex: F", "sex: M", "age group: adult", "age group: child"]
     values = (14.213, 0.00213, 0.8123, 0.6312, 0.951, 0.6312, 0.3412, 0.2913, 0.2502)
@@ -191,17 +198,17 @@ def _fidelity(films: int) -> list[dict[str, Any]]:
     measured["yardstick"] = {"frechet": _interval(6.12, 0.9), "kid": _interval(0.00001, 0.0004)}
     few: dict[str, Any] = dict.fromkeys(("compared", *MEASURES, *LIKENESS, "yardstick"))
     return [
-        {"group": group, "films": 7, "real": 9, **few}
+        {"group": group, "images": 7, "real": 9, **few}
         if group in ("finding: Pneumothorax", "age group: child")
-        else {"group": group, "films": films if group == "all" else 80, "real": 512, **measured}
+        else {"group": group, "images": radiographs if group == "all" else 80, "real": 512, **measured}
         for group in groups
     ]
 
 
-def _memorization(films: list[dict[str, Any]]) -> dict[str, Any]:
-    nearest = sorted(films, key=lambda row: -row["copy_similarity"])[:12]
+def _memorization(radiographs: list[dict[str, Any]]) -> dict[str, Any]:
+    nearest = sorted(radiographs, key=lambda row: -row["copy_similarity"])[:12]
     return {
-        "flagged": sum(bool(row["copy"]) for row in films),
+        "flagged": sum(bool(row["copy"]) for row in radiographs),
         "threshold": 0.92,
         "features": "nano copy",
         "made_to_real": {"p5": 0.33, "p50": 0.58, "p95": 0.82, "p99": 0.95, "max": 0.97},
@@ -209,7 +216,7 @@ def _memorization(films: list[dict[str, Any]]) -> dict[str, Any]:
         "sensitivity": {
             "shifted": {"caught": 196, "of": 200, "low": 0.95, "high": 0.992},
             "rotated": {"caught": 190, "of": 200, "low": 0.911, "high": 0.973},
-            "blended with another film": {"caught": 131, "of": 200, "low": 0.587, "high": 0.717},
+            "blended with another image": {"caught": 131, "of": 200, "low": 0.587, "high": 0.717},
         },
         "false_alarms": {"caught": 1, "of": 400, "low": 0.0004, "high": 0.014},
         "nearest": [
@@ -222,7 +229,7 @@ def _memorization(films: list[dict[str, Any]]) -> dict[str, Any]:
 def _utility() -> list[dict[str, Any]]:
     reached = {"real": 0.81, "synthetic": 0.74, "real + synthetic": 0.83}
     return [
-        {"finding": finding, "group": group, "trained_on": name, "auroc": _interval(value, 0.031), "films": 160}
+        {"finding": finding, "group": group, "trained_on": name, "auroc": _interval(value, 0.031), "images": 160}
         for finding in FINDINGS[:3]
         for group in ("all", "sex: F")
         for name, value in reached.items()

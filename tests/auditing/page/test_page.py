@@ -38,7 +38,7 @@ from tests.auditing.page.page_example import (
     REWARDS,
     example_rows,
     example_summary,
-    film,
+    radiograph,
     without,
 )
 
@@ -94,7 +94,7 @@ class Page(HTMLParser):
 
 
 def picture(key: str) -> bytes:
-    """A grey picture told apart by its key; quicker than `film`."""
+    """A grey picture told apart by its key; quicker than `radiograph`."""
     level = hashlib.sha256(key.encode("utf-8", "replace")).digest()[:16]
     buffer = io.BytesIO()
     Image.frombytes("L", (4, 4), level).save(buffer, "PNG")
@@ -130,17 +130,17 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture(scope="module")
 def shared(rows: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of the example, real films shown."""
+    """The page of the example, real images shown."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_page(path, example_summary(rows), rows, picture, reference_thumbnails=picture)
     return path.read_text(encoding="utf-8")
 
 
-def films_of(text: str) -> list[dict[str, Any]]:
-    found = re.search(r'<script type="application/json" id="films">(.*?)</script>', text, re.S)
+def images_of(text: str) -> list[dict[str, Any]]:
+    found = re.search(r'<script type="application/json" id="images">(.*?)</script>', text, re.S)
     assert found is not None
-    films: list[dict[str, Any]] = json.loads(found[1])
-    return films
+    radiographs: list[dict[str, Any]] = json.loads(found[1])
+    return radiographs
 
 
 def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) -> None:
@@ -155,16 +155,16 @@ def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) 
     assert "minimum diagnosis -1.20" in page.section("reasons")
     assert all(name in page.section("rewards") for name in REWARDS)
     edema = summary["findings"]["Edema"]
-    assert f"Edema {edema['films']} {edema['kept']} " in page.section("findings")
+    assert f"Edema {edema['images']} {edema['kept']} " in page.section("findings")
     assert "14.2 12.3 to 16.1 real: 6.12" in page.section("fidelity")
-    assert "Pneumothorax 7 9 too few films to measure" in page.section("fidelity")
-    assert "child 7 9 too few films to measure" in page.section("subgroups")
+    assert "Pneumothorax 7 9 too few images to measure" in page.section("fidelity")
+    assert "child 7 9 too few images to measure" in page.section("subgroups")
     assert "of equal counts" in page.section("fidelity")
     assert "rotated 190 of 200 95.0% 91.1% to 97.3%" in page.section("memorisation")
     assert "held-out real patients 1 of 400 0.2% 0.0% to 1.4%" in page.section("memorisation")
     assert "0.740 0.709 to 0.771" in page.section("utility")
     assert "Edema all 0.0210 0.0030 to 0.0390" in page.section("utility")
-    assert "Pneumothorax, sex: F: 3 films with it and 90 without" in page.section("utility")
+    assert "Pneumothorax, sex: F: 3 images with it and 90 without" in page.section("utility")
     assert "../../<b>.png leaves its folder" in page.section("damage")
     assert "c4" * 32 in page.section("provenance")
     assert summary["provenance"]["command"] in page.section("provenance")
@@ -173,10 +173,10 @@ def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) 
 
 
 def test_subgroups_are_counted_in_the_rows(rows: pa.Table, shared: str) -> None:
-    films = [row for row in rows.to_pylist() if row["view"] == "AP"]
-    mean = figure(float(np.mean([row["reward_posture"] for row in films])))
-    kept = sum(row["kept"] for row in films)
-    expected = f"AP {len(films)} {kept} {share(kept, len(films))} {mean} "
+    radiographs = [row for row in rows.to_pylist() if row["view"] == "AP"]
+    mean = figure(float(np.mean([row["reward_posture"] for row in radiographs])))
+    kept = sum(row["kept"] for row in radiographs)
+    expected = f"AP {len(radiographs)} {kept} {share(kept, len(radiographs))} {mean} "
     assert expected in Page(shared).section("subgroups")
 
 
@@ -190,15 +190,15 @@ def test_pairs_show_both_pictures_and_flag_only_copies(summary: dict[str, Any], 
     summary["memorization"]["nearest"] = nearest
     page = Page(write(summary, rows, reference_thumbnails=picture))
     shown = {own["alt"]: own["src"] for name, own, _ in page.found if name == "img"}
-    assert shown["Audited film made-1"] == data_uri(picture("made-1"))
-    assert shown["Real film real-2"] == data_uri(picture("real-2"))
+    assert shown["Audited image made-1"] == data_uri(picture("made-1"))
+    assert shown["Real image real-2"] == data_uri(picture("real-2"))
     assert "made-1 real-1 Similarity 0.970 flagged made-2 real-2 Similarity 0.410" in page.section("memorisation")
     assert page.section("memorisation").count("flagged") == 2  # the pair, and "was not flagged is not thereby"
-    assert "shows 2 real films of the reference" in page.one("header")
+    assert "shows 2 real images of the reference" in page.one("header")
     assert "as patients are not known, it may be of the same one" in page.section("memorisation")
     alone = Page(write(summary, rows))
-    assert not any((own.get("alt") or "").startswith("Real film") for _, own, _ in alone.found)
-    assert "real films of the reference: hand" not in alone.one("header")
+    assert not any((own.get("alt") or "").startswith("Real image") for _, own, _ in alone.found)
+    assert "real images of the reference: hand" not in alone.one("header")
 
 
 def test_what_was_not_measured_is_told_and_is_no_zero(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
@@ -212,24 +212,24 @@ def test_what_was_not_measured_is_told_and_is_no_zero(summary: dict[str, Any], r
     text = write(summary, rows)
     page = Page(text)
     assert "not examined" in page.section("memorisation")
-    assert "not measured: no reference of real films was given." in page.section("fidelity")
-    assert "Too near a real film not examined" in page.one("header")
-    assert "treat them as films of patients" in page.one("header")
-    assert page.section("utility") == "Utility not measured: no classifier was trained on these films."
+    assert "not measured: no reference of real images was given." in page.section("fidelity")
+    assert "Too near a real image not examined" in page.one("header")
+    assert "treat them as images of patients" in page.one("header")
+    assert page.section("utility") == "Utility not measured: no classifier was trained on these images."
     assert page.section("damage") == "Damage Every shard and member could be read."
     assert f"consistency {'not measured ' * 7}{len(rows)}" in page.section("rewards")
-    assert "not measured: it could tell nothing of any film" in page.section("rewards")
-    assert all(film["numbers"]["similarity"] is None for film in films_of(text))
+    assert "not measured: it could tell nothing of any image" in page.section("rewards")
+    assert all(radiograph["numbers"]["similarity"] is None for radiograph in images_of(text))
     assert "consistency not measured" in page.section("gallery")
 
 
-def test_a_set_without_films_or_judges_has_a_page(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+def test_a_set_without_images_or_judges_has_a_page(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
     none = rows.slice(0, 0)
     empty: dict[str, Any] = {"kept": 0, "rejected": 0, "reasons": {}, "rewards": {}, "judges": {}, "findings": {}}
     empty |= {"thresholds": [], "fidelity": [], "memorization": None}
     page = Page(write(summary | empty, none))
-    assert "No film was rejected." in page.section("reasons")
-    assert "0 of 0 rejected films" in page.section("gallery")
+    assert "No image was rejected." in page.section("reasons")
+    assert "0 of 0 rejected images" in page.section("gallery")
     unscored = none.drop_columns([f"reward_{name}" for name in REWARDS])
     assert "no reward was asked for" in Page(write(summary | empty, unscored)).section("rewards")
 
@@ -248,7 +248,7 @@ def test_nan_counts_as_not_told(summary: dict[str, Any], rows: pa.Table, write: 
     values[::2] = np.nan
     place = rows.column_names.index("reward_posture")
     page = write(summary, rows.set_column(place, rows.field(place), pa.array(values)))
-    told = [film for film in films_of(page) if film["numbers"]["reward posture"] is None]
+    told = [radiograph for radiograph in images_of(page) if radiograph["numbers"]["reward posture"] is None]
     assert told
     assert "nan" not in Page(page).section("subgroups")
 
@@ -315,9 +315,16 @@ def test_what_others_wrote_is_only_text(
     summary["memorization"]["nearest"][0] |= {"key": text, "real": text}
     summary["memorization"]["sensitivity"] = {text: {"caught": 1, "of": 2, "low": 0.1, "high": 0.9}}
     if text != "\ud800":  # no such text fits into a column
-        films = rows.to_pylist()
-        films[0] |= {"key": text, "source": text, "present": [text], "reasons": [text], "view": text, "kept": False}
-        rows = pa.Table.from_pylist(films, rows.schema)
+        radiographs = rows.to_pylist()
+        radiographs[0] |= {
+            "key": text,
+            "source": text,
+            "present": [text],
+            "reasons": [text],
+            "view": text,
+            "kept": False,
+        }
+        rows = pa.Table.from_pylist(radiographs, rows.schema)
     page = write(summary, rows)
     loud = Page(page)
     kinds = {name for name, _, _ in quiet.found}
@@ -326,27 +333,30 @@ def test_what_others_wrote_is_only_text(
     assert "below $x^2$" in loud.all("text")
     assert "<" not in loud.all("script")[0]
     if text != "\ud800":
-        assert text in [film["key"] for film in films_of(page)]
+        assert text in [radiograph["key"] for radiograph in images_of(page)]
 
 
-def test_the_gallery_holds_rejected_films_of_every_reason_and_kept_ones_of_every_finding(
+def test_the_gallery_holds_rejected_images_of_every_reason_and_kept_ones_of_every_finding(
     summary: dict[str, Any], write: Write
 ) -> None:
     rows = example_rows(400, seed=1)
     summary |= {"kept": sum(rows["kept"].to_pylist()), "rejected": len(rows) - sum(rows["kept"].to_pylist())}
     text = write(summary, rows, gallery=40)
-    films = films_of(text)
-    rejected = [film for film in films if not film["kept"]]
-    assert (len(films), len(rejected)) == (40, 20)
-    assert f"20 of {summary['rejected']} rejected films" in Page(text).section("gallery")
-    assert f"20 of {summary['kept']} kept films" in Page(text).section("gallery")
-    assert {reason for film in rejected for reason in film["reasons"]} == set(REASONS)
-    assert all(sum(finding in film["findings"] for film in films if film["kept"]) >= 3 for finding in FINDINGS)
+    radiographs = images_of(text)
+    rejected = [radiograph for radiograph in radiographs if not radiograph["kept"]]
+    assert (len(radiographs), len(rejected)) == (40, 20)
+    assert f"20 of {summary['rejected']} rejected images" in Page(text).section("gallery")
+    assert f"20 of {summary['kept']} kept images" in Page(text).section("gallery")
+    assert {reason for radiograph in rejected for reason in radiograph["reasons"]} == set(REASONS)
+    assert all(
+        sum(finding in radiograph["findings"] for radiograph in radiographs if radiograph["kept"]) >= 3
+        for finding in FINDINGS
+    )
     keys = rows["key"].to_pylist()
-    places = [keys.index(film["key"]) for film in films]
+    places = [keys.index(radiograph["key"]) for radiograph in radiographs]
     assert places == sorted(places)
-    assert len(films_of(write(summary, rows, gallery=4000))) == 400
-    assert films_of(write(summary, rows, gallery=0)) == []
+    assert len(images_of(write(summary, rows, gallery=4000))) == 400
+    assert images_of(write(summary, rows, gallery=0)) == []
 
 
 def test_choosing_takes_groups_in_turn() -> None:
@@ -360,13 +370,13 @@ def test_choosing_takes_groups_in_turn() -> None:
     assert choose([], 20) == choose([many], 0) == []
 
 
-def test_a_rule_on_a_share_of_films_is_no_line_on_a_reward(
+def test_a_rule_on_a_share_of_images_is_no_line_on_a_reward(
     summary: dict[str, Any], rows: pa.Table, write: Write
 ) -> None:
     rules = zip(("minimum", "p5 of reference", "best of each finding"), REWARDS, strict=True)
     summary["thresholds"] = [{"rule": rule, "on": name, "value": 0.4} for rule, name in rules]
     page = Page(write(summary, rows))
-    figures = [text for text in page.all("figure") if "share of films" in text]
+    figures = [text for text in page.all("figure") if "share of images" in text]
     assert ["threshold" in text for text in figures[:3]] == [True, True, False]
 
 
@@ -390,7 +400,7 @@ def test_pictures_are_png_or_jpeg_or_missing(summary: dict[str, Any], rows: pa.T
     page = Page(path.read_text(encoding="utf-8"))
     assert page.all("img") == []
     assert "no picture" in page.section("gallery")
-    write_page(path, summary, rows, film, gallery=2)
+    write_page(path, summary, rows, radiograph, gallery=2)
     assert path.read_text(encoding="utf-8").count("data:image/jpeg;base64,/9j/") == 2 + 12
     before = path.read_bytes()
     with pytest.raises(ValueError, match="neither PNG nor JPEG"):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from cxrsynth.auditing.page.page import write_page
-from tests.auditing.page.page_example import ENDING, HOSTILE, example_rows, example_summary, film
+from tests.auditing.page.page_example import ENDING, HOSTILE, example_rows, example_summary, radiograph
 from tests.programs import require
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
@@ -36,7 +36,7 @@ def rows() -> pa.Table:
 @pytest.fixture(scope="module")
 def url(rows: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str:
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(path, example_summary(rows), rows, film, reference_thumbnails=film)
+    write_page(path, example_summary(rows), rows, radiograph, reference_thumbnails=radiograph)
     return path.as_uri()
 
 
@@ -81,40 +81,40 @@ def shown(page: "sync_api.Page") -> list[str]:
     return keys
 
 
-def test_opens_with_every_film_and_picture(visit: Visit, rows: pa.Table) -> None:
+def test_opens_with_every_image_and_picture(visit: Visit, rows: pa.Table) -> None:
     page = visit()
     assert page.title() == "Audit of winter-2031"
     assert shown(page) == rows["key"].to_pylist()
-    assert page.locator("#shown").text_content() == "60 of 60 films of the gallery shown"
+    assert page.locator("#shown").text_content() == "60 of 60 images of the gallery shown"
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
     assert page.evaluate("document.querySelectorAll('svg path').length") > 20
 
 
 def test_sorting_orders_the_cards(visit: Visit, rows: pa.Table) -> None:
-    films = rows.to_pylist()
+    radiographs = rows.to_pylist()
     page = visit()
     for by in ("key", "reward posture", "reward diagnosis", "reward consistency", "similarity"):
         column = {"similarity": "copy_similarity"}.get(by, by.replace(" ", "_"))
         page.locator("#sort").select_option(by)
-        assert shown(page) == [row["key"] for row in sorted(films, key=lambda row: row[column])]
+        assert shown(page) == [row["key"] for row in sorted(radiographs, key=lambda row: row[column])]
         page.locator("#direction").select_option("down")
         # Equal ones keep the order of the set.
-        assert shown(page) == [row["key"] for row in sorted(films, key=lambda row: row[column], reverse=True)]
+        assert shown(page) == [row["key"] for row in sorted(radiographs, key=lambda row: row[column], reverse=True)]
         page.locator("#reset").click()
-        assert shown(page) == [row["key"] for row in films]
+        assert shown(page) == [row["key"] for row in radiographs]
 
 
 def test_what_was_not_measured_is_sorted_last(visit: Visit, rows: pa.Table, tmp_path: Path) -> None:
-    films = rows.to_pylist()
+    radiographs = rows.to_pylist()
     for place in (3, 7):
-        films[place]["reward_posture"] = None
+        radiographs[place]["reward_posture"] = None
     path = tmp_path / "report.html"
-    write_page(path, example_summary(rows), pa.Table.from_pylist(films, rows.schema), lambda key: None)
+    write_page(path, example_summary(rows), pa.Table.from_pylist(radiographs, rows.schema), lambda key: None)
     page = visit(path.as_uri())
     page.locator("#sort").select_option("reward posture")
     for direction in ("up", "down"):
         page.locator("#direction").select_option(direction)
-        assert shown(page)[-2:] == [films[3]["key"], films[7]["key"]]
+        assert shown(page)[-2:] == [radiographs[3]["key"], radiographs[7]["key"]]
 
 
 def test_each_filter_leaves_what_it_asks_for(visit: Visit, rows: pa.Table) -> None:
@@ -124,7 +124,7 @@ def test_each_filter_leaves_what_it_asks_for(visit: Visit, rows: pa.Table) -> No
         assert 0 < len(expected) < len(rows)
         page.locator(f"#{control}").select_option(value)
         assert shown(page) == expected
-        assert page.locator("#shown").text_content() == f"{len(expected)} of 60 films of the gallery shown"
+        assert page.locator("#shown").text_content() == f"{len(expected)} of 60 images of the gallery shown"
         page.locator("#reset").click()
 
 
@@ -143,7 +143,7 @@ def test_search_and_filters_work_together(visit: Visit, rows: pa.Table) -> None:
     assert len(shown(page)) == 60
 
 
-def test_a_film_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Table) -> None:
+def test_a_image_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Table) -> None:
     keys = rows["key"].to_pylist()
     page = visit()
     page.locator(".enlarge").nth(2).focus()
@@ -154,7 +154,7 @@ def test_a_film_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Table)
     assert viewer.locator("img").get_attribute("alt") == page.locator(".enlarge img").nth(2).get_attribute("alt")
     small, large = page.locator(".enlarge img").nth(2).bounding_box(), viewer.locator("img").bounding_box()
     assert large["width"] > 1.5 * small["width"]
-    assert "Nearest real film" in (viewer.text_content() or "")
+    assert "Nearest real image" in (viewer.text_content() or "")
     page.keyboard.press("ArrowRight")
     assert title.text_content() == keys[3]
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Features by which a film is known again, and the index they are searched in."""
+"""Features by which an image is known again, and the index they are searched in."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from cxrsynth.tuning.metrics.memorization import features as copy_features
 from cxrsynth.metrics.memorization.features import CopyIndex, CopySpace, Vectors, details, mirrored, thumbnails
 from cxrsynth.metrics.memorization.registration import unmoved
 from cxrsynth.runtime.warps import warp, warp_matrices
-from tests.metrics.made_images import made_films, made_thumbs
+from tests.metrics.made_images import made_images, made_thumbs
 
 
 @pytest.fixture(scope="module")
@@ -19,38 +19,38 @@ def space() -> CopySpace:
 
 
 def test_thumbnails_are_small_and_registered_first() -> None:
-    films = made_films(3, size=300)
-    thumbs = thumbnails(films, unmoved)
+    radiographs = made_images(3, size=300)
+    thumbs = thumbnails(radiographs, unmoved)
     assert (thumbs.shape, thumbs.dtype) == ((3, 64, 64), np.uint8)
-    assert np.abs(thumbs.mean((1, 2)) / 255 - films.mean((1, 2, 3)).numpy()).max() < 0.01
+    assert np.abs(thumbs.mean((1, 2)) / 255 - radiographs.mean((1, 2, 3)).numpy()).max() < 0.01
     seen: list[tuple[int, ...]] = []
 
     def flip(images: torch.Tensor) -> torch.Tensor:
         seen.append(tuple(images.shape))
         return images.flip(-1)
 
-    turned = thumbnails(films, flip).astype(int)
+    turned = thumbnails(radiographs, flip).astype(int)
     assert seen == [(3, 1, 256, 256)]  # shrunk before: registration costs by the pixel
     assert np.abs(turned - mirrored(thumbs)).max() <= 1
-    one = np.concatenate([thumbnails(film[None], unmoved) for film in films]).astype(int)
+    one = np.concatenate([thumbnails(radiograph[None], unmoved) for radiograph in radiographs]).astype(int)
     assert np.abs(one - thumbs).max() <= 1
 
 
 def test_details_do_not_see_exposure() -> None:
-    films = made_films(4)
-    plain = details(thumbnails(films, unmoved))
-    dim = details(thumbnails(films * 0.6 + 0.2, unmoved))
+    radiographs = made_images(4)
+    plain = details(thumbnails(radiographs, unmoved))
+    dim = details(thumbnails(radiographs * 0.6 + 0.2, unmoved))
     bright = torch.nn.functional.cosine_similarity(plain.flatten(1), dim.flatten(1))
     assert bright.min() > 0.98
     assert plain.mean().abs() < 0.1
     assert details(np.full((1, 64, 64), 99, np.uint8)).abs().max() < 1e-3
 
 
-def test_copies_are_nearer_than_films_of_the_same_chest(space: CopySpace) -> None:
-    films = made_films(60, seed=9)  # none of them seen in the fit
-    thumbs = thumbnails(films, unmoved)
+def test_copies_are_nearer_than_images_of_the_same_chest(space: CopySpace) -> None:
+    radiographs = made_images(60, seed=9)  # none of them seen in the fit
+    thumbs = thumbnails(radiographs, unmoved)
     move = torch.tensor([[0.04, -0.04, 0.03, 0.03, 0.03]]).expand(60, 5)
-    copies = thumbnails(warp(films, warp_matrices(move)) ** 0.8, unmoved)
+    copies = thumbnails(warp(radiographs, warp_matrices(move)) ** 0.8, unmoved)
     cosines = space.features(copies) @ space.features(thumbs).T
     raw = np.corrcoef(np.concatenate((copies, thumbs)).reshape(120, -1).astype(float))[:60, 60:]
     others = ~np.eye(60, dtype=bool)
@@ -79,8 +79,8 @@ def test_a_space_is_kept_and_made_again(space: CopySpace, tmp_path: Path) -> Non
         assert np.array_equal(other.directions, space.directions)
 
 
-def test_a_space_needs_two_films_and_is_no_wider_than_they_allow() -> None:
-    with pytest.raises(ValueError, match="1 reference films, expected at least 2"):
+def test_a_space_needs_two_images_and_is_no_wider_than_they_allow() -> None:
+    with pytest.raises(ValueError, match="1 reference images, expected at least 2"):
         CopySpace.fit(made_thumbs(1))
     few = CopySpace.fit(made_thumbs(10))
     assert few.directions.shape[1] == 2
@@ -88,7 +88,7 @@ def test_a_space_needs_two_films_and_is_no_wider_than_they_allow() -> None:
 
 
 def clusters(count: int, *, seed: int = 0) -> Vectors:
-    """Unit vectors [count, 32] around a few centres, as features of films are."""
+    """Unit vectors [count, 32] around a few centres, as features of images are."""
     rng = np.random.default_rng(seed)
     found = rng.standard_normal((20, 32))[rng.integers(20, size=count)] + rng.standard_normal((count, 32))
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
@@ -96,13 +96,13 @@ def clusters(count: int, *, seed: int = 0) -> Vectors:
 
 def test_the_index_finds_what_a_full_search_finds() -> None:
     features, queries = clusters(300), clusters(20, seed=1)
-    index = CopyIndex(features, [f"film-{i}" for i in range(300)])
+    index = CopyIndex(features, [f"image-{i}" for i in range(300)])
     found = index.nearest(queries, 7)
     cosines = queries @ features.T
     assert np.array_equal(found.places, np.argsort(-cosines, axis=1)[:, :7])
     assert np.allclose(found.cosines, -np.sort(-cosines, axis=1)[:, :7], atol=1e-5)
     assert index.nearest(queries, 1000).places.shape == (20, 300)
-    assert index.names[found.places[0, 0]] == f"film-{cosines[0].argmax()}"
+    assert index.names[found.places[0, 0]] == f"image-{cosines[0].argmax()}"
     with pytest.raises(ValueError, match="300 features for 1 names"):
         CopyIndex(features, ["one"])
 

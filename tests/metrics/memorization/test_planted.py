@@ -9,31 +9,31 @@ import torch
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, ProbeKeeper, altered
 from cxrsynth.metrics.memorization.registration import correlation
 from cxrsynth.runtime.warps import warp, warp_matrices
-from tests.metrics.made_images import made_films
+from tests.metrics.made_images import made_images
 
-FILMS, PARTNERS = made_films(6), made_films(6, seed=1)
+IMAGES, PARTNERS = made_images(6), made_images(6, seed=1)
 
 
 def plant(kind: str, *, seed: int = 0) -> torch.Tensor:
-    return altered(kind, FILMS, partners=PARTNERS, seed=seed, autoencode=lambda images: images * 2)
+    return altered(kind, IMAGES, partners=PARTNERS, seed=seed, autoencode=lambda images: images * 2)
 
 
 def middle(images: torch.Tensor) -> torch.Tensor:
-    """Without the edge, beyond which a moved film holds nothing."""
+    """Without the edge, beyond which a moved image holds nothing."""
     return images[..., 12:-12, 12:-12]
 
 
 @pytest.mark.parametrize("kind", list(ALTERATIONS))
 def test_each_kind_is_an_image_and_repeats(kind: str) -> None:
     planted = plant(kind)
-    assert planted.shape == FILMS.shape
+    assert planted.shape == IMAGES.shape
     assert planted.min() >= 0
     assert planted.max() <= 1
     assert torch.equal(planted, plant(kind))
-    assert torch.equal(planted, FILMS) == (kind == "exact")
+    assert torch.equal(planted, IMAGES) == (kind == "exact")
 
 
-def test_films_are_moved_by_what_is_said() -> None:
+def test_images_are_moved_by_what_is_said() -> None:
     undo = {
         "shifted": [(dx, dy, 0, 0, 0) for dx in (-0.06, 0.06) for dy in (-0.06, 0.06)],
         "rotated": [(0, 0, 0, 0, angle) for angle in (math.radians(-3), math.radians(3))],
@@ -42,20 +42,20 @@ def test_films_are_moved_by_what_is_said() -> None:
     for kind, moves in undo.items():
         planted = plant(kind)
         undone = [warp(planted, warp_matrices(torch.tensor([move]).expand(6, 5))) for move in moves]
-        back = torch.stack([correlation(middle(films), middle(FILMS)) for films in undone])
+        back = torch.stack([correlation(middle(radiographs), middle(IMAGES)) for radiographs in undone])
         best = back.max(0)
         assert best.values.min() > 0.99, kind
-        assert (correlation(middle(planted), middle(FILMS)) < best.values).all(), kind
+        assert (correlation(middle(planted), middle(IMAGES)) < best.values).all(), kind
         assert len(set(best.indices.tolist())) > 1, kind  # not all the same way
 
 
 def test_grey_levels_are_changed_as_said() -> None:
-    assert (plant("noise") - FILMS).std() == pytest.approx(0.05, abs=0.005)
-    assert torch.allclose(plant("contrast"), FILMS**0.7 * 0.8 + 0.1)
-    assert torch.allclose(plant("blended"), (FILMS + PARTNERS) / 2)
-    assert torch.allclose(plant("mirrored").flip(-1), FILMS)
-    assert torch.allclose(plant("autoencoded"), (FILMS * 2).clamp(0, 1))
-    assert 0.002 < (plant("jpeg") - FILMS).abs().mean() < 0.03
+    assert (plant("noise") - IMAGES).std() == pytest.approx(0.05, abs=0.005)
+    assert torch.allclose(plant("contrast"), IMAGES**0.7 * 0.8 + 0.1)
+    assert torch.allclose(plant("blended"), (IMAGES + PARTNERS) / 2)
+    assert torch.allclose(plant("mirrored").flip(-1), IMAGES)
+    assert torch.allclose(plant("autoencoded"), (IMAGES * 2).clamp(0, 1))
+    assert 0.002 < (plant("jpeg") - IMAGES).abs().mean() < 0.03
     assert not torch.equal(plant("noise"), plant("noise", seed=1))
 
 
@@ -63,25 +63,25 @@ def test_what_cannot_be_planted_is_refused() -> None:
     with pytest.raises(ValueError, match="alteration 'folded': expected exact, shifted"):
         plant("folded")
     with pytest.raises(ValueError, match="autoencoded with an autoencoder"):
-        altered("autoencoded", FILMS, partners=PARTNERS, seed=0, autoencode=None)
+        altered("autoencoded", IMAGES, partners=PARTNERS, seed=0, autoencode=None)
 
 
 def test_the_same_probes_are_kept_whatever_the_order() -> None:
-    films = made_films(40, size=32)
-    keys = [f"film-{i}" for i in range(40)]
+    radiographs = made_images(40, size=32)
+    keys = [f"image-{i}" for i in range(40)]
     ahead, back = ProbeKeeper(10), ProbeKeeper(10)
-    ahead.offer(keys[:25], films[:25])
-    ahead.offer(keys[25:], films[25:])
+    ahead.offer(keys[:25], radiographs[:25])
+    ahead.offer(keys[25:], radiographs[25:])
     for place in reversed(range(40)):
-        back.offer([keys[place]], films[place : place + 1])
+        back.offer([keys[place]], radiographs[place : place + 1])
     probes, others = ahead.probes(), back.probes()
     assert probes.keys == others.keys
     assert np.array_equal(probes.images, others.images)
     for key, image in zip(probes.keys, probes.images, strict=True):
-        assert np.abs(image / 255 - films[keys.index(key)].numpy()).max() <= 0.5 / 255 + 1e-6
+        assert np.abs(image / 255 - radiographs[keys.index(key)].numpy()).max() <= 0.5 / 255 + 1e-6
     assert len(probes.keys) == 10
     other = ProbeKeeper(10, seed=1)
-    other.offer(keys, films)
+    other.offer(keys, radiographs)
     assert set(other.probes().keys) != set(probes.keys)
-    with pytest.raises(ValueError, match="no film was offered"):
+    with pytest.raises(ValueError, match="no image was offered"):
         ProbeKeeper().probes()

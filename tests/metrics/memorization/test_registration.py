@@ -1,4 +1,4 @@
-"""Warps that undo each other, and pairs of films laid on each other."""
+"""Warps that undo each other, and pairs of images laid on each other."""
 
 import math
 
@@ -10,7 +10,7 @@ from cxrsynth.metrics.memorization.features import details
 from cxrsynth.metrics.memorization.registration import correlation, fit_pairs, local_mean, to_canonical, unmoved
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.runtime.warps import compose, inverse, warp, warp_matrices
-from tests.metrics.made_images import made_films, made_thumbs
+from tests.metrics.made_images import made_images, made_thumbs
 
 MOVES = torch.tensor([[0.1, -0.05, 0.1, -0.1, 0.2], [-0.08, 0.06, 0.0, 0.05, -0.1]])
 
@@ -27,33 +27,33 @@ def test_a_warp_and_its_inverse_are_nothing() -> None:
 
 
 def test_composed_warps_are_one_after_the_other() -> None:
-    films = made_films(2, size=256)
+    radiographs = made_images(2, size=256)
     first, then = warp_matrices(MOVES), warp_matrices(MOVES.flip(0))
-    twice, once = warp(warp(films, first), then), warp(films, compose(first, then))
+    twice, once = warp(warp(radiographs, first), then), warp(radiographs, compose(first, then))
     assert (twice - once)[..., 64:-64, 64:-64].abs().mean() < 0.005
-    assert (twice - films)[..., 64:-64, 64:-64].abs().mean() > 0.03
+    assert (twice - radiographs)[..., 64:-64, 64:-64].abs().mean() > 0.03
 
 
 def test_a_shift_looks_to_the_right_and_a_scale_shows_more() -> None:
-    film = torch.zeros(1, 1, 64, 64)
-    film[..., 32, 48] = 1
-    moved = warp(film, warp_matrices(torch.tensor([[0.25, 0.0, 0.0, 0.0, 0.0]])))
+    radiograph = torch.zeros(1, 1, 64, 64)
+    radiograph[..., 32, 48] = 1
+    moved = warp(radiograph, warp_matrices(torch.tensor([[0.25, 0.0, 0.0, 0.0, 0.0]])))
     assert moved[0, 0, 32].argmax() == 40  # a quarter of the half width of 32 pixels
-    smaller = warp(film, warp_matrices(torch.tensor([[0.0, 0.0, math.log(2), 0.0, 0.0]])))
+    smaller = warp(radiograph, warp_matrices(torch.tensor([[0.0, 0.0, math.log(2), 0.0, 0.0]])))
     assert smaller[0, 0, 32].argmax() == 40  # half as far from the middle
 
 
 def test_what_the_regressor_says_is_undone() -> None:
-    """A regressor that always tells the warp that was made brings the film back."""
-    films = made_films(3, size=256)
+    """A regressor that always tells the warp that was made brings the image back."""
+    radiographs = made_images(3, size=256)
     network = PostureRegressor({"kind": "resnet", "widths": [4, 4], "depths": [1, 1], "size": 32}, [1.0] * 5)
     with torch.no_grad():
         network.head.bias.copy_(MOVES[0])
-    moved = warp(films, warp_matrices(MOVES[:1].expand(3, 5)))
+    moved = warp(radiographs, warp_matrices(MOVES[:1].expand(3, 5)))
     back = to_canonical(network)(moved)
     middle = (..., slice(64, -64), slice(64, -64))
-    assert (back - films)[middle].abs().mean() < 0.01 < 0.03 < (moved - films)[middle].abs().mean()
-    assert torch.equal(unmoved(films), films)
+    assert (back - radiographs)[middle].abs().mean() < 0.01 < 0.03 < (moved - radiographs)[middle].abs().mean()
+    assert torch.equal(unmoved(radiographs), radiographs)
 
 
 def test_a_local_mean_is_a_mean_of_what_is_around() -> None:
@@ -68,8 +68,8 @@ def test_a_local_mean_is_a_mean_of_what_is_around() -> None:
 
 
 def pairs(size: int = 12) -> tuple[Tensor, Tensor, Tensor]:
-    """Details of films, of the same films moved a little, and by which numbers."""
-    films = made_films(size, seed=3)
+    """Details of images, of the same images moved a little, and by which numbers."""
+    radiographs = made_images(size, seed=3)
     rng = torch.Generator().manual_seed(1)
     moves = (torch.rand(size, 5, generator=rng) * 2 - 1) * torch.tensor([0.06, 0.06, 0.05, 0.05, 0.05])
 
@@ -77,10 +77,10 @@ def pairs(size: int = 12) -> tuple[Tensor, Tensor, Tensor]:
         thumbs = (torch.nn.functional.interpolate(images, (64, 64), mode="area")[:, 0] * 255).to(torch.uint8)
         return details(thumbs.numpy(), reach=8)
 
-    return small(warp(films, warp_matrices(moves))), small(films), moves
+    return small(warp(radiographs, warp_matrices(moves))), small(radiographs), moves
 
 
-def test_moved_copies_are_laid_on_their_films() -> None:
+def test_moved_copies_are_laid_on_their_images() -> None:
     moving, fixed, moves = pairs()
     fit = fit_pairs(moving, fixed, start=identity(12), blurs=(2, 1, 1, 0, 0))
     before = correlation(moving, fixed)
@@ -91,7 +91,7 @@ def test_moved_copies_are_laid_on_their_films() -> None:
     assert torch.allclose(correlation(warp(moving, fit.matrices), fixed), fit.correlation, atol=1e-5)
 
 
-def test_other_films_stay_unlike_and_nothing_gets_worse() -> None:
+def test_other_images_stay_unlike_and_nothing_gets_worse() -> None:
     moving, fixed, _ = pairs()
     start = identity(12)
     fit = fit_pairs(moving.roll(1, 0), fixed, start=start, blurs=(2, 1, 1, 0, 0))
@@ -117,7 +117,7 @@ def test_a_pair_is_fitted_by_itself() -> None:
     assert torch.allclose(torch.cat([fit.correlation for fit in alone]), together, atol=1e-5)
 
 
-def test_blank_films_correlate_with_nothing() -> None:
+def test_blank_images_correlate_with_nothing() -> None:
     fixed = details(made_thumbs(2))
     fit = fit_pairs(torch.zeros_like(fixed), fixed, start=identity(2), blurs=(2, 0))
     assert fit.correlation.tolist() == pytest.approx([0, 0])

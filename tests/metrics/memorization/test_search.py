@@ -1,4 +1,4 @@
-"""Copies among made films: who is flagged, by what threshold, and how well that is known to work."""
+"""Copies among made images: who is flagged, by what threshold, and how well that is known to work."""
 
 import json
 from dataclasses import replace
@@ -11,47 +11,47 @@ from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.features import CopySpace, thumbnails
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, ProbeKeeper, Probes
 from cxrsynth.metrics.memorization.registration import unmoved
-from cxrsynth.metrics.memorization.search import CopyReport, CopySettings, FilmSet, Share, find_copies
-from tests.metrics.made_images import made_films, made_thumbs
+from cxrsynth.metrics.memorization.search import CopyReport, CopySettings, ImageSet, Share, find_copies
+from tests.metrics.made_images import made_images, made_thumbs
 
-REAL = made_films(120)
-NEW = made_films(20, seed=77)
+REAL = made_images(120)
+NEW = made_images(20, seed=77)
 SETTINGS = CopySettings(sample=60)
 
 
-def film_set(films: torch.Tensor, name: str, *, films_a_patient: int = 2) -> FilmSet:
-    keys = tuple(f"{name}-{i}" for i in range(len(films)))
-    patients = tuple(f"{name}-patient-{i // films_a_patient}" for i in range(len(films)))
-    return FilmSet(keys, thumbnails(films, unmoved), patients)
+def image_set(radiographs: torch.Tensor, name: str, *, images_a_patient: int = 2) -> ImageSet:
+    keys = tuple(f"{name}-{i}" for i in range(len(radiographs)))
+    patients = tuple(f"{name}-patient-{i // images_a_patient}" for i in range(len(radiographs)))
+    return ImageSet(keys, thumbnails(radiographs, unmoved), patients)
 
 
-def probes_of(films: torch.Tensor, *, count: int) -> Probes:
+def probes_of(radiographs: torch.Tensor, *, count: int) -> Probes:
     keeper = ProbeKeeper(count)
-    keeper.offer([f"real-{i}" for i in range(len(films))], films)
+    keeper.offer([f"real-{i}" for i in range(len(radiographs))], radiographs)
     return keeper.probes()
 
 
 @pytest.fixture(scope="module")
-def reference() -> FilmSet:
-    return film_set(REAL, "real")
+def reference() -> ImageSet:
+    return image_set(REAL, "real")
 
 
 @pytest.fixture(scope="module")
-def space(reference: FilmSet) -> CopySpace:
+def space(reference: ImageSet) -> CopySpace:
     return CopySpace.fit(reference.thumbs)
 
 
 @pytest.fixture(scope="module")
-def report(reference: FilmSet, space: CopySpace) -> CopyReport:
-    """Twenty new films, four copies of real ones among them."""
+def report(reference: ImageSet, space: CopySpace) -> CopyReport:
+    """Twenty new images, four copies of real ones among them."""
     rng = torch.Generator().manual_seed(0)
-    films = NEW.clone()
-    films[3] = REAL[10]
-    films[8] = REAL[50].flip(-1)
-    films[12] = (REAL[90] + 0.03 * torch.randn(REAL[90].shape, generator=rng)).clamp(0, 1)
-    films[17] = (REAL[30] + NEW[17]) / 2
+    radiographs = NEW.clone()
+    radiographs[3] = REAL[10]
+    radiographs[8] = REAL[50].flip(-1)
+    radiographs[12] = (REAL[90] + 0.03 * torch.randn(REAL[90].shape, generator=rng)).clamp(0, 1)
+    radiographs[17] = (REAL[30] + NEW[17]) / 2
     return find_copies(
-        film_set(films, "made"),
+        image_set(radiographs, "made"),
         reference,
         space,
         register=unmoved,
@@ -61,14 +61,14 @@ def report(reference: FilmSet, space: CopySpace) -> CopyReport:
     )
 
 
-def test_copies_are_flagged_and_new_films_are_not(report: CopyReport) -> None:
-    flagged = {film.key: film.real for film in report.films if film.copy}
+def test_copies_are_flagged_and_new_images_are_not(report: CopyReport) -> None:
+    flagged = {radiograph.key: radiograph.real for radiograph in report.radiographs if radiograph.copy}
     assert flagged == {"made-3": "real-10", "made-8": "real-50", "made-12": "real-90", "made-17": "real-30"}
-    films = {film.key: film for film in report.films}
-    assert films["made-3"].similarity == pytest.approx(1.0, abs=1e-3)
-    assert films["made-8"].mirrored
-    assert all(film.copy == (film.similarity > report.threshold) for film in report.films)
-    assert [film.key for film in report.films] == [f"made-{i}" for i in range(20)]
+    radiographs = {radiograph.key: radiograph for radiograph in report.radiographs}
+    assert radiographs["made-3"].similarity == pytest.approx(1.0, abs=1e-3)
+    assert radiographs["made-8"].mirrored
+    assert all(radiograph.copy == (radiograph.similarity > report.threshold) for radiograph in report.radiographs)
+    assert [radiograph.key for radiograph in report.radiographs] == [f"made-{i}" for i in range(20)]
 
 
 def test_the_threshold_is_the_tail_of_different_patients(report: CopyReport) -> None:
@@ -103,22 +103,22 @@ def test_the_summary_is_json_with_the_nearest_first(report: CopyReport) -> None:
     assert {"threshold", "features", "made_to_real", "real_to_real", "false_alarms"} < set(summary)
 
 
-def test_an_audit_repeats(report: CopyReport, reference: FilmSet, space: CopySpace) -> None:
-    made = film_set(NEW, "made")
+def test_an_audit_repeats(report: CopyReport, reference: ImageSet, space: CopySpace) -> None:
+    made = image_set(NEW, "made")
     one, other = (find_copies(made, reference, space, register=unmoved, settings=SETTINGS) for _ in range(2))
     assert one == other
     assert one.sensitivity == {}  # nothing to plant was given
     assert one.threshold == report.threshold
 
 
-def test_films_of_one_patient_do_not_hide_copies(space: CopySpace) -> None:
-    """Every patient has two all but equal films: known as one patient's they say nothing of different patients."""
+def test_images_of_one_patient_do_not_hide_copies(space: CopySpace) -> None:
+    """Every patient has two all but equal images: known as one patient's they say nothing of different patients."""
     rng = torch.Generator().manual_seed(1)
     pairs = REAL[:60].repeat_interleave(2, 0)
     pairs = (pairs + 0.03 * torch.randn(pairs.shape, generator=rng)).clamp(0, 1)
-    known = film_set(pairs, "real")
+    known = image_set(pairs, "real")
     unknown = replace(known, patients=())
-    made = film_set(NEW, "made")
+    made = image_set(NEW, "made")
     told, untold = (find_copies(made, one, space, register=unmoved, settings=SETTINGS) for one in (known, unknown))
     assert told.threshold < 0.75 < untold.threshold == SETTINGS.ceiling
     assert told.real_to_real["p50"] < 0.7 < untold.real_to_real["p50"]
@@ -126,9 +126,9 @@ def test_films_of_one_patient_do_not_hide_copies(space: CopySpace) -> None:
     assert (told.patients_known, untold.patients_known) == (True, False)
 
 
-def test_without_an_autoencoder_that_kind_is_left_out(reference: FilmSet, space: CopySpace) -> None:
+def test_without_an_autoencoder_that_kind_is_left_out(reference: ImageSet, space: CopySpace) -> None:
     found = find_copies(
-        film_set(NEW[:2], "made"),
+        image_set(NEW[:2], "made"),
         reference,
         space,
         register=unmoved,
@@ -140,15 +140,15 @@ def test_without_an_autoencoder_that_kind_is_left_out(reference: FilmSet, space:
 
 def test_groups_are_patients_and_unknown_ones_are_apart() -> None:
     thumbs = made_thumbs(5)
-    films = FilmSet(tuple("abcde"), thumbs, ("x", "", "x", "", "y"))
-    assert films.groups().tolist() == [0, 1, 0, 2, 3]
-    assert FilmSet(tuple("abcde"), thumbs).groups().tolist() == [0, 1, 2, 3, 4]
+    radiographs = ImageSet(tuple("abcde"), thumbs, ("x", "", "x", "", "y"))
+    assert radiographs.groups().tolist() == [0, 1, 0, 2, 3]
+    assert ImageSet(tuple("abcde"), thumbs).groups().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_reference_too_small_is_refused(reference: FilmSet, space: CopySpace) -> None:
-    few = FilmSet(reference.keys[:19], reference.thumbs[:19])
+def test_a_reference_too_small_is_refused(reference: ImageSet, space: CopySpace) -> None:
+    few = ImageSet(reference.keys[:19], reference.thumbs[:19])
     one = replace(reference, patients=("same",) * 120)
-    with pytest.raises(ShardError, match="19 films of 19 patients\n  expected: at least 20 films of 3 patients"):
+    with pytest.raises(ShardError, match="19 images of 19 patients\n  expected: at least 20 images of 3 patients"):
         find_copies(reference, few, space, register=unmoved)
-    with pytest.raises(ShardError, match="120 films of 1 patients"):
+    with pytest.raises(ShardError, match="120 images of 1 patients"):
         find_copies(reference, one, space, register=unmoved)

@@ -1,4 +1,4 @@
-"""The second look: who is found, who is left out, and that each film is judged by itself."""
+"""The second look: who is found, who is left out, and that each image is judged by itself."""
 
 import numpy as np
 import pytest
@@ -8,44 +8,48 @@ from cxrsynth.metrics.memorization.features import CopySpace, Thumbs, mirrored, 
 from cxrsynth.metrics.memorization.registration import unmoved
 from cxrsynth.metrics.memorization.verify import CANDIDATES, Gallery, Places, compare
 from cxrsynth.runtime.warps import warp, warp_matrices
-from tests.metrics.made_images import made_films, made_thumbs
+from tests.metrics.made_images import made_images, made_thumbs
 
 
-def nobody(films: Thumbs) -> Places:
-    return np.full(len(films), -1)
+def nobody(radiographs: Thumbs) -> Places:
+    return np.full(len(radiographs), -1)
 
 
 @pytest.fixture(scope="module")
 def gallery() -> Gallery:
     thumbs = made_thumbs(80)
-    return Gallery.of(thumbs, np.arange(80) // 2, CopySpace.fit(thumbs))  # two films a patient
+    return Gallery.of(thumbs, np.arange(80) // 2, CopySpace.fit(thumbs))  # two images a patient
 
 
-def test_a_film_is_its_own_nearest_and_so_is_its_mirror_image(gallery: Gallery) -> None:
-    films = gallery.thumbs[:20]
-    plain = compare(films, gallery, leave_out=nobody(films)).best()
+def test_a_image_is_its_own_nearest_and_so_is_its_mirror_image(gallery: Gallery) -> None:
+    radiographs = gallery.thumbs[:20]
+    plain = compare(radiographs, gallery, leave_out=nobody(radiographs)).best()
     assert plain.places.tolist() == list(range(20))
     assert plain.similarity == pytest.approx(1.0, abs=1e-4)
     assert plain.cosines == pytest.approx(1.0, abs=1e-4)
     assert not plain.mirrored.any()
-    turned = compare(mirrored(films), gallery, leave_out=nobody(films)).best()
+    turned = compare(mirrored(radiographs), gallery, leave_out=nobody(radiographs)).best()
     assert turned.places.tolist() == list(range(20))
     assert turned.similarity == pytest.approx(1.0, abs=1e-4)
     assert turned.mirrored.all()
 
 
 def test_what_is_left_out_is_not_met(gallery: Gallery) -> None:
-    films, own = gallery.thumbs, gallery.groups
-    apart = compare(films, gallery, leave_out=own, looked_at=CANDIDATES)
+    radiographs, own = gallery.thumbs, gallery.groups
+    apart = compare(radiographs, gallery, leave_out=own, looked_at=CANDIDATES)
     met = apart.places >= 0
     assert met.all()
     assert (gallery.groups[apart.places] != own[:, None]).all()
-    assert apart.similarity.max() < 0.8 < compare(films, gallery, leave_out=nobody(films)).similarity.max(1).min()
+    assert (
+        apart.similarity.max()
+        < 0.8
+        < compare(radiographs, gallery, leave_out=nobody(radiographs)).similarity.max(1).min()
+    )
     assert all(len(set(row)) == CANDIDATES for row in apart.places)
 
 
-def test_a_patient_of_many_films_is_searched_past(gallery: Gallery) -> None:
-    """More films of one patient than candidates, all nearer than anybody else's."""
+def test_a_patient_of_many_images_is_searched_past(gallery: Gallery) -> None:
+    """More images of one patient than candidates, all nearer than anybody else's."""
     rng = np.random.default_rng(0)
     many = np.repeat(gallery.thumbs[:1], 30, 0)
     many = (many + rng.normal(0, 4, many.shape)).clip(0, 255).astype(np.uint8)
@@ -60,7 +64,7 @@ def test_a_patient_of_many_films_is_searched_past(gallery: Gallery) -> None:
 
 def test_a_moved_copy_is_known_by_laying_it_on(gallery: Gallery) -> None:
     move = torch.tensor([[0.06, 0.06, 0.0, 0.0, 0.0]]).expand(80, 5)
-    moved = thumbnails(warp(made_films(80), warp_matrices(move)), unmoved)
+    moved = thumbnails(warp(made_images(80), warp_matrices(move)), unmoved)
     found = compare(moved, gallery, leave_out=nobody(moved)).best()
     assert (found.places == np.arange(80)).mean() > 0.95
     assert np.median(found.similarity) > 0.85
@@ -70,7 +74,7 @@ def test_a_moved_copy_is_known_by_laying_it_on(gallery: Gallery) -> None:
 def test_the_candidate_looked_at_is_the_best_of_all(gallery: Gallery) -> None:
     """A rough fit of all candidates chooses as well as fine detail of all would, where features do not."""
     move = torch.tensor([[0.07, 0.07, 0.0, 0.0, 0.0]]).expand(80, 5)
-    moved = thumbnails(warp(made_films(80), warp_matrices(move)), unmoved)
+    moved = thumbnails(warp(made_images(80), warp_matrices(move)), unmoved)
     one = compare(moved, gallery, leave_out=nobody(moved))
     whole = compare(moved, gallery, leave_out=nobody(moved), looked_at=CANDIDATES)
     assert (one.places.shape, whole.places.shape) == ((80, 1), (80, CANDIDATES))
@@ -81,8 +85,8 @@ def test_the_candidate_looked_at_is_the_best_of_all(gallery: Gallery) -> None:
 
 
 def test_a_blend_is_known_as_it_lies(gallery: Gallery) -> None:
-    films, others = made_films(80), made_films(80, seed=50)
-    blends = thumbnails((films + others) / 2, unmoved)
+    radiographs, others = made_images(80), made_images(80, seed=50)
+    blends = thumbnails((radiographs + others) / 2, unmoved)
     found = compare(blends, gallery, leave_out=nobody(blends)).best()
     unlike = compare(thumbnails(others, unmoved), gallery, leave_out=nobody(blends)).best()
     assert (found.places == np.arange(80)).mean() > 0.95
@@ -100,9 +104,11 @@ def test_nobody_to_compare_with(gallery: Gallery) -> None:
     assert compare(thumbs[:0], gallery, leave_out=nobody(thumbs[:0])).best().places.shape == (0,)
 
 
-def test_each_film_is_judged_by_itself(gallery: Gallery) -> None:
-    films = made_thumbs(70, seed=4)  # more than a block
-    together = compare(films, gallery, leave_out=nobody(films)).best()
-    alone = [compare(film[None], gallery, leave_out=nobody(film[None])).best() for film in films]
+def test_each_image_is_judged_by_itself(gallery: Gallery) -> None:
+    radiographs = made_thumbs(70, seed=4)  # more than a block
+    together = compare(radiographs, gallery, leave_out=nobody(radiographs)).best()
+    alone = [
+        compare(radiograph[None], gallery, leave_out=nobody(radiograph[None])).best() for radiograph in radiographs
+    ]
     assert together.places.tolist() == [int(one.places[0]) for one in alone]
     assert np.allclose(together.similarity, [float(one.similarity[0]) for one in alone], atol=1e-4)

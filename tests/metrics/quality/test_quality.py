@@ -1,4 +1,4 @@
-"""Quality checks on films drawn by nano and on mean chests, spoilt in known ways."""
+"""Quality checks on images drawn by nano and on mean chests, spoilt in known ways."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def checks(family: Path) -> QualityChecks:
 
 
 @pytest.fixture(scope="module")
-def films() -> Tensor:
+def radiographs() -> Tensor:
     """Drawn by nano: an adult PA, a child AP, an adult AP; [3, 1, 256, 256]."""
     model = load_model("nano", device=CPU, precision=Precision.FP32)
     noise = torch.stack([sample_noise(0, f"quality-{i}", model.latent_shape) for i in range(len(PROMPTS))])
@@ -52,11 +52,11 @@ def failed(checks: QualityChecks, images: Tensor) -> list[set[str]]:
     return [{name for name, wrong in zip(table.names, row, strict=True) if wrong} for row in table.failed.tolist()]
 
 
-def written(films: Tensor, text: str, size: int, *, at: tuple[int, int]) -> Tensor:
-    """Films with white letters at a place, in a font of `size` pixels."""
+def written(radiographs: Tensor, text: str, size: int, *, at: tuple[int, int]) -> Tensor:
+    """Images with white letters at a place, in a font of `size` pixels."""
     drawn = []
-    for film in films:
-        image = Image.fromarray((film[0].numpy() * 255).round().astype(np.uint8))
+    for radiograph in radiographs:
+        image = Image.fromarray((radiograph[0].numpy() * 255).round().astype(np.uint8))
         ImageDraw.Draw(image).text(at, text, 255, ImageFont.load_default(size), stroke_width=1, stroke_fill=0)
         drawn.append(torch.from_numpy(np.array(image, dtype=np.float32) / 255))
     return torch.stack(drawn)[:, None]
@@ -66,10 +66,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_good_films_fail_nothing(checks: QualityChecks, films: Tensor) -> None:
-    assert failed(checks, films) == [set()] * 3
-    assert failed(checks, F.avg_pool2d(films, 2)) == [set()] * 3
-    table = checks(films)
+def test_good_images_fail_nothing(checks: QualityChecks, radiographs: Tensor) -> None:
+    assert failed(checks, radiographs) == [set()] * 3
+    assert failed(checks, F.avg_pool2d(radiographs, 2)) == [set()] * 3
+    table = checks(radiographs)
     assert table.names == tuple(CHECKS)
     assert table.values.shape == table.failed.shape == (3, len(CHECKS))
     assert table.values.dtype == torch.float32
@@ -77,7 +77,7 @@ def test_good_films_fail_nothing(checks: QualityChecks, films: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("film", "names"),
+    ("image", "names"),
     [
         (torch.zeros(1, 1, 256, 256), {"blank", "clipped", "not_a_chest"}),
         (torch.full((1, 1, 256, 256), 0.3), {"blank", "clipped", "not_a_chest"}),
@@ -87,33 +87,33 @@ def test_good_films_fail_nothing(checks: QualityChecks, films: Tensor) -> None:
     ],
     ids=["black", "grey", "white", "noise", "shade"],
 )
-def test_pictures_of_nothing_are_blank(checks: QualityChecks, film: Tensor, names: set[str]) -> None:
-    assert failed(checks, film)[0] >= names
+def test_pictures_of_nothing_are_blank(checks: QualityChecks, radiograph: Tensor, names: set[str]) -> None:
+    assert failed(checks, radiograph)[0] >= names
 
 
-def test_a_faint_chest_is_blank_and_darker_ones_are_not(films: Tensor) -> None:
-    spread = structure(films)
-    assert torch.allclose(structure(films * 0.5 + 0.2), spread * 0.5, atol=1e-6)
-    assert (structure(films * 0.05 + 0.4) < CHECKS["blank"].threshold).all()
+def test_a_faint_chest_is_blank_and_darker_ones_are_not(radiographs: Tensor) -> None:
+    spread = structure(radiographs)
+    assert torch.allclose(structure(radiographs * 0.5 + 0.2), spread * 0.5, atol=1e-6)
+    assert (structure(radiographs * 0.05 + 0.4) < CHECKS["blank"].threshold).all()
     y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 256), indexing="ij")
-    assert torch.allclose(structure(films * 0.5 + 0.2 + 0.05 * x * y - 0.04 * x), spread * 0.5, atol=0.02)
+    assert torch.allclose(structure(radiographs * 0.5 + 0.2 + 0.05 * x * y - 0.04 * x), spread * 0.5, atol=0.02)
 
 
-def test_too_light_and_too_dark_are_told(checks: QualityChecks, films: Tensor) -> None:
-    for spoilt in (films * 2.5, films + 0.5, films * 6 - 2.5):
+def test_too_light_and_too_dark_are_told(checks: QualityChecks, radiographs: Tensor) -> None:
+    for spoilt in (radiographs * 2.5, radiographs + 0.5, radiographs * 6 - 2.5):
         assert all("saturated" in names for names in failed(checks, spoilt.clamp(0, 1)))
-    for spoilt in (films * 0.12, films * 0.1 + 0.9):
+    for spoilt in (radiographs * 0.12, radiographs * 0.1 + 0.9):
         assert all("clipped" in names for names in failed(checks, spoilt.clamp(0, 1)))
 
 
 def test_black_counts_only_where_it_reaches_no_edge() -> None:
-    films = 0.3 + 0.4 * torch.rand(3, 1, 200, 200, generator=torch.Generator().manual_seed(0))
-    films[0, :, 80:120, 80:120] = 0.0  # enclosed: 1600 of the middle's 124 x 124 pixels
-    films[1, :, :120, 80:120] = 0.0  # the same black, out to the edge
-    films[2, :, 80:120, 80:120] = 1.0
+    radiographs = 0.3 + 0.4 * torch.rand(3, 1, 200, 200, generator=torch.Generator().manual_seed(0))
+    radiographs[0, :, 80:120, 80:120] = 0.0  # enclosed: 1600 of the middle's 124 x 124 pixels
+    radiographs[1, :, :120, 80:120] = 0.0  # the same black, out to the edge
+    radiographs[2, :, 80:120, 80:120] = 1.0
     share = 1600 / 124**2
-    assert end_share(films).tolist() == pytest.approx([share, 0.0, share], rel=0.05)
-    assert end_share(films[:1]).tolist() == end_share(films)[:1].tolist()
+    assert end_share(radiographs).tolist() == pytest.approx([share, 0.0, share], rel=0.05)
+    assert end_share(radiographs[:1]).tolist() == end_share(radiographs)[:1].tolist()
 
 
 def test_levels_in_use_are_counted() -> None:
@@ -125,34 +125,34 @@ def test_levels_in_use_are_counted() -> None:
         assert effective_levels(rounded).item() <= count + 1e-3
 
 
-def test_posterised_films_are_clipped(checks: QualityChecks, films: Tensor) -> None:
+def test_posterised_images_are_clipped(checks: QualityChecks, radiographs: Tensor) -> None:
     for count in (4, 8, 16):
-        spoilt = (films * (count - 1)).round() / (count - 1)
+        spoilt = (radiographs * (count - 1)).round() / (count - 1)
         assert all("clipped" in names for names in failed(checks, spoilt))
 
 
-def test_the_negative_is_called_inverted_and_a_chest(checks: QualityChecks, films: Tensor) -> None:
-    plain, negative = checks(films), checks(1 - films)
-    assert all(names == {"inverted"} for names in failed(checks, 1 - films))
+def test_the_negative_is_called_inverted_and_a_chest(checks: QualityChecks, radiographs: Tensor) -> None:
+    plain, negative = checks(radiographs), checks(1 - radiographs)
+    assert all(names == {"inverted"} for names in failed(checks, 1 - radiographs))
     column = plain.names.index("inverted")
     assert torch.allclose(plain.values[:, column], -negative.values[:, column], atol=1e-4)
     for gamma in (0.5, 2.0):  # not by brightness
-        assert failed(checks, films**gamma) == [set()] * 3
-        assert all("inverted" in names for names in failed(checks, 1 - films**gamma))
+        assert failed(checks, radiographs**gamma) == [set()] * 3
+        assert all("inverted" in names for names in failed(checks, 1 - radiographs**gamma))
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_turned_films_are_told(checks: QualityChecks, films: Tensor, turns: int) -> None:
-    assert all("turned" in names for names in failed(checks, films.rot90(turns, (2, 3)).contiguous()))
+def test_turned_images_are_told(checks: QualityChecks, radiographs: Tensor, turns: int) -> None:
+    assert all("turned" in names for names in failed(checks, radiographs.rot90(turns, (2, 3)).contiguous()))
 
 
-def test_each_turn_is_seen_as_the_upright_is(films: Tensor, family: Path) -> None:
+def test_each_turn_is_seen_as_the_upright_is(radiographs: Tensor, family: Path) -> None:
     searching = Likeness(Likeness.load(family, CPU).templates)
-    plain = searching(films)
+    plain = searching(radiographs)
     assert (plain.upright > plain.turned).all()
     for turns in (1, 2, 3):
-        assert (searching(films.rot90(turns, (2, 3))).turned >= plain.upright - 1e-4).all()
-    assert torch.allclose(searching(1 - films).inverted, plain.upright, atol=1e-4)
+        assert (searching(radiographs.rot90(turns, (2, 3))).turned >= plain.upright - 1e-4).all()
+    assert torch.allclose(searching(1 - radiographs).inverted, plain.upright, atol=1e-4)
 
 
 def test_other_pictures_are_no_chest(checks: QualityChecks) -> None:
@@ -166,14 +166,14 @@ def test_other_pictures_are_no_chest(checks: QualityChecks) -> None:
         assert names & {"not_a_chest", "turned", "inverted"}
 
 
-def test_a_badly_placed_chest_is_still_a_chest(checks: QualityChecks, films: Tensor, family: Path) -> None:
+def test_a_badly_placed_chest_is_still_a_chest(checks: QualityChecks, radiographs: Tensor, family: Path) -> None:
     moves = torch.tensor([[0.2, -0.1, 0.1, 0.2, 0.1], [-0.2, 0.15, -0.1, -0.1, -0.15], [0.0, 0.2, 0.25, 0.25, 0.0]])
     for move in moves:
-        moved = warp(films, warp_matrices(move[None]).expand(3, -1, -1))
+        moved = warp(radiographs, warp_matrices(move[None]).expand(3, -1, -1))
         assert failed(checks, moved) == [set()] * 3
     searching = Likeness(Likeness.load(family, CPU).templates)
-    assert (searching(films).upright > 0.5).all()
-    assert (searching(films).upright > searching(films).inverted).all()
+    assert (searching(radiographs).upright > 0.5).all()
+    assert (searching(radiographs).upright > searching(radiographs).inverted).all()
 
 
 def test_registration_undoes_a_known_warp(family: Path) -> None:
@@ -188,8 +188,8 @@ def test_registration_undoes_a_known_warp(family: Path) -> None:
     assert ((back - canonical).norm(dim=1) < 0.5 * (away - canonical).norm(dim=1)).all()
 
 
-def test_only_what_may_be_the_best_is_registered(films: Tensor, family: Path) -> None:
-    """Good films as they are, their negatives as negatives."""
+def test_only_what_may_be_the_best_is_registered(radiographs: Tensor, family: Path) -> None:
+    """Good images as they are, their negatives as negatives."""
     network = PostureRegressor.from_pretrained(family / "posture").eval()
     seen: list[Tensor] = []
 
@@ -198,48 +198,50 @@ def test_only_what_may_be_the_best_is_registered(films: Tensor, family: Path) ->
         return to_canonical(images, network)
 
     like = Likeness(Likeness.load(family, CPU).templates, register)
-    plain = like(films)
+    plain = like(radiographs)
     assert 3 <= len(seen[0]) <= 4  # of nine views
-    negative = like(1 - films)
+    negative = like(1 - radiographs)
     assert 3 <= len(seen[1]) <= 4
     assert torch.allclose(negative.inverted, plain.upright, atol=1e-4)
     seen.clear()
     # Of no polarity in particular: all three views are in doubt.
-    like(torch.full_like(films[:1], 0.5))
+    like(torch.full_like(radiographs[:1], 0.5))
     assert [len(images) for images in seen] == [3]
 
 
 @pytest.mark.parametrize("size", [12, 16, 24])
 @pytest.mark.parametrize("at", [(6, 6), (40, 120), (20, 222)])
-def test_text_is_found(films: Tensor, size: int, at: tuple[int, int]) -> None:
-    assert (longest_row(written(films, "PATIENT 4821", size, at=at)) > CHECKS["text"].threshold).all()
+def test_text_is_found(radiographs: Tensor, size: int, at: tuple[int, int]) -> None:
+    assert (longest_row(written(radiographs, "PATIENT 4821", size, at=at)) > CHECKS["text"].threshold).all()
 
 
-def test_side_markers_wires_and_plates_are_no_text(checks: QualityChecks, films: Tensor) -> None:
+def test_side_markers_wires_and_plates_are_no_text(checks: QualityChecks, radiographs: Tensor) -> None:
     for marker in ("L", "R", "L\nAP"):
-        assert (longest_row(written(films, marker, 20, at=(12, 12))) <= CHECKS["text"].threshold).all()
-    wires = films.clone()
+        assert (longest_row(written(radiographs, marker, 20, at=(12, 12))) <= CHECKS["text"].threshold).all()
+    wires = radiographs.clone()
     wires[..., 60:63, 20:230] = wires[..., 20:230, 90:92] = 1.0
     for left in range(20, 90, 11):  # a row of small full squares
         wires[..., 10:17, left : left + 7] = 1.0
     assert (longest_row(wires) <= CHECKS["text"].threshold).all()
 
 
-def test_letters_that_stand_apart_are_no_row(films: Tensor) -> None:
-    row = written(films, "ABCDEF", 16, at=(10, 10))
-    stack = written(films, "\n".join("ABCDEF"), 16, at=(10, 10))
-    # Bright edges of the film in line with the letters may count as one more.
+def test_letters_that_stand_apart_are_no_row(radiographs: Tensor) -> None:
+    row = written(radiographs, "ABCDEF", 16, at=(10, 10))
+    stack = written(radiographs, "\n".join("ABCDEF"), 16, at=(10, 10))
+    # Bright edges of the image in line with the letters may count as one more.
     assert (longest_row(row) >= 6).all()
     assert (longest_row(stack) <= 3).all()
 
 
-def test_large_images_are_read_too(films: Tensor) -> None:
-    large = F.interpolate(written(films, "PATIENT 4821", 28, at=(10, 10)), (1024, 1024), mode="bilinear")
+def test_large_images_are_read_too(radiographs: Tensor) -> None:
+    large = F.interpolate(written(radiographs, "PATIENT 4821", 28, at=(10, 10)), (1024, 1024), mode="bilinear")
     assert (longest_row(large) > CHECKS["text"].threshold).all()
 
 
-def test_batches_do_not_matter(checks: QualityChecks, films: Tensor) -> None:
-    mixed = torch.cat([films, 1 - films, films.rot90(2, (2, 3)), written(films, "ROOM 1204", 14, at=(9, 9))])
+def test_batches_do_not_matter(checks: QualityChecks, radiographs: Tensor) -> None:
+    mixed = torch.cat(
+        [radiographs, 1 - radiographs, radiographs.rot90(2, (2, 3)), written(radiographs, "ROOM 1204", 14, at=(9, 9))]
+    )
     whole = checks(mixed)
     apart = [checks(one[None]) for one in mixed]
     assert torch.allclose(whole.values, torch.cat([one.values for one in apart]), atol=1e-4)
@@ -247,14 +249,14 @@ def test_batches_do_not_matter(checks: QualityChecks, films: Tensor) -> None:
     assert torch.equal(whole.values, checks(mixed).values)
 
 
-def test_without_likeness_its_checks_are_left_out(films: Tensor) -> None:
-    table = QualityChecks()(films)
+def test_without_likeness_its_checks_are_left_out(radiographs: Tensor) -> None:
+    table = QualityChecks()(radiographs)
     assert set(table.names) == set(CHECKS) - set(LIKENESS_CHECKS)
     assert not table.failed.any()
 
 
-def test_thresholds_are_the_callers(films: Tensor) -> None:
-    strict = QualityChecks(thresholds={"blank": 0.99, "text": -1.0})(films)
+def test_thresholds_are_the_callers(radiographs: Tensor) -> None:
+    strict = QualityChecks(thresholds={"blank": 0.99, "text": -1.0})(radiographs)
     for name in strict.names:
         assert strict.failed[:, strict.names.index(name)].all() == (name in ("blank", "text"))
     with pytest.raises(ValueError, match=r"inverted.*checks made: blank, saturated, clipped, text"):

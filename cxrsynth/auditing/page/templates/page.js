@@ -2,10 +2,10 @@
 (() => {
   const get = (id) => document.getElementById(id);
   const list = get("cards");
-  const films = JSON.parse(get("films").textContent);
-  films.forEach((film, place) => {
-    film.place = place;
-    film.card = list.children[place];
+  const images = JSON.parse(get("images").textContent);
+  images.forEach((image, place) => {
+    image.place = place;
+    image.card = list.children[place];
   });
 
   const fill = (id, values) => {
@@ -13,16 +13,16 @@
       get(id).append(new Option(value, value));
     }
   };
-  fill("reason", films.flatMap((film) => film.reasons));
-  fill("finding", films.flatMap((film) => film.findings));
-  fill("view", films.map((film) => film.view).filter((view) => view !== ""));
+  fill("reason", images.flatMap((image) => image.reasons));
+  fill("finding", images.flatMap((image) => image.findings));
+  fill("view", images.map((image) => image.view).filter((view) => view !== ""));
 
-  const valueOf = (film, by) => {
-    if (by === "place" || by === "key") return film[by];
-    return film.numbers[by] ?? null;
+  const valueOf = (image, by) => {
+    if (by === "place" || by === "key") return image[by];
+    return image.numbers[by] ?? null;
   };
 
-  // What was not measured comes last in either order; equal films stay in the order of the set.
+  // What was not measured comes last in either order; equal images stay in the order of the set.
   const compare = (by, sign) => (one, other) => {
     const [a, b] = [valueOf(one, by), valueOf(other, by)];
     if (a === b) return one.place - other.place;
@@ -34,35 +34,35 @@
   const wanted = () => {
     const [decision, reason, finding, view] = ["decision", "reason", "finding", "view"].map((id) => get(id).value);
     const text = get("search").value.toLowerCase();
-    return (film) =>
-      (decision === "" || film.kept === (decision === "kept")) &&
-      (reason === "" || film.reasons.includes(reason)) &&
-      (finding === "" || film.findings.includes(finding)) &&
-      (view === "" || film.view === view) &&
-      film.key.toLowerCase().includes(text);
+    return (image) =>
+      (decision === "" || image.kept === (decision === "kept")) &&
+      (reason === "" || image.reasons.includes(reason)) &&
+      (finding === "" || image.findings.includes(finding)) &&
+      (view === "" || image.view === view) &&
+      image.key.toLowerCase().includes(text);
   };
 
-  let shown = films;
+  let shown = images;
   const update = () => {
     const matches = wanted();
-    const ordered = [...films].sort(compare(get("sort").value, get("direction").value === "up" ? 1 : -1));
+    const ordered = [...images].sort(compare(get("sort").value, get("direction").value === "up" ? 1 : -1));
     shown = ordered.filter(matches);
     const visible = new Set(shown);
-    for (const film of films) film.card.hidden = !visible.has(film);
-    list.append(...ordered.map((film) => film.card));
-    get("shown").textContent = `${shown.length} of ${films.length} films of the gallery shown`;
-    get("none").hidden = shown.length > 0 || films.length === 0;
+    for (const image of images) image.card.hidden = !visible.has(image);
+    list.append(...ordered.map((image) => image.card));
+    get("shown").textContent = `${shown.length} of ${images.length} images of the gallery shown`;
+    get("none").hidden = shown.length > 0 || images.length === 0;
   };
 
   const viewer = get("viewer");
   let current = 0;
   const show = (place) => {
     current = place;
-    const film = shown[place];
-    const picture = film.card.querySelector(".enlarge").firstElementChild.cloneNode(true);
-    get("viewer-title").textContent = film.key;
+    const image = shown[place];
+    const picture = image.card.querySelector(".enlarge").firstElementChild.cloneNode(true);
+    get("viewer-title").textContent = image.key;
     get("viewer-picture").replaceChildren(picture);
-    get("viewer-told").replaceChildren(film.card.querySelector(".told").cloneNode(true));
+    get("viewer-told").replaceChildren(image.card.querySelector(".told").cloneNode(true));
     // A disabled button would lose the focus, and with it the arrow keys.
     get("before").ariaDisabled = String(place === 0);
     get("after").ariaDisabled = String(place === shown.length - 1);
@@ -75,7 +75,7 @@
   list.addEventListener("click", (event) => {
     const button = event.target.closest(".enlarge");
     if (!button) return;
-    show(shown.findIndex((film) => film.card === button.parentElement));
+    show(shown.findIndex((image) => image.card === button.parentElement));
     viewer.showModal();
     get("close").focus();
   });
