@@ -1,4 +1,4 @@
-"""A recipe read: YAML, overrides, relative paths."""
+"""Reads a recipe: YAML, `--set` overrides, paths relative to the recipe."""
 
 import json
 from collections.abc import Sequence
@@ -9,29 +9,29 @@ import yaml
 from pydantic import ValidationError
 
 from cxrsynth.errors import RecipeError
-from cxrsynth.recipe.messages import _told
+from cxrsynth.recipe.messages import explain
 from cxrsynth.recipe.schema import Recipe, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that does not let the second of two equal keys win in silence."""
+    """Safe YAML that refuses a key given twice; plain YAML would silently use the second."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """As SafeLoader's; a key that is there twice is an error. Here what is merged is not yet put in."""
+        """Like SafeLoader's, with the check. Merged sections (`<<`) are not expanded yet here."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
-                    told = f"key {key.value!r} is there twice"
-                    raise yaml.constructor.ConstructorError("in a section", node.start_mark, told, key.start_mark)
+                    found = f"key {key.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError("in a section", node.start_mark, found, key.start_mark)
                 seen.add((key.tag, key.value))
         return node
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `--set key=value` overrides; paths in it are relative to the recipe's folder.
+    """Read a recipe, apply `--set key=value` overrides, and make its paths absolute.
 
     Raises:
         RecipeError: naming every unknown key, wrong type and bad value at once.
@@ -42,17 +42,17 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{path}: {told}" for told in _told(error, data))) from None
+        raise RecipeError("\n".join(f"{path}: {message}" for message in explain(error, data))) from None
     return _resolved(recipe, path.parent)
 
 
 def recipe_schema() -> str:
-    """JSON Schema of a recipe, for editors."""
+    """JSON Schema of a recipe, for editors; the content of recipes/recipe.schema.json."""
     return json.dumps(Recipe.model_json_schema(), indent=1) + "\n"
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML; every default is written out."""
+    """The resolved recipe as YAML, with every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -66,19 +66,19 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise RecipeError(f"{path}: line {line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError):  # a date or number that is none; far too deep
-        raise RecipeError(f"{path}: not valid YAML\n  expected: a recipe, as those under recipes/") from None
+    except (yaml.YAMLError, ValueError, RecursionError):  # an impossible date or number; nested far too deep
+        raise RecipeError(f"{path}: not valid YAML\n  expected: a recipe like those under recipes/") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: holds {type(data).__name__}, expected sections such as reports: and stages:")
+        raise RecipeError(f"{path}: found {type(data).__name__}, expected sections such as reports: and stages:")
     return data
 
 
 def _override(data: dict[str, Any], given: str) -> None:
-    """`stages.0.iterations=5`: a dotted path, numbers for places in lists; the value is read as YAML."""
+    """Apply `stages.0.iterations=5`: a dotted path, with list positions counted from 0, and a YAML value."""
     key, sign, text = given.partition("=")
     names = key.split(".")
     if not sign or not all(names):
-        raise RecipeError(f"--set {given}: expected key=value, as stages.0.iterations=5")
+        raise RecipeError(f"--set {given}: expected key=value, for example stages.0.iterations=5")
     try:
         value = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -91,7 +91,7 @@ def _override(data: dict[str, Any], given: str) -> None:
     elif isinstance(place, dict):
         place[names[-1]] = value
     else:
-        raise RecipeError(f"--set {given}: {'.'.join(names[:-1])} holds no sections")
+        raise RecipeError(f"--set {given}: {'.'.join(names[:-1])} is not a section")
 
 
 def _step_into(place: Any, name: str, given: str) -> Any:
@@ -101,24 +101,24 @@ def _step_into(place: Any, name: str, given: str) -> Any:
         if not isinstance(place.get(name), dict | list):
             place[name] = {}
         return place[name]
-    raise RecipeError(f"--set {given}: {name} is inside a plain value")
+    raise RecipeError(f"--set {given}: {name} would be inside a plain value")
 
 
 def _index(place: list[Any], name: str, given: str) -> int:
     if not name.isdecimal() or int(name) >= len(place):
-        raise RecipeError(f"--set {given}: {name!r} is no place in a list of {len(place)}, counted from 0")
+        raise RecipeError(f"--set {given}: {name!r} is not a position in a list of {len(place)}, counted from 0")
     return int(name)
 
 
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:
-    """Paths made absolute; so are names of models and judges where they are folders beside the recipe."""
+    """Make paths absolute, and names of models and reward models that are folders beside the recipe."""
 
     def absolute(path: Any) -> Any:
         return (folder / path).resolve() if isinstance(path, Path) else path
 
     def beside(name: str) -> str:
-        own = name in ("nano", *FAMILIES)
-        return str((folder / name).resolve()) if (folder / name).is_dir() and not own else name
+        built_in = name in ("nano", *FAMILIES)
+        return str((folder / name).resolve()) if (folder / name).is_dir() and not built_in else name
 
     def resolved(stage: Stage) -> Stage:
         if isinstance(stage, SftStage):
