@@ -285,7 +285,7 @@ def test_kept_images_never_go_into_the_reference_or_beside_the_findings(made: Pa
         assert not kept.exists()
 
 
-@pytest.mark.parametrize("images", [1, 5])
+@pytest.mark.parametrize("radiographs", [1, 5])
 def test_a_reference_of_too_few_images_is_told(radiographs: int, made: Path, real: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()

@@ -77,7 +77,7 @@ def test_good_images_fail_nothing(checks: QualityChecks, radiographs: Tensor) ->
 
 
 @pytest.mark.parametrize(
-    ("image", "names"),
+    ("radiograph", "names"),
     [
         (torch.zeros(1, 1, 256, 256), {"blank", "clipped", "not_a_chest"}),
         (torch.full((1, 1, 256, 256), 0.3), {"blank", "clipped", "not_a_chest"}),
