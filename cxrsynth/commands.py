@@ -11,6 +11,7 @@ import typer
 
 from cxrsynth import console
 from cxrsynth.errors import CxrsynthError
+from cxrsynth.runtime.processes import Launch, read_launch
 from cxrsynth.settings import AuditSettings, GenerateSettings, TuneSettings
 
 _REWARDS = ("posture", "diagnosis", "consistency")
@@ -20,11 +21,12 @@ _JUDGE = "nano-judge"
 @contextmanager
 def _user_errors() -> Iterator[None]:
     """One message and exit code 2 for what the user can mend; Ctrl-C says how to go on."""
-    rank = os.environ.get("RANK")
+    launch = Launch()
     try:
+        launch = read_launch()  # before any work
         yield
     except CxrsynthError as error:
-        console.fail(f"[rank {rank}] {error}" if rank else str(error))
+        console.fail(f"[rank {launch.rank}] {error}" if launch.world_size > 1 else str(error))
         raise typer.Exit(2) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -46,7 +48,7 @@ def run_generate(settings: GenerateSettings) -> None:
         if done.estimate is not None:
             console.say(done.estimate)
             return
-        if int(os.environ.get("RANK", "0")) != 0:
+        if read_launch().rank != 0:
             return
         if done.already_complete:
             console.say(f"{settings.out}: already complete ({done.samples} images), nothing to do")
@@ -76,7 +78,7 @@ def run_tune(settings: TuneSettings) -> None:
         from cxrsynth.tuning.tune import tune
 
         done = tune(settings)
-        if int(os.environ.get("RANK", "0")) != 0:
+        if read_launch().rank != 0:
             return
         if done.estimate is not None:
             console.say(done.estimate)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.backends import REWARDS, family_folder, no_backend, own_reward
+from cxrsynth.runtime.files import file_sha256
 
 # The part of a family that a reward asks.
 _PARTS = {"posture": "posture", "diagnosis": "classifier", "consistency": "dual_encoder"}
@@ -83,8 +84,7 @@ def _files(name: str, folder: Path) -> str:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}\n  expected: a readable file") from None
 

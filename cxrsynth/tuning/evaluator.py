@@ -152,10 +152,8 @@ class Evaluator:
                 with context() as model:
                     self._baseline = self.evaluate(model)
                 if self._group.rank == 0:
-                    partial = cache.with_suffix(".partial")
                     parts = {name: getattr(self._baseline, name) for name in ("images", "rewards", "features")}
-                    write_tensors({name: tensor.contiguous() for name, tensor in parts.items()}, partial)
-                    partial.replace(cache)
+                    write_tensors(cache, {name: tensor.contiguous() for name, tensor in parts.items()})
         return self._baseline
 
     def verdict(self, policy: EvaluatedImages, baseline: EvaluatedImages) -> Verdict:

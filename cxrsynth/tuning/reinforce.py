@@ -27,6 +27,7 @@ from cxrsynth.rl.policy import Policy, load_policy
 from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
 from cxrsynth.rl.rollouts import BaselineCache, Collector, PromptExample
 from cxrsynth.rl.update import Updater, UpdateStats
+from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.tuning.curves import draw_curves
 from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator, Verdict, as_row, hacking_warning, open_evaluator
@@ -319,7 +320,8 @@ class Reinforcement:
     ) -> None:
         if pairs := self.run.recipe.evaluation.sheet:
             sheet = evaluator.sheet(images, baseline, pairs=pairs)
-            sheet.save(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png")
+            with open_atomically(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png") as file:
+                sheet.save(file, "PNG")
         draw_curves(self.metrics.rows(), self.run.folder.curves)
 
     def _write(self, iteration: int, row: dict[str, Any]) -> None:
