@@ -19,7 +19,7 @@ from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage
-from cxrsynth.rewards.feedback import Comparison, compare, spread
+from cxrsynth.rewards.feedback import Comparison, compare, reward_std
 from cxrsynth.rl.advantage import PromptStatistics, no_signal, to_advantage
 from cxrsynth.rl.checkpoint import Learner, explain_damage, load_best, load_checkpoint, save_checkpoint
 from cxrsynth.rl.optimizer import optimizer_groups, set_learning_rates
@@ -205,7 +205,7 @@ class Reinforcement:
         """Feedback [N, R]: the comparison, or without a baseline the rewards themselves; nan: cannot tell."""
         if baseline is None or not isinstance(self.stage, RlcfStage):
             return rewards
-        section, scale = self.stage.comparison, spread(self.cache.everything())
+        section, scale = self.stage.comparison, reward_std(self.cache.everything())
         return compare(rewards, baseline, kind=Comparison(section.kind), scale=scale, beta=section.beta)
 
     def _row(self, rewards: Tensor, baseline: Tensor | None, feedback: Tensor) -> dict[str, Any]:
