@@ -17,10 +17,10 @@ import torch
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.base import Reward
 from cxrsynth.rewards.nano import load_family
+from cxrsynth.settings import REWARDS as REWARDS
 
 # `nano` to tune with, `nano-judge` to audit with: other architecture, other patients.
 FAMILIES = ("nano", "nano-judge")
-REWARDS = ("posture", "diagnosis", "consistency")
 ENTRY_POINTS = "cxrsynth.rewards"
 
 
