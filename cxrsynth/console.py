@@ -139,6 +139,16 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     say(f"{out}: report.html, summary.json, scores.parquet, keep.csv")
 
 
+def print_recipes(recipes: Mapping[str, str]) -> None:
+    """Names of recipes and what they do, as a table on standard output."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it does")
+    for name, summary in recipes.items():
+        table.add_row(escape(name), escape(summary))
+    Console(emoji=False, highlight=False).print(table)
+
+
 def _table(first: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column(first)

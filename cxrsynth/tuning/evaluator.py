@@ -28,7 +28,7 @@ from cxrsynth.metrics.fidelity import frechet_interval, mean_interval
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import RewardSuite
-from cxrsynth.rewards.feedback import spread
+from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.rl.rollouts import PromptExample, check_pixels
 from cxrsynth.runtime.files import write_tensors
 from cxrsynth.runtime.pool import OrderedPool
@@ -152,17 +152,15 @@ class Evaluator:
                 with context() as model:
                     self._baseline = self.evaluate(model)
                 if self._group.rank == 0:
-                    partial = cache.with_suffix(".partial")
                     parts = {name: getattr(self._baseline, name) for name in ("images", "rewards", "features")}
-                    write_tensors({name: tensor.contiguous() for name, tensor in parts.items()}, partial)
-                    partial.replace(cache)
+                    write_tensors(cache, {name: tensor.contiguous() for name, tensor in parts.items()})
         return self._baseline
 
     def verdict(self, policy: EvaluatedImages, baseline: EvaluatedImages) -> Verdict:
         """Margins, win rates, Frechet distance and diversity, with intervals by bootstrap over reports."""
         margin = (policy.rewards - baseline.rewards).double()  # [N, R]
         known = ~margin.isnan()
-        scaled = (margin / spread(baseline.rewards)).nan_to_num(0.0)
+        scaled = (margin / reward_std(baseline.rewards)).nan_to_num(0.0)
         numbers: dict[str, float] = {}
         for column, name in enumerate(self.names):
             numbers[f"{name}/policy"] = float(policy.rewards[:, column].nanmean())

@@ -19,7 +19,7 @@ from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import open_table
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.digests import backend_digest
-from cxrsynth.runtime.processes import announced
+from cxrsynth.runtime.processes import read_launch
 from cxrsynth.tuning.latent_cache import open_images
 from cxrsynth.tuning.run import TuneRun
 
@@ -128,7 +128,7 @@ def _read(path: Path, columns: dict[str, str], limit: int | None) -> list[Report
     reports = list(islice(usable(), limit))
     if not reports:
         raise ReportsError(f"{path}: no usable row\n  expected: at least one row with report text or labels")
-    if rejected and announced("RANK", 0) == 0:
+    if rejected and read_launch().rank == 0:
         console.warn(
             f"{path}: {len(rejected)} of {len(rejected) + len(reports)} rows cannot be used and are left out"
             f" (the first: line {rejected[0].line}: {rejected[0].reason})"

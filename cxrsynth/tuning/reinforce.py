@@ -19,7 +19,7 @@ from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage
-from cxrsynth.rewards.feedback import Comparison, compare, spread
+from cxrsynth.rewards.feedback import Comparison, compare, reward_std
 from cxrsynth.rl.advantage import PromptStatistics, no_signal, to_advantage
 from cxrsynth.rl.checkpoint import Learner, explain_damage, load_best, load_checkpoint, save_checkpoint
 from cxrsynth.rl.optimizer import optimizer_groups, set_learning_rates
@@ -27,6 +27,7 @@ from cxrsynth.rl.policy import Policy, load_policy
 from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
 from cxrsynth.rl.rollouts import BaselineCache, Collector, PromptExample
 from cxrsynth.rl.update import Updater, UpdateStats
+from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.tuning.curves import draw_curves
 from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator, Verdict, as_row, hacking_warning, open_evaluator
@@ -204,7 +205,7 @@ class Reinforcement:
         """Feedback [N, R]: the comparison, or without a baseline the rewards themselves; nan: cannot tell."""
         if baseline is None or not isinstance(self.stage, RlcfStage):
             return rewards
-        section, scale = self.stage.comparison, spread(self.cache.everything())
+        section, scale = self.stage.comparison, reward_std(self.cache.everything())
         return compare(rewards, baseline, kind=Comparison(section.kind), scale=scale, beta=section.beta)
 
     def _row(self, rewards: Tensor, baseline: Tensor | None, feedback: Tensor) -> dict[str, Any]:
@@ -319,7 +320,8 @@ class Reinforcement:
     ) -> None:
         if pairs := self.run.recipe.evaluation.sheet:
             sheet = evaluator.sheet(images, baseline, pairs=pairs)
-            sheet.save(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png")
+            with open_atomically(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png") as file:
+                sheet.save(file, "PNG")
         draw_curves(self.metrics.rows(), self.run.folder.curves)
 
     def _write(self, iteration: int, row: dict[str, Any]) -> None:

@@ -95,7 +95,7 @@ def make(
     )
     schedule = trajectory_schedule(policy.model, steps=4, eta=1.0)
     suite = RewardSuite({"brightness": Brightness()})
-    group = ProcessGroup(0, 1, list)
+    group = ProcessGroup()
     collector = Collector(
         policy, suite, schedule=schedule, guidance=GUIDANCE, batch_size=batch_size, seed=seed, pool=pool, group=group
     )

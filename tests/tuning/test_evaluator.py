@@ -44,7 +44,7 @@ def evaluator() -> Evaluator:
         batch_size=2,
         seed=0,
         pool=OrderedPool(1, threads=1),
-        group=ProcessGroup(0, 1, list),
+        group=ProcessGroup(),
     )
 
 

@@ -206,7 +206,7 @@ def test_ctrl_c_finishes_the_iteration_and_saves_it(tiny_model: Path, tmp_path: 
     running = start(write_recipe(tmp_path, content), out)
     running.interrupt_when(lambda: (out / "metrics.jsonl").exists() and len(metrics(out)) >= 3)
     assert running.wait() == 130
-    assert "Run the same command again to go on" in running.printed()
+    assert "Run the same command again to resume" in running.printed()
     done = len(metrics(out))
     assert [path.name for path in (out / "checkpoints").glob("0-*")] == [f"0-{done:06d}"]
     again = tune(tmp_path / "recipe.yaml", out, "--set", "stages.0.iterations=401")
@@ -228,7 +228,7 @@ def test_what_stops_the_last_iteration_is_heard(
 
     monkeypatch.setattr(Reinforcement, "draws", pressed)
     stopped = tune(path, out)
-    assert (stopped.exit_code, "Run the same command again to go on" in stopped.output) == (130, True)
+    assert (stopped.exit_code, "Run the same command again to resume" in stopped.output) == (130, True)
     assert (out / "checkpoints" / "0-000001").is_dir()
     assert not (out / "model").exists()
     assert tune(path, out).exit_code == 0

@@ -99,7 +99,7 @@ def test_judges_of_later_stages_are_looked_for_first(tiny_model: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("images", [0, 1])
+@pytest.mark.parametrize("radiographs", [0, 1])
 def test_a_reference_of_too_few_images_is_told_before_work_starts(
     radiographs: int, tiny_model: Path, tmp_path: Path
 ) -> None:
