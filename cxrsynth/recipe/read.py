@@ -3,15 +3,17 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.messages import explain
-from cxrsynth.recipe.schema import Recipe, SftStage, Stage
+from cxrsynth.recipe.schema import Recipe, Section, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
@@ -43,7 +45,7 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join(f"{path}: {message}" for message in explain(error, data))) from None
-    return _resolved(recipe, path.parent)
+    return _resolve(recipe, path.parent)
 
 
 def recipe_schema() -> str:
@@ -110,44 +112,40 @@ def _index(place: list[Any], name: str, given: str) -> int:
     return int(name)
 
 
-def _resolved(recipe: Recipe, folder: Path) -> Recipe:
+def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     """Make paths absolute, and names of models and reward models that are folders beside the recipe."""
 
-    def absolute(path: Any) -> Any:
-        return (folder / path).resolve() if isinstance(path, Path) else path
+    def path(given: Any) -> Any:
+        return (folder / given).resolve() if isinstance(given, Path) else given
 
-    def beside(name: str) -> str:
-        built_in = name in ("nano", *FAMILIES)
-        return str((folder / name).resolve()) if (folder / name).is_dir() and not built_in else name
+    def name(given: str) -> str:
+        built_in = given in ("nano", *FAMILIES)
+        return str((folder / given).resolve()) if (folder / given).is_dir() and not built_in else given
 
-    def resolved(stage: Stage) -> Stage:
-        if isinstance(stage, SftStage):
-            return stage.model_copy(update={"data": absolute(stage.data), "table": absolute(stage.table)})
-        rewards = {
-            name: section.model_copy(update={"backend": beside(section.backend)})
-            for name, section in stage.rewards.items()
-        }
-        return stage.model_copy(update={"rewards": rewards})
+    def features(given: str) -> str:
+        kind, colon, rest = given.partition(":")
+        return f"{kind}:{name(rest)}" if colon else name(given)
 
-    def features(name: str) -> str:
-        kind, colon, rest = name.partition(":")
-        return f"{kind}:{beside(rest)}" if colon else beside(name)
+    def stage(given: Stage) -> Stage:
+        if isinstance(given, SftStage):
+            return _with(given, data=path(given.data), table=path(given.table))
+        return _with(given, rewards={key: _with(one, backend=name(one.backend)) for key, one in given.rewards.items()})
 
     reports, evaluation, evaluator = recipe.reports, recipe.evaluation, recipe.evaluation.evaluator
-    evaluators = beside(evaluator) if isinstance(evaluator, str) else {k: beside(v) for k, v in evaluator.items()}
-    return recipe.model_copy(
-        update={
-            "reports": reports.model_copy(
-                update={"table": absolute(reports.table), "held_out": absolute(reports.held_out)}
-            ),
-            "evaluation": evaluation.model_copy(
-                update={
-                    "reference": absolute(evaluation.reference),
-                    "evaluator": evaluators,
-                    "features": features(evaluation.features),
-                }
-            ),
-            "stages": tuple(map(resolved, recipe.stages)),
-            "model": recipe.model.model_copy(update={"checkpoint": beside(recipe.model.checkpoint)}),
-        }
+    return _with(
+        recipe,
+        model=_with(recipe.model, checkpoint=name(recipe.model.checkpoint)),
+        reports=_with(reports, table=path(reports.table), held_out=path(reports.held_out)),
+        stages=tuple(map(stage, recipe.stages)),
+        evaluation=_with(
+            evaluation,
+            reference=path(evaluation.reference),
+            evaluator=name(evaluator) if isinstance(evaluator, str) else {k: name(v) for k, v in evaluator.items()},
+            features=features(evaluation.features),
+        ),
     )
+
+
+def _with(section: AnySection, **changed: Any) -> AnySection:
+    """A copy of the section with some keys changed."""
+    return section.model_copy(update=changed)
