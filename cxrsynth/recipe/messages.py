@@ -38,6 +38,12 @@ def explain(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
             yield f"{_where(one['loc'], data)}: {_what(one)}"
 
 
+def renamed_keys(error: ValidationError) -> list[str]:
+    """The errors that are keys of an earlier version, as `explore is now exploration_std`."""
+    found = [one["loc"] for one in error.errors(include_url=False) if one["type"] == "extra_forbidden"]
+    return [f"{loc[-1]} is now {new}" for loc in found if (new := _new_name(loc))]
+
+
 def _what(one: Any) -> str:
     """What was found and what was expected."""
     match one["type"]:
@@ -59,14 +65,19 @@ def _what(one: Any) -> str:
 
 def _unknown_key(loc: tuple[int | str, ...]) -> str:
     """The new name of a renamed key; for any other, the known keys and the closest of them."""
-    section, key = _section(loc), str(loc[-1])
-    for of, old, new in RENAMED_KEYS:
-        if of is section and old == key:
-            return f"renamed to {new}"
+    if new := _new_name(loc):
+        return f"renamed to {new}"
+    section = _section(loc)
     known = sorted(section.model_fields) if section else []
-    close = difflib.get_close_matches(key, known, n=1)
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
     meant = f"\n  did you mean: {close[0]}" if close else ""
     return f"unknown key\n  known keys: {', '.join(known)}{meant}"
+
+
+def _new_name(loc: tuple[int | str, ...]) -> str | None:
+    """The new name of a key of an earlier version; None for any other key."""
+    section = _section(loc)
+    return next((new for of, old, new in RENAMED_KEYS if of is section and old == loc[-1]), None)
 
 
 def _is_consequence(one: Any, others: Sequence[Any]) -> bool:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from cxrsynth.errors import RecipeError
-from cxrsynth.recipe.messages import explain
+from cxrsynth.recipe.messages import explain, renamed_keys
 from cxrsynth.recipe.schema import Recipe, Section, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
 
@@ -56,6 +56,17 @@ def recipe_schema() -> str:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, with every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def keys_of_earlier_version(resolved: str) -> list[str]:
+    """Keys of a resolved recipe that have a new name now, as `explore is now exploration_std`."""
+    try:
+        Recipe.model_validate(yaml.safe_load(resolved))
+    except ValidationError as error:
+        return renamed_keys(error)
+    except yaml.YAMLError:
+        pass
+    return []
 
 
 def _read(path: Path) -> dict[str, Any]:
