@@ -305,9 +305,9 @@ def open_evaluator(
         reference=None
         if section.reference is None
         else _reference(section.reference, extractor, quiet=not run.is_main),
-        steps=section.steps or run.spec.defaults.steps,
+        steps=section.steps or run.model.spec.defaults.steps,
         guidance=run.guidance(section.guidance),
-        sampler=run.spec.defaults.sampler,
+        sampler=run.model.spec.defaults.sampler,
         batch_size=batch,
         seed=run.recipe.seed,
         pool=pool,

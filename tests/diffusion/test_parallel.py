@@ -16,13 +16,14 @@ from cxrsynth.diffusion import parallel
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import sample_noise
 from cxrsynth.diffusion.parallel import SamplingPool, batch_bytes, batches_at_once
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import SamplingStopped, sample_images
 from cxrsynth.settings import Precision, Sampler
 
 
 @pytest.fixture(scope="module")
 def networks(tiny_model: Path) -> DiffusionModel:
-    return load_model(str(tiny_model), device=torch.device("cpu"), precision=Precision.FP32)
+    return load_model(resolve_model(str(tiny_model)), device=torch.device("cpu"), precision=Precision.FP32)
 
 
 @pytest.fixture

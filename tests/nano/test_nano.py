@@ -8,8 +8,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from cxrsynth.diffusion.model import DiffusionModel, find_model, load_model
+from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.diffusion.spec import read_spec
 from cxrsynth.nano import build
@@ -22,7 +23,7 @@ PROMPTS = ["PA view. Adult woman. Normal chest.", "AP view. Child. Pneumonia."]
 
 @pytest.fixture(scope="module")
 def nano() -> DiffusionModel:
-    return load_model("nano", device=torch.device("cpu"), precision=Precision.FP32)
+    return load_model(resolve_model("nano"), device=torch.device("cpu"), precision=Precision.FP32)
 
 
 def images_of(model: DiffusionModel, *, steps: int = 12) -> torch.Tensor:
@@ -88,5 +89,5 @@ def test_the_prompt_changes_the_image(nano: DiffusionModel) -> None:
 
 
 def test_bfloat16_stays_close_to_float32(nano: DiffusionModel) -> None:
-    half = load_model("nano", device=torch.device("cpu"), precision=Precision.BF16)
+    half = load_model(resolve_model("nano"), device=torch.device("cpu"), precision=Precision.BF16)
     assert (images_of(half) - images_of(nano)).abs().mean() < 0.02

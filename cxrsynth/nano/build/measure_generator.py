@@ -15,6 +15,7 @@ from torch import Tensor
 from cxrsynth.diffusion.model import DiffusionModel, choose_precision, load_model
 from cxrsynth.diffusion.noise import sample_noise
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.metrics.fidelity import (
     Interval,
@@ -61,7 +62,7 @@ class Maker:
     def __init__(self, folder: Path) -> None:
         device = torch.device("cpu")
         precision = choose_precision(Precision.AUTO, device)
-        self.model: DiffusionModel = load_model(str(folder), device=device, precision=precision)
+        self.model: DiffusionModel = load_model(resolve_model(str(folder)), device=device, precision=precision)
 
     def make(self, prompts: list[str], names: list[str]) -> Tensor:
         """[N, 1, H, W] float32 in [0, 1]; noise depends on the name alone, so equal names share it."""
