@@ -10,6 +10,7 @@ from pathlib import Path
 from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, load_ace
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, read_spec
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import file_sha256
 
 _NETWORKS = ("unet", "vae", "text_encoder")
 _PARTS = (*_NETWORKS, "tokenizer", "scheduler")
@@ -132,8 +133,7 @@ def model_digest(folder: Path, ace: Path | None = None) -> str:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
 
