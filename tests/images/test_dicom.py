@@ -83,22 +83,22 @@ def test_a_compressed_transfer_syntax_is_decoded() -> None:
 
 def test_the_header_tells_of_the_image() -> None:
     told = {"ViewPosition": "PA", "PatientSex": "F", "PatientAge": "067Y", "PatientID": "p-1"}
-    assert read_dicom(dicom_of(STORED, **told)).told == told
-    assert set(read_dicom(dicom_of(STORED)).told.values()) == {""}
+    assert read_dicom(dicom_of(STORED, **told)).header == told
+    assert set(read_dicom(dicom_of(STORED)).header.values()) == {""}
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no DICOM object"),
-        (bytes(200), "no DICOM object"),
+        (b"", "not a DICOM object"),
+        (bytes(200), "not a DICOM object"),
         (dicom_of(STORED, pixels=False), "without pixels"),
         (dicom_of(STORED, NumberOfFrames=3), "3 frames"),
         (dicom_of(STORED, PhotometricInterpretation="PALETTE COLOR"), "palette"),
         (dicom_of(STORED, Rows=60000, Columns=60000), "60000 x 60000 pixels, more than"),
         (dicom_of(STORED, Rows=13), "cannot be decoded here"),
         (dicom_of(STORED)[:-20], "DICOM"),
-        (dicom_of(STORED, RescaleSlope=0, RescaleIntercept=0, WindowCenter=1, WindowWidth=9), "no numbers"),
+        (dicom_of(STORED, RescaleSlope=0, RescaleIntercept=0, WindowCenter=1, WindowWidth=9), "not numbers"),
     ],
 )
 def test_what_holds_no_single_image_is_refused(content: bytes, reason: str) -> None:
@@ -110,7 +110,7 @@ def test_what_holds_no_single_image_is_refused(content: bytes, reason: str) -> N
 def test_no_warning_or_log_quotes_the_header(caplog: pytest.LogCaptureFixture) -> None:
     content = dicom_of(STORED, PatientAge="067Y", PatientID="p", WindowCenter=2000, WindowWidth=3000)
     bad = content.replace(b"067Y", b"Zorb").replace(b"2.25.7", b"Q.Zorb")
-    assert read_dicom(bad).told["PatientAge"] == "Zorb"
+    assert read_dicom(bad).header["PatientAge"] == "Zorb"
     with pytest.raises(UnreadableError, match="transfer syntax"):
         read_dicom(content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.Zorb"))
     with pytest.raises(UnreadableError):

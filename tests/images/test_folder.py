@@ -146,9 +146,9 @@ def test_a_changed_table_changes_the_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        ("sex,view\nF,PA\n", "no column names the file"),
-        ("path,sex\nz.webp,F\nz.webp,M\n", "lines 2 and 3 tell of one image"),
-        ("path,sex\nother.png,F\n", "tells of no image"),
+        ("sex,view\nF,PA\n", "no column of image file names"),
+        ("path,sex\nz.webp,F\nz.webp,M\n", "lines 2 and 3 describe the same image"),
+        ("path,sex\nother.png,F\n", "no row matches an image"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path: Path, table: str, reason: str) -> None:

@@ -12,7 +12,7 @@ PRESENT, ABSENT = FindingLabel(Status.PRESENT), FindingLabel(Status.ABSENT)
 
 
 def tell(record: dict[str, Any], columns: ColumnNames | None = None) -> ImageMetadata:
-    return MetadataReader(columns).tell(record, key="k", line=3)
+    return MetadataReader(columns).read(record, key="k", line=3)
 
 
 def labels(record: dict[str, Any]) -> dict[str, FindingLabel]:

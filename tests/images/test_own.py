@@ -220,7 +220,7 @@ def test_manifests_that_are_not_ours_or_broken(copy: Path) -> None:
 
 def test_a_table_beside_a_data_set_of_ours_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "path,sex\nx,F\n")
-    with pytest.raises(ShardError, match="by itself"):
+    with pytest.raises(ShardError, match="carries its own metadata"):
         open_collection(made["png"], table=table)
 
 

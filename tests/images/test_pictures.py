@@ -88,7 +88,7 @@ def test_flipped_bytes_of_a_png_are_told(side: int) -> None:
 def test_the_checksum_of_every_chunk_counts() -> None:
     content = bytearray(encoded(levels(5)))
     content[-13] ^= 1  # the last byte of IDAT's checksum, before the 12 bytes of IEND
-    with pytest.raises(UnreadableError, match="broken or cut"):
+    with pytest.raises(UnreadableError, match="broken or truncated"):
         read_picture(bytes(content))
 
 
@@ -114,7 +114,7 @@ def test_other_things_are_refused() -> None:
     twice = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
     float_tiff = encoded(np.zeros((4, 4), np.float32), "TIFF")
     gif = encoded(levels(1), "GIF")
-    for content, reason in ((b"", "no PNG"), (b"text", "no PNG"), (gif, "no PNG"), (twice, "more than one")):
+    for content, reason in ((b"", "not a PNG"), (b"text", "not a PNG"), (gif, "not a PNG"), (twice, "more than one")):
         with pytest.raises(UnreadableError, match=reason):
             read_picture(content)
     with pytest.raises(UnreadableError, match="pixels of kind F"):
