@@ -1,4 +1,4 @@
-"""A real archive (Orthanc) takes our objects over the network and gives them back unchanged."""
+"""A real archive (Orthanc) accepts our objects over the network and returns them unchanged."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ class Archive:
 
     def get(self, path: str, accept: str = "application/json") -> bytes:
         request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", headers={"Accept": accept})
-        # A proxy from the environment has no business between us and loopback.
+        # Loopback needs no proxy, whatever the environment says.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=10) as response:
             return bytes(response.read())
@@ -46,7 +46,7 @@ class Archive:
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> Archive:
-    """The archive, once it answers; its ports are those it was given for port 0, the one for DICOM opened first."""
+    """The archive, once it answers, with the ports the system gave it for port 0; it opens the DICOM one first."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         opened = sorted(psutil.Process(process.pid).net_connections("tcp"), key=lambda connection: connection.fd)
@@ -108,7 +108,7 @@ def test_an_archive_keeps_images_and_markers(archive: Archive, tmp_path: Path) -
     for path, radiograph in zip(paths, radiographs, strict=True):
         path.write_bytes(to_bytes(radiograph))
 
-    # -xe proposes the one transfer syntax our files are in: nothing is converted on the way.
+    # -xe proposes only the transfer syntax of our files, so nothing is converted on the way.
     command = [program, "-xe", "-aec", "ORTHANC", "127.0.0.1", str(archive.dicom_port), *map(str, paths)]
     sent = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (sent.returncode, sent.stderr) == (0, "")
