@@ -18,8 +18,8 @@ from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.memorization.registration import to_canonical
+from cxrsynth.metrics.quality.checks import QualityChecks
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
-from cxrsynth.metrics.quality.quality import QualityChecks
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.rewards.backends import family_folder, load_reward
 from cxrsynth.rewards.base import RewardSuite

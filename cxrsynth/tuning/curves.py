@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from cxrsynth.runtime.files import open_atomically
 
 _PANELS = (
-    ("Tuning reward over the baseline (spreads)", ("evaluation/tuning/total/margin",)),
-    ("Judge over the baseline (spreads)", ("evaluation/judge/total/margin",)),
-    ("Win rate on held-out reports", ("evaluation/tuning/total/win_rate", "evaluation/judge/total/win_rate")),
+    ("Tuning rewards: margin over the baseline (SD)", ("evaluation/tuning/total/margin",)),
+    ("Evaluator: margin over the baseline (SD)", ("evaluation/evaluator/total/margin",)),
+    ("Win rate on held-out reports", ("evaluation/tuning/total/win_rate", "evaluation/evaluator/total/win_rate")),
     ("KL divergence", ("policy/approx_kl", "policy/baseline_kl")),
     ("Clip fraction", ("policy/clip_fraction",)),
     ("Gradient norm", ("policy/grad_norm", "sft/grad_norm")),

@@ -56,7 +56,7 @@ def _check_stages(recipe: Recipe) -> None:
             if section.weight > 0:
                 load_reward(name, section.backend, device=cpu)
     if judged:
-        for name, backend in recipe.evaluation.judges.items():
+        for name, backend in recipe.evaluation.evaluators.items():
             load_reward(name, backend, device=cpu)
         load_extractor(recipe.evaluation.features, device=cpu)
         if recipe.evaluation.reference is not None:
@@ -161,5 +161,5 @@ def input_digests(run: TuneRun) -> dict[str, str]:
     found["evaluation.features"] = load_extractor(recipe.evaluation.features, device=torch.device("cpu")).digest
     if recipe.evaluation.reference is not None:
         found["evaluation.reference"] = _names_and_sizes(open_collection(recipe.evaluation.reference))
-    judges = recipe.evaluation.judges
-    return found | {f"evaluation.judge.{name}": backend_digest(name, judges[name]) for name in judges}
+    judges = recipe.evaluation.evaluators
+    return found | {f"evaluation.evaluator.{name}": backend_digest(name, judges[name]) for name in judges}

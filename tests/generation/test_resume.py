@@ -150,7 +150,7 @@ def test_ctrl_c_says_how_to_go_on(
     interrupt_when(process, lambda: MOMENTS["partial"](out))
     stderr = process.communicate(timeout=TIMEOUT_S)[1]
     assert process.returncode == 130
-    assert "Run the same command again to go on." in stderr
+    assert "Run the same command again to resume." in stderr
     assert "Traceback" not in stderr
     assert "ignored" not in stderr
     assert not list(out.rglob("*.partial"))
