@@ -144,9 +144,10 @@ def test_memory_and_threads_bound_the_number_of_batches(
     assert batches(100 * one, threads=2) == 1
     assert batches(round(2.6 * one)) == 2
     assert batches(0) == 1
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert batches(round(3.9 * one)) == 1
-    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    with monkeypatch.context() as launcher:
+        for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+            launcher.setenv(name, value)
+        assert batches(round(3.9 * one)) == 1
     # A container's limit counts where it is lower.
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.max").write_text(f"{round(2.6 * one) + 1000}\n")
