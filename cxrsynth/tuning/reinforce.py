@@ -31,9 +31,10 @@ from cxrsynth.rl.update import Updater, UpdateStats
 from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.tuning.curves import draw_curves
-from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator, Verdict, as_row, hacking_warning, open_evaluator
+from cxrsynth.tuning.evaluator import Evaluator, open_evaluator
 from cxrsynth.tuning.metrics import Metrics
 from cxrsynth.tuning.run import TuneRun
+from cxrsynth.tuning.verdict import EvaluatedImages, Verdict, hacking_warning
 
 # Before the first update every ratio is 1 but for rounding; a clip range far above this tells learning from noise.
 _RATIO_SHARE_OF_CLIP = 0.1
@@ -292,7 +293,7 @@ class Reinforcement:
         with self.evaluated() as model:
             images = evaluator.evaluate(model)
         verdict = evaluator.verdict(images, baseline)
-        row = as_row(verdict)
+        row = verdict.as_row()
         alarm = self._alarm(verdict)
         if self.run.is_main:
             self._write(iteration, row | {"evaluation/hacking": float(alarm is not None)})
