@@ -192,7 +192,7 @@ def table(scores: dict[str, Score]) -> str:
 
 def error_table(references: Sequence[Reference], labels: Sequence[dict[str, FindingLabel]]) -> str:
     """Markdown: for each observation, disagreements by how the reader read the text."""
-    lines = ["| Observation | Uncertain, not coded | Present, not coded | Coded, absent | Coded, not mentioned |"]
+    lines = ["| Observation | Hedged, not coded | Said, not coded | Coded, denied | Coded, not mentioned |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for name in OBSERVATIONS:
         kinds: Counter[tuple[bool, Status | None]] = Counter()
