@@ -17,10 +17,10 @@ from cxrsynth.errors import ModelError
 from cxrsynth.rewards.base import Reward
 from cxrsynth.rewards.nano import load_family
 from cxrsynth.runtime.pretrained import hub_folder
+from cxrsynth.settings import REWARDS as REWARDS
 
 # `nano` to tune with, `nano-judge` to evaluate and audit with: another architecture, trained on other patients.
 FAMILIES = ("nano", "nano-judge")
-REWARDS = ("posture", "diagnosis", "consistency")
 ENTRY_POINTS = "cxrsynth.rewards"
 
 

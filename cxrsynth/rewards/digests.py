@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.backends import REWARDS, family_folder, own_reward, transformers_folder, unknown_backend
+from cxrsynth.runtime.files import file_sha256
 
 # The folder of a family that a reward uses.
 _PARTS = {"posture": "posture", "diagnosis": "classifier", "consistency": "dual_encoder"}
@@ -90,8 +91,7 @@ def _files(name: str, folder: Path) -> str:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}\n  expected: a readable file") from None
 
