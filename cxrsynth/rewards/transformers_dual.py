@@ -27,7 +27,7 @@ def load_dual_encoder(folder: Path, *, device: torch.device) -> ConsistencyRewar
         ModelError: if the folder cannot be loaded, or its model does not encode images and texts.
     """
     try:
-        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval().to(device)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True).float().eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         processor = AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
