@@ -107,9 +107,8 @@ def _of_xrv(name: str, device: torch.device) -> tuple[Callable[[Tensor], Tensor]
 def _of_transformers(folder: Path, device: torch.device) -> tuple[Callable[[Tensor], Tensor], list[Path]]:
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        model, loading = AutoModel.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
-        )
+        # Float32 below by hand: the argument that asks for it has another name before transformers 4.56.
+        model, loading = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
         processor = AutoImageProcessor.from_pretrained(folder, **local)
     except _UNUSABLE as error:
         raise ModelError(
@@ -121,7 +120,7 @@ def _of_transformers(folder: Path, device: torch.device) -> tuple[Callable[[Tens
     if untrained:
         raise ModelError(f"{folder}: {len(untrained)} tensors are not in its weights, such as {untrained[0]}")
     # CLIP and SigLIP keep their image side in a part of its own.
-    encoder = getattr(model, "vision_model", model).eval().to(device)
+    encoder = getattr(model, "vision_model", model).float().eval().to(device)
 
     def encode(images: Tensor) -> Tensor:
         # Their processors expect colours: the grey image three times, already scaled to [0, 1].
