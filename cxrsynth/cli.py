@@ -13,7 +13,7 @@ import typer
 from cxrsynth import __version__, api, console, options
 from cxrsynth.errors import CxrsynthError
 from cxrsynth.recipe.packaged import copy_recipe, packaged_recipes, read_recipe
-from cxrsynth.runtime.processes import announced
+from cxrsynth.runtime.processes import Launch, read_launch
 from cxrsynth.settings import (
     AuditSettings,
     GenerateSettings,
@@ -281,18 +281,19 @@ def _named(columns: dict[str, str | None]) -> dict[str, str]:
 
 
 def _is_main_process() -> bool:
-    return announced("RANK", 0) == 0
+    return read_launch().rank == 0
 
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
     """One message and exit code 2 for what the user can mend; Ctrl-C says how to resume."""
     _quiet_libraries()
-    rank = environ.get("RANK")
+    launch = Launch()
     try:
+        launch = read_launch()  # before any work
         yield
     except CxrsynthError as error:
-        console.fail(f"[rank {rank}] {error}" if rank else str(error))
+        console.fail(f"[rank {launch.rank}] {error}" if launch.world_size > 1 else str(error))
         raise typer.Exit(2) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

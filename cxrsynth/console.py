@@ -256,7 +256,7 @@ class _TuningView:
             margins = ", ".join(
                 f"{kind} {row[f'evaluation/{kind}/total/margin']:+.3f} (win rate"
                 f" {row[f'evaluation/{kind}/total/win_rate']:.2f})"
-                for kind in ("tuning", "judge")
+                for kind in ("tuning", "evaluator")
             )
             return f"{head} on held-out reports: {margins}"
         rewards = ", ".join(
@@ -272,7 +272,7 @@ class _TuningView:
     def table(self) -> Table:
         table = Table(title=f"iteration {self.iteration}/{self.total}, {self.left} left", box=box.SIMPLE)
         table.add_column("reward")
-        for name in ("policy", "baseline", "held-out margin", "judge's margin"):
+        for name in ("policy", "baseline", "held-out margin", "evaluator margin"):
             table.add_column(name, justify="right")
         for name in (key.split("/")[1] for key in self.row if _is_mean_reward(key)):
             cells = [
@@ -281,7 +281,7 @@ class _TuningView:
                     f"reward/{name}/mean",
                     f"reward/{name}/baseline",
                     f"evaluation/tuning/{name}/margin",
-                    f"evaluation/judge/{name}/margin",
+                    f"evaluation/evaluator/{name}/margin",
                 )
             ]
             table.add_row(name, *(_number(cell) for cell in cells))

@@ -27,7 +27,7 @@ from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.rewards.nano import check_family
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.runtime.files import file_sha256
-from cxrsynth.runtime.processes import Processes, announced, join_processes
+from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
 from cxrsynth.settings import AuditSettings
 
 
@@ -50,7 +50,7 @@ class AuditRun:
     rules: Rules
     minimums: tuple[Minimum, ...]
     folder: "AuditFolder"
-    processes: Processes
+    processes: ProcessGroup
 
 
 def open_audit(settings: AuditSettings) -> AuditRun:
@@ -78,7 +78,7 @@ def open_audit(settings: AuditSettings) -> AuditRun:
         reference = open_collection(settings.reference, table=settings.reference_table, columns=columns)
     elif settings.utility:
         raise ShardError("--utility: needs real images to test on\n  name them with --reference")
-    device = choose_device(settings.device, local_rank=announced("LOCAL_RANK", 0))
+    device = choose_device(settings.device, local_rank=read_launch().local_rank)
     scorer = load_scorer(settings, device=device)
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
     return AuditRun(
