@@ -140,7 +140,8 @@ def load_model(
     try:
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, torch_dtype=dtype)
         vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=_vae_dtype(precision))
-        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, dtype=torch.float32)
+        # Float32 by hand: the argument that asks for it has another name before transformers 4.56.
+        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True).float()
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         _check_parts(folder, unet, text_encoder, tokenizer, scheduler_config)

@@ -112,7 +112,7 @@ def load_policy(
         baseline = replace(model, unet=copy.deepcopy(model.unet).requires_grad_(False))
         model.unet.requires_grad_(True)
     elif unet == "lora":
-        add_adapters(model.unet, lora, seed=seed)
+        add_adapters(model.unet, rank=lora.rank, alpha=lora.alpha, seed=seed)
     embeddings = _start_ace(model, ace, prompts)
     unet_weights = {f"unet.{name}": weight for name, weight in model.unet.named_parameters() if weight.requires_grad}
     trained = ace is not None and embeddings is not None

@@ -64,7 +64,7 @@ class Supervision:
         """Let gradients reach what the recipe trains; those parameters, by name."""
         train, unet = self.stage.train, self.model.unet
         if train.unet == "lora":
-            add_adapters(unet, train.lora, seed=self.run.recipe.seed)
+            add_adapters(unet, rank=train.lora.rank, alpha=train.lora.alpha, seed=self.run.recipe.seed)
         else:
             unet.requires_grad_(True)
         if self.run.recipe.model.gradient_checkpointing:
