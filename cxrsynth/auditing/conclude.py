@@ -28,7 +28,7 @@ from cxrsynth.auditing.score_table import (
 from cxrsynth.auditing.scored import Scored, _Pictures
 from cxrsynth.auditing.setup import AuditRun, Examined
 from cxrsynth.auditing.write_kept import Origin, write_kept
-from cxrsynth.diffusion.model import find_model
+from cxrsynth.diffusion.resolve import find_model
 from cxrsynth.images.image import Damaged
 from cxrsynth.metrics.groups import measure_groups
 from cxrsynth.metrics.memorization.duplicates import duplicates

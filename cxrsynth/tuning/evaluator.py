@@ -247,8 +247,8 @@ def open_evaluator(
         RewardPair(tuning, weights, load_independent_rewards(section, device=run.device)),
         features=load_feature_space(section, device=run.device, quiet=not run.is_main),
         sampling=EvaluationSampling(
-            sampler=run.spec.defaults.sampler,
-            steps=section.steps or run.spec.defaults.steps,
+            sampler=run.model.spec.defaults.sampler,
+            steps=section.steps or run.model.spec.defaults.steps,
             guidance=run.guidance(section.guidance),
             batch_size=batch,
         ),

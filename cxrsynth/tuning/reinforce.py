@@ -16,6 +16,7 @@ from cxrsynth import console
 from cxrsynth.diffusion.ace import SubspaceEmbedding
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage
@@ -56,7 +57,7 @@ class _Best:
 class Reinforcement:
     """A stage: its networks, its rewards, its judge, and where it stands."""
 
-    def __init__(self, run: TuneRun, stage: RlcfStage | DdpoStage, index: int, *, checkpoint: str) -> None:
+    def __init__(self, run: TuneRun, stage: RlcfStage | DdpoStage, index: int, *, checkpoint: ResolvedModel) -> None:
         self.run, self.stage, self.index = run, stage, index
         train = stage.train
         self.policy: Policy = load_policy(

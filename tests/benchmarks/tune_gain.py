@@ -24,6 +24,7 @@ import typer
 
 from cxrsynth import console
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.settings import TuneSettings
 from cxrsynth.tuning.evaluator import Evaluator
@@ -71,7 +72,7 @@ def main(
             judging = (f"evaluation.reports={reports}", f"evaluation.images_per_report={images_per_report}")
             run = open_tune(TuneSettings(recipe=recipe, out=folder, overrides=(f"seed={seed}", *judging)))
             run.folder.baseline_images.mkdir(parents=True, exist_ok=True)
-            stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint="nano")  # type: ignore[arg-type]
+            stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint=resolve_model("nano"))  # type: ignore[arg-type]
             batch = run.batch_size(stage.stage.sampling)
             pool = stack.enter_context(SamplingPool(stage.policy.model, batch_size=batch, threads_per_batch=1))
             evaluator = stage.evaluator(pool, batch)
