@@ -234,6 +234,25 @@ def audit(
             rich_help_panel=_EVIDENCE,
         ),
     ] = 100,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that made SHARDS: near-duplicates are planted with its autoencoder. Default: nano's.",
+            rich_help_panel=_EVIDENCE,
+        ),
+    ] = None,
+    keep_reference_pixels: Annotated[
+        bool,
+        typer.Option(
+            "--keep-reference-pixels",
+            help="Leave the pixels of real images in .cxrsynth-audit when the audit is complete.",
+            rich_help_panel=_EVIDENCE,
+        ),
+    ] = False,
+    id_key: Annotated[
+        Path | None,
+        typer.Option(help="Key of patient pseudonyms; default: the one in your data folder.", rich_help_panel=_OUTPUT),
+    ] = None,
     fail_under: Annotated[
         list[str] | None,
         typer.Option(help="METRIC=VALUE: exit 3 when it is missed; repeatable.", rich_help_panel=_EVIDENCE),
@@ -283,6 +302,9 @@ def audit(
         shard_size=shard_size,
         utility=utility,
         probes=probes,
+        generator=generator,
+        keep_reference_pixels=keep_reference_pixels,
+        id_key=id_key,
         fail_under=tuple(fail_under or ()),
         strict=strict,
         seed=seed,

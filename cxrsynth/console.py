@@ -126,16 +126,18 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
         # Groups are many and lines are short: they are in the report.
         rows = {name: [_interval(overall[name])] for name in _MEASURES}
         output.print(_table("against the reference, all images", [f"{overall['compared']} images each"], rows))
-    copies = summary["memorization"]
-    if copies is not None:
-        alarms = copies["false_alarms"]
-        output.print(f"{copies['flagged']} images as near to a real one as a copy would be")
-        caught = {name: [f"{one['caught']} of {one['of']}"] for name, one in copies["sensitivity"].items()}
+    memorization = summary["memorization"]
+    if memorization is not None:
+        alarms = memorization["false_alarms"]
+        output.print(f"near-duplicates of real images: {memorization['flagged']}")
+        caught = {name: [f"{one['caught']} of {one['of']}"] for name, one in memorization["sensitivity"].items()}
         caught["false alarms on held-out real patients"] = [f"{alarms['caught']} of {alarms['of']}"]
-        output.print(_table("planted copies of reference images", ["found"], caught))
+        output.print(_table("planted near-duplicates of reference images", ["found"], caught))
     for miss in summary["failed"]:
         found = "not measured" if miss["value"] is None else f"{miss['value']:.4g}"
-        output.print(f"[red]missed:[/] {escape(miss['metric'])}: {found}, stated {miss['limit']} {miss['minimum']:g}")
+        output.print(
+            f"[red]missed:[/] {escape(miss['metric'])}: {found}, required {miss['limit']} {miss['threshold']:g}"
+        )
     say(f"{out}: report.html, summary.json, scores.parquet, keep.csv")
 
 

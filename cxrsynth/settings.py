@@ -132,8 +132,10 @@ class AuditSettings:
     """Everything one `audit` command says.
 
     `judges` maps rewards to backends; `family` is the one whose posture regressor brings images into one frame for the
-    checks and for the search of copies. Near-duplicates of `probes` reference images are planted, to measure how well
-    copies are found. `out` None: beside the input.
+    checks and for the search for near-duplicates. Near-duplicates of `probes` reference images are planted, to measure
+    how well the search finds them; the kind `autoencoded` with the autoencoder of `generator` (a model as `generate`
+    takes it), or nano's. `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder.
+    `id_key` None: the key in the user's data folder. `out` None: beside the input.
     """
 
     shards: Path
@@ -150,6 +152,9 @@ class AuditSettings:
     shard_size: int = 1000
     utility: bool = False
     probes: int = 100
+    generator: str | None = None
+    keep_reference_pixels: bool = False
+    id_key: Path | None = None
     fail_under: tuple[str, ...] = ()
     strict: bool = False
     seed: int = 0
