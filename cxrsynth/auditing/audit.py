@@ -14,7 +14,6 @@ from cxrsynth.auditing.scoring import score_collection
 from cxrsynth.auditing.setup import AuditRun, open_audit
 from cxrsynth.auditing.summary import summarize
 from cxrsynth.metrics.memorization.duplicates import duplicates
-from cxrsynth.runtime.files import writing_failed
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import AuditSettings
 
@@ -55,7 +54,7 @@ def audit(settings: AuditSettings) -> AuditReport | None:
         _score(run)
         return AuditReport(run.folder.path, _conclude(run)) if run.processes.is_main else None
     except OSError as error:
-        raise writing_failed(run.folder.path, error) from None
+        raise run.folder.failure(error) from None
     finally:
         run.folder.unlock()
 

@@ -13,6 +13,7 @@ from cxrsynth import console
 from cxrsynth.diffusion.model import find_model, model_digest
 from cxrsynth.diffusion.spec import read_spec
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.pretrained import LOADING_ERRORS
 
 _STAND_IN = "nano"
 
@@ -93,6 +94,6 @@ def _folder(generator: str | None) -> Path:
 def _load(folder: Path) -> AutoencoderKL:
     try:
         vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=torch.float32)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(f"{folder / 'vae'}: cannot be loaded as an autoencoder: {error}") from None
     return vae.eval().requires_grad_(False)  # type: ignore[no-any-return]

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cxrsynth import console
+from cxrsynth.auditing.folder import COMPARISON
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun, Examined
 from cxrsynth.metrics.groups import measure_groups
 from cxrsynth.metrics.memorization.features import MatchSpace
 from cxrsynth.metrics.memorization.search import SearchReport, SearchSettings, check_reference, find_near_duplicates
 from cxrsynth.runtime.files import stable_json, write_atomically
-
-_FILE = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def read_comparison(run: AuditRun) -> Comparison | None:
     """The comparison made before of just these images by just these settings, None where there is none."""
     key = _key(run)
     try:
-        kept = json.loads((run.folder.parts / _FILE).read_bytes())
+        kept = json.loads((run.folder.parts / COMPARISON).read_bytes())
         return Comparison(**kept["comparison"]) if key is not None and kept["key"] == key else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -65,7 +64,7 @@ def compare_with_reference(run: AuditRun, images: Scored, reference: Scored) -> 
     )
     content = {"key": _key(run), "comparison": asdict(comparison)}
     # Keys keep their order, which is that of the page.
-    write_atomically(run.folder.parts / _FILE, json.dumps(content, allow_nan=False).encode())
+    write_atomically(run.folder.parts / COMPARISON, json.dumps(content, allow_nan=False).encode())
     return comparison
 
 
@@ -103,8 +102,8 @@ def _search(run: AuditRun, images: Scored, reference: Scored) -> SearchReport:
 def _fidelity(run: AuditRun, images: Scored, reference: Scored) -> list[dict[str, Any]]:
     """Fidelity and diversity by group."""
     console.say("measuring fidelity and diversity")
-    # Named as leftovers are, so that those of a killed run are swept.
-    files = [run.folder.parts / f".{side}.pixels.partial" for side in ("images", "reference")]
+    # The folder sweeps files of this name, which a killed run leaves.
+    files = [run.folder.parts / f".{side}.pixels" for side in ("images", "reference")]
     try:
         tables = [one.image_table(one.pixels(path)) for one, path in zip((images, reference), files, strict=True)]
         return measure_groups(*tables, seed=run.settings.seed)

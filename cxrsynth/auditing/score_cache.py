@@ -86,6 +86,11 @@ class ScoreCache:
         """Rows of one unit."""
         return pq.read_table(self.path(unit), columns=columns)
 
+    def columns(self) -> list[str]:
+        """Names of the columns that every unit has: pixels may be deleted."""
+        names = pq.read_schema(self.path(self._collection.units[0])).names
+        return [name for name in names if name not in PIXEL_COLUMNS]
+
     def damaged(self) -> list[Damaged]:
         """Everything that cannot be read, in order."""
         return [one for unit in self._collection.units for one in self.damaged_in(unit)]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
-from cxrsynth.auditing.scorer import IMAGE_SIZE, PIXEL_COLUMNS, PREVIEW_SIZE, preview
+from cxrsynth.auditing.scorer import IMAGE_SIZE, PREVIEW_SIZE, preview
 from cxrsynth.auditing.setup import Examined
 from cxrsynth.images.collection import Unit
 from cxrsynth.images.image import Radiograph
@@ -33,9 +33,8 @@ class Scored:
     rows: pa.Table = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        cache, units = self.examined.cache, self.examined.collection.units
-        columns = [name for name in cache.table(units[0]).column_names if name not in PIXEL_COLUMNS]
-        object.__setattr__(self, "rows", pa.concat_tables(cache.tables(columns)).combine_chunks())
+        cache = self.examined.cache
+        object.__setattr__(self, "rows", pa.concat_tables(cache.tables(cache.columns())).combine_chunks())
 
     def values(self, column: str) -> list[Any]:
         """One column as Python values."""

@@ -28,7 +28,7 @@ from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.rewards.nano import check_family
 from cxrsynth.runtime.files import file_sha256
-from cxrsynth.runtime.processes import Processes, announced, join_processes
+from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
 from cxrsynth.settings import AuditSettings
 from cxrsynth.shards.sample import key_fingerprint, load_id_key
 
@@ -54,7 +54,7 @@ class AuditRun:
     rules: Rules
     thresholds: tuple[Threshold, ...]
     folder: AuditFolder
-    processes: Processes
+    processes: ProcessGroup
 
 
 def open_audit(settings: AuditSettings) -> AuditRun:
@@ -67,15 +67,15 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     folder.check(settings)
     _check_options(settings, folder.path)
     rules = Rules(
-        at_least=settings.rules.minimum,
-        percentile=settings.rules.beat,
+        at_least=settings.rules.thresholds,
+        percentile=settings.rules.percentiles,
         keep_fraction=settings.rules.keep_fraction,
         ignored_checks=frozenset(settings.rules.ignored_checks),
     )
     rewards = tuple(settings.judges)
     thresholds = parse_thresholds(settings.fail_under, known_metrics(rewards, ALTERATIONS))
     images, reference = _open_collections(settings)
-    device = choose_device(settings.device, local_rank=announced("LOCAL_RANK", 0))
+    device = choose_device(settings.device, local_rank=read_launch().local_rank)
     scorer = load_scorer(settings, device=device, id_key=load_id_key(settings.id_key))
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
     autoencoder = load_autoencoder(settings.generator, images.manifest, device) if reference else None

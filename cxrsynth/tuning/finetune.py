@@ -181,7 +181,7 @@ class Supervision:
         for draw in batch:
             rng = random.Random(" ".join(map(str, self._key(step, draw))))
             timesteps.append(rng.randrange(last))
-            blank = rng.random() < self.stage.unconditional
+            blank = rng.random() < self.stage.cond_dropout_prob
             pair = radiographs.pair(draw.report)
             prompts.append("" if blank else pair.prompt)
             conditions.append(() if blank else pair.conditions)

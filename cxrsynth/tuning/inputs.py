@@ -19,7 +19,7 @@ from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import open_table
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.digests import backend_digest
-from cxrsynth.runtime.processes import announced
+from cxrsynth.runtime.processes import read_launch
 from cxrsynth.tuning.latent_cache import open_images
 from cxrsynth.tuning.run import TuneRun
 
@@ -56,7 +56,7 @@ def _check_stages(recipe: Recipe) -> None:
             if section.weight > 0:
                 load_reward(name, section.backend, device=cpu)
     if judged:
-        for name, backend in recipe.evaluation.judges.items():
+        for name, backend in recipe.evaluation.evaluators.items():
             load_reward(name, backend, device=cpu)
         load_extractor(recipe.evaluation.features, device=cpu)
         if recipe.evaluation.reference is not None:
@@ -128,7 +128,7 @@ def _read(path: Path, columns: dict[str, str], limit: int | None) -> list[Report
     reports = list(islice(usable(), limit))
     if not reports:
         raise ReportsError(f"{path}: no usable row\n  expected: at least one row with report text or labels")
-    if rejected and announced("RANK", 0) == 0:
+    if rejected and read_launch().rank == 0:
         console.warn(
             f"{path}: {len(rejected)} of {len(rejected) + len(reports)} rows cannot be used and are left out"
             f" (the first: line {rejected[0].line}: {rejected[0].reason})"
@@ -161,5 +161,5 @@ def input_digests(run: TuneRun) -> dict[str, str]:
     found["evaluation.features"] = load_extractor(recipe.evaluation.features, device=torch.device("cpu")).digest
     if recipe.evaluation.reference is not None:
         found["evaluation.reference"] = _names_and_sizes(open_collection(recipe.evaluation.reference))
-    judges = recipe.evaluation.judges
-    return found | {f"evaluation.judge.{name}": backend_digest(name, judges[name]) for name in judges}
+    judges = recipe.evaluation.evaluators
+    return found | {f"evaluation.evaluator.{name}": backend_digest(name, judges[name]) for name in judges}

@@ -19,7 +19,7 @@ from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage
-from cxrsynth.rewards.feedback import Comparison, compare, spread
+from cxrsynth.rewards.feedback import Comparison, compare, reward_std
 from cxrsynth.rl.advantage import PromptStatistics, no_signal, to_advantage
 from cxrsynth.rl.checkpoint import Learner, explain_damage, load_best, load_checkpoint, save_checkpoint
 from cxrsynth.rl.optimizer import optimizer_groups, set_learning_rates
@@ -27,9 +27,10 @@ from cxrsynth.rl.policy import Policy, load_policy
 from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
 from cxrsynth.rl.rollouts import BaselineCache, Collector, PromptExample
 from cxrsynth.rl.update import Updater, UpdateStats
+from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.tuning.curves import draw_curves
-from cxrsynth.tuning.evaluator import Evaluator, Judged, Verdict, as_row, hacking, open_evaluator
+from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator, Verdict, as_row, hacking_warning, open_evaluator
 from cxrsynth.tuning.metrics import Metrics
 from cxrsynth.tuning.run import TuneRun
 
@@ -44,10 +45,10 @@ _SILENT_REPORTS = 100
 
 @dataclass
 class _Best:
-    """The best evaluation so far by the judge; iteration -1: none yet."""
+    """The best evaluation so far according to the evaluator; iteration -1: none yet."""
 
     iteration: int = _NEVER
-    judge: float = float("-inf")
+    evaluator: float = float("-inf")
     tuning: float = 0.0
 
 
@@ -83,7 +84,7 @@ class Reinforcement:
         self.guidance = run.guidance(stage.sampling.guidance)
         self.suite = run.suite(stage)
         self.weights = {name: section.weight for name, section in stage.rewards.items() if section.weight > 0}
-        self.statistics = PromptStatistics(size=stage.advantage.buffer, least=stage.advantage.least)
+        self.statistics = PromptStatistics(size=stage.advantage.buffer, least=stage.advantage.min_count)
         self.cache = BaselineCache()
         self.case = run.cases(self.policy.model.fits)
         self.metrics = Metrics(run.folder.metrics)
@@ -204,7 +205,7 @@ class Reinforcement:
         """Feedback [N, R]: the comparison, or without a baseline the rewards themselves; nan: cannot tell."""
         if baseline is None or not isinstance(self.stage, RlcfStage):
             return rewards
-        section, scale = self.stage.comparison, spread(self.cache.everything())
+        section, scale = self.stage.comparison, reward_std(self.cache.everything())
         return compare(rewards, baseline, kind=Comparison(section.kind), scale=scale, beta=section.beta)
 
     def _row(self, rewards: Tensor, baseline: Tensor | None, feedback: Tensor) -> dict[str, Any]:
@@ -280,7 +281,7 @@ class Reinforcement:
         finally:
             self.average.restore(weights)
 
-    def _draw_baseline(self, evaluator: Evaluator) -> Judged:
+    def _draw_baseline(self, evaluator: Evaluator) -> EvaluatedImages:
         """The baseline's images of held-out reports, and what was said of them."""
         return evaluator.baseline(self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors")
 
@@ -288,16 +289,16 @@ class Reinforcement:
         """Judge the policy; `hacked` is set where the recipe wants a hacked reward to end the stage."""
         baseline = self._draw_baseline(evaluator)
         with self.evaluated() as model:
-            judged = evaluator.judged(model)
-        verdict = evaluator.verdict(judged, baseline)
+            images = evaluator.evaluate(model)
+        verdict = evaluator.verdict(images, baseline)
         row = as_row(verdict)
         alarm = self._alarm(verdict)
         if self.run.is_main:
             self._write(iteration, row | {"evaluation/hacking": float(alarm is not None)})
-            self._leave_sheet(evaluator, judged, baseline, iteration)
+            self._leave_sheet(evaluator, images, baseline, iteration)
         show(iteration, row)
-        if verdict.judge > self.best.judge:
-            self.best = _Best(iteration, verdict.judge, verdict.tuning)
+        if verdict.evaluator > self.best.evaluator:
+            self.best = _Best(iteration, verdict.evaluator, verdict.tuning)
             if self.run.is_main:
                 self._save_to(self.run.folder.best(self.index), iteration)
         if alarm is not None:
@@ -307,17 +308,20 @@ class Reinforcement:
 
     def _alarm(self, verdict: Verdict) -> str | None:
         """Whether the judge falls while the reward rises, against the best evaluation (or the baseline, at zero)."""
-        return hacking(
+        return hacking_warning(
             verdict,
-            judge=max(self.best.judge, 0.0),
-            tuning=self.best.tuning if self.best.judge > 0 else 0.0,
+            evaluator=max(self.best.evaluator, 0.0),
+            tuning=self.best.tuning if self.best.evaluator > 0 else 0.0,
             margin=self.run.recipe.evaluation.hacking_margin,
         )
 
-    def _leave_sheet(self, evaluator: Evaluator, judged: Judged, baseline: Judged, iteration: int) -> None:
+    def _leave_sheet(
+        self, evaluator: Evaluator, images: EvaluatedImages, baseline: EvaluatedImages, iteration: int
+    ) -> None:
         if pairs := self.run.recipe.evaluation.sheet:
-            sheet = evaluator.sheet(judged, baseline, pairs=pairs)
-            sheet.save(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png")
+            sheet = evaluator.sheet(images, baseline, pairs=pairs)
+            with open_atomically(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png") as file:
+                sheet.save(file, "PNG")
         draw_curves(self.metrics.rows(), self.run.folder.curves)
 
     def _write(self, iteration: int, row: dict[str, Any]) -> None:
@@ -381,6 +385,6 @@ class Reinforcement:
                 self.average.copy_to(self.policy.weights.values())
             return self.stage.iterations
         taken = load_best(folder, self.policy.weights)
-        if self.best.judge <= 0 and self.run.is_main:
+        if self.best.evaluator <= 0 and self.run.is_main:
             console.warn("no checkpoint is above the baseline by the judge: the model is not better than its start")
         return taken

@@ -5,7 +5,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cxrsynth import __version__, console
-from cxrsynth.errors import ShardError
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.recipe.schema import SftStage
 from cxrsynth.runtime.memory import memory_advice
@@ -59,12 +58,7 @@ def tune(settings: TuneSettings) -> Tuned:
     except OSError as error:
         if error.errno is None:
             raise  # a library's own, not of a file
-        if error.filename is not None and not Path(error.filename).resolve().is_relative_to(run.folder.path.resolve()):
-            raise ShardError(
-                f"{error.filename}: {error.strerror}\n"
-                "  the previous checkpoint is whole; mend this, and run the same command again"
-            ) from None
-        raise run.folder.failed(error) from None
+        raise run.folder.failure(error) from None
     finally:
         run.accelerator.end_training()
         run.folder.unlock()

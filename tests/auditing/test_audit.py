@@ -27,6 +27,8 @@ from cxrsynth.auditing.autoencoder import load_autoencoder
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.cli import app
 from cxrsynth.errors import ModelError
+from cxrsynth.images import folder as images_folder
+from cxrsynth.images.limits import open_plain
 from cxrsynth.metrics.quality.checks import CHECKS
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE
 from cxrsynth.rewards.backends import family_folder
@@ -342,6 +344,28 @@ def test_a_unit_with_a_damaged_member_is_scored_once(real: Path, tmp_path: Path)
     shutil.copy(real / "01.png", folder)
     assert run(folder, "--out", out).exit_code == 0
     assert summary(out)["input"]["images"] == 3
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size and time are the same once its permission is mended."""
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for place in range(2):
+        shutil.copy(real / f"{place:02d}.png", folder)
+
+    def refuse(path: Path) -> Any:
+        if path.name == "01.png":
+            raise PermissionError(13, "Permission denied")
+        return open_plain(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images_folder, "open_plain", refuse)
+        assert run(folder, "--out", out).exit_code == 0
+    assert [one["member"] for one in summary(out)["input"]["damaged"]] == ["01.png"]
+    assert run(folder, "--out", out).exit_code == 0
+    assert (summary(out)["input"]["images"], summary(out)["input"]["damaged"]) == (2, [])
 
 
 def test_near_duplicates_are_planted_with_the_autoencoder_of_the_generator(

@@ -22,7 +22,7 @@ from rich.table import Table
 from cxrsynth.auditing.scorer import IMAGE_SIZE
 from cxrsynth.auditing.scoring import score_collection
 from cxrsynth.auditing.setup import open_audit
-from cxrsynth.commands import judges_by_reward
+from cxrsynth.options import parse_judges
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.settings import AuditSettings
@@ -44,7 +44,7 @@ def main() -> None:
             settings = AuditSettings(
                 shards=shard,
                 out=Path(folder) / f"out-{turn}",
-                judges=judges_by_reward(options.judge),
+                judges=parse_judges(options.judge),
                 features=options.features,
                 batch_size=options.batch_size,
             )

@@ -24,7 +24,7 @@ import typer
 
 from cxrsynth import console
 from cxrsynth.diffusion.parallel import SamplingPool
-from cxrsynth.rewards.feedback import spread
+from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.settings import TuneSettings
 from cxrsynth.tuning.evaluator import Evaluator, Judged
 from cxrsynth.tuning.reinforce import Reinforcement
@@ -126,7 +126,7 @@ def plain_runner(
     stage: Reinforcement, evaluator: Evaluator, baseline: Judged, *, learning_rate: float, seed: int
 ) -> Runner:
     """Iterations of the plain loop, on the reports which that iteration of ours takes."""
-    columns = spread(baseline.rewards)[: len(stage.suite.names)]
+    columns = reward_std(baseline.rewards)[: len(stage.suite.names)]
     weights = torch.tensor([stage.weights[name] for name in stage.suite.names]) / columns
     plain = PlainLoop(stage.suite, batch=4, weights=weights, learning_rate=learning_rate, seed=seed)
     start = evaluator.judged(plain.model)  # its own: float32 makes other images than bfloat16

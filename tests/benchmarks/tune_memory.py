@@ -112,7 +112,7 @@ def _tune(model: Path) -> None:
         "train": {"unet": "lora", "lora": {"rank": 16}, "ace": True},
         "sampling": {"steps": 3, "guidance": 4.0, "batch_size": 1},
         "comparison": {"pool": 1},
-        "update": {"updates": 1, "timesteps": 0.5, "kl_weight": 0.05, "clip_range": 1.0e-2},
+        "update": {"num_minibatches": 1, "timestep_fraction": 0.5, "kl_weight": 0.05, "clip_range": 1.0e-2},
     }
     recipe = {
         "model": {"checkpoint": str(model), "device": "cpu", "gradient_checkpointing": True},

@@ -71,7 +71,7 @@ def open_stage(folder: Path, *, reports: int, images: int) -> Reinforcement:
                 "train": {"unet": "full", "ace": False},
                 "sampling": {"steps": _STEPS, "guidance": _GUIDANCE},
                 "comparison": {"pool": images},
-                "update": {"updates": 2, "timesteps": 0.5, "clip_range": _CLIP},
+                "update": {"num_minibatches": 2, "timestep_fraction": 0.5, "clip_range": _CLIP},
             }
         ],
     }

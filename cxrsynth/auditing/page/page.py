@@ -71,9 +71,20 @@ def write_page(
     """
     rows = _without_nan(rows)
     pictures = Pictures()
+    context = _measures(summary, rows) | {
+        "pairs": _pairs(summary, pictures, thumbnails, reference_thumbnails),
+        "gallery": make_gallery(
+            rows, lambda key: pictures.uri(thumbnails(key)), rewards=_measured(summary, rows), limit=max(0, gallery)
+        ),
+        "pictures": pictures,
+    }
+    write_atomically(path, _render(context).encode("utf-8", "replace"))
+
+
+def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
+    """Everything on the page except its pictures."""
     rewards = _rewards(summary, rows)
-    measured = [name for name in rewards if f"reward_{name}" in rows.column_names]
-    context = {
+    return {
         "summary": summary,
         "title": PurePath(str(summary["input"]["path"])).name or str(summary["input"]["path"]),
         "synthetic": bool((summary["input"].get("manifest") or {}).get("synthetic")),
@@ -84,21 +95,15 @@ def write_page(
         "histograms": {name: _histogram(place, name, summary, rows) for place, name in enumerate(rewards)},
         "fidelity": [*compared(summary, kind="all"), *compared(summary, kind="finding")],
         "fidelity_subgroups": compared_subgroups(summary),
-        "subgroups": subgroups(rows, rewards=measured),
+        "subgroups": subgroups(rows, rewards=_measured(summary, rows)),
         "similarities": _similarities(summary, rows),
-        "pairs": _pairs(summary, pictures, thumbnails, reference_thumbnails),
         "utility": utility_table(summary),
         "lift": (summary["utility"] or {}).get("lift") or (),
         "unprobed": (summary["utility"] or {}).get("too_few") or (),
-        "gallery": make_gallery(
-            rows, lambda key: pictures.uri(thumbnails(key)), rewards=measured, limit=max(0, gallery)
-        ),
         "provenance": _provenance(summary),
         "manifest": _short_manifest(summary),
-        "pictures": pictures,
         "listed": _LISTED,
     }
-    write_atomically(path, _render(context).encode("utf-8", "replace"))
 
 
 def _render(context: Mapping[str, Any]) -> str:
@@ -159,6 +164,11 @@ def _rewards(summary: Mapping[str, Any], rows: pa.Table) -> list[str]:
     """Every reward named anywhere, measured or not."""
     columns = [name.removeprefix("reward_") for name in rows.column_names if name.startswith("reward_")]
     return list(dict.fromkeys([*(summary["reward_models"] or {}), *(summary["rewards"] or {}), *columns]))
+
+
+def _measured(summary: Mapping[str, Any], rows: pa.Table) -> list[str]:
+    """Rewards with a column."""
+    return [name for name in _rewards(summary, rows) if f"reward_{name}" in rows.column_names]
 
 
 def _by_count(reasons: Mapping[str, int]) -> dict[str, int]:

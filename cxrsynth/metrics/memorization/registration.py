@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.runtime.pretrained import LOADING_ERRORS
 from cxrsynth.runtime.warps import compose, inverse, warp, warp_matrices
 
 Register = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the same, the chest in the canonical frame
@@ -29,8 +29,8 @@ def load_posture(folder: Path, device: torch.device) -> PostureRegressor:
         ModelError: if it is missing or cannot be loaded.
     """
     try:
-        network = PostureRegressor.from_pretrained(folder / "posture", local_files_only=True, strict=True)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        network = PostureRegressor.from_pretrained(folder / "posture")
+    except LOADING_ERRORS as error:
         raise ModelError(
             f"{folder}: no posture regressor to register images with: {type(error).__name__}: {error}\n"
             "  expected: posture/ with config.json and model.safetensors"

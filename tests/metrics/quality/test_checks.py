@@ -78,7 +78,7 @@ def test_good_images_fail_nothing(checks: QualityChecks, radiographs: Tensor) ->
 
 
 @pytest.mark.parametrize(
-    ("image", "names"),
+    ("radiograph", "names"),
     [
         (torch.zeros(1, 1, 256, 256), {"blank", "clipped", "not_a_chest"}),
         (torch.full((1, 1, 256, 256), 0.3), {"blank", "clipped", "not_a_chest"}),
@@ -88,8 +88,8 @@ def test_good_images_fail_nothing(checks: QualityChecks, radiographs: Tensor) ->
     ],
     ids=["black", "grey", "white", "noise", "shade"],
 )
-def test_pictures_of_nothing_are_blank(checks: QualityChecks, image: Tensor, names: set[str]) -> None:
-    assert failed(checks, image)[0] >= names
+def test_pictures_of_nothing_are_blank(checks: QualityChecks, radiograph: Tensor, names: set[str]) -> None:
+    assert failed(checks, radiograph)[0] >= names
 
 
 def test_a_faint_chest_is_blank_and_darker_ones_are_not(radiographs: Tensor) -> None:
