@@ -17,8 +17,6 @@ from cxrsynth.metrics.memorization.duplicates import duplicates
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import AuditSettings
 
-_PRIVATE = 0o700
-
 
 @dataclass(frozen=True)
 class AuditReport:
@@ -49,7 +47,6 @@ def audit(settings: AuditSettings) -> AuditReport | None:
     try:
         if run.processes.is_main:
             run.folder.start()
-            run.folder.parts.chmod(_PRIVATE)
         run.processes.wait()
         _score(run)
         return AuditReport(run.folder.path, _conclude(run)) if run.processes.is_main else None

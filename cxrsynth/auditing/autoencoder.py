@@ -10,8 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from cxrsynth import console
-from cxrsynth.diffusion.model import find_model, model_digest
-from cxrsynth.diffusion.spec import read_spec
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.pretrained import LOADING_ERRORS
 
@@ -57,21 +56,20 @@ def load_autoencoder(generator: str | None, manifest: Mapping[str, Any] | None, 
         ModelError: if the model cannot be loaded.
     """
     recorded = _recorded(manifest or {})
-    folder = _folder(generator)
-    digest = model_digest(folder)
-    confirmed = digest == recorded.get("digest")
+    model = _resolve(generator)
+    confirmed = model.digest == recorded.get("digest")
     if generator is not None and recorded and not confirmed:
         console.warn(
             f"--generator {generator}: not the model in the manifest of the audited images\n"
-            f"  found: digest {digest}\n  expected: {recorded.get('name')}, digest {recorded.get('digest')}\n"
+            f"  found: digest {model.digest}\n  expected: {recorded.get('name')}, digest {recorded.get('digest')}\n"
             "  near-duplicates will be planted with the autoencoder of the model you named"
         )
     return Autoencoder(
-        model=read_spec(folder).name or folder.resolve().name,
-        digest=digest,
+        model=model.name,
+        digest=model.digest,
         is_generator=True if confirmed else None if generator is not None else False,
         device=device,
-        vae=_load(folder),
+        vae=_load(model.folder),
     )
 
 
@@ -83,9 +81,9 @@ def _recorded(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return model if isinstance(model, Mapping) else {}
 
 
-def _folder(generator: str | None) -> Path:
+def _resolve(generator: str | None) -> ResolvedModel:
     try:
-        return find_model(generator or _STAND_IN)
+        return resolve_model(generator or _STAND_IN)
     except ModelError as error:
         # The same message names the option of `generate`.
         raise ModelError(str(error).replace("--model", "--generator")) from None

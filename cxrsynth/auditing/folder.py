@@ -25,6 +25,7 @@ class AuditFolder:
             written=(SCORES, KEEP, SUMMARY, PAGE, f"{_STATE}/*.parquet", f"{_STATE}/{COMPARISON}"),
             scratch=(f"{_STATE}/.*.pixels",),
             kept="scores of finished units are kept",
+            private=True,  # real images, and patients
             writer="audit",
         )
         self.failure = self._folder.failure

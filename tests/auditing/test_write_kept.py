@@ -147,7 +147,7 @@ def test_the_manifest_records_input_rules_and_audit(ours: Path, tmp_path: Path) 
     assert f"**{NOTE}**" in card
     assert "6 images in 3 shards, of 10 audited" in card
     assert "wds.WebDataset(['cxr-000000.tar', 'cxr-000001.tar', 'cxr-000002.tar'], shardshuffle=False)" in card
-    assert "another key" not in card
+    assert "a new key" not in card
     assert "tiny" in card
     with Image.open(out / "preview.png") as preview:
         assert preview.size == (6 * 192, 192)
@@ -187,7 +187,7 @@ def test_pictures_become_samples_with_keys_a_shard_can_hold(pictures: Path, tmp_
     assert manifest(tmp_path / "kept")["counts"]["renamed"] == 6
     card = (tmp_path / "kept" / "README.md").read_text(encoding="utf-8")
     assert "does not say whether they are synthetic" in card
-    assert "6 images have another key than there, see keys.csv" in card
+    assert "6 images have a new key, see keys.csv" in card
     shards = sorted(str(path) for path in (tmp_path / "kept").glob("*.tar"))
     samples = list(wds.WebDataset(shards, shardshuffle=False, empty_check=False))
     assert len(samples) == 6
