@@ -131,13 +131,15 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     memorization = summary["memorization"]
     if memorization is not None:
         alarms = memorization["false_alarms"]
-        output.print(f"{memorization['flagged']} images as close to a real image as a near-duplicate")
+        output.print(f"near-duplicates of real images: {memorization['flagged']}")
         found = {name: [f"{one['caught']} of {one['of']}"] for name, one in memorization["sensitivity"].items()}
         found["false alarms on held-out real patients"] = [f"{alarms['caught']} of {alarms['of']}"]
         output.print(_table("planted near-duplicates of reference images", ["found"], found))
     for miss in summary["failed"]:
         value = "not measured" if miss["value"] is None else f"{miss['value']:.4g}"
-        output.print(f"[red]failed:[/] {escape(miss['metric'])}: {value}, expected {miss['limit']} {miss['minimum']:g}")
+        output.print(
+            f"[red]failed:[/] {escape(miss['metric'])}: {value}, expected {miss['limit']} {miss['threshold']:g}"
+        )
     say(f"{out}: report.html, summary.json, scores.parquet, keep.csv")
 
 
