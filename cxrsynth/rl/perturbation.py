@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.rl.rollout_spec import RolloutSpec
 
 
@@ -38,7 +38,7 @@ def draw_shifts(mean: Tensor, std: float, drawn: Sequence[RolloutSpec], *key: ob
         elements: as for `shift_log_prob`.
     """
     mean = mean.detach().cpu()
-    drawing = [draw.sign * noise(tuple(mean.shape[1:]), *key, draw.stream) for draw in drawn]
+    drawing = [draw.sign * seeded_noise(tuple(mean.shape[1:]), *key, draw.stream) for draw in drawn]
     values = mean + std * torch.stack(drawing) if drawing else mean
     return Shifts(values, shift_log_prob(values, mean, std, elements=elements))
 

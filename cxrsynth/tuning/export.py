@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import save_ace
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
 from cxrsynth.diffusion.spec import SPEC_FILE
@@ -172,7 +172,7 @@ def _not_the_same(folder: Path, how: str) -> ModelError:
 @torch.no_grad()
 def _predictions(model: DiffusionModel) -> Tensor:
     """Of the UNet at one middle timestep for every condition of ACE at once, on the CPU."""
-    latents = torch.stack([noise(model.latent_shape, "probe", i) for i in range(_PROBES)]).to(model.device)
+    latents = torch.stack([seeded_noise(model.latent_shape, "probe", i) for i in range(_PROBES)]).to(model.device)
     encoded = encode_prompts(model, ["", *["chest"] * _PROBES]).clone()
     mask = None if model.ace is None else model.ace.mask([CONDITIONS] * _PROBES)
     condition = guided_condition(model, encoded[1:], encoded[:1], 1.0, mask=mask)
