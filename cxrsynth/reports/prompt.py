@@ -170,17 +170,25 @@ def limit_to_supported(subject: Subject, labels: Labels, depicts: Depicts | None
 
 
 def cut_at_sentence(text: str, fits: Callable[[str], bool]) -> tuple[str, bool]:
-    """The longest beginning of whole sentences that fits, and whether anything was cut.
+    """The longest prefix of whole sentences that fits, and whether anything was cut.
 
-    A first sentence that does not fit by itself is cut at a word.
+    A first sentence that does not fit is cut after a word, and a first word that does not fit is cut inside. What
+    remains of a text is never empty: an empty prompt would ask for any image at all.
     """
     if fits(text):
         return text, False
-    sentences = re.split(r"(?<=[.!?])\s+", text)
-    return _longest(sentences, fits) or _longest(sentences[0].split(), fits), True
+    sentences = re.split(r"(?<=[.!?])\s+", text.strip())
+    words = sentences[0].split()
+    return _longest(sentences, fits) or _longest(words, fits) or _longest_prefix(words[0], fits), True
 
 
 def _longest(parts: list[str], fits: Callable[[str], bool]) -> str:
-    """The longest beginning that fits, found by bisection: to try them one by one takes hours of a long text."""
+    """As many first parts as fit, joined by spaces; found by bisection, as trying each takes hours on a long text."""
     count = bisect_left(range(len(parts)), True, key=lambda last: not fits(" ".join(parts[: last + 1])))
     return " ".join(parts[:count])
+
+
+def _longest_prefix(word: str, fits: Callable[[str], bool]) -> str:
+    """As many first characters as fit, and at least one."""
+    count = bisect_left(range(len(word)), True, key=lambda last: not fits(word[: last + 1]))
+    return word[: max(1, count)]

@@ -24,7 +24,9 @@ from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
-from cxrsynth.settings import Device, Precision, Sampler
+from cxrsynth.reports.request import PromptBuilder
+from cxrsynth.reports.table.rows import Report
+from cxrsynth.settings import Device, Precision, PromptStyle, Sampler
 from cxrsynth.shards.sample import sample_key, subject_key
 from tests.conftest import build_tiny_model
 from tests.generation.making import (
@@ -743,6 +745,53 @@ def test_a_prompt_too_long_is_cut_and_counted(tmp_path: Path, tiny_model: Path) 
 
 
 # Sampling
+
+
+def test_a_first_word_longer_than_the_tokenizer_takes_is_cut_and_counted(
+    tmp_path: Path, tiny_model: Path, networks: DiffusionModel
+) -> None:
+    """With an empty prompt in its place, the image would be of any chest."""
+    word = "Hydropneumopericardiumthoracis"
+    built = PromptBuilder(PromptStyle.IMPRESSION, None, networks.fits).build(Report("a", line=2, impression=word))
+    assert built.truncated
+    assert 15 < len(built.prompt) < len(word)
+    assert word.startswith(built.prompt)
+    assert networks.fits(built.prompt)
+    assert not networks.fits(word[: len(built.prompt) + 1])
+    table = write_table(tmp_path / "reports.csv", (("a", "", word, "PA", "F", "61"),))
+    succeed(command(table, tmp_path / "out", tiny_model))
+    assert manifest(tmp_path / "out")["prompts_truncated"] == 1
+
+
+def test_a_table_that_vanishes_during_the_run_is_named_as_one_that_cannot_be_read(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, make = write_table(tmp_path / "reports.csv"), cxrsynth.generation.generate._make_shards
+
+    def make_and_remove(*given: Any) -> None:
+        make(*given)
+        table.unlink()
+
+    monkeypatch.setattr(cxrsynth.generation.generate, "_make_shards", make_and_remove)
+    message = refuse(command(table, tmp_path / "out", tiny_model))
+    assert "reports.csv: no such file" in message
+    assert "write" not in message
+
+
+def test_weights_that_vanish_before_they_are_loaded_are_named(
+    tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, begin = tmp_path / "model", cxrsynth.generation.generate._begin
+    shutil.copytree(tiny_model, model)
+
+    def begin_and_remove(*given: Any) -> bool:
+        (model / "vae" / "config.json").unlink()
+        return begin(*given)
+
+    monkeypatch.setattr(cxrsynth.generation.generate, "_begin", begin_and_remove)
+    message = refuse(command(table, tmp_path / "out", model))
+    assert f"{model}: cannot be loaded" in message
+    assert "write" not in message
 
 
 def test_noise_depends_on_key_and_seed_alone() -> None:

@@ -168,15 +168,36 @@ def fits_words(limit: int) -> Callable[[str], bool]:
         ("One two! Three?", 2, "One two!", True),
         ("One two three. Four.", 2, "One two", True),
         ("Tip 2.5 cm above. Then more.", 4, "Tip 2.5 cm above.", True),
-        ("Word.", 0, "", True),
     ],
 )
 def test_a_text_is_cut_after_a_sentence(text: str, limit: int, kept: str, cut: bool) -> None:
     assert cut_at_sentence(text, fits_words(limit)) == (kept, cut)
 
 
-@given(st.text(alphabet="ab .!?\n", max_size=60), st.integers(0, 12))
-def test_a_cut_text_fits_and_is_a_beginning(text: str, limit: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "limit", "kept"),
+    [
+        ("Pneumothorax. No effusion.", 7, "Pneumot"),
+        ("Pneumothorax right", 12, "Pneumothorax"),
+        ("  Pneumothorax right", 5, "Pneum"),
+        ("Word.", 0, "W"),
+    ],
+)
+def test_a_first_word_that_does_not_fit_is_cut_inside(text: str, limit: int, kept: str) -> None:
+    assert cut_at_sentence(text, lambda part: len(part) <= limit) == (kept, True)
+
+
+@given(st.text(alphabet="ab .!?\n", max_size=60), st.integers(0, 30))
+def test_a_cut_text_is_a_prefix_that_fits_and_is_never_empty(text: str, limit: int) -> None:
+    kept, cut = cut_at_sentence(text, lambda part: len(part.strip()) <= limit)
+    assert cut == (len(text.strip()) > limit)
+    assert " ".join(text.split()).startswith(" ".join(kept.split()))
+    assert bool(kept.strip()) == bool(text.strip())
+    assert len(kept.strip()) <= max(1, limit)
+
+
+@given(st.text(alphabet="ab .!?\n", max_size=60), st.integers(1, 12))
+def test_a_cut_text_is_made_of_whole_words_where_one_fits(text: str, limit: int) -> None:
     kept, cut = cut_at_sentence(text, fits_words(limit))
     assert len(kept.split()) <= limit
     assert text.split()[: len(kept.split())] == kept.split()
