@@ -1,10 +1,10 @@
 """Adaptive condition embeddings (ACE): learnable vectors added to the text embeddings of a report.
 
 CXRL (Han et al., arXiv:2403.06516) tunes such embeddings with the generator; where they enter is not on public record,
-so both forms here are ours: a block of vectors for the view, the age group and each finding stated or denied. In one
-the blocks are added to the last positions of the condition, where the prompt is mostly padding, so that they act as
-tokens of their own. In the other they lie in the few directions in which prompts themselves differ, so that little is
-to be learned. Both start at zero: the first images are the baseline's.
+so both forms here are our own: a block of vectors for the view, the age group and every finding stated or denied. In
+one the blocks are added to the last positions of the condition, where the prompt is mostly padding, so that they act as
+tokens of their own. In the other they lie in the few directions in which prompts themselves differ, so that there is
+little to learn. Both start at zero: the first images are those of the baseline.
 """
 
 import json
@@ -25,17 +25,17 @@ ACE_CONFIG = "ace.json"
 
 
 class ConditionEmbedding(nn.Module, ABC):
-    """What the text embeddings of a report get added, told by the names of its conditions."""
+    """Vectors added to the text embeddings of a report, chosen by the names of its conditions."""
 
     def __init__(self, conditions: Sequence[str]) -> None:
         super().__init__()
         self.conditions = tuple(conditions)
         self._places = {name: place for place, name in enumerate(self.conditions)}
 
-    def mask(self, asked: Sequence[Sequence[str]]) -> Tensor:
-        """Which blocks each report gets, float32 [B, K]; conditions without a block are passed over."""
-        mask = torch.zeros(len(asked), len(self.conditions))
-        for row, names in enumerate(asked):
+    def mask(self, conditions: Sequence[Sequence[str]]) -> Tensor:
+        """Which blocks each report gets, float32 [B, K]; conditions without a block are ignored."""
+        mask = torch.zeros(len(conditions), len(self.conditions))
+        for row, names in enumerate(conditions):
             mask[row, [self._places[name] for name in names if name in self._places]] = 1.0
         return mask
 
@@ -45,7 +45,7 @@ class ConditionEmbedding(nn.Module, ABC):
 
     @abstractmethod
     def plain(self) -> "AdaptiveConditionEmbedding":
-        """The same as blocks of vectors, the form that is saved."""
+        """The same embeddings as blocks of vectors, the form that is saved."""
 
 
 class AdaptiveConditionEmbedding(ConditionEmbedding):
@@ -78,8 +78,8 @@ class AdaptiveConditionEmbedding(ConditionEmbedding):
             )
         blocks = self.blocks.float()
         added = (mask.to(blocks) @ blocks.flatten(1)).view(-1, *blocks.shape[1:])  # [B, tokens, D]
-        spread = nn.functional.pad(added, (0, 0, length - self.tokens, 0))
-        return (condition.float() + spread).to(condition.dtype)
+        padded = nn.functional.pad(added, (0, 0, length - self.tokens, 0))
+        return (condition.float() + padded).to(condition.dtype)
 
     def plain(self) -> "AdaptiveConditionEmbedding":
         """Itself."""
@@ -91,8 +91,8 @@ class SubspaceEmbedding(ConditionEmbedding):
 
     Args:
         basis: directions, as `prompt_directions` finds them; not trained.
-        start: embeddings the new ones come on top of, kept as they are.
-        conditions: names of the blocks, where there is no `start`.
+        start: embeddings that the new ones are added to; they stay as they are.
+        conditions: names of the blocks; unused with a `start`.
     """
 
     basis: Tensor
@@ -110,7 +110,7 @@ class SubspaceEmbedding(ConditionEmbedding):
         self.coordinates = nn.Parameter(torch.zeros(len(self.conditions), len(basis)))
 
     def mean(self, mask: Tensor) -> Tensor:
-        """Where each report's condition is moved to: sum of its blocks, [B, K] -> [B, r]."""
+        """How far each report's condition is moved: the sum of its blocks, [B, K] -> [B, r]."""
         moved: Tensor = mask.to(self.coordinates) @ self.coordinates
         return moved
 
@@ -124,7 +124,7 @@ class SubspaceEmbedding(ConditionEmbedding):
 
     @torch.no_grad()
     def plain(self) -> AdaptiveConditionEmbedding:
-        """Blocks [K, L, D], those of `start` among them."""
+        """Blocks [K, L, D], with those of `start` added."""
         _, length, width = self.basis.shape
         plain = AdaptiveConditionEmbedding(width, tokens=length, conditions=self.conditions).to(self.basis.device)
         plain.blocks.copy_((self.coordinates @ self.basis.flatten(1)).view_as(plain.blocks))
@@ -134,11 +134,11 @@ class SubspaceEmbedding(ConditionEmbedding):
 
 
 def prompt_directions(embeddings: Tensor, count: int) -> Tensor:
-    """The directions in which the embeddings of prompts differ most, each as long as their spread along it.
+    """The directions in which the embeddings of prompts differ most, each as long as the standard deviation along it.
 
     Args:
         embeddings: of N prompts, [N, L, D].
-        count: at most so many.
+        count: the most directions to return.
 
     Returns:
         [r, L, D] float32, r at most `count` and below N; on the CPU. Principal components times standard deviation.
@@ -147,16 +147,16 @@ def prompt_directions(embeddings: Tensor, count: int) -> Tensor:
         ValueError: if all prompts have the same embedding.
     """
     flat = embeddings.double().cpu().flatten(1)
-    centred = flat - flat.mean(0)
-    # By the Gram matrix: prompts are few, positions times width many.
-    values, vectors = torch.linalg.eigh(centred @ centred.T)
+    centered = flat - flat.mean(0)
+    # Through the Gram matrix: there are few prompts, but many positions times width.
+    values, vectors = torch.linalg.eigh(centered @ centered.T)
     values, vectors = values.flip(0), vectors.flip(1)
     kept = int((values > 1e-9 * values.abs().max()).sum()) if bool(values[0] > 0) else 0
     if not kept:
         raise ValueError("all prompts have the same embedding")
     kept = min(kept, count, len(flat) - 1)
-    # Component times its spread: V^T X = S U^T, and the spread is S / sqrt(N).
-    found = vectors[:, :kept].T @ centred / len(flat) ** 0.5
+    # Component times standard deviation: V^T X = S U^T, and the standard deviation is S / sqrt(N).
+    found = vectors[:, :kept].T @ centered / len(flat) ** 0.5
     return _signed(found).view(-1, *embeddings.shape[1:])
 
 
@@ -165,7 +165,7 @@ def word_directions(embeddings: Tensor, count: int) -> Tensor:
 
     Args:
         embeddings: of N prompts, [N, L, D].
-        count: at most so many.
+        count: the most directions to return.
 
     Returns:
         [r, L, D] float32, r at most `count` and D; on the CPU. Principal components times standard deviation.
@@ -180,7 +180,7 @@ def word_directions(embeddings: Tensor, count: int) -> Tensor:
 
 
 def _signed(found: Tensor) -> Tensor:
-    """Components [r, n] float32 with their largest entry above zero: their sign is arbitrary, and made the same."""
+    """Components [r, n] float32 with their largest entry made positive: their sign is arbitrary otherwise."""
     largest = found.gather(1, found.abs().argmax(1, keepdim=True))
     signed: Tensor = (found * largest.sign()).float()
     return signed

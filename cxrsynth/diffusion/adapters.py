@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from cxrsynth.errors import ModelError
 
-# Attention projections, as diffusers' own LoRA training scripts take them.
+# Attention projections, as in the LoRA training scripts of diffusers.
 _LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -14,7 +14,7 @@ _ADAPTER = "cxrsynth"
 
 
 def add_adapters(unet: UNet2DConditionModel, *, rank: int, alpha: int | None, seed: int) -> None:
-    """Add adapters to the attention projections, in float32. Their second factor is zero: they change nothing yet.
+    """Add adapters to the attention projections, in float32. They change nothing at first: their second factor is zero.
 
     `alpha` is the scale times the rank, None for the rank.
 

@@ -1,4 +1,4 @@
-"""One stochastic DDIM step as a policy: its mean, its noise, its log-probability. Tensor maths only, no model.
+"""One stochastic DDIM step as a policy: its mean, its noise, its log-probability. Tensor math only, no model.
 
 `log_prob` is nats per latent element: the mean over C, h and w, not the sum. Clip ranges are chosen for that.
 """
@@ -14,7 +14,7 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 @dataclass(frozen=True)
 class DDIMSchedule:
-    """The steps of one sampler, noisy to clean. All tensors [T] on one device.
+    """The steps of one sampler, from noisy to clean. All tensors are [T], on one device.
 
     `alpha` and `alpha_next` are the cumulative products of the schedule (alpha-bar) before and after each step, `std`
     the noise it adds. The last step adds none: its noise would be tiny, and its log-probability would outweigh all
@@ -40,7 +40,7 @@ def ddim_schedule(
 
     Args:
         alphas_cumprod: alpha-bar of every training timestep, [N].
-        timesteps: those visited, noisy to clean, int64 [T].
+        timesteps: those that are visited, from noisy to clean, int64 [T].
         final_alpha: alpha-bar after the last step, scalar.
         eta: 1 adds the noise of DDPM, 0 none.
         prediction_type: `epsilon`, `v_prediction` or `sample`.
@@ -54,7 +54,7 @@ def ddim_schedule(
         raise ValueError(f"prediction type {prediction_type!r}: expected epsilon, v_prediction or sample")
     if len(timesteps) < 2:
         raise ValueError(f"{len(timesteps)} steps, expected at least 2: the last has no log-probability")
-    # In float64 on the CPU: some accelerators have no such numbers.
+    # In float64 on the CPU: some accelerators do not have it.
     alpha = alphas_cumprod.cpu().double()[timesteps.cpu()]
     alpha_next = torch.cat((alpha[1:], final_alpha.cpu().double().reshape(1)))
     variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
@@ -68,7 +68,7 @@ def step_mean(schedule: DDIMSchedule, steps: Tensor, latents: Tensor, prediction
     """Mean of the next latents, [B, C, h, w] float32.
 
     Args:
-        schedule: of the sampler.
+        schedule: the steps of the sampler.
         steps: which step each latent takes, int64 [B], 0 the noisiest.
         latents: [B, C, h, w] float32.
         prediction: the network's guided output, [B, C, h, w] float32.
@@ -95,7 +95,7 @@ def step_log_prob(reached: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Log-probability of one denoising step under the policy.
 
     Args:
-        reached: latents actually reached, [B, C, h, w]; data, no gradient flows into them.
+        reached: latents actually reached, [B, C, h, w]; treated as data, no gradient.
         mean: predicted by the policy, [B, C, h, w].
         std: step noise, [B, 1, 1, 1], above zero.
 

@@ -1,4 +1,4 @@
-"""The supervised denoising loss, the stage before reinforcement learning: tensors in, loss out."""
+"""The supervised denoising loss, for the stage before reinforcement learning: tensors in, loss out."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def training_schedule(config: dict[str, Any]) -> DDIMScheduler:
 
 
 def denoising_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the network is to predict of `add_noise(clean, noise, timesteps)`: noise, velocity or the clean latents.
+    """The target for `add_noise(clean, noise, timesteps)`: noise, velocity or clean latents.
 
     Source: velocity as in Salimans and Ho, arXiv:2202.00512, appendix D.
     """
@@ -47,15 +47,15 @@ def denoising_loss(
     *,
     min_snr: float | None = None,
 ) -> Tensor:
-    """Squared error of a prediction, its mean over the elements of each latent.
+    """Squared error of a prediction, averaged over the elements of each latent.
 
     Args:
         scheduler: of the model, see `training_schedule`.
-        predicted: what the network said, [B, C, h, w] float32.
+        predicted: output of the network, [B, C, h, w] float32.
         clean: latents without noise, [B, C, h, w].
         noise: standard normal, [B, C, h, w].
         timesteps: int64 [B].
-        min_snr: gamma of the min-SNR weights; None weighs all timesteps alike.
+        min_snr: gamma of the min-SNR weights; None gives all timesteps the same weight.
 
     Returns:
         [B] float32.
@@ -68,7 +68,7 @@ def denoising_loss(
 
 
 def snr_weights(scheduler: DDIMScheduler, timesteps: Tensor, *, gamma: float) -> Tensor:
-    """Min-SNR weights [B]: min(SNR, gamma) on the error of the clean latents, said of what the model predicts.
+    """Min-SNR weights [B]: min(SNR, gamma) on the error of the clean latents, converted to what the model predicts.
 
     Where the signal is zero (the last timestep of `rescale_betas_zero_snr`) the weight of noise is 1, its limit, and
     that of velocity is 0.

@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from cxrsynth.diffusion.ace import ConditionEmbedding
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.spec import ModelSpec
-from cxrsynth.diffusion.speed import normalise_small_maps_contiguously
+from cxrsynth.diffusion.speed import normalize_small_maps_contiguously
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Device, Precision
 
@@ -42,9 +42,9 @@ class DiffusionModel:
     device: torch.device
     precision: Precision
     ace: ConditionEmbedding | None = None
-    # Weights that are trained stay float32 while their forward passes run in `dtype`.
+    # Trained weights stay in float32 while forward passes run in `dtype`.
     mixed: bool = False
-    # A fast tokenizer holds its padding as state: two threads at once get wrong tokens, or "Already borrowed".
+    # A fast tokenizer keeps its padding as state: two threads at once get wrong tokens, or "Already borrowed".
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def tokens(self, prompts: list[str]) -> Tensor:
@@ -60,7 +60,7 @@ class DiffusionModel:
         return encoded.input_ids.to(self.device)  # type: ignore[no-any-return]
 
     def fits(self, text: str) -> bool:
-        """Whether a text fits the tokenizer whole."""
+        """Whether the tokenizer takes a text without cutting it."""
         with self._tokenizer_lock:
             return len(self.tokenizer(text, verbose=False).input_ids) <= int(self.tokenizer.model_max_length)
 
@@ -70,9 +70,9 @@ class DiffusionModel:
         return _DTYPES[self.precision]
 
     def forward_context(self) -> torch.autocast:
-        """What forward passes of the UNet run in: autocast to `dtype` for a `mixed` model, else nothing.
+        """Context for forward passes of the UNet: autocast to `dtype` for a `mixed` model, otherwise none.
 
-        No cache of cast weights: threads would share it.
+        Cast weights are not cached, since threads would share the cache.
         """
         return torch.autocast(
             self.device.type,
@@ -89,12 +89,16 @@ class DiffusionModel:
 
     @property
     def image_size(self) -> int:
-        """Pixels on a side: latent size times the autoencoder's factor."""
+        """Pixels per side: the latent size times the factor of the autoencoder."""
         return self.latent_shape[1] * int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
 
 def choose_device(device: Device, *, local_rank: int = 0) -> torch.device:
-    """`auto` takes CUDA, then Apple's MPS, then the CPU. Raises ModelError if the named device is absent."""
+    """The device to use: `auto` prefers CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ModelError: if the named device is not available.
+    """
     present = {Device.CUDA: torch.cuda.is_available(), Device.MPS: torch.backends.mps.is_available(), Device.CPU: True}
     if device is Device.AUTO:
         device = next(d for d, here in present.items() if here)
@@ -104,7 +108,11 @@ def choose_device(device: Device, *, local_rank: int = 0) -> torch.device:
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Precision:
-    """`auto` takes bfloat16 where the hardware multiplies it, else float16 on CUDA, else float32."""
+    """The precision to use: `auto` is bfloat16 where the hardware multiplies it, else float16 on CUDA, else float32.
+
+    Raises:
+        ModelError: for float16 on a CPU.
+    """
     if precision is Precision.FP16 and device.type == "cpu":
         raise ModelError("--precision fp16: not supported on the CPU\n  use: bf16, fp32 or auto")
     if precision is not Precision.AUTO:
@@ -140,7 +148,7 @@ def load_model(
     try:
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, torch_dtype=dtype)
         vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=_vae_dtype(precision))
-        # Float32 by hand: the argument that asks for it has another name before transformers 4.56.
+        # Float32 by hand: the argument for it has another name before transformers 4.56.
         text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True).float()
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
@@ -153,14 +161,14 @@ def load_model(
         TypeError,
         AttributeError,
         SafetensorError,
-    ) as error:  # of the libraries, by what is wrong in a folder's files
+    ) as error:  # what the libraries raise, depending on what is wrong with the files
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
     for network in (unet, vae, text_encoder):
         network.eval().requires_grad_(False)
     _finish_in_float32(vae)
     if device.type == "cpu":
         for network in (unet, vae):
-            normalise_small_maps_contiguously(network)
+            normalize_small_maps_contiguously(network)
     return DiffusionModel(
         name=model.name,
         digest=model.digest,
@@ -180,10 +188,10 @@ def load_model(
 def _check_parts(
     folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, scheduler: Any
 ) -> None:
-    """What the libraries load without a word and fail on later. A tokenizer longer than its encoder is shortened to it.
+    """Refuse what the libraries load without complaint and fail on later; limit the tokenizer to its encoder's length.
 
     Raises:
-        ModelError: for what cannot be used, by its file.
+        ModelError: naming the file that cannot be used.
     """
     size = unet.config.sample_size
     if not isinstance(size, int):
@@ -194,18 +202,18 @@ def _check_parts(
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in _PREDICTIONS:
         raise ModelError(f"{config}: prediction_type {kind!r}, expected {', '.join(_PREDICTIONS)}")
-    DDIMScheduler.from_config(scheduler)  # may refuse its betas
+    DDIMScheduler.from_config(scheduler)  # may reject its betas
     positions = int(text_encoder.config.max_position_embeddings)
     tokenizer.model_max_length = min(int(tokenizer.model_max_length), positions)
 
 
 def _vae_dtype(precision: Precision) -> torch.dtype:
-    """The autoencoder follows bfloat16 only: in float16 those of Stable Diffusion are known to overflow."""
+    """Type of the autoencoder: bfloat16 or float32. In float16, those of Stable Diffusion are known to overflow."""
     return torch.bfloat16 if precision is Precision.BF16 else torch.float32
 
 
 def _finish_in_float32(vae: AutoencoderKL) -> None:
-    """Run the decoder's last convolution in float32: bfloat16 output has 8 significant bits, an image 12."""
+    """Run the decoder's last convolution in float32: bfloat16 has 8 significant bits, an image has 12."""
     last = vae.decoder.conv_out
     last.to(torch.float32)
     last.register_forward_pre_hook(lambda _, inputs: tuple(value.float() for value in inputs))

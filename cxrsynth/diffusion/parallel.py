@@ -1,7 +1,7 @@
-"""Batches side by side: on a CPU each batch has cores of its own, and results come back in order.
+"""Batches side by side: on a CPU each batch has its own cores, and results come back in order.
 
-Splitting every operation of a small network over the cores costs more than it gains, and its rounding depends on how
-many cores there are. A batch per core is faster, and its bytes are the same on a laptop and on a server.
+Splitting every operation of a small network over all cores costs more than it gains, and its rounding depends on the
+number of cores. One batch per core is faster, and gives the same bytes on a laptop and on a server.
 """
 
 from pathlib import Path
@@ -13,8 +13,8 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.runtime.processes import read_launch
 
-# Activations alive at once, in units of one feature map of the first level: a generous guess from the architecture,
-# not measured.
+# Activations in memory at once, in feature maps of the first level: a generous estimate from the architecture, not
+# measured.
 _LIVE_MAPS_DECODER = 8
 _LIVE_MAPS_UNET = 80
 _CGROUP = Path("/sys/fs/cgroup")
@@ -23,7 +23,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 class SamplingPool(OrderedPool):
     """Threads that sample batches of a model: as many as cores and memory allow.
 
-    `stopped` is looked at between denoising steps.
+    `stopped` is checked between denoising steps.
     """
 
     def __init__(self, model: DiffusionModel, *, batch_size: int, threads_per_batch: int) -> None:
@@ -35,8 +35,8 @@ class SamplingPool(OrderedPool):
 def batches_at_once(model: DiffusionModel, *, batch_size: int, threads_per_batch: int) -> int:
     """1 on an accelerator; on a CPU as many as cores and memory allow.
 
-    The cores are those torch would use itself (`OMP_NUM_THREADS`, or what the launcher left to this process); the
-    memory is shared with the other processes the launcher started here.
+    The cores are those torch would use by itself (`OMP_NUM_THREADS`, or what the launcher leaves this process). The
+    memory is shared with the other processes that the launcher started on this machine.
     """
     if model.device.type != "cpu":
         return 1
@@ -46,7 +46,7 @@ def batches_at_once(model: DiffusionModel, *, batch_size: int, threads_per_batch
 
 
 def available_bytes() -> int:
-    """Memory that can still be taken: the machine's, or what a container's limit leaves (cgroup v2)."""
+    """Free memory in bytes: the machine's, or what the limit of a container leaves (cgroup v2)."""
     available = int(psutil.virtual_memory().available)
     try:
         limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
@@ -56,7 +56,7 @@ def available_bytes() -> int:
 
 
 def batch_bytes(model: DiffusionModel, batch_size: int) -> int:
-    """Rough memory of one batch under way, in bytes, weights not counted."""
+    """Rough memory use of one batch in bytes, without the weights."""
     _, height, width = model.latent_shape
     decoder = batch_size * model.image_size**2 * model.vae.config.block_out_channels[0] * _LIVE_MAPS_DECODER
     unet = 2 * batch_size * height * width * model.unet.config.block_out_channels[0] * _LIVE_MAPS_UNET

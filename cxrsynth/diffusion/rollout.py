@@ -1,4 +1,4 @@
-"""Trajectories: sampling that remembers every step, and the log-probability of those steps under weights that learn."""
+"""Trajectories: sampling that records every step, and the log-probability of those steps under weights that learn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from cxrsynth.settings import Sampler
 class Trajectory:
     """B trajectories of T steps, on the CPU, float32.
 
-    Action t leads from `latents[t]` to `latents[t + 1]`; the last step, from `latents[T - 1]` to the image, is none.
+    Action t leads from `latents[t]` to `latents[t + 1]`. The last step, from `latents[T - 1]` to the image, is not
+    an action.
     """
 
     latents: Tensor  # [T, B, C, h, w]
@@ -41,7 +42,7 @@ def trajectory_schedule(model: DiffusionModel, *, steps: int, eta: float) -> DDI
     )
 
 
-@torch.no_grad()  # not inference mode: an update goes back over these tensors
+@torch.no_grad()  # not inference mode: an update uses these tensors again
 def rollout(
     model: DiffusionModel,
     schedule: DDIMSchedule,
@@ -55,8 +56,8 @@ def rollout(
 
     Args:
         model: the policy, or its baseline.
-        schedule: of its steps.
-        condition: as `guided_condition` makes it.
+        schedule: its steps.
+        condition: from `guided_condition`.
         noise: x_T, [B, C, h, w] float32 standard normal.
         step_noise: noise of action t, [B, C, h, w] float32 standard normal: the policy's actions.
         guidance: classifier-free guidance scale.
@@ -91,10 +92,10 @@ def predict_means(
 
     Args:
         model: the policy, or its baseline.
-        schedule: of its steps.
+        schedule: its steps.
         steps: which step each latent takes, int64 [B].
         latents: visited in a rollout, [B, C, h, w] float32.
-        condition: as `guided_condition` makes it.
+        condition: from `guided_condition`.
         guidance: classifier-free guidance scale.
     """
     prediction = predict_noise(model, latents, schedule.timesteps[steps], condition, guidance)

@@ -13,12 +13,12 @@ from cxrsynth.settings import Sampler
 
 
 class SamplingStopped(Exception):
-    """Sampling was asked to end; nobody waits for the images any more."""
+    """Sampling was stopped; the images are no longer needed."""
 
 
 @torch.inference_mode()
 def encode_prompts(model: DiffusionModel, prompts: list[str]) -> Tensor:
-    """Text embeddings of each prompt, [B, L, D] in the UNet's type; one too long for the tokenizer is cut."""
+    """Text embeddings of each prompt, [B, L, D] in the UNet's type; prompts too long for the tokenizer are cut."""
     return model.text_encoder(model.tokens(prompts)).last_hidden_state.to(model.dtype)  # type: ignore[no-any-return]
 
 
@@ -31,15 +31,15 @@ def guided_condition(
     mask: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> Tensor:
-    """What the UNet is given: text embeddings, with the model's ACE, after those of the empty prompt.
+    """The condition for the UNet: embeddings of the empty prompt, then the text embeddings with the model's ACE.
 
     Args:
-        model: whose `ace` is added, where it has one.
+        model: its `ace` is added, if it has one.
         text: [B, L, D].
         empty: embeddings of the empty prompt, [1, L, D]; they get no ACE.
-        guidance: classifier-free guidance scale; at 1 the empty prompt is left out.
-        mask: blocks each report gets, [B, K], as `ConditionEmbedding.mask` makes it; None adds nothing.
-        shift: drawn around the mean of a `SubspaceEmbedding`, [B, r]; None: its mean.
+        guidance: classifier-free guidance scale; with 1 the empty prompt is left out.
+        mask: blocks each report gets, [B, K], from `ConditionEmbedding.mask`; None adds nothing.
+        shift: sampled around the mean of a `SubspaceEmbedding`, [B, r]; None uses the mean.
 
     Returns:
         [2B, L, D], unconditional first; [B, L, D] when guidance is 1.
@@ -52,13 +52,13 @@ def guided_condition(
 def make_scheduler(
     model: DiffusionModel, sampler: Sampler, *, steps: int
 ) -> DDIMScheduler | DPMSolverMultistepScheduler:
-    """The model's own noise schedule with the chosen sampler, its `steps` timesteps set.
+    """The model's own noise schedule with the chosen sampler, set to `steps` timesteps.
 
     Raises:
         ModelError: if the schedule has fewer timesteps than `steps`.
     """
     if sampler is Sampler.DDIM:
-        # Latents have no bounds to clip at; a config of another scheduler says nothing of it, and DDIM's default clips.
+        # Latents have no bounds to clip at. Configs of other schedulers lack the setting, and DDIM clips by default.
         scheduler = DDIMScheduler.from_config(model.scheduler_config, clip_sample=False)
     else:
         scheduler = DPMSolverMultistepScheduler.from_config(model.scheduler_config)
@@ -106,17 +106,17 @@ def sample_images(
     conditions: Sequence[Sequence[str]] | None = None,
     stopped: threading.Event | None = None,
 ) -> Tensor:
-    """Images of prompts from given noise, without added step noise (DDIM eta 0).
+    """Sample images of prompts from given noise, without step noise (DDIM eta 0).
 
     Args:
         model: the networks.
         prompts: B prompts.
         noise: x_T, [B, C, h, w] float32 standard normal.
-        sampler: which solver.
+        sampler: the solver.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
-        conditions: of each report, for a model with ACE (`cxrsynth.diffusion.ace.conditions_of`).
-        stopped: looked at before each step and before decoding; when set, sampling ends.
+        conditions: of each report, for a model with ACE (`cxrsynth.reports.conditions.conditions_of`).
+        stopped: checked before each step and before decoding; once set, sampling ends.
 
     Returns:
         [B, 1, H, W] float32 in [0, 1] on the CPU.
@@ -125,7 +125,7 @@ def sample_images(
         SamplingStopped: once `stopped` is set.
     """
     scheduler = make_scheduler(model, sampler, steps=steps)
-    # The empty prompt is encoded once a batch: it is the same for all.
+    # The empty prompt is the same for all images: it is encoded once per batch.
     encoded = encode_prompts(model, ["", *prompts])
     mask = None if model.ace is None or conditions is None else model.ace.mask(conditions)
     condition = guided_condition(model, encoded[1:], encoded[:1], guidance, mask=mask)
@@ -146,7 +146,7 @@ def _end_if(stopped: threading.Event | None) -> None:
 
 @torch.inference_mode()
 def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
-    """Latents [B, C, h, w] to grey images [B, 1, H, W] float32 in [0, 1]; three channels are averaged.
+    """Latents [B, C, h, w] to gray images [B, 1, H, W] float32 in [0, 1]; three channels are averaged.
 
     The last convolution runs in float32 whatever the precision, so that the result has more than bfloat16's 8 bits.
     """
@@ -159,9 +159,9 @@ def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def encode_images(model: DiffusionModel, images: Tensor) -> Tensor:
-    """Grey images [B, 1, H, W] in [0, 1] to latents [B, C, h, w] float32: the means of the autoencoder's posterior.
+    """Gray images [B, 1, H, W] in [0, 1] to latents [B, C, h, w] float32: the means of the autoencoder's posterior.
 
-    Where the autoencoder takes three channels the grey is repeated.
+    The gray channel is repeated for an autoencoder of three channels.
     """
     dtype = next(model.vae.encoder.conv_in.parameters()).dtype
     pixels = (images * 2 - 1).expand(-1, int(model.vae.config.in_channels), -1, -1)

@@ -1,4 +1,4 @@
-"""`cxrsynth.json`: what a model folder says of itself. No torch here."""
+"""`cxrsynth.json`: the description in a model folder. No torch here."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ SPEC_FILE = "cxrsynth.json"
 
 
 class SamplingDefaults(BaseModel):
-    """What `generate` uses when the user does not say."""
+    """What `generate` uses unless the user says otherwise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,7 +23,10 @@ class SamplingDefaults(BaseModel):
 
 
 class ModelSpec(BaseModel):
-    """How a model wants to be asked. A folder without the file gets the defaults: asked by impression."""
+    """Prompt format, sampling defaults and training findings of a model.
+
+    A folder without the file gets the defaults, and prompts made from the impression.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""One `generate` run made ready: inputs checked, choices resolved, the plan drawn up."""
+"""Preparation of a `generate` run: inputs are checked, defaults are filled in, and the plan is made."""
 
 import hashlib
 import hmac
@@ -6,10 +6,12 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cxrsynth import __version__
 from cxrsynth.diffusion.model import (
@@ -23,7 +25,7 @@ from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
-from cxrsynth.settings import Device, GenerateSettings, PromptStyle, Sampler
+from cxrsynth.settings import Device, GenerateSettings, Precision, PromptStyle, Sampler
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
 from cxrsynth.shards.sample import default_id_key, key_fingerprint, load_id_key
@@ -35,7 +37,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pydicom")
 
 @dataclass(frozen=True)
 class GenerateRun:
-    """What all parts of `generate` share. `plan` is the data set's identity."""
+    """What all parts of a run share. `plan` identifies the data set."""
 
     settings: GenerateSettings
     table: Table
@@ -51,62 +53,76 @@ class GenerateRun:
 
     @property
     def identity(self) -> DatasetIdentity:
-        """What every DICOM object says of its origin."""
+        """The origin that every DICOM object states."""
         model = self.plan["model"]
         return DatasetIdentity(plan_digest(self.plan), model["name"], model["digest"], __version__)
 
     @property
     def common_metadata(self) -> dict[str, Any]:
-        """The part of the JSON that all samples share."""
+        """The part of the JSON metadata that all samples share."""
         return {"synthetic": True, "seed": self.settings.seed} | {
             name: self.plan[name] for name in ("model", "sampling", "versions")
         }
 
     def is_table_unchanged(self) -> bool:
-        """Whether the table still has the bytes the plan was drawn up for."""
+        """Whether the table still has the bytes the plan was made for."""
         return bool(_keyed(self.id_key, self.table) == self.plan["reports"])
 
 
 def open_generate(settings: GenerateSettings) -> GenerateRun:
-    """Check every input that can be checked before work starts, and resolve what was left to `auto`.
+    """Check all inputs before work starts, and fill in what the user left open.
 
     Raises:
-        ReportsError, ModelError, ShardError: for what the user can mend.
+        ReportsError, ModelError, ShardError: for what the user can fix.
     """
     table = open_table(settings.reports, columns=ColumnNames(**settings.columns))
     _check_outside(settings.id_map, settings.out, "--id-map")
     if settings.id_map is not None:
         _check_id_map(settings.id_map, settings)
     _check_outside(settings.id_key, settings.out, "--id-key")
-    model = resolve_model(settings.model, ace=settings.ace)
-    spec = model.spec
     device = choose_device(settings.sampling.device, local_rank=read_launch().local_rank)
     precision = choose_precision(settings.sampling.precision, device)
-    id_key = load_id_key(settings.id_key)
-    steps = spec.defaults.steps if settings.sampling.steps is None else settings.sampling.steps
-    guidance = spec.defaults.guidance if settings.sampling.guidance is None else settings.sampling.guidance
-    if not math.isfinite(guidance):
+    guidance = settings.sampling.guidance
+    if guidance is not None and not math.isfinite(guidance):
         raise ModelError(f"--guidance {guidance}: expected a number, 0 or above")
-    sampler = settings.sampling.sampler or spec.defaults.sampler
-    batch_size = settings.sampling.batch_size or _BATCH_SIZE[device.type]
-    # An accelerator has none: the key is left out there, for no sample may hold a null.
+    id_key = load_id_key(settings.id_key)
+    model = resolve_model(settings.model, ace=settings.ace)
+    defaults = model.spec.defaults
+    run = GenerateRun(
+        settings=settings,
+        table=table,
+        processes=join_processes(cpu=settings.sampling.device is Device.CPU or device.type == "cpu"),
+        id_key=id_key,
+        plan={},
+        prompt_style=settings.prompt or model.spec.prompt,
+        steps=defaults.steps if settings.sampling.steps is None else settings.sampling.steps,
+        guidance=defaults.guidance if guidance is None else guidance,
+        sampler=settings.sampling.sampler or defaults.sampler,
+        batch_size=settings.sampling.batch_size or _BATCH_SIZE[device.type],
+        load_model=lambda: load_model(model, device=device, precision=precision),
+    )
+    return replace(run, plan=_plan(run, model, device, precision))
+
+
+def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precision: Precision) -> dict[str, Any]:
+    """Everything the bytes of the data set depend on."""
+    settings, shards = run.settings, run.settings.shards
+    # Accelerators have no such setting: the key is omitted there, since no sample may hold a null.
     threads = {"threads_per_batch": settings.sampling.threads_per_batch} if device.type == "cpu" else {}
-    style = settings.prompt or spec.prompt
-    shards = settings.shards
-    plan = {
-        "reports": _keyed(id_key, table),
+    return {
+        "reports": _keyed(run.id_key, run.table),
         "columns": dict(sorted(settings.columns.items())),
-        "id_key_fingerprint": key_fingerprint(id_key),
+        "id_key_fingerprint": key_fingerprint(run.id_key),
         "limit": settings.limit,
         "images_per_report": settings.images_per_report,
         "seed": settings.seed,
-        "prompt": style.value,
+        "prompt": run.prompt_style.value,
         "model": _model_record(model),
         "sampling": {
-            "steps": steps,
-            "guidance": guidance,
-            "sampler": sampler.value,
-            "batch_size": batch_size,
+            "steps": run.steps,
+            "guidance": run.guidance,
+            "sampler": run.sampler.value,
+            "batch_size": run.batch_size,
             "device": device.type,
             "precision": precision.value,
         }
@@ -121,39 +137,26 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         },
         "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},
     }
-    return GenerateRun(
-        settings=settings,
-        table=table,
-        processes=join_processes(cpu=settings.sampling.device is Device.CPU or device.type == "cpu"),
-        id_key=id_key,
-        plan=plan,
-        prompt_style=style,
-        steps=steps,
-        guidance=guidance,
-        sampler=sampler,
-        batch_size=batch_size,
-        load_model=lambda: load_model(model, device=device, precision=precision),
-    )
 
 
 def _keyed(id_key: bytes, table: Table) -> str:
-    """Digest of a table. Keyed: a bare hash would let anyone test whether a table they hold is the one used here."""
+    """Keyed digest of a table: with a plain hash, anyone could test whether a table they hold is the one used here."""
     return hmac.new(id_key, table.digest().encode(), hashlib.sha256).hexdigest()
 
 
 def _model_record(model: ResolvedModel) -> dict[str, str]:
-    """The model as plan and metadata name it. DICOM's LO holds 64 printable characters without a backslash."""
+    """The model as recorded in plan and metadata. DICOM's LO holds 64 printable characters and no backslash."""
     name = re.sub(r"[^\x20-\x5b\x5d-\x7e]", "_", model.name)[:64].strip() or "model"
     revision = {} if model.revision is None else {"revision": model.revision}
     return {"name": name, "digest": model.digest} | revision
 
 
 def _check_id_map(path: Path, settings: GenerateSettings) -> None:
-    """Raises ShardError for a map that would replace another file of the run, or that cannot be written."""
+    """Raise ShardError for an id map that would replace another file of the run, or that cannot be written."""
     others = {"the table of reports": settings.reports, "--id-key": settings.id_key or default_id_key()}
     for what, other in others.items():
         if path.resolve() == other.resolve():
-            raise ShardError(f"--id-map {path}: is {what}, which it would replace\n  name another file")
+            raise ShardError(f"--id-map {path}: is {what}, which would be overwritten\n  name another file")
     if path.is_dir():
         raise ShardError(f"--id-map {path}: is a folder, expected a file")
     there = next(parent for parent in path.absolute().parents if parent.exists())
@@ -162,6 +165,6 @@ def _check_id_map(path: Path, settings: GenerateSettings) -> None:
 
 
 def _check_outside(path: Path | None, out: Path, option: str) -> None:
-    """What tells ids apart must not lie in the folder that is shared."""
+    """Raise ShardError for a secret file inside the folder that will be shared."""
     if path is not None and path.resolve().is_relative_to(out.resolve()):
-        raise ShardError(f"{option} {path}: lies inside --out {out}, which is made to be shared\n  put it elsewhere")
+        raise ShardError(f"{option} {path}: lies inside --out {out}, which is meant to be shared\n  put it elsewhere")

@@ -21,8 +21,8 @@ Item = TypeVar("Item")
 class Rows:
     """The rows of a table that a run uses; use it as a context.
 
-    The files have no name, only this process can read them, and they vanish with it. In memory there are 8 bytes for
-    256 rows.
+    The files have no name, can be read by this process only, and disappear with it. Memory use is 8 bytes for every 256
+    rows.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""The 14 CheXpert observations and what can be said of each.
+"""The 14 CheXpert observations, each with a status and a side.
 
-Source: Irvin et al., "CheXpert" (arXiv:1901.07031), table 1; the four-way status is theirs too.
+Source: Irvin et al., "CheXpert" (arXiv:1901.07031), table 1; the four-way status comes from there too.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ OPACITY_KINDS = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelecta
 
 
 class Status(StrEnum):
-    """What a report says of an observation; one never mentioned has no entry at all."""
+    """What a report states about an observation; one that is not mentioned has no entry at all."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -46,7 +46,7 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FindingLabel:
-    """Status of one observation, and its side where one was said."""
+    """Status of one observation, and its side if the report names one."""
 
     status: Status
     side: Side | None = None

@@ -1,7 +1,7 @@
-"""From a report to the prompt a model is given.
+"""Prompt formats: from a report to the prompt for a model.
 
-A model folder says how it wants to be asked (see `PromptSpec`). The canonical form is a fixed sentence made
-from view, age group, sex and finding labels, so no free text reaches the model.
+A model folder names its prompt format (see `ModelSpec`). The canonical format is made of fixed sentences for view, age
+group, sex and finding labels, so no free text reaches the model.
 """
 
 import re
@@ -45,7 +45,7 @@ _PERSON = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who was imaged and how. `view`: PA, AP or LATERAL; `age_group`: adult, child; `sex`: F, M."""
+    """The patient and the view. `view`: PA, AP or LATERAL; `age_group`: adult, child; `sex`: F, M."""
 
     view: str | None = None
     age_group: str | None = None
@@ -70,7 +70,7 @@ def canonical_prompt(subject: Subject, labels: Labels) -> str:
     """`PA view. Adult woman. Cardiomegaly. Left pleural effusion. No pneumothorax.`
 
     Findings come present first, then uncertain, then absent, each in CheXpert's order. What is unknown is left
-    out; an empty string is possible and asks for any chest X-ray.
+    out. The result can be empty, which requests any chest X-ray.
     """
     return " ".join(_sentences(subject, labels))
 
@@ -84,14 +84,14 @@ def _sentences(subject: Subject, labels: Labels) -> Iterator[str]:
     for status in _STATUS_ORDER:
         for observation in OBSERVATIONS:
             label = labels.get(observation)
-            # "No normal chest" says nothing: an absent No Finding is told by the findings themselves.
-            told = label is not None and not (observation == "No Finding" and status is not Status.PRESENT)
-            if told and label is not None and label.status is status:
+            # "No normal chest" would say nothing: the findings themselves show that No Finding is absent.
+            stated = label is not None and not (observation == "No Finding" and status is not Status.PRESENT)
+            if stated and label is not None and label.status is status:
                 yield finding_sentence(observation, label)
 
 
 def every_canonical_sentence() -> list[str]:
-    """All sentences the canonical form can contain: the training text of nano's tokenizer."""
+    """All sentences of the canonical format: the training text of nano's tokenizer."""
     people = [f"{person}." for person in _PERSON.values()]
     findings = [
         finding_sentence(observation, FindingLabel(status, side))
@@ -103,7 +103,7 @@ def every_canonical_sentence() -> list[str]:
 
 
 class Depicts(BaseModel):
-    """What a model was shown in training; what is not here is never claimed to be in its images.
+    """What a model saw in training; nothing else is claimed to be in its images.
 
     `findings` maps an observation to the number of training images that show it.
     """
@@ -120,7 +120,7 @@ class Depicts(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a model is asked for: the part of a report's subject and labels it can show, and the rest."""
+    """What is requested of a model: the part of a report's subject and labels that it can show, and the rest."""
 
     subject: Subject
     labels: Labels = field(repr=False)
@@ -128,12 +128,12 @@ class Request:
 
 
 def limit_to_supported(subject: Subject, labels: Labels, depicts: Depicts | None) -> Request:
-    """Split what a report asks for into what the model was shown and what it was not.
+    """Split what a report requests into what the model saw in training and what it did not.
 
     Returns:
         The request, with `unsupported_findings` naming the rest: `Fracture`, `Pleural Effusion (side)`,
-        `Pneumonia (uncertain)`, `view LATERAL`. A denied finding that was never shown is left out
-        unnamed: the image cannot contradict it.
+        `Pneumonia (uncertain)`, `view LATERAL`. A denied finding that the model never saw is left
+        out without being named: the image cannot contradict it.
     """
     if depicts is None:
         return Request(subject, labels, ())
@@ -173,7 +173,7 @@ def cut_at_sentence(text: str, fits: Callable[[str], bool]) -> tuple[str, bool]:
     """The longest prefix of whole sentences that fits, and whether anything was cut.
 
     A first sentence that does not fit is cut after a word, and a first word that does not fit is cut inside. What
-    remains of a text is never empty: an empty prompt would ask for any image at all.
+    remains of a text is never empty: an empty prompt would request any image at all.
     """
     if fits(text):
         return text, False

@@ -1,4 +1,4 @@
-"""From a report to what is asked of the model: sanitised text, labels, prompt, and what cannot be shown."""
+"""`PromptBuilder`: from a report to its de-identified text, labels, prompt and unsupported findings."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -24,10 +24,10 @@ from cxrsynth.settings import PromptStyle
 
 @dataclass(frozen=True)
 class BuiltPrompt:
-    """One report, ready to be drawn. `metadata` goes into each sample's JSON and holds no free text.
+    """The prompt of one report, and what goes with it. `metadata` is part of each sample's JSON and holds no free text.
 
-    `labels` are all the report says, shown by the model or not; `conditions` what a model with ACE is told of it;
-    `subject` who and what view was asked for, without what the model cannot show.
+    `labels` are all labels of the report, whether or not the model can show them; `conditions` are for a model with
+    ACE; `subject` is the requested view and patient, without what the model cannot show.
     """
 
     prompt: str = field(repr=False)
@@ -42,11 +42,11 @@ class BuiltPrompt:
 
 
 class PromptBuilder:
-    """Turns reports into prompts in one style for one model.
+    """Makes prompts from reports, in one format for one model.
 
     Args:
-        style: how the model wants to be asked.
-        depicts: what the model was shown; None where its folder does not say.
+        style: the prompt format.
+        depicts: what the model saw in training; None if its folder does not say.
         fits: whether a text fits the tokenizer.
     """
 
@@ -57,14 +57,14 @@ class PromptBuilder:
         self._reader = FindingsReader()
 
     def build(self, report: Report) -> BuiltPrompt:
-        """What one report asks for; label columns win over labels read from the text."""
+        """Build the prompt of one report; label columns override labels read from the text."""
         clean = sanitize(report.full_text)
         labels, sources = self._labels(report)
         subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
         request = limit_to_supported(subject, labels, self._depicts)
         prompt, truncated = cut_at_sentence(self._prompt(report, request, clean.text), self._fits)
         metadata = {
-            # One shape for all samples, and no null: readers such as `datasets` infer columns from the first few.
+            # The same keys for all samples, and no null: readers such as `datasets` infer columns from the first few.
             "view": subject.view or "",
             "sex": subject.sex or "",
             "age_group": subject.age_group or "",
@@ -106,8 +106,8 @@ class PromptBuilder:
             PromptStyle.FINDINGS: report.findings,
             PromptStyle.REPORT: "",
         }[self._style]
-        # A report without the wanted section, or with one of which nothing is left ("No significant change."), is asked
-        # by all the text it has, and without any by its labels: an empty prompt would ask for any image at all.
+        # If the section is missing, or nothing is left of it ("No significant change."), the prompt is all the text of
+        # the report; without any text, its labels. An empty prompt would request any image at all.
         return sanitize(section).text or clean_text or canonical_prompt(request.subject, request.labels)
 
 

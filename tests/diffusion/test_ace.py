@@ -1,4 +1,4 @@
-"""Adaptive condition embeddings: identity at the start, told apart by conditions, saved and read back."""
+"""Adaptive condition embeddings: identity at the start, different for each condition, saved and read back."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_only_the_last_positions_of_reports_with_conditions_move() -> None:
     assert torch.allclose(moved[0, -3:], ace.blocks[places].sum(0), atol=1e-6)
 
 
-def test_gradient_reaches_the_blocks_asked_for_and_no_other() -> None:
+def test_the_gradient_reaches_only_the_blocks_of_the_conditions() -> None:
     ace = AdaptiveConditionEmbedding(6, tokens=3)
     ace(text(), ace.mask([("view PA",), ("view AP",)])).square().sum().backward()  # type: ignore[no-untyped-call]
     assert ace.blocks.grad is not None
@@ -91,7 +91,7 @@ def test_a_condition_unknown_to_older_embeddings_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "no config", "not safetensors", "other shape", "not json", "no list"])
-def test_what_cannot_be_read_is_told(kind: str, tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(kind: str, tmp_path: Path) -> None:
     save_ace(trained(), tmp_path)
     config = json.loads((tmp_path / ACE_CONFIG).read_text())
     if kind == "missing":
@@ -167,14 +167,14 @@ def test_coordinates_are_saved_as_blocks(begin: AdaptiveConditionEmbedding | Non
     ace = subspace(begin)
     save_ace(ace.plain(), tmp_path)
     found = load_ace(tmp_path)
-    asked = ace.mask([conditions_of(REPORT), ("view AP",)])
-    assert torch.allclose(found(text(5), asked), ace(text(5), asked), atol=1e-5)
-    assert not torch.allclose(found(text(5), asked), text(5), atol=0.1)
+    mask = ace.mask([conditions_of(REPORT), ("view AP",)])
+    assert torch.allclose(found(text(5), mask), ace(text(5), mask), atol=1e-5)
+    assert not torch.allclose(found(text(5), mask), text(5), atol=0.1)
 
 
-def test_a_shift_takes_the_place_of_what_is_learned() -> None:
-    ace, asked = subspace(), (("view PA",), ("view AP",))
-    mask = ace.mask(asked)
+def test_a_shift_replaces_the_mean() -> None:
+    ace = subspace()
+    mask = ace.mask([("view PA",), ("view AP",)])
     assert torch.allclose(ace(text(5), mask, ace.mean(mask)), ace(text(5), mask), atol=1e-6)
     moved = ace(text(5), mask, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     assert torch.allclose(moved[0] - text(5)[0], ace.basis[0], atol=1e-5)

@@ -50,7 +50,7 @@ def test_a_step_is_the_one_diffusers_takes(prediction_type: str, eta: float) -> 
         assert torch.allclose(found, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_from_pure_noise_the_next_latent_is_what_is_seen_in_it_and_new_noise() -> None:
+def test_from_pure_noise_the_next_latent_is_the_predicted_image_plus_new_noise() -> None:
     _, schedule = made()
     first = torch.zeros(3, dtype=torch.long)
     signal = schedule.alpha_next[0].sqrt().float()
@@ -76,7 +76,7 @@ def test_log_prob_and_kl_agree_with_torch() -> None:
     assert torch.allclose(step_kl(mean, other, std), kl_divergence(policy, baseline) / elements, rtol=1e-4)
 
 
-def test_log_prob_is_data_in_what_was_reached() -> None:
+def test_no_gradient_flows_into_the_latents_reached() -> None:
     mean, reached = drawn(0).requires_grad_(), drawn(1).requires_grad_()
     step_log_prob(reached, mean, torch.full((3, 1, 1, 1), 0.5)).sum().backward()
     assert reached.grad is None
@@ -92,7 +92,7 @@ def test_a_step_without_noise_has_no_log_prob() -> None:
     ("change", "message"),
     [({"prediction_type": "flow"}, "prediction type"), ({"timesteps": torch.tensor([5])}, "at least 2")],
 )
-def test_what_is_no_schedule_is_refused(change: dict[str, object], message: str) -> None:
+def test_an_invalid_schedule_is_refused(change: dict[str, object], message: str) -> None:
     given: dict[str, object] = {"timesteps": torch.tensor([900, 400]), "prediction_type": "epsilon"}
     with pytest.raises(ValueError, match=message):
         ddim_schedule(torch.linspace(0.99, 0.01, 1000), final_alpha=torch.tensor(1.0), eta=1.0, **given | change)  # type: ignore[arg-type]

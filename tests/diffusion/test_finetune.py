@@ -30,7 +30,7 @@ def drawn() -> tuple[Tensor, Tensor]:
 
 
 def implied(scheduler: DDIMScheduler, said: Tensor, noisy: Tensor) -> Tensor:
-    """The clean latents that diffusers' own step takes a prediction to mean."""
+    """The clean latents that the scheduler of diffusers derives from a prediction."""
     scheduler.set_timesteps(1000)
     steps = zip(said, TIMESTEPS, noisy, strict=True)
     return torch.stack([scheduler.step(p[None], t, n[None]).pred_original_sample[0] for p, t, n in steps])
@@ -53,7 +53,7 @@ def test_the_right_answer_is_the_schedulers_and_costs_nothing(kind: str, rescale
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_min_snr_weighs_the_error_of_the_clean_latents(kind: str) -> None:
-    """Whatever is predicted, the weighted loss is min(SNR, gamma) times the error it makes in the clean latents."""
+    """For every prediction type, the weighted loss is min(SNR, gamma) times the error of the clean latents."""
     scheduler, gamma = training_schedule(config(kind)), 5.0
     clean, noise = drawn()
     clean, noise = clean.double(), noise.double()
@@ -85,7 +85,7 @@ def test_the_schedule_is_the_models_whatever_sampler_its_folder_names() -> None:
 
 
 def test_an_encoded_image_decodes_to_itself() -> None:
-    """The range, the scale and the channels that go in are those that come out."""
+    """Range, scale and channels come back as they went in."""
     model = load_model(resolve_model("nano"), device=torch.device("cpu"), precision=Precision.FP32)
     chests = load_file(find_model("nano") / "judges" / "nano" / "canonical.safetensors")
     radiographs = torch.stack([chests["mean_adult"], chests["mean_child"]])[:, None]
@@ -96,7 +96,7 @@ def test_an_encoded_image_decodes_to_itself() -> None:
     assert 10 * torch.log10(1 / error) > 30  # dB
 
 
-def test_grey_becomes_the_channels_the_autoencoder_takes(tiny_model: object) -> None:
+def test_gray_is_repeated_for_the_channels_of_the_autoencoder(tiny_model: object) -> None:
     model = load_model(resolve_model(str(tiny_model)), device=torch.device("cpu"), precision=Precision.FP32)
     radiograph = torch.linspace(0, 1, 32 * 32).view(1, 1, 32, 32)
     latents = encode_images(model, radiograph)

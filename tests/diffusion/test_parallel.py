@@ -75,7 +75,7 @@ def test_an_error_comes_out_and_the_rest_is_left(networks: DiffusionModel) -> No
 
 
 @pytest.mark.usefixtures("three_cores")
-def test_an_error_of_reading_ahead_waits_for_what_is_owed(networks: DiffusionModel) -> None:
+def test_an_error_in_reading_ahead_comes_after_the_results_before_it(networks: DiffusionModel) -> None:
     def items() -> Iterator[int]:
         yield from range(3)
         raise ValueError("item 3")

@@ -1,4 +1,4 @@
-"""What the tests of `generate` share: a table with planted secrets, the command, and folders by their hashes."""
+"""Shared by the tests of `generate`: a table with planted secrets, the command, and folders by their hashes."""
 
 import csv
 import hashlib
@@ -7,8 +7,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-# Ids and words that occur nowhere else: found in an output, they leaked.
-# The ids whole: three letters come up in compressed pixels by chance.
+# Ids and words that occur nowhere else: if one is in an output, it leaked. Ids are complete, since three letters
+# occur in compressed pixels by chance.
 SECRET_WORDS = ("Zorblattic", "Quibbleton", "Blatherwick", "03/14/2019", "QZX-77", "qzx-77", "Xylograph")
 HEADER = ("report_id", "findings", "impression", "view", "sex", "age")
 ROWS = (
@@ -32,13 +32,13 @@ def write_table(path: Path, rows: tuple[tuple[str, ...], ...] = ROWS, header: tu
 
 
 def command(reports: Path, out: Path, model: Path | str, *options: str) -> list[str]:
-    """Arguments of a `generate` that takes a second; later `options` win over those given here."""
+    """Arguments of a `generate` that takes a second; `options` override those given here."""
     usual = ["--steps", "2", "--shard-size", "3", "--batch-size", "2", "--device", "cpu", "--precision", "fp32"]
     return ["generate", str(reports), "--out", str(out), "--model", str(model), *usual, *options]
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by relative path."""
+    """SHA-256 of every file in a folder and its subfolders, by relative path."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

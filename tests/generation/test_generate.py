@@ -61,7 +61,7 @@ class Result:
 
 
 def run(arguments: list[str]) -> Result:
-    """Exit code and all that was printed; an exception that is not ours to tell the user fails the test."""
+    """Exit code and everything printed; an exception that is not turned into a message fails the test."""
     result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -75,7 +75,7 @@ def succeed(arguments: list[str]) -> str:
 
 
 def refuse(arguments: list[str]) -> str:
-    """The one message of a command that must exit 2."""
+    """The only message of a command that must exit 2."""
     result = run(arguments)
     assert result.code == 2, result.text
     assert result.text.count("error:") == 1
@@ -86,7 +86,7 @@ def refuse(arguments: list[str]) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """On a busy machine two threads wait for each other longer than they compute."""
+    """On a busy machine, two threads spend more time waiting for each other than computing."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -107,7 +107,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, table: Path, key_file: Path) -> tuple[Path, str]:
-    """A complete folder of 7 reports x 2 images in shards of 3, and what the command printed. Not to be changed."""
+    """A complete folder of 7 reports x 2 images in shards of 3, and the output of the command. Do not change it."""
     out = tmp_path_factory.mktemp("made") / "out"
     return out, succeed(command(table, out, tiny_model, "--images-per-report", "2", "--id-key", str(key_file)))
 
@@ -135,7 +135,7 @@ def image_of(raw: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(raw)))
 
 
-# What is made
+# What a run makes
 
 
 def test_a_command_makes_the_same_bytes_again(
@@ -311,7 +311,7 @@ def test_an_id_map_replaces_no_other_file(tmp_path: Path, tiny_model: Path) -> N
     assert hashes(tmp_path) == before
 
 
-def test_a_table_changed_while_it_is_read_is_no_set(
+def test_a_table_changed_during_the_run_gives_no_data_set(
     tmp_path: Path, tiny_model: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, out, ids = write_table(tmp_path / "reports.csv"), tmp_path / "out", tmp_path / "ids.csv"
@@ -337,9 +337,7 @@ def test_a_table_changed_while_it_is_read_is_no_set(
 
 
 @pytest.mark.parametrize("option", ["--id-map", "--id-key"])
-def test_what_tells_ids_is_refused_inside_the_folder(
-    option: str, tmp_path: Path, tiny_model: Path, table: Path
-) -> None:
+def test_secret_files_are_refused_inside_the_folder(option: str, tmp_path: Path, tiny_model: Path, table: Path) -> None:
     secret = tmp_path / "out" / "sub" / ".." / "secret"
     message = refuse(command(table, tmp_path / "out", tiny_model, option, str(secret)))
     assert option in message
@@ -463,7 +461,9 @@ def test_another_plan_in_the_folder(made: tuple[Path, str], tiny_model: Path, ta
     assert hashes(made[0]) == before
 
 
-def test_a_run_that_failed_before_its_first_shard_binds_nobody(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+def test_a_failure_before_the_first_shard_does_not_bind_the_next_run(
+    tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
     out = tmp_path / "out"
     assert "1000 timesteps" in refuse(command(table, out, tiny_model, "--steps", "5000"))
     succeed(command(table, out, tiny_model, "--steps", "2"))
@@ -541,15 +541,15 @@ def test_damaged_parts_are_refused(
     assert "Traceback" not in message
 
 
-def test_a_tokenizer_that_tells_no_length_takes_the_text_encoders(
+def test_a_tokenizer_without_a_length_gets_that_of_the_text_encoder(
     made: tuple[Path, str], tmp_path: Path, tiny_model: Path, table: Path
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     config = model / "tokenizer" / "tokenizer_config.json"
-    told = json.loads(config.read_text())
-    del told["model_max_length"]
-    config.write_text(json.dumps(told))
+    settings = json.loads(config.read_text())
+    del settings["model_max_length"]
+    config.write_text(json.dumps(settings))
     succeed(command(table, tmp_path / "out", model))
     assert manifest(tmp_path / "out")["counts"]["samples"] == 7
 
@@ -586,7 +586,7 @@ def test_a_complete_folder_is_left_alone(made: tuple[Path, str], tiny_model: Pat
 
 
 @pytest.mark.parametrize("options", [(), ("--format", "dicom", "--unpacked")], ids=["shards", "file-set"])
-def test_a_complete_folder_that_was_damaged_is_told(
+def test_damage_in_a_complete_folder_is_reported(
     options: tuple[str, ...], tmp_path: Path, table: Path, tiny_model: Path
 ) -> None:
     out = tmp_path / "out"
@@ -686,10 +686,10 @@ def test_a_run_ended_after_the_manifest_is_cleaned_up(
     assert not (tmp_path / "out" / ".cxrsynth").exists()
 
 
-# What is asked of the model
+# Requests to the model
 
 
-def test_what_the_model_was_never_shown_is_said_once_and_marked(
+def test_unsupported_findings_are_warned_of_once_and_recorded(
     tmp_path: Path, canonical_model: Path, table: Path
 ) -> None:
     out = tmp_path / "out"
@@ -709,27 +709,25 @@ def test_what_the_model_was_never_shown_is_said_once_and_marked(
     assert "Edema: 2 images" in (out / "README.md").read_text()
 
 
-def test_a_view_that_was_not_asked_for_is_in_no_dicom_object(
-    tmp_path: Path, canonical_model: Path, table: Path
-) -> None:
-    """An archive goes by ViewPosition; that no lateral was drawn is told in the JSON beside it alone."""
+def test_an_unsupported_view_is_in_no_dicom_object(tmp_path: Path, canonical_model: Path, table: Path) -> None:
+    """Archives sort by ViewPosition; only the JSON records that a lateral view was requested."""
     out = tmp_path / "out"
     succeed(command(table, out, canonical_model, "--format", "dicom"))
-    asked = {key: sample["unsupported_findings"] for key, sample in metadata(out).items()}
+    requested = {key: sample["unsupported_findings"] for key, sample in metadata(out).items()}
     views = {
         name.removesuffix(".dcm"): pydicom.dcmread(io.BytesIO(raw)).get("ViewPosition")
         for name, raw in members(out).items()
         if name.endswith(".dcm")
     }
-    lateral = [key for key, told in asked.items() if "view LATERAL" in told]
+    lateral = [key for key, names in requested.items() if "view LATERAL" in names]
     assert [views[key] for key in lateral] == [None] * 1
     assert {"PA", "AP"} <= set(views.values())
 
 
-def test_every_finding_never_shown_is_named_in_some_warning(tmp_path: Path, canonical_model: Path, table: Path) -> None:
+def test_every_unsupported_finding_is_named_in_a_warning(tmp_path: Path, canonical_model: Path, table: Path) -> None:
     printed = succeed(command(table, tmp_path / "out", canonical_model, "--shard-size", "1"))
-    told = " ".join(line for line in printed.splitlines() if "warning:" in line)
-    assert [name for name in manifest(tmp_path / "out")["unsupported_findings"] if name not in told] == []
+    warnings = " ".join(line for line in printed.splitlines() if "warning:" in line)
+    assert [name for name in manifest(tmp_path / "out")["unsupported_findings"] if name not in warnings] == []
 
 
 def test_a_prompt_too_long_is_cut_and_counted(tmp_path: Path, tiny_model: Path) -> None:
@@ -750,7 +748,7 @@ def test_a_prompt_too_long_is_cut_and_counted(tmp_path: Path, tiny_model: Path) 
 def test_a_first_word_longer_than_the_tokenizer_takes_is_cut_and_counted(
     tmp_path: Path, tiny_model: Path, networks: DiffusionModel
 ) -> None:
-    """With an empty prompt in its place, the image would be of any chest."""
+    """An empty prompt would give any chest X-ray."""
     word = "Hydropneumopericardiumthoracis"
     built = PromptBuilder(PromptStyle.IMPRESSION, None, networks.fits).build(Report("a", line=2, impression=word))
     assert built.truncated
@@ -889,7 +887,7 @@ def test_the_sampler_is_the_models_unless_one_is_named(
 
 
 def test_latents_are_never_clipped(networks: DiffusionModel) -> None:
-    """DDIM's own default clips; the config of another scheduler, as many folders have, does not say."""
+    """DDIM clips by default; many folders have the config of another scheduler, which lacks the setting."""
     config = {key: value for key, value in networks.scheduler_config.items() if key != "clip_sample"}
     for given in (config, config | {"clip_sample": True}):
         scheduler = make_scheduler(replace(networks, scheduler_config=given), Sampler.DDIM, steps=2)

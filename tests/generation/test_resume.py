@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, damaged, short of room or shared, each in processes of its own."""
+"""Runs that are killed, stopped, damaged, out of disk space or shared, in processes of their own."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> "Job":
 
 @pytest.fixture(scope="module")
 def reference(job: "Job") -> dict[str, str]:
-    """Hashes of the same command's folder, made in one go."""
+    """Hashes of the folder that the same command makes without interruption."""
     done = job.warm(job.home / "reference")
     assert done.wait() == 0, done.printed()
     return hashes(job.home / "reference")
@@ -54,7 +54,7 @@ class Job:
         return command(self.table, out, self.model, *OPTIONS, *options)
 
     def warm(self, out: Path, *launcher: str) -> Warm:
-        """In a process that has its imports done, by a module that launches it or by itself."""
+        """Run in a process that has already imported everything, directly or through a launcher module."""
         module, *given = launcher or ("cxrsynth",)
         log = out.with_name(f"{out.name}.log")
         return Warm(module, *given, *self.arguments(out), log=log, environment=self.environment)
@@ -81,7 +81,7 @@ class Job:
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def run_here(self, out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[int, str]:
-        """The same command in this process: exit code and what it printed. Spares five seconds of imports."""
+        """Run the same command in this process, which saves five seconds of imports: exit code and output."""
         monkeypatch.setenv("XDG_DATA_HOME", str(self.home / "data"))
         result = CliRunner().invoke(app, self.arguments(out, *options))
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -89,7 +89,7 @@ class Job:
 
 
 def interrupt_when(process: subprocess.Popen[str], seen: Callable[[], bool]) -> None:
-    """Send SIGINT as soon as something is seen; fails if the process ends before."""
+    """Send SIGINT as soon as a condition holds; fail if the process ends before."""
     deadline = time.monotonic() + TIMEOUT_S
     while not seen():
         assert process.poll() is None, process.communicate()[1]
@@ -99,7 +99,7 @@ def interrupt_when(process: subprocess.Popen[str], seen: Callable[[], bool]) -> 
 
 
 def half_made(reference: Path, out: Path, shards: int) -> None:
-    """The folder a killed run leaves: some shards with their records, and the plan."""
+    """The folder that a killed run leaves: some shards with their records, and the plan."""
     (out / ".cxrsynth").mkdir(parents=True)
     says = manifest(reference)
     (out / ".cxrsynth" / "plan.json").write_text(json.dumps(says["plan"]), encoding="utf-8")
@@ -123,7 +123,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.parametrize("moment", list(MOMENTS))
-def test_a_killed_run_goes_on_to_the_same_bytes(
+def test_a_killed_run_resumes_to_the_same_bytes(
     moment: str, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert {name: identities(out)[name] for name in finished} == finished
 
 
-def test_ctrl_c_says_how_to_go_on(
+def test_ctrl_c_says_how_to_resume(
     job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -291,7 +291,7 @@ def refused_for_writing(code: int, printed: str, reason: str) -> None:
     assert "ignored" not in printed
 
 
-def test_a_full_disk_is_told_and_survived(
+def test_a_full_disk_is_reported_and_survived(
     job: Job, reference: dict[str, str], small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = small_disk / "out"
@@ -308,7 +308,7 @@ def test_a_full_disk_is_told_and_survived(
     assert {name: identities(out)[name] for name in finished} == finished
 
 
-def test_a_disk_full_at_the_end_is_told_and_survived(
+def test_a_disk_full_at_the_end_is_reported_and_survived(
     job: Job, reference: dict[str, str], small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Room for all shards, not for the preview.
@@ -323,7 +323,7 @@ def test_a_disk_full_at_the_end_is_told_and_survived(
     assert hashes(out) == reference
 
 
-def test_a_lost_permission_is_told_and_survived(
+def test_a_lost_permission_is_reported_and_survived(
     job: Job, reference: dict[str, str], small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remount(small_disk, "size=4m")
@@ -338,10 +338,10 @@ def test_a_lost_permission_is_told_and_survived(
     assert {name for name in hashes(out) if name.endswith(".tar")} == {n for n in reference if n.endswith(".tar")}
 
 
-def test_a_file_too_large_is_told(
+def test_a_file_too_large_is_reported(
     job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same without root: no file above 8 kB, when a shard of two images has 10."""
+    """The same without root: files are limited to 8 kB, and a shard of two images has 10 kB."""
     out = tmp_path / "out"
     half_made(job.home / "reference", out, shards=2)
     done = job.run(out, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)))

@@ -1,4 +1,4 @@
-"""Canonical prompts, the limit to what a model was shown, and the cut to what fits its tokenizer."""
+"""Canonical prompts, the limit to what a model saw in training, and the cut to what fits its tokenizer."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ SUBJECTS = st.builds(
 
 
 def depicts(*findings: str, sides: bool = False, uncertain: bool = False) -> Depicts:
-    """A model of adult PA films."""
+    """A model of adult PA radiographs."""
     return Depicts(
         views=("PA",),
         age_groups=("adult",),
@@ -92,7 +92,7 @@ def test_age_groups(age_years: float | None, group: str | None) -> None:
 
 
 @given(SUBJECTS, LABELS)
-def test_a_model_that_does_not_say_is_asked_for_everything(subject: Subject, labels: dict[str, FindingLabel]) -> None:
+def test_a_model_without_a_description_gets_every_request(subject: Subject, labels: dict[str, FindingLabel]) -> None:
     request = limit_to_supported(subject, labels, None)
     assert (request.subject, request.labels, request.unsupported_findings) == (subject, labels, ())
 
@@ -108,7 +108,7 @@ def test_a_model_that_does_not_say_is_asked_for_everything(subject: Subject, lab
         (FindingLabel(UNCERTAIN, Side.LEFT), None, ("Edema (uncertain)",)),
     ],
 )
-def test_what_is_kept_of_a_finding_that_was_shown(
+def test_a_supported_finding_keeps_what_the_model_can_show(
     label: FindingLabel, kept: FindingLabel | None, missing: tuple[str, ...]
 ) -> None:
     request = limit_to_supported(Subject(), {"Edema": label}, depicts("Edema"))
@@ -125,7 +125,7 @@ def test_what_is_kept_of_a_finding_that_was_shown(
         (FindingLabel(ABSENT), ()),
     ],
 )
-def test_a_finding_never_shown_is_never_asked_for(label: FindingLabel, missing: tuple[str, ...]) -> None:
+def test_an_unsupported_finding_is_never_requested(label: FindingLabel, missing: tuple[str, ...]) -> None:
     request = limit_to_supported(Subject(), {"Fracture": label}, depicts("Edema", sides=True, uncertain=True))
     assert request.labels == {}
     assert request.unsupported_findings == missing
@@ -145,7 +145,7 @@ def test_a_subject_never_shown_is_left_out_and_named() -> None:
 
 
 @given(SUBJECTS, LABELS)
-def test_what_was_asked_for_is_either_shown_or_named(subject: Subject, labels: dict[str, FindingLabel]) -> None:
+def test_everything_is_either_requested_or_named(subject: Subject, labels: dict[str, FindingLabel]) -> None:
     request = limit_to_supported(subject, labels, depicts("Edema", "Fracture"))
     named = {name.partition(" (")[0] for name in request.unsupported_findings}
     for observation, label in labels.items():
@@ -219,8 +219,8 @@ def test_a_very_long_text_is_cut_without_trying_every_beginning(text: str) -> No
 
 
 @pytest.mark.parametrize("style", [PromptStyle.IMPRESSION, PromptStyle.FINDINGS, PromptStyle.REPORT])
-def test_no_style_asks_with_nothing_where_there_are_findings(style: PromptStyle) -> None:
-    """An empty prompt draws any film at all, under labels that say otherwise."""
+def test_no_prompt_is_empty_if_there_are_findings(style: PromptStyle) -> None:
+    """An empty prompt would give any image at all, with labels that say otherwise."""
     prompt_builder = PromptBuilder(style, None, lambda _: True)
     labels = {"Pneumonia": FindingLabel(PRESENT), "Edema": FindingLabel(ABSENT)}
     assert prompt_builder.build(Report("a", line=1, labels=labels)).prompt == "Pneumonia. No pulmonary edema."

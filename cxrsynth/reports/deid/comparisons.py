@@ -1,4 +1,4 @@
-"""Comparisons with earlier studies: the sentences, words and sections that make them."""
+"""Comparisons with earlier studies: the sentences, words and sections that contain them."""
 
 import re
 from collections import Counter
@@ -7,13 +7,13 @@ from cxrsynth.reports.deid.rules import HOLES, MARK, NOUN
 from cxrsynth.reports.deid.sentences import BOUNDARY
 
 _EARLIER = r"(?:prior|previous|earlier|preceding|comparison|most recent|more recent)"
-# "Prior sternotomy seen on the lateral view" compares nothing.
+# "Prior sternotomy seen on the lateral view" is not a comparison.
 _NOT_BETWEEN = r"(?:seen|noted|on|in|with|of|is|are|was|were|the|at|by|for|to|from|as)\s"
 _STUDY = (
     r"(?:exam\w*|stud(?:y|ies)|films?|radiograph\w*|x-?rays?|x\b|ct\b|cts\b|cta\b|mri?\b|pet\b|cxrs?|scans?|images?"
     r"|imaging|reports?|views?|tomogra\w*|series|date|visit|time)"
 )
-# A sentence with a match goes whole. Matched against lower-case text: quicker than ignoring case.
+# A sentence with a match is removed. Matched against lower-case text, which is faster than ignoring case.
 COMPARISON: re.Pattern[str] = re.compile(
     r"\bcompar(?!t)\w*"
     rf"|\b{_EARLIER}\s(?:(?!{_NOT_BETWEEN})[\w/-]{{1,20}}\s){{0,4}}?{_STUDY}"
@@ -31,7 +31,7 @@ COMPARISON: re.Pattern[str] = re.compile(
     rf"|different)\s(?:in\s\w{{1,20}}\s)?(?:from|since|to|than)\s(?:the\s|that\s)?(?:(?:of|on|in|dated)\s)?(?:the\s)?{HOLES}"
     r"|\b(?:new|unchanged|stable|changed?|increased?|decreased?|improved|worse\w*|progress\w*)\s(?:\w{1,20}\s){0,2}?since\b",
 )
-# Looked for first, in lower case: a sentence with none of them is not searched for COMPARISON.
+# Checked first, in lower case: a sentence without any of these is not searched for COMPARISON.
 COMPARISON_NEEDS: tuple[str, ...] = (
     *("compar", "prior", "previous", "earlier", "preceding", "recent", "last", "old", "before", "no longer"),
     *("yesterday", "ago", "since", NOUN, MARK),
@@ -40,7 +40,7 @@ _STILL = (
     r"(?:(?:grossly|essentially|largely|relatively|overall|generally|otherwise|fairly)\s)?(?:unchanged|stabl[ey]"
     r"|persistent(?:ly)?)(?:\s(?:in|of)\s(?:appearance|position|size|configuration))?\b"
 )
-# "stable", "interval": the word goes, not the finding.
+# "stable", "interval": the word is removed, the finding stays.
 COMPARISON_WORD: re.Pattern[str] = re.compile(
     r"\b(?:there\s(?:is|are|has\sbeen|have\sbeen)\s)?no\s(?:\w{2,12}ly\s)?(?:(?:significant|interval|definite|appreciable"
     r"|substantial|major|marked|short-term|further|convincing|large|gross|real)\s){0,3}changes?\s(?:in|of)(?:\sthe)?\b"
@@ -62,9 +62,9 @@ _HEADER = re.compile(
 
 
 def without_comparison_sections(text: str, removed: Counter[str]) -> str:
-    """The text without its COMPARISON sections, their number added to `removed`.
+    """Remove COMPARISON sections, and add their number to `removed`.
 
-    Each goes up to the next header or blank line; where none follows, one sentence.
+    A section ends at the next header or blank line; if none follows, after one sentence.
     """
     if "comparison" not in text.lower():
         return text

@@ -1,10 +1,10 @@
-"""Who signed, dictated or was told: the part of a sentence that says it."""
+"""Contacts: the part of a sentence that says who signed, dictated or was informed."""
 
 import re
 
 from cxrsynth.reports.deid.rules import MARK, NOUN
 
-# From a match on, a sentence tells of people, not of the chest: it goes to its end.
+# From a match on, a sentence is about people, not about the chest: the rest of it is removed.
 CONTACT: re.Pattern[str] = re.compile(
     r"\b(?:(?:electronically\s)?(?:dictated|signed|read|reviewed|interpreted|transcribed|verified|approved|authenticated"
     r"|finalized|reported|performed|attested|entered|edited|typed|authored|prepared|requested|referred|ordered)"
@@ -16,7 +16,7 @@ CONTACT: re.Pattern[str] = re.compile(
     r"|(?:telephone|phone)\s(?:call|conversation))",
     re.IGNORECASE,
 )
-# Looked for first, in lower case: a sentence with none of them is not searched for CONTACT.
+# Checked first, in lower case: a sentence without any of these is not searched for CONTACT.
 CONTACT_NEEDS: tuple[str, ...] = (
     *(
         "dictat",
@@ -35,7 +35,7 @@ CONTACT_NEEDS: tuple[str, ...] = (
     *("d/w", "communicat", "convey", "relay", "phone", "paged", "notif", "informed", "spoke", "mailed", "texted"),
     *("called", "faxed", "told", "given", "aware"),
 )
-# Words before "discussed with ...": subject and auxiliaries go with it, a finding stays.
+# Words before "discussed with ...": subject and auxiliaries are removed with it, a finding stays.
 CONTACT_LEAD: frozenset[str] = frozenset(
     (
         *("these", "this", "the", "all", "above", "critical", "preliminary", "urgent", "important", "significant"),
@@ -65,7 +65,7 @@ CONTACT_LEAD: frozenset[str] = frozenset(
 
 
 def before_contact(head: str) -> str:
-    """What stays of a sentence, `head` being its text up to the contact: empty, or ended by a full stop."""
+    """What is kept of a sentence whose text up to the contact is `head`: nothing, or text that ends in a full stop."""
     words = head.rstrip(" ,;:-\n").split(" ")
     while words and words[-1].strip(" ,;:-\n").lower() in CONTACT_LEAD:
         words.pop()

@@ -1,10 +1,10 @@
-"""Patterns of what identifies people, places and times, and of the marks of an earlier de-identification."""
+"""Patterns of identifiers of people, places and times, and of marks left by an earlier de-identification."""
 
 import re
 
 from cxrsynth.reports.deid.rules import HOLES, Rule, make_rule
 
-# A letter that is not lower case: capitals, and letters of scripts without case.
+# A letter that is not lower case: a capital, or a letter of a script without case.
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ]"
 _STOP = (
     r"(?i:at|on|in|by|with|the|was|were|is|are|from|and|or|for|to|of|who|will|has|have|had|about|regarding|via|this"
@@ -39,7 +39,7 @@ _UNIT = r"(?:mm|cm|ml|cc|mg|hu|kvp?|mas?|gy|degrees?|percent)\b|%"
 
 
 def _fraction_or_date(match: re.Match[str]) -> bool:
-    """True for 3/4 as a date; false for `lower 1/3`, `ribs 5/6`, `grade 2/6`."""
+    """Whether a match is a date: true for 3/4, false for `lower 1/3`, `ribs 5/6`, `grade 2/6`."""
     before = match.string[max(0, match.start() - 16) : match.start()].lower()
     return not re.search(
         r"(?:lower|upper|middle|mid|distal|proximal|grade|ratio|ribs?|levels?|approximately)\s$", before
@@ -55,7 +55,7 @@ _LABELLED = (
     rf"(?:\s\d{{2,4}}(?![\w/-]|\.\d|\s?(?:{_UNIT}))){{0,4}}"  # written in groups: 943 476 5919
 )
 _EXACT = 0
-# In order: a rule sees what the ones above it left.
+# In order: each rule sees what the rules above it have left.
 RULES: tuple[Rule, ...] = (
     make_rule("mark", r"\[\*\*[^\]]{0,300}\]", needs="[**"),
     make_rule("mark", r"_{2,}+(?:[ -]?(?:years?|yrs?|y)[ -]?(?:old|/?o)\b)?", needs="__"),
@@ -95,7 +95,7 @@ RULES: tuple[Rule, ...] = (
     make_rule("age", r"\b(?:ninety|(?:one )?hundred)(?:[ -]\w{3,6})?[ -]years?(?:[ -]old)?\b", needs="ninety,hundred"),
     make_rule("age", r"\b(?:nona|cente)(?:genarian|narian)\b", needs="narian,genarian"),
     make_rule("number", _LABELLED, digits=1, needs="mrn,ssn,nhs,acc,record,secur,num,#,id:,id ,patient:,pt:,encounter"),
-    # "No" is in every report: looked at only where there are digits enough for a number.
+    # "No" is in every report: tried only on text with enough digits for a number.
     make_rule("number", _LABELLED, digits=3, needs="no ,no."),
     make_rule(
         "date",
@@ -197,7 +197,7 @@ RULES: tuple[Rule, ...] = (
         digits=4,
         between="-.",
     ),
-    # A token of letters and four digits on end, or five digits in all, that is no size and no run of vertebrae.
+    # A token of letters with four digits in a row, or five in all, that is neither a size nor a range of vertebrae.
     make_rule(
         "number",
         r"(?<![\w.-])(?!(?:[tcls]\d{1,2}[-/]?)++(?![\w-]))(?!\d++-?(?:mm|cm|ml|cc|mg|kvp?|mas?|hu)\b)(?![\w-]{0,40}\d(?:mm|cm)(?![a-z]))"

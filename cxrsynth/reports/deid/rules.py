@@ -1,14 +1,14 @@
-"""A rule: one pattern of what identifies, when it is worth trying, and the stand-in it leaves."""
+"""A rule: one pattern of identifiers, when to try it, and the placeholder that replaces a match."""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-# Stand-ins for what was taken out, from Unicode's private area; the input is cleared of them first. A noun
-# (date, name, number) takes the preposition before it along; a mark can stand for any word, so does not.
+# Placeholders for removed text, from the private area of Unicode; they are first removed from the input. A noun (date,
+# name, number) takes the preposition before it along. A mark can stand for any word, so it does not.
 NOUN, MARK = "\ue000", "\ue001"
-# A regular expression for either, to be built into others, and by itself.
+# A regular expression for either, alone or as part of others.
 HOLES = f"[{NOUN}{MARK}]"
 HOLE: re.Pattern[str] = re.compile(HOLES)
 
@@ -18,14 +18,14 @@ _JOINTS = frozenset(":/.-")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one pattern finds, and when it is worth trying. `kind` is one of `KINDS` in sanitize.py."""
+    """One pattern, and when to try it. `kind` is one of `KINDS` in sanitize.py."""
 
     kind: str
     pattern: re.Pattern[str]
-    # The rule is tried only where one of these is in the lower-case text: most reports hold none.
+    # The rule is tried only if one of these is in the lower-case text; most reports have none.
     needs: tuple[str, ...] = ()
     needs_exact: tuple[str, ...] = ()
-    # Digits the text must hold, and the characters of which one must stand between digits.
+    # How many digits the text must have, and characters of which one must stand between digits.
     digits: int = 0
     between: str = ""
     if_true: Callable[[re.Match[str]], bool] | None = None
@@ -33,7 +33,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """How many digits a text holds, and what joins them."""
+    """The number of digits in a text, and the characters between them."""
 
     digits: int
     joints: frozenset[str]
@@ -56,16 +56,16 @@ def make_rule(
     flags: int = re.IGNORECASE,
     if_true: Callable[[re.Match[str]], bool] | None = None,
 ) -> Rule:
-    """A rule from its pattern, with `needs` and `needs_exact` as comma-separated words.
+    """Make a rule from its pattern, with `needs` and `needs_exact` as comma-separated words.
 
-    `flags` are those of `re`; `if_true` is asked of each match, and where it says no the match stays.
+    `flags` are those of `re`; `if_true` checks each match; a match for which it is false stays.
     """
     words, exact = tuple(needs.split(",")) if needs else (), tuple(needs_exact.split(",")) if needs_exact else ()
     return Rule(kind, re.compile(pattern, flags), words, exact, digits, between, if_true)
 
 
 def take_out(text: str, rules: Iterable[Rule], *, removed: Counter[str]) -> str:
-    """The text with a stand-in for each match of each rule, in order; how many of each kind is added to `removed`."""
+    """Replace each match of each rule, in order, by a placeholder; the number of each kind is added to `removed`."""
     lower, numbers = text.lower(), _numbers(text)
     for rule in rules:
         if not _may_match(rule, text, lower, numbers):
@@ -78,7 +78,7 @@ def take_out(text: str, rules: Iterable[Rule], *, removed: Counter[str]) -> str:
 
 
 def _may_match(rule: Rule, text: str, lower: str, numbers: _Numbers) -> bool:
-    """Cheap tests that spare most reports most patterns."""
+    """Cheap tests that rule out most patterns for most reports."""
     if numbers.digits < rule.digits or (rule.between and numbers.joints.isdisjoint(rule.between)):
         return False
     if rule.needs and not any(need in lower for need in rule.needs):

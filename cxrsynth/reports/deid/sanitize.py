@@ -1,8 +1,8 @@
-"""Identifiers, de-identification marks and comparisons with earlier studies, out of a report's text.
+"""Removes identifiers, de-identification marks and comparisons with earlier studies from the text of a report.
 
-The text is for a prompt and perhaps for sharing, so what looks like an identifier goes even where it might be
-none. Rules only, no model: a bare name without title, label, degree or signature ("John Smith has a
-cough.") is not seen. What is left of a sentence is mended just enough to be read.
+The text becomes a prompt and may be shared, so whatever looks like an identifier is removed, even if it might not be
+one. There are only rules, no model: a bare name without title, label, degree or signature ("John Smith has a cough.")
+is not found. What is left of a sentence is repaired just enough to be readable.
 """
 
 import html
@@ -22,16 +22,16 @@ from cxrsynth.reports.deid.comparisons import (
 from cxrsynth.reports.deid.contacts import CONTACT, CONTACT_NEEDS, before_contact
 from cxrsynth.reports.deid.identifiers import RULES
 from cxrsynth.reports.deid.rules import HOLE, take_out
-from cxrsynth.reports.deid.sentences import mend, own_header, sentences
+from cxrsynth.reports.deid.sentences import own_header, repair, sentences
 
-# What ends a line or parts words, though it looks like nothing.
+# Invisible characters that end a line or separate words.
 _BREAK = re.compile("\r\n?|[\u000b\u000c\u001c-\u001f\u0085\u2028\u2029]")
 _UNSEEN = re.compile(
     "[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb\ue000\ue001\U000e0000-\U000e01ef]"
 )
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d{0,2});")
-# Hyphens, and dashes that stand for one.
+# Hyphens, and dashes used as hyphens.
 _HYPHEN = re.compile("[\u2010\u2011\u2212\ufe63]|(?<=\\w)[\u2012\u2013](?=\\w)|(?<=\\d)[\u2014\u2015](?=\\d)")
 _FULLWIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # of the ASCII signs
 _UNEVEN = re.compile(r"[^\S\n]{2,}|[^\S \n]")
@@ -48,7 +48,7 @@ KINDS = (
     "number",  # record, accession, social security and other long numbers
     "name",
     "place",  # hospital, street
-    "contact",  # who signed, dictated, was told: to the end of the sentence
+    "contact",  # who signed, dictated, was informed: to the end of the sentence
     "comparison",  # a sentence, or a COMPARISON section, about an earlier study
     "comparison_word",  # "stable", "interval": the word, not the finding
 )
@@ -56,19 +56,19 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Sanitized:
-    """What is left of a text, and how many things of each kind went (see `KINDS`)."""
+    """What is left of a text, and how many items of each kind were removed (see `KINDS`)."""
 
     text: str = field(repr=False)
     removed: Mapping[str, int]
 
 
 def sanitize(text: str) -> Sanitized:
-    """Take out what identifies people, places and times, and what compares with earlier studies.
+    """Remove what identifies people, places and times, and what compares with earlier studies.
 
-    Sentences that compare with an earlier study go whole; words as "stable" or "interval" go alone, so that
-    the finding they qualify stays. Text with nothing to take out comes back as it was, but for white space and the
-    spelling of characters: rules see composed letters, plain hyphens, ASCII for fullwidth signs, no HTML entities.
-    Time grows linearly with the text.
+    Sentences that compare with an earlier study are removed whole. Of words such as "stable" or "interval" only the
+    word is removed, so that the finding it qualifies stays. Text with nothing to remove comes back unchanged except for
+    white space and the spelling of characters: rules see composed letters, plain hyphens, ASCII in place of fullwidth
+    characters, and no HTML entities. Time grows linearly with the text.
     """
     removed: Counter[str] = Counter()
     text = take_out(_plain(text), RULES, removed=removed)
@@ -80,7 +80,7 @@ def sanitize(text: str) -> Sanitized:
 
 
 def _plain(text: str) -> str:
-    """One spelling of each character, and white space made even: single spaces, at most one blank line."""
+    """Normalize the spelling of characters, and white space to single spaces and at most one blank line."""
     if not text.isascii() or "&" in text:
         text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text).translate(_FULLWIDTH)
         text = _HYPHEN.sub("-", unicodedata.normalize("NFC", text))
@@ -110,4 +110,4 @@ def _sentence(sentence: str, removed: Counter[str]) -> str:
         if count:
             removed["comparison_word"] += count
             changed = True
-    return mend(sentence) if changed else sentence
+    return repair(sentence) if changed else sentence

@@ -1,4 +1,4 @@
-"""Sentences: where they end, the header before them, and mending one that lost a part."""
+"""Sentences: where they end, the header before them, and the repair of one that lost a part."""
 
 import re
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from cxrsynth.reports.deid.contacts import CONTACT_LEAD
 from cxrsynth.reports.deid.rules import HOLE, HOLES, MARK, NOUN
 
 _OWN_HEADER = re.compile(r"\s*(?:[A-Z][A-Za-z/ ]{2,30}:\s*|\(?\d{1,2}[.)]\s+)?")
-# What ends a sentence, unless the text before it says otherwise.
+# What ends a sentence, depending on the text before it.
 BOUNDARY: re.Pattern[str] = re.compile(
     r"[.?!]+[\"')\]]*(?=\s|$)|(?<=[a-z])\.(?=[A-Z][a-z])|\n\n|\n(?= ?(?:[A-Z][A-Za-z ]{2,30}:|\d{1,2}[.)] |[-*•] ))"
 )
-# A full stop that ends no sentence: an abbreviation, an initial, the number of a list.
+# A full stop that does not end a sentence: an abbreviation, an initial, a number in a list.
 _NO_END = re.compile(
     r"(?:\b(?:vs|approx|e\.g|i\.e|etc|cf|fig|no|st|dr|mr|mrs|ms|prof|a\.m|p\.m)|(?<![\w.])[A-Z])$", re.IGNORECASE
 )
@@ -28,7 +28,7 @@ _MARK_AT_END = re.compile(
     re.I,
 )
 _EMPTY_PAIR = re.compile(r"\(\s?[,;:.]?\s?\)|\[\s?\]|\"\s?\"")
-# Words that cannot end a sentence, left there when what they led to went.
+# Words that cannot end a sentence, left over when the words after them were removed.
 _DANGLING = frozenset(
     (
         *("is", "are", "was", "were", "has", "have", "been", "appear", "appears", "remain", "remains", "seem", "seems"),
@@ -39,7 +39,7 @@ _DANGLING = frozenset(
 _VERB_AND = re.compile(
     r"\b(is|are|was|were|remains?|appears?)(?:\s?,\s?(?:and\s|but\s)?|\s(?:and|but)\s)", re.IGNORECASE
 )
-# A sentence left with nothing but these has lost what it said.
+# A sentence with only these words left has lost its meaning.
 _SAYS_NOTHING = CONTACT_LEAD | frozenset(
     (
         *("called", "call", "seen", "send", "sent", "to", "at", "in", "by", "on", "of", "please", "a", "an"),
@@ -50,7 +50,7 @@ _SAYS_NOTHING = CONTACT_LEAD | frozenset(
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Sentences with the white space before them; a single line break does not end one."""
+    """Sentences with the white space before them. A single line break does not end a sentence."""
     position = 0
     for match in BOUNDARY.finditer(text):
         before = text[max(position, match.start() - 8) : match.start()]
@@ -62,14 +62,14 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def own_header(sentence: str) -> str:
-    """`FINDINGS: ` or `2. ` in front of a sentence that goes; list numbers go too."""
+    """`FINDINGS: ` before a sentence that is removed; list numbers such as `2. ` are removed with it."""
     match = _OWN_HEADER.match(sentence)
     head = match[0] if match else ""
     return head if ":" in head else head[: len(head) - len(head.lstrip())]
 
 
-def mend(sentence: str) -> str:
-    """Close the gaps: no preposition without its noun, no space before a comma, no empty brackets."""
+def repair(sentence: str) -> str:
+    """Close the gaps: remove prepositions without their noun, spaces before a comma and empty brackets."""
     space = sentence[: len(sentence) - len(sentence.lstrip())]
     body = _NOUN_RUN.sub(NOUN, re.sub(r"[^\S\n]+", " ", sentence[len(space) :]))
     body = _NOUN_RUN.sub(NOUN, _GOVERNOR.sub(NOUN, body))

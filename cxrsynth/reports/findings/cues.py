@@ -1,17 +1,17 @@
-"""The words around a finding, as NegEx termsets: what denies, hedges or unsays it, or calls it normal or enlarged."""
+"""Words around a finding, as NegEx termsets: they deny, hedge or dismiss it, or call it normal or enlarged."""
 
 from collections.abc import Mapping
 
 from negspacy.termsets import LANGUAGES
 
-# A termset in negspacy's shape: preceding, following and pseudo cues, and what ends their reach, as lower-case phrases.
+# A termset as negspacy takes it: preceding, following and pseudo cues, and what ends their scope; lower-case phrases.
 Cues = Mapping[str, list[str]]
 
 _CLAUSES = (
     "but|however|although|though|except|except for|apart from|aside from|yet|nevertheless|;|otherwise|while|whereas"
     "|other than"
 )
-# A denial seldom reaches over these ("no effusion, stable cardiomegaly"); a hedge does ("could be mild edema").
+# A denial seldom extends over these ("no effusion, stable cardiomegaly"); a hedge does ("could be mild edema").
 _NEGATED_BREAKS = (
     "there is|there are|which|stable|unchanged|chronic|mild|mildly|minimal|minimally|persistent|secondary to|again"
     "|status post|old|remote|healed"
@@ -58,7 +58,7 @@ _ENLARGED_PSEUDO = (
     "not enlarged|not significantly enlarged|not widened|no enlargement|not prominent|not grossly enlarged"
     "|not markedly enlarged|not overtly enlarged|not definitely enlarged|nonenlarged|not appear enlarged|not large"
 )
-# Asked about, long gone or looked for elsewhere: such a mention says nothing of this image.
+# A question, something long gone, or an exam elsewhere: such a mention says nothing about this image.
 _UNSAID = (
     "history of|h o|evaluate for|evaluation for|assess for|evaluation of|rule out|r o|exclude|sensitive|detecting"
     "|detection of|to identify|obscure|to assess"
@@ -67,7 +67,7 @@ _UNSAID_PSEUDO = "cannot exclude|can not exclude|not exclude|difficult to exclud
 
 
 def _cues(before: str, after: str, *, pseudo: str, breaks: str) -> Cues:
-    """A termset in negspacy's shape from bar-separated phrases."""
+    """A termset for negspacy from bar-separated phrases."""
     names = ("preceding_negations", "following_negations", "pseudo_negations", "termination")
     return {
         name: sorted(filter(None, text.split("|")))
@@ -76,7 +76,7 @@ def _cues(before: str, after: str, *, pseudo: str, breaks: str) -> Cues:
 
 
 def _negation_cues() -> Cues:
-    """negspacy's clinical termset, with radiology's phrases and without what radiology means otherwise."""
+    """The clinical termset of negspacy, plus phrases of radiology, minus phrases with another meaning there."""
     kept = LANGUAGES["en_clinical"]
     ours = _cues(_NEGATED_BEFORE, _NEGATED_AFTER, pseudo=_NEGATED_PSEUDO, breaks=f"{_CLAUSES}|{_NEGATED_BREAKS}")
     return {name: sorted({*kept[name], *ours[name]} - _NEGATED_DROP) for name in ours}
@@ -85,6 +85,6 @@ def _negation_cues() -> Cues:
 NEGATED_CUES: Cues = _negation_cues()
 HEDGED_CUES: Cues = _cues(_HEDGED_BEFORE, _HEDGED_AFTER, pseudo="", breaks=_CLAUSES)
 UNSAID_CUES: Cues = _cues(_UNSAID, "", pseudo=_UNSAID_PSEUDO, breaks=_CLAUSES)
-# Each ends the other's reach: in "heart normal, mediastinum widened" neither word crosses the other.
+# Each ends the scope of the other: in "heart normal, mediastinum widened" neither word extends over the other.
 NORMAL_CUES: Cues = _cues(_NORMAL, _NORMAL, pseudo=_NORMAL_PSEUDO, breaks=f"{_CLAUSES}|{_ENLARGED}")
 ENLARGED_CUES: Cues = _cues("borderline", _ENLARGED, pseudo=_ENLARGED_PSEUDO, breaks=f"{_CLAUSES}|{_NORMAL}")

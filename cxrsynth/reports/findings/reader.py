@@ -1,7 +1,7 @@
-"""Reads the 14 CheXpert observations, with certainty and side, out of a radiology report.
+"""Reads the 14 CheXpert observations, with certainty and side, from a radiology report.
 
-Scope is NegEx (Chapman et al. 2001, doi:10.1006/jbin.2001.1029) as kept in negspacy: one pass finds what is
-denied, one what is hedged, and two more tell whether a named structure is called normal or enlarged. What counts as a
+Scope follows NegEx (Chapman et al. 2001, doi:10.1006/jbin.2001.1029) as implemented in negspacy: one pass finds what is
+denied, one what is hedged, and two more whether a named structure is called normal or enlarged. What counts as a
 mention follows the CheXpert labeler (arXiv:1901.07031, section 2); docs/findings.md gives its measured errors.
 """
 
@@ -19,7 +19,7 @@ from cxrsynth.reports.findings.sides import BOTH_SIDES, sides_of
 from cxrsynth.reports.findings.terms import ALSO, GENERAL, SKIP, TERMS, WHEN_ENLARGED, WHEN_NORMAL
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 
-# Sections that tell what was asked or done, not what was seen; such a section ends at a blank line too.
+# Sections on what was requested or done, not on what was seen; a blank line ends them too.
 _UNREAD = (
     "indications?|(?:clinical |medical |patient )?history|clinical [a-z]+|comparisons?|technique"
     "|reason for [a-z ]{2,30}|exam|examination|type of exam|procedure|views?|notification"
@@ -38,7 +38,7 @@ _RANK = {Status.PRESENT: 2, Status.UNCERTAIN: 1, Status.ABSENT: 0}
 
 @dataclass(frozen=True, slots=True)
 class _Mention:
-    """One thing one sentence says; `name` is an observation, or OTHER or GENERAL."""
+    """One mention in one sentence; `name` is an observation, or OTHER or GENERAL."""
 
     name: str
     status: Status
@@ -46,9 +46,9 @@ class _Mention:
 
 
 class FindingsReader:
-    """Reads findings from reports. Build one and keep it: building costs tenths of a second, reading well under 1 ms.
+    """Reads findings from reports. Create one and keep it: that takes tenths of a second, reading well under 1 ms.
 
-    Sentences are remembered, as reports repeat them; the memory holds report text and dies with the reader.
+    Sentences are cached, since reports repeat them; the cache holds report text and is freed with the reader.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class FindingsReader:
         ruler.add_patterns([{"label": name, "pattern": term} for name, term in terms])  # type: ignore[attr-defined]
         self._mark_terms = ruler
         self._mark_sentences = nlp.add_pipe("sentencizer")
-        # A sentence with no last word of any term has no term, and most of the reading cost is saved.
+        # A sentence without the last word of any term has no term; skipping it saves most of the time.
         self._last_words = frozenset(_WORD.findall(term)[-1] for _, term in terms)
 
         def scope(extension: str, cues: Cues, types: Iterable[str] = ()) -> Negex:
@@ -68,7 +68,7 @@ class FindingsReader:
         self._negated = scope("cxr_negated", NEGATED_CUES)
         self._hedged = scope("cxr_hedged", HEDGED_CUES)
         self._unsaid = scope("cxr_unsaid", UNSAID_CUES)
-        # Without the first word of any cue a scope marks nothing, so it need not run.
+        # Without the first word of any cue there is nothing for a pass to mark.
         self._hedging = _first_words(HEDGED_CUES)
         self._unsaying = _first_words(UNSAID_CUES)
         self._normal = scope("cxr_normal", NORMAL_CUES, WHEN_NORMAL)
@@ -76,11 +76,12 @@ class FindingsReader:
         self._read_sentence = lru_cache(maxsize=1 << 16)(self._parse)
 
     def read(self, text: str) -> dict[str, FindingLabel]:
-        """What the report says of each observation; one it does not mention has no key.
+        """The label of each observation; one that the report does not mention has no key.
 
-        Indication, history, comparison and technique sections are not read. Where mentions differ, present beats
-        uncertain beats absent, and the side is that of the mentions that won. "No Finding" is present when nothing else
-        but Support Devices is present or uncertain, nothing else abnormal is named, and at least one denial was said.
+        Indication, history, comparison and technique sections are not read. If mentions differ, present overrides
+        uncertain, uncertain overrides absent, and the side comes from the mentions that prevail. "No Finding" is
+        present when nothing else but Support Devices is present or uncertain, nothing else abnormal is named, and
+        something is denied.
         """
         mentions = [mention for sentence in _sentences(text) for mention in self._read_sentence(sentence)]
         labels = {}
@@ -122,7 +123,7 @@ def _first_words(cues: Cues) -> frozenset[str]:
 
 
 def _mentions(ent: Span, sides: frozenset[Side]) -> Iterator[_Mention]:
-    """What one marked term says, once its scopes are known."""
+    """The mention that one marked term makes, given its scopes."""
     name = ent.label_
     if name == SKIP or (ent._.cxr_unsaid and name != "Support Devices"):
         return
@@ -138,7 +139,7 @@ def _mentions(ent: Span, sides: frozenset[Side]) -> Iterator[_Mention]:
 
 
 def _settle(mentions: list[_Mention]) -> FindingLabel:
-    """One label out of all mentions of one observation."""
+    """One label from all mentions of one observation."""
     status = max((m.status for m in mentions), key=_RANK.__getitem__)
     sides: frozenset[Side] = frozenset().union(*(m.sides for m in mentions if m.status is status))
     if status is Status.ABSENT or not sides or mentions[0].name in _UNSIDED:
@@ -147,7 +148,7 @@ def _settle(mentions: list[_Mention]) -> FindingLabel:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Sentences of the sections that are read, in lower case with hyphens and slashes opened."""
+    """Sentences of the sections that are read, in lower case, with hyphens and slashes separated from words."""
     start, reading = 0, True
     pieces = []
     for heading in _SECTION.finditer(text):

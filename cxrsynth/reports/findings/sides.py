@@ -1,4 +1,4 @@
-"""The side said of each finding in a sentence: left, right or both."""
+"""The side of each finding in a sentence: left, right or both."""
 
 import re
 from collections.abc import Iterable
@@ -16,46 +16,46 @@ _SIDES |= dict.fromkeys(("right", "rt"), _RIGHT)
 _SIDES |= dict.fromkeys(
     ("bilateral", "bilaterally", "both", "bibasilar", "bibasal", "biapical", "bilat", "biapically"), BOTH_SIDES
 )
-# "left ventricular" and the like name a chamber, not the side of the finding.
+# "left ventricular" and the like are a chamber, not the side of the finding.
 _NOT_A_SIDE = frozenset({"ventricle", "ventricular", "atrium", "atrial", "heart"})
 _CLAUSE_ENDS = frozenset({",", ";", "but", "with", "however", "while", "without", "no", "although"})
-# Words that may stand between two terms which share a side: "left opacity, likely atelectasis", "... and effusion". The
-# side carries on over any of them, but back ("atelectasis and effusion on the left") only over the first few.
+# Words between two terms that share a side: "left opacity, likely atelectasis", "... and effusion". A side carries over
+# forward across all of them, and backward ("atelectasis and effusion on the left") only across the first few.
 _JOINS_BACK = re.compile(r"(?:(?:and|or|&|versus|vs) ?)*")
 _JOINS = re.compile(
     r"(?:(?:,|and|or|&|versus|vs|associated|adjacent|small|mild|minimal|with|consistent|compatible|may|represent(?:s|ing)?"
     r"|reflect(?:s|ing)?|likely|probabl[ey]|possibl[ey]|most|suggest(?:s|ing|ive)|concerning|for|of|which|could|be|due|to"
     r"|pleural|a|the|either|focal|underlying|xxxx) ?)*"
 )
-# Named alone, the paired parts mean both sides.
+# Paired parts without a side mean both sides.
 _PAIRED = frozenset({"bases", "apices"})
 
 
 def sides_of(doc: Doc) -> list[frozenset[Side]]:
-    """The side said of each term: its own clause's, or that of a term it is joined to by "and" or "or".
+    """The side of each term: that of its own clause, or that of a term joined to it by "and" or "or".
 
-    `doc` is one sentence, its terms marked as entities; the result has one set for each of them, in order, empty where
-    no side was said.
+    `doc` is one sentence with its terms marked as entities. The result has one set for each term, in order, empty if no
+    side is named.
     """
     findings = [ent for ent in doc.ents if ent.label_ not in WHEN_NORMAL]
-    said: dict[int, frozenset[Side]] = {}
+    sides: dict[int, frozenset[Side]] = {}
     for index, ent in enumerate(findings):
         first = findings[index - 1].end if index else 0
         last = findings[index + 1].start if index + 1 < len(findings) else len(doc)
-        said[ent.start] = _side_words(doc, range(ent.start - 1, first - 1, -1)) or _side_words(
+        sides[ent.start] = _side_words(doc, range(ent.start - 1, first - 1, -1)) or _side_words(
             doc, range(ent.end, last)
         )
     pairs = list(pairwise(findings))
     for joins, ordered in ((_JOINS, pairs), (_JOINS_BACK, [(right, left) for left, right in reversed(pairs)])):
         for known, open_ in ordered:
             between = doc[min(known.end, open_.end) : max(known.start, open_.start)]
-            if not said[open_.start] and joins.fullmatch(between.text):
-                said[open_.start] = said[known.start]
-    return [said.get(ent.start, frozenset()) for ent in doc.ents]
+            if not sides[open_.start] and joins.fullmatch(between.text):
+                sides[open_.start] = sides[known.start]
+    return [sides.get(ent.start, frozenset()) for ent in doc.ents]
 
 
 def _side_words(doc: Doc, positions: Iterable[int]) -> frozenset[Side]:
-    """Sides named walking outward from a term, up to the end of its clause."""
+    """Sides named between a term and the end of its clause, in the order of `positions`."""
     found: frozenset[Side] = frozenset()
     paired = False
     for position in positions:

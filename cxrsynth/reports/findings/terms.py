@@ -1,7 +1,7 @@
-"""The words of a finding: phrases that name an observation, a structure, or what is neither."""
+"""Terms: phrases that name an observation, a structure, or neither."""
 
-# Structures: no observation by themselves, but "normal" or "enlarged" said of one settles the observations listed.
-# Term label -> what it settles: absent when the structure is normal, present when it is enlarged.
+# Structures are not observations, but "normal" or "enlarged" decides the observations listed here.
+# Term label -> observations: absent if the structure is normal, present if it is enlarged.
 WHEN_NORMAL: dict[str, tuple[str, ...]] = {
     "HEART": ("Cardiomegaly",),
     "MEDIASTINUM": ("Enlarged Cardiomediastinum",),
@@ -17,11 +17,11 @@ WHEN_ENLARGED: dict[str, str] = {
     "MEDIASTINUM": "Enlarged Cardiomediastinum",
     "HEART AND MEDIASTINUM": "Enlarged Cardiomediastinum",
 }
-# Abnormal but outside the 14: CheXpert's labeler lets such a mention speak against "No Finding", and so do we.
+# Abnormal but outside the 14: as in the CheXpert labeler, such a mention rules out "No Finding".
 OTHER = "OTHER"
-# "No acute ...", "no active ...": denies nothing in particular, yet is the report's own word for "No Finding".
+# "No acute ...", "no active ...": denies nothing in particular, but is how reports say "No Finding".
 GENERAL = "GENERAL"
-# Swallows a longer phrase whose head would otherwise be read as a finding, as in "pericardial effusion".
+# Longer phrases whose head would otherwise be read as a finding, such as "pericardial effusion".
 SKIP = "SKIP"
 
 
@@ -31,9 +31,9 @@ def _each(first: str, second: str) -> str:
 
 
 _GRADES = "enlarged|widened|prominent|large|enlargement of the|enlargement of|widening of the|prominence of the"
-# Phrases after which CheXpert's labeler looks too, widened by what the Open-i development half says otherwise. Each is
-# also matched with a final s; the longest match wins.
-# Term label, an observation or one of those above -> its phrases, bar-separated, in lower case.
+# Phrases of the CheXpert labeler, plus other wordings in the development half of Open-i. Each is also matched with a
+# final s; the longest match counts.
+# Term label (an observation or one of those above) -> its phrases, separated by bars, in lower case.
 TERMS: dict[str, str] = {
     "Enlarged Cardiomediastinum": _each(
         _GRADES,
@@ -126,5 +126,5 @@ TERMS: dict[str, str] = {
         "|degenerative disease|cardiac and pulmonary"
     ),
 }
-# A term that says a second thing besides its own: part of its text -> that observation.
+# Terms that imply a second observation: part of the text -> that observation.
 ALSO = {"hydropneumo": "Pleural Effusion", "nodular opac": "Lung Opacity", "nodular dens": "Lung Opacity"}

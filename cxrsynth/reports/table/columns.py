@@ -1,4 +1,4 @@
-"""Which column of a table holds what, told by its name."""
+"""Roles of the columns of a table, by their names."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ from cxrsynth.errors import ReportsError
 from cxrsynth.reports.labels import OBSERVATIONS
 from cxrsynth.reports.table.records import read_header
 
-# First come, first taken: a table with both `report` and `text` is read by `report`.
+# The first match counts: from a table with both `report` and `text`, `report` is read.
 _USUAL_NAMES = {
     "report": ("report", "reporttext", "text"),
     "findings": ("findings",),
@@ -27,7 +27,7 @@ TEXT_ROLES: tuple[str, ...] = ("report", "findings", "impression")
 
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
-    """Columns by name, where a table does not use the usual ones (section 'Tables' of the reference)."""
+    """Names of columns in a table that does not use the usual names (section 'Tables' of the reference)."""
 
     report: str | None = None
     findings: str | None = None
@@ -42,13 +42,13 @@ def column_names(path: Path) -> tuple[str, ...]:
     """Column names in file order.
 
     Raises:
-        ReportsError: if the file cannot be read, has no usable header, or names two columns alike but for case.
+        ReportsError: if the file cannot be read, has no usable header, or has two names that differ only in case.
     """
     names = read_header(path)
     counts: dict[str, int] = {}
     for name in names:
         counts[name.strip().casefold()] = counts.get(name.strip().casefold(), 0) + 1
-    # Two unnamed columns are no ambiguity: nothing is read from them.
+    # Several unnamed columns are not ambiguous: nothing is read from them.
     twice = sorted(name for name, count in counts.items() if name and count > 1)
     if twice:
         raise ReportsError(f"{path}: columns named more than once: {listed(twice)}\n  rename or drop one of each")
@@ -56,10 +56,10 @@ def column_names(path: Path) -> tuple[str, ...]:
 
 
 def find_roles(path: Path, names: tuple[str, ...], *, asked: ColumnNames) -> dict[str, str]:
-    """Role -> column name: the column asked for, else the first with a usual name.
+    """Role -> column name: the column that `asked` names, else the first with a usual name.
 
     Raises:
-        ReportsError: if a column asked for is not among `names`.
+        ReportsError: if a column that `asked` names is not among `names`.
     """
     by_usual_name: dict[str, str] = {}
     for name in names:
@@ -79,10 +79,10 @@ def find_roles(path: Path, names: tuple[str, ...], *, asked: ColumnNames) -> dic
 
 
 def find_labels(path: Path, names: tuple[str, ...], *, taken: Collection[str]) -> dict[str, str]:
-    """Column name -> CheXpert observation, but for the columns `taken` by a role.
+    """Column name -> CheXpert observation, without the columns `taken` by a role.
 
     Raises:
-        ReportsError: if two columns are one observation.
+        ReportsError: if two columns are the same observation.
     """
     labels = {name: label for name in names if name not in taken and (label := observation_of(name))}
     _refuse_two_of_a_label(path, labels)
@@ -93,17 +93,17 @@ def _refuse_two_of_a_label(path: Path, labels: Mapping[str, str]) -> None:
     for observation in OBSERVATIONS:
         same = [name for name, label in labels.items() if label == observation]
         if len(same) > 1:
-            raise ReportsError(f"{path}: columns {listed(same)} are all {observation}\n  rename or drop all but one")
+            raise ReportsError(f"{path}: columns {listed(same)} all mean {observation}\n  rename or drop all but one")
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:
-    """Column names for a message: 40 of them at most, 40 characters of each; none of a table without a header.
+    """Column names for a message: at most 40 names of 40 characters, and none if the header seems to be missing.
 
-    There the first row stands in their place: a report's words, or a patient's number.
+    Without a header, the "names" are the first row: words of a report, or the number of a patient.
     """
     if any(_reads_like_content(name) for name in names):
         return f"{len(names)}, not shown: they read like a row of content, not like names (is the header missing?)"
-    # A file that is no table can have a "header" of any length, made of text: show little of it.
+    # A file that is not a table can have a "header" of any length, made of text: show little of it.
     shown = [name if len(name) <= 40 else f"{name[:40]}..." for name in names[:40]]
     return ", ".join(shown) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
 
@@ -125,6 +125,6 @@ def _plain(name: str) -> str:
 
 @lru_cache(maxsize=1024)
 def observation_of(name: str) -> str | None:
-    """The CheXpert observation a column is called after, whatever its case and separators; None for any other."""
-    # No observation has 64 letters; a longer key is not worth normalising.
+    """The CheXpert observation that a column is named after, in any case and with any separators; None for others."""
+    # No observation has 64 letters; longer names need not be normalized.
     return _plain_observations().get(_plain(name)) if len(name) < 64 else None

@@ -1,4 +1,4 @@
-"""CSV, JSONL and Parquet files as streams of records: a line number, and values by column name or a reason."""
+"""CSV, JSONL and Parquet files as streams of records: a line number, and either values by column name or a reason."""
 
 import csv
 import json
@@ -11,9 +11,10 @@ from typing import Any, TextIO
 
 from cxrsynth.errors import ReportsError
 
-# The longest CSV record, in characters, and JSONL line, in bytes: a longer one costs its row, not the memory.
+# Longest CSV record in characters, and longest JSONL line in bytes. A longer one is rejected without being held in
+# memory.
 MAX_RECORD_CHARS = 1 << 20
-# Rows of a JSONL table looked at to learn its columns; labels are recognised in every row.
+# Rows of a JSONL table that are read to learn its columns; labels are recognized in every row.
 _JSONL_ROWS_FOR_COLUMNS = 1000
 
 
@@ -34,8 +35,8 @@ def read_header(path: Path) -> tuple[str, ...]:
 def read_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     """Line number, and column name -> value or the reason why the row cannot be read; lazily, in file order.
 
-    `columns` are those to read of a Parquet file; the other kinds give all they have. Of
-    a CSV or Parquet table line 1 is the header.
+    `columns` are the columns to read from a Parquet file; other formats yield all they have. In a CSV or Parquet table,
+    line 1 is the header.
 
     Raises:
         ReportsError: if the file cannot be read, or its Parquet pages are broken.
@@ -49,7 +50,7 @@ def read_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Mapping[
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong when a file is opened or read into a `ReportsError` that names it."""
+    """Turn errors in opening or reading a file into a `ReportsError` that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -59,7 +60,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def is_text(text: str) -> bool:
-    """False where bytes that are no UTF-8 were kept as lone surrogates."""
+    """False if bytes that are not UTF-8 were kept as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -68,10 +69,10 @@ def is_text(text: str) -> bool:
 
 
 class _Lines:
-    """The physical lines of one CSV record, handed to `csv.reader`, and a way to give them back.
+    """The physical lines of one CSV record for `csv.reader`, and a way to return them.
 
-    A quote that never closes would have the reader swallow the rest of the file as one field. Here it gets
-    `MAX_RECORD_CHARS` at most; then the record's first line alone is rejected and the others are read anew.
+    With a quote that never closes, the reader would take the rest of the file as one field. Here it gets at most
+    `MAX_RECORD_CHARS`; then only the first line of the record is rejected, and the others are read again.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -99,7 +100,7 @@ class _Lines:
 
 
 def _numbered_lines(file: TextIO) -> Iterator[tuple[int, str]]:
-    """Lines from 1; of a line over the limit only its start, so that memory stays bounded."""
+    """Lines, numbered from 1. Only the start of a line over the limit is kept, so that memory stays bounded."""
     number = 0
     while text := file.readline(MAX_RECORD_CHARS + 1):
         number += 1
@@ -110,18 +111,18 @@ def _numbered_lines(file: TextIO) -> Iterator[tuple[int, str]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, int, list[str] | str]]:
-    """First line, last line, and the fields or a reason; blank lines are passed over.
+    """First line, last line, and the fields or a reason; blank lines are skipped.
 
-    After a broken quote the next lines may still belong to the broken record. Those with an odd number of
-    quotes are refused as well, until a row reads cleanly; a continuation line with the right number of
-    fields and no quote cannot be told from a row.
+    After a broken quote, the next lines may still belong to the broken record. Those with an odd number of quotes are
+    rejected as well, until a row can be read. A continuation line with the right number of fields and no quote cannot
+    be distinguished from a row.
     """
     with reading(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = _Lines(file)
         wary = False
         while True:
             lines.start()
-            # A reader per record: its state after an error is undefined.
+            # A new reader for each record: its state after an error is undefined.
             reader = csv.reader(lines, strict=True)
             reason = ""
             row: list[str] = []
@@ -130,7 +131,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, int, list[str] | str]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                # A field of many lines is too long, most often, because its quote never closes.
+                # If a field of many lines is too long, its quote most likely never closes.
                 too_long = "field limit" in str(error) and len(lines.taken) == 1
                 reason = "field too long" if too_long else "a quote is misplaced or never closed"
             first, last = lines.taken[0][0], lines.taken[-1][0]
@@ -156,7 +157,7 @@ def _csv_header(path: Path) -> tuple[str, ...]:
     if not is_text("".join(header)):
         raise ReportsError(f"{path}: the header is not UTF-8 text\n  save the table as UTF-8")
     if len(header) == 1 and re.search("[;\t]", header[0]):
-        raise ReportsError(f"{path}: the header has no comma\n  expected a comma between columns: save it as such")
+        raise ReportsError(f"{path}: the header has no comma\n  expected: commas between columns")
     return tuple(header)
 
 
@@ -206,7 +207,7 @@ def _json_columns(path: Path) -> tuple[str, ...]:
         if names and looked_at >= _JSONL_ROWS_FOR_COLUMNS:
             break
     if not names:
-        raise ReportsError(f"{path}: none of {looked_at} lines is a JSON object with columns\n  expected one a line")
+        raise ReportsError(f"{path}: none of {looked_at} lines is a JSON object with columns\n  expected: one per line")
     return tuple(names)
 
 
@@ -218,7 +219,7 @@ def _parquet_file(path: Path) -> Any:
         try:
             return pq.ParquetFile(path)
         except pa.ArrowException:
-            raise ReportsError(f"{path}: not a whole Parquet file\n  write it again, or copy it again") from None
+            raise ReportsError(f"{path}: not a complete Parquet file\n  save or copy it again") from None
 
 
 def _parquet_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
@@ -234,7 +235,7 @@ def _parquet_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Mapp
                     line += 1
                     yield line, {name: column[index] for name, column in values.items()}
         except pa.ArrowException:
-            raise ReportsError(f"{path}: broken after row {line}\n  write it again, or copy it again") from None
+            raise ReportsError(f"{path}: damaged after row {line}\n  save or copy it again") from None
 
 
 def _parquet_values(column: Any) -> list[Any]:
@@ -243,9 +244,9 @@ def _parquet_values(column: Any) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        # As bytes: one undecodable cell must cost its row, not the batch.
+        # As bytes: one cell that cannot be decoded must cost its row, not the batch.
         return list(column.cast(pa.large_binary()).to_pylist())
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
         return list(column.to_pylist())
-    # Dates, lists and structs: no value is read, so none can be misread. None stays None: an empty cell.
+    # Dates, lists and structs: no value is read, so none can be misread. None stays None, an empty cell.
     return [object() if valid else None for valid in column.is_valid().to_pylist()]

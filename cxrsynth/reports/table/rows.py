@@ -30,7 +30,7 @@ _VIEW_WORDS = {
     **dict.fromkeys(("ap", "anteroposterior", "portable", "supine", "semierect", "bedside"), "AP"),
     **dict.fromkeys(("lateral", "lat", "ll", "rl", "l"), "LATERAL"),
 }
-# Words that say something of the picture without naming its view.
+# Words that describe the image without naming its view.
 _VIEW_EXTRAS = frozenset(
     {"chest", "view", "views", "erect", "upright", "horizontal", "axial", "frontal", "and", "left"}
 )
@@ -46,10 +46,10 @@ _YEARS_PER_UNIT = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One radiology report. Text never shows in its repr; `line` is where the row starts, header line 1.
+    """One radiology report. Its repr never contains text; `line` is where the row starts, the header being line 1.
 
-    `text` is the whole report where the table has a report column; `view` is PA, AP or LATERAL. `stated_age_group` is
-    adult or child where that is known without an age.
+    `text` is the whole report if the table has a report column; `view` is PA, AP or LATERAL; `stated_age_group` is
+    adult or child if that is known without an age.
     """
 
     report_id: str
@@ -65,13 +65,13 @@ class Report:
 
     @property
     def full_text(self) -> str:
-        """Every text the row has, whole report first, joined by blank lines."""
+        """All text of the row, the whole report first, joined by blank lines."""
         return "\n\n".join(part for part in (self.text, self.findings, self.impression) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that cannot be used. The reason holds column names and counts, never a value of the row."""
+    """A row that cannot be used. The reason contains column names and counts, never a value of the row."""
 
     line: int
     reason: str
@@ -85,12 +85,12 @@ def to_report(line: int, record: Mapping[str, Any], *, roles: Mapping[str, str])
     """The report of one row.
 
     Args:
-        line: where the row starts, header line 1; names a report that has no id column.
-        record: column name -> value, as the file has it; also columns that are not read.
+        line: where the row starts, the header being line 1; it becomes the id if there is no id column.
+        record: column name -> value as in the file, including columns that are not read.
         roles: role -> column name.
 
     Raises:
-        UnusableError: if the row has neither text nor a label, or a value is not understood.
+        UnusableError: if the row has neither text nor a label, or a value that is not understood.
     """
     cells = {role: _cell(column, record.get(column)) for role, column in roles.items()}
     taken = set(roles.values())
@@ -121,7 +121,7 @@ def _cell(column: str, value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, int) and abs(value) >= 1 << 256:
-        # Python refuses to print integers of thousands of digits.
+        # Python does not print integers of thousands of digits.
         raise UnusableError(f"column {column!r}: number too large")
     if not isinstance(value, str | int | float):
         raise UnusableError(f"column {column!r}: expected text or a number")
@@ -136,7 +136,7 @@ def _cell(column: str, value: Any) -> str:
 def _labels(record: Mapping[str, Any]) -> dict[str, FindingLabel]:
     labels = {}
     for column, value in record.items():
-        # Asked of every row, not of the header: a JSONL row may be the first to name an observation.
+        # Checked in every row, not in the header: any JSONL row may be the first to name an observation.
         observation = observation_of(column)
         if observation is None:
             continue
@@ -161,7 +161,7 @@ def _report_id(cell: str) -> str:
 
 
 def refuse_duplicate(report_id: str, seen: set[int]) -> None:
-    """Enter an id into `seen`, which holds 16-byte hashes.
+    """Add an id to `seen`, which holds 16-byte hashes.
 
     Raises:
         UnusableError: if it was there before.
@@ -173,7 +173,7 @@ def refuse_duplicate(report_id: str, seen: set[int]) -> None:
 
 
 def _view(cell: str) -> str | None:
-    """PA, AP or LATERAL; None where unknown, or where one report is of two views."""
+    """PA, AP or LATERAL; None if unknown, or if the report covers two views."""
     word = cell.strip().lower()
     if word in _UNKNOWN:
         return None
@@ -181,7 +181,7 @@ def _view(cell: str) -> str | None:
     rest = [word for word in words if word not in _VIEW_EXTRAS and word not in _VIEW_WORDS]
     if rest or not words or not re.fullmatch(r"[a-z\s_/,&()-]+", word):
         raise UnusableError("view: value not understood; expected PA, AP or LATERAL")
-    # A decubitus view is taken lying on the side: none of the three.
+    # A decubitus view is taken lying on the side, so it is none of the three.
     named = {_VIEW_WORDS[word] for word in words if word in _VIEW_WORDS}
     return named.pop() if len(named) == 1 and not {"decubitus", "lld", "rld"} & set(words) else None
 

@@ -1,7 +1,7 @@
-"""A table of reports, CSV, JSONL or Parquet, as a stream: each row becomes a `Report` or a `Rejected` line.
+"""A table of reports (CSV, JSONL or Parquet) as a stream: each row becomes a `Report` or a `Rejected` line.
 
-Rows are read one at a time. What grows with the table is 16 bytes an id, about 100 in Python's set, to find
-duplicates: a million ids take about 100 MB, a table without an id column nothing.
+Rows are read one at a time. The only memory that grows with the table is 16 bytes per id, about 100 in Python's set, to
+find duplicates: about 100 MB for a million ids, and nothing for a table without an id column.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,9 +27,9 @@ class Table:
     labels: Mapping[str, str]
 
     def rows(self) -> Iterator[Report | Rejected]:
-        """Rows in file order, read as they are asked for; every call starts afresh.
+        """Rows in file order, read lazily; every call starts from the beginning.
 
-        A row without an id column is `row-<line>`: it keeps its id as long as the lines above it stay.
+        Without an id column, a row is called `row-<line>`: it keeps that id as long as the lines above it stay.
 
         Raises:
             ReportsError: if the file can no longer be read, or its Parquet pages are broken.
@@ -54,23 +54,23 @@ class Table:
 
 
 def open_table(path: Path | str, *, columns: ColumnNames | None = None) -> Table:
-    """Check a table's file and header, and find its columns.
+    """Check the file and header of a table, and find its columns.
 
     Raises:
-        ReportsError: if the file cannot be read, is of an unknown kind, has no usable header, or lacks a
-            column that was asked for, or has neither a text nor a label column.
+        ReportsError: if the file cannot be read, has an unknown format or no usable header, lacks one of `columns`, or
+            has neither a text nor a label column.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise ReportsError(f"{path}: unknown kind of table\n  expected a file ending in {', '.join(FORMATS)}")
+        raise ReportsError(f"{path}: unknown kind of table\n  expected: a file ending in {', '.join(FORMATS)}")
     if path.is_dir():
-        raise ReportsError(f"{path}: is a folder\n  expected one file; name a table inside it")
+        raise ReportsError(f"{path}: is a folder\n  expected: one file; name a table inside it")
     with reading(path), path.open("rb") as file:
         start = file.read(4)
     if not start:
-        raise ReportsError(f"{path}: the file is empty\n  expected a table of reports")
+        raise ReportsError(f"{path}: the file is empty\n  expected: a table of reports")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff") and path.suffix.lower() != ".parquet":
-        raise ReportsError(f"{path}: the file is UTF-16\n  expected UTF-8: save it again as UTF-8")
+        raise ReportsError(f"{path}: the file is UTF-16\n  expected: UTF-8; save it again as UTF-8")
     names = column_names(path)
     roles = find_roles(path, names, asked=columns or ColumnNames())
     labels = find_labels(path, names, taken=set(roles.values()))

@@ -223,7 +223,7 @@ def test_no_planted_identifier_survives_in_real_reports(open_i: list[str]) -> No
 
 
 @pytest.mark.parametrize("unseen", ["\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\r"])
-def test_what_ends_a_line_parts_words_too(unseen: str) -> None:
+def test_what_ends_a_line_also_separates_words(unseen: str) -> None:
     text = unseen.join(["No effusion.", "MRN: 12345", "Dr. Quillfeather saw cardiomegaly.", "Patient", "92 year old."])
     left = sanitize(text).text
     assert not any(word in left for word in ("12345", "Quillfeather", "92"))
@@ -284,7 +284,7 @@ def test_comparisons_go_and_findings_stay(text: str, left: str) -> None:
         ("Lungs are clear. Dictated by: John Q. Smith, M.D. on March 4, 2021.", "Lungs are clear."),
     ],
 )
-def test_what_is_left_still_reads(text: str, left: str) -> None:
+def test_the_remaining_text_is_readable(text: str, left: str) -> None:
     assert sanitize(text).text == left
 
 

@@ -181,8 +181,8 @@ def test_a_quote_that_never_closes_costs_its_own_line(tmp_path: Path) -> None:
         ("a.csv", "id;text\n1;clear\n", "the header has no comma"),
         ("a.csv", "id,text\n".encode("utf-16"), "UTF-16"),
         ("a.csv", b"id,t\xffext\n1,clear\n", "the header is not UTF-8"),
-        ("a.csv", "text,lung_opacity,Lung Opacity\n1,2,3\n", "are all Lung Opacity"),
-        ("a.parquet", b"PAR1 and no more", "not a whole Parquet file"),
+        ("a.csv", "text,lung_opacity,Lung Opacity\n1,2,3\n", "all mean Lung Opacity"),
+        ("a.parquet", b"PAR1 and no more", "not a complete Parquet file"),
         ("a.jsonl", "clear\n[1]\n", "none of 2 lines is a JSON object"),
     ],
 )
@@ -210,7 +210,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
         open_table(path)
 
 
-def test_a_column_that_is_not_there_is_told_with_a_hint(tmp_path: Path) -> None:
+def test_a_column_that_is_not_there_is_refused_with_a_hint(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "id,impresion\n1,clear\n")
     columns = ColumnNames(impression="impression")
 
@@ -280,7 +280,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert (rows[-1].sex, rows[-1].labels) == ("F", {"Edema": FindingLabel(Status.UNCERTAIN)})
 
 
-def test_parquet_broken_in_the_middle_is_told(tmp_path: Path) -> None:
+def test_damage_in_the_middle_of_a_parquet_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [f"clear {n}" for n in range(5000)]}), path, use_dictionary=False)
     content = bytearray(path.read_bytes())
@@ -288,7 +288,7 @@ def test_parquet_broken_in_the_middle_is_told(tmp_path: Path) -> None:
     path.write_bytes(content)
     table = open_table(path)
 
-    with pytest.raises(ReportsError, match=r"broken after row|cannot be read"):
+    with pytest.raises(ReportsError, match=r"damaged after row|cannot be read"):
         list(table.rows())
 
 
@@ -381,7 +381,7 @@ def test_any_bytes_are_a_table_or_a_clear_error(content: bytes, suffix: str) -> 
 
 @settings(max_examples=100)
 @given(position=st.integers(0, 5), mess=st.sampled_from(["", '"', '""', "\0", ",", "\n", "\udcff"]))
-def test_no_reason_tells_a_value(position: int, mess: str) -> None:
+def test_no_reason_contains_a_value(position: int, mess: str) -> None:
     cells = ["1", "clear", "PA", "M", "45", "1"]
     cells[position] = f"{SECRET}{mess}{SECRET}"
     line = ",".join(cells).encode(errors="surrogateescape")
@@ -398,10 +398,10 @@ def test_no_reason_tells_a_value(position: int, mess: str) -> None:
 def test_a_table_without_a_header_shows_nothing_of_its_first_row(tmp_path: Path) -> None:
     path = tmp_path / "headerless.csv"
     path.write_text("Zorblattic Smith MRN 48213,2021-03-04,The heart is large.\nb,c,d\n")
-    with pytest.raises(ReportsError) as told:
+    with pytest.raises(ReportsError) as caught:
         open_table(path)
-    assert "3, not shown" in str(told.value)
-    assert not any(word in str(told.value) for word in ("Zorblattic", "48213", "2021", "heart"))
+    assert "3, not shown" in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("Zorblattic", "48213", "2021", "heart"))
     path.write_text("Patient Name,remarks\na,b\n")
     with pytest.raises(ReportsError, match="columns: Patient Name, remarks"):
         open_table(path)
