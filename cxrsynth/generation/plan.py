@@ -17,12 +17,9 @@ from cxrsynth.diffusion.model import (
     DiffusionModel,
     choose_device,
     choose_precision,
-    find_ace,
-    find_model,
     load_model,
-    model_digest,
 )
-from cxrsynth.diffusion.spec import ModelSpec, read_spec
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Report
@@ -88,9 +85,8 @@ def open_run(settings: GenerateSettings) -> Run:
     if settings.id_map is not None:
         _check_id_map(settings.id_map, settings)
     _check_outside(settings.id_key, settings.out, "--id-key")
-    folder = find_model(settings.model)
-    find_ace(folder, settings.ace)
-    spec = read_spec(folder)
+    model = resolve_model(settings.model, ace=settings.ace)
+    spec = model.spec
     device = choose_device(settings.sampling.device, local_rank=read_launch().local_rank)
     precision = choose_precision(settings.sampling.precision, device)
     id_key = load_id_key(settings.id_key)
@@ -112,7 +108,7 @@ def open_run(settings: GenerateSettings) -> Run:
         "images_per_report": settings.images_per_report,
         "seed": settings.seed,
         "prompt": style.value,
-        "model": {"name": _model_name(spec, folder), "digest": model_digest(folder, settings.ace)},
+        "model": _model_record(model),
         "sampling": {
             "steps": steps,
             "guidance": guidance,
@@ -143,7 +139,7 @@ def open_run(settings: GenerateSettings) -> Run:
         guidance=guidance,
         sampler=sampler,
         batch_size=batch_size,
-        load_model=lambda: load_model(settings.model, device=device, precision=precision, ace=settings.ace),
+        load_model=lambda: load_model(model, device=device, precision=precision),
     )
 
 
@@ -152,10 +148,11 @@ def _keyed(id_key: bytes, table: Table) -> str:
     return hmac.new(id_key, table.digest().encode(), hashlib.sha256).hexdigest()
 
 
-def _model_name(spec: ModelSpec, folder: Path) -> str:
-    """Name for metadata; DICOM's LO holds 64 printable characters without a backslash."""
-    name = spec.name or folder.resolve().name
-    return re.sub(r"[^\x20-\x5b\x5d-\x7e]", "_", name)[:64].strip() or "model"
+def _model_record(model: ResolvedModel) -> dict[str, str]:
+    """The model as plan and metadata name it. DICOM's LO holds 64 printable characters without a backslash."""
+    name = re.sub(r"[^\x20-\x5b\x5d-\x7e]", "_", model.name)[:64].strip() or "model"
+    revision = {} if model.revision is None else {"revision": model.revision}
+    return {"name": name, "digest": model.digest} | revision
 
 
 def _check_id_map(path: Path, settings: GenerateSettings) -> None:

@@ -17,6 +17,7 @@ from cxrsynth.diffusion.ace import (
 )
 from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import encode_prompts
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import AceSection, LoraSection
@@ -76,7 +77,7 @@ class Policy:
 
 
 def load_policy(
-    checkpoint: str,
+    checkpoint: ResolvedModel,
     *,
     unet: str,
     lora: LoraSection,
@@ -90,7 +91,7 @@ def load_policy(
     """Load a model folder and mark what is trained.
 
     Args:
-        checkpoint: as for `load_model`.
+        checkpoint: the model to start from.
         unet: `full`, `lora` or `frozen`.
         lora: settings of the adapters.
         ace: settings of the embeddings, None for none. Where the folder has embeddings already, those are tuned on.

@@ -60,7 +60,7 @@ class _BlankImages(TrainingImages):
 
 
 def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
-    made = Supervision(run, stage, index, checkpoint=run.recipe.model.checkpoint)
+    made = Supervision(run, stage, index, checkpoint=run.model)
     radiographs = _BlankImages(made.model.latent_shape)
     micro_batch = min(made.micro_batch, stage.batch_size)
     with SamplingPool(made.model, batch_size=micro_batch, threads_per_batch=1) as pool:
@@ -84,7 +84,7 @@ def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
 
 def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> list[str]:
     # A stage after another is measured on the model the run starts from: the same networks.
-    made = Reinforcement(run, stage, index, checkpoint=run.recipe.model.checkpoint)
+    made = Reinforcement(run, stage, index, checkpoint=run.model)
     batch = run.batch_size(stage.sampling)
     counts = made.policy.parameter_count()
     actions = max(1, round(stage.update.timestep_fraction * made.schedule.actions)) * stage.update.inner_epochs
@@ -100,7 +100,7 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     evaluation = run.recipe.evaluation
     judged = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
     judged = min(judged, len(run.held_out) * evaluation.images_per_report)
-    steps = evaluation.steps or run.spec.defaults.steps
+    steps = evaluation.steps or run.model.spec.defaults.steps
     judging = judged / batch / side_by_side * steps * step.forward_s
     times = stage.iterations // evaluation.every + 2
     total = stage.iterations * (sampled + updated) + in_all * sampling + times * judging

@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import save_ace
-from cxrsynth.diffusion.model import DiffusionModel, find_model, load_model
+from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
@@ -47,7 +48,7 @@ class Trained:
         return {name.split(".")[0] for name in self.weights}
 
 
-def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
+def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str) -> None:
     """Write the tuned model beside its final name, load it back and compare, then give it its name.
 
     Args:
@@ -60,7 +61,7 @@ def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
         ModelError: if what was loaded back is not what was saved.
         OSError: if it cannot be written.
     """
-    folder = find_model(source)
+    folder = source.folder
     try:
         with folder_atomically(out) as partial:
             for part in _PARTS:
@@ -101,7 +102,7 @@ def _write_index(folder: Path, partial: Path) -> None:
     (partial / "model_index.json").write_text(json.dumps(here, indent=2) + "\n", encoding="utf-8")
 
 
-def _merged(trained: Trained, source: str) -> UNet2DConditionModel:
+def _merged(trained: Trained, source: ResolvedModel) -> UNet2DConditionModel:
     """The source's UNet with the adapters added to its weights."""
     unet = trained.model.unet
     plain = load_model(source, device=torch.device("cpu"), precision=Precision.FP32).unet
@@ -116,14 +117,16 @@ def _merged(trained: Trained, source: str) -> UNet2DConditionModel:
     return plain
 
 
-def _compare(trained: Trained, source: str, folder: Path) -> None:
+def _compare(trained: Trained, source: ResolvedModel, folder: Path) -> None:
     """Predictions of the saved model against those of the model in memory, on fixed noise.
 
     Weights must agree to their rounding, predictions by far closer than tuning changed them: an adapter that is lost on
     the way would bring the source back.
     """
     model = trained.model
-    loaded, before = (load_model(name, device=model.device, precision=Precision.FP32) for name in (str(folder), source))
+    loaded, before = (
+        load_model(one, device=model.device, precision=Precision.FP32) for one in (resolve_model(str(folder)), source)
+    )
     _compare_weights(trained, loaded, before, folder)
     expected, found, start = _predictions(model), _predictions(loaded), _predictions(before)
     off, changed, size = (

@@ -16,6 +16,7 @@ from cxrsynth.diffusion.finetune import denoising_loss, training_schedule
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import noise
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import guided_condition, predict_noise
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import SamplingSection, SftStage
@@ -40,7 +41,7 @@ class Supervision:
     used, once they are read.
     """
 
-    def __init__(self, run: TuneRun, stage: SftStage, index: int, *, checkpoint: str) -> None:
+    def __init__(self, run: TuneRun, stage: SftStage, index: int, *, checkpoint: ResolvedModel) -> None:
         self.run, self.stage, self.index = run, stage, index
         train = stage.train
         self.model: DiffusionModel = load_model(
@@ -214,7 +215,7 @@ class Supervision:
         encoder = ImageEncoder(
             collection,
             self.model,
-            PromptBuilder(run.spec.prompt, run.spec.depicts, self.model.fits),
+            PromptBuilder(run.model.spec.prompt, run.model.spec.depicts, self.model.fits),
             held_out={report.report_id for report in run.held_out},
             folder=run.folder.latents(self.index),
             limit_bytes=self.stage.cache_gib * 2**30,

@@ -16,6 +16,7 @@ from cxrsynth import console
 from cxrsynth.diffusion.ace import SubspaceEmbedding
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage
@@ -30,9 +31,10 @@ from cxrsynth.rl.update import Updater, UpdateStats
 from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.tuning.curves import draw_curves
-from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator, Verdict, as_row, hacking_warning, open_evaluator
+from cxrsynth.tuning.evaluator import Evaluator, open_evaluator
 from cxrsynth.tuning.metrics import Metrics
 from cxrsynth.tuning.run import TuneRun
+from cxrsynth.tuning.verdict import EvaluatedImages, Verdict, hacking_warning
 
 # Before the first update every ratio is 1 but for rounding; a clip range far above this tells learning from noise.
 _RATIO_SHARE_OF_CLIP = 0.1
@@ -55,7 +57,7 @@ class _Best:
 class Reinforcement:
     """A stage: its networks, its rewards, its judge, and where it stands."""
 
-    def __init__(self, run: TuneRun, stage: RlcfStage | DdpoStage, index: int, *, checkpoint: str) -> None:
+    def __init__(self, run: TuneRun, stage: RlcfStage | DdpoStage, index: int, *, checkpoint: ResolvedModel) -> None:
         self.run, self.stage, self.index = run, stage, index
         train = stage.train
         self.policy: Policy = load_policy(
@@ -291,7 +293,7 @@ class Reinforcement:
         with self.evaluated() as model:
             images = evaluator.evaluate(model)
         verdict = evaluator.verdict(images, baseline)
-        row = as_row(verdict)
+        row = verdict.as_row()
         alarm = self._alarm(verdict)
         if self.run.is_main:
             self._write(iteration, row | {"evaluation/hacking": float(alarm is not None)})

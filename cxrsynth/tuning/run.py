@@ -9,7 +9,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast
 from torch import Tensor
 
-from cxrsynth.diffusion.spec import ModelSpec
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage, SamplingSection
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
@@ -34,7 +34,7 @@ class TuneRun:
     accelerator: Accelerator
     device: torch.device
     precision: Precision
-    spec: ModelSpec
+    model: ResolvedModel  # the first stage starts from it
     training: Sequence[Report] = field(repr=False)
     held_out: Sequence[Report] = field(repr=False)
 
@@ -82,11 +82,11 @@ class TuneRun:
 
     def guidance(self, asked: float | None) -> float:
         """Guidance scale: as asked, else what the model folder recommends."""
-        return self.spec.defaults.guidance if asked is None else asked
+        return self.model.spec.defaults.guidance if asked is None else asked
 
     def cases(self, fits: Callable[[str], bool]) -> Callable[[Report], PromptExample]:
         """Reports to cases, each made once: its prompt, its labels, what ACE is told."""
-        prompt_builder = PromptBuilder(self.spec.prompt, self.spec.depicts, fits)
+        prompt_builder = PromptBuilder(self.model.spec.prompt, self.model.spec.depicts, fits)
 
         @lru_cache(maxsize=100_000)
         def case(place: int, held_out: bool) -> PromptExample:

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cxrsynth import __version__, console
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.recipe.schema import SftStage
 from cxrsynth.runtime.memory import memory_advice
@@ -51,7 +52,7 @@ def tune(settings: TuneSettings) -> Tuned:
     try:
         if run.recipe.trackers:
             run.accelerator.init_trackers("cxrsynth")
-        checkpoint = run.recipe.model.checkpoint
+        checkpoint = run.model
         for index, section in enumerate(run.recipe.stages):
             with memory_advice(section.memory_advice):
                 checkpoint = _run_stage(run, index, checkpoint)
@@ -65,12 +66,12 @@ def tune(settings: TuneSettings) -> Tuned:
     return Tuned(run.folder.model)
 
 
-def _run_stage(run: TuneRun, index: int, checkpoint: str) -> str:
-    """One stage; returns the folder of the model it left. A stage that is done is not run again."""
+def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> ResolvedModel:
+    """One stage; returns the model it left. A stage that is done is not run again."""
     last = index + 1 == len(run.recipe.stages)
     out = run.folder.model if last else run.folder.stage_model(index)
     if (out / "model_card.md").is_file():
-        return str(out)
+        return resolve_model(str(out))
     section = run.recipe.stages[index]
     if run.is_main and len(run.recipe.stages) > 1:
         console.say(f"stage {index + 1} of {len(run.recipe.stages)}: {section.stage}")
@@ -88,4 +89,4 @@ def _run_stage(run: TuneRun, index: int, checkpoint: str) -> str:
             trained = Trained(stage.policy.model, stage.policy.weights, adapters=section.train.unet == "lora")
             save_tuned(trained, out, source=checkpoint, card=reinforcement_card(run, stage, best))
     run.wait()
-    return str(out)
+    return resolve_model(str(out))

@@ -24,11 +24,13 @@ import typer
 
 from cxrsynth import console
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.settings import TuneSettings
-from cxrsynth.tuning.evaluator import Evaluator, Judged
+from cxrsynth.tuning.evaluator import Evaluator
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.setup import open_tune
+from cxrsynth.tuning.verdict import EvaluatedImages
 from tests.benchmarks.tune_speed import PlainLoop
 
 _RECIPE = Path(__file__).parents[2] / "recipes" / "nano-rlcf.yaml"
@@ -70,7 +72,7 @@ def main(
             judging = (f"evaluation.reports={reports}", f"evaluation.images_per_report={images_per_report}")
             run = open_tune(TuneSettings(recipe=recipe, out=folder, overrides=(f"seed={seed}", *judging)))
             run.folder.baseline_images.mkdir(parents=True, exist_ok=True)
-            stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint="nano")  # type: ignore[arg-type]
+            stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint=resolve_model("nano"))  # type: ignore[arg-type]
             batch = run.batch_size(stage.stage.sampling)
             pool = stack.enter_context(SamplingPool(stage.policy.model, batch_size=batch, threads_per_batch=1))
             evaluator = stage.evaluator(pool, batch)
@@ -109,7 +111,7 @@ def crossing(course: list[tuple[float, float]], gain: float) -> float | None:
 
 
 def our_runner(
-    stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, baseline: Judged, *, batch: int
+    stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, baseline: EvaluatedImages, *, batch: int
 ) -> Runner:
     """Iterations of `tune`, judged as `tune` judges: with averaged weights."""
     collector, updater = stage.learners(pool, batch)
@@ -117,25 +119,25 @@ def our_runner(
 
     def gain() -> float:
         with stage.evaluated() as model:
-            return evaluator.verdict(evaluator.judged(model), baseline).tuning
+            return evaluator.verdict(evaluator.evaluate(model), baseline).tuning
 
     return Runner(lambda: stage.iterate(next(counter), collector, updater), gain)
 
 
 def plain_runner(
-    stage: Reinforcement, evaluator: Evaluator, baseline: Judged, *, learning_rate: float, seed: int
+    stage: Reinforcement, evaluator: Evaluator, baseline: EvaluatedImages, *, learning_rate: float, seed: int
 ) -> Runner:
     """Iterations of the plain loop, on the reports which that iteration of ours takes."""
     columns = reward_std(baseline.rewards)[: len(stage.suite.names)]
     weights = torch.tensor([stage.weights[name] for name in stage.suite.names]) / columns
     plain = PlainLoop(stage.suite, batch=4, weights=weights, learning_rate=learning_rate, seed=seed)
-    start = evaluator.judged(plain.model)  # its own: float32 makes other images than bfloat16
+    start = evaluator.evaluate(plain.model)  # its own: float32 makes other images than bfloat16
     counter = count()
 
     def step() -> None:
         plain([stage.case(stage.run.training[draw.report]) for draw in stage.rollout_specs(next(counter))])
 
-    return Runner(step, lambda: evaluator.verdict(evaluator.judged(plain.model), start).tuning)
+    return Runner(step, lambda: evaluator.verdict(evaluator.evaluate(plain.model), start).tuning)
 
 
 if __name__ == "__main__":

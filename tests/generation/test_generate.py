@@ -1,9 +1,11 @@
 """`generate` in one process, through the command line, with a model of a few channels."""
 
+import hashlib
 import io
 import json
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ import cxrsynth.generation.generate
 from cxrsynth.cli import app
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.settings import Device, Precision, Sampler
 from cxrsynth.shards.sample import sample_key, subject_key
@@ -115,7 +118,7 @@ def canonical_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def networks(tiny_model: Path) -> DiffusionModel:
-    return load_model(str(tiny_model), device=torch.device("cpu"), precision=Precision.FP32)
+    return load_model(resolve_model(str(tiny_model)), device=torch.device("cpu"), precision=Precision.FP32)
 
 
 def described(model: Path, folder: Path, spec: dict[str, object] | str) -> Path:
@@ -138,6 +141,37 @@ def test_a_command_makes_the_same_bytes_again(
 ) -> None:
     succeed(command(table, tmp_path / "b", tiny_model, "--images-per-report", "2", "--id-key", str(key_file)))
     assert hashes(tmp_path / "b") == hashes(made[0])
+
+
+def test_a_run_hashes_each_file_of_the_model_once(
+    tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: Counter[Path] = Counter()
+    file_digest = hashlib.file_digest
+
+    def counted(file: Any, *options: Any) -> Any:
+        hashed[Path(file.name)] += 1
+        return file_digest(file, *options)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    succeed(command(table, tmp_path / "out", tiny_model))
+    of_model = {path: count for path, count in hashed.items() if path.is_relative_to(tiny_model)}
+    assert set(tiny_model.rglob("*.safetensors")) <= set(of_model)
+    assert set(of_model.values()) == {1}
+
+
+def test_the_plan_records_the_revision_of_a_hub_model(
+    tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    shutil.copytree(tiny_model, tmp_path / "hub" / "models--lab--chest" / "snapshots" / ("a" * 40))
+    succeed(command(table, tmp_path / "out", f"lab/chest@{'a' * 40}"))
+    model = manifest(tmp_path / "out")["plan"]["model"]
+    assert (model["name"], model["revision"]) == ("chest", "a" * 40)
+    assert all(one["model"] == model for one in metadata(tmp_path / "out").values())
 
 
 def test_the_folder_holds_what_the_manifest_says(made: tuple[Path, str]) -> None:

@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner, Result
 
 from cxrsynth.cli import app
-from cxrsynth.diffusion.model import model_digest
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import model_digest
 from cxrsynth.recipe.schema import SftStage
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
@@ -110,7 +110,7 @@ def stage_of(folder: Path, content: dict[str, Any]) -> Iterator[tuple[Supervisio
     run = open_tune(TuneSettings(recipe=write_recipe(folder, content), out=folder / "run"))
     section = run.recipe.stages[0]
     assert isinstance(section, SftStage)
-    stage = Supervision(run, section, 0, checkpoint=run.recipe.model.checkpoint)
+    stage = Supervision(run, section, 0, checkpoint=run.model)
     with SamplingPool(stage.model, batch_size=2, threads_per_batch=1) as pool:
         yield stage, stage.read_images(pool), pool
 
@@ -251,7 +251,7 @@ def test_images_are_asked_for_as_generate_asks(tiny_model: Path, radiographs: Pa
     """The prompt an image is trained with is the one `generate` would ask for it with, row for row."""
     with stage_of(tmp_path, recipe(tiny_model, radiographs)) as (stage, found, _):
         run: TuneRun = stage.run
-        prompt_builder = PromptBuilder(run.spec.prompt, run.spec.depicts, stage.model.fits)
+        prompt_builder = PromptBuilder(run.model.spec.prompt, run.model.spec.depicts, stage.model.fits)
         rows = [row for row in open_table(radiographs.parent / "images.csv").rows() if isinstance(row, Report)]
         asked = [prompt_builder.build(row) for row in rows]
         pairs = [found.pair(place) for place in range(len(found))]

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import Result
 
 from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.tuning import export as tuned_model
 from cxrsynth.tuning import run_folder
 from tests.generation.making import HEADER, ROWS, hashes, write_table
@@ -269,9 +270,9 @@ def test_weights_lost_on_the_way_to_the_folder_are_noticed(
     content["model"]["precision"] = "bf16"
     path, out = write_recipe(tmp_path, content), tmp_path / "run"
 
-    def lost(name: str, **given: Any) -> Any:
+    def lost(model: ResolvedModel, **given: Any) -> Any:
         """Loads the start in place of what was saved."""
-        return load_model(str(tiny_model) if ".partial" in name else name, **given)
+        return load_model(resolve_model(str(tiny_model)) if ".partial" in str(model.folder) else model, **given)
 
     with monkeypatch.context() as patch:
         patch.setattr(tuned_model, "load_model", lost)
