@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizerFast
 
 from cxrsynth.diffusion.ace import ConditionEmbedding
 from cxrsynth.diffusion.resolve import ResolvedModel
@@ -37,7 +37,7 @@ class DiffusionModel:
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    tokenizer: CLIPTokenizerFast
     scheduler_config: dict[str, Any]
     device: torch.device
     precision: Precision
@@ -142,7 +142,8 @@ def load_model(
         vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=_vae_dtype(precision))
         # Float32 by hand: the argument that asks for it has another name before transformers 4.56.
         text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True).float()
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        # The fast one: before transformers 5 the other reads no tokenizer.json.
+        tokenizer = CLIPTokenizerFast.from_pretrained(folder / "tokenizer")
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         _check_parts(folder, unet, text_encoder, tokenizer, scheduler_config)
     except (
@@ -178,7 +179,7 @@ def load_model(
 
 
 def _check_parts(
-    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, scheduler: Any
+    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizerFast, scheduler: Any
 ) -> None:
     """What the libraries load without a word and fail on later. A tokenizer longer than its encoder is shortened to it.
 
