@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,17 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: number for number, token in enumerate([*tokens, *merges.values()])}, list(merges)
 
 
-def _tokenizer(folder: Path, max_tokens: int) -> Any:
+def _tokenizer(max_tokens: int) -> Any:
     """Read from vocabulary files, which every release of transformers takes."""
     from transformers import CLIPTokenizerFast
 
     tokens, merges = _vocabulary()
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps(tokens), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}), encoding="utf-8")
-    return CLIPTokenizerFast.from_pretrained(folder, model_max_length=max_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "vocab.json").write_text(json.dumps(tokens), encoding="utf-8")
+        Path(folder, "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        Path(folder, "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}', encoding="utf-8")
+        return CLIPTokenizerFast.from_pretrained(folder, model_max_length=max_tokens)
 
 
 def build_tiny_model(
@@ -70,7 +71,7 @@ def build_tiny_model(
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
-    tokenizer = _tokenizer(folder / "tokenizer", max_tokens)
+    tokenizer = _tokenizer(max_tokens)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
