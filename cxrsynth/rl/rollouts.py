@@ -46,6 +46,14 @@ class BaselineCache:
         """All rows, [N, R], in the order of their keys."""
         return torch.tensor([self.rows[key] for key in sorted(self.rows)])
 
+    def state(self) -> list[list[object]]:
+        """For a checkpoint."""
+        return [[*key, row] for key, row in sorted(self.rows.items())]
+
+    def load(self, state: list[tuple[str, int, list[float]]]) -> None:
+        """From a checkpoint."""
+        self.rows = {(report_id, start): row for report_id, start, row in state}
+
 
 class Collector:
     """Samples policy and baseline, batch by batch, several at once on a CPU, and scores the images as they come.

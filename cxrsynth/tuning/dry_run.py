@@ -61,13 +61,13 @@ class _BlankImages(TrainingImages):
 
 def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
     made = Supervision(run, stage, index, checkpoint=run.recipe.model.checkpoint)
-    radiographs = _BlankImages(made.model.latent_shape)
+    images = _BlankImages(made.model.latent_shape)
     micro_batch = min(made.micro_batch, stage.batch_size)
     with SamplingPool(made.model, batch_size=micro_batch, threads_per_batch=1) as pool:
         batches = [[RolloutSpec(place, 0, 0) for place in range(micro_batch)]] * pool.batches
-        made.gradients(0, batches, radiographs, pool)
+        made.gradients(0, batches, images, pool)
         started = time.monotonic()
-        made.gradients(1, batches, radiographs, pool)
+        made.gradients(1, batches, images, pool)
         taken = time.monotonic() - started
         side_by_side = pool.batches * run.accelerator.num_processes
     trained = sum(weight.numel() for weight in made.weights.values())
@@ -88,7 +88,7 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     batch = run.batch_size(stage.sampling)
     counts = made.policy.parameter_count()
     actions = max(1, round(stage.update.timesteps * made.schedule.actions)) * stage.update.inner_epochs
-    with SamplingPool(made.policy.model, batch_size=batch, threads_per_batch=1) as pool:
+    with made.pool() as pool:
         step = _measure(made, pool, batch)
         side_by_side = pool.batches * run.accelerator.num_processes
     sampling = stage.sampling.steps * step.forward_s / batch / side_by_side  # seconds an image
@@ -120,7 +120,7 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
 
 def _baseline_images(made: Reinforcement, iterations: int) -> int:
     """How many the baseline has to draw: one or several for each pair of report and x_T there is."""
-    stage = made.stage
+    stage = made.section
     if not isinstance(stage, RlcfStage):
         return 0
     pairs = {(draw.report, draw.start) for iteration in range(iterations) for draw in made.rollout_specs(iteration)}

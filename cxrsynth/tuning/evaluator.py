@@ -20,13 +20,12 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import noise
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ShardError
-from cxrsynth.images.collection import open_collection
+from cxrsynth.images.collection import Collection
 from cxrsynth.images.image import Radiograph
 from cxrsynth.metrics.diversity import similarity_within
-from cxrsynth.metrics.features import Extractor, load_extractor
+from cxrsynth.metrics.features import Extractor
 from cxrsynth.metrics.fidelity import frechet_interval, mean_interval
 from cxrsynth.reports.table.rows import Report
-from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.feedback import spread
 from cxrsynth.rl.rollouts import PromptExample, check_pixels
@@ -280,7 +279,7 @@ def open_evaluator(
     pool: OrderedPool,
     batch: int,
 ) -> Evaluator:
-    """Load judges, features and reference images.
+    """The run's evaluator; features of the reference images are computed here.
 
     Args:
         run: whose held-out reports are judged, and whose recipe says how.
@@ -290,21 +289,22 @@ def open_evaluator(
         batch: images a batch.
 
     Raises:
-        ModelError, ShardError: if one of them cannot be loaded.
+        ShardError: if there are too few reference images.
     """
     section = run.recipe.evaluation
-    judges = {name: load_reward(name, backend, device=run.device) for name, backend in section.judges.items()}
-    extractor = load_extractor(section.features, device=run.device)
+    loaded = run.loaded
+    if loaded.evaluator is None or loaded.extractor is None:
+        raise ValueError("no evaluator is loaded for a run without reinforcement learning")
     return Evaluator(
         [case(report) for report in run.held_out[: section.reports]],
         images_per_report=section.images_per_report,
         tuning=tuning,
         weights=dict(weights),
-        judge=RewardSuite(judges),
-        extractor=extractor,
+        judge=loaded.evaluator,
+        extractor=loaded.extractor,
         reference=None
-        if section.reference is None
-        else _reference(section.reference, extractor, quiet=not run.is_main),
+        if loaded.reference is None
+        else _reference(loaded.reference, loaded.extractor, quiet=not run.is_main),
         steps=section.steps or run.spec.defaults.steps,
         guidance=run.guidance(section.guidance),
         sampler=run.spec.defaults.sampler,
@@ -315,9 +315,9 @@ def open_evaluator(
     )
 
 
-def _reference(folder: Path, extractor: Extractor, *, quiet: bool) -> NDArray[np.float64]:
+def _reference(collection: Collection, extractor: Extractor, *, quiet: bool) -> NDArray[np.float64]:
     """Features [M, D] of all images that can be read. Raises ShardError if they are too few for a distance."""
-    collection, unread = open_collection(folder), 0
+    unread = 0
 
     def pixels() -> Iterator[NDArray[np.float32]]:
         nonlocal unread
@@ -331,7 +331,7 @@ def _reference(folder: Path, extractor: Extractor, *, quiet: bool) -> NDArray[np
     found = reference_features(pixels(), extractor)
     if len(found) < 2:
         raise ShardError(
-            f"evaluation.reference: {folder}: {len(found)} images that can be read, {unread} that cannot\n"
+            f"evaluation.reference: {collection.path}: {len(found)} images that can be read, {unread} that cannot\n"
             "  expected: at least 2, for the Frechet distance"
         )
     if unread and not quiet:
