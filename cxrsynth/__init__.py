@@ -1,3 +1,62 @@
-"""Synthetic chest X-rays you may share."""
+"""Synthetic chest X-rays you can share.
 
-__version__ = "0.1.0"
+The commands as functions, and the data sets they make, ready for training:
+
+- `generate`, `tune`, `audit`: what the commands of the same names do.
+- `open_dataset`: images, labels and metadata of a data set, ready for a PyTorch `DataLoader`.
+- `example_reports`: path of the example table of reports.
+
+Importing the package is fast: torch is imported by the first call.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from cxrsynth.api import audit as audit
+    from cxrsynth.api import example_reports as example_reports
+    from cxrsynth.api import generate as generate
+    from cxrsynth.api import tune as tune
+    from cxrsynth.auditing.audit import AuditReport as AuditReport
+    from cxrsynth.dataset import OBSERVATIONS as OBSERVATIONS
+    from cxrsynth.dataset import open_dataset as open_dataset
+    from cxrsynth.errors import CxrsynthError as CxrsynthError
+    from cxrsynth.errors import ModelError as ModelError
+    from cxrsynth.errors import RecipeError as RecipeError
+    from cxrsynth.errors import ReportsError as ReportsError
+    from cxrsynth.errors import ShardError as ShardError
+    from cxrsynth.generation.generate import Generated as Generated
+    from cxrsynth.tuning.tune import Tuned as Tuned
+
+# Public name -> the module that defines it, imported when the name is first used (PEP 562).
+_PUBLIC = {
+    "AuditReport": "auditing.audit",
+    "CxrsynthError": "errors",
+    "Generated": "generation.generate",
+    "ModelError": "errors",
+    "OBSERVATIONS": "dataset",
+    "RecipeError": "errors",
+    "ReportsError": "errors",
+    "ShardError": "errors",
+    "Tuned": "tuning.tune",
+    "audit": "api",
+    "example_reports": "api",
+    "generate": "api",
+    "open_dataset": "dataset",
+    "tune": "api",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,36 +1,38 @@
 """The command line: parse, load, call, render, exit code. Torch is imported inside the commands only."""
 
+import errno
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import environ
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cxrsynth import __version__
+from cxrsynth import __version__, api, console, options
+from cxrsynth.errors import CxrsynthError
+from cxrsynth.recipe.packaged import copy_recipe, packaged_recipes, read_recipe
+from cxrsynth.runtime.processes import Launch, read_launch
 from cxrsynth.settings import (
     AuditSettings,
-    Device,
     GenerateSettings,
-    ImageFormat,
-    IncludeText,
-    Precision,
-    PromptStyle,
     RuleSettings,
-    Sampler,
     SamplingSettings,
-    ShardFormat,
     ShardSettings,
-    SopClass,
     TuneSettings,
 )
 
+_SUMMARY = "Synthetic chest X-rays you can share."
+
 app = typer.Typer(
-    help="Synthetic chest X-rays you may share.",
+    help=_SUMMARY,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
-_COLUMNS, _SAMPLING, _OUTPUT, _PRIVACY = "Columns", "Sampling", "Output", "Privacy"
-_JUDGES, _KEEPING, _EVIDENCE = "Judges", "Who is kept", "Evidence"
+recipes_app = typer.Typer(help="List, show and copy the recipes that come with cxrsynth.", no_args_is_help=True)
+app.add_typer(recipes_app, name="recipes")
 
 
 def _show_version(wanted: bool) -> None:
@@ -45,82 +47,50 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Synthetic chest X-rays you may share."""
+    pass
+
+
+_root.__doc__ = _SUMMARY
 
 
 @app.command()
 def generate(
-    reports: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet table of reports.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the data set: new, empty, or one to go on with.")],
-    model: Annotated[str, typer.Option(help="nano, a Stable Diffusion folder, or a hub id.")] = "nano",
-    ace: Annotated[Path | None, typer.Option(help="Adaptive condition embeddings (safetensors).")] = None,
-    prompt: Annotated[PromptStyle | None, typer.Option(help="How to ask; default: as the model folder says.")] = None,
-    images_per_report: Annotated[int, typer.Option(min=1, max=100)] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N usable reports.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and stop.")] = False,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Denoising steps; default: the model's.", rich_help_panel=_SAMPLING),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(min=0, help="Classifier-free guidance scale, 1 = none.", rich_help_panel=_SAMPLING),
-    ] = None,
-    sampler: Annotated[Sampler | None, typer.Option(help="Default: the model's.", rich_help_panel=_SAMPLING)] = None,
-    seed: Annotated[int, typer.Option(min=0, rich_help_panel=_SAMPLING)] = 0,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Default: 8, on a CPU 4.", rich_help_panel=_SAMPLING)
-    ] = None,
-    threads_per_batch: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="CPU cores for one batch; the others take the next. Raise it for few images; it changes the bytes.",
-            rich_help_panel=_SAMPLING,
-        ),
-    ] = 1,
-    device: Annotated[Device, typer.Option(rich_help_panel=_SAMPLING)] = Device.AUTO,
-    precision: Annotated[Precision, typer.Option(rich_help_panel=_SAMPLING)] = Precision.AUTO,
-    format: Annotated[ShardFormat, typer.Option(rich_help_panel=_OUTPUT)] = ShardFormat.WEBDATASET,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.", rich_help_panel=_OUTPUT)] = 1000,
-    image_format: Annotated[
-        ImageFormat, typer.Option(help="Of WebDataset shards.", rich_help_panel=_OUTPUT)
-    ] = ImageFormat.PNG,
-    sop_class: Annotated[
-        SopClass,
-        typer.Option(help="Of DICOM shards: Secondary Capture or Computed Radiography.", rich_help_panel=_OUTPUT),
-    ] = SopClass.SC,
-    unpacked: Annotated[
-        bool,
-        typer.Option(
-            "--unpacked", help="A plain DICOM file-set with DICOMDIR instead of tars.", rich_help_panel=_OUTPUT
-        ),
-    ] = False,
-    include_text: Annotated[
-        IncludeText, typer.Option(help="Report texts are often not shareable.", rich_help_panel=_PRIVACY)
-    ] = IncludeText.NONE,
-    id_key: Annotated[
-        Path | None,
-        typer.Option(
-            help="Secret key of the sample keys; default: made once in your user data folder.",
-            rich_help_panel=_PRIVACY,
-        ),
-    ] = None,
-    id_map: Annotated[
-        Path | None,
-        typer.Option(help="Write report id -> sample key here, outside --out.", rich_help_panel=_PRIVACY),
-    ] = None,
-    report_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    findings_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    impression_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    id_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    view_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    sex_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    age_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    out: options.DatasetFolder,
+    reports: options.Reports = None,
+    example: options.Example = False,
+    model: options.Model = GenerateSettings.model,
+    ace: options.Ace = GenerateSettings.ace,
+    prompt: options.Prompt = GenerateSettings.prompt,
+    images_per_report: options.ImagesPerReport = GenerateSettings.images_per_report,
+    limit: options.Limit = GenerateSettings.limit,
+    strict: options.StrictRows = GenerateSettings.strict,
+    dry_run: options.DryRun = GenerateSettings.dry_run,
+    steps: options.Steps = SamplingSettings.steps,
+    guidance: options.Guidance = SamplingSettings.guidance,
+    sampler: options.SamplerName = SamplingSettings.sampler,
+    seed: options.Seed = GenerateSettings.seed,
+    batch_size: options.SamplingBatch = SamplingSettings.batch_size,
+    threads_per_batch: options.ThreadsPerBatch = SamplingSettings.threads_per_batch,
+    device: options.SamplingDevice = SamplingSettings.device,
+    precision: options.ModelPrecision = SamplingSettings.precision,
+    shard_format: options.Format = ShardSettings.format,
+    shard_size: options.ShardSize = ShardSettings.size,
+    image_format: options.ImageEncoding = ShardSettings.image_format,
+    sop_class: options.SopClassName = ShardSettings.sop_class,
+    unpacked: options.Unpacked = ShardSettings.unpacked,
+    include_text: options.Text = ShardSettings.include_text,
+    id_key: options.IdKey = GenerateSettings.id_key,
+    id_map: options.IdMap = GenerateSettings.id_map,
+    report_column: options.ReportColumn = None,
+    findings_column: options.FindingsColumn = None,
+    impression_column: options.ImpressionColumn = None,
+    id_column: options.IdColumn = None,
+    view_column: options.ViewColumn = None,
+    sex_column: options.SexColumn = None,
+    age_column: options.AgeColumn = None,
 ) -> None:
     """Turn a table of radiology reports into shards of synthetic chest X-rays."""
-    if unpacked and format is not ShardFormat.DICOM:
+    if unpacked and shard_format != "dicom":
         raise typer.BadParameter("needs --format dicom", param_hint="--unpacked")
     columns = {
         "report": report_column,
@@ -131,128 +101,99 @@ def generate(
         "sex": sex_column,
         "age": age_column,
     }
-    settings = GenerateSettings(
-        reports=reports,
-        out=out,
-        model=model,
-        ace=ace,
-        prompt=prompt,
-        columns={role: name for role, name in columns.items() if name is not None},
-        images_per_report=images_per_report,
-        seed=seed,
-        limit=limit,
-        strict=strict,
-        dry_run=dry_run,
-        id_key=id_key,
-        id_map=id_map,
-        sampling=SamplingSettings(
+    with _user_errors():
+        done = api.generate(
+            _table(reports, example=example),
+            out,
+            model=model,
+            ace=ace,
+            prompt=prompt,
+            columns=_named(columns),
+            images_per_report=images_per_report,
+            limit=limit,
+            strict=strict,
+            dry_run=dry_run,
             steps=steps,
             guidance=guidance,
             sampler=sampler,
+            seed=seed,
             batch_size=batch_size,
             threads_per_batch=threads_per_batch,
             device=device,
             precision=precision,
-        ),
-        shards=ShardSettings(
-            size=shard_size,
-            format=format,
+            shard_format=shard_format,
+            shard_size=shard_size,
             image_format=image_format,
-            include_text=include_text,
             sop_class=sop_class,
             unpacked=unpacked,
-        ),
-    )
-    from cxrsynth.commands import run_generate
+            include_text=include_text,
+            id_key=id_key,
+            id_map=id_map,
+        )
+        if done.estimate is not None:
+            console.say(done.estimate)
+        elif _is_main_process():
+            rejected = f", {done.rejected} rows set aside in rejected.csv" if done.rejected else ""
+            made = f"{out}: {done.samples} images in {done.shards} shards{rejected}"
+            again = f"{out}: already complete ({done.samples} images), nothing to do"
+            console.say(again if done.already_complete else made)
 
-    run_generate(settings)
+
+@app.command()
+def tune(
+    recipe: options.Recipe,
+    out: options.RunFolder = TuneSettings.out,
+    override: options.Override = None,
+    dry_run: options.DryRun = TuneSettings.dry_run,
+) -> None:
+    """Tune a model by reinforcement learning with comparative feedback."""
+    with _user_errors():
+        done = api.tune(recipe, out, overrides=override or (), dry_run=dry_run)
+        if not _is_main_process():
+            return
+        if done.estimate is not None:
+            console.say(done.estimate)
+        elif done.already_complete:
+            console.say(f"{done.model}: already complete, nothing to do")
+        else:
+            console.say(f"{done.model}: tuned; use it with cxrsynth generate --model {done.model}")
 
 
 @app.command()
 def audit(
-    shards: Annotated[
-        Path,
-        typer.Argument(help="Data set of cxrsynth, WebDataset, or folder of pictures or DICOM.", show_default=False),
-    ],
-    reference: Annotated[
-        Path | None, typer.Option(help="Real images to compare with: as SHARDS.", rich_help_panel=_EVIDENCE)
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the findings; default: SHARDS with -audit.")] = None,
-    table: Annotated[Path | None, typer.Option(help="CSV, JSONL or Parquet table that tells of SHARDS' files.")] = None,
-    reference_table: Annotated[
-        Path | None, typer.Option(help="The same of the reference.", rich_help_panel=_EVIDENCE)
-    ] = None,
-    judge: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="BACKEND for all rewards, or REWARD=BACKEND; repeatable. Default: nano-judge.", rich_help_panel=_JUDGES
-        ),
-    ] = None,
-    features: Annotated[
-        str,
-        typer.Option(
-            help="Where fidelity is measured: a family, xrv:NAME, or an encoder folder.", rich_help_panel=_JUDGES
-        ),
-    ] = "nano-judge",
-    family: Annotated[
-        str, typer.Option(help="Judges that register images for checks and copies.", rich_help_panel=_JUDGES)
-    ] = "nano-judge",
-    minimum: Annotated[
-        list[str] | None,
-        typer.Option("--min", help="REWARD=VALUE: reject below it; repeatable.", rich_help_panel=_KEEPING),
-    ] = None,
-    min_posture: Annotated[float | None, typer.Option(rich_help_panel=_KEEPING)] = None,
-    min_diagnosis: Annotated[float | None, typer.Option(rich_help_panel=_KEEPING)] = None,
-    min_consistency: Annotated[float | None, typer.Option(rich_help_panel=_KEEPING)] = None,
-    beat_reference: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="REWARD=PERCENTILE of the reference's own rewards to beat; repeatable.", rich_help_panel=_KEEPING
-        ),
-    ] = None,
-    keep_fraction: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Keep the best share of every finding.", rich_help_panel=_KEEPING),
-    ] = None,
-    ignore_check: Annotated[
-        list[str] | None,
-        typer.Option(help="A quality check that shall not reject; repeatable.", rich_help_panel=_KEEPING),
-    ] = None,
-    write_kept: Annotated[
-        Path | None, typer.Option(help="Write the kept images again, as shards, here.", rich_help_panel=_OUTPUT)
-    ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard written.", rich_help_panel=_OUTPUT)] = 1000,
-    utility: Annotated[
-        bool,
-        typer.Option("--utility", help="Train on synthetic and real images, test on real.", rich_help_panel=_EVIDENCE),
-    ] = False,
-    probes: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Reference images that near-duplicates are planted of, to measure the search.",
-            rich_help_panel=_EVIDENCE,
-        ),
-    ] = 100,
-    fail_under: Annotated[
-        list[str] | None,
-        typer.Option(help="METRIC=VALUE: exit 3 when it is missed; repeatable.", rich_help_panel=_EVIDENCE),
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first thing that cannot be read.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of samples and intervals.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = 2,
-    device: Annotated[Device, typer.Option()] = Device.AUTO,
-    report_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    findings_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    impression_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    view_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    sex_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
-    age_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    images: options.Images,
+    reference: options.Reference = AuditSettings.reference,
+    out: options.AuditFolder = AuditSettings.out,
+    table: options.ImageTable = AuditSettings.table,
+    reference_table: options.ReferenceTable = AuditSettings.reference_table,
+    judge: options.Judge = None,
+    features: options.Features = AuditSettings.features,
+    family: options.Family = AuditSettings.family,
+    threshold: options.Threshold = None,
+    min_posture: options.MinPosture = None,
+    min_diagnosis: options.MinDiagnosis = None,
+    min_consistency: options.MinConsistency = None,
+    beat_reference: options.BeatReference = None,
+    keep_fraction: options.KeepFraction = RuleSettings.keep_fraction,
+    ignore_check: options.IgnoreCheck = None,
+    write_kept: options.WriteKept = AuditSettings.write_kept,
+    shard_size: options.ShardSize = AuditSettings.shard_size,
+    utility: options.Utility = AuditSettings.utility,
+    probes: options.Probes = AuditSettings.probes,
+    fail_under: options.FailUnder = None,
+    strict: options.StrictFiles = AuditSettings.strict,
+    seed: options.AuditSeed = AuditSettings.seed,
+    batch_size: options.AuditBatch = AuditSettings.batch_size,
+    workers: options.Workers = AuditSettings.workers,
+    device: options.AuditDevice = AuditSettings.device,
+    report_column: options.ReportColumn = None,
+    findings_column: options.FindingsColumn = None,
+    impression_column: options.ImpressionColumn = None,
+    view_column: options.ViewColumn = None,
+    sex_column: options.SexColumn = None,
+    age_column: options.AgeColumn = None,
 ) -> None:
-    """Score every image, keep what is good enough, and show the evidence."""
-    from cxrsynth.commands import by_name, judges_by_reward, run_audit
-
+    """Score every image, decide which to keep, and report the metrics. Exit code 3: a --fail-under value is missed."""
     columns = {
         "report": report_column,
         "findings": findings_column,
@@ -261,54 +202,114 @@ def audit(
         "sex": sex_column,
         "age": age_column,
     }
-    short = {"posture": min_posture, "diagnosis": min_diagnosis, "consistency": min_consistency}
-    settings = AuditSettings(
-        shards=shards,
-        reference=reference,
-        out=out,
-        table=table,
-        reference_table=reference_table,
-        columns={role: name for role, name in columns.items() if name is not None},
-        judges=judges_by_reward(judge or []),
-        family=family,
-        features=features,
-        rules=RuleSettings(
-            minimum=by_name("--min", minimum or [])
-            | {name: value for name, value in short.items() if value is not None},
-            beat=by_name("--beat-reference", beat_reference or [], low=0, high=100),
-            keep_fraction=keep_fraction,
-            ignored_checks=tuple(ignore_check or ()),
-        ),
-        write_kept=write_kept,
-        shard_size=shard_size,
-        utility=utility,
-        probes=probes,
-        fail_under=tuple(fail_under or ()),
-        strict=strict,
-        seed=seed,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
+    judges = options.parse_judges(judge or [])
+    thresholds = options.parse_thresholds(
+        threshold or [], posture=min_posture, diagnosis=min_diagnosis, consistency=min_consistency
     )
-    run_audit(settings)
+    percentiles = options.parse_numbers("--beat-reference", beat_reference or [], low=0, high=100)
+    with _user_errors():
+        done = api.audit(
+            images,
+            out,
+            reference=reference,
+            table=table,
+            reference_table=reference_table,
+            columns=_named(columns),
+            judges=judges,
+            features=features,
+            family=family,
+            thresholds=thresholds,
+            beat_reference=percentiles,
+            keep_fraction=keep_fraction,
+            ignored_checks=ignore_check or (),
+            write_kept=write_kept,
+            shard_size=shard_size,
+            utility=utility,
+            probes=probes,
+            fail_under=fail_under or (),
+            strict=strict,
+            seed=seed,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+        )
+        if done is None:
+            return  # not the main process
+        console.print_audit(done.summary, done.out)
+        if not done.passed:
+            raise typer.Exit(3)
 
 
-@app.command()
-def tune(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, as those under recipes/.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run: new, or one to go on with. Default: runs/ and its name.")
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE over the recipe, as stages.0.iterations=5; repeatable."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it takes.")] = False,
-) -> None:
-    """Tune a model by reinforcement learning with comparative feedback."""
-    from cxrsynth.commands import run_tune
+@recipes_app.command("list")
+def list_recipes() -> None:
+    """List the recipes and what each one does."""
+    console.print_recipes(packaged_recipes())
 
-    run_tune(TuneSettings(recipe=recipe, out=out, overrides=tuple(override or ()), dry_run=dry_run))
+
+@recipes_app.command("show")
+def show_recipe(name: options.RecipeName) -> None:
+    """Print a recipe."""
+    with _user_errors():
+        typer.echo(read_recipe(name), nl=False)
+
+
+@recipes_app.command("copy")
+def copy(name: options.RecipeName, folder: options.CopyFolder) -> None:
+    """Copy a recipe, and the tables it reads, to a folder of yours. Existing files are not replaced."""
+    with _user_errors():
+        for path in copy_recipe(name, folder):
+            console.say(str(path))
+
+
+def _table(reports: Path | None, *, example: bool) -> Path:
+    """The table to read: the user's, or the example.
+
+    Raises:
+        BadParameter: unless exactly one of the two is asked for.
+    """
+    if example and reports is not None:
+        raise typer.BadParameter(f"found a table as well ({reports}); give one of the two", param_hint="--example")
+    if example:
+        return api.example_reports()
+    if reports is None:
+        raise typer.BadParameter("missing; give a table, or --example for the one in the package", param_hint="REPORTS")
+    return reports
+
+
+def _named(columns: dict[str, str | None]) -> dict[str, str]:
+    return {role: name for role, name in columns.items() if name is not None}
+
+
+def _is_main_process() -> bool:
+    return read_launch().rank == 0
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """One message and exit code 2 for what the user can mend; Ctrl-C says how to resume."""
+    _quiet_libraries()
+    launch = Launch()
+    try:
+        launch = read_launch()  # before any work
+        yield
+    except CxrsynthError as error:
+        console.fail(f"[rank {launch.rank}] {error}" if launch.world_size > 1 else str(error))
+        raise typer.Exit(2) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        console.fail(f"{str(error.filename)[:80]}...: too long for this file system\n  choose a shorter name")
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        console.say("stopped; finished work is kept. Run the same command again to resume.")
+        raise typer.Exit(130) from None
+
+
+def _quiet_libraries() -> None:
+    """Model loading prints progress bars and advice that have nothing to do with the user's work."""
+    environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|spacy|negspacy)\b")
 
 
 def main() -> None:

@@ -20,5 +20,9 @@ class ShardError(CxrsynthError):
     """An output folder or a shard that cannot be written or read."""
 
 
+class LaunchError(CxrsynthError):
+    """Environment variables of a launcher that make no sense."""
+
+
 class ModelError(CxrsynthError):
     """A model folder, a device or a precision that cannot be used."""

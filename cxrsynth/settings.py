@@ -1,8 +1,11 @@
-"""What a user chooses for `generate`; light, so that `--help` answers at once."""
+"""What a user chooses for each command, with the defaults. Light, so that `--help` answers at once."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+
+REWARDS = ("posture", "diagnosis", "consistency")
+DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with
 
 
 class Sampler(StrEnum):
@@ -31,7 +34,7 @@ class Precision(StrEnum):
 
 
 class PromptStyle(StrEnum):
-    """How a model wants to be asked; see `cxrsynth.reports.prompt`."""
+    """Prompt format; see `cxrsynth.reports.prompt`."""
 
     IMPRESSION = "impression"
     FINDINGS = "findings"
@@ -40,14 +43,14 @@ class PromptStyle(StrEnum):
 
 
 class ShardFormat(StrEnum):
-    """What a shard holds."""
+    """Format of a shard."""
 
     WEBDATASET = "webdataset"
     DICOM = "dicom"
 
 
 class ImageFormat(StrEnum):
-    """How a WebDataset shard encodes its images."""
+    """Image format in WebDataset shards."""
 
     PNG = "png"
     JPG = "jpg"
@@ -55,7 +58,7 @@ class ImageFormat(StrEnum):
 
 
 class IncludeText(StrEnum):
-    """Whether the report's text goes with the image."""
+    """Whether report text is stored with each image."""
 
     NONE = "none"
     SANITIZED = "sanitized"
@@ -70,9 +73,9 @@ class SopClass(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How images are sampled. `steps`, `guidance` and `sampler` None: what the model folder recommends.
+    """How images are sampled. `steps`, `guidance` and `sampler` None: as the model folder recommends.
 
-    `batch_size` None: by device. `threads_per_batch`: CPU threads for each of the batches that go side by side.
+    `batch_size` None: by device. `threads_per_batch`: CPU threads for each of the batches that run in parallel.
     """
 
     steps: int | None = None
@@ -98,7 +101,7 @@ class ShardSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
-    """Everything one `generate` command says."""
+    """All choices of one `generate` run."""
 
     reports: Path
     out: Path
@@ -119,7 +122,7 @@ class GenerateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleSettings:
-    """Who is kept. `beat` holds percentiles (0 to 100) of the reference's own rewards."""
+    """Which images are kept. `beat` holds percentiles (0 to 100) of the reference's own rewards."""
 
     minimum: dict[str, float] = field(default_factory=dict)
     beat: dict[str, float] = field(default_factory=dict)
@@ -129,11 +132,11 @@ class RuleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSettings:
-    """Everything one `audit` command says.
+    """All choices of one `audit` run.
 
-    `judges` maps rewards to backends; `family` is the one whose posture regressor brings images into one frame for the
-    checks and for the search of copies. Near-duplicates of `probes` reference images are planted, to measure how well
-    copies are found. `out` None: beside the input.
+    `judges` maps rewards to backends. The posture regressor of `family` aligns images for the quality checks and the
+    near-duplicate search. Near-duplicates of `probes` reference images are planted to measure how well the search finds
+    them. `out` None: beside the input.
     """
 
     shards: Path
@@ -143,8 +146,8 @@ class AuditSettings:
     reference_table: Path | None = None
     columns: dict[str, str] = field(default_factory=dict)
     judges: dict[str, str] = field(default_factory=dict)
-    family: str = "nano-judge"
-    features: str = "nano-judge"
+    family: str = DEFAULT_FAMILY
+    features: str = DEFAULT_FAMILY
     rules: RuleSettings = RuleSettings()
     write_kept: Path | None = None
     shard_size: int = 1000
@@ -160,7 +163,7 @@ class AuditSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneSettings:
-    """Everything one `tune` command says. `out` None: runs/ and the recipe's name."""
+    """All choices of one `tune` run. `out` None: runs/ and the recipe's name."""
 
     recipe: Path
     out: Path | None = None

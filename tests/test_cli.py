@@ -1,9 +1,20 @@
-"""The command line answers at once: nothing heavy is imported before work starts."""
+"""The command line: fast, strict about its arguments, and in step with the Python functions."""
 
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from cxrsynth import api, cli
+from cxrsynth.options import parse_judges, parse_numbers, parse_thresholds
+from cxrsynth.recipe.read import load_recipe
+from tests.conftest import build_tiny_model
 
 _CODE = """
 import sys
@@ -15,7 +26,144 @@ sys.stdout.write(f"{result.exit_code} {sorted(heavy)}")
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["audit", "--help"],
+        ["--version"],
+        ["recipes", "list"],
+        ["recipes", "show", "smoke"],
+    ],
+)
+def test_help_and_recipes_import_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", _CODE, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout == "0 []"
+
+
+def test_every_option_has_help() -> None:
+    commands: Any = typer.main.get_command(cli.app)
+    for name in ("generate", "tune", "audit"):
+        silent = [option.name for option in commands.commands[name].params if not option.help]
+        assert not silent, name
+
+
+@pytest.mark.parametrize(
+    ("command", "function"), [(cli.generate, api.generate), (cli.tune, api.tune), (cli.audit, api.audit)]
+)
+def test_options_and_arguments_have_the_same_defaults(
+    command: Callable[..., Any], function: Callable[..., Any]
+) -> None:
+    options, arguments = inspect.signature(command).parameters, inspect.signature(function).parameters
+    shared = options.keys() & arguments.keys() - {"out", "reports", "fail_under"}  # required, or of another type
+    assert len(shared) > 1
+    assert {name: options[name].default for name in shared} == {name: arguments[name].default for name in shared}
+
+
+def test_a_judge_path_may_hold_an_equals_sign() -> None:
+    assert set(parse_judges(["/models/lr=3"]).values()) == {"/models/lr=3"}
+    assert set(parse_judges(["./lr=3"]).values()) == {"./lr=3"}
+    assert parse_judges(["diagnosis=/models/lr=3"])["diagnosis"] == "/models/lr=3"
+
+
+def test_a_relative_judge_folder_with_an_equals_sign_is_a_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=3").mkdir()
+    assert set(parse_judges(["lr=3"]).values()) == {"lr=3"}
+    assert parse_judges(["own=3"])["own"] == "3"  # no such folder: a reward of an entry point
+
+
+def test_a_judge_for_one_reward_leaves_the_others_as_they_are() -> None:
+    assert parse_judges([]) == {"posture": "nano-judge", "diagnosis": "nano-judge", "consistency": "nano-judge"}
+    assert parse_judges(["nano", "posture=pspnet", "my-reward=x"]) == {
+        "posture": "pspnet",
+        "diagnosis": "nano",
+        "consistency": "nano",
+        "my-reward": "x",
+    }
+
+
+@pytest.mark.parametrize("given", [["=nano"], ["posture="], ["posture=nano", "posture=pspnet"]])
+def test_a_judge_without_reward_or_backend_or_given_twice_is_refused(given: list[str]) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_judges(given)
+
+
+def test_numbers_follow_the_last_equals_sign() -> None:
+    assert parse_numbers("--min", ["posture=5", "a=b=0.5"]) == {"posture": 5.0, "a=b": 0.5}
+    assert parse_thresholds(["own=1"], posture=2.0, diagnosis=None) == {"own": 1.0, "posture": 2.0}
+
+
+@pytest.mark.parametrize(
+    "given", [["posture"], ["=5"], ["posture=x"], ["posture=nan"], ["posture=101"], ["a=1", "a=2"]]
+)
+def test_numbers_that_are_none_or_out_of_range_or_given_twice_are_refused(given: list[str]) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_numbers("--beat-reference", given, low=0, high=100)
+
+
+def test_a_threshold_given_in_both_forms_is_refused() -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_thresholds(["posture=1"], posture=2.0)
+
+
+def test_a_recipe_value_may_hold_equals_signs() -> None:
+    smoke = Path(api.packaged_folder()) / "smoke.yaml"
+    recipe = load_recipe(smoke, overrides=["model.checkpoint=/models/lr=3"])
+    assert recipe.model.checkpoint == "/models/lr=3"
+
+
+def test_recipes_are_listed_shown_and_copied_with_their_tables(tmp_path: Path) -> None:
+    listed = CliRunner().invoke(cli.app, ["recipes", "list"])
+    assert listed.exit_code == 0
+    assert "smoke" in listed.stdout
+    shown = CliRunner().invoke(cli.app, ["recipes", "show", "smoke"])
+    assert shown.stdout == (api.packaged_folder() / "smoke.yaml").read_text(encoding="utf-8")
+    copied = CliRunner().invoke(cli.app, ["recipes", "copy", "smoke", str(tmp_path / "own")])
+    assert copied.exit_code == 0
+    assert {path.name for path in (tmp_path / "own").iterdir()} == {"smoke.yaml", "nano-reports.csv"}
+    assert load_recipe(tmp_path / "own" / "smoke.yaml").reports.table == tmp_path / "own" / "nano-reports.csv"
+
+
+def test_a_copy_never_replaces_a_file(tmp_path: Path) -> None:
+    (tmp_path / "nano-reports.csv").write_text("mine")
+    done = CliRunner().invoke(cli.app, ["recipes", "copy", "smoke", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "nano-reports.csv: exists already" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["nano-reports.csv"]
+
+
+@pytest.mark.parametrize("arguments", [["recipes", "show", "smok"], ["tune", "smok"]])
+def test_an_unknown_recipe_name_is_refused_with_the_nearest(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 2
+    assert "did you mean: smoke" in done.stderr
+
+
+def test_a_packaged_recipe_runs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["tune", "smoke", "--set", "reports.table=missing.csv", "--dry-run"])
+    assert done.exit_code == 2
+    assert str(api.packaged_folder() / "missing.csv") in done.stderr  # relative to the recipe, not to this folder
+
+
+def test_the_example_table_makes_a_data_set(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "model")
+    options = ["--model", str(model), "--limit", "2", "--steps", "1", "--device", "cpu"]
+    done = CliRunner().invoke(cli.app, ["generate", "--example", "--out", str(tmp_path / "out"), *options])
+    assert done.exit_code == 0, done.output
+    assert "2 images in 1 shards" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["reports.csv", "--example"], []])
+def test_one_of_table_and_example_is_needed(arguments: list[str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["generate", *arguments, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "--example" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -16,7 +16,6 @@ from cxrsynth.console import Advance
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Unit
 from cxrsynth.images.image import Damaged, Radiograph
-from cxrsynth.runtime.files import writing_failed
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.settings import AuditSettings
@@ -55,7 +54,7 @@ def audit(settings: AuditSettings) -> AuditReport | None:
         run.processes.wait()
         return AuditReport(run.folder.path, conclude(run)) if run.processes.is_main else None
     except OSError as error:
-        raise writing_failed(run.folder.path, error) from None
+        raise run.folder.failure(error) from None
     finally:
         run.folder.unlock()
 

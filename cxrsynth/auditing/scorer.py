@@ -17,7 +17,7 @@ from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import squared
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.metrics.memorization.features import thumbnails
-from cxrsynth.metrics.quality.quality import QualityChecks
+from cxrsynth.metrics.quality.checks import QualityChecks
 from cxrsynth.reports.labels import Status
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite

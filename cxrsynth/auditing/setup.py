@@ -18,8 +18,8 @@ from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.memorization.registration import to_canonical
+from cxrsynth.metrics.quality.checks import QualityChecks
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
-from cxrsynth.metrics.quality.quality import QualityChecks
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.rewards.backends import family_folder, load_reward
 from cxrsynth.rewards.base import RewardSuite
@@ -27,7 +27,7 @@ from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.rewards.nano import check_family
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.runtime.files import file_sha256
-from cxrsynth.runtime.processes import Processes, announced, join_processes
+from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
 from cxrsynth.settings import AuditSettings
 
 
@@ -50,7 +50,7 @@ class AuditRun:
     rules: Rules
     minimums: tuple[Minimum, ...]
     folder: "AuditFolder"
-    processes: Processes
+    processes: ProcessGroup
 
 
 def open_audit(settings: AuditSettings) -> AuditRun:
@@ -78,7 +78,7 @@ def open_audit(settings: AuditSettings) -> AuditRun:
         reference = open_collection(settings.reference, table=settings.reference_table, columns=columns)
     elif settings.utility:
         raise ShardError("--utility: needs real images to test on\n  name them with --reference")
-    device = choose_device(settings.device, local_rank=announced("LOCAL_RANK", 0))
+    device = choose_device(settings.device, local_rank=read_launch().local_rank)
     scorer = load_scorer(settings, device=device)
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
     return AuditRun(

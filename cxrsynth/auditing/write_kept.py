@@ -19,9 +19,9 @@ from cxrsynth import __version__
 from cxrsynth.auditing.score_table import _csv, decisions_csv
 from cxrsynth.errors import ShardError
 from cxrsynth.images.image import Damaged, Radiograph
-from cxrsynth.runtime.files import stable_json, write_atomically, writing_failed
-from cxrsynth.shards.card import KEYS, REJECTED, contact_sheet, kept_card
-from cxrsynth.shards.folder import MANIFEST, OutputFolder
+from cxrsynth.runtime.files import stable_json, write_atomically
+from cxrsynth.shards.card import contact_sheet, kept_card
+from cxrsynth.shards.folder import CARD, KEYS, MANIFEST, PREVIEW, REJECTED, OutputFolder
 from cxrsynth.shards.sample import fit_keys
 
 _PREVIEW_IMAGES, _PREVIEW_SIDE = 24, 192
@@ -142,7 +142,7 @@ def write_kept(
         preview = _write_shards(radiographs, folder, names, advance)
         _finish(folder, decided, names, _manifest(folder, plan, origin, done), preview)
     except OSError as error:
-        raise writing_failed(out, error) from None
+        raise folder.failure(error) from None
     finally:
         folder.unlock()
     return done
@@ -291,7 +291,7 @@ def _finish(
     for name, content in lists.items():
         write_atomically(folder.path / name, content)
     if preview:
-        write_atomically(folder.path / "preview.png", contact_sheet(preview))
-    write_atomically(folder.path / "README.md", kept_card(manifest))
+        write_atomically(folder.path / PREVIEW, contact_sheet(preview))
+    write_atomically(folder.path / CARD, kept_card(manifest))
     folder.finish(manifest | {"files": {name: hashlib.sha256(lists[name]).hexdigest() for name in sorted(lists)}})
     folder.clean(drop_shards=False)

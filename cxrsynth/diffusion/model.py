@@ -18,6 +18,7 @@ from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedd
 from cxrsynth.diffusion.spec import ModelSpec, read_spec
 from cxrsynth.diffusion.speed import normalise_small_maps_contiguously
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import file_sha256
 from cxrsynth.settings import Device, Precision
 
 _COMPONENTS = ("unet", "vae", "text_encoder")
@@ -147,18 +148,13 @@ def model_digest(folder: Path, ace: Path | None = None) -> str:
     kept = [p for part in _PARTS for p in (folder / part).iterdir() if p.suffix in (".json", ".txt", ".safetensors")]
     kept += [p for p in (folder / "model_index.json", folder / "cxrsynth.json") if p.exists()]
     for path in sorted(kept):
-        total.update(f"{path.relative_to(folder).as_posix()} {_sha256(path)}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
     own = ace if ace is not None else folder
     own = own if own.is_dir() else own.parent
     for name in (ACE_FILE, ACE_CONFIG):
         if (own / name).is_file():
-            total.update(f"{name} {_sha256(own / name)}\n".encode())
+            total.update(f"{name} {file_sha256(own / name)}\n".encode())
     return total.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_device(device: Device, *, local_rank: int = 0) -> torch.device:

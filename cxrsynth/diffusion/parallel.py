@@ -4,7 +4,6 @@ Splitting every operation of a small network over the cores costs more than it g
 many cores there are. A batch per core is faster, and its bytes are the same on a laptop and on a server.
 """
 
-import os
 from pathlib import Path
 
 import psutil
@@ -12,6 +11,7 @@ import torch
 
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.runtime.pool import OrderedPool
+from cxrsynth.runtime.processes import read_launch
 
 # Activations alive at once, in units of one feature map of the first level: a generous guess from the architecture,
 # not measured.
@@ -41,7 +41,7 @@ def batches_at_once(model: DiffusionModel, *, batch_size: int, threads_per_batch
     if model.device.type != "cpu":
         return 1
     cores = torch.get_num_threads() // threads_per_batch
-    share = available_bytes() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    share = available_bytes() / read_launch().local_world_size
     return max(1, min(cores, int(share * 0.8 / batch_bytes(model, batch_size))))
 
 

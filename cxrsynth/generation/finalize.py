@@ -1,10 +1,8 @@
 """What is written once all shards of a data set are whole: rejected rows, card, preview, manifest."""
 
 import csv
-import hashlib
+import io
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -15,16 +13,14 @@ from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.generation.id_map import _IdMap
 from cxrsynth.generation.plan import Run
 from cxrsynth.reports.table.rows import Rejected
-from cxrsynth.runtime.files import sync_folder, write_atomically
+from cxrsynth.runtime.files import file_sha256, folder_atomically, open_atomically, write_atomically
 from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
-from cxrsynth.shards.folder import OutputFolder
+from cxrsynth.shards.folder import CARD, FILE_SET, METADATA, PREVIEW, REJECTED, OutputFolder
 from cxrsynth.shards.plan import shard_name
 from cxrsynth.shards.tar import read_members
 
 _PREVIEW_IMAGES = 24
-FILE_SET = "fileset"
-METADATA = "metadata.jsonl"
 
 
 def finish_dataset(run: Run, folder: OutputFolder, *, shards: int) -> None:
@@ -32,7 +28,7 @@ def finish_dataset(run: Run, folder: OutputFolder, *, shards: int) -> None:
     try:
         _finish(run, folder, shards=shards)
     except BaseException:
-        folder.drop_leftovers()
+        folder.sweep()
         raise
 
 
@@ -41,7 +37,7 @@ def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
     records = [_record(folder, index) for index in range(shards)]
     counts = _write_row_lists(run, folder)
     _check_table(run, folder)  # read once more just now
-    write_atomically(folder.path / "preview.png", contact_sheet(_first_images(folder, shards)))
+    write_atomically(folder.path / PREVIEW, contact_sheet(_first_images(folder, shards)))
     files = _unpack(run, folder, shards=shards) if run.settings.shards.unpacked else {}
     manifest = {
         "synthetic": True,
@@ -54,7 +50,7 @@ def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
         "prompts_truncated": sum(record["prompts_truncated"] for record in records),
         "unsupported_findings": _total(records, "unsupported_findings"),
     }
-    write_atomically(folder.path / "README.md", dataset_card(manifest))
+    write_atomically(folder.path / CARD, dataset_card(manifest))
     folder.finish(manifest)
     folder.clean(drop_shards=run.settings.shards.unpacked)
 
@@ -86,9 +82,9 @@ def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:
 def _write_row_lists(run: Run, folder: OutputFolder) -> dict[str, int]:
     """Stream the table once more: rejected.csv (no text, no id), and the id map where one was asked for."""
     usable = rejected = 0
-    partial = folder.path / ".rejected.csv.partial"
-    with partial.open("w", newline="", encoding="utf-8") as file, _IdMap(run) as id_map:
-        writer = csv.writer(file, lineterminator="\n")
+    with open_atomically(folder.path / REJECTED) as file, _IdMap(run) as id_map:
+        text = io.TextIOWrapper(file, newline="", encoding="utf-8")
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["line", "reason"])
         for row in run.table.rows():
             if run.settings.limit is not None and usable >= run.settings.limit:
@@ -99,9 +95,8 @@ def _write_row_lists(run: Run, folder: OutputFolder) -> dict[str, int]:
             else:
                 usable += 1
                 id_map.add(row.report_id)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder.path / "rejected.csv")
+        text.flush()
+        text.detach()
     return {"reports": usable, "rejected": rejected}
 
 
@@ -119,25 +114,16 @@ def _unpack(run: Run, folder: OutputFolder, *, shards: int) -> dict[str, str]:
     """A plain DICOM file-set with DICOMDIR, and all JSON members as lines; returns path -> SHA-256."""
     from cxrsynth.shards.file_set import write_file_set
 
-    partial = folder.path / f".{FILE_SET}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    write_file_set(
-        (content for name, content in _members(folder, shards) if name.endswith(".dcm")),
-        partial,
-        uid_seed=run.identity.seed,
-    )
     target = folder.path / FILE_SET
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(partial, target)
-    sync_folder(folder.path)
-    lines = folder.path / f".{METADATA}.partial"
-    with lines.open("w", encoding="utf-8") as file:
+    with folder_atomically(target) as partial:
+        write_file_set(
+            (content for name, content in _members(folder, shards) if name.endswith(".dcm")),
+            partial,
+            uid_seed=run.identity.seed,
+        )
+    with open_atomically(folder.path / METADATA) as file:
         for row in _metadata_rows(folder, shards):
-            file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(lines, folder.path / METADATA)
+            file.write((json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n").encode())
     return _hashes(folder.path, [folder.path / METADATA, *(p for p in sorted(target.rglob("*")) if p.is_file())])
 
 
@@ -158,8 +144,4 @@ def _metadata_rows(folder: OutputFolder, shards: int) -> Iterator[dict[str, Any]
 
 
 def _hashes(root: Path, paths: list[Path]) -> dict[str, str]:
-    hashes = {}
-    for path in paths:
-        with path.open("rb") as file:
-            hashes[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {path.relative_to(root).as_posix(): file_sha256(path) for path in paths}

@@ -24,7 +24,6 @@ from cxrsynth.reports.request import BuiltPrompt, PromptBuilder
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
 from cxrsynth.runtime.batches import chunks
-from cxrsynth.runtime.files import writing_failed
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import GenerateSettings
 from cxrsynth.shards.encode import Encoder
@@ -82,7 +81,7 @@ def generate(settings: GenerateSettings) -> Generated:
         if run.processes.is_main:
             finish_dataset(run, folder, shards=done.shards)
     except OSError as error:
-        raise writing_failed(settings.out, error) from None
+        raise folder.failure(error) from None
     finally:
         folder.unlock()
     return done

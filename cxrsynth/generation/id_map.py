@@ -2,12 +2,14 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import IO
 
 from cxrsynth.errors import ShardError
 from cxrsynth.generation.plan import Run
+from cxrsynth.runtime.files import open_atomically
 from cxrsynth.shards.sample import sample_key, subject_key
 
 
@@ -24,15 +26,16 @@ class _IdMap:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._path = run.settings.id_map
+        self._opened: AbstractContextManager[IO[bytes]] | None = None
         self._file: io.TextIOWrapper | None = None
 
     def __enter__(self) -> "_IdMap":
         if self._path is not None:
             with self._told():
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._partial = self._path.with_name(f".{self._path.name}.partial")
-                descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                self._file = os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape")
+                self._opened = open_atomically(self._path, mode=0o600)
+                raw = self._opened.__enter__()
+                self._file = io.TextIOWrapper(raw, newline="", encoding="utf-8", errors="surrogateescape")
                 csv.writer(self._file).writerow(["report_id", "sample_key"])
         return self
 
@@ -44,17 +47,18 @@ class _IdMap:
             with self._told():
                 csv.writer(self._file).writerows(rows)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._file is None or self._path is None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is None or self._opened is None:
             return
         with self._told():
             try:
-                self._file.close()
-            finally:
-                if kind is not None:
-                    self._partial.unlink(missing_ok=True)
-            if kind is None:
-                os.replace(self._partial, self._path)
+                self._file.detach()
+            except BaseException as failed:
+                self._opened.__exit__(type(failed), failed, failed.__traceback__)
+                raise
+            self._opened.__exit__(kind, error, trace)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.table.table import Table, open_table
-from cxrsynth.runtime.processes import Processes, announced, join_processes
+from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
 from cxrsynth.settings import Device, GenerateSettings, PromptStyle, Sampler
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
@@ -44,7 +44,7 @@ class Run:
 
     settings: GenerateSettings
     table: Table
-    processes: Processes
+    processes: ProcessGroup
     id_key: bytes = field(repr=False)
     plan: dict[str, Any]
     prompt_style: PromptStyle
@@ -91,7 +91,7 @@ def open_run(settings: GenerateSettings) -> Run:
     folder = find_model(settings.model)
     find_ace(folder, settings.ace)
     spec = read_spec(folder)
-    device = choose_device(settings.sampling.device, local_rank=announced("LOCAL_RANK", 0))
+    device = choose_device(settings.sampling.device, local_rank=read_launch().local_rank)
     precision = choose_precision(settings.sampling.precision, device)
     id_key = load_id_key(settings.id_key)
     steps = spec.defaults.steps if settings.sampling.steps is None else settings.sampling.steps

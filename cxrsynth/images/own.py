@@ -17,12 +17,9 @@ from cxrsynth.images.table import ImageRows, Row, Unread
 from cxrsynth.images.unit import Unit, file_units, stat_digest
 from cxrsynth.images.webdataset import SUFFIXES, read_shard
 from cxrsynth.reports.table.records import read_records
-from cxrsynth.runtime.files import file_sha256, stable_json
-from cxrsynth.shards.folder import MANIFEST
+from cxrsynth.runtime.files import has_sha256, stable_json
+from cxrsynth.shards.folder import FILE_SET, MANIFEST, METADATA
 
-# As cxrsynth.generation.finalize names them; importing it would load the model code.
-FILE_SET = "fileset"
-METADATA = "metadata.jsonl"
 CHANGED = "not as manifest.json says (sha256)"
 
 
@@ -126,9 +123,8 @@ class FileSet:
     def _read_metadata(self) -> tuple[ImageRows, str]:
         path = self._folder / METADATA
         try:
-            found = file_sha256(path)
-            if found is None or found != self._sha256.get(METADATA):
-                return ImageRows("key", []), CHANGED if found else "missing"
+            if not has_sha256(path, self._sha256.get(METADATA)):
+                return ImageRows("key", []), CHANGED if path.exists() else "missing"
             return ImageRows("key", (_row(line, record) for line, record in read_records(path, []))), ""
         except (OSError, ReportsError):
             return ImageRows("key", []), "cannot be read"

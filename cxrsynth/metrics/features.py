@@ -1,4 +1,4 @@
-"""Features to compare images in: a judge's trunk, a torchxrayvision network, or any image encoder of transformers."""
+"""Feature extractors: a reward model's trunk, a torchxrayvision network, or any image encoder of transformers."""
 
 import hashlib
 import json
@@ -14,23 +14,25 @@ from torchxrayvision.models import DenseNet
 from transformers import AutoImageProcessor, AutoModel
 
 from cxrsynth.errors import ModelError
-from cxrsynth.rewards.backends import FAMILIES, family_folder
+from cxrsynth.rewards.backends import FAMILIES, family_folder, transformers_folder
 from cxrsynth.rewards.networks import FindingClassifier
-from cxrsynth.rewards.xrv import load_network, xrv_images
+from cxrsynth.rewards.xrv import load_network, released_weights, xrv_images
+from cxrsynth.rewards.xrv_weights import ReleasedName
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, load_pretrained, load_processor
 
 _XRV = "xrv:"
+_ENCODER = "an image encoder"
 _EXPECTED = (
-    f"{', '.join(FAMILIES)}, xrv:<released weights, or a folder of them>, a folder laid out like a family of judges, "
-    "or a transformers folder of an image encoder"
+    f"{', '.join(FAMILIES)}, xrv:<released weights, or a folder of them>, a folder laid out like a reward family, "
+    "or an image encoder of transformers: a folder, or a hub id owner/name@revision"
 )
-_UNUSABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError)
 
 
 @dataclass(frozen=True)
 class Extractor:
     """Images to features, without gradient; an image's features do not depend on its batch, up to rounding.
 
-    `name` is what it was asked for by, `digest` the sha256 of weights and settings, `width` the features of an image.
+    `name` is the name it was loaded by, `digest` the SHA-256 of weights and settings, `width` the number of features.
     """
 
     name: str
@@ -43,48 +45,51 @@ class Extractor:
         """Images [B, 1, H, W] float32 in [0, 1] -> [B, D] float32, on the CPU.
 
         Raises:
-            ValueError: for images that are not that.
+            ValueError: for any other images.
         """
         if images.dim() != 4 or images.shape[1] != 1 or images.dtype != torch.float32:
             raise ValueError(f"images {tuple(images.shape)} of {images.dtype}, expected [B, 1, H, W] float32")
         if len(images) and not (images.amin() >= 0 and images.amax() <= 1):
-            raise ValueError("images hold values outside [0, 1], or none that are numbers")
+            raise ValueError("images contain values outside [0, 1], or values that are not numbers")
         return self._encode(images).float().cpu()
 
 
 def load_extractor(name: str, *, device: torch.device) -> Extractor:
-    """An extractor.
+    """Load an extractor.
 
     Args:
-        name: a family of judges (`nano`, `nano-judge`, or a folder laid out like one): its classifier's trunk;
-            `xrv:` and the name of released torchxrayvision DenseNet weights, or a folder of them; a transformers folder
-            of an image encoder (`AutoModel` with `AutoImageProcessor`: RAD-DINO, CLIP, SigLIP), in safetensors.
+        name: a reward family (`nano`, `nano-judge`, or a folder laid out like one): its classifier's trunk; `xrv:` and
+            released torchxrayvision DenseNet weights, with the SHA-256 of their file
+            (`xrv:densenet121-res224-all@sha256:<digest>`), or a folder of them; a transformers folder or hub id
+            `owner/name@revision` of an image encoder (`AutoModel` with `AutoImageProcessor`: RAD-DINO, CLIP, SigLIP),
+            in safetensors.
         device: where it runs.
 
     Raises:
-        ModelError: if there is none of that name, or it cannot be loaded, or does not tell images by their pixels.
+        ModelError: if there is none of that name, or it cannot be loaded, or the same image gives other features each
+            time.
     """
     family = family_folder(name)
     if family is not None:
         encode, weights = _of_family(family / "classifier", device)
-    elif name.startswith(_XRV) or _tells_targets(Path(name)):
+    elif name.startswith(_XRV) or _has_targets(Path(name)):
         encode, weights = _of_xrv(name.removeprefix(_XRV), device)
-    elif Path(name).is_dir():
-        encode, weights = _of_transformers(Path(name), device)
     else:
-        raise ModelError(f"features {name!r}: not known, and no such folder\n  expected: {_EXPECTED}")
+        folder = transformers_folder(name)
+        if folder is None:
+            raise ModelError(f"features {name!r}: unknown, and no such folder\n  expected: {_EXPECTED}")
+        encode, weights = _of_transformers(folder, device)
     return Extractor(name, _digest(weights + _settings_beside(weights[0])), _probed_width(name, encode), encode)
 
 
 def _of_family(folder: Path, device: torch.device) -> tuple[Callable[[Tensor], Tensor], list[Path]]:
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise ModelError(f"{folder}: no model.safetensors\n  expected: a judge's classifier, with config.json")
+        raise ModelError(f"{folder}: no model.safetensors\n  expected: a finding classifier, with config.json")
     try:
-        # Strict: the mixin would leave tensors that are not in the file as they were drawn.
-        classifier = FindingClassifier.from_pretrained(folder, local_files_only=True, strict=True).eval().to(device)
-    except _UNUSABLE as error:
-        raise ModelError(f"{folder}: cannot be loaded as a judge's classifier: {error}") from None
+        classifier = FindingClassifier.from_pretrained(folder).eval().to(device)
+    except LOADING_ERRORS as error:
+        raise ModelError(f"{folder}: cannot be loaded as a finding classifier: {error}") from None
     return lambda images: classifier.trunk(images.to(device)), [weights]
 
 
@@ -93,47 +98,38 @@ def _of_xrv(name: str, device: torch.device) -> tuple[Callable[[Tensor], Tensor]
     network = load_network(name)
     if not isinstance(network, DenseNet):
         raise ModelError(f"{name}: {type(network).__name__}\n  expected: weights of a torchxrayvision DenseNet")
-    weights = folder / "model.safetensors" if folder.is_dir() else Path(network.weights_filename_local)
+    released = released_weights(ReleasedName.parse(name).name)
+    weights = folder / "model.safetensors" if folder.is_dir() or released is None else released
     network.eval().to(device)
     side = int(network.input_resolution)
 
     def encode(images: Tensor) -> Tensor:
-        # The library's `features2`, without what that prints.
+        # The library's `features2`, which also prints.
         return F.relu(network.features(xrv_images(images.to(device), side))).mean((2, 3))
 
     return encode, [weights]
 
 
 def _of_transformers(folder: Path, device: torch.device) -> tuple[Callable[[Tensor], Tensor], list[Path]]:
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        model, loading = AutoModel.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
-        )
-        processor = AutoImageProcessor.from_pretrained(folder, **local)
-    except _UNUSABLE as error:
-        raise ModelError(
-            f"{folder}: cannot be loaded as an image encoder: {error}\n"
-            "  expected: a transformers folder of config.json, preprocessor_config.json and weights in safetensors"
-        ) from None
-    missing = set(loading["missing_keys"])
-    untrained = sorted(name for name in missing if "pooler" not in name)
-    if untrained:
-        raise ModelError(f"{folder}: {len(untrained)} tensors are not in its weights, such as {untrained[0]}")
-    # CLIP and SigLIP keep their image side in a part of its own.
-    encoder = getattr(model, "vision_model", model).eval().to(device)
+    # A pooler is a head that pretraining may leave out; so is all of a classifier beyond its encoder.
+    model, missing = load_pretrained(
+        AutoModel, folder, role=_ENCODER, may_miss=("pooler",), ignore_extra=True, dtype=torch.float32
+    )
+    processor = load_processor(AutoImageProcessor, folder, role=_ENCODER)
+    # CLIP and SigLIP hold their image encoder as a part.
+    encoder = getattr(model, "vision_model", model).to(device)
 
     def encode(images: Tensor) -> Tensor:
-        # Their processors expect colours: the grey image three times, already scaled to [0, 1].
-        coloured = [image.expand(3, -1, -1).cpu() for image in images]
-        pixels = processor(images=coloured, do_rescale=False, return_tensors="pt").pixel_values
+        # The processors expect RGB: the gray image three times, already scaled to [0, 1].
+        rgb = [image.expand(3, -1, -1).cpu() for image in images]
+        pixels = processor(images=rgb, do_rescale=False, return_tensors="pt").pixel_values
         return _pooled(encoder(pixel_values=pixels.to(device)), trained=not missing)
 
     return encode, _weight_files(folder)
 
 
 def _pooled(output: Any, *, trained: bool) -> Tensor:
-    """Pooled output [B, D]; the class token where there is none, or where the pooling itself was never trained."""
+    """Pooled output [B, D]; the class token where there is no pooling, or where its weights were never trained."""
     pooled = getattr(output, "pooler_output", None)
     chosen: Tensor = pooled if pooled is not None and trained else output.last_hidden_state
     if chosen.dim() == 3:
@@ -142,12 +138,12 @@ def _pooled(output: Any, *, trained: bool) -> Tensor:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """What transformers loads: one file, or the parts its index names."""
+    """The files that transformers loads: one, or the parts that its index names."""
     whole = folder / "model.safetensors"
     return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
 
 
-def _tells_targets(folder: Path) -> bool:
+def _has_targets(folder: Path) -> bool:
     """Whether a folder's configuration is that of a torchxrayvision classifier, not of a transformers model."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -157,7 +153,7 @@ def _tells_targets(folder: Path) -> bool:
 
 
 def _settings_beside(weights: Path) -> list[Path]:
-    """What says how the weights are used: the same ones with another size or mean give other features."""
+    """Settings that decide the features: the same weights with another input size or mean give others."""
     named = (weights.with_name(name) for name in ("config.json", "preprocessor_config.json"))
     return [path for path in named if path.is_file()]
 
@@ -172,18 +168,18 @@ def _digest(files: list[Path]) -> str:
 
 
 def _probed_width(name: str, encode: Callable[[Tensor], Tensor]) -> int:
-    """Features of a made image; refuses encoders that draw at random (masked autoencoders) or give no vector."""
+    """Number of features, by a test image; refuses encoders that mask at random (MAE) or return no vector."""
     radiograph = torch.linspace(0, 1, 64 * 64).reshape(1, 1, 64, 64)
     try:
         with torch.inference_mode():
             first, again = encode(radiograph), encode(radiograph)
-    except (*_UNUSABLE, AttributeError) as error:
-        raise ModelError(f"features {name!r}: it cannot encode an image: {error}\n  expected: {_EXPECTED}") from None
+    except LOADING_ERRORS as error:
+        raise ModelError(f"features {name!r}: cannot encode an image: {error}\n  expected: {_EXPECTED}") from None
     if first.dim() != 2 or not first.isfinite().all():
         raise ModelError(f"features {name!r}: {tuple(first.shape)} for one image, expected one finite vector")
     if not torch.equal(first, again):
         raise ModelError(
-            f"features {name!r}: other features each time for the same image\n"
+            f"features {name!r}: the same image has other features each time\n"
             "  expected: an encoder without random masks, such as RAD-DINO, CLIP or SigLIP"
         )
     return int(first.shape[1])

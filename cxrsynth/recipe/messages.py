@@ -6,8 +6,27 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage, SftStage, _Section
+from cxrsynth.recipe.schema import (
+    AceSection,
+    AdvantageSection,
+    DdpoStage,
+    EvaluationSection,
+    Recipe,
+    RlcfStage,
+    SftStage,
+    UpdateSection,
+    _Section,
+)
 
+# Keys of earlier versions: section, old name, new name.
+RENAMED_KEYS: tuple[tuple[type[_Section], str, str], ...] = (
+    (AceSection, "explore", "exploration_std"),
+    (AdvantageSection, "least", "min_count"),
+    (UpdateSection, "updates", "num_minibatches"),
+    (UpdateSection, "timesteps", "timestep_fraction"),
+    (SftStage, "unconditional", "cond_dropout_prob"),
+    (EvaluationSection, "judge", "evaluator"),
+)
 _TAGS: dict[str, type[_Section]] = {"rlcf": RlcfStage, "ddpo": DdpoStage, "sft": SftStage}
 
 
@@ -20,7 +39,11 @@ def _told(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
         where = _where(one["loc"], data)
         match one["type"]:
             case "extra_forbidden":
-                known = sorted(_known_keys(one["loc"], data))
+                section = _section(one["loc"])
+                if renamed := _renamed(section, str(one["loc"][-1])):
+                    yield f"{where}: renamed to {renamed}"
+                    continue
+                known = sorted(section.model_fields) if section else []
                 close = difflib.get_close_matches(str(one["loc"][-1]), known, n=1)
                 meant = f"\n  did you mean: {close[0]}" if close else ""
                 yield f"{where}: unknown key\n  known keys: {', '.join(known)}{meant}"
@@ -65,12 +88,17 @@ def _where(loc: tuple[int | str, ...], data: Any) -> str:
     return ".".join(names) or "recipe"
 
 
-def _known_keys(loc: tuple[int | str, ...], data: Any) -> set[str]:
-    """Fields of the section an unknown key stands in."""
+def _section(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The section that holds the key at `loc`."""
     section: Any = Recipe
     for step in loc[:-1]:
         section = _field(section, step)
-    return set(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else set()
+    return section if isinstance(section, type) and issubclass(section, BaseModel) else None
+
+
+def _renamed(section: type[BaseModel] | None, key: str) -> str | None:
+    """The new name of a key of an earlier version; None for any other key."""
+    return next((new for of, old, new in RENAMED_KEYS if of is section and old == key), None)
 
 
 def _field(section: Any, step: int | str) -> Any:

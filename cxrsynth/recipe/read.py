@@ -133,8 +133,8 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
         kind, colon, rest = name.partition(":")
         return f"{kind}:{beside(rest)}" if colon else beside(name)
 
-    reports, evaluation, judge = recipe.reports, recipe.evaluation, recipe.evaluation.judge
-    judges = beside(judge) if isinstance(judge, str) else {name: beside(one) for name, one in judge.items()}
+    reports, evaluation, evaluator = recipe.reports, recipe.evaluation, recipe.evaluation.evaluator
+    evaluators = beside(evaluator) if isinstance(evaluator, str) else {k: beside(v) for k, v in evaluator.items()}
     return recipe.model_copy(
         update={
             "reports": reports.model_copy(
@@ -143,7 +143,7 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             "evaluation": evaluation.model_copy(
                 update={
                     "reference": absolute(evaluation.reference),
-                    "judge": judges,
+                    "evaluator": evaluators,
                     "features": features(evaluation.features),
                 }
             ),

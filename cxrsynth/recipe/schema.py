@@ -83,7 +83,7 @@ class AceSection(_Section):
         description="in place of tokens: learn so many coordinates along the directions in which the reports' prompts"
         " differ most: half of them as a whole, half the same at every position",
     )
-    explore: _Rate | None = Field(
+    exploration_std: _Rate | None = Field(
         default=None,
         description="each trajectory draws its own shift along those directions, so wide (1: as the prompts spread),"
         " and the embeddings learn from the shifts alone, without a backward pass",
@@ -93,8 +93,8 @@ class AceSection(_Section):
     def _one_form(self) -> "AceSection":
         if self.subspace is not None and self.tokens is not None:
             raise ValueError("tokens and subspace are two forms of the embeddings: give one of them")
-        if self.explore is not None and self.subspace is None:
-            raise ValueError("explore needs subspace, the number of directions to explore, as 32")
+        if self.exploration_std is not None and self.subspace is None:
+            raise ValueError("exploration_std needs subspace, the number of directions to explore, as in subspace: 32")
         return self
 
 
@@ -103,7 +103,7 @@ class TrainSection(_Section):
 
     unet: Literal["full", "lora", "frozen"] = "full"
     lora: LoraSection = LoraSection()
-    ace: _Switch | AceSection = Field(default=True, description="true: {subspace: 32, explore: 0.3}")
+    ace: _Switch | AceSection = Field(default=True, description="true: {subspace: 32, exploration_std: 0.3}")
     learning_rate: _Rate = Field(default=1.0e-5, description="of the UNet; adapters want far more (nano: 5e-3)")
     ace_learning_rate: _Rate = 1.0e-2
     schedule: Literal["constant", "cosine"] = Field(
@@ -125,7 +125,7 @@ class TrainSection(_Section):
         """Settings of ACE, None where it is off."""
         if isinstance(self.ace, AceSection):
             return self.ace
-        return AceSection(subspace=32, explore=0.3) if self.ace else None
+        return AceSection(subspace=32, exploration_std=0.3) if self.ace else None
 
 
 class SamplingSection(_Section):
@@ -164,15 +164,15 @@ class AdvantageSection(_Section):
     clip: _Rate = 5.0
     centre: _Switch = Field(default=True, description="subtract the mean of the report's, or batch's, feedback")
     buffer: _Positive = Field(default=32, description="latest values kept of each report")
-    least: _Positive = Field(default=8, description="fewer than this: the batch's statistics stand in")
+    min_count: _Positive = Field(default=8, description="fewer than this: the batch's statistics stand in")
 
 
 class UpdateSection(_Section):
     """The policy-gradient update. Log-probabilities are means over latent elements; `clip_range` is chosen for that."""
 
-    updates: _Positive = Field(default=2, description="optimizer steps an iteration")
+    num_minibatches: _Positive = Field(default=2, description="optimizer steps an iteration")
     inner_epochs: _Positive = 1
-    timesteps: Annotated[float, Field(gt=0, le=1), _PLAIN] = Field(
+    timestep_fraction: Annotated[float, Field(gt=0, le=1), _PLAIN] = Field(
         default=1.0, description="share of each trajectory's steps used"
     )
     clip_range: _Rate = 1.0e-4
@@ -217,21 +217,21 @@ class _RLStage(_Section):
     def mirrored(self) -> bool:
         """Whether images come in pairs that differ in the sign of the condition's shift alone."""
         section = self.train.ace_section
-        return section is not None and section.explore is not None
+        return section is not None and section.exploration_std is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> "_RLStage":
         if not any(reward.weight > 0 for reward in self.rewards.values()):
             raise ValueError("rewards: none has a weight above zero")
-        if self.trajectories % self.update.updates:
+        if self.trajectories % self.update.num_minibatches:
             raise ValueError(
-                f"update.updates {self.update.updates}: does not divide the {self.trajectories} trajectories of an"
-                " iteration (reports_per_iteration x images_per_report)"
+                f"update.num_minibatches {self.update.num_minibatches}: does not divide the {self.trajectories}"
+                " trajectories of an iteration (reports_per_iteration x images_per_report)"
             )
         if self.mirrored and self.images_per_report % 2:
             raise ValueError(
-                f"images_per_report {self.images_per_report}: expected an even number, as train.ace.explore draws"
-                " every shift with both signs"
+                f"images_per_report {self.images_per_report}: expected an even number, as"
+                " train.ace.exploration_std uses every shift with both signs"
             )
         return self
 
@@ -282,7 +282,7 @@ class SftStage(_Section):
     steps: Annotated[_Count, Field(ge=1, le=999_999)]
     batch_size: _Positive = 16
     micro_batch: _Positive | None = Field(default=None, description="images a forward pass; default: 8, on a CPU 4")
-    unconditional: Annotated[float, Field(ge=0, lt=1), _PLAIN] = Field(
+    cond_dropout_prob: Annotated[float, Field(ge=0, lt=1), _PLAIN] = Field(
         default=0.1, description="share of empty prompts"
     )
     min_snr: _Rate | None = Field(
@@ -321,7 +321,7 @@ class EvaluationSection(_Section):
     images_per_report: _Positive = 1
     steps: _Positive | None = Field(default=None, description="default: what the model folder recommends, as generate")
     guidance: Annotated[float, Field(ge=0), _PLAIN] | None = None
-    judge: str | Annotated[dict[str, str], Field(min_length=1)] = Field(
+    evaluator: str | Annotated[dict[str, str], Field(min_length=1)] = Field(
         default="nano-judge", description="backend of the judge's three rewards, or reward -> backend"
     )
     features: str = Field(default="nano-judge", description="where the Frechet distance is measured, as audit's")
@@ -333,9 +333,9 @@ class EvaluationSection(_Section):
     hacking_margin: _Rate = Field(default=0.1, description="fall of the judge, in spreads of the baseline's rewards")
 
     @property
-    def judges(self) -> dict[str, str]:
+    def evaluators(self) -> dict[str, str]:
         """Backend of each reward the judge gives."""
-        return dict.fromkeys(REWARDS, self.judge) if isinstance(self.judge, str) else self.judge
+        return dict.fromkeys(REWARDS, self.evaluator) if isinstance(self.evaluator, str) else self.evaluator
 
 
 class CheckpointSection(_Section):

@@ -1,1 +1,1 @@
-"""What is good in a chest X-ray, as numbers."""
+"""Rewards: posture, diagnosis and consistency of a chest X-ray, and the networks behind them."""

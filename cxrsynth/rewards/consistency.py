@@ -1,4 +1,4 @@
-"""Consistency: how near are image and report in a space learned from pairs of both?"""
+"""Consistency: how similar are image and report in a space learned from pairs of both?"""
 
 from collections.abc import Callable, Sequence
 
@@ -9,14 +9,14 @@ from cxrsynth.reports.table.rows import Report
 
 
 class ConsistencyReward:
-    """Cosine of image and text in a CXR-text dual encoder, -1 to 1; no temperature is applied.
+    """Cosine similarity of image and text in an image-text dual encoder, -1 to 1, without a temperature.
 
-    A report without any text to judge by gives nan.
+    A report without text gives nan.
 
     Args:
         encode_images: [B, 1, H, W] in [0, 1] -> unit vectors [B, D].
         encode_texts: B texts -> unit vectors [B, D].
-        text_of: the text by which a report is judged, in the words the encoder was trained on.
+        text_of: report -> the text to encode, in the wording the encoder was trained on.
     """
 
     unit = "cosine"
@@ -39,5 +39,5 @@ class ConsistencyReward:
         """[B, 1, H, W] in [0, 1] and B reports -> [B]."""
         texts = [self._text_of(report) for report in reports]
         cosine = (self._encode_images(images).float() * self._encode_texts(texts).float()).sum(1).cpu()
-        told = torch.tensor([bool(text.strip()) for text in texts])
-        return torch.where(told, cosine, torch.nan)
+        has_text = torch.tensor([bool(text.strip()) for text in texts])
+        return torch.where(has_text, cosine, torch.nan)

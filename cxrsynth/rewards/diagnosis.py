@@ -1,4 +1,4 @@
-"""Diagnosis: does the image show what the report states, and not what it denies?"""
+"""Diagnosis: does the image show the findings its report states, and none that it rules out?"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,15 +11,15 @@ from cxrsynth.reports.table.rows import Report
 
 
 class DiagnosisReward:
-    """Mean log-likelihood of the report's labels under a classifier of findings, in nats.
+    """Mean log-likelihood of the report's labels under a finding classifier, in nats.
 
-    Present and absent findings weigh the same, however many there are of each: reports deny more than they state.
-    Uncertain and unmentioned findings are left out, and so are those the classifier has no trained head for. A report
-    that leaves nothing gives nan.
+    Present and absent findings carry the same total weight, because reports rule out more findings than they state.
+    Uncertain and unmentioned findings do not count, nor do findings for which the classifier has no trained head. A
+    report with no finding left gives nan.
 
     Args:
         logits: images [B, 1, H, W] in [0, 1] -> calibrated logits [B, K].
-        heads: names of the K outputs; those that are no observation of the reports are never asked for.
+        heads: names of the K outputs; names that are not findings of the reports are never used.
     """
 
     unit = "nats, mean over mentioned findings, present and absent balanced"
@@ -36,7 +36,7 @@ class DiagnosisReward:
         logits = self._logits(images).float().cpu()  # [B, K]
         present, absent = self._mask(reports, Status.PRESENT), self._mask(reports, Status.ABSENT)
         likelihoods = [
-            (mask * values).sum(1) / mask.sum(1)  # nan where no head is asked for
+            (mask * values).sum(1) / mask.sum(1)  # nan where no head counts
             for mask, values in (
                 (present, torch.nn.functional.logsigmoid(logits)),
                 (absent, torch.nn.functional.logsigmoid(-logits)),
@@ -45,7 +45,7 @@ class DiagnosisReward:
         return torch.stack(likelihoods, 1).nanmean(1)
 
     def _mask(self, reports: Sequence[Report], status: Status) -> Tensor:
-        """Which heads each report gives this status, float32 [B, K]."""
+        """1 where a report gives a head this status, float32 [B, K]."""
         return torch.tensor(
             [
                 [float(head in report.labels and report.labels[head].status is status) for head in self._heads]

@@ -1,25 +1,27 @@
-"""Which judge it was, as a number: two results can be compared only where the same judge scored both."""
+"""Identity of a reward's networks as a digest: results compare only where the same networks scored both."""
 
 import hashlib
 from pathlib import Path
 
 from cxrsynth.errors import ModelError
-from cxrsynth.rewards.backends import REWARDS, family_folder, no_backend, own_reward
+from cxrsynth.rewards.backends import REWARDS, family_folder, own_reward, transformers_folder, unknown_backend
+from cxrsynth.runtime.files import file_sha256
 
-# The part of a family that a reward asks.
+# The folder of a family that a reward uses.
 _PARTS = {"posture": "posture", "diagnosis": "classifier", "consistency": "dual_encoder"}
-# What loading a folder can read: settings, weights, vocabularies. A README may change.
-_READ = (".json", ".safetensors", ".txt", ".model")
+# The files that loading can read: settings, weights, vocabularies. A README may change.
+_COUNTED = (".json", ".safetensors", ".txt", ".model")
 
 
 def backend_digest(name: str, backend: str, *, cache: Path | None = None) -> str:
-    """SHA-256 over what judges, in hexadecimal: names and contents of its files, wherever they lie.
+    """SHA-256, in hexadecimal, over the names and contents of a reward's files, wherever they are stored.
 
     Args:
         name: of a reward, as for `load_reward`.
-        backend: as for `load_reward`. Released torchxrayvision weights must have been fetched, as loading does; their
-            name counts too, because targets and thresholds come with it. A user's own reward is known by its
-            distribution's name and version, its entry point and its backend: the text, or the files where it is a path.
+        backend: as for `load_reward`. Released torchxrayvision weights must be in the cache, as loading leaves them;
+            their name counts too, because targets and thresholds depend on it. A user's own reward is identified by the
+            name and version of its distribution, its entry point and its backend: the text, or the files where it is a
+            path.
         cache: where torchxrayvision keeps released weights; its own place where None.
 
     Raises:
@@ -30,64 +32,69 @@ def backend_digest(name: str, backend: str, *, cache: Path | None = None) -> str
     family = family_folder(backend)
     if family is not None:
         return _files(name, family / _PARTS[name])
-    # As in `load_reward`, the released segmentation comes before a folder of its name.
-    if Path(backend).is_dir() and (name, backend) != ("posture", "pspnet"):
-        return _files(name, Path(backend))
     released = _released(name, backend, cache)
-    if released is None:
-        raise no_backend(name, backend)
-    if not released.is_file():
-        raise ModelError(
-            f"{name}: no weights of {backend!r} in the cache of torchxrayvision\n"
-            f"  expected: {released.name}, which loading the reward fetches"
-        )
-    return _of([(backend, _sha256(released))])
+    # As in `load_reward`: the released segmentation comes before a folder of its name, a folder before other weights.
+    if released is not None and (name == "posture" or not Path(backend).is_dir()):
+        identity, file = released
+        if not file.is_file():
+            raise ModelError(
+                f"{name}: no weights of {backend!r} in torchxrayvision's cache\n"
+                f"  expected: {file.name}, which loading the reward downloads"
+            )
+        return _of([(identity, _sha256(file))])
+    folder = transformers_folder(backend) if name == "consistency" else Path(backend)
+    if folder is None or not folder.is_dir():
+        raise unknown_backend(name, backend)
+    return _files(name, folder)
 
 
 def _own(name: str, backend: str) -> str:
     found = own_reward(name)
     if found.dist is None:
         raise ModelError(
-            f"reward {name!r}: its entry point belongs to no installed distribution\n  expected: a package"
+            f"reward {name!r}: its entry point belongs to no installed distribution\n  expected: an installed package"
         )
-    # What its class reads is not known: every file there is.
+    # Its class may read any file of the folder.
     path = Path(backend)
-    asked = [("backend", backend)]
+    parts = [("backend", backend)]
     if path.is_file():
-        asked = [("backend", _sha256(path))]
+        parts = [("backend", _sha256(path))]
     elif path.is_dir():
         below = sorted(file for file in path.rglob("*") if file.is_file())
-        asked = [(file.relative_to(path).as_posix(), _sha256(file)) for file in below]
-    return _of([(found.dist.name, found.dist.version), (found.name, found.value), *asked])
+        parts = [(file.relative_to(path).as_posix(), _sha256(file)) for file in below]
+    return _of([(found.dist.name, found.dist.version), (found.name, found.value), *parts])
 
 
-def _released(name: str, backend: str, cache: Path | None) -> Path | None:
-    """The file of torchxrayvision's released weights, None where they go by another name."""
+def _released(name: str, backend: str, cache: Path | None) -> tuple[str, Path] | None:
+    """Name and file of released torchxrayvision weights; None where the backend is something else."""
     if name == "diagnosis":
         from cxrsynth.rewards.xrv import released_weights
+        from cxrsynth.rewards.xrv_weights import ReleasedName
 
-        return released_weights(backend, cache)
+        weights = ReleasedName.parse(backend).name
+        file = released_weights(weights, cache)
+        return None if file is None else (weights, file)
     if name == "posture":
         from cxrsynth.rewards.xrv_posture import RELEASED, released_segmentation
+        from cxrsynth.rewards.xrv_weights import ReleasedName
 
-        return released_segmentation(cache) if backend == RELEASED else None
+        return (RELEASED, released_segmentation(cache)) if ReleasedName.parse(backend).name == RELEASED else None
     return None
 
 
 def _files(name: str, folder: Path) -> str:
-    paths = sorted(path for path in folder.glob("*") if path.suffix in _READ and path.is_file())
+    paths = sorted(path for path in folder.glob("*") if path.suffix in _COUNTED and path.is_file())
     if not any(path.suffix == ".safetensors" for path in paths):
-        raise ModelError(f"{name}: {folder} holds no judge\n  expected: a folder with config.json and safetensors")
+        raise ModelError(f"{name}: {folder} has no weights\n  expected: a folder with config.json and safetensors")
     return _of([(path.name, _sha256(path)) for path in paths])
 
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}\n  expected: a readable file") from None
 
 
-def _of(told: list[tuple[str, str]]) -> str:
-    return hashlib.sha256("".join(f"{key}\0{value}\n" for key, value in told).encode()).hexdigest()
+def _of(parts: list[tuple[str, str]]) -> str:
+    return hashlib.sha256("".join(f"{key}\0{value}\n" for key, value in parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Comparative feedback: how much better than the frozen baseline's image, reward by reward."""
+"""Comparative feedback: how much better each image is than the frozen baseline's, per reward."""
 
 from enum import StrEnum
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Comparison(StrEnum):
-    """What is made of the difference of two rewards, in units of `scale`."""
+    """How the difference of two rewards, in units of `scale`, becomes feedback."""
 
     MARGIN = "margin"
     SIGMOID = "sigmoid"
@@ -15,21 +15,21 @@ class Comparison(StrEnum):
 
 
 def compare(policy: Tensor, baseline: Tensor, *, kind: Comparison, scale: Tensor, beta: float = 1.0) -> Tensor:
-    """Feedback [B, R]: above zero where the policy's image is the better one, zero where they are equal.
+    """Feedback [B, R]: positive where the policy's image is better, zero where both are equal.
 
     Args:
-        policy: rewards of the policy's images, [B, R]; nan where a reward could not tell.
+        policy: rewards of the policy's images, [B, R]; nan where a reward could not score an image.
         baseline: rewards of the baseline's images for the same reports, [B, R].
-        kind: `margin` is the difference itself, `sigmoid` squeezes it into (-1, 1), `sign` takes its sign. The last
-            two are not carried by a few extreme cases: a log-likelihood has a heavy tail.
-        scale: unit of each reward, [R], above zero; usually the spread of the baseline's own rewards.
+        kind: `margin` is the difference itself, `sigmoid` squashes it into (-1, 1), `sign` keeps its sign only. The
+            last two are not dominated by a few extreme values: a log-likelihood has a heavy tail.
+        scale: unit of each reward, [R], above zero; usually the standard deviation of the baseline's rewards.
         beta: steepness of `sigmoid`.
 
     Returns:
-        [B, R] float32; nan where one of the two could not tell.
+        [B, R] float32; nan where either reward is nan.
 
-    Source: CXRL (Han et al., arXiv:2403.06516) rewards the better and penalises the worse of each pair; the form of
-    the comparison is not on public record.
+    Source: CXRL (Han et al., arXiv:2403.06516) rewards the better and penalizes the worse image of each pair; the
+    form of its comparison is not published.
     """
     margin = ((policy - baseline) / scale).float()
     if kind is Comparison.SIGMOID:
@@ -39,17 +39,20 @@ def compare(policy: Tensor, baseline: Tensor, *, kind: Comparison, scale: Tensor
     return margin
 
 
-def spread(rewards: Tensor, *, floor: float = 1e-3) -> Tensor:
-    """Standard deviation of each reward over images, [N, R] -> [R], at least `floor`; nan entries are left out.
+def reward_std(rewards: Tensor, *, floor: float = 1e-3) -> Tensor:
+    """Standard deviation of each reward over images, [N, R] -> [R], at least `floor`; nan is ignored.
 
-    A reward that never differs (or of fewer than two known values) gets 1: its margins are zero anyway.
+    A constant reward, or one with fewer than two known values, gets 1: its margins are zero anyway.
     """
-    _, found = mean_and_std(rewards)
-    return torch.where(found > 0, found.clamp(min=floor), 1.0).float()
+    _, std = mean_and_std(rewards)
+    return torch.where(std > 0, std.clamp(min=floor), 1.0).float()
 
 
 def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each column over what is not nan, [N, R] -> two of [R] float64; std 0 for fewer than two, mean 0 for none."""
+    """Mean and standard deviation of each column, ignoring nan, [N, R] -> two of [R] float64.
+
+    The standard deviation of fewer than two values is 0, the mean of none is 0.
+    """
     known = ~values.isnan()
     count, filled = known.sum(0), values.nan_to_num(0.0).double()
     mean = filled.sum(0) / count.clamp(min=1)

@@ -1,4 +1,4 @@
-"""The reward families in the package: three rewards on nano's judging networks."""
+"""A family of rewards: posture, diagnosis and consistency from one folder of three networks."""
 
 import threading
 from pathlib import Path
@@ -15,12 +15,13 @@ from cxrsynth.rewards.consistency import ConsistencyReward
 from cxrsynth.rewards.diagnosis import DiagnosisReward
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
 from cxrsynth.rewards.posture import PostureReward
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, load_processor
 
 _PARTS = ("classifier", "posture", "dual_encoder")
 
 
 def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
-    """Posture, diagnosis and consistency from a folder of `classifier/`, `posture/` and `dual_encoder/`.
+    """Load posture, diagnosis and consistency from a folder of `posture/`, `classifier/` and `dual_encoder/`.
 
     Raises:
         ModelError: if a part is missing or cannot be loaded.
@@ -30,15 +31,15 @@ def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
         classifier = FindingClassifier.from_pretrained(folder / "classifier").eval().to(device)
         posture = PostureRegressor.from_pretrained(folder / "posture").eval().to(device)
         dual = DualEncoder.from_pretrained(folder / "dual_encoder").eval().to(device)
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "dual_encoder")
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
+    tokenizer = load_processor(CLIPTokenizer, folder / "dual_encoder", role="a dual encoder's tokenizer")
 
-    # A tokenizer shared by threads gives wrong tokens, and no error.
-    one_at_a_time = threading.Lock()
+    # A tokenizer shared by threads returns wrong tokens without an error.
+    tokenizer_lock = threading.Lock()
 
     def encode_texts(texts: list[str]) -> Tensor:
-        with one_at_a_time:
+        with tokenizer_lock:
             ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return dual.encode_texts(ids.to(device))
 
@@ -52,17 +53,17 @@ def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
 
 
 def check_family(folder: Path) -> None:
-    """Raises ModelError if a part of a family is missing: a name that is no folder would be looked for at a hub."""
+    """Raises ModelError if a folder lacks a network of a reward family."""
     missing = [f"{part}/" for part in _PARTS if not (folder / part / "model.safetensors").is_file()]
     if missing:
         raise ModelError(
-            f"{folder}: not a family of judges, missing {', '.join(missing)}\n"
+            f"{folder}: not a family of reward models, missing {', '.join(missing)}\n"
             f"  expected: {', '.join(f'{part}/' for part in _PARTS)}, each with config.json and model.safetensors"
         )
 
 
 def canonical_text(report: Report) -> str:
-    """The canonical sentence of a report's subject and labels: the words nano's encoders were trained on."""
+    """The canonical prompt of a report's subject and labels: the wording nano's text encoders were trained on."""
     group = report.stated_age_group or age_group(report.age_years)
     subject = Subject(view=report.view, age_group=group, sex=report.sex)
     return canonical_prompt(subject, report.labels)

@@ -1,12 +1,13 @@
-"""The small judging networks: classifier, posture regressor, CXR-text dual encoder.
+"""The networks of nano's reward models: finding classifier, posture regressor, image-text dual encoder.
 
-Each is a folder of `config.json` and `model.safetensors` (huggingface_hub's `PyTorchModelHubMixin`). All take images
-[B, 1, H, W] float32 in [0, 1], grey, of any size, and resample them to their own.
+Each is saved as a folder of `config.json` and `model.safetensors` (huggingface_hub's `PyTorchModelHubMixin`). All take
+gray images [B, 1, H, W] float32 in [0, 1] of any size and resample them to their own.
 """
 
 import contextlib
 import io
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from torchxrayvision.models import DenseNet
 from transformers import CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetModel
 
-# Heads beside the findings: is the view AP (against PA), is it a child, is it a woman.
+# Heads beside the findings: is the view AP (rather than PA), is the subject a child, is the subject female.
 SUBJECT_HEADS = ("AP view", "Child", "Female")
-_BLACK = 5  # of 255
+_BLACK = 5  # gray level of 255 below which a pixel counts as black
 POSTURE = ("shift_x", "shift_y", "log_scale_x", "log_scale_y", "rotation_rad")
 
 
@@ -49,28 +50,27 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 1, H, W] in [0, 1] -> [B, F]."""
-        maps = self.network(stretched(_resized(images, self.size)) * 2 - 1)
+        maps = self.network(stretch_contrast(_resize(images, self.size)) * 2 - 1)
         if not isinstance(maps, Tensor):
             maps = maps.last_hidden_state
         return F.relu(maps).mean((2, 3))
 
 
-def _resized(images: Tensor, size: int) -> Tensor:
+def _resize(images: Tensor, size: int) -> Tensor:
     if images.shape[-1] == size and images.shape[-2] == size:
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def stretched(images: Tensor, *, tail: float = 0.005) -> Tensor:
-    """Grey levels brought to full range, `tail` of each image's pixels beyond either end, as in training.
+def stretch_contrast(images: Tensor, *, tail: float = 0.005) -> Tensor:
+    """Stretch each image's gray levels to the full range, as in training; `tail` of its pixels saturate at either end.
 
-    Sources differ in contrast, not in meaning. Black (below 5 of 255: collimation, padding) is not counted; an image
-    that
-    is all black stays as it is.
+    Sources differ in contrast, not in meaning. Black pixels (below 5 of 255: collimation, padding) are not counted; an
+    all-black image is returned unchanged.
 
     Args:
         images: [B, 1, H, W] in [0, 1].
-        tail: share of pixels that may be cut at each end.
+        tail: share of pixels that may saturate at each end.
     """
     levels = (images.float() * 255.0).clamp(0, 255)
     counts = torch.zeros(len(images), 256, device=images.device)
@@ -83,17 +83,28 @@ def stretched(images: Tensor, *, tail: float = 0.005) -> Tensor:
     return torch.where((high < 256) & (high > low), wide, levels / 255.0).to(images.dtype)
 
 
-class _Saved(PyTorchModelHubMixin):
-    """A network that is a folder; the library's own loading prints where from, which is nobody's business here."""
+class _SavedNetwork(PyTorchModelHubMixin):
+    """A network that is saved as a folder."""
 
     @classmethod
-    def _from_pretrained(cls, **given: Any) -> Any:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return super()._from_pretrained(**given)
+    def from_pretrained(cls, folder: str | Path) -> Self:  # type: ignore[override]
+        """Load a local folder.
+
+        The library would look for a missing folder at a hub, and leave tensors that the file lacks at random values;
+        both are errors here.
+
+        Raises:
+            FileNotFoundError: if there is no such folder.
+            RuntimeError: if the weights do not match the network.
+        """
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder")
+        with contextlib.redirect_stdout(io.StringIO()):  # the library prints where it loads from
+            return super().from_pretrained(folder, local_files_only=True, strict=True)
 
 
-class FindingClassifier(nn.Module, _Saved):
-    """Findings, view, age group and sex, each a logit of its own.
+class FindingClassifier(nn.Module, _SavedNetwork):
+    """Findings, view, age group and sex, one logit each.
 
     Args:
         heads: names of the outputs, observations and `SUBJECT_HEADS`.
@@ -119,10 +130,10 @@ class FindingClassifier(nn.Module, _Saved):
         return self.head(self.trunk(images)) / self.temperature + self.offset  # type: ignore[no-any-return]
 
 
-class PostureRegressor(nn.Module, _Saved):
-    """How far a chest is from the canonical frame: shift, log scale, rotation.
+class PostureRegressor(nn.Module, _SavedNetwork):
+    """Warp between a chest and the canonical frame: shift, log scale, rotation.
 
-    Source: spatial transformer (Jaderberg et al., arXiv:1506.02025), trained on known warps from a zero start.
+    Source: spatial transformer (Jaderberg et al., arXiv:1506.02025), trained on known warps from a zero initialization.
     """
 
     reach: Tensor
@@ -140,8 +151,8 @@ class PostureRegressor(nn.Module, _Saved):
         return self.head(self.trunk(images)) * self.reach  # type: ignore[no-any-return]
 
 
-class DualEncoder(nn.Module, _Saved):
-    """Images and texts in one space, compared by cosine.
+class DualEncoder(nn.Module, _SavedNetwork):
+    """Images and texts in a shared space, compared by cosine similarity.
 
     Source: CLIP (Radford et al., arXiv:2103.00020), on `CLIPTextModel` and a `Trunk`.
     """

@@ -1,4 +1,4 @@
-"""Posture: is the chest upright, centred and of the right size?"""
+"""Posture (framing and alignment): is the chest upright, centered and of the right size?"""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ _UNIT = (0.1, 0.1, math.log(1.1), math.log(1.1), math.radians(5.0))
 
 
 class PostureReward:
-    """Minus the distance of the regressed warp to the identity, in units of 5% of width, 10% of scale, 5 degrees.
+    """Negative distance of the regressed warp from the identity, in units of 5% of width, 10% of scale, 5 degrees.
 
     0 is canonical; -1 is one such unit away. CXRL (Han et al., arXiv:2403.06516) rewards alignment to a canonical
-    orientation; the constants are ours.
+    orientation; the units are our choice.
 
     Args:
-        network: images [B, 1, H, W] in [0, 1] -> [B, 5], as `PostureRegressor` gives them; a row of nan gives nan.
+        network: images [B, 1, H, W] in [0, 1] -> [B, 5], as `PostureRegressor`; a row of nan gives nan.
     """
 
     unit = "minus units of 5% of width, 10% of scale, 5 degrees (root of the sum of squares)"
@@ -32,7 +32,7 @@ class PostureReward:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, reports: Sequence[Report]) -> Tensor:
-        """[B, 1, H, W] in [0, 1] -> [B]; reports are not looked at."""
+        """[B, 1, H, W] in [0, 1] -> [B]; reports are ignored."""
         device = next(self._network.parameters()).device
         warp = self._network(images.to(device)).float()
         distance: Tensor = (warp / self._unit.to(device)).square().sum(1).sqrt()

@@ -1,4 +1,4 @@
-"""torchxrayvision's pathology classifiers as a judge of diagnosis."""
+"""torchxrayvision's pathology classifiers as reward models for diagnosis."""
 
 import json
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torchvision
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchxrayvision.models import DenseNet, get_model, model_urls
-from torchxrayvision.utils import get_cache_dir
+from torchxrayvision.models import DenseNet, model_urls
 
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.diagnosis import DiagnosisReward
+from cxrsynth.rewards.xrv_weights import ReleasedName, cached_file, folder_state, released_state
 
-# Several of its heads answer for one observation: the first that was trained is asked.
+# Where several heads stand for one observation, the first trained one is used.
 _HEADS = {
     "Enlarged Cardiomediastinum": ("Enlarged Cardiomediastinum",),
     "Cardiomegaly": ("Cardiomegaly",),
@@ -34,15 +34,16 @@ _HEADS = {
 
 
 class XrvClassifier:
-    """A torchxrayvision classifier, its trained heads renamed to observations.
+    """A torchxrayvision classifier whose trained heads are renamed to observations.
 
-    Its own forward maps scores so that 0.5 is a head's operating point, not a probability, and answers 0.5 for heads
-    without a point, which were never trained. Here those are left out, and a logit of 0 is the operating point.
+    The library's own forward pass maps scores so that 0.5 is a head's operating point, not a probability, and returns
+    0.5 for heads without an operating point, which were never trained. Here untrained heads are dropped, and a logit of
+    0 is the operating point.
 
     Args:
         network: `torchxrayvision.models.DenseNet` or `ResNet`, or the torchvision network within the latter; with
-            `targets` (empty names were never trained), `input_resolution`, and `op_threshs` or None: then every named
-            head was trained, and its point is probability one half.
+            `targets` (empty names were never trained), `input_resolution`, and `op_threshs`. Where `op_threshs` is
+            None, every named head counts as trained, with its operating point at probability one half.
         device: where it runs.
     """
 
@@ -52,7 +53,7 @@ class XrvClassifier:
         targets = list(network.targets)
         thresholds = getattr(network, "op_threshs", None)
         network.op_threshs, network.apply_sigmoid = None, False
-        # Without a resolution of its own it neither resamples nor prints about it: `xrv_images` does the former.
+        # With a resolution of its own it would resample, and print that it does; `xrv_images` has resampled already.
         self._size = int(network.input_resolution)
         del network.input_resolution
         points = torch.full((len(targets),), 0.5) if thresholds is None else thresholds.float().cpu()
@@ -70,7 +71,7 @@ class XrvClassifier:
 
 
 def xrv_images(images: Tensor, size: int) -> Tensor:
-    """Images [B, 1, H, W] in [0, 1] as torchxrayvision wants its images: [B, 1, size, size] in [-1024, 1024].
+    """Normalize images [B, 1, H, W] in [0, 1] to torchxrayvision's range and size: [B, 1, size, size], [-1024, 1024].
 
     Raises:
         ValueError: if values lie outside [0, 1].
@@ -83,18 +84,19 @@ def xrv_images(images: Tensor, size: int) -> Tensor:
 
 
 def load_xrv(name: str, *, device: torch.device, cache: Path | None = None) -> DiagnosisReward:
-    """A diagnosis reward by the name of released weights, or from a folder with safetensors.
+    """A diagnosis reward from released weights or from a folder with safetensors.
 
     Args:
-        name: as `densenet121-res224-all` or `resnet50-res512-all` (fetched by torchxrayvision into `cache`, in its own
-            file format), or a folder of `config.json` (`{"architecture": "densenet121" or "resnet50", "targets": [...],
-            "op_threshs": [...], "input_resolution": 224}`) and `model.safetensors`, the `state_dict()` of
-            torchxrayvision's `DenseNet` or `ResNet`.
+        name: released weights such as `resnet50-res512-all` or `densenet121-res224-all@sha256:<digest of the file>`
+            (downloaded by torchxrayvision into `cache`; DenseNets are pickled, so they need the digest), or a folder
+            of `config.json` (`{"architecture": "densenet121" or "resnet50", "targets": [...], "op_threshs": [...],
+            "input_resolution": 224}`) and `model.safetensors`, the `state_dict()` of torchxrayvision's `DenseNet` or
+            `ResNet`.
         device: where it runs.
         cache: torchxrayvision's own cache where None.
 
     Raises:
-        ModelError: if there is no such name or folder, or it cannot be loaded.
+        ModelError: if there is no such name or folder, or it cannot be loaded or trusted.
     """
     classifier = XrvClassifier(load_network(name, cache=cache), device=device)
     if not classifier.heads:
@@ -103,29 +105,20 @@ def load_xrv(name: str, *, device: torch.device, cache: Path | None = None) -> D
 
 
 def load_network(name: str, *, cache: Path | None = None) -> Any:
-    """A torchxrayvision classifier itself, on the CPU, by name or folder as for `load_xrv`.
+    """The torchxrayvision classifier itself, on the CPU, by name or folder as for `load_xrv`.
 
-    Its own `DenseNet` or `ResNet`, or from a folder what the latter holds, torchvision's; with `targets`, `op_threshs`
-    and `input_resolution`.
+    Its `DenseNet`, or the torchvision network within its `ResNet`; with `targets`, `op_threshs` and
+    `input_resolution`.
 
     Raises:
-        ModelError: if there is no such name or folder, or it cannot be loaded.
+        ModelError: if there is no such name or folder, or it cannot be loaded or trusted.
     """
-    return _from_folder(Path(name)) if Path(name).is_dir() else _released(name, cache)
+    return _from_folder(Path(name)) if Path(name).is_dir() else _released(ReleasedName.parse(name), cache)
 
 
 def released_weights(name: str, cache: Path | None = None) -> Path | None:
-    """The file into which torchxrayvision fetches these weights, None where it knows no such name."""
-    if name not in model_urls:
-        return None
-    return (cache or Path(get_cache_dir())) / str(model_urls[name]["weights_url"]).rsplit("/", 1)[-1]
-
-
-def network_state(path: Path) -> dict[str, Tensor]:
-    """A network's weights from safetensors, float32, named as in the network that torchxrayvision's class holds."""
-    # Its ResNet and PSPNet keep theirs as `model`. Operating points are the configuration's to say.
-    state = {key.removeprefix("model."): value for key, value in load_file(path).items() if key != "op_threshs"}
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    """The file into which torchxrayvision downloads these weights; None where it has no such name."""
+    return cached_file(str(model_urls[name]["weights_url"]), cache) if name in model_urls else None
 
 
 def _densenet121(heads: int) -> nn.Module:
@@ -134,13 +127,13 @@ def _densenet121(heads: int) -> nn.Module:
 
 
 def _resnet50(heads: int) -> nn.Module:
-    """What torchxrayvision's `ResNet` holds: its constructor takes released weights only."""
+    """The network within torchxrayvision's `ResNet`, whose constructor takes released weights only."""
     network: nn.Module = torchvision.models.resnet50(num_classes=heads)
     network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     return network
 
 
-# How each is made for so many heads, and the pixels on a side its released weights were trained on.
+# Each constructor takes the number of heads; beside it, the side in pixels its released weights were trained on.
 _ARCHITECTURES: dict[str, tuple[Callable[[int], nn.Module], int]] = {
     "densenet121": (_densenet121, 224),
     "resnet50": (_resnet50, 512),
@@ -152,13 +145,11 @@ def _from_folder(folder: Path) -> Any:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         make, resolution = _ARCHITECTURES[config.get("architecture", "densenet121")]
         targets = [str(target) for target in config["targets"]]
-        with torch.device("meta"):  # the file has all weights there are
-            network: Any = make(len(targets))
-        network.load_state_dict(network_state(folder / "model.safetensors"), assign=True)
+        network = _network(make, len(targets), folder_state(folder))
         thresholds = config.get("op_threshs")
         network.op_threshs = None if thresholds is None else _thresholds(thresholds, len(targets))
         network.input_resolution = int(config.get("input_resolution", resolution))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: cannot be loaded as a torchxrayvision classifier: {error}\n"
             f'  expected: config.json with "targets" (and "architecture": {" or ".join(_ARCHITECTURES)}, "op_threshs"),'
@@ -169,18 +160,36 @@ def _from_folder(folder: Path) -> Any:
 
 
 def _thresholds(values: list[float | None], heads: int) -> Tensor:
-    """Operating points as probabilities, nan or null for heads that were never trained; [heads]."""
+    """Operating points as probabilities [heads]; nan or null in the file for heads that were never trained."""
     points = torch.tensor([torch.nan if value is None else float(value) for value in values])
     if len(points) != heads or ((points <= 0) | (points >= 1)).any():
         raise ValueError(f'"op_threshs" must be {heads} probabilities between 0 and 1, one for each target, or null')
     return points
 
 
-def _released(name: str, cache: Path | None) -> Any:
-    try:
-        return get_model(name, **({} if cache is None else {"cache_dir": str(cache)}))
-    except Exception as error:  # the library raises bare Exception, and whatever a failed download gives
+def _released(released: ReleasedName, cache: Path | None) -> Any:
+    kind = next((kind for kind in _ARCHITECTURES if released.name.startswith(f"{kind}-")), None)
+    if kind is None or released.name not in model_urls:
+        known = [name for name in model_urls if name.startswith(tuple(_ARCHITECTURES))]
         raise ModelError(
-            f"{name}: no such folder, and torchxrayvision could not load it ({type(error).__name__})\n"
-            "  expected: a folder with safetensors, or released weights such as densenet121-res224-all"
-        ) from None
+            f"{released.name}: no such folder, and no released torchxrayvision weights\n"
+            f"  expected: a folder with safetensors, or one of {', '.join(known)}"
+        )
+    entry, (make, resolution) = model_urls[released.name], _ARCHITECTURES[kind]
+    state = released_state(released, str(entry["weights_url"]), cache=cache)
+    try:
+        network = _network(make, len(entry["labels"]), state)
+    except RuntimeError as error:
+        raise ModelError(f"{released.name}: the released file does not fit {kind}: {error}") from None
+    network.targets = list(entry["labels"])
+    thresholds = entry.get("op_threshs")
+    network.op_threshs = None if thresholds is None else torch.tensor(thresholds)
+    network.input_resolution = int(entry.get("input_resolution", resolution))
+    return network
+
+
+def _network(make: Callable[[int], nn.Module], heads: int, state: dict[str, Tensor]) -> Any:
+    with torch.device("meta"):  # the state holds every weight
+        network = make(heads)
+    network.load_state_dict(state, assign=True)
+    return network.eval()

@@ -1,4 +1,4 @@
-"""torchxrayvision's segmentation of chest anatomy as a second judge of posture: where do the two lungs lie?"""
+"""torchxrayvision's chest segmentation as a second reward model for posture: where are the two lungs?"""
 
 import json
 import math
@@ -10,22 +10,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 from torchxrayvision.baseline_models.chestx_det import PSPNet
 from torchxrayvision.baseline_models.chestx_det.ptsemseg.pspnet import pspnet
-from torchxrayvision.utils import get_cache_dir
 
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.networks import POSTURE
 from cxrsynth.rewards.posture import PostureReward
-from cxrsynth.rewards.xrv import network_state
+from cxrsynth.rewards.xrv_weights import ReleasedName, cached_file, folder_state, released_state
 
-# The name of the released weights, and the file into which torchxrayvision fetches them.
+# Name of the released weights, and where torchxrayvision's `PSPNet` downloads them from.
 RELEASED = "pspnet"
-_RELEASED_FILE = "pspnet_chestxray_best_model_4.pth"
+_RELEASED_URL = "https://github.com/mlmed/torchxrayvision/releases/download/v1/pspnet_chestxray_best_model_4.pth"
 _LUNGS = ("Left Lung", "Right Lung")
 # Of ImageNet, as torchxrayvision's `PSPNet` prepares its images.
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -87,25 +87,26 @@ class LungPosture(nn.Module):
 
 
 def load_lung_posture(backend: str, *, device: torch.device, cache: Path | None = None) -> PostureReward:
-    """A posture reward by the anatomy segmentation of torchxrayvision; nan for an image without two lungs.
+    """A posture reward based on torchxrayvision's anatomy segmentation; nan for an image without two lungs.
 
     Args:
-        backend: `pspnet` (released weights, fetched by torchxrayvision into `cache`, in its own file format), or a
-            folder of `config.json` (`{"architecture": "pspnet", "input_resolution": 512}`) and `model.safetensors`,
-            the `state_dict()` of torchxrayvision's `PSPNet`.
+        backend: `pspnet` or `pspnet@sha256:<digest of the file>` (released weights, downloaded by torchxrayvision into
+            `cache`), or a folder of `config.json` (`{"architecture": "pspnet", "input_resolution": 512}`) and
+            `model.safetensors`, the `state_dict()` of torchxrayvision's `PSPNet`.
         device: where it runs.
         cache: torchxrayvision's own cache where None.
 
     Raises:
-        ModelError: if it cannot be loaded.
+        ModelError: if it cannot be loaded or trusted.
     """
-    posture = _released(cache) if backend == RELEASED else _from_folder(Path(backend))
+    released = ReleasedName.parse(backend)
+    posture = _released(released, cache) if released.name == RELEASED else _from_folder(Path(backend))
     return PostureReward(posture.to(device))
 
 
 def released_segmentation(cache: Path | None = None) -> Path:
-    """The file into which torchxrayvision fetches the weights of its `PSPNet`."""
-    return (cache or Path(get_cache_dir())) / _RELEASED_FILE
+    """The file into which torchxrayvision downloads the weights of its `PSPNet`."""
+    return cached_file(_RELEASED_URL, cache)
 
 
 def chest_posture(lungs: Tensor) -> Tensor:
@@ -220,25 +221,26 @@ def _from_folder(folder: Path) -> LungPosture:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if config.get("architecture") != RELEASED:
-            raise ValueError(f"config.json says architecture {config.get('architecture')!r}")
-        with torch.device("meta"):  # the file has all weights there are
-            network = pspnet(len(PSPNet.targets))
-        network.load_state_dict(network_state(folder / "model.safetensors"), assign=True)
-        return LungPosture(network.eval(), size=int(config.get("input_resolution", 512)))
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"config.json has architecture {config.get('architecture')!r}")
+        return LungPosture(_network(folder_state(folder)), size=int(config.get("input_resolution", 512)))
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder}: cannot be loaded as a segmentation of lungs: {error}\n"
+            f"{folder}: cannot be loaded as a lung segmentation: {error}\n"
             f'  expected: config.json with "architecture": "{RELEASED}", and model.safetensors of torchxrayvision\'s'
             " PSPNet"
         ) from None
 
 
-def _released(cache: Path | None) -> LungPosture:
+def _released(released: ReleasedName, cache: Path | None) -> LungPosture:
+    state = released_state(released, _RELEASED_URL, cache=cache)
     try:
-        whole = PSPNet(**({} if cache is None else {"cache_dir": str(cache)}))
-    except Exception as error:  # whatever a failed download or a damaged file gives
-        raise ModelError(
-            f"{RELEASED}: torchxrayvision could not load its PSPNet ({type(error).__name__})\n"
-            f"  expected: {_RELEASED_FILE} in its cache or a way to download it, or a folder with safetensors"
-        ) from None
-    return LungPosture(whole.model, size=512)
+        return LungPosture(_network(state), size=512)
+    except RuntimeError as error:
+        raise ModelError(f"{RELEASED}: the released file does not fit torchxrayvision's PSPNet: {error}") from None
+
+
+def _network(state: dict[str, Tensor]) -> nn.Module:
+    with torch.device("meta"):  # the state holds every weight
+        network: nn.Module = pspnet(len(PSPNet.targets))
+    network.load_state_dict(state, assign=True)
+    return network.eval()

@@ -4,7 +4,6 @@ All randomness comes from the seed and the iteration, so there is no generator t
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.files import _flush, write_tensors
+from cxrsynth.runtime.files import folder_atomically, write_tensors
 
 _WEIGHTS, _OPTIMIZER, _AVERAGED, _FIXED, _STATE = (
     "weights.safetensors",
@@ -48,25 +47,14 @@ def save_checkpoint(folder: Path, learner: Learner, state: dict[str, Any]) -> No
     Raises:
         OSError: if it cannot be written; the previous checkpoint is untouched.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_tensors({name: _kept(weight) for name, weight in learner.weights.items()}, partial / _WEIGHTS)
-    write_tensors(_optimizer_tensors(learner), partial / _OPTIMIZER)
-    if learner.averaged is not None:
-        write_tensors({name: _kept(weight) for name, weight in learner.averaged.items()}, partial / _AVERAGED)
-    if learner.fixed:
-        write_tensors({name: _kept(tensor) for name, tensor in learner.fixed.items()}, partial / _FIXED)
-    (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
-    for path in partial.iterdir():
-        _flush(path)
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    with folder_atomically(folder) as partial:
+        write_tensors(partial / _WEIGHTS, {name: _kept(weight) for name, weight in learner.weights.items()})
+        write_tensors(partial / _OPTIMIZER, _optimizer_tensors(learner))
+        if learner.averaged is not None:
+            write_tensors(partial / _AVERAGED, {name: _kept(weight) for name, weight in learner.averaged.items()})
+        if learner.fixed:
+            write_tensors(partial / _FIXED, {name: _kept(tensor) for name, tensor in learner.fixed.items()})
+        (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def load_policy(
         replace(model, ace=embeddings),
         unet_weights,
         ace_weights,
-        explore=0.0 if ace is None else ace.explore or 0.0,
+        explore=0.0 if ace is None else ace.exploration_std or 0.0,
         _baseline=baseline,
         _adapters=unet == "lora",
     )

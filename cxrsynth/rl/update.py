@@ -125,12 +125,12 @@ class Updater:
     def _rounds(self, count: int, key: str) -> Iterator[set[tuple[int, int]]]:
         """For each optimizer step the (place, step) pairs it learns from: the same on every process."""
         actions = self._schedule.actions
-        kept = max(1, round(self._settings.timesteps * actions))
+        kept = max(1, round(self._settings.timestep_fraction * actions))
         for epoch in range(self._settings.inner_epochs):
             rng = random.Random(f"{key} {epoch}")
             places = rng.sample(range(count), count)
             pairs = {place: rng.sample(range(actions), kept) for place in range(count)}
-            size = count // self._settings.updates
+            size = count // self._settings.num_minibatches
             for first in range(0, count, size):
                 yield {(place, step) for place in places[first : first + size] for step in pairs[place]}
 

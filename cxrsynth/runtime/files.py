@@ -1,42 +1,129 @@
-"""Files that are whole or absent: written beside their place, synced, renamed."""
+"""Atomic files and folders: written under a temporary name, flushed to disk, then renamed.
+
+A file `x` is written as `.x.partial`; a folder that replaces another keeps the old one as `.x.old` for the moment
+between two renames. A killed process leaves nothing else behind, and `cxrsynth.runtime.folder` removes both kinds.
+"""
 
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cxrsynth.errors import ShardError
+
+def partial_path(path: Path) -> Path:
+    """The temporary name a file or folder is written under."""
+    return path.with_name(f".{path.name}.partial")
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable (POSIX: a folder is a file)."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def old_path(folder: Path) -> Path:
+    """Where a folder waits while its replacement takes its name."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder; do nothing if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk."""
+    if sys.platform == "win32":
+        return  # neither can be flushed there through a handle that only reads
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+def publish(path: Path) -> None:
+    """Give a finished temporary file its final name, durably."""
+    os.replace(partial_path(path), path)
+    sync(path.parent)
+
+
+@contextmanager
+def open_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """A binary file that appears as `path`, whole, once the block ends without an error.
+
+    Args:
+        path: final name; a file there is replaced.
+        mode: permissions of the new file, before the umask.
+    """
+    partial = partial_path(path)
     try:
-        with partial.open("wb") as file:
-            file.write(content)
+        partial.unlink(missing_ok=True)  # one that was left open to others keeps its permissions
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode), "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        publish(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file whole or not at all."""
+    with open_atomically(path, mode=mode) as file:
+        file.write(content)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written, also where the library has an error of its own for that.
+    """
+    partial = partial_path(path)
+    try:
+        save_file(dict(tensors), partial)
+        sync(partial)
+        publish(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise OSError(errno.EIO, str(error), str(partial)) from None
+        raise
+
+
+@contextmanager
+def folder_atomically(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` once the block ends without an error.
+
+    What stood there before stays until the new folder is complete and on disk.
+    """
+    partial, old = partial_path(folder), old_path(folder)
+    remove(partial)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+        remove(old)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def stable_json(value: Any) -> bytes:
@@ -44,34 +131,18 @@ def stable_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def file_sha256(path: Path) -> str | None:
-    """Hex digest of a file, None if there is none."""
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def has_sha256(path: Path, expected: object) -> bool:
+    """Whether a file exists and has this SHA-256."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path) == expected
     except FileNotFoundError:
-        return None
+        return False
 
 
-def writing_failed(path: Path, error: OSError) -> ShardError:
-    """One message for a full disk, a lost permission, a vanished mount."""
-    return ShardError(
-        f"{path}: cannot write ({os.strerror(error.errno) if error.errno else error})\n"
-        "  finished shards are whole; make room or mend the permission, then run the same command to go on"
-    )
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A safetensors file; what the library cannot write is an OSError as of any other file."""
-    try:
-        save_file(dict(tensors), path)
-    except SafetensorError as error:
-        raise OSError(errno.EIO, str(error)) from None
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends

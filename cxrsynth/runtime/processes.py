@@ -1,18 +1,72 @@
-"""How work is shared: rank and world size as `accelerate launch` or `torchrun` set them."""
+"""Work shared between processes, as `torchrun` and `accelerate launch` start them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-# A process with little to do waits for the slowest: the usual 10 or 30 minutes would end a good run.
-PATIENCE = timedelta(days=30)
+from cxrsynth.errors import LaunchError
+
+# A process with little to do waits for the slowest one: the usual 10 or 30 minutes would end a good run.
+PATIENCE: Final = timedelta(days=30)
+
+_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Processes:
-    """One of `count` processes. `state` is accelerate's PartialState when there are several."""
+class Launch:
+    """What the launcher's environment variables say of this process; started without one, it is the only process."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+
+
+def read_launch() -> Launch:
+    """Read RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE; nothing else in cxrsynth reads them.
+
+    An empty variable counts as unset, and is removed from the environment: accelerate takes it for a number.
+
+    Raises:
+        LaunchError: if one is not a number, or they contradict each other.
+    """
+    found = {name: value.strip() for name in _VARIABLES if (value := os.environ.get(name)) is not None}
+    for name in [name for name, value in found.items() if not value]:
+        del os.environ[name], found[name]
+    for name, value in found.items():
+        if not (value.isascii() and value.isdecimal()):
+            raise _refused(f"{name}={value!r}", "a whole number, 0 or above")
+    number = {name: int(value) for name, value in found.items()}
+    world_size, rank = number.get("WORLD_SIZE", 1), number.get("RANK", 0)
+    if world_size < 1:
+        raise _refused("WORLD_SIZE=0", "at least 1 process")
+    if world_size > 1 and "RANK" not in number:
+        raise _refused(f"WORLD_SIZE={world_size} without RANK", "both")
+    if rank >= world_size:
+        raise _refused(f"RANK={rank}", f"a rank below WORLD_SIZE, which is {world_size}")
+    local_world_size, local_rank = number.get("LOCAL_WORLD_SIZE", 1), number.get("LOCAL_RANK", 0)
+    if not 1 <= local_world_size <= world_size:
+        raise _refused(f"LOCAL_WORLD_SIZE={local_world_size}", f"1 to WORLD_SIZE, which is {world_size}")
+    limit = "LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in number else "WORLD_SIZE"
+    if local_rank >= number.get(limit, 1):
+        raise _refused(f"LOCAL_RANK={local_rank}", f"a rank below {limit}, which is {number.get(limit, 1)}")
+    return Launch(rank, local_rank, world_size, local_world_size)
+
+
+def _refused(found: str, expected: str) -> LaunchError:
+    return LaunchError(
+        f"environment: {found}\n  expected: {expected}\n"
+        f"  start with torchrun or accelerate launch, or unset {', '.join(_VARIABLES)} to run one process"
+    )
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """This process among `count`. `state` is accelerate's PartialState if there are several."""
 
     rank: int = 0
     local_rank: int = 0
@@ -21,48 +75,37 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what there is once."""
+        """Whether this process writes what is written only once."""
         return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's share: every `count`-th item."""
+        return items[self.rank :: self.count]
+
+    def gather(self, rows: list[Any]) -> list[Any]:
+        """The lists of all processes joined into one, in every process."""
+        if self.count == 1:
+            return rows
+        from accelerate.utils import gather_object
+
+        joined: list[Any] = gather_object(rows)
+        return joined
 
     def wait(self) -> None:
         """Return when all processes have come here."""
         if self.state is not None:
             self.state.wait_for_everyone()
 
-    def close(self) -> None:
-        """Leave the process group."""
-        if self.state is not None:
-            self.state.destroy_process_group()
 
+def join_processes(*, cpu: bool) -> ProcessGroup:
+    """Join the process group that the launcher set up; a single process needs none.
 
-def announced(name: str, default: int) -> int:
-    """A number the launcher tells by an environment variable; `default` where it tells none."""
-    told = os.environ.get(name, "")
-    return int(told) if told.strip().isdecimal() else default
-
-
-def join_processes(*, cpu: bool) -> Processes:
-    """Join the process group the launcher announced; a single process needs none."""
-    count = announced("WORLD_SIZE", 1)
-    if count == 1:
-        return Processes()
+    Raises:
+        LaunchError: if the launcher's variables make no sense.
+    """
+    if read_launch().world_size == 1:
+        return ProcessGroup()
     from accelerate import PartialState
 
     state = PartialState(cpu=cpu, timeout=PATIENCE)
-    return Processes(state.process_index, state.local_process_index, state.num_processes, state)
-
-
-_Row = TypeVar("_Row")
-
-
-@dataclass(frozen=True)
-class ProcessGroup:
-    """This process among `count`. `gather` joins lists of (place, anything) of all processes."""
-
-    rank: int
-    count: int
-    gather: Callable[[list[Any]], list[Any]]
-
-    def share(self, batches: Sequence[_Row]) -> Sequence[_Row]:
-        """This process's batches."""
-        return batches[self.rank :: self.count]
+    return ProcessGroup(state.process_index, state.local_process_index, state.num_processes, state)

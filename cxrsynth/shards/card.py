@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cxrsynth.shards.folder import MANIFEST
+from cxrsynth.shards.folder import KEYS, MANIFEST, REJECTED
 
-REJECTED, KEYS = "rejected.csv", "keys.csv"
 _CELL = 192
 
 

@@ -55,27 +55,29 @@ _LOWER_AT: Final = 30
 
 
 def write_file_set(members: Iterable[bytes], folder: Path, *, uid_seed: str) -> None:
-    """Write DICOM files and the DICOMDIR that lists them into a fresh folder; equal input gives equal bytes.
+    """Write DICOM files, and the DICOMDIR that lists them, into an empty folder; equal input gives equal bytes.
 
-    Files lie in `PTnnnnnn/STnnnnnn/SEnnnnnn/IMnnnnnn`, numbered in order of arrival. One member is in memory
-    at a time, and beside it about 2.5 kB for the directory records of each. The folder is not complete before
-    this returns: write to a temporary name and rename.
+    Files lie in `PTnnnnnn/STnnnnnn/SEnnnnnn/IMnnnnnn`, numbered in order of arrival. One member is in memory at a
+    time, plus about 2.5 kB of directory records for each. The folder is incomplete until this returns: give it a
+    temporary name and rename it (`folder_atomically`).
 
-    Not `pydicom.fileset.FileSet`: it holds a second copy of all files in a temporary folder, and compares each
-    new member with all before it (2,000 small files: half a minute).
+    `pydicom.fileset.FileSet` would keep a second copy of all files in a temporary folder, and compare each new member
+    with all before it (half a minute for 2,000 small files).
 
     Args:
         members: files of `to_bytes`.
-        folder: does not exist yet; parents are made.
+        folder: empty, or does not exist yet; parents are made.
         uid_seed: decides the file-set's UID.
 
     Raises:
-        FileExistsError: if the folder exists.
-        ValueError: if two members are one SOP instance, or a level of the directory has above a million entries.
+        FileExistsError: if the folder holds something.
+        ValueError: if two members are the same SOP instance, or a level of the directory has over a million entries.
 
     Source: DICOM PS3.10 section 8, PS3.3 annex F.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(f"{folder}: not empty")
     patients: dict[str, _Record] = {}
     for member in members:
         path = folder.joinpath(*_file(member, patients))

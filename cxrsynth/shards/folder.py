@@ -1,34 +1,46 @@
-"""The output folder while a data set grows: plan first, shards as they finish, manifest last.
+"""The output folder of a data set: the plan comes first, shards as they finish, the manifest last.
 
 .cxrsynth/plan.json            what this folder is being filled with
-.cxrsynth/cxr-000000.json      record of a shard: hash, counts; written before the shard gets its name
-cxr-000000.tar                 there means finished
-manifest.json                  there means the data set is complete; .cxrsynth is then removed
+.cxrsynth/cxr-000000.tar.json  record of a shard: SHA-256, counts; written before the shard gets its name
+cxr-000000.tar                 a finished shard
+manifest.json                  declares the data set complete; .cxrsynth is then removed
 """
 
-import fcntl
 import json
 import shutil
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cxrsynth.errors import ShardError
-from cxrsynth.runtime.files import file_sha256, stable_json, write_atomically, writing_failed
+from cxrsynth.runtime.files import has_sha256, partial_path, stable_json, write_atomically
+from cxrsynth.runtime.folder import LockedFolder
 from cxrsynth.shards.plan import plan_differences, shard_name
 from cxrsynth.shards.tar import ShardWriter
 
 MANIFEST = "manifest.json"
+FILE_SET, METADATA = "fileset", "metadata.jsonl"
+REJECTED, KEYS, PREVIEW, CARD = "rejected.csv", "keys.csv", "preview.png", "README.md"
 _STATE = ".cxrsynth"
+_PLAN = "plan.json"
+_WRITTEN = (
+    *("cxr-*.tar", MANIFEST, FILE_SET, METADATA, REJECTED, KEYS, PREVIEW, CARD),
+    *(f"{_STATE}/{_PLAN}", f"{_STATE}/cxr-*.tar.json"),
+)
 
 
 class OutputFolder:
-    """One data set's folder. All paths a run touches in it are named here; errors name it as the value of `option`."""
+    """The folder of one data set; names every path in it. Messages call it the value of `option`."""
 
     def __init__(self, path: Path, *, option: str = "--out") -> None:
         self.path = path
-        self._named = f"{option} {path}"
         self.state = path / _STATE
-        self._lock: IO[str] | None = None
+        self._folder = LockedFolder(
+            path, lock=f"{_STATE}/lock", written=_WRITTEN, kept="finished shards are whole", option=option
+        )
+        self._name = self._folder.name
+        self.failure = self._folder.failure
+        self.sweep = self._folder.sweep
+        self.unlock = self._folder.unlock
 
     def check(self, plan: dict[str, Any]) -> bool:
         """Refuse a folder that holds something else; True if this plan is already complete there.
@@ -36,69 +48,56 @@ class OutputFolder:
         Raises:
             ShardError: for a foreign non-empty folder, another plan, a file in the way, an unreadable folder.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ShardError(f"{self._named}: is a file, expected a folder")
-        try:
-            names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        except OSError as error:
-            raise ShardError(f"{self._named}: cannot be read ({error.strerror})") from None
+        self._folder.refuse_file()
+        names = self._folder.names()
         known = self._known_plan() if self._has_begun(names) else None
         if known is None:
-            # Only beside our state: the start removes them, and elsewhere they are somebody's.
-            if names - {_STATE} - (_partials(names) if _STATE in names else set()):
+            # Beside our state, leftovers are ours and the start removes them; elsewhere they are somebody's.
+            leftovers = {path.name for path in self._folder.leftovers()} if _STATE in names else set()
+            if names - {_STATE} - leftovers:
                 raise ShardError(
-                    f"{self._named}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
+                    f"{self._name}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
                 )
             return False
         differences = plan_differences(known, plan)
         if differences:
             raise ShardError(
-                f"{self._named}: holds a data set of another plan\n  "
+                f"{self._name}: holds a data set of another plan\n  "
                 + "\n  ".join(differences)
                 + "\n  choose a new folder, or run the command that started this one"
             )
         return (self.path / MANIFEST).exists()
 
     def _has_begun(self, names: set[str]) -> bool:
-        """Whether there is any shard: a run that failed before its first binds nobody to its plan."""
+        """Whether there is any shard: a run that failed before its first shard does not bind later runs to its plan."""
         shards = any(name.startswith("cxr-") for name in names)
         return MANIFEST in names or shards or any(self.state.glob("cxr-*.json"))
 
     def start(self, plan: dict[str, Any]) -> None:
-        """Make the folder, take its lock and write the plan down. Raises ShardError if that cannot be done."""
+        """Make the folder, take its lock and write down the plan. Raises ShardError if that fails."""
+        self._folder.lock()
         try:
-            self.state.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.state / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.drop_leftovers()
-            write_atomically(self.state / "plan.json", stable_json(plan))
-        except BlockingIOError:
-            raise ShardError(f"{self._named}: another run is writing there\n  wait for it, or stop it") from None
+            write_atomically(self.state / _PLAN, stable_json(plan))
         except OSError as error:
-            raise writing_failed(self.path, error) from None
-
-    def drop_leftovers(self) -> None:
-        """Remove what an interrupted run was writing."""
-        for leftover in [*self.path.glob(".*.partial"), *self.state.glob(".*.partial")]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            raise self.failure(error, writing=True) from None
 
     def is_finished(self, index: int) -> bool:
-        """Whether a shard is whole: it has its name, a record, and the bytes the record tells of."""
-        path, record = self.path / shard_name(index), self.record(index)
-        return record is not None and file_sha256(path) == str(record["sha256"])
+        """Whether a shard is whole: it has its name, a record, and the bytes the record gives the SHA-256 of."""
+        record = self.record(index)
+        return record is not None and has_sha256(self.path / shard_name(index), record["sha256"])
 
     def record(self, index: int) -> dict[str, Any] | None:
-        """What was written down about a shard, or None."""
+        """The record of a shard; None if it is absent or damaged."""
         path = self.state / f"{shard_name(index)}.json"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            return None  # absent or damaged: the shard is made again
+            return None  # the shard is made again
         whole = isinstance(record, dict) and isinstance(record.get("sha256"), str) and "samples" in record
         return record if whole else None
 
     def forget_shards(self) -> None:
-        """Have all shards made again."""
+        """Delete all shards, so that the next run makes them again."""
         for path in [*self.state.glob("cxr-*.json"), *self.path.glob("cxr-*.tar")]:
             path.unlink()
 
@@ -107,8 +106,8 @@ class OutputFolder:
         return ShardWriter(self.path / shard_name(index))
 
     def drop_partial(self, index: int) -> None:
-        """Remove what there is of a shard that was not published."""
-        (self.path / f".{shard_name(index)}.partial").unlink(missing_ok=True)
+        """Delete a half-written shard."""
+        partial_path(self.path / shard_name(index)).unlink(missing_ok=True)
 
     def publish(self, index: int, writer: ShardWriter, record: dict[str, Any]) -> None:
         """Close a shard, write its record, then give it its name."""
@@ -122,35 +121,29 @@ class OutputFolder:
         write_atomically(self.path / MANIFEST, stable_json(manifest))
 
     def verify(self) -> None:
-        """Hash again what the manifest of a complete set lists. Raises ShardError naming what is missing or changed."""
+        """Hash every file a complete set's manifest lists. Raises ShardError naming those missing or changed."""
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             listed = {shard["name"]: shard["sha256"] for shard in manifest["shards"]} | manifest["files"]
         except (OSError, ValueError, KeyError, TypeError):
             raise _not_ours(self.path / MANIFEST) from None
-        damaged = [name for name, sha256 in listed.items() if file_sha256(self.path / name) != sha256]
+        damaged = [name for name, sha256 in listed.items() if not has_sha256(self.path / name, sha256)]
         if damaged:
             raise ShardError(
-                f"{self._named}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
+                f"{self._name}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
                 f" {', '.join(damaged[:3])}{' ...' if len(damaged) > 3 else ''}\n"
-                "  run the command with a new folder: it gives the same bytes again"
+                "  run the command with a new folder: it writes the same bytes again"
             )
 
     def clean(self, *, drop_shards: bool) -> None:
-        """Drop the state folder of a complete set, and the tars where they were only a stage."""
+        """Delete the state folder of a complete set, and its tars if they were only an intermediate step."""
         if drop_shards:
             for path in self.path.glob("cxr-*.tar"):
                 path.unlink()
         shutil.rmtree(self.state, ignore_errors=True)
 
-    def unlock(self) -> None:
-        """Let another run write here."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
     def _known_plan(self) -> dict[str, Any] | None:
-        for path, part in ((self.path / MANIFEST, "plan"), (self.state / "plan.json", None)):
+        for path, part in ((self.path / MANIFEST, "plan"), (self.state / _PLAN, None)):
             if path.exists():
                 try:
                     content = json.loads(path.read_text(encoding="utf-8"))
@@ -165,8 +158,3 @@ class OutputFolder:
 
 def _not_ours(path: Path) -> ShardError:
     return ShardError(f"{path}: not a file cxrsynth wrote\n  choose a new or empty folder")
-
-
-def _partials(names: set[str]) -> set[str]:
-    """What an interrupted run was writing."""
-    return {name for name in names if name.startswith(".") and name.endswith(".partial")}

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -12,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from cxrsynth.errors import ShardError
+from cxrsynth.runtime.files import write_atomically
 
 _KEY_BYTES = 32
 _FIT_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -104,19 +105,12 @@ def load_id_key(path: Path | None) -> bytes:
 
 
 def _make_key(path: Path) -> None:
-    """Write a fresh key whole; of several processes starting at once the first one wins."""
+    """Write a new key; if several processes start at once, the first one's key is everyone's."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
-        try:
-            os.link(partial, path)
-        except FileExistsError:
-            pass
-        finally:
-            partial.unlink()
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                write_atomically(path, f"{secrets.token_hex(_KEY_BYTES)}\n".encode(), mode=0o600)
     except OSError as error:
         raise ShardError(
             f"{path}: the id key cannot be made there ({error.strerror})\n  name one with --id-key FILE"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from cxrsynth.runtime.files import sync_folder
+from cxrsynth.runtime.files import partial_path, publish
 from cxrsynth.settings import ImageFormat
 
 SYNTHETIC_NOTE = "Synthetic chest X-ray made by cxrsynth. Not a patient, not for diagnosis."
@@ -30,7 +30,7 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.partial = path.with_name(f".{path.name}.partial")
+        self.partial = partial_path(path)
         self._file = self.partial.open("wb")
         self._hash = _HashingFile(self._file)
         stream = cast(IO[bytes], self._hash)
@@ -54,8 +54,7 @@ class ShardWriter:
 
     def publish(self) -> None:
         """Rename to the final name and make the rename durable."""
-        os.replace(self.partial, self.path)
-        sync_folder(self.path.parent)
+        publish(self.path)
 
     def discard(self) -> None:
         """Drop the temporary file."""

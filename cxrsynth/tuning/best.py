@@ -3,7 +3,7 @@
 from typing import Any
 
 from cxrsynth.recipe.schema import EvaluationSection
-from cxrsynth.tuning.evaluator import Verdict, hacking
+from cxrsynth.tuning.evaluator import Verdict, hacking_warning
 
 _NONE = -1
 
@@ -23,9 +23,9 @@ class BestSoFar:
 
     def replaced_by(self, verdict: Verdict, iteration: int) -> bool:
         """Whether this verdict is better than all before; it is then the best so far."""
-        if not verdict.judge > self.evaluator:
+        if not verdict.evaluator > self.evaluator:
             return False
-        self.iteration, self.evaluator, self.tuning = iteration, verdict.judge, verdict.tuning
+        self.iteration, self.evaluator, self.tuning = iteration, verdict.evaluator, verdict.tuning
         return True
 
     def alarm(self, verdict: Verdict, section: EvaluationSection) -> str | None:
@@ -33,9 +33,9 @@ class BestSoFar:
 
         Sets `hacked` if the recipe wants such a stage to end.
         """
-        warning = hacking(
+        warning = hacking_warning(
             verdict,
-            judge=max(self.evaluator, 0.0),
+            evaluator=max(self.evaluator, 0.0),
             tuning=self.tuning if self.evaluator > 0 else 0.0,
             margin=section.hacking_margin,
         )

@@ -9,10 +9,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cxrsynth.runtime.files import open_atomically
+
 _PANELS = (
-    ("Tuning reward over the baseline (spreads)", ("evaluation/tuning/total/margin",)),
-    ("Judge over the baseline (spreads)", ("evaluation/judge/total/margin",)),
-    ("Win rate on held-out reports", ("evaluation/tuning/total/win_rate", "evaluation/judge/total/win_rate")),
+    ("Tuning rewards: margin over the baseline (SD)", ("evaluation/tuning/total/margin",)),
+    ("Evaluator: margin over the baseline (SD)", ("evaluation/evaluator/total/margin",)),
+    ("Win rate on held-out reports", ("evaluation/tuning/total/win_rate", "evaluation/evaluator/total/win_rate")),
     ("KL divergence", ("policy/approx_kl", "policy/baseline_kl")),
     ("Clip fraction", ("policy/clip_fraction",)),
     ("Gradient norm", ("policy/grad_norm", "sft/grad_norm")),
@@ -57,9 +59,8 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=90)
-    partial.replace(path)
+    with open_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=90)
 
 
 def _places(rows: Sequence[dict[str, Any]]) -> list[int]:

@@ -87,7 +87,7 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     made = Reinforcement(run, stage, index, checkpoint=run.recipe.model.checkpoint)
     batch = run.batch_size(stage.sampling)
     counts = made.policy.parameter_count()
-    actions = max(1, round(stage.update.timesteps * made.schedule.actions)) * stage.update.inner_epochs
+    actions = max(1, round(stage.update.timestep_fraction * made.schedule.actions)) * stage.update.inner_epochs
     with made.pool() as pool:
         step = _measure(made, pool, batch)
         side_by_side = pool.batches * run.accelerator.num_processes
@@ -107,7 +107,7 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     trained = sum(counts.values())
     kept = _ADAMW_BYTES * trained
     return [
-        f"{stage.iterations} iterations of {stage.trajectories} images and {stage.update.updates} updates;"
+        f"{stage.iterations} iterations of {stage.trajectories} images and {stage.update.num_minibatches} updates;"
         f" {stage.sampling.steps} steps, guidance {made.guidance:g}",
         f"trains {trained:,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
         f"an iteration about {sampled + at_first * sampling + updated:.0f} s at first, {sampled + updated:.0f} s where"

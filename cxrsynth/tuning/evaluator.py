@@ -27,7 +27,7 @@ from cxrsynth.metrics.features import Extractor
 from cxrsynth.metrics.fidelity import frechet_interval, mean_interval
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
-from cxrsynth.rewards.feedback import spread
+from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.rl.rollouts import PromptExample, check_pixels
 from cxrsynth.runtime.files import write_tensors
 from cxrsynth.runtime.pool import OrderedPool
@@ -41,7 +41,7 @@ _ROUNDS = 1000
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedImages:
     """Images of one model for all (report, image) pairs in order, and what was said of them."""
 
     images: Tensor  # [N, H, W] uint8
@@ -51,10 +51,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Policy against baseline. `judge` and `tuning` are mean margins in spreads of the baseline's rewards."""
+    """Policy against baseline. `evaluator` and `tuning` are mean margins, in SDs of the baseline's rewards."""
 
     numbers: dict[str, float]
-    judge: float
+    evaluator: float
     tuning: float
 
 
@@ -97,20 +97,20 @@ class Evaluator:
     ) -> None:
         self._asked = [(case, image) for case in cases for image in range(images_per_report)]
         self._images_per_report = images_per_report
-        self._suites = (("tuning", tuning), ("judge", judge))
+        self._suites = (("tuning", tuning), ("evaluator", judge))
         self.names = [f"{kind}/{name}" for kind, suite in self._suites for name in suite.names]
         self._weights = torch.tensor(
             [weights[name] for name in tuning.names] + [1.0] * len(judge.names), dtype=torch.float64
         )
-        self._is_judge = torch.tensor([kind == "judge" for kind, suite in self._suites for _ in suite.names])
+        self._is_independent = torch.tensor([kind == "evaluator" for kind, suite in self._suites for _ in suite.names])
         self._extractor = extractor
         self._reference = reference
         self._steps, self._guidance, self._sampler = steps, guidance, sampler
         self._batch_size, self._seed = batch_size, seed
         self._pool, self._group = pool, group
-        self._baseline: Judged | None = None
+        self._baseline: EvaluatedImages | None = None
 
-    def judged(self, model: DiffusionModel) -> Judged:
+    def evaluate(self, model: DiffusionModel) -> EvaluatedImages:
         """All images of one model and their rewards; the same on every process."""
         places = list(range(len(self._asked)))
         batches = [places[first : first + self._batch_size] for first in range(0, len(places), self._batch_size)]
@@ -123,7 +123,7 @@ class Evaluator:
         ]
         every = sorted(self._group.gather(rows), key=lambda row: int(row[0]))
         images, rewards, features = (torch.stack([row[part] for row in every]) for part in (1, 2, 3))
-        return Judged(images, rewards, features)
+        return EvaluatedImages(images, rewards, features)
 
     def _batch(self, model: DiffusionModel, places: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         cases = [self._asked[place][0] for place in places]
@@ -143,25 +143,23 @@ class Evaluator:
         rewards = torch.cat([suite(images, reports).values for _, suite in self._suites], 1)
         return (images[:, 0] * 255).round().to(torch.uint8), rewards, self._extractor(images)
 
-    def baseline(self, context: Callable[[], AbstractContextManager[DiffusionModel]], cache: Path) -> Judged:
+    def baseline(self, context: Callable[[], AbstractContextManager[DiffusionModel]], cache: Path) -> EvaluatedImages:
         """The baseline's images, drawn once a run and kept in `cache`."""
         if self._baseline is None:
             self._baseline = _kept(cache, len(self._asked))
             if self._baseline is None:
                 with context() as model:
-                    self._baseline = self.judged(model)
+                    self._baseline = self.evaluate(model)
                 if self._group.rank == 0:
-                    partial = cache.with_suffix(".partial")
                     parts = {name: getattr(self._baseline, name) for name in ("images", "rewards", "features")}
-                    write_tensors({name: tensor.contiguous() for name, tensor in parts.items()}, partial)
-                    partial.replace(cache)
+                    write_tensors(cache, {name: tensor.contiguous() for name, tensor in parts.items()})
         return self._baseline
 
-    def verdict(self, policy: Judged, baseline: Judged) -> Verdict:
+    def verdict(self, policy: EvaluatedImages, baseline: EvaluatedImages) -> Verdict:
         """Margins, win rates, Frechet distance and diversity, with intervals by bootstrap over reports."""
         margin = (policy.rewards - baseline.rewards).double()  # [N, R]
         known = ~margin.isnan()
-        scaled = (margin / spread(baseline.rewards)).nan_to_num(0.0)
+        scaled = (margin / reward_std(baseline.rewards)).nan_to_num(0.0)
         numbers: dict[str, float] = {}
         for column, name in enumerate(self.names):
             numbers[f"{name}/policy"] = float(policy.rewards[:, column].nanmean())
@@ -169,7 +167,7 @@ class Evaluator:
             numbers |= self._interval(f"{name}/margin", margin[:, column], known[:, column])
             numbers |= self._interval(f"{name}/win_rate", _won(margin[:, column]), known[:, column])
         totals = {}
-        for kind, own in (("tuning", ~self._is_judge), ("judge", self._is_judge)):
+        for kind, own in (("tuning", ~self._is_independent), ("evaluator", self._is_independent)):
             weight = self._weights * own
             total = (scaled * weight).sum(1) / (known * weight).sum(1).clamp(min=1e-12)
             told = (known & own).any(1)
@@ -177,7 +175,7 @@ class Evaluator:
             numbers |= self._interval(f"{kind}/total/win_rate", _won(total), told)
             totals[kind] = numbers[f"{kind}/total/margin"]
         numbers |= self._fidelity(policy, baseline)
-        return Verdict(numbers, judge=totals["judge"], tuning=totals["tuning"])
+        return Verdict(numbers, evaluator=totals["evaluator"], tuning=totals["tuning"])
 
     def _interval(self, name: str, values: Tensor, known: Tensor) -> dict[str, float]:
         """The mean over reports with its 95% interval: images of one report are not independent."""
@@ -190,7 +188,7 @@ class Evaluator:
         found = mean_interval(means.double().numpy(), rounds=_ROUNDS)
         return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
-    def _fidelity(self, policy: Judged, baseline: Judged) -> dict[str, float]:
+    def _fidelity(self, policy: EvaluatedImages, baseline: EvaluatedImages) -> dict[str, float]:
         made, before = policy.features.double().numpy(), baseline.features.double().numpy()
         numbers: dict[str, float] = {}
         compared = {"frechet_to_baseline": (made, before)}
@@ -207,7 +205,7 @@ class Evaluator:
             numbers[name] = similarity_within(images.numpy(), pairs=pairs, seed=self._seed).value
         return numbers
 
-    def sheet(self, policy: Judged, baseline: Judged, *, pairs: int) -> Image.Image:
+    def sheet(self, policy: EvaluatedImages, baseline: EvaluatedImages, *, pairs: int) -> Image.Image:
         """Contact sheet: the baseline's image above the policy's, report by report."""
         places = list(range(0, len(self._asked), self._images_per_report))[:pairs]
         columns = min(6, max(1, len(places)))
@@ -224,29 +222,30 @@ class Evaluator:
         return sheet
 
 
-def hacking(verdict: Verdict, *, judge: float, tuning: float, margin: float) -> str | None:
+def hacking_warning(verdict: Verdict, *, evaluator: float, tuning: float, margin: float) -> str | None:
     """A warning if the judge falls by more than `margin` while the tuning reward rises; None where it does not.
 
     Args:
         verdict: the newest.
-        judge: the judge's margin at its best so far; zero is the baseline's.
+        evaluator: the evaluator's margin at its best so far; zero is the baseline's.
         tuning: the tuning rewards' margin then.
-        margin: in spreads of the baseline's rewards, as the others.
+        margin: in standard deviations of the baseline's rewards, as the others.
     """
-    fall = judge - verdict.judge
+    fall = evaluator - verdict.evaluator
     if not (fall > margin and verdict.tuning > tuning):  # nor where one of them is not known
         return None
     return (
-        f"reward hacking: the judge has fallen by {fall:.2f} spreads (to {verdict.judge:+.2f}) while the tuning reward"
-        f" rose from {tuning:+.2f} to {verdict.tuning:+.2f}. Raise update.kl_weight, lower the learning rates, or stop"
-        " here: the best checkpoint by the judge is kept"
+        f"reward hacking: the evaluator's margin fell by {fall:.2f} standard deviations (to {verdict.evaluator:+.2f})"
+        f" while that of the tuning rewards rose from {tuning:+.2f} to {verdict.tuning:+.2f}.\n"
+        "  Raise update.kl_weight, lower the learning rates, or stop here: the best checkpoint according to the"
+        " evaluator is kept"
     )
 
 
-def _kept(cache: Path, count: int) -> Judged | None:
+def _kept(cache: Path, count: int) -> EvaluatedImages | None:
     """What an earlier process drew; None where there is nothing, or a damaged file."""
     try:
-        found = Judged(**load_file(cache))
+        found = EvaluatedImages(**load_file(cache))
     except (OSError, TypeError, SafetensorError):
         return None
     return found if {len(found.images), len(found.rewards), len(found.features)} == {count} else None

@@ -21,6 +21,7 @@ from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
+from cxrsynth.runtime.files import folder_atomically
 from cxrsynth.settings import Precision
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -59,28 +60,25 @@ def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
         ModelError: if the model loaded back is not the one saved.
         OSError: if it cannot be written.
     """
-    folder, partial = find_model(source), out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    folder = find_model(source)
     try:
-        partial.mkdir(parents=True)
-        for part in _PARTS:
-            if part not in trained.parts:
-                shutil.copytree(folder / part, partial / part)
-        _write_index(folder, partial)
-        _write_spec(trained.model, folder, partial)
-        # In float32: half precision may not resolve the change that tuning made.
-        if "unet" in trained.parts:
-            _save_unet(trained, source, partial / "unet")
-        if "text_encoder" in trained.parts:
-            trained.model.text_encoder.save_pretrained(partial / "text_encoder")
-        for part in trained.parts & {"unet", "text_encoder"}:
-            _forget_origin(partial / part / "config.json")
-        if trained.model.ace is not None:
-            save_ace(trained.model.ace.plain(), partial)
-        _compare(trained, source, partial)
-        (partial / CARD).write_text(card, encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
+        with folder_atomically(out) as partial:
+            for part in _PARTS:
+                if part not in trained.parts:
+                    shutil.copytree(folder / part, partial / part)
+            _write_index(folder, partial)
+            _write_spec(trained.model, folder, partial)
+            # In float32: half precision may not resolve the change that tuning made.
+            if "unet" in trained.parts:
+                _save_unet(trained, source, partial / "unet")
+            if "text_encoder" in trained.parts:
+                trained.model.text_encoder.save_pretrained(partial / "text_encoder")
+            for part in trained.parts & {"unet", "text_encoder"}:
+                _forget_origin(partial / part / "config.json")
+            if trained.model.ace is not None:
+                save_ace(trained.model.ace.plain(), partial)
+            _compare(trained, source, partial)
+            (partial / CARD).write_text(card, encoding="utf-8")
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error)) from None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage
-from cxrsynth.rewards.feedback import Comparison, compare, spread
+from cxrsynth.rewards.feedback import Comparison, compare, reward_std
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.rl.rollouts import BaselineCache, Collector, PromptExample
 
@@ -52,6 +52,6 @@ class Comparer:
         """Feedback of the policy's rewards [N, R], in standard deviations of all the baseline's rewards so far."""
         if self._section is None or baseline is None:
             return Feedback(rewards, rewards, None)
-        scale = spread(self.cache.everything())
+        scale = reward_std(self.cache.everything())
         kind, beta = Comparison(self._section.kind), self._section.beta
         return Feedback(compare(rewards, baseline, kind=kind, scale=scale, beta=beta), rewards, baseline)

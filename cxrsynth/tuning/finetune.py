@@ -171,7 +171,7 @@ class Supervision:
         for spec in batch:
             rng = random.Random(" ".join(map(str, self._key(step, spec))))
             timesteps.append(rng.randrange(last))
-            blank = rng.random() < self.section.unconditional
+            blank = rng.random() < self.section.cond_dropout_prob
             pair = images.pair(spec.report)
             prompts.append("" if blank else pair.prompt)
             conditions.append(() if blank else pair.conditions)

@@ -22,7 +22,7 @@ from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import Reward, RewardSuite
 from cxrsynth.rewards.digests import backend_digest
-from cxrsynth.runtime.processes import announced
+from cxrsynth.runtime.processes import read_launch
 from cxrsynth.tuning.latent_cache import open_images
 from cxrsynth.tuning.run import LoadedInputs, TuneRun
 
@@ -82,7 +82,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
     return LoadedInputs(
         images,
         rewards,
-        evaluator=RewardSuite({name: reward(name, backend) for name, backend in evaluation.judges.items()}),
+        evaluator=RewardSuite({name: reward(name, backend) for name, backend in evaluation.evaluators.items()}),
         extractor=load_extractor(evaluation.features, device=device),
         reference=None if evaluation.reference is None else open_collection(evaluation.reference),
     )
@@ -153,7 +153,7 @@ def _read(path: Path, columns: dict[str, str], limit: int | None) -> list[Report
     reports = list(islice(usable(), limit))
     if not reports:
         raise ReportsError(f"{path}: no usable row\n  expected: at least one row with report text or labels")
-    if rejected and announced("RANK", 0) == 0:
+    if rejected and read_launch().rank == 0:
         console.warn(
             f"{path}: {len(rejected)} of {len(rejected) + len(reports)} rows cannot be used and are left out"
             f" (the first: line {rejected[0].line}: {rejected[0].reason})"
@@ -188,5 +188,5 @@ def input_digests(run: TuneRun) -> dict[str, str]:
     found["evaluation.features"] = loaded.extractor.digest
     if loaded.reference is not None:
         found["evaluation.reference"] = _names_and_sizes(loaded.reference)
-    judges = recipe.evaluation.judges
-    return found | {f"evaluation.judge.{name}": backend_digest(name, judges[name]) for name in judges}
+    evaluators = recipe.evaluation.evaluators
+    return found | {f"evaluation.evaluator.{name}": backend_digest(name, evaluators[name]) for name in evaluators}

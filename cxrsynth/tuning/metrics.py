@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cxrsynth.runtime.files import write_atomically
+
 
 class Metrics:
     """Appends rows to a file; numbers that are none become null."""
@@ -38,6 +40,4 @@ class Metrics:
     def cut(self, *, stage: int, iteration: int) -> None:
         """Drop rows of this stage after `iteration`, and of later stages: they will be written again."""
         kept = [row for row in self.rows() if (row["stage"], row["iteration"]) <= (stage, iteration)]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        partial.replace(self.path)
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())

@@ -58,7 +58,7 @@ def reinforcement_card(run: TuneRun, stage: "Reinforcement", best: int) -> str:
         f" ({', '.join(f'{n} {c}' for n, c in stage.policy.parameter_count().items())} numbers)",
         f"- rewards: {', '.join(_told(name, reward) for name, reward in section.rewards.items())}",
         f"- iterations: {section.iterations} of {section.trajectories} images; weights of iteration {best}"
-        + (", the best by the judge" if best == stage.best.iteration else ""),
+        + (", the best according to the evaluator" if best == stage.best.iteration else ""),
         f"- reports: {len(run.training)} to train, {len(run.held_out)} held out",
         "",
         *_result_table(stage, best),
@@ -83,7 +83,7 @@ def _result_table(stage: "Reinforcement", best: int) -> list[str]:
     rows = [
         row
         for row in stage.progress.metrics.rows()
-        if row["stage"] == stage.index and row["iteration"] == best and "evaluation/judge/total/margin" in row
+        if row["stage"] == stage.index and row["iteration"] == best and "evaluation/evaluator/total/margin" in row
     ]
     if not rows:
         return []
@@ -110,8 +110,8 @@ def _result_table(stage: "Reinforcement", best: int) -> list[str]:
         )
     lines += [
         "",
-        f"- win rate over all: tuning rewards {_with_interval(row, 'tuning/total/win_rate')}, judge"
-        f" {_with_interval(row, 'judge/total/win_rate')}",
+        f"- win rate over all: tuning rewards {_with_interval(row, 'tuning/total/win_rate')}, evaluator"
+        f" {_with_interval(row, 'evaluator/total/win_rate')}",
     ]
     if f"{prefix}frechet_to_real" in row:
         lines.append(

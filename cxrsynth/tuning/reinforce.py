@@ -61,9 +61,10 @@ from cxrsynth.rl.policy import Policy, load_policy
 from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
 from cxrsynth.rl.rollouts import Collector
 from cxrsynth.rl.update import Updater, UpdateStats
+from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.tuning.best import BestSoFar
-from cxrsynth.tuning.evaluator import Evaluator, Judged, as_row, open_evaluator
+from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator, as_row, open_evaluator
 from cxrsynth.tuning.export import Trained
 from cxrsynth.tuning.feedback import Comparer
 from cxrsynth.tuning.model_card import reinforcement_card
@@ -84,7 +85,7 @@ class Reinforcement:
         self.policy, self.optimizer = _open_policy(run, section, checkpoint)
         self.example = run.prompt_examples(self.policy.model.fits)
         self.compare = Comparer(section)
-        self.statistics = PromptStatistics(size=section.advantage.buffer, least=section.advantage.least)
+        self.statistics = PromptStatistics(size=section.advantage.buffer, least=section.advantage.min_count)
         self.silent = SilentRewards(self.suite.names, len(run.training))
         self.best = BestSoFar()
         ace = self.policy.model.ace
@@ -156,7 +157,7 @@ class Reinforcement:
         """Compare policy and baseline on held-out reports, keep the best weights, watch for reward hacking."""
         baseline, section = self.baseline_images(evaluator), self.run.recipe.evaluation
         with self.progress.averaged():
-            images = evaluator.judged(self.policy.model)
+            images = evaluator.evaluate(self.policy.model)
         verdict = evaluator.verdict(images, baseline)
         row, alarm = as_row(verdict), self.best.alarm(verdict, section)
         self.progress.write(iteration, row | {"evaluation/hacking": float(alarm is not None)})
@@ -164,7 +165,8 @@ class Reinforcement:
         if self.run.is_main:
             if section.sheet:
                 sheet = evaluator.sheet(images, baseline, pairs=section.sheet)
-                sheet.save(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png")
+                with open_atomically(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png") as file:
+                    sheet.save(file, "PNG")
             self.progress.draw()
         if self.best.replaced_by(verdict, iteration):
             self.progress.save_best(iteration)
@@ -264,7 +266,7 @@ class Reinforcement:
         batch_size = self.run.batch_size(self.section.sampling)
         return open_evaluator(self.run, self.suite, self.weights, case=self.example, pool=pool, batch=batch_size)
 
-    def baseline_images(self, evaluator: Evaluator) -> Judged:
+    def baseline_images(self, evaluator: Evaluator) -> EvaluatedImages:
         """The baseline's images of held-out reports and their scores, sampled once a run."""
         return evaluator.baseline(self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors")
 

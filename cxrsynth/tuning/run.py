@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from cxrsynth.diffusion.spec import ModelSpec
@@ -65,8 +64,12 @@ class TuneRun:
     @property
     def group(self) -> ProcessGroup:
         """This process among the others."""
-        gather: Callable[[list[Any]], list[Any]] = gather_object if self.accelerator.num_processes > 1 else list
-        return ProcessGroup(self.accelerator.process_index, self.accelerator.num_processes, gather)
+        accelerator = self.accelerator
+        if accelerator.num_processes == 1:
+            return ProcessGroup()
+        return ProcessGroup(
+            accelerator.process_index, accelerator.local_process_index, accelerator.num_processes, PartialState()
+        )
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Sum over processes."""

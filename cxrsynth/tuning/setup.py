@@ -9,7 +9,7 @@ from cxrsynth.diffusion.model import choose_device, choose_precision, find_model
 from cxrsynth.diffusion.spec import read_spec
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
-from cxrsynth.runtime.processes import PATIENCE
+from cxrsynth.runtime.processes import PATIENCE, read_launch
 from cxrsynth.settings import Device, Precision, TuneSettings
 from cxrsynth.tuning.inputs import check_evaluation, check_trackers, load_inputs, split_reports
 from cxrsynth.tuning.run import TuneRun
@@ -22,6 +22,7 @@ def open_tune(settings: TuneSettings) -> TuneRun:
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
     """
+    read_launch()  # accelerate would fail later, with a traceback
     recipe = load_recipe(settings.recipe, overrides=settings.overrides)
     spec = read_spec(find_model(recipe.model.checkpoint))
     if recipe.model.precision is Precision.FP16:

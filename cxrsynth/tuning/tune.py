@@ -6,7 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cxrsynth import __version__, console
-from cxrsynth.errors import ShardError
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import TuneSettings
@@ -59,7 +58,9 @@ def tune(settings: TuneSettings) -> Tuned:
                 _run_stage(run, index, checkpoint)
             checkpoint = str(run.stage_model(index))
     except OSError as error:
-        raise _explained(run, error) from None
+        if error.errno is None:
+            raise  # a library's own, not of a file
+        raise run.folder.failure(error) from None
     finally:
         run.accelerator.end_training()
         run.folder.unlock()
@@ -78,15 +79,3 @@ def _run_stage(run: TuneRun, index: int, checkpoint: str) -> None:
         if run.is_main:
             save_tuned(trained, run.stage_model(index), source=checkpoint, card=stage.card())
     run.wait()
-
-
-def _explained(run: TuneRun, error: OSError) -> Exception:
-    """Which file could not be read or written, inside the run's folder or outside it; a library's own errors as is."""
-    if error.errno is None:
-        return error
-    if error.filename is not None and not Path(error.filename).resolve().is_relative_to(run.folder.path.resolve()):
-        return ShardError(
-            f"{error.filename}: {error.strerror}\n"
-            "  the previous checkpoint is whole; mend this, and run the same command again"
-        )
-    return run.folder.failed(error)

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from cxrsynth.auditing.score_cache import Parts
 from cxrsynth.cli import app
+from cxrsynth.metrics.quality.checks import CHECKS
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE
-from cxrsynth.metrics.quality.quality import CHECKS
 from cxrsynth.rewards.backends import family_folder
 from cxrsynth.settings import AuditSettings
 from tests.generation.making import SECRET_WORDS, command, hashes, manifest, write_table
@@ -286,14 +286,14 @@ def test_kept_images_never_go_into_the_reference_or_beside_the_findings(made: Pa
 
 
 @pytest.mark.parametrize("images", [1, 5])
-def test_a_reference_of_too_few_images_is_told(radiographs: int, made: Path, real: Path, tmp_path: Path) -> None:
+def test_a_reference_of_too_few_images_is_told(images: int, made: Path, real: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
-    for place in range(radiographs):
+    for place in range(images):
         shutil.copy(real / f"{place:02d}.png", few)
     done = run(made, "--reference", few, "--out", tmp_path / "out")
     assert done.exit_code == 2, done.output
-    assert f"{radiographs} images" in done.output
+    assert f"{images} images" in done.output
     assert "Traceback" not in done.output
 
 

@@ -1,7 +1,6 @@
 """Kept images written again: bytes as they were, twice the same, from shards and from plain pictures."""
 
 import csv
-import fcntl
 import hashlib
 import io
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import webdataset as wds
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -380,10 +380,9 @@ def test_a_folder_with_anything_else_is_refused(ours: Path, tmp_path: Path) -> N
 
 def test_two_runs_at_once_are_refused(ours: Path, tmp_path: Path) -> None:
     (tmp_path / "kept" / ".cxrsynth").mkdir(parents=True)
-    with (tmp_path / "kept" / ".cxrsynth" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ShardError, match="another run is writing"):
-            write(ours, KEPT, tmp_path / "kept")
+    lock = FileLock(tmp_path / "kept" / ".cxrsynth" / "lock")
+    with lock, pytest.raises(ShardError, match="another run is writing"):
+        write(ours, KEPT, tmp_path / "kept")
     write(ours, KEPT, tmp_path / "kept")
 
 

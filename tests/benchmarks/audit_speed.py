@@ -22,7 +22,7 @@ from rich.table import Table
 from cxrsynth.auditing.audit import score_collection
 from cxrsynth.auditing.scorer import IMAGE_SIZE
 from cxrsynth.auditing.setup import open_audit
-from cxrsynth.commands import judges_by_reward
+from cxrsynth.options import parse_judges
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.settings import AuditSettings
@@ -39,23 +39,21 @@ def main() -> None:
     options = parser.parse_args()
     bare, scored = [], []
     with tempfile.TemporaryDirectory() as folder:
-        shard = _shard(Path(folder) / "images.tar", options.radiographs)
+        shard = _shard(Path(folder) / "images.tar", options.images)
         for turn in range(options.rounds):
             settings = AuditSettings(
                 shards=shard,
                 out=Path(folder) / f"out-{turn}",
-                judges=judges_by_reward(options.judge),
+                judges=parse_judges(options.judge),
                 features=options.features,
                 batch_size=options.batch_size,
             )
             run = open_audit(settings)
             run.folder.start()
-            scored.append(_timed(lambda run=run: score_collection(run, run.made, what="images"), options.radiographs))
+            scored.append(_timed(lambda run=run: score_collection(run, run.made, what="images"), options.images))
             radiographs = [radiograph.pixels for radiograph in run.made.collection.read(run.made.collection.units[0])]
             images = torch.from_numpy(np.stack(radiographs))[:, None]
-            bare.append(
-                _timed(lambda run=run, images=images: _bare(run, images, options.batch_size), options.radiographs)
-            )
+            bare.append(_timed(lambda run=run, images=images: _bare(run, images, options.batch_size), options.images))
             run.folder.unlock()
     table = Table("measure", "value")
     table.add_row("bare forward passes, images/s", ", ".join(f"{v:.1f}" for v in bare))

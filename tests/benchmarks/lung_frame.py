@@ -55,7 +55,7 @@ def _told(name: str, frames: list[LungFrame]) -> None:
 
 
 def _known_warps(name: str, lungs: Tensor, matrices: Tensor, settings: BuildConfig) -> None:
-    """As `nano.build.measure_judges` measures the regressors: uniform warps within the reach of their training."""
+    """As `nano.build.measure_reward_models` measures the regressors: uniform warps they were trained on."""
     for part in (0.0, 0.5, 1.0):
         rng = torch.Generator().manual_seed(settings.seed)
         moved = (

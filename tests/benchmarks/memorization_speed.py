@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from cxrsynth.metrics.memorization.features import CopyIndex, CopySpace, Thumbs, Vectors, mirrored
-from cxrsynth.metrics.memorization.verify import CANDIDATES, Gallery, compare
+from cxrsynth.metrics.memorization.verification import CANDIDATES, Gallery, compare
 from cxrsynth.runtime.warps import warp, warp_matrices
 from tests.metrics.made_images import made_thumbs
 
@@ -34,7 +34,7 @@ def main() -> None:
     faiss.omp_set_num_threads(options.threads)
 
     table = RichTable("measure", "value")
-    thumbs = augmented(made_thumbs(options.radiographs), options.reference)
+    thumbs = augmented(made_thumbs(options.images), options.reference)
     started = time.perf_counter()
     space = CopySpace.fit(thumbs)
     table.add_row("fit of the features, s", f"{time.perf_counter() - started:.1f}")

@@ -18,7 +18,7 @@ from cxrsynth.nano.build.align import registered_frames
 from cxrsynth.nano.build.config import load_config
 from cxrsynth.nano.build.fitting import resampled
 from cxrsynth.nano.build.images import load_images
-from cxrsynth.nano.build.measure_judges import posture_numbers
+from cxrsynth.nano.build.measure_reward_models import posture_numbers
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import FAMILIES, family_folder
 from cxrsynth.rewards.networks import PostureRegressor

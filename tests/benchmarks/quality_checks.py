@@ -25,8 +25,8 @@ from scipy import ndimage
 from skimage.color import rgb2gray
 from torch import Tensor
 
+from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks, QualityTable
 from cxrsynth.metrics.quality.likeness import Likeness
-from cxrsynth.metrics.quality.quality import CHECKS, QualityChecks, QualityTable
 from cxrsynth.nano.build.images import GROUPS, Radiograph, load_images
 
 Grey = npt.NDArray[np.float32]  # [H, W] in [0, 1]
@@ -291,7 +291,7 @@ def main() -> None:
     limits = ", ".join(f"{name} {CHECKS[name].fails} {limit:g}" for name, limit in checks.thresholds.items())
     sys.stdout.write(f"Fails: {limits}\n")
     write_false_rejects(checks, radiographs, images, args.made)
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: args.radiographs]
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: args.images]
     write_recall(checks, images[chosen])
     started = time.process_time()
     examine(checks, images[:256])

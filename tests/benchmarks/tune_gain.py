@@ -24,9 +24,9 @@ import typer
 
 from cxrsynth import console
 from cxrsynth.diffusion.parallel import SamplingPool
-from cxrsynth.rewards.feedback import spread
+from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.settings import TuneSettings
-from cxrsynth.tuning.evaluator import Evaluator, Judged
+from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.setup import open_tune
 from tests.benchmarks.tune_speed import PlainLoop
@@ -71,11 +71,10 @@ def main(
             run = open_tune(TuneSettings(recipe=recipe, out=folder, overrides=(f"seed={seed}", *judging)))
             run.folder.baseline_images.mkdir(parents=True, exist_ok=True)
             stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint="nano")  # type: ignore[arg-type]
-            batch = run.batch_size(stage.stage.sampling)
-            pool = stack.enter_context(SamplingPool(stage.policy.model, batch_size=batch, threads_per_batch=1))
-            evaluator = stage.evaluator(pool, batch)
+            pool = stack.enter_context(stage.pool())
+            evaluator = stage.evaluator(pool)
             baseline = evaluator.baseline(stage.policy.baseline, folder / "baseline.safetensors")
-            ours.append(our_runner(stage, pool, evaluator, baseline, batch=batch))
+            ours.append(our_runner(stage, pool, evaluator, baseline))
             theirs.append(plain_runner(stage, evaluator, baseline, learning_rate=learning_rate, seed=seed))
         reached = race("cxrsynth tune", ours, gain=gain, every=every, seconds=60 * most_minutes)
         if reached is None:
@@ -108,34 +107,32 @@ def crossing(course: list[tuple[float, float]], gain: float) -> float | None:
     return None
 
 
-def our_runner(
-    stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, baseline: Judged, *, batch: int
-) -> Runner:
+def our_runner(stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, baseline: EvaluatedImages) -> Runner:
     """Iterations of `tune`, judged as `tune` judges: with averaged weights."""
-    collector, updater = stage.learners(pool, batch)
+    collector, updater = stage.learners(pool)
     counter = count()
 
     def gain() -> float:
-        with stage.evaluated() as model:
-            return evaluator.verdict(evaluator.judged(model), baseline).tuning
+        with stage.progress.averaged():
+            return evaluator.verdict(evaluator.evaluate(stage.policy.model), baseline).tuning
 
     return Runner(lambda: stage.iterate(next(counter), collector, updater), gain)
 
 
 def plain_runner(
-    stage: Reinforcement, evaluator: Evaluator, baseline: Judged, *, learning_rate: float, seed: int
+    stage: Reinforcement, evaluator: Evaluator, baseline: EvaluatedImages, *, learning_rate: float, seed: int
 ) -> Runner:
     """Iterations of the plain loop, on the reports which that iteration of ours takes."""
-    columns = spread(baseline.rewards)[: len(stage.suite.names)]
+    columns = reward_std(baseline.rewards)[: len(stage.suite.names)]
     weights = torch.tensor([stage.weights[name] for name in stage.suite.names]) / columns
     plain = PlainLoop(stage.suite, batch=4, weights=weights, learning_rate=learning_rate, seed=seed)
-    start = evaluator.judged(plain.model)  # its own: float32 makes other images than bfloat16
+    start = evaluator.evaluate(plain.model)  # its own: float32 makes other images than bfloat16
     counter = count()
 
     def step() -> None:
-        plain([stage.case(stage.run.training[draw.report]) for draw in stage.rollout_specs(next(counter))])
+        plain([stage.example(stage.run.training[spec.report]) for spec in stage.rollout_specs(next(counter))])
 
-    return Runner(step, lambda: evaluator.verdict(evaluator.judged(plain.model), start).tuning)
+    return Runner(step, lambda: evaluator.verdict(evaluator.evaluate(plain.model), start).tuning)
 
 
 if __name__ == "__main__":

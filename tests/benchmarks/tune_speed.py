@@ -23,7 +23,6 @@ from torch import Tensor
 from cxrsynth import console
 from cxrsynth.diffusion.ddim import step_log_prob, step_mean, step_std
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.diffusion.sampler import decode_latents
 from cxrsynth.rewards.base import RewardSuite
@@ -40,7 +39,7 @@ def main(reports: int = 4, images: int = 4, rounds: int = 3, batch: Annotated[in
     """Print trajectories a second of both, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
         stage = open_stage(Path(folder), reports=reports, images=images)
-        cases = [stage.case(report) for report in stage.run.training[:reports] for _ in range(images)]
+        cases = [stage.example(report) for report in stage.run.training[:reports] for _ in range(images)]
         plain = PlainLoop(stage.suite, batch=batch)
         ours = our_iterations(stage)
         times: dict[str, list[float]] = {"plain loop": [], "cxrsynth tune": []}
@@ -71,7 +70,7 @@ def open_stage(folder: Path, *, reports: int, images: int) -> Reinforcement:
                 "train": {"unet": "full", "ace": False},
                 "sampling": {"steps": _STEPS, "guidance": _GUIDANCE},
                 "comparison": {"pool": images},
-                "update": {"updates": 2, "timesteps": 0.5, "clip_range": _CLIP},
+                "update": {"num_minibatches": 2, "timestep_fraction": 0.5, "clip_range": _CLIP},
             }
         ],
     }
@@ -83,9 +82,7 @@ def open_stage(folder: Path, *, reports: int, images: int) -> Reinforcement:
 
 def our_iterations(stage: Reinforcement) -> Callable[[], object]:
     """Each call is the next iteration of `tune`, without evaluation or checkpoint."""
-    batch = stage.run.batch_size(stage.stage.sampling)
-    pool = SamplingPool(stage.policy.model, batch_size=batch, threads_per_batch=1)
-    collector, updater = stage.learners(pool, batch)
+    collector, updater = stage.learners(stage.pool())
     counter = iter(range(1000))
     return lambda: stage.iterate(next(counter), collector, updater)
 

@@ -1,6 +1,5 @@
 """Runs that are killed, stopped, damaged, short of room or shared, each in processes of its own."""
 
-import fcntl
 import json
 import os
 import resource
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from cxrsynth.cli import app
@@ -150,7 +150,7 @@ def test_ctrl_c_says_how_to_go_on(
     interrupt_when(process, lambda: MOMENTS["partial"](out))
     stderr = process.communicate(timeout=TIMEOUT_S)[1]
     assert process.returncode == 130
-    assert "Run the same command again to go on." in stderr
+    assert "Run the same command again to resume." in stderr
     assert "Traceback" not in stderr
     assert "ignored" not in stderr
     assert not list(out.rglob("*.partial"))
@@ -207,8 +207,7 @@ def test_a_second_run_at_the_same_time_is_refused(
     partial = out / ".cxr-000002.tar.partial"
     partial.write_bytes(b"of the run that holds the lock")
     before = hashes(out)
-    with (out / ".cxrsynth" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(out / ".cxrsynth" / "lock"):
         code, printed = job.run_here(out, monkeypatch)
         assert code == 2
         assert "another run is writing there" in printed

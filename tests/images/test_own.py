@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from cxrsynth.cli import app
 from cxrsynth.errors import ShardError
-from cxrsynth.generation import finalize
 from cxrsynth.images import own as ours
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.reports.labels import Status
 from cxrsynth.shards.encode import decode_member
+from cxrsynth.shards.folder import FILE_SET, METADATA
 from tests.generation.making import ROWS, command, manifest, members, metadata, write_table
 from tests.images.making import levels, read_all, write
 
@@ -120,8 +120,7 @@ def test_an_unpacked_file_set_tells_the_same_as_its_shards(made: dict[str, Path]
             **twin.members,
             "dcm": b"",
         }  # kept images lose nothing told of them
-    assert (ours.FILE_SET, ours.METADATA) == (finalize.FILE_SET, finalize.METADATA)
-    bare, damaged = read_all(open_collection(made["unpacked"] / ours.FILE_SET))
+    bare, damaged = read_all(open_collection(made["unpacked"] / FILE_SET))
     assert (len(bare), damaged) == (len(radiographs), [])
     assert {radiograph.report.sex for radiograph in bare if radiograph.report} <= {"F", "M", None}
 
@@ -195,10 +194,10 @@ def test_files_and_metadata_of_a_file_set_against_the_manifest(made: dict[str, P
     radiographs, damaged = read_all(open_collection(folder))
     assert len(radiographs) == len(ROWS) - 1
     assert [(damage.member, damage.reason) for damage in damaged] == [(name, ours.CHANGED)]
-    with (folder / ours.METADATA).open("a") as file:
+    with (folder / METADATA).open("a") as file:
         file.write("{}\n")
     radiographs, damaged = read_all(open_collection(folder))
-    assert [damage.member for damage in damaged] == [ours.METADATA, name]
+    assert [damage.member for damage in damaged] == [METADATA, name]
     assert all(radiograph.report is None or not radiograph.report.labels for radiograph in radiographs)
 
 

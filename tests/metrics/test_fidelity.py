@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from cxrsynth.metrics import fidelity
 from cxrsynth.metrics.fidelity import (
     Features,
     _kernel_distances,
@@ -18,7 +19,6 @@ from cxrsynth.metrics.fidelity import (
     manifold_intervals,
     manifolds,
 )
-from cxrsynth.tuning.metrics import fidelity
 
 
 def cloud(count: int, width: int = 4, *, seed: int = 0, shift: float = 0.0) -> Features:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cxrsynth.metrics import groups
 from cxrsynth.metrics.fidelity import frechet_distance
 from cxrsynth.metrics.groups import ImageTable, _halves, measure_groups
-from cxrsynth.tuning.metrics import groups
 from tests.auditing.tables import table
 
 MEASURES = ("frechet", "kid", "precision", "recall", "density", "coverage")

@@ -8,9 +8,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cxrsynth.errors import ReportsError
+from cxrsynth.metrics import utility
 from cxrsynth.metrics.groups import ImageTable
 from cxrsynth.metrics.utility import _areas, measure_utility, split_patients
-from cxrsynth.tuning.metrics import utility
 from tests.auditing.tables import table
 
 

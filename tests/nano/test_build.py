@@ -19,7 +19,7 @@ from cxrsynth.nano.build import autoencoder, decoder, denoiser, fitting
 from cxrsynth.nano.build.__main__ import main
 from cxrsynth.nano.build.config import TextSettings, load_config
 from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Radiograph, caption, load_images
-from cxrsynth.nano.build.judges import FAMILIES
+from cxrsynth.nano.build.reward_models import FAMILIES
 from cxrsynth.reports.prompt import Subject
 
 COLUMNS = ("id", "patient_id", "licence_tier", "split", "view", "labels", "age", "sex", "fit")

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from cxrsynth.errors import RecipeError
+from cxrsynth.recipe.messages import RENAMED_KEYS
 from cxrsynth.recipe.read import dump_recipe, load_recipe, recipe_schema
 from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage
 
@@ -64,15 +65,15 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
                 {"iterations": 4},
                 {"stage": "ddpo", "iterations": 5, "train": {"unet": "frozen", "ace": False}},
                 {"stage": "ddpo", "iterations": 5, "train": {"ace": {"tokns": 3}}, "sampling": {"eta": 0}},
-                {"stage": "ddpo", "iterations": 5, "update": {"updates": 7}},
+                {"stage": "ddpo", "iterations": 5, "update": {"num_minibatches": 7}},
                 {"stage": "rlcf", "iterations": 5, "train": {"ace": {"tokens": 3, "subspace": 3}}},
-                {"stage": "rlcf", "iterations": 5, "train": {"ace": {"explore": 0.3}}},
+                {"stage": "rlcf", "iterations": 5, "train": {"ace": {"exploration_std": 0.3}}},
                 {
                     "stage": "rlcf",
                     "iterations": 5,
                     "images_per_report": 3,
-                    "update": {"updates": 1},
-                    "train": {"ace": {"subspace": 3, "explore": 1}},
+                    "update": {"num_minibatches": 1},
+                    "train": {"ace": {"subspace": 3, "exploration_std": 1}},
                 },
                 {
                     "stage": "rlcf",
@@ -94,11 +95,11 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.1: stage 'ddpp'\n  expected: sft, rlcf or ddpo",
         "r.yaml: stages.2: has no stage",
         "r.yaml: stages.3.train: nothing is trained",
-        "r.yaml: stages.4.train.ace.tokns: unknown key\n  known keys: explore, subspace, tokens",
+        "r.yaml: stages.4.train.ace.tokns: unknown key\n  known keys: exploration_std, subspace, tokens",
         "r.yaml: stages.4.sampling.eta: found 0\n  expected: greater than 0",
-        "r.yaml: stages.5: update.updates 7: does not divide the 64 trajectories",
+        "r.yaml: stages.5: update.num_minibatches 7: does not divide the 64 trajectories",
         "r.yaml: stages.6.train.ace: tokens and subspace are two forms",
-        "r.yaml: stages.7.train.ace: explore needs subspace",
+        "r.yaml: stages.7.train.ace: exploration_std needs subspace",
         "r.yaml: stages.8: images_per_report 3: expected an even number",
         "r.yaml: stages.9.iterations: found True\n  expected: a valid integer",
         "r.yaml: stages.9.images_per_report: found '4'\n  expected: a valid integer",
@@ -107,6 +108,30 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
     ):
         assert expected in message
     assert message.count("r.yaml:") == 18
+
+
+@pytest.mark.parametrize(
+    ("place", "old", "new"),
+    [
+        ("stages.0.train.ace", "explore", "exploration_std"),
+        ("stages.0.advantage", "least", "min_count"),
+        ("stages.0.update", "updates", "num_minibatches"),
+        ("stages.0.update", "timesteps", "timestep_fraction"),
+        ("stages.1", "unconditional", "cond_dropout_prob"),
+        ("evaluation", "judge", "evaluator"),
+    ],
+)
+def test_an_old_key_is_refused_with_its_new_name(place: str, old: str, new: str, tmp_path: Path) -> None:
+    stages = [*GOOD["stages"], {"stage": "sft", "data": "images", "steps": 3}]
+    expected = f"{place}.{old}: renamed to {new}"
+    assert told(tmp_path, GOOD | {"stages": stages}, f"{place}.{old}=1").splitlines() == [
+        f"{tmp_path / 'r.yaml'}: {expected}"
+    ]
+
+
+def test_every_renamed_key_is_tested() -> None:
+    mark = next(m for m in test_an_old_key_is_refused_with_its_new_name.pytestmark if m.name == "parametrize")
+    assert {(old, new) for _, old, new in RENAMED_KEYS} == {(old, new) for _, old, new in mark.args[1]}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Rewards by name: families, folders, and a user's own class found by its entry point."""
 
+import inspect
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import load_reward
+from cxrsynth.rewards.base import Reward
 from cxrsynth.rewards.xrv_posture import released_segmentation
 
 CPU = torch.device("cpu")
@@ -41,14 +44,36 @@ def test_a_users_own_reward_is_found_by_its_entry_point(tmp_path: Path, monkeypa
     sys.modules.pop("own_reward", None)
 
 
-@pytest.mark.parametrize(("name", "known"), [("posture", "pspnet, or a folder"), ("consistency", "judge, or a folder")])
-def test_an_unknown_backend_is_told(name: str, known: str) -> None:
+def test_the_example_in_the_protocol_works() -> None:
+    """What a reader copies from the documentation runs as printed, and keeps the promises beside it."""
+    example = inspect.getdoc(Reward)
+    assert example is not None
+    source = "    class " + example.split("    class ", 1)[1].split("\n\nMake it known", 1)[0]
+    scope: dict[str, object] = {"torch": torch, "Tensor": torch.Tensor, "Sequence": list, "Report": Report}
+    exec(textwrap.dedent(source), scope)
+    made = scope["LungBrightness"]
+    assert isinstance(made, type)
+    reward: Reward = made("0.25-0.75", device=CPU)
+    images = torch.zeros(2, 1, 8, 6)
+    images[1, :, 2:6] = 1.0
+    images[:, :, 7] = 1.0  # outside the rows
+    values = reward(images, [])
+    assert values.tolist() == [reward.low, reward.high]
+    assert values.dtype == torch.float32
+    assert reward.unit
+    assert not reward.needs_report
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("posture", "pspnet, or a folder"), ("consistency", "judge, a folder, or a hub id")]
+)
+def test_an_unknown_backend_is_refused_with_those_known(name: str, known: str) -> None:
     with pytest.raises(ModelError, match=f"{name}: no backend 'nowhere'\n.*{known}"):
         load_reward(name, "nowhere", device=CPU)
 
 
 @pytest.mark.parametrize("folder", ["pspnet", "other"])
-def test_released_lung_segmentation_is_known_by_its_name(
+def test_the_name_of_the_released_lung_segmentation_comes_before_a_folder(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -57,17 +82,17 @@ def test_released_lung_segmentation_is_known_by_its_name(
     file.write_bytes(b"no weights")
     (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="torchxrayvision could not load its PSPNet"):
+    with pytest.raises(ModelError, match="not plain weights but a pickled"):
         load_reward("posture", "pspnet", device=CPU)
 
 
-def test_a_folder_is_taken_for_what_it_holds(tmp_path: Path) -> None:
+def test_the_contents_of_a_folder_decide_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "classifier").mkdir()
-    with pytest.raises(ModelError, match="not a family of judges"):
+    with pytest.raises(ModelError, match="not a family of reward models"):
         load_reward("posture", str(tmp_path), device=CPU)
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(ModelError, match="segmentation of lungs"):
+    with pytest.raises(ModelError, match="lung segmentation"):
         load_reward("posture", str(other), device=CPU)
     with pytest.raises(ModelError, match="torchxrayvision classifier"):
         load_reward("diagnosis", str(other), device=CPU)

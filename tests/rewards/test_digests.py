@@ -1,4 +1,4 @@
-"""Digests of judges: what changes them and what does not."""
+"""Digests of reward models: what changes them and what does not."""
 
 import shutil
 from pathlib import Path
@@ -28,14 +28,14 @@ def digests(backend: Path) -> list[str]:
     return [backend_digest(name, str(backend)) for name in REWARDS]
 
 
-def test_shipped_families_are_told_apart() -> None:
+def test_shipped_families_have_different_digests() -> None:
     found = {backend_digest(name, backend) for name in REWARDS for backend in FAMILIES}
     assert len(found) == len(REWARDS) * len(FAMILIES)
     assert {len(digest) for digest in found} == {64}
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_a_part_counts_for_its_own_reward_alone(family: Path, place: int) -> None:
+def test_a_network_counts_for_its_own_reward_only(family: Path, place: int) -> None:
     before = digests(family)
     for file in (family / PARTS[REWARDS[place]]).iterdir():
         kept = file.read_bytes()
@@ -45,21 +45,21 @@ def test_a_part_counts_for_its_own_reward_alone(family: Path, place: int) -> Non
     assert digests(family) == before
 
 
-def test_neither_its_place_nor_its_readme_counts(family: Path, tmp_path: Path) -> None:
+def test_neither_the_path_nor_a_readme_counts(family: Path, tmp_path: Path) -> None:
     before = digests(family)
     shutil.copytree(family, tmp_path / "moved")
-    (tmp_path / "moved" / "posture" / "README.md").write_text("A judge.")
+    (tmp_path / "moved" / "posture" / "README.md").write_text("A reward model.")
     assert digests(tmp_path / "moved") == before
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_a_folder_is_known_by_names_and_contents(name: str, tmp_path: Path) -> None:
+def test_a_folder_is_identified_by_file_names_and_contents(name: str, tmp_path: Path) -> None:
     def written(**files: str) -> str:
-        shutil.rmtree(tmp_path / "judge", ignore_errors=True)
-        (tmp_path / "judge").mkdir()
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        (tmp_path / "model").mkdir()
         for file, content in files.items():
-            (tmp_path / "judge" / file.replace("_", ".")).write_text(content)
-        return backend_digest(name, str(tmp_path / "judge"))
+            (tmp_path / "model" / file.replace("_", ".")).write_text(content)
+        return backend_digest(name, str(tmp_path / "model"))
 
     one = written(config_json="a", model_safetensors="b", vocab_txt="c")
     assert written(vocab_txt="c", model_safetensors="b", config_json="a", notes_md="d") == one
@@ -69,8 +69,10 @@ def test_a_folder_is_known_by_names_and_contents(name: str, tmp_path: Path) -> N
     assert written(config_json="a", other_safetensors="b", vocab_txt="c") != one
 
 
-def test_released_weights_are_known_once_they_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pspnet").mkdir()  # a folder of that name is not meant
+def test_released_weights_are_identified_by_the_downloaded_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pspnet").mkdir()  # a folder of that name comes second
     monkeypatch.chdir(tmp_path)
     files = {
         ("diagnosis", "resnet50-res512-all"): released_weights("resnet50-res512-all", tmp_path),
@@ -78,10 +80,13 @@ def test_released_weights_are_known_once_they_are_there(tmp_path: Path, monkeypa
     }
     for (name, backend), file in files.items():
         assert file is not None
-        with pytest.raises(ModelError, match=f"{name}: no weights of '{backend}' in the cache.*\n.*{file.name}"):
+        with pytest.raises(
+            ModelError, match=f"{name}: no weights of '{backend}' in torchxrayvision's cache.*\n.*{file.name}"
+        ):
             backend_digest(name, backend, cache=tmp_path)
         file.write_text("weights")
         first = backend_digest(name, backend, cache=tmp_path)
+        assert backend_digest(name, f"{backend}@sha256:{'0' * 64}", cache=tmp_path) == first
         file.write_text("other weights")
         assert backend_digest(name, backend, cache=tmp_path) != first
 
@@ -95,7 +100,7 @@ def test_targets_that_come_with_a_name_count(tmp_path: Path) -> None:
     assert nih != rsna
 
 
-def test_a_users_own_reward_is_known_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_reward_is_identified_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "own_reward-1.0.dist-info"
     installed.mkdir()
     (installed / "entry_points.txt").write_text("[cxrsynth.rewards]\nbrightness = own_reward:Brightness\n")
@@ -118,14 +123,14 @@ def test_a_users_own_reward_is_known_by_its_version(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("name", "backend", "message"),
     [
-        ("sharpness", "nano", "reward 'sharpness': not known"),
+        ("sharpness", "nano", "reward 'sharpness': unknown"),
         ("posture", "nowhere", "posture: no backend 'nowhere'"),
         ("diagnosis", "nowhere", "diagnosis: no backend 'nowhere'"),
         ("consistency", "pspnet", "consistency: no backend 'pspnet'"),
-        ("diagnosis", ".", "holds no judge"),
+        ("diagnosis", ".", "has no weights"),
     ],
 )
-def test_what_is_missing_is_told(
+def test_a_missing_reward_or_backend_is_refused(
     name: str, backend: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -133,8 +138,8 @@ def test_what_is_missing_is_told(
         backend_digest(name, backend)
 
 
-def test_a_family_without_the_part_is_told(family: Path) -> None:
+def test_a_family_without_the_network_is_refused(family: Path) -> None:
     shutil.rmtree(family / "posture")
     assert backend_digest("diagnosis", str(family))
-    with pytest.raises(ModelError, match=r"posture: .*holds no judge"):
+    with pytest.raises(ModelError, match=r"posture: .*has no weights"):
         backend_digest("posture", str(family))

@@ -1,4 +1,4 @@
-"""Rewards: their values by hand, what they mask, and what holds for any of them."""
+"""Rewards: values computed by hand, what they mask, and what holds for all of them."""
 
 import math
 from pathlib import Path
@@ -34,8 +34,8 @@ def images(count: int = 3) -> Tensor:
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained networks in the layout of a family."""
-    folder = tmp_path_factory.mktemp("judges") / "family"
+    """Untrained networks in the layout of a reward family."""
+    folder = tmp_path_factory.mktemp("families") / "family"
     settings = TextSettings(vocab_size=600, max_tokens=48, width=16, layers=1, heads=2)
     tokenizer = make_report_tokenizer(settings)
     text = {
@@ -78,9 +78,9 @@ def test_diagnosis_is_the_balanced_mean_log_likelihood() -> None:
     reward = DiagnosisReward(lambda x: logits.expand(len(x), -1), heads)
 
     def expected(present: list[int], absent: list[int]) -> float:
-        said = [sum(math.log(1 / (1 + math.exp(-logits[i]))) for i in present) / len(present)] if present else []
-        said += [sum(math.log(1 / (1 + math.exp(logits[i]))) for i in absent) / len(absent)] if absent else []
-        return sum(said) / len(said)
+        halves = [sum(math.log(1 / (1 + math.exp(-logits[i]))) for i in present) / len(present)] if present else []
+        halves += [sum(math.log(1 / (1 + math.exp(logits[i]))) for i in absent) / len(absent)] if absent else []
+        return sum(halves) / len(halves)
 
     yes, no, maybe = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
     reports = [
@@ -115,7 +115,7 @@ def test_consistency_is_the_cosine_of_the_pair() -> None:
     assert values[3].isnan()
 
 
-def test_every_reward_of_a_family_keeps_the_protocol(family: Path) -> None:
+def test_every_reward_of_a_family_follows_the_protocol(family: Path) -> None:
     reports = [report(Edema=Status.PRESENT), report(Pneumonia=Status.ABSENT), report(Edema=Status.ABSENT)]
     for name, reward in load_family(family, device=CPU).items():
         checked: Reward = reward
@@ -130,10 +130,10 @@ def test_every_reward_of_a_family_keeps_the_protocol(family: Path) -> None:
         assert torch.equal(values, checked(batch, reports))
         other = checked(batch, list(reversed(reports)))
         assert torch.equal(values, other) is not checked.needs_report
-        assert len(set(values.tolist())) == 3  # it looks at the image
+        assert len(set(values.tolist())) == 3  # depends on the image
 
 
-def test_a_family_without_a_part_is_told(family: Path, tmp_path: Path) -> None:
+def test_a_family_without_a_network_is_refused(family: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="missing classifier/, posture/, dual_encoder/"):
         load_family(tmp_path, device=CPU)
     (tmp_path / "classifier").mkdir()
@@ -169,12 +169,12 @@ def test_a_suite_keeps_columns_apart_until_weighted() -> None:
         (torch.full((2, 1, 8, 8), float("nan")), 2, "outside"),
     ],
 )
-def test_a_suite_refuses_what_is_no_image(bad: Tensor, count: int, message: str) -> None:
+def test_a_suite_refuses_anything_but_images(bad: Tensor, count: int, message: str) -> None:
     suite = RewardSuite({"posture": PostureReward(PostureRegressor(TRUNK, [1.0] * 5))})
     with pytest.raises(ValueError, match=message):
         suite(bad, [report()] * count)
 
 
-def test_canonical_text_is_in_the_words_of_training() -> None:
+def test_canonical_text_has_the_wording_of_training() -> None:
     one = Report("r", 2, view="PA", sex="F", age_years=61, labels={"Edema": FindingLabel(Status.PRESENT)})
     assert canonical_text(one) == "PA view. Adult woman. Pulmonary edema."

@@ -1,9 +1,11 @@
-"""CLIP and SigLIP of transformers at random weights, saved to a folder and judged with."""
+"""Consistency with CLIP and SigLIP of transformers at random weights, saved to a folder and loaded back."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -17,6 +19,8 @@ from cxrsynth.errors import ModelError
 from cxrsynth.nano.build.config import TextSettings
 from cxrsynth.nano.build.dual_encoder import make_report_tokenizer
 from cxrsynth.reports.table.rows import Report
+from cxrsynth.rewards.backends import load_reward
+from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.rewards.transformers_dual import load_dual_encoder
 
 CPU = torch.device("cpu")
@@ -45,7 +49,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def test_it_scores_pairs_one_by_one_as_together(folder: Path) -> None:
+def test_a_batch_scores_as_its_pairs_do_alone(folder: Path) -> None:
     reward = load_dual_encoder(folder, device=CPU)
     images = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     reports = [
@@ -59,17 +63,55 @@ def test_it_scores_pairs_one_by_one_as_together(folder: Path) -> None:
     assert values[2].isnan()
     alone = torch.cat([reward(images[i : i + 1], reports[i : i + 1]) for i in range(2)])
     assert torch.allclose(values[:2], alone, atol=1e-5)
-    assert not torch.allclose(reward(images[[1, 0]], reports[:2]), values[:2], atol=1e-5)  # it looks at the image
-    assert not torch.allclose(reward(images[:2], [reports[1], reports[0]]), values[:2], atol=1e-5)  # and at the text
+    assert not torch.allclose(reward(images[[1, 0]], reports[:2]), values[:2], atol=1e-5)  # depends on the image
+    assert not torch.allclose(reward(images[:2], [reports[1], reports[0]]), values[:2], atol=1e-5)  # and on the text
 
 
 def test_identifiers_do_not_reach_the_encoder(folder: Path) -> None:
     reward = load_dual_encoder(folder, device=CPU)
     image = torch.rand(1, 1, 32, 32)
-    said = [Report("a", 2, impression=f"Effusion seen on {date}.") for date in ("03/14/2019", "05/02/2021")]
-    assert torch.equal(reward(image, said[:1]), reward(image, said[1:]))
+    reports = [Report("a", 2, impression=f"Effusion seen on {date}.") for date in ("03/14/2019", "05/02/2021")]
+    assert torch.equal(reward(image, reports[:1]), reward(image, reports[1:]))
 
 
-def test_what_is_no_dual_encoder_is_told(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be loaded as a dual encoder"):
         load_dual_encoder(tmp_path, device=CPU)
+
+
+def test_tensors_that_do_not_match_are_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    state = load_file(folder / "model.safetensors")
+    name = "vision_model.post_layernorm.weight"
+    wrong = {
+        "missing": {key: value for key, value in state.items() if key != name},
+        "does not have": state | {"vision_model.further.weight": torch.zeros(2)},
+        "mismatched|shape": state | {name: torch.zeros(3)},
+    }
+    for message, tensors in wrong.items():
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=message):
+            load_dual_encoder(tmp_path, device=CPU)
+
+
+def test_a_hub_id_needs_a_revision_and_is_identified_by_its_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository laid out as huggingface_hub caches it; nothing is downloaded."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--owner--name"
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v1").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    image, report = torch.rand(1, 1, 32, 32), [Report("a", 2, impression="Pleural effusion.")]
+    expected = load_dual_encoder(folder, device=CPU)(image, report)
+    for revision in (commit, "v1"):
+        named = f"owner/name@{revision}"
+        assert torch.equal(load_reward("consistency", named, device=CPU)(image, report), expected)
+        assert backend_digest("consistency", named) == backend_digest("consistency", str(folder))
+    with pytest.raises(ModelError, match="owner/name@v2: no such folder, and cannot be downloaded"):
+        load_reward("consistency", "owner/name@v2", device=CPU)
+    with pytest.raises(ModelError, match=r"no backend 'owner/name'\n.*owner/name@revision"):
+        load_reward("consistency", "owner/name", device=CPU)

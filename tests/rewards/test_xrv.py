@@ -1,7 +1,10 @@
-"""torchxrayvision's classes at random weights: operating points, untrained heads, loading."""
+"""torchxrayvision's classes with random weights: operating points, untrained heads, loading."""
 
+import hashlib
 import json
 import math
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.xrv import XrvClassifier, load_xrv, released_weights, xrv_images
+from cxrsynth.rewards.xrv_posture import load_lung_posture, released_segmentation
 
 TARGETS = ["Atelectasis", "", "Effusion", "Nodule", "Mass", "Hernia", "Edema"]
 THRESHOLDS = [0.2, float("nan"), 0.6, 0.5, 0.7, 0.5, float("nan")]  # named, but without a point: never trained
@@ -23,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in the file that torchxrayvision would fetch for its ResNet, in its own format."""
+    """Random weights in the file that torchxrayvision downloads for its ResNet, in its own format."""
     path = tmp_path_factory.mktemp("cache")
     torch.manual_seed(0)
     network = resnet50(num_classes=18)
@@ -56,8 +60,8 @@ def images() -> torch.Tensor:
     return torch.rand(2, 1, 256, 256, generator=torch.Generator().manual_seed(1))
 
 
-def said(*findings: str) -> list[Report]:
-    """One report a finding, which it states."""
+def stating(*findings: str) -> list[Report]:
+    """One report for each finding, which it states."""
     return [Report(name, 2, labels={name: FindingLabel(Status.PRESENT)}) for name in findings]
 
 
@@ -71,13 +75,13 @@ def test_logits_are_zero_where_the_library_says_one_half(network: DenseNet) -> N
     ours = XrvClassifier(copied, device=CPU)
     logits = ours.logits(images())
     assert ours.heads == ("Lung Lesion", "Atelectasis", "Pleural Effusion")
-    places = [TARGETS.index(name) for name in ("Mass", "Atelectasis", "Effusion")]
-    assert torch.equal(logits > 0, theirs[:, places] > 0.5)
-    threshold = torch.tensor(THRESHOLDS)[places]
+    heads = [TARGETS.index(name) for name in ("Mass", "Atelectasis", "Effusion")]
+    assert torch.equal(logits > 0, theirs[:, heads] > 0.5)
+    threshold = torch.tensor(THRESHOLDS)[heads]
     probability = (logits + threshold.logit()).sigmoid()
     below = probability < threshold
     mapped = torch.where(below, probability / threshold / 2, 1 - (1 - probability) / (1 - threshold) / 2)
-    assert torch.allclose(mapped, theirs[:, places], atol=1e-4)
+    assert torch.allclose(mapped, theirs[:, heads], atol=1e-4)
 
 
 def test_a_folder_gives_the_same_reward(network: DenseNet, folder: Path) -> None:
@@ -85,30 +89,30 @@ def test_a_folder_gives_the_same_reward(network: DenseNet, folder: Path) -> None
     copied.load_state_dict(network.state_dict())
     copied.targets, copied.input_resolution = TARGETS, 224
     logits = XrvClassifier(copied, device=CPU).logits(images())[0]
-    reports = said("Pleural Effusion", "Edema", "Fracture")  # the latter two: no trained head, masked
+    reports = stating("Pleural Effusion", "Edema", "Fracture")  # the latter two: no trained head, masked
     values = load_xrv(str(folder), device=CPU)(images()[[0, 0, 0]], reports)
     assert values[0] == pytest.approx(math.log(torch.sigmoid(logits[2]).item()), abs=1e-5)
     assert values[1:].isnan().all()
 
 
-def test_the_librarys_resnet_is_asked_for_what_it_was_trained_on(cache: Path, tmp_path: Path) -> None:
+def test_only_trained_heads_of_the_librarys_resnet_are_used(cache: Path, tmp_path: Path) -> None:
     theirs = ResNet(RELEASED, cache_dir=str(cache))
     settings = {"architecture": "resnet50", "targets": theirs.targets, "op_threshs": theirs.op_threshs.tolist()}
     radiograph = torch.rand(1, 1, 64, 48, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         answers = theirs(xrv_images(radiograph, 512))
-    asked = XrvClassifier(theirs, device=CPU)  # from here on it answers logits
-    # Without an operating point for Lung Lesion it answers 0.5 whatever it sees: the next head is asked. Likewise, but
-    # without another head, for the mediastinum.
-    assert "Enlarged Cardiomediastinum" not in asked.heads
+    ours = XrvClassifier(theirs, device=CPU)  # from here on `theirs` returns logits
+    # Without an operating point for Lung Lesion the library returns 0.5 for every image, so the next head is used. The
+    # mediastinum has no operating point either, and no other head.
+    assert "Enlarged Cardiomediastinum" not in ours.heads
     places = [
         theirs.targets.index({"Lung Lesion": "Mass", "Pleural Effusion": "Effusion"}.get(h, h))
-        for h in asked.heads
+        for h in ours.heads
         if h != "Pleural Other"
     ]
     answers = answers[:, places]
-    kept = [place for place, head in enumerate(asked.heads) if head != "Pleural Other"]
-    logits = asked.logits(radiograph)[0]
+    kept = [place for place, head in enumerate(ours.heads) if head != "Pleural Other"]
+    logits = ours.logits(radiograph)[0]
     assert len(kept) == 10
     assert ((logits[kept] > 0) == (answers[0] > 0.5)).all()
     assert answers.unique().numel() == 10
@@ -116,10 +120,10 @@ def test_the_librarys_resnet_is_asked_for_what_it_was_trained_on(cache: Path, tm
     (tmp_path / "config.json").write_text(json.dumps(settings))
     save_file(theirs.state_dict(), tmp_path / "model.safetensors")
     released, from_folder = (load_xrv(name, device=CPU, cache=cache) for name in (RELEASED, str(tmp_path)))
-    mass = logits[asked.heads.index("Lung Lesion")]
+    mass = logits[ours.heads.index("Lung Lesion")]
     expected = pytest.approx(math.log(torch.sigmoid(mass).item()), abs=1e-5)
-    assert released(radiograph, said("Lung Lesion")).item() == expected
-    assert from_folder(radiograph, said("Lung Lesion")).item() == expected
+    assert released(radiograph, stating("Lung Lesion")).item() == expected
+    assert from_folder(radiograph, stating("Lung Lesion")).item() == expected
 
 
 def test_images_are_square_and_in_the_librarys_range() -> None:
@@ -134,7 +138,7 @@ def test_images_are_square_and_in_the_librarys_range() -> None:
 def test_nothing_is_printed(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchxrayvision.utils.warning_log", {})  # it warns once a process
     reward = load_xrv(str(folder), device=CPU)
-    reward(torch.full((1, 1, 64, 64), 0.5), said("Atelectasis"))  # of another size, and without contrast
+    reward(torch.full((1, 1, 64, 64), 0.5), stating("Atelectasis"))  # of another size, and without contrast
     assert capsys.readouterr().out == ""
 
 
@@ -149,15 +153,15 @@ def test_nothing_is_printed(folder: Path, capsys: pytest.CaptureFixture[str], mo
         ({"targets": ["Hernia"] * 7}, "none of its targets"),
     ],
 )
-def test_a_wrong_configuration_is_told(folder: Path, tmp_path: Path, config: object, message: str) -> None:
+def test_a_wrong_configuration_is_refused(folder: Path, tmp_path: Path, config: object, message: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
     with pytest.raises(ModelError, match=message):
         load_xrv(str(tmp_path), device=CPU)
 
 
-def test_what_cannot_be_loaded_is_told(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such folder, and torchxrayvision could not load it"):
+def test_a_folder_that_cannot_be_loaded_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder, and no released torchxrayvision weights"):
         load_xrv("no-such-weights", device=CPU, cache=tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"targets": TARGETS}))
     save_file({"features.conv0.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
@@ -166,3 +170,73 @@ def test_what_cannot_be_loaded_is_told(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors"):
         load_xrv(str(tmp_path), device=CPU)
+
+
+DENSENET = "densenet121-res224-all"
+
+
+class _Exploit:
+    """A pickle of this runs a shell command when it is loaded."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (self.command,)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with a whole DenseNet object, which is how torchxrayvision releases its own."""
+    cache = tmp_path_factory.mktemp("densenet")
+    torch.manual_seed(0)
+    whole = DenseNet(num_classes=18)
+    whole.features.conv0.weight.data /= 1024
+    file = released_weights(DENSENET, cache)
+    assert file is not None
+    torch.save(whole, file)
+    return cache
+
+
+def test_a_pickled_object_loads_only_with_its_stated_hash(pickled: Path) -> None:
+    file = released_weights(DENSENET, pickled)
+    assert file is not None
+    with pytest.raises(
+        ModelError, match=f"pickled Python object.*\n.*safetensors.*\n.*{DENSENET}@sha256:{sha256(file)}"
+    ):
+        load_xrv(DENSENET, device=CPU, cache=pickled)
+    with pytest.raises(ModelError, match=f"SHA-256 is {sha256(file)}\n.*{'0' * 64}"):
+        load_xrv(f"{DENSENET}@sha256:{'0' * 64}", device=CPU, cache=pickled)
+    reward = load_xrv(f"{DENSENET}@sha256:{sha256(file)}", device=CPU, cache=pickled)
+    theirs = DenseNet(weights=DENSENET, cache_dir=str(pickled))
+    ours = XrvClassifier(theirs, device=CPU)
+    effusion = ours.logits(images())[:, ours.heads.index("Pleural Effusion")]
+    values = reward(images(), stating("Pleural Effusion", "Pleural Effusion"))
+    assert torch.allclose(values, torch.nn.functional.logsigmoid(effusion), atol=1e-5)
+
+
+@pytest.mark.parametrize("pin", ["", f"@sha256:{'0' * 64}"])
+@pytest.mark.parametrize("name", [DENSENET, RELEASED, "pspnet"])
+def test_code_in_a_downloaded_file_never_runs(name: str, pin: str, tmp_path: Path) -> None:
+    planted, ran = tmp_path / "cache", tmp_path / "ran"
+    planted.mkdir()
+    file = released_segmentation(planted) if name == "pspnet" else released_weights(name, planted)
+    assert file is not None
+    file.write_bytes(pickle.dumps(_Exploit(f"touch {ran}"), protocol=2))
+    with pytest.raises(ModelError, match=r"pickled Python object|SHA-256 is"):
+        (load_lung_posture if name == "pspnet" else load_xrv)(name + pin, device=CPU, cache=planted)
+    assert not ran.exists()
+
+
+def test_a_stated_hash_is_checked_for_plain_weights_too(cache: Path) -> None:
+    file = released_weights(RELEASED, cache)
+    assert file is not None
+    assert load_xrv(f"{RELEASED}@sha256:{sha256(file).upper()}", device=CPU, cache=cache)
+    with pytest.raises(ModelError, match="SHA-256 is"):
+        load_xrv(f"{RELEASED}@sha256:{'1' * 64}", device=CPU, cache=cache)
+    with pytest.raises(ModelError, match="not a SHA-256"):
+        load_xrv(f"{RELEASED}@sha256:abc", device=CPU, cache=cache)

@@ -196,5 +196,5 @@ def test_what_cannot_be_loaded_is_told(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "pspnet"}))
     (tmp_path / "model.safetensors").unlink()
     save_file({"model.aux_cls.bias": torch.zeros(14)}, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="cannot be loaded as a segmentation of lungs"):
+    with pytest.raises(ModelError, match="cannot be loaded as a lung segmentation"):
         load_lung_posture(str(tmp_path), device=CPU)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cxrsynth.rewards.feedback import Comparison, compare, spread
+from cxrsynth.rewards.feedback import Comparison, compare, reward_std
 from cxrsynth.rl.advantage import PromptStatistics, no_signal, to_advantage
 
 POLICY = torch.tensor([[1.0, -3.0], [0.0, 40.0], [2.0, math.nan]])
@@ -33,8 +33,8 @@ def test_margins_are_in_units_of_the_scale_and_bounded_kinds_are_bounded() -> No
 
 def test_spread_leaves_out_what_is_not_known() -> None:
     values = torch.tensor([[1.0, math.nan, 5.0], [3.0, 2.0, 5.0], [5.0, 4.0, 5.0]])
-    assert spread(values).tolist() == pytest.approx([2.0, math.sqrt(2.0), 1.0])
-    assert spread(values[:1]).tolist() == [1.0, 1.0, 1.0]
+    assert reward_std(values).tolist() == pytest.approx([2.0, math.sqrt(2.0), 1.0])
+    assert reward_std(values[:1]).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_a_batch_alone_is_brought_to_zero_mean_and_unit_spread() -> None:

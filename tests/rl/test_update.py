@@ -63,7 +63,7 @@ class Made:
                 self.policy,
                 torch.optim.SGD(list(self.policy.weights.values()), lr=rate),
                 schedule=self.collector.schedule,
-                settings=UpdateSection(**{"updates": 1, "grad_norm": 1e9} | given),
+                settings=UpdateSection(**{"num_minibatches": 1, "grad_norm": 1e9} | given),
                 guidance=GUIDANCE,
                 micro_batch=micro_batch,
                 pool=pool,
@@ -95,7 +95,7 @@ def make(
     )
     schedule = trajectory_schedule(policy.model, steps=4, eta=1.0)
     suite = RewardSuite({"brightness": Brightness()})
-    group = ProcessGroup(0, 1, list)
+    group = ProcessGroup()
     collector = Collector(
         policy, suite, schedule=schedule, guidance=GUIDANCE, batch_size=batch_size, seed=seed, pool=pool, group=group
     )
@@ -172,7 +172,12 @@ def test_kl_pulls_back_to_the_baseline(tiny_model: Path, pool: OrderedPool) -> N
 
 @pytest.mark.parametrize(
     ("given", "steps", "learned"),
-    [({}, 1, 1.0), ({"updates": 2}, 2, 1.0), ({"timesteps": 0.34}, 1, 0.34), ({"inner_epochs": 2}, 2, 2.0)],
+    [
+        ({}, 1, 1.0),
+        ({"num_minibatches": 2}, 2, 1.0),
+        ({"timestep_fraction": 0.34}, 1, 0.34),
+        ({"inner_epochs": 2}, 2, 2.0),
+    ],
 )
 def test_steps_and_samples_are_shared_out_over_updates(
     given: dict[str, Any],
@@ -232,7 +237,7 @@ def test_draws_take_every_report_once_a_lap_and_start_from_the_pool() -> None:
     assert [one.place for one in found[0]] == list(range(6))
 
 
-EXPLORING = AceSection(subspace=3, explore=0.5)
+EXPLORING = AceSection(subspace=3, exploration_std=0.5)
 
 
 @pytest.mark.parametrize("unet", ["frozen", "lora"])
@@ -259,7 +264,7 @@ def test_a_shift_teaches_the_embeddings_without_the_unet(unet: str, tiny_model: 
 
 
 def test_mirrored_images_have_the_same_noise(tiny_model: Path, pool: OrderedPool) -> None:
-    still = make(tiny_model, "frozen", pool, ace=AceSection(subspace=3, explore=1e-9)).experience()
+    still = make(tiny_model, "frozen", pool, ace=AceSection(subspace=3, exploration_std=1e-9)).experience()
     assert torch.allclose(still.latents[:, ::2], still.latents[:, 1::2], atol=1e-5)
     assert not torch.allclose(still.latents[:, 0], still.latents[:, 2], atol=1e-2)
     moved = make(tiny_model, "frozen", pool, ace=EXPLORING).experience()

@@ -50,7 +50,7 @@ def recipe(model: Path | str, table: Path | None = None, **changes: Any) -> dict
         "train": {"unet": "full", "learning_rate": 1.0e-3, "ace": {"tokens": 4}},
         "sampling": {"steps": 3, "batch_size": 2, "guidance": 1.5},
         "rewards": {"brightness": {"backend": "bright"}},
-        "update": {"updates": 1},
+        "update": {"num_minibatches": 1},
         "comparison": {"pool": 2},
     }
     return {

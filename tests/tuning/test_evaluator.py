@@ -12,7 +12,7 @@ from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Sampler
-from cxrsynth.tuning.evaluator import Evaluator, Judged, Verdict, hacking
+from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator, Verdict, hacking_warning
 
 REPORTS, IMAGES = 12, 2
 
@@ -44,14 +44,14 @@ def evaluator() -> Evaluator:
         batch_size=2,
         seed=0,
         pool=OrderedPool(1, threads=1),
-        group=ProcessGroup(0, 1, list),
+        group=ProcessGroup(),
     )
 
 
-def judged(rewards: Tensor, *, seed: int = 0) -> Judged:
+def judged(rewards: Tensor, *, seed: int = 0) -> EvaluatedImages:
     rng = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (len(rewards), 64, 64), generator=rng).to(torch.uint8)
-    return Judged(images, rewards, torch.randn(len(rewards), 8, generator=rng))
+    return EvaluatedImages(images, rewards, torch.randn(len(rewards), 8, generator=rng))
 
 
 def test_margins_are_in_spreads_and_wins_are_counted(evaluator: Evaluator) -> None:
@@ -63,8 +63,8 @@ def test_margins_are_in_spreads_and_wins_are_counted(evaluator: Evaluator) -> No
     assert numbers["tuning/posture/margin"] == pytest.approx(1.0, abs=1e-5)
     assert numbers["tuning/total/margin"] == pytest.approx(1 / float(start[:, 0].std()), rel=1e-4)
     assert numbers["tuning/total/win_rate"] == 1.0
-    assert numbers["judge/total/win_rate"] == 0.5
-    assert numbers["judge/posture/margin_low"] == 0.0 == numbers["judge/posture/margin_high"]
+    assert numbers["evaluator/total/win_rate"] == 0.5
+    assert numbers["evaluator/posture/margin_low"] == 0.0 == numbers["evaluator/posture/margin_high"]
     assert numbers["frechet_to_baseline"] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -76,22 +76,22 @@ def test_the_interval_is_over_reports_not_images(evaluator: Evaluator) -> None:
     widths = []
     for moved in (by_report, alone):
         numbers = evaluator.verdict(judged(start + moved), judged(start)).numbers
-        widths.append(numbers["judge/posture/margin_high"] - numbers["judge/posture/margin_low"])
+        widths.append(numbers["evaluator/posture/margin_high"] - numbers["evaluator/posture/margin_low"])
     assert widths[0] > 1.15 * widths[1]
 
 
 def test_equal_images_neither_win_nor_lose(evaluator: Evaluator) -> None:
     same = judged(torch.randn(REPORTS * IMAGES, 2, generator=torch.Generator().manual_seed(4)))
     verdict = evaluator.verdict(same, same)
-    assert (verdict.judge, verdict.tuning) == (0.0, 0.0)
-    assert verdict.numbers["judge/total/win_rate"] == 0.5
+    assert (verdict.evaluator, verdict.tuning) == (0.0, 0.0)
+    assert verdict.numbers["evaluator/total/win_rate"] == 0.5
     assert verdict.numbers["ms_ssim"] == verdict.numbers["baseline_ms_ssim"]
 
 
 @pytest.mark.parametrize(
-    ("judge", "tuning", "alarm"), [(0.05, 0.9, True), (0.25, 0.9, False), (0.05, 0.4, False), (0.4, 0.9, False)]
+    ("evaluator", "tuning", "alarm"), [(0.05, 0.9, True), (0.25, 0.9, False), (0.05, 0.4, False), (0.4, 0.9, False)]
 )
-def test_the_alarm_is_for_a_falling_judge_under_a_rising_reward(judge: float, tuning: float, alarm: bool) -> None:
-    verdict = Verdict({}, judge=judge, tuning=tuning)
-    found = hacking(verdict, judge=0.3, tuning=0.5, margin=0.1)
+def test_the_alarm_is_for_a_falling_judge_under_a_rising_reward(evaluator: float, tuning: float, alarm: bool) -> None:
+    verdict = Verdict({}, evaluator=evaluator, tuning=tuning)
+    found = hacking_warning(verdict, evaluator=0.3, tuning=0.5, margin=0.1)
     assert (found is not None) == alarm

@@ -287,7 +287,10 @@ def test_the_empty_prompt_takes_its_share(tiny_model: Path, radiographs: Path, t
         def pair(self, place: int) -> Pair:
             return Pair("lungs lungs lungs", ())
 
-    with stage_of(tmp_path, recipe(tiny_model, radiographs, unconditional=0.5)) as (stage, found, _), torch.no_grad():
+    with (
+        stage_of(tmp_path, recipe(tiny_model, radiographs, cond_dropout_prob=0.5)) as (stage, found, _),
+        torch.no_grad(),
+    ):
         same = 0
         for step in range(16):
             own, others = (stage.loss(step, batch_of(step), images) for images in (found, Others(found)))  # type: ignore[arg-type]
@@ -342,7 +345,7 @@ def test_comparative_feedback_starts_from_the_fine_tuned_model(
             "train": {"unet": "frozen", "ace": {"tokens": 4}},
             "sampling": {"steps": 2, "batch_size": 2, "guidance": 1.5},
             "rewards": {"posture": {}},
-            "update": {"updates": 1},
+            "update": {"num_minibatches": 1},
         }
     )
     out = tmp_path / "run"

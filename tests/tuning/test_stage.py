@@ -35,7 +35,7 @@ def test_reward_models_and_features_are_loaded_once(
     monkeypatch.setattr(FindingClassifier, "from_pretrained", counted_load)
     content = recipe(tiny_model, iterations=1)
     content["stages"].append(content["stages"][0] | {"train": {"unet": "frozen"}})
-    content["evaluation"]["judge"] = {"brightness": "dark"}
+    content["evaluation"]["evaluator"] = {"brightness": "dark"}
     result = tune(write_recipe(tmp_path, content), tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert sorted(rewards) == ["bright", "dark"]

@@ -46,7 +46,7 @@ def test_a_brightness_reward_rises(tiny_model: Path, tmp_path: Path) -> None:
         reports_per_iteration=2,
         images_per_report=4,
         train={"unet": "full", "learning_rate": 2.0e-3, "ace": {"tokens": 4}},
-        update={"updates": 2, "clip_range": 1.0e-2},
+        update={"num_minibatches": 2, "clip_range": 1.0e-2},
     )
     content["stages"][0]["sampling"]["batch_size"] = 4  # an image costs less in a larger batch
     content["evaluation"] |= {"every": 20}
@@ -69,7 +69,7 @@ def test_a_brightness_reward_rises_by_shifts_alone(tiny_model: Path, tmp_path: P
         tiny_model,
         iterations=20,
         images_per_report=8,
-        train={"unet": "frozen", "ace": {"subspace": 4, "explore": 2.0}, "ace_learning_rate": 1.0},
+        train={"unet": "frozen", "ace": {"subspace": 4, "exploration_std": 2.0}, "ace_learning_rate": 1.0},
     )
     content["stages"][0]["sampling"]["batch_size"] = 8
     content["evaluation"] |= {"every": 20}
@@ -98,7 +98,7 @@ def test_what_a_run_leaves(tiny_model: Path, tmp_path: Path) -> None:
     assert [row["iteration"] for row in rows] == [1, 2, 2]
     assert rows[0]["policy/clip_fraction"] == 0.0
     assert (out / "sheets" / "0-000002.png").is_file()
-    assert "| judge posture |" in (out / "model" / "model_card.md").read_text()
+    assert "| evaluator posture |" in (out / "model" / "model_card.md").read_text()
     for path in (out / "model").rglob("*.json"):  # the folder is shared, and equal weights have one digest
         assert str(tmp_path) not in path.read_text()
         assert str(tiny_model) not in path.read_text()
@@ -154,7 +154,7 @@ def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) ->
     assert "not better than its start" in result.output
     row = metrics(out)[-1]
     assert row["evaluation/tuning/brightness/margin"] == pytest.approx(0.0, abs=1e-7)
-    assert row["evaluation/judge/posture/margin"] == pytest.approx(0.0, abs=1e-5)
+    assert row["evaluation/evaluator/posture/margin"] == pytest.approx(0.0, abs=1e-5)
 
 
 def start(path: Path, out: Path, **environment: str) -> Warm:
@@ -164,8 +164,8 @@ def start(path: Path, out: Path, **environment: str) -> Warm:
 FULL = {"train": {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5, "ace": {"tokens": 16}}}
 ADAPTERS = {
     "train": FULL["train"]
-    | {"unet": "lora", "lora": {"rank": 2}, "ace": {"subspace": 3, "explore": 0.5}, "schedule": "cosine"},
-    "update": {"updates": 2, "kl_weight": 0.1},
+    | {"unet": "lora", "lora": {"rank": 2}, "ace": {"subspace": 3, "exploration_std": 0.5}, "schedule": "cosine"},
+    "update": {"num_minibatches": 2, "kl_weight": 0.1},
     "comparison": {"pool": 2, "baseline_images": 2},
 }
 
@@ -204,7 +204,7 @@ def test_ctrl_c_finishes_the_iteration_and_saves_it(tiny_model: Path, tmp_path: 
     running = start(write_recipe(tmp_path, content), out)
     running.interrupt_when(lambda: (out / "metrics.jsonl").exists() and len(metrics(out)) >= 3)
     assert running.wait() == 130
-    assert "Run the same command again to go on" in running.printed()
+    assert "Run the same command again to resume" in running.printed()
     done = len(metrics(out))
     assert [path.name for path in (out / "checkpoints").glob("0-*")] == [f"0-{done:06d}"]
     again = tune(tmp_path / "recipe.yaml", out, "--set", "stages.0.iterations=401")
@@ -227,7 +227,7 @@ def test_a_signal_in_the_last_iteration_stops_the_run_once_it_is_saved(
     with monkeypatch.context() as patch:
         patch.setattr(Reinforcement, "rollout_specs", pressed)
         stopped = tune(path, out)
-    assert (stopped.exit_code, "Run the same command again to go on" in stopped.output) == (130, True)
+    assert (stopped.exit_code, "Run the same command again to resume" in stopped.output) == (130, True)
     assert (out / "checkpoints" / "0-000001").is_dir()
     assert not (out / "model").exists()
     assert tune(path, out).exit_code == 0
@@ -239,7 +239,7 @@ def test_a_signal_in_the_last_iteration_stops_the_run_once_it_is_saved(
 def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, rewards={"posture": {}, "diagnosis": {}}, **changes)
     content["stages"][0] |= {"reports_per_iteration": 3}  # three batches: one process has two of them
-    content["stages"][0]["update"] = {"updates": 1, "kl_weight": 0.1}
+    content["stages"][0]["update"] = {"num_minibatches": 1, "kl_weight": 0.1}
     path = write_recipe(tmp_path, content)
     one, two = tmp_path / "one", tmp_path / "two"
     assert start(path, one).wait() == 0
@@ -341,7 +341,7 @@ def test_a_dry_run_reports_and_writes_nothing(tiny_model: Path, tmp_path: Path) 
         ({"model.checkpoint": "nowhere"}, "no such folder"),
         ({"model.precision": "fp16"}, "expected: bf16, fp32 or auto"),
         ({"reports.columns": {"reprot": "x"}}, "unknown role 'reprot'"),
-        ({"evaluation.judge": {}}, "evaluation.judge"),
+        ({"evaluation.evaluator": {}}, "evaluation.evaluator"),
         ({"seed": 1 << 70}, "seed"),
         ({"trackers": ["mlflow"]}, "pip install mlflow"),
         ({"reports.held_out": "reports.csv"}, "reports.csv is reports.csv again"),

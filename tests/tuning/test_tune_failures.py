@@ -51,19 +51,19 @@ def test_a_hacked_reward_ends_the_stage_with_the_best_model(tiny_model: Path, tm
         tiny_model,
         iterations=60,
         images_per_report=8,
-        train={"unet": "frozen", "ace": {"subspace": 4, "explore": 2.0}, "ace_learning_rate": 1.0},
+        train={"unet": "frozen", "ace": {"subspace": 4, "exploration_std": 2.0}, "ace_learning_rate": 1.0},
     )
-    judge = {"judge": {"brightness": "dark"}, "hacking_margin": 1.0e-3}
+    judge = {"evaluator": {"brightness": "dark"}, "hacking_margin": 1.0e-3}
     content["evaluation"] |= {"every": 5, "on_hacking": "stop"} | judge
     content["checkpoints"] = {"every": 100}
     path, out = write_recipe(tmp_path, content), tmp_path / "run"
     first = tune(path, out)
     assert first.exit_code == 0, first.output
-    assert "reward hacking: the judge has fallen" in first.output
+    assert "reward hacking: the evaluator's margin fell" in first.output
     assert "the stage ends here" in first.output
     ended = max(row["iteration"] for row in metrics(out))
     assert ended < 60
-    assert "the best by the judge" in (out / "model" / "model_card.md").read_text()
+    assert "the best according to the evaluator" in (out / "model" / "model_card.md").read_text()
     # Killed before the model was written, it does not train on.
     model, rows = hashes(out / "model"), metrics(out)
     (out / "model").rename(tmp_path / "aside")
@@ -92,7 +92,7 @@ def test_reward_models_of_later_stages_are_loaded_first(tiny_model: Path, tmp_pa
     content["stages"].append(content["stages"][0] | {"rewards": {"posture": {"backend": "nowhere"}}})
     assert "posture: no backend 'nowhere'" in refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
     content["stages"].pop()
-    for key, value in (("judge", "nowhere"), ("features", "nowhere"), ("reference", "nowhere")):
+    for key, value in (("evaluator", "nowhere"), ("features", "nowhere"), ("reference", "nowhere")):
         changed = content | {"evaluation": content["evaluation"] | {key: value}}
         assert "nowhere" in refused(tune(write_recipe(tmp_path, changed), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -293,7 +293,7 @@ def test_backends_beside_the_recipe_are_found_from_anywhere(
     (tmp_path / "judges").mkdir()
     (tmp_path / "judges" / "mine").symlink_to(family)
     content = recipe(tiny_model, rewards={"posture": {"backend": "judges/mine"}})
-    content["evaluation"] |= {"judge": {"posture": "judges/mine"}, "features": "judges/mine"}
+    content["evaluation"] |= {"evaluator": {"posture": "judges/mine"}, "features": "judges/mine"}
     path = write_recipe(tmp_path, content)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

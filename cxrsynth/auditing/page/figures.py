@@ -91,7 +91,7 @@ class Compared:
     """A group compared with the reference; `entry` is what the summary holds of it."""
 
     name: str
-    radiographs: int
+    images: int
     real: int
     entry: Mapping[str, Any]
 
@@ -122,7 +122,7 @@ class Group:
     """Images of one view, sex or age group; `means` by reward."""
 
     name: str
-    radiographs: int
+    images: int
     kept: int
     means: Mapping[str, float | None]
 

@@ -7,7 +7,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cxrsynth.metrics.memorization.features import CopySpace, Thumbs
-from cxrsynth.metrics.memorization.verify import Gallery, compare
+from cxrsynth.metrics.memorization.verification import Gallery, compare
 
 # Correlation of fine detail from which two images of one set are one. Measured: images nano makes of one report differ
 # by

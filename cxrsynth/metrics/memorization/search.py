@@ -18,7 +18,7 @@ from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.features import CopySpace, Thumbs, Vectors, thumbnails
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, Autoencode, Probes, altered
 from cxrsynth.metrics.memorization.registration import Register
-from cxrsynth.metrics.memorization.verify import Gallery, Mask, Nearest, Places, compare
+from cxrsynth.metrics.memorization.verification import Gallery, Mask, Nearest, Places, compare
 
 FEWEST = 20  # reference images, below which nothing can be said of how alike different patients are
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)

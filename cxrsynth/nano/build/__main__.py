@@ -18,8 +18,8 @@ from cxrsynth.nano.build.decoder import sharpen_decoder
 from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_denoiser
 from cxrsynth.nano.build.export import SHARP_VAE, START, export_model
 from cxrsynth.nano.build.images import SMALL_GROUPS, load_images
-from cxrsynth.nano.build.judges import FAMILIES, train_judges
 from cxrsynth.nano.build.measure import measure
+from cxrsynth.nano.build.reward_models import FAMILIES, train_judges
 from cxrsynth.nano.build.start import take_over
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import FindingClassifier

@@ -21,6 +21,7 @@ from cxrsynth.nano.build.fitting import resampled
 from cxrsynth.nano.build.images import SMALL_GROUPS, Radiograph, load_images
 from cxrsynth.nano.build.training import log
 from cxrsynth.reports.prompt import Depicts
+from cxrsynth.runtime.files import folder_atomically
 from cxrsynth.settings import PromptStyle
 
 NUMBERS_FILE = "numbers.json"
@@ -51,8 +52,6 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     spec = _spec(drawn, settings)
     numbers["denoiser_steps"] = _denoiser_steps(work, settings)
     numbers["sources"] = _sources(train, drawn, [*train, *small])
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
@@ -67,21 +66,22 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     # The text encoder stays float32: transformers loads a model in its stored type, and the pipeline would mix two.
     pipeline.unet.half()
     pipeline.vae.half()
-    pipeline.save_pretrained(partial, safe_serialization=True)
-    for part in ("unet", "vae"):
-        _forget_origin(partial / part / "config.json")
-    (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (partial / NUMBERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    (partial / CARD_FILE).write_text(model_card(spec, numbers, settings), encoding="utf-8")
-    for family in (work / JUDGES).glob("nano*"):
-        for network in ("classifier", "posture", "dual_encoder"):
-            # Not the card that the saving library writes of its own accord.
-            shutil.copytree(
-                family / network, partial / JUDGES / family.name / network, ignore=shutil.ignore_patterns("README.md")
-            )
-        save_file(means, partial / JUDGES / family.name / CANONICAL_FILE)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    with folder_atomically(out) as partial:
+        pipeline.save_pretrained(partial, safe_serialization=True)
+        for part in ("unet", "vae"):
+            _forget_origin(partial / part / "config.json")
+        (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (partial / NUMBERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        (partial / CARD_FILE).write_text(model_card(spec, numbers, settings), encoding="utf-8")
+        for family in (work / JUDGES).glob("nano*"):
+            for network in ("classifier", "posture", "dual_encoder"):
+                # Not the card that the saving library writes of its own accord.
+                shutil.copytree(
+                    family / network,
+                    partial / JUDGES / family.name / network,
+                    ignore=shutil.ignore_patterns("README.md"),
+                )
+            save_file(means, partial / JUDGES / family.name / CANONICAL_FILE)
     log.info("wrote %s", out)
 
 

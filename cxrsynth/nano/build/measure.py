@@ -11,9 +11,9 @@ from cxrsynth.nano.build.card import model_card
 from cxrsynth.nano.build.classifier import targets
 from cxrsynth.nano.build.config import BuildConfig
 from cxrsynth.nano.build.export import CARD_FILE, JUDGES, NUMBERS_FILE
-from cxrsynth.nano.build.judges import FAMILIES, JudgedImages, judged_images, logits_of
 from cxrsynth.nano.build.measure_generator import Framed, Maker, generator_numbers
-from cxrsynth.nano.build.measure_judges import classifier_numbers, dual_encoder_numbers, posture_numbers
+from cxrsynth.nano.build.measure_reward_models import classifier_numbers, dual_encoder_numbers, posture_numbers
+from cxrsynth.nano.build.reward_models import FAMILIES, JudgedImages, judged_images, logits_of
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
 

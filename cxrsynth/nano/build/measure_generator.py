@@ -30,7 +30,7 @@ from cxrsynth.metrics.memorization.search import Share
 from cxrsynth.nano.build.classifier import targets
 from cxrsynth.nano.build.fitting import resampled
 from cxrsynth.nano.build.images import Radiograph, caption
-from cxrsynth.nano.build.measure_judges import classifier_numbers
+from cxrsynth.nano.build.measure_reward_models import classifier_numbers
 from cxrsynth.reports.labels import OPACITY_KINDS, FindingLabel, Status
 from cxrsynth.reports.prompt import canonical_prompt
 from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier

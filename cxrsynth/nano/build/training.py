@@ -1,7 +1,6 @@
 """What the training stages share: gradients, the learning-rate schedule, seeds by step, checkpoints."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from cxrsynth.runtime.files import open_atomically
 
 log = logging.getLogger("cxrsynth.nano.build")
 
@@ -61,9 +62,8 @@ def save_state(path: Path, *, step: int, optimizer: torch.optim.Optimizer, **mod
     """Write a checkpoint whole or not at all."""
     state: dict[str, Any] = {"step": step, "optimizer": optimizer.state_dict()}
     state |= {name: module.state_dict() for name, module in modules.items()}
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    with open_atomically(path) as file:
+        torch.save(state, file)
 
 
 def load_state(path: Path, *, optimizer: torch.optim.Optimizer, **modules: nn.Module) -> int:

@@ -4,7 +4,6 @@ Rows are read one at a time. What grows with the table is 16 bytes an id, about 
 duplicates: a million ids take about 100 MB, a table without an id column nothing.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from cxrsynth.errors import ReportsError
 from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, column_names, find_labels, find_roles, listed
 from cxrsynth.reports.table.records import read_records, reading
 from cxrsynth.reports.table.rows import Rejected, Report, UnusableError, refuse_duplicate, to_report
+from cxrsynth.runtime.files import file_sha256
 
 FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet")
 
@@ -49,8 +49,8 @@ class Table:
 
     def digest(self) -> str:
         """SHA-256 of the file's bytes, in hex."""
-        with reading(self.path), self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with reading(self.path):
+            return file_sha256(self.path)
 
 
 def open_table(path: Path | str, *, columns: ColumnNames | None = None) -> Table:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from cxrsynth.tuning.metrics.memorization import duplicates as duplicates_module
 
+from cxrsynth.metrics.memorization import duplicates as duplicates_module
 from cxrsynth.metrics.memorization.duplicates import duplicates
 from cxrsynth.metrics.memorization.features import Thumbs, mirrored, thumbnails
 from cxrsynth.metrics.memorization.registration import unmoved

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cxrsynth.tuning.metrics.memorization import features as copy_features
 
+from cxrsynth.metrics.memorization import features as copy_features
 from cxrsynth.metrics.memorization.features import CopyIndex, CopySpace, Vectors, details, mirrored, thumbnails
 from cxrsynth.metrics.memorization.registration import unmoved
 from cxrsynth.runtime.warps import warp, warp_matrices

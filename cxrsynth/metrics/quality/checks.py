@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.metrics.quality.burned_in import longest_row
-from cxrsynth.metrics.quality.grey_levels import effective_levels, end_share, structure
+from cxrsynth.metrics.quality.gray_levels import effective_levels, end_share, structure
 from cxrsynth.metrics.quality.likeness import Likeness
 
 

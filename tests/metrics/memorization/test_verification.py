@@ -6,7 +6,7 @@ import torch
 
 from cxrsynth.metrics.memorization.features import CopySpace, Thumbs, mirrored, thumbnails
 from cxrsynth.metrics.memorization.registration import unmoved
-from cxrsynth.metrics.memorization.verify import CANDIDATES, Gallery, Places, compare
+from cxrsynth.metrics.memorization.verification import CANDIDATES, Gallery, Places, compare
 from cxrsynth.runtime.warps import warp, warp_matrices
 from tests.metrics.made_images import made_images, made_thumbs
 

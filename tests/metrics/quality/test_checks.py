@@ -15,9 +15,9 @@ from cxrsynth.diffusion.noise import sample_noise
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError
 from cxrsynth.metrics.quality.burned_in import longest_row
-from cxrsynth.metrics.quality.grey_levels import effective_levels, end_share, structure
+from cxrsynth.metrics.quality.checks import CHECKS, LIKENESS_CHECKS, QualityChecks
+from cxrsynth.metrics.quality.gray_levels import effective_levels, end_share, structure
 from cxrsynth.metrics.quality.likeness import Likeness, to_canonical
-from cxrsynth.metrics.quality.quality import CHECKS, LIKENESS_CHECKS, QualityChecks
 from cxrsynth.rewards.backends import family_folder
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.runtime.warps import warp, warp_matrices
@@ -77,7 +77,7 @@ def test_good_images_fail_nothing(checks: QualityChecks, radiographs: Tensor) ->
 
 
 @pytest.mark.parametrize(
-    ("image", "names"),
+    ("radiograph", "names"),
     [
         (torch.zeros(1, 1, 256, 256), {"blank", "clipped", "not_a_chest"}),
         (torch.full((1, 1, 256, 256), 0.3), {"blank", "clipped", "not_a_chest"}),

@@ -11,8 +11,8 @@ from cxrsynth.nano.build.config import FitSettings
 from cxrsynth.nano.build.dual_encoder import _with_other_findings
 from cxrsynth.nano.build.fitting import augmented
 from cxrsynth.nano.build.images import Radiograph, patient_half
-from cxrsynth.nano.build.judges import aurocs
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
+from cxrsynth.nano.build.reward_models import aurocs
 from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import Status
 from cxrsynth.reports.prompt import Subject

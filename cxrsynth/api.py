@@ -1,0 +1,331 @@
+"""The commands as functions: keyword arguments in, frozen results out. The command line calls these as well.
+
+Progress goes to standard error. Torch is imported by the first call, not by importing this module.
+
+Exceptions, all subclasses of `CxrsynthError`, carry one message that says where, what was found and what to do:
+`ReportsError` for a table of reports, `RecipeError` for a recipe or a threshold, `ModelError` for a model, a reward
+model, a device or a precision, `ShardError` for a folder or file that cannot be read or written. An argument outside
+its range is a `ValueError`. Report text never appears in a message.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from enum import StrEnum
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cxrsynth.recipe.packaged import EXAMPLE_REPORTS, find_recipe, packaged_folder
+from cxrsynth.settings import (
+    DEFAULT_FAMILY,
+    REWARDS,
+    AuditSettings,
+    Device,
+    GenerateSettings,
+    ImageFormat,
+    IncludeText,
+    Precision,
+    PromptStyle,
+    RuleSettings,
+    Sampler,
+    SamplingSettings,
+    ShardFormat,
+    ShardSettings,
+    SopClass,
+    TuneSettings,
+)
+
+if TYPE_CHECKING:
+    from cxrsynth.auditing.audit import AuditReport
+    from cxrsynth.generation.generate import Generated
+    from cxrsynth.tuning.tune import Tuned
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+_ROLES = frozenset({"report", "findings", "impression", "report_id", "view", "sex", "age"})
+
+
+def generate(
+    reports: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    model: str = GenerateSettings.model,
+    ace: str | PathLike[str] | None = GenerateSettings.ace,
+    prompt: str | None = GenerateSettings.prompt,
+    columns: Mapping[str, str] | None = None,
+    images_per_report: int = GenerateSettings.images_per_report,
+    limit: int | None = GenerateSettings.limit,
+    strict: bool = GenerateSettings.strict,
+    dry_run: bool = GenerateSettings.dry_run,
+    steps: int | None = SamplingSettings.steps,
+    guidance: float | None = SamplingSettings.guidance,
+    sampler: str | None = SamplingSettings.sampler,
+    seed: int = GenerateSettings.seed,
+    batch_size: int | None = SamplingSettings.batch_size,
+    threads_per_batch: int = SamplingSettings.threads_per_batch,
+    device: str = SamplingSettings.device,
+    precision: str = SamplingSettings.precision,
+    shard_format: str = ShardSettings.format,
+    shard_size: int = ShardSettings.size,
+    image_format: str = ShardSettings.image_format,
+    sop_class: str = ShardSettings.sop_class,
+    unpacked: bool = ShardSettings.unpacked,
+    include_text: str = ShardSettings.include_text,
+    id_key: str | PathLike[str] | None = GenerateSettings.id_key,
+    id_map: str | PathLike[str] | None = GenerateSettings.id_map,
+) -> "Generated":
+    """Turn a table of radiology reports into shards of synthetic chest X-rays.
+
+    The same arguments give the same bytes. A run that was interrupted resumes when it is called again.
+
+    Args:
+        reports: CSV, JSONL or Parquet table of reports; `example_reports()` is the one in the package.
+        out: folder for the data set: new, empty, or an unfinished run to resume.
+        model: `nano`, a folder in the Stable Diffusion layout, or a model on the Hugging Face Hub.
+        ace: adaptive condition embeddings to use with the model (safetensors).
+        prompt: `impression`, `findings`, `report` or `canonical`; None for the format that the model folder names.
+        columns: role (`report`, `findings`, `impression`, `report_id`, `view`, `sex`, `age`) -> column name, for
+            columns without a usual name.
+        images_per_report: 1 to 100.
+        limit: use only the first so many usable reports.
+        strict: stop at the first unusable row instead of setting it aside in rejected.csv.
+        dry_run: write nothing; the result's `estimate` holds counts, disk space and time.
+        steps: denoising steps; None for the model's.
+        guidance: classifier-free guidance scale, 1 turns it off; None for the model's.
+        sampler: `ddim` or `dpm++`; None for the model's.
+        seed: seed of the starting noise, 0 or more.
+        batch_size: images per batch; None for 8, on a CPU 4.
+        threads_per_batch: CPU cores per batch; changes the last bits of the pixels.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        shard_format: `webdataset` or `dicom`.
+        shard_size: images per shard.
+        image_format: `png`, `jpg` or `png16`, in WebDataset shards.
+        sop_class: `sc` (Secondary Capture) or `cr` (Computed Radiography), of DICOM objects.
+        unpacked: write a DICOM file-set with a DICOMDIR instead of tars; needs `shard_format="dicom"`.
+        include_text: `none` or `sanitized`: report text to store with each image.
+        id_key: file with the secret key for sample keys; None for a key created once in the user data folder.
+        id_map: write the mapping from report ids to sample keys to this file, outside `out`.
+
+    Returns:
+        Counts of reports, rejected rows, images and shards; the same in every process of a distributed run.
+
+    Raises:
+        ReportsError, ModelError, ShardError: for what the user can mend.
+        ValueError: for an argument outside its range.
+    """
+    _check_range("images_per_report", images_per_report, low=1, high=100)
+    counts = {"limit": limit, "steps": steps, "batch_size": batch_size, "threads_per_batch": threads_per_batch}
+    for name, value in (counts | {"shard_size": shard_size}).items():
+        _check_range(name, value, low=1)
+    _check_range("guidance", guidance, low=0)
+    _check_range("seed", seed, low=0)
+    shards = ShardSettings(
+        size=shard_size,
+        format=_choice("shard_format", ShardFormat, shard_format),
+        image_format=_choice("image_format", ImageFormat, image_format),
+        include_text=_choice("include_text", IncludeText, include_text),
+        sop_class=_choice("sop_class", SopClass, sop_class),
+        unpacked=unpacked,
+    )
+    if unpacked and shards.format is not ShardFormat.DICOM:
+        raise ValueError("unpacked: needs shard_format='dicom'")
+    settings = GenerateSettings(
+        reports=Path(reports),
+        out=Path(out),
+        model=model,
+        ace=_path(ace),
+        prompt=None if prompt is None else _choice("prompt", PromptStyle, prompt),
+        columns=_columns(columns, _ROLES),
+        images_per_report=images_per_report,
+        seed=seed,
+        limit=limit,
+        strict=strict,
+        dry_run=dry_run,
+        id_key=_path(id_key),
+        id_map=_path(id_map),
+        sampling=SamplingSettings(
+            steps=steps,
+            guidance=guidance,
+            sampler=None if sampler is None else _choice("sampler", Sampler, sampler),
+            batch_size=batch_size,
+            threads_per_batch=threads_per_batch,
+            device=_choice("device", Device, device),
+            precision=_choice("precision", Precision, precision),
+        ),
+        shards=shards,
+    )
+    from cxrsynth.generation.generate import generate as run
+
+    return run(settings)
+
+
+def tune(
+    recipe: str | PathLike[str],
+    out: str | PathLike[str] | None = TuneSettings.out,
+    *,
+    overrides: Mapping[str, Any] | Sequence[str] = TuneSettings.overrides,
+    dry_run: bool = TuneSettings.dry_run,
+) -> "Tuned":
+    """Tune a model by reinforcement learning with comparative feedback, or by the stages that a recipe lists.
+
+    A run that was interrupted resumes when it is called again.
+
+    Args:
+        recipe: recipe file, or the name of a packaged recipe, as `smoke`.
+        out: folder for the run: new, or an unfinished run to resume; None for runs/ and the recipe's name.
+        overrides: dotted recipe key -> value, as `{"stages.0.iterations": 5}`; or texts `KEY=VALUE`, as `--set` takes.
+        dry_run: train nothing; the result's `estimate` holds time and memory.
+
+    Returns:
+        The folder of the tuned model.
+
+    Raises:
+        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+    """
+    settings = TuneSettings(
+        recipe=find_recipe(Path(recipe)), out=_path(out), overrides=tuple(_assignments(overrides)), dry_run=dry_run
+    )
+    from cxrsynth.tuning.tune import tune as run
+
+    return run(settings)
+
+
+def audit(
+    images: str | PathLike[str],
+    out: str | PathLike[str] | None = AuditSettings.out,
+    *,
+    reference: str | PathLike[str] | None = AuditSettings.reference,
+    table: str | PathLike[str] | None = AuditSettings.table,
+    reference_table: str | PathLike[str] | None = AuditSettings.reference_table,
+    columns: Mapping[str, str] | None = None,
+    judges: str | Mapping[str, str] = DEFAULT_FAMILY,
+    features: str = AuditSettings.features,
+    family: str = AuditSettings.family,
+    thresholds: Mapping[str, float] | None = None,
+    beat_reference: Mapping[str, float] | None = None,
+    keep_fraction: float | None = RuleSettings.keep_fraction,
+    ignored_checks: Iterable[str] = RuleSettings.ignored_checks,
+    write_kept: str | PathLike[str] | None = AuditSettings.write_kept,
+    shard_size: int = AuditSettings.shard_size,
+    utility: bool = AuditSettings.utility,
+    probes: int = AuditSettings.probes,
+    fail_under: Mapping[str, float] | Sequence[str] = AuditSettings.fail_under,
+    strict: bool = AuditSettings.strict,
+    seed: int = AuditSettings.seed,
+    batch_size: int = AuditSettings.batch_size,
+    workers: int = AuditSettings.workers,
+    device: str = AuditSettings.device,
+) -> "AuditReport | None":
+    """Score every image, decide which to keep, and report the metrics. The images are only read.
+
+    Args:
+        images: data set made by cxrsynth, WebDataset shards, or a folder of images or DICOM files.
+        out: folder for the results; None for a folder beside `images` whose name ends in -audit.
+        reference: real images to compare with, in any form that `images` can have.
+        table: CSV, JSONL or Parquet table that describes the files in `images`.
+        reference_table: the same for the reference.
+        columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`) -> column name.
+        judges: backend of all reward models, or reward -> backend; only the rewards of a mapping are measured.
+        features: feature space for fidelity: a family of reward models, `xrv:NAME`, or an encoder folder.
+        family: family of reward models that aligns images for the quality checks and the near-duplicate search.
+        thresholds: reward -> lowest accepted score.
+        beat_reference: reward -> percentile (0 to 100) of the reference's scores that an image must reach.
+        keep_fraction: keep only this share of each finding's images, the best; 0 to 1.
+        ignored_checks: names of quality checks that must not reject images.
+        write_kept: also write the kept images as shards to this folder.
+        shard_size: images per shard in `write_kept`.
+        utility: train classifiers on synthetic and real images and test them on real ones.
+        probes: reference images to plant near-duplicates of, which measures how well the search finds them.
+        fail_under: metric -> value that it must reach (or, for a distance, not pass); or texts `METRIC=VALUE`.
+        strict: stop at the first file that cannot be read instead of counting it as damaged.
+        seed: seed for subsampling and confidence intervals, 0 or more.
+        batch_size: images per batch.
+        workers: threads that decode images.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        What summary.json holds, and whether all of `fail_under` was met. In a distributed run the main process alone
+        gets a report, the others None.
+
+    Raises:
+        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+        ValueError: for an argument outside its range.
+    """
+    for name, value in {
+        "shard_size": shard_size,
+        "probes": probes,
+        "batch_size": batch_size,
+        "workers": workers,
+    }.items():
+        _check_range(name, value, low=1)
+    _check_range("keep_fraction", keep_fraction, low=0, high=1)
+    _check_range("seed", seed, low=0)
+    for reward, percentile in (beat_reference or {}).items():
+        _check_range(f"beat_reference[{reward!r}]", percentile, low=0, high=100)
+    settings = AuditSettings(
+        shards=Path(images),
+        reference=_path(reference),
+        out=_path(out),
+        table=_path(table),
+        reference_table=_path(reference_table),
+        columns=_columns(columns, _ROLES - {"report_id"}),
+        judges=dict.fromkeys(REWARDS, judges) if isinstance(judges, str) else dict(judges),
+        family=family,
+        features=features,
+        rules=RuleSettings(
+            minimum=dict(thresholds or {}),
+            beat=dict(beat_reference or {}),
+            keep_fraction=keep_fraction,
+            ignored_checks=tuple(ignored_checks),
+        ),
+        write_kept=_path(write_kept),
+        shard_size=shard_size,
+        utility=utility,
+        probes=probes,
+        fail_under=tuple(_assignments(fail_under)),
+        strict=strict,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+        device=_choice("device", Device, device),
+    )
+    from cxrsynth.auditing.audit import audit as run
+
+    return run(settings)
+
+
+def example_reports() -> Path:
+    """Path of the example table: made-up reports, which `cxrsynth generate --example` uses."""
+    return packaged_folder() / EXAMPLE_REPORTS
+
+
+def _path(path: str | PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _columns(given: Mapping[str, str] | None, roles: Set[str]) -> dict[str, str]:
+    unknown = sorted((given or {}).keys() - roles)
+    if unknown:
+        raise ValueError(f"columns: {unknown[0]!r}, expected roles among {', '.join(sorted(roles))}")
+    return dict(given or {})
+
+
+def _assignments(given: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Texts `KEY=VALUE`; a value is written as JSON, which YAML reads alike."""
+    if not isinstance(given, Mapping):
+        return list(given)
+    import json
+
+    return [f"{key}={json.dumps(value, default=str)}" for key, value in given.items()]
+
+
+def _choice(name: str, choices: type[_Choice], value: str) -> _Choice:
+    try:
+        return choices(value)
+    except ValueError:
+        raise ValueError(f"{name}: {value!r}, expected one of {', '.join(choices)}") from None
+
+
+def _check_range(name: str, value: float | None, *, low: float, high: float = float("inf")) -> None:
+    if value is not None and not low <= value <= high:
+        span = f"{low:g} or more" if high == float("inf") else f"{low:g} to {high:g}"
+        raise ValueError(f"{name}: {value!r}, expected {span}")

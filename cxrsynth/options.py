@@ -1,0 +1,287 @@
+"""The command line's arguments and options: types, names, help and panels, and how their texts are parsed."""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, BadParameter, Option
+
+from cxrsynth import settings
+from cxrsynth.settings import DEFAULT_FAMILY, REWARDS
+
+_COLUMNS, _SAMPLING, _OUTPUT, _PRIVACY = "Columns", "Sampling", "Output", "Privacy"
+_REWARD_MODELS, _SELECTION, _METRICS = "Reward models", "Selection", "Metrics"
+
+# generate: what to make.
+Reports = Annotated[
+    Path | None, Argument(metavar="[REPORTS]", help="CSV, JSONL or Parquet table of reports.", show_default=False)
+]
+Example = Annotated[bool, Option("--example", help="Use the example table that comes with cxrsynth as REPORTS.")]
+DatasetFolder = Annotated[
+    Path, Option("--out", help="Folder for the data set: new, empty, or an unfinished run to resume.")
+]
+Model = Annotated[
+    str, Option(help="nano, a folder in the Stable Diffusion layout, or a model on the Hugging Face Hub.")
+]
+Ace = Annotated[Path | None, Option(help="Adaptive condition embeddings to use with the model (safetensors).")]
+Prompt = Annotated[
+    settings.PromptStyle | None, Option(help="Prompt format. Default: the format that the model folder names.")
+]
+ImagesPerReport = Annotated[int, Option(min=1, max=100, help="Images for each report.")]
+Limit = Annotated[int | None, Option(min=1, help="Use only the first N usable reports.")]
+StrictRows = Annotated[bool, Option("--strict", help="Stop at the first unusable row instead of setting it aside.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Print counts, disk space and time, then stop. Writes nothing.")]
+
+# generate: how to sample.
+Steps = Annotated[int | None, Option(min=1, help="Denoising steps. Default: the model's.", rich_help_panel=_SAMPLING)]
+Guidance = Annotated[
+    float | None,
+    Option(
+        min=0, help="Classifier-free guidance scale; 1 turns it off. Default: the model's.", rich_help_panel=_SAMPLING
+    ),
+]
+SamplerName = Annotated[settings.Sampler | None, Option(help="Default: the model's.", rich_help_panel=_SAMPLING)]
+Seed = Annotated[int, Option(min=0, help="Seed of the starting noise.", rich_help_panel=_SAMPLING)]
+SamplingBatch = Annotated[
+    int | None, Option(min=1, help="Images per batch. Default: 8, on a CPU 4.", rich_help_panel=_SAMPLING)
+]
+ThreadsPerBatch = Annotated[
+    int,
+    Option(
+        min=1,
+        help="CPU cores per batch; other cores work on other batches. More is faster for a few images of a large"
+        " model, but changes the last bits of the pixels.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+SamplingDevice = Annotated[settings.Device, Option("--device", help="Where the model runs.", rich_help_panel=_SAMPLING)]
+ModelPrecision = Annotated[
+    settings.Precision,
+    Option("--precision", help="Floating-point type of the model.", rich_help_panel=_SAMPLING),
+]
+
+# generate: what to write.
+Format = Annotated[settings.ShardFormat, Option("--format", help="Shard format.", rich_help_panel=_OUTPUT)]
+ShardSize = Annotated[int, Option(min=1, help="Images per shard.", rich_help_panel=_OUTPUT)]
+ImageEncoding = Annotated[
+    settings.ImageFormat, Option("--image-format", help="Image format in WebDataset shards.", rich_help_panel=_OUTPUT)
+]
+SopClassName = Annotated[
+    settings.SopClass,
+    Option(
+        "--sop-class",
+        help="SOP class of DICOM objects: Secondary Capture or Computed Radiography.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Unpacked = Annotated[
+    bool,
+    Option("--unpacked", help="Write a DICOM file-set with a DICOMDIR instead of tars.", rich_help_panel=_OUTPUT),
+]
+Text = Annotated[
+    settings.IncludeText,
+    Option(
+        "--include-text", help="Report text to store with each image; often not shareable.", rich_help_panel=_PRIVACY
+    ),
+]
+IdKey = Annotated[
+    Path | None,
+    Option(
+        help="File with the secret key for sample keys. Default: a key created once in your user data folder.",
+        rich_help_panel=_PRIVACY,
+    ),
+]
+IdMap = Annotated[
+    Path | None,
+    Option(
+        help="Write the mapping from report ids to sample keys to this file, outside --out.", rich_help_panel=_PRIVACY
+    ),
+]
+
+# generate and audit: names of columns.
+ReportColumn = Annotated[str | None, Option(help="Column with the whole report.", rich_help_panel=_COLUMNS)]
+FindingsColumn = Annotated[str | None, Option(help="Column with the findings section.", rich_help_panel=_COLUMNS)]
+ImpressionColumn = Annotated[str | None, Option(help="Column with the impression section.", rich_help_panel=_COLUMNS)]
+IdColumn = Annotated[str | None, Option(help="Column with the report id.", rich_help_panel=_COLUMNS)]
+ViewColumn = Annotated[str | None, Option(help="Column with the view (PA, AP, lateral).", rich_help_panel=_COLUMNS)]
+SexColumn = Annotated[str | None, Option(help="Column with the patient's sex.", rich_help_panel=_COLUMNS)]
+AgeColumn = Annotated[str | None, Option(help="Column with the patient's age in years.", rich_help_panel=_COLUMNS)]
+
+# tune.
+Recipe = Annotated[
+    Path, Argument(help="Recipe file, or the name of a recipe that `cxrsynth recipes list` shows.", show_default=False)
+]
+RunFolder = Annotated[
+    Path | None,
+    Option(
+        "--out", help="Folder for the run: new, or an unfinished run to resume. Default: runs/ and the recipe's name."
+    ),
+]
+Override = Annotated[
+    list[str] | None,
+    Option("--set", help="KEY=VALUE replaces a value of the recipe, as stages.0.iterations=5. Repeatable."),
+]
+
+# audit: what to read and how to score it.
+Images = Annotated[
+    Path,
+    Argument(
+        metavar="SHARDS",
+        help="Data set made by cxrsynth, WebDataset shards, or a folder of images or DICOM files.",
+        show_default=False,
+    ),
+]
+Reference = Annotated[
+    Path | None, Option(help="Real images to compare with, in any form SHARDS can have.", rich_help_panel=_METRICS)
+]
+AuditFolder = Annotated[Path | None, Option("--out", help="Folder for the results. Default: SHARDS with -audit.")]
+ImageTable = Annotated[
+    Path | None, Option("--table", help="CSV, JSONL or Parquet table that describes the files in SHARDS.")
+]
+ReferenceTable = Annotated[
+    Path | None, Option(help="Table that describes the reference images.", rich_help_panel=_METRICS)
+]
+Judge = Annotated[
+    list[str] | None,
+    Option(
+        help=f"BACKEND of all reward models, or REWARD=BACKEND of one. Repeatable. Default: {DEFAULT_FAMILY}.",
+        rich_help_panel=_REWARD_MODELS,
+    ),
+]
+Features = Annotated[
+    str,
+    Option(
+        help="Feature space for fidelity: a family of reward models, xrv:NAME, or an encoder folder.",
+        rich_help_panel=_REWARD_MODELS,
+    ),
+]
+Family = Annotated[
+    str,
+    Option(
+        help="Family of reward models that aligns images for the quality checks and the near-duplicate search.",
+        rich_help_panel=_REWARD_MODELS,
+    ),
+]
+Threshold = Annotated[
+    list[str] | None,
+    Option("--min", help="REWARD=VALUE: reject images that score lower. Repeatable.", rich_help_panel=_SELECTION),
+]
+MinPosture = Annotated[float | None, Option(help="Short for --min posture=VALUE.", rich_help_panel=_SELECTION)]
+MinDiagnosis = Annotated[float | None, Option(help="Short for --min diagnosis=VALUE.", rich_help_panel=_SELECTION)]
+MinConsistency = Annotated[float | None, Option(help="Short for --min consistency=VALUE.", rich_help_panel=_SELECTION)]
+BeatReference = Annotated[
+    list[str] | None,
+    Option(
+        help="REWARD=PERCENTILE: reject images that score below this percentile of the reference. Repeatable.",
+        rich_help_panel=_SELECTION,
+    ),
+]
+KeepFraction = Annotated[
+    float | None,
+    Option(min=0, max=1, help="Keep only this share of each finding's images, the best.", rich_help_panel=_SELECTION),
+]
+IgnoreCheck = Annotated[
+    list[str] | None,
+    Option(help="Name of a quality check that must not reject images. Repeatable.", rich_help_panel=_SELECTION),
+]
+WriteKept = Annotated[
+    Path | None, Option(help="Also write the kept images as shards to this folder.", rich_help_panel=_OUTPUT)
+]
+Utility = Annotated[
+    bool,
+    Option(
+        "--utility",
+        help="Train classifiers on synthetic and real images, test them on real ones.",
+        rich_help_panel=_METRICS,
+    ),
+]
+Probes = Annotated[
+    int,
+    Option(
+        min=1,
+        help="Reference images to plant near-duplicates of, which measures how well the search finds them.",
+        rich_help_panel=_METRICS,
+    ),
+]
+FailUnder = Annotated[
+    list[str] | None,
+    Option(help="METRIC=VALUE: exit with code 3 if the metric misses the value. Repeatable.", rich_help_panel=_METRICS),
+]
+StrictFiles = Annotated[bool, Option("--strict", help="Stop at the first file that cannot be read.")]
+AuditSeed = Annotated[int, Option("--seed", min=0, help="Seed for subsampling and confidence intervals.")]
+AuditBatch = Annotated[int, Option("--batch-size", min=1, help="Images per batch.")]
+Workers = Annotated[int, Option(min=1, help="Threads that decode images.")]
+AuditDevice = Annotated[settings.Device, Option("--device", help="Where the reward models run.")]
+
+# recipes.
+RecipeName = Annotated[str, Argument(metavar="NAME", help="Name that `cxrsynth recipes list` shows.")]
+CopyFolder = Annotated[Path, Argument(metavar="DIR", help="Folder to copy to; it is created if it is missing.")]
+
+_REWARD_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+def parse_judges(given: Sequence[str]) -> dict[str, str]:
+    """`BACKEND` for all rewards, `REWARD=BACKEND` for one: reward -> backend.
+
+    A path may hold `=`: `REWARD=` is read only before a built-in reward, or before another name that a reward can have
+    where the whole text is no existing path.
+
+    Raises:
+        BadParameter: where a reward or a backend is empty, or a reward has two backends.
+    """
+    shared, own = DEFAULT_FAMILY, dict[str, str]()
+    for text in given:
+        name, equals, backend = text.partition("=")
+        is_assignment = bool(equals) and (
+            name in REWARDS or not (Path(text).exists() or (name and not _REWARD_NAME.fullmatch(name)))
+        )
+        if not is_assignment:
+            shared = text
+        elif not name or not backend:
+            raise BadParameter(f"{text!r}: expected BACKEND or REWARD=BACKEND", param_hint="--judge")
+        elif name in own:
+            raise BadParameter(f"{name}: given twice", param_hint="--judge")
+        else:
+            own[name] = backend
+    return dict.fromkeys(REWARDS, shared) | own
+
+
+def parse_numbers(
+    option: str, given: Sequence[str], *, low: float = -math.inf, high: float = math.inf
+) -> dict[str, float]:
+    """`REWARD=NUMBER` of a repeatable option: reward -> number. The number follows the last `=`.
+
+    Raises:
+        BadParameter: for another form, a number outside [low, high], or a reward that is given twice.
+    """
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, written = text.rpartition("=")
+        try:
+            value = float(written)
+        except ValueError:
+            value = math.nan
+        if not name or not low <= value <= high:
+            span = f" from {low:g} to {high:g}" if math.isfinite(low) else ""
+            raise BadParameter(f"{text!r}: expected REWARD=NUMBER{span}, as diagnosis=5", param_hint=option)
+        if name in found:
+            raise BadParameter(f"{name}: given twice", param_hint=option)
+        found[name] = value
+    return found
+
+
+def parse_thresholds(given: Sequence[str], **short: float | None) -> dict[str, float]:
+    """`--min REWARD=VALUE` and the short forms `--min-posture VALUE`: reward -> lowest accepted score.
+
+    Raises:
+        BadParameter: as `parse_numbers` does, and where both forms name a reward.
+    """
+    found = parse_numbers("--min", given)
+    for name, value in short.items():
+        if value is not None:
+            if name in found:
+                raise BadParameter(f"{name}: given by --min as well", param_hint=f"--min-{name}")
+            found[name] = value
+    return found

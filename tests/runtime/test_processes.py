@@ -1,0 +1,117 @@
+"""What the launcher's environment variables say, or fail to say: one reader, before any work."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cxrsynth.cli import app
+from cxrsynth.errors import LaunchError
+from cxrsynth.runtime.processes import Launch, ProcessGroup, join_processes, read_launch
+from tests.generation.making import command, write_table
+from tests.tuning.making import recipe, write_recipe
+
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def _started_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def set_to(monkeypatch: pytest.MonkeyPatch, values: str) -> None:
+    for name, value in zip(VARIABLES, values.split(","), strict=True):
+        if value != "-":
+            monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("values", "launch"),
+    [
+        ("-,-,-,-", Launch()),
+        (",,,", Launch()),
+        (" , ,\t, ", Launch()),
+        ("0,0,1,1", Launch()),
+        ("5,1,8,4", Launch(5, 1, 8, 4)),
+        ("5,5,8,", Launch(5, 5, 8, 1)),
+        (" 1 ,1,2,2", Launch(1, 1, 2, 2)),
+    ],
+)
+def test_what_a_launcher_sets(values: str, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to(monkeypatch, values)
+    assert read_launch() == launch
+    assert read_launch() == launch
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ("one,-,2,-", "RANK='one'\n  expected: a whole number"),
+        ("-1,-,2,-", "RANK='-1'\n"),
+        ("1.0,-,2,-", "RANK='1.0'\n"),
+        ("²,-,2,-", "RANK='²'\n"),
+        ("0,0,2,many", "LOCAL_WORLD_SIZE='many'\n"),
+        ("2,0,2,2", "RANK=2\n  expected: a rank below WORLD_SIZE, which is 2"),
+        ("1,-,-,-", "RANK=1\n  expected: a rank below WORLD_SIZE, which is 1"),
+        ("0,2,4,2", "LOCAL_RANK=2\n  expected: a rank below LOCAL_WORLD_SIZE, which is 2"),
+        ("0,4,4,-", "LOCAL_RANK=4\n  expected: a rank below WORLD_SIZE, which is 4"),
+        ("0,0,2,3", "LOCAL_WORLD_SIZE=3\n  expected: 1 to WORLD_SIZE, which is 2"),
+        ("0,0,2,0", "LOCAL_WORLD_SIZE=0\n"),
+        ("0,0,0,-", "WORLD_SIZE=0\n  expected: at least 1"),
+        ("-,-,2,-", "WORLD_SIZE=2 without RANK"),
+    ],
+)
+def test_nonsense_is_refused(values: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to(monkeypatch, values)
+    with pytest.raises(LaunchError) as caught:
+        read_launch()
+    assert reason in str(caught.value)
+    with pytest.raises(LaunchError):
+        join_processes(cpu=True)
+
+
+@pytest.mark.parametrize("values", [",,,", "-,-,-,", ",-,-,-"])
+def test_empty_variables_change_nothing(
+    values: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`LOCAL_WORLD_SIZE=""` once made all images, then raised; `LOCAL_RANK=""` raised within accelerate."""
+    set_to(monkeypatch, values)
+    arguments = command(write_table(tmp_path / "few.csv"), tmp_path / "set", tiny_model, "--limit", "1")
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "1 images in 1 shards" in done.output
+    set_to(monkeypatch, values)
+    path = write_recipe(tmp_path, recipe(tiny_model, iterations=1))
+    tuned = CliRunner().invoke(app, ["tune", str(path), "--out", str(tmp_path / "run")])
+    assert tuned.exit_code == 0, tuned.output
+    assert "tuned; use it with" in tuned.output
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_WORLD_SIZE"])
+def test_every_command_refuses_nonsense_before_any_work(
+    name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, path = write_table(tmp_path / "few.csv"), write_recipe(tmp_path, recipe(tiny_model, iterations=1))
+    monkeypatch.setenv(name, "x")
+    for arguments in (
+        command(table, tmp_path / "set", tiny_model),
+        ["tune", str(path), "--out", str(tmp_path / "run")],
+        ["audit", str(tmp_path), "--out", str(tmp_path / "audit")],
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 2
+        assert f"{name}='x'" in done.output.replace("\n", " ")
+        assert "Traceback" not in done.output
+    assert not [name for name in ("set", "run", "audit") if (tmp_path / name).exists()]
+
+
+def test_a_process_alone_has_all_the_work() -> None:
+    alone = join_processes(cpu=True)
+    assert alone == ProcessGroup()
+    assert alone.is_main
+    assert alone.share([1, 2, 3]) == [1, 2, 3]
+    assert alone.gather([1, 2]) == [1, 2]
+    alone.wait()
+    shares = [ProcessGroup(rank, rank, 3).share(range(8)) for rank in range(3)]
+    assert sorted(place for share in shares for place in share) == list(range(8))
