@@ -146,7 +146,7 @@ class Supervision:
     def gradients(
         self, step: int, batches: Sequence[list[RolloutSpec]], images: TrainingImages, pool: OrderedPool
     ) -> Tensor:
-        """Leave the gradient of these micro-batches in every weight's `grad`; returns their loss.
+        """Put the gradient of these micro-batches into every weight's `grad`; returns their loss.
 
         Both are shares of the mean over all `batch_size` images of the step.
         """

@@ -93,7 +93,7 @@ def check_evaluation(recipe: Recipe, held_out: int) -> None:
     images = min(section.reports or held_out, held_out) * section.images_per_report
     if images < 2:
         raise RecipeError(
-            "evaluation: judges 1 image, expected at least 2, for diversity and intervals\n"
+            "evaluation: 1 image, expected at least 2, for diversity and intervals\n"
             "  hold out more reports (reports.held_out), or raise evaluation.images_per_report"
         )
 

@@ -61,7 +61,7 @@ class _Part:
 
 
 class TrainingImages:
-    """Latents and prompts of all usable images, by place; latents stay on disk until they are asked for."""
+    """Latents and prompts of all usable images, by place; latents stay on disk until they are needed."""
 
     def __init__(self, parts: Sequence[_Part]) -> None:
         self._parts = parts

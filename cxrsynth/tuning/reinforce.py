@@ -78,7 +78,7 @@ Show = Callable[[int, dict[str, Any]], None]
 
 
 class Reinforcement:
-    """A stage `rlcf` or `ddpo`: what is trained, what judges it, and what it remembers from iteration to iteration."""
+    """A stage `rlcf` or `ddpo`: the policy, its rewards, and what is remembered from iteration to iteration."""
 
     def __init__(self, run: TuneRun, section: RlcfStage | DdpoStage, index: int, *, checkpoint: str) -> None:
         self.run, self.section, self.index = run, section, index

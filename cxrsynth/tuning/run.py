@@ -22,7 +22,7 @@ from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision
 from cxrsynth.tuning.run_folder import RunFolder
 
-# On a CPU small batches go side by side and stay in its caches.
+# On a CPU small batches run in parallel and fit its caches.
 _BATCH_SIZE = {"cpu": 4, "mps": 8, "cuda": 8}
 _STAGE_STRIDE = 1_000_003
 

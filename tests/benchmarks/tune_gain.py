@@ -1,13 +1,13 @@
 """`python -m tests.benchmarks.tune_gain`: time until held-out reports have gained, against a plain DDPO loop.
 
 Ours is `recipes/nano-rlcf.yaml`, or another; the plain loop is that of `tune_speed`, on the same reports, rewards and
-weights, at ten times the learning rate usual for a whole UNet unless another is given. Both are judged on the same
-held-out reports with the same noise by the rewards that tune, in spreads of the baseline's; the time of judging is not
-counted.
+weights, by default at ten times the usual learning rate for a whole UNet. Both are evaluated on the same held-out
+reports with the same noise by the tuning rewards, in standard deviations of the baseline's rewards; evaluation time is
+not counted.
 
-Runs of the plain loop differ by more than what is timed. So several seeds of each run side by side, in turns, and what
-is timed is the mean of their gains; between two judgements it is taken as a straight line. With three the ratio is
-rough. The plain loop is given `patience` times as long as ours took.
+Runs of the plain loop vary more than the difference to be measured. So several seeds of each take turns, and the mean
+of their gains is timed, interpolated linearly between evaluations. With three seeds the ratio is rough. The plain loop
+gets `patience` times as long as ours took.
 """
 
 import tempfile
@@ -43,7 +43,7 @@ class Runner:
     seconds: float = 0.0
 
     def advance(self, iterations: int) -> float:
-        """Iterate, the time of it counted, and be judged."""
+        """Iterate, counting the time, then evaluate."""
         started = time.monotonic()
         for _ in range(iterations):
             self.step()
@@ -62,13 +62,13 @@ def main(
     images_per_report: int = 2,
     learning_rate: float = 1e-4,
 ) -> None:
-    """Print the mean seconds each took until its mean gain was `gain` spreads, ours judged every `every` iterations."""
+    """Print the mean seconds each took until its mean gain was `gain` standard deviations, ours evaluated every `every` iterations."""
     with ExitStack() as stack:
         ours, theirs = [], []
         for seed in range(seeds):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            judging = (f"evaluation.reports={reports}", f"evaluation.images_per_report={images_per_report}")
-            run = open_tune(TuneSettings(recipe=recipe, out=folder, overrides=(f"seed={seed}", *judging)))
+            evaluation = (f"evaluation.reports={reports}", f"evaluation.images_per_report={images_per_report}")
+            run = open_tune(TuneSettings(recipe=recipe, out=folder, overrides=(f"seed={seed}", *evaluation)))
             run.folder.baseline_images.mkdir(parents=True, exist_ok=True)
             stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint="nano")  # type: ignore[arg-type]
             pool = stack.enter_context(stage.pool())
@@ -108,7 +108,7 @@ def crossing(course: list[tuple[float, float]], gain: float) -> float | None:
 
 
 def our_runner(stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, baseline: EvaluatedImages) -> Runner:
-    """Iterations of `tune`, judged as `tune` judges: with averaged weights."""
+    """Iterations of `tune`, evaluated as in `tune`: with averaged weights."""
     collector, updater = stage.learners(pool)
     counter = count()
 
@@ -122,7 +122,7 @@ def our_runner(stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, b
 def plain_runner(
     stage: Reinforcement, evaluator: Evaluator, baseline: EvaluatedImages, *, learning_rate: float, seed: int
 ) -> Runner:
-    """Iterations of the plain loop, on the reports which that iteration of ours takes."""
+    """Iterations of the plain loop, on the reports of our iteration of the same number."""
     columns = reward_std(baseline.rewards)[: len(stage.suite.names)]
     weights = torch.tensor([stage.weights[name] for name in stage.suite.names]) / columns
     plain = PlainLoop(stage.suite, batch=4, weights=weights, learning_rate=learning_rate, seed=seed)

@@ -3,8 +3,8 @@
 Both tune the whole UNet of nano on the same reports, DDIM steps, guidance and rewards. The plain loop is written from
 the published algorithm (DDPO, arXiv:2305.13301, algorithm 1, with the comparison of CXRL, arXiv:2403.06516): float32,
 one timestep an update pass, guidance by two forward passes, texts encoded and the baseline sampled anew every time.
-Ours runs bf16, batches side by side, guidance in one pass, half the timesteps of each trajectory, and keeps the
-baseline's rewards. Turns are taken, so that a busy neighbour slows both.
+Ours runs bf16, batches in parallel, guidance in one pass, half the timesteps of each trajectory, and caches the
+baseline's rewards. The two take turns, so that other work on the machine slows both.
 """
 
 import copy

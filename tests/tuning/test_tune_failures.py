@@ -132,11 +132,11 @@ def test_versions_are_those_the_run_began_with(tiny_model: Path, tmp_path: Path)
     assert (kept["torch"], kept["resumed_with"]) == ("1.0", versions)
 
 
-def test_one_image_is_too_few_to_judge(tiny_model: Path, tmp_path: Path) -> None:
+def test_one_image_is_too_few_to_evaluate(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model)
     content["reports"]["held_out"] = 1
     path = write_recipe(tmp_path, content)
-    assert "judges 1 image, expected at least 2" in refused(tune(path, tmp_path / "run"))
+    assert "evaluation: 1 image, expected at least 2" in refused(tune(path, tmp_path / "run"))
     assert tune(path, tmp_path / "run", "--set", "evaluation.images_per_report=2").exit_code == 0
 
 
