@@ -16,7 +16,7 @@ def reward(z: Tensor) -> Tensor:
 
 
 def estimate(theta: float, *, shared: bool) -> float:
-    """Gradient of the mean reward of z = theta + 0.5 eps, computed with the functions `tune` uses; the baseline is theta 0."""
+    """Gradient of the mean reward of z = theta + 0.5 eps, by the functions of `tune`; the baseline is theta 0."""
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(SAMPLES, 1, 1, 1, generator=rng)
     other = noise if shared else torch.randn(SAMPLES, 1, 1, 1, generator=rng)
