@@ -62,7 +62,7 @@ def main(
     images_per_report: int = 2,
     learning_rate: float = 1e-4,
 ) -> None:
-    """Print the mean seconds until the mean gain was `gain` standard deviations; ours is evaluated every `every` rounds."""
+    """Print the mean seconds until the mean gain was `gain`; ours is evaluated every `every` iterations."""
     with ExitStack() as stack:
         ours, theirs = [], []
         for seed in range(seeds):
