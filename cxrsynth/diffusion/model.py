@@ -18,6 +18,7 @@ from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.spec import ModelSpec
 from cxrsynth.diffusion.speed import normalise_small_maps_contiguously
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.clip import load_text_encoder
 from cxrsynth.settings import Device, Precision
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -140,8 +141,7 @@ def load_model(
     try:
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, torch_dtype=dtype)
         vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=_vae_dtype(precision))
-        # Float32 by hand: the argument that asks for it has another name before transformers 4.56.
-        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True).float()
+        text_encoder = load_text_encoder(folder / "text_encoder")
         # The fast one: before transformers 5 the other reads no tokenizer.json.
         tokenizer = CLIPTokenizerFast.from_pretrained(folder / "tokenizer")
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
