@@ -162,6 +162,6 @@ def _check_id_map(path: Path, settings: GenerateSettings) -> None:
 
 
 def _check_outside(path: Path | None, out: Path, option: str) -> None:
-    """What tells ids apart must not lie in the folder that is shared."""
+    """Files that reveal ids must not lie in the folder that is shared."""
     if path is not None and path.resolve().is_relative_to(out.resolve()):
         raise ShardError(f"{option} {path}: lies inside --out {out}, which is made to be shared\n  put it elsewhere")

@@ -26,7 +26,7 @@ from cxrsynth.settings import PromptStyle
 class BuiltPrompt:
     """One report, ready to be drawn. `metadata` goes into each sample's JSON and holds no free text.
 
-    `labels` are all the report says, shown by the model or not; `conditions` what a model with ACE is told of it;
+    `labels` are all the report says, shown by the model or not; `conditions` are what a model with ACE receives;
     `subject` who and what view was asked for, without what the model cannot show.
     """
 
