@@ -23,7 +23,8 @@ DatasetFolder = Annotated[
     Path, Option("--out", help="Folder for the data set: new, empty, or an unfinished run to resume.")
 ]
 Model = Annotated[
-    str, Option(help="nano, a folder in the Stable Diffusion layout, or a model on the Hugging Face Hub.")
+    str,
+    Option(help="nano, a folder in the Stable Diffusion layout, or a Hugging Face model: owner/name[@revision]."),
 ]
 Ace = Annotated[Path | None, Option(help="Adaptive condition embeddings to use with the model (safetensors).")]
 Prompt = Annotated[

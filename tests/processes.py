@@ -6,12 +6,14 @@ import runpy
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 TIMEOUT_S = 120
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -71,6 +73,26 @@ class Warm:
             assert self._process.is_alive(), self.printed()
             assert time.monotonic() < deadline, self.printed()
             time.sleep(0.0005)
+
+
+@contextmanager
+def process_group(count: int) -> Iterator[list[dict[str, str]]]:
+    """Environments of `count` processes on CPUs that form a group, as a launcher sets them.
+
+    Their store lives here and is bound to port 0: a port that is chosen first and bound later may be taken in between.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    yield [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    del store
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:

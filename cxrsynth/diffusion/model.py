@@ -11,13 +11,14 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizerFast
 
 from cxrsynth.diffusion.ace import ConditionEmbedding
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.spec import ModelSpec
 from cxrsynth.diffusion.speed import normalize_small_maps_contiguously
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.clip import load_text_encoder
 from cxrsynth.settings import Device, Precision
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -37,7 +38,7 @@ class DiffusionModel:
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    tokenizer: CLIPTokenizerFast
     scheduler_config: dict[str, Any]
     device: torch.device
     precision: Precision
@@ -148,9 +149,9 @@ def load_model(
     try:
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, torch_dtype=dtype)
         vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=_vae_dtype(precision))
-        # Float32 by hand: the argument for it has another name before transformers 4.56.
-        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True).float()
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        text_encoder = load_text_encoder(folder / "text_encoder")
+        # Before transformers 5, only the fast tokenizer reads tokenizer.json.
+        tokenizer = CLIPTokenizerFast.from_pretrained(folder / "tokenizer")
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         _check_parts(folder, unet, text_encoder, tokenizer, scheduler_config)
     except (
@@ -186,7 +187,7 @@ def load_model(
 
 
 def _check_parts(
-    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, scheduler: Any
+    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizerFast, scheduler: Any
 ) -> None:
     """Refuse what the libraries load without complaint and fail on later; limit the tokenizer to its encoder's length.
 

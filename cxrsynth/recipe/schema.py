@@ -51,7 +51,8 @@ class ModelSection(Section):
     """The model to tune."""
 
     checkpoint: str = Field(
-        default="nano", description="`nano`, a Stable Diffusion folder, or a Hugging Face model id."
+        default="nano",
+        description="`nano`, a Stable Diffusion folder, or a Hugging Face model `owner/name[@revision]`.",
     )
     precision: Precision = Field(
         default=Precision.AUTO,

@@ -1,1 +1,1 @@
-"""Policy gradient: advantage, objective, update, checkpoints."""
+"""Learning from rewards: rollouts, advantage, objective, update, checkpoints. No files but checkpoints, no console."""

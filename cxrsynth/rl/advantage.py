@@ -1,4 +1,4 @@
-"""From feedback to advantage: normalised per reward and per report, weighted, clipped."""
+"""From feedback to advantage: normalized per reward and per report, weighted, clipped."""
 
 import math
 from collections import deque
@@ -11,11 +11,11 @@ from cxrsynth.rewards.feedback import mean_and_std
 
 
 class PromptStatistics:
-    """The latest feedback of each report, by which the next one is judged.
+    """The latest feedback of each report, which normalizes the next.
 
     Args:
-        size: values kept of each report.
-        least: below this many, the statistics of the batch stand in.
+        size: values kept per report.
+        least: with fewer values than this, the batch's statistics are used.
 
     Source: per-prompt statistics of DDPO (arXiv:2305.13301), section 4.3; here one column a reward.
     """
@@ -26,12 +26,12 @@ class PromptStatistics:
         self.values: dict[str, deque[list[float]]] = {}
 
     def add(self, report_ids: Sequence[str], feedback: Tensor) -> None:
-        """Remember feedback [B, R] of reports."""
+        """Add feedback [B, R] of reports."""
         for report_id, row in zip(report_ids, feedback.double().tolist(), strict=True):
             self.values.setdefault(report_id, deque(maxlen=self.size)).append(row)
 
     def of(self, report_id: str) -> Tensor | None:
-        """Feedback [n, R] of a report, float64; None while fewer than `least` are known."""
+        """Feedback [n, R] of a report, float64; None while there are fewer than `least` values."""
         known = self.values.get(report_id, ())
         return torch.tensor(list(known), dtype=torch.float64) if len(known) >= self.least else None
 
@@ -55,31 +55,31 @@ def to_advantage(
 ) -> Tensor:
     """Advantages [B] float32.
 
-    Each reward's feedback is brought to zero mean and unit spread, by the report's own latest values (this batch
-    among them) or, while there are too few, by the batch's; so no reward outweighs another by its unit.
+    Each reward's feedback is normalized to zero mean and unit standard deviation by the report's own latest values
+    (this batch included) or, while there are too few, by the batch's; so no reward outweighs another by its unit.
 
     Args:
-        feedback: [B, R], of all processes; nan, where a reward could not tell, speaks neither for nor against.
-        report_ids: whose, [B].
+        feedback: [B, R], of all processes; nan, where a reward has no answer, counts neither for nor against.
+        report_ids: of the images, [B].
         statistics: values seen so far; this batch is added.
         weights: of the rewards, [R].
-        clip: largest advantage either way.
-        centre: False keeps the sign of the comparison: better than the baseline is above zero whatever the others do.
+        clip: largest advantage in either direction.
+        centre: False keeps the comparison's sign: better than the baseline stays above zero, however well others do.
     """
     statistics.add(report_ids, feedback)
     batch = feedback.double()
-    whole = _mean_and_spread(batch)
+    whole = _mean_and_std(batch)
     rows = []
     for report_id, row in zip(report_ids, batch, strict=True):
         own = statistics.of(report_id)
-        mean, std = whole if own is None else _mean_and_spread(own, instead=whole[1])
+        mean, std = whole if own is None else _mean_and_std(own, instead=whole[1])
         rows.append(((row - mean if centre else row) / std).nan_to_num(0.0))
     weighted = torch.stack(rows) @ weights.double() / weights.sum().clamp(min=1e-12)
     return weighted.clamp(-clip, clip).float()
 
 
 def no_signal(feedback: Tensor, report_ids: Sequence[str]) -> float:
-    """Share of reports whose images all got the same feedback in every reward: they teach nothing by themselves."""
+    """Share of reports whose images all got the same feedback from every reward: alone, they give no gradient."""
     groups: dict[str, list[Tensor]] = {}
     for report_id, row in zip(report_ids, feedback.nan_to_num(0.0), strict=True):
         groups.setdefault(report_id, []).append(row)
@@ -87,7 +87,7 @@ def no_signal(feedback: Tensor, report_ids: Sequence[str]) -> float:
     return sum(flat) / len(flat) if flat else math.nan
 
 
-def _mean_and_spread(values: Tensor, *, instead: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Over the known of [n, R]; a spread of zero becomes `instead`, or 1."""
+def _mean_and_std(values: Tensor, *, instead: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Of the known values of [n, R]; a standard deviation of zero becomes `instead`, or 1."""
     mean, std = mean_and_std(values)
     return mean, torch.where(std > 1e-8, std, torch.ones_like(std) if instead is None else instead)

@@ -29,10 +29,10 @@ _WEIGHTS, _OPTIMIZER, _AVERAGED, _FIXED, _STATE = (
 
 @dataclass(frozen=True)
 class Learner:
-    """What a checkpoint holds besides plain state.
+    """The tensors of a checkpoint.
 
-    `weights` are the parameters by name, `averaged` copies of them or None, `fixed` what the weights mean nothing
-    without: it was computed once, and another machine's rounding could find it otherwise.
+    `weights` are the parameters by name, `averaged` copies of them or None. `fixed` are tensors without which the
+    weights have no meaning; they are computed once, because another machine could round differently.
     """
 
     weights: Mapping[str, nn.Parameter]

@@ -8,9 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """Sums over the steps given, ready to be divided by the number of steps of the whole update.
+    """Sums over the given steps, to be divided by the number of steps in the whole update.
 
-    `loss` carries the gradient; the rest are float64 scalars without.
+    Only `loss` carries a gradient; the others are float64 scalars.
     """
 
     loss: Tensor
@@ -29,15 +29,15 @@ def clipped_objective(
     kl: Tensor | None = None,
     kl_weight: float = 0.0,
 ) -> PolicyLoss:
-    """Minus the clipped surrogate of proximal policy optimisation, plus the KL divergence to the baseline.
+    """The negative clipped surrogate of proximal policy optimization, plus the KL divergence to the baseline.
 
     Args:
         log_prob: of each step under the policy now, [B]; carries the gradient.
         old_log_prob: of the same steps when they were sampled, [B].
         advantage: of the trajectory each step belongs to, [B].
-        clip_range: how far the ratio may leave 1 and still be rewarded for it.
+        clip_range: how far the ratio may move from 1 before the surrogate stops rewarding it.
         kl: divergence of each step from the baseline's, [B].
-        kl_weight: of that divergence.
+        kl_weight: weight of that divergence.
 
     Source: PPO (arXiv:1707.06347), eq. 7, over denoising steps as in DDPO (arXiv:2305.13301), eq. 5.
     """

@@ -14,8 +14,8 @@ _EPSILON = 1e-12
 def optimizer_groups(policy: Policy, train: TrainSection) -> list[dict[str, Any]]:
     """Parameter groups for AdamW: the UNet's weights and the embeddings, each at its own learning rate.
 
-    Log-probabilities are means over latent elements, so gradients are small: on nano about 1e-9 for most weights of
-    adapters, 1e-6 for shifts. Adam's epsilon only guards against division by zero and must stay below that; its usual
+    Log-probabilities are means over latent elements, so gradients are small: on nano about 1e-9 for most adapter
+    weights, 1e-6 for shifts. Adam's epsilon only guards against division by zero and must stay below that; the usual
     1e-8 would slow the adapters down.
     """
     rates = {
@@ -30,7 +30,7 @@ def optimizer_groups(policy: Policy, train: TrainSection) -> list[dict[str, Any]
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: str, *, done: float) -> None:
-    """Set each group's `lr`, from its `initial_lr`, for where a share `done` of the iterations lies behind.
+    """Set each group's `lr` from its `initial_lr`, once a share `done` of the iterations is complete.
 
     Source: cosine annealing (Loshchilov and Hutter, arXiv:1608.03983), without restarts.
     """

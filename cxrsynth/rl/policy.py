@@ -1,4 +1,4 @@
-"""The policy: a diffusion model some of whose weights are trained, and the frozen baseline it is compared with."""
+"""The policy, a diffusion model with some trained weights, and the frozen baseline it is compared with."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -25,42 +25,42 @@ from cxrsynth.reports.conditions import CONDITIONS
 from cxrsynth.settings import Precision
 
 _PROMPTS_AT_ONCE = 64
-_TOKENS = 16  # positions that blocks are added to, where the recipe says nothing
+_TOKENS = 16  # positions that blocks are added to, unless the recipe says otherwise
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is tuned. `unet_weights` and `ace_weights` are the parameters that learn, by name, float32.
+    """The model being tuned. `unet_weights` and `ace_weights` are its trained parameters, by name, float32.
 
-    The baseline shares every weight that is not trained. With adapters it is the same UNet with the adapters off: no
-    second copy in memory.
+    The baseline shares every weight that is not trained. With adapters it is the same UNet with the adapters off, so
+    there is no second copy in memory.
     """
 
     model: DiffusionModel
     unet_weights: dict[str, nn.Parameter] = field(repr=False)
     ace_weights: dict[str, nn.Parameter] = field(repr=False)
-    explore: float  # spread of the condition's shift, 0 for none
+    exploration_std: float  # of the condition's shift, 0 for none
     _baseline: DiffusionModel = field(repr=False)
     _adapters: bool
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """All that learns, by name."""
+        """All trained parameters, by name."""
         return self.unet_weights | self.ace_weights
 
     @property
     def denoising_weights(self) -> dict[str, nn.Parameter]:
-        """Those that learn from the denoising steps. ACE that explores learns from its own action instead."""
-        return self.unet_weights if self.explore else self.weights
+        """Parameters that learn from the denoising steps. An exploring ACE learns from its own action instead."""
+        return self.unet_weights if self.exploration_std else self.weights
 
     @property
     def shifts(self) -> SubspaceEmbedding | None:
-        """The embeddings whose shift is an action of the policy, None where there is no such action."""
-        return self.model.ace if self.explore and isinstance(self.model.ace, SubspaceEmbedding) else None
+        """The embeddings whose shift is an action of the policy; None if there is no such action."""
+        return self.model.ace if self.exploration_std and isinstance(self.model.ace, SubspaceEmbedding) else None
 
     @contextmanager
     def baseline(self) -> Iterator[DiffusionModel]:
-        """The frozen start. With adapters nobody may use the policy's UNet meanwhile."""
+        """The frozen baseline. With adapters, the policy's UNet must not be used at the same time."""
         if not self._adapters:
             yield self._baseline
             return
@@ -71,7 +71,7 @@ class Policy:
             self.model.unet.enable_adapters()
 
     def parameter_count(self) -> dict[str, int]:
-        """Numbers that are trained, by part."""
+        """Number of trained parameters, by part."""
         parts = {"unet": self.unet_weights, "ace": self.ace_weights}
         return {part: sum(weight.numel() for weight in weights.values()) for part, weights in parts.items()}
 
@@ -94,12 +94,12 @@ def load_policy(
         checkpoint: the model to start from.
         unet: `full`, `lora` or `frozen`.
         lora: settings of the adapters.
-        ace: settings of the embeddings, None for none. Where the folder has embeddings already, those are tuned on.
-        prompts: of the training reports, by which the directions of a subspace are found.
+        ace: settings of the embeddings, None for none. Embeddings that the folder already has are tuned further.
+        prompts: of the training reports; the directions of a subspace are computed from them.
         device: where the networks go.
         precision: of forward passes.
         gradient_checkpointing: recompute the UNet's activations in the backward pass.
-        seed: of the adapters' first weights.
+        seed: of the adapters' initial weights.
 
     Raises:
         ModelError: if the folder cannot be used.
@@ -122,7 +122,7 @@ def load_policy(
         replace(model, ace=embeddings),
         unet_weights,
         ace_weights,
-        explore=0.0 if ace is None else ace.exploration_std or 0.0,
+        exploration_std=0.0 if ace is None else ace.exploration_std or 0.0,
         _baseline=baseline,
         _adapters=unet == "lora",
     )
@@ -139,16 +139,14 @@ def _start_ace(
             whole = prompt_directions(embedded, section.subspace - words)
             basis = torch.cat([whole, word_directions(embedded, words)]) if words else whole
         except ValueError as error:
-            raise ModelError(
-                f"train.ace.subspace: {error}\n  expected: reports that differ in what the model's prompts tell of"
-            ) from None
+            raise ModelError(f"train.ace.subspace: {error}\n  expected: reports that differ in their prompts") from None
         start = None if model.ace is None else model.ace.plain()
         return SubspaceEmbedding(basis, start=start).to(model.device)
     if model.ace is not None:
         if section.tokens is not None and section.tokens != model.ace.plain().tokens:
             raise ModelError(
                 f"train.ace.tokens {section.tokens}: the model has embeddings of {model.ace.plain().tokens} positions"
-                " already, which learn on\n  leave train.ace.tokens out, or name that number"
+                " already, which are tuned further\n  leave train.ace.tokens out, or give that number"
             )
         return copy.deepcopy(model.ace).requires_grad_(True)
     width = int(model.text_encoder.config.hidden_size)

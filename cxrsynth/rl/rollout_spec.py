@@ -1,4 +1,4 @@
-"""Which reports and which starting noises an iteration takes: known from the seed and the iteration alone."""
+"""Which reports and starting noises an iteration uses; determined by the seed and the iteration alone."""
 
 import random
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from functools import lru_cache
 
 @dataclass(frozen=True)
 class RolloutSpec:
-    """One trajectory to be sampled. `report` is a place in the training reports, `start` one of their pool of x_T.
+    """One trajectory to sample. `report` is an index into the training reports, `start` into a report's pool of x_T.
 
-    `stream` names its step noise. Two mirrored trajectories share x_T and step noise, and take the same draw of the
-    condition's shift with `sign` 1 and -1.
+    `stream` identifies its step noise. Two mirrored trajectories share x_T and step noise, and shift the condition in
+    opposite directions, `sign` 1 and -1.
     """
 
     place: int
@@ -23,9 +23,9 @@ class RolloutSpec:
 def rollout_specs(
     iteration: int, *, seed: int, reports: int, per_iteration: int, images: int, pool: int, mirrored: bool = False
 ) -> list[RolloutSpec]:
-    """Trajectories of an iteration: reports in a new order each pass over them, x_T of the pool in turn.
+    """Trajectories of an iteration: reports in a new order on each pass, x_T from the pool in turn.
 
-    A report's images start from different x_T while the pool lasts; `mirrored` ones in pairs from the same.
+    A report's images start from different x_T until the pool is used up; mirrored ones start in pairs from the same.
     """
     each = 2 if mirrored else 1
     first = iteration * per_iteration
@@ -39,7 +39,7 @@ def rollout_specs(
     return found
 
 
-@lru_cache(maxsize=2)  # asked for every turn of a lap, and long where images are many
+@lru_cache(maxsize=2)  # called for every report of a pass, and long for many reports
 def _order(seed: int, lap: int, reports: int) -> list[int]:
     order = list(range(reports))
     random.Random(f"{seed} {lap}").shuffle(order)

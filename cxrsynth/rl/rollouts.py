@@ -1,4 +1,4 @@
-"""What an iteration learns from: the policy's trajectories, their rewards, and the baseline's rewards beside them."""
+"""Rollouts: the policy's trajectories, their rewards, and the baseline's rewards for the same reports and x_T."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
-from cxrsynth.rl.perturbation import Shifts, draw_shifts
+from cxrsynth.rl.perturbation import Shifts, sample_shifts
 from cxrsynth.rl.policy import Policy
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.rl.update import Experience
@@ -25,7 +25,7 @@ from cxrsynth.runtime.processes import ProcessGroup
 
 @dataclass(frozen=True)
 class PromptExample:
-    """One report to draw: `report` with all its labels, the prompt, and what ACE is told."""
+    """One report, with all its labels, as the model sees it: its prompt, and the conditions for ACE."""
 
     report: Report
     prompt: str
@@ -33,7 +33,7 @@ class PromptExample:
 
 
 class BaselineCache:
-    """Mean rewards of the baseline's images by (report id, x_T), [R] each: what was sampled once is not again."""
+    """Mean rewards of the baseline's images by (report id, x_T), [R] each; no pair is sampled twice."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, int], list[float]] = {}
@@ -46,16 +46,24 @@ class BaselineCache:
         """All rows, [N, R], in the order of their keys."""
         return torch.tensor([self.rows[key] for key in sorted(self.rows)])
 
+    def state(self) -> list[list[object]]:
+        """For a checkpoint."""
+        return [[*key, row] for key, row in sorted(self.rows.items())]
+
+    def load(self, state: list[tuple[str, int, list[float]]]) -> None:
+        """From a checkpoint."""
+        self.rows = {(report_id, start): row for report_id, start, row in state}
+
 
 class Collector:
-    """Samples policy and baseline, batch by batch, several at once on a CPU, and scores the images as they come.
+    """Samples policy and baseline, batch by batch, on a CPU several at once, and scores each batch as it is done.
 
     Args:
-        policy: what is tuned.
+        policy: the model being tuned.
         suite: the rewards.
         schedule: of the rollouts.
         guidance: classifier-free guidance scale.
-        batch_size: trajectories a batch; batches are the same however many processes share them.
+        batch_size: trajectories per batch; batches do not depend on the number of processes.
         seed: of all noise.
         pool: where batches run.
         group: the processes.
@@ -83,43 +91,43 @@ class Collector:
         self._group = group
 
     def policy_experience(
-        self, iteration: int, drawn: Sequence[RolloutSpec], cases: Sequence[PromptExample]
+        self, iteration: int, specs: Sequence[RolloutSpec], examples: Sequence[PromptExample]
     ) -> tuple[Experience, Tensor]:
         """Trajectories of this process and the rewards of all, [N, R].
 
         Args:
-            iteration: makes the step noise new.
-            drawn: all N trajectories of the iteration.
-            cases: of each, [N].
+            iteration: gives each iteration step noise of its own.
+            specs: all N trajectories of the iteration.
+            examples: their prompts, [N].
         """
         model = self.policy.model
         batches = [
-            range(first, min(first + self.batch_size, len(drawn))) for first in range(0, len(drawn), self.batch_size)
+            range(first, min(first + self.batch_size, len(specs))) for first in range(0, len(specs), self.batch_size)
         ]
         own = self._group.share(batches)
         places = [place for batch in own for place in batch]
-        text, empty = self._embeddings([cases[place].prompt for place in places])
-        mask = None if model.ace is None else model.ace.mask([cases[place].conditions for place in places])
-        shifts = self._shifts(iteration, [drawn[place] for place in places], mask)
+        text, empty = self._embeddings([examples[place].prompt for place in places])
+        mask = None if model.ace is None else model.ace.mask([examples[place].conditions for place in places])
+        shifts = self._shifts(iteration, [specs[place] for place in places], mask)
         row = {place: index for index, place in enumerate(places)}
 
         def one(batch: range) -> tuple[Trajectory, Tensor]:
             rows = [row[place] for place in batch]
             return self._sample(
                 model,
-                [cases[place] for place in batch],
+                [examples[place] for place in batch],
                 text[rows],
                 empty,
                 None if mask is None else mask[rows],
                 None if shifts is None else shifts.values[rows],
-                starts=[(cases[place].report.report_id, drawn[place].start) for place in batch],
-                steps=[("policy", iteration, drawn[place].stream) for place in batch],
+                starts=[(examples[place].report.report_id, specs[place].start) for place in batch],
+                steps=[("policy", iteration, specs[place].stream) for place in batch],
             )
 
         found = [result for _, result in self._pool.map_in_order(one, own)]
         rewards = self._joined(places, torch.cat([values for _, values in found]) if found else None)
         latents, log_probs = ([getattr(made, name) for made, _ in found] for name in ("latents", "log_probs"))
-        self._check(rewards, cases)
+        self._check(rewards, examples)
         empty_latents = torch.zeros(len(self.schedule.timesteps), 0, *model.latent_shape)
         experience = Experience(
             places,
@@ -129,18 +137,20 @@ class Collector:
             empty,
             mask,
             shifts,
-            [cases[place].report.report_id for place in places],
+            [examples[place].report.report_id for place in places],
         )
         return experience, rewards
 
     def baseline_rewards(
-        self, drawn: Sequence[RolloutSpec], cases: Sequence[PromptExample], cache: BaselineCache, *, images: int
+        self, specs: Sequence[RolloutSpec], examples: Sequence[PromptExample], cache: BaselineCache, *, images: int
     ) -> Tensor:
         """Rewards [N, R] of the baseline for the same reports and x_T, with step noise of its own; mean of `images`.
 
-        Were the step noise shared, the comparison would depend on the policy's action and bias its gradient.
+        With shared step noise the comparison would depend on the policy's action, and bias its gradient.
         """
-        wanted = {(case.report.report_id, draw.start): case for draw, case in zip(drawn, cases, strict=True)}
+        wanted = {
+            (example.report.report_id, spec.start): example for spec, example in zip(specs, examples, strict=True)
+        }
         missing = [key for key in sorted(wanted) if key not in cache.rows]
         todo = [(key, image) for key in missing for image in range(images)]
         batches = [todo[first : first + self.batch_size] for first in range(0, len(todo), self.batch_size)]
@@ -151,8 +161,10 @@ class Collector:
 
                 def one(batch: list[tuple[tuple[str, int], int]]) -> Tensor:
                     members = [wanted[key] for key, _ in batch]
-                    text, empty = self._embeddings([case.prompt for case in members])
-                    mask = None if baseline.ace is None else baseline.ace.mask([case.conditions for case in members])
+                    text, empty = self._embeddings([example.prompt for example in members])
+                    mask = (
+                        None if baseline.ace is None else baseline.ace.mask([example.conditions for example in members])
+                    )
                     _, rewards = self._sample(
                         baseline,
                         members,
@@ -172,15 +184,19 @@ class Collector:
             for place, key in enumerate(missing):
                 several = rewards[place * images : (place + 1) * images]
                 cache.rows[key] = several.nanmean(0).tolist()
-        return cache.table([(case.report.report_id, draw.start) for draw, case in zip(drawn, cases, strict=True)])
+        return cache.table(
+            [(example.report.report_id, spec.start) for spec, example in zip(specs, examples, strict=True)]
+        )
 
-    def _shifts(self, iteration: int, drawn: Sequence[RolloutSpec], mask: Tensor | None) -> Shifts | None:
-        """The first action of each trajectory, where the policy has one."""
+    def _shifts(self, iteration: int, specs: Sequence[RolloutSpec], mask: Tensor | None) -> Shifts | None:
+        """The first action of each trajectory, if the policy has one."""
         ace = self.policy.shifts
         if ace is None or mask is None:
             return None
         elements = math.prod(self.policy.model.latent_shape)
-        return draw_shifts(ace.mean(mask), self.policy.explore, drawn, self.seed, "shift", iteration, elements=elements)
+        return sample_shifts(
+            ace.mean(mask), self.policy.exploration_std, specs, self.seed, "shift", iteration, elements=elements
+        )
 
     def _embeddings(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Text embeddings [n, L, D] and those of the empty prompt [1, L, D]."""
@@ -191,7 +207,7 @@ class Collector:
     def _sample(
         self,
         model: DiffusionModel,
-        cases: list[PromptExample],
+        examples: list[PromptExample],
         text: Tensor,
         empty: Tensor,
         mask: Tensor | None,
@@ -211,27 +227,29 @@ class Collector:
             lambda step: torch.stack([seeded_noise(shape, self.seed, *own, step) for own in steps]),
             guidance=self.guidance,
         )
-        check_pixels(made.images, [f"report {case.report.report_id}" for case in cases])
-        return replace(made, images=made.images[:0]), self.suite(made.images, [case.report for case in cases]).values
+        check_pixels(made.images, [f"report {example.report.report_id}" for example in examples])
+        return replace(made, images=made.images[:0]), self.suite(
+            made.images, [example.report for example in examples]
+        ).values
 
     def _joined(self, places: list[int], rewards: Tensor | None) -> Tensor:
         """Rows of all processes in the order of their places."""
         rows = [] if rewards is None else list(zip(places, rewards.tolist(), strict=True))
         return torch.tensor([row for _, row in sorted(self._group.gather(rows))])
 
-    def _check(self, rewards: Tensor, cases: Sequence[PromptExample], *, whose: str = "") -> None:
-        """nan says that a reward cannot tell; an infinity is a fault."""
+    def _check(self, rewards: Tensor, examples: Sequence[PromptExample], *, whose: str = "") -> None:
+        """nan means that a reward has no answer; an infinity is an error."""
         wrong = rewards.isinf()
         if wrong.any():
             place, column = wrong.nonzero()[0].tolist()
             raise ModelError(
-                f"report {cases[place].report.report_id}: {whose}reward {self.suite.names[column]} is infinite\n"
+                f"report {examples[place].report.report_id}: {whose}reward {self.suite.names[column]} is infinite\n"
                 "  the last checkpoint is kept; look at that reward's backend"
             )
 
 
 def check_pixels(images: Tensor, names: Sequence[str]) -> None:
-    """Refuse images [B, C, H, W] with a pixel that is not finite; `names` are those of the images.
+    """Refuse images [B, C, H, W] with pixels that are not finite; `names` are those of the images.
 
     Raises:
         ModelError: naming the first.

@@ -25,9 +25,9 @@ from cxrsynth.runtime.pool import OrderedPool
 class Experience:
     """Trajectories this process sampled, n of the iteration's N; tensors on the CPU.
 
-    `places` says which of the N each is; `text` are the text embeddings of their reports, `empty` those of the empty
-    prompt, `mask` the blocks of ACE their reports get, `shifts` the first action where the policy has one; `report_ids`
-    name them in errors.
+    `places` are their indices among the N; `text` their reports' text embeddings, `empty` that of the empty prompt,
+    `mask` the ACE blocks of their reports, `shifts` the first action if the policy has one; `report_ids` name them in
+    errors.
     """
 
     places: list[int]
@@ -60,13 +60,13 @@ class Updater:
     """Policy-gradient updates.
 
     Args:
-        policy: whose weights learn.
-        optimizer: of those weights; its groups are clipped each by itself.
+        policy: the model being tuned.
+        optimizer: of its trained weights; the gradient of each parameter group is clipped separately.
         schedule: of the rollouts.
-        settings: clip range, updates, share of steps.
+        settings: clip range, minibatches, share of steps.
         guidance: of the rollouts.
-        micro_batch: denoising steps a forward pass.
-        pool: where forward and backward passes run side by side.
+        micro_batch: denoising steps per forward pass.
+        pool: where forward and backward passes run in parallel.
         add_up: sum of a tensor over processes.
         after_step: called after each optimizer step.
     """
@@ -100,7 +100,7 @@ class Updater:
         Args:
             experience: this process's share.
             advantage: of all N trajectories, [N].
-            key: what the order of samples and the choice of steps depend on.
+            key: determines the order of samples and the choice of steps.
 
         Raises:
             ModelError: if a loss or gradient is not a number.
@@ -123,7 +123,7 @@ class Updater:
         )
 
     def _rounds(self, count: int, key: str) -> Iterator[set[tuple[int, int]]]:
-        """For each optimizer step the (place, step) pairs it learns from: the same on every process."""
+        """For each optimizer step, the (place, step) pairs it learns from; the same on every process."""
         actions = self._schedule.actions
         kept = max(1, round(self._settings.timestep_fraction * actions))
         for epoch in range(self._settings.inner_epochs):
@@ -145,7 +145,7 @@ class Updater:
         mask = None if experience.mask is None else experience.mask[rows]
         shift = None
         if experience.shifts is not None:
-            # What was drawn is given, as every action before a step is: to the baseline as to the policy.
+            # A shift that was sampled is given to the baseline too, like every action before a step.
             model, shift = self._policy.model, experience.shifts.values[rows]
         device = model.device
         return guided_condition(
@@ -160,7 +160,7 @@ class Updater:
     def _baseline_means(
         self, experience: Experience, rounds: Sequence[set[tuple[int, int]]]
     ) -> dict[tuple[int, int], Tensor]:
-        """The baseline's mean for every (row, step) that is learned from; nothing without a KL term."""
+        """The baseline's mean for every (row, step) of the update; nothing without a KL term."""
         if self._settings.kl_weight == 0 or not self._policy.denoising_weights:
             return {}
         batches = self._own(experience, set().union(*rounds))
@@ -181,10 +181,10 @@ class Updater:
         chosen: set[tuple[int, int]],
         means: dict[tuple[int, int], Tensor],
     ) -> tuple[Tensor, float]:
-        """Leave every weight's gradient in its `grad`, the mean over `chosen` on all processes.
+        """Put every weight's gradient into its `grad`: the mean over `chosen` on all processes.
 
         Returns:
-            Sums over those pairs: clipped, approximate KL, KL to the baseline, and how many they are; and the largest
+            Sums over those pairs: clipped, approximate KL, KL to the baseline, and their number; and the largest
             |ratio - 1|.
         """
         for weight in self._policy.weights.values():
@@ -197,12 +197,12 @@ class Updater:
         return self._add_up(shifted + denoised), max(error, steps_error)
 
     def _shift_gradients(self, experience: Experience, advantage: Tensor, places: set[int]) -> tuple[Tensor, float]:
-        """Of the first action, the shift of the condition: no network is asked."""
+        """Gradient of the first action, the shift of the condition; it needs no network."""
         ace, shifts, mask = self._policy.shifts, experience.shifts, experience.mask
         rows = [row for row, place in enumerate(experience.places) if place in places]
         if ace is None or shifts is None or mask is None or not rows:
             return torch.zeros(4, dtype=torch.float64), 0.0
-        mean, std = ace.mean(mask[rows]), self._policy.explore
+        mean, std = ace.mean(mask[rows]), self._policy.exploration_std
         device, elements = mean.device, math.prod(experience.latents.shape[2:])
         log_prob = shift_log_prob(shifts.values[rows].to(device), mean, std, elements=elements)
         loss = clipped_objective(
@@ -214,8 +214,8 @@ class Updater:
             kl_weight=self._settings.kl_weight,
         )
         torch.autograd.backward(loss.loss / len(places), inputs=[ace.coordinates])
-        told = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(rows)]
-        return torch.tensor(told, dtype=torch.float64), loss.ratio_error
+        found = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(rows)]
+        return torch.tensor(found, dtype=torch.float64), loss.ratio_error
 
     def _denoising_gradients(
         self,
@@ -224,7 +224,7 @@ class Updater:
         chosen: set[tuple[int, int]],
         means: dict[tuple[int, int], Tensor],
     ) -> tuple[Tensor, float]:
-        """Of the denoising steps, added to the weights' `grad`."""
+        """Gradient of the denoising steps, added to the weights' `grad`."""
         weights = list(self._policy.denoising_weights.values())
         batches = self._own(experience, chosen) if weights else []
 
@@ -233,12 +233,12 @@ class Updater:
             if not bool(loss.loss.isfinite()):
                 ids = ", ".join(dict.fromkeys(experience.report_ids[row] for row, _ in pairs))
                 raise ModelError(f"report {ids}: the loss is not a number{_ADVICE}")
-            told = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(pairs)]
-            return loss.loss / len(chosen), (told, loss.ratio_error)
+            found = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(pairs)]
+            return loss.loss / len(chosen), (found, loss.ratio_error)
 
         sums, error = torch.zeros(4, dtype=torch.float64), 0.0
-        for told, worst in add_gradients(self._pool, batches, one, weights):
-            sums += torch.tensor(told, dtype=torch.float64)
+        for found, worst in add_gradients(self._pool, batches, one, weights):
+            sums += torch.tensor(found, dtype=torch.float64)
             error = max(error, worst)
         return sums, error
 

@@ -25,7 +25,7 @@ _ADAMW_BYTES = 8  # two moments in float32; averaged weights are there before th
 
 @dataclass(frozen=True)
 class _Step:
-    """One measured update step of a batch: seconds, with and without gradient, and bytes at the most."""
+    """One measured update step of a batch: seconds with and without gradient, and peak bytes."""
 
     forward_s: float
     backward_s: float
@@ -33,7 +33,7 @@ class _Step:
 
 
 def describe(run: TuneRun) -> str:
-    """The resolved recipe, then for each stage what it samples, trains, and takes."""
+    """The resolved recipe, then what each stage samples and trains, its time and its memory."""
     lines = [dump_recipe(run.recipe).rstrip(), "---"]
     lines.append(f"reports: {len(run.training)} to train, {len(run.held_out)} held out")
     for index, stage in enumerate(run.recipe.stages):
@@ -47,7 +47,7 @@ def describe(run: TuneRun) -> str:
 
 
 class _BlankImages(TrainingImages):
-    """As many images as are asked for, all alike: what a step takes does not depend on them."""
+    """Any number of identical images: the cost of a step does not depend on what they show."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self._blank = torch.zeros(shape)
@@ -61,13 +61,13 @@ class _BlankImages(TrainingImages):
 
 def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
     made = Supervision(run, stage, index, checkpoint=run.model)
-    radiographs = _BlankImages(made.model.latent_shape)
+    images = _BlankImages(made.model.latent_shape)
     micro_batch = min(made.micro_batch, stage.batch_size)
     with SamplingPool(made.model, batch_size=micro_batch, threads_per_batch=1) as pool:
         batches = [[RolloutSpec(place, 0, 0) for place in range(micro_batch)]] * pool.batches
-        made.gradients(0, batches, radiographs, pool)
+        made.gradients(0, batches, images, pool)
         started = time.monotonic()
-        made.gradients(1, batches, radiographs, pool)
+        made.gradients(1, batches, images, pool)
         taken = time.monotonic() - started
         side_by_side = pool.batches * run.accelerator.num_processes
     trained = sum(weight.numel() for weight in made.weights.values())
@@ -76,19 +76,19 @@ def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
     return [
         f"{stage.steps} steps of {stage.batch_size} images, from {stage.data}",
         f"trains {trained:,} numbers",
-        f"about {step:.1f} s a step, {timedelta(seconds=round(stage.steps * step))} in all (reading and encoding"
-        f" the images not counted); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)}"
+        f"about {step:.1f} s a step, {timedelta(seconds=round(stage.steps * step))} in all (without reading"
+        f" and encoding the images); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)}"
         " for weights, optimizer and a step",
     ]
 
 
 def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> list[str]:
-    # A stage after another is measured on the model the run starts from: the same networks.
+    # A later stage is measured on the model the run starts from: its networks are the same.
     made = Reinforcement(run, stage, index, checkpoint=run.model)
     batch = run.batch_size(stage.sampling)
     counts = made.policy.parameter_count()
     actions = max(1, round(stage.update.timestep_fraction * made.schedule.actions)) * stage.update.inner_epochs
-    with SamplingPool(made.policy.model, batch_size=batch, threads_per_batch=1) as pool:
+    with made.pool() as pool:
         step = _measure(made, pool, batch)
         side_by_side = pool.batches * run.accelerator.num_processes
     sampling = stage.sampling.steps * step.forward_s / batch / side_by_side  # seconds an image
@@ -98,12 +98,12 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     pulled = stage.update.kl_weight > 0 and step.backward_s > 0  # the baseline's means, for the divergence of steps
     updated = batches * actions * (step.backward_s + (step.forward_s if pulled else 0))
     evaluation = run.recipe.evaluation
-    judged = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
-    judged = min(judged, len(run.held_out) * evaluation.images_per_report)
+    evaluated = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
+    evaluated = min(evaluated, len(run.held_out) * evaluation.images_per_report)
     steps = evaluation.steps or run.model.spec.defaults.steps
-    judging = judged / batch / side_by_side * steps * step.forward_s
+    evaluating = evaluated / batch / side_by_side * steps * step.forward_s
     times = stage.iterations // evaluation.every + 2
-    total = stage.iterations * (sampled + updated) + in_all * sampling + times * judging
+    total = stage.iterations * (sampled + updated) + in_all * sampling + times * evaluating
     trained = sum(counts.values())
     kept = _ADAMW_BYTES * trained
     return [
@@ -111,19 +111,19 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
         f" {stage.sampling.steps} steps, guidance {made.guidance:g}",
         f"trains {trained:,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
         f"an iteration about {sampled + at_first * sampling + updated:.0f} s at first, {sampled + updated:.0f} s where"
-        f" the baseline's rewards are known; an evaluation of {judged} images about {judging:.0f} s",
-        f"the baseline draws {in_all:,} images in all; its rewards are kept by report and x_T",
+        f" the baseline's rewards are known; an evaluation of {evaluated} images about {evaluating:.0f} s",
+        f"the baseline samples {in_all:,} images in all; their rewards are cached by report and x_T",
         f"about {timedelta(seconds=round(total))} in all; {(step.memory_bytes + kept) / 2**30:.1f} GiB {_where(run)}"
         " for weights, optimizer and a step (decoding and rewards are counted in neither)",
     ]
 
 
 def _baseline_images(made: Reinforcement, iterations: int) -> int:
-    """How many the baseline has to draw: one or several for each pair of report and x_T there is."""
-    stage = made.stage
+    """How many images the baseline samples: one or several for each pair of report and x_T."""
+    stage = made.section
     if not isinstance(stage, RlcfStage):
         return 0
-    pairs = {(draw.report, draw.start) for iteration in range(iterations) for draw in made.rollout_specs(iteration)}
+    pairs = {(spec.report, spec.start) for iteration in range(iterations) for spec in made.rollout_specs(iteration)}
     return len(pairs) * stage.comparison.baseline_images
 
 
@@ -138,7 +138,7 @@ def _peak_bytes(run: TuneRun) -> int:
 
 
 def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
-    """A forward and a backward pass on every core at once, as in a run; the second is timed."""
+    """Time a forward and a backward pass on every core at once, as in a run; the second of two passes counts."""
     policy = made.policy
     prompts = ["", *["chest"] * batch]
     from cxrsynth.diffusion.rollout import predict_means
@@ -172,7 +172,7 @@ def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
     timed(False)
     forward = timed(False)
     backward = 0.0
-    if weights:  # embeddings that explore learn without a backward pass
+    if weights:  # exploring embeddings learn without a backward pass
         timed(True)
         backward = timed(True)
     return _Step(forward, backward, _peak_bytes(made.run))

@@ -18,12 +18,10 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ShardError
-from cxrsynth.images.collection import open_collection
+from cxrsynth.images.collection import Collection
 from cxrsynth.images.image import Radiograph
-from cxrsynth.metrics.features import Extractor, load_extractor
-from cxrsynth.recipe.schema import EvaluationSection
+from cxrsynth.metrics.features import Extractor
 from cxrsynth.reports.table.rows import Report
-from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.rollouts import PromptExample, check_pixels
 from cxrsynth.runtime.files import write_tensors
@@ -196,28 +194,6 @@ class Evaluator:
         return sheet
 
 
-def load_independent_rewards(section: EvaluationSection, *, device: torch.device) -> RewardSuite:
-    """The evaluator's reward models. Raises ModelError if one cannot be loaded."""
-    return RewardSuite({name: load_reward(name, one, device=device) for name, one in section.evaluators.items()})
-
-
-def load_feature_space(section: EvaluationSection, *, device: torch.device, quiet: bool) -> FeatureSpace:
-    """The feature extractor, and the features of the reference images.
-
-    Args:
-        section: names the extractor and the folder of reference images.
-        device: where the extractor runs.
-        quiet: do not warn about images that cannot be read.
-
-    Raises:
-        ModelError, ShardError: if one of them cannot be loaded.
-    """
-    extractor = load_extractor(section.features, device=device)
-    if section.reference is None:
-        return FeatureSpace(extractor)
-    return FeatureSpace(extractor, _reference_features(section.reference, extractor, quiet=quiet))
-
-
 def open_evaluator(
     run: TuneRun,
     tuning: RewardSuite,
@@ -227,7 +203,7 @@ def open_evaluator(
     pool: OrderedPool,
     batch: int,
 ) -> Evaluator:
-    """Load the evaluator's reward models, features and reference images.
+    """The run's evaluator; features of the reference images are computed here.
 
     Args:
         run: holds the held-out reports and the recipe.
@@ -237,18 +213,25 @@ def open_evaluator(
         batch: images per batch.
 
     Raises:
-        ModelError, ShardError: if one of them cannot be loaded.
+        ShardError: if there are too few reference images.
     """
     section = run.recipe.evaluation
+    loaded = run.loaded
+    if loaded.evaluator is None or loaded.extractor is None:
+        raise ValueError("no evaluator is loaded for a run without reinforcement learning")
+    defaults = run.model.spec.defaults
+    reference = None
+    if loaded.reference is not None:
+        reference = _reference(loaded.reference, loaded.extractor, quiet=not run.is_main)
     return Evaluator(
         HeldOut(
             [case(report) for report in run.held_out[: section.reports]], section.images_per_report, run.recipe.seed
         ),
-        RewardPair(tuning, weights, load_independent_rewards(section, device=run.device)),
-        features=load_feature_space(section, device=run.device, quiet=not run.is_main),
+        RewardPair(tuning, weights, loaded.evaluator),
+        features=FeatureSpace(loaded.extractor, reference),
         sampling=EvaluationSampling(
-            sampler=run.model.spec.defaults.sampler,
-            steps=section.steps or run.model.spec.defaults.steps,
+            sampler=defaults.sampler,
+            steps=section.steps or defaults.steps,
             guidance=run.guidance(section.guidance),
             batch_size=batch,
         ),
@@ -257,9 +240,9 @@ def open_evaluator(
     )
 
 
-def _reference_features(folder: Path, extractor: Extractor, *, quiet: bool) -> NDArray[np.float64]:
+def _reference(collection: Collection, extractor: Extractor, *, quiet: bool) -> NDArray[np.float64]:
     """Features [M, D] of all images that can be read. Raises ShardError if they are too few for a distance."""
-    collection, unread = open_collection(folder), 0
+    unread = 0
 
     def features() -> Iterator[Tensor]:
         nonlocal unread
@@ -273,7 +256,7 @@ def _reference_features(folder: Path, extractor: Extractor, *, quiet: bool) -> N
     found = list(features())
     if len(found) < 2:
         raise ShardError(
-            f"evaluation.reference: {folder}: {len(found)} images that can be read, {unread} that cannot\n"
+            f"evaluation.reference: {collection.path}: {len(found)} images that can be read, {unread} that cannot\n"
             "  expected: at least 2, for the Frechet distance"
         )
     if unread and not quiet:

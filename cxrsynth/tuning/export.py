@@ -1,4 +1,4 @@
-"""The folder a stage of tuning leaves: a whole Stable Diffusion layout that `generate` and plain diffusers load."""
+"""The model a stage leaves: a complete Stable Diffusion folder that `generate` and plain diffusers load."""
 
 import errno
 import json
@@ -33,9 +33,9 @@ _PROBES = 4
 
 @dataclass(frozen=True)
 class Trained:
-    """A model in memory whose `weights` are no longer the source's; their names begin with the network they are of.
+    """A model in memory and its trained `weights`, whose names begin with their network's.
 
-    `adapters`: those of the UNet are low-rank adapters.
+    `adapters` says that the UNet's trained weights are low-rank adapters.
     """
 
     model: DiffusionModel
@@ -49,16 +49,16 @@ class Trained:
 
 
 def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str) -> None:
-    """Write the tuned model beside its final name, load it back and compare, then give it its name.
+    """Write the tuned model under a temporary name, load it back and compare, then rename it.
 
     Args:
-        trained: with the weights that are to be saved.
-        out: folder to be.
+        trained: the model, with the weights to save.
+        out: the new folder.
         source: model the stage began with; what was not trained is copied from it, byte for byte.
         card: text of the model card.
 
     Raises:
-        ModelError: if what was loaded back is not what was saved.
+        ModelError: if the model loaded back is not the one saved.
         OSError: if it cannot be written.
     """
     folder = source.folder
@@ -69,10 +69,9 @@ def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str)
                     shutil.copytree(folder / part, partial / part)
             _write_index(folder, partial)
             _write_spec(trained.model, folder, partial)
-            # In float32: the change of tuning can be smaller than half precision tells apart.
+            # In float32: half precision may not resolve the change that tuning made.
             if "unet" in trained.parts:
-                unet = _merged(trained, source) if trained.adapters else trained.model.unet
-                unet.save_pretrained(partial / "unet", safe_serialization=True)
+                _save_unet(trained, source, partial / "unet")
             if "text_encoder" in trained.parts:
                 trained.model.text_encoder.save_pretrained(partial / "text_encoder")
             for part in trained.parts & {"unet", "text_encoder"}:
@@ -85,15 +84,21 @@ def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str)
         raise OSError(errno.EIO, str(error)) from None
 
 
+def _save_unet(trained: Trained, source: ResolvedModel, folder: Path) -> None:
+    """In a function of its own: a merged UNet is gone before the saved model is loaded back."""
+    unet = _merged(trained, source) if trained.adapters else trained.model.unet
+    unet.save_pretrained(folder, safe_serialization=True)
+
+
 def _forget_origin(config: Path) -> None:
-    """Drop where the source lay: a path of this machine, by which equal weights would have different digests."""
-    told = json.loads(config.read_text(encoding="utf-8"))
-    told.pop("_name_or_path", None)
-    config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Drop the source's path: it belongs to this machine, and equal weights would have different digests."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    content.pop("_name_or_path", None)
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_index(folder: Path, partial: Path) -> None:
-    """The source's index without parts that are not copied: diffusers would look for a safety checker in vain."""
+    """The source's index without parts that are not copied: diffusers would fail to find a safety checker."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     here = {
         name: [None, None] if isinstance(part, list) and not (partial / name).exists() and name not in _PARTS else part
@@ -103,9 +108,9 @@ def _write_index(folder: Path, partial: Path) -> None:
 
 
 def _merged(trained: Trained, source: ResolvedModel) -> UNet2DConditionModel:
-    """The source's UNet with the adapters added to its weights."""
+    """The source's UNet, on the CPU, with the adapters merged into its weights."""
     unet = trained.model.unet
-    plain = load_model(source, device=torch.device("cpu"), precision=Precision.FP32).unet
+    plain = _load_on_cpu(source).unet
     plain.add_adapter(unet.peft_config[next(iter(unet.peft_config))], adapter_name="cxrsynth")
     learned = {name.removeprefix("unet."): weight for name, weight in trained.weights.items()}
     with torch.no_grad():
@@ -118,47 +123,66 @@ def _merged(trained: Trained, source: ResolvedModel) -> UNet2DConditionModel:
 
 
 def _compare(trained: Trained, source: ResolvedModel, folder: Path) -> None:
-    """Predictions of the saved model against those of the model in memory, on fixed noise.
+    """The saved model, loaded back, against the model in memory: its weights, and its predictions on fixed noise.
 
-    Weights must agree to their rounding, predictions by far closer than tuning changed them: an adapter that is lost on
-    the way would bring the source back.
+    Weights must agree up to rounding, predictions far more closely than tuning changed them: if an adapter were lost,
+    the source would come back. Models are loaded on the CPU, one at a time: the training device has no room to spare.
     """
-    model = trained.model
-    loaded, before = (
-        load_model(one, device=model.device, precision=Precision.FP32) for one in (resolve_model(str(folder)), source)
-    )
-    _compare_weights(trained, loaded, before, folder)
-    expected, found, start = _predictions(model), _predictions(loaded), _predictions(before)
+    expected, rounding = _predictions(trained.model), 1e-4 if trained.model.dtype is torch.float32 else 2e-2
+    adapted = {f"{name}.weight" for name, _ in _adapters(trained)}
+    before = _load_on_cpu(source)
+    start = _predictions(before)
+    weights_before = {name: weight for name, weight in before.unet.named_parameters() if name in adapted}
+    del before
+    loaded = _load_on_cpu(resolve_model(str(folder)))
+    _compare_weights(trained, loaded, weights_before, folder)
+    found = _predictions(loaded)
     off, changed, size = (
         (a - b).square().mean().sqrt().item()
         for a, b in ((found, expected), (expected, start), (expected, 0 * expected))
     )
-    rounding = 1e-4 if model.dtype is torch.float32 else 2e-2
     if off > rounding * size or (changed > 2 * rounding * size and off > 0.5 * changed):
         raise _not_the_same(
             folder, f"predictions are off by {off / size:.1e} of their size, tuning changed {changed / size:.1e}"
         )
 
 
-def _compare_weights(trained: Trained, loaded: DiffusionModel, before: DiffusionModel, folder: Path) -> None:
-    """What was trained against what was loaded: to the bit, and adapters as the change they make, to rounding."""
-    found, start = dict(loaded.unet.named_parameters()), dict(before.unet.named_parameters())
-    if trained.adapters:
-        for name, module in trained.model.unet.named_modules():
-            if isinstance(module, LoraLinear):
-                weight, (adapter,) = f"{name}.weight", module.active_adapters
-                change = module.get_delta_weight(adapter).detach().float().cpu()
-                off = found[weight].cpu() - start[weight].cpu() - change
-                # Rounding of the sum of weight and change, and of the adapters' product where it is in bfloat16.
-                rounding = 1e-6 * start[weight].norm().cpu() + 1e-2 * change.norm()
-                if off.norm() > rounding:
-                    raise _not_the_same(folder, f"{weight} changed by other than its adapter")
-    elif "unet" in trained.parts and any(
-        not torch.equal(weight.detach().float(), found[name]) for name, weight in trained.model.unet.named_parameters()
-    ):
-        raise _not_the_same(folder, "weights of the UNet differ")
+def _load_on_cpu(model: ResolvedModel) -> DiffusionModel:
+    return load_model(model, device=torch.device("cpu"), precision=Precision.FP32)
+
+
+def _adapters(trained: Trained) -> list[tuple[str, LoraLinear]]:
+    """Layers of the UNet with a low-rank adapter, by name."""
+    return [(name, module) for name, module in trained.model.unet.named_modules() if isinstance(module, LoraLinear)]
+
+
+def _compare_weights(trained: Trained, loaded: DiffusionModel, before: Mapping[str, Tensor], folder: Path) -> None:
+    """Trained weights against loaded ones: bit for bit, or for adapters, the change they make, up to rounding.
+
+    Args:
+        trained: in memory.
+        loaded: from `folder`, on the CPU.
+        before: the source's weights that have adapters, on the CPU.
+        folder: named in the error.
+    """
+    found = {
+        f"{part}.{name}": weight
+        for part, network in (("unet", loaded.unet), ("text_encoder", loaded.text_encoder))
+        for name, weight in network.named_parameters()
+    }
+    for name, module in _adapters(trained):
+        weight, (adapter,) = f"{name}.weight", module.active_adapters
+        change = module.get_delta_weight(adapter).detach().cpu().float()
+        off = found[f"unet.{weight}"] - before[weight] - change
+        # Rounding of the sum of weight and change, and of the adapters' product where it is in bfloat16.
+        if off.norm() > 1e-6 * before[weight].norm() + 1e-2 * change.norm():
+            raise _not_the_same(folder, f"{weight} changed by other than its adapter")
+    for part in sorted(trained.parts & ({"text_encoder"} if trained.adapters else {"unet", "text_encoder"})):
+        for name, parameter in getattr(trained.model, part).named_parameters():
+            if not torch.equal(parameter.detach().cpu().float(), found[f"{part}.{name}"]):
+                raise _not_the_same(folder, f"{part}.{name} differs")
     ace, kept = trained.model.ace, loaded.ace
-    if ace is not None and (kept is None or not torch.equal(ace.plain().blocks.cpu(), kept.plain().blocks.cpu())):
+    if ace is not None and (kept is None or not torch.equal(ace.plain().blocks.cpu(), kept.plain().blocks)):
         raise _not_the_same(folder, "adaptive condition embeddings differ")
 
 
@@ -171,13 +195,18 @@ def _not_the_same(folder: Path, how: str) -> ModelError:
 
 @torch.no_grad()
 def _predictions(model: DiffusionModel) -> Tensor:
-    """Of the UNet at one middle timestep for every condition of ACE at once, on the CPU."""
-    latents = torch.stack([seeded_noise(model.latent_shape, "probe", i) for i in range(_PROBES)]).to(model.device)
-    encoded = encode_prompts(model, ["", *["chest"] * _PROBES]).clone()
-    mask = None if model.ace is None else model.ace.mask([CONDITIONS] * _PROBES)
+    """The UNet's output at one middle timestep with all of ACE's conditions, [_PROBES, C, h, w] on the CPU.
+
+    One probe at a time, so that it takes less memory than a step of training; convolutions in full float32, so that
+    an accelerator agrees with the CPU.
+    """
+    encoded = encode_prompts(model, ["", "chest"]).clone()
+    mask = None if model.ace is None else model.ace.mask([CONDITIONS])
     condition = guided_condition(model, encoded[1:], encoded[:1], 1.0, mask=mask)
     middle = torch.tensor(500, device=model.device)
-    return predict_noise(model, latents, middle, condition, 1.0).cpu()
+    probes = [seeded_noise(model.latent_shape, "probe", i)[None].to(model.device) for i in range(_PROBES)]
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        return torch.cat([predict_noise(model, probe, middle, condition, 1.0).float().cpu() for probe in probes])
 
 
 def _write_spec(model: DiffusionModel, folder: Path, out: Path) -> None:

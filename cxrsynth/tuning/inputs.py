@@ -1,7 +1,8 @@
-"""Inputs of a tuning run: reports split, stages checked before anything is loaded."""
+"""Inputs of a tuning run: reports split, images and reward models loaded once and checked as they are loaded."""
 
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from cxrsynth.recipe.schema import Recipe, SftStage
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import open_table
+from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward
+from cxrsynth.rewards.base import Reward, RewardSuite
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.runtime.processes import read_launch
 from cxrsynth.tuning.latent_cache import open_images
-from cxrsynth.tuning.run import TuneRun
+from cxrsynth.tuning.run import LoadedInputs, TuneRun
 
 
 def _names_and_sizes(radiographs: Collection) -> str:
@@ -37,51 +40,73 @@ def _names_and_sizes(radiographs: Collection) -> str:
             return -1
 
     if radiographs.manifest is not None:
-        told = [radiographs.content_of(unit) for unit in radiographs.units]
+        parts = [radiographs.content_of(unit) for unit in radiographs.units]
     else:
-        told = [f"{name}\0{size(name)}" for unit in radiographs.units for name in unit.files or (unit.name,)]
-    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+        parts = [f"{name}\0{size(name)}" for unit in radiographs.units for name in unit.files or (unit.name,)]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _check_stages(recipe: Recipe) -> None:
-    """That images, rewards and judges of every stage are there is told now, not after the stages before."""
-    cpu, judged = torch.device("cpu"), False
-    for stage in recipe.stages:
+def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
+    """Images, reward models and feature extractor of all stages: a fault in a late stage shows before the first.
+
+    Rewards of the same name and backend are loaded once, whichever stages use them.
+
+    Args:
+        recipe: what to load.
+        device: where reward models run.
+
+    Raises:
+        ModelError, ReportsError, ShardError: for what cannot be loaded.
+    """
+
+    @cache
+    def reward(name: str, backend: str) -> Reward:
+        return load_reward(name, backend, device=device)
+
+    images: dict[int, Collection] = {}
+    rewards: dict[int, RewardSuite] = {}
+    for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SftStage):
-            open_images(stage)
+            images[index] = open_images(stage)
             continue
-        judged = True
+        suite: dict[str, Reward] = {}
         for name, section in stage.rewards.items():
             if section.weight > 0:
-                load_reward(name, section.backend, device=cpu)
-    if judged:
-        for name, backend in recipe.evaluation.evaluators.items():
-            load_reward(name, backend, device=cpu)
-        load_extractor(recipe.evaluation.features, device=cpu)
-        if recipe.evaluation.reference is not None:
-            open_collection(recipe.evaluation.reference)
+                one = reward(name, section.backend)
+                suite[name] = AugmentedReward(one, views=section.augment) if section.augment > 1 else one
+        rewards[index] = RewardSuite(suite)
+    if not rewards:
+        return LoadedInputs(images, rewards)
+    evaluation = recipe.evaluation
+    return LoadedInputs(
+        images,
+        rewards,
+        evaluator=RewardSuite({name: reward(name, backend) for name, backend in evaluation.evaluators.items()}),
+        extractor=load_extractor(evaluation.features, device=device),
+        reference=None if evaluation.reference is None else open_collection(evaluation.reference),
+    )
 
 
-def _check_evaluation(recipe: Recipe, held_out: int) -> None:
+def check_evaluation(recipe: Recipe, held_out: int) -> None:
     section = recipe.evaluation
     images = min(section.reports or held_out, held_out) * section.images_per_report
     if images < 2:
         raise RecipeError(
-            "evaluation: judges 1 image, expected at least 2, for diversity and intervals\n"
+            "evaluation: 1 image, expected at least 2, for diversity and intervals\n"
             "  hold out more reports (reports.held_out), or raise evaluation.images_per_report"
         )
 
 
-def _check_trackers(recipe: Recipe) -> None:
-    """Accelerate leaves out a tracker whose package is missing; better told before hours of work."""
+def check_trackers(recipe: Recipe) -> None:
+    """Accelerate silently skips a tracker whose package is missing: refused before hours of work."""
     here = {tracker.value for tracker in get_available_trackers()}
     missing = [name for name in recipe.trackers if name not in here]
     if missing:
         raise RecipeError(f"trackers: {', '.join(missing)} not installed\n  pip install {' '.join(missing)}")
 
 
-def _split(recipe: Recipe) -> tuple[list[Report], list[Report]]:
-    """Training and held-out reports. Which of one table are held out depends on ids and seed, not on the order."""
+def split_reports(recipe: Recipe) -> tuple[list[Report], list[Report]]:
+    """Training and held-out reports. Which reports are held out depends on ids and seed, not on row order."""
     section = recipe.reports
     reports = _read(section.table, section.columns, section.limit)
     if isinstance(section.held_out, Path):
@@ -140,7 +165,7 @@ def input_digests(run: TuneRun) -> dict[str, str]:
 
     Raises what reading them does.
     """
-    recipe = run.recipe
+    recipe, loaded = run.recipe, run.loaded
     found = {
         "model.checkpoint": run.model.digest,
         "reports.table": open_table(recipe.reports.table).digest(),
@@ -149,16 +174,18 @@ def input_digests(run: TuneRun) -> dict[str, str]:
         found["reports.held_out"] = open_table(recipe.reports.held_out).digest()
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SftStage):
-            found[f"stages.{index}.data"] = _names_and_sizes(open_images(stage))
+            found[f"stages.{index}.data"] = _names_and_sizes(loaded.images[index])
             if stage.table is not None:
                 found[f"stages.{index}.table"] = open_table(stage.table).digest()
         else:
-            asked = {name: section.backend for name, section in stage.rewards.items() if section.weight > 0}
-            found |= {f"stages.{index}.rewards.{name}": backend_digest(name, asked[name]) for name in asked}
-    if all(isinstance(stage, SftStage) for stage in recipe.stages):
+            names = loaded.rewards[index].names
+            found |= {
+                f"stages.{index}.rewards.{name}": backend_digest(name, stage.rewards[name].backend) for name in names
+            }
+    if loaded.extractor is None:
         return found
-    found["evaluation.features"] = load_extractor(recipe.evaluation.features, device=torch.device("cpu")).digest
-    if recipe.evaluation.reference is not None:
-        found["evaluation.reference"] = _names_and_sizes(open_collection(recipe.evaluation.reference))
-    judges = recipe.evaluation.evaluators
-    return found | {f"evaluation.evaluator.{name}": backend_digest(name, judges[name]) for name in judges}
+    found["evaluation.features"] = loaded.extractor.digest
+    if loaded.reference is not None:
+        found["evaluation.reference"] = _names_and_sizes(loaded.reference)
+    evaluators = recipe.evaluation.evaluators
+    return found | {f"evaluation.evaluator.{name}": backend_digest(name, evaluators[name]) for name in evaluators}

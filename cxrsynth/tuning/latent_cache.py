@@ -1,6 +1,6 @@
-"""Images to fine-tune on: read, held against the held-out reports, encoded once, and kept as latents by unit.
+"""Images to fine-tune on: read, without those of held-out reports, encoded once, and cached as latents by unit.
 
-What is kept can be turned back into images, and holds prompts: it is for this run alone, and goes when the stage is
+The cache holds prompts, and its latents can be decoded into images: it serves one run and is removed when the stage is
 done.
 """
 
@@ -34,7 +34,7 @@ from cxrsynth.runtime.batches import chunks
 from cxrsynth.runtime.files import write_atomically
 from cxrsynth.runtime.pool import OrderedPool
 
-_USED, _DAMAGED, _UNTOLD, _HELD_OUT = "used", "could not be read", "without a report", "of held-out reports"
+_USED, _DAMAGED, _NO_REPORT, _HELD_OUT = "used", "could not be read", "without a report", "of held-out reports"
 
 
 def open_images(stage: SftStage) -> ImageCollection:
@@ -44,7 +44,7 @@ def open_images(stage: SftStage) -> ImageCollection:
 
 @dataclass(frozen=True)
 class Pair:
-    """What an image is trained to be the answer to."""
+    """Prompt and conditions an image is trained with."""
 
     prompt: str = field(repr=False)
     conditions: tuple[str, ...]
@@ -61,7 +61,7 @@ class _Part:
 
 
 class TrainingImages:
-    """Latents and prompts of all usable images, by place; latents stay on disk until they are asked for."""
+    """Latents and prompts of all usable images, by place; latents stay on disk until they are needed."""
 
     def __init__(self, parts: Sequence[_Part]) -> None:
         self._parts = parts
@@ -83,9 +83,13 @@ class TrainingImages:
         with safe_open(part.path, framework="pt") as file:
             return file.get_slice("latents")[row].float()  # type: ignore[no-any-return]
 
-    def told(self, *, first_damage: bool = True) -> str:
-        """How many images are used, and why others are not; a damaged image's name may be a patient's."""
-        left = [f"{self.counts[why]} {why}" for why in (_DAMAGED, _UNTOLD, _HELD_OUT) if self.counts[why]]
+    def summary(self, *, first_damage: bool = True) -> str:
+        """How many images are used, and why others are not.
+
+        Args:
+            first_damage: name the first damaged image; its name may be a patient's.
+        """
+        left = [f"{self.counts[why]} {why}" for why in (_DAMAGED, _NO_REPORT, _HELD_OUT) if self.counts[why]]
         damage = f" (first: {self._first_damage})" if first_damage and self._first_damage else ""
         return f"{self.counts[_USED]} images" + (f"; left out: {', '.join(left)}{damage}" if left else "")
 
@@ -101,12 +105,12 @@ class ImageEncoder:
     Args:
         collection: the images.
         model: whose autoencoder encodes them.
-        asker: makes their prompts, as `generate` does.
+        prompt_builder: makes their prompts, as `generate` does.
         held_out: ids of reports whose images are left out.
-        folder: where latents are kept.
-        limit_bytes: the most they may take.
-        batch_size: images a forward pass.
-        pool: where these run side by side.
+        folder: where latents are cached.
+        limit_bytes: the most disk space they may take.
+        batch_size: images per forward pass.
+        pool: where forward passes run in parallel.
     """
 
     def __init__(
@@ -129,14 +133,14 @@ class ImageEncoder:
         self._limit_bytes = limit_bytes
         self._batch_size = batch_size
         self._pool = pool
-        said = [__version__, model.digest, model.precision.value, batch_size, sorted(self._held_out)]
-        self._identity = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        depends_on = [__version__, model.digest, model.precision.value, batch_size, sorted(self._held_out)]
+        self._identity = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
     def encode(self, units: Sequence[Unit], *, advance: Callable[[int], None]) -> None:
         """Encode those of `units` that are missing.
 
         Raises:
-            RecipeError: if the latents take more room than is allowed.
+            RecipeError: if the latents take more disk space than is allowed.
             ModelError: if a latent is not a number.
             OSError: if they cannot be written.
         """
@@ -147,31 +151,31 @@ class ImageEncoder:
                 write_atomically(path, self._encoded(unit, advance))
             self._check_room()
 
-    def radiographs(self) -> TrainingImages:
-        """All units, once they are encoded.
+    def images(self) -> TrainingImages:
+        """The images of all units, once these are encoded.
 
         Raises:
             ReportsError: if no image can be used.
         """
-        radiographs = TrainingImages([_read(self._path(unit)) for unit in self._collection.units])
-        if not len(radiographs):
+        images = TrainingImages([_read(self._path(unit)) for unit in self._collection.units])
+        if not len(images):
             raise ReportsError(
-                f"{self._collection.path}: no image to train on: {radiographs.told()}\n"
-                "  expected: images with a report or labels beside them, or a table (stages: table) that tells of them"
+                f"{self._collection.path}: no image to train on: {images.summary()}\n"
+                "  expected: images with a report or labels beside them, or a table of reports (the stage's `table`)"
             )
-        return radiographs
+        return images
 
     def _path(self, unit: Unit) -> Path:
-        """Where a unit's latents are, or would be: named by everything they depend on."""
-        said = f"{self._identity}\0{unit.name}\0{self._collection.content_of(unit)}"
-        return self._folder / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.safetensors"
+        """Where a unit's latents are or will be, named by everything they depend on."""
+        name = f"{self._identity}\0{unit.name}\0{self._collection.content_of(unit)}"
+        return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
 
     def _check_room(self) -> None:
         taken = sum(path.stat().st_size for path in self._folder.glob("*.safetensors"))
         if taken > self._limit_bytes:
             raise RecipeError(
                 f"cache_gib {self._limit_bytes / 2**30:g}: latents of the images in {self._collection.path} take more\n"
-                "  raise it where there is room in the run's folder, or give fewer images"
+                "  raise it if the disk has room, or train on fewer images"
             )
 
     def _encoded(self, unit: Unit, advance: Callable[[int], None]) -> bytes:
@@ -191,37 +195,37 @@ class ImageEncoder:
             pairs += [pair for pair, _ in batch]
             latents.append(kept)
             advance(len(batch))
-        told = {
+        metadata = {
             "pairs": json.dumps([[pair.prompt, pair.conditions] for pair in pairs]),
             "counts": json.dumps(counts),
             "first_damage": damages[0] if damages else "",
         }
-        return save({"latents": torch.cat(latents)}, metadata=told)
+        return save({"latents": torch.cat(latents)}, metadata=metadata)
 
     def _usable(self, unit: Unit, counts: Counter[str], damages: list[str]) -> Iterator[tuple[Pair, Tensor]]:
-        """Images of a unit with a prompt, [1, H, W] in [0, 1]; the others are counted by why not."""
+        """Images of a unit that have a prompt, [1, H, W] in [0, 1]; the others are counted by reason."""
         for found in self._collection.read(unit):
             if isinstance(found, Damaged):
                 damages.append(f"{found.source} {found.member}: {found.reason}")
                 counts[_DAMAGED] += 1
                 continue
-            why, pair = self._judge(found.report)
+            why, pair = self._pair(found.report)
             counts[why] += 1
             if pair is not None:
                 yield pair, torch.from_numpy(squared(found.pixels, self._model.image_size))[None]
 
-    def _judge(self, report: Report | None) -> tuple[str, Pair | None]:
+    def _pair(self, report: Report | None) -> tuple[str, Pair | None]:
         if report is None:
-            return _UNTOLD, None
+            return _NO_REPORT, None
         if report.report_id in self._held_out:
             return _HELD_OUT, None
-        asked = self._prompt_builder.build(report)
-        # A report of which nothing is left to ask by would teach the empty prompt.
-        return (_USED, Pair(asked.prompt, asked.conditions)) if asked.prompt.strip() else (_UNTOLD, None)
+        built = self._prompt_builder.build(report)
+        # A report without any text that can be used would teach the empty prompt.
+        return (_USED, Pair(built.prompt, built.conditions)) if built.prompt.strip() else (_NO_REPORT, None)
 
 
 def _read(path: Path) -> _Part:
     with safe_open(path, framework="pt") as file:
-        told = file.metadata()
-    pairs = tuple(Pair(prompt, tuple(conditions)) for prompt, conditions in json.loads(told["pairs"]))
-    return _Part(path, pairs, Counter(json.loads(told["counts"])), told["first_damage"])
+        metadata = file.metadata()
+    pairs = tuple(Pair(prompt, tuple(conditions)) for prompt, conditions in json.loads(metadata["pairs"]))
+    return _Part(path, pairs, Counter(json.loads(metadata["counts"])), metadata["first_damage"])

@@ -2,22 +2,24 @@
 
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.recipe.schema import DdpoStage, RewardSection, RlcfStage
-from cxrsynth.tuning.finetune import Supervision
-from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.run import TuneRun
+
+if TYPE_CHECKING:  # stages write their own cards
+    from cxrsynth.tuning.finetune import Supervision
+    from cxrsynth.tuning.reinforce import Reinforcement
 
 _LAST = 100
 
 
-def supervision_card(run: TuneRun, stage: Supervision) -> str:
-    """Model card after supervised fine-tuning."""
-    section, train = stage.stage, stage.stage.train
-    losses = [row["sft/loss"] for row in stage.metrics.rows() if row["stage"] == stage.index][-_LAST:]
+def supervision_card(run: TuneRun, stage: "Supervision") -> str:
+    """Of a stage of supervised fine-tuning."""
+    section, train = stage.section, stage.section.train
+    losses = [row["sft/loss"] for row in stage.progress.metrics.rows() if row["stage"] == stage.index][-_LAST:]
     trained = sum(weight.numel() for weight in stage.weights.values())
     return "\n".join(
         [
@@ -26,7 +28,7 @@ def supervision_card(run: TuneRun, stage: Supervision) -> str:
             f"- trained: UNet {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
             f"- {section.steps} steps of {section.batch_size} images, learning rate {train.learning_rate:g}"
             + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
-            f"- data: {stage.told_images}; {len(run.held_out)} reports held out",
+            f"- data: {stage.images.text}; {len(run.held_out)} reports held out",
             f"- mean loss of the last {len(losses)} steps: {fmean(losses):.4f}",
             "- It may have memorized training images: `cxrsynth audit --reference` searches for near-duplicates.",
             "",
@@ -45,9 +47,9 @@ def _head(model: DiffusionModel, stage: str) -> list[str]:
     ]
 
 
-def reinforcement_card(run: TuneRun, stage: Reinforcement, best: int) -> str:
-    """Model card after reinforcement learning, with the weights of iteration `best`."""
-    section: RlcfStage | DdpoStage = stage.stage
+def reinforcement_card(run: TuneRun, stage: "Reinforcement", best: int) -> str:
+    """Of a stage of reinforcement learning, with the weights of iteration `best`."""
+    section: RlcfStage | DdpoStage = stage.section
     lines = [
         *_head(stage.policy.model, section.stage),
         "Implements the published description of CXRL (arXiv:2403.06516); unpublished constants are our own choice.",
@@ -77,10 +79,10 @@ def _reward(name: str, reward: RewardSection) -> str:
     return f"{name} ({Path(reward.backend).name}, weight {reward.weight:g})"
 
 
-def _result_table(stage: Reinforcement, best: int) -> list[str]:
+def _result_table(stage: "Reinforcement", best: int) -> list[str]:
     rows = [
         row
-        for row in stage.metrics.rows()
+        for row in stage.progress.metrics.rows()
         if row["stage"] == stage.index and row["iteration"] == best and "evaluation/evaluator/total/margin" in row
     ]
     if not rows:

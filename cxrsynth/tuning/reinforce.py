@@ -1,392 +1,318 @@
-"""One stage of reinforcement learning, `rlcf` or `ddpo`: the loop, top to bottom."""
+"""RLCF, reinforcement learning with comparative feedback (Han et al., MICCAI 2024, arXiv:2403.06516); `ddpo` as well.
+
+    baseline <- frozen copy of the policy
+    for every iteration:
+        specs <- reports in shuffled order, several images each: a starting noise x_T and a stream of step noise
+        trajectories <- the policy denoises from x_T; every latent and every step's log-probability is kept
+        rewards <- every reward model scores the policy's images                             # [N, R]
+        baseline rewards <- the same for the baseline: same report, same x_T, own step noise  # [N, R], cached
+        feedback <- reward by reward, how much better than the baseline                      # [N, R]
+        advantage <- feedback normalized by each report's latest feedback, weighted, clipped # [N]
+        for every minibatch of (trajectory, step) pairs:
+            ratio <- exp(log-prob now - log-prob when sampled)
+            descend -min(ratio * advantage, clip(ratio) * advantage) + kl_weight * KL(policy step || baseline step)
+    every few iterations, an independent evaluator compares policy and baseline on held-out reports, on the same noise
+
+How it differs from DDPO (Black et al., arXiv:2305.13301):
+1. An image is rewarded for being better than the frozen baseline's image of the same report and x_T. The step noise is
+   not shared: it is the policy's action, and a comparison that depends on the action biases the gradient. The stage
+   `ddpo` leaves the comparison out.
+2. Several rewards, each normalized by itself, so that none outweighs another by its unit.
+3. The condition can be an action too: each trajectory may shift its adaptive condition embedding (ACE) both ways.
+4. An optional KL divergence to the baseline, in closed form; DDPO has none.
+5. An update may take a random share of each trajectory's steps. The last step is no action: its noise is next to none.
+6. The best weights by an evaluator that never trains are kept; reward hacking raises an alarm.
+
+How it differs from GRPO (Shao et al., arXiv:2402.03300; simplified in nanochat's chat_rl):
+1. The reference is not the mean of a group sampled for one prompt, but the frozen baseline. Means and standard
+   deviations come from a report's latest feedback over several iterations, while there is little of it from the batch.
+2. Ratio and clipping are kept (chat_rl, on-policy, drops both): several optimizer steps share the same samples.
+3. Advantages are divided by a standard deviation (chat_rl only subtracts the mean).
+4. Denoising steps take the place of tokens. All trajectories are equally long, so lengths need no normalization; a
+   step's log-probability is a mean over latent elements, and the clip range is chosen for that.
+5. The KL divergence is exact, between two Gaussians, not estimated from samples (chat_rl has none).
+
+Constants that are not on public record are ours.
+"""
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from diffusers.training_utils import EMAModel
-from torch import Tensor
 
 from cxrsynth import console
 from cxrsynth.diffusion.ace import SubspaceEmbedding
+from cxrsynth.diffusion.ddim import DDIMSchedule
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage
-from cxrsynth.rewards.feedback import Comparison, compare, reward_std
+from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.advantage import PromptStatistics, no_signal, to_advantage
-from cxrsynth.rl.checkpoint import Learner, explain_damage, load_best, load_checkpoint, save_checkpoint
+from cxrsynth.rl.checkpoint import load_best
+from cxrsynth.rl.checks import SilentRewards, check_ratio, largest_ratio_error
 from cxrsynth.rl.optimizer import optimizer_groups, set_learning_rates
 from cxrsynth.rl.policy import Policy, load_policy
 from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
-from cxrsynth.rl.rollouts import BaselineCache, Collector, PromptExample
+from cxrsynth.rl.rollouts import Collector
 from cxrsynth.rl.update import Updater, UpdateStats
 from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
-from cxrsynth.tuning.curves import draw_curves
+from cxrsynth.tuning.best import BestSoFar
 from cxrsynth.tuning.evaluator import Evaluator, open_evaluator
-from cxrsynth.tuning.metrics import Metrics
+from cxrsynth.tuning.export import Trained
+from cxrsynth.tuning.feedback import Comparer
+from cxrsynth.tuning.model_card import reinforcement_card
 from cxrsynth.tuning.run import TuneRun
-from cxrsynth.tuning.verdict import EvaluatedImages, Verdict, hacking_warning
+from cxrsynth.tuning.stage import StageProgress
+from cxrsynth.tuning.verdict import EvaluatedImages
 
-# Before the first update every ratio is 1 but for rounding; a clip range far above this tells learning from noise.
-_RATIO_SHARE_OF_CLIP = 0.1
-_NEVER = -1
-_STAGE_STRIDE = 1_000_003
-_PROMPTS = 1024
-# So many reports in a row of which a reward says nothing: it never will, and its share of the feedback is missing.
-_SILENT_REPORTS = 100
+_UNLIMITED = 1 << 30
+_PROMPTS = 1024  # enough different prompts to find the directions of a subspace
 
-
-@dataclass
-class _Best:
-    """The best evaluation so far according to the evaluator; iteration -1: none yet."""
-
-    iteration: int = _NEVER
-    evaluator: float = float("-inf")
-    tuning: float = 0.0
+Show = Callable[[int, dict[str, Any]], None]
 
 
 class Reinforcement:
-    """A stage: its networks, its rewards, its judge, and where it stands."""
+    """A stage `rlcf` or `ddpo`: the policy, its rewards, and what is remembered from iteration to iteration."""
 
-    def __init__(self, run: TuneRun, stage: RlcfStage | DdpoStage, index: int, *, checkpoint: ResolvedModel) -> None:
-        self.run, self.stage, self.index = run, stage, index
-        train = stage.train
-        self.policy: Policy = load_policy(
-            checkpoint,
-            unet=train.unet,
-            lora=train.lora,
-            ace=train.ace_section,
-            prompts=self._prompts,
-            device=run.device,
-            precision=run.precision,
-            gradient_checkpointing=run.recipe.model.gradient_checkpointing,
-            seed=run.recipe.seed,
-        )
-        self.optimizer = torch.optim.AdamW(optimizer_groups(self.policy, train), weight_decay=train.weight_decay)
-        weights = self.policy.weights
-        self.average = None if train.ema_decay is None else EMAModel(weights.values(), decay=train.ema_decay)
-        averaged = None if self.average is None else dict(zip(weights, self.average.shadow_params, strict=True))
+    def __init__(self, run: TuneRun, section: RlcfStage | DdpoStage, index: int, *, checkpoint: ResolvedModel) -> None:
+        self.run, self.section, self.index = run, section, index
+        self.policy, self.optimizer = _open_policy(run, section, checkpoint)
+        self.example = run.prompt_examples(self.policy.model.fits)
+        self.compare = Comparer(section)
+        self.statistics = PromptStatistics(size=section.advantage.buffer, least=section.advantage.min_count)
+        self.silent = SilentRewards(self.suite.names, len(run.training))
+        self.best = BestSoFar()
         ace = self.policy.model.ace
-        fixed = {}
-        if isinstance(ace, SubspaceEmbedding):
-            # One for all: each process found it by itself, perhaps on other hardware.
-            ace.basis.copy_(run.of_first(ace.basis))
-            fixed["ace.basis"] = ace.basis
-        self.learner = Learner(weights, self.optimizer, averaged, fixed)
-        self.schedule = trajectory_schedule(self.policy.model, steps=stage.sampling.steps, eta=stage.sampling.eta)
-        self.guidance = run.guidance(stage.sampling.guidance)
-        self.suite = run.suite(stage)
-        self.weights = {name: section.weight for name, section in stage.rewards.items() if section.weight > 0}
-        self.statistics = PromptStatistics(size=stage.advantage.buffer, least=stage.advantage.min_count)
-        self.cache = BaselineCache()
-        self.case = run.cases(self.policy.model.fits)
-        self.metrics = Metrics(run.folder.metrics)
-        self.best = _Best()
-        self.first = 0
-        self.hacked = False
-        self._silent: dict[str, set[str]] = {name: set() for name in self.suite.names}
+        self.progress = StageProgress(
+            run,
+            index,
+            self.policy.weights,
+            self.optimizer,
+            ema_decay=section.train.ema_decay,
+            fixed={"ace.basis": ace.basis} if isinstance(ace, SubspaceEmbedding) else None,
+            remembered={
+                "statistics": self.statistics,
+                "baseline": self.compare.cache,
+                "silent": self.silent,
+                "best": self.best,
+            },
+        )
 
-    def __call__(self) -> None:
-        """Iterate from where the stage stands to its end."""
-        self._resume()
-        batch = self.run.batch_size(self.stage.sampling)
-        pool = SamplingPool(self.policy.model, batch_size=batch, threads_per_batch=1)
-        with pool, console.tuning_view(self.stage.iterations, quiet=not self.run.is_main) as show, Stop() as stop:
-            evaluator = self.evaluator(pool, batch)
-            collector, updater = self.learners(pool, batch)
-            self._draw_baseline(evaluator)
-            for iteration in range(self.first, self.stage.iterations):
-                if self.hacked:
-                    break
+    def train(self) -> None:
+        """Iterate from where the stage stands to its end. Raises as `Stage.train` does."""
+        total, evaluate_every = self.section.iterations, self.run.recipe.evaluation.every
+        self.progress.resume(total, "iteration")
+        with self.pool() as pool, console.tuning_view(total, quiet=not self.run.is_main) as show, Stop() as stop:
+            evaluator, (collector, updater) = self.evaluator(pool), self.learners(pool)
+            self.baseline_images(evaluator)
+            for iteration in self.progress.iterations(
+                total, save_every=self.run.recipe.checkpoints.every, stop=stop, ended=lambda: self.best.hacked
+            ):
                 done = iteration + 1
-                last = done == self.stage.iterations
-                try:
+                with _named(done):
                     row = self.iterate(iteration, collector, updater)
-                    self._write(done, row)
+                    self.progress.write(done, row)
                     show(done, row)
-                    if done % self.run.recipe.evaluation.every == 0 or last:
-                        self._evaluate(evaluator, done, show)
-                except ModelError as error:
-                    raise ModelError(f"iteration {done}: {error}") from None
-                # All processes stop together, whoever was asked.
-                stopped = bool(self.run.add_up(torch.tensor([float(stop.asked)])))
-                if done % self.run.recipe.checkpoints.every == 0 or last or stopped or self.hacked:
-                    self._save(done)
-                if stopped:
-                    raise KeyboardInterrupt
+                    if done % evaluate_every == 0 or done == total:
+                        self.evaluate(evaluator, done, show)
 
     def iterate(self, iteration: int, collector: Collector, updater: Updater) -> dict[str, Any]:
-        """One iteration: sample, compare, learn. Returns its row of metrics."""
+        """One iteration, counted from 0: sample, compare, learn. Returns its row of metrics."""
         started = time.monotonic()
-        drawn = self.rollout_specs(iteration)
-        cases = [self.case(self.run.training[draw.report]) for draw in drawn]
-        experience, rewards = collector.policy_experience(iteration, drawn, cases)
-        self._hear(rewards, cases)
+        specs = self.rollout_specs(iteration)  # N trajectories
+        examples = [self.example(self.run.training[spec.report]) for spec in specs]
+        ids = [example.report.report_id for example in examples]
+
+        experience, rewards = collector.policy_experience(iteration, specs, examples)  # rewards [N, R]
+        self.silent.check(rewards, ids)
         sampled = time.monotonic()
-        baseline = self._baseline(collector, drawn, cases)
-        feedback = self.feedback(rewards, baseline)
+        baseline = self.compare.baseline_rewards(collector, specs, examples)  # same x_T, own step noise; [N, R]
+        feedback = self.compare(rewards, baseline)
         compared = time.monotonic()
-        ids = [case.report.report_id for case in cases]
+
+        section, weights = self.section.advantage, torch.tensor(list(self.weights.values()))
         advantage = to_advantage(
-            feedback,
-            ids,
-            self.statistics,
-            weights=torch.tensor([self.weights[name] for name in self.suite.names]),
-            clip=self.stage.advantage.clip,
-            centre=self.stage.advantage.centre,
-        )
-        set_learning_rates(self.optimizer, self.stage.train.schedule, done=iteration / self.stage.iterations)
+            feedback.values, ids, self.statistics, weights=weights, clip=section.clip, centre=section.centre
+        )  # [N]
+        set_learning_rates(self.optimizer, self.section.train.schedule, done=iteration / self.section.iterations)
         stats = updater(experience, advantage, key=f"{self.run.recipe.seed} {self.index} {iteration}")
-        if iteration == self.first:
+        if iteration == self.progress.first:
             self._check_ratio(stats)
-        times = {
-            "time/rollout_s": sampled - started,
-            "time/baseline_s": compared - sampled,
-            "time/update_s": time.monotonic() - compared,
-        }
-        flat = {"feedback/no_signal": no_signal(feedback, ids), "images": len(drawn)}
-        flat |= {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
         return (
-            self._row(rewards, baseline, feedback) | flat | {f"policy/{k}": v for k, v in asdict(stats).items()} | times
+            feedback.row(self.suite.names, weights)
+            | {"feedback/no_signal": no_signal(feedback.values, ids), "images": len(specs)}
+            | {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
+            | {f"policy/{name}": value for name, value in asdict(stats).items()}
+            | {"time/rollout_s": sampled - started, "time/baseline_s": compared - sampled}
+            | {"time/update_s": time.monotonic() - compared}
         )
 
-    def _hear(self, rewards: Tensor, cases: Sequence[PromptExample]) -> None:
-        """A reward may have nothing to say of a report, but not of all of them."""
-        most = min(_SILENT_REPORTS, len(self.run.training))
-        for name, unknown in zip(self.suite.names, rewards.isnan().all(0).tolist(), strict=True):
-            silent = self._silent[name]
-            silent.update(case.report.report_id for case in cases) if unknown else silent.clear()
-            if len(silent) >= most:
-                raise ModelError(
-                    f"report {cases[-1].report.report_id} and {len(silent) - 1} others before: reward {name} is not a"
-                    " number\n  it needs reports that state what it judges, and a backend that works; to go on without"
-                    " it leave it out, in a new folder"
-                )
-
-    @property
-    def noise_seed(self) -> int:
-        """Of reports' order and all noise: a later stage must not learn again what the one before was fitted to."""
-        return self.run.recipe.seed + _STAGE_STRIDE * self.index
-
-    def rollout_specs(self, iteration: int) -> list[RolloutSpec]:
-        """The trajectories of an iteration."""
-        pool = self.stage.comparison.pool if isinstance(self.stage, RlcfStage) else 1 << 30
-        return rollout_specs(
-            iteration,
-            seed=self.noise_seed,
-            reports=len(self.run.training),
-            per_iteration=self.stage.reports_per_iteration,
-            images=self.stage.images_per_report,
-            pool=pool,
-            mirrored=self.stage.mirrored,
-        )
-
-    def _prompts(self, model: DiffusionModel) -> list[str]:
-        """Different prompts of training reports: as many as tell the directions of a subspace well."""
-        case, count = self.run.cases(model.fits), len(self.run.training)
-        places = random.Random(self.run.recipe.seed).sample(range(count), min(count, _PROMPTS))
-        return list(dict.fromkeys(case(self.run.training[place]).prompt for place in places))
-
-    def _baseline(
-        self, collector: Collector, drawn: Sequence[RolloutSpec], cases: Sequence[PromptExample]
-    ) -> Tensor | None:
-        if not isinstance(self.stage, RlcfStage):
-            return None
-        return collector.baseline_rewards(drawn, cases, self.cache, images=self.stage.comparison.baseline_images)
-
-    def feedback(self, rewards: Tensor, baseline: Tensor | None) -> Tensor:
-        """Feedback [N, R]: the comparison, or without a baseline the rewards themselves; nan: cannot tell."""
-        if baseline is None or not isinstance(self.stage, RlcfStage):
-            return rewards
-        section, scale = self.stage.comparison, reward_std(self.cache.everything())
-        return compare(rewards, baseline, kind=Comparison(section.kind), scale=scale, beta=section.beta)
-
-    def _row(self, rewards: Tensor, baseline: Tensor | None, feedback: Tensor) -> dict[str, Any]:
-        row: dict[str, Any] = {}
-        for column, name in enumerate(self.suite.names):
-            row[f"reward/{name}/mean"] = float(rewards[:, column].nanmean())
-            row[f"feedback/{name}/mean"] = float(feedback[:, column].nanmean())
-            if baseline is not None:
-                row[f"reward/{name}/baseline"] = float(baseline[:, column].nanmean())
-        if baseline is not None:
-            weights = torch.tensor([self.weights[name] for name in self.suite.names])
-            total = feedback.nan_to_num(0.0) @ weights
-            row["feedback/win_rate"] = float((0.5 + 0.5 * total.sign()).mean())
-        return row
-
-    def _check_ratio(self, stats: UpdateStats) -> None:
-        """Rollout and update must agree on every log-probability before anything is learned."""
-        most = _RATIO_SHARE_OF_CLIP * self.stage.update.clip_range
-        if self.run.is_main:
-            console.say(f"|ratio - 1| before the first update: {stats.ratio_error:.1e} (at most {most:.1e})")
-        if stats.ratio_error > most:
-            raise ModelError(
-                f"|ratio - 1| is {stats.ratio_error:.1e} before any update, expected at most {most:.1e}\n"
-                "  rollout and update disagree by rounding: set model.precision: fp32, leave update.micro_batch out,"
-                " or widen update.clip_range"
-            )
-
-    def learners(self, pool: SamplingPool, batch: int) -> tuple[Collector, Updater]:
-        """What samples and what learns, working on `pool` in batches of `batch`."""
-        return self._collector(pool, batch), self._updater(pool, batch)
-
-    def _collector(self, pool: SamplingPool, batch: int) -> Collector:
-        return Collector(
-            self.policy,
-            self.suite,
-            schedule=self.schedule,
-            guidance=self.guidance,
-            batch_size=batch,
-            seed=self.noise_seed,
-            pool=pool,
-            group=self.run.group,
-        )
-
-    def _updater(self, pool: SamplingPool, batch: int) -> Updater:
-        average = self.average
-        return Updater(
-            self.policy,
-            self.optimizer,
-            schedule=self.schedule,
-            settings=self.stage.update,
-            guidance=self.guidance,
-            micro_batch=self.stage.update.micro_batch or batch,
-            pool=pool,
-            add_up=self.run.add_up,
-            after_step=(lambda: None) if average is None else lambda: average.step(self.policy.weights.values()),
-        )
-
-    def evaluator(self, pool: SamplingPool, batch: int) -> Evaluator:
-        """The judge on held-out reports, working on `pool` in batches of `batch`."""
-        return open_evaluator(self.run, self.suite, self.weights, case=self.case, pool=pool, batch=batch)
-
-    @contextmanager
-    def evaluated(self) -> Iterator[DiffusionModel]:
-        """The policy with its averaged weights, where it has them."""
-        if self.average is None:
-            yield self.policy.model
-            return
-        weights = list(self.policy.weights.values())
-        self.average.store(weights)
-        self.average.copy_to(weights)
-        try:
-            yield self.policy.model
-        finally:
-            self.average.restore(weights)
-
-    def _draw_baseline(self, evaluator: Evaluator) -> EvaluatedImages:
-        """The baseline's images of held-out reports, and what was said of them."""
-        return evaluator.baseline(self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors")
-
-    def _evaluate(self, evaluator: Evaluator, iteration: int, show: Callable[[int, dict[str, Any]], None]) -> None:
-        """Judge the policy; `hacked` is set where the recipe wants a hacked reward to end the stage."""
-        baseline = self._draw_baseline(evaluator)
-        with self.evaluated() as model:
-            images = evaluator.evaluate(model)
+    def evaluate(self, evaluator: Evaluator, iteration: int, show: Show) -> None:
+        """Compare policy and baseline on held-out reports, keep the best weights, watch for reward hacking."""
+        baseline, section = self.baseline_images(evaluator), self.run.recipe.evaluation
+        with self.progress.averaged():
+            images = evaluator.evaluate(self.policy.model)
         verdict = evaluator.verdict(images, baseline)
-        row = verdict.as_row()
-        alarm = self._alarm(verdict)
-        if self.run.is_main:
-            self._write(iteration, row | {"evaluation/hacking": float(alarm is not None)})
-            self._leave_sheet(evaluator, images, baseline, iteration)
+        row, alarm = verdict.as_row(), self.best.alarm(verdict, section)
+        self.progress.write(iteration, row | {"evaluation/hacking": float(alarm is not None)})
         show(iteration, row)
-        if verdict.evaluator > self.best.evaluator:
-            self.best = _Best(iteration, verdict.evaluator, verdict.tuning)
-            if self.run.is_main:
-                self._save_to(self.run.folder.best(self.index), iteration)
-        if alarm is not None:
-            self.hacked = self.run.recipe.evaluation.on_hacking == "stop"
-            if self.run.is_main:
-                console.warn(alarm + ("\n  the stage ends here, as evaluation.on_hacking says" if self.hacked else ""))
-
-    def _alarm(self, verdict: Verdict) -> str | None:
-        """Whether the judge falls while the reward rises, against the best evaluation (or the baseline, at zero)."""
-        return hacking_warning(
-            verdict,
-            evaluator=max(self.best.evaluator, 0.0),
-            tuning=self.best.tuning if self.best.evaluator > 0 else 0.0,
-            margin=self.run.recipe.evaluation.hacking_margin,
-        )
-
-    def _leave_sheet(
-        self, evaluator: Evaluator, images: EvaluatedImages, baseline: EvaluatedImages, iteration: int
-    ) -> None:
-        if pairs := self.run.recipe.evaluation.sheet:
-            sheet = evaluator.sheet(images, baseline, pairs=pairs)
-            with open_atomically(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png") as file:
-                sheet.save(file, "PNG")
-        draw_curves(self.metrics.rows(), self.run.folder.curves)
-
-    def _write(self, iteration: int, row: dict[str, Any]) -> None:
         if self.run.is_main:
-            self.metrics.write({"stage": self.index, "iteration": iteration} | row)
-            numbers = {name: value for name, value in row.items() if isinstance(value, float)}
-            self.run.track(numbers, stage=self.index, iteration=iteration)
+            if section.sheet:
+                sheet = evaluator.sheet(images, baseline, pairs=section.sheet)
+                with open_atomically(self.run.folder.sheets / f"{self.index}-{iteration:06d}.png") as file:
+                    sheet.save(file, "PNG")
+            self.progress.draw()
+        if self.best.replaced_by(verdict, iteration):
+            self.progress.save_best(iteration)
+        if alarm is not None and self.run.is_main:
+            console.warn(alarm)
 
-    def _state(self, iteration: int) -> dict[str, Any]:
-        return {
-            "stage": self.index,
-            "iteration": iteration,
-            "statistics": self.statistics.state(),
-            "baseline": [[*key, row] for key, row in sorted(self.cache.rows.items())],
-            "best": asdict(self.best),
-            "hacked": self.hacked,
-            "ema_steps": None if self.average is None else self.average.optimization_step,
-        }
-
-    def _save(self, iteration: int) -> None:
-        """A checkpoint, and the oldest dropped."""
-        if self.run.is_main:
-            self._save_to(self.run.folder.checkpoint(self.index, iteration), iteration)
-            self.run.folder.rotate(self.index, keep=self.run.recipe.checkpoints.keep)
-        self.run.wait()
-
-    def _save_to(self, folder: Path, iteration: int) -> None:
-        save_checkpoint(folder, self.learner, self._state(iteration))
-
-    def _resume(self) -> None:
-        """Go on from the newest checkpoint of this stage, if there is one."""
-        newest = self.run.folder.newest(self.index)
-        if newest is not None:
-            state = load_checkpoint(newest, self.learner)
-            with explain_damage(newest):
-                self.first = int(state["iteration"])
-                self.statistics.load(state["statistics"])
-                self.cache.rows = {(report_id, start): row for report_id, start, row in state["baseline"]}
-                self.best = _Best(**state["best"])
-                self.hacked = bool(state["hacked"])
-                if self.average is not None:
-                    self.average.optimization_step = int(state["ema_steps"])
-            if self.run.is_main:
-                console.say(f"going on after iteration {self.first} of {self.stage.iterations}")
-        if self.run.is_main:
-            # An evaluation after the last checkpoint's iteration is drawn again, one at it is not.
-            self.metrics.cut(stage=self.index, iteration=self.first)
-        self.run.wait()
-
-    def take_best(self) -> int:
-        """Put the best weights by the judge in place; returns their iteration.
+    def result(self) -> Trained:
+        """The model with its best weights by the evaluator.
 
         Raises:
             ModelError: if they cannot be read.
         """
         folder = self.run.folder.best(self.index)
-        if not folder.is_dir():
+        if folder.is_dir():
+            self.best.iteration = load_best(folder, self.policy.weights)
+            if self.best.evaluator <= 0 and self.run.is_main:
+                console.warn(
+                    "no checkpoint is above the baseline by the evaluator: the model is not better than its start"
+                )
+        else:
             if self.run.is_main:
-                console.warn(f"{folder} is not there: the model gets the weights of the last iteration")
-            if self.average is not None:
-                self.average.copy_to(self.policy.weights.values())
-            return self.stage.iterations
-        taken = load_best(folder, self.policy.weights)
-        if self.best.evaluator <= 0 and self.run.is_main:
-            console.warn("no checkpoint is above the baseline by the judge: the model is not better than its start")
-        return taken
+                console.warn(f"{folder} is missing: the model gets the weights of the last iteration")
+            self.progress.keep_averaged()
+        return Trained(self.policy.model, self.policy.weights, adapters=self.section.train.unet == "lora")
+
+    def card(self) -> str:
+        """Text of the model card."""
+        folder = self.run.folder.best(self.index)
+        return reinforcement_card(self.run, self, self.best.iteration if folder.is_dir() else self.section.iterations)
+
+    @property
+    def suite(self) -> RewardSuite:
+        """The rewards that tune."""
+        return self.run.loaded.rewards[self.index]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each reward, in the order of `suite`."""
+        return {name: self.section.rewards[name].weight for name in self.suite.names}
+
+    @property
+    def schedule(self) -> DDIMSchedule:
+        """Denoising steps of the rollouts."""
+        return trajectory_schedule(self.policy.model, steps=self.section.sampling.steps, eta=self.section.sampling.eta)
+
+    @property
+    def guidance(self) -> float:
+        """Classifier-free guidance scale of the rollouts."""
+        return self.run.guidance(self.section.sampling.guidance)
+
+    def rollout_specs(self, iteration: int) -> list[RolloutSpec]:
+        """The trajectories of an iteration."""
+        return rollout_specs(
+            iteration,
+            seed=self.run.stage_seed(self.index),
+            reports=len(self.run.training),
+            per_iteration=self.section.reports_per_iteration,
+            images=self.section.images_per_report,
+            pool=self.section.comparison.pool if isinstance(self.section, RlcfStage) else _UNLIMITED,
+            mirrored=self.section.mirrored,
+        )
+
+    def pool(self) -> SamplingPool:
+        """Threads that batches run on; a context."""
+        batch_size = self.run.batch_size(self.section.sampling)
+        return SamplingPool(self.policy.model, batch_size=batch_size, threads_per_batch=1)
+
+    def learners(self, pool: SamplingPool) -> tuple[Collector, Updater]:
+        """What samples and what updates, both working on `pool`."""
+        batch_size = self.run.batch_size(self.section.sampling)
+        schedule, guidance = self.schedule, self.guidance
+        collector = Collector(
+            self.policy,
+            self.suite,
+            schedule=schedule,
+            guidance=guidance,
+            batch_size=batch_size,
+            seed=self.run.stage_seed(self.index),
+            pool=pool,
+            group=self.run.group,
+        )
+        updater = Updater(
+            self.policy,
+            self.optimizer,
+            schedule=schedule,
+            settings=self.section.update,
+            guidance=guidance,
+            micro_batch=self.section.update.micro_batch or batch_size,
+            pool=pool,
+            add_up=self.run.add_up,
+            after_step=self.progress.average,
+        )
+        return collector, updater
+
+    def evaluator(self, pool: SamplingPool) -> Evaluator:
+        """The independent evaluator on held-out reports, working on `pool`."""
+        batch_size = self.run.batch_size(self.section.sampling)
+        return open_evaluator(self.run, self.suite, self.weights, case=self.example, pool=pool, batch=batch_size)
+
+    def baseline_images(self, evaluator: Evaluator) -> EvaluatedImages:
+        """The baseline's images of held-out reports and their scores, sampled once a run."""
+        return evaluator.baseline(self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors")
+
+    def _check_ratio(self, stats: UpdateStats) -> None:
+        clip_range = self.section.update.clip_range
+        if self.run.is_main:
+            most = largest_ratio_error(clip_range)
+            console.say(f"|ratio - 1| before the first update: {stats.ratio_error:.1e} (at most {most:.1e})")
+        check_ratio(stats.ratio_error, clip_range)
+
+
+@contextmanager
+def _named(iteration: int) -> Iterator[None]:
+    """Errors name the iteration."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"iteration {iteration}: {error}") from None
+
+
+def _open_policy(
+    run: TuneRun, section: RlcfStage | DdpoStage, checkpoint: ResolvedModel
+) -> tuple[Policy, torch.optim.Optimizer]:
+    """The policy in `checkpoint` and the optimizer of its weights."""
+
+    def prompts(model: DiffusionModel) -> list[str]:
+        """Different prompts of training reports."""
+        example, count = run.prompt_examples(model.fits), len(run.training)
+        places = random.Random(run.recipe.seed).sample(range(count), min(count, _PROMPTS))
+        return list(dict.fromkeys(example(run.training[place]).prompt for place in places))
+
+    train = section.train
+    policy = load_policy(
+        checkpoint,
+        unet=train.unet,
+        lora=train.lora,
+        ace=train.ace_section,
+        prompts=prompts,
+        device=run.device,
+        precision=run.precision,
+        gradient_checkpointing=run.recipe.model.gradient_checkpointing,
+        seed=run.recipe.seed,
+    )
+    if isinstance(policy.model.ace, SubspaceEmbedding):
+        # Every process has computed the basis, perhaps on other hardware: all take the first one's.
+        policy.model.ace.basis.copy_(run.of_first(policy.model.ace.basis))
+    return policy, torch.optim.AdamW(optimizer_groups(policy, train), weight_decay=train.weight_decay)

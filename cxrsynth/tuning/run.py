@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -10,19 +11,35 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from cxrsynth.diffusion.resolve import ResolvedModel
-from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage, SamplingSection
+from cxrsynth.images.collection import Collection
+from cxrsynth.metrics.features import Extractor
+from cxrsynth.recipe.schema import Recipe, SamplingSection
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
-from cxrsynth.rewards.augmented import AugmentedReward
-from cxrsynth.rewards.backends import load_reward
-from cxrsynth.rewards.base import Reward, RewardSuite
+from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision
 from cxrsynth.tuning.run_folder import RunFolder
 
-# On a CPU small batches go side by side and stay in its caches.
+# On a CPU small batches run in parallel and fit its caches.
 _BATCH_SIZE = {"cpu": 4, "mps": 8, "cuda": 8}
+_STAGE_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class LoadedInputs:
+    """What the recipe names beside models and reports, loaded once: image collections and reward models.
+
+    `images` and `rewards` are by stage. Without a stage of reinforcement learning nothing is evaluated, and
+    `evaluator`, `extractor` and `reference` are None.
+    """
+
+    images: Mapping[int, Collection]
+    rewards: Mapping[int, RewardSuite]
+    evaluator: RewardSuite | None = None
+    extractor: Extractor | None = None
+    reference: Collection | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class TuneRun:
     model: ResolvedModel  # the first stage starts from it
     training: Sequence[Report] = field(repr=False)
     held_out: Sequence[Report] = field(repr=False)
+    loaded: LoadedInputs = field(repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -68,7 +86,7 @@ class TuneRun:
         return shared.to(tensor.device)
 
     def track(self, numbers: Mapping[str, float], *, stage: int, iteration: int) -> None:
-        """Send numbers to the trackers, their step counted through all stages: theirs must rise."""
+        """Send numbers to the trackers. Their step must rise, so it is counted through all stages."""
         before = sum(section.length for section in self.recipe.stages[:stage])
         self.accelerator.log(dict(numbers), step=before + iteration)
 
@@ -80,29 +98,32 @@ class TuneRun:
         """Trajectories a batch."""
         return section.batch_size or _BATCH_SIZE[self.device.type]
 
-    def guidance(self, asked: float | None) -> float:
-        """Guidance scale: as asked, else what the model folder recommends."""
-        return self.model.spec.defaults.guidance if asked is None else asked
+    def stage_model(self, index: int) -> Path:
+        """Folder of the model a stage leaves: that of the last stage is the run's result."""
+        return self.folder.model if index + 1 == len(self.recipe.stages) else self.folder.stage_model(index)
 
-    def cases(self, fits: Callable[[str], bool]) -> Callable[[Report], PromptExample]:
-        """Reports to cases, each made once: its prompt, its labels, what ACE is told."""
+    def stage_seed(self, index: int) -> int:
+        """Seed of a stage's report order and noise: a later stage must not see the noise the last one was fitted to."""
+        return self.recipe.seed + _STAGE_STRIDE * index
+
+    def guidance(self, scale: float | None) -> float:
+        """Guidance scale: the recipe's, else what the model folder recommends."""
+        return self.model.spec.defaults.guidance if scale is None else scale
+
+    def prompt_examples(self, fits: Callable[[str], bool]) -> Callable[[Report], PromptExample]:
+        """A function from reports to prompts, labels and conditions; each report is worked on once.
+
+        Args:
+            fits: whether a text fits the tokenizer.
+        """
         prompt_builder = PromptBuilder(self.model.spec.prompt, self.model.spec.depicts, fits)
 
         @lru_cache(maxsize=100_000)
-        def case(place: int, held_out: bool) -> PromptExample:
+        def example(place: int, held_out: bool) -> PromptExample:
             report = (self.held_out if held_out else self.training)[place]
-            asked = prompt_builder.build(report)
-            return PromptExample(replace(report, labels=asked.labels), asked.prompt, asked.conditions)
+            built = prompt_builder.build(report)
+            return PromptExample(replace(report, labels=built.labels), built.prompt, built.conditions)
 
         places = {id(report): (index, False) for index, report in enumerate(self.training)}
         places |= {id(report): (index, True) for index, report in enumerate(self.held_out)}
-        return lambda report: case(*places[id(report)])
-
-    def suite(self, stage: RlcfStage | DdpoStage) -> RewardSuite:
-        """The rewards that tune; those of weight zero are left out. Raises ModelError."""
-        rewards: dict[str, Reward] = {}
-        for name, section in stage.rewards.items():
-            if section.weight > 0:
-                reward = load_reward(name, section.backend, device=self.device)
-                rewards[name] = AugmentedReward(reward, views=section.augment) if section.augment > 1 else reward
-        return RewardSuite(rewards)
+        return lambda report: example(*places[id(report)])

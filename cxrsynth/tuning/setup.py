@@ -1,4 +1,4 @@
-"""One `tune` run made ready: recipe read, reports split, processes joined, choices resolved."""
+"""A `tune` run made ready: recipe read, reports split, processes joined, choices resolved, reward models loaded."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
 from cxrsynth.runtime.processes import PATIENCE, read_launch
 from cxrsynth.settings import Device, Precision, TuneSettings
-from cxrsynth.tuning.inputs import _check_evaluation, _check_stages, _check_trackers, _split
+from cxrsynth.tuning.inputs import check_evaluation, check_trackers, load_inputs, split_reports
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
 
 
 def open_tune(settings: TuneSettings) -> TuneRun:
-    """Check every input that can be checked before work starts.
+    """Load every input the recipe names, once; what cannot be used is refused before work starts.
 
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
@@ -30,11 +30,10 @@ def open_tune(settings: TuneSettings) -> TuneRun:
             f"{settings.recipe}: model.precision: found 'fp16'\n"
             "  expected: bf16, fp32 or auto; policy gradients are known to collapse in float16"
         )
-    _check_trackers(recipe)
-    training, held_out = _split(recipe)
-    _check_evaluation(recipe, len(held_out))
-    _check_stages(recipe)
-    choose_device(recipe.model.device)  # told before any process group is joined
+    check_trackers(recipe)
+    training, held_out = split_reports(recipe)
+    check_evaluation(recipe, len(held_out))
+    choose_device(recipe.model.device)  # refused before any process group is joined
     cpu = recipe.model.device is Device.CPU or choose_device(recipe.model.device).type == "cpu"
     out = settings.out or Path("runs") / settings.recipe.stem
     accelerator = Accelerator(
@@ -54,4 +53,5 @@ def open_tune(settings: TuneSettings) -> TuneRun:
         model=model,
         training=training,
         held_out=held_out,
+        loaded=load_inputs(recipe, device=device),
     )

@@ -1,5 +1,6 @@
-"""`cxrsynth tune`: a recipe in, a tuned model out. Stages run in order; each starts from what the one before left."""
+"""`cxrsynth tune`: a recipe in, a tuned model out. Stages run in order, each from the model the last one left."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -7,24 +8,24 @@ from pathlib import Path
 from cxrsynth import __version__, console
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.recipe.read import dump_recipe
-from cxrsynth.recipe.schema import SftStage
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import TuneSettings
 from cxrsynth.tuning.dry_run import describe
-from cxrsynth.tuning.export import Trained, save_tuned
+from cxrsynth.tuning.export import CARD, save_tuned
 from cxrsynth.tuning.finetune import Supervision
 from cxrsynth.tuning.inputs import input_digests
-from cxrsynth.tuning.model_card import reinforcement_card, supervision_card
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.setup import open_tune
+from cxrsynth.tuning.stage import Stage
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
+_STAGES: dict[str, Callable[..., Stage]] = {"sft": Supervision, "rlcf": Reinforcement, "ddpo": Reinforcement}
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a run left, or, for a dry run, would do."""
+    """What a run left or, for a dry run, would do."""
 
     model: Path
     already_complete: bool = False
@@ -32,7 +33,7 @@ class Tuned:
 
 
 def tune(settings: TuneSettings) -> Tuned:
-    """Run a recipe; go on where an earlier run of the same recipe stopped.
+    """Run a recipe; resume where an earlier run of the same recipe stopped.
 
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
@@ -44,7 +45,7 @@ def tune(settings: TuneSettings) -> Tuned:
         return Tuned(run.folder.model, estimate=describe(run))
     if complete:
         return Tuned(run.folder.model, already_complete=True)
-    run.wait()  # nobody takes what another has begun for a foreign folder
+    run.wait()  # until all processes have checked the folder: one that the main process has begun looks foreign
     if run.is_main:
         versions = {"cxrsynth": __version__} | {name: version(name) for name in _PACKAGES}
         run.folder.start(recipe, versions, input_digests(run))
@@ -53,9 +54,11 @@ def tune(settings: TuneSettings) -> Tuned:
         if run.recipe.trackers:
             run.accelerator.init_trackers("cxrsynth")
         checkpoint = run.model
-        for index, section in enumerate(run.recipe.stages):
-            with memory_advice(section.memory_advice):
-                checkpoint = _run_stage(run, index, checkpoint)
+        for index in range(len(run.recipe.stages)):
+            if not (run.stage_model(index) / CARD).is_file():
+                _run_stage(run, index, checkpoint)
+            if index + 1 < len(run.recipe.stages):
+                checkpoint = resolve_model(str(run.stage_model(index)))
     except OSError as error:
         if error.errno is None:
             raise  # a library's own, not of a file
@@ -66,27 +69,15 @@ def tune(settings: TuneSettings) -> Tuned:
     return Tuned(run.folder.model)
 
 
-def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> ResolvedModel:
-    """One stage; returns the model it left. A stage that is done is not run again."""
-    last = index + 1 == len(run.recipe.stages)
-    out = run.folder.model if last else run.folder.stage_model(index)
-    if (out / "model_card.md").is_file():
-        return resolve_model(str(out))
-    section = run.recipe.stages[index]
-    if run.is_main and len(run.recipe.stages) > 1:
-        console.say(f"stage {index + 1} of {len(run.recipe.stages)}: {section.stage}")
-    if isinstance(section, SftStage):
-        supervised = Supervision(run, section, index, checkpoint=checkpoint)
-        supervised()
+def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> None:
+    """Train one stage, from the model in `checkpoint`, and save the model it leaves."""
+    section, count = run.recipe.stages[index], len(run.recipe.stages)
+    if run.is_main and count > 1:
+        console.say(f"stage {index + 1} of {count}: {section.stage}")
+    with memory_advice(section.memory_advice):
+        stage = _STAGES[section.stage](run, section, index, checkpoint=checkpoint)
+        stage.train()
+        trained = stage.result()
         if run.is_main:
-            card = supervision_card(run, supervised)
-            save_tuned(supervised.trained, out, source=checkpoint, card=card)
-    else:
-        stage = Reinforcement(run, section, index, checkpoint=checkpoint)
-        stage()
-        best = stage.take_best()
-        if run.is_main:
-            trained = Trained(stage.policy.model, stage.policy.weights, adapters=section.train.unet == "lora")
-            save_tuned(trained, out, source=checkpoint, card=reinforcement_card(run, stage, best))
+            save_tuned(trained, run.stage_model(index), source=checkpoint, card=stage.card())
     run.wait()
-    return resolve_model(str(out))

@@ -47,10 +47,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(home: Path, tiny_model: Path) -> Iterator[Path]:
+def made(home: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """14 images in five shards."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(home / "data"))
+        # As in each test: audits with another id key share no scores.
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "user-data"))
         options = ("--images-per-report", "2", "--include-text", "sanitized")
         done = CliRunner().invoke(app, command(write_table(home / "reports.csv"), home / "set", tiny_model, *options))
         assert done.exit_code == 0, done.output
@@ -269,14 +270,14 @@ def cached(out: Path) -> list[pa.Table]:
     return [pq.read_table(path) for path in sorted((out / ".cxrsynth-audit").glob("*.parquet"))]
 
 
-def test_pseudonyms_of_patients_are_keyed_and_their_folder_is_private(audited: Path, home: Path) -> None:
+def test_pseudonyms_of_patients_are_keyed_and_their_folder_is_private(audited: Path) -> None:
     """Identifiers are few enough to hash them all: without a key every pseudonym is recovered in no time."""
     pseudonyms = {patient for table in cached(audited) for patient in table["patient"].to_pylist()}
     patients = [f"patient-{number}" for number in range(12)]
     assert len(pseudonyms) >= 12
     plain = {hashlib.sha256(patient.encode()).hexdigest() for patient in patients}
     assert not any(digest.startswith(pseudonym) for digest in plain for pseudonym in pseudonyms)
-    id_key = load_id_key(home / "data" / "cxrsynth" / "id.key")
+    id_key = load_id_key(None)
     assert {subject_key(id_key, f"patient {patient}") for patient in patients} <= pseudonyms
     assert stat.S_IMODE((audited / ".cxrsynth-audit").stat().st_mode) == 0o700
 

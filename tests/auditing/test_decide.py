@@ -161,7 +161,7 @@ def test_an_undefined_reward_neither_rejects_nor_helps() -> None:
         key for key, reasons in decisions(table(*radiographs), Rules(keep_fraction=0.3)).items() if not reasons
     ] == ["high"]
     assert decisions(table(*radiographs), Rules(keep_fraction=0.6))["low"] != []
-    only_one = [{"key": "defined", "posture": 0.0, "diagnosis": 0.0}, {"key": "not", "posture": 0.0, "diagnosis": None}]
+    only_one = [{"key": "scored", "posture": 0.0, "diagnosis": 0.0}, {"key": "not", "posture": 0.0, "diagnosis": None}]
     assert decisions(table(*only_one), Rules(keep_fraction=0.5))["not"] == []
 
 

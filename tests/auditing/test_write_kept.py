@@ -141,7 +141,7 @@ def test_the_manifest_records_input_rules_and_audit(ours: Path, tmp_path: Path) 
     assert str(tmp_path) not in (out / "manifest.json").read_text(encoding="utf-8")
     with (out / "rejected.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    assert rows[:2] == [["key", "source", "reasons"], [f"{1:020x}-00", "cxr-000000.tar", "copy; posture<-2.0"]]
+    assert rows[:2] == [["key", "source", "reasons"], [f"{1:020x}-00", "cxr-000000.tar", "memorized; posture<-2.0"]]
     assert len(rows) == 5
     card = (out / "README.md").read_text(encoding="utf-8")
     assert f"**{NOTE}**" in card

@@ -1,13 +1,13 @@
 """`python -m tests.benchmarks.tune_gain`: time until held-out reports have gained, against a plain DDPO loop.
 
 Ours is `recipes/nano-rlcf.yaml`, or another; the plain loop is that of `tune_speed`, on the same reports, rewards and
-weights, at ten times the learning rate usual for a whole UNet unless another is given. Both are judged on the same
-held-out reports with the same noise by the rewards that tune, in spreads of the baseline's; the time of judging is not
-counted.
+weights, by default at ten times the usual learning rate for a whole UNet. Both are evaluated on the same held-out
+reports with the same noise by the tuning rewards, in standard deviations of the baseline's rewards; evaluation time is
+not counted.
 
-Runs of the plain loop differ by more than what is timed. So several seeds of each run side by side, in turns, and what
-is timed is the mean of their gains; between two judgements it is taken as a straight line. With three the ratio is
-rough. The plain loop is given `patience` times as long as ours took.
+Runs of the plain loop vary more than the difference to be measured. So several seeds of each take turns, and the mean
+of their gains is timed, interpolated linearly between evaluations. With three seeds the ratio is rough. The plain loop
+gets `patience` times as long as ours took.
 """
 
 import tempfile
@@ -24,7 +24,6 @@ import typer
 
 from cxrsynth import console
 from cxrsynth.diffusion.parallel import SamplingPool
-from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.settings import TuneSettings
 from cxrsynth.tuning.evaluator import Evaluator
@@ -45,7 +44,7 @@ class Runner:
     seconds: float = 0.0
 
     def advance(self, iterations: int) -> float:
-        """Iterate, the time of it counted, and be judged."""
+        """Iterate, counting the time, then evaluate."""
         started = time.monotonic()
         for _ in range(iterations):
             self.step()
@@ -64,20 +63,19 @@ def main(
     images_per_report: int = 2,
     learning_rate: float = 1e-4,
 ) -> None:
-    """Print the mean seconds each took until its mean gain was `gain` spreads, ours judged every `every` iterations."""
+    """Print the mean seconds until the mean gain was `gain`; ours is evaluated every `every` iterations."""
     with ExitStack() as stack:
         ours, theirs = [], []
         for seed in range(seeds):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            judging = (f"evaluation.reports={reports}", f"evaluation.images_per_report={images_per_report}")
-            run = open_tune(TuneSettings(recipe=recipe, out=folder, overrides=(f"seed={seed}", *judging)))
+            evaluation = (f"evaluation.reports={reports}", f"evaluation.images_per_report={images_per_report}")
+            run = open_tune(TuneSettings(recipe=recipe, out=folder, overrides=(f"seed={seed}", *evaluation)))
             run.folder.baseline_images.mkdir(parents=True, exist_ok=True)
-            stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint=resolve_model("nano"))  # type: ignore[arg-type]
-            batch = run.batch_size(stage.stage.sampling)
-            pool = stack.enter_context(SamplingPool(stage.policy.model, batch_size=batch, threads_per_batch=1))
-            evaluator = stage.evaluator(pool, batch)
+            stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint="nano")  # type: ignore[arg-type]
+            pool = stack.enter_context(stage.pool())
+            evaluator = stage.evaluator(pool)
             baseline = evaluator.baseline(stage.policy.baseline, folder / "baseline.safetensors")
-            ours.append(our_runner(stage, pool, evaluator, baseline, batch=batch))
+            ours.append(our_runner(stage, pool, evaluator, baseline))
             theirs.append(plain_runner(stage, evaluator, baseline, learning_rate=learning_rate, seed=seed))
         reached = race("cxrsynth tune", ours, gain=gain, every=every, seconds=60 * most_minutes)
         if reached is None:
@@ -110,16 +108,14 @@ def crossing(course: list[tuple[float, float]], gain: float) -> float | None:
     return None
 
 
-def our_runner(
-    stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, baseline: EvaluatedImages, *, batch: int
-) -> Runner:
-    """Iterations of `tune`, judged as `tune` judges: with averaged weights."""
-    collector, updater = stage.learners(pool, batch)
+def our_runner(stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, baseline: EvaluatedImages) -> Runner:
+    """Iterations of `tune`, evaluated as in `tune`: with averaged weights."""
+    collector, updater = stage.learners(pool)
     counter = count()
 
     def gain() -> float:
-        with stage.evaluated() as model:
-            return evaluator.verdict(evaluator.evaluate(model), baseline).tuning
+        with stage.progress.averaged():
+            return evaluator.verdict(evaluator.evaluate(stage.policy.model), baseline).tuning
 
     return Runner(lambda: stage.iterate(next(counter), collector, updater), gain)
 
@@ -127,7 +123,7 @@ def our_runner(
 def plain_runner(
     stage: Reinforcement, evaluator: Evaluator, baseline: EvaluatedImages, *, learning_rate: float, seed: int
 ) -> Runner:
-    """Iterations of the plain loop, on the reports which that iteration of ours takes."""
+    """Iterations of the plain loop, on the reports of our iteration of the same number."""
     columns = reward_std(baseline.rewards)[: len(stage.suite.names)]
     weights = torch.tensor([stage.weights[name] for name in stage.suite.names]) / columns
     plain = PlainLoop(stage.suite, batch=4, weights=weights, learning_rate=learning_rate, seed=seed)
@@ -135,7 +131,7 @@ def plain_runner(
     counter = count()
 
     def step() -> None:
-        plain([stage.case(stage.run.training[draw.report]) for draw in stage.rollout_specs(next(counter))])
+        plain([stage.example(stage.run.training[spec.report]) for spec in stage.rollout_specs(next(counter))])
 
     return Runner(step, lambda: evaluator.verdict(evaluator.evaluate(plain.model), start).tuning)
 

@@ -3,7 +3,7 @@
 Makes a folder of that layout and size with random weights (UNet of 860 M parameters, 64 x 64 latents), and tunes
 adapters of rank 16 and ACE on it for one iteration of a tiny batch on the CPU, in a process of its own. Beside the peak
 stands what the UNet's weights take: with adapters the baseline is the same network with the adapters off, so there is
-no second copy. Random weights draw noise; only room and time are looked at.
+no second copy. Random weights make noise: only memory and time are measured.
 """
 
 import json
@@ -99,7 +99,7 @@ def make_model(folder: Path) -> None:
 
 
 def _tune(model: Path) -> None:
-    """In a process of its own: its peak is that of the iteration. Prints JSON."""
+    """Tune in a process of its own, whose peak is that of the iteration. Prints JSON."""
     from cxrsynth.diffusion.parallel import SamplingPool
     from cxrsynth.settings import TuneSettings
     from cxrsynth.tuning.reinforce import Reinforcement
@@ -126,15 +126,14 @@ def _tune(model: Path) -> None:
         run = open_tune(TuneSettings(recipe=path, out=Path(folder) / "run"))
         made = Reinforcement(run, run.recipe.stages[0], 0, checkpoint=resolve_model(str(model)))  # type: ignore[arg-type]
         loaded = _peak_bytes()
-        pool = SamplingPool(made.policy.model, batch_size=1, threads_per_batch=torch.get_num_threads())
-        with pool:
-            row = made.iterate(0, *made.learners(pool, 1))
+        with SamplingPool(made.policy.model, batch_size=1, threads_per_batch=torch.get_num_threads()) as pool:
+            row = made.iterate(0, *made.learners(pool))
     unet = made.policy.model.unet
     own = sum(weight.numel() * weight.element_size() for name, weight in unet.named_parameters() if "lora_" not in name)
     with made.policy.baseline() as baseline:
         shared = baseline.unet is unet
     seconds = sum(value for name, value in row.items() if name.startswith("time/"))
-    told = {
+    found = {
         "UNet parameters": f"{sum(w.numel() for n, w in unet.named_parameters() if 'lora_' not in n) / 1e6:.0f} M",
         "UNet weights": _gib(own),
         "adapters and ACE": f"{sum(w.numel() for w in made.policy.weights.values()) / 1e6:.2f} M parameters",
@@ -144,11 +143,11 @@ def _tune(model: Path) -> None:
         "largest |ratio - 1| before the update": f"{row['policy/ratio_error']:.1e}",
         "iteration": f"{seconds:.0f} s",
     }
-    typer.echo(json.dumps(told))
+    typer.echo(json.dumps(found))
 
 
 def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux tells kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
 
 
 def _gib(count: int) -> str:

@@ -3,8 +3,8 @@
 Both tune the whole UNet of nano on the same reports, DDIM steps, guidance and rewards. The plain loop is written from
 the published algorithm (DDPO, arXiv:2305.13301, algorithm 1, with the comparison of CXRL, arXiv:2403.06516): float32,
 one timestep an update pass, guidance by two forward passes, texts encoded and the baseline sampled anew every time.
-Ours runs bf16, batches side by side, guidance in one pass, half the timesteps of each trajectory, and keeps the
-baseline's rewards. Turns are taken, so that a busy neighbour slows both.
+Ours runs bf16, batches in parallel, guidance in one pass, half the timesteps of each trajectory, and caches the
+baseline's rewards. The two take turns, so that other work on the machine slows both.
 """
 
 import copy
@@ -23,7 +23,6 @@ from torch import Tensor
 from cxrsynth import console
 from cxrsynth.diffusion.ddim import step_log_prob, step_mean, step_std
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.diffusion.sampler import decode_latents
@@ -41,7 +40,7 @@ def main(reports: int = 4, images: int = 4, rounds: int = 3, batch: Annotated[in
     """Print trajectories a second of both, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
         stage = open_stage(Path(folder), reports=reports, images=images)
-        cases = [stage.case(report) for report in stage.run.training[:reports] for _ in range(images)]
+        cases = [stage.example(report) for report in stage.run.training[:reports] for _ in range(images)]
         plain = PlainLoop(stage.suite, batch=batch)
         ours = our_iterations(stage)
         times: dict[str, list[float]] = {"plain loop": [], "cxrsynth tune": []}
@@ -84,9 +83,7 @@ def open_stage(folder: Path, *, reports: int, images: int) -> Reinforcement:
 
 def our_iterations(stage: Reinforcement) -> Callable[[], object]:
     """Each call is the next iteration of `tune`, without evaluation or checkpoint."""
-    batch = stage.run.batch_size(stage.stage.sampling)
-    pool = SamplingPool(stage.policy.model, batch_size=batch, threads_per_batch=1)
-    collector, updater = stage.learners(pool, batch)
+    collector, updater = stage.learners(stage.pool())
     counter = iter(range(1000))
     return lambda: stage.iterate(next(counter), collector, updater)
 

@@ -37,14 +37,14 @@ def test_spread_leaves_out_what_is_not_known() -> None:
     assert reward_std(values[:1]).tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_batch_alone_is_brought_to_zero_mean_and_unit_spread() -> None:
+def test_a_batch_alone_is_brought_to_zero_mean_and_unit_standard_deviation() -> None:
     feedback = torch.tensor([[1.0], [2.0], [6.0], [7.0]])
     found = to_advantage(feedback, list("abcd"), PromptStatistics(), weights=ONES, clip=5.0)
     assert found.mean() == pytest.approx(0.0, abs=1e-6)
     assert found.std() == pytest.approx(1.0)
 
 
-def test_a_report_with_enough_values_is_judged_by_its_own() -> None:
+def test_a_report_with_enough_values_is_normalized_by_its_own() -> None:
     statistics = PromptStatistics(least=4)
     easy, hard = torch.tensor([[10.0], [12.0]]), torch.tensor([[-12.0], [-10.0]])
     for _ in range(2):
@@ -52,8 +52,8 @@ def test_a_report_with_enough_values_is_judged_by_its_own() -> None:
     assert found[0] == found[2] < 0 < found[1] == found[3]
 
 
-def test_what_cannot_be_told_speaks_neither_for_nor_against() -> None:
-    """A report without labels among those with: its advantage comes of the other reward alone."""
+def test_a_missing_answer_counts_neither_for_nor_against() -> None:
+    """A report without labels among others that have them: its advantage comes from the other reward alone."""
     feedback = torch.tensor([[1.0, 5.0], [3.0, math.nan], [8.0, 7.0], [4.0, 9.0]])
     weights = torch.tensor([1.0, 1.0])
     for least in (8, 1):  # by the batch's statistics, and by the report's own
@@ -79,7 +79,7 @@ def test_statistics_forget_and_are_saved() -> None:
     assert other.state() == statistics.state()
 
 
-def test_rewards_weigh_as_told_whatever_their_unit() -> None:
+def test_weights_of_rewards_do_not_depend_on_their_units() -> None:
     feedback = torch.tensor([[1.0, 3000.0], [2.0, 1000.0], [3.0, 2000.0]])
     first, second = (
         to_advantage(feedback, list("abc"), PromptStatistics(), weights=torch.tensor(w), clip=5.0)

@@ -36,7 +36,7 @@ def learn(made: Learner, steps: int) -> None:
         made.optimizer.step()
 
 
-def test_going_on_is_never_having_stopped(tmp_path: Path) -> None:
+def test_resuming_equals_never_stopping(tmp_path: Path) -> None:
     whole, first, second = learner(steps=6), learner(steps=3), learner(steps=0)
     save_checkpoint(tmp_path / "a", first, {"iteration": 3, "baseline": [["id", 0, [0.1, float("nan")]]]})
     state = load_checkpoint(tmp_path / "a", second)
@@ -49,15 +49,15 @@ def test_going_on_is_never_having_stopped(tmp_path: Path) -> None:
     assert {path.suffix for path in (tmp_path / "a").iterdir()} == {".safetensors", ".json"}
 
 
-def test_what_the_weights_mean_comes_back_too(tmp_path: Path) -> None:
-    """As the basis of embeddings' coordinates: found anew on another machine it could be turned."""
+def test_fixed_tensors_come_back_too(tmp_path: Path) -> None:
+    """Such as the basis of the embeddings' coordinates: recomputed on another machine, it could be rotated."""
     save_checkpoint(tmp_path / "a", replace(learner(steps=1), fixed={"basis": torch.eye(3)}), {})
     turned = torch.eye(3).flip(0)
     load_checkpoint(tmp_path / "a", replace(learner(steps=0), fixed={"basis": turned}))
     assert torch.equal(turned, torch.eye(3))
 
 
-def test_averaged_weights_are_the_ones_to_use(tmp_path: Path) -> None:
+def test_the_best_weights_are_the_averaged_ones(tmp_path: Path) -> None:
     made = learner(steps=2)
     assert made.averaged is not None
     made.averaged["weight"].fill_(7.0)
@@ -77,7 +77,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_without_room_the_one_before_stays(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_previous_checkpoint_stays(tmp_path: Path) -> None:
     kept = tmp_path / "best"
     save_checkpoint(kept, learner(steps=1), {"iteration": 1})
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
@@ -91,7 +91,7 @@ def test_without_room_the_one_before_stays(tmp_path: Path) -> None:
     ("kind", "said"),
     [("cut", "not a checkpoint of"), ("other weights", "not a checkpoint of"), ("no state", "a file is missing")],
 )
-def test_what_is_no_checkpoint_of_these_weights_is_told(kind: str, said: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_weights_is_refused(kind: str, said: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a", learner(steps=1), {"iteration": 1})
     width = 8
     if kind == "cut":

@@ -1,4 +1,4 @@
-"""The policy gradient on a sampler whose true gradient is known: why the baseline's step noise is its own."""
+"""The policy gradient on a sampler whose true gradient is known: why the baseline has step noise of its own."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def reward(z: Tensor) -> Tensor:
 
 
 def estimate(theta: float, *, shared: bool) -> float:
-    """Gradient of the mean reward of z = theta + 0.5 eps, by the parts that `tune` uses; the baseline is theta 0."""
+    """Gradient of the mean reward of z = theta + 0.5 eps, by the functions of `tune`; the baseline is theta 0."""
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(SAMPLES, 1, 1, 1, generator=rng)
     other = noise if shared else torch.randn(SAMPLES, 1, 1, 1, generator=rng)
@@ -34,11 +34,11 @@ def estimate(theta: float, *, shared: bool) -> float:
 
 
 @pytest.mark.parametrize("theta", [0.0, 0.2, 0.6])
-def test_with_noise_of_its_own_the_gradient_is_unbiased(theta: float) -> None:
+def test_independent_step_noise_leaves_the_gradient_unbiased(theta: float) -> None:
     assert estimate(theta, shared=False) == pytest.approx(2 * (1 - theta), abs=0.03)
 
 
-def test_with_shared_noise_it_points_the_wrong_way() -> None:
+def test_shared_step_noise_turns_the_gradient_around() -> None:
     """The figures of the trial: 1.60 is true, -0.40 comes out."""
     assert estimate(0.2, shared=True) == pytest.approx(-0.40, abs=0.03)
     assert estimate(0.0, shared=True) == pytest.approx(0.0, abs=1e-6)  # no signal at all at the start

@@ -19,8 +19,8 @@ def test_before_any_update_it_is_the_policy_gradient() -> None:
     assert gradient([0.0, 0.0], [2.0, -3.0]).tolist() == [-2.0, 3.0]
 
 
-def test_beyond_the_clip_range_only_what_leads_back_counts() -> None:
-    """Ratio 1.5: a good sample is done with, a bad one is still pushed down; below 1 the other way round."""
+def test_beyond_the_clip_range_only_gradients_that_lead_back_count() -> None:
+    """Ratio 1.5: a good sample is ignored, a bad one still pushed down; below 1 it is the other way round."""
     far = gradient([0.405, 0.405, -0.5, -0.5], [1.0, -1.0, 1.0, -1.0])
     assert far[0] == far[3] == 0
     assert far[1] > 0 > far[2]

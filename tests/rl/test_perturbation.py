@@ -1,4 +1,4 @@
-"""The condition's shift as an action: its gradient on a sampler whose true gradient is known, mirrored draws, KL."""
+"""The condition's shift as an action: its gradient on a sampler whose true gradient is known, mirrored samples, KL."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.distributions import Normal, kl_divergence
 
 from cxrsynth.rewards.feedback import Comparison, compare
 from cxrsynth.rl.objective import clipped_objective
-from cxrsynth.rl.perturbation import draw_shifts, shift_kl, shift_log_prob
+from cxrsynth.rl.perturbation import sample_shifts, shift_kl, shift_log_prob
 from cxrsynth.rl.rollout_spec import rollout_specs
 
 STD, SAMPLES = 0.5, 200_000
@@ -45,17 +45,17 @@ def estimates(mean: float, *, mirrored: bool, noise_is_shared: bool) -> Tensor:
 @pytest.mark.parametrize("mean", [0.0, 0.4])
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("noise_is_shared", [False, True])
-def test_the_gradient_is_unbiased_whoever_shares_the_step_noise(
+def test_the_gradient_is_unbiased_even_if_step_noise_is_shared(
     mean: float, mirrored: bool, noise_is_shared: bool
 ) -> None:
-    """Unlike that of the denoising steps (test_gradient.py): the step noise is no action of the embeddings'."""
+    """Unlike that of the denoising steps (test_gradient.py): the step noise is not an action of the embeddings."""
     found = estimates(mean, mirrored=mirrored, noise_is_shared=noise_is_shared)
     error = float(found.std()) / SAMPLES**0.5
     assert float(found.mean()) == pytest.approx(2 * (1 - mean), abs=5 * error)
 
 
-def test_mirrored_draws_leave_only_what_the_shift_did() -> None:
-    """In a pair the step noise cancels: the same accuracy takes a fraction of the images."""
+def test_mirrored_samples_isolate_the_effect_of_the_shift() -> None:
+    """In a pair the step noise cancels, so the same accuracy takes a fraction of the images."""
     alone = estimates(0.0, mirrored=False, noise_is_shared=False)
     pairs = estimates(0.0, mirrored=True, noise_is_shared=False).view(2, -1).mean(0)
     assert 2 * float(pairs.var()) < 0.5 * float(alone.var())
@@ -68,16 +68,16 @@ def test_mirrored_trajectories_differ_in_the_sign_alone() -> None:
     assert all(plus.start == minus.start for plus, minus in zip(drawn[::2], drawn[1::2], strict=True))
     assert drawn[0].start != drawn[2].start
     mean = torch.arange(16.0).view(8, 2)
-    made = draw_shifts(mean, 0.3, drawn, "key", elements=4)
+    made = sample_shifts(mean, 0.3, drawn, "key", elements=4)
     away = (made.values - mean).view(4, 2, 2)
     assert torch.allclose(away[:, 0], -away[:, 1], atol=1e-6)
     assert torch.allclose(made.log_probs.view(4, 2)[:, 0], made.log_probs.view(4, 2)[:, 1])
     assert len({tuple(row.tolist()) for row in away[:, 0]}) == 4
-    other = draw_shifts(mean, 0.3, drawn, "another key", elements=4)
+    other = sample_shifts(mean, 0.3, drawn, "another key", elements=4)
     assert not torch.allclose(other.values, made.values)
 
 
-def test_log_probability_and_divergence_are_a_gaussians() -> None:
+def test_log_probability_and_divergence_agree_with_torch() -> None:
     rng = torch.Generator().manual_seed(4)
     values, mean = torch.randn(2, 6, 3, generator=rng)
     expected = Normal(mean, 0.3).log_prob(values).sum(1) / 50

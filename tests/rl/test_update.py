@@ -100,7 +100,7 @@ def make(
     collector = Collector(
         policy, suite, schedule=schedule, guidance=GUIDANCE, batch_size=batch_size, seed=seed, pool=pool, group=group
     )
-    drawn = rollout_specs(0, seed=0, reports=2, per_iteration=2, images=2, pool=2, mirrored=policy.explore > 0)
+    drawn = rollout_specs(0, seed=0, reports=2, per_iteration=2, images=2, pool=2, mirrored=policy.exploration_std > 0)
     cases = [PromptExample(Report(f"r{d.report}", 2), f"report {d.report}", ("any report", "view PA")) for d in drawn]
     return Made(policy, collector, drawn, cases)
 
@@ -131,7 +131,7 @@ def test_micro_batches_and_workers_add_up(given: dict[str, int], tiny_model: Pat
 
 
 @pytest.mark.parametrize("unet", ["full", "lora", "frozen"])
-def test_before_any_update_policy_and_baseline_are_one(unet: str, tiny_model: Path, pool: OrderedPool) -> None:
+def test_before_any_update_policy_and_baseline_agree(unet: str, tiny_model: Path, pool: OrderedPool) -> None:
     made = make(tiny_model, unet, pool)
     stats = made.update(made.experience(), rate=0.0, kl_weight=1.0)
     assert stats.ratio_error < 1e-6
@@ -180,7 +180,7 @@ def test_kl_pulls_back_to_the_baseline(tiny_model: Path, pool: OrderedPool) -> N
         ({"inner_epochs": 2}, 2, 2.0),
     ],
 )
-def test_steps_and_samples_are_shared_out_over_updates(
+def test_steps_and_samples_are_divided_among_minibatches(
     given: dict[str, Any],
     steps: int,
     learned: float,
@@ -206,7 +206,7 @@ def test_steps_and_samples_are_shared_out_over_updates(
     assert {sum(turn == found for _, found in seen) for turn in range(steps)} == {len(seen) // steps}
 
 
-def test_noise_is_each_samples_own_whatever_the_batch(tiny_model: Path, pool: OrderedPool) -> None:
+def test_noise_does_not_depend_on_the_batch(tiny_model: Path, pool: OrderedPool) -> None:
     one, four = (make(tiny_model, "frozen", pool, batch_size=size).experience() for size in (1, 4))
     assert torch.equal(one.latents[0], four.latents[0])
     assert torch.allclose(one.latents, four.latents, atol=1e-4)
@@ -216,7 +216,7 @@ def test_noise_is_each_samples_own_whatever_the_batch(tiny_model: Path, pool: Or
     assert not torch.allclose(other.latents[1], four.latents[1], atol=1e-2)  # new step noise
 
 
-def test_the_baselines_rewards_are_drawn_once_with_noise_of_their_own(tiny_model: Path, pool: OrderedPool) -> None:
+def test_the_baseline_is_sampled_once_with_step_noise_of_its_own(tiny_model: Path, pool: OrderedPool) -> None:
     made, cache = make(tiny_model, "full", pool), BaselineCache()
     first = made.collector.baseline_rewards(made.drawn, made.cases, cache, images=1)
     _, policy = made.collector.policy_experience(0, made.drawn, made.cases)
@@ -229,7 +229,7 @@ def test_the_baselines_rewards_are_drawn_once_with_noise_of_their_own(tiny_model
     assert torch.allclose(again, first, atol=1e-6)  # the frozen start, though the policy has moved
 
 
-def test_draws_take_every_report_once_a_lap_and_start_from_the_pool() -> None:
+def test_each_pass_takes_every_report_once_and_starts_from_the_pool() -> None:
     found = [rollout_specs(i, seed=3, reports=5, per_iteration=2, images=3, pool=2) for i in range(5)]
     reports = [one.report for drawn in found for one in drawn[::3]]
     assert sorted(reports[:5]) == sorted(reports[5:]) == list(range(5))
@@ -243,7 +243,7 @@ EXPLORING = AceSection(subspace=3, exploration_std=0.5)
 
 @pytest.mark.parametrize("unet", ["frozen", "lora"])
 def test_a_shift_teaches_the_embeddings_without_the_unet(unet: str, tiny_model: Path, pool: OrderedPool) -> None:
-    """Plain gradient descent moves each block by the mean of advantage times draw over the reports that have it."""
+    """Gradient descent moves each block by the mean of advantage times shift over the reports that have it."""
     made = make(tiny_model, unet, pool, ace=EXPLORING)
     experience = made.experience()
     shifts, mask, ace = experience.shifts, experience.mask, made.policy.shifts
@@ -252,7 +252,7 @@ def test_a_shift_teaches_the_embeddings_without_the_unet(unet: str, tiny_model: 
     assert ace is not None
     assert torch.allclose(shifts.values[::2], -shifts.values[1::2], atol=1e-6)
     if unet == "frozen":
-        made.policy.model.unet.forward = None  # nobody may ask it
+        made.policy.model.unet.forward = None  # must not be called
     stats = made.update(experience)
     assert stats.ratio_error == 0.0
     elements = experience.latents[0, 0].numel()
@@ -273,15 +273,13 @@ def test_mirrored_images_have_the_same_noise(tiny_model: Path, pool: OrderedPool
     assert not torch.allclose(moved.latents[-1, ::2], moved.latents[-1, 1::2], atol=1e-4)
 
 
-def test_the_divergence_of_steps_is_from_a_baseline_that_is_given_the_same_shift(
-    tiny_model: Path, pool: OrderedPool
-) -> None:
-    """Else the adapters would learn to undo what the embeddings explore."""
+def test_the_divergence_of_steps_is_to_a_baseline_with_the_same_shift(tiny_model: Path, pool: OrderedPool) -> None:
+    """Otherwise the adapters would learn to undo what the embeddings explore."""
     made = make(tiny_model, "lora", pool, ace=EXPLORING)
     assert made.update(made.experience(), rate=0.0, kl_weight=1.0).baseline_kl == pytest.approx(0.0, abs=1e-9)
 
 
-def test_divergence_holds_the_embeddings_too(tiny_model: Path, pool: OrderedPool) -> None:
+def test_divergence_limits_the_embeddings_too(tiny_model: Path, pool: OrderedPool) -> None:
     made = make(tiny_model, "frozen", pool, ace=EXPLORING)
     ace = made.policy.shifts
     assert ace is not None

@@ -1,6 +1,8 @@
 """What the tests of `tune` share: a recipe that takes seconds, a user's own reward, runs by their files."""
 
 import json
+import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,13 @@ from typer.testing import CliRunner, Result
 from cxrsynth.cli import app
 from tests.generation.making import ROWS, write_table
 
-# Mean grey of an image: what a policy learns to raise in a few iterations.
+# Mean gray level of an image: what a policy learns to raise in a few iterations.
 BRIGHTNESS = """
 from torch import Tensor
 
 
 class Brightness:
-    unit, low, high, needs_report = "mean grey", 0.0, 1.0, False
+    unit, low, high, needs_report = "mean gray level", 0.0, 1.0, False
 
     def __init__(self, backend, *, device):
         self.sign = -1.0 if backend == "dark" else 1.0
@@ -28,7 +30,7 @@ class Brightness:
 
 
 def install_brightness(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package of a user's with one reward, found by its entry point."""
+    """Install a user's package with one reward, found by its entry point."""
     folder.mkdir()
     (folder / "bright_reward.py").write_text(BRIGHTNESS)
     installed = folder / "bright_reward-1.0.dist-info"
@@ -72,6 +74,13 @@ def write_recipe(folder: Path, content: dict[str, Any]) -> Path:
 def tune(path: Path, out: Path, *options: str) -> Result:
     """`cxrsynth tune` in this process."""
     return CliRunner().invoke(app, ["tune", str(path), "--out", str(out), *options])
+
+
+def printed_random() -> random.Random:
+    """Random numbers that differ from run to run; the seed is printed, and CXRSYNTH_TEST_SEED repeats them."""
+    seed = int(os.environ.get("CXRSYNTH_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"CXRSYNTH_TEST_SEED={seed}")  # noqa: T201
+    return random.Random(seed)
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,12 +36,12 @@ from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.setup import open_tune
 from tests.generation.making import HEADER, ROWS, hashes, write_table
 from tests.images.making import encoded, levels, member, tar_of, write
-from tests.processes import Warm
+from tests.processes import Warm, process_group
 
 
 @pytest.fixture(autouse=True)
 def _one_core() -> Iterator[None]:
-    """Two threads to an operation of a tiny network wait for each other, longer where cores are busy."""
+    """Two threads on one operation of a tiny network wait for each other, longer when cores are busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -58,8 +57,8 @@ def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place in range(4):
         levels = 0.5 + 0.4 * np.sin((place + 2) * rows + np.linspace(0, 3 + place, 36)[None])
         Image.fromarray((levels * 255).astype(np.uint8)).save(folder / f"image{place}.png")
-    told = [(f"image{place}.png", f"F-{place + 1}", *ROWS[place][1:]) for place in range(4)]
-    write_images(folder.parent / "images.csv", told)
+    table = [(f"image{place}.png", f"F-{place + 1}", *ROWS[place][1:]) for place in range(4)]
+    write_images(folder.parent / "images.csv", table)
     return folder
 
 
@@ -133,7 +132,7 @@ def test_a_few_steps_lower_the_loss_on_their_images(tiny_model: Path, radiograph
         assert loss() < 0.7 * before
 
 
-def test_stopped_and_killed_it_ends_as_if_it_never_was(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_and_killed_ends_as_if_it_never_was(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     train = {"text_encoder": True, "learning_rate": 1.0e-3, "ema_decay": 0.9}
     path = write_recipe(tmp_path, recipe(tiny_model, radiographs, steps=12, checkpoint_every=4, train=train))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -149,7 +148,7 @@ def test_stopped_and_killed_it_ends_as_if_it_never_was(tiny_model: Path, radiogr
     assert tune(path, whole).exit_code == 0
     last = tune(path, cut)
     assert last.exit_code == 0, last.output
-    assert "going on after step" in last.output
+    assert "resuming after step" in last.output
     assert metrics(whole) == metrics(cut)
     assert [row["iteration"] for row in metrics(cut)] == list(range(1, 13))
     assert hashes(whole / "model") == hashes(cut / "model")
@@ -189,25 +188,25 @@ def test_micro_batches_and_processes_add_up_to_one_batch(
 def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> None:
     """Each encodes a shard of its own, and both learn from all images."""
     for name in "ab":
-        told = [{"report_id": f"{name}{place}", "impression": ROWS[place][2]} for place in range(3)]
+        metadata = [{"report_id": f"{name}{place}", "impression": ROWS[place][2]} for place in range(3)]
         parts = [
-            (f"{place}.json", json.dumps(told[place]).encode(), f"{place}.png", encoded(levels(place, side=32)))
+            (f"{place}.json", json.dumps(metadata[place]).encode(), f"{place}.png", encoded(levels(place, side=32)))
             for place in range(3)
         ]
         content = tar_of(part for one in parts for part in (member(*one[:2]), member(*one[2:])))
         write(tmp_path / "images" / f"{name}.tar", content)
     path = write_recipe(tmp_path, recipe(tiny_model, tmp_path / "images", table=None))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    running = [
-        Warm("cxrsynth", "tune", path, "--out", tmp_path / "two", log=tmp_path / f"{rank}.log", environment=own)
-        for rank in "01"
-        for own in [shared | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}]
-    ]
-    assert tune(path, tmp_path / "one").exit_code == 0
-    assert [process.wait() for process in running] == [0, 0], [process.printed() for process in running]
+    with process_group(2) as environments:
+        running = [
+            Warm(
+                *("cxrsynth", "tune", path, "--out", tmp_path / "two"),
+                log=tmp_path / f"{own['RANK']}.log",
+                environment=own,
+            )
+            for own in environments
+        ]
+        assert tune(path, tmp_path / "one").exit_code == 0
+        assert [process.wait() for process in running] == [0, 0], [process.printed() for process in running]
     name = "checkpoints/0-000004/weights.safetensors"
     expected, found = load_file(tmp_path / "one" / name), load_file(tmp_path / "two" / name)
     assert expected.keys() == found.keys()
@@ -247,20 +246,20 @@ def test_only_what_the_recipe_says_is_trained(
         assert "conv_in.weight" in differ
 
 
-def test_images_are_asked_for_as_generate_asks(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
-    """The prompt an image is trained with is the one `generate` would ask for it with, row for row."""
+def test_prompts_are_those_of_generate(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
+    """Row for row, an image is trained with the prompt that `generate` would use for it."""
     with stage_of(tmp_path, recipe(tiny_model, radiographs)) as (stage, found, _):
         run: TuneRun = stage.run
         prompt_builder = PromptBuilder(run.model.spec.prompt, run.model.spec.depicts, stage.model.fits)
         rows = [row for row in open_table(radiographs.parent / "images.csv").rows() if isinstance(row, Report)]
-        asked = [prompt_builder.build(row) for row in rows]
+        built = [prompt_builder.build(row) for row in rows]
         pairs = [found.pair(place) for place in range(len(found))]
-        assert [pair.prompt for pair in pairs] == [one.prompt for one in asked]
-        assert [pair.conditions for pair in pairs] == [one.conditions for one in asked]
+        assert [pair.prompt for pair in pairs] == [one.prompt for one in built]
+        assert [pair.conditions for pair in pairs] == [one.conditions for one in built]
         assert len({pair.prompt for pair in pairs}) == 4
 
 
-def test_a_run_knows_its_images_wherever_they_are_copied_from(
+def test_a_run_recognizes_its_images_wherever_they_are_copied(
     tiny_model: Path, radiographs: Path, tmp_path: Path
 ) -> None:
     own = tmp_path / "images"
@@ -294,7 +293,7 @@ def test_the_empty_prompt_takes_its_share(tiny_model: Path, radiographs: Path, t
     ):
         same = 0
         for step in range(16):
-            own, others = (stage.loss(step, batch_of(step), told) for told in (found, Others(found)))  # type: ignore[arg-type]
+            own, others = (stage.loss(step, batch_of(step), images) for images in (found, Others(found)))  # type: ignore[arg-type]
             same += int((own == others).sum())
     assert 20 <= same <= 44  # of 64: three standard deviations
 
@@ -302,13 +301,13 @@ def test_the_empty_prompt_takes_its_share(tiny_model: Path, radiographs: Path, t
 def test_images_that_cannot_be_used_are_counted(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "more"
     folder.mkdir()
-    told = []
+    table = []
     for place in range(4):
         content = (radiographs / f"image{place}.png").read_bytes()
         (folder / f"{place}.png").write_bytes(content if place else content[:100])
-        told.append((f"{place}.png", f"QZX-{place}", *ROWS[place][1:]))
-    (folder / "untold.png").write_bytes((radiographs / "image0.png").read_bytes())
-    write_images(tmp_path / "images.csv", told)
+        table.append((f"{place}.png", f"QZX-{place}", *ROWS[place][1:]))
+    (folder / "no-report.png").write_bytes((radiographs / "image0.png").read_bytes())
+    write_images(tmp_path / "images.csv", table)
     write_table(tmp_path / "held.csv", (("QZX-3", *ROWS[3][1:]), ("QZX-9", *ROWS[4][1:])))
     content = recipe(tiny_model, folder, steps=1)
     content["reports"]["held_out"] = "held.csv"
@@ -327,13 +326,13 @@ def test_images_that_cannot_be_used_are_counted(tiny_model: Path, radiographs: P
 
 
 def tracked(out: Path, name: str) -> list[int]:
-    """Steps at which tensorboard was told of a number."""
+    """Steps at which tensorboard got a number."""
     (events,) = out.rglob("events.out.tfevents.*")
     read = EventAccumulator(str(events)).Reload()
     return [event.step for event in read.Scalars(name)]
 
 
-def test_comparative_feedback_goes_on_from_what_was_supervised(
+def test_comparative_feedback_starts_from_the_fine_tuned_model(
     tiny_model: Path, radiographs: Path, tmp_path: Path
 ) -> None:
     content = recipe(tiny_model, radiographs, steps=2, train={"learning_rate": 1.0e-2})
@@ -365,18 +364,18 @@ def test_comparative_feedback_goes_on_from_what_was_supervised(
     assert not any(word.encode() in written for word in ("Zorblattic", "Quibbleton", "Xylograph"))
 
 
-def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
+def test_a_dry_run_reports_and_writes_nothing(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     result = tune(write_recipe(tmp_path, recipe(tiny_model, radiographs)), tmp_path / "run", "--dry-run")
     assert result.exit_code == 0, result.output
     weights = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
     trained = sum(weight.numel() for weight in weights.values())
-    for told in (f"4 steps of 4 images, from {radiographs}", f"trains {trained:,} numbers", " in all (reading"):
-        assert told in result.output
+    for part in (f"4 steps of 4 images, from {radiographs}", f"trains {trained:,} numbers", " in all (without reading"):
+        assert part in result.output
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"data": "nowhere"}, "nowhere: no such file or folder"),
         ({"table": None}, "no image to train on: 0 images; left out: 4 without a report"),
@@ -386,10 +385,10 @@ def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, radiographs: Path,
         ({"train": {"learning_rate": 1.0e30, "warmup": 0}}, "step 2: the loss is not a number"),
     ],
 )
-def test_what_the_user_can_mend_is_told(
-    change: dict[str, Any], told: str, tiny_model: Path, radiographs: Path, tmp_path: Path
+def test_user_errors_are_explained(
+    change: dict[str, Any], message: str, tiny_model: Path, radiographs: Path, tmp_path: Path
 ) -> None:
     result = tune(write_recipe(tmp_path, recipe(tiny_model, radiographs, **change)), tmp_path / "run")
     assert result.exit_code == 2, result.output
-    assert told in " ".join(result.output.split())
+    assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output

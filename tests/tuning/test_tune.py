@@ -1,10 +1,8 @@
 """`cxrsynth tune` from end to end on the tiny model: it learns, it resumes to the bit, it leaves a model."""
 
 import json
-import random
 import shutil
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ from cxrsynth.cli import app
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.tuning.reinforce import Reinforcement
 from tests.generation.making import ROWS, command, hashes, write_table
-from tests.processes import Warm
-from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
+from tests.processes import Warm, process_group
+from tests.tuning.making import install_brightness, metrics, printed_random, recipe, tune, write_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +64,7 @@ def test_a_brightness_reward_rises(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_brightness_reward_rises_by_shifts_alone(tiny_model: Path, tmp_path: Path) -> None:
-    """The UNet is frozen and never asked for a gradient; images of the reports trained on follow all the same."""
+    """The UNet is frozen and gets no gradient; images of the training reports follow all the same."""
     content = recipe(
         tiny_model,
         iterations=20,
@@ -125,13 +123,13 @@ def test_the_model_is_one_for_diffusers_and_for_generate(unet: str, tiny_model: 
     assert all("to_" in name for name in moved) or unet == "full"
     assert load_file(model / "ace.safetensors")["blocks"].any()
     made = []
-    for name, options in (("told", ["--ace", str(model)]), ("unasked", []), ("plain", [])):
+    for name, options in (("explicit", ["--ace", str(model)]), ("default", []), ("plain", [])):
         folder = tiny_model if name == "plain" else model
         table = write_table(tmp_path / "few.csv")
         result = CliRunner().invoke(app, command(table, tmp_path / name, folder, "--limit", "2", *options))
         assert result.exit_code == 0, result.output
         made.append((tmp_path / name / "cxr-000000.tar").read_bytes())
-    assert made[0] == made[1] != made[2]  # the folder's own embeddings are used unasked
+    assert made[0] == made[1] != made[2]  # the folder's own embeddings are the default
 
 
 def test_nothing_but_what_the_recipe_says_is_trained(tiny_model: Path, tmp_path: Path) -> None:
@@ -146,7 +144,7 @@ def test_nothing_but_what_the_recipe_says_is_trained(tiny_model: Path, tmp_path:
 
 
 def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) -> None:
-    """Judged before it has learned anything, the policy wins nothing and loses nothing."""
+    """Evaluated before it has learned anything, the policy wins nothing and loses nothing."""
     out = tmp_path / "run"
     train = {"unet": "lora", "learning_rate": 1.0e-30, "ace_learning_rate": 1.0e-30}  # lost in rounding
     content = recipe(tiny_model, train=train, iterations=1)
@@ -173,7 +171,7 @@ ADAPTERS = {
 
 
 @pytest.mark.parametrize("changes", [FULL, ADAPTERS])
-def test_killed_at_any_moment_it_ends_as_if_it_never_was(
+def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(
     changes: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:
     content = recipe(tiny_model, iterations=6, rewards={"posture": {}, "diagnosis": {}}, **changes)
@@ -181,7 +179,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_never_was(
     path = write_recipe(tmp_path, content)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start(path, whole).wait() == 0
-    rng = random.Random()  # another moment every time: in rollout, update, evaluation, or while saving
+    rng = printed_random()  # another moment every time: in rollout, update, evaluation, or while saving
     took = sum(row.get("time/rollout_s", 0) + row.get("time/update_s", 0) for row in timed(whole)) / 6
     for done in sorted(rng.sample(range(1, 5), 3)):
         delay = 2 * rng.random() * took
@@ -190,7 +188,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_never_was(
         assert running.returncode == -9, delay
     last = start(path, cut)
     assert last.wait() == 0, last.printed()
-    assert "going on after iteration" in last.printed()
+    assert "resuming after iteration" in last.printed()
     expected, found = weights(whole), weights(cut)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -214,20 +212,21 @@ def test_ctrl_c_finishes_the_iteration_and_saves_it(tiny_model: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_stops_the_last_iteration_is_heard(
+def test_a_signal_in_the_last_iteration_stops_the_run_once_it_is_saved(
     number: signal.Signals, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The iteration is saved, and the same command makes the model of what it learned."""
     path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
     assert tune(path, tmp_path / "whole").exit_code == 0
-    draw = Reinforcement.rollout_specs
+    specs = Reinforcement.rollout_specs
 
     def pressed(self: Reinforcement, iteration: int) -> list[RolloutSpec]:
         signal.raise_signal(number)
-        return draw(self, iteration)
+        return specs(self, iteration)
 
-    monkeypatch.setattr(Reinforcement, "draws", pressed)
-    stopped = tune(path, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(Reinforcement, "rollout_specs", pressed)
+        stopped = tune(path, out)
     assert (stopped.exit_code, "Run the same command again to resume" in stopped.output) == (130, True)
     assert (out / "checkpoints" / "0-000001").is_dir()
     assert not (out / "model").exists()
@@ -244,13 +243,12 @@ def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: 
     path = write_recipe(tmp_path, content)
     one, two = tmp_path / "one", tmp_path / "two"
     assert start(path, one).wait() == 0
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [{"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"} for rank in "01"]
-    running = [
-        Warm("cxrsynth", "tune", path, "--out", two, log=tmp_path / f"{own['RANK']}.log", environment=shared | own)
-        for own in ranks
-    ]
-    assert [process.wait() for process in running] == [0, 0], [process.printed() for process in running]
+    with process_group(2) as environments:
+        running = [
+            Warm("cxrsynth", "tune", path, "--out", two, log=tmp_path / f"{own['RANK']}.log", environment=own)
+            for own in environments
+        ]
+        assert [process.wait() for process in running] == [0, 0], [process.printed() for process in running]
     expected, found = weights(one), weights(two)
     assert expected.keys() == found.keys()
     for name, weight in expected.items():
@@ -259,14 +257,8 @@ def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: 
     assert [process.printed().count("tuned; use it with") for process in running] == [1, 0]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_held_out_images_are_drawn_with_the_models_own_sampler(tiny_model: Path, tmp_path: Path) -> None:
-    """As `generate` draws them."""
+def test_held_out_images_are_sampled_with_the_models_own_sampler(tiny_model: Path, tmp_path: Path) -> None:
+    """As `generate` samples them."""
     shutil.copytree(tiny_model, tmp_path / "model")
     images = []
     for sampler in ("ddim", "dpm++"):
@@ -308,7 +300,7 @@ def test_the_next_stage_starts_from_what_the_last_one_left(tiny_model: Path, tmp
     assert not torch.equal(*blocks)
 
 
-def test_a_later_stage_draws_noise_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_later_stage_has_noise_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
     """Else it would learn from the images that the stage before was fitted to."""
     still = {"train": {"unet": "full", "learning_rate": 1.0e-12}, "iterations": 1}
     content = recipe(tiny_model, **still)
@@ -320,7 +312,7 @@ def test_a_later_stage_draws_noise_of_its_own(tiny_model: Path, tmp_path: Path) 
     assert first != pytest.approx(second, abs=1e-4)
 
 
-def test_rows_that_cannot_be_used_are_told(tiny_model: Path, tmp_path: Path) -> None:
+def test_unusable_rows_are_counted(tiny_model: Path, tmp_path: Path) -> None:
     path = write_recipe(tmp_path, recipe(tiny_model))
     write_table(tmp_path / "reports.csv", (*ROWS, ROWS[0]))
     printed = tune(path, tmp_path / "run", "--dry-run").output
@@ -329,19 +321,19 @@ def test_rows_that_cannot_be_used_are_told(tiny_model: Path, tmp_path: Path) -> 
     assert ROWS[0][0] not in printed
 
 
-def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_dry_run_reports_and_writes_nothing(tiny_model: Path, tmp_path: Path) -> None:
     result = tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run", "--dry-run")
     assert result.exit_code == 0, result.output
     # Four reports in two iterations, each from two x_T, an image of the baseline for each.
-    for told in ("2 iterations of 4 images", "trains ", " in all; ", "2 held out", "draws 8 images in all"):
-        assert told in result.output
+    for part in ("2 iterations of 4 images", "trains ", " in all; ", "2 held out", "samples 8 images in all"):
+        assert part in result.output
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ({"stages.0.rewards": {"sharpness": {}}}, "reward 'sharpness': not known"),
+        ({"stages.0.rewards": {"sharpness": {}}}, "reward 'sharpness': unknown"),
         ({"stages.0.sampling.steps": 5000}, "1000 timesteps"),
         ({"stages.0.train.ace": {"tokens": 500}}, "24 positions"),
         ({"reports.held_out": 7}, "fewer held out than there are"),
@@ -356,16 +348,16 @@ def test_a_dry_run_tells_and_writes_nothing(tiny_model: Path, tmp_path: Path) ->
         ({"stages.0": {"stage": "ddpo", "iterations": 1, "advantage": {"centre": False}}}, "ddpo makes none"),
     ],
 )
-def test_what_the_user_can_mend_is_told(change: dict[str, Any], told: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_user_errors_are_explained(change: dict[str, Any], message: str, tiny_model: Path, tmp_path: Path) -> None:
     path = write_recipe(tmp_path, recipe(tiny_model))
     overrides = [part for key, value in change.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     result = tune(path, tmp_path / "run", *overrides)
     assert result.exit_code == 2, result.output
-    assert told in " ".join(result.output.split())
+    assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
 
 
-def test_another_recipe_does_not_go_on_in_the_same_folder(tiny_model: Path, tmp_path: Path) -> None:
+def test_another_recipe_cannot_resume_in_the_same_folder(tiny_model: Path, tmp_path: Path) -> None:
     path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
     assert tune(path, out).exit_code == 0
     result = tune(path, out, "--set", "seed=1")

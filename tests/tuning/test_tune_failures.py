@@ -1,4 +1,4 @@
-"""What goes wrong in a run of `tune`: told with the setting to change, nothing lost, and the same command goes on."""
+"""What goes wrong in a run of `tune`: the message names the setting to change, nothing is lost, and the run resumes."""
 
 import json
 import shutil
@@ -14,8 +14,7 @@ from typer.testing import Result
 
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
-from cxrsynth.tuning import export as tuned_model
-from cxrsynth.tuning import run_folder
+from cxrsynth.tuning import export, run_folder
 from tests.generation.making import HEADER, ROWS, hashes, write_table
 from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
 
@@ -48,7 +47,7 @@ def refused(result: Result) -> str:
 
 
 def test_a_hacked_reward_ends_the_stage_with_the_best_model(tiny_model: Path, tmp_path: Path) -> None:
-    """The judge likes dark images, the reward bright ones."""
+    """The evaluator likes dark images, the reward bright ones."""
     content = recipe(
         tiny_model,
         iterations=60,
@@ -89,7 +88,7 @@ def test_other_files_behind_the_same_recipe_are_refused(what: str, tiny_model: P
     assert f"other files behind {what}" in refused(tune(path, out))
 
 
-def test_judges_of_later_stages_are_looked_for_first(tiny_model: Path, tmp_path: Path) -> None:
+def test_reward_models_of_later_stages_are_loaded_first(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model)
     content["stages"].append(content["stages"][0] | {"rewards": {"posture": {"backend": "nowhere"}}})
     assert "posture: no backend 'nowhere'" in refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
@@ -101,7 +100,7 @@ def test_judges_of_later_stages_are_looked_for_first(tiny_model: Path, tmp_path:
 
 
 @pytest.mark.parametrize("radiographs", [0, 1])
-def test_a_reference_of_too_few_images_is_told_before_work_starts(
+def test_a_reference_of_too_few_images_is_refused_before_work_starts(
     radiographs: int, tiny_model: Path, tmp_path: Path
 ) -> None:
     real = tmp_path / "real"
@@ -116,13 +115,13 @@ def test_a_reference_of_too_few_images_is_told_before_work_starts(
     assert metrics(tmp_path / "run") == []
 
 
-def test_positions_of_embeddings_that_are_there_cannot_be_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_positions_of_existing_embeddings_cannot_be_changed(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, iterations=1)
     content["stages"] = [content["stages"][0], content["stages"][0] | {"train": {"unet": "full", "ace": {"tokens": 6}}}]
     assert "embeddings of 4 positions" in refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
 
 
-def test_versions_are_those_a_run_was_begun_with(tiny_model: Path, tmp_path: Path) -> None:
+def test_versions_are_those_the_run_began_with(tiny_model: Path, tmp_path: Path) -> None:
     path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
     assert tune(path, out).exit_code == 0
     versions = json.loads((out / "versions.json").read_text())
@@ -130,15 +129,15 @@ def test_versions_are_those_a_run_was_begun_with(tiny_model: Path, tmp_path: Pat
     (out / "versions.json").write_text(json.dumps(versions | {"torch": "1.0"}))
     shutil.rmtree(out / "model")
     assert tune(path, out).exit_code == 0
-    told = json.loads((out / "versions.json").read_text())
-    assert (told["torch"], told["resumed_with"]) == ("1.0", versions)
+    kept = json.loads((out / "versions.json").read_text())
+    assert (kept["torch"], kept["resumed_with"]) == ("1.0", versions)
 
 
-def test_one_image_is_too_few_to_judge(tiny_model: Path, tmp_path: Path) -> None:
+def test_one_image_is_too_few_to_evaluate(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model)
     content["reports"]["held_out"] = 1
     path = write_recipe(tmp_path, content)
-    assert "judges 1 image, expected at least 2" in refused(tune(path, tmp_path / "run"))
+    assert "evaluation: 1 image, expected at least 2" in refused(tune(path, tmp_path / "run"))
     assert tune(path, tmp_path / "run", "--set", "evaluation.images_per_report=2").exit_code == 0
 
 
@@ -146,28 +145,30 @@ def test_an_infinite_reward_is_named(tiny_model: Path, tmp_path: Path, monkeypat
     monkeypatch.delitem(sys.modules, "bright_reward", raising=False)
     module = tmp_path / "own" / "bright_reward.py"
     module.write_text(INFINITE.replace("class Infinite", "class Brightness").replace("Infinite.", "Brightness."))
-    told = refused(tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"))
-    assert "iteration 2: report " in told
-    assert "reward brightness is infinite" in told
+    message = refused(tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"))
+    assert "iteration 2: report " in message
+    assert "reward brightness is infinite" in message
     assert (tmp_path / "run" / "checkpoints" / "0-000001").is_dir()
     monkeypatch.delitem(sys.modules, "bright_reward")
 
 
-def test_a_reward_that_never_tells_is_named(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_that_never_answers_is_named(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, "bright_reward", raising=False)
     module = tmp_path / "own" / "bright_reward.py"
     module.write_text(INFINITE.replace('"inf"', '"nan"').replace("Infinite", "Brightness"))
     content = recipe(tiny_model, iterations=9)
     content["stages"][0]["rewards"]["posture"] = {}
-    told = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
-    # It falls silent in the third, and each of five reports has been asked for by the end of the fifth.
-    assert "iteration 5: report " in told, told
-    assert "and 4 others before: reward brightness is not a number" in told
+    message = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    # It falls silent in the third iteration, and by the end of the fifth each of the five reports had its turn.
+    assert "iteration 5: report " in message, message
+    assert "and 4 others before: reward brightness is not a number" in message
     assert (tmp_path / "run" / "checkpoints" / "0-000004").is_dir()
     monkeypatch.delitem(sys.modules, "bright_reward")
 
 
-def test_damage_in_the_run_folder_is_told_or_mended(tiny_model: Path, tmp_path: Path) -> None:
+def test_damage_in_the_run_folder_is_explained_or_repaired(tiny_model: Path, tmp_path: Path) -> None:
     path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
     assert tune(path, out).exit_code == 0
     expected = hashes(out / "model")
@@ -195,21 +196,21 @@ def test_damage_in_the_run_folder_is_told_or_mended(tiny_model: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("iterations", "said"), [(2, "iteration 2: report "), (1, "iteration 1: held-out report ")])
-def test_weights_that_run_away_are_told_with_the_iteration(
+def test_diverged_weights_are_reported_with_the_iteration(
     iterations: int, said: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """By the next iteration's images, or by the held-out reports' where an evaluation comes first."""
+    """In the next iteration's images, or in those of held-out reports if an evaluation comes first."""
     train = {"unet": "full", "learning_rate": 1.0e30, "ace": False}
     path = write_recipe(tmp_path, recipe(tiny_model, train=train, iterations=iterations))
-    told = refused(tune(path, tmp_path / "run"))
-    assert said in told
-    assert "lower learning rate" in told
+    message = refused(tune(path, tmp_path / "run"))
+    assert said in message
+    assert "lower learning rate" in message
 
 
 def test_a_source_that_lists_a_safety_checker_leaves_a_model_that_diffusers_loads(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    """The hub's Stable Diffusion 1.5 lists one; it is not copied, and nobody should look for it."""
+    """The hub's Stable Diffusion 1.5 lists one; it is not copied, and diffusers must not look for it."""
     source = tmp_path / "source"
     shutil.copytree(tiny_model, source)
     index = json.loads((source / "model_index.json").read_text())
@@ -241,7 +242,9 @@ def test_a_full_disk_at_the_start_does_not_lock_the_folder(
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "inputs.json"])
 @pytest.mark.parametrize("what", ["other bytes", "a list", "a folder"])
-def test_what_a_run_wrote_and_cannot_read_back_is_told(name: str, what: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_file_of_the_run_that_cannot_be_read_back_is_named(
+    name: str, what: str, tiny_model: Path, tmp_path: Path
+) -> None:
     path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
     assert tune(path, out).exit_code == 0
     shutil.rmtree(out / "model")
@@ -251,21 +254,21 @@ def test_what_a_run_wrote_and_cannot_read_back_is_told(name: str, what: str, tin
         (out / name).mkdir()
     else:
         (out / name).write_bytes(b"\xff\xfe" if what == "other bytes" else b"[1, 2]")
-    told = refused(tune(path, out)).replace(" ", "")
+    message = refused(tune(path, out)).replace(" ", "")
     if what == "a list" and name == "recipe.yaml":
-        assert "arunofanotherrecipe" in told
+        assert "arunofanotherrecipe" in message
     else:
-        assert f"{name}:{'cannotberead' if what == 'a folder' else 'notwhatarunwrotethere'}" in told
+        assert f"{name}:{'cannotberead' if what == 'a folder' else 'notwhatarunwrotethere'}" in message
     (out / name).rmdir() if what == "a folder" else (out / name).unlink()
     (out / name).write_bytes(kept)
     assert tune(path, out).exit_code == 0
 
 
 @pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}}, {"unet": "full"}])
-def test_weights_lost_on_the_way_to_the_folder_are_noticed(
+def test_weights_lost_while_saving_are_noticed(
     train: dict[str, Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However little was learned: bfloat16 predictions would not tell."""
+    """However little was learned: bfloat16 predictions would not show it."""
     content = recipe(tiny_model, train=train | {"learning_rate": 1.0e-6, "ace": False})
     content["model"]["precision"] = "bf16"
     path, out = write_recipe(tmp_path, content), tmp_path / "run"
@@ -275,7 +278,7 @@ def test_weights_lost_on_the_way_to_the_folder_are_noticed(
         return load_model(resolve_model(str(tiny_model)) if ".partial" in str(model.folder) else model, **given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuned_model, "load_model", lost)
+        patch.setattr(export, "load_model", lost)
         assert "the model loaded back is not the one saved" in refused(tune(path, out))
     assert not (out / "model").exists()
     assert tune(path, out).exit_code == 0

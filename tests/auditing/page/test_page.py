@@ -149,7 +149,7 @@ def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) 
     assert page.one("h1") == "winter-2031"
     assert f"Kept {summary['kept']} " in header
     assert f"Rejected {summary['rejected']} " in header
-    assert "made by a generative model, of no patient. Not for diagnosis." in header
+    assert "a generative model made them, and they show no patient. Not for diagnosis." in header
     assert "coverage is 0.631; at least 0.700 was required" in header
     assert all(f"{reason} {found} " in page.section("reasons") for reason, found in summary["reasons"].items())
     assert "at least diagnosis -1.20" in page.section("reasons")
@@ -215,7 +215,7 @@ def test_what_was_not_measured_is_said_and_is_no_zero(summary: dict[str, Any], r
     page = Page(text)
     assert "not examined" in page.section("memorization")
     assert "not measured: no reference of real images was given." in page.section("fidelity")
-    assert "Too near a real image not examined" in page.one("header")
+    assert "Near-duplicates of real images not examined" in page.one("header")
     assert "treat them as images of patients" in page.one("header")
     assert page.section("utility") == "Utility not measured: no classifier was trained on these images."
     assert page.section("damage") == "Damage Every shard and member could be read."

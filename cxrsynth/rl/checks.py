@@ -1,0 +1,69 @@
+"""Checks that stop a run which could not learn: ratios that are off before any update, rewards that never answer."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from cxrsynth.errors import ModelError
+
+# Before the first update every ratio is 1 up to rounding; a clip range far above that separates learning from noise.
+_RATIO_SHARE_OF_CLIP = 0.1
+# A reward without an answer for so many reports in a row never has one, and its share of the feedback is missing.
+_SILENT_REPORTS = 100
+
+
+def largest_ratio_error(clip_range: float) -> float:
+    """The largest |ratio - 1| accepted before the first update."""
+    return _RATIO_SHARE_OF_CLIP * clip_range
+
+
+def check_ratio(ratio_error: float, clip_range: float) -> None:
+    """Rollout and update must agree on every log-probability before anything is learned.
+
+    Raises:
+        ModelError: if they do not.
+    """
+    most = largest_ratio_error(clip_range)
+    if ratio_error > most:
+        raise ModelError(
+            f"|ratio - 1| is {ratio_error:.1e} before any update, expected at most {most:.1e}\n"
+            "  rollout and update disagree by rounding: set model.precision: fp32, leave update.micro_batch out,"
+            " or widen update.clip_range"
+        )
+
+
+class SilentRewards:
+    """Counts the reports in a row for which a reward has no answer. A few are fine, all of them are not.
+
+    Args:
+        names: of the rewards.
+        reports: how many there are to train on.
+    """
+
+    def __init__(self, names: Sequence[str], reports: int) -> None:
+        self._most = min(_SILENT_REPORTS, reports)
+        self._silent: dict[str, set[str]] = {name: set() for name in names}
+
+    def check(self, rewards: Tensor, report_ids: Sequence[str]) -> None:
+        """Look at the rewards [N, R] of an iteration.
+
+        Raises:
+            ModelError: if a reward has been nan for too many reports in a row.
+        """
+        for name, unknown in zip(self._silent, rewards.isnan().all(0).tolist(), strict=True):
+            silent = self._silent[name]
+            silent.update(report_ids) if unknown else silent.clear()
+            if len(silent) >= self._most:
+                raise ModelError(
+                    f"report {report_ids[-1]} and {len(silent) - 1} others before: reward {name} is not a number\n"
+                    "  it needs reports that state what it scores, and a backend that works; to tune without it,"
+                    " remove it from the recipe and choose a new folder"
+                )
+
+    def state(self) -> dict[str, list[str]]:
+        """For a checkpoint."""
+        return {name: sorted(silent) for name, silent in self._silent.items()}
+
+    def load(self, state: dict[str, list[str]]) -> None:
+        """From a checkpoint."""
+        self._silent = {name: set(state[name]) for name in self._silent}

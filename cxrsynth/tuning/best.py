@@ -1,0 +1,54 @@
+"""The best evaluation so far, and the alarm when the reward rises while the evaluator falls."""
+
+from typing import Any
+
+from cxrsynth.recipe.schema import EvaluationSection
+from cxrsynth.tuning.verdict import Verdict, hacking_warning
+
+_NONE = -1
+
+
+class BestSoFar:
+    """The evaluation with the highest margin by the evaluator.
+
+    `iteration` is -1 before the first evaluation; `evaluator` and `tuning` are its margins over the baseline; `hacked`
+    says that the alarm has ended the stage.
+    """
+
+    def __init__(self) -> None:
+        self.iteration = _NONE
+        self.evaluator = float("-inf")
+        self.tuning = 0.0
+        self.hacked = False
+
+    def replaced_by(self, verdict: Verdict, iteration: int) -> bool:
+        """Whether this verdict is better than all before; it is then the best so far."""
+        if not verdict.evaluator > self.evaluator:
+            return False
+        self.iteration, self.evaluator, self.tuning = iteration, verdict.evaluator, verdict.tuning
+        return True
+
+    def alarm(self, verdict: Verdict, section: EvaluationSection) -> str | None:
+        """A warning if the evaluator falls while the reward rises, against the best so far or the baseline, at zero.
+
+        Sets `hacked` if the recipe wants such a stage to end.
+        """
+        warning = hacking_warning(
+            verdict,
+            evaluator=max(self.evaluator, 0.0),
+            tuning=self.tuning if self.evaluator > 0 else 0.0,
+            margin=section.hacking_margin,
+        )
+        if warning is None:
+            return None
+        self.hacked = section.on_hacking == "stop"
+        return warning + ("\n  the stage ends here, as evaluation.on_hacking says" if self.hacked else "")
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return dict(vars(self))
+
+    def load(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.iteration, self.evaluator = int(state["iteration"]), float(state["evaluator"])
+        self.tuning, self.hacked = float(state["tuning"]), bool(state["hacked"])
