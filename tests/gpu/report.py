@@ -169,7 +169,7 @@ def dicom(work: Path) -> str:
 
 
 def tune_rate(work: Path, name: str, recipe: Path, *settings: str) -> str:
-    """A recipe on the GPU: images per second of an iteration, its parts, and the largest |ratio - 1|."""
+    """A recipe on the GPU: images per second, its parts, the largest |ratio - 1| before it learns."""
     overrides = [word for one in ("model.device=cuda", *settings) for word in ("--set", one)]
     done = run(work, "tune", str(recipe), "--out", str(work / name), *overrides)
     rows = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
@@ -179,8 +179,9 @@ def tune_rate(work: Path, name: str, recipe: Path, *settings: str) -> str:
     spent = sum(parts.values())
     split = ", ".join(f"{part} {value:.1f} s" for part, value in parts.items())
     return (
-        f"{last['images'] / spent:.2f} trajectories/s ({split}), {gib(done.peak_bytes)}, |ratio - 1|"
-        f" {rows[0]['policy/ratio_error']:.1e}, whole command {done.seconds:.0f} s"
+        f"{last['images'] / spent:.2f} trajectories/s ({split}), {gib(done.peak_bytes)}, ratio off by"
+        f" {rows[0]['policy/ratio_error']:.1e}, clipped {last['policy/clip_fraction']:.0%}, whole command"
+        f" {done.seconds:.0f} s"
     )
 
 
@@ -250,7 +251,7 @@ def _seconds(work: Callable[[], object], repeats: int = 10) -> float:
 
 
 def large_recipe(work: Path, unet: str) -> Path:
-    """RLCF with ACE on the large model: LoRA, or all weights of the UNet."""
+    """RLCF with ACE on the large model, updates as in `recipes/sd15-*`: LoRA, or all weights of the UNet."""
     train: dict[str, Any] = {"unet": unet, "ace": {"subspace": 8, "explore": 0.3}, "learning_rate": 1.0e-5}
     if unet == "lora":
         train["lora"] = {"rank": 16}
@@ -262,7 +263,7 @@ def large_recipe(work: Path, unet: str) -> Path:
         "train": train,
         "sampling": {"steps": 20, "guidance": 4.0, "batch_size": 8},
         "comparison": {"pool": 1},
-        "update": {"updates": 1, "timesteps": 0.5, "clip_range": 1.0e-2, "micro_batch": 8},
+        "update": {"updates": 2, "timesteps": 0.5, "kl_weight": 0.05, "grad_norm": 0.1, "micro_batch": 8},
     }
     recipe = {
         "model": {"checkpoint": str(sd15(work)), "precision": "bf16", "gradient_checkpointing": True},
@@ -305,7 +306,8 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     smoke, rlcf = _RECIPES / "smoke.yaml", _RECIPES / "nano-rlcf.yaml"
     two = ("stages.0.iterations=2", "evaluation.every=2", "evaluation.reports=16")
-    full = ("stages.0.train.unet=full", "stages.0.train.lora=null", "stages.0.train.learning_rate=1.0e-5")
+    full = ("stages.0.train.unet=full", "stages.0.train.learning_rate=1.0e-5")
+    wide = ("stages.0.sampling.batch_size=64", "stages.0.update.micro_batch=64")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         steps: dict[str, Callable[[], str]] = {
@@ -318,6 +320,7 @@ def main(
             "nano, tune smoke.yaml": lambda: tune_rate(work, "smoke", smoke),
             "nano, tune nano-rlcf.yaml, LoRA": lambda: tune_rate(work, "rlcf", rlcf, *two),
             "nano, tune nano-rlcf.yaml, whole UNet": lambda: tune_rate(work, "rlcf-full", rlcf, *two, *full),
+            "nano, tune nano-rlcf.yaml, LoRA, batch 64": lambda: tune_rate(work, "rlcf-wide", rlcf, *two, *wide),
             "nano, tune, direct rewards (DDPO)": lambda: tune_rate(work, "ddpo", ddpo_recipe(work)),
             "nano, audit": lambda: audit(work),
         }
