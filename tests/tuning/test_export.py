@@ -10,6 +10,7 @@ import torch
 
 from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.recipe.schema import LoraSection
 from cxrsynth.settings import Precision
 from cxrsynth.tuning import export
@@ -20,7 +21,9 @@ CPU = torch.device("cpu")
 
 def tuned(folder: Path, device: torch.device, *, adapters: bool) -> Trained:
     """A model whose weights have moved a little."""
-    model = load_model(str(folder), device=device, precision=Precision.FP32, mixed=True, float32_unet=not adapters)
+    model = load_model(
+        resolve_model(str(folder)), device=device, precision=Precision.FP32, mixed=True, float32_unet=not adapters
+    )
     torch.manual_seed(0)
     if adapters:
         add_adapters(model.unet, LoraSection(rank=2), seed=0)
@@ -38,22 +41,22 @@ def test_models_are_loaded_back_on_the_cpu_and_one_at_a_time(
     adapters: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = tuned(tiny_model, CPU, adapters=adapters)
-    # Another device by name, the same memory: what is loaded there can be told from what is loaded on the CPU.
+    # The same memory under another name, so that models loaded there can be distinguished from those on the CPU.
     training_device = torch.device("cpu", 0)
     trained = replace(trained, model=replace(trained.model, device=training_device))
     devices: list[torch.device] = []
     alive: list[int] = []
     loaded: list[weakref.ref[torch.nn.Module]] = []
 
-    def watched(name: str, *, device: torch.device, **given: Any) -> DiffusionModel:
+    def watched(source: ResolvedModel, *, device: torch.device, **given: Any) -> DiffusionModel:
         devices.append(device)
         alive.append(sum(reference() is not None for reference in loaded))
-        model = load_model(name, device=device, **given)
+        model = load_model(source, device=device, **given)
         loaded.append(weakref.ref(model.vae))
         return model
 
     monkeypatch.setattr(export, "load_model", watched)
-    save_tuned(trained, tmp_path / "model", source=str(tiny_model), card="card")
+    save_tuned(trained, tmp_path / "model", source=resolve_model(str(tiny_model)), card="card")
     assert len(devices) == (3 if adapters else 2)  # the source's UNet to merge adapters into; the source; the result
     assert set(devices) == {CPU}
     assert not any(alive)
@@ -74,5 +77,5 @@ def test_saving_takes_no_more_of_an_accelerator_than_a_step_of_training(
     model.unet(latents, 500, text).sample.sum().backward()
     step = torch.cuda.max_memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    save_tuned(trained, tmp_path / "model", source=str(tiny_model), card="card")
+    save_tuned(trained, tmp_path / "model", source=resolve_model(str(tiny_model)), card="card")
     assert torch.cuda.max_memory_allocated() <= step
