@@ -11,7 +11,6 @@ import torch
 from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
-from cxrsynth.recipe.schema import LoraSection
 from cxrsynth.settings import Precision
 from cxrsynth.tuning import export
 from cxrsynth.tuning.export import Trained, save_tuned
@@ -26,7 +25,7 @@ def tuned(folder: Path, device: torch.device, *, adapters: bool) -> Trained:
     )
     torch.manual_seed(0)
     if adapters:
-        add_adapters(model.unet, LoraSection(rank=2), seed=0)
+        add_adapters(model.unet, 2, alpha=2, seed=0)
     else:
         model.unet.requires_grad_(True)
     weights = {f"unet.{name}": weight for name, weight in model.unet.named_parameters() if weight.requires_grad}
