@@ -5,10 +5,9 @@ import hmac
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from cxrsynth.diffusion.model import (
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.reports.table.columns import ColumnNames
-from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
 from cxrsynth.settings import Device, GenerateSettings, PromptStyle, Sampler
@@ -36,7 +34,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pydicom")
 
 
 @dataclass(frozen=True)
-class Run:
+class GenerateRun:
     """What all parts of `generate` share. `plan` is the data set's identity."""
 
     settings: GenerateSettings
@@ -68,13 +66,8 @@ class Run:
         """Whether the table still has the bytes the plan was drawn up for."""
         return bool(_keyed(self.id_key, self.table) == self.plan["reports"])
 
-    def usable_reports(self) -> Iterator[Report]:
-        """The reports the run uses, in table order."""
-        reports = (row for row in self.table.rows() if isinstance(row, Report))
-        return islice(reports, self.settings.limit)
 
-
-def open_run(settings: GenerateSettings) -> Run:
+def open_generate(settings: GenerateSettings) -> GenerateRun:
     """Check every input that can be checked before work starts, and resolve what was left to `auto`.
 
     Raises:
@@ -128,7 +121,7 @@ def open_run(settings: GenerateSettings) -> Run:
         },
         "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},
     }
-    return Run(
+    return GenerateRun(
         settings=settings,
         table=table,
         processes=join_processes(cpu=settings.sampling.device is Device.CPU or device.type == "cpu"),
@@ -169,6 +162,6 @@ def _check_id_map(path: Path, settings: GenerateSettings) -> None:
 
 
 def _check_outside(path: Path | None, out: Path, option: str) -> None:
-    """What tells ids apart must not lie in the folder that is shared."""
+    """Files that reveal ids must not lie in the folder that is shared."""
     if path is not None and path.resolve().is_relative_to(out.resolve()):
         raise ShardError(f"{option} {path}: lies inside --out {out}, which is made to be shared\n  put it elsewhere")

@@ -107,7 +107,7 @@ class MetadataReader:
     def _read_text(self, report: Report) -> dict[str, FindingLabel]:
         """Labels of the report and its text, as `generate` reads them."""
         with self._lock:  # the findings reader is not thread-safe
-            return _labels(self._prompt_builder.build(report).facts["findings"])
+            return _labels(self._prompt_builder.build(report).metadata["findings"])
 
     @cached_property
     def _prompt_builder(self) -> "PromptBuilder":

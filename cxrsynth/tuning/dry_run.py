@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage, SftStage
@@ -146,7 +146,7 @@ def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
 
     text = encode_prompts(policy.model, prompts).clone()
     mask = None if policy.model.ace is None else policy.model.ace.mask([()] * batch)
-    latents = torch.stack([noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
+    latents = torch.stack([seeded_noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
     steps = torch.zeros(batch, dtype=torch.int64)
     weights = list(policy.denoising_weights.values())
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cxrsynth import console
 from cxrsynth.diffusion.model import DiffusionModel
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Collection
@@ -127,7 +127,7 @@ class Evaluator:
         images = sample_images(
             model,
             [example.prompt for example in examples],
-            torch.stack([noise(model.latent_shape, self.held_out.noise_seed, "held out", *key) for key in keys]),
+            torch.stack([seeded_noise(model.latent_shape, self.held_out.noise_seed, "held out", *key) for key in keys]),
             sampler=self.sampling.sampler,
             steps=self.sampling.steps,
             guidance=self.sampling.guidance,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import save_ace
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
 from cxrsynth.diffusion.spec import SPEC_FILE
@@ -204,7 +204,7 @@ def _predictions(model: DiffusionModel) -> Tensor:
     mask = None if model.ace is None else model.ace.mask([CONDITIONS])
     condition = guided_condition(model, encoded[1:], encoded[:1], 1.0, mask=mask)
     middle = torch.tensor(500, device=model.device)
-    probes = [noise(model.latent_shape, "probe", i)[None].to(model.device) for i in range(_PROBES)]
+    probes = [seeded_noise(model.latent_shape, "probe", i)[None].to(model.device) for i in range(_PROBES)]
     with torch.backends.cudnn.flags(allow_tf32=False):
         return torch.cat([predict_noise(model, probe, middle, condition, 1.0).float().cpu() for probe in probes])
 

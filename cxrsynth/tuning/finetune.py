@@ -12,7 +12,7 @@ from cxrsynth import console
 from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.finetune import denoising_loss, training_schedule
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import guided_condition, predict_noise
@@ -166,7 +166,7 @@ class Supervision:
         """Loss of each image of a micro-batch, [B] float32."""
         device = self.model.device
         clean = torch.stack([images.latent(spec.report) for spec in batch]).to(device)
-        added = torch.stack([noise(clean.shape[1:], *self._key(step, spec)) for spec in batch]).to(device)
+        added = torch.stack([seeded_noise(clean.shape[1:], *self._key(step, spec)) for spec in batch]).to(device)
         last = self.scheduler.config.num_train_timesteps
         timesteps, prompts, conditions = [], [], []
         for spec in batch:

@@ -20,7 +20,7 @@ from rich.table import Table as RichTable
 
 from cxrsynth.diffusion import sampler as sampler_module
 from cxrsynth.diffusion.model import load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.generation.generate import generate
@@ -126,7 +126,7 @@ def _pixel_difference(options: argparse.Namespace) -> tuple[float, float]:
     images = []
     for precision in (choose_precision(Precision.AUTO, device), Precision.FP32):
         model = load_model(resolve_model(options.model), device=device, precision=precision)
-        noise = torch.stack([sample_noise(0, f"benchmark-{i}", model.latent_shape) for i in range(8)])
+        noise = torch.stack([seeded_noise(model.latent_shape, 0, f"benchmark-{i}") for i in range(8)])
         images.append(
             sample_images(
                 model,

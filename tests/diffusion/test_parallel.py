@@ -14,7 +14,7 @@ from torch import nn
 
 from cxrsynth.diffusion import parallel
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool, batch_bytes, batches_at_once
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import SamplingStopped, sample_images
@@ -97,7 +97,7 @@ def test_an_error_of_reading_ahead_waits_for_what_is_owed(networks: DiffusionMod
 def test_a_batch_under_way_ends_when_the_context_is_left(networks: DiffusionModel) -> None:
     # Started in the background of a script, this process would ignore the signal.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    noise = sample_noise(0, "k", networks.latent_shape)[None]
+    noise = seeded_noise(networks.latent_shape, 0, "k")[None]
     caught: list[BaseException] = []
     under_way = threading.Barrier(4)
 

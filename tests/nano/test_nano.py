@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.diffusion.spec import read_spec
@@ -27,7 +27,7 @@ def nano() -> DiffusionModel:
 
 
 def images_of(model: DiffusionModel, *, steps: int = 12) -> torch.Tensor:
-    noise = torch.stack([sample_noise(0, f"nano-{i}", model.latent_shape) for i in range(len(PROMPTS))])
+    noise = torch.stack([seeded_noise(model.latent_shape, 0, f"nano-{i}") for i in range(len(PROMPTS))])
     return sample_images(model, PROMPTS, noise, sampler=Sampler.DDIM, steps=steps, guidance=2.0)
 
 
@@ -83,7 +83,7 @@ def test_its_images_are_chests_rather_than_noise_or_blank(nano: DiffusionModel) 
 
 
 def test_the_prompt_changes_the_image(nano: DiffusionModel) -> None:
-    noise = sample_noise(0, "same", nano.latent_shape).expand(2, -1, -1, -1)
+    noise = seeded_noise(nano.latent_shape, 0, "same").expand(2, -1, -1, -1)
     adult, child = sample_images(nano, PROMPTS, noise, sampler=Sampler.DDIM, steps=6, guidance=2.0)
     assert (adult - child).abs().mean() > 0.02
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.metrics.features import Extractor, load_extractor
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
@@ -33,7 +34,7 @@ class _Still(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> DiffusionModel:
-    return load_model(str(tiny_model), device=CPU, precision=Precision.FP32)
+    return load_model(resolve_model(str(tiny_model)), device=CPU, precision=Precision.FP32)
 
 
 @pytest.fixture(scope="module")

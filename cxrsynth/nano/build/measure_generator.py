@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxrsynth.diffusion.model import DiffusionModel, choose_precision, load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import sample_images
@@ -70,7 +70,7 @@ class ImageGenerator:
 
         def one(first: int) -> Tensor:
             own = slice(first, first + _BATCH)
-            noise = torch.stack([sample_noise(0, name, self.model.latent_shape) for name in names[own]])
+            noise = torch.stack([seeded_noise(self.model.latent_shape, 0, name) for name in names[own]])
             return sample_images(
                 self.model,
                 prompts[own],

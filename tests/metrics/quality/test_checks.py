@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxrsynth.diffusion.model import load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError
@@ -45,7 +45,7 @@ def checks(family: Path) -> QualityChecks:
 def radiographs() -> Tensor:
     """Drawn by nano: an adult PA, a child AP, an adult AP; [3, 1, 256, 256]."""
     model = load_model(resolve_model("nano"), device=CPU, precision=Precision.FP32)
-    noise = torch.stack([sample_noise(0, f"quality-{i}", model.latent_shape) for i in range(len(PROMPTS))])
+    noise = torch.stack([seeded_noise(model.latent_shape, 0, f"quality-{i}") for i in range(len(PROMPTS))])
     return sample_images(model, PROMPTS, noise, sampler=Sampler.DDIM, steps=10, guidance=2.0).float().clamp(0, 1)
 
 
