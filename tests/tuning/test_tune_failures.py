@@ -303,6 +303,6 @@ def test_backends_beside_the_recipe_are_found_from_anywhere(
     assert Path(resolved["stages"][0]["rewards"]["posture"]["backend"]).is_absolute()
     assert Path(resolved["evaluation"]["features"]).is_absolute()
     inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())
-    assert inputs.keys() >= {"evaluation.judge.posture", "evaluation.features"}
+    assert inputs.keys() >= {"evaluation.evaluator.posture", "evaluation.features"}
     card = (tmp_path / "run" / "model" / "model_card.md").read_text()
     assert "- rewards: posture (nano, weight 1)\n" in card  # where the link leads, and no path
