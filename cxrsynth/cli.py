@@ -313,6 +313,7 @@ def _user_errors() -> Iterator[None]:
 
 def _quiet_libraries() -> None:
     """Model loading prints progress bars and advice that have nothing to do with the user's work."""
+    environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|spacy|negspacy)\b")

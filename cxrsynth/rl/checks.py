@@ -2,33 +2,34 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from cxrsynth.errors import ModelError
 
-# Before the first update every ratio is 1 up to rounding; a clip range far above that separates learning from noise.
-_RATIO_SHARE_OF_CLIP = 0.1
+# Rollout and update differ by rounding only. Convolutions on a GPU round float32 as float16 does (TF32).
+_COARSEST_FLOAT32 = torch.float16
 # A reward without an answer for so many reports in a row never has one, and its share of the feedback is missing.
 _SILENT_REPORTS = 100
 
 
-def largest_ratio_error(clip_range: float) -> float:
-    """The largest |ratio - 1| accepted before the first update."""
-    return _RATIO_SHARE_OF_CLIP * clip_range
+def largest_ratio_error(dtype: torch.dtype) -> float:
+    """The largest |ratio - 1| accepted before the first update, for forward passes in `dtype`."""
+    return max(torch.finfo(one).eps for one in (dtype, _COARSEST_FLOAT32))
 
 
-def check_ratio(ratio_error: float, clip_range: float) -> None:
-    """Rollout and update must agree on every log-probability before anything is learned.
+def check_ratio(ratio_error: float, dtype: torch.dtype) -> None:
+    """Rollout and update must agree on every log-probability, up to rounding, before anything is learned.
 
     Raises:
         ModelError: if they do not.
     """
-    most = largest_ratio_error(clip_range)
+    most = largest_ratio_error(dtype)
     if ratio_error > most:
         raise ModelError(
             f"|ratio - 1| is {ratio_error:.1e} before any update, expected at most {most:.1e}\n"
-            "  rollout and update disagree by rounding: set model.precision: fp32, leave update.micro_batch out,"
-            " or widen update.clip_range"
+            "  rollout and update disagree by more than rounding: set model.precision: fp32, leave update.micro_batch"
+            " out; if they still disagree, please report it"
         )
 
 

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,10 @@ class Experience:
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """Means over the steps of one iteration's updates; `ratio_error` is the largest |ratio - 1| before its first."""
+    """Means over the steps of one iteration's updates.
+
+    `ratio_error` is the largest |ratio - 1| before the first, by the log-probabilities of the rollout.
+    """
 
     clip_fraction: float
     approx_kl: float
@@ -107,9 +110,10 @@ class Updater:
         """
         rounds = list(self._rounds(len(advantage), key))
         means = self._baseline_means(experience, rounds)
+        old = self._old_log_probs(experience, rounds)
         sums, norms, first_error = torch.zeros(4, dtype=torch.float64), [], 0.0
         for turn, chosen in enumerate(rounds):
-            found, error = self._gradients(experience, advantage, chosen, means)
+            found, error = self._gradients(experience, advantage, chosen, means, old[turn])
             sums += found
             first_error = error if turn == 0 else first_error
             norms.append(self._step())
@@ -174,12 +178,36 @@ class Updater:
             found = list(self._pool.map_in_order(predict, batches))
         return {pair: mean for pairs, means in found for pair, mean in zip(pairs, means, strict=True)}
 
+    def _old_log_probs(
+        self, experience: Experience, rounds: Sequence[set[tuple[int, int]]]
+    ) -> list[dict[tuple[int, int], Tensor] | None]:
+        """For each round the log-probability of every (row, step) before any of them, in the batches that learn.
+
+        On a GPU a prediction's rounding depends on its row in the batch, and in half precision on the whole it can be
+        far above the clip range; so those of the rollout do not serve. The first round has them as it learns: None.
+        """
+        if not self._policy.denoising_weights:
+            return [None] * len(rounds)
+
+        @torch.no_grad()
+        def predict(pairs: list[tuple[int, int]]) -> Tensor:
+            rows, steps = torch.tensor(pairs).T
+            return self._log_prob(experience, rows, steps)[0].cpu()
+
+        old: list[dict[tuple[int, int], Tensor] | None] = [None]
+        for chosen in rounds[1:]:
+            batches = self._own(experience, chosen)
+            found = self._pool.map_in_order(predict, batches)
+            old.append({pair: value for pairs, values in found for pair, value in zip(pairs, values, strict=True)})
+        return old
+
     def _gradients(
         self,
         experience: Experience,
         advantage: Tensor,
         chosen: set[tuple[int, int]],
         means: dict[tuple[int, int], Tensor],
+        old: dict[tuple[int, int], Tensor] | None,
     ) -> tuple[Tensor, float]:
         """Put every weight's gradient into its `grad`: the mean over `chosen` on all processes.
 
@@ -190,7 +218,7 @@ class Updater:
         for weight in self._policy.weights.values():
             weight.grad = torch.zeros_like(weight)
         shifted, error = self._shift_gradients(experience, advantage, {place for place, _ in chosen})
-        denoised, steps_error = self._denoising_gradients(experience, advantage, chosen, means)
+        denoised, steps_error = self._denoising_gradients(experience, advantage, chosen, means, old)
         for weight in self._policy.weights.values():
             assert weight.grad is not None
             weight.grad = self._add_up(weight.grad)
@@ -223,13 +251,14 @@ class Updater:
         advantage: Tensor,
         chosen: set[tuple[int, int]],
         means: dict[tuple[int, int], Tensor],
+        old: dict[tuple[int, int], Tensor] | None,
     ) -> tuple[Tensor, float]:
         """Gradient of the denoising steps, added to the weights' `grad`."""
         weights = list(self._policy.denoising_weights.values())
         batches = self._own(experience, chosen) if weights else []
 
         def one(pairs: list[tuple[int, int]]) -> tuple[Tensor, tuple[list[float], float]]:
-            loss = self._loss(experience, advantage, pairs, means)
+            loss = self._loss(experience, advantage, pairs, means, old)
             if not bool(loss.loss.isfinite()):
                 ids = ", ".join(dict.fromkeys(experience.report_ids[row] for row, _ in pairs))
                 raise ModelError(f"report {ids}: the loss is not a number{_ADVICE}")
@@ -242,29 +271,40 @@ class Updater:
             error = max(error, worst)
         return sums, error
 
+    def _log_prob(self, experience: Experience, rows: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of what the rollout did, under the policy now, [B]; and the mean and the noise it follows from."""
+        device = self._policy.model.device
+        mean = self._means(self._policy.model, experience, rows, steps)
+        std = step_std(self._schedule, steps.to(device))
+        return step_log_prob(experience.latents[steps + 1, rows].to(device), mean, std), mean, std
+
     def _loss(
         self,
         experience: Experience,
         advantage: Tensor,
         pairs: list[tuple[int, int]],
         means: dict[tuple[int, int], Tensor],
+        old: dict[tuple[int, int], Tensor] | None,
     ) -> PolicyLoss:
         rows, steps = torch.tensor(pairs).T
         device = self._policy.model.device
-        mean = self._means(self._policy.model, experience, rows, steps)
-        std = step_std(self._schedule, steps.to(device))
-        log_prob = step_log_prob(experience.latents[steps + 1, rows].to(device), mean, std)
+        log_prob, mean, std = self._log_prob(experience, rows, steps)
         kl = None
         if means:
             kl = step_kl(mean, torch.stack([means[pair] for pair in pairs]).to(device), std)
-        return clipped_objective(
+        before = log_prob.detach()
+        loss = clipped_objective(
             log_prob,
-            experience.log_probs[steps, rows].to(device),
+            before if old is None else torch.stack([old[pair] for pair in pairs]).to(device),
             advantage[[experience.places[row] for row in rows.tolist()]].to(device),
             clip_range=self._settings.clip_range,
             kl=kl,
             kl_weight=self._settings.kl_weight,
         )
+        if old is not None:
+            return loss
+        apart = (before - experience.log_probs[steps, rows].to(device)).exp() - 1
+        return replace(loss, ratio_error=float(apart.abs().max()))
 
     def _step(self) -> float:
         norms = [

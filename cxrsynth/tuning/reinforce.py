@@ -273,11 +273,11 @@ class Reinforcement:
         return evaluator.baseline(self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors")
 
     def _check_ratio(self, stats: UpdateStats) -> None:
-        clip_range = self.section.update.clip_range
+        dtype = self.policy.model.dtype
         if self.run.is_main:
-            most = largest_ratio_error(clip_range)
+            most = largest_ratio_error(dtype)
             console.say(f"|ratio - 1| before the first update: {stats.ratio_error:.1e} (at most {most:.1e})")
-        check_ratio(stats.ratio_error, clip_range)
+        check_ratio(stats.ratio_error, dtype)
 
 
 @contextmanager

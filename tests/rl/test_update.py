@@ -1,7 +1,7 @@
 """The update on the tiny model: micro-batches add up, the first ratio is 1, the baseline stays, KL pulls back."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,8 @@ def test_steps_and_samples_are_divided_among_minibatches(
     seen: list[tuple[int, int]] = []
 
     def counted(model: DiffusionModel, schedule: DDIMSchedule, steps: Tensor, *rest: Any, **named: Any) -> Tensor:
-        seen.extend((int(step), len(moved)) for step in steps)
+        if torch.is_grad_enabled():  # else only the old log-probability is asked for
+            seen.extend((int(step), len(moved)) for step in steps)
         return predict_means(model, schedule, steps, *rest, **named)
 
     moved: list[bool] = []
@@ -227,6 +228,27 @@ def test_the_baseline_is_sampled_once_with_step_noise_of_its_own(tiny_model: Pat
     assert torch.equal(made.collector.baseline_rewards(made.drawn, made.cases, cache, images=1), first)
     again = made.collector.baseline_rewards(made.drawn, made.cases, BaselineCache(), images=1)
     assert torch.allclose(again, first, atol=1e-6)  # the frozen start, though the policy has moved
+
+
+@pytest.mark.parametrize("num_minibatches", [1, 2])
+def test_rounding_of_the_rollout_does_not_count_as_learning(
+    num_minibatches: int, tiny_model: Path, pool: OrderedPool
+) -> None:
+    """On a GPU it can be far above the clip range, and would take most steps out of the update."""
+    made = make(tiny_model, "full", pool)
+    start, experience = snapshot(made.policy), made.experience()
+    rounding = 1e-3 * torch.randn(experience.log_probs.shape, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for log_probs in (experience.log_probs, experience.log_probs + rounding):
+        with torch.no_grad():
+            for name, weight in made.policy.weights.items():
+                weight.copy_(start[name])
+        stats = made.update(replace(experience, log_probs=log_probs), num_minibatches=num_minibatches, rate=1e-6)
+        assert stats.clip_fraction == 0.0
+        ends.append(snapshot(made.policy))
+    assert 1e-4 < stats.ratio_error < 1.01 * float(rounding.abs().max())
+    assert all(torch.equal(end, ends[1][name]) for name, end in ends[0].items())
+    assert any(not torch.equal(end, start[name]) for name, end in ends[0].items())
 
 
 def test_each_pass_takes_every_report_once_and_starts_from_the_pool() -> None:

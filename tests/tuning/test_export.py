@@ -10,7 +10,7 @@ import torch
 
 from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.recipe.schema import LoraSection
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.settings import Precision
 from cxrsynth.tuning import export
 from cxrsynth.tuning.export import Trained, save_tuned
@@ -20,10 +20,12 @@ CPU = torch.device("cpu")
 
 def tuned(folder: Path, device: torch.device, *, adapters: bool) -> Trained:
     """A model whose weights have moved a little."""
-    model = load_model(str(folder), device=device, precision=Precision.FP32, mixed=True, float32_unet=not adapters)
+    model = load_model(
+        resolve_model(str(folder)), device=device, precision=Precision.FP32, mixed=True, float32_unet=not adapters
+    )
     torch.manual_seed(0)
     if adapters:
-        add_adapters(model.unet, LoraSection(rank=2), seed=0)
+        add_adapters(model.unet, rank=2, alpha=None, seed=0)
     else:
         model.unet.requires_grad_(True)
     weights = {f"unet.{name}": weight for name, weight in model.unet.named_parameters() if weight.requires_grad}
@@ -45,15 +47,15 @@ def test_models_are_loaded_back_on_the_cpu_and_one_at_a_time(
     alive: list[int] = []
     loaded: list[weakref.ref[torch.nn.Module]] = []
 
-    def watched(name: str, *, device: torch.device, **given: Any) -> DiffusionModel:
+    def watched(model: ResolvedModel, *, device: torch.device, **given: Any) -> DiffusionModel:
         devices.append(device)
         alive.append(sum(reference() is not None for reference in loaded))
-        model = load_model(name, device=device, **given)
-        loaded.append(weakref.ref(model.vae))
-        return model
+        network = load_model(model, device=device, **given)
+        loaded.append(weakref.ref(network.vae))
+        return network
 
     monkeypatch.setattr(export, "load_model", watched)
-    save_tuned(trained, tmp_path / "model", source=str(tiny_model), card="card")
+    save_tuned(trained, tmp_path / "model", source=resolve_model(str(tiny_model)), card="card")
     assert len(devices) == (3 if adapters else 2)  # the source's UNet to merge adapters into; the source; the result
     assert set(devices) == {CPU}
     assert not any(alive)
@@ -74,5 +76,5 @@ def test_saving_takes_no_more_of_an_accelerator_than_a_step_of_training(
     model.unet(latents, 500, text).sample.sum().backward()
     step = torch.cuda.max_memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    save_tuned(trained, tmp_path / "model", source=str(tiny_model), card="card")
+    save_tuned(trained, tmp_path / "model", source=resolve_model(str(tiny_model)), card="card")
     assert torch.cuda.max_memory_allocated() <= step

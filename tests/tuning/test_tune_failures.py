@@ -10,6 +10,7 @@ import pytest
 import yaml
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from cxrsynth.diffusion.model import load_model
@@ -282,6 +283,23 @@ def test_weights_lost_while_saving_are_noticed(
         assert "the model loaded back is not the one saved" in refused(tune(path, out))
     assert not (out / "model").exists()
     assert tune(path, out).exit_code == 0
+
+
+@pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}}, {"unet": "full"}])
+def test_a_model_that_half_precision_is_far_off_for_is_saved(
+    train: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    """As one of many layers: what was tuned in bfloat16 is compared in float32."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_norm_out.bias"] += 64.0  # small differences of large activations
+    weights["conv_out.weight"] -= weights["conv_out.weight"].mean(1, keepdim=True)
+    save_file(weights, path, metadata={"format": "pt"})
+    content = recipe(model, train=train | {"learning_rate": 1.0e-6, "ace": False})
+    content["model"]["precision"] = "bf16"
+    result = tune(write_recipe(tmp_path, content), tmp_path / "run")
+    assert result.exit_code == 0, result.output
 
 
 def test_backends_beside_the_recipe_are_found_from_anywhere(

@@ -1,0 +1,372 @@
+"""`python -m tests.gpu.report`: what works on this machine's GPU, how fast, and in how much memory.
+
+Runs the three commands as a user would, on nano and on a randomly initialised model of the size of Stable
+Diffusion 1.5, each in a process of its own, without network. Every step is independent: one that fails is a row that
+says so. Prints a Markdown table and writes it, with the output of failed commands, under `--out`.
+
+Images of the GPU are compared with the CPU's in float32: at most 1 of 255 gray levels apart on average.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+import yaml
+from PIL import Image
+
+_RECIPES = Path(__file__).parents[2] / "recipes"
+_REPORTS = _RECIPES / "reports.csv"
+_MANY_REPORTS = _RECIPES / "nano-reports.csv"
+_COMMAND_LIMIT_S = 300
+_TOLERANCE = 1.0  # gray levels of 255, mean
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished command."""
+
+    code: int
+    seconds: float
+    peak_bytes: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    outcome: str
+    ok: bool
+
+
+class Failed(Exception):
+    """A step whose command or check failed."""
+
+
+def run(work: Path, *arguments: str) -> Run:
+    """A `cxrsynth` command in a process of its own. Raises Failed unless it exits with 0."""
+    result = work / "measured.json"
+    result.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpu.measured", str(result), *arguments],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_COMMAND_LIMIT_S,
+    )
+    if done.returncode != 0 or not result.is_file():
+        raise Failed(f"cxrsynth {' '.join(arguments)}\nexit code {done.returncode}\n{done.stdout[-3000:]}")
+    found = json.loads(result.read_text())
+    return Run(done.returncode, found["seconds"], found["peak_bytes"], done.stdout)
+
+
+def generate(work: Path, name: str, *arguments: str, reports: Path = _REPORTS) -> Run:
+    """`cxrsynth generate` on the GPU, unless the arguments say otherwise."""
+    device = () if "--device" in arguments else ("--device", "cuda")
+    return run(work, "generate", str(reports), "--out", str(work / name), *device, *arguments)
+
+
+def tars(folder: Path) -> dict[str, str]:
+    """SHA-256 of every tar of a set."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.tar"))}
+
+
+def pixels(folder: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """All PNG images of a set in their order, [N, H, W], gray levels of 255."""
+    images = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".png"):
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    image = np.asarray(Image.open(io.BytesIO(content.read())), dtype=np.float32)
+                    images.append(image / (257.0 if image.max() > 255 else 1.0))
+    return np.stack(images)
+
+
+def gib(count: float) -> str:
+    """Bytes in GiB."""
+    return f"{count / 2**30:.2f} GiB"
+
+
+def same_pixels(work: Path) -> str:
+    """GPU against CPU, both in float32."""
+    generate(work, "cpu32", "--device", "cpu", "--precision", "fp32", "--limit", "8")
+    outcomes = []
+    for precision in ("fp32", "bf16", "fp16"):
+        generate(work, f"gpu-{precision}", "--precision", precision, "--limit", "8")
+        difference = np.abs(pixels(work / f"gpu-{precision}") - pixels(work / "cpu32"))
+        outcomes.append(f"{precision} mean {difference.mean():.2f}, largest {difference.max():.0f}")
+        if difference.mean() > _TOLERANCE:
+            raise Failed(f"{precision}: mean difference {difference.mean():.2f} of 255, at most {_TOLERANCE}")
+    return "; ".join(outcomes) + " of 255"
+
+
+def same_bytes(work: Path) -> str:
+    """The same command twice, and once killed in the middle."""
+    arguments = ("--images-per-report", "8", "--shard-size", "16", "--batch-size", "8")
+    generate(work, "first", *arguments)
+    generate(work, "again", *arguments)
+    if tars(work / "first") != tars(work / "again"):
+        raise Failed("the same command gave other bytes")
+    command = [sys.executable, "-m", "cxrsynth", "generate", str(_REPORTS), "--out", str(work / "killed")]
+    process = subprocess.Popen([*command, "--device", "cuda", *arguments], stdout=subprocess.DEVNULL)
+    while len(list((work / "killed").glob("*.tar"))) < 3 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = len(tars(work / "killed"))
+    generate(work, "killed", *arguments)
+    if tars(work / "first") != tars(work / "killed"):
+        raise Failed("a killed and resumed run gave other bytes")
+    return f"{len(tars(work / 'first'))} shards equal; killed after {kept} and resumed: equal"
+
+
+def generation_rate(work: Path, model: str, batch: int, *, few: int, many: int, extra: tuple[str, ...] = ()) -> str:
+    """Images per second between a short and a long run, so that start-up cancels."""
+    seconds, peak = [], 0
+    for count in (few, many):
+        arguments = ("--model", model, "--batch-size", str(batch), "--limit", str(count), *extra)
+        done = generate(work, f"rate-{Path(model).name}-{batch}-{count}", *arguments, reports=_MANY_REPORTS)
+        seconds.append(done.seconds)
+        peak = max(peak, done.peak_bytes)
+    rate = (many - few) / (seconds[1] - seconds[0])
+    return f"{rate:.2f} images/s, {gib(peak)} (start-up and {few} images {seconds[0]:.0f} s)"
+
+
+def dicom(work: Path) -> str:
+    """DICOM shards, read back."""
+    import pydicom
+
+    generate(work, "dicom", "--format", "dicom", "--limit", "4")
+    with tarfile.open(next((work / "dicom").glob("*.tar"))) as tar:
+        names = [name for name in tar.getnames() if name.endswith(".dcm")]
+        content = tar.extractfile(names[0])
+        assert content is not None
+        data = pydicom.dcmread(io.BytesIO(content.read()))
+    return f"{len(names)} objects, {data.Rows} x {data.Columns}, SyntheticData {data.SyntheticData}"
+
+
+def tune_rate(work: Path, name: str, recipe: Path, *settings: str) -> str:
+    """A recipe on the GPU: images per second, its parts, the largest |ratio - 1| before it learns."""
+    overrides = [word for one in ("model.device=cuda", *settings) for word in ("--set", one)]
+    done = run(work, "tune", str(recipe), "--out", str(work / name), *overrides)
+    rows = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "time/update_s" in row]
+    last = rows[-1]
+    parts = {part: last[f"time/{part}_s"] for part in ("rollout", "baseline", "update")}
+    spent = sum(parts.values())
+    split = ", ".join(f"{part} {value:.1f} s" for part, value in parts.items())
+    return (
+        f"{last['images'] / spent:.2f} trajectories/s ({split}), {gib(done.peak_bytes)}, ratio off by"
+        f" {rows[0]['policy/ratio_error']:.1e}, clipped {last['policy/clip_fraction']:.0%}, whole command"
+        f" {done.seconds:.0f} s"
+    )
+
+
+def audit(work: Path) -> str:
+    """`audit` of the generated set on the GPU, its keep list against the CPU's."""
+    if not (work / "first").is_dir():
+        generate(work, "first", "--images-per-report", "8")
+    done = run(work, "audit", str(work / "first"), "--out", str(work / "audit"), "--device", "cuda")
+    on_cpu = run(work, "audit", str(work / "first"), "--out", str(work / "audit-cpu"), "--device", "cpu")
+    kept, kept_cpu = ((work / folder / "keep.csv").read_text().splitlines() for folder in ("audit", "audit-cpu"))
+    if kept != kept_cpu:
+        differing = sum(one != other for one, other in zip(kept, kept_cpu, strict=True))
+        raise Failed(f"other decisions than on the CPU: {differing} of {len(kept) - 1} rows of keep.csv")
+    return (
+        f"{len(kept) - 1} images, {done.seconds:.0f} s, {gib(done.peak_bytes)}; on the CPU {on_cpu.seconds:.0f} s, same"
+        " decisions"
+    )
+
+
+def sd15(work: Path) -> Path:
+    """The folder of the large model, made once."""
+    folder = work / "sd15"
+    if not (folder / "model_index.json").is_file():
+        from tests.benchmarks.tune_memory import make_model
+
+        make_model(folder)
+        config = folder / "unet" / "config.json"
+        assert config.is_file()
+    return folder
+
+
+def peak_share(work: Path) -> str:
+    """Floating-point operations of the large UNet, at the rate of its own bare forward, of a large matmul's."""
+    from diffusers import UNet2DConditionModel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    unet = UNet2DConditionModel.from_pretrained(sd15(work) / "unet", torch_dtype=torch.bfloat16)
+    unet = unet.to("cuda", memory_format=torch.channels_last).eval()
+    outcomes = []
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    matmul = 2 * 8192**3 / _seconds(lambda: a @ b)
+    for batch in (2, 16):
+        latents = torch.randn(batch, 4, 64, 64, device="cuda", dtype=torch.bfloat16)
+        latents = latents.to(memory_format=torch.channels_last)
+        text = torch.randn(batch, 77, 768, device="cuda", dtype=torch.bfloat16)
+
+        def forward(latents: torch.Tensor = latents, text: torch.Tensor = text) -> None:
+            with torch.no_grad():
+                unet(latents, 500, text)
+
+        with FlopCounterMode(display=False) as counter:
+            forward()
+        flops, taken = counter.get_total_flops(), _seconds(forward)
+        outcomes.append(f"batch {batch}: {taken * 1e3:.1f} ms, {flops / taken / matmul:.0%} of the matmul rate")
+    return f"{flops / batch / 1e12:.2f} TFLOP a pass; matmul {matmul / 1e12:.0f} TFLOP/s; " + "; ".join(outcomes)
+
+
+def _seconds(work: Callable[[], object], repeats: int = 10) -> float:
+    for _ in range(3):
+        work()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - started) / repeats
+
+
+def large_recipe(work: Path, unet: str) -> Path:
+    """RLCF with ACE on the large model, updates as in `recipes/sd15-*`: LoRA, or all weights of the UNet."""
+    train: dict[str, Any] = {"unet": unet, "ace": {"subspace": 8, "exploration_std": 0.3}, "learning_rate": 1.0e-5}
+    if unet == "lora":
+        train["lora"] = {"rank": 16}
+    stage = {
+        "stage": "rlcf",
+        "iterations": 2,
+        "reports_per_iteration": 4,
+        "images_per_report": 4,
+        "train": train,
+        "sampling": {"steps": 20, "guidance": 4.0, "batch_size": 8},
+        "comparison": {"pool": 1},
+        "update": {
+            "num_minibatches": 2,
+            "timestep_fraction": 0.5,
+            "kl_weight": 0.05,
+            "grad_norm": 0.1,
+            "micro_batch": 8,
+        },
+    }
+    recipe = {
+        "model": {"checkpoint": str(sd15(work)), "precision": "bf16", "gradient_checkpointing": True},
+        "reports": {"table": str(_REPORTS), "held_out": 4},
+        "stages": [stage],
+        "evaluation": {"every": 2, "reports": 4, "steps": 8, "sheet": 4},
+    }
+    path = work / f"large-{unet}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def ddpo_recipe(work: Path) -> Path:
+    """`smoke.yaml` with direct rewards."""
+    recipe = yaml.safe_load((_RECIPES / "smoke.yaml").read_text())
+    recipe["reports"]["table"] = str(_MANY_REPORTS)
+    recipe["stages"][0] |= {"stage": "ddpo"}
+    recipe["stages"][0].pop("comparison")
+    path = work / "ddpo.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def environment() -> str:
+    """Card and software."""
+    names = ("torch", "diffusers", "transformers", "accelerate", "peft")
+    software = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"{torch.cuda.get_device_name()}, Python {platform.python_version()}, {software}"
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the table and the output of what failed.")] = Path("gpu-report"),
+    only: Annotated[str, typer.Option(help="Steps whose name contains one of these words, comma-separated.")] = "",
+    large: Annotated[bool, typer.Option(help="Also the model of the size of Stable Diffusion 1.5.")] = True,
+) -> None:
+    """Run every step, print the table; exit code 1 if one failed."""
+    if not torch.cuda.is_available():
+        typer.echo("no CUDA device: nothing measured")
+        raise typer.Exit(2)
+    out.mkdir(parents=True, exist_ok=True)
+    smoke, rlcf = _RECIPES / "smoke.yaml", _RECIPES / "nano-rlcf.yaml"
+    two = ("stages.0.iterations=2", "evaluation.every=2", "evaluation.reports=16")
+    full = ("stages.0.train.unet=full", "stages.0.train.learning_rate=1.0e-5")
+    wide = ("stages.0.sampling.batch_size=64", "stages.0.update.micro_batch=64")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        steps: dict[str, Callable[[], str]] = {
+            "environment": environment,
+            "nano, pixels against the CPU's float32": lambda: same_pixels(work),
+            "nano, same bytes, kill -9 and resume": lambda: same_bytes(work),
+            "nano, DICOM": lambda: dicom(work),
+            "nano, generate, batch 8": lambda: generation_rate(work, "nano", 8, few=16, many=400),
+            "nano, generate, batch 64": lambda: generation_rate(work, "nano", 64, few=64, many=400),
+            "nano, tune smoke.yaml": lambda: tune_rate(work, "smoke", smoke),
+            "nano, tune nano-rlcf.yaml, LoRA": lambda: tune_rate(work, "rlcf", rlcf, *two),
+            "nano, tune nano-rlcf.yaml, whole UNet": lambda: tune_rate(work, "rlcf-full", rlcf, *two, *full),
+            "nano, tune nano-rlcf.yaml, LoRA, batch 64": lambda: tune_rate(work, "rlcf-wide", rlcf, *two, *wide),
+            "nano, tune, direct rewards (DDPO)": lambda: tune_rate(work, "ddpo", ddpo_recipe(work)),
+            "nano, audit": lambda: audit(work),
+        }
+        if large:
+            fifty = ("--steps", "50", "--guidance", "4", "--prompt", "impression")
+            steps |= {
+                "SD 1.5 size, bare UNet in bfloat16": lambda: peak_share(work),
+                "SD 1.5 size, generate, 50 steps, batch 8": lambda: generation_rate(
+                    work, str(sd15(work)), 8, few=8, many=40, extra=fifty
+                ),
+                "SD 1.5 size, tune, LoRA and ACE": lambda: tune_rate(work, "sd-lora", large_recipe(work, "lora")),
+                "SD 1.5 size, tune, whole UNet and ACE": lambda: tune_rate(work, "sd-full", large_recipe(work, "full")),
+            }
+        wanted = [word for word in only.split(",") if word]
+        rows = [
+            _step(name, work_of_step, out)
+            for name, work_of_step in steps.items()
+            if not wanted or any(word in name for word in wanted)
+        ]
+    table = "\n".join(["| step | outcome |", "| --- | --- |", *(f"| {row.what} | {row.outcome} |" for row in rows)])
+    (out / "report.md").write_text(table + "\n", encoding="utf-8")
+    typer.echo(table)
+    if not all(row.ok for row in rows):
+        raise typer.Exit(1)
+
+
+def _step(name: str, work: Callable[[], str], out: Path) -> Row:
+    started = time.perf_counter()
+    try:
+        row = Row(name, work(), True)
+    except Exception as error:  # every step gets its turn; what went wrong is in the log
+        said = str(error) if isinstance(error, Failed) else traceback.format_exc()
+        with (out / "failures.log").open("a", encoding="utf-8") as log:
+            log.write(f"== {name}\n{said}\n")
+        typer.echo(f"FAILED {name}\n{said[-2500:]}", err=True)
+        row = Row(name, f"failed: {said.splitlines()[-1][:200] if said else type(error).__name__}", False)
+    typer.echo(f"[{math.ceil(time.perf_counter() - started)} s] {name}: {row.outcome}", err=True)
+    return row
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    typer.run(main)

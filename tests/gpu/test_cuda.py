@@ -1,0 +1,80 @@
+"""On a CUDA device: the CPU's images, the same bytes twice, and tuning that can be stopped and leaves a model."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cxrsynth.cli import app
+from cxrsynth.rl.rollout_spec import RolloutSpec
+from cxrsynth.tuning.reinforce import Reinforcement
+from tests.generation.making import command, hashes, write_table
+from tests.gpu.report import pixels
+from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+TRAINED: dict[str, dict[str, Any]] = {
+    "whole UNet": {"train": {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5, "ace": {"tokens": 16}}},
+    "adapters": {
+        "train": {"unet": "lora", "lora": {"rank": 2}, "ace": {"subspace": 3, "exploration_std": 0.5}},
+        "update": {"num_minibatches": 2, "kl_weight": 0.1},
+    },
+}
+
+
+def generate(out: Path, model: Path | str, *options: str) -> Path:
+    """A set of four images in two shards, on the GPU unless the options say otherwise."""
+    table = write_table(out.with_suffix(".csv"))
+    result = CliRunner().invoke(app, command(table, out, model, "--limit", "4", "--device", "cuda", *options))
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.mark.parametrize("model", ["tiny", "nano"])
+def test_images_are_the_cpus(model: str, tiny_model: Path, tmp_path: Path) -> None:
+    name = tiny_model if model == "tiny" else model
+    on_gpu = pixels(generate(tmp_path / "gpu", name))
+    on_cpu = pixels(generate(tmp_path / "cpu", name, "--device", "cpu"))
+    assert on_cpu.std() > 1
+    # Convolutions on a GPU may round float32 to TF32's 11 bits.
+    assert np.abs(on_gpu - on_cpu).mean() < 0.5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_same_command_gives_the_same_bytes(precision: str, tmp_path: Path) -> None:
+    first, again = (generate(tmp_path / name, "nano", "--precision", precision) for name in ("first", "again"))
+    assert hashes(first) == hashes(again)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("trained", TRAINED)
+def test_tuning_that_was_stopped_ends_as_if_it_never_was(
+    trained: str, precision: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_brightness(tmp_path / "own", monkeypatch)
+    content = recipe(tiny_model, iterations=4, **TRAINED[trained])
+    content["model"] |= {"device": "cuda", "precision": precision}
+    path, whole, cut = write_recipe(tmp_path, content), tmp_path / "whole", tmp_path / "cut"
+    result = tune(path, whole)
+    assert result.exit_code == 0, result.output
+    assert "|ratio - 1| before the first update: 0.0e+00" in result.output
+    specs = Reinforcement.rollout_specs
+
+    def pressed(self: Reinforcement, iteration: int) -> list[RolloutSpec]:
+        if iteration == 1:
+            signal.raise_signal(signal.SIGINT)
+        return specs(self, iteration)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reinforcement, "rollout_specs", pressed)
+        assert tune(path, cut).exit_code == 130
+    assert tune(path, cut).exit_code == 0
+    assert metrics(cut) == metrics(whole)
+    assert hashes(cut / "model") == hashes(whole / "model")
+    tuned = pixels(generate(tmp_path / "tuned", whole / "model"))
+    assert np.abs(tuned - pixels(generate(tmp_path / "plain", tiny_model))).max() > 0
