@@ -1,9 +1,16 @@
-.PHONY: check fix
+.PHONY: check fix docs wheel floors
 check:
 	ruff format --check .
 	ruff check .
 	mypy
+	lint-imports
 	pytest
 fix:
 	ruff format .
 	ruff check --fix .
+docs:
+	mkdocs build --strict
+wheel:
+	.ci/wheel
+floors:
+	.ci/floors

@@ -208,6 +208,9 @@ def audit(
     shard_size: int = AuditSettings.shard_size,
     utility: bool = AuditSettings.utility,
     probes: int = AuditSettings.probes,
+    generator: str | None = AuditSettings.generator,
+    keep_reference_pixels: bool = AuditSettings.keep_reference_pixels,
+    id_key: str | PathLike[str] | None = AuditSettings.id_key,
     fail_under: Mapping[str, float] | Sequence[str] = AuditSettings.fail_under,
     strict: bool = AuditSettings.strict,
     seed: int = AuditSettings.seed,
@@ -235,6 +238,9 @@ def audit(
         shard_size: images per shard in `write_kept`.
         utility: train classifiers on synthetic and real images and test them on real ones.
         probes: reference images to plant near-duplicates of, which measures how well the search finds them.
+        generator: model that made the images; near-duplicates are also planted with its autoencoder. None: nano's.
+        keep_reference_pixels: leave the pixels of the reference in `.cxrsynth-audit` when the audit is complete.
+        id_key: file with the secret key for pseudonyms of patients; None for the one in the user data folder.
         fail_under: metric -> value that it must reach (or, for a distance, not pass); or texts `METRIC=VALUE`.
         strict: stop at the first file that cannot be read instead of counting it as damaged.
         seed: seed for subsampling and confidence intervals, 0 or more.
@@ -272,8 +278,8 @@ def audit(
         family=family,
         features=features,
         rules=RuleSettings(
-            minimum=dict(thresholds or {}),
-            beat=dict(beat_reference or {}),
+            thresholds=dict(thresholds or {}),
+            percentiles=dict(beat_reference or {}),
             keep_fraction=keep_fraction,
             ignored_checks=tuple(ignored_checks),
         ),
@@ -281,6 +287,9 @@ def audit(
         shard_size=shard_size,
         utility=utility,
         probes=probes,
+        generator=generator,
+        keep_reference_pixels=keep_reference_pixels,
+        id_key=_path(id_key),
         fail_under=tuple(_assignments(fail_under)),
         strict=strict,
         seed=seed,

@@ -1,4 +1,4 @@
-"""The only module that prints: messages on standard error, tables on standard output."""
+"""All printing: messages go to standard error, tables to standard output."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ _MEASURES = (*_DISTANCES, "ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
 
 
 class Advance(Protocol):
-    """Tells a progress display that so many images are done; `made` False for those found finished."""
+    """Advances a progress display by this many images; `made` False for those that were already finished."""
 
     def __call__(self, images: int, *, made: bool = True) -> None: ...
 
@@ -38,7 +38,7 @@ def warn(message: str) -> None:
 
 
 def fail(message: str) -> None:
-    """The last line of a run that could not go on."""
+    """The error that ended a run, on standard error."""
     Console(stderr=True, emoji=False, highlight=False, soft_wrap=True).print(f"[red]error:[/] {escape(message)}")
 
 
@@ -46,7 +46,7 @@ def fail(message: str) -> None:
 def image_progress(total: int | None, *, quiet: bool = False, what: str = "images") -> Iterator[Advance]:
     """A bar with images/s and time left on a terminal; a plain line every ten seconds when piped.
 
-    `total` None: not known beforehand.
+    `total` None: unknown beforehand.
     """
     rate = _Rate(total, what)
     if quiet:
@@ -78,14 +78,14 @@ def image_progress(total: int | None, *, quiet: bool = False, what: str = "image
 
 @dataclass
 class _Rate:
-    """Images done and made, and the speed of making them."""
+    """How many images are done, how many of them this run made, and how fast."""
 
     total: int | None
     what: str = "images"
     done: int = 0
     made: int = 0
     started: float = field(default_factory=time.monotonic)
-    told: float = 0.0
+    shown_at: float = 0.0
 
     def count(self, images: int, *, made: bool = True) -> None:
         self.done += images
@@ -97,9 +97,9 @@ class _Rate:
 
     def due(self) -> bool:
         now = time.monotonic()
-        if self.done != self.total and now - self.told < _PLAIN_EVERY_S:
+        if self.done != self.total and now - self.shown_at < _PLAIN_EVERY_S:
             return False
-        self.told = now
+        self.shown_at = now
         return True
 
     def text(self) -> str:
@@ -111,31 +111,35 @@ class _Rate:
 
 
 def print_audit(summary: Mapping[str, Any], out: Path) -> None:
-    """The findings of an audit as tables on standard output; where the files are, on standard error."""
+    """The results of an audit as tables on standard output; where the files are, on standard error."""
     output = Console(emoji=False, highlight=False, soft_wrap=True)
     kept, rejected = summary["kept"], summary["rejected"]
     damaged = summary["input"]["damaged_count"]
     output.print(f"{kept} of {kept + rejected} images kept" + (f", {damaged} damaged and skipped" if damaged else ""))
     if summary["reasons"]:
-        output.print(_table("rejected for", ["images"], {name: [str(n)] for name, n in summary["reasons"].items()}))
+        output.print(
+            _table("reason for rejection", ["images"], {name: [str(n)] for name, n in summary["reasons"].items()})
+        )
     names = ("mean", "p5", "p50", "p95")
     rewards = {name: [_number(of[n]) for n in names] for name, of in summary["rewards"].items()}
     output.print(_table("reward", names, rewards))
     overall = next((row for row in summary["fidelity"] if row["group"] == "all" and row["frechet"]), None)
     if overall is not None:
-        # Groups are many and lines are short: they are in the report.
+        # Groups are left to the report: they are many, and lines are short.
         rows = {name: [_interval(overall[name])] for name in _MEASURES}
-        output.print(_table("against the reference, all images", [f"{overall['compared']} images each"], rows))
-    copies = summary["memorization"]
-    if copies is not None:
-        alarms = copies["false_alarms"]
-        output.print(f"{copies['flagged']} images as near to a real one as a copy would be")
-        caught = {name: [f"{one['caught']} of {one['of']}"] for name, one in copies["sensitivity"].items()}
-        caught["false alarms on held-out real patients"] = [f"{alarms['caught']} of {alarms['of']}"]
-        output.print(_table("planted copies of reference images", ["found"], caught))
+        output.print(_table("compared with the reference, all images", [f"{overall['compared']} images each"], rows))
+    memorization = summary["memorization"]
+    if memorization is not None:
+        alarms = memorization["false_alarms"]
+        output.print(f"near-duplicates of real images: {memorization['flagged']}")
+        found = {name: [f"{one['caught']} of {one['of']}"] for name, one in memorization["sensitivity"].items()}
+        found["false alarms on held-out real patients"] = [f"{alarms['caught']} of {alarms['of']}"]
+        output.print(_table("planted near-duplicates of reference images", ["found"], found))
     for miss in summary["failed"]:
-        found = "not measured" if miss["value"] is None else f"{miss['value']:.4g}"
-        output.print(f"[red]missed:[/] {escape(miss['metric'])}: {found}, stated {miss['limit']} {miss['minimum']:g}")
+        value = "not measured" if miss["value"] is None else f"{miss['value']:.4g}"
+        output.print(
+            f"[red]failed:[/] {escape(miss['metric'])}: {value}, expected {miss['limit']} {miss['threshold']:g}"
+        )
     say(f"{out}: report.html, summary.json, scores.parquet, keep.csv")
 
 
@@ -175,7 +179,7 @@ class ShowIteration(Protocol):
 
 @contextmanager
 def tuning_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]:
-    """A live table on a terminal; one plain line an iteration when piped."""
+    """A live table on a terminal; one plain line per iteration when piped."""
     view = _TuningView(total)
     if quiet:
         yield lambda iteration, row: None
@@ -183,14 +187,14 @@ def tuning_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]:
         with Live(view.table(), console=Console(stderr=True, emoji=False), auto_refresh=False) as live:
 
             def update(iteration: int, row: Mapping[str, Any]) -> None:
-                view.take(iteration, row)
+                view.update(iteration, row)
                 live.update(view.table(), refresh=True)
 
             yield update
     else:
 
         def line(iteration: int, row: Mapping[str, Any]) -> None:
-            view.take(iteration, row)
+            view.update(iteration, row)
             say(view.line(row))
 
         yield line
@@ -199,18 +203,18 @@ def tuning_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]:
 @contextmanager
 def training_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]:
     """Steps of supervised training: a bar on a terminal, a plain line every ten seconds when piped."""
-    started, told, begun = time.monotonic(), float("-inf"), None
+    started, shown_at, begun = time.monotonic(), float("-inf"), None
 
     def text(row: Mapping[str, Any]) -> str:
         speed = row["time/images_per_s"]
         return f"loss {row['sft/loss']:.4f}, gradient {row['sft/grad_norm']:.3g}, {speed:.2f} images/s"
 
     def line(iteration: int, row: Mapping[str, Any]) -> None:
-        nonlocal told, begun
+        nonlocal shown_at, begun
         begun = iteration - 1 if begun is None else begun
         now = time.monotonic()
-        if iteration == total or now - told >= _PLAIN_EVERY_S:
-            told = now
+        if iteration == total or now - shown_at >= _PLAIN_EVERY_S:
+            shown_at = now
             left = timedelta(seconds=round((now - started) / (iteration - begun) * (total - iteration)))
             say(f"step {iteration}/{total}: {text(row)}, {left} left")
 
@@ -226,7 +230,7 @@ def training_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]
 
 
 class _TuningView:
-    """What there is to see of a run: the newest value of each metric, and the time left."""
+    """The newest value of each metric of a run, and the time left."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -235,7 +239,7 @@ class _TuningView:
         self._begun: int | None = None
         self._started = time.monotonic()
 
-    def take(self, iteration: int, row: Mapping[str, Any]) -> None:
+    def update(self, iteration: int, row: Mapping[str, Any]) -> None:
         if self._begun is None:
             self._begun = iteration - 1
         self.iteration = iteration
@@ -250,7 +254,7 @@ class _TuningView:
         return str(timedelta(seconds=round(seconds)))
 
     def line(self, row: Mapping[str, Any]) -> str:
-        """What the newest row says."""
+        """The newest row as one line."""
         head = f"iteration {self.iteration}/{self.total}"
         if any(name.startswith("evaluation/") for name in row):
             margins = ", ".join(

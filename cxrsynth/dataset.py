@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 import webdataset as wds
+from webdataset.compat import FluidInterface
 from webdataset.utils import pytorch_worker_info
 
 from cxrsynth.errors import ShardError
@@ -20,7 +21,7 @@ Example: TypeAlias = tuple[torch.Tensor, torch.Tensor, dict[str, str]]
 _VALUES = {Status.PRESENT: 1.0, Status.ABSENT: 0.0, Status.UNCERTAIN: float("nan")}
 
 
-class Dataset(wds.DataPipeline, wds.FluidInterface):  # type: ignore[misc]
+class Dataset(wds.DataPipeline, FluidInterface):  # type: ignore[misc]
     """A pipeline of (image, labels, metadata), with webdataset's methods: `.map_tuple`, `.batched`, `.with_epoch`."""
 
 

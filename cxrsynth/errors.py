@@ -1,8 +1,8 @@
-"""Errors that are the user's to mend: one message, no traceback, exit code 2."""
+"""Errors the user can fix: one message, no traceback, exit code 2."""
 
 
 class CxrsynthError(Exception):
-    """Base of the errors a user can mend. The message says where, what was found, what to do.
+    """Base class. The message says where, what was found, what was expected, what to do.
 
     Report text never enters a message: rows are named by line and report id.
     """
@@ -21,7 +21,7 @@ class ShardError(CxrsynthError):
 
 
 class LaunchError(CxrsynthError):
-    """Environment variables of a launcher that make no sense."""
+    """A launcher's environment variables that make no sense."""
 
 
 class ModelError(CxrsynthError):

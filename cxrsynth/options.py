@@ -205,6 +205,29 @@ Probes = Annotated[
         rich_help_panel=_METRICS,
     ),
 ]
+Generator = Annotated[
+    str | None,
+    Option(
+        help="Model that made the images; near-duplicates are also planted with its autoencoder. Default: nano's.",
+        rich_help_panel=_METRICS,
+    ),
+]
+KeepReferencePixels = Annotated[
+    bool,
+    Option(
+        "--keep-reference-pixels",
+        help="Leave the pixels of the reference in .cxrsynth-audit when the audit is complete.",
+        rich_help_panel=_PRIVACY,
+    ),
+]
+PatientKey = Annotated[
+    Path | None,
+    Option(
+        "--id-key",
+        help="File with the secret key for pseudonyms. Default: a key created once in your user data folder.",
+        rich_help_panel=_PRIVACY,
+    ),
+]
 FailUnder = Annotated[
     list[str] | None,
     Option(help="METRIC=VALUE: exit with code 3 if the metric misses the value. Repeatable.", rich_help_panel=_METRICS),

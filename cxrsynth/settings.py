@@ -122,10 +122,10 @@ class GenerateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleSettings:
-    """Which images are kept. `beat` holds percentiles (0 to 100) of the reference's own rewards."""
+    """Which images are kept. `percentiles` (0 to 100) are those of the reference's own rewards."""
 
-    minimum: dict[str, float] = field(default_factory=dict)
-    beat: dict[str, float] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    percentiles: dict[str, float] = field(default_factory=dict)
     keep_fraction: float | None = None
     ignored_checks: tuple[str, ...] = ()
 
@@ -136,7 +136,9 @@ class AuditSettings:
 
     `judges` maps rewards to backends. The posture regressor of `family` aligns images for the quality checks and the
     near-duplicate search. Near-duplicates of `probes` reference images are planted to measure how well the search finds
-    them. `out` None: beside the input.
+    them; the kind `autoencoded` with the autoencoder of `generator` (a model as `generate` takes it), None for nano's.
+    `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `id_key` None: the key in
+    the user's data folder. `out` None: beside the input.
     """
 
     shards: Path
@@ -153,6 +155,9 @@ class AuditSettings:
     shard_size: int = 1000
     utility: bool = False
     probes: int = 100
+    generator: str | None = None
+    keep_reference_pixels: bool = False
+    id_key: Path | None = None
     fail_under: tuple[str, ...] = ()
     strict: bool = False
     seed: int = 0

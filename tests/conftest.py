@@ -8,7 +8,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -47,16 +49,29 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: number for number, token in enumerate([*tokens, *merges.values()])}, list(merges)
 
 
+def _tokenizer(max_tokens: int) -> Any:
+    """Read from vocabulary files, which every release of transformers takes."""
+    from transformers import CLIPTokenizerFast
+
+    tokens, merges = _vocabulary()
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "vocab.json").write_text(json.dumps(tokens), encoding="utf-8")
+        Path(folder, "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        Path(folder, "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}', encoding="utf-8")
+        return CLIPTokenizerFast.from_pretrained(folder, model_max_length=max_tokens)
+
+
 def build_tiny_model(
     folder: Path, *, channels: int = 3, max_tokens: int = 24, spec: dict[str, object] | None = None
 ) -> Path:
     """Save an untrained model with fixed weights; `spec` becomes its cxrsynth.json."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
-    tokenizer = CLIPTokenizer(*_vocabulary(), model_max_length=max_tokens)
+    tokenizer = _tokenizer(max_tokens)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

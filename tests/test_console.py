@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: live on a terminal, plain lines when piped."""
+"""Progress of a run: a live table on a terminal, plain lines when piped."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ ROW = {
 
 
 class Terminal:
-    """A terminal as standard error; what it is given is read all the while, or its buffer would fill."""
+    """A terminal as standard error. Its output is read in a thread, since its buffer is small."""
 
     def __init__(self) -> None:
         self.shown = b""
@@ -61,10 +61,10 @@ def test_tuning_is_a_live_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -
     text = terminal.close()
     for expected in ("posture", "-0.5", "0.625", "0.75", "0.0625", "2.00 images/s", "left", "a message beside it"):
         assert expected in text, expected
-    assert "\x1b[1A" in text  # drawn over, not again and again
+    assert "\x1b[1A" in text  # redrawn in place
 
 
-def test_tuning_is_a_plain_line_an_iteration_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tuning_is_a_plain_line_per_iteration_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
     with console.tuning_view(20) as show:
         show(1, ROW)
         show(2, ROW)
@@ -73,3 +73,14 @@ def test_tuning_is_a_plain_line_an_iteration_when_piped(capsys: pytest.CaptureFi
     assert lines[1].startswith("iteration 2/20: posture -0.500")
     assert "win rate 0.625" in lines[1]
     assert "\x1b" not in lines[1]
+
+
+def test_an_evaluation_is_a_line_with_both_margins(capsys: pytest.CaptureFixture[str]) -> None:
+    margins = {"evaluation/tuning/total/margin": 0.25, "evaluation/evaluator/total/margin": -0.125}
+    rates = {"evaluation/tuning/total/win_rate": 0.75, "evaluation/evaluator/total/win_rate": 0.5}
+    with console.tuning_view(20) as show:
+        show(20, ROW)
+        show(20, margins | rates)
+    assert capsys.readouterr().err.splitlines()[1] == (
+        "iteration 20/20 on held-out reports: tuning +0.250 (win rate 0.75), evaluator -0.125 (win rate 0.50)"
+    )

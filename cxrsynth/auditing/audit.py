@@ -1,23 +1,20 @@
-"""`audit`: images in, evidence out: who is kept and why."""
+"""`audit`, top to bottom: images in; who is kept and why, and the metrics of the set, out."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import torch
-
 from cxrsynth import console
-from cxrsynth.auditing.conclude import conclude
-from cxrsynth.auditing.setup import AuditRun, Examined, open_audit
-from cxrsynth.console import Advance
-from cxrsynth.errors import ShardError
-from cxrsynth.images.collection import Unit
-from cxrsynth.images.image import Damaged, Radiograph
+from cxrsynth.auditing.comparison import compare_with_reference, needs_reference_pixels
+from cxrsynth.auditing.decide import decide
+from cxrsynth.auditing.results import write_results
+from cxrsynth.auditing.score_table import reward_names, reward_values, scores_table
+from cxrsynth.auditing.scored import Scored
+from cxrsynth.auditing.scoring import score_collection
+from cxrsynth.auditing.setup import AuditRun, open_audit
+from cxrsynth.auditing.summary import summarize
+from cxrsynth.metrics.memorization.duplicates import duplicates
 from cxrsynth.runtime.memory import memory_advice
-from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.settings import AuditSettings
 
 
@@ -30,14 +27,18 @@ class AuditReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every stated minimum was reached."""
+        """Whether every threshold of --fail-under was reached."""
         return not self.summary["failed"]
 
 
 def audit(settings: AuditSettings) -> AuditReport | None:
-    """Score every image, decide, and write the findings; units scored before are not scored again.
+    """Score every image, decide which to keep, and write the results; None in every process but the main one.
 
-    None in every process but the main one.
+    Scores are kept in `.cxrsynth-audit/`, which only its owner can read (mode 0700): a stopped audit resumes there, and
+    the same command with other rules decides anew without scoring. When the audit is complete, that folder holds
+    scores, features, metadata, keyed pseudonyms of patients, and pictures of the audited images; the pixels of the
+    reference are deleted unless `keep_reference_pixels` is set. The names of the nearest real images remain in
+    scores.parquet and summary.json, and small pictures of at most 24 of them in report.html.
 
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
@@ -47,78 +48,48 @@ def audit(settings: AuditSettings) -> AuditReport | None:
         if run.processes.is_main:
             run.folder.start()
         run.processes.wait()
-        with memory_advice("lower --batch-size"):
-            score_collection(run, run.made, what="images")
-            if run.reference is not None:
-                score_collection(run, run.reference, what="reference images")
-        run.processes.wait()
-        return AuditReport(run.folder.path, conclude(run)) if run.processes.is_main else None
+        _score(run)
+        return AuditReport(run.folder.path, _conclude(run)) if run.processes.is_main else None
     except OSError as error:
         raise run.folder.failure(error) from None
     finally:
         run.folder.unlock()
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Images scored together, of one unit; `last` ends it, with all that could not be read of it."""
-
-    unit: Unit
-    radiographs: list[Radiograph]
-    last: bool = False
-    damaged: list[Damaged] = field(default_factory=list)
-
-
-def score_collection(run: AuditRun, examined: Examined, *, what: str) -> None:
-    """Score the units that fall to this process; batches go side by side, decoding runs ahead of them."""
-    on_cpu = run.scorer.device.type == "cpu"
-    threads = torch.get_num_threads()
-    pool = OrderedPool(threads if on_cpu else 1, threads=1 if on_cpu else threads)
-    total = (examined.collection.manifest or {}).get("counts", {}).get("samples")
-    with console.image_progress(total, quiet=not run.processes.is_main, what=what) as advance, pool:
-        whole = probes_of_a_unit(run.settings.probes, examined) if examined is run.reference else 0
-
-        def rows_of(batch: _Batch) -> pa.Table | None:
-            return run.scorer(batch.radiographs, whole=whole > 0) if batch.radiographs else None
-
-        rows: list[pa.Table] = []
-        for batch, scored in pool.map_in_order(rows_of, _batches(run, examined, advance)):
-            if scored is not None:
-                rows.append(scored)
-                advance(scored.num_rows)
-            if batch.last:
-                examined.parts.write(batch.unit, rows, batch.damaged, run.scorer.schema(), whole=whole)
-                rows = []
+def _score(run: AuditRun) -> None:
+    """Score the images, then the reference; every process takes its share of the units."""
+    with memory_advice("lower --batch-size"):
+        score_collection(run, run.images, what="images")
+        run.processes.wait()
+        if run.reference is not None:
+            with_pixels = needs_reference_pixels(run, run.reference)
+            score_collection(run, run.reference, what="reference images", with_pixels=with_pixels)
+            run.processes.wait()
 
 
-def probes_of_a_unit(probes: int, examined: Examined) -> int:
-    """Images of each unit kept whole, to plant near-duplicates of: enough for `probes` in all, in uneven units too."""
-    return math.ceil(2 * probes / len(examined.collection.units))
+def _conclude(run: AuditRun) -> dict[str, Any]:
+    """From scored units to the files; returns what summary.json holds."""
+    images = Scored(run.images)
+    reference = None if run.reference is None else Scored(run.reference)
+    console.say("comparing images with each other")
+    columns = _duplicates(images)
+    comparison = None if reference is None else compare_with_reference(run, images, reference)
+    if comparison is not None:
+        columns |= comparison.columns
+    real = (
+        {} if reference is None else {one: reward_values(reference.rows, one) for one in reward_names(reference.rows)}
+    )
+    decided = decide(scores_table([images.rows], columns), run.rules, real)
+    summary = summarize(run, images, reference, comparison, decided, real)
+    write_results(run, images, reference, decided, summary)
+    return summary
 
 
-def _batches(run: AuditRun, examined: Examined, advance: Advance) -> Iterator[_Batch]:
-    """The batches of the units this process has still to score. No batch spans two units."""
-    for index, unit in enumerate(examined.collection.units):
-        if index % run.processes.count != run.processes.rank:
-            continue
-        if examined.parts.is_scored(unit):
-            advance(examined.parts.count(unit), made=False)
-            continue
-        radiographs: list[Radiograph] = []
-        damaged: list[Damaged] = []
-        for found in examined.collection.read(unit, workers=run.settings.workers):
-            if isinstance(found, Damaged):
-                _stop_if_strict(run, found)
-                damaged.append(found)
-                continue
-            radiographs.append(found)
-            if len(radiographs) == run.settings.batch_size:
-                yield _Batch(unit, radiographs)
-                radiographs = []
-        yield _Batch(unit, radiographs, last=True, damaged=damaged)
-
-
-def _stop_if_strict(run: AuditRun, damaged: Damaged) -> None:
-    if run.settings.strict:
-        where = f"{damaged.source}: {damaged.member}" if damaged.member else damaged.source
-        raise ShardError(f"{where}: {damaged.reason}\n  mend or remove it, or leave out --strict to count and skip it")
+def _duplicates(images: Scored) -> dict[str, list[Any]]:
+    """Columns `duplicate_of` and `duplicate_similarity`."""
+    keys = images.values("key")
+    found = duplicates(images.thumbnails, keys, images.values("sha256"))
+    return {
+        "duplicate_of": [found[key][0] if key in found else None for key in keys],
+        "duplicate_similarity": [found[key][1] if key in found else None for key in keys],
+    }

@@ -1,4 +1,4 @@
-"""Who is kept and why: rules over the scores of a set. Pure, and the order of the images changes nothing."""
+"""Which images are kept, and why: rules over the scores of a set. Pure; the order of the images changes nothing."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -20,24 +20,24 @@ Reference = Mapping[str, npt.NDArray[np.floating[Any]]]
 
 @dataclass(frozen=True)
 class Rules:
-    """What rejects an image, beside being a duplicate or a copy.
+    """What rejects an image, besides being a duplicate or a near-duplicate of a real image.
 
-    `minimum` is the least a reward may be; `percentile` (0 to 100) the least it may be among the reference's images.
-    `keep_fraction` (above 0, at most 1) keeps that share of each finding's images, the best by `rank_on` (all rewards
-    measured where empty). Of the quality checks those in `ignored_checks` reject nothing.
+    `at_least` holds a threshold for each reward; `percentile` (0 to 100) takes the threshold from the rewards of the
+    reference. `keep_fraction` (above 0, at most 1) keeps that share of each finding's images, the best ones by
+    `rank_on` (all measured rewards where empty). Quality checks in `ignored_checks` reject nothing.
 
     Raises:
         RecipeError: for a number outside its range.
     """
 
-    minimum: Mapping[str, float] = field(default_factory=dict)
+    at_least: Mapping[str, float] = field(default_factory=dict)
     keep_fraction: float | None = None
     rank_on: tuple[str, ...] = ()
     percentile: Mapping[str, float] = field(default_factory=dict)
     ignored_checks: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for name, value in self.minimum.items():
+        for name, value in self.at_least.items():
             if not math.isfinite(value):
                 raise RecipeError(f"--min {name}={value}: expected a finite number")
         for name, value in self.percentile.items():
@@ -49,13 +49,13 @@ class Rules:
     def check(
         self, rewards: Collection[str], reference: Collection[str] = (), checks: Collection[str] | None = None
     ) -> None:
-        """Refuse rules on what is not measured; to be asked before hours of scoring.
+        """Refuse rules on what is not measured; call it before hours of scoring.
 
         Raises:
             RecipeError: for a reward that is not among `rewards`, a percentile of one that is not in `reference`, or
-                an ignored check that is not among `checks` (where told).
+                an ignored check that is not among `checks` (if given).
         """
-        _refuse_unknown("--min", "reward", self.minimum, rewards)
+        _refuse_unknown("--min", "reward", self.at_least, rewards)
         _refuse_unknown("--beat-reference", "reward", self.percentile, rewards)
         _refuse_unknown("--keep-fraction by", "reward", self.rank_on, rewards)
         if checks is not None:
@@ -65,10 +65,10 @@ class Rules:
         for name in sorted(set(self.percentile) - set(reference)):
             raise RecipeError(f"--beat-reference {name}: there is no reference to beat\n  name one with --reference")
 
-    def facts(self) -> dict[str, Any]:
-        """The rules as JSON holds them."""
+    def as_json(self) -> dict[str, Any]:
+        """The rules as summary.json and a manifest hold them."""
         return {
-            "minimum": dict(sorted(self.minimum.items())),
+            "at_least": dict(sorted(self.at_least.items())),
             "keep_fraction": self.keep_fraction,
             "rank_on": sorted(self.rank_on),
             "percentile": dict(sorted(self.percentile.items())),
@@ -79,23 +79,22 @@ class Rules:
 def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any:
     """The scores with `kept` (bool) and `reasons` (list of str, empty exactly where kept) appended.
 
-    Every reason that holds is listed: `check: inverted`, `duplicate`, `copy`, `posture<-2.0`,
-    `diagnosis below p5 of reference`, and, asked only of images that passed all of these, `outside best 0.50 of Edema`.
-    A value equal to its limit passes. A duplicate is rejected whether or not the image it repeats is kept.
+    Every reason that holds is listed: `check: inverted`, `duplicate`, `memorized`, `posture<-2.0`,
+    `diagnosis below p5 of reference`, and, only for images that passed all of these, `outside best 0.50 of Edema`.
+    A value equal to its threshold passes. A duplicate is rejected whether or not the image it repeats is kept.
 
-    A reward that could not tell (null or nan) neither rejects nor helps: no limit holds for it, in a ranking it stands
-    in the middle, and an image of which no reward tells is not ranked, takes no place and stays.
+    An undefined reward (null or nan) neither rejects nor helps: it passes every threshold, ranks in the middle, and an
+    image without any defined reward is not ranked, takes no place and stays.
 
-    Within each finding told to be present (images of none are a group of their own) the ranked images stand by the mean
-    of their ranks in each reward, ties by key; the best ceil(fraction * images) of the group stay. An image stays if it
-    is
+    Within each finding stated as present (images with none form a group of their own), images are ranked by the mean of
+    their ranks in each reward, ties by key; the best ceil(fraction * images) of the group stay. An image stays if it is
     among the best of any of its findings, so a set keeps at least the fraction of each finding, often more in all.
 
     Args:
         scores: pyarrow Table as `cxrsynth.auditing.score_table` describes; keys are unique. Reward columns that were
-            not measured, `copy` and others may be missing.
+            not measured, `memorized` and others may be missing.
         rules: what rejects.
-        reference: the rewards of real images, each [M] with nan where it could not tell.
+        reference: the rewards of real images, each [M] with nan where undefined.
 
     Raises:
         RecipeError: for rules on what was not measured.
@@ -120,9 +119,9 @@ def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any
 
 
 def thresholds(rules: Rules, reference: Reference | None = None) -> list[dict[str, Any]]:
-    """What `decide` holds images against, as summary.json lists it: rule, on which reward, which number."""
+    """The thresholds `decide` applies, as summary.json lists them: rule, on which reward, which number."""
     found: list[dict[str, Any]] = [
-        {"rule": "minimum", "on": name, "value": float(value)} for name, value in sorted(rules.minimum.items())
+        {"rule": "at least", "on": name, "value": float(value)} for name, value in sorted(rules.at_least.items())
     ]
     for name, percentile in sorted(rules.percentile.items()):
         limit = _reference_limit(name, percentile, reference or {})
@@ -134,15 +133,15 @@ def thresholds(rules: Rules, reference: Reference | None = None) -> list[dict[st
 
 
 def _alone(scores: Any, rules: Rules, reference: Reference) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
-    """Each reason that looks at one image by itself, and the images it rejects, [N]."""
+    """Each reason that concerns one image by itself, and the images it rejects, [N]."""
     failed = _column(scores, "checks_failed")
     for name in sorted({check for checks in failed for check in checks or ()} - rules.ignored_checks):
         yield np.array([name in (checks or ()) for checks in failed], dtype=bool), f"check: {name}"
     yield np.array([original is not None for original in _column(scores, "duplicate_of")], dtype=bool), "duplicate"
-    yield np.array([copy is True for copy in _column(scores, "copy")], dtype=bool), "copy"
-    for name, minimum in sorted(rules.minimum.items()):
+    yield np.array([flagged is True for flagged in _column(scores, "memorized")], dtype=bool), "memorized"
+    for name, least in sorted(rules.at_least.items()):
         # In float32 like the scores: -1.1 there lies below the -1.1 a user writes.
-        yield reward_values(scores, name) < np.float32(minimum), f"{name}<{float(minimum)}"
+        yield reward_values(scores, name) < np.float32(least), f"{name}<{float(least)}"
     for name, percentile in sorted(rules.percentile.items()):
         limit = _reference_limit(name, percentile, reference)
         yield reward_values(scores, name) < limit, f"{name} below p{percentile:g} of reference"
@@ -153,21 +152,21 @@ def _column(scores: Any, name: str) -> list[Any]:
 
 
 def _reference_limit(name: str, percentile: float, reference: Reference) -> np.float32:
-    """The p-th percentile of what a reward told of the reference."""
-    told = np.asarray(reference.get(name, ()), dtype=np.float64)
-    told = told[~np.isnan(told)]
-    if not len(told):
+    """The p-th percentile of a reward over the reference."""
+    defined = np.asarray(reference.get(name, ()), dtype=np.float64)
+    defined = defined[~np.isnan(defined)]
+    if not len(defined):
         raise RecipeError(
-            f"--beat-reference {name}: this reward could tell nothing of the reference\n"
+            f"--beat-reference {name}: this reward is undefined for every image of the reference\n"
             "  give a reference with the reports it needs, or leave the rule out"
         )
-    return np.float32(np.percentile(told, percentile))
+    return np.float32(np.percentile(defined, percentile))
 
 
 def _outside_best(
     scores: Any, names: list[str], *, fraction: float, passed: set[int]
 ) -> Iterator[tuple[int, list[str]]]:
-    """Rows of `passed` that are among the best of none of their findings, with one reason a finding."""
+    """Rows of `passed` that are not among the best of any of their findings, with one reason per finding."""
     keys = scores["key"].to_pylist()
     values = np.stack([reward_values(scores, name) for name in names], axis=1)  # [N, R]
     written = f"{fraction:.2f}" if round(fraction, 2) == fraction else f"{fraction:g}"
@@ -184,13 +183,13 @@ def _outside_best(
 
 
 def _best_first(rows: list[int], values: npt.NDArray[np.float32], keys: list[str]) -> list[int]:
-    """The rows of which some reward tells, by their mean standing among each other in each reward, then by key."""
+    """The rows with a defined reward, by their mean rank among each other over the rewards, then by key."""
     ranked = [row for row in rows if not np.isnan(values[row]).all()]
-    standing = np.full((len(ranked), values.shape[1]), 0.5)  # [G, R], in (0, 1); the middle where a reward cannot tell
+    standing = np.full((len(ranked), values.shape[1]), 0.5)  # [G, R], in (0, 1); undefined in the middle
     for column in range(values.shape[1]):
         group = values[ranked, column]
-        told = ~np.isnan(group)
-        standing[told, column] = (rankdata(group[told]) - 0.5) / max(1, told.sum())
+        defined = ~np.isnan(group)
+        standing[defined, column] = (rankdata(group[defined]) - 0.5) / max(1, defined.sum())
     # Rounded: equal sums of thirds differ in their last bits.
     mean = np.round(standing.mean(axis=1), 9)
     return [ranked[place] for place in sorted(range(len(ranked)), key=lambda one: (-mean[one], keys[ranked[one]]))]

@@ -1,4 +1,4 @@
-"""`--fail-under METRIC=VALUE`: numbers of summary.json that an audit must reach, or, for distances, must not pass."""
+"""`--fail-under METRIC=VALUE`: thresholds on numbers of summary.json, upper ones where less is better."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from itertools import product
 from typing import Any
 
-from cxrsynth.auditing.score_table import NONE_TOLD
+from cxrsynth.auditing.score_table import NONE_STATED
 from cxrsynth.errors import RecipeError
 from cxrsynth.metrics.utility import BOTH, REAL, SYNTHETIC
 from cxrsynth.reports.labels import OBSERVATIONS
@@ -18,12 +18,14 @@ _STATISTICS = ("mean", "p5", "p25", "p50", "p75", "p95")
 _SUBGROUPS = ("view: AP", "view: LATERAL", "view: PA", "sex: F", "sex: M", "age group: adult", "age group: child")
 _GROUPS = ("all", *(f"finding: {name}" for name in OBSERVATIONS), *_SUBGROUPS)
 _LIFT, _AUROC = ("utility", "lift"), ("utility", "auroc")
+# Parts of names before 0.2.0.
+_RENAMED = {"not_told": "unscored", "no finding told": NONE_STATED}
 _AT_LEAST, _AT_MOST = "at least", "at most"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Where a number lies in the summary, which way is good, and the range a limit on it can have."""
+    """Where a number is in the summary, which way is good, and the range a threshold on it can have."""
 
     path: tuple[str, ...]
     limit: str = _AT_LEAST
@@ -32,8 +34,8 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Minimum:
-    """One stated minimum: `metric` must be at least `value`, or at most where less is better (`limit` says which)."""
+class Threshold:
+    """`metric` must be at least `value`, or at most where less is better (`limit` says which)."""
 
     metric: str
     value: float
@@ -42,7 +44,7 @@ class Minimum:
 
 
 def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> dict[str, Metric]:
-    """Every metric a minimum can be stated for, by name.
+    """Every metric that can have a threshold, by name.
 
     Args:
         rewards: the rewards that are measured.
@@ -60,8 +62,8 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
     metrics += [Metric(("memorization", "sensitivity", name), low=0, high=1) for name in alterations]
     for reward in rewards:
         metrics += [Metric(("rewards", reward, statistic)) for statistic in _STATISTICS]
-        metrics += [Metric(("rewards", reward, "not_told"), _AT_MOST, low=0)]
-    for finding in (*OBSERVATIONS, NONE_TOLD):
+        metrics += [Metric(("rewards", reward, "unscored"), _AT_MOST, low=0)]
+    for finding in (*OBSERVATIONS, NONE_STATED):
         metrics += [Metric(("findings", finding, name), low=0) for name in ("images", "kept")]
         metrics += [Metric(("findings", finding, "kept_fraction"), low=0, high=1)]
         metrics += [Metric(("findings", finding, reward)) for reward in rewards]
@@ -72,7 +74,7 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
         ]
         metrics += [Metric(("fidelity", group, name), low=0, high=1) for name in ("precision", "recall", "coverage")]
         metrics += [Metric(("fidelity", group, "density"), low=0)]
-        # Images alike among themselves are no variety.
+        # The more alike the images of a set, the less diverse it is.
         metrics += [Metric(("fidelity", group, "ms_ssim_within"), _AT_MOST, low=0, high=1)]
     for finding, group in product(OBSERVATIONS, ("all", *_SUBGROUPS)):
         metrics += [Metric((*_LIFT, finding, group), low=-1, high=1)]
@@ -80,14 +82,14 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
     return {"/".join(metric.path): metric for metric in metrics}
 
 
-def parse_minimums(texts: Sequence[str], known: Mapping[str, Metric]) -> tuple[Minimum, ...]:
-    """The minimums stated on the command line, each METRIC=VALUE.
+def parse_thresholds(texts: Sequence[str], known: Mapping[str, Metric]) -> tuple[Threshold, ...]:
+    """The thresholds given on the command line, each METRIC=VALUE.
 
     Raises:
-        RecipeError: for another form, a metric that is not known, a value that is no number or that no run can miss
-            or reach, or a metric given twice.
+        RecipeError: for another form, an unknown or renamed metric, a value that is not a number or that no run could
+            miss or reach, or a metric given twice.
     """
-    found: dict[str, Minimum] = {}
+    found: dict[str, Threshold] = {}
     for text in texts:
         name, equals, written = (part.strip() for part in text.rpartition("="))
         if not equals or not name:
@@ -95,27 +97,32 @@ def parse_minimums(texts: Sequence[str], known: Mapping[str, Metric]) -> tuple[M
         if name in found:
             raise RecipeError(f"{OPTION} {name}: given twice\n  leave one out")
         metric = _metric(name, known)
-        found[name] = Minimum(name, _value(name, written, metric), metric.path, metric.limit)
+        found[name] = Threshold(name, _value(name, written, metric), metric.path, metric.limit)
     return tuple(found.values())
 
 
-def missed(minimums: Iterable[Minimum], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The minimums a summary misses, as its "failed" lists them: metric, value, minimum, limit.
+def missed(thresholds: Iterable[Threshold], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The thresholds a summary misses, as its "failed" lists them: metric, value, threshold, limit.
 
     `limit` is "at least" or "at most". A metric that was not measured is missed, with value null.
     """
     failed = []
-    for minimum in minimums:
-        value = _measured(minimum.path, summary)
-        good = value is not None and (value >= minimum.value if minimum.limit == _AT_LEAST else value <= minimum.value)
-        if not good:
-            failed.append({"metric": minimum.metric, "value": value, "minimum": minimum.value, "limit": minimum.limit})
+    for threshold in thresholds:
+        value = _measured(threshold.path, summary)
+        at_least = threshold.limit == _AT_LEAST
+        if value is None or (value < threshold.value if at_least else value > threshold.value):
+            failed.append(
+                {"metric": threshold.metric, "value": value, "threshold": threshold.value, "limit": threshold.limit}
+            )
     return failed
 
 
 def _metric(name: str, known: Mapping[str, Metric]) -> Metric:
     if name in known:
         return known[name]
+    renamed = "/".join(_RENAMED.get(part, part) for part in name.split("/"))
+    if renamed in known:
+        raise RecipeError(f"{OPTION} {name}: this metric has another name now\n  use: {renamed}")
     same_end = [one for one in known if one.rpartition("/")[2] == name.rpartition("/")[2]]
     close = get_close_matches(name, [*known], n=3) or same_end[:3]
     hint = "".join(f"\n  did you mean: {one}" for one in close)
@@ -123,8 +130,8 @@ def _metric(name: str, known: Mapping[str, Metric]) -> Metric:
 
 
 def _families(known: Mapping[str, Metric]) -> str:
-    """The known metrics, those that differ in a finding or a group written once."""
-    wild = dict.fromkeys((*OBSERVATIONS, NONE_TOLD), "FINDING") | dict.fromkeys(_GROUPS, "GROUP")
+    """The known metrics; those that differ only in a finding or a group are written once."""
+    wild = dict.fromkeys((*OBSERVATIONS, NONE_STATED), "FINDING") | dict.fromkeys(_GROUPS, "GROUP")
     families = dict.fromkeys("/".join(wild.get(part, part) for part in metric.path) for metric in known.values())
     return f"{', '.join(families)}\n  GROUP is one of: {'; '.join(_GROUPS)}"
 

@@ -10,6 +10,7 @@ from cxrsynth.settings import AuditSettings
 _STATE = ".cxrsynth-audit"
 
 SCORES, KEEP, SUMMARY, PAGE = "scores.parquet", "keep.csv", "summary.json", "report.html"
+COMPARISON = "comparison.json"
 
 
 class AuditFolder:
@@ -21,9 +22,10 @@ class AuditFolder:
         self._folder = LockedFolder(
             path,
             lock=f"{_STATE}/lock",
-            written=(SCORES, KEEP, SUMMARY, PAGE, f"{_STATE}/*.parquet"),
+            written=(SCORES, KEEP, SUMMARY, PAGE, f"{_STATE}/*.parquet", f"{_STATE}/{COMPARISON}"),
             scratch=(f"{_STATE}/.*.pixels",),
             kept="scores of finished units are kept",
+            private=True,  # real images, and patients
             writer="audit",
         )
         self.failure = self._folder.failure

@@ -1,4 +1,4 @@
-"""The table of scores, one row an image: its columns, its file, and what of it goes into summary.json."""
+"""The table of scores, one row per image: its columns, its file, and what summary.json takes from it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.runtime.files import write_atomically
 
-# Images of which no finding is told to be present; "No Finding" is a finding that reports do tell.
-NONE_TOLD = "no finding told"
+# Images without a finding stated as present. "No Finding" is a finding: the report says that the chest is normal.
+NONE_STATED = "no finding stated"
 
 _REWARD, _CHECK = "reward_", "check_"
 _IMAGE = {
@@ -34,8 +34,8 @@ _FOUND = {
     "duplicate_of": pa.string(),
     "duplicate_similarity": pa.float32(),
     "nearest_real": pa.string(),
-    "copy_similarity": pa.float32(),
-    "copy": pa.bool_(),
+    "nearest_real_similarity": pa.float32(),
+    "memorized": pa.bool_(),
 }
 _DECIDED = {"kept": pa.bool_(), "reasons": pa.list_(pa.string())}
 _NEVER_NULL = ("key", "source", "place", "present", "absent", "checks_failed", "kept", "reasons")
@@ -61,13 +61,14 @@ def scores_table(parts: Iterable[Any], found: Mapping[str, Any] | None = None) -
     """Undecided table of a set.
 
     Args:
-        parts: tables of images as they were scored, in the collection's order; columns that scores.parquet has none of
-            (features, previews, hashes, patients) are left out, rewards are nan or null where they could not tell.
-        found: column -> one value an image, of what looks at the whole set (duplicates, copies); null where missing.
+        parts: tables of scored images, in the collection's order. Columns that scores.parquet does not have (features,
+            hashes, patients) are left out; rewards are nan or null where undefined.
+        found: column -> one value per image, of searches over the whole set (duplicates, near-duplicates of real
+            images); null where missing.
 
     Raises:
         ModelError: for a reward that is infinite.
-        ValueError: for a name in `found` that is no such column, or of another length.
+        ValueError: for a name in `found` that is not such a column, or has another length.
     """
     table = pa.concat_tables(parts)
     schema = scores_schema(reward_names(table), check_names(table), decided=False)
@@ -111,7 +112,7 @@ def write_scores(path: Path, scores: Any) -> None:
 
 
 def read_scores(path: Path) -> Any:
-    """The table of scores.parquet. Raises ShardError if the file is none that `write_scores` wrote."""
+    """The table of scores.parquet. Raises ShardError unless `write_scores` wrote the file."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -127,36 +128,36 @@ def read_scores(path: Path) -> Any:
 
 
 def reward_names(scores: Any) -> list[str]:
-    """Rewards the table has a column for, in its order."""
+    """Rewards that have a column, in the table's order."""
     return [name.removeprefix(_REWARD) for name in scores.column_names if name.startswith(_REWARD)]
 
 
 def check_names(scores: Any) -> list[str]:
-    """Quality checks the table has a column for, in its order."""
+    """Quality checks that have a column, in the table's order."""
     # `checks_failed` does not start with the prefix: there is an s before its underscore.
     return [name.removeprefix(_CHECK) for name in scores.column_names if name.startswith(_CHECK)]
 
 
 def reward_values(scores: Any, reward: str) -> npt.NDArray[np.float32]:
-    """One reward of all images, [N] float32, nan where it could not tell."""
+    """One reward of all images, [N] float32, nan where undefined."""
     known = pc.fill_null(scores[f"{_REWARD}{reward}"].cast(pa.float32()), np.float32(np.nan))
     return np.asarray(known.to_numpy(), dtype=np.float32)
 
 
 def finding_groups(scores: Any) -> dict[str, list[int]]:
-    """Rows of each finding told to be present, sorted by name; an image with several is in each of their groups."""
+    """Rows of each finding stated as present, sorted by name; an image with several findings is in several groups."""
     groups: dict[str, list[int]] = {}
     for row, present in enumerate(scores["present"].to_pylist()):
-        for name in sorted(set(present or ())) or [NONE_TOLD]:
+        for name in sorted(set(present or ())) or [NONE_STATED]:
             groups.setdefault(name, []).append(row)
     return dict(sorted(groups.items()))
 
 
 def summaries(scores: Any) -> dict[str, Any]:
-    """The parts of summary.json that a decided table tells: kept, rejected, reasons, rewards, findings.
+    """The parts of summary.json that follow from a decided table: kept, rejected, reasons, rewards, findings.
 
-    An image counts under each of its reasons and findings. What could not be told is left out of means and quantiles;
-    they are null where nothing was told.
+    An image counts under each of its reasons and findings. Undefined rewards are left out of means and quantiles, which
+    are null where no reward is defined.
     """
     kept = np.asarray(scores["kept"].to_numpy(), dtype=bool)
     values = {name: reward_values(scores, name) for name in reward_names(scores)}
@@ -176,17 +177,22 @@ def summaries(scores: Any) -> dict[str, Any]:
 
 
 def _distribution(values: npt.NDArray[np.float32]) -> dict[str, float | int | None]:
-    """Mean, standard deviation (of the images as they are, not an estimate) and quantiles of what was told."""
-    told = values[~np.isnan(values)].astype(np.float64)
-    if not len(told):
-        return {"mean": None, "std": None, **dict.fromkeys(_QUANTILES), "not_told": len(values)}
-    quantiles = {name: float(np.quantile(told, share)) for name, share in _QUANTILES.items()}
-    return {"mean": float(told.mean()), "std": float(told.std()), **quantiles, "not_told": len(values) - len(told)}
+    """Mean, standard deviation (of these images, not an estimate for others) and quantiles of the defined rewards."""
+    defined = values[~np.isnan(values)].astype(np.float64)
+    if not len(defined):
+        return {"mean": None, "std": None, **dict.fromkeys(_QUANTILES), "unscored": len(values)}
+    quantiles = {name: float(np.quantile(defined, share)) for name, share in _QUANTILES.items()}
+    return {
+        "mean": float(defined.mean()),
+        "std": float(defined.std()),
+        **quantiles,
+        "unscored": len(values) - len(defined),
+    }
 
 
 def _mean(values: npt.NDArray[np.float32]) -> float | None:
-    told = values[~np.isnan(values)].astype(np.float64)
-    return float(told.mean()) if len(told) else None
+    defined = values[~np.isnan(values)].astype(np.float64)
+    return float(defined.mean()) if len(defined) else None
 
 
 def write_keep_list(path: Path, scores: Any) -> None:

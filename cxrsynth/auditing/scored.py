@@ -1,7 +1,7 @@
-"""Images and their scores, read back from the audit folder."""
+"""A collection once it is scored: its rows, and its pictures as far as they are needed."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,11 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
-from cxrsynth.auditing.scorer import IMAGE_SIZE, PREVIEW_SIZE
+from cxrsynth.auditing.scorer import IMAGE_SIZE, PREVIEW_SIZE, preview
 from cxrsynth.auditing.setup import Examined
+from cxrsynth.images.collection import Unit
+from cxrsynth.images.image import Radiograph
+from cxrsynth.images.pictures import squared
 from cxrsynth.metrics.groups import ImageTable
 from cxrsynth.metrics.memorization.features import THUMB
 from cxrsynth.metrics.memorization.planted import ProbeKeeper, Probes
@@ -24,19 +27,27 @@ from cxrsynth.metrics.memorization.search import ImageSet
 
 @dataclass(frozen=True)
 class Scored:
-    """All rows of a collection; features and thumbnails as arrays, previews left on disk until one is asked for."""
+    """All rows of a collection, pixels excepted: those are read from disk by what needs them."""
 
     examined: Examined
     rows: pa.Table = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = self.examined.parts
-        columns = [name for name in parts.columns() if name not in ("preview", "image")]
-        object.__setattr__(self, "rows", pa.concat_tables(parts.tables(columns)).combine_chunks())
+        cache = self.examined.cache
+        object.__setattr__(self, "rows", pa.concat_tables(cache.tables(cache.columns())).combine_chunks())
 
-    def texts(self, column: str) -> list[Any]:
+    def values(self, column: str) -> list[Any]:
         """One column as Python values."""
         return list(self.rows[column].to_pylist())
+
+    @cached_property
+    def patients(self) -> list[str]:
+        """Each image's patient as a number in order of appearance, empty where unknown.
+
+        Numbers, not pseudonyms: these depend on the key, and splits by patient must not.
+        """
+        numbers: dict[str, str] = {}
+        return [numbers.setdefault(one, str(len(numbers))) if one else "" for one in self.values("patient")]
 
     @cached_property
     def features(self) -> npt.NDArray[np.float32]:
@@ -48,71 +59,94 @@ class Scored:
     @cached_property
     def thumbnails(self) -> npt.NDArray[np.uint8]:
         """[N, T, T] uint8."""
-        packed = bytearray().join(self.rows["thumbnail"].to_pylist())
+        packed = bytearray()
+        for table in self.examined.cache.tables(["thumbnail"]):
+            packed += b"".join(table["thumbnail"].to_pylist())
         return np.frombuffer(packed, dtype=np.uint8).reshape(-1, THUMB, THUMB)
 
     def image_set(self) -> ImageSet:
-        """What the search of copies looks at."""
-        return ImageSet(tuple(self.texts("key")), self.thumbnails, tuple(self.texts("patient")))
+        """What the search for near-duplicates compares."""
+        return ImageSet(tuple(self.values("key")), self.thumbnails, tuple(self.patients))
 
     def probes(self, count: int, *, seed: int) -> Probes:
-        """A sample of the images kept whole."""
+        """A sample of the images whose full pixels were kept."""
         keeper = ProbeKeeper(count, seed=seed)
-        for part in self.examined.parts.tables(["key", "image"]):
-            for key, radiograph in zip(part["key"].to_pylist(), part["image"].to_pylist(), strict=True):
-                if radiograph is not None:
-                    levels = np.frombuffer(radiograph, dtype=np.uint8).reshape(1, 1, IMAGE_SIZE, IMAGE_SIZE)
+        for table in self.examined.cache.tables(["key", "image"]):
+            for key, pixels in zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True):
+                if pixels is not None:
+                    levels = np.frombuffer(pixels, dtype=np.uint8).reshape(1, 1, IMAGE_SIZE, IMAGE_SIZE)
                     keeper.offer([key], torch.from_numpy(levels / np.float32(255)))
         return keeper.probes()
 
-    def table(self, pixels: npt.NDArray[np.uint8] | None) -> ImageTable:
-        """What fidelity and utility look at."""
+    def image_table(self, pixels: npt.NDArray[np.uint8] | None = None) -> ImageTable:
+        """What fidelity and utility are measured on; diversity needs `pixels` as well."""
         return ImageTable(
             features=self.features,
-            view=self.texts("view"),
-            sex=self.texts("sex"),
-            age_group=self.texts("age_group"),
-            present=[set(names) for names in self.texts("present")],
-            absent=[set(names) for names in self.texts("absent")],
-            patients=self.texts("patient"),
+            view=self.values("view"),
+            sex=self.values("sex"),
+            age_group=self.values("age_group"),
+            present=[set(names) for names in self.values("present")],
+            absent=[set(names) for names in self.values("absent")],
+            patients=self.patients,
             pixels=pixels,
         )
 
-    def previews(self) -> Iterator[tuple[str, bytes]]:
-        """Key and JPEG of every image, in order."""
-        for part in self.examined.parts.tables(["key", "preview"]):
-            yield from zip(part["key"].to_pylist(), part["preview"].to_pylist(), strict=True)
-
     def pixels(self, path: Path) -> npt.NDArray[np.uint8]:
-        """Previews decoded into a file of their own, [N, P, P] uint8: only those of drawn pairs are ever in memory."""
+        """Previews decoded into a file at `path`, [N, P, P] uint8: only those of sampled pairs are ever in memory."""
         count = self.rows.num_rows
         if not count:
             return np.zeros((0, PREVIEW_SIZE, PREVIEW_SIZE), dtype=np.uint8)
         pixels = np.memmap(path, dtype=np.uint8, mode="w+", shape=(count, PREVIEW_SIZE, PREVIEW_SIZE))
-        for place, (_, jpeg) in enumerate(self.previews()):
+        for place, jpeg in enumerate(self._previews()):
             pixels[place] = np.asarray(Image.open(io.BytesIO(jpeg)))
         return pixels
 
+    def _previews(self) -> Iterator[bytes]:
+        for table in self.examined.cache.tables(["preview"]):
+            yield from table["preview"].to_pylist()
 
-class _Pictures:
-    """Previews by key, read unit by unit; the last unit asked for stays in memory."""
 
-    def __init__(self, scored: Scored) -> None:
-        self._parts = scored.examined.parts
-        units = scored.examined.collection.units
+class Previews:
+    """Previews by key. The last unit used stays in memory; deleted previews are made again from the input.
+
+    Args:
+        scored: the images.
+        wanted: keys that will be asked for; all where None.
+    """
+
+    def __init__(self, scored: Scored, wanted: Iterable[str] | None = None) -> None:
+        self._examined = scored.examined
+        self._wanted = None if wanted is None else set(wanted)
+        units = self._examined.collection.units
         self._unit_of = {
             key: unit
-            for unit, table in zip(units, self._parts.tables(["key"]), strict=True)
+            for unit, table in zip(units, self._examined.cache.tables(["key"]), strict=True)
             for key in table["key"].to_pylist()
+            if self._wanted is None or key in self._wanted
         }
-        self._now: tuple[Any, dict[str, bytes]] = (None, {})
+        self._read: dict[Unit, dict[str, bytes]] = {}
 
     def get(self, key: str) -> bytes | None:
         """JPEG of an image, None for an unknown key."""
         unit = self._unit_of.get(key)
         if unit is None:
             return None
-        if self._now[0] != unit:
-            table = self._parts.table(unit, ["key", "preview"])
-            self._now = (unit, dict(zip(table["key"].to_pylist(), table["preview"].to_pylist(), strict=True)))
-        return self._now[1].get(key)
+        if unit not in self._read:
+            if self._wanted is None:
+                self._read.clear()
+            self._read[unit] = self._previews_of(unit)
+        return self._read[unit].get(key)
+
+    def _previews_of(self, unit: Unit) -> dict[str, bytes]:
+        cache = self._examined.cache
+        if cache.has_pixels(unit):
+            table = cache.table(unit, ["key", "preview"])
+            found = dict(zip(table["key"].to_pylist(), table["preview"].to_pylist(), strict=True))
+            return {key: jpeg for key, jpeg in found.items() if key in self._unit_of}
+        wanted = {key for key, of in self._unit_of.items() if of == unit}
+        images = self._examined.collection.read(unit)
+        return {
+            radiograph.key: preview(torch.from_numpy(squared(radiograph.pixels, IMAGE_SIZE)))
+            for radiograph in images
+            if isinstance(radiograph, Radiograph) and radiograph.key in wanted
+        }

@@ -1,9 +1,8 @@
-"""One batch of images -> one row each: rewards, checks, features, what the search of copies compares, a preview."""
+"""One batch of images becomes one row each: rewards, quality checks, features, and small pictures of the image."""
 
-import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,19 +20,23 @@ from cxrsynth.metrics.quality.checks import QualityChecks
 from cxrsynth.reports.labels import Status
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.shards.sample import subject_key
 
-# Judges resample to their own input; this is what images of any size are brought to before.
+# Images of any size are brought to this side first; each network then resamples to its own input.
 IMAGE_SIZE = 256
 PREVIEW_SIZE = 128
 _PREVIEW_QUALITY = 92
 REWARD, CHECK = "reward_", "check_"
+# The columns that hold what an image looks like.
+PIXEL_COLUMNS = ("thumbnail", "preview", "image")
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """All networks an image is shown to. `register` brings [B, 1, H, W] to the canonical frame.
+    """All networks that score an image. `register` brings [B, 1, H, W] to the canonical frame.
 
-    `identity` says what the numbers depend on beside the image: judges' digests and versions.
+    `id_key` keys the pseudonyms of patients. `identity` is everything the scores depend on besides the image: digests
+    and versions of the networks, and a fingerprint of the key.
     """
 
     suite: RewardSuite
@@ -41,41 +44,45 @@ class Scorer:
     extractor: Extractor
     register: Callable[[Tensor], Tensor]
     device: torch.device
+    id_key: bytes = field(repr=False)
     identity: dict[str, Any]
 
-    def __call__(self, radiographs: Sequence[Radiograph], *, whole: bool = False) -> pa.Table:
-        """One row an image, in order; see `part_schema`. `whole`: with the pixels themselves, in column
-        `radiograph`.
-        """
-        images = torch.from_numpy(np.stack([squared(radiograph.pixels, IMAGE_SIZE) for radiograph in radiographs]))[
-            :, None
-        ]
+    def __call__(self, radiographs: Sequence[Radiograph], *, keep_image: bool = False) -> pa.Table:
+        """One row per image, in order; see `row_schema`. `keep_image` also stores the full pixels in column `image`."""
+        squares = [squared(radiograph.pixels, IMAGE_SIZE) for radiograph in radiographs]
+        images = torch.from_numpy(np.stack(squares))[:, None]  # [B, 1, H, W]
         reports = [radiograph.report or Report(report_id=radiograph.key, line=0) for radiograph in radiographs]
-        rewards, checks = self.suite(images, reports), self.checks(images)
-        with torch.inference_mode():
-            features = self.extractor(images).float().cpu().numpy()
-            registered = thumbnails(images, self.register)
-        columns: dict[str, Any] = facts(radiographs)
-        for name in rewards.names:
-            columns[REWARD + name] = _with_nulls(rewards.column(name))
-        for place, name in enumerate(checks.names):
-            columns[CHECK + name] = checks.values[:, place].tolist()
-        columns["checks_failed"] = [
-            [name for name, wrong in zip(checks.names, row, strict=True) if wrong] for row in checks.failed.tolist()
-        ]
-        columns["features"] = list(features)
-        columns["thumbnail"] = [one.tobytes() for one in registered]
-        columns["preview"] = [_preview(image[0]) for image in images]
-        columns["image"] = [_levels(image[0]).tobytes() if whole else None for image in images]
+        columns = metadata_columns(radiographs, self.id_key)
+        columns |= self._rewards(images, reports) | self._checks(images) | self._features(images)
+        columns["preview"] = [preview(image[0]) for image in images]
+        columns["image"] = [_levels(image[0]).tobytes() if keep_image else None for image in images]
         return pa.table(columns, schema=self.schema())
 
     def schema(self) -> pa.Schema:
         """Columns of the rows."""
-        return part_schema(tuple(self.suite.rewards), self.checks.names, width=self.extractor.width)
+        return row_schema(tuple(self.suite.rewards), self.checks.names, width=self.extractor.width)
+
+    def _rewards(self, images: Tensor, reports: Sequence[Report]) -> dict[str, Any]:
+        found = self.suite(images, reports)
+        return {REWARD + name: _with_nulls(found.column(name)) for name in found.names}
+
+    def _checks(self, images: Tensor) -> dict[str, Any]:
+        found = self.checks(images)
+        columns: dict[str, Any] = {
+            CHECK + name: found.values[:, place].tolist() for place, name in enumerate(found.names)
+        }
+        failed = [[name for name, bad in zip(found.names, row, strict=True) if bad] for row in found.failed.tolist()]
+        return columns | {"checks_failed": failed}
+
+    @torch.inference_mode()
+    def _features(self, images: Tensor) -> dict[str, Any]:
+        features = self.extractor(images).float().cpu().numpy()
+        small = thumbnails(images, self.register)
+        return {"features": list(features), "thumbnail": [one.tobytes() for one in small]}
 
 
-def part_schema(rewards: Sequence[str], checks: Sequence[str], *, width: int) -> pa.Schema:
-    """Rows of a scored unit; `width` is of the features."""
+def row_schema(rewards: Sequence[str], checks: Sequence[str], *, width: int) -> pa.Schema:
+    """Rows of a scored unit; `width` is that of the features."""
     texts = [(name, pa.string()) for name in ("key", "source", "sha256", "patient", "view", "sex", "age_group")]
     return pa.schema(
         [
@@ -87,21 +94,19 @@ def part_schema(rewards: Sequence[str], checks: Sequence[str], *, width: int) ->
             *((CHECK + name, pa.float32()) for name in checks),
             ("checks_failed", pa.list_(pa.string())),
             ("features", pa.list_(pa.float32(), width)),
-            ("thumbnail", pa.binary()),
-            ("preview", pa.binary()),
-            ("image", pa.binary()),
+            *((name, pa.binary()) for name in PIXEL_COLUMNS),
         ]
     )
 
 
-def facts(radiographs: Sequence[Radiograph]) -> dict[str, list[Any]]:
-    """What is known of images, by column: never a report's text."""
+def metadata_columns(radiographs: Sequence[Radiograph], id_key: bytes) -> dict[str, list[Any]]:
+    """Metadata of images by column: never a report's text, never a patient's own identifier."""
     reports = [radiograph.report for radiograph in radiographs]
     return {
         "key": [radiograph.key for radiograph in radiographs],
         "source": [radiograph.source for radiograph in radiographs],
         "sha256": [radiograph.sha256 for radiograph in radiographs],
-        "patient": [_pseudonym(radiograph.patient) for radiograph in radiographs],
+        "patient": [pseudonym(id_key, radiograph.patient) for radiograph in radiographs],
         "view": [report.view if report else None for report in reports],
         "sex": [report.sex if report else None for report in reports],
         "age_group": [radiograph.age_group for radiograph in radiographs],
@@ -111,9 +116,21 @@ def facts(radiographs: Sequence[Radiograph]) -> dict[str, list[Any]]:
     }
 
 
-def _pseudonym(patient: str) -> str:
-    """Stands for a patient: only whether two images are of one counts, and real ids need not stay in the folder."""
-    return hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else ""
+def pseudonym(id_key: bytes, patient: str) -> str:
+    """Keyed hash that stands for a patient, empty where the patient is unknown.
+
+    An audit only needs to know which images share a patient. Without the key nobody can recover an identifier by
+    trying all of them. The prefix keeps pseudonyms apart from the sample keys that `generate` makes with the same key.
+    """
+    return subject_key(id_key, f"patient {patient}") if patient else ""
+
+
+def preview(image: Tensor) -> bytes:
+    """JPEG of [H, W] in [0, 1], for the gallery and the measures of diversity."""
+    buffer = io.BytesIO()
+    small = Image.fromarray(_levels(image)).resize((PREVIEW_SIZE, PREVIEW_SIZE), Image.Resampling.BOX)
+    small.save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
+    return buffer.getvalue()
 
 
 def _named(report: Report | None, status: Status) -> list[str]:
@@ -122,14 +139,6 @@ def _named(report: Report | None, status: Status) -> list[str]:
 
 def _with_nulls(column: Tensor) -> list[float | None]:
     return [None if value != value else value for value in column.tolist()]
-
-
-def _preview(image: Tensor) -> bytes:
-    """JPEG of [H, W] in [0, 1], for the page's gallery and the measures of diversity."""
-    buffer = io.BytesIO()
-    small = Image.fromarray(_levels(image)).resize((PREVIEW_SIZE, PREVIEW_SIZE), Image.Resampling.BOX)
-    small.save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
-    return buffer.getvalue()
 
 
 def _levels(image: Tensor) -> npt.NDArray[np.uint8]:

@@ -1,15 +1,17 @@
-"""One `audit` run made ready: inputs opened, judges loaded, rules and minimums checked before hours of scoring."""
+"""One `audit` run made ready: inputs opened, networks loaded, rules and thresholds checked before hours of scoring."""
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import torch
 
 from cxrsynth import __version__
+from cxrsynth.auditing.autoencoder import Autoencoder, load_autoencoder
 from cxrsynth.auditing.decide import Rules
-from cxrsynth.auditing.fail_under import Minimum, known_metrics, parse_minimums
+from cxrsynth.auditing.fail_under import Threshold, known_metrics, parse_thresholds
 from cxrsynth.auditing.folder import AuditFolder
-from cxrsynth.auditing.score_cache import Parts
+from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer
 from cxrsynth.auditing.write_kept import refuse_target, root_of
 from cxrsynth.diffusion.model import choose_device
@@ -17,7 +19,7 @@ from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
-from cxrsynth.metrics.memorization.registration import to_canonical
+from cxrsynth.metrics.memorization.registration import load_posture, to_canonical
 from cxrsynth.metrics.quality.checks import QualityChecks
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.reports.table.columns import ColumnNames
@@ -25,112 +27,129 @@ from cxrsynth.rewards.backends import family_folder, load_reward
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.rewards.nano import check_family
-from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
 from cxrsynth.settings import AuditSettings
+from cxrsynth.shards.sample import key_fingerprint, load_id_key
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A collection and what is known of its units."""
+    """A collection, where its scores are kept, and how many images of each unit keep their full pixels."""
 
     collection: Collection
-    parts: Parts
+    cache: ScoreCache
+    full_images_per_unit: int = 0
 
 
 @dataclass(frozen=True)
 class AuditRun:
-    """What all parts of `audit` share."""
+    """What all parts of `audit` share. `autoencoder` is None without a reference."""
 
     settings: AuditSettings
-    made: Examined
+    images: Examined
     reference: Examined | None
     scorer: Scorer
+    autoencoder: Autoencoder | None
     rules: Rules
-    minimums: tuple[Minimum, ...]
-    folder: "AuditFolder"
+    thresholds: tuple[Threshold, ...]
+    folder: AuditFolder
     processes: ProcessGroup
 
 
 def open_audit(settings: AuditSettings) -> AuditRun:
-    """Check every input that can be checked before work starts.
+    """Check every input that can be checked before work starts, and load every network once.
 
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
     """
     folder = AuditFolder(settings.out or _beside(settings.shards))
     folder.check(settings)
-    if settings.write_kept is not None:
-        _check_kept(settings.write_kept, folder.path, settings)
+    _check_options(settings, folder.path)
     rules = Rules(
-        minimum=settings.rules.minimum,
-        percentile=settings.rules.beat,
+        at_least=settings.rules.thresholds,
+        percentile=settings.rules.percentiles,
         keep_fraction=settings.rules.keep_fraction,
         ignored_checks=frozenset(settings.rules.ignored_checks),
     )
     rewards = tuple(settings.judges)
-    minimums = parse_minimums(settings.fail_under, known_metrics(rewards, ALTERATIONS))
-    columns = ColumnNames(**settings.columns)
-    made = open_collection(settings.shards, table=settings.table, columns=columns)
-    reference = None
-    if settings.reference is not None:
-        reference = open_collection(settings.reference, table=settings.reference_table, columns=columns)
-    elif settings.utility:
-        raise ShardError("--utility: needs real images to test on\n  name them with --reference")
+    thresholds = parse_thresholds(settings.fail_under, known_metrics(rewards, ALTERATIONS))
+    images, reference = _open_collections(settings)
     device = choose_device(settings.device, local_rank=read_launch().local_rank)
-    scorer = load_scorer(settings, device=device)
+    scorer = load_scorer(settings, device=device, id_key=load_id_key(settings.id_key))
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
+    autoencoder = load_autoencoder(settings.generator, images.manifest, device) if reference else None
     return AuditRun(
         settings=settings,
-        made=_examined(made, folder, scorer, settings),
+        images=_examined(images, folder, scorer, settings),
         reference=_examined(reference, folder, scorer, settings, probes=settings.probes) if reference else None,
         scorer=scorer,
+        autoencoder=autoencoder,
         rules=rules,
-        minimums=minimums,
+        thresholds=thresholds,
         folder=folder,
         processes=join_processes(cpu=device.type == "cpu"),
     )
 
 
 def _beside(shards: Path) -> Path:
-    """Where findings go unless told: `set` -> `set-audit`, also for `set/manifest.json` and for `.` in it."""
+    """Where the results go by default: `set` -> `set-audit`, also for `set/manifest.json` and for `.` inside it."""
     root = root_of(shards)
     if root.name in ("", ".."):
         root = root.resolve()
     return root.with_name(f"{root.name or 'shards'}-audit")
 
 
-def _check_kept(kept: Path, out: Path, settings: AuditSettings) -> None:
-    """Raises ShardError for a folder that kept images cannot go to, before hours of scoring."""
+def _check_options(settings: AuditSettings, out: Path) -> None:
+    """Raises ShardError for options that do not go together, or a folder that kept images cannot go to."""
+    if settings.reference is None and settings.utility:
+        raise ShardError("--utility: needs real images to test on\n  name them with --reference")
+    if settings.reference is None and settings.generator is not None:
+        raise ShardError(
+            "--generator: its autoencoder is needed only where images are compared with real ones\n"
+            "  name these with --reference, or leave --generator out"
+        )
+    if settings.write_kept is None:
+        return
     for given in (settings.shards, settings.reference):
         if given is not None:
-            refuse_target(kept, given)
-    if kept.resolve() == out.resolve():
-        raise ShardError(f"--write-kept {kept}: is where the findings go\n  choose another folder")
+            refuse_target(settings.write_kept, given)
+    if settings.write_kept.resolve() == out.resolve():
+        raise ShardError(f"--write-kept {settings.write_kept}: is where the findings go\n  choose another folder")
 
 
-def load_scorer(settings: AuditSettings, *, device: torch.device) -> Scorer:
-    """All networks an image is shown to. Raises ModelError for what cannot be loaded."""
+def _open_collections(settings: AuditSettings) -> tuple[Collection, Collection | None]:
+    """The audited images and the reference."""
+    columns = ColumnNames(**settings.columns)
+    images = open_collection(settings.shards, table=settings.table, columns=columns)
+    if settings.reference is None:
+        return images, None
+    return images, open_collection(settings.reference, table=settings.reference_table, columns=columns)
+
+
+def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes) -> Scorer:
+    """All networks that score an image, each loaded once. Raises ModelError for what cannot be loaded."""
     suite = RewardSuite({name: load_reward(name, backend, device=device) for name, backend in settings.judges.items()})
     folder = family_folder(settings.family)
     if folder is None:
         raise ModelError(
-            f"--family {settings.family}: not a family of judges\n  expected: nano, nano-judge, or a folder"
+            f"--family {settings.family}: not a family of reward models\n  expected: nano, nano-judge, or a folder"
         )
     check_family(folder)
-    posture = PostureRegressor.from_pretrained(folder / "posture").eval().to(device)
+    posture = load_posture(folder, device)
     extractor = load_extractor(settings.features, device=device)
     return Scorer(
         suite=suite,
-        checks=QualityChecks(Likeness.load(folder, device)),
+        checks=QualityChecks(Likeness.load(folder, posture)),
         extractor=extractor,
         register=to_canonical(posture),
         device=device,
+        id_key=id_key,
         identity={
             "version": __version__,
             "image_size": IMAGE_SIZE,
-            "judges": {
+            "id_key_fingerprint": key_fingerprint(id_key),
+            "reward_models": {
                 name: {"backend": backend, "digest": backend_digest(name, backend), "unit": suite.rewards[name].unit}
                 for name, backend in settings.judges.items()
             },
@@ -147,6 +166,8 @@ def load_scorer(settings: AuditSettings, *, device: torch.device) -> Scorer:
 def _examined(
     collection: Collection, folder: AuditFolder, scorer: Scorer, settings: AuditSettings, *, probes: int = 0
 ) -> Examined:
-    # Columns decide what is read of a table; probes, how many images are kept whole.
+    # Columns decide what is read of a table; probes, how many images keep their full pixels.
     identity = scorer.identity | {"columns": dict(sorted(settings.columns.items())), "probes": probes}
-    return Examined(collection, Parts(folder.parts, collection, identity))
+    # Twice as many as an even share, so that uneven units still give `probes` in all.
+    full = ceil(2 * probes / len(collection.units))
+    return Examined(collection, ScoreCache(folder.parts, collection, identity), full)

@@ -1,4 +1,4 @@
-"""The images an audit kept, written again: members byte for byte as they were, in new shards with a new manifest."""
+"""The images an audit kept, written again: members byte for byte unchanged, in new shards with a new manifest."""
 
 import hashlib
 import re
@@ -37,9 +37,7 @@ Unit = TypeVar("Unit", bound=_Unit)
 
 
 class Readable(Protocol[Unit]):
-    """A collection as cxrsynth.images reads it: the images of a unit, which is their `source`, come in a fixed
-    order.
-    """
+    """A collection as cxrsynth.images reads it: the images of a unit, their `source`, come in a fixed order."""
 
     @property
     def units(self) -> Sequence[Unit]: ...
@@ -49,10 +47,10 @@ class Readable(Protocol[Unit]):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where kept images come from and what was asked of them.
+    """Where kept images come from, and by which rules.
 
-    `path` is the input, never written to. `source` identifies its content without naming a place (kind, digest);
-    `manifest` is the input's own, where it has one. `rules` and `audit` are JSON facts; equal ones give equal bytes.
+    `path` is the input, never written to. `source` identifies its content, not its location (kind, digest); `manifest`
+    is the input's own, if it has one. `rules` and `audit` are JSON; equal ones give equal bytes.
     """
 
     path: Path
@@ -64,7 +62,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Kept:
-    """What lies in the folder afterwards."""
+    """What the folder holds afterwards."""
 
     samples: int
     rejected: int
@@ -74,15 +72,15 @@ class Kept:
 
 
 def root_of(path: Path) -> Path:
-    """The folder of an input that may be named by its manifest."""
+    """The folder of an input, which may be given by its manifest."""
     return path.parent if path.name == MANIFEST else path
 
 
 def refuse_target(out: Path, path: Path) -> None:
-    """Refuse, before hours of scoring, a folder that kept images cannot go to.
+    """Refuse a folder that kept images cannot go to, before hours of scoring.
 
     Raises:
-        ShardError: if `out` is the input at `path`, lies inside it, is a file, or holds what cxrsynth did not write.
+        ShardError: if `out` is the input at `path`, lies inside it, is a file, or holds other files than cxrsynth's.
     """
     if out.resolve().is_relative_to(root_of(path).resolve()):
         raise ShardError(f"--write-kept {out}: lies inside {path}, which is never written to\n  choose another folder")
@@ -105,21 +103,21 @@ def write_kept(
     workers: int = 1,
     advance: Callable[[int], object] = lambda radiographs: None,
 ) -> Kept:
-    """Write the images whose row says `kept` into `out`; go on where an earlier run of the same plan stopped.
+    """Write the images whose row says `kept` into `out`, resuming an earlier run of the same plan.
 
     Args:
-        collection: the input, read again; units of which nothing is needed are left alone.
-        decided: pyarrow Table with `key`, `source`, `kept`, `reasons` of every image, in the collection's order; with a
-            column `sha256` the images are held against it.
-        out: a new or empty folder, or one this plan was started in.
-        origin: what the manifest says of input and audit.
+        collection: the input, read again; units without kept images are skipped.
+        decided: pyarrow Table with `key`, `source`, `kept`, `reasons` of every image, in the collection's order; a
+            column `sha256`, if there is one, is compared with the images.
+        out: a new or empty folder, or one where this plan was started.
+        origin: what the manifest says about input and audit.
         size: images in a shard.
-        workers: that decode while reading.
-        advance: told of images as they are written or found written.
+        workers: threads that decode.
+        advance: called with the number of images written, or found written.
 
     Raises:
-        ShardError: for an `out` as `refuse_target` tells or of another plan, a full disk, or an input that no longer
-            holds what was audited.
+        ShardError: for an `out` that `refuse_target` refuses or that holds another plan, a full disk, or an input that
+            no longer holds what was audited.
     """
     refuse_target(out, origin.path)
     kept = decided.filter(decided["kept"])
@@ -163,7 +161,7 @@ def _plan(decided: Any, origin: Origin, *, size: int) -> dict[str, Any]:
 
 
 class _KeptImages:
-    """The kept images of a collection, read again and held against what was audited."""
+    """The kept images of a collection, read again and compared with what was audited."""
 
     def __init__(self, collection: Readable[Any], kept: Any, path: Path, *, size: int, workers: int) -> None:
         self.keys: list[str] = kept["key"].to_pylist()
@@ -177,7 +175,7 @@ class _KeptImages:
         return -(-len(self.keys) // self.size)
 
     def read(self, places: set[int]) -> Iterator[tuple[int, Radiograph]]:
-        """Each image of `places` among the kept ones, in order. Raises ShardError for one that is not as it was."""
+        """Each image of `places` among the kept ones, in order. Raises ShardError for one that has changed."""
         ahead = iter(sorted(places))
         sources = {self.sources[place] for place in places}
         wanted = {self.keys[place] for place in places}
@@ -207,14 +205,14 @@ class _KeptImages:
     def _changed(self, place: int | None) -> ShardError:
         which = "more images than were audited" if place is None else f"{self.sources[place]}: image {self.keys[place]}"
         return ShardError(
-            f"{self._path}: {which}: not there as it was audited\n  audit the input again, and write into a new folder"
+            f"{self._path}: {which}: changed since it was audited\n  audit the input again, and write into a new folder"
         )
 
 
 def _write_shards(
     radiographs: _KeptImages, folder: OutputFolder, names: Mapping[str, str], advance: Callable[[int], object]
 ) -> list[npt.NDArray[np.float32]]:
-    """Write the shards that are not finished; returns small pictures of the first images."""
+    """Write the unfinished shards; returns small pictures of the first images."""
     preview: list[npt.NDArray[np.float32]] = []
     places = range(len(radiographs.keys))
     finished = {index for index in range(radiographs.shards) if folder.is_finished(index)}
@@ -231,10 +229,10 @@ def _write_shards(
                     writer.write(names[radiograph.key], _members(radiograph, names[radiograph.key]))
                     advance(1)
                     if place + 1 in (len(places), (index + 1) * radiographs.size):
-                        break  # publish before the next shard's first image is waited for: it may fail
+                        break  # publish before waiting for the first image of the next shard: reading it may fail
                 folder.publish(index, writer, {"samples": place + 1 - index * radiographs.size})
         except BaseException:
-            folder.drop_partial(index)  # Ctrl-C may come between the opening of the file and the context
+            folder.drop_partial(index)  # Ctrl-C may come between opening the file and entering the context
             raise
     return preview
 
@@ -242,7 +240,7 @@ def _write_shards(
 def _previewed(
     radiographs: Iterator[tuple[int, Radiograph]], preview: list[npt.NDArray[np.float32]]
 ) -> Iterator[tuple[int, Radiograph]]:
-    """Pass images on, keeping a small picture of the first ones: whole images would fill the memory."""
+    """Pass images on, keeping a small picture of the first ones: full images would fill the memory."""
     for place, radiograph in radiographs:
         if place < _PREVIEW_IMAGES:
             picture = Image.fromarray(radiograph.pixels).resize((_PREVIEW_SIDE, _PREVIEW_SIDE), Image.Resampling.BOX)
@@ -261,7 +259,7 @@ def _members(radiograph: Radiograph, name: str) -> dict[str, bytes]:
 
 
 def _manifest(folder: OutputFolder, plan: dict[str, Any], origin: Origin, done: Kept) -> dict[str, Any]:
-    """What the manifest says, but for the files beside the shards."""
+    """The manifest, except for the files next to the shards."""
     records = [folder.record(index) for index in range(done.shards)]
     theirs = origin.manifest or {}
     return {
@@ -283,7 +281,7 @@ def _finish(
     manifest: dict[str, Any],
     preview: list[npt.NDArray[np.float32]],
 ) -> None:
-    """Lists, preview and card; the manifest comes last and declares the folder whole."""
+    """Lists, preview and card; the manifest comes last and declares the folder complete."""
     lists = {REJECTED: decisions_csv(decided.filter(pc.invert(decided["kept"])), ("key", "source", "reasons"))}
     renamed = {new: old for old, new in sorted(names.items()) if old != new}
     if renamed:

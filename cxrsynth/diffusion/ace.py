@@ -25,7 +25,7 @@ ACE_CONFIG = "ace.json"
 
 
 class ConditionEmbedding(nn.Module, ABC):
-    """What the text embeddings of a report get added, told by the names of its conditions."""
+    """Offsets added to the text embeddings of a report, chosen by the names of its conditions."""
 
     def __init__(self, conditions: Sequence[str]) -> None:
         super().__init__()

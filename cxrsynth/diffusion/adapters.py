@@ -5,7 +5,6 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
 from cxrsynth.errors import ModelError
-from cxrsynth.recipe.schema import LoraSection
 
 # Attention projections, as diffusers' own LoRA training scripts take them.
 _LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -14,8 +13,10 @@ _LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _ADAPTER = "cxrsynth"
 
 
-def add_adapters(unet: UNet2DConditionModel, lora: LoraSection, *, seed: int) -> None:
-    """Adapters on the attention projections, in float32; their second factor is zero, so they change nothing yet.
+def add_adapters(unet: UNet2DConditionModel, *, rank: int, alpha: int | None, seed: int) -> None:
+    """Add adapters to the attention projections, in float32. Their second factor is zero: they change nothing yet.
+
+    `alpha` is the scale times the rank, None for the rank.
 
     Raises:
         ModelError: if the UNet has no such projections.
@@ -24,7 +25,7 @@ def add_adapters(unet: UNet2DConditionModel, lora: LoraSection, *, seed: int) ->
         torch.manual_seed(seed)
         try:
             unet.add_adapter(
-                LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=list(_LORA_TARGETS)),
+                LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(_LORA_TARGETS)),
                 adapter_name=_ADAPTER,
             )
         except ValueError as error:

@@ -7,10 +7,10 @@ from datetime import timedelta
 import torch
 
 from cxrsynth.diffusion.model import DiffusionModel
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import sample_images
-from cxrsynth.generation.plan import Run
+from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.settings import ImageFormat, ShardFormat
 from cxrsynth.shards.plan import shard_count
 
@@ -20,8 +20,8 @@ _BYTES_BESIDE_IMAGE = 5_000  # tar headers and the JSON member
 _PROBE_STEPS = 3
 
 
-def describe(run: Run, reports: int, rejected: int) -> str:
-    """The dry run's answer, as text."""
+def describe(run: GenerateRun, reports: int, rejected: int) -> str:
+    """What the dry run prints."""
     settings = run.settings
     images = reports * settings.images_per_report
     shards = shard_count(reports, images_per_report=settings.images_per_report, size=settings.shards.size)
@@ -45,14 +45,16 @@ def describe(run: Run, reports: int, rejected: int) -> str:
 
 
 def _batch_count(images: int, *, shard_size: int, batch_size: int) -> int:
-    """Batches of a run: no batch spans two shards."""
+    """Number of batches; no batch spans two shards."""
     whole, rest = divmod(images, shard_size)
     return whole * math.ceil(shard_size / batch_size) + math.ceil(rest / batch_size)
 
 
-def _seconds_per_round(run: Run, model: DiffusionModel, pool: SamplingPool, *, batches: int, size: int) -> float:
-    """Time of so many batches side by side, from one step and from `_PROBE_STEPS` steps, after a warm-up."""
-    noise = torch.stack([sample_noise(run.settings.seed, f"probe-{i}", model.latent_shape) for i in range(size)])
+def _seconds_per_round(
+    run: GenerateRun, model: DiffusionModel, pool: SamplingPool, *, batches: int, size: int
+) -> float:
+    """Time of `batches` batches side by side, extrapolated from 1 and from `_PROBE_STEPS` steps after a warm-up."""
+    noise = torch.stack([seeded_noise(model.latent_shape, run.settings.seed, f"probe-{i}") for i in range(size)])
 
     def sample(steps: int) -> None:
         sample_images(
@@ -76,7 +78,7 @@ def _seconds_per_round(run: Run, model: DiffusionModel, pool: SamplingPool, *, b
     return one + (run.steps - 1) * max(0.0, (more - one) / (_PROBE_STEPS - 1))
 
 
-def _bytes_per_image(run: Run, image_size: int) -> float:
+def _bytes_per_image(run: GenerateRun, image_size: int) -> float:
     shards = run.settings.shards
     per_pixel = 2.0 if shards.format is ShardFormat.DICOM else _BYTES_PER_PIXEL[shards.image_format]
     return image_size**2 * per_pixel + _BYTES_BESIDE_IMAGE

@@ -1,4 +1,4 @@
-"""What is written once all shards of a data set are whole: rejected rows, card, preview, manifest."""
+"""What is written once all shards are finished: rejected rows, id map, preview, card, manifest."""
 
 import csv
 import io
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cxrsynth.errors import ReportsError, ShardError
-from cxrsynth.generation.id_map import _IdMap
-from cxrsynth.generation.plan import Run
-from cxrsynth.reports.table.rows import Rejected
+from cxrsynth.generation.id_map import write_id_map
+from cxrsynth.generation.plan import GenerateRun
+from cxrsynth.generation.rows import Rows
 from cxrsynth.runtime.files import file_sha256, folder_atomically, open_atomically, write_atomically
 from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
@@ -23,27 +23,31 @@ from cxrsynth.shards.tar import read_members
 _PREVIEW_IMAGES = 24
 
 
-def finish_dataset(run: Run, folder: OutputFolder, *, shards: int) -> None:
-    """Complete the folder; the manifest comes last and declares it whole."""
+def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> None:
+    """Complete the folder; the manifest comes last and declares it complete."""
     try:
-        _finish(run, folder, shards=shards)
+        _finish(run, folder, rows, shards=shards)
     except BaseException:
         folder.sweep()
         raise
 
 
-def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
+def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> None:
     _check_table(run, folder)
     records = [_record(folder, index) for index in range(shards)]
-    counts = _write_row_lists(run, folder)
-    _check_table(run, folder)  # read once more just now
+    _write_rejected(folder, rows)
+    write_id_map(run, rows)
     write_atomically(folder.path / PREVIEW, contact_sheet(_first_images(folder, shards)))
     files = _unpack(run, folder, shards=shards) if run.settings.shards.unpacked else {}
     manifest = {
         "synthetic": True,
         "note": "Synthetic images made by a generative model, of no patient. Not for diagnosis.",
         "plan": run.plan,
-        "counts": counts | {"samples": sum(record["samples"] for record in records)},
+        "counts": {
+            "reports": rows.usable,
+            "rejected": rows.rejected,
+            "samples": sum(record["samples"] for record in records),
+        },
         "shards": [] if files else [{k: r[k] for k in ("name", "sha256", "bytes", "samples")} for r in records],
         "files": files,
         "sanitized": _total(records, "sanitized"),
@@ -55,13 +59,14 @@ def _finish(run: Run, folder: OutputFolder, *, shards: int) -> None:
     folder.clean(drop_shards=run.settings.shards.unpacked)
 
 
-def _check_table(run: Run, folder: OutputFolder) -> None:
-    """Raises ReportsError if the table is no longer what it was: which rows were read as they are is not known then."""
+def _check_table(run: GenerateRun, folder: OutputFolder) -> None:
+    """Raise ReportsError if the table has changed since the plan was made: its rows may have been read in between."""
     if not run.is_table_unchanged():
         folder.forget_shards()
         raise ReportsError(
-            f"{run.settings.reports}: changed while it was read; images may be of other rows than the set would tell\n"
-            "  the shards will be made again: run the same command with the table as it was, or with a new --out"
+            f"{run.settings.reports}: changed during the run; images may show rows other than those the data set"
+            " would list\n"
+            "  all shards will be made again: restore the table and run the same command, or use a new --out"
         )
 
 
@@ -79,25 +84,14 @@ def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:
     return dict(total)
 
 
-def _write_row_lists(run: Run, folder: OutputFolder) -> dict[str, int]:
-    """Stream the table once more: rejected.csv (no text, no id), and the id map where one was asked for."""
-    usable = rejected = 0
-    with open_atomically(folder.path / REJECTED) as file, _IdMap(run) as id_map:
-        text = io.TextIOWrapper(file, newline="", encoding="utf-8")
-        writer = csv.writer(text, lineterminator="\n")
+def _write_rejected(folder: OutputFolder, rows: Rows) -> None:
+    """Write rejected.csv: line and reason of each rejected row, no text and no id."""
+    with open_atomically(folder.path / REJECTED) as raw:
+        file = io.TextIOWrapper(raw, newline="", encoding="utf-8")
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["line", "reason"])
-        for row in run.table.rows():
-            if run.settings.limit is not None and usable >= run.settings.limit:
-                break
-            if isinstance(row, Rejected):
-                rejected += 1
-                writer.writerow([row.line, row.reason])
-            else:
-                usable += 1
-                id_map.add(row.report_id)
-        text.flush()
-        text.detach()
-    return {"reports": usable, "rejected": rejected}
+        writer.writerows([row.line, row.reason] for row in rows.rejected_rows())
+        file.detach()  # flushes
 
 
 def _members(folder: OutputFolder, shards: int) -> Iterator[tuple[str, bytes]]:
@@ -110,8 +104,8 @@ def _first_images(folder: OutputFolder, shards: int) -> Iterator[Any]:
     return islice((image for image in images if image is not None), _PREVIEW_IMAGES)
 
 
-def _unpack(run: Run, folder: OutputFolder, *, shards: int) -> dict[str, str]:
-    """A plain DICOM file-set with DICOMDIR, and all JSON members as lines; returns path -> SHA-256."""
+def _unpack(run: GenerateRun, folder: OutputFolder, *, shards: int) -> dict[str, str]:
+    """Write a DICOM file-set with DICOMDIR, and all JSON members as lines; return path -> SHA-256."""
     from cxrsynth.shards.file_set import write_file_set
 
     target = folder.path / FILE_SET
@@ -128,7 +122,7 @@ def _unpack(run: Run, folder: OutputFolder, *, shards: int) -> dict[str, str]:
 
 
 def _metadata_rows(folder: OutputFolder, shards: int) -> Iterator[dict[str, Any]]:
-    """JSON member of each sample, with its key, and its text where there is one."""
+    """The JSON member of each sample, with its key, and its text if it has any."""
     row: dict[str, Any] = {}
     for name, content in _members(folder, shards):
         key, _, extension = name.rpartition(".")

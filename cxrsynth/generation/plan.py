@@ -5,10 +5,9 @@ import hmac
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,11 @@ from cxrsynth.diffusion.model import (
     DiffusionModel,
     choose_device,
     choose_precision,
-    find_ace,
-    find_model,
     load_model,
-    model_digest,
 )
-from cxrsynth.diffusion.spec import ModelSpec, read_spec
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.reports.table.columns import ColumnNames
-from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
 from cxrsynth.settings import Device, GenerateSettings, PromptStyle, Sampler
@@ -39,7 +34,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "pydicom")
 
 
 @dataclass(frozen=True)
-class Run:
+class GenerateRun:
     """What all parts of `generate` share. `plan` is the data set's identity."""
 
     settings: GenerateSettings
@@ -71,13 +66,8 @@ class Run:
         """Whether the table still has the bytes the plan was drawn up for."""
         return bool(_keyed(self.id_key, self.table) == self.plan["reports"])
 
-    def usable_reports(self) -> Iterator[Report]:
-        """The reports the run uses, in table order."""
-        reports = (row for row in self.table.rows() if isinstance(row, Report))
-        return islice(reports, self.settings.limit)
 
-
-def open_run(settings: GenerateSettings) -> Run:
+def open_generate(settings: GenerateSettings) -> GenerateRun:
     """Check every input that can be checked before work starts, and resolve what was left to `auto`.
 
     Raises:
@@ -88,9 +78,8 @@ def open_run(settings: GenerateSettings) -> Run:
     if settings.id_map is not None:
         _check_id_map(settings.id_map, settings)
     _check_outside(settings.id_key, settings.out, "--id-key")
-    folder = find_model(settings.model)
-    find_ace(folder, settings.ace)
-    spec = read_spec(folder)
+    model = resolve_model(settings.model, ace=settings.ace)
+    spec = model.spec
     device = choose_device(settings.sampling.device, local_rank=read_launch().local_rank)
     precision = choose_precision(settings.sampling.precision, device)
     id_key = load_id_key(settings.id_key)
@@ -112,7 +101,7 @@ def open_run(settings: GenerateSettings) -> Run:
         "images_per_report": settings.images_per_report,
         "seed": settings.seed,
         "prompt": style.value,
-        "model": {"name": _model_name(spec, folder), "digest": model_digest(folder, settings.ace)},
+        "model": _model_record(model),
         "sampling": {
             "steps": steps,
             "guidance": guidance,
@@ -132,7 +121,7 @@ def open_run(settings: GenerateSettings) -> Run:
         },
         "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},
     }
-    return Run(
+    return GenerateRun(
         settings=settings,
         table=table,
         processes=join_processes(cpu=settings.sampling.device is Device.CPU or device.type == "cpu"),
@@ -143,7 +132,7 @@ def open_run(settings: GenerateSettings) -> Run:
         guidance=guidance,
         sampler=sampler,
         batch_size=batch_size,
-        load_model=lambda: load_model(settings.model, device=device, precision=precision, ace=settings.ace),
+        load_model=lambda: load_model(model, device=device, precision=precision),
     )
 
 
@@ -152,10 +141,11 @@ def _keyed(id_key: bytes, table: Table) -> str:
     return hmac.new(id_key, table.digest().encode(), hashlib.sha256).hexdigest()
 
 
-def _model_name(spec: ModelSpec, folder: Path) -> str:
-    """Name for metadata; DICOM's LO holds 64 printable characters without a backslash."""
-    name = spec.name or folder.resolve().name
-    return re.sub(r"[^\x20-\x5b\x5d-\x7e]", "_", name)[:64].strip() or "model"
+def _model_record(model: ResolvedModel) -> dict[str, str]:
+    """The model as plan and metadata name it. DICOM's LO holds 64 printable characters without a backslash."""
+    name = re.sub(r"[^\x20-\x5b\x5d-\x7e]", "_", model.name)[:64].strip() or "model"
+    revision = {} if model.revision is None else {"revision": model.revision}
+    return {"name": name, "digest": model.digest} | revision
 
 
 def _check_id_map(path: Path, settings: GenerateSettings) -> None:
@@ -172,6 +162,6 @@ def _check_id_map(path: Path, settings: GenerateSettings) -> None:
 
 
 def _check_outside(path: Path | None, out: Path, option: str) -> None:
-    """What tells ids apart must not lie in the folder that is shared."""
+    """Files that reveal ids must not lie in the folder that is shared."""
     if path is not None and path.resolve().is_relative_to(out.resolve()):
         raise ShardError(f"{option} {path}: lies inside --out {out}, which is made to be shared\n  put it elsewhere")

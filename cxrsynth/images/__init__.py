@@ -1,1 +1,1 @@
-"""Reading images back: shards of ours and of others, folders of pictures, trees of DICOM files."""
+"""Images of any origin, read: shards, folders of pictures, trees of DICOM files."""

@@ -1,4 +1,4 @@
-"""A collection of images of any kind, as units that processes can split and a resumed run can skip."""
+"""Image collections of any kind, in units that processes can share and a resumed run can skip."""
 
 import hashlib
 import stat
@@ -30,79 +30,81 @@ __all__ = ["Collection", "Kind", "Unit", "open_collection"]
 
 @dataclass(frozen=True)
 class Collection:
-    """Images at `path`, never written to. `manifest` is that of a data set of ours, else None."""
+    """Images at `path`, which is never written to. `manifest` is None unless cxrsynth made the data set."""
 
     path: Path
     kind: Kind
     manifest: dict[str, Any] | None = field(repr=False)
     units: tuple[Unit, ...] = field(repr=False)
     _source: Source = field(repr=False)
-    _teller: MetadataReader = field(repr=False)
-    # Lines of the table that cannot be read: told of with the first unit. And what the table is, for the digests.
+    _metadata: MetadataReader = field(repr=False)
+    # Unreadable lines of the table, reported with the first unit.
     _unread: tuple[Damaged, ...] = field(default=(), repr=False)
+    # The table's part of every digest.
     _table: str = field(default="", repr=False)
 
     def read(self, unit: Unit, *, workers: int = 2) -> Iterator[Radiograph | Damaged]:
-        """Images of a unit in member order, decoded by `workers` threads ahead of who takes them.
+        """Images of a unit in member order, decoded ahead of the caller by `workers` threads.
 
-        Memory is bounded: 8 images a worker are in flight, each at most `MAX_SAMPLE_BYTES` read and `MAX_PIXELS`
-        decoded
-        (cxrsynth.images.limits). Whatever is wrong with a unit or a member of it comes as a `Damaged`.
+        Memory is bounded: 8 images per worker are in flight, each at most `MAX_SAMPLE_BYTES` read and `MAX_PIXELS`
+        decoded (cxrsynth.images.limits). Whatever is wrong with a unit or one of its members comes as a `Damaged`.
 
         Raises:
             ValueError: if `workers` is not above zero.
         """
         raw = self._source.raw_images(unit)
         jobs = chain(self._unread, raw) if unit == self.units[0] else raw
-        return in_order(jobs, partial(decode, teller=self._teller), workers=workers)
+        return in_order(jobs, partial(decode, metadata=self._metadata), workers=workers)
 
     def digest_of(self, unit: Unit) -> str:
-        """Identity of a unit and of what the table may say of it, 64 hex digits, told without reading the unit.
+        """Identity of a unit and of its table, 64 hex digits, computed without reading the unit.
 
-        Made of names, sizes and times, and for a shard of ours of the manifest's SHA-256.
+        It covers names, sizes and times, and the manifest's SHA-256 for a shard that cxrsynth made.
         """
         digest = self._source.digest_of(unit)
         return hashlib.sha256(f"{digest} {self._table}".encode()).hexdigest() if self._table else digest
 
     def content_of(self, unit: Unit) -> str:
-        """As `digest_of`, but the same for the same bytes wherever they lie: of ours it is the manifest's SHA-256."""
+        """Like `digest_of`, but for data sets of cxrsynth it depends on the bytes alone: the manifest's SHA-256."""
         known = self._source.content_of(unit) if isinstance(self._source, OurShards | FileSet) else ""
         return known or self.digest_of(unit)
 
 
 def open_collection(path: Path, *, table: Path | None = None, columns: ColumnNames | None = None) -> Collection:
-    """Find out what is at `path`: a data set of ours, a shard or a folder of shards, an image or a folder of images.
+    """Find out what is at `path`: a cxrsynth data set, a shard or a folder of shards, an image or a folder of images.
 
-    Folders are searched through. Where there is a shard, pictures beside it are not read: mostly they are previews.
+    Folders are searched recursively. Pictures beside a shard are not read: most are previews.
 
     Args:
-        path: a folder, a tar, one image, or the manifest.json of a data set of ours.
-        table: CSV, JSONL or Parquet that tells of the images, one row each, found by their file names. Its row is then
-            all that is read of an image, but for what a DICOM header says beside.
-        columns: names of columns (and keys of JSON members) that are not the usual ones.
+        path: a folder, a tar, one image, or the manifest.json of a cxrsynth data set.
+        table: CSV, JSONL or Parquet that describes the images, one row each, found by file name. An image's metadata is
+            then its row, plus what a DICOM header adds.
+        columns: names of columns (and keys of JSON members) that differ from the usual ones.
 
     Raises:
-        ShardError: if there is nothing at `path`, nothing that can be read as images, or a broken manifest of ours.
+        ShardError: if there is nothing at `path`, nothing that can be read as images, or a broken cxrsynth manifest.
         ReportsError: if the table cannot be used.
     """
     root, only = _place(path)
     manifest = read_manifest(root)
     if manifest is not None and table is not None:
-        raise ShardError(f"{path}: a data set of cxrsynth tells of its images by itself\n  leave the table away")
+        raise ShardError(f"{path}: a cxrsynth data set carries its own metadata\n  leave out the table")
     rows = None if table is None else open_rows(table, columns=columns)
-    source = _of_ours(root, only, manifest) if manifest is not None else _of_others(path, root, only, rows)
+    source = _own_source(root, only, manifest) if manifest is not None else _other_source(path, root, only, rows)
     if isinstance(source, Files) and rows is not None and not source.any_row():
         raise ReportsError(
-            f"{table}: tells of no image in {path}\n  expected file names, or paths, of the images there"
+            f"{table}: no row matches an image in {path}\n  expected file names, or paths, of the images there"
         )
-    told = _Table() if table is None or rows is None else _Table.of(table, rows)
+    described = _Table() if table is None or rows is None else _Table.of(table, rows)
     kind = _kind(source)
-    return Collection(path, kind, manifest, source.units, source, MetadataReader(columns), told.unread, told.digest)
+    return Collection(
+        path, kind, manifest, source.units, source, MetadataReader(columns), described.unread, described.digest
+    )
 
 
 @dataclass(frozen=True)
 class _Table:
-    """What a collection keeps of a table besides its rows."""
+    """What a collection keeps of a table apart from its rows."""
 
     unread: tuple[Damaged, ...] = ()
     digest: str = ""
@@ -114,7 +116,7 @@ class _Table:
 
 
 def _place(path: Path) -> tuple[Path, str | None]:
-    """The folder of a collection, and the one file in it that is meant, if it is one.
+    """The folder of a collection, and the name of the one file in it that was given, if any.
 
     Raises:
         ShardError: if there is nothing.
@@ -132,15 +134,15 @@ def _place(path: Path) -> tuple[Path, str | None]:
     return path.parent, None if path.name == MANIFEST else path.name
 
 
-def _of_ours(root: Path, only: str | None, manifest: dict[str, Any]) -> Source:
+def _own_source(root: Path, only: str | None, manifest: dict[str, Any]) -> Source:
     listed = {shard["name"] for shard in manifest["shards"]}
     if only is not None and only not in listed:
-        return _of_others(root / only, root, only, None)
+        return _other_source(root / only, root, only, None)
     return OurShards(root, manifest, only=only) if listed else FileSet(root, manifest)
 
 
-def _of_others(path: Path, root: Path, only: str | None, rows: ImageRows | None) -> Source:
-    """Raises ShardError if there is nothing that can be read as images."""
+def _other_source(path: Path, root: Path, only: str | None, rows: ImageRows | None) -> Source:
+    """Any other collection. Raises ShardError if there is nothing that can be read as images."""
     names = list(walk(root)) if only is None else [only]
     if names == [UNLISTED_ROOT]:
         raise ShardError(f"{path}: cannot be read\n  check its permissions")

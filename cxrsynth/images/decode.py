@@ -1,4 +1,4 @@
-"""An image as bytes, and how it is decoded."""
+"""Raw images, and how they are decoded."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ IMAGE_EXTENSIONS = (*pictures.EXTENSIONS, *dicom.EXTENSIONS)
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
-    """One image before it is decoded; `extension` names the member with the image, `member` where it came from.
+    """One image before decoding; `extension` names the member with the image, `member` where it came from.
 
-    `row` is what a table tells of it; with one the JSON and text members are not looked at. `patient` is set where the
-    key tells it.
+    `row` is its row in a table; with one, the JSON and text members are ignored. `patient` is set if the key identifies
+    the patient.
     """
 
     key: str
@@ -33,8 +33,8 @@ class RawImage:
     patient: str = field(default="", repr=False)
 
 
-def decode(raw: RawImage | Damaged, teller: MetadataReader) -> Radiograph | Damaged:
-    """Pixels and report of an image; what cannot be read is told of, never replaced."""
+def decode(raw: RawImage | Damaged, metadata: MetadataReader) -> Radiograph | Damaged:
+    """Pixels and report of an image; what cannot be read becomes a `Damaged`, never a replacement."""
     if isinstance(raw, Damaged):
         return raw
     content = raw.members[raw.extension]
@@ -42,12 +42,12 @@ def decode(raw: RawImage | Damaged, teller: MetadataReader) -> Radiograph | Dama
         header: Mapping[str, Any] = {}
         if raw.extension in dicom.EXTENSIONS:
             radiograph = dicom.read_dicom(content)
-            pixels, header = radiograph.pixels, radiograph.told
+            pixels, header = radiograph.pixels, radiograph.header
         else:
             pixels = pictures.read_picture(content)
         row = raw.row or Row(raw.place + 1, _record(raw.members))
-        # What stands beside a DICOM object comes first: of columns that say the same, the first is read.
-        told = teller.tell({**row.record, **header, **row.record}, key=raw.key, line=row.line)
+        # The record beside a DICOM object goes before its header: of two columns with one meaning, the first counts.
+        known = metadata.read({**row.record, **header, **row.record}, key=raw.key, line=row.line)
     except UnreadableError as error:
         return Damaged(raw.source, shown(raw.member), str(error))
     return Radiograph(
@@ -56,18 +56,18 @@ def decode(raw: RawImage | Damaged, teller: MetadataReader) -> Radiograph | Dama
         place=raw.place,
         pixels=pixels,
         sha256=hashlib.sha256(content).hexdigest(),
-        report=told.report,
-        age_group=told.age_group,
-        patient=raw.patient or told.patient,
+        report=known.report,
+        age_group=known.age_group,
+        patient=raw.patient or known.patient,
         members=raw.members,
     )
 
 
 def _record(members: Mapping[str, bytes]) -> dict[str, Any]:
-    """The JSON member, and the text where it has none of its own.
+    """The JSON member, with the text member added as `txt`.
 
     Raises:
-        UnreadableError: if one of them is too long or not what its name says.
+        UnreadableError: if one of them is too long, or is not what its name says.
     """
     for extension in ("json", "txt"):
         if len(members.get(extension, b"")) > MAX_TEXT_BYTES:

@@ -1,4 +1,4 @@
-"""Images that are files of their own: pictures and DICOM objects in a folder and below it."""
+"""Images in files of their own: pictures and DICOM objects in a folder and below it."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,15 +11,15 @@ from cxrsynth.images.limits import MAX_MEMBER_BYTES, UnreadableError, open_plain
 from cxrsynth.images.table import ImageRows, Row
 from cxrsynth.images.unit import Unit, file_units, stat_digest
 
-# How `walk` names a root that cannot be listed.
+# The name `walk` gives a root that cannot be listed.
 UNLISTED_ROOT = "./"
 _PREAMBLE_BYTES = 132
 
 
 def walk(root: Path) -> Iterator[str]:
-    """Files below a folder by relative path, sorted; hidden ones and linked folders are passed over.
+    """Files below a folder by relative path, sorted; hidden files and linked folders are skipped.
 
-    A folder that cannot be listed is given out like a file, its name ending in a slash: reading it tells why.
+    A folder that cannot be listed is yielded like a file, its name ending in a slash: reading it then gives the reason.
     """
     unlisted: list[str] = []
 
@@ -35,21 +35,21 @@ def walk(root: Path) -> Iterator[str]:
 
 
 def extension_of(name: str) -> str:
-    """The extension of an image's file; one with none that is known is taken for a DICOM file."""
+    """The extension of an image file; `dcm` if it has no known one."""
     extension = PurePosixPath(name).suffix.lower().removeprefix(".")
     return extension if extension in IMAGE_EXTENSIONS else "dcm"
 
 
 def image_extension(path: Path) -> str | None:
-    """Of which kind a file's image is, by its extension; one without is a DICOM file if it starts like one.
+    """The kind of image in a file, by its extension; a file without one is DICOM if it starts like DICOM.
 
-    A DICOMDIR is none: it lists the others. A file without extension that cannot be read is given the benefit of the
-    doubt, so that reading it tells why.
+    A DICOMDIR is not an image: it lists the others. A file without an extension that cannot be opened counts as DICOM,
+    so that reading it gives the reason.
     """
     extension = path.suffix.lower().removeprefix(".")
     if extension in IMAGE_EXTENSIONS:
         return extension
-    # The last part of a UID is no extension.
+    # The last part of a UID is not an extension.
     if path.name.upper() == "DICOMDIR" or (extension and not extension.isdecimal()):
         return None
     try:
@@ -75,7 +75,7 @@ def read_files(
         root: the collection's folder.
         names: relative paths.
         source: name of this unit of the collection.
-        find_row: what a table tells of the image of this key.
+        find_row: the table row of the image with this key.
         check: file name and content -> the image's key; may raise UnreadableError.
     """
     for place, name in enumerate(names):
@@ -102,7 +102,7 @@ def _read(path: Path) -> bytes:
 
 
 class Files:
-    """Pictures and DICOM files of a folder, told of by the rows of a table where there is one."""
+    """Pictures and DICOM files of a folder, described by the rows of a table if there is one."""
 
     def __init__(self, root: Path, names: Iterable[str], rows: ImageRows | None = None) -> None:
         self._root = root
@@ -111,15 +111,15 @@ class Files:
         self.units = file_units(names)
 
     def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
-        """Images of one chunk of files; an image's key is its path in the folder."""
+        """Images of one chunk of files; the key of an image is its path in the folder."""
         yield from read_files(self._root, unit.files, unit.name, find_row=self._row)
 
     def digest_of(self, unit: Unit) -> str:
-        """Of the files' names, sizes and times."""
+        """Digest of the files' names, sizes and times."""
         return stat_digest(self._root, unit.files)
 
     def any_row(self) -> bool:
-        """Whether the table tells of any of the files."""
+        """Whether the table has a row for any of the files."""
         return any(self._row(name) is not None for unit in self.units for name in unit.files)
 
     def _row(self, name: str) -> Row | None:

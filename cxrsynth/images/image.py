@@ -1,4 +1,4 @@
-"""One image as it is read from a collection, and what could not be read."""
+"""An image read from a collection, or the reason it could not be read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from cxrsynth.reports.table.rows import Report
 class Radiograph:
     """One readable image.
 
-    `source` is the unit it came from (a shard, a folder of files), relative to its collection; `place` its position
+    `source` is the unit it came from (a shard, a folder of files), relative to its collection; `place` is its position
     there, from 0; `key` is unique in the collection. `pixels` are [H, W] float32 in [0, 1], bright bone on dark lung
-    whatever the file's photometric interpretation. `report` is None where nothing was told of the image. `members` are
-    the bytes of the sample by extension, as they were read, where they can be written again; `sha256` is of the image
-    member. `patient` is whatever tells patients apart, empty where unknown.
+    whatever the file's photometric interpretation. `report` is None if nothing is known of the image. `members` are the
+    bytes of the sample by extension, as they were read, if they can be written again; `sha256` is that of the image
+    member. `patient` identifies the patient, empty if unknown.
     """
 
     key: str
@@ -33,7 +33,7 @@ class Radiograph:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A shard, or a member of one, that cannot be read. The reason holds no text of a report."""
+    """A shard, or a member of one, that cannot be read. The reason quotes no report text."""
 
     source: str
     member: str

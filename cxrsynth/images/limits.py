@@ -1,4 +1,4 @@
-"""What is refused before it is read, and how a file that cannot be read is told of."""
+"""Limits on untrusted files, and the error for a file that cannot be read."""
 
 import re
 import stat
@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from pydicom.errors import InvalidDicomError
 
-# A detector of today gives 4280 x 3520 pixels of 16 bits: 30 MB, and 15 million pixels.
+# A current detector gives 4280 x 3520 pixels of 16 bits: 30 MB, 15 million pixels.
 MAX_MEMBER_BYTES = 128 << 20
 MAX_SAMPLE_BYTES = 256 << 20
 MAX_SAMPLE_MEMBERS = 64
@@ -18,7 +18,7 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_PIXELS = 1 << 26
 MAX_NAME_CHARS = 1024
 
-# What decoders raise for bytes that are not what they say; a decoder of hostile bytes keeps to no one type.
+# What decoders raise for malformed bytes; on hostile input they raise almost anything.
 DECODER_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
@@ -39,17 +39,17 @@ DECODER_ERRORS: tuple[type[Exception], ...] = (
 
 
 class UnreadableError(Exception):
-    """Why one file or member cannot be read: the reason of a `Damaged`. Holds nothing of the file's text."""
+    """Why one file or member cannot be read: the reason of a `Damaged`. Quotes nothing from the file."""
 
 
 def refuse_large(width: int, height: int) -> None:
-    """Raises UnreadableError for a picture of more than `MAX_PIXELS`, before any memory is taken for it."""
+    """Raise UnreadableError for more than `MAX_PIXELS` pixels, before any memory is allocated for them."""
     if width * height > MAX_PIXELS:
         raise UnreadableError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
 
 
 def bad_name(name: str) -> str:
-    """Why a member's name cannot be used, or nothing: it leads elsewhere, or is not to be written in a list."""
+    """Why a member's name cannot be used, or empty: it points outside, or cannot be printed."""
     if name.startswith("/") or "\\" in name or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
         return "a name that leads out of the shard"
     if not name or not name.isprintable():
@@ -63,10 +63,10 @@ def shown(name: str) -> str:
 
 
 def open_plain(path: Path) -> BufferedReader:
-    """Open a file for reading, but no pipe or device, which could be waited on for ever.
+    """Open a file for reading, but not a pipe or device, which could block forever.
 
     Raises:
-        UnreadableError: for what is no plain file.
+        UnreadableError: if it is not a plain file.
         OSError: if it cannot be read.
     """
     if not stat.S_ISREG(path.stat().st_mode):

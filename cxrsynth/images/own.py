@@ -1,4 +1,4 @@
-"""Data sets of `cxrsynth generate`: shards or a DICOM file-set, held against their manifest."""
+"""Data sets of `cxrsynth generate`: shards or a DICOM file-set, checked against their manifest."""
 
 import hashlib
 import json
@@ -24,10 +24,10 @@ CHANGED = "not as manifest.json says (sha256)"
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a data set of ours; None where there is no manifest.json, or another program's.
+    """The manifest of a cxrsynth data set; None without a manifest.json, or with another program's.
 
     Raises:
-        ShardError: if it cannot be read, or is no whole manifest.
+        ShardError: if it cannot be read, or is incomplete.
     """
     path = folder / MANIFEST
     try:
@@ -38,13 +38,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise ShardError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise ShardError(
-            f"{path}: broken, so that the shards cannot be held against it\n"
-            "  copy it again; without the file the shards are read unchecked"
+            f"{path}: broken, so the shards cannot be checked against it\n"
+            "  copy it again; without the file, the shards are read unchecked"
         ) from None
     if not isinstance(content, dict) or content.get("synthetic") is not True or "plan" not in content:
         return None
     if not _is_whole(content):
-        raise ShardError(f"{path}: not a manifest as cxrsynth writes it\n  copy it again")
+        raise ShardError(f"{path}: not a manifest written by cxrsynth\n  copy it again")
     return content
 
 
@@ -60,9 +60,9 @@ def _is_whole(manifest: Mapping[str, Any]) -> bool:
 
 
 class OurShards:
-    """Shards of a manifest. Each is hashed whole before a sample of it is given out, then read from the same open file.
+    """Shards of a manifest. Each is hashed in full before its first sample, then read from the same open file.
 
-    A shard in the folder that the manifest does not list is a unit too: it is told of, not read.
+    A shard in the folder that the manifest does not list is a unit too: it is reported, not read.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], *, only: str | None = None) -> None:
@@ -73,7 +73,7 @@ class OurShards:
         self.units = tuple(Unit(name) for name in names)
 
     def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
-        """Images of a shard whose bytes are those of the manifest."""
+        """Images of a shard whose SHA-256 matches the manifest."""
         sha256 = self._sha256.get(unit.name)
         if sha256 is None:
             yield Damaged(unit.name, "", "not listed in manifest.json")
@@ -81,7 +81,7 @@ class OurShards:
             yield from read_shard(self._folder / unit.name, unit.name, sha256=sha256, patient_of=_subject)
 
     def digest_of(self, unit: Unit) -> str:
-        """Of the manifest's SHA-256 and of the file's size and time: a shard damaged since is read again."""
+        """Digest of the manifest's SHA-256 and the file's size and time: a shard damaged later is read again."""
         return _digest(self._sha256.get(unit.name, ""), stat_digest(self._folder, [unit.name]))
 
     def content_of(self, unit: Unit) -> str:
@@ -90,7 +90,7 @@ class OurShards:
 
 
 class FileSet:
-    """An unpacked DICOM file-set: each file is held against the manifest, and told of by its line of metadata.jsonl."""
+    """An unpacked DICOM file-set, checked against the manifest; each image has a line in metadata.jsonl."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self._folder = folder
@@ -101,18 +101,18 @@ class FileSet:
         self._rows, self._fault = self._read_metadata()
 
     def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
-        """Images of files whose bytes are those of the manifest; without metadata their headers alone tell of them."""
+        """Images whose SHA-256 matches the manifest; without metadata.jsonl, only their headers describe them."""
         if self._fault and unit == self.units[0]:
             yield Damaged(unit.name, METADATA, self._fault)
         for radiograph in read_files(self._folder, unit.files, unit.name, find_row=self._rows.find, check=self._key):
-            yield radiograph if isinstance(radiograph, Damaged) else _whole(radiograph)
+            yield radiograph if isinstance(radiograph, Damaged) else _with_members(radiograph)
 
     def digest_of(self, unit: Unit) -> str:
-        """Of what the manifest says of the unit's files and the metadata, and of the files' sizes and times."""
+        """Digest of the manifest's SHA-256 of the files and the metadata, and of the files' sizes and times."""
         return _digest(self.content_of(unit), stat_digest(self._folder, [*unit.files, METADATA]))
 
     def content_of(self, unit: Unit) -> str:
-        """SHA-256 of what the manifest says of the unit's files and the metadata."""
+        """Digest of the manifest's SHA-256 of the files and the metadata."""
         return _digest(*(self._sha256[name] for name in unit.files), self._sha256.get(METADATA, ""))
 
     def _key(self, name: str, content: bytes) -> str:
@@ -138,19 +138,17 @@ def _row(line: int, record: Mapping[str, Any] | str) -> Row | Unread:
     return Unread(line, record) if isinstance(record, str) else Row(line, record)
 
 
-def _whole(radiograph: RawImage) -> RawImage:
-    """With what metadata.jsonl tells of it as members, as a sample of a shard has them: they go where the image
-    goes.
-    """
+def _with_members(radiograph: RawImage) -> RawImage:
+    """The image with its line of metadata.jsonl as members, as in a shard, so that they go where the image goes."""
     members = dict(radiograph.members)
     if radiograph.row is not None:
-        told = {name: value for name, value in radiograph.row.record.items() if name not in ("key", "text")}
-        members["json"] = stable_json(told)
+        record = {name: value for name, value in radiograph.row.record.items() if name not in ("key", "text")}
+        members["json"] = stable_json(record)
         if isinstance(text := radiograph.row.record.get("text"), str):
             members["txt"] = text.encode()
     return replace(radiograph, patient=_subject(radiograph.key), members=members)
 
 
 def _subject(key: str) -> str:
-    """The synthetic patient of a sample key: all images of one report share it."""
+    """The synthetic patient of a sample key, shared by all images of one report."""
     return key.rpartition("-")[0]

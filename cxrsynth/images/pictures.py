@@ -1,4 +1,4 @@
-"""Pictures in bytes -> pixels, and pixels -> the square a network is shown."""
+"""Picture bytes -> pixels, and pixels -> the square a network takes."""
 
 import io
 import threading
@@ -24,11 +24,11 @@ Pixels = npt.NDArray[np.float32]
 def read_picture(content: bytes) -> Pixels:
     """Decode a PNG, JPEG, WebP or TIFF: [H, W] float32 in [0, 1] at native size, 8 or 16 bits.
 
-    Colour becomes grey (ITU-R 601), transparency and EXIF rotation are ignored. The checksums of a PNG are checked;
-    a JPEG or WebP has none, so that flipped bytes in one can only be told by a hash beside it.
+    Color becomes gray (ITU-R 601); transparency and EXIF rotation are ignored. The checksums of a PNG are verified;
+    JPEG and WebP have none, so only a separate hash can reveal flipped bytes.
 
     Raises:
-        UnreadableError: if the bytes are no whole picture of these kinds, are more than one, or hold too many pixels.
+        UnreadableError: if the bytes are not one complete picture of these kinds, or hold too many pixels.
     """
     try:
         with _open(content) as image:
@@ -38,36 +38,36 @@ def read_picture(content: bytes) -> Pixels:
             if image.format == "PNG":
                 with _open(content) as whole:
                     whole.verify()
-            return _grey(image)
+            return _gray(image)
     except UnidentifiedImageError:
-        raise UnreadableError("no PNG, JPEG, WebP or TIFF picture") from None
+        raise UnreadableError("not a PNG, JPEG, WebP or TIFF picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableError("far too many pixels") from None
     except DECODER_ERRORS as error:
-        raise UnreadableError(f"a broken or cut picture ({type(error).__name__})") from None
+        raise UnreadableError(f"a broken or truncated picture ({type(error).__name__})") from None
 
 
 def _open(content: bytes) -> Image.Image:
-    """Read the header alone; what PIL warns of, it either reads all the same or raises later."""
+    """Read only the header. PIL reads what it warns about anyway, or raises later."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(content), formats=_FORMATS)
 
 
-def _grey(image: Image.Image) -> Pixels:
+def _gray(image: Image.Image) -> Pixels:
     if image.mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.float32) / np.float32(65535)
-        # PIL inverts 8-bit TIFF pictures of this kind by itself, not those of 16 bits.
+        # PIL inverts 8-bit TIFF pictures of this kind itself, but not 16-bit ones.
         white_is_zero = getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
         return (1 - levels if white_is_zero else levels).astype(np.float32)
     if image.mode not in _EIGHT_BITS:
-        raise UnreadableError(f"pixels of kind {image.mode}, expected 8 or 16 bits, grey or colour")
+        raise UnreadableError(f"pixels of kind {image.mode}, expected 8 or 16 bits, gray or color")
     return np.asarray(image.convert("L")).astype(np.float32) / np.float32(255)
 
 
 def squared(pixels: Pixels, size: int) -> Pixels:
-    """The centre square of [H, W] pixels in [0, 1], resized to [size, size] float32 in [0, 1].
+    """The center square of [H, W] pixels in [0, 1], resized to [size, size] float32 in [0, 1].
 
     Bilinear with antialiasing where it shrinks: the numbers of torch's `interpolate(antialias=True)`, without torch.
     """

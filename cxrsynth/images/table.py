@@ -1,4 +1,4 @@
-"""What a table tells of images, found by a file's name."""
+"""Tables of image metadata, looked up by file name."""
 
 import json
 import zlib
@@ -9,12 +9,12 @@ from typing import Any
 
 from cxrsynth.errors import ReportsError
 from cxrsynth.images import dicom, pictures
-from cxrsynth.images.metadata import is_told_by, plain
+from cxrsynth.images.metadata import is_metadata, plain
 from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed
 from cxrsynth.reports.table.records import read_records
 from cxrsynth.reports.table.table import FORMATS
 
-# First come, first taken.
+# In order of preference.
 _FILE_COLUMNS = ("path", "filename", "image", "imageid", "dicomid", "imageindex", "imagefilename", "id", "key")
 _SUFFIXES = tuple(f".{extension}" for extension in (*pictures.EXTENSIONS, *dicom.EXTENSIONS))
 _AMBIGUOUS = -1
@@ -22,7 +22,7 @@ _AMBIGUOUS = -1
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row by column name, and the line it starts on."""
+    """One row by column name, and the line on which it starts."""
 
     line: int
     record: Mapping[str, Any] = field(repr=False)
@@ -37,10 +37,10 @@ class Unread:
 
 
 class ImageRows:
-    """Rows of a table by the file they tell of. All are held in memory, packed: about 0.5 kB a row of labels."""
+    """Rows of a table by file name. All are held in memory, compressed: about 0.5 kB per row of labels."""
 
     def __init__(self, column: str, rows: Iterable[Row | Unread]) -> None:
-        """Raises ReportsError, without naming the table, if two rows tell of one file."""
+        """Raise ReportsError, without naming the table, if two rows name the same file."""
         self.unread: list[Unread] = []
         self._packed: list[bytes] = []
         self._by_name: dict[str, int] = {}
@@ -54,10 +54,10 @@ class ImageRows:
                 self.unread.append(row if isinstance(row, Unread) else Unread(row.line, f"no {column}"))
 
     def find(self, relative: str, root: PurePosixPath | None = None) -> Row | None:
-        """The row of a file, by its path in the collection at `root`, with its extension or without.
+        """The row of a file, by its path in the collection at `root`, with or without its extension.
 
-        A table may begin its paths above the root, at it or below it; the longest match is taken. A row with a path
-        that does not match still tells of a file that lies in no folder, if it alone has the name.
+        Paths in a table may start above the root, at it or below it; the longest match counts. A row whose path does
+        not match still applies to a file outside any folder, if no other row has that file name.
         """
         parts = (PurePosixPath(relative) if root is None else root / relative).parts
         for start in range(len(parts)):
@@ -65,7 +65,7 @@ class ImageRows:
             for index in (self._by_name.get(name), self._by_stem.get(_stem(name), _AMBIGUOUS)):
                 if index is not None and index != _AMBIGUOUS:
                     return self._row(index)
-        # A path with folders is no file name: it is not found here.
+        # A path with folders is never found here: the keys are bare file names.
         index = self._by_file.get(_stem(relative), _AMBIGUOUS)
         return None if index == _AMBIGUOUS else self._row(index)
 
@@ -80,7 +80,7 @@ class ImageRows:
         index = len(self._packed)
         if name in self._by_name:
             first = self._row(self._by_name[name]).line
-            raise ReportsError(f"lines {first} and {row.line} tell of one image\n  expected one row an image")
+            raise ReportsError(f"lines {first} and {row.line} describe the same image\n  expected one row per image")
         self._by_name[name] = index
         for known, short in ((self._by_stem, _stem(name)), (self._by_file, _stem(name.rpartition("/")[2]))):
             known[short] = _AMBIGUOUS if short in known else index
@@ -91,11 +91,11 @@ def open_rows(path: Path, *, columns: ColumnNames | None = None) -> ImageRows:
     """Read a CSV, JSONL or Parquet table of images.
 
     Raises:
-        ReportsError: if it cannot be read, has no column that names files, lacks a column asked for, or tells of one
-            image twice.
+        ReportsError: if it cannot be read, has no column of file names, lacks a requested column, or describes an image
+            twice.
     """
     if path.suffix.lower() not in FORMATS:
-        raise ReportsError(f"{path}: unknown kind of table\n  expected a file ending in {', '.join(FORMATS)}")
+        raise ReportsError(f"{path}: unknown table format\n  expected a file ending in {', '.join(FORMATS)}")
     if path.is_dir():
         raise ReportsError(f"{path}: is a folder\n  expected one file; name a table inside it")
     names = column_names(path)
@@ -105,10 +105,10 @@ def open_rows(path: Path, *, columns: ColumnNames | None = None) -> ImageRows:
     column = next((usual[name] for name in _FILE_COLUMNS if name in usual), None)
     if column is None:
         raise ReportsError(
-            f"{path}: no column names the file of an image\n  columns: {listed(names)}\n"
+            f"{path}: no column of image file names\n  columns: {listed(names)}\n"
             "  expected path, filename, image, image_id, dicom_id or id"
         )
-    wanted = [name for name in names if name == column or is_told_by(name, roles)]
+    wanted = [name for name in names if name == column or is_metadata(name, roles)]
     try:
         return ImageRows(column, _rows(path, wanted, column, roles))
     except ReportsError as error:
@@ -120,12 +120,12 @@ def _rows(path: Path, wanted: list[str], column: str, roles: Mapping[str, str]) 
         if isinstance(record, str):
             yield Unread(line, record)
         else:
-            kept = {name: _plain_value(v) for name, v in record.items() if name == column or is_told_by(name, roles)}
+            kept = {name: _plain_value(v) for name, v in record.items() if name == column or is_metadata(name, roles)}
             yield Row(line, {name: value for name, value in kept.items() if value is not None})
 
 
 def _plain_value(value: Any) -> Any:
-    """A value as JSON has it; None for one that is not read."""
+    """A value as JSON has it; None for other types."""
     if isinstance(value, bytes):
         try:
             return value.decode()
@@ -135,7 +135,7 @@ def _plain_value(value: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    """What a row calls its file, with slashes and without a leading `./` or `/`."""
+    """The file name in a row, with forward slashes and without a leading `./` or `/`."""
     text = str(value).strip().replace("\\", "/") if isinstance(value, str | int) else ""
     while text.startswith(("./", "/")):
         text = text.removeprefix(".").removeprefix("/")
@@ -143,5 +143,5 @@ def _name(value: Any) -> str:
 
 
 def _stem(name: str) -> str:
-    """A name without the extension of a picture; UIDs keep their dots."""
+    """A name without an image extension; UIDs keep their dots."""
     return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix)), name)

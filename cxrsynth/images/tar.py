@@ -1,4 +1,4 @@
-"""Members of a tar of unknown origin, streamed: nothing is written to disk, and nothing ends unnoticed."""
+"""Members of an untrusted tar, streamed: nothing is written to disk, and no truncation goes unnoticed."""
 
 import gzip
 import tarfile
@@ -11,7 +11,7 @@ from typing import IO, cast
 from cxrsynth.images.limits import MAX_MEMBER_BYTES, bad_name
 
 _GZIP = b"\x1f\x8b"
-# Long names and pax records come as members of their own, which tarfile reads whole.
+# Long names and pax records are members of their own, which tarfile reads whole.
 _HEADER_TYPES = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -20,17 +20,17 @@ _HEADER_TYPES = (
     tarfile.GNUTYPE_LONGLINK,
 )
 _MAX_HEADER_BYTES = 64 << 10
-# Writers pad a tar to a multiple of their record, at most 255 blocks of 512 bytes and seldom above 20.
+# Writers pad a tar to a multiple of their record size: at most 255 blocks of 512 bytes, rarely over 20.
 _MAX_PADDING_BYTES = 1 << 20
 
 
 class BrokenTarError(Exception):
-    """Why a tar cannot be read on. Says nothing of the members' content."""
+    """Why a tar cannot be read further. Quotes nothing from its members."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file of a tar, or the reason why it is refused (then without content)."""
+    """A regular file in a tar, or the reason it was refused (then without content)."""
 
     name: str
     content: bytes = field(default=b"", repr=False)
@@ -38,7 +38,7 @@ class Member:
 
 
 class _Header(tarfile.TarInfo):
-    """tarfile takes a header that is broken or cut off for the end of the tar, silently; here it is an error."""
+    """tarfile silently takes a broken or truncated header for the end of the tar; here it is an error."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
@@ -49,7 +49,7 @@ class _Header(tarfile.TarInfo):
                 raise  # the end mark
             raise BrokenTarError(_header_fault(buf)) from error
         if header.size < 0 or (header.type in _HEADER_TYPES and header.size > _MAX_HEADER_BYTES):
-            raise BrokenTarError(f"a header claims {header.size} bytes for a name or its like")
+            raise BrokenTarError(f"a header claims {header.size} bytes for a name or similar record")
         return header
 
 
@@ -60,17 +60,17 @@ def _header_fault(buf: bytes | bytearray) -> str:
 
 
 def read_tar(file: IO[bytes]) -> Iterator[Member]:
-    """Members in order, plain tar or gzip; folders are passed over, links and other kinds refused.
+    """Members in order, from a plain or gzipped tar; folders are skipped, links and other kinds refused.
 
-    Python's tarfile reads the headers, one after the other and never back; what is refused is passed over by a seek,
-    where its stream mode would read it all. A member of more than `MAX_MEMBER_BYTES` is refused by its header, before
-    memory is taken.
+    Python's tarfile reads the headers one after another, never backwards; refused members are skipped by a seek, where
+    its stream mode would read them. A member larger than `MAX_MEMBER_BYTES` is refused by its header, before memory is
+    allocated.
 
     Raises:
-        BrokenTarError: where the tar is broken, cut short, empty, or goes on after its end mark; members before that
-            have been given out.
+        BrokenTarError: if the tar is broken, truncated, empty, or continues after its end mark; members before that
+            have been yielded.
     """
-    with _telling():
+    with _explaining():
         start = file.read(len(_GZIP))
         file.seek(0)
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if start == _GZIP else file
@@ -93,19 +93,19 @@ def _opened(stream: IO[bytes]) -> tarfile.TarFile:
     try:
         return tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header)
     except BrokenTarError as error:
-        raise BrokenTarError(f"no tar, or one that is broken at its start: {error}") from None
+        raise BrokenTarError(f"not a tar, or broken at its start: {error}") from None
 
 
 @contextmanager
-def _telling() -> Iterator[None]:
-    """Turn what tarfile and gzip raise for broken bytes into a BrokenTarError."""
+def _explaining() -> Iterator[None]:
+    """Turn the errors of tarfile and gzip for broken bytes into BrokenTarError."""
     try:
         yield
     except tarfile.ReadError as error:
         cut = "end of data" in str(error)
-        raise BrokenTarError("ends within a member" if cut else "no tar, or a broken one") from None
+        raise BrokenTarError("ends within a member" if cut else "not a tar, or a broken one") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise BrokenTarError("its gzip stream is broken or cut short") from None
+        raise BrokenTarError("its gzip stream is broken or truncated") from None
     except (tarfile.TarError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         raise BrokenTarError("a broken header") from None
 
@@ -126,14 +126,14 @@ def _bad_kind(info: tarfile.TarInfo) -> str:
     if info.issym() or info.islnk():
         return "a link, expected a file"
     if not info.isreg() or info.issparse():
-        return "a device, a sparse file or its like, expected a plain file"
+        return "a device, sparse file or similar, expected a plain file"
     if info.size > MAX_MEMBER_BYTES:
         return f"claims {info.size} bytes, more than {MAX_MEMBER_BYTES}"
     return ""
 
 
 def _check_end(stream: IO[bytes]) -> None:
-    """After the end mark only zeros may follow: a zeroed block in the middle, or a second tar, is not to be missed."""
+    """Only zeros may follow the end mark: otherwise a zeroed block or a second tar would go unnoticed."""
     rest = stream.read(_MAX_PADDING_BYTES)
     if any(rest) or stream.read(1):
-        raise BrokenTarError("goes on after its end mark")
+        raise BrokenTarError("continues after its end mark")

@@ -1,4 +1,4 @@
-"""Units of a collection: what processes split and a resumed run skips."""
+"""Units of a collection: processes share them, and a resumed run skips finished ones."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -17,14 +17,14 @@ UNIT_FILES = 256
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A shard by its path in the collection, or a chunk of files and their paths."""
+    """A shard, named by its path in the collection, or a chunk of files with their paths."""
 
     name: str
     files: tuple[str, ...] = field(default=(), repr=False)
 
 
 class Source(Protocol):
-    """Where images come from: one kind of collection."""
+    """One kind of collection."""
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -32,11 +32,11 @@ class Source(Protocol):
         ...
 
     def raw_images(self, unit: Unit) -> "Iterator[RawImage | Damaged]":
-        """The images of a unit, not decoded, and what of it cannot be read."""
+        """The raw images of a unit, and what cannot be read of it."""
         ...
 
     def digest_of(self, unit: Unit) -> str:
-        """Changes when the unit does, told without reading it."""
+        """Changes when the unit does; computed without reading it."""
         ...
 
 
@@ -46,7 +46,7 @@ def file_units(names: Iterable[str]) -> tuple[Unit, ...]:
 
 
 def stat_digest(root: Path, names: Iterable[str]) -> str:
-    """SHA-256 of the files' names, sizes in bytes and times in nanoseconds; of no content."""
+    """SHA-256 of the files' names, sizes in bytes and times in nanoseconds, not of their content."""
     digest = hashlib.sha256()
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""Samples of a WebDataset shard: consecutive members of one name, told apart by their extension."""
+"""Samples of a WebDataset shard: consecutive members with one name and different extensions."""
 
 import hashlib
 from collections import Counter
@@ -19,7 +19,7 @@ _EXTENSIONS = (*IMAGE_EXTENSIONS, "json", "txt")
 
 @dataclass(slots=True)
 class _Sample:
-    """Members of one sample as they come; the first fault is kept, and with it no content."""
+    """Members of one sample as they arrive; after the first fault, content is dropped."""
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
@@ -43,9 +43,9 @@ class _Sample:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and extension of a member: parted at the first dot of the file name, as WebDataset does.
+    """Key and extension of a member, split at the first dot of the file name, as in WebDataset.
 
-    But a name like `1.2.840.7.dcm`, of numbers parted by dots, is a UID with its extension behind the last dot.
+    A name like `1.2.840.7.dcm`, numbers separated by dots, is a UID: it is split at the last dot.
     """
     folder, slash, file = name.rpartition("/")
     key, _, extension = file.partition(".")
@@ -64,17 +64,17 @@ def read_shard(
     find_row: Callable[[str], Row | None] = lambda _: None,
     patient_of: Callable[[str], str] = lambda _: "",
 ) -> Iterator[RawImage | Damaged]:
-    """Samples of one shard in order; a shard that breaks off ends with a `Damaged` of its own.
+    """Samples of one shard in order; a truncated shard ends with a `Damaged` of its own.
 
-    The sample it breaks off in is not given out: a member of it may be missing.
+    The sample at the truncation is left out: one of its members may be missing.
 
     Args:
         path: the tar, plain or gzip.
         source: the shard's name in its collection.
         prefix: put before each key.
-        sha256: of the whole file where it is known; a file of another is not read at all.
-        find_row: what a table tells of the member of this name.
-        patient_of: the patient a key tells of.
+        sha256: of the whole file, if known; a file with another one is not read at all.
+        find_row: the table row of the member with this name.
+        patient_of: the patient of a key.
     """
     seen: set[str] = set()
     last = ""
@@ -82,7 +82,7 @@ def read_shard(
         with open_plain(path) as file:
             if sha256 is not None:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise UnreadableError("its bytes are not as manifest.json says (sha256); no sample of it is read")
+                    raise UnreadableError("its bytes do not match manifest.json (sha256); none of its samples are read")
                 file.seek(0)
             for place, sample in enumerate(_samples(read_tar(file))):
                 last = sample.key
@@ -103,7 +103,7 @@ def read_shard(
 
 
 def _samples(members: Iterator[Member]) -> Iterator[_Sample]:
-    """Consecutive members of one key; names that start with a dot or two underscores are no samples."""
+    """Consecutive members with one key; names that start with a dot or two underscores are ignored."""
     sample: _Sample | None = None
     try:
         for member in members:
@@ -142,7 +142,7 @@ def _stem(name: str) -> str:
 
 
 class Shards:
-    """Tars of any origin. Keys begin with the shard's name: other programs may start anew in every shard."""
+    """Tars of any origin. Keys start with the shard's name: other programs may restart their keys in every shard."""
 
     def __init__(self, root: Path, names: Iterable[str], rows: ImageRows | None = None) -> None:
         self._root = root
@@ -153,12 +153,12 @@ class Shards:
     def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
         """Images of one shard."""
         stem = _stem(unit.name)
-        # `a.tar` and `a.tgz` side by side may both hold an image `0`.
+        # `a.tar` and `a.tgz` may both hold an image `0`.
         prefix = stem if self._stems[stem] == 1 else unit.name
         yield from read_shard(self._root / unit.name, unit.name, prefix=f"{prefix}/", find_row=self._row)
 
     def digest_of(self, unit: Unit) -> str:
-        """Of the file's name, size and time."""
+        """Digest of the file's name, size and time."""
         return stat_digest(self._root, [unit.name])
 
     def _row(self, member: str) -> Row | None:

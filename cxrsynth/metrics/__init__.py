@@ -1,1 +1,1 @@
-"""What is measured of a set of images beside rewards: fidelity, diversity, memorisation."""
+"""What is measured of a set of images besides rewards: fidelity, diversity, utility, memorization, quality."""

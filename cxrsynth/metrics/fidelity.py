@@ -1,7 +1,7 @@
-"""How near a set of images is to a set of real ones, in the feature space of a named extractor.
+"""Fidelity: how close a set of images is to a set of real ones, in the feature space of a named extractor.
 
-torchmetrics' own FID and KID want pixels and a network, and take eigenvalues of an unsymmetric product for the one and
-equal counts for the other; the numbers here agree with theirs (see the tests), in forms fast enough to resample.
+The FID and KID of torchmetrics need pixels and a network; FID takes eigenvalues of an asymmetric product, KID needs
+equal counts. The numbers here agree with theirs (see the tests) and are fast enough to resample.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ _ROWS = 1024  # rows of a matrix of pairs held at a time
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A measure with the 95% interval of its bootstrap."""
+    """A measure with its 95% bootstrap interval."""
 
     value: float
     low: float
@@ -35,8 +35,8 @@ def frechet_distance(first: Features, second: Features) -> float:
     """
     difference = first.mean(0) - second.mean(0)
     one, other = _deviations(first), _deviations(second)
-    spread = (one**2).sum() + (other**2).sum()  # the traces of both covariances
-    return float(difference @ difference + spread - 2.0 * _root_trace(one, other))
+    variance = (one**2).sum() + (other**2).sum()  # the traces of both covariances
+    return float(difference @ difference + variance - 2.0 * _root_trace(one, other))
 
 
 def _deviations(features: Features) -> Features:
@@ -53,7 +53,7 @@ def _root_trace(first: Features, second: Features) -> float:
     try:
         crossed = eigvalsh(one, other, type=2)  # A B x = v x
     except LinAlgError:
-        # B is singular, by features that are the same on all images: the symmetric sqrt(B) A sqrt(B) bears it.
+        # B is singular if a feature is the same for all images; the symmetric sqrt(B) A sqrt(B) allows that.
         values, vectors = np.linalg.eigh(other)
         root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
         crossed = np.linalg.eigvalsh(root @ one @ root)
@@ -61,19 +61,19 @@ def _root_trace(first: Features, second: Features) -> float:
 
 
 def frechet_interval(first: Features, second: Features, *, rounds: int = 100, seed: int = 0) -> Interval:
-    """`frechet_distance` with its interval, centred on the value (see `bootstrap`).
+    """`frechet_distance` with its interval, centered on the value (see `bootstrap`).
 
-    The same numbers as `bootstrap(frechet_distance, ...)` draws, without its copies: an image drawn w times is one row
+    The same numbers as `bootstrap(frechet_distance, ...)`, without repeated rows: an image sampled w times is one row
     times sqrt(w), which leaves five rows of eight.
     """
     rng = np.random.default_rng(seed)
-    drawn = []
+    sampled = []
     for _ in range(rounds):
         one, other = (_counted(features, rng) for features in (first, second))
         difference = one.mean - other.mean
-        spread = (one.deviations**2).sum() + (other.deviations**2).sum()
-        drawn.append(difference @ difference + spread - 2.0 * _root_trace(one.deviations, other.deviations))
-    return _centred(frechet_distance(first, second), np.asarray(drawn))
+        variance = (one.deviations**2).sum() + (other.deviations**2).sum()
+        sampled.append(difference @ difference + variance - 2.0 * _root_trace(one.deviations, other.deviations))
+    return _centered(frechet_distance(first, second), np.asarray(sampled))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +102,19 @@ def kernel_distance(first: Features, second: Features) -> float:
 def kernel_interval(first: Features, second: Features, *, rounds: int = 200, seed: int = 0) -> Interval:
     """`kernel_distance` with its interval over resampled sets.
 
-    An image drawn twice is never paired with itself, so resampling adds no bias.
+    An image sampled twice is never paired with itself, so resampling adds no bias.
     """
     rng = np.random.default_rng(seed)
     one, other = (_times(len(features), rounds, rng) for features in (first, second))
-    return _centred(kernel_distance(first, second), _kernel_distances(first, second, one, other))
+    return _centered(kernel_distance(first, second), _kernel_distances(first, second, one, other))
 
 
 def _kernel_distances(first: Features, second: Features, one: Features, other: Features) -> Features:
-    """Of sets in which image i is there one[:, i] times; weights [rounds, N] and [rounds, M] -> [rounds]."""
+    """For sets with image i repeated one[:, i] times; weights [rounds, N] and [rounds, M] -> [rounds]."""
     own = _kernel_sums(first, first, one, one) - (one**2) @ _kernel_of_self(first)
     theirs = _kernel_sums(second, second, other, other) - (other**2) @ _kernel_of_self(second)
     crossed = _kernel_sums(first, second, one, other)
-    # All pairs but those of an image with itself.
+    # All pairs except those of an image with itself.
     pairs, their_pairs = (weight.sum(1) ** 2 - (weight**2).sum(1) for weight in (one, other))
     return np.asarray(own / pairs + theirs / their_pairs - 2.0 * crossed / (one.sum(1) * other.sum(1)))
 
@@ -133,7 +133,7 @@ def _kernel_of_self(features: Features) -> Features:
 
 @dataclass(frozen=True, slots=True)
 class Manifolds:
-    """Shares of images that lie where the others do. Source: Naeem et al., arXiv:2002.09797 (and 1904.06991)."""
+    """Shares of images among those of the other set. Source: Naeem et al., arXiv:2002.09797 (and 1904.06991)."""
 
     precision: float
     recall: float
@@ -152,7 +152,7 @@ class ManifoldIntervals:
 
 
 def manifolds(real: Features, made: Features, *, neighbours: int = 5) -> Manifolds:
-    """Precision, recall, density and coverage of made features [M, D] against real ones [N, D].
+    """Precision, recall, density and coverage of synthetic features [M, D] against real ones [N, D].
 
     Raises:
         ValueError: if a set has no more images than `neighbours`.
@@ -164,9 +164,9 @@ def manifolds(real: Features, made: Features, *, neighbours: int = 5) -> Manifol
 def manifold_intervals(
     real: Features, made: Features, *, neighbours: int = 5, rounds: int = 200, seed: int = 0
 ) -> ManifoldIntervals:
-    """`manifolds` with intervals over resampled images, the manifolds of both sets held as they are.
+    """`manifolds` with intervals over resampled images; the manifolds of both sets stay fixed.
 
-    Copies of an image would draw a manifold's radius in: they are counted, never added to it.
+    A repeated image would shrink a manifold's radius: it is counted, never added to the manifold.
 
     Raises:
         ValueError: if a set has no more images than `neighbours`.
@@ -176,11 +176,11 @@ def manifold_intervals(
 
 
 def _parts(real: Features, made: Features, neighbours: int) -> dict[str, Features]:
-    """What each image adds to each measure, whose mean it is: of made images [M] or of real ones [N]."""
+    """What each image contributes to each measure, which is their mean: synthetic images [M] or real ones [N]."""
     if min(len(real), len(made)) <= neighbours:
         raise ValueError(f"{len(real)} real and {len(made)} made images, expected more than {neighbours} of each")
     real_radius, made_radius = _radii(real, neighbours), _radii(made, neighbours)
-    inside = np.zeros(len(made))  # real balls each made image is in
+    inside = np.zeros(len(made))  # number of real balls around each synthetic image
     recalled, nearest = np.zeros(len(real), dtype=bool), np.full(len(real), np.inf)
     for rows in _blocks(len(made)):
         apart = euclidean_distances(made[rows], real)
@@ -196,7 +196,7 @@ def _parts(real: Features, made: Features, neighbours: int) -> dict[str, Feature
 
 
 def _radii(features: Features, neighbours: int) -> Features:
-    """Distance of each to its k-th nearest neighbour, itself not counted; [N]."""
+    """Distance of each to its k-th nearest neighbor, itself excluded; [N]."""
     parts = (euclidean_distances(features[rows], features) for rows in _blocks(len(features)))
     return np.concatenate([np.partition(part, neighbours, axis=1)[:, neighbours] for part in parts])
 
@@ -206,13 +206,13 @@ def bootstrap(
 ) -> Interval:
     """The measure of sets of features, and its interval over resampled sets (percentiles, with replacement).
 
-    For Frechet and kernel distances resampling adds bias (copies shrink covariance): their interval is moved to be
-    centred on the value itself. `frechet_interval` and `kernel_interval` do the same sooner.
+    Resampling biases Frechet and kernel distances (repeated rows shrink the covariance), so their interval is moved to
+    be centered on the value. `frechet_interval` and `kernel_interval` do the same faster.
     """
     rng = np.random.default_rng(seed)
     value = measure(*sets)
-    drawn = [measure(*(one[rng.integers(len(one), size=len(one))] for one in sets)) for _ in range(rounds)]
-    return _centred(value, np.asarray(drawn), share=share)
+    sampled = [measure(*(one[rng.integers(len(one), size=len(one))] for one in sets)) for _ in range(rounds)]
+    return _centered(value, np.asarray(sampled), share=share)
 
 
 def mean_interval(values: Features, *, rounds: int = 200, seed: int = 0) -> Interval:
@@ -222,16 +222,16 @@ def mean_interval(values: Features, *, rounds: int = 200, seed: int = 0) -> Inte
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def _centred(value: float, drawn: Features, *, share: float = 0.95) -> Interval:
-    low, high = np.quantile(drawn, [(1 - share) / 2, (1 + share) / 2])
-    moved = value - float(np.median(drawn))
+def _centered(value: float, sampled: Features, *, share: float = 0.95) -> Interval:
+    low, high = np.quantile(sampled, [(1 - share) / 2, (1 + share) / 2])
+    moved = value - float(np.median(sampled))
     return Interval(value, float(low) + moved, float(high) + moved)
 
 
 def _times(count: int, rounds: int, rng: np.random.Generator) -> Features:
-    """How often each of `count` is drawn in each round of resampling; [rounds, count]."""
-    drawn = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(rounds))
-    return np.stack(list(drawn)).astype(np.float64)
+    """How often each of `count` is sampled in each round; [rounds, count]."""
+    sampled = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(rounds))
+    return np.stack(list(sampled)).astype(np.float64)
 
 
 def _blocks(count: int) -> Iterator[slice]:

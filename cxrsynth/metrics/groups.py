@@ -1,4 +1,4 @@
-"""Made images against real ones, overall and in every group both have: findings, views, sexes, age groups."""
+"""Synthetic images against real ones, overall and in every group: findings, views, sexes, age groups."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,10 +18,10 @@ from cxrsynth.reports.labels import OBSERVATIONS
 
 Places = npt.NDArray[np.int64]
 
-# Images compared at most: distances of all pairs grow with the square.
+# Images compared, at most: the number of pairs grows with the square.
 MOST = 5000
-NEIGHBOURS = 5
-# Above this width a round of the Frechet distance takes half a second: half as many are drawn.
+NEIGHBORS = 5
+# Above this width a round of the Frechet distance takes half a second, so there are half as many.
 _WIDE = 512
 _MANIFOLDS = ("precision", "recall", "density", "coverage")
 _SIMILARITIES = ("ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
@@ -29,16 +29,16 @@ _SIMILARITIES = ("ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
-    """What is known of N images, row by row.
+    """Features and metadata of N images, row by row.
 
-    `features` are [N, D] float32; `view`, `sex` and `age_group` None where unknown; `present` the findings said to be
-    present (a normal image has `No Finding`) and `absent` those said not to be, both empty where nothing is known of an
-    image; `patients` empty where unknown.
-    `pixels` are [N, H, W] uint8, or None where diversity is not asked for; they may be memory-mapped, only images in
-    drawn pairs are read; 128 pixels take a fifth of the time of 256.
+    `features` are [N, D] float32. `view`, `sex` and `age_group` are None where unknown. `present` holds the findings
+    stated as present (`No Finding` for a normal image) and `absent` those stated as absent, both empty without a
+    report; `patients` are empty where unknown. `pixels` are [N, H, W] uint8, or None if diversity is not to be
+    measured; they may be memory-mapped, because only images in sampled pairs are read. 128 pixels take a fifth of the
+    time of 256.
 
     Raises:
-        ValueError: if columns differ in length, or features hold values that are no numbers.
+        ValueError: if columns differ in length, or features are not finite.
     """
 
     features: npt.NDArray[np.float32] = field(repr=False)
@@ -59,7 +59,7 @@ class ImageTable:
             raise ValueError(f"columns of {sorted(lengths)} images, expected {len(self.features)} as features have")
 
     def denied(self) -> list[set[str]]:
-        """`absent`, of no image where it was not told."""
+        """`absent`, empty for every image if it is not given."""
         return [set() for _ in self.present] if self.absent is None else self.absent
 
     def groups(self) -> dict[str, Places]:
@@ -74,8 +74,8 @@ class ImageTable:
 
     def _groups_of(self, place: int) -> Iterator[str]:
         yield from (f"finding: {finding}" for finding in self.present[place])
-        told = (("view", self.view[place]), ("sex", self.sex[place]), ("age group", self.age_group[place]))
-        yield from (f"{kind}: {value}" for kind, value in told if value)
+        known = (("view", self.view[place]), ("sex", self.sex[place]), ("age group", self.age_group[place]))
+        yield from (f"{kind}: {value}" for kind, value in known if value)
 
 
 def measure_groups(
@@ -84,17 +84,17 @@ def measure_groups(
     """Fidelity and diversity by group, each at equal counts of made and real images.
 
     Args:
-        made: the images in question.
+        made: the synthetic images.
         real: the reference, features of the same extractor.
         least: images a group needs on both sides; smaller ones are listed with their counts and None for every measure.
-        seed: of the images compared and of all resampling. A group's numbers do not depend on the other groups.
-        pairs: random pairs for MS-SSIM, where both tables have pixels.
+        seed: of the choice of images and of all resampling. A group's numbers do not depend on the other groups.
+        pairs: random pairs for MS-SSIM, if both tables have pixels.
 
     Returns:
-        One row a group, `all` first: its name, `radiographs` and `real` there are, `compared` (as many of each side,
-        drawn
-        at random, `MOST` at most), a measure's value and interval under its name, and `yardstick`: Frechet distance and
-        KID of real images against real images of other patients at that same count, None where there are too few.
+        One row per group, `all` first: its name, the number of `images` and of `real` images, `compared` (as many of
+        each side, chosen at random, `MOST` at most), each measure's value and interval under its name, and `yardstick`:
+        Frechet distance and KID of real images against real images of other patients at the same count, None if there
+        are too few.
 
     Raises:
         ValueError: if the features differ in width.
@@ -107,17 +107,17 @@ def measure_groups(
     for name in _in_order(set(groups) | set(others)):
         own, theirs = groups.get(name, nobody), others.get(name, nobody)
         row: dict[str, Any] = {"group": name, "images": len(own), "real": len(theirs)}
-        enough = min(len(own), len(theirs)) >= max(least, NEIGHBOURS + 1)
+        enough = min(len(own), len(theirs)) >= max(least, NEIGHBORS + 1)
         rng = np.random.default_rng([seed, *name.encode()])
-        rows.append(row | (_measured(made, own, real, theirs, pairs=pairs, rng=rng) if enough else _UNTOLD))
+        rows.append(row | (_measured(made, own, real, theirs, pairs=pairs, rng=rng) if enough else _UNMEASURED))
     return rows
 
 
-_UNTOLD = dict.fromkeys(("compared", "frechet", "kid", *_MANIFOLDS, *_SIMILARITIES, "yardstick"))
+_UNMEASURED = dict.fromkeys(("compared", "frechet", "kid", *_MANIFOLDS, *_SIMILARITIES, "yardstick"))
 
 
 def _in_order(names: set[str]) -> list[str]:
-    """Overall, findings in CheXpert's order and then others, views, sexes, age groups."""
+    """All images, findings in CheXpert's order and then others, views, sexes, age groups."""
     kinds = ("all", "finding", "view", "sex", "age group")
 
     def order(name: str) -> tuple[int, int, str]:
@@ -137,7 +137,7 @@ def _measured(
     return {
         "compared": count,
         **_distances(chosen, others, seed=seed),
-        **asdict(manifold_intervals(others, chosen, neighbours=NEIGHBOURS, seed=seed)),
+        **asdict(manifold_intervals(others, chosen, neighbours=NEIGHBORS, seed=seed)),
         **_similarities(made, own, real, theirs, pairs=pairs, rng=rng, seed=seed),
         "yardstick": _yardstick(real, theirs, count, rng=rng, seed=seed),
     }
@@ -163,7 +163,7 @@ def _yardstick(
 
 
 def _halves(real: ImageTable, places: Places, rng: np.random.Generator) -> tuple[Places, Places]:
-    """Places in two halves without a patient in common; images of unknown patients are in neither."""
+    """Places in two halves without a common patient; images of unknown patients are in neither."""
     of_patient: dict[str, list[int]] = {}
     for place in places.tolist():
         if real.patients[place]:
@@ -171,7 +171,7 @@ def _halves(real: ImageTable, places: Places, rng: np.random.Generator) -> tuple
     names = list(of_patient)
     halves: tuple[list[int], list[int]] = ([], [])
     for turn in rng.permutation(len(names)):
-        # To the smaller half: patients with many images leave the halves even.
+        # Into the smaller half: this keeps the halves even despite patients with many images.
         min(halves, key=len).extend(of_patient[names[turn]])
     return np.asarray(halves[0], dtype=np.int64), np.asarray(halves[1], dtype=np.int64)
 
@@ -179,7 +179,7 @@ def _halves(real: ImageTable, places: Places, rng: np.random.Generator) -> tuple
 def _similarities(
     made: ImageTable, own: Places, real: ImageTable, theirs: Places, *, pairs: int, rng: np.random.Generator, seed: int
 ) -> dict[str, Any]:
-    """MS-SSIM of pairs that share no image, as many as asked for or as there are: the pairs stay independent."""
+    """MS-SSIM of `pairs` pairs, or as many as there are without a shared image: the pairs stay independent."""
     if made.pixels is None or real.pixels is None:
         return dict.fromkeys(_SIMILARITIES)
     pairs = min(pairs, len(own) // 2, len(theirs) // 2)

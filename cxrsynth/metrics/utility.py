@@ -1,4 +1,4 @@
-"""Does training on made images help? A probe trained on made, real, or both kinds of images, tested on real
+"""Utility: does training on synthetic images help? A probe trained on synthetic, real or both, tested on real
 patients.
 """
 
@@ -21,73 +21,72 @@ from cxrsynth.reports.labels import OBSERVATIONS
 Truth = npt.NDArray[np.bool_]
 
 SYNTHETIC, REAL, BOTH = "synthetic", "real", "real + synthetic"
-# Images of one kind trained on at most: beyond, a probe gains little and takes longer.
+# Training images of one kind, at most: with more, a probe gains little and takes longer.
 MOST = 5000
 _FOLDS = 3
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths, for standardised features
+_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths, for standardized features
 _KINDS = ("sex", "age group", "view")
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Places of the reference's images, trained on and tested on; no patient is in both."""
+    """Places of the reference images to train on and to test on; no patient is in both."""
 
     train: Places
     test: Places
 
 
 @dataclass(frozen=True, slots=True)
-class _Radiographs:
-    """Images to train on: features [N, D], what is present in each, and whose they are."""
+class _TrainingSet:
+    """Images to train on: features [N, D], the findings present in each, and their patients."""
 
     features: Features
     present: list[set[str]]
     patients: list[str]
 
-    def __add__(self, other: "_Radiographs") -> "_Radiographs":
+    def __add__(self, other: "_TrainingSet") -> "_TrainingSet":
         features = np.concatenate([self.features, other.features])
-        return _Radiographs(features, self.present + other.present, self.patients + other.patients)
+        return _TrainingSet(features, self.present + other.present, self.patients + other.patients)
 
 
 def measure_utility(
     made: ImageTable, real: ImageTable, *, seed: int, least: int = 10, rounds: int = 500
 ) -> dict[str, Any]:
-    """How well findings are told on held-out real patients after training on made, real, or both kinds of images.
+    """How well findings are recognized in held-out real patients after training on synthetic, real, or both.
 
-    The probe is a logistic regression a finding on the extractor's features: standardised, classes balanced, its L2
-    chosen by cross-validation with patients kept apart. A finding not said to be present counts as absent; images of
-    which nothing is known are left out. Whether the generator has seen the tested patients cannot be told from here.
+    The probe is one logistic regression per finding on the extractor's features: standardized, classes balanced, its L2
+    chosen by cross-validation with patients kept apart. A finding that is not stated as present counts as absent;
+    images without any stated finding are left out. This cannot show whether the generator has seen the test patients.
 
     Args:
-        made: made images, with the labels they were asked for.
-        real: the reference, features of the same extractor: half of its patients are trained on, half tested on. An
-        image
-            of no known patient counts as a patient of its own.
-        seed: of the split, of the images trained on (`MOST` of a kind) and of the bootstrap.
+        made: synthetic images, with the findings that were requested.
+        real: the reference, features of the same extractor: half of its patients train, half test. An image of unknown
+            patient counts as a patient of its own.
+        seed: of the split, of the choice of training images (`MOST` of a kind) and of the bootstrap.
         least: images with a finding, and without it, needed to train on it or to test it in a group.
-        rounds: of the bootstrap over tested patients.
+        rounds: of the bootstrap over test patients.
 
     Returns:
-        `rows`: AUROC by finding, group and what was trained on, with interval, and the images tested; `lift`: AUROC of
-        real + synthetic minus that of real, both on the same resampled patients; `too_few`: what had fewer than `least`
-        images with a finding or without it: which finding, in which group, `in` what was trained on or in `test`, how
-        many `present` and `absent`, and of how many `patients` where these are too few to choose the L2 by; `split`:
-        images trained and tested on, and those of no known patient.
+        `rows`: AUROC by finding, group and training set, with interval, and the number of test images; `lift`: AUROC of
+        real + synthetic minus that of real, both on the same resampled patients; `too_few`: where fewer than `least`
+        images had a finding or lacked it: which finding, in which group, `in` which training set or in `test`, how many
+        `present` and `absent`, and how many `patients` if these are too few to choose the L2; `split`: images to train
+        and to test on, and those of unknown patient.
 
     Raises:
-        ReportsError: if no image of the reference, or no made one, has a finding said to be present.
+        ReportsError: if no image of the reference, or no synthetic one, has a finding stated as present.
         ValueError: if the features differ in width.
     """
     if made.features.shape[1] != real.features.shape[1]:
         raise ValueError(f"features of {made.features.shape[1]} and {real.features.shape[1]}, expected one extractor")
-    for kind, table in (("made images", made), ("reference", real)):
+    for kind, table in (("audited images", made), ("reference", real)):
         if not any(table.present):
             raise ReportsError(
-                f"{kind}: no image is told to have a finding\n  expected: labels or reports to measure utility by"
+                f"{kind}: no image has a finding stated as present\n  expected: labels or reports to measure utility"
             )
     split = split_patients(real, seed=seed)
     rng = np.random.default_rng(seed)
-    synthetic = _some(made, _told(made), prefix="made", rng=rng)
+    synthetic = _some(made, _labeled(made), prefix="made", rng=rng)
     own = _some(real, split.train, prefix="real", rng=rng)
     sets = {SYNTHETIC: synthetic, REAL: own, BOTH: own + synthetic}
     test = _Tested.of(real, split.test, rounds=rounds, seed=seed)
@@ -100,36 +99,36 @@ def measure_utility(
 
 
 def split_patients(real: ImageTable, *, seed: int) -> Split:
-    """Images of which anything is known, in two halves by patient.
+    """Images with any stated finding, in two halves by patient.
 
     Raises:
         ReportsError: if they are of a single patient.
     """
-    told = _told(real)
-    patients = _patients(real, told, prefix="real")
+    labeled = _labeled(real)
+    patients = _patients(real, labeled, prefix="real")
     if len(set(patients)) < 2:
         raise ReportsError(
-            "reference: labelled images of a single patient\n  expected: patients to train and to test on"
+            "reference: labeled images of a single patient\n  expected: patients to train and to test on"
         )
-    train, test = next(GroupShuffleSplit(n_splits=1, test_size=0.5, random_state=seed).split(told, groups=patients))
-    return Split(told[train], told[test])
+    train, test = next(GroupShuffleSplit(n_splits=1, test_size=0.5, random_state=seed).split(labeled, groups=patients))
+    return Split(labeled[train], labeled[test])
 
 
-def _told(table: ImageTable) -> Places:
-    told = (present or absent for present, absent in zip(table.present, table.denied(), strict=True))
-    return np.flatnonzero(np.fromiter(map(bool, told), dtype=bool))
+def _labeled(table: ImageTable) -> Places:
+    stated = (present or absent for present, absent in zip(table.present, table.denied(), strict=True))
+    return np.flatnonzero(np.fromiter(map(bool, stated), dtype=bool))
 
 
 def _patients(table: ImageTable, places: Places, *, prefix: str) -> list[str]:
-    """Whose each image is; an image of no known patient is its own. The parts cannot run into each other."""
+    """Each image's patient; an image of unknown patient is a patient of its own. No two can coincide."""
     return [f"{prefix} {table.patients[p]!r}" if table.patients[p] else f"{prefix} image {p}" for p in places]
 
 
-def _some(table: ImageTable, places: Places, *, prefix: str, rng: np.random.Generator) -> _Radiographs:
+def _some(table: ImageTable, places: Places, *, prefix: str, rng: np.random.Generator) -> _TrainingSet:
     if len(places) > MOST:
         places = np.sort(rng.choice(places, MOST, replace=False))
     features = table.features[places].astype(np.float64)
-    return _Radiographs(features, [table.present[p] for p in places], _patients(table, places, prefix=prefix))
+    return _TrainingSet(features, [table.present[p] for p in places], _patients(table, places, prefix=prefix))
 
 
 def _findings(made: ImageTable, real: ImageTable) -> list[str]:
@@ -140,7 +139,7 @@ def _findings(made: ImageTable, real: ImageTable) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Tested:
-    """Images tested on: features [N, D], groups as masks [N], and how often each image is in each round [rounds, N]."""
+    """Test images: features [N, D], groups as masks [N], and how often each image is in each round [rounds, N]."""
 
     features: Features
     present: list[set[str]]
@@ -151,17 +150,17 @@ class _Tested:
     def of(real: ImageTable, places: Places, *, rounds: int, seed: int) -> "_Tested":
         groups = {name: np.isin(places, own) for name, own in real.groups().items()}
         shown = {name: mask for name, mask in groups.items() if name == "all" or name.split(":")[0] in _KINDS}
-        # Whole patients are drawn: images of one are alike.
+        # Resample patients, not images: images of one patient are similar.
         _, patient = np.unique(_patients(real, places, prefix="real"), return_inverse=True)
         count = int(patient.max()) + 1
         rng = np.random.default_rng(seed)
-        drawn = [np.bincount(rng.integers(count, size=count), minlength=count)[patient] for _ in range(rounds)]
+        times = [np.bincount(rng.integers(count, size=count), minlength=count)[patient] for _ in range(rounds)]
         features = real.features[places].astype(np.float64)
-        return _Tested(features, [real.present[p] for p in places], shown, np.stack(drawn).astype(np.float64))
+        return _Tested(features, [real.present[p] for p in places], shown, np.stack(times).astype(np.float64))
 
 
 def _measure_finding(
-    finding: str, sets: Mapping[str, _Radiographs], test: _Tested, found: dict[str, Any], *, least: int
+    finding: str, sets: Mapping[str, _TrainingSet], test: _Tested, found: dict[str, Any], *, least: int
 ) -> None:
     """Adds a finding's rows to `found`."""
     truth = _truth(finding, test.present)
@@ -169,23 +168,23 @@ def _measure_finding(
     if not groups:
         return
     scores = {}
-    for name, radiographs in sets.items():
-        labels = _truth(finding, radiographs.present)
+    for name, images in sets.items():
+        labels = _truth(finding, images.present)
         everyone = {"all": np.ones(len(labels), dtype=bool)}
         if not list(_enough(finding, labels, everyone, found["too_few"], least, name)):
             continue
-        folds = _folds(radiographs, labels)
+        folds = _folds(images, labels)
         if folds is None:
-            found["too_few"].append(_few(finding, labels, "all", name) | {"patients": len(set(radiographs.patients))})
+            found["too_few"].append(_few(finding, labels, "all", name) | {"patients": len(set(images.patients))})
         else:
-            scores[name] = _probe(radiographs, labels, folds).decision_function(test.features)
+            scores[name] = _probe(images, labels, folds).decision_function(test.features)
     for group, mask in groups.items():
         areas = {
             name: _areas(score[mask], truth[mask], test.times[:, mask]) for name, score in scores.items()
-        }  # [1 + rounds] each, the whole set first
+        }  # [1 + rounds] each, that of the set itself first
         for name, area in areas.items():
-            told = {"finding": finding, "group": group, "trained_on": name}
-            found["rows"].append(told | {"auroc": asdict(_interval(area)), "images": int(mask.sum())})
+            cell = {"finding": finding, "group": group, "trained_on": name}
+            found["rows"].append(cell | {"auroc": asdict(_interval(area)), "images": int(mask.sum())})
         if REAL in areas and BOTH in areas:
             lift = _interval(areas[BOTH] - areas[REAL])
             found["lift"].append({"finding": finding, "group": group} | asdict(lift))
@@ -199,7 +198,7 @@ def _enough(
     least: int,
     where: str = "test",
 ) -> Iterator[tuple[str, Truth]]:
-    """Groups with `least` images that have the finding and as many that have not; the others are listed."""
+    """Groups with at least `least` images that have the finding and `least` that lack it; the others are listed."""
     for group, mask in groups.items():
         few = _few(finding, truth[mask], group, where)
         if min(few["present"], few["absent"]) >= least:
@@ -218,29 +217,29 @@ def _truth(finding: str, present: list[set[str]]) -> Truth:
     return np.asarray([finding in names for names in present], dtype=bool)
 
 
-def _folds(radiographs: _Radiographs, labels: Truth) -> list[tuple[Places, Places]] | None:
-    """Places trained on and tested on in each fold, patients kept apart; None if in one all images or none have it.
+def _folds(images: _TrainingSet, labels: Truth) -> list[tuple[Places, Places]] | None:
+    """Places to train and to test on in each fold, patients kept apart; None if in a fold all images or none have it.
 
-    Many images of few patients are so: those with the finding may be of one or two.
+    That happens with many images of few patients: those with the finding may show one or two.
     """
-    if len(set(radiographs.patients)) < _FOLDS:
+    if len(set(images.patients)) < _FOLDS:
         return None
-    folds = list(StratifiedGroupKFold(_FOLDS).split(radiographs.features, labels, radiographs.patients))
+    folds = list(StratifiedGroupKFold(_FOLDS).split(images.features, labels, images.patients))
     both = all(0 < labels[places].sum() < len(places) for fold in folds for places in fold)
     return folds if both else None
 
 
-def _probe(radiographs: _Radiographs, labels: Truth, folds: list[tuple[Places, Places]]) -> Any:
-    """The fitted probe; strongest penalty where several do as well."""
+def _probe(images: _TrainingSet, labels: Truth, folds: list[tuple[Places, Places]]) -> Any:
+    """The fitted probe, with the strongest of equally good penalties."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
     search = GridSearchCV(
         probe, {"logisticregression__C": list(_PENALTIES)}, scoring="roc_auc", cv=folds, error_score="raise"
     )
-    return search.fit(radiographs.features, labels)
+    return search.fit(images.features, labels)
 
 
 def _areas(scores: Features, truth: Truth, times: Features) -> Features:
-    """AUROC of images [N] as they are, then drawn `times` [rounds, N] -> [1 + rounds]; nan without both classes.
+    """AUROC of images [N] as they are, then resampled `times` [rounds, N] -> [1 + rounds]; nan without both classes.
 
     Ties count half, as in sklearn.metrics.roc_auc_score with weights, which takes one round at a time.
     """
@@ -250,7 +249,7 @@ def _areas(scores: Features, truth: Truth, times: Features) -> Features:
     present = np.add.reduceat(weights * truth[order], first, axis=1)  # at each score
     absent = np.add.reduceat(weights * ~truth[order], first, axis=1)
     below = absent.cumsum(1) - absent / 2
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a class was not drawn
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a round lacks a class
         return np.asarray((present * below).sum(1) / (present.sum(1) * absent.sum(1)))
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words for people."""
+"""Turns the validation errors of a recipe into messages for people."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +13,13 @@ from cxrsynth.recipe.schema import (
     EvaluationSection,
     Recipe,
     RlcfStage,
+    Section,
     SftStage,
     UpdateSection,
-    _Section,
 )
 
 # Keys of earlier versions: section, old name, new name.
-RENAMED_KEYS: tuple[tuple[type[_Section], str, str], ...] = (
+RENAMED_KEYS: tuple[tuple[type[Section], str, str], ...] = (
     (AceSection, "explore", "exploration_std"),
     (AdvantageSection, "least", "min_count"),
     (UpdateSection, "updates", "num_minibatches"),
@@ -27,42 +27,61 @@ RENAMED_KEYS: tuple[tuple[type[_Section], str, str], ...] = (
     (SftStage, "unconditional", "cond_dropout_prob"),
     (EvaluationSection, "judge", "evaluator"),
 )
-_TAGS: dict[str, type[_Section]] = {"rlcf": RlcfStage, "ddpo": DdpoStage, "sft": SftStage}
+_STAGES: dict[str, type[Section]] = {"sft": SftStage, "rlcf": RlcfStage, "ddpo": DdpoStage}
 
 
-def _told(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
-    """One paragraph an error: where, what was found, what was expected."""
-    found_errors = error.errors(include_url=False)
-    for one in found_errors:
-        if _is_beside(one, found_errors):
-            continue
-        where = _where(one["loc"], data)
-        match one["type"]:
-            case "extra_forbidden":
-                section = _section(one["loc"])
-                if renamed := _renamed(section, str(one["loc"][-1])):
-                    yield f"{where}: renamed to {renamed}"
-                    continue
-                known = sorted(section.model_fields) if section else []
-                close = difflib.get_close_matches(str(one["loc"][-1]), known, n=1)
-                meant = f"\n  did you mean: {close[0]}" if close else ""
-                yield f"{where}: unknown key\n  known keys: {', '.join(known)}{meant}"
-            case "missing":
-                yield f"{where}: missing"
-            case "union_tag_not_found":
-                yield f"{where}: has no stage\n  expected: stage: sft, rlcf or ddpo"
-            case "union_tag_invalid":
-                yield f"{where}: stage {one['ctx']['tag']!r}\n  expected: sft, rlcf or ddpo"
-            case "value_error":
-                yield f"{where}: {one['ctx']['error']}"
-            case _:
-                found = one["input"]
-                shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
-                yield f"{where}: found {shown}\n  expected: {one['msg'].removeprefix('Input should be ')}"
+def explain(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
+    """One paragraph per error in the recipe `data`: where, what was found, what was expected."""
+    all_errors = error.errors(include_url=False)
+    for one in all_errors:
+        if not _is_consequence(one, all_errors):
+            yield f"{_where(one['loc'], data)}: {_what(one)}"
 
 
-def _is_beside(one: Any, others: Sequence[Any]) -> bool:
-    """Whether an error only says that the other kind of value was not given, or follows from another."""
+def renamed_keys(error: ValidationError) -> list[str]:
+    """The errors that are keys of an earlier version, as `explore is now exploration_std`."""
+    found = [one["loc"] for one in error.errors(include_url=False) if one["type"] == "extra_forbidden"]
+    return [f"{loc[-1]} is now {new}" for loc in found if (new := _new_name(loc))]
+
+
+def _what(one: Any) -> str:
+    """What was found and what was expected."""
+    match one["type"]:
+        case "extra_forbidden":
+            return _unknown_key(one["loc"])
+        case "missing":
+            return "missing"
+        case "union_tag_not_found":
+            return "has no stage\n  expected: stage: sft, rlcf or ddpo"
+        case "union_tag_invalid":
+            return f"stage {one['ctx']['tag']!r}\n  expected: sft, rlcf or ddpo"
+        case "value_error":
+            return str(one["ctx"]["error"])
+        case _:
+            found = one["input"]
+            shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
+            return f"found {shown}\n  expected: {one['msg'].removeprefix('Input should be ')}"
+
+
+def _unknown_key(loc: tuple[int | str, ...]) -> str:
+    """The new name of a renamed key; for any other, the known keys and the closest of them."""
+    if new := _new_name(loc):
+        return f"renamed to {new}"
+    section = _section(loc)
+    known = sorted(section.model_fields) if section else []
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    meant = f"\n  did you mean: {close[0]}" if close else ""
+    return f"unknown key\n  known keys: {', '.join(known)}{meant}"
+
+
+def _new_name(loc: tuple[int | str, ...]) -> str | None:
+    """The new name of a key of an earlier version; None for any other key."""
+    section = _section(loc)
+    return next((new for of, old, new in RENAMED_KEYS if of is section and old == loc[-1]), None)
+
+
+def _is_consequence(one: Any, others: Sequence[Any]) -> bool:
+    """Whether an error only says that the value is not of the other allowed kind, or follows from another error."""
     other_kind = {"bool_type": dict, "path_type": int}.get(one["type"])
     if other_kind is not None and isinstance(one["input"], other_kind):
         return len(others) > 1
@@ -72,14 +91,14 @@ def _is_beside(one: Any, others: Sequence[Any]) -> bool:
 
 
 def _where(loc: tuple[int | str, ...], data: Any) -> str:
-    """The path as it is written in the file: pydantic also names the member of a union it tried."""
+    """The path as the file has it: pydantic adds the union member it tried, which is left out."""
     names: list[str] = []
     place = data
     for step in loc:
         if isinstance(place, list) and isinstance(step, int) and step < len(place):
             place = place[step]
         elif isinstance(place, dict):
-            if step not in place and (step != loc[-1] or step in _TAGS or "[" in str(step)):
+            if step not in place and (step != loc[-1] or step in _STAGES or "[" in str(step)):
                 continue
             place = place.get(str(step))
         else:
@@ -92,19 +111,14 @@ def _section(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The section that holds the key at `loc`."""
     section: Any = Recipe
     for step in loc[:-1]:
-        section = _field(section, step)
+        section = _step_into(section, step)
     return section if isinstance(section, type) and issubclass(section, BaseModel) else None
 
 
-def _renamed(section: type[BaseModel] | None, key: str) -> str | None:
-    """The new name of a key of an earlier version; None for any other key."""
-    return next((new for of, old, new in RENAMED_KEYS if of is section and old == key), None)
-
-
-def _field(section: Any, step: int | str) -> Any:
-    """The section one step further down."""
-    if step in _TAGS:
-        return _TAGS[str(step)]
+def _step_into(section: Any, step: int | str) -> Any:
+    """The section, or annotation of a key, one step further down."""
+    if step in _STAGES:
+        return _STAGES[str(step)]
     if isinstance(section, type) and issubclass(section, BaseModel):
         if step in section.model_fields:
             return section.model_fields[str(step)].annotation

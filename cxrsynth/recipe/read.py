@@ -1,37 +1,39 @@
-"""A recipe read: YAML, overrides, relative paths."""
+"""Reads a recipe: YAML, `--set` overrides, paths relative to the recipe."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from cxrsynth.errors import RecipeError
-from cxrsynth.recipe.messages import _told
-from cxrsynth.recipe.schema import Recipe, SftStage, Stage
+from cxrsynth.recipe.messages import explain, renamed_keys
+from cxrsynth.recipe.schema import Recipe, Section, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that does not let the second of two equal keys win in silence."""
+    """Safe YAML that refuses a key given twice; plain YAML would silently use the second."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """As SafeLoader's; a key that is there twice is an error. Here what is merged is not yet put in."""
+        """Like SafeLoader's, with the check. Merged sections (`<<`) are not expanded yet here."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
-                    told = f"key {key.value!r} is there twice"
-                    raise yaml.constructor.ConstructorError("in a section", node.start_mark, told, key.start_mark)
+                    found = f"key {key.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError("in a section", node.start_mark, found, key.start_mark)
                 seen.add((key.tag, key.value))
         return node
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `--set key=value` overrides; paths in it are relative to the recipe's folder.
+    """Read a recipe, apply `--set key=value` overrides, and make its paths absolute.
 
     Raises:
         RecipeError: naming every unknown key, wrong type and bad value at once.
@@ -42,18 +44,29 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{path}: {told}" for told in _told(error, data))) from None
-    return _resolved(recipe, path.parent)
+        raise RecipeError("\n".join(f"{path}: {message}" for message in explain(error, data))) from None
+    return _resolve(recipe, path.parent)
 
 
 def recipe_schema() -> str:
-    """JSON Schema of a recipe, for editors."""
+    """JSON Schema of a recipe, for editors; the content of recipes/recipe.schema.json."""
     return json.dumps(Recipe.model_json_schema(), indent=1) + "\n"
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML; every default is written out."""
+    """The resolved recipe as YAML, with every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def keys_of_earlier_version(resolved: str) -> list[str]:
+    """Keys of a resolved recipe that have a new name now, as `explore is now exploration_std`."""
+    try:
+        Recipe.model_validate(yaml.safe_load(resolved))
+    except ValidationError as error:
+        return renamed_keys(error)
+    except yaml.YAMLError:
+        pass
+    return []
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -66,19 +79,19 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise RecipeError(f"{path}: line {line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError):  # a date or number that is none; far too deep
-        raise RecipeError(f"{path}: not valid YAML\n  expected: a recipe, as those under recipes/") from None
+    except (yaml.YAMLError, ValueError, RecursionError):  # an impossible date or number; nested far too deep
+        raise RecipeError(f"{path}: not valid YAML\n  expected: a recipe like those under recipes/") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: holds {type(data).__name__}, expected sections such as reports: and stages:")
+        raise RecipeError(f"{path}: found {type(data).__name__}, expected sections such as reports: and stages:")
     return data
 
 
 def _override(data: dict[str, Any], given: str) -> None:
-    """`stages.0.iterations=5`: a dotted path, numbers for places in lists; the value is read as YAML."""
+    """Apply `stages.0.iterations=5`: a dotted path, with list positions counted from 0, and a YAML value."""
     key, sign, text = given.partition("=")
     names = key.split(".")
     if not sign or not all(names):
-        raise RecipeError(f"--set {given}: expected key=value, as stages.0.iterations=5")
+        raise RecipeError(f"--set {given}: expected key=value, for example stages.0.iterations=5")
     try:
         value = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -91,7 +104,7 @@ def _override(data: dict[str, Any], given: str) -> None:
     elif isinstance(place, dict):
         place[names[-1]] = value
     else:
-        raise RecipeError(f"--set {given}: {'.'.join(names[:-1])} holds no sections")
+        raise RecipeError(f"--set {given}: {'.'.join(names[:-1])} is not a section")
 
 
 def _step_into(place: Any, name: str, given: str) -> Any:
@@ -101,53 +114,49 @@ def _step_into(place: Any, name: str, given: str) -> Any:
         if not isinstance(place.get(name), dict | list):
             place[name] = {}
         return place[name]
-    raise RecipeError(f"--set {given}: {name} is inside a plain value")
+    raise RecipeError(f"--set {given}: {name} would be inside a plain value")
 
 
 def _index(place: list[Any], name: str, given: str) -> int:
     if not name.isdecimal() or int(name) >= len(place):
-        raise RecipeError(f"--set {given}: {name!r} is no place in a list of {len(place)}, counted from 0")
+        raise RecipeError(f"--set {given}: {name!r} is not a position in a list of {len(place)}, counted from 0")
     return int(name)
 
 
-def _resolved(recipe: Recipe, folder: Path) -> Recipe:
-    """Paths made absolute; so are names of models and judges where they are folders beside the recipe."""
+def _resolve(recipe: Recipe, folder: Path) -> Recipe:
+    """Make paths absolute, and names of models and reward models that are folders beside the recipe."""
 
-    def absolute(path: Any) -> Any:
-        return (folder / path).resolve() if isinstance(path, Path) else path
+    def path(given: Any) -> Any:
+        return (folder / given).resolve() if isinstance(given, Path) else given
 
-    def beside(name: str) -> str:
-        own = name in ("nano", *FAMILIES)
-        return str((folder / name).resolve()) if (folder / name).is_dir() and not own else name
+    def name(given: str) -> str:
+        built_in = given in ("nano", *FAMILIES)
+        return str((folder / given).resolve()) if (folder / given).is_dir() and not built_in else given
 
-    def resolved(stage: Stage) -> Stage:
-        if isinstance(stage, SftStage):
-            return stage.model_copy(update={"data": absolute(stage.data), "table": absolute(stage.table)})
-        rewards = {
-            name: section.model_copy(update={"backend": beside(section.backend)})
-            for name, section in stage.rewards.items()
-        }
-        return stage.model_copy(update={"rewards": rewards})
+    def features(given: str) -> str:
+        kind, colon, rest = given.partition(":")
+        return f"{kind}:{name(rest)}" if colon else name(given)
 
-    def features(name: str) -> str:
-        kind, colon, rest = name.partition(":")
-        return f"{kind}:{beside(rest)}" if colon else beside(name)
+    def stage(given: Stage) -> Stage:
+        if isinstance(given, SftStage):
+            return _with(given, data=path(given.data), table=path(given.table))
+        return _with(given, rewards={key: _with(one, backend=name(one.backend)) for key, one in given.rewards.items()})
 
     reports, evaluation, evaluator = recipe.reports, recipe.evaluation, recipe.evaluation.evaluator
-    evaluators = beside(evaluator) if isinstance(evaluator, str) else {k: beside(v) for k, v in evaluator.items()}
-    return recipe.model_copy(
-        update={
-            "reports": reports.model_copy(
-                update={"table": absolute(reports.table), "held_out": absolute(reports.held_out)}
-            ),
-            "evaluation": evaluation.model_copy(
-                update={
-                    "reference": absolute(evaluation.reference),
-                    "evaluator": evaluators,
-                    "features": features(evaluation.features),
-                }
-            ),
-            "stages": tuple(map(resolved, recipe.stages)),
-            "model": recipe.model.model_copy(update={"checkpoint": beside(recipe.model.checkpoint)}),
-        }
+    return _with(
+        recipe,
+        model=_with(recipe.model, checkpoint=name(recipe.model.checkpoint)),
+        reports=_with(reports, table=path(reports.table), held_out=path(reports.held_out)),
+        stages=tuple(map(stage, recipe.stages)),
+        evaluation=_with(
+            evaluation,
+            reference=path(evaluation.reference),
+            evaluator=name(evaluator) if isinstance(evaluator, str) else {k: name(v) for k, v in evaluator.items()},
+            features=features(evaluation.features),
+        ),
     )
+
+
+def _with(section: AnySection, **changed: Any) -> AnySection:
+    """A copy of the section with some keys changed."""
+    return section.model_copy(update=changed)

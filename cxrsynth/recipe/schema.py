@@ -1,4 +1,7 @@
-"""A recipe of `cxrsynth tune`: the whole truth of a run, read strictly, all errors told at once."""
+"""What a recipe of `cxrsynth tune` may say: every section and key, in the order of a recipe file.
+
+The descriptions here are what `recipe_reference` prints and what editors show (recipes/recipe.schema.json).
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,22 +13,19 @@ from cxrsynth.rewards.backends import REWARDS
 from cxrsynth.settings import Device, Precision
 
 
-def _no_switch(value: Any) -> Any:
+class Section(BaseModel):
+    """A section of a recipe. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _refuse_switch(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"found {str(value).lower()}, expected a number")
     return value
 
 
-# Numbers may be text that is one: YAML reads 1e-5 as text.
-_PLAIN = BeforeValidator(_no_switch)
-_Count = Annotated[int, Field(strict=True)]
-_Switch = Annotated[bool, Field(strict=True)]
-_Positive = Annotated[_Count, Field(ge=1)]
-_Rate = Annotated[float, Field(gt=0), _PLAIN]
-_Weight = Annotated[float, Field(ge=0), _PLAIN]
-
-
-def _known_roles(columns: dict[str, str]) -> dict[str, str]:
+def _check_roles(columns: dict[str, str]) -> dict[str, str]:
     known = ColumnNames.__dataclass_fields__
     unknown = sorted(set(columns) - set(known))
     if unknown:
@@ -33,64 +33,144 @@ def _known_roles(columns: dict[str, str]) -> dict[str, str]:
     return columns
 
 
-_Columns = Annotated[
-    dict[str, str],
-    AfterValidator(_known_roles),
-    Field(description="role -> column name, as generate's --*-column options"),
-]
+# Counts and switches are strict. A float may also be text that spells a number, since YAML reads 1e-5 as text.
+_REFUSE_SWITCH = BeforeValidator(_refuse_switch)
+_Switch = Annotated[bool, Field(strict=True)]
+_Count = Annotated[int, Field(strict=True)]
+_AtLeastOne = Annotated[_Count, Field(ge=1)]
+_AtLeastZero = Annotated[_Count, Field(ge=0)]
+_Positive = Annotated[float, Field(gt=0), _REFUSE_SWITCH]
+_NotNegative = Annotated[float, Field(ge=0), _REFUSE_SWITCH]
+_Fraction = Annotated[float, Field(gt=0, le=1), _REFUSE_SWITCH]
+_Probability = Annotated[float, Field(ge=0, lt=1), _REFUSE_SWITCH]
+_Decay = Annotated[float, Field(gt=0, lt=1), _REFUSE_SWITCH]
+_Columns = Annotated[dict[str, str], AfterValidator(_check_roles)]
 
 
-class _Section(BaseModel):
-    # Strict where it counts: no key is passed over. Types are YAML's own, but 1 is a fine 1.0.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class ModelSection(Section):
+    """The model to tune."""
 
-
-class ModelSection(_Section):
-    """Which model is tuned. `precision` is that of its forward passes; latents and log-probabilities are float32."""
-
-    checkpoint: str = Field(default="nano", description="nano, a Stable Diffusion folder, or a hub id")
-    precision: Precision = Precision.AUTO
-    device: Device = Device.AUTO
+    checkpoint: str = Field(
+        default="nano", description="`nano`, a Stable Diffusion folder, or a Hugging Face model id."
+    )
+    precision: Precision = Field(
+        default=Precision.AUTO,
+        description="Floating-point type of forward passes. Latents and log-probabilities are always float32;"
+        " `fp16` is refused, because policy gradients are known to collapse in it.",
+    )
+    device: Device = Field(default=Device.AUTO, description="Where the networks run.")
     gradient_checkpointing: _Switch = Field(
-        default=False, description="less memory in updates, about a third more time"
+        default=False, description="Use less memory in updates, at about a third more time."
     )
 
 
-class ReportsSection(_Section):
-    """Where reports come from. Held-out reports are never trained on."""
+class ReportsSection(Section):
+    """The reports to train on and those held out. Held-out reports are never trained on."""
 
-    table: Path = Field(description="CSV, JSONL or Parquet of reports; relative to the recipe")
-    columns: _Columns = {}
-    limit: _Positive | None = None
-    held_out: Path | _Positive = Field(default=100, description="a table of its own, or how many reports of `table`")
+    table: Path = Field(description="CSV, JSONL or Parquet table of reports; relative to the recipe.")
+    columns: _Columns = Field(
+        default={}, description="Role -> column name, as in the `--*-column` options of `generate`."
+    )
+    limit: _AtLeastOne | None = Field(default=None, description="Use only the first so many usable rows of the table.")
+    held_out: Path | _AtLeastOne = Field(
+        default=100, description="A table of held-out reports, or how many reports of `table` to hold out."
+    )
 
 
-class LoraSection(_Section):
+class LoraSection(Section):
     """Low-rank adapters on the UNet's attention (Hu et al., arXiv:2106.09685)."""
 
-    rank: _Positive = 16
-    alpha: _Positive | None = Field(default=None, description="scale times rank; default: the rank")
+    rank: _AtLeastOne = Field(default=16, description="Rank of each adapter.")
+    alpha: _AtLeastOne | None = Field(default=None, description="Scale times rank; default: the rank.")
 
 
-class AceSection(_Section):
-    """Adaptive condition embeddings."""
+_LOWER_NEXT = "; then train.unet: lora in place of full, and model.gradient_checkpointing: true"
 
-    tokens: _Positive | None = Field(
-        default=None, description="positions of the condition that blocks are added to; default, without subspace: 16"
+
+class SftTrainSection(Section):
+    """What supervised fine-tuning trains, and how fast."""
+
+    unet: Literal["full", "lora"] = Field(default="full", description="Train all weights, or low-rank adapters.")
+    lora: LoraSection = Field(default=LoraSection(), description="Adapters, with `unet: lora`.")
+    text_encoder: _Switch = Field(default=False, description="Train the text encoder too.")
+    learning_rate: _Positive = Field(
+        default=1.0e-5, description="Learning rate; adapters want about ten times as much."
     )
-    subspace: _Positive | None = Field(
+    warmup: _AtLeastZero | None = Field(
         default=None,
-        description="in place of tokens: learn so many coordinates along the directions in which the reports' prompts"
-        " differ most: half of them as a whole, half the same at every position",
+        description="Steps over which the learning rate rises; default: a tenth of all steps, at most 500.",
     )
-    exploration_std: _Rate | None = Field(
+    weight_decay: _NotNegative = Field(default=0.01, description="Weight decay of AdamW.")
+    grad_norm: _Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
+    ema_decay: _Decay | None = Field(
+        default=0.999, description="Decay of the averaged weights, which become the model; null: no averaging."
+    )
+
+
+class SftStage(Section):
+    """Supervised fine-tuning on pairs of report and image. Images of held-out reports are left out by report id."""
+
+    stage: Literal["sft"] = Field(description="Kind of stage.")
+    data: Path = Field(description="Images with reports: WebDataset shards, a folder or DICOM; relative to the recipe.")
+    table: Path | None = Field(
+        default=None, description="Table with the metadata and reports of the images; relative to the recipe."
+    )
+    columns: _Columns = Field(default={}, description="Role -> column name in that table.")
+    steps: Annotated[_Count, Field(ge=1, le=999_999)] = Field(description="Optimizer steps.")
+    batch_size: _AtLeastOne = Field(default=16, description="Images per step.")
+    micro_batch: _AtLeastOne | None = Field(
+        default=None, description="Images per forward pass; default: 8, on a CPU 4."
+    )
+    cond_dropout_prob: _Probability = Field(
+        default=0.1, description="Probability of an empty prompt, which classifier-free guidance needs."
+    )
+    min_snr: _Positive | None = Field(
+        default=None, description="Gamma of min-SNR weights (arXiv:2303.09556), for example 5; default: no weights."
+    )
+    train: SftTrainSection = Field(default=SftTrainSection(), description="What is trained.")
+    checkpoint_every: _AtLeastOne = Field(default=500, description="Steps between checkpoints.")
+    cache_gib: _Positive = Field(
+        default=16.0, description="Disk space in the run folder for encoded images (GiB), freed when the stage ends."
+    )
+
+    @property
+    def length(self) -> int:
+        """Rows of metrics the stage writes."""
+        return self.steps
+
+    @property
+    def memory_advice(self) -> str:
+        """What to lower when memory runs out."""
+        return f"lower micro_batch first{_LOWER_NEXT}"
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps over which the learning rate rises."""
+        return min(500, self.steps // 10) if self.train.warmup is None else self.train.warmup
+
+
+class AceSection(Section):
+    """Adaptive condition embeddings (ACE), added to the text embeddings: either free `tokens` or a `subspace`."""
+
+    tokens: _AtLeastOne | None = Field(
         default=None,
-        description="each trajectory draws its own shift along those directions, so wide (1: as the prompts spread),"
-        " and the embeddings learn from the shifts alone, without a backward pass",
+        description="How many positions of the condition learned embeddings are added to; default, without `subspace`:"
+        " 16.",
+    )
+    subspace: _AtLeastOne | None = Field(
+        default=None,
+        description="In place of `tokens`: learn this many coordinates along the directions in which the prompts of"
+        " the reports differ most. Half of the directions are of the whole condition, half are the same at every"
+        " position.",
+    )
+    exploration_std: _Positive | None = Field(
+        default=None,
+        description="Give each trajectory a random shift along those directions, with this standard deviation (1: as"
+        " the prompts themselves vary). The embeddings then learn from the shifts alone, without a backward pass.",
     )
 
     @model_validator(mode="after")
-    def _one_form(self) -> "AceSection":
+    def _check_form(self) -> "AceSection":
         if self.subspace is not None and self.tokens is not None:
             raise ValueError("tokens and subspace are two forms of the embeddings: give one of them")
         if self.exploration_std is not None and self.subspace is None:
@@ -98,24 +178,30 @@ class AceSection(_Section):
         return self
 
 
-class TrainSection(_Section):
-    """What is trained."""
+class TrainSection(Section):
+    """What reinforcement learning trains, and how fast."""
 
-    unet: Literal["full", "lora", "frozen"] = "full"
-    lora: LoraSection = LoraSection()
-    ace: _Switch | AceSection = Field(default=True, description="true: {subspace: 32, exploration_std: 0.3}")
-    learning_rate: _Rate = Field(default=1.0e-5, description="of the UNet; adapters want far more (nano: 5e-3)")
-    ace_learning_rate: _Rate = 1.0e-2
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="cosine: both learning rates fall to zero over the stage's iterations"
+    unet: Literal["full", "lora", "frozen"] = Field(
+        default="full", description="Train all weights, low-rank adapters, or nothing of the UNet."
     )
-    weight_decay: _Weight = 0.0
-    ema_decay: Annotated[float, Field(gt=0, lt=1), _PLAIN] | None = Field(
-        default=None, description="averaged weights are evaluated"
+    lora: LoraSection = Field(default=LoraSection(), description="Adapters, with `unet: lora`.")
+    ace: _Switch | AceSection = Field(
+        default=True, description="true: {subspace: 32, exploration_std: 0.3}; false: no embeddings."
+    )
+    learning_rate: _Positive = Field(
+        default=1.0e-5, description="Learning rate of the UNet; adapters want far more (nano: 5e-3)."
+    )
+    ace_learning_rate: _Positive = Field(default=1.0e-2, description="Learning rate of ACE.")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="`cosine`: both learning rates fall to zero over the stage's iterations."
+    )
+    weight_decay: _NotNegative = Field(default=0.0, description="Weight decay of AdamW.")
+    ema_decay: _Decay | None = Field(
+        default=None, description="Decay of the averaged weights, which are then evaluated; null: no averaging."
     )
 
     @model_validator(mode="after")
-    def _something(self) -> "TrainSection":
+    def _check_something_trains(self) -> "TrainSection":
         if self.unet == "frozen" and not self.ace:
             raise ValueError("nothing is trained: unet is frozen and ace is off")
         return self
@@ -128,75 +214,108 @@ class TrainSection(_Section):
         return AceSection(subspace=32, exploration_std=0.3) if self.ace else None
 
 
-class SamplingSection(_Section):
-    """How trajectories are sampled. `guidance` None: what the model folder recommends."""
+class SamplingSection(Section):
+    """How trajectories are sampled."""
 
-    steps: Annotated[_Count, Field(ge=2)] = 10
-    eta: Annotated[float, Field(gt=0, le=1), _PLAIN] = Field(
-        default=1.0, description="0 is deterministic: no log-probabilities"
+    steps: Annotated[_Count, Field(ge=2)] = Field(default=10, description="Denoising steps.")
+    eta: _Fraction = Field(
+        default=1.0,
+        description="Noise of each DDIM step. 0 is deterministic, has no log-probabilities, and is refused.",
     )
-    guidance: Annotated[float, Field(ge=0), _PLAIN] | None = None
-    batch_size: _Positive | None = Field(default=None, description="default: 8, on a CPU 4")
-
-
-class RewardSection(_Section):
-    """One reward. `augment`: mean over so many slightly moved views of each image."""
-
-    weight: _Weight = 1.0
-    backend: str = "nano"
-    augment: _Positive = 1
-
-
-class ComparisonSection(_Section):
-    """How an image is judged against the baseline's."""
-
-    kind: Literal["margin", "sigmoid", "sign"] = "margin"
-    beta: _Rate = Field(default=1.0, description="steepness of sigmoid; margins are in the baseline's own spreads")
-    baseline_images: _Positive = Field(default=1, description="per report and x_T; their rewards are averaged")
-    pool: _Positive = Field(
-        default=4, description="starting noises x_T per report; the baseline's rewards for them are kept"
+    guidance: _NotNegative | None = Field(
+        default=None, description="Classifier-free guidance scale; default: what the model folder recommends."
+    )
+    batch_size: _AtLeastOne | None = Field(
+        default=None, description="Trajectories per forward pass; default: 8, on a CPU 4."
     )
 
 
-class AdvantageSection(_Section):
-    """How feedback becomes an advantage."""
+class RewardSection(Section):
+    """One reward, under its name: `posture`, `diagnosis`, `consistency`, or your own."""
 
-    clip: _Rate = 5.0
-    centre: _Switch = Field(default=True, description="subtract the mean of the report's, or batch's, feedback")
-    buffer: _Positive = Field(default=32, description="latest values kept of each report")
-    min_count: _Positive = Field(default=8, description="fewer than this: the batch's statistics stand in")
-
-
-class UpdateSection(_Section):
-    """The policy-gradient update. Log-probabilities are means over latent elements; `clip_range` is chosen for that."""
-
-    num_minibatches: _Positive = Field(default=2, description="optimizer steps an iteration")
-    inner_epochs: _Positive = 1
-    timestep_fraction: Annotated[float, Field(gt=0, le=1), _PLAIN] = Field(
-        default=1.0, description="share of each trajectory's steps used"
-    )
-    clip_range: _Rate = 1.0e-4
-    grad_norm: _Rate = 1.0
-    kl_weight: _Weight = Field(default=0.0, description="of the divergence from the baseline, closed form")
-    micro_batch: _Positive | None = Field(
-        default=None, description="denoising steps a forward pass; default: batch_size"
+    weight: _NotNegative = Field(default=1.0, description="Weight in the total; 0 leaves the reward out.")
+    backend: str = Field(default="nano", description="Reward model: a name, or a folder relative to the recipe.")
+    augment: _AtLeastOne = Field(
+        default=1, description="Average the reward over this many slightly shifted views of each image."
     )
 
 
-_LOWER_THEN = "; then train.unet: lora in place of full, and model.gradient_checkpointing: true"
+class ComparisonSection(Section):
+    """How an image's rewards are compared with those of the baseline's image."""
+
+    kind: Literal["margin", "sigmoid", "sign"] = Field(
+        default="margin",
+        description="Feedback is the difference of the rewards, in standard deviations of the baseline's; its sigmoid,"
+        " scaled to (-1, 1); or its sign.",
+    )
+    beta: _Positive = Field(default=1.0, description="Steepness of the sigmoid.")
+    baseline_images: _AtLeastOne = Field(
+        default=1, description="Baseline images per report and x_T; their rewards are averaged."
+    )
+    pool: _AtLeastOne = Field(
+        default=4,
+        description="Different starting noises x_T per report. The baseline's rewards for each are computed once.",
+    )
 
 
-class _RLStage(_Section):
-    iterations: _Positive
-    reports_per_iteration: _Positive = 16
-    images_per_report: _Positive = 4
-    train: TrainSection = TrainSection()
-    sampling: SamplingSection = SamplingSection()
+class AdvantageSection(Section):
+    """How feedback becomes an advantage: normalized by the latest feedback of the same report."""
+
+    clip: _Positive = Field(default=5.0, description="Advantages are clipped to plus or minus this.")
+    centre: _Switch = Field(default=True, description="Subtract the mean feedback of the report, or of the batch.")
+    buffer: _AtLeastOne = Field(default=32, description="Latest values kept for each report.")
+    min_count: _AtLeastOne = Field(
+        default=8, description="With fewer values of a report, the statistics of the batch are used; at most `buffer`."
+    )
+
+    @model_validator(mode="after")
+    def _check_buffer_suffices(self) -> "AdvantageSection":
+        if self.min_count > self.buffer:
+            raise ValueError(
+                f"min_count {self.min_count}: more than the buffer of {self.buffer} values ever holds\n"
+                "  expected: min_count of at most buffer"
+            )
+        return self
+
+
+class UpdateSection(Section):
+    """The policy-gradient update."""
+
+    num_minibatches: _AtLeastOne = Field(
+        default=2, description="Minibatches an iteration's trajectories are split into: one optimizer step each."
+    )
+    inner_epochs: _AtLeastOne = Field(default=1, description="Passes over the trajectories of an iteration.")
+    timestep_fraction: _Fraction = Field(
+        default=1.0, description="Fraction of each trajectory's denoising steps used in the update."
+    )
+    clip_range: _Positive = Field(
+        default=1.0e-4,
+        description="Ratios are clipped to 1 plus or minus this. Log-probabilities are means over latent elements, so"
+        " it is small.",
+    )
+    grad_norm: _Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
+    kl_weight: _NotNegative = Field(
+        default=0.0, description="Weight of the KL divergence from the baseline, computed in closed form."
+    )
+    micro_batch: _AtLeastOne | None = Field(
+        default=None, description="Denoising steps per forward pass; default: `sampling.batch_size`."
+    )
+
+
+class ReinforcementStage(Section):
+    """Keys that the stages `rlcf` and `ddpo` share."""
+
+    iterations: _AtLeastOne = Field(description="Rounds of sampling and updating.")
+    reports_per_iteration: _AtLeastOne = Field(default=16, description="Reports sampled in an iteration.")
+    images_per_report: _AtLeastOne = Field(default=4, description="Trajectories of each report.")
+    train: TrainSection = Field(default=TrainSection(), description="What is trained.")
+    sampling: SamplingSection = Field(default=SamplingSection(), description="How trajectories are sampled.")
     rewards: dict[str, RewardSection] = Field(
-        default_factory=lambda: {name: RewardSection() for name in ("posture", "diagnosis", "consistency")}
+        default_factory=lambda: {name: RewardSection() for name in ("posture", "diagnosis", "consistency")},
+        description="Rewards by name; default: all three, with weight 1.",
     )
-    advantage: AdvantageSection = AdvantageSection()
-    update: UpdateSection = UpdateSection()
+    advantage: AdvantageSection = Field(default=AdvantageSection(), description="How feedback becomes an advantage.")
+    update: UpdateSection = Field(default=UpdateSection(), description="The policy-gradient update.")
 
     @property
     def length(self) -> int:
@@ -206,7 +325,7 @@ class _RLStage(_Section):
     @property
     def memory_advice(self) -> str:
         """What to lower when memory runs out."""
-        return f"lower sampling.batch_size and update.micro_batch first{_LOWER_THEN}"
+        return f"lower sampling.batch_size and update.micro_batch first{_LOWER_NEXT}"
 
     @property
     def trajectories(self) -> int:
@@ -215,12 +334,12 @@ class _RLStage(_Section):
 
     @property
     def mirrored(self) -> bool:
-        """Whether images come in pairs that differ in the sign of the condition's shift alone."""
+        """Whether images come in pairs that differ only in the sign of the condition's shift."""
         section = self.train.ace_section
         return section is not None and section.exploration_std is not None
 
     @model_validator(mode="after")
-    def _consistent(self) -> "_RLStage":
+    def _check_counts(self) -> "ReinforcementStage":
         if not any(reward.weight > 0 for reward in self.rewards.values()):
             raise ValueError("rewards: none has a weight above zero")
         if self.trajectories % self.update.num_minibatches:
@@ -230,128 +349,102 @@ class _RLStage(_Section):
             )
         if self.mirrored and self.images_per_report % 2:
             raise ValueError(
-                f"images_per_report {self.images_per_report}: expected an even number, as"
+                f"images_per_report {self.images_per_report}: expected an even number, because"
                 " train.ace.exploration_std uses every shift with both signs"
             )
         return self
 
 
-class RlcfStage(_RLStage):
-    """Reinforcement learning with comparative feedback."""
+class RlcfStage(ReinforcementStage):
+    """Reinforcement learning with comparative feedback: rewards relative to the baseline's image (CXRL)."""
 
-    stage: Literal["rlcf"]
-    comparison: ComparisonSection = ComparisonSection()
+    stage: Literal["rlcf"] = Field(description="Kind of stage.")
+    comparison: ComparisonSection = Field(
+        default=ComparisonSection(), description="How rewards are compared with the baseline's."
+    )
 
 
-class DdpoStage(_RLStage):
-    """The same engine on the rewards themselves (DDPO)."""
+class DdpoStage(ReinforcementStage):
+    """Reinforcement learning on the rewards themselves, without a baseline (DDPO)."""
 
-    stage: Literal["ddpo"]
+    stage: Literal["ddpo"] = Field(description="Kind of stage.")
 
     @model_validator(mode="after")
-    def _centred(self) -> "DdpoStage":
+    def _check_centred(self) -> "DdpoStage":
         if not self.advantage.centre:
             raise ValueError("advantage.centre: false keeps the sign of a comparison, and ddpo makes none")
         return self
 
 
-class SftTrainSection(_Section):
-    """What supervised fine-tuning trains."""
+Stage = Annotated[SftStage | RlcfStage | DdpoStage, Field(discriminator="stage")]
 
-    unet: Literal["full", "lora"] = "full"
-    lora: LoraSection = LoraSection()
-    text_encoder: _Switch = False
-    learning_rate: _Rate = Field(default=1.0e-5, description="with adapters about ten times as much")
-    warmup: Annotated[_Count, Field(ge=0)] | None = Field(
-        default=None, description="steps in which the learning rate rises; default: a tenth of all, at most 500"
+
+class EvaluationSection(Section):
+    """The independent evaluation: held-out reports, fixed noise, reward models that take no part in training."""
+
+    every: _AtLeastOne = Field(
+        default=10, description="Iterations between evaluations; the last iteration is always evaluated."
     )
-    weight_decay: _Weight = 0.01
-    grad_norm: _Rate = 1.0
-    ema_decay: Annotated[float, Field(gt=0, lt=1), _PLAIN] | None = Field(
-        default=0.999, description="averaged weights are kept"
+    reports: _AtLeastOne | None = Field(
+        default=None, description="Evaluate only the first so many held-out reports; default: all."
     )
-
-
-class SftStage(_Section):
-    """Supervised denoising on pairs of report and image. Images of held-out reports are left out."""
-
-    stage: Literal["sft"]
-    data: Path = Field(description="images with reports: WebDataset, folder or DICOM; relative to the recipe")
-    table: Path | None = Field(default=None, description="table that tells of the images; relative to the recipe")
-    columns: _Columns = {}
-    steps: Annotated[_Count, Field(ge=1, le=999_999)]
-    batch_size: _Positive = 16
-    micro_batch: _Positive | None = Field(default=None, description="images a forward pass; default: 8, on a CPU 4")
-    cond_dropout_prob: Annotated[float, Field(ge=0, lt=1), _PLAIN] = Field(
-        default=0.1, description="share of empty prompts"
+    images_per_report: _AtLeastOne = Field(default=1, description="Images of each held-out report.")
+    steps: _AtLeastOne | None = Field(
+        default=None, description="Denoising steps; default: what the model folder recommends, as `generate` uses."
     )
-    min_snr: _Rate | None = Field(
-        default=None, description="gamma of min-SNR weights (arXiv:2303.09556), as 5; default: no weights"
+    guidance: _NotNegative | None = Field(
+        default=None, description="Classifier-free guidance scale; default: what the model folder recommends."
     )
-    train: SftTrainSection = SftTrainSection()
-    checkpoint_every: _Positive = Field(default=500, description="steps")
-    cache_gib: _Rate = Field(
-        default=16.0, description="room in the run's folder for the images' latents, while it runs"
-    )
-
-    @property
-    def length(self) -> int:
-        """Rows of metrics the stage writes."""
-        return self.steps
-
-    @property
-    def memory_advice(self) -> str:
-        """What to lower when memory runs out."""
-        return f"lower micro_batch first{_LOWER_THEN}"
-
-    @property
-    def warmup_steps(self) -> int:
-        """Steps in which the learning rate rises."""
-        return min(500, self.steps // 10) if self.train.warmup is None else self.train.warmup
-
-
-Stage = Annotated[RlcfStage | DdpoStage | SftStage, Field(discriminator="stage")]
-
-
-class EvaluationSection(_Section):
-    """The independent judge, on held-out reports with fixed noise."""
-
-    every: _Positive = Field(default=10, description="iterations between evaluations; the last is always judged")
-    reports: _Positive | None = Field(default=None, description="first so many held-out reports; default: all")
-    images_per_report: _Positive = 1
-    steps: _Positive | None = Field(default=None, description="default: what the model folder recommends, as generate")
-    guidance: Annotated[float, Field(ge=0), _PLAIN] | None = None
     evaluator: str | Annotated[dict[str, str], Field(min_length=1)] = Field(
-        default="nano-judge", description="backend of the judge's three rewards, or reward -> backend"
+        default="nano-judge",
+        description="Backend of the evaluator's three rewards, or reward -> backend. Choose another one than for"
+        " training.",
     )
-    features: str = Field(default="nano-judge", description="where the Frechet distance is measured, as audit's")
+    features: str = Field(
+        default="nano-judge", description="Features in which the Frechet distance is measured, as in `audit`."
+    )
     reference: Path | None = Field(
-        default=None, description="real images for the Frechet distance; else the baseline's images"
+        default=None,
+        description="Real images for the Frechet distance; default: the distance to the baseline's images is measured.",
     )
-    sheet: Annotated[_Count, Field(ge=0)] = Field(default=12, description="pairs on the contact sheet")
-    on_hacking: Literal["warn", "stop"] = Field(default="warn", description="stop: the stage ends with the best so far")
-    hacking_margin: _Rate = Field(default=0.1, description="fall of the judge, in spreads of the baseline's rewards")
+    sheet: _AtLeastZero = Field(default=12, description="Pairs of images on each contact sheet.")
+    on_hacking: Literal["warn", "stop"] = Field(
+        default="warn",
+        description="What to do when the evaluator's margin falls while that of the tuning rewards rises. `stop` ends"
+        " the stage with the best weights so far.",
+    )
+    hacking_margin: _Positive = Field(
+        default=0.1,
+        description="How far the evaluator's margin must fall, in standard deviations of the baseline's rewards.",
+    )
 
     @property
     def evaluators(self) -> dict[str, str]:
-        """Backend of each reward the judge gives."""
+        """Backend of each reward the evaluator gives."""
         return dict.fromkeys(REWARDS, self.evaluator) if isinstance(self.evaluator, str) else self.evaluator
 
 
-class CheckpointSection(_Section):
-    """Checkpoints, for going on after a stop."""
+class CheckpointSection(Section):
+    """Checkpoints, from which the same command resumes. Stages `sft` have an interval of their own."""
 
-    every: _Positive = 10
-    keep: _Positive = 2
+    every: _AtLeastOne = Field(default=10, description="Iterations between checkpoints.")
+    keep: _AtLeastOne = Field(default=2, description="Newest checkpoints to keep; the best one is kept besides.")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Everything one `tune` run does."""
 
-    seed: Annotated[_Count, Field(ge=0, lt=2**62)] = 0  # generators take 64 bits
-    model: ModelSection = ModelSection()
-    reports: ReportsSection
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    evaluation: EvaluationSection = EvaluationSection()
-    checkpoints: CheckpointSection = CheckpointSection()
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    # Random generators take 64 bits.
+    seed: Annotated[_Count, Field(ge=0, lt=2**62)] = Field(default=0, description="Seed of all random numbers.")
+    model: ModelSection = Field(default=ModelSection(), description="The model to tune.")
+    reports: ReportsSection = Field(description="The reports to train on and those held out.")
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = Field(
+        description="Stages in order, each starting from the model the one before left."
+    )
+    evaluation: EvaluationSection = Field(default=EvaluationSection(), description="The independent evaluation.")
+    checkpoints: CheckpointSection = Field(
+        default=CheckpointSection(), description="How often to save, and how much to keep."
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        default=(), description="Experiment trackers that also receive the metrics."
+    )

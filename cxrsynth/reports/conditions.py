@@ -1,4 +1,4 @@
-"""What adaptive condition embeddings are told of a report: view, age group, findings stated and denied."""
+"""Conditions of a report for adaptive condition embeddings: view, age group, findings stated and denied."""
 
 from cxrsynth.reports.labels import OBSERVATIONS, Status
 from cxrsynth.reports.prompt import age_group

@@ -84,9 +84,9 @@ def _sentences(subject: Subject, labels: Labels) -> Iterator[str]:
     for status in _STATUS_ORDER:
         for observation in OBSERVATIONS:
             label = labels.get(observation)
-            # "No normal chest" says nothing: an absent No Finding is told by the findings themselves.
-            told = label is not None and not (observation == "No Finding" and status is not Status.PRESENT)
-            if told and label is not None and label.status is status:
+            # "No normal chest" says nothing: the findings themselves express an absent No Finding.
+            expressible = label is not None and not (observation == "No Finding" and status is not Status.PRESENT)
+            if expressible and label is not None and label.status is status:
                 yield finding_sentence(observation, label)
 
 

@@ -24,15 +24,15 @@ from cxrsynth.settings import PromptStyle
 
 @dataclass(frozen=True)
 class BuiltPrompt:
-    """One report, ready to be drawn. `facts` goes into each sample's JSON and holds no free text.
+    """One report, ready to be drawn. `metadata` goes into each sample's JSON and holds no free text.
 
-    `labels` are all the report says, shown by the model or not; `conditions` what a model with ACE is told of it;
+    `labels` are all the report says, shown by the model or not; `conditions` are what a model with ACE receives;
     `subject` who and what view was asked for, without what the model cannot show.
     """
 
     prompt: str = field(repr=False)
     text: str = field(repr=False)
-    facts: dict[str, Any] = field(repr=False)
+    metadata: dict[str, Any] = field(repr=False)
     labels: dict[str, FindingLabel] = field(repr=False)
     subject: Subject
     conditions: tuple[str, ...]
@@ -63,7 +63,7 @@ class PromptBuilder:
         subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
         request = limit_to_supported(subject, labels, self._depicts)
         prompt, truncated = cut_at_sentence(self._prompt(report, request, clean.text), self._fits)
-        facts = {
+        metadata = {
             # One shape for all samples, and no null: readers such as `datasets` infer columns from the first few.
             "view": subject.view or "",
             "sex": subject.sex or "",
@@ -74,11 +74,11 @@ class PromptBuilder:
             "prompt_truncated": truncated,
         }
         if self._style is PromptStyle.CANONICAL:
-            facts["prompt"] = prompt
+            metadata["prompt"] = prompt
         return BuiltPrompt(
             prompt=prompt,
             text=clean.text,
-            facts=facts,
+            metadata=metadata,
             labels=labels,
             subject=request.subject,
             conditions=conditions_of(replace(report, labels=labels)),

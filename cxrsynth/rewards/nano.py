@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizerFast
 
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.prompt import Subject, age_group, canonical_prompt
@@ -33,7 +33,7 @@ def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
         dual = DualEncoder.from_pretrained(folder / "dual_encoder").eval().to(device)
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
-    tokenizer = load_processor(CLIPTokenizer, folder / "dual_encoder", role="a dual encoder's tokenizer")
+    tokenizer = load_processor(CLIPTokenizerFast, folder / "dual_encoder", role="a dual encoder's tokenizer")
 
     # A tokenizer shared by threads returns wrong tokens without an error.
     tokenizer_lock = threading.Lock()

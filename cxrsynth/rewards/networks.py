@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torchxrayvision.models import DenseNet
 from transformers import CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetModel
 
+from cxrsynth.runtime.clip import accept_any_names
+
 # Heads beside the findings: is the view AP (rather than PA), is the subject a child, is the subject female.
 SUBJECT_HEADS = ("AP view", "Child", "Female")
 _BLACK = 5  # gray level of 255 below which a pixel counts as black
@@ -161,6 +163,7 @@ class DualEncoder(nn.Module, _SavedNetwork):
         super().__init__()
         self.trunk = Trunk(**trunk)
         self.text_model = CLIPTextModel(CLIPTextConfig(**text))
+        accept_any_names(self.text_model)
         self.image_projection = nn.Linear(self.trunk.features, width, bias=False)
         self.text_projection = nn.Linear(int(self.text_model.config.hidden_size), width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())

@@ -29,7 +29,7 @@ def load_dual_encoder(folder: Path, *, device: torch.device) -> ConsistencyRewar
     Raises:
         ModelError: if the folder cannot be loaded, or its model does not encode images and texts.
     """
-    model, _ = load_pretrained(AutoModel, folder, role=_ROLE, dtype=torch.float32)
+    model, _ = load_pretrained(AutoModel, folder, role=_ROLE)
     model.to(device)
     tokenizer = load_processor(AutoTokenizer, folder, role=_ROLE)
     processor = load_processor(AutoImageProcessor, folder, role=_ROLE)

@@ -60,14 +60,16 @@ class XrvClassifier:
         trained = [target for target, point in zip(targets, points.tolist(), strict=True) if point == point]
         found = {name: next((t for t in heads if t in trained), None) for name, heads in _HEADS.items()}
         self.heads = tuple(name for name, target in found.items() if target)
-        self._places = torch.tensor([targets.index(target) for target in found.values() if target], dtype=torch.long)
-        self._offset = points.logit()[self._places]
+        self._head_indices = torch.tensor(
+            [targets.index(target) for target in found.values() if target], dtype=torch.long
+        )
+        self._offset = points.logit()[self._head_indices]
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
         """[B, 1, H, W] in [0, 1] -> [B, len(heads)], 0 at each head's operating point."""
         scores: Tensor = self._network(xrv_images(images.to(self._device), self._size))
-        return scores.float().cpu()[:, self._places] - self._offset
+        return scores.float().cpu()[:, self._head_indices] - self._offset
 
 
 def xrv_images(images: Tensor, size: int) -> Tensor:

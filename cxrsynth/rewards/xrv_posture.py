@@ -27,11 +27,11 @@ from cxrsynth.rewards.xrv_weights import ReleasedName, cached_file, folder_state
 RELEASED = "pspnet"
 _RELEASED_URL = "https://github.com/mlmed/torchxrayvision/releases/download/v1/pspnet_chestxray_best_model_4.pth"
 _LUNGS = ("Left Lung", "Right Lung")
-# Of ImageNet, as torchxrayvision's `PSPNet` prepares its images.
+# ImageNet statistics, as torchxrayvision's `PSPNet` normalizes its images.
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-# Of an image's pixels: less is a speck, no lung. The smallest lung of 6,394 real outlines by V7 Labs covers 0.039.
-_LEAST_LUNG = 0.01
-# Scale and tilt depend on each other; the rest after so many rounds is far below a pixel.
+# Smallest share of an image's pixels that counts as a lung. The smallest of 6,394 real outlines by V7 Labs is 0.039.
+_MIN_LUNG = 0.01
+# Scale and tilt depend on each other; after this many rounds the residual is far below a pixel.
 _ROUNDS = 8
 
 Points = npt.NDArray[np.float64]  # [V, 2], x to the right and y down, in half widths from the middle
@@ -39,32 +39,30 @@ Points = npt.NDArray[np.float64]  # [V, 2], x to the right and y down, in half w
 
 @dataclass(frozen=True)
 class LungFrame:
-    """Where a pair of lungs lies: what the heart does not hide, and so what no convention about it changes.
+    """Position, size and tilt of a pair of lungs, independent of how a segmentation treats the heart.
 
-    Centre and spread (standard deviation) are of the convex hull of both lungs, in half widths of the image. The tilt
-    is
+    Center and standard deviation are those of the convex hull of both lungs, in half widths of the image. The tilt is
     that of the line halfway between the lungs' long chords, from apex to costophrenic angle, clockwise from upright.
     """
 
     centre: tuple[float, float]
-    spread: tuple[float, float]
+    std: tuple[float, float]
     tilt_rad: float
 
 
-# Medians of 16 real pairs of lungs (outlines by V7 Labs) on images in the canonical frame of nano's training images,
-# and
-# how far images lie from them (median): 0.011 and 0.035, 0.017 and 0.018, 0.015 rad. Of 68 other images, which had no
-# part in it: -0.013 and 0.064, 0.474 and 0.433, 0.029 rad. Measured by tests/benchmarks/lung_frame.py.
-CANONICAL = LungFrame(centre=(-0.022, 0.045), spread=(0.462, 0.410), tilt_rad=0.015)
+# Medians of 16 real pairs of lungs (outlines by V7 Labs) on images in the canonical frame of nano's training images;
+# median absolute deviations 0.011 and 0.035, 0.017 and 0.018, 0.015 rad. Medians of 68 other images, which did not
+# contribute: -0.013 and 0.064, 0.474 and 0.433, 0.029 rad. Measured by tests/benchmarks/lung_frame.py.
+CANONICAL = LungFrame(centre=(-0.022, 0.045), std=(0.462, 0.410), tilt_rad=0.015)
 
 
 class LungPosture(nn.Module):
-    """How far a chest is from the canonical frame, by the lungs that a segmentation finds; as `PostureRegressor`.
+    """Warp between a chest and the canonical frame, from segmented lungs; a drop-in for `PostureRegressor`.
 
     Args:
-        network: torchxrayvision's `pspnet`, what its `PSPNet` holds: colours [B, 3, size, size] -> logits [B, 14, size,
-            size].
-        size: pixels on a side at which it sees images.
+        network: torchxrayvision's `pspnet`, the network within its `PSPNet`: RGB [B, 3, size, size] -> logits [B, 14,
+            size, size].
+        size: side in pixels of the images it takes.
     """
 
     def __init__(self, network: nn.Module, *, size: int) -> None:
@@ -74,14 +72,14 @@ class LungPosture(nn.Module):
         self._places = [PSPNet.targets.index(lung) for lung in _LUNGS]
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 1, H, W] in [0, 1] -> [B, 5], in the order of `POSTURE`; nan where it finds no two lungs."""
+        """[B, 1, H, W] in [0, 1] -> [B, 5], in the order of `POSTURE`; nan where two lungs are not found."""
         return chest_posture(self.segment(images)[:, self._places] > 0).to(images.device)
 
     def segment(self, images: Tensor) -> Tensor:
         """[B, 1, H, W] in [0, 1] -> logits of `PSPNet.targets`, [B, 14, size, size]."""
         if images.shape[-2:] != (self._size, self._size):
             images = F.interpolate(images, (self._size, self._size), mode="bilinear", antialias=True)
-        # Its wrapper takes images in [-1024, 1024] and first of all brings them back to [0, 1].
+        # Its wrapper takes images in [-1024, 1024] and maps them back to [0, 1] first.
         logits: Tensor = self._network(normalize(images.expand(-1, 3, -1, -1), _MEAN, _STD))
         return logits
 
@@ -110,34 +108,35 @@ def released_segmentation(cache: Path | None = None) -> Path:
 
 
 def chest_posture(lungs: Tensor) -> Tensor:
-    """By what warp the lungs differ from the canonical frame, in the order and units of `POSTURE`.
+    """Warp from the canonical frame to these lungs, in the order and units of `POSTURE`.
 
-    An image in the canonical frame warped by these numbers (`warps.warp_matrices`) would show its lungs here.
-    Lungs are told apart by place, so a mirrored chest is as good as any; one on its head is turned by half a circle.
+    An image in the canonical frame, warped by these parameters (`warps.warp_matrices`), would show its lungs here. The
+    two lungs are distinguished by position, so a mirrored chest scores equally; an upside-down one is rotated by half a
+    turn.
 
     Args:
-        lungs: bool [B, 2, H, W], one mask a lung; of each only the largest connected part counts.
+        lungs: bool [B, 2, H, W], one mask per lung; only its largest connected component counts.
 
     Returns:
-        float32 [B, 5]; nan where a lung is missing or a speck.
+        float32 [B, 5]; nan where a lung is missing or too small.
     """
     pairs = lungs.cpu().numpy()
     return torch.tensor([_posture(pair) for pair in pairs], dtype=torch.float32).reshape(-1, len(POSTURE))
 
 
 def lung_frame(outlines: tuple[Points, Points]) -> LungFrame:
-    """Centre, spread and tilt of two lungs, each given by the corners of its convex hull."""
+    """Center, standard deviation and tilt of two lungs, each given by the corners of its convex hull."""
     both = np.concatenate(outlines)
     centre, covariance = _moments(both[ConvexHull(both).vertices])
-    spread_x, spread_y = np.sqrt(np.diag(covariance)).tolist()
+    std_x, std_y = np.sqrt(np.diag(covariance)).tolist()
     centre_x, centre_y = centre.tolist()
-    return LungFrame((centre_x, centre_y), (spread_x, spread_y), _tilt(outlines))
+    return LungFrame((centre_x, centre_y), (std_x, std_y), _tilt(outlines))
 
 
 def lung_outlines(pair: npt.NDArray[np.bool_]) -> tuple[Points, Points] | None:
     """Corners of the convex hull of each of two lungs, [2, H, W] -> twice [V, 2]; None where one is missing.
 
-    Where a segmentation takes the same place for both, it has not found two.
+    Where the masks of both mostly overlap, the segmentation has not found two lungs.
     """
     if 2 * np.count_nonzero(pair[0] & pair[1]) > min(np.count_nonzero(pair[0]), np.count_nonzero(pair[1])):
         return None
@@ -149,30 +148,30 @@ def _posture(pair: npt.NDArray[np.bool_]) -> list[float]:
     outlines = lung_outlines(pair)
     if outlines is None:
         return [math.nan] * len(POSTURE)
-    seen = lung_frame(outlines)
-    variance_x, variance_y = np.square(CANONICAL.spread)
+    found = lung_frame(outlines)
+    variance_x, variance_y = np.square(CANONICAL.std)
     scale, angle = np.ones(2), 0.0
     for _ in range(_ROUNDS):
         angle = CANONICAL.tilt_rad - _tilt((outlines[0] * scale, outlines[1] * scale))
         cos2, sin2 = math.cos(angle) ** 2, math.sin(angle) ** 2
-        # Spread that the canonical lungs have along the image's axes when turned by the angle.
-        turned = np.sqrt([variance_x * cos2 + variance_y * sin2, variance_x * sin2 + variance_y * cos2])
-        scale = turned / seen.spread
+        # Standard deviation of the canonical lungs along the image's axes when rotated by the angle.
+        rotated = np.sqrt([variance_x * cos2 + variance_y * sin2, variance_x * sin2 + variance_y * cos2])
+        scale = rotated / found.std
     cos, sin = math.cos(angle), math.sin(angle)
-    shift = np.array(CANONICAL.centre) - np.array([[cos, -sin], [sin, cos]]) @ (scale * seen.centre)
+    shift = np.array(CANONICAL.centre) - np.array([[cos, -sin], [sin, cos]]) @ (scale * found.centre)
     return [*shift.tolist(), *np.log(scale).tolist(), math.remainder(angle, math.tau)]
 
 
 def _outline(mask: npt.NDArray[np.bool_]) -> Points | None:
-    """Corners of the convex hull of a mask's largest connected part, None where that is a speck."""
+    """Corners of the convex hull of a mask's largest connected component; None where that is too small."""
     parts, _ = ndimage.label(mask)
     sizes = np.bincount(parts.ravel())[1:]
-    if not len(sizes) or sizes.max() < _LEAST_LUNG * mask.size:
+    if not len(sizes) or sizes.max() < _MIN_LUNG * mask.size:
         return None
     largest = parts == sizes.argmax() + 1
     rows = np.flatnonzero(largest.any(1))
     left, right = largest[rows].argmax(1), mask.shape[1] - largest[rows, ::-1].argmax(1)
-    # A hull has its corners at the ends of rows: the four corners of a row of pixels.
+    # The corners of the hull are corners of pixels at the ends of rows.
     corners = np.concatenate([np.stack([x, y], 1) for x in (left, right) for y in (rows, rows + 1)])
     points: Points = corners / np.array(mask.shape[::-1]) * 2.0 - 1.0
     hull: Points = points[ConvexHull(points).vertices]
@@ -194,22 +193,22 @@ def _moments(corners: Points) -> tuple[Points, Points]:
 def _tilt(outlines: tuple[Points, Points]) -> float:
     """Angle of the lungs' upward direction, clockwise from upright, in (-pi, pi].
 
-    Lungs widen downwards: of the two ways to look at them, that is right in which the chords from an apex to a base
-    further out are longer.
+    Lungs widen towards the base: of the two possible directions, the right one has the longer chords from an apex to a
+    base further out.
     """
     first, second = (_moments(outline)[0] for outline in outlines)
     outwards = (second - first) / np.linalg.norm(second - first).clip(1e-12)
     across = np.array([outwards[1], -outwards[0]])
-    ways = [
+    candidates = [
         np.array([_chord(outlines[0], -outwards, up), _chord(outlines[1], outwards, up)]) for up in (across, -across)
     ]
-    chords = max(ways, key=lambda way: float(np.linalg.norm(way, axis=1).sum()))
+    chords = max(candidates, key=lambda pair: float(np.linalg.norm(pair, axis=1).sum()))
     x, y = (chords / np.linalg.norm(chords, axis=1, keepdims=True).clip(1e-12)).sum(0).tolist()
     return math.atan2(x, -y)
 
 
 def _chord(corners: Points, outwards: Points, up: Points) -> Points:
-    """The longest line from a base to an apex that lies above it and nearer to the other lung; zero where none."""
+    """The longest line from a base to an apex above it that is closer to the other lung; zero if there is none."""
     lines = corners[None] - corners[:, None]  # [base, apex, 2]
     length = np.where((lines @ up > 0) & (lines @ outwards < 0), np.linalg.norm(lines, axis=2), 0.0)
     base, apex = np.unravel_index(length.argmax(), length.shape)

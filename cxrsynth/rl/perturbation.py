@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.rl.rollout_spec import RolloutSpec
 
 
@@ -38,7 +38,7 @@ def sample_shifts(mean: Tensor, std: float, specs: Sequence[RolloutSpec], *key: 
         elements: as for `shift_log_prob`.
     """
     mean = mean.detach().cpu()
-    unit = [spec.sign * noise(tuple(mean.shape[1:]), *key, spec.stream) for spec in specs]
+    unit = [spec.sign * seeded_noise(tuple(mean.shape[1:]), *key, spec.stream) for spec in specs]
     values = mean + std * torch.stack(unit) if unit else mean
     return Shifts(values, shift_log_prob(values, mean, std, elements=elements))
 

@@ -17,6 +17,7 @@ from cxrsynth.diffusion.ace import (
 )
 from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import encode_prompts
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import AceSection, LoraSection
@@ -76,7 +77,7 @@ class Policy:
 
 
 def load_policy(
-    checkpoint: str,
+    checkpoint: ResolvedModel,
     *,
     unet: str,
     lora: LoraSection,
@@ -90,7 +91,7 @@ def load_policy(
     """Load a model folder and mark what is trained.
 
     Args:
-        checkpoint: as for `load_model`.
+        checkpoint: the model to start from.
         unet: `full`, `lora` or `frozen`.
         lora: settings of the adapters.
         ace: settings of the embeddings, None for none. Embeddings that the folder already has are tuned further.
@@ -111,7 +112,7 @@ def load_policy(
         baseline = replace(model, unet=copy.deepcopy(model.unet).requires_grad_(False))
         model.unet.requires_grad_(True)
     elif unet == "lora":
-        add_adapters(model.unet, lora, seed=seed)
+        add_adapters(model.unet, rank=lora.rank, alpha=lora.alpha, seed=seed)
     embeddings = _start_ace(model, ace, prompts)
     unet_weights = {f"unet.{name}": weight for name, weight in model.unet.named_parameters() if weight.requires_grad}
     trained = ace is not None and embeddings is not None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cxrsynth.diffusion.ddim import DDIMSchedule
 from cxrsynth.diffusion.model import DiffusionModel
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.rollout import Trajectory, rollout
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
 from cxrsynth.errors import ModelError
@@ -223,8 +223,8 @@ class Collector:
             model,
             self.schedule,
             condition,
-            torch.stack([noise(shape, self.seed, "start", *start) for start in starts]),
-            lambda step: torch.stack([noise(shape, self.seed, *own, step) for own in steps]),
+            torch.stack([seeded_noise(shape, self.seed, "start", *start) for start in starts]),
+            lambda step: torch.stack([seeded_noise(shape, self.seed, *own, step) for own in steps]),
             guidance=self.guidance,
         )
         check_pixels(made.images, [f"report {example.report.report_id}" for example in examples])

@@ -1,4 +1,4 @@
-"""Iterables cut into batches."""
+"""Batches from iterables."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice

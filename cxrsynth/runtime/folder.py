@@ -27,6 +27,7 @@ class LockedFolder:
             Leftovers of these are removed, and of no others: other files that end in `.partial` may be somebody's.
         scratch: names of files that only a running command has, as glob patterns.
         kept: what survives a failure, for messages.
+        private: whether only the owner may enter the folder that holds the lock file (mode 0700).
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class LockedFolder:
         written: Sequence[str],
         scratch: Sequence[str] = (),
         kept: str,
+        private: bool = False,
         option: str = "--out",
         writer: str = "run",
     ) -> None:
@@ -45,6 +47,7 @@ class LockedFolder:
         self._lock = FileLock(path / lock, thread_local=False)
         self._leftovers = (*scratch, *(str(left(Path(name))) for name in written for left in (partial_path, old_path)))
         self._kept = kept
+        self._private = private
         self._writer = writer
 
     def refuse_file(self) -> None:
@@ -66,7 +69,10 @@ class LockedFolder:
             ShardError: if another run holds the lock, or the folder cannot be written to.
         """
         try:
-            Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            state = Path(self._lock.lock_file).parent
+            state.mkdir(parents=True, exist_ok=True)
+            if self._private:
+                state.chmod(0o700)
             self._lock.acquire(timeout=0)
             self.sweep()
         except Timeout:

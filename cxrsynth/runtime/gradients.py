@@ -1,4 +1,4 @@
-"""Gradients of many micro-batches, added up in an order that does not depend on the threads."""
+"""Gradients summed over micro-batches, in an order that does not depend on the threads."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -18,24 +18,24 @@ def add_gradients(
     loss: Callable[[Batch], tuple[Tensor, Output]],
     weights: Sequence[Tensor],
 ) -> list[Output]:
-    """Add the gradient of each micro-batch's loss to the weights' `grad`, which must be there.
+    """Add the gradient of each micro-batch's loss to the weights' `grad`, which must exist.
 
     Args:
-        pool: where batches go side by side.
+        pool: runs the batches in parallel.
         batches: micro-batches.
-        loss: scalar loss of one, and what is to be told of it (without a graph: all of it is kept).
-        weights: what learns. Those a loss does not depend on get nothing from it.
+        loss: scalar loss of a batch, and a result to return (detached: all results are kept).
+        weights: the trained weights. A loss that does not depend on a weight adds nothing to it.
 
     Returns:
-        What was told, in the order of the batches.
+        The results, in the order of the batches.
     """
-    told = []
+    results = []
     if pool.batches == 1:  # in place: no second set of gradients in memory
         for batch in batches:
             value, one = loss(batch)
             torch.autograd.backward(value, inputs=weights)
-            told.append(one)
-        return told
+            results.append(one)
+        return results
 
     def gradients(batch: Batch) -> tuple[tuple[Tensor, ...], Output]:
         value, one = loss(batch)
@@ -45,5 +45,5 @@ def add_gradients(
         for weight, part in zip(weights, parts, strict=True):
             assert weight.grad is not None
             weight.grad += part
-        told.append(one)
-    return told
+        results.append(one)
+    return results

@@ -1,5 +1,4 @@
-"""Ctrl-C, or a scheduler's SIGTERM, in a loop that has something to finish: the first is remembered, a second Ctrl-C
-ends at once."""
+"""Ctrl-C and SIGTERM in a loop that has something to finish: the first sets a flag, a second Ctrl-C ends at once."""
 
 import signal
 import threading
@@ -10,9 +9,9 @@ from cxrsynth import console
 
 
 class Stop:
-    """While it is entered, SIGTERM and the first SIGINT only set `asked`; outside the main thread nothing is changed.
+    """Inside this context, SIGTERM and the first SIGINT only set `asked`; outside the main thread, nothing changes.
 
-    SIGTERM is what batch systems send some time before they kill.
+    Batch systems send SIGTERM some time before they kill.
     """
 
     def __init__(self) -> None:
@@ -31,7 +30,7 @@ class Stop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, before in self._before.items():
-            if before is not None:  # not set by Python: cannot be put back
+            if before is not None:  # not set by Python, so it cannot be restored
                 signal.signal(number, before)
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
@@ -39,4 +38,4 @@ class Stop:
             raise KeyboardInterrupt
         if not self.asked:
             self.asked = True
-            console.say("stopping: this iteration is finished and saved first; Ctrl-C ends at once, without it")
+            console.say("stopping once this iteration is finished and saved; Ctrl-C again stops at once, without it")

@@ -1,4 +1,4 @@
-"""Running out of memory, told as a setting to lower."""
+"""Running out of memory, reported with the setting to lower."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,16 +7,16 @@ import torch
 
 from cxrsynth.errors import ModelError
 
-# Torch has no error of its own for the CPU, only a text.
+# For the CPU, torch has no error class of its own, only this text.
 _CPU_ALLOCATOR = "can't allocate memory"
 
 
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Turn what torch and Python raise when memory runs out, on any device, into a ModelError with this advice.
+    """Turn out-of-memory errors of torch and Python, on any device, into a ModelError with this advice.
 
     Raises:
-        ModelError: when memory ran out.
+        ModelError: if memory runs out.
     """
     try:
         yield

@@ -79,8 +79,9 @@ class OrderedPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)  # before anything under way can end and take the next
         self.stopped.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True)
         if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
 

@@ -27,9 +27,9 @@ _DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
 def load_pretrained(
-    kind: Any, folder: Path, *, role: str, may_miss: Sequence[str] = (), ignore_extra: bool = False, **settings: Any
+    kind: Any, folder: Path, *, role: str, may_miss: Sequence[str] = (), ignore_extra: bool = False
 ) -> tuple[Any, frozenset[str]]:
-    """Load a network of transformers or diffusers from a local folder, on the CPU, in eval mode.
+    """Load a network of transformers or diffusers from a local folder, on the CPU, in float32 and eval mode.
 
     Only local safetensors are read, code in the folder is never run, and the weights must match the network: a tensor
     that the file lacks would otherwise keep its random values.
@@ -40,7 +40,6 @@ def load_pretrained(
         role: what it is to be, for messages: "an image encoder".
         may_miss: the weights may lack tensors whose name contains one of these.
         ignore_extra: the weights may hold further tensors, as those of a classifier do when only its encoder is used.
-        settings: further arguments of `from_pretrained`, such as `dtype`.
 
     Returns:
         The network, and the names of the tensors that its weights lack, which hold random values.
@@ -53,7 +52,7 @@ def load_pretrained(
     own_code = {"trust_remote_code": False} if kind.__module__.startswith("transformers") else {}
     try:
         network, loading = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **own_code, **settings
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **own_code
         )
     except LOADING_ERRORS as error:
         raise _unusable(folder, role, error) from None
@@ -63,7 +62,8 @@ def load_pretrained(
     _refuse_tensors(folder, role, "of another shape than the network's", loading["mismatched_keys"])
     if not ignore_extra:
         _refuse_tensors(folder, role, "in its weights that the network does not have", loading["unexpected_keys"])
-    return network.eval(), missing
+    # By hand: the argument that asks for a type has another name before transformers 4.56.
+    return network.float().eval(), missing
 
 
 def load_processor(kind: Any, folder: Path, *, role: str, **settings: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Shards: what is written, where, and how it is told to be complete."""
+"""Writing data sets: keys, plan, shards, DICOM, the output folder."""

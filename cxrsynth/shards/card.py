@@ -1,4 +1,4 @@
-"""What stands beside the shards for a human: the data set card and the contact sheet."""
+"""The dataset card and the contact sheet that accompany the shards."""
 
 import io
 import math
@@ -9,85 +9,139 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cxrsynth.shards.folder import KEYS, MANIFEST, REJECTED
+from cxrsynth.settings import IncludeText
+from cxrsynth.shards.folder import FILE_SET, KEYS, MANIFEST, METADATA, PREVIEW, REJECTED
 
 _CELL = 192
+_INTENDED_USE = [
+    "Research and teaching: developing and testing software for chest radiographs, and adding to real training data.",
+    "Confirm on real images whatever you find on these.",
+    "",
+    "Out of scope: diagnosis or treatment, and conclusions about how common a disease is or how it looks.",
+]
 
 
 def dataset_card(manifest: dict[str, Any]) -> bytes:
-    """README.md of the data set, made from its manifest."""
-    plan, counts = manifest["plan"], manifest["counts"]
-    unsupported_findings = manifest["unsupported_findings"]
-    where = f"in {len(manifest['shards'])} shards" if manifest["shards"] else "in one DICOM file-set"
+    """README.md of a generated data set, made from its manifest."""
     lines = [
         "# Synthetic chest X-rays",
         "",
-        "**Every image here is synthetic: made by a generative model, of no patient. Not for diagnosis.**",
+        "**Every image in this data set is synthetic: made by a generative model, of no patient. Not for diagnosis.**",
         "",
-        f"- {counts['samples']} images {where}, from {counts['reports']} reports"
-        f" ({counts['rejected']} rows could not be used, see rejected.csv)",
-        f"- model: {plan['model']['name']}, SHA-256 `{plan['model']['digest']}`",
-        f"- made by: cxrsynth {plan['versions']['cxrsynth']}",
-        f"- format: {plan['shards']['format']}; report text: {plan['shards']['include_text']}",
-        "- sample keys are keyed hashes of the report ids; the key is not part of the data set",
+        *_summary(manifest),
         "",
-        "## Reading it",
+        "## Intended use",
         "",
-        *_reading(manifest),
+        *_INTENDED_USE,
         "",
-        "`manifest.json` tells the plan, the SHA-256 of each file and what was taken out of the reports.",
+        "## How it was made",
+        "",
+        *_how_made(manifest),
+        "",
+        "## Contents",
+        "",
+        *_contents(manifest),
         "",
         "## Labels",
         "",
-        "The JSON beside each image says which findings were requested, and under `unsupported_findings` those it was",
-        "never shown: a request is not a depiction. No label was checked by a reader.",
+        "The JSON of each image lists the findings its report states. They were requested from the model; no",
+        "radiologist checked that the image shows them. Findings and views that the model never saw in training are",
+        "listed under `unsupported_findings`: do not use those labels.",
+        "",
+        *_unsupported(manifest),
+        "## What it cannot show",
+        "",
+        "- Findings occur as often as in the reports, not as often as in any population of patients.",
+        "- The images carry the biases of the model's training data, and vary no more than the model allows.",
+        "- Distances and sizes cannot be measured: there is no pixel spacing.",
+        "- Image quality, agreement with the reports and similarity to real images are not assessed here;",
+        "  `cxrsynth audit` measures them.",
+        "",
+        "## Privacy",
+        "",
+        *_privacy(manifest),
         "",
     ]
-    if unsupported_findings:
-        lines += ["Asked for but not depicted:", ""]
-        lines += [f"- {name}: {count} images" for name, count in sorted(unsupported_findings.items())]
-        lines += [""]
     return "\n".join(lines).encode()
 
 
-def _reading(manifest: dict[str, Any]) -> list[str]:
-    if not manifest["shards"]:
-        return ["`fileset/DICOMDIR` lists the DICOM files; `metadata.jsonl` has a line for each, by sample key."]
+def _summary(manifest: Mapping[str, Any]) -> list[str]:
+    plan, counts, shards = manifest["plan"], manifest["counts"], manifest["shards"]
+    where = f"in {len(shards)} shards" if shards else "in one DICOM file-set"
+    rejected = f"; {counts['rejected']} rows could not be used, see `{REJECTED}`" if counts["rejected"] else ""
+    text = IncludeText(plan["shards"]["include_text"])
     return [
-        "```python",
-        "import webdataset as wds",
-        "",
-        f"shards = {[shard['name'] for shard in manifest['shards']][:3]!r}",
-        "for sample in wds.WebDataset(shards, shardshuffle=False):",
-        '    print(sample["__key__"], sorted(sample))',
-        "```",
+        "| | |",
+        "| --- | --- |",
+        f"| Images | {counts['samples']} images {where} |",
+        f"| Reports | {counts['reports']}{rejected} |",
+        f"| Format | {plan['shards']['format']} |",
+        f"| Report text | {'sanitized' if text is IncludeText.SANITIZED else 'not included'} |",
+        f"| Model | {plan['model']['name']}, SHA-256 `{plan['model']['digest']}` |",
+        f"| Software | cxrsynth {plan['versions']['cxrsynth']} |",
     ]
 
 
-def kept_card(manifest: Mapping[str, Any]) -> bytes:
-    """README.md of the kept images; what they are is said in the words of their source alone."""
-    counts, shards = manifest["counts"], [shard["name"] for shard in manifest["shards"]]
-    model = (manifest["source"].get("plan") or {}).get("model") or {}
+def _how_made(manifest: Mapping[str, Any]) -> list[str]:
+    plan = manifest["plan"]
+    sampling = plan["sampling"]
     lines = [
-        "# Chest X-rays kept by an audit",
+        "The model generated each image from a prompt, and each prompt was made from one radiology report:",
+        f"{sampling['steps']} {sampling['sampler']} steps, guidance scale {sampling['guidance']:g},"
+        f" seed {plan['seed']}, {plan['images_per_report']} image(s) per report.",
+    ]
+    if manifest["prompts_truncated"]:
+        lines += [f"{manifest['prompts_truncated']} prompts were cut at a sentence to fit the model."]
+    return [*lines, f"`{MANIFEST}` records the whole plan."]
+
+
+def _contents(manifest: Mapping[str, Any]) -> list[str]:
+    listed = f"- `{MANIFEST}`: the plan, counts, and the SHA-256 of each file"
+    beside = [listed, f"- `{REJECTED}`: rows of the table that could not be used, with reasons", f"- `{PREVIEW}`"]
+    if not manifest["shards"]:
+        return [
+            f"- `{FILE_SET}/`: the images; `{FILE_SET}/DICOMDIR` lists them",
+            f"- `{METADATA}`: one line of JSON per image, by sample key",
+            *beside,
+        ]
+    return [
+        "- `cxr-*.tar`: shards in WebDataset layout; each image has a JSON file of the same name",
+        *beside,
         "",
-        f"**{manifest['note']}**" if "note" in manifest else "Their source does not say whether they are synthetic.",
+        *_reading([shard["name"] for shard in manifest["shards"]]),
+    ]
+
+
+def _unsupported(manifest: Mapping[str, Any]) -> list[str]:
+    counts = manifest["unsupported_findings"]
+    if not counts:
+        return []
+    return [
+        "Unsupported findings in this data set:",
         "",
-        f"- {counts['samples']} images in {len(shards)} shards, of {counts['samples'] + counts['rejected']} audited;"
-        f" {REJECTED} says why of each that was rejected",
-        *([f"- model: {model['name']}, SHA-256 `{model['digest']}`"] if {"name", "digest"} <= model.keys() else []),
-        "- every member is byte for byte what it was in the audited set",
-        *([f"- {counts['renamed']} images have another key than there, see {KEYS}"] if counts["renamed"] else []),
-        f"- audited by: cxrsynth {manifest['plan']['versions']['cxrsynth']}",
-        "",
-        *_reading_kept(shards),
-        f"`{MANIFEST}` tells the rules, what the audit found, and the SHA-256 of each shard.",
+        *(f"- {n}: {c} images" for n, c in sorted(counts.items())),
         "",
     ]
-    return "\n".join(lines).encode()
 
 
-def _reading_kept(shards: Sequence[str]) -> list[str]:
+def _privacy(manifest: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "- Sample keys and patient IDs are keyed hashes (HMAC-SHA-256) of the report IDs. The key is not part of the",
+        "  data set; anyone who has it can link images to reports.",
+        "- A generative model can reproduce images it was trained on. This data set was not searched for such images",
+        "  when it was made; `cxrsynth audit --reference` compares it with the training images. The absence of a flag",
+        "  does not prove that an image is not a copy.",
+    ]
+    if IncludeText(manifest["plan"]["shards"]["include_text"]) is IncludeText.SANITIZED:
+        removed = sum(manifest["sanitized"].values())
+        lines += [
+            f"- Report text was sanitized by rules: {removed} passages removed, listed by kind in `{MANIFEST}`. Rules",
+            "  can miss identifiers: have the text reviewed before you share it.",
+        ]
+    return lines
+
+
+def _reading(shards: Sequence[str]) -> list[str]:
     if not shards:
         return []
     return [
@@ -97,12 +151,38 @@ def _reading_kept(shards: Sequence[str]) -> list[str]:
         f"for sample in wds.WebDataset({list(shards[:3])!r}, shardshuffle=False):",
         '    print(sample["__key__"], sorted(sample))',
         "```",
-        "",
     ]
 
 
+def kept_card(manifest: Mapping[str, Any]) -> bytes:
+    """README.md of the images an audit kept; only their source says what they are."""
+    counts, shards = manifest["counts"], [shard["name"] for shard in manifest["shards"]]
+    model = (manifest["source"].get("plan") or {}).get("model") or {}
+    reading = _reading(shards)
+    lines = [
+        "# Chest X-rays kept by an audit",
+        "",
+        f"**{manifest['note']}**" if "note" in manifest else "Their source does not say whether they are synthetic.",
+        "",
+        f"- {counts['samples']} images in {len(shards)} shards, of {counts['samples'] + counts['rejected']} audited;"
+        f" {REJECTED} gives the reasons for each rejected one",
+        *([f"- model: {model['name']}, SHA-256 `{model['digest']}`"] if {"name", "digest"} <= model.keys() else []),
+        "- every file is byte for byte the one in the audited set",
+        *([f"- {counts['renamed']} images have a new key, see {KEYS}"] if counts["renamed"] else []),
+        f"- audited by: cxrsynth {manifest['plan']['versions']['cxrsynth']}",
+        "",
+        *([*reading, ""] if reading else []),
+        f"`{MANIFEST}` records the rules, the results of the audit, and the SHA-256 of each shard.",
+        "",
+        "An audit measures; it does not certify. The images it keeps are not for diagnosis, and the absence of a",
+        "near-duplicate flag does not prove that an image is not a copy.",
+        "",
+    ]
+    return "\n".join(lines).encode()
+
+
 def contact_sheet(images: Iterable[npt.NDArray[np.float32]], *, columns: int = 6) -> bytes:
-    """Preview PNG: images [H, W] in [0, 1] side by side, each at most 192 pixels wide."""
+    """Preview PNG of images [H, W] in [0, 1], side by side, each resized to 192 x 192 pixels."""
     cells = [Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((_CELL, _CELL)) for image in images]
     columns = min(columns, len(cells))
     sheet = Image.new("L", (columns * _CELL, math.ceil(len(cells) / columns) * _CELL))

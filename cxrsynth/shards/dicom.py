@@ -1,4 +1,4 @@
-"""A generated image as a DICOM object that says everywhere that it is made."""
+"""A generated image as a DICOM object marked as synthetic throughout."""
 
 import re
 from dataclasses import dataclass
@@ -26,13 +26,12 @@ _STORAGE: Final = {SopClass.SC: SecondaryCaptureImageStorage, SopClass.CR: Compu
 class DicomSettings:
     """What all DICOM objects of one data set have in common.
 
-    `dataset_uid_seed` is the root of every UID: whatever changes the pixels (model, recipe, seed) must
-    change it too, or two different images would claim one identity in an archive. The three texts go into
-    LO elements.
+    `dataset_uid_seed` is the root of every UID: whatever changes the pixels (model, recipe, seed) must change it too,
+    or two different images would claim one identity in an archive. The three texts go into LO elements.
 
     Raises:
-        ValueError: if the seed is empty, or a text is empty, above 64 characters, or holds a backslash
-            (it separates values in DICOM) or a control character.
+        ValueError: if the seed is empty, or a text is empty, longer than 64 characters, or contains a control character
+            or a backslash (it separates values in DICOM).
     """
 
     dataset_uid_seed: str
@@ -43,7 +42,7 @@ class DicomSettings:
 
     def __post_init__(self) -> None:
         if not self.dataset_uid_seed:
-            raise ValueError("dataset_uid_seed: empty, expected a text that names the data set")
+            raise ValueError("dataset_uid_seed: empty, expected a text that identifies the data set")
         for name in ("model_name", "model_digest", "software_version"):
             text = getattr(self, name)
             if not 0 < len(text.strip()) <= len(text) <= 64 or "\\" in text or not text.isprintable():
@@ -60,23 +59,22 @@ def to_dataset(
     view: str | None = None,
     sex: str | None = None,
 ) -> FileDataset:
-    """One generated image as a DICOM object of 12 bits in 16, MONOCHROME2.
+    """One generated image as a DICOM object, MONOCHROME2, 12 bits stored in 16.
 
-    Equal input gives an equal object: no clock, no random UID. Dates stay empty, since nothing was ever
-    taken of anyone.
+    Equal input gives an equal object: no clock, no random UIDs. Dates stay empty, because no one was ever imaged.
 
     Args:
         image: [H, W] float32 in [0, 1], 0 black; the stored value is round(image * 4095).
-        settings: what the data set's objects have in common.
-        key: sample key; with the seed and the SOP class it makes the SOP Instance UID.
-        subject_key: names the synthetic patient, at most 60 characters; all samples of a report share it,
-            and with it patient, study and series.
-        image_index: place of the sample among those of its report, from 0.
+        settings: what all objects of the data set have in common.
+        key: sample key; together with the seed and the SOP class it determines the SOP Instance UID.
+        subject_key: identifies the synthetic patient, at most 60 characters; all samples of a report share it, and with
+            it patient, study and series.
+        image_index: position of the sample among those of its report, from 0.
         view: `PA`, `AP`, `LATERAL` or None for unknown.
         sex: `M`, `F` or None for unknown.
 
     Raises:
-        ValueError: if the image is not as above, or a key, index, view or sex is not one DICOM can hold.
+        ValueError: if the image is not as above, or DICOM cannot hold the key, index, view or sex.
 
     Source: DICOM PS3.3 A.8.1 (Secondary Capture), A.2 (Computed Radiography), C.12.1 (SOP Common).
     """
@@ -123,7 +121,7 @@ def _stored_values(image: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _check_identity(key: str, subject_key: str, image_index: int) -> None:
-    """Refuse keys that could not stand in a file name or a PatientID."""
+    """Refuse keys that do not fit in a file name or a PatientID."""
     for name, text in (("key", key), ("subject_key", subject_key)):
         if not _KEY.fullmatch(text):
             raise ValueError(f"{name}: {text!r}, expected characters of [A-Za-z0-9_-]")
@@ -141,9 +139,9 @@ def _lookup(name: str, value: str | None, known: dict[str, str]) -> str:
 
 
 def _set_sop_common(dataset: Dataset, settings: DicomSettings, *, key: str) -> None:
-    """SOP Common module: identity, and that the object is synthetic and what made it."""
+    """SOP Common module: identity, the synthetic marker, and the software that made the object."""
     dataset.SOPClassUID = _STORAGE[settings.sop_class]
-    # The class is part of the name: one sample written as SC and as CR is two objects.
+    # The class is part of the identity: one sample written as SC and as CR is two objects.
     dataset.SOPInstanceUID = derived_uid(settings.dataset_uid_seed, settings.sop_class.value, "instance", key)
     if not (settings.model_name + settings.model_digest + settings.software_version).isascii():
         dataset.SpecificCharacterSet = "ISO_IR 192"
@@ -161,11 +159,11 @@ def _set_sop_common(dataset: Dataset, settings: DicomSettings, *, key: str) -> N
 
 
 def _set_equipment(dataset: Dataset, settings: DicomSettings) -> None:
-    """Say which software and which weights: PS3.3 C.7.5.1, and again inside Contributing Equipment."""
+    """Record software and weights: PS3.3 C.7.5.1, and again inside Contributing Equipment."""
     dataset.Manufacturer = MANUFACTURER
     dataset.ManufacturerModelName = settings.model_name
-    # The digest goes first: the element may be padded at its end, and pydicom counts the padding of a text of
-    # 64 characters as a 65th.
+    # The digest goes first: the element may be padded at its end, and pydicom counts the padding of a 64-character
+    # text as a 65th character.
     dataset.SoftwareVersions = [settings.model_digest, settings.software_version]
 
 
@@ -177,12 +175,12 @@ def _set_patient_and_study(dataset: Dataset, settings: DicomSettings, *, subject
     dataset.StudyInstanceUID = derived_uid(settings.dataset_uid_seed, "study", subject_key)
     for keyword in ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"):
         setattr(dataset, keyword, "")
-    # Not needed by the module; it is the text that viewers and archives list.
+    # The module does not need it, but viewers and archives list this text.
     dataset.StudyDescription = "Synthetic chest radiograph"
 
 
 def _set_series(dataset: Dataset, settings: DicomSettings, *, subject_key: str, view_position: str) -> None:
-    """General Series, General Equipment, and the modules that SC and CR have apart."""
+    """General Series, General Equipment, and the modules in which SC and CR differ."""
     seed, sop_class = settings.dataset_uid_seed, settings.sop_class
     dataset.SeriesInstanceUID = derived_uid(seed, sop_class.value, "series", subject_key)
     dataset.SeriesNumber = 1
@@ -191,10 +189,10 @@ def _set_series(dataset: Dataset, settings: DicomSettings, *, subject_key: str, 
     dataset.BodyPartExamined = "CHEST"
     _set_equipment(dataset, settings)
     if sop_class is SopClass.SC:
-        # CR or DX would name a detector, and none was exposed; OT ("other") is valid and shown by viewers alike.
+        # CR or DX would imply a detector, and none was exposed; OT ("other") is valid, and viewers show it too.
         dataset.Modality = "OT"
         dataset.ConversionType = "SYN"
-        # No attribute of the SC IOD, which may be extended; so it is left out rather than empty when unknown.
+        # The SC IOD lacks this attribute but may be extended, so it is absent rather than empty when unknown.
         if view_position:
             dataset.ViewPosition = view_position
     else:
@@ -203,10 +201,10 @@ def _set_series(dataset: Dataset, settings: DicomSettings, *, subject_key: str, 
 
 
 def _set_image(dataset: Dataset, settings: DicomSettings, *, image_index: int) -> None:
-    """General Image module, with the markers that outlive a de-identification that drops Synthetic Data."""
+    """General Image module, with markers that survive a de-identification that drops Synthetic Data."""
     dataset.InstanceNumber = image_index + 1
     dataset.ImageType = ["DERIVED", "SECONDARY"]
-    # Empty is "unknown": the view was asked of the model, but no one checked which way the image lies.
+    # Empty means unknown: the view was requested, but no one checked the image's orientation.
     dataset.PatientOrientation = ""
     dataset.BurnedInAnnotation = "NO"
     dataset.LossyImageCompression = "00"
@@ -219,7 +217,7 @@ def _set_image(dataset: Dataset, settings: DicomSettings, *, image_index: int) -
 
 
 def _set_pixels(dataset: Dataset, stored: NDArray[np.uint16]) -> None:
-    """Image Pixel and VOI LUT modules. Pixel spacing is absent: nothing measured one."""
+    """Image Pixel and VOI LUT modules. Pixel spacing is absent, because none was measured."""
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.Rows, dataset.Columns = stored.shape

@@ -1,4 +1,4 @@
-"""Sample -> the members it has in a shard, and back."""
+"""A sample as the members of a shard, and back."""
 
 import io
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from cxrsynth.shards.tar import encode_image
 
 @dataclass(frozen=True)
 class DatasetIdentity:
-    """What every DICOM object says of its origin. `seed` is the root of all UIDs of the data set."""
+    """The origin recorded in every DICOM object. `seed` is the root of all UIDs of the data set."""
 
     seed: str
     model_name: str
@@ -31,7 +31,7 @@ class Encoder:
         self._identity = identity
 
     def members(self, sample: Sample) -> dict[str, bytes]:
-        """Extension -> content, of one sample."""
+        """The members of one sample, extension -> content."""
         if self._settings.format is ShardFormat.DICOM:
             extension, content = "dcm", self._dicom(sample)
         else:
@@ -64,7 +64,7 @@ class Encoder:
 
 
 def decode_member(name: str, content: bytes) -> npt.NDArray[np.float32] | None:
-    """The image of a shard's member, [H, W] float32 in [0, 1]; None for a member that is no image."""
+    """The image in a shard member, [H, W] float32 in [0, 1]; None if the member is not an image."""
     extension = name.rpartition(".")[2]
     if extension == "dcm":
         from pydicom import dcmread

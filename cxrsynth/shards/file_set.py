@@ -18,7 +18,7 @@ from cxrsynth.shards.dicom_file import IMPLEMENTATION_VERSION_NAME, derived_uid,
 
 @dataclass(frozen=True)
 class _Level:
-    """One level of the directory: record type, file id prefix, identifying keyword, and the keys a record holds."""
+    """One level of the directory: record type, file ID prefix, identifying keyword, and the keys of a record."""
 
     record_type: str
     prefix: str
@@ -28,7 +28,7 @@ class _Level:
 
 @dataclass(frozen=True)
 class _Record:
-    """A directory record, encoded with its two offsets still zero, and the records below it by identity."""
+    """A directory record, encoded with its two offsets still zero, and its child records by identity."""
 
     name: str
     encoded: bytes
@@ -42,14 +42,15 @@ _LEVELS: Final = (
     _Level("SERIES", "SE", "SeriesInstanceUID", ("Modality", "SeriesInstanceUID", "SeriesNumber")),
     _Level("IMAGE", "IM", "SOPInstanceUID", ("InstanceNumber",)),
 )
-# Type 2 in an object but Type 1 in a directory record, so that an empty value must be made up (PS3.3 F.5.2);
-# a date no one can take for that of a study.
-_INVENTED: Final = {"StudyDate": "19000101", "StudyTime": "000000", "StudyID": "1"}
-_MAX_SIBLINGS: Final = 10**6  # a file id component has 8 characters, two of them the prefix
+# Type 2 in an object but Type 1 in a directory record, so an empty value needs a placeholder (PS3.3 F.5.2); no one can
+# mistake this date for a study's.
+_PLACEHOLDERS: Final = {"StudyDate": "19000101", "StudyTime": "000000", "StudyID": "1"}
+_MAX_SIBLINGS: Final = 10**6  # a file ID component has 8 characters, two of them the prefix
 
 _ITEM: Final = struct.Struct("<HHI")
 _OFFSET: Final = struct.Struct("<I")
-# Values of the first and third element of a record: UL (12 bytes), US (10 bytes), UL, each after an 8 byte header.
+# Where the values of a record's first and third elements start: UL (12 bytes), US (10 bytes), UL, each after an 8-byte
+# header.
 _NEXT_AT: Final = 8
 _LOWER_AT: Final = 30
 
@@ -87,7 +88,7 @@ def write_file_set(members: Iterable[bytes], folder: Path, *, uid_seed: str) -> 
 
 
 def _file(member: bytes, patients: dict[str, _Record]) -> list[str]:
-    """Enter a member into the directory; the components of its file id."""
+    """Add a member to the directory; returns the components of its file ID."""
     header = dcmread(BytesIO(member), stop_before_pixels=True)
     siblings, file_id, is_new = patients, list[str](), False
     for level in _LEVELS:
@@ -95,13 +96,13 @@ def _file(member: bytes, patients: dict[str, _Record]) -> list[str]:
         is_new = identity not in siblings
         if is_new:
             if len(siblings) == _MAX_SIBLINGS:
-                raise ValueError(f"file-set: above {_MAX_SIBLINGS} {level.record_type} records side by side")
+                raise ValueError(f"file-set: more than {_MAX_SIBLINGS} {level.record_type} records side by side")
             name = f"{level.prefix}{len(siblings):06d}"
             siblings[identity] = _Record(name, _encode_record(level, header, [*file_id, name]))
         file_id.append(siblings[identity].name)
         siblings = siblings[identity].children
     if not is_new:
-        raise ValueError(f"file-set: SOP instance {header.SOPInstanceUID} twice, expected each once")
+        raise ValueError(f"file-set: SOP instance {header.SOPInstanceUID} appears twice, expected once")
     return file_id
 
 
@@ -113,7 +114,7 @@ def _encode_record(level: _Level, header: FileDataset, file_id: list[str]) -> by
         record.OffsetOfReferencedLowerLevelDirectoryEntity = 0
         record.DirectoryRecordType = level.record_type
         for keyword in level.keys:
-            setattr(record, keyword, header.get(keyword) or _INVENTED.get(keyword, ""))
+            setattr(record, keyword, header.get(keyword) or _PLACEHOLDERS.get(keyword, ""))
         if level.record_type == "IMAGE":
             record.ReferencedFileID = file_id
             record.ReferencedSOPClassUIDInFile = header.SOPClassUID
@@ -132,13 +133,13 @@ def _directory(patients: dict[str, _Record], uid_seed: str) -> bytes:
     starts = _lay_out(patients, records, base)
     first, last = (starts[0], starts[-1]) if starts else (0, 0)
     header = bytearray(_directory_header(uid_seed, first=first, last=last))
-    # The sequence of records is the file's last element: its length stands in the last four bytes.
+    # The sequence of records is the last element, so its length is in the last four bytes of the header.
     _OFFSET.pack_into(header, base - _OFFSET.size, len(records))
     return bytes(header + records)
 
 
 def _lay_out(siblings: dict[str, _Record], out: bytearray, base: int) -> list[int]:
-    """Append records depth first and link them; their offsets from the start of the file, `base` before `out`."""
+    """Append records depth first and link them; returns their offsets in the file, where `out` starts at `base`."""
     starts: list[int] = []
     for record in siblings.values():
         start = len(out)
@@ -153,7 +154,7 @@ def _lay_out(siblings: dict[str, _Record], out: bytearray, base: int) -> list[in
 
 
 def _directory_header(uid_seed: str, *, first: int, last: int) -> bytes:
-    """The DICOMDIR file up to its first record: an empty sequence of records at the end."""
+    """The DICOMDIR file up to its first record; it ends with an empty sequence of records."""
     with strict_pydicom():
         directory = FileDataset("", {}, preamble=bytes(128), file_meta=file_meta())
         directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage

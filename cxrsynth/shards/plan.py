@@ -1,4 +1,4 @@
-"""Reports x images -> shards. The plan is the data set's identity: a shard's bytes depend on it alone."""
+"""From reports to shards. The plan identifies the data set: the bytes of its shards depend on nothing else."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ def shard_name(index: int) -> str:
 
 
 def shard_count(reports: int, *, images_per_report: int, size: int) -> int:
-    """Number of shards for so many usable reports."""
+    """Number of shards for this many usable reports."""
     return -(-reports * images_per_report // size)
 
 

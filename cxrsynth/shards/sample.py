@@ -1,4 +1,4 @@
-"""Sample and sample keys."""
+"""Samples and their keys."""
 
 import hashlib
 import hmac
@@ -36,29 +36,29 @@ class Sample:
 
 
 def subject_key(id_key: bytes, report_id: str) -> str:
-    """Keyed hash of a report id: 20 hex digits, HMAC-SHA256 (RFC 2104) cut to 80 bits.
+    """Keyed hash of a report ID: 20 hex digits, HMAC-SHA256 (RFC 2104) truncated to 80 bits.
 
-    Without the key nobody can test whether a guessed id is in the data set.
+    Without the key, no one can test whether a guessed ID is in the data set.
     """
     return hmac.new(id_key, report_id.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:20]
 
 
 def sample_key(subject: str, image_index: int) -> str:
-    """`<subject key>-<image index>`: no dot (WebDataset splits names at the first one)."""
+    """`<subject key>-<image index>`, without a dot: WebDataset splits names at the first one."""
     return f"{subject}-{image_index:02d}"
 
 
 def key_fingerprint(id_key: bytes) -> str:
-    """Tells two keys apart without telling the key: 16 hex digits."""
+    """Distinguishes keys without revealing them: 16 hex digits."""
     return hmac.new(id_key, b"cxrsynth id key fingerprint", hashlib.sha256).hexdigest()[:16]
 
 
 def fit_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Key -> the name its sample gets; no two the same, whatever the order of the keys.
+    """A distinct sample name for each key, independent of their order.
 
-    Keys of up to 80 characters of [A-Za-z0-9_-] stay. WebDataset splits names at the first dot and a tar's header
-    has 100 bytes for a name: of others the last 48 characters stay, what is not fit in them as `_`, and a part of
-    the key's SHA-256 tells them apart.
+    Keys of up to 80 characters of [A-Za-z0-9_-] stay as they are. Others are shortened, since WebDataset splits names
+    at the first dot and a tar header has 100 bytes for a name: the last 48 characters remain, with unsuitable ones
+    replaced by `_`, followed by part of the key's SHA-256 to keep them distinct.
     """
     keys = sorted(keys)
     names = {key: key for key in keys if _FIT_KEY.fullmatch(key)}
@@ -76,14 +76,14 @@ def fit_keys(keys: Iterable[str]) -> dict[str, str]:
 
 
 def default_id_key() -> Path:
-    """Where the key lies that is made when none is named."""
+    """Path of the key that is created when none is given."""
     from platformdirs import user_data_path
 
     return user_data_path("cxrsynth") / "id.key"
 
 
 def load_id_key(path: Path | None) -> bytes:
-    """Read the key, or make it once in the per-user data folder (mode 0600) when no path is given.
+    """Read the key; without a path, create one in the per-user data folder (mode 0600) on first use.
 
     Raises:
         ShardError: if the named file is missing, unreadable, or shorter than 16 bytes.
@@ -99,7 +99,7 @@ def load_id_key(path: Path | None) -> bytes:
     if len(key) < 16:
         raise ShardError(
             f"--id-key {path}: {len(key)} bytes, expected at least 16\n"
-            "  make one: python -c 'import secrets; print(secrets.token_hex(32))' > FILE"
+            "  create one: python -c 'import secrets; print(secrets.token_hex(32))' > FILE"
         )
     return key
 
@@ -113,5 +113,5 @@ def _make_key(path: Path) -> None:
                 write_atomically(path, f"{secrets.token_hex(_KEY_BYTES)}\n".encode(), mode=0o600)
     except OSError as error:
         raise ShardError(
-            f"{path}: the id key cannot be made there ({error.strerror})\n  name one with --id-key FILE"
+            f"{path}: the ID key cannot be created there ({error.strerror})\n  give one with --id-key FILE"
         ) from None

@@ -22,10 +22,10 @@ SYNTHETIC_NOTE = "Synthetic chest X-ray made by cxrsynth. Not a patient, not for
 
 
 class ShardWriter:
-    """Writes `path` under a temporary name; `close` makes it durable, `publish` gives it its name.
+    """Writes `path` under a temporary name; `close` flushes it to disk, `publish` gives it its name.
 
-    The bytes depend on the members alone: owner, mode and time in the headers are fixed. Members are written in
-    the order given, those of one sample sorted by name.
+    The bytes depend only on the members: owner, mode and time in the headers are fixed. Samples are written in the
+    order given, the members of each sorted by name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class ShardWriter:
             self._tar.addfile(info, io.BytesIO(members[extension]))
 
     def close(self) -> tuple[str, int]:
-        """Finish and fsync the temporary file; returns its SHA-256 and size in bytes."""
+        """Finish and flush the temporary file; returns its SHA-256 and its size in bytes."""
         self._tar.close()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -57,8 +57,8 @@ class ShardWriter:
         publish(self.path)
 
     def discard(self) -> None:
-        """Drop the temporary file."""
-        # On a full disk what is still buffered cannot be written: each close would raise once more.
+        """Delete the temporary file."""
+        # On a full disk, buffered data cannot be written: each close would raise again.
         for close in (self._tar.close, self._file.close):
             with suppress(OSError):
                 close()
@@ -75,7 +75,7 @@ class ShardWriter:
 
 
 class _HashingFile:
-    """A write-only file that hashes what passes."""
+    """A write-only file that hashes what passes through it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -94,7 +94,7 @@ class _HashingFile:
 def encode_image(image: npt.NDArray[np.float32], kind: ImageFormat) -> tuple[str, bytes]:
     """Encode [H, W] float32 in [0, 1]; returns file extension and bytes.
 
-    PNG is 8-bit grey, png16 16-bit grey, JPG quality 95. Each says inside that it is synthetic.
+    PNG is 8-bit gray, png16 is 16-bit gray, JPG has quality 95. A comment in the file says that it is synthetic.
     """
     buffer = io.BytesIO()
     if kind is ImageFormat.JPG:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cxrsynth.recipe.schema import EvaluationSection
-from cxrsynth.tuning.evaluator import Verdict, hacking_warning
+from cxrsynth.tuning.verdict import Verdict, hacking_warning
 
 _NONE = -1
 

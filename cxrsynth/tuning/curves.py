@@ -1,4 +1,4 @@
-"""curves.png: how a tuning run went, from its metrics."""
+"""curves.png: the metrics of a tuning run over its iterations."""
 
 import math
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ _COLUMNS = 3
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """A panel for each kind of number there is, over the iterations; stages follow one another.
+    """Draw a panel for each kind of metric in `rows`, with the stages one after another.
 
-    Nothing is written without numbers.
+    Nothing is written if there are no metrics.
     """
     there = {name for row in rows for name, value in row.items() if value is not None}
     panels = [(title, names) for title, names in _PANELS if there.intersection(names)]
@@ -64,7 +64,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _places(rows: Sequence[dict[str, Any]]) -> list[int]:
-    """Iterations counted through all stages."""
+    """The iteration of each row, counted through all stages."""
     lengths: dict[int, int] = {}
     for row in rows:
         lengths[row["stage"]] = max(lengths.get(row["stage"], 0), row["iteration"])

@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage, SftStage
@@ -60,7 +60,7 @@ class _BlankImages(TrainingImages):
 
 
 def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
-    made = Supervision(run, stage, index, checkpoint=run.recipe.model.checkpoint)
+    made = Supervision(run, stage, index, checkpoint=run.model)
     images = _BlankImages(made.model.latent_shape)
     micro_batch = min(made.micro_batch, stage.batch_size)
     with SamplingPool(made.model, batch_size=micro_batch, threads_per_batch=1) as pool:
@@ -84,7 +84,7 @@ def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
 
 def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> list[str]:
     # A later stage is measured on the model the run starts from: its networks are the same.
-    made = Reinforcement(run, stage, index, checkpoint=run.recipe.model.checkpoint)
+    made = Reinforcement(run, stage, index, checkpoint=run.model)
     batch = run.batch_size(stage.sampling)
     counts = made.policy.parameter_count()
     actions = max(1, round(stage.update.timestep_fraction * made.schedule.actions)) * stage.update.inner_epochs
@@ -100,7 +100,7 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     evaluation = run.recipe.evaluation
     evaluated = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
     evaluated = min(evaluated, len(run.held_out) * evaluation.images_per_report)
-    steps = evaluation.steps or run.spec.defaults.steps
+    steps = evaluation.steps or run.model.spec.defaults.steps
     evaluating = evaluated / batch / side_by_side * steps * step.forward_s
     times = stage.iterations // evaluation.every + 2
     total = stage.iterations * (sampled + updated) + in_all * sampling + times * evaluating
@@ -146,7 +146,7 @@ def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
 
     text = encode_prompts(policy.model, prompts).clone()
     mask = None if policy.model.ace is None else policy.model.ace.mask([()] * batch)
-    latents = torch.stack([noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
+    latents = torch.stack([seeded_noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
     steps = torch.zeros(batch, dtype=torch.int64)
     weights = list(policy.denoising_weights.values())
 

@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import save_ace
-from cxrsynth.diffusion.model import DiffusionModel, find_model, load_model
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.noise import seeded_noise
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
@@ -47,7 +48,7 @@ class Trained:
         return {name.split(".")[0] for name in self.weights}
 
 
-def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
+def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str) -> None:
     """Write the tuned model under a temporary name, load it back and compare, then rename it.
 
     Args:
@@ -60,7 +61,7 @@ def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
         ModelError: if the model loaded back is not the one saved.
         OSError: if it cannot be written.
     """
-    folder = find_model(source)
+    folder = source.folder
     try:
         with folder_atomically(out) as partial:
             for part in _PARTS:
@@ -83,7 +84,7 @@ def save_tuned(trained: Trained, out: Path, *, source: str, card: str) -> None:
         raise OSError(errno.EIO, str(error)) from None
 
 
-def _save_unet(trained: Trained, source: str, folder: Path) -> None:
+def _save_unet(trained: Trained, source: ResolvedModel, folder: Path) -> None:
     """In a function of its own: a merged UNet is gone before the saved model is loaded back."""
     unet = _merged(trained, source) if trained.adapters else trained.model.unet
     unet.save_pretrained(folder, safe_serialization=True)
@@ -106,7 +107,7 @@ def _write_index(folder: Path, partial: Path) -> None:
     (partial / "model_index.json").write_text(json.dumps(here, indent=2) + "\n", encoding="utf-8")
 
 
-def _merged(trained: Trained, source: str) -> UNet2DConditionModel:
+def _merged(trained: Trained, source: ResolvedModel) -> UNet2DConditionModel:
     """The source's UNet, on the CPU, with the adapters merged into its weights."""
     unet = trained.model.unet
     plain = _load_on_cpu(source).unet
@@ -121,7 +122,7 @@ def _merged(trained: Trained, source: str) -> UNet2DConditionModel:
     return plain
 
 
-def _compare(trained: Trained, source: str, folder: Path) -> None:
+def _compare(trained: Trained, source: ResolvedModel, folder: Path) -> None:
     """The saved model, loaded back, against the model in memory: its weights, and its predictions on fixed noise.
 
     Weights must agree up to rounding, predictions far more closely than tuning changed them: if an adapter were lost,
@@ -133,7 +134,7 @@ def _compare(trained: Trained, source: str, folder: Path) -> None:
     start = _predictions(before)
     weights_before = {name: weight for name, weight in before.unet.named_parameters() if name in adapted}
     del before
-    loaded = _load_on_cpu(str(folder))
+    loaded = _load_on_cpu(resolve_model(str(folder)))
     _compare_weights(trained, loaded, weights_before, folder)
     found = _predictions(loaded)
     off, changed, size = (
@@ -146,8 +147,8 @@ def _compare(trained: Trained, source: str, folder: Path) -> None:
         )
 
 
-def _load_on_cpu(name: str) -> DiffusionModel:
-    return load_model(name, device=torch.device("cpu"), precision=Precision.FP32)
+def _load_on_cpu(model: ResolvedModel) -> DiffusionModel:
+    return load_model(model, device=torch.device("cpu"), precision=Precision.FP32)
 
 
 def _adapters(trained: Trained) -> list[tuple[str, LoraLinear]]:
@@ -203,7 +204,7 @@ def _predictions(model: DiffusionModel) -> Tensor:
     mask = None if model.ace is None else model.ace.mask([CONDITIONS])
     condition = guided_condition(model, encoded[1:], encoded[:1], 1.0, mask=mask)
     middle = torch.tensor(500, device=model.device)
-    probes = [noise(model.latent_shape, "probe", i)[None].to(model.device) for i in range(_PROBES)]
+    probes = [seeded_noise(model.latent_shape, "probe", i)[None].to(model.device) for i in range(_PROBES)]
     with torch.backends.cudnn.flags(allow_tf32=False):
         return torch.cat([predict_noise(model, probe, middle, condition, 1.0).float().cpu() for probe in probes])
 

@@ -12,8 +12,9 @@ from cxrsynth import console
 from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.finetune import denoising_loss, training_schedule
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.noise import noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import guided_condition, predict_noise
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import SamplingSection, SftStage
@@ -36,7 +37,7 @@ class Supervision:
     All randomness comes from the seed, the stage, the step and an image's place in the batch.
     """
 
-    def __init__(self, run: TuneRun, section: SftStage, index: int, *, checkpoint: str) -> None:
+    def __init__(self, run: TuneRun, section: SftStage, index: int, *, checkpoint: ResolvedModel) -> None:
         self.run, self.section, self.index = run, section, index
         train = section.train
         self.model: DiffusionModel = load_model(
@@ -62,7 +63,7 @@ class Supervision:
         """Turn on gradients for what the recipe trains; those parameters, by name."""
         train, unet = self.section.train, self.model.unet
         if train.unet == "lora":
-            add_adapters(unet, train.lora, seed=self.run.recipe.seed)
+            add_adapters(unet, rank=train.lora.rank, alpha=train.lora.alpha, seed=self.run.recipe.seed)
         else:
             unet.requires_grad_(True)
         if self.run.recipe.model.gradient_checkpointing:
@@ -165,7 +166,7 @@ class Supervision:
         """Loss of each image of a micro-batch, [B] float32."""
         device = self.model.device
         clean = torch.stack([images.latent(spec.report) for spec in batch]).to(device)
-        added = torch.stack([noise(clean.shape[1:], *self._key(step, spec)) for spec in batch]).to(device)
+        added = torch.stack([seeded_noise(clean.shape[1:], *self._key(step, spec)) for spec in batch]).to(device)
         last = self.scheduler.config.num_train_timesteps
         timesteps, prompts, conditions = [], [], []
         for spec in batch:
@@ -209,7 +210,7 @@ class Supervision:
         encoder = ImageEncoder(
             collection,
             self.model,
-            PromptBuilder(run.spec.prompt, run.spec.depicts, self.model.fits),
+            PromptBuilder(run.model.spec.prompt, run.model.spec.depicts, self.model.fits),
             held_out={report.report_id for report in run.held_out},
             folder=run.folder.latents(self.index),
             limit_bytes=self.section.cache_gib * 2**30,

@@ -10,7 +10,6 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from cxrsynth import console
-from cxrsynth.diffusion.model import find_model, model_digest
 from cxrsynth.errors import RecipeError, ReportsError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
@@ -168,7 +167,7 @@ def input_digests(run: TuneRun) -> dict[str, str]:
     """
     recipe, loaded = run.recipe, run.loaded
     found = {
-        "model.checkpoint": model_digest(find_model(recipe.model.checkpoint)),
+        "model.checkpoint": run.model.digest,
         "reports.table": open_table(recipe.reports.table).digest(),
     }
     if isinstance(recipe.reports.held_out, Path):

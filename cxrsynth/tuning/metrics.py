@@ -1,4 +1,4 @@
-"""metrics.jsonl: one row an iteration, cut back on resume to what the checkpoint knows."""
+"""metrics.jsonl: one row per iteration; rows newer than the checkpoint are dropped on resume."""
 
 import json
 import math
@@ -10,13 +10,13 @@ from cxrsynth.runtime.files import write_atomically
 
 
 class Metrics:
-    """Appends rows to a file; numbers that are none become null."""
+    """Appends rows to a file; NaN and infinity become null."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add one row, flushed to the file at once."""
+        """Add one row; it is in the file when this returns."""
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
         }
@@ -24,7 +24,7 @@ class Metrics:
             file.write(json.dumps(clean) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole rows; what is none, as a last line cut by a kill, is left out."""
+        """All whole rows. Lines that are not rows, such as a last line cut off by a kill, are left out."""
         if not self.path.exists():
             return []
         found = []
@@ -47,7 +47,7 @@ class Metrics:
         self._replace([row for row in self.rows() if not is_dropped(row)])
 
     def cut(self, *, stage: int, iteration: int) -> None:
-        """Drop rows of this stage after `iteration`, and of later stages: they will be written again."""
+        """Drop rows of this stage after `iteration`, and of later stages; they will be written again."""
         kept = [row for row in self.rows() if (row["stage"], row["iteration"]) <= (stage, iteration)]
         self._replace(kept)
 

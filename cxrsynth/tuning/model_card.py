@@ -1,4 +1,4 @@
-"""The model card of what a stage of tuning leaves."""
+"""The model card of a tuned model."""
 
 from pathlib import Path
 from statistics import fmean
@@ -30,9 +30,9 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
             + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
             f"- data: {stage.images.text}; {len(run.held_out)} reports held out",
             f"- mean loss of the last {len(losses)} steps: {fmean(losses):.4f}",
-            "- Images it was trained on may be remembered: look for copies with `cxrsynth audit --reference`.",
+            "- It may have memorized training images: `cxrsynth audit --reference` searches for near-duplicates.",
             "",
-            "The run's `recipe.yaml` holds every setting.",
+            "All settings are in the run's `recipe.yaml`.",
             "",
         ]
     )
@@ -43,7 +43,7 @@ def _head(model: DiffusionModel, stage: str) -> list[str]:
         f"# {model.name.removesuffix('-tuned')}, tuned",
         "",
         f"Made by `cxrsynth tune` ({stage}) from {model.name}, SHA-256"
-        f" `{model.digest}`. Images are synthetic and not for diagnosis; all limits of that model hold.",
+        f" `{model.digest}`. Images are synthetic and not for diagnosis; all limits of that model apply.",
     ]
 
 
@@ -52,30 +52,30 @@ def reinforcement_card(run: TuneRun, stage: "Reinforcement", best: int) -> str:
     section: RlcfStage | DdpoStage = stage.section
     lines = [
         *_head(stage.policy.model, section.stage),
-        "Implements the published description of CXRL (arXiv:2403.06516); constants not on public record are ours.",
+        "Implements the published description of CXRL (arXiv:2403.06516); unpublished constants are our own choice.",
         "",
         f"- trained: UNet {section.train.unet}, ACE {'on' if section.train.ace else 'off'}"
         f" ({', '.join(f'{n} {c}' for n, c in stage.policy.parameter_count().items())} numbers)",
-        f"- rewards: {', '.join(_told(name, reward) for name, reward in section.rewards.items())}",
+        f"- rewards: {', '.join(_reward(name, reward) for name, reward in section.rewards.items())}",
         f"- iterations: {section.iterations} of {section.trajectories} images; weights of iteration {best}"
         + (", the best according to the evaluator" if best == stage.best.iteration else ""),
         f"- reports: {len(run.training)} to train, {len(run.held_out)} held out",
         "",
         *_result_table(stage, best),
-        "The run's `recipe.yaml` holds every setting.",
+        "All settings are in the run's `recipe.yaml`.",
         "",
     ]
     if stage.policy.model.ace is not None:
         lines += [
             f"`{ACE_FILE}` (with `{ACE_CONFIG}`) holds the adaptive condition embeddings: `cxrsynth generate --model`"
-            " adds them by itself; plain diffusers takes embeddings as `prompt_embeds`.",
+            " adds them automatically; with plain diffusers, pass the embeddings as `prompt_embeds`.",
             "",
         ]
     return "\n".join(lines)
 
 
-def _told(name: str, reward: RewardSection) -> str:
-    """A user's own backend by the name of its folder: where it lies is no business of who gets the model."""
+def _reward(name: str, reward: RewardSection) -> str:
+    """Name, backend and weight. A folder is given by its name only: the card may be shared, its path is private."""
     return f"{name} ({Path(reward.backend).name}, weight {reward.weight:g})"
 
 
@@ -95,7 +95,7 @@ def _result_table(stage: "Reinforcement", best: int) -> list[str]:
         if key.startswith(prefix) and key.endswith("/policy")
     ]
     lines = [
-        "On held-out reports, baseline and policy on the same noise (95% intervals by bootstrap over reports):",
+        "On held-out reports, with the same noise for both models (95% intervals by bootstrap over reports):",
         "",
         "| reward | baseline | tuned | gain | win rate |",
         "| --- | --- | --- | --- | --- |",
@@ -110,7 +110,7 @@ def _result_table(stage: "Reinforcement", best: int) -> list[str]:
         )
     lines += [
         "",
-        f"- win rate over all: tuning rewards {_with_interval(row, 'tuning/total/win_rate')}, evaluator"
+        f"- win rate over all rewards: tuning {_with_interval(row, 'tuning/total/win_rate')}, evaluator"
         f" {_with_interval(row, 'evaluator/total/win_rate')}",
     ]
     if f"{prefix}frechet_to_real" in row:
@@ -130,4 +130,4 @@ def _result_table(stage: "Reinforcement", best: int) -> list[str]:
 
 def _with_interval(row: dict[str, Any], name: str) -> str:
     value, low, high = (row.get(f"evaluation/{name}{end}") for end in ("", "_low", "_high"))
-    return "not told" if None in (value, low, high) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+    return "not measured" if None in (value, low, high) else f"{value:.3f} ({low:.3f} to {high:.3f})"

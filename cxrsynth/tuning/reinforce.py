@@ -49,6 +49,7 @@ from cxrsynth.diffusion.ace import SubspaceEmbedding
 from cxrsynth.diffusion.ddim import DDIMSchedule
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage
@@ -64,12 +65,13 @@ from cxrsynth.rl.update import Updater, UpdateStats
 from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.tuning.best import BestSoFar
-from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator, as_row, open_evaluator
+from cxrsynth.tuning.evaluator import Evaluator, open_evaluator
 from cxrsynth.tuning.export import Trained
 from cxrsynth.tuning.feedback import Comparer
 from cxrsynth.tuning.model_card import reinforcement_card
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
+from cxrsynth.tuning.verdict import EvaluatedImages
 
 _UNLIMITED = 1 << 30
 _PROMPTS = 1024  # enough different prompts to find the directions of a subspace
@@ -80,7 +82,7 @@ Show = Callable[[int, dict[str, Any]], None]
 class Reinforcement:
     """A stage `rlcf` or `ddpo`: the policy, its rewards, and what is remembered from iteration to iteration."""
 
-    def __init__(self, run: TuneRun, section: RlcfStage | DdpoStage, index: int, *, checkpoint: str) -> None:
+    def __init__(self, run: TuneRun, section: RlcfStage | DdpoStage, index: int, *, checkpoint: ResolvedModel) -> None:
         self.run, self.section, self.index = run, section, index
         self.policy, self.optimizer = _open_policy(run, section, checkpoint)
         self.example = run.prompt_examples(self.policy.model.fits)
@@ -162,7 +164,7 @@ class Reinforcement:
         with self.progress.averaged():
             images = evaluator.evaluate(self.policy.model)
         verdict = evaluator.verdict(images, baseline)
-        row, alarm = as_row(verdict), self.best.alarm(verdict, section)
+        row, alarm = verdict.as_row(), self.best.alarm(verdict, section)
         self.progress.write(iteration, row | {"evaluation/hacking": float(alarm is not None)})
         show(iteration, row)
         if self.run.is_main:
@@ -302,7 +304,9 @@ def _named(iteration: int) -> Iterator[None]:
         raise ModelError(f"iteration {iteration}: {error}") from None
 
 
-def _open_policy(run: TuneRun, section: RlcfStage | DdpoStage, checkpoint: str) -> tuple[Policy, torch.optim.Optimizer]:
+def _open_policy(
+    run: TuneRun, section: RlcfStage | DdpoStage, checkpoint: ResolvedModel
+) -> tuple[Policy, torch.optim.Optimizer]:
     """The policy in `checkpoint` and the optimizer of its weights."""
 
     def prompts(model: DiffusionModel) -> list[str]:

@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast
 from torch import Tensor
 
-from cxrsynth.diffusion.spec import ModelSpec
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.images.collection import Collection
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.recipe.schema import Recipe, SamplingSection
@@ -51,7 +51,7 @@ class TuneRun:
     accelerator: Accelerator
     device: torch.device
     precision: Precision
-    spec: ModelSpec
+    model: ResolvedModel  # the first stage starts from it
     training: Sequence[Report] = field(repr=False)
     held_out: Sequence[Report] = field(repr=False)
     loaded: LoadedInputs = field(repr=False)
@@ -108,7 +108,7 @@ class TuneRun:
 
     def guidance(self, scale: float | None) -> float:
         """Guidance scale: the recipe's, else what the model folder recommends."""
-        return self.spec.defaults.guidance if scale is None else scale
+        return self.model.spec.defaults.guidance if scale is None else scale
 
     def prompt_examples(self, fits: Callable[[str], bool]) -> Callable[[Report], PromptExample]:
         """A function from reports to prompts, labels and conditions; each report is worked on once.
@@ -116,7 +116,7 @@ class TuneRun:
         Args:
             fits: whether a text fits the tokenizer.
         """
-        prompt_builder = PromptBuilder(self.spec.prompt, self.spec.depicts, fits)
+        prompt_builder = PromptBuilder(self.model.spec.prompt, self.model.spec.depicts, fits)
 
         @lru_cache(maxsize=100_000)
         def example(place: int, held_out: bool) -> PromptExample:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cxrsynth.errors import RecipeError, ShardError
+from cxrsynth.recipe.read import keys_of_earlier_version
 from cxrsynth.runtime.files import write_atomically
 from cxrsynth.runtime.folder import LockedFolder
 
@@ -67,6 +68,11 @@ class RunFolder:
             return False
         before = self._read(known)
         if before != recipe:
+            if renamed := keys_of_earlier_version(before):
+                raise RecipeError(
+                    f"--out {self.path}: holds a run of an earlier version of cxrsynth ({', '.join(renamed)})\n"
+                    "  choose a new folder, or go on with that version"
+                )
             changed = sorted(set(_lines(before)) ^ set(_lines(recipe)))[:6]
             raise RecipeError(
                 f"--out {self.path}: holds a run of another recipe\n  "

@@ -5,8 +5,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from cxrsynth.diffusion.model import choose_device, choose_precision, find_model
-from cxrsynth.diffusion.spec import read_spec
+from cxrsynth.diffusion.model import choose_device, choose_precision
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
 from cxrsynth.runtime.processes import PATIENCE, read_launch
@@ -24,7 +24,7 @@ def open_tune(settings: TuneSettings) -> TuneRun:
     """
     read_launch()  # accelerate would fail later, with a traceback
     recipe = load_recipe(settings.recipe, overrides=settings.overrides)
-    spec = read_spec(find_model(recipe.model.checkpoint))
+    model = resolve_model(recipe.model.checkpoint)
     if recipe.model.precision is Precision.FP16:
         raise RecipeError(
             f"{settings.recipe}: model.precision: found 'fp16'\n"
@@ -50,7 +50,7 @@ def open_tune(settings: TuneSettings) -> TuneRun:
         accelerator=accelerator,
         device=device,
         precision=Precision.FP32 if precision is Precision.FP16 else precision,
-        spec=spec,
+        model=model,
         training=training,
         held_out=held_out,
         loaded=load_inputs(recipe, device=device),

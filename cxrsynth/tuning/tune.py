@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cxrsynth import __version__, console
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import TuneSettings
@@ -52,11 +53,12 @@ def tune(settings: TuneSettings) -> Tuned:
     try:
         if run.recipe.trackers:
             run.accelerator.init_trackers("cxrsynth")
-        checkpoint = run.recipe.model.checkpoint
+        checkpoint = run.model
         for index in range(len(run.recipe.stages)):
             if not (run.stage_model(index) / CARD).is_file():
                 _run_stage(run, index, checkpoint)
-            checkpoint = str(run.stage_model(index))
+            if index + 1 < len(run.recipe.stages):
+                checkpoint = resolve_model(str(run.stage_model(index)))
     except OSError as error:
         if error.errno is None:
             raise  # a library's own, not of a file
@@ -67,7 +69,7 @@ def tune(settings: TuneSettings) -> Tuned:
     return Tuned(run.folder.model)
 
 
-def _run_stage(run: TuneRun, index: int, checkpoint: str) -> None:
+def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> None:
     """Train one stage, from the model in `checkpoint`, and save the model it leaves."""
     section, count = run.recipe.stages[index], len(run.recipe.stages)
     if run.is_main and count > 1:

@@ -1,28 +1,39 @@
-"""`audit` from end to end: with the judges in the package, on sets a tiny model made."""
+"""`audit` from end to end: with the packaged reward models, on sets that a tiny model made."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import stat
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from cxrsynth.auditing.score_cache import Parts
+from cxrsynth.auditing.autoencoder import load_autoencoder
+from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.cli import app
+from cxrsynth.errors import ModelError
+from cxrsynth.images import folder as images_folder
+from cxrsynth.images.limits import open_plain
 from cxrsynth.metrics.quality.checks import CHECKS
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE
 from cxrsynth.rewards.backends import family_folder
 from cxrsynth.settings import AuditSettings
+from cxrsynth.shards.sample import load_id_key, subject_key
 from tests.generation.making import SECRET_WORDS, command, hashes, manifest, write_table
 from tests.processes import Warm
 
@@ -36,18 +47,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(home: Path, tiny_model: Path) -> Path:
+def made(home: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """14 images in five shards."""
-    os.environ["XDG_DATA_HOME"] = str(home / "data")
-    options = ("--images-per-report", "2", "--include-text", "sanitized")
-    done = CliRunner().invoke(app, command(write_table(home / "reports.csv"), home / "set", tiny_model, *options))
-    assert done.exit_code == 0, done.output
-    return home / "set"
+    with pytest.MonkeyPatch.context() as patch:
+        # As in each test: audits with another id key share no scores.
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "user-data"))
+        options = ("--images-per-report", "2", "--include-text", "sanitized")
+        done = CliRunner().invoke(app, command(write_table(home / "reports.csv"), home / "set", tiny_model, *options))
+        assert done.exit_code == 0, done.output
+        yield home / "set"
 
 
 @pytest.fixture(scope="module")
 def real(home: Path) -> Path:
-    """24 pictures of twelve patients, smooth and unlike each other, with a table."""
+    """24 pictures of twelve patients, smooth and all different, with a table."""
     rng = np.random.default_rng(0)
     folder = home / "real"
     folder.mkdir()
@@ -83,23 +96,23 @@ def summary(out: Path) -> dict[str, Any]:
 
 def test_every_image_is_scored_and_decided(audited: Path) -> None:
     scores = pq.read_table(audited / "scores.parquet")
-    told = summary(audited)
-    assert scores.num_rows == told["input"]["images"] == told["kept"] + told["rejected"] == 14
-    assert told["input"]["kind"] == "cxrsynth"
-    assert told["reference"]["images"] == 24
-    assert set(told["rewards"]) == {"posture", "diagnosis", "consistency"}
-    assert all(len(judge["digest"]) == 64 for judge in told["judges"].values())
+    found = summary(audited)
+    assert scores.num_rows == found["input"]["images"] == found["kept"] + found["rejected"] == 14
+    assert found["input"]["kind"] == "cxrsynth"
+    assert found["reference"]["images"] == 24
+    assert set(found["rewards"]) == {"posture", "diagnosis", "consistency"}
+    assert all(len(model["digest"]) == 64 for model in found["reward_models"].values())
     assert scores["reward_posture"].null_count == 0
-    # Reports that ask for nothing the judge knows leave diagnosis untold, not zero.
-    assert told["rewards"]["diagnosis"]["not_told"] == scores["reward_diagnosis"].null_count
+    # A report without a finding that the reward model knows leaves diagnosis undefined, not zero.
+    assert found["rewards"]["diagnosis"]["unscored"] == scores["reward_diagnosis"].null_count
     for kept, reasons in zip(scores["kept"].to_pylist(), scores["reasons"].to_pylist(), strict=True):
         assert kept == (not reasons)
-    [all_images, *_] = told["fidelity"]
+    [all_images, *_] = found["fidelity"]
     assert (all_images["group"], all_images["images"], all_images["real"]) == ("all", 14, 24)
-    assert told["memorization"]["sensitivity"]
+    assert found["memorization"]["sensitivity"]
 
 
-def test_all_options_are_told(audited: Path, made: Path, home: Path) -> None:
+def test_all_options_are_in_the_summary(audited: Path, made: Path, home: Path) -> None:
     settings = summary(audited)["settings"]
     assert settings.keys() == {option.name for option in fields(AuditSettings)} - {"out"}
     assert settings["shards"] == str(made)
@@ -125,7 +138,7 @@ def test_the_same_audit_has_the_same_bytes_and_scores_nothing_twice(
 ) -> None:
     before = {name: (audited / name).read_bytes() for name in FINDINGS}
     written: list[object] = []
-    monkeypatch.setattr(Parts, "write", lambda *given, **named: written.append(given))
+    monkeypatch.setattr(ScoreCache, "write", lambda *given, **named: written.append(given))
     done = run(made, "--reference", real, "--reference-table", home / "real.csv", "--out", audited)
     assert done.exit_code == 0, done.output
     assert not written
@@ -160,7 +173,7 @@ def test_a_killed_and_stopped_audit_ends_as_one_never_stopped(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Parts, "write", press_ctrl_c)
+        patch.setattr(ScoreCache, "write", press_ctrl_c)
         assert run(*arguments).exit_code == 130
     assert not (out / "summary.json").exists()
     done = run(*arguments)
@@ -176,7 +189,7 @@ def parts(out: Path) -> dict[str, int]:
 
 
 def test_other_mean_chests_make_other_scores(real: Path, tmp_path: Path) -> None:
-    """A family's posture judge alone does not tell its checks."""
+    """The digest of a family's posture regressor alone does not identify its checks."""
     radiographs, family = tmp_path / "images", tmp_path / "family"
     radiographs.mkdir()
     shutil.copy(real / "00.png", radiographs)
@@ -193,7 +206,7 @@ def test_other_mean_chests_make_other_scores(real: Path, tmp_path: Path) -> None
 
 
 def test_two_processes_find_what_one_does(audited: Path, made: Path, real: Path, home: Path, tmp_path: Path) -> None:
-    """Told of each other as a launcher does; the launchers themselves start `generate` in test_resume."""
+    """In the environment that launchers set up; test_resume runs `generate` under the launchers themselves."""
     out = tmp_path / "out"
     arguments = (made, "--reference", real, "--reference-table", home / "real.csv", "--out", out)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -252,11 +265,148 @@ def test_what_is_damaged_after_an_audit_is_seen_by_the_next(made: Path, tmp_path
     assert [one["source"] for one in summary(out)["input"]["damaged"]] == [shard.name]
 
 
-def test_what_is_kept_of_a_run_tells_no_patient_id(audited: Path) -> None:
-    tables = [pq.read_table(path, columns=["patient"]) for path in (audited / ".cxrsynth-audit").glob("*.parquet")]
-    patients = {patient for table in tables for patient in table["patient"].to_pylist()}
-    assert len(patients) >= 12
-    assert not any("patient-" in patient for patient in patients)
+def cached(out: Path) -> list[pa.Table]:
+    """The scored units on disk."""
+    return [pq.read_table(path) for path in sorted((out / ".cxrsynth-audit").glob("*.parquet"))]
+
+
+def test_pseudonyms_of_patients_are_keyed_and_their_folder_is_private(audited: Path) -> None:
+    """Identifiers are few enough to hash them all: without a key every pseudonym is recovered in no time."""
+    pseudonyms = {patient for table in cached(audited) for patient in table["patient"].to_pylist()}
+    patients = [f"patient-{number}" for number in range(12)]
+    assert len(pseudonyms) >= 12
+    plain = {hashlib.sha256(patient.encode()).hexdigest() for patient in patients}
+    assert not any(digest.startswith(pseudonym) for digest in plain for pseudonym in pseudonyms)
+    id_key = load_id_key(None)
+    assert {subject_key(id_key, f"patient {patient}") for patient in patients} <= pseudonyms
+    assert stat.S_IMODE((audited / ".cxrsynth-audit").stat().st_mode) == 0o700
+
+
+def test_pixels_of_real_images_are_deleted_once_the_audit_is_complete(audited: Path) -> None:
+    def has_pixels(table: pa.Table) -> bool:
+        names = {"thumbnail", "preview", "image"} & set(table.column_names)
+        return any(table[name].null_count < table.num_rows for name in names)
+
+    real = [table for table in cached(audited) if table["key"][0].as_py().endswith(".png")]
+    made = [table for table in cached(audited) if not table["key"][0].as_py().endswith(".png")]
+    assert (len(real), len(made)) == (1, 5)
+    assert not any(map(has_pixels, real))
+    assert all(map(has_pixels, made))
+    assert not list((audited / ".cxrsynth-audit").glob("*.pixels*"))
+
+
+def test_pixels_of_real_images_stay_where_asked_for_and_other_seeds_then_read_nothing(
+    made: Path, real: Path, home: Path, tmp_path: Path
+) -> None:
+    options = ("--reference", real, "--reference-table", home / "real.csv", "--out", tmp_path / "out")
+    assert run(made, *options, "--keep-reference-pixels").exit_code == 0
+    whole = [table for table in cached(tmp_path / "out") if table["key"][0].as_py().endswith(".png")]
+    assert [table["preview"].null_count for table in whole] == [0]
+    before = parts(tmp_path / "out")
+    done = run(made, *options, "--keep-reference-pixels", "--seed", "1")
+    assert done.exit_code == 0, done.output
+    assert parts(tmp_path / "out") == before
+
+
+def test_deleted_pixels_are_read_again_where_they_are_needed(
+    audited: Path, made: Path, real: Path, home: Path, tmp_path: Path
+) -> None:
+    """With other rules nothing is scored again; with another seed the reference is, and the results are the same."""
+    out = tmp_path / "out"
+    shutil.copytree(audited, out)
+    options = ("--reference", real, "--reference-table", home / "real.csv")
+    before = parts(out)
+    assert run(made, *options, "--out", out, "--min-posture", "0").exit_code == 0
+    assert parts(out) == before
+    assert summary(out)["kept"] == 0
+    assert summary(out)["memorization"] == summary(audited)["memorization"]
+    for folder in (out, tmp_path / "new"):
+        done = run(made, *options, "--out", folder, "--seed", "1")
+        assert done.exit_code == 0, done.output
+    for name in FINDINGS:
+        assert (out / name).read_bytes() == (tmp_path / "new" / name).read_bytes(), name
+    assert sum(written != before.get(name) for name, written in parts(out).items()) == 1
+
+
+def test_a_unit_with_a_damaged_member_is_scored_once(real: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for place in range(3):
+        shutil.copy(real / f"{place:02d}.png", folder)
+    (folder / "01.png").write_bytes(b"not a picture")
+    assert run(folder, "--out", out).exit_code == 0
+    before = parts(out)
+    assert run(folder, "--out", out).exit_code == 0
+    assert parts(out) == before
+    assert [one["member"] for one in summary(out)["input"]["damaged"]] == ["01.png"]
+    strict = run(folder, "--out", out, "--strict")
+    assert strict.exit_code == 2
+    assert "01.png" in strict.output
+    shutil.copy(real / "01.png", folder)
+    assert run(folder, "--out", out).exit_code == 0
+    assert summary(out)["input"]["images"] == 3
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size and time are the same once its permission is mended."""
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for place in range(2):
+        shutil.copy(real / f"{place:02d}.png", folder)
+
+    def refuse(path: Path) -> Any:
+        if path.name == "01.png":
+            raise PermissionError(13, "Permission denied")
+        return open_plain(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images_folder, "open_plain", refuse)
+        assert run(folder, "--out", out).exit_code == 0
+    assert [one["member"] for one in summary(out)["input"]["damaged"]] == ["01.png"]
+    assert run(folder, "--out", out).exit_code == 0
+    assert (summary(out)["input"]["images"], summary(out)["input"]["damaged"]) == (2, [])
+
+
+def test_near_duplicates_are_planted_with_the_autoencoder_of_the_generator(
+    audited: Path, made: Path, real: Path, home: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """nano stands in for an unknown generator; a model that the manifest does not confirm is used with a warning."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    config = json.loads((other / "scheduler" / "scheduler_config.json").read_text())
+    (other / "scheduler" / "scheduler_config.json").write_text(json.dumps(config, indent=5))
+    options = ("--reference", real, "--reference-table", home / "real.csv")
+    recorded = manifest(made)["plan"]["model"]["digest"]
+    found = {}
+    for name, generator in (("own", tiny_model), ("other", other)):
+        done = run(made, *options, "--out", tmp_path / "out", "--generator", generator)
+        assert done.exit_code == 0, done.output
+        assert ("not the model in the manifest" in done.output) == (name == "other")
+        found[name] = summary(tmp_path / "out")["memorization"]["autoencoder"]
+    assert found["own"] == {"model": tiny_model.name, "digest": recorded, "is_generator": True}
+    assert (found["other"]["is_generator"], found["other"]["digest"] == recorded) == (None, False)
+    assert "no manifest confirms" in (tmp_path / "out" / "report.html").read_text()
+    stand_in = summary(audited)["memorization"]["autoencoder"]
+    assert (stand_in["model"], stand_in["is_generator"]) == ("nano", False)
+    assert "name their generator with --generator" in (audited / "report.html").read_text()
+
+
+def test_the_autoencoder_is_the_one_of_the_model_named(tiny_model: Path) -> None:
+    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    autoencoder = load_autoencoder(str(tiny_model), None, torch.device("cpu"))
+    vae = AutoencoderKL.from_pretrained(tiny_model / "vae").eval()
+    with torch.inference_mode():
+        pixels = (images * 2 - 1).expand(-1, vae.config.in_channels, -1, -1)
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample.mean(1, keepdim=True)
+    assert torch.allclose(autoencoder(images), (decoded / 2 + 0.5).clamp(0, 1), atol=1e-6)
+    assert not torch.allclose(autoencoder(images), load_autoencoder(None, None, torch.device("cpu"))(images), atol=1e-3)
+    nano = {"plan": {"model": {"name": "nano", "digest": load_autoencoder(None, None, torch.device("cpu")).digest}}}
+    for recorded in (nano, {"plan": {}, "source": nano}):
+        assert load_autoencoder(None, recorded, torch.device("cpu")).is_generator is True
+    with pytest.raises(ModelError, match="--generator no-such-model: no such folder"):
+        load_autoencoder("no-such-model", None, torch.device("cpu"))
 
 
 def test_a_folder_is_named_from_inside_and_by_its_manifest(
@@ -277,7 +427,7 @@ def test_a_folder_is_named_from_inside_and_by_its_manifest(
 
 
 def test_kept_images_never_go_into_the_reference_or_beside_the_findings(made: Path, real: Path, tmp_path: Path) -> None:
-    """Taken for the reference, they would be compared with themselves the next time."""
+    """Otherwise they would be part of the reference the next time, and compared with themselves."""
     for kept, said in ((real / "kept", "never written to"), (tmp_path / "out", "findings")):
         done = run(made, "--reference", real, "--out", tmp_path / "out", "--write-kept", kept)
         assert done.exit_code == 2, done.output
@@ -286,7 +436,7 @@ def test_kept_images_never_go_into_the_reference_or_beside_the_findings(made: Pa
 
 
 @pytest.mark.parametrize("images", [1, 5])
-def test_a_reference_of_too_few_images_is_told(images: int, made: Path, real: Path, tmp_path: Path) -> None:
+def test_a_reference_of_too_few_images_is_refused(images: int, made: Path, real: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
     for place in range(images):
@@ -297,7 +447,7 @@ def test_a_reference_of_too_few_images_is_told(images: int, made: Path, real: Pa
     assert "Traceback" not in done.output
 
 
-def test_a_family_without_posture_is_told_and_never_looked_for_elsewhere(made: Path, tmp_path: Path) -> None:
+def test_a_family_without_posture_is_refused_and_never_looked_for_elsewhere(made: Path, tmp_path: Path) -> None:
     packaged, family = family_folder("nano-judge"), tmp_path / "family"
     assert packaged is not None
     shutil.copytree(packaged, family)
@@ -313,10 +463,10 @@ def test_kept_images_are_written_again_byte_for_byte(made: Path, tmp_path: Path)
     assert done.exit_code == 0, done.output
     kept = summary(tmp_path / "out")["kept"]
     assert kept > 0
-    told = manifest(tmp_path / "kept")
-    assert told["counts"]["samples"] == kept
-    assert told["synthetic"] is True
-    assert told["audit"]["rejected"] == 14 - kept
+    found = manifest(tmp_path / "kept")
+    assert found["counts"]["samples"] == kept
+    assert found["synthetic"] is True
+    assert found["audit"]["rejected"] == 14 - kept
     again = run(tmp_path / "kept", "--out", tmp_path / "again", *checks)
     assert again.exit_code == 0, again.output
     first, second = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("out", "again"))
@@ -324,7 +474,7 @@ def test_kept_images_are_written_again_byte_for_byte(made: Path, tmp_path: Path)
     assert {row["key"]: row["reward_posture"] for row in second.to_pylist()} == pytest.approx(rewards, abs=1e-4)
 
 
-def test_a_missed_minimum_is_exit_code_3(made: Path, tmp_path: Path) -> None:
+def test_a_missed_threshold_is_exit_code_3(made: Path, tmp_path: Path) -> None:
     done = run(made, "--out", tmp_path / "out", "--min-posture", "1", "--fail-under", "kept_fraction=0.5")
     assert done.exit_code == 3, done.output
     [missed] = summary(tmp_path / "out")["failed"]
@@ -341,6 +491,8 @@ def test_a_missed_minimum_is_exit_code_3(made: Path, tmp_path: Path) -> None:
         (("--beat-reference", "diagnosis=5"), "--reference"),
         (("--beat-reference", "diagnosis=500"), "from 0 to 100"),
         (("--fail-under", "kept_fractoin=1"), "kept_fraction"),
+        (("--fail-under", "rewards/posture/not_told=1"), "use: rewards/posture/unscored"),
+        (("--generator", "nano"), "--reference"),
         (("--judge", "no-such-judge"), "no-such-judge"),
         (("--features", "no-such-features"), "no-such-features"),
         (("--family", "no-such-family"), "no-such-family"),
@@ -349,7 +501,7 @@ def test_a_missed_minimum_is_exit_code_3(made: Path, tmp_path: Path) -> None:
         (("--reference", "/no/such/folder"), "/no/such/folder"),
     ],
 )
-def test_a_mistake_is_told_at_once(options: tuple[str, ...], said: str, made: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_at_once(options: tuple[str, ...], said: str, made: Path, tmp_path: Path) -> None:
     done = run(made, "--out", tmp_path / "out", *options)
     assert done.exit_code == 2, done.output
     assert said in done.output
@@ -372,5 +524,5 @@ def test_pictures_without_reports_get_the_rewards_that_need_none(real: Path, tmp
     done = run(real, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     rewards = summary(tmp_path / "out")["rewards"]
-    assert rewards["posture"]["not_told"] == 0
-    assert rewards["diagnosis"]["not_told"] == rewards["consistency"]["not_told"] == 24
+    assert rewards["posture"]["unscored"] == 0
+    assert rewards["diagnosis"]["unscored"] == rewards["consistency"]["unscored"] == 24

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrsynth.auditing.decide import Rules, decide, thresholds
-from cxrsynth.auditing.score_table import NONE_TOLD, scores_table
+from cxrsynth.auditing.score_table import NONE_STATED, scores_table
 from cxrsynth.errors import RecipeError
 from tests.auditing.score_rows import part
 
@@ -22,7 +22,7 @@ Radiograph = Mapping[str, Any]
 
 def table(*radiographs: Radiograph, rewards: Sequence[str] = REWARDS) -> Any:
     """Scores of images, each a mapping of what differs from an image without fault."""
-    found = {name: [radiograph.get(name) for radiograph in radiographs] for name in ("duplicate_of", "copy")}
+    found = {name: [radiograph.get(name) for radiograph in radiographs] for name in ("duplicate_of", "memorized")}
     return scores_table([part(radiographs, rewards=rewards)], found)
 
 
@@ -33,7 +33,7 @@ def decisions(scores: Any, rules: Rules, reference: Any = None) -> dict[str, lis
     return dict(zip(decided["key"].to_pylist(), decided["reasons"].to_pylist(), strict=True))
 
 
-def test_every_reason_is_told_in_order() -> None:
+def test_every_reason_is_reported_in_order() -> None:
     scores = table(
         {"key": "good", "posture": -1.0, "diagnosis": 3.0},
         {
@@ -42,23 +42,23 @@ def test_every_reason_is_told_in_order() -> None:
             "diagnosis": -9.0,
             "checks_failed": ["inverted", "blank", "text"],
             "duplicate_of": "good",
-            "copy": True,
+            "memorized": True,
         },
-        {"key": "copy", "posture": -1.0, "diagnosis": 3.0, "copy": True},
-        {"key": "no copy", "posture": -1.0, "diagnosis": 3.0, "copy": False},
+        {"key": "memorized", "posture": -1.0, "diagnosis": 3.0, "memorized": True},
+        {"key": "no copy", "posture": -1.0, "diagnosis": 3.0, "memorized": False},
     )
-    rules = Rules(minimum={"posture": -2}, percentile={"diagnosis": 5}, ignored_checks=frozenset({"text"}))
+    rules = Rules(at_least={"posture": -2}, percentile={"diagnosis": 5}, ignored_checks=frozenset({"text"}))
     assert decisions(scores, rules, {"diagnosis": np.arange(101.0), "posture": np.zeros(3)}) == {
         "good": ["diagnosis below p5 of reference"],
         "bad": [
             "check: blank",
             "check: inverted",
             "duplicate",
-            "copy",
+            "memorized",
             "posture<-2.0",
             "diagnosis below p5 of reference",
         ],
-        "copy": ["copy", "diagnosis below p5 of reference"],
+        "memorized": ["memorized", "diagnosis below p5 of reference"],
         "no copy": ["diagnosis below p5 of reference"],
     }
 
@@ -66,14 +66,14 @@ def test_every_reason_is_told_in_order() -> None:
 def test_a_value_equal_to_its_limit_passes_also_where_float32_rounds_it_down() -> None:
     assert float(np.float32(-1.1)) < -1.1
     scores = table({"key": "a", "posture": -1.1, "diagnosis": 5.0}, {"key": "b", "posture": -1.2, "diagnosis": 4.99})
-    rules = Rules(minimum={"posture": -1.1}, percentile={"diagnosis": 50})
+    rules = Rules(at_least={"posture": -1.1}, percentile={"diagnosis": 50})
     reference = {"diagnosis": np.array([math.nan, 4.0, 5.0, 6.0, math.nan])}
     assert decisions(scores, rules, reference) == {
         "a": [],
         "b": ["posture<-1.1", "diagnosis below p50 of reference"],
     }
     assert thresholds(rules, reference) == [
-        {"rule": "minimum", "on": "posture", "value": -1.1},
+        {"rule": "at least", "on": "posture", "value": -1.1},
         {"rule": "p50 of reference", "on": "diagnosis", "value": 5.0},
     ]
 
@@ -96,7 +96,7 @@ def test_a_rare_finding_is_not_filtered_away() -> None:
     }
 
 
-def test_a_image_with_several_findings_stays_for_one_and_names_all_it_failed() -> None:
+def test_an_image_with_several_findings_stays_for_one_and_names_all_it_failed() -> None:
     radiographs = [{"key": f"a{i}", "posture": float(i), "diagnosis": 0.0, "present": ["Edema"]} for i in range(4)]
     radiographs += [
         {"key": "x", "posture": -1.0, "diagnosis": 0.0, "present": ["Edema", "Fracture"]},
@@ -110,7 +110,7 @@ def test_a_image_with_several_findings_stays_for_one_and_names_all_it_failed() -
     assert found["a0"] == ["outside best 0.125 of Edema"]
     assert [key for key in found if key.startswith("a") and not found[key]] == ["a3"]
     worse = decisions(table(*radiographs, {"key": "w", "posture": -4.0, "diagnosis": 0.0}), Rules(keep_fraction=0.5))
-    assert worse["w"] == [f"outside best 0.50 of {NONE_TOLD}"]
+    assert worse["w"] == [f"outside best 0.50 of {NONE_STATED}"]
 
 
 def test_only_images_that_pass_all_else_take_places() -> None:
@@ -122,7 +122,7 @@ def test_only_images_that_pass_all_else_take_places() -> None:
     assert decisions(table(*radiographs), Rules(keep_fraction=0.5)) == {
         "blank": ["check: blank"],
         "a": [],
-        "b": [f"outside best 0.50 of {NONE_TOLD}"],
+        "b": [f"outside best 0.50 of {NONE_STATED}"],
     }
 
 
@@ -143,14 +143,14 @@ def test_a_tenth_of_thirty_is_three() -> None:
     assert sum(not found for found in decisions(table(*radiographs), Rules(keep_fraction=0.07)).values()) == 7
 
 
-def test_a_reward_that_cannot_tell_neither_rejects_nor_helps() -> None:
-    strict = Rules(minimum=dict.fromkeys(REWARDS, 5.0), percentile=dict.fromkeys(REWARDS, 99.0), keep_fraction=0.01)
+def test_an_undefined_reward_neither_rejects_nor_helps() -> None:
+    strict = Rules(at_least=dict.fromkeys(REWARDS, 5.0), percentile=dict.fromkeys(REWARDS, 99.0), keep_fraction=0.01)
     reference = dict.fromkeys(REWARDS, np.array([7.0]))
     radiographs = [
         {"key": f"k{i}", "posture": value, "diagnosis": math.nan} for i, value in enumerate((None, 8.0, 9.0))
     ]
     found = decisions(table(*radiographs), strict, reference)
-    assert found == {"k0": [], "k1": [f"outside best 0.01 of {NONE_TOLD}"], "k2": []}
+    assert found == {"k0": [], "k1": [f"outside best 0.01 of {NONE_STATED}"], "k2": []}
     # Unknown stands in the middle of its reward: behind an equal that is good there, before what is bad in both.
     radiographs = [
         {"key": "low", "posture": 0.0, "diagnosis": 0.0},
@@ -161,14 +161,14 @@ def test_a_reward_that_cannot_tell_neither_rejects_nor_helps() -> None:
         key for key, reasons in decisions(table(*radiographs), Rules(keep_fraction=0.3)).items() if not reasons
     ] == ["high"]
     assert decisions(table(*radiographs), Rules(keep_fraction=0.6))["low"] != []
-    only_one = [{"key": "told", "posture": 0.0, "diagnosis": 0.0}, {"key": "not", "posture": 0.0, "diagnosis": None}]
+    only_one = [{"key": "scored", "posture": 0.0, "diagnosis": 0.0}, {"key": "not", "posture": 0.0, "diagnosis": None}]
     assert decisions(table(*only_one), Rules(keep_fraction=0.5))["not"] == []
 
 
 def test_tables_without_what_was_not_measured_and_tables_decided_before() -> None:
-    bare = table({"key": "a", "posture": 1.0}, rewards=("posture",)).drop_columns(["copy", "duplicate_of"])
-    assert decisions(bare, Rules(minimum={"posture": 0})) == {"a": []}
-    again = decide(decide(bare, Rules(minimum={"posture": 9})), Rules())
+    bare = table({"key": "a", "posture": 1.0}, rewards=("posture",)).drop_columns(["memorized", "duplicate_of"])
+    assert decisions(bare, Rules(at_least={"posture": 0})) == {"a": []}
+    again = decide(decide(bare, Rules(at_least={"posture": 9})), Rules())
     assert again.column_names.count("kept") == 1
     assert again["kept"].to_pylist() == [True]
     assert decide(bare.slice(0, 0), Rules(keep_fraction=0.5)).num_rows == 0
@@ -177,19 +177,23 @@ def test_tables_without_what_was_not_measured_and_tables_decided_before() -> Non
 
 
 @pytest.mark.parametrize(
-    ("rules", "reference", "told"),
+    ("rules", "reference", "message"),
     [
-        (Rules(minimum={"postur": 1}), None, "--min postur: .*\n.*diagnosis, posture\n.*did you mean: posture"),
+        (Rules(at_least={"postur": 1}), None, "--min postur: .*\n.*diagnosis, posture\n.*did you mean: posture"),
         (Rules(keep_fraction=0.5, rank_on=("x",)), None, "--keep-fraction by x: .*\n"),
         (Rules(percentile={"posture": 5}), None, "no reference to beat\n  name one with --reference"),
         (Rules(percentile={"posture": 5}), {"diagnosis": np.ones(3)}, "no reference to beat"),
-        (Rules(percentile={"posture": 5}), {"posture": np.array([math.nan])}, "could tell nothing of the reference"),
-        (Rules(percentile={"posture": 5}), {"posture": np.array([])}, "could tell nothing of the reference"),
+        (
+            Rules(percentile={"posture": 5}),
+            {"posture": np.array([math.nan])},
+            "undefined for every image",
+        ),
+        (Rules(percentile={"posture": 5}), {"posture": np.array([])}, "undefined for every image"),
     ],
 )
-def test_rules_on_what_is_not_measured_are_refused(rules: Rules, reference: Any, told: str) -> None:
+def test_rules_on_what_is_not_measured_are_refused(rules: Rules, reference: Any, message: str) -> None:
     scores = table({"key": "a", "posture": 1.0, "diagnosis": 1.0})
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         decide(scores, rules, reference)
 
 
@@ -204,8 +208,8 @@ def test_rules_are_checked_before_there_are_scores() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"minimum": {"posture": math.nan}},
-        {"minimum": {"posture": -math.inf}},
+        {"at_least": {"posture": math.nan}},
+        {"at_least": {"posture": -math.inf}},
         {"percentile": {"posture": 100.5}},
         {"percentile": {"posture": math.nan}},
         {"keep_fraction": 0.0},
@@ -219,9 +223,9 @@ def test_numbers_outside_their_range_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_rules_as_json() -> None:
-    rules = Rules(minimum={"b": 1, "a": 2}, keep_fraction=0.5, ignored_checks=frozenset({"z", "y"}))
-    assert rules.facts() == {
-        "minimum": {"a": 2, "b": 1},
+    rules = Rules(at_least={"b": 1, "a": 2}, keep_fraction=0.5, ignored_checks=frozenset({"z", "y"}))
+    assert rules.as_json() == {
+        "at_least": {"a": 2, "b": 1},
         "keep_fraction": 0.5,
         "rank_on": [],
         "percentile": {},
@@ -237,7 +241,7 @@ _IMAGE = st.fixed_dictionaries(
         "diagnosis": _VALUE,
         "present": st.lists(st.sampled_from(["Edema", "Fracture", "No Finding"]), unique=True),
         "checks_failed": st.lists(st.sampled_from(["blank", "inverted"]), unique=True, max_size=1),
-        "copy": st.sampled_from([None, None, False, True]),
+        "memorized": st.sampled_from([None, None, False, True]),
     }
 )
 _SETS = st.lists(_IMAGE, min_size=1, max_size=14).map(
@@ -246,13 +250,13 @@ _SETS = st.lists(_IMAGE, min_size=1, max_size=14).map(
 _FRACTIONS = st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0])
 
 
-def told(radiograph: Radiograph, reward: str) -> float | None:
+def value_of(radiograph: Radiograph, reward: str) -> float | None:
     value = radiograph[reward]
     return None if value is None or math.isnan(value) else float(value)
 
 
 def groups_of(radiograph: Radiograph) -> set[str]:
-    return set(radiograph["present"]) or {NONE_TOLD}
+    return set(radiograph["present"]) or {NONE_STATED}
 
 
 @settings(max_examples=30, deadline=None)
@@ -263,7 +267,7 @@ def test_order_and_units_change_nothing(radiographs: list[dict[str, Any]], fract
     shuffled = list(radiographs)
     random.shuffle(shuffled)
     stretched = [
-        radiograph | {"posture": value if (value := told(radiograph, "posture")) is None else value * 8 - 3}
+        radiograph | {"posture": value if (value := value_of(radiograph, "posture")) is None else value * 8 - 3}
         for radiograph in shuffled
     ]
     assert decisions(table(*stretched), rules) == found
@@ -274,18 +278,20 @@ def test_order_and_units_change_nothing(radiographs: list[dict[str, Any]], fract
 def test_each_finding_keeps_its_fraction_and_the_better_stay(
     radiographs: list[dict[str, Any]], fraction: float
 ) -> None:
-    rules = Rules(minimum={"posture": -2.0}, keep_fraction=fraction)
+    rules = Rules(at_least={"posture": -2.0}, keep_fraction=fraction)
     found = decisions(table(*radiographs), rules)
     passed = []
     for radiograph in radiographs:
-        posture = told(radiograph, "posture")
+        posture = value_of(radiograph, "posture")
         alone = [f"check: {name}" for name in radiograph["checks_failed"]]
-        alone += ["copy"] * (radiograph["copy"] is True) + ["posture<-2.0"] * (posture is not None and posture < -2)
+        alone += ["memorized"] * (radiograph["memorized"] is True) + ["posture<-2.0"] * (
+            posture is not None and posture < -2
+        )
         if alone:
             assert found[radiograph["key"]] == alone
         else:
             passed.append(radiograph)
-    ranked = [radiograph for radiograph in passed if any(told(radiograph, name) is not None for name in REWARDS)]
+    ranked = [radiograph for radiograph in passed if any(value_of(radiograph, name) is not None for name in REWARDS)]
     assert all(found[radiograph["key"]] == [] for radiograph in passed if radiograph not in ranked)
     for group in {name for radiograph in ranked for name in groups_of(radiograph)}:
         members = [radiograph for radiograph in ranked if group in groups_of(radiograph)]
@@ -296,7 +302,7 @@ def test_each_finding_keeps_its_fraction_and_the_better_stay(
             assert len(kept) == math.ceil(Fraction(repr(fraction)) * len(members))
         for better in alone_here:
             for worse in alone_here:
-                pairs = [(told(better, name), told(worse, name)) for name in REWARDS]
+                pairs = [(value_of(better, name), value_of(worse, name)) for name in REWARDS]
                 if all(a is not None and b is not None and a > b for a, b in pairs) and not found[worse["key"]]:
                     assert not found[better["key"]]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from cxrsynth.auditing.fail_under import Minimum, known_metrics, missed, parse_minimums
-from cxrsynth.auditing.score_table import NONE_TOLD
+from cxrsynth.auditing.fail_under import Threshold, known_metrics, missed, parse_thresholds
+from cxrsynth.auditing.score_table import NONE_STATED
 from cxrsynth.errors import RecipeError
 
 REWARDS = ("posture", "diagnosis")
@@ -15,8 +15,8 @@ SUMMARY: dict[str, Any] = {
     "input": {"images": 200, "damaged_count": 1500, "damaged": [{"source": "a.tar", "member": "", "reason": "cut"}]},
     "kept": 150,
     "rejected": 50,
-    "rewards": {"posture": {"mean": -1.0, "p5": -2.0, "not_told": 3}, "diagnosis": {"mean": None, "not_told": 200}},
-    "findings": {"Edema": {"images": 20, "kept": 15, "posture": -1.5}, NONE_TOLD: {"images": 4, "kept": 1}},
+    "rewards": {"posture": {"mean": -1.0, "p5": -2.0, "unscored": 3}, "diagnosis": {"mean": None, "unscored": 200}},
+    "findings": {"Edema": {"images": 20, "kept": 15, "posture": -1.5}, NONE_STATED: {"images": 4, "kept": 1}},
     "fidelity": [
         {"group": "all", "frechet": {"value": 30.0, "low": 1.0, "high": 90.0}, "precision": {"value": 0.7}},
         {"group": "finding: Edema", "frechet": None, "kid": {"value": -0.01}, "ms_ssim_within": {"value": 0.3}},
@@ -42,11 +42,11 @@ MEASURED = [
     ("damaged", 1500, True),
     ("rewards/posture/mean", -1, False),
     ("rewards/posture/p5", -2, False),
-    ("rewards/posture/not_told", 3, True),
+    ("rewards/posture/unscored", 3, True),
     ("findings/Edema/images", 20, False),
     ("findings/Edema/kept", 15, False),
     ("findings/Edema/kept_fraction", 0.75, False),
-    (f"findings/{NONE_TOLD}/kept_fraction", 0.25, False),
+    (f"findings/{NONE_STATED}/kept_fraction", 0.25, False),
     ("findings/Edema/posture", -1.5, False),
     ("fidelity/all/frechet", 30, True),
     ("fidelity/all/precision", 0.7, False),
@@ -64,7 +64,7 @@ MEASURED = [
 @pytest.mark.parametrize(("metric", "value", "less_is_better"), MEASURED)
 def test_a_metric_fails_on_its_bad_side_only(metric: str, value: float, less_is_better: bool) -> None:
     def failed(limit: float) -> list[dict[str, Any]]:
-        return missed(parse_minimums([f"{metric}={limit!r}"], KNOWN), SUMMARY)
+        return missed(parse_thresholds([f"{metric}={limit!r}"], KNOWN), SUMMARY)
 
     step = 0.005 * max(1, abs(value)) if abs(value) < 1 else 1
     assert failed(value) == []
@@ -74,7 +74,7 @@ def test_a_metric_fails_on_its_bad_side_only(metric: str, value: float, less_is_
         {
             "metric": metric,
             "value": pytest.approx(value),
-            "minimum": bad,
+            "threshold": bad,
             "limit": "at most" if less_is_better else "at least",
         }
     ]
@@ -95,31 +95,31 @@ def test_a_metric_fails_on_its_bad_side_only(metric: str, value: float, less_is_
     ],
 )
 def test_what_was_not_measured_is_missed(metric: str) -> None:
-    (failed,) = missed(parse_minimums([metric], KNOWN), SUMMARY)
+    (failed,) = missed(parse_thresholds([metric], KNOWN), SUMMARY)
     assert failed["value"] is None
 
 
 def test_no_part_of_the_summary_is_needed() -> None:
     nothing = {"input": None, "fidelity": None, "memorization": None, "utility": None, "rewards": {}}
-    stated = parse_minimums([f"{metric}={value}" for metric, value, _ in MEASURED], KNOWN)
+    stated = parse_thresholds([f"{metric}={value}" for metric, value, _ in MEASURED], KNOWN)
     for summary in ({}, nothing):
         assert [failed["value"] for failed in missed(stated, summary)] == [None] * len(MEASURED)
     empty = {"kept": 0, "rejected": 0, "input": {"images": 0}, "memorization": {"flagged": 0}}
     odd = {"kept": True, "rewards": {"posture": {"mean": math.nan}}}
-    stated = parse_minimums(["kept_fraction=0", "memorization/flagged_fraction=1"], KNOWN)
+    stated = parse_thresholds(["kept_fraction=0", "memorization/flagged_fraction=1"], KNOWN)
     assert [failed["value"] for failed in missed(stated, empty)] == [None, None]
-    assert len(missed(parse_minimums(["kept=0", "rewards/posture/mean=-9"], KNOWN), odd)) == 2
+    assert len(missed(parse_thresholds(["kept=0", "rewards/posture/mean=-9"], KNOWN), odd)) == 2
 
 
 def test_several_are_kept_in_order() -> None:
-    assert parse_minimums([" kept_fraction = 0.5 ", "rewards/posture/mean=-1"], KNOWN) == (
-        Minimum("kept_fraction", 0.5, ("kept_fraction",), "at least"),
-        Minimum("rewards/posture/mean", -1.0, ("rewards", "posture", "mean"), "at least"),
+    assert parse_thresholds([" kept_fraction = 0.5 ", "rewards/posture/mean=-1"], KNOWN) == (
+        Threshold("kept_fraction", 0.5, ("kept_fraction",), "at least"),
+        Threshold("rewards/posture/mean", -1.0, ("rewards", "posture", "mean"), "at least"),
     )
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("kept_fraction", "expected METRIC=VALUE"),
         ("=0.5", "expected METRIC=VALUE"),
@@ -137,19 +137,19 @@ def test_several_are_kept_in_order() -> None:
         ("kept_fraction=", "expected a number from 0 to 1"),
     ],
 )
-def test_mistakes_are_told_before_the_run(text: str, told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
-        parse_minimums([text], KNOWN)
+def test_mistakes_are_reported_before_the_run(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_thresholds([text], KNOWN)
 
 
 def test_a_metric_is_given_once() -> None:
     with pytest.raises(RecipeError, match="kept: given twice"):
-        parse_minimums(["kept=1", "kept=2"], KNOWN)
+        parse_thresholds(["kept=1", "kept=2"], KNOWN)
 
 
 def test_findings_and_groups_are_listed_once() -> None:
     with pytest.raises(RecipeError) as caught:
-        parse_minimums(["nonsense=1"], KNOWN)
+        parse_thresholds(["nonsense=1"], KNOWN)
     message = str(caught.value)
     assert "findings/FINDING/kept_fraction" in message
     assert "fidelity/GROUP/frechet" in message

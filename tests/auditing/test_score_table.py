@@ -12,7 +12,7 @@ import pytest
 
 from cxrsynth.auditing.decide import Rules, decide
 from cxrsynth.auditing.score_table import (
-    NONE_TOLD,
+    NONE_STATED,
     check_names,
     finding_groups,
     read_scores,
@@ -42,20 +42,28 @@ def scores(**found: Any) -> Any:
 
 
 def decided() -> Any:
-    return decide(scores(copy=[None, True, False, None]), Rules(minimum={"posture": -2.5}))
+    return decide(scores(memorized=[None, True, False, None]), Rules(at_least={"posture": -2.5}))
 
 
 def test_the_columns_are_those_promised() -> None:
     assert scores_schema(REWARDS, CHECKS).names == [
         *("key", "source", "place", "view", "sex", "age_group", "present", "absent"),
         *("reward_posture", "reward_dia", "check_blank", "check_inverted", "check_text", "checks_failed"),
-        *("duplicate_of", "duplicate_similarity", "nearest_real", "copy_similarity", "copy", "kept", "reasons"),
+        *(
+            "duplicate_of",
+            "duplicate_similarity",
+            "nearest_real",
+            "nearest_real_similarity",
+            "memorized",
+            "kept",
+            "reasons",
+        ),
     ]
     table = scores()
     assert table.schema.equals(scores_schema(REWARDS, CHECKS, decided=False))
     assert reward_names(table) == list(REWARDS)
     assert check_names(table) == list(CHECKS)
-    assert table["copy"].null_count == table["duplicate_of"].null_count == 4
+    assert table["memorized"].null_count == table["duplicate_of"].null_count == 4
 
 
 def test_nan_becomes_null_and_infinity_is_refused() -> None:
@@ -76,7 +84,7 @@ def test_names_and_lengths_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="expected some of"):
         scores(patient=["x"] * 4)
     with pytest.raises(ValueError, match="with 4 values each"):
-        scores(copy=[True])
+        scores(memorized=[True])
 
 
 def test_the_file_reads_back_and_repeats_to_the_byte_whatever_the_chunks(tmp_path: Path) -> None:
@@ -123,7 +131,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_summaries_written_out() -> None:
     found = summaries(decided())
     assert (found["kept"], found["rejected"]) == (1, 3)
-    assert found["reasons"] == {"check: blank": 1, "check: text": 1, "copy": 1, "posture<-2.5": 2}
+    assert found["reasons"] == {"check: blank": 1, "check: text": 1, "memorized": 1, "posture<-2.5": 2}
     assert found["rewards"]["posture"] == pytest.approx(
         {
             "mean": -3.0,
@@ -133,30 +141,30 @@ def test_summaries_written_out() -> None:
             "p50": -2.5,
             "p75": -1.75,
             "p95": -1.15,
-            "not_told": 0,
+            "unscored": 0,
         }
     )
-    assert (found["rewards"]["dia"]["mean"], found["rewards"]["dia"]["not_told"]) == (3.0, 2)
+    assert (found["rewards"]["dia"]["mean"], found["rewards"]["dia"]["unscored"]) == (3.0, 2)
     assert found["findings"] == {
         "Edema": {"images": 2, "kept": 1, "posture": -1.5, "dia": 4.0},
         "Fracture": {"images": 2, "kept": 0, "posture": -4.0, "dia": 2.0},
-        NONE_TOLD: {"images": 1, "kept": 0, "posture": -3.0, "dia": None},
+        NONE_STATED: {"images": 1, "kept": 0, "posture": -3.0, "dia": None},
     }
     stable_json(found)
 
 
-def test_summaries_where_nothing_was_told_hold_nulls_not_nan() -> None:
+def test_summaries_where_nothing_is_defined_hold_nulls_not_nan() -> None:
     nobody = decide(scores_table([part([{"key": "a"}], rewards=REWARDS)]), Rules())
-    told = summaries(nobody)["rewards"]["posture"]
-    assert told == {**dict.fromkeys(("mean", "std", "p5", "p25", "p50", "p75", "p95")), "not_told": 1}
+    found = summaries(nobody)["rewards"]["posture"]
+    assert found == {**dict.fromkeys(("mean", "std", "p5", "p25", "p50", "p75", "p95")), "unscored": 1}
     empty = summaries(nobody.slice(0, 0))
     assert (empty["kept"], empty["rejected"], empty["findings"]) == (0, 0, {})
     stable_json(empty)
 
 
-def test_a_finding_told_twice_counts_once() -> None:
+def test_a_finding_stated_twice_counts_once() -> None:
     radiographs = [{"key": "a", "present": ["Edema", "Edema"]}, {"key": "b"}]
-    assert finding_groups(scores_table([part(radiographs, rewards=())])) == {"Edema": [0], NONE_TOLD: [1]}
+    assert finding_groups(scores_table([part(radiographs, rewards=())])) == {"Edema": [0], NONE_STATED: [1]}
 
 
 def test_keep_list(tmp_path: Path) -> None:
@@ -165,7 +173,7 @@ def test_keep_list(tmp_path: Path) -> None:
         assert list(csv.reader(file)) == [
             ["key", "source", "kept", "reasons"],
             ["a", "cxr-000000.tar", "true", ""],
-            ["b", "cxr-000000.tar", "false", "copy"],
+            ["b", "cxr-000000.tar", "false", "memorized"],
             ["c", "other.tar", "false", "check: blank; check: text; posture<-2.5"],
             ["d", "cxr-000000.tar", "false", "posture<-2.5"],
         ]

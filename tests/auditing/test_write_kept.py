@@ -49,8 +49,8 @@ def ours(tmp_path: Path) -> Path:
     for index, count in enumerate(PER_SHARD):
         with ShardWriter(folder / f"cxr-{index:06d}.tar") as writer:
             for _ in range(count):
-                told = stable_json({"synthetic": True, "labels": {"Edema": "present"}})
-                writer.write(f"{number:020x}-00", {"png": picture(number), "json": told, "cls": b"3"})
+                content = stable_json({"synthetic": True, "labels": {"Edema": "present"}})
+                writer.write(f"{number:020x}-00", {"png": picture(number), "json": content, "cls": b"3"})
                 number += 1
             sha256, size = writer.close()
             writer.publish()
@@ -86,15 +86,18 @@ def decide_on(collection: Collection, kept: str, *, hashed: bool = True) -> Any:
         "source": [radiograph.source for radiograph in radiographs],
         "kept": [letter == "k" for letter in kept],
         "reasons": pa.array(
-            [[] if letter == "k" else ["copy", "posture<-2.0"] for letter in kept], pa.list_(pa.string())
+            [[] if letter == "k" else ["memorized", "posture<-2.0"] for letter in kept], pa.list_(pa.string())
         ),
     }
     return pa.table(columns | ({"sha256": [radiograph.sha256 for radiograph in radiographs]} if hashed else {}))
 
 
 def origin_of(collection: Collection, **changes: Any) -> Origin:
-    facts = {"rules": {"minimum": {"posture": -2.0}}, "audit": {"kept": 6, "judges": {"posture": "nano-judge"}}}
-    return Origin(collection.path, {"kind": collection.kind}, manifest=collection.manifest, **(facts | changes))
+    identity = {
+        "rules": {"at_least": {"posture": -2.0}},
+        "audit": {"kept": 6, "reward_models": {"posture": "nano-judge"}},
+    }
+    return Origin(collection.path, {"kind": collection.kind}, manifest=collection.manifest, **(identity | changes))
 
 
 def write(path: Path, kept: str, out: Path, *, size: int = 2, **changes: Any) -> reshard.Kept:
@@ -124,27 +127,27 @@ def test_kept_images_are_byte_for_byte_what_they_were(ours: Path, tmp_path: Path
 def test_the_manifest_records_input_rules_and_audit(ours: Path, tmp_path: Path) -> None:
     out = tmp_path / "kept"
     write(ours, KEPT, out)
-    told, files = manifest(out), hashes(out)
-    assert (told["synthetic"], told["note"]) == (True, NOTE)
-    assert told["source"] == {"kind": "cxrsynth", "plan": PLAN}
-    assert told["plan"]["rules"] == {"minimum": {"posture": -2.0}}
-    assert told["audit"] == {"kept": 6, "judges": {"posture": "nano-judge"}}
-    assert told["counts"] == {"samples": 6, "rejected": 4, "renamed": 0}
-    assert {shard["name"]: shard["sha256"] for shard in told["shards"]} == {
+    listed, files = manifest(out), hashes(out)
+    assert (listed["synthetic"], listed["note"]) == (True, NOTE)
+    assert listed["source"] == {"kind": "cxrsynth", "plan": PLAN}
+    assert listed["plan"]["rules"] == {"at_least": {"posture": -2.0}}
+    assert listed["audit"] == {"kept": 6, "reward_models": {"posture": "nano-judge"}}
+    assert listed["counts"] == {"samples": 6, "rejected": 4, "renamed": 0}
+    assert {shard["name"]: shard["sha256"] for shard in listed["shards"]} == {
         name: sha256 for name, sha256 in files.items() if name.endswith(".tar")
     }
-    assert all(shard["bytes"] == (out / shard["name"]).stat().st_size for shard in told["shards"])
-    assert told["files"] == {"rejected.csv": files["rejected.csv"]}
+    assert all(shard["bytes"] == (out / shard["name"]).stat().st_size for shard in listed["shards"])
+    assert listed["files"] == {"rejected.csv": files["rejected.csv"]}
     assert str(tmp_path) not in (out / "manifest.json").read_text(encoding="utf-8")
     with (out / "rejected.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    assert rows[:2] == [["key", "source", "reasons"], [f"{1:020x}-00", "cxr-000000.tar", "copy; posture<-2.0"]]
+    assert rows[:2] == [["key", "source", "reasons"], [f"{1:020x}-00", "cxr-000000.tar", "memorized; posture<-2.0"]]
     assert len(rows) == 5
     card = (out / "README.md").read_text(encoding="utf-8")
     assert f"**{NOTE}**" in card
     assert "6 images in 3 shards, of 10 audited" in card
     assert "wds.WebDataset(['cxr-000000.tar', 'cxr-000001.tar', 'cxr-000002.tar'], shardshuffle=False)" in card
-    assert "another key" not in card
+    assert "a new key" not in card
     assert "tiny" in card
     with Image.open(out / "preview.png") as preview:
         assert preview.size == (6 * 192, 192)
@@ -162,7 +165,7 @@ def test_a_kept_set_can_be_audited_and_kept_from_again(ours: Path, tmp_path: Pat
     write(tmp_path / "kept", "rkkkkk", tmp_path / "kept2")
     source = manifest(tmp_path / "kept2")["source"]
     assert source["source"]["plan"] == PLAN
-    assert source["audit"] == {"kept": 6, "judges": {"posture": "nano-judge"}}
+    assert source["audit"] == {"kept": 6, "reward_models": {"posture": "nano-judge"}}
 
 
 def test_the_same_audit_gives_the_same_bytes_on_any_number_of_workers(ours: Path, tmp_path: Path) -> None:
@@ -184,7 +187,7 @@ def test_pictures_become_samples_with_keys_a_shard_can_hold(pictures: Path, tmp_
     assert manifest(tmp_path / "kept")["counts"]["renamed"] == 6
     card = (tmp_path / "kept" / "README.md").read_text(encoding="utf-8")
     assert "does not say whether they are synthetic" in card
-    assert "6 images have another key than there, see keys.csv" in card
+    assert "6 images have a new key, see keys.csv" in card
     shards = sorted(str(path) for path in (tmp_path / "kept").glob("*.tar"))
     samples = list(wds.WebDataset(shards, shardshuffle=False, empty_check=False))
     assert len(samples) == 6
@@ -223,15 +226,15 @@ def test_images_of_other_shards_keep_all_their_members(tmp_path: Path) -> None:
 
 
 class Stopping:
-    """A collection that is stopped after so many images, and remembers what it was asked for."""
+    """A collection that is stopped after so many images, and remembers the units that were read."""
 
     def __init__(self, inner: Collection, *, after: int, error: type[BaseException] = KeyboardInterrupt) -> None:
         self.inner, self.left, self.error = inner, after, error
         self.units = inner.units
-        self.asked: list[str] = []
+        self.units_read: list[str] = []
 
     def read(self, unit: Unit, *, workers: int) -> Iterator[Radiograph | Damaged]:
-        self.asked.append(unit.name)
+        self.units_read.append(unit.name)
         for radiograph in self.inner.read(unit, workers=workers):
             if self.left == 0:
                 raise self.error
@@ -283,13 +286,13 @@ def test_going_on_reads_only_what_is_missing(ours: Path, tmp_path: Path, monkeyp
     first = Stopping(collection, after=5)
     with pytest.raises(KeyboardInterrupt):
         write_kept(first, decided, out, origin=origin, size=3)
-    assert first.asked == ["cxr-000000.tar", "cxr-000002.tar"]  # nothing of the second is kept
+    assert first.units_read == ["cxr-000000.tar", "cxr-000002.tar"]  # nothing of the second is kept
     (out / "cxr-000000.tar").touch()
-    told: list[int] = []
+    advanced: list[int] = []
     second = Stopping(collection, after=99)
-    write_kept(second, decided, out, origin=origin, size=3, advance=told.append)
-    assert second.asked == first.asked  # the first for its preview
-    assert told == [3, 1, 1, 1]
+    write_kept(second, decided, out, origin=origin, size=3, advance=advanced.append)
+    assert second.units_read == first.units_read  # the first for its preview
+    assert advanced == [3, 1, 1, 1]
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
@@ -303,7 +306,7 @@ def test_units_of_finished_shards_are_not_read_again(
         write_kept(Stopping(collection, after=8), decided, out, origin=origin, size=3)
     again = Stopping(collection, after=99)
     write_kept(again, decided, out, origin=origin, size=3)
-    assert again.asked == ["cxr-000000.tar", "cxr-000002.tar"]  # the first for its preview
+    assert again.units_read == ["cxr-000000.tar", "cxr-000002.tar"]  # the first for its preview
 
 
 def test_a_damaged_shard_of_a_stopped_run_is_written_anew(ours: Path, tmp_path: Path) -> None:
@@ -335,8 +338,8 @@ def test_a_complete_folder_is_hashed_again(ours: Path, tmp_path: Path) -> None:
     [
         {"kept": "k" * 10},
         {"size": 3},
-        {"rules": {"minimum": {"posture": -1.0}}},
-        {"audit": {"kept": 6, "judges": {"posture": "xrv"}}},
+        {"rules": {"at_least": {"posture": -1.0}}},
+        {"audit": {"kept": 6, "reward_models": {"posture": "xrv"}}},
     ],
 )
 def test_another_audit_is_refused_in_the_same_folder(ours: Path, tmp_path: Path, other: dict[str, Any]) -> None:
@@ -371,8 +374,8 @@ def test_a_folder_with_anything_else_is_refused(ours: Path, tmp_path: Path) -> N
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x", encoding="utf-8")
     (tmp_path / "empty").mkdir()
-    for name, told in (("file", "is a file"), ("full", "not empty"), (".", "not empty")):
-        with pytest.raises(ShardError, match=f"--write-kept .*{told}"):
+    for name, message in (("file", "is a file"), ("full", "not empty"), (".", "not empty")):
+        with pytest.raises(ShardError, match=f"--write-kept .*{message}"):
             write(ours, KEPT, tmp_path / name)
     refuse_target(tmp_path / "empty", ours)
     write(ours, KEPT, tmp_path / "empty")
@@ -386,7 +389,7 @@ def test_two_runs_at_once_are_refused(ours: Path, tmp_path: Path) -> None:
     write(ours, KEPT, tmp_path / "kept")
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_later(
+def test_a_full_disk_is_reported_and_the_run_goes_on_later(
     ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(ShardWriter):
@@ -408,7 +411,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(
     assert caught.tb is not None  # the failed run is still at hand: it gave up its lock by itself
 
 
-def test_an_input_that_cannot_be_read_is_not_told_as_a_full_disk(ours: Path, tmp_path: Path) -> None:
+def test_an_input_that_cannot_be_read_is_unscored_as_a_full_disk(ours: Path, tmp_path: Path) -> None:
     class Gone(OSError):
         def __init__(self) -> None:
             super().__init__(5, "Input/output error")
@@ -424,25 +427,25 @@ def test_an_input_that_changed_since_its_audit_is_refused(pictures: Path, tmp_pa
     collection = open_collection(pictures)
     decided = decide_on(collection, "kkkkkk", hashed=hashed)
     (pictures / "b.c.png").write_bytes(picture(77) if hashed else b"no picture")
-    with pytest.raises(ShardError, match=r"b.c.png: not there as it was audited\n  audit the input again"):
+    with pytest.raises(ShardError, match=r"b.c.png: changed since it was audited\n  audit the input again"):
         write_kept(collection, decided, tmp_path / "kept", origin=origin_of(collection), size=2)
     assert not list((tmp_path / "kept").glob("*.tar"))
 
 
-def test_a_image_without_bytes_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_an_image_without_bytes_is_refused(pictures: Path, tmp_path: Path) -> None:
     class Bare(Stopping):
         def read(self, unit: Unit, *, workers: int) -> Iterator[Radiograph | Damaged]:
             for radiograph in super().read(unit, workers=workers):
                 yield replace(radiograph, members={}) if isinstance(radiograph, Radiograph) else radiograph
 
     collection = open_collection(pictures)
-    with pytest.raises(ShardError, match="not there as it was audited"):
+    with pytest.raises(ShardError, match="changed since it was audited"):
         write_kept(
             Bare(collection, after=9), decide_on(collection, "kkkkkk"), tmp_path / "kept", origin=origin_of(collection)
         )
 
 
-def test_a_image_that_comes_twice_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_an_image_that_comes_twice_is_refused(pictures: Path, tmp_path: Path) -> None:
     class Twice(Stopping):
         def read(self, unit: Unit, *, workers: int) -> Iterator[Radiograph | Damaged]:
             for radiograph in super().read(unit, workers=workers):
@@ -457,13 +460,13 @@ def test_a_image_that_comes_twice_is_refused(pictures: Path, tmp_path: Path) -> 
 def test_a_last_image_that_is_gone_and_rows_in_another_order_are_refused(pictures: Path, tmp_path: Path) -> None:
     collection = open_collection(pictures)
     decided = decide_on(collection, "kkkkkk")
-    with pytest.raises(ShardError, match="not there as it was audited"):
+    with pytest.raises(ShardError, match="changed since it was audited"):
         write_kept(
             collection, decided.take([1, 0, 2, 3, 4, 5]), tmp_path / "other", origin=origin_of(collection), size=2
         )
     last = decided["key"].to_pylist()[-1]
     (pictures / last).unlink()
-    with pytest.raises(ShardError, match=f"{last}: not there as it was audited"):
+    with pytest.raises(ShardError, match=f"{last}: changed since it was audited"):
         write_kept(collection, decided, tmp_path / "kept", origin=origin_of(collection), size=2)
     assert not (tmp_path / "kept" / "manifest.json").exists()
 

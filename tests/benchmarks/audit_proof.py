@@ -1,9 +1,8 @@
-"""`python -m tests.benchmarks.audit_proof --data DIR --work DIR`: what an audit finds, on images of which all is known.
+"""`python -m tests.benchmarks.audit_proof --data DIR --work DIR`: what an audit finds in images whose faults are known.
 
-Makes 260 images with nano by the labels of real images of split `val`, audits them against those real images
-(`--utility`:
-half of these patients are trained on, the other half tested on), then plants faults in 60 of them, ten of each kind,
-and audits all against images of split `train`: ten of these are planted too.
+Makes 260 images with nano from the labels of real images of split `val` and audits them against those real images
+(`--utility` trains on half of these patients and tests on the other half). Then plants faults in 60 of them, ten of
+each kind, and audits all of them against images of split `train`; ten of these are planted too.
 `DIR` holds images/*.tar and manifests/*.csv (see the README, "Building nano"). Prints tables in Markdown.
 """
 
@@ -41,9 +40,9 @@ def main(
     val, _ = load_images(data, size=256, split="val")
     train, _ = load_images(data, size=256)
     rng = random.Random(_SEED)
-    told = [radiograph for radiograph in val if radiograph.present]
-    asked = [rng.choice(told) for _ in range(IMAGES)]
-    _write_table(work / "reports.csv", asked)
+    labeled = [radiograph for radiograph in val if radiograph.present]
+    requested = [rng.choice(labeled) for _ in range(IMAGES)]
+    _write_table(work / "reports.csv", requested)
     for split, radiographs in (("val", val), ("train", train)):
         _write_images(data, radiographs, work / f"real-{split}")
     _cxrsynth("generate", work / "reports.csv", "--out", work / "made", "--id-key", _key(work))
@@ -124,12 +123,14 @@ def _plant(work: Path, real: list[str], rng: random.Random) -> dict[str, str]:
     planted = {key: good[key] for key in keys}
     noise = np.random.default_rng(_SEED)
     faults: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
-        "blank": lambda radiograph: _changed(radiograph, lambda grey: noise.normal(grey.mean(), 2.0, grey.shape)),
-        "inverted": lambda radiograph: _changed(radiograph, lambda grey: 255.0 - grey),
+        "blank": lambda radiograph: _changed(radiograph, lambda gray: noise.normal(gray.mean(), 2.0, gray.shape)),
+        "inverted": lambda radiograph: _changed(radiograph, lambda gray: 255.0 - gray),
         "rotated": lambda radiograph: _changed(
-            radiograph, lambda grey: _rotated(grey, 25.0 if noise.random() < 0.5 else -25.0)
+            radiograph, lambda gray: _rotated(gray, 25.0 if noise.random() < 0.5 else -25.0)
         ),
-        "copied": lambda radiograph: radiograph | {"png": _as_png(work / "real-train" / f"{rng.choice(real)}.jpg")},
+        "near-duplicate": lambda radiograph: (
+            radiograph | {"png": _as_png(work / "real-train" / f"{rng.choice(real)}.jpg")}
+        ),
         "wrong report": lambda radiograph: radiograph | {"json": _other_report(radiograph, good, rng)},
         "duplicate": dict,
     }
@@ -149,26 +150,26 @@ def _plant(work: Path, real: list[str], rng: random.Random) -> dict[str, str]:
 
 
 def _changed(radiograph: dict[str, bytes], change: Callable[[Any], Any]) -> dict[str, bytes]:
-    grey = np.asarray(Image.open(io.BytesIO(radiograph["png"]))).astype(np.float64)
-    return radiograph | {"png": _png(np.clip(change(grey), 0, 255).astype(np.uint8))}
+    gray = np.asarray(Image.open(io.BytesIO(radiograph["png"]))).astype(np.float64)
+    return radiograph | {"png": _png(np.clip(change(gray), 0, 255).astype(np.uint8))}
 
 
-def _rotated(grey: Any, degrees: float) -> Any:
-    return np.asarray(Image.fromarray(grey.astype(np.uint8)).rotate(degrees, Image.Resampling.BICUBIC))
+def _rotated(gray: Any, degrees: float) -> Any:
+    return np.asarray(Image.fromarray(gray.astype(np.uint8)).rotate(degrees, Image.Resampling.BICUBIC))
 
 
 def _as_png(path: Path) -> bytes:
     return _png(np.asarray(Image.open(path).convert("L")))
 
 
-def _png(grey: Any) -> bytes:
+def _png(gray: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, "PNG")
+    Image.fromarray(gray).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _other_report(radiograph: dict[str, bytes], good: dict[str, dict[str, bytes]], rng: random.Random) -> bytes:
-    """What another image was asked for, one of the other kind: normal for ill, ill for normal."""
+    """The report of another image of the other kind: normal for ill, ill for normal."""
 
     def normal(content: bytes) -> bool:
         return bool(json.loads(content)["findings"]["No Finding"]["status"] == "present")
@@ -213,8 +214,8 @@ def _print_recall(kinds: dict[str, str], path: Path) -> None:
         for row in own:
             for reason in row["reasons"]:
                 reasons[reason] = reasons.get(reason, 0) + 1
-        told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-        typer.echo(f"| {kind} | {len(own)} | {sum(not row['kept'] for row in own)} | {told} |")
+        listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        typer.echo(f"| {kind} | {len(own)} | {sum(not row['kept'] for row in own)} | {listed} |")
 
 
 if __name__ == "__main__":

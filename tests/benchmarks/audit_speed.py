@@ -1,9 +1,9 @@
 """`python -m tests.benchmarks.audit_speed`: scoring against bare forward passes of the same networks, within one run.
 
-Bare: the same batches, already decoded and in memory, through the same networks side by side on the same cores, and
-nothing else. Scored: what `cxrsynth audit` does with a shard of PNGs, from reading to the rows on disk: decoding,
-quality checks, thumbnails and previews as well. `--judge` may name heavier networks, as on the command line: with
-nano's tiny ones the rest weighs most.
+Bare: the same batches, already decoded and in memory, through the same networks in parallel on the same cores, and
+nothing else. Scored: everything `cxrsynth audit` does with a shard of PNGs, from reading to the rows on disk, with
+decoding, quality checks, thumbnails and previews. `--judge` may name heavier networks, as on the command line: with
+nano's tiny ones everything else dominates.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from cxrsynth.auditing.audit import score_collection
 from cxrsynth.auditing.scorer import IMAGE_SIZE
+from cxrsynth.auditing.scoring import score_collection
 from cxrsynth.auditing.setup import open_audit
 from cxrsynth.options import parse_judges
 from cxrsynth.reports.table.rows import Report
@@ -50,8 +50,10 @@ def main() -> None:
             )
             run = open_audit(settings)
             run.folder.start()
-            scored.append(_timed(lambda run=run: score_collection(run, run.made, what="images"), options.images))
-            radiographs = [radiograph.pixels for radiograph in run.made.collection.read(run.made.collection.units[0])]
+            scored.append(_timed(lambda run=run: score_collection(run, run.images, what="images"), options.images))
+            radiographs = [
+                radiograph.pixels for radiograph in run.images.collection.read(run.images.collection.units[0])
+            ]
             images = torch.from_numpy(np.stack(radiographs))[:, None]
             bare.append(_timed(lambda run=run, images=images: _bare(run, images, options.batch_size), options.images))
             run.folder.unlock()

@@ -1,9 +1,9 @@
-"""Scores FindingsReader against the Open-i reports and their MeSH annotations, half by half.
+"""Score FindingsReader against the Open-i reports and their MeSH annotations, half by half.
 
 Run: python -m tests.benchmarks.findings_openi
 
-Reference: Demner-Fushman et al. 2016 (doi:10.1093/jamia/ocv080), the report archive torchxrayvision carries. Two
-annotators coded what each report calls present, hedged or not, so a finding read as uncertain counts as positive.
+Reference: Demner-Fushman et al. 2016 (doi:10.1093/jamia/ocv080), the report archive in torchxrayvision. Two annotators
+coded what each report calls present, hedged or not, so a finding read as uncertain counts as positive.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 
 MIN_POSITIVES = 30
 
-# A major heading ("Opacity/lung/base/left") maps where its first part is listed and, if any qualifiers are listed with
-# it, one of them is among the rest. Headings with no CheXpert counterpart (granuloma, clips, scoliosis) map to none.
+# A major heading ("Opacity/lung/base/left") maps to an observation if its first part is listed there and, where
+# qualifiers are listed too, one of them is among the rest. Headings without a CheXpert counterpart map to none.
 _ANY: tuple[str, ...] = ()
 MAJORS: dict[str, dict[str, tuple[str, ...]]] = {
     "Enlarged Cardiomediastinum": {"Mediastinum": ("prominent", "enlarged", "widened")},
@@ -103,7 +103,7 @@ def archive() -> Path:
 
 
 def observations(majors: Sequence[str]) -> frozenset[str]:
-    """The observations that a report's MeSH majors amount to."""
+    """The observations that a report's MeSH major headings map to."""
     found = set()
     for major in majors:
         head, *rest = (part.strip() for part in major.split("/"))
@@ -127,7 +127,7 @@ def coded_sides(majors: Sequence[str]) -> dict[str, Side]:
 
 
 def side_line(references: Sequence[Reference], labels: Sequence[dict[str, FindingLabel]]) -> str:
-    """How often the side read is the side coded, among observations both read and coded with a side."""
+    """How often the side read is the side coded, among observations that are read and coded with a side."""
     kinds: Counter[str] = Counter()
     for reference, read in zip(references, labels, strict=True):
         for name, side in reference.sides.items():
@@ -164,13 +164,13 @@ def positives(labels: dict[str, FindingLabel]) -> frozenset[str]:
 
 
 def score(references: Sequence[Reference], read: Sequence[frozenset[str]]) -> dict[str, Score]:
-    """Per observation, presence read against presence coded."""
+    """Per observation: presence as read against presence as coded."""
     pairs = list(zip((reference.positives for reference in references), read, strict=True))
     return {
         name: Score(
-            true_positives=sum(name in coded and name in said for coded, said in pairs),
-            false_positives=sum(name not in coded and name in said for coded, said in pairs),
-            false_negatives=sum(name in coded and name not in said for coded, said in pairs),
+            true_positives=sum(name in coded and name in found for coded, found in pairs),
+            false_positives=sum(name not in coded and name in found for coded, found in pairs),
+            false_negatives=sum(name in coded and name not in found for coded, found in pairs),
         )
         for name in OBSERVATIONS
     }
@@ -183,7 +183,7 @@ def macro_f1(scores: dict[str, Score]) -> float:
 
 
 def table(scores: dict[str, Score]) -> str:
-    """Markdown, one observation a line."""
+    """Markdown table, one observation per line."""
     lines = ["| Observation | Positives | Precision | Recall | F1 |", "| --- | ---: | ---: | ---: | ---: |"]
     for name, one in scores.items():
         lines.append(f"| {name} | {one.positives} | {one.precision:.3f} | {one.recall:.3f} | {one.f1:.3f} |")
@@ -191,7 +191,7 @@ def table(scores: dict[str, Score]) -> str:
 
 
 def error_table(references: Sequence[Reference], labels: Sequence[dict[str, FindingLabel]]) -> str:
-    """Markdown: for each observation, disagreements by what the reader made of the text."""
+    """Markdown: for each observation, disagreements by how the reader read the text."""
     lines = ["| Observation | Hedged, not coded | Said, not coded | Coded, denied | Coded, not mentioned |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for name in OBSERVATIONS:
@@ -209,7 +209,7 @@ def error_table(references: Sequence[Reference], labels: Sequence[dict[str, Find
 
 
 def main() -> None:
-    """Write both halves' tables and the speed, cold (first sight of every sentence) and warm."""
+    """Print the tables of both halves, and the speed: cold (every sentence is new) and warm."""
     references = read_references(archive())
     started = time.perf_counter()
     reader = FindingsReader()

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from cxrsynth.diffusion import sampler as sampler_module
-from cxrsynth.diffusion.model import find_model, load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.noise import seeded_noise
+from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.generation.generate import generate
 from cxrsynth.settings import GenerateSettings, Precision, Sampler, SamplingSettings
@@ -124,8 +125,8 @@ def _pixel_difference(options: argparse.Namespace) -> tuple[float, float]:
     device = torch.device("cpu")
     images = []
     for precision in (choose_precision(Precision.AUTO, device), Precision.FP32):
-        model = load_model(options.model, device=device, precision=precision)
-        noise = torch.stack([sample_noise(0, f"benchmark-{i}", model.latent_shape) for i in range(8)])
+        model = load_model(resolve_model(options.model), device=device, precision=precision)
+        noise = torch.stack([seeded_noise(model.latent_shape, 0, f"benchmark-{i}") for i in range(8)])
         images.append(
             sample_images(
                 model,

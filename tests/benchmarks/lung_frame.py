@@ -1,10 +1,10 @@
-"""Measures where real lungs lie in the canonical frame, and how well known warps of them are told.
+"""Measure where real lungs lie in the canonical frame, and how well known warps of them are recovered.
 
 Run: python -m tests.benchmarks.lung_frame DATA FRAMES
 
-DATA holds images and their lung masks, FRAMES is what `cxrsynth.nano.build` leaves of registering the images. The
-constants of `cxrsynth.rewards.xrv_posture` are medians over masks of images that may train; the errors are of images of
-the other licence tier, registered to the same mean image, which had no part in them.
+DATA holds images and their lung masks; FRAMES is the registration of the training images by `cxrsynth.nano.build`
+(`frames.safetensors`). The constants of `cxrsynth.rewards.xrv_posture` are medians over masks of open images. Errors
+are also measured on images of the other licence tier, registered to the same mean image.
 """
 
 import csv
@@ -35,54 +35,58 @@ _BUILD = Path(__file__).parents[2] / "cxrsynth" / "nano" / "build" / "config.yam
 def main(data: Path, frames: Path) -> None:
     """Print the constants, the smallest lung of all outlines, and median errors on known warps."""
     settings = load_config(_BUILD)
-    for name, groups in (("may train", _OPEN), ("other tier", _OTHER)):
+    for name, groups in (("open", _OPEN), ("other tier", _OTHER)):
         pairs = {image_id: pair for group in groups for image_id, pair in _lungs(data, group).items()}
         found = _training_frames(data, frames, settings) if groups is _OPEN else {}
         found = found or _other_frames(data, frames, settings)
         shown = sorted(pairs.keys() & found.keys())
         lungs = torch.stack([pairs[image_id] for image_id in shown])
         matrices = torch.stack([found[image_id] for image_id in shown])
-        _told(name, [_frame(pair) for pair in _seen(lungs, matrices)])
+        _report(name, [_frame(pair) for pair in _seen(lungs, matrices)])
         _known_warps(name, lungs, matrices, settings)
     _shapes(data)
 
 
-def _told(name: str, frames: list[LungFrame]) -> None:
-    table = np.array([[*f.centre, *f.spread, f.tilt_rad] for f in frames])
-    _say(f"{name}: {len(table)} pairs of lungs in the canonical frame: centre x y, spread x y, tilt (rad)")
-    _say("  median  ", np.median(table, 0).round(4))
-    _say("  median absolute deviation", np.median(np.abs(table - np.median(table, 0)), 0).round(4))
+def _report(name: str, frames: list[LungFrame]) -> None:
+    table = np.array([[*f.centre, *f.std, f.tilt_rad] for f in frames])
+    _print(f"{name}: {len(table)} pairs of lungs in the canonical frame: centre x y, std x y, tilt (rad)")
+    _print("  median  ", np.median(table, 0).round(4))
+    _print("  median absolute deviation", np.median(np.abs(table - np.median(table, 0)), 0).round(4))
 
 
 def _known_warps(name: str, lungs: Tensor, matrices: Tensor, settings: BuildConfig) -> None:
-    """As `nano.build.measure_reward_models` measures the regressors: uniform warps they were trained on."""
+    """Uniform warps within the reach of training, as `nano.build.measure_reward_models` measures the regressors."""
     for part in (0.0, 0.5, 1.0):
         rng = torch.Generator().manual_seed(settings.seed)
         moved = (
-            (torch.rand(5 * len(lungs), 5, generator=rng) * 2 - 1) * torch.tensor(settings.judges.posture_reach) * part
+            (torch.rand(5 * len(lungs), 5, generator=rng) * 2 - 1)
+            * torch.tensor(settings.reward_models.posture_reach)
+            * part
         )
         seen = _seen(lungs.repeat(5, 1, 1, 1), compose(matrices.repeat(5, 1, 1), warp_matrices(moved)))
         posture = chest_posture(seen)
         lost = posture.isnan().any(1)
         error = (posture - moved)[~lost].abs().median(0).values
-        _say(
+        _print(
             f"{name}: {part:.0%} of the reach: rotation {math.degrees(error[4]):.2f} degrees,"
             f" shift {50 * error[:2].mean():.2f}% of width, scale {100 * (error[2:4].mean().exp() - 1):.2f}%,"
-            f" {int(lost.sum())} of {len(lost)} not told"
+            f" {int(lost.sum())} of {len(lost)} not found"
         )
 
 
 def _shapes(data: Path) -> None:
-    """Outlines of lungs without an image: the smallest lung, and how many pairs are taken to stand on their heads."""
+    """Outlines of lungs without an image: the smallest lung, and how many pairs are read as upside down."""
     packed = np.load(data / "masks" / "lung_shapes_v7labs.npz")["packed"]
     pairs = [pair for shape in np.unpackbits(packed, axis=1).reshape(-1, 96, 96) if (pair := _pair(shape)) is not None]
     smallest = min(float(pair.float().mean((1, 2)).min()) for pair in pairs)
     turned = [abs(lung_frame(outlines).tilt_rad) > math.pi / 2 for p in pairs if (outlines := lung_outlines(p.numpy()))]
-    _say(f"{len(pairs)} outlines: smallest lung {smallest:.2%} of the picture, {sum(turned)} of {len(turned)} turned")
+    _print(
+        f"{len(pairs)} outlines: smallest lung {smallest:.2%} of the image, {sum(turned)} of {len(turned)} upside down"
+    )
 
 
-def _say(*told: object) -> None:
-    sys.stdout.write(" ".join(map(str, told)) + "\n")
+def _print(*parts: object) -> None:
+    sys.stdout.write(" ".join(map(str, parts)) + "\n")
 
 
 def _lungs(data: Path, group: str) -> dict[str, Tensor]:
@@ -99,7 +103,7 @@ def _lungs(data: Path, group: str) -> dict[str, Tensor]:
 
 
 def _pair(mask: np.ndarray) -> Tensor | None:
-    """The two largest connected parts, bool [2, H, W]; None where the second is a speck."""
+    """The two largest connected components, bool [2, H, W]; None where the second is too small."""
     parts, _ = ndimage.label(mask)
     sizes = np.bincount(parts.ravel())[1:]
     order = sizes.argsort()[::-1][:2]
@@ -116,7 +120,7 @@ def _training_frames(data: Path, frames: Path, settings: BuildConfig) -> dict[st
 
 
 def _other_frames(data: Path, frames: Path, settings: BuildConfig) -> dict[str, Tensor]:
-    """Images that may not train are read here alone: to measure on."""
+    """Images of the other licence tier; they are read here only, for measurement."""
     radiographs, pixels = [], []
     for group in _OTHER:
         with (data / "manifests" / f"{group}.csv").open(newline="", encoding="utf-8") as file:
@@ -139,7 +143,7 @@ def _other_frames(data: Path, frames: Path, settings: BuildConfig) -> dict[str, 
 
 
 def _seen(lungs: Tensor, matrices: Tensor) -> Tensor:
-    """Masks bool [N, 2, H, W] seen through matrices [N, 2, 3]."""
+    """Resample masks bool [N, 2, H, W] by matrices [N, 2, 3]."""
     grid = F.affine_grid(matrices, list(lungs.shape), align_corners=False)
     return F.grid_sample(lungs.float(), grid, align_corners=False) > 0.5
 

@@ -1,8 +1,8 @@
-"""`python -m tests.benchmarks.memorization_speed`: the search for copies against 100,000 reference images.
+"""`python -m tests.benchmarks.memorization_speed`: the search for near-duplicates against 100,000 reference images.
 
-The reference is made by augmenting (small warps, other grey levels, noise) of the images the shipped model drew or of
-made ones; real images are not needed to time it. Told: the search by features, which is to stay below 1 ms a query, its
-memory, how often the nearest image of a full search is found by it, and the second look at the candidates.
+The reference is augmented (small warps, other gray levels, noise) from images made in code: timing needs no real
+images. Reported are the search by features, which should stay below 1 ms per query, its memory, how often it finds the
+nearest image of a full search, and the verification of the candidates.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from cxrsynth.metrics.memorization.features import CopyIndex, CopySpace, Thumbs, Vectors, mirrored
+from cxrsynth.metrics.memorization.features import FeatureIndex, MatchSpace, Thumbs, Vectors, mirrored
 from cxrsynth.metrics.memorization.verification import CANDIDATES, Gallery, compare
 from cxrsynth.runtime.warps import warp, warp_matrices
 from tests.metrics.made_images import made_thumbs
@@ -25,7 +25,7 @@ def main() -> None:
     """Print times, memory and agreement with a full search."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=int, default=100_000)
-    parser.add_argument("--images", type=int, default=2_000, help="that the reference is made of")
+    parser.add_argument("--images", type=int, default=2_000, help="images that the reference is augmented from")
     parser.add_argument("--queries", type=int, default=2_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -36,13 +36,13 @@ def main() -> None:
     table = RichTable("measure", "value")
     thumbs = augmented(made_thumbs(options.images), options.reference)
     started = time.perf_counter()
-    space = CopySpace.fit(thumbs)
+    space = MatchSpace.fit(thumbs)
     table.add_row("fit of the features, s", f"{time.perf_counter() - started:.1f}")
     started = time.perf_counter()
     features = space.features(thumbs)
-    table.add_row("features, ms an image", f"{(time.perf_counter() - started) / len(thumbs) * 1e3:.2f}")
+    table.add_row("features, ms per image", f"{(time.perf_counter() - started) / len(thumbs) * 1e3:.2f}")
     started = time.perf_counter()
-    index = CopyIndex(features, [str(place) for place in range(len(thumbs))])
+    index = FeatureIndex(features, [str(place) for place in range(len(thumbs))])
     table.add_row("index, s", f"{time.perf_counter() - started:.1f}")
 
     queries = augmented(thumbs[:: max(1, len(thumbs) // options.queries)][: options.queries], options.queries, seed=1)
@@ -85,7 +85,7 @@ def augmented(thumbs: Thumbs, count: int, *, seed: int = 0, block: int = 1000) -
     return np.concatenate(parts)
 
 
-def timed_search(index: CopyIndex, *sides: Vectors) -> float:
+def timed_search(index: FeatureIndex, *sides: Vectors) -> float:
     """Seconds for the candidates of all queries."""
     started = time.perf_counter()
     for side in sides:
@@ -93,7 +93,7 @@ def timed_search(index: CopyIndex, *sides: Vectors) -> float:
     return time.perf_counter() - started
 
 
-def agreement(index: CopyIndex, features: Vectors, queries: Vectors) -> float:
+def agreement(index: FeatureIndex, features: Vectors, queries: Vectors) -> float:
     """Share of queries whose nearest of all is the nearest found."""
     full = faiss.IndexFlatIP(features.shape[1])
     full.add(features)

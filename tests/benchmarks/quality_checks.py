@@ -1,9 +1,9 @@
-"""What the quality checks catch of faults made from real images, and what they reject of good ones.
+"""Recall of the quality checks on faults made from real images, and their false rejections of good ones.
 
 Run: python -m tests.benchmarks.quality_checks --data DIR [--family DIR] [--made SHARD.tar] [--split val]
 
-Every fault is made from images of the split (or drawn, where it shows no chest), then all checks are applied. Recall is
-the share that fails the check named for the fault, or, for the last column, any check at all.
+Every fault is made from images of the split (or generated, where it shows no chest), then all checks are applied.
+Recall is the share that fails the check named for the fault, or, in the last column, any check.
 """
 
 import argparse
@@ -25,12 +25,13 @@ from scipy import ndimage
 from skimage.color import rgb2gray
 from torch import Tensor
 
+from cxrsynth.metrics.memorization.registration import load_posture
 from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks, QualityTable
 from cxrsynth.metrics.quality.likeness import Likeness
 from cxrsynth.nano.build.images import GROUPS, Radiograph, load_images
 
-Grey = npt.NDArray[np.float32]  # [H, W] in [0, 1]
-Make = Callable[[Grey, np.random.Generator], Grey]
+Gray = npt.NDArray[np.float32]  # [H, W] in [0, 1]
+Make = Callable[[Gray, np.random.Generator], Gray]
 
 BATCH = 32
 SIDE = 256
@@ -43,7 +44,7 @@ SLICES = ("CT_small.dcm", "MR_small.dcm")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A way to spoil an image, and the checks of which one should tell."""
+    """A way to spoil an image, and the checks of which one should fail."""
 
     name: str
     checks: tuple[str, ...]
@@ -51,22 +52,22 @@ class Fault:
 
 
 def exposed(gain: float, lift: float) -> Make:
-    """Grey levels multiplied and moved, cut off at both ends."""
+    """Gray levels multiplied and moved, cut off at both ends."""
     return lambda radiograph, rng: np.clip(radiograph * gain + lift, 0.0, 1.0)
 
 
 def posterised(levels: int) -> Make:
-    """Grey levels rounded to few."""
+    """Gray levels rounded to few."""
     return lambda radiograph, rng: np.round(radiograph * (levels - 1)) / (levels - 1)
 
 
 def lettered(size: int) -> Make:
     """One line of white text of a font size, in a corner, along an edge or inside; plain, on a plate or outlined.
 
-    Plain text is put where it can be read: white on white is not asked for.
+    Plain text is put where it can be read: white on white is not tested.
     """
 
-    def make(radiograph: Grey, rng: np.random.Generator) -> Grey:
+    def make(radiograph: Gray, rng: np.random.Generator) -> Gray:
         image = Image.fromarray((radiograph * 255).round().astype(np.uint8))
         draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
         words = str(rng.choice(WORDS))
@@ -88,23 +89,23 @@ def lettered(size: int) -> Make:
     return make
 
 
-def noise(radiograph: Grey, rng: np.random.Generator, *, blur: float = 0.0) -> Grey:
-    """Grey noise, as soft as `blur` pixels."""
+def noise(radiograph: Gray, rng: np.random.Generator, *, blur: float = 0.0) -> Gray:
+    """Gray noise, as soft as `blur` pixels."""
     drawn = rng.standard_normal((SIDE, SIDE))
     drawn = ndimage.gaussian_filter(drawn, blur) if blur else drawn
     drawn = drawn / drawn.std() * 0.2 + 0.5
     return np.clip(drawn, 0, 1).astype(np.float32)
 
 
-def shade(radiograph: Grey, rng: np.random.Generator) -> Grey:
-    """A plain grey that changes smoothly across, with a little noise."""
+def shade(radiograph: Gray, rng: np.random.Generator) -> Gray:
+    """A plain gray that changes smoothly across, with a little noise."""
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
     across = rng.uniform(-0.2, 0.2, 2)
     drawn = 0.5 + across[0] * x + across[1] * y + 0.02 * rng.standard_normal((SIDE, SIDE))
     return np.clip(drawn, 0, 1).astype(np.float32)
 
 
-def limb(radiograph: Grey, rng: np.random.Generator) -> Grey:
+def limb(radiograph: Gray, rng: np.random.Generator) -> Gray:
     """Bright rods that fan out over soft tissue on black, as fingers or a limb do."""
     canvas = Image.new("L", (SIDE, SIDE))
     draw = ImageDraw.Draw(canvas)
@@ -112,29 +113,29 @@ def limb(radiograph: Grey, rng: np.random.Generator) -> Grey:
     for angle in np.linspace(-0.9, 0.9, fingers) + rng.uniform(-0.4, 0.4):
         tip = base + 150 * np.array([np.sin(angle), -np.cos(angle)])
         foot = base + 60 * np.array([-np.sin(angle) * 0.3, 1.5])
-        for width, grey in ((40, 90), (18, 200)):
-            draw.line([tuple(tip), tuple(foot)], fill=grey, width=width)
+        for width, gray in ((40, 90), (18, 200)):
+            draw.line([tuple(tip), tuple(foot)], fill=gray, width=width)
     return ndimage.gaussian_filter(np.asarray(canvas, dtype=np.float32) / 255, 3)
 
 
-def shuffled(radiograph: Grey, rng: np.random.Generator) -> Grey:
+def shuffled(radiograph: Gray, rng: np.random.Generator) -> Gray:
     """The image's 4 x 4 patches in another order."""
     patches = radiograph.reshape(4, SIDE // 4, 4, SIDE // 4).swapaxes(1, 2).reshape(16, SIDE // 4, SIDE // 4)
     mixed = patches[rng.permutation(16)].reshape(4, 4, SIDE // 4, SIDE // 4).swapaxes(1, 2)
     return mixed.reshape(SIDE, SIDE).copy()
 
 
-def quarter(radiograph: Grey, rng: np.random.Generator) -> Grey:
+def quarter(radiograph: Gray, rng: np.random.Generator) -> Gray:
     """A quarter of the image, enlarged."""
     top, left = rng.integers(2, size=2) * (SIDE // 2)
     piece = Image.fromarray(radiograph[top : top + SIDE // 2, left : left + SIDE // 2].copy())
     return np.clip(np.asarray(piece.resize((SIDE, SIDE), Image.Resampling.BILINEAR)), 0, 1)
 
 
-def foreign(picture: Grey) -> Make:
+def foreign(picture: Gray) -> Make:
     """A square piece of another picture, brought to size."""
 
-    def make(radiograph: Grey, rng: np.random.Generator) -> Grey:
+    def make(radiograph: Gray, rng: np.random.Generator) -> Gray:
         side = int(min(picture.shape) * rng.uniform(0.6, 1.0))
         top, left = (int(rng.integers(n - side + 1)) for n in picture.shape)
         piece = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
@@ -152,10 +153,10 @@ def faults() -> Iterator[Fault]:
     yield Fault("blank: noise only", ("blank",), noise)
     yield Fault("blank: smooth shade", ("blank",), shade)
     yield Fault("blank: faint chest, 5% of contrast", ("blank",), exposed(0.05, 0.4))
-    yield Fault("overexposed: grey x 2.2", ("saturated", "clipped"), exposed(2.2, 0.0))
-    yield Fault("overexposed: grey + 0.4", ("saturated", "clipped"), exposed(1.0, 0.4))
-    yield Fault("underexposed: grey x 0.15", ("saturated", "clipped"), exposed(0.15, 0.0))
-    yield Fault("underexposed: grey - 0.5", ("saturated", "clipped"), exposed(1.0, -0.5))
+    yield Fault("overexposed: gray x 2.2", ("saturated", "clipped"), exposed(2.2, 0.0))
+    yield Fault("overexposed: gray + 0.4", ("saturated", "clipped"), exposed(1.0, 0.4))
+    yield Fault("underexposed: gray x 0.15", ("saturated", "clipped"), exposed(0.15, 0.0))
+    yield Fault("underexposed: gray - 0.5", ("saturated", "clipped"), exposed(1.0, -0.5))
     yield Fault("both ends: contrast x 5", ("saturated", "clipped"), exposed(5.0, -2.0))
     for levels in (4, 8, 16):
         yield Fault(f"posterised: {levels} levels", ("clipped",), posterised(levels))
@@ -182,24 +183,24 @@ def faults() -> Iterator[Fault]:
         yield Fault(f"no chest: {kind}", other, _any_of(pictures))
 
 
-def _any_of(pictures: list[Grey]) -> Make:
+def _any_of(pictures: list[Gray]) -> Make:
     return lambda radiograph, rng: foreign(pictures[int(rng.integers(len(pictures)))])(radiograph, rng)
 
 
-def _named(names: tuple[str, ...]) -> list[Grey]:
+def _named(names: tuple[str, ...]) -> list[Gray]:
     shown = (getattr(skimage.data, name)() for name in names)
-    return [_spread(rgb2gray(one) if one.ndim == 3 else one) for one in shown]
+    return [_stretched(rgb2gray(one) if one.ndim == 3 else one) for one in shown]
 
 
-def _slices() -> list[Grey]:
+def _slices() -> list[Gray]:
     files = (pydicom.data.get_testdata_file(name, read=True) for name in SLICES)
-    return [_spread(np.asarray(one.pixel_array)) for one in files]
+    return [_stretched(np.asarray(one.pixel_array)) for one in files]
 
 
-def _spread(picture: npt.NDArray[np.generic]) -> Grey:
-    grey = picture.astype(np.float32)
-    low, high = np.percentile(grey, (0.5, 99.5))
-    return np.clip((grey - low) / (high - low), 0, 1)
+def _stretched(picture: npt.NDArray[np.generic]) -> Gray:
+    gray = picture.astype(np.float32)
+    low, high = np.percentile(gray, (0.5, 99.5))
+    return np.clip((gray - low) / (high - low), 0, 1)
 
 
 def examine(checks: QualityChecks, images: Tensor) -> QualityTable:
@@ -225,7 +226,7 @@ def kinds(radiographs: list[Radiograph]) -> dict[str, Tensor]:
 
 
 def raw_pixels(data: Path, radiographs: list[Radiograph]) -> Tensor:
-    """Grey levels as they are filed, [N, 1, H, W] in [0, 1]: an audit stretches nothing."""
+    """Gray levels as they are filed, [N, 1, H, W] in [0, 1]: an audit stretches nothing."""
     wanted = {f"{radiograph.image_id}.jpg": place for place, radiograph in enumerate(radiographs)}
     images = torch.zeros(len(radiographs), 1, SIDE, SIDE)
     for group in GROUPS:
@@ -233,8 +234,8 @@ def raw_pixels(data: Path, radiographs: list[Radiograph]) -> Tensor:
             for member in tar:
                 file = tar.extractfile(member) if member.name in wanted else None
                 if file is not None:
-                    grey = np.asarray(Image.open(io.BytesIO(file.read())).convert("L"), dtype=np.float32)
-                    images[wanted.pop(member.name), 0] = torch.from_numpy(grey / 255)
+                    gray = np.asarray(Image.open(io.BytesIO(file.read())).convert("L"), dtype=np.float32)
+                    images[wanted.pop(member.name), 0] = torch.from_numpy(gray / 255)
     if wanted:
         raise FileNotFoundError(f"{len(wanted)} images of the manifests are in no tar, among them {min(wanted)}")
     return images
@@ -269,8 +270,8 @@ def write_recall(checks: QualityChecks, images: Tensor) -> None:
         rng = np.random.default_rng(0)
         spoilt = torch.from_numpy(np.stack([fault.make(image[0].numpy(), rng) for image in images]))[:, None].float()
         table = examine(checks, spoilt)
-        told = table.failed[:, [table.names.index(name) for name in fault.checks]].any(1)
-        shares = [100 * one.float().mean().item() for one in (told, table.failed.any(1))]
+        caught = table.failed[:, [table.names.index(name) for name in fault.checks]].any(1)
+        shares = [100 * one.float().mean().item() for one in (caught, table.failed.any(1))]
         by = " or ".join(fault.checks)
         sys.stdout.write(f"| {fault.name} | {len(images)} | {by} | {shares[0]:.1f}% | {shares[1]:.1f}% |\n")
 
@@ -279,13 +280,13 @@ def main() -> None:
     """Write both tables and the time taken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="collection of real images")
-    parser.add_argument("--family", type=Path, default=PACKAGED, help="family of judges")
+    parser.add_argument("--family", type=Path, default=PACKAGED, help="family of reward models")
     parser.add_argument("--made", type=Path, help="shard of generated images")
     parser.add_argument("--split", default="val")
     parser.add_argument("--images", type=int, default=100, help="images each fault is made from")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    checks = QualityChecks(Likeness.load(args.family, torch.device("cpu")))
+    checks = QualityChecks(Likeness.load(args.family, load_posture(args.family, torch.device("cpu"))))
     radiographs, _ = load_images(args.data, size=SIDE, split=args.split)
     images = raw_pixels(args.data, radiographs)
     limits = ", ".join(f"{name} {CHECKS[name].fails} {limit:g}" for name, limit in checks.thresholds.items())

@@ -26,9 +26,10 @@ from cxrsynth import console
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.settings import TuneSettings
-from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator
+from cxrsynth.tuning.evaluator import Evaluator
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.setup import open_tune
+from cxrsynth.tuning.verdict import EvaluatedImages
 from tests.benchmarks.tune_speed import PlainLoop
 
 _RECIPE = Path(__file__).parents[2] / "recipes" / "nano-rlcf.yaml"

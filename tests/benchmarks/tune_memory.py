@@ -21,6 +21,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cxrsynth import console
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.reports.prompt import every_canonical_sentence
 
 _REPORTS = Path(__file__).parents[2] / "recipes" / "nano-reports.csv"
@@ -123,7 +124,7 @@ def _tune(model: Path) -> None:
         path = Path(folder) / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
         run = open_tune(TuneSettings(recipe=path, out=Path(folder) / "run"))
-        made = Reinforcement(run, run.recipe.stages[0], 0, checkpoint=str(model))  # type: ignore[arg-type]
+        made = Reinforcement(run, run.recipe.stages[0], 0, checkpoint=resolve_model(str(model)))  # type: ignore[arg-type]
         loaded = _peak_bytes()
         with SamplingPool(made.policy.model, batch_size=1, threads_per_batch=torch.get_num_threads()) as pool:
             row = made.iterate(0, *made.learners(pool))

@@ -23,6 +23,7 @@ from torch import Tensor
 from cxrsynth import console
 from cxrsynth.diffusion.ddim import step_log_prob, step_mean, step_std
 from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.rollout import trajectory_schedule
 from cxrsynth.diffusion.sampler import decode_latents
 from cxrsynth.rewards.base import RewardSuite
@@ -77,7 +78,7 @@ def open_stage(folder: Path, *, reports: int, images: int) -> Reinforcement:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     run = open_tune(TuneSettings(recipe=path, out=folder / "run"))
-    return Reinforcement(run, run.recipe.stages[0], 0, checkpoint="nano")  # type: ignore[arg-type]
+    return Reinforcement(run, run.recipe.stages[0], 0, checkpoint=resolve_model("nano"))  # type: ignore[arg-type]
 
 
 def our_iterations(stage: Reinforcement) -> Callable[[], object]:
@@ -99,7 +100,9 @@ class PlainLoop:
         learning_rate: float = 1e-5,
         seed: int = 0,
     ) -> None:
-        self.model: DiffusionModel = load_model("nano", device=torch.device("cpu"), precision=Precision.FP32)
+        self.model: DiffusionModel = load_model(
+            resolve_model("nano"), device=torch.device("cpu"), precision=Precision.FP32
+        )
         self.baseline = copy.deepcopy(self.model.unet)
         self.model.unet.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.model.unet.parameters(), lr=learning_rate)

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cxrsynth.diffusion.finetune import denoising_loss, denoising_target, snr_weights, training_schedule
-from cxrsynth.diffusion.model import find_model, load_model
+from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import decode_latents, encode_images
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Precision
@@ -85,7 +86,7 @@ def test_the_schedule_is_the_models_whatever_sampler_its_folder_names() -> None:
 
 def test_an_encoded_image_decodes_to_itself() -> None:
     """The range, the scale and the channels that go in are those that come out."""
-    model = load_model("nano", device=torch.device("cpu"), precision=Precision.FP32)
+    model = load_model(resolve_model("nano"), device=torch.device("cpu"), precision=Precision.FP32)
     chests = load_file(find_model("nano") / "judges" / "nano" / "canonical.safetensors")
     radiographs = torch.stack([chests["mean_adult"], chests["mean_child"]])[:, None]
     radiographs = torch.nn.functional.interpolate(radiographs, (256, 256), mode="bicubic").clamp(0, 1)
@@ -96,7 +97,7 @@ def test_an_encoded_image_decodes_to_itself() -> None:
 
 
 def test_grey_becomes_the_channels_the_autoencoder_takes(tiny_model: object) -> None:
-    model = load_model(str(tiny_model), device=torch.device("cpu"), precision=Precision.FP32)
+    model = load_model(resolve_model(str(tiny_model)), device=torch.device("cpu"), precision=Precision.FP32)
     radiograph = torch.linspace(0, 1, 32 * 32).view(1, 1, 32, 32)
     latents = encode_images(model, radiograph)
     with torch.no_grad():

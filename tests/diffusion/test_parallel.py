@@ -14,15 +14,16 @@ from torch import nn
 
 from cxrsynth.diffusion import parallel
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool, batch_bytes, batches_at_once
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import SamplingStopped, sample_images
 from cxrsynth.settings import Precision, Sampler
 
 
 @pytest.fixture(scope="module")
 def networks(tiny_model: Path) -> DiffusionModel:
-    return load_model(str(tiny_model), device=torch.device("cpu"), precision=Precision.FP32)
+    return load_model(resolve_model(str(tiny_model)), device=torch.device("cpu"), precision=Precision.FP32)
 
 
 @pytest.fixture
@@ -96,23 +97,29 @@ def test_an_error_of_reading_ahead_waits_for_what_is_owed(networks: DiffusionMod
 def test_a_batch_under_way_ends_when_the_context_is_left(networks: DiffusionModel) -> None:
     # Started in the background of a script, this process would ignore the signal.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    noise = sample_noise(0, "k", networks.latent_shape)[None]
+    noise = seeded_noise(networks.latent_shape, 0, "k")[None]
     caught: list[BaseException] = []
+    under_way = threading.Barrier(4)
 
     def work(_: int) -> None:
+        under_way.wait(timeout=60)
         try:
             sample_images(networks, [""], noise, sampler=Sampler.DDIM, steps=1000, guidance=1.0, stopped=pool.stopped)
         except SamplingStopped as error:
             caught.append(error)
             raise
 
+    def press_ctrl_c() -> None:
+        under_way.wait(timeout=60)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+
     pool = SamplingPool(networks, batch_size=1, threads_per_batch=1)
 
     def run() -> None:
         with pool:
             made = pool.map_in_order(work, range(20))
-            # Ctrl-C while this thread waits for the first batch.
-            threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+            # Ctrl-C while this thread waits for the first batch, and all three threads sample.
+            threading.Thread(target=press_ctrl_c).start()
             next(made)
 
     try:
@@ -138,9 +145,10 @@ def test_memory_and_threads_bound_the_number_of_batches(
     assert batches(100 * one, threads=2) == 1
     assert batches(round(2.6 * one)) == 2
     assert batches(0) == 1
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert batches(round(3.9 * one)) == 1
-    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    with monkeypatch.context() as launcher:
+        for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+            launcher.setenv(name, value)
+        assert batches(round(3.9 * one)) == 1
     # A container's limit counts where it is lower.
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.max").write_text(f"{round(2.6 * one) + 1000}\n")

@@ -1,9 +1,11 @@
 """`generate` in one process, through the command line, with a model of a few channels."""
 
+import hashlib
 import io
 import json
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,8 @@ from typer.testing import CliRunner
 import cxrsynth.generation.generate
 from cxrsynth.cli import app
 from cxrsynth.diffusion.model import DiffusionModel, load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.noise import seeded_noise
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.settings import Device, Precision, Sampler
 from cxrsynth.shards.sample import sample_key, subject_key
@@ -115,7 +118,7 @@ def canonical_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def networks(tiny_model: Path) -> DiffusionModel:
-    return load_model(str(tiny_model), device=torch.device("cpu"), precision=Precision.FP32)
+    return load_model(resolve_model(str(tiny_model)), device=torch.device("cpu"), precision=Precision.FP32)
 
 
 def described(model: Path, folder: Path, spec: dict[str, object] | str) -> Path:
@@ -138,6 +141,37 @@ def test_a_command_makes_the_same_bytes_again(
 ) -> None:
     succeed(command(table, tmp_path / "b", tiny_model, "--images-per-report", "2", "--id-key", str(key_file)))
     assert hashes(tmp_path / "b") == hashes(made[0])
+
+
+def test_a_run_hashes_each_file_of_the_model_once(
+    tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: Counter[Path] = Counter()
+    file_digest = hashlib.file_digest
+
+    def counted(file: Any, *options: Any) -> Any:
+        hashed[Path(file.name)] += 1
+        return file_digest(file, *options)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    succeed(command(table, tmp_path / "out", tiny_model))
+    of_model = {path: count for path, count in hashed.items() if path.is_relative_to(tiny_model)}
+    assert set(tiny_model.rglob("*.safetensors")) <= set(of_model)
+    assert set(of_model.values()) == {1}
+
+
+def test_the_plan_records_the_revision_of_a_hub_model(
+    tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    shutil.copytree(tiny_model, tmp_path / "hub" / "models--lab--chest" / "snapshots" / ("a" * 40))
+    succeed(command(table, tmp_path / "out", f"lab/chest@{'a' * 40}"))
+    model = manifest(tmp_path / "out")["plan"]["model"]
+    assert (model["name"], model["revision"]) == ("chest", "a" * 40)
+    assert all(one["model"] == model for one in metadata(tmp_path / "out").values())
 
 
 def test_the_folder_holds_what_the_manifest_says(made: tuple[Path, str]) -> None:
@@ -290,7 +324,7 @@ def test_a_table_changed_while_it_is_read_is_no_set(
         patch.setattr(cxrsynth.generation.generate, "_make_shards", make_and_change)
         stopped = CliRunner().invoke(app, arguments)
     assert stopped.exit_code == 2
-    assert "changed while it was read" in stopped.stderr
+    assert "changed during the run" in stopped.stderr
     assert not (out / "manifest.json").exists()
     assert not ids.exists()
     write_table(table)
@@ -447,7 +481,7 @@ def test_a_manifest_of_something_else(content: str, tmp_path: Path, tiny_model: 
 
 def test_a_guidance_without_end_and_a_name_too_long(tmp_path: Path, tiny_model: Path, table: Path) -> None:
     assert "--guidance inf" in refuse(command(table, tmp_path / "out", tiny_model, "--guidance", "inf"))
-    assert "longer than" in refuse(command(table, tmp_path / ("n" * 300), tiny_model))
+    assert "too long for this file system" in refuse(command(table, tmp_path / ("n" * 300), tiny_model))
     assert not list(tmp_path.iterdir())
 
 
@@ -659,7 +693,7 @@ def test_what_the_model_was_never_shown_is_said_once_and_marked(
     out = tmp_path / "out"
     printed = succeed(command(table, out, canonical_model, "--shard-size", "14", "--images-per-report", "2"))
     [warning] = [line for line in printed.splitlines() if "warning:" in line]
-    assert "tiny-canonical was never shown" in warning
+    assert "tiny-canonical never saw in training" in warning
     for name in ("Edema", "Fracture", "Pneumonia (uncertain)", "Pleural Effusion (side)", "view LATERAL"):
         assert name in warning
     assert "Cardiomegaly" not in warning
@@ -713,20 +747,20 @@ def test_a_prompt_too_long_is_cut_and_counted(tmp_path: Path, tiny_model: Path) 
 
 def test_noise_depends_on_key_and_seed_alone() -> None:
     shape = (4, 8, 8)
-    noise = sample_noise(3, "abc-00", shape)
+    noise = seeded_noise(shape, 3, "abc-00")
     torch.manual_seed(1)
     torch.randn(5)
-    assert torch.equal(sample_noise(3, "abc-00", shape), noise)
-    assert not torch.equal(sample_noise(4, "abc-00", shape), noise)
-    assert not torch.equal(sample_noise(3, "abc-01", shape), noise)
-    many = torch.stack([sample_noise(0, f"k-{index}", shape) for index in range(200)])
+    assert torch.equal(seeded_noise(shape, 3, "abc-00"), noise)
+    assert not torch.equal(seeded_noise(shape, 4, "abc-00"), noise)
+    assert not torch.equal(seeded_noise(shape, 3, "abc-01"), noise)
+    many = torch.stack([seeded_noise(shape, 0, f"k-{index}") for index in range(200)])
     assert many.dtype == torch.float32
     assert abs(many.mean()) < 0.02
     assert abs(many.std() - 1) < 0.02
 
 
 def test_an_image_does_not_depend_on_its_batch(networks: DiffusionModel) -> None:
-    noise = torch.stack([sample_noise(0, f"k-{index}", networks.latent_shape) for index in range(4)])
+    noise = torch.stack([seeded_noise(networks.latent_shape, 0, f"k-{index}") for index in range(4)])
     prompts = ["left effusion.", "clear lungs.", "", "heart size is normal."]
 
     def sampled(places: slice) -> torch.Tensor:
@@ -740,7 +774,7 @@ def test_an_image_does_not_depend_on_its_batch(networks: DiffusionModel) -> None
 
 
 def test_the_samplers_differ_and_are_finite(networks: DiffusionModel) -> None:
-    noise = sample_noise(0, "k", networks.latent_shape)[None]
+    noise = seeded_noise(networks.latent_shape, 0, "k")[None]
     images = {
         sampler: sample_images(networks, ["left effusion."], noise, sampler=sampler, steps=4, guidance=4.0)
         for sampler in Sampler
@@ -754,7 +788,7 @@ def test_the_samplers_differ_and_are_finite(networks: DiffusionModel) -> None:
 
 
 def test_guidance_and_prompt_change_the_image(networks: DiffusionModel) -> None:
-    noise = sample_noise(0, "k", networks.latent_shape)[None]
+    noise = seeded_noise(networks.latent_shape, 0, "k")[None]
 
     def sampled(prompt: str, guidance: float) -> torch.Tensor:
         return sample_images(networks, [prompt], noise, sampler=Sampler.DDIM, steps=2, guidance=guidance)
@@ -771,7 +805,7 @@ def test_sampling_agrees_with_diffusers(sampler: Sampler, networks: DiffusionMod
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     prompts = ["left pleural effusion.", "clear lungs."]
-    noise = torch.stack([sample_noise(0, f"k-{index}", networks.latent_shape) for index in range(2)])
+    noise = torch.stack([seeded_noise(networks.latent_shape, 0, f"k-{index}") for index in range(2)])
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)

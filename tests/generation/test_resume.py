@@ -247,16 +247,16 @@ def test_the_number_of_cores_does_not_change_the_bytes(
 def test_a_failure_leaves_the_shards_before_it_whole(
     job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = generate._sample_batch
+    sample = generate.sample_batch
 
     def sample_until_shard_three(run: Any, model: Any, batch: Any, stopped: Any) -> Any:
-        if batch.index == 3:
+        if batch.shard.index == 3:
             raise ModelError("shard 3")
         return sample(run, model, batch, stopped)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "_sample_batch", sample_until_shard_three)
+        patch.setattr(generate, "sample_batch", sample_until_shard_three)
         code, printed = job.run_here(out, monkeypatch)
     assert code == 2
     assert "shard 3" in printed

@@ -1,4 +1,4 @@
-"""What the tests of images share: pictures, tars and DICOM objects made in code."""
+"""Pictures, tars and DICOM objects made in code, for the tests of images."""
 
 import io
 import tarfile
@@ -20,7 +20,7 @@ Levels = npt.NDArray[Any]
 
 
 def levels(seed: int, *, side: int = 12) -> Levels:
-    """A picture that no other seed gives, uint8 [side, side]."""
+    """A picture unique to its seed, uint8 [side, side]."""
     return np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
 
 
@@ -35,7 +35,7 @@ def as_image(picture: Levels) -> npt.NDArray[np.float32]:
 
 
 def member(name: str, content: bytes = b"", **header: Any) -> tuple[tarfile.TarInfo, bytes]:
-    """A header and its content; `header` overrides what the header says."""
+    """A header and its content; `header` overrides its fields."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     for field, value in header.items():
@@ -44,7 +44,7 @@ def member(name: str, content: bytes = b"", **header: Any) -> tuple[tarfile.TarI
 
 
 def tar_of(members: Iterable[tuple[tarfile.TarInfo, bytes]], *, form: int = tarfile.USTAR_FORMAT) -> bytes:
-    """A tar of headers and contents as they are, even where they disagree."""
+    """A tar of headers and contents as given, even if they disagree."""
     raw = b""
     for info, content in members:
         raw += info.tobuf(form) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
@@ -67,13 +67,13 @@ def write(path: Path, content: bytes | str) -> Path:
 
 
 def read_all(collection: Collection, *, workers: int = 2) -> tuple[list[Radiograph], list[Damaged]]:
-    """Images and damages of all units."""
+    """All readable images and all damaged ones."""
     found = [radiograph for unit in collection.units for radiograph in collection.read(unit, workers=workers)]
     return [f for f in found if isinstance(f, Radiograph)], [f for f in found if isinstance(f, Damaged)]
 
 
 def dicom_of(stored: Levels, *, pixels: bool = True, **elements: Any) -> bytes:
-    """A DICOM file of grey stored values; `elements` by keyword are set last."""
+    """A DICOM file of gray stored values; `elements` by keyword are set last."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -1,4 +1,4 @@
-"""DICOM objects in bytes -> pixels as a viewer shows them."""
+"""DICOM bytes -> pixels as a viewer shows them."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_eight_bits_keep_their_range_and_deeper_ones_are_stretched() -> None:
     np.testing.assert_allclose(read_dicom(dicom_of(STORED)).pixels, wanted, atol=1e-6)
 
 
-def test_a_uniform_image_is_its_grey_and_not_black() -> None:
+def test_a_uniform_image_keeps_its_gray_level() -> None:
     radiograph = read_dicom(dicom_of(np.full((4, 4), 1024, np.uint16), BitsStored=12, HighBit=11)).pixels
     assert radiograph == pytest.approx(1024 / 4095, abs=1e-6)
 
@@ -31,7 +31,7 @@ def test_the_window_applies_to_rescaled_values() -> None:
     np.testing.assert_allclose(read_dicom(content).pixels, wanted, atol=1e-6)
 
 
-def test_the_first_of_several_windows_is_taken_and_an_unusable_one_is_none() -> None:
+def test_the_first_of_several_windows_applies_and_an_unusable_one_is_ignored() -> None:
     first = read_dicom(dicom_of(STORED, WindowCenter=2000, WindowWidth=1000)).pixels
     several = read_dicom(dicom_of(STORED, WindowCenter=[2000, 9], WindowWidth=[1000, 7])).pixels
     np.testing.assert_array_equal(several, first)
@@ -43,7 +43,7 @@ def test_the_first_of_several_windows_is_taken_and_an_unusable_one_is_none() -> 
         )
 
 
-def test_a_voi_lut_is_looked_up_after_rescaling() -> None:
+def test_a_voi_lut_applies_after_rescaling() -> None:
     item = Dataset()
     item.add_new(0x00283002, "US", [256, 100, 16])
     item.add_new(0x00283006, "US", [(255 - entry) * 257 for entry in range(256)])
@@ -59,7 +59,7 @@ def test_monochrome1_is_inverted() -> None:
     np.testing.assert_allclose(inverted, 1 - plain, atol=1e-6)
 
 
-def test_signed_values_and_colour() -> None:
+def test_signed_values_and_color() -> None:
     signed = STORED.astype(np.int16) - 2000
     wanted = (signed - signed.min()) / np.ptp(signed)
     np.testing.assert_allclose(read_dicom(dicom_of(signed)).pixels, wanted, atol=1e-6)
@@ -81,27 +81,27 @@ def test_a_compressed_transfer_syntax_is_decoded() -> None:
     np.testing.assert_array_equal(read_dicom(buffer.getvalue()).pixels, read_dicom(dicom_of(STORED)).pixels)
 
 
-def test_the_header_tells_of_the_image() -> None:
-    told = {"ViewPosition": "PA", "PatientSex": "F", "PatientAge": "067Y", "PatientID": "p-1"}
-    assert read_dicom(dicom_of(STORED, **told)).told == told
-    assert set(read_dicom(dicom_of(STORED)).told.values()) == {""}
+def test_the_header_provides_metadata() -> None:
+    header = {"ViewPosition": "PA", "PatientSex": "F", "PatientAge": "067Y", "PatientID": "p-1"}
+    assert read_dicom(dicom_of(STORED, **header)).header == header
+    assert set(read_dicom(dicom_of(STORED)).header.values()) == {""}
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no DICOM object"),
-        (bytes(200), "no DICOM object"),
+        (b"", "not a DICOM object"),
+        (bytes(200), "not a DICOM object"),
         (dicom_of(STORED, pixels=False), "without pixels"),
         (dicom_of(STORED, NumberOfFrames=3), "3 frames"),
         (dicom_of(STORED, PhotometricInterpretation="PALETTE COLOR"), "palette"),
         (dicom_of(STORED, Rows=60000, Columns=60000), "60000 x 60000 pixels, more than"),
         (dicom_of(STORED, Rows=13), "cannot be decoded here"),
         (dicom_of(STORED)[:-20], "DICOM"),
-        (dicom_of(STORED, RescaleSlope=0, RescaleIntercept=0, WindowCenter=1, WindowWidth=9), "no numbers"),
+        (dicom_of(STORED, RescaleSlope=0, RescaleIntercept=0, WindowCenter=1, WindowWidth=9), "not numbers"),
     ],
 )
-def test_what_holds_no_single_image_is_refused(content: bytes, reason: str) -> None:
+def test_anything_but_a_single_image_is_refused(content: bytes, reason: str) -> None:
     with pytest.raises(UnreadableError, match=reason):
         read_dicom(content)
 
@@ -110,7 +110,7 @@ def test_what_holds_no_single_image_is_refused(content: bytes, reason: str) -> N
 def test_no_warning_or_log_quotes_the_header(caplog: pytest.LogCaptureFixture) -> None:
     content = dicom_of(STORED, PatientAge="067Y", PatientID="p", WindowCenter=2000, WindowWidth=3000)
     bad = content.replace(b"067Y", b"Zorb").replace(b"2.25.7", b"Q.Zorb")
-    assert read_dicom(bad).told["PatientAge"] == "Zorb"
+    assert read_dicom(bad).header["PatientAge"] == "Zorb"
     with pytest.raises(UnreadableError, match="transfer syntax"):
         read_dicom(content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.Zorb"))
     with pytest.raises(UnreadableError):
@@ -118,7 +118,7 @@ def test_no_warning_or_log_quotes_the_header(caplog: pytest.LogCaptureFixture) -
     assert not caplog.text
 
 
-def test_a_cut_or_flipped_file_never_raises_anything_else() -> None:
+def test_a_truncated_or_corrupted_file_raises_nothing_else() -> None:
     content = dicom_of(STORED, WindowCenter=2000, WindowWidth=3000, PatientID="p")
     rng = np.random.default_rng(0)
     for length in range(0, len(content) - 1, 7):

@@ -1,4 +1,4 @@
-"""Folders of pictures and DICOM files, with a table or without."""
+"""Folders of pictures and DICOM files, with and without a table."""
 
 import os
 from pathlib import Path
@@ -79,11 +79,11 @@ def test_rows_are_found_by_path(tmp_path: Path, column: str, shape: str) -> None
     table = write(tmp_path / "t.csv", TABLE(rows).replace("name", column))
     radiographs, damaged = read_all(open_collection(folder(tmp_path), table=table))
     assert not damaged
-    told = {
+    found = {
         radiograph.key: (radiograph.patient, radiograph.report.view if radiograph.report else None)
         for radiograph in radiographs
     }
-    assert told == {
+    assert found == {
         "a/x.tif": ("p2", "PA"),
         "b/x.png": ("p1", "AP"),
         "b/y.jpeg": ("", None),
@@ -108,21 +108,21 @@ def test_every_kind_of_table(tmp_path: Path) -> None:
     assert found[3].report.labels.keys() == {"Edema", "No Finding"} - {"No Finding"}
 
 
-def test_a_row_of_another_folder_is_not_taken(tmp_path: Path) -> None:
+def test_a_row_of_another_folder_does_not_match(tmp_path: Path) -> None:
     radiographs = folder(tmp_path)
     table = write(tmp_path / "t.csv", "path,sex\nc/x.png,F\nfar/away/z.webp,M\n")
     found, _ = read_all(open_collection(radiographs, table=table))
     assert [radiograph.report.sex if radiograph.report else None for radiograph in found] == [None, None, None, "M"]
 
 
-def test_two_rows_of_one_stem_tell_of_neither(tmp_path: Path) -> None:
+def test_two_rows_with_one_stem_match_nothing(tmp_path: Path) -> None:
     radiographs = folder(tmp_path)
     table = write(tmp_path / "t.csv", "path,sex\nz.png,F\nz.jpg,M\nb/x.png,F\n")
     found, _ = read_all(open_collection(radiographs, table=table))
     assert [radiograph.report.sex if radiograph.report else None for radiograph in found] == [None, "F", None, None]
 
 
-def test_lines_that_cannot_be_read_are_told_of_with_the_first_unit_alone(tmp_path: Path) -> None:
+def test_unreadable_lines_are_reported_once_with_the_first_unit(tmp_path: Path) -> None:
     for index in range(257):
         write(tmp_path / "images" / f"{index:04d}.png", encoded(levels(0, side=2)))
     table = write(tmp_path / "t.jsonl", '{"path": "0000.png", "sex": "F"}\nbroken\n')
@@ -146,9 +146,9 @@ def test_a_changed_table_changes_the_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        ("sex,view\nF,PA\n", "no column names the file"),
-        ("path,sex\nz.webp,F\nz.webp,M\n", "lines 2 and 3 tell of one image"),
-        ("path,sex\nother.png,F\n", "tells of no image"),
+        ("sex,view\nF,PA\n", "no column of image file names"),
+        ("path,sex\nz.webp,F\nz.webp,M\n", "lines 2 and 3 describe the same image"),
+        ("path,sex\nother.png,F\n", "no row matches an image"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path: Path, table: str, reason: str) -> None:
@@ -157,7 +157,7 @@ def test_tables_that_cannot_be_used(tmp_path: Path, table: str, reason: str) -> 
         open_collection(folder(tmp_path), table=path)
 
 
-def test_what_cannot_be_read_is_told_of(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     radiographs = folder(tmp_path)
     (radiographs / "gone.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(radiographs / "pipe.png")
@@ -174,7 +174,7 @@ def test_what_cannot_be_read_is_told_of(tmp_path: Path) -> None:
     assert "more than" in reasons["huge.png"]
 
 
-def test_a_permission_that_lacks_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     radiographs = folder(tmp_path)
     real = Path.open
 
@@ -183,14 +183,14 @@ def test_a_permission_that_lacks_is_told_of(tmp_path: Path, monkeypatch: pytest.
             raise PermissionError(13, "Permission denied")
         return real(self, *arguments, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(Path, "open", refusing)  # root reads everything: modes would not do
+    monkeypatch.setattr(Path, "open", refusing)  # root can read everything, so file modes would not do
     found, damaged = read_all(open_collection(radiographs))
     assert len(found) == 3
     assert damaged == [Damaged("files-000000", "z.webp", "cannot be read: Permission denied")]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root lists every folder")
-def test_a_folder_that_cannot_be_listed_is_told_of(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path) -> None:
     radiographs = folder(tmp_path)
     (radiographs / "b").chmod(0)
     found, damaged = read_all(open_collection(radiographs))

@@ -1,4 +1,4 @@
-"""Data sets of `generate`, read back in every format, and damaged."""
+"""Data sets of `generate`: read back in every format, and damaged."""
 
 import hashlib
 import json
@@ -72,21 +72,21 @@ def test_every_sample_comes_back(made: dict[str, Path], name: str) -> None:
         assert wanted is not None
         np.testing.assert_allclose(radiograph.pixels, wanted, atol=1e-6)
         assert radiograph.sha256 == hashlib.sha256(written[image]).hexdigest()
-        _check_told(radiograph, metadata(folder)[radiograph.key])
+        _check_metadata(radiograph, metadata(folder)[radiograph.key])
 
 
-def _check_told(radiograph: Radiograph, told: dict[str, object]) -> None:
+def _check_metadata(radiograph: Radiograph, expected: dict[str, object]) -> None:
     report = radiograph.report
     assert report is not None
     assert (report.view or "", report.sex or "", radiograph.age_group or "") == (
-        told["view"],
-        told["sex"],
-        told["age_group"],
+        expected["view"],
+        expected["sex"],
+        expected["age_group"],
     )
     assert report.stated_age_group == radiograph.age_group
     assert radiograph.patient
     assert radiograph.key.startswith(f"{radiograph.patient}-")
-    findings = told["findings"]
+    findings = expected["findings"]
     assert isinstance(findings, dict)
     for name, fact in findings.items():
         label = report.labels.get(name)
@@ -94,7 +94,7 @@ def _check_told(radiograph: Radiograph, told: dict[str, object]) -> None:
         assert (label.side.value if label and label.side else "") == fact["side"]
 
 
-def test_text_is_read_where_it_was_written(made: dict[str, Path]) -> None:
+def test_text_is_read_if_it_was_written(made: dict[str, Path]) -> None:
     texts = [radiograph.report.text for radiograph in read_all(open_collection(made["png"]))[0] if radiograph.report]
     assert sum("Left pleural effusion" in text for text in texts) == 1
     assert {
@@ -102,7 +102,7 @@ def test_text_is_read_where_it_was_written(made: dict[str, Path]) -> None:
     } == {""}
 
 
-def test_an_unpacked_file_set_tells_the_same_as_its_shards(made: dict[str, Path]) -> None:
+def test_an_unpacked_file_set_has_the_same_metadata_as_its_shards(made: dict[str, Path]) -> None:
     collection = open_collection(made["unpacked"])
     assert collection.kind == "cxrsynth"
     radiographs, damaged = read_all(collection)
@@ -119,13 +119,13 @@ def test_an_unpacked_file_set_tells_the_same_as_its_shards(made: dict[str, Path]
         assert {**radiograph.members, "dcm": b""} == {
             **twin.members,
             "dcm": b"",
-        }  # kept images lose nothing told of them
+        }  # kept images lose no metadata
     bare, damaged = read_all(open_collection(made["unpacked"] / FILE_SET))
     assert (len(bare), damaged) == (len(radiographs), [])
     assert {radiograph.report.sex for radiograph in bare if radiograph.report} <= {"F", "M", None}
 
 
-def test_one_shard_or_the_manifest_may_be_named(made: dict[str, Path]) -> None:
+def test_one_shard_or_the_manifest_may_be_given(made: dict[str, Path]) -> None:
     by_manifest = open_collection(made["png"] / "manifest.json")
     assert by_manifest.units == open_collection(made["png"]).units
     one = open_collection(made["png"] / "cxr-000001.tar")
@@ -141,11 +141,11 @@ def test_the_number_of_workers_changes_nothing(made: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flipped", "cut", "longer", "gone"])
-def test_a_shard_against_its_manifest_is_not_read_at_all(copy: Path, kind: str) -> None:
+def test_a_shard_that_does_not_match_the_manifest_is_not_read_at_all(copy: Path, kind: str) -> None:
     path = copy / "cxr-000001.tar"
     content = bytearray(path.read_bytes())
     if kind == "flipped":
-        # In the last sample: those before it must not be given out either.
+        # In the last sample: those before it must not be yielded either.
         content[-3000] ^= 1
     path.write_bytes({"cut": content[:-512], "longer": content + bytes(512)}.get(kind, content))
     if kind == "gone":
@@ -157,7 +157,7 @@ def test_a_shard_against_its_manifest_is_not_read_at_all(copy: Path, kind: str) 
     assert ("No such file" if kind == "gone" else "sha256") in damaged[0].reason
 
 
-def test_a_shard_that_the_manifest_does_not_list_is_told_of(copy: Path) -> None:
+def test_a_shard_missing_from_the_manifest_is_reported(copy: Path) -> None:
     shutil.copy(copy / "cxr-000000.tar", copy / "cxr-000009.tar")
     radiographs, damaged = read_all(open_collection(copy))
     assert len(radiographs) == len(ROWS)
@@ -184,7 +184,9 @@ def test_random_damage_to_a_data_set_never_gives_a_wrong_image(copy: Path) -> No
             )
 
 
-def test_files_and_metadata_of_a_file_set_against_the_manifest(made: dict[str, Path], tmp_path: Path) -> None:
+def test_files_and_metadata_of_a_file_set_are_checked_against_the_manifest(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(made["unpacked"], tmp_path / "copy"))
     whole = open_collection(folder)
     name = whole.units[0].files[0]
@@ -201,7 +203,7 @@ def test_files_and_metadata_of_a_file_set_against_the_manifest(made: dict[str, P
     assert all(radiograph.report is None or not radiograph.report.labels for radiograph in radiographs)
 
 
-def test_manifests_that_are_not_ours_or_broken(copy: Path) -> None:
+def test_manifests_of_other_programs_and_broken_ones(copy: Path) -> None:
     path = copy / "manifest.json"
     content = json.loads(path.read_text())
     path.write_text('{"name": "a web app"}')
@@ -218,13 +220,13 @@ def test_manifests_that_are_not_ours_or_broken(copy: Path) -> None:
             open_collection(copy)
 
 
-def test_a_table_beside_a_data_set_of_ours_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
+def test_a_table_for_a_cxrsynth_data_set_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "path,sex\nx,F\n")
-    with pytest.raises(ShardError, match="by itself"):
+    with pytest.raises(ShardError, match="carries its own metadata"):
         open_collection(made["png"], table=table)
 
 
-def test_a_picture_beside_is_no_image(made: dict[str, Path]) -> None:
+def test_a_picture_beside_the_shards_is_not_an_image(made: dict[str, Path]) -> None:
     assert levels(0).any()
     assert (made["png"] / "preview.png").exists()
     assert not any("preview" in radiograph.key for radiograph in read_all(open_collection(made["png"]))[0])

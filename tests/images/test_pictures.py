@@ -1,4 +1,4 @@
-"""Pictures in bytes -> pixels, and the square that networks are shown."""
+"""Picture bytes -> pixels, and the square that networks take."""
 
 import struct
 import zlib
@@ -28,12 +28,12 @@ def test_sixteen_bits_are_kept(kind: str) -> None:
     np.testing.assert_array_equal(read_picture(encoded(DEEP, kind)), DEEP.astype(np.float32) / np.float32(65535))
 
 
-def test_a_sixteen_bit_tiff_of_white_zero_is_inverted() -> None:
+def test_a_16_bit_tiff_with_white_as_zero_is_inverted() -> None:
     inverted = read_picture(encoded(DEEP, "TIFF", tiffinfo={262: 0}))
     np.testing.assert_allclose(inverted, 1 - DEEP / 65535, atol=1e-6)
 
 
-def test_grey_stays_grey_in_every_mode_and_jpeg_is_near() -> None:
+def test_gray_stays_gray_in_every_mode_and_jpeg_comes_close() -> None:
     grey = Image.fromarray(levels(2))
     for mode in ("RGB", "RGBA", "LA", "P"):
         np.testing.assert_array_equal(read_picture(encoded(grey.convert(mode))), as_image(levels(2)))
@@ -41,7 +41,7 @@ def test_grey_stays_grey_in_every_mode_and_jpeg_is_near() -> None:
     assert abs(read_picture(encoded(smooth, "JPEG", quality=95)) - as_image(smooth)).max() < 0.02
 
 
-def test_colour_is_weighed_as_the_eye_does() -> None:
+def test_color_is_weighted_as_by_the_eye() -> None:
     green = np.zeros((4, 4, 3), np.uint8)
     green[..., 1] = 255
     assert read_picture(encoded(green)) == pytest.approx(0.587, abs=0.003)
@@ -56,7 +56,7 @@ def test_exif_rotation_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_a_cut_picture_is_whole_or_refused(kind: str) -> None:
+def test_a_truncated_picture_is_whole_or_refused(kind: str) -> None:
     content = encoded(levels(4, side=24), kind)
     whole = read_picture(content)
     refused = 0
@@ -71,8 +71,8 @@ def test_a_cut_picture_is_whole_or_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("side", [24, 400])
-def test_flipped_bytes_of_a_png_are_told(side: int) -> None:
-    # 400 pixels a side make several IDAT chunks.
+def test_flipped_bytes_of_a_png_are_noticed(side: int) -> None:
+    # 400 x 400 pixels need several IDAT chunks.
     content = encoded(levels(5, side=side))
     whole = read_picture(content)
     for place in np.random.default_rng(0).integers(0, len(content), 150):
@@ -88,12 +88,12 @@ def test_flipped_bytes_of_a_png_are_told(side: int) -> None:
 def test_the_checksum_of_every_chunk_counts() -> None:
     content = bytearray(encoded(levels(5)))
     content[-13] ^= 1  # the last byte of IDAT's checksum, before the 12 bytes of IEND
-    with pytest.raises(UnreadableError, match="broken or cut"):
+    with pytest.raises(UnreadableError, match="broken or truncated"):
         read_picture(bytes(content))
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG header that claims so many pixels, and next to no data."""
+    """A PNG header that claims that many pixels, with almost no data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -109,12 +109,12 @@ def test_too_many_pixels_are_refused_by_the_header(side: int) -> None:
         read_picture(bomb(side, side))
 
 
-def test_other_things_are_refused() -> None:
+def test_other_formats_are_refused() -> None:
     frames = [Image.fromarray(levels(seed)) for seed in (1, 2)]
     twice = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
     float_tiff = encoded(np.zeros((4, 4), np.float32), "TIFF")
     gif = encoded(levels(1), "GIF")
-    for content, reason in ((b"", "no PNG"), (b"text", "no PNG"), (gif, "no PNG"), (twice, "more than one")):
+    for content, reason in ((b"", "not a PNG"), (b"text", "not a PNG"), (gif, "not a PNG"), (twice, "more than one")):
         with pytest.raises(UnreadableError, match=reason):
             read_picture(content)
     with pytest.raises(UnreadableError, match="pixels of kind F"):
@@ -122,7 +122,7 @@ def test_other_things_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(40, 30, 16), (31, 31, 64), (90, 17, 17), (200, 300, 32)])
-def test_squared_is_the_centre_at_torchs_numbers(height: int, width: int, size: int) -> None:
+def test_squared_is_the_center_with_torchs_numbers(height: int, width: int, size: int) -> None:
     radiograph = np.random.default_rng(0).random((height, width), dtype=np.float32)
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -1,4 +1,4 @@
-"""Shards of other programs, and what is done to them on purpose: never an exception, never a wrong image."""
+"""Shards of other programs, broken or hostile: never an exception, never a wrong image."""
 
 import gzip
 import io
@@ -46,7 +46,7 @@ def test_a_shard_gives_its_images_in_order(tmp_path: Path, name: str) -> None:
         assert dict(radiograph.members) == {"png": encoded(levels(index)), "json": b'{"view": "PA", "sex": "F"}'}
 
 
-def test_shards_are_sorted_units_and_equal_keys_in_two_of_them_stay_apart(tmp_path: Path) -> None:
+def test_shards_are_sorted_units_and_their_equal_keys_stay_distinct(tmp_path: Path) -> None:
     for name in ("b.tar", "train/a.tar", ".hidden.tar"):
         write(tmp_path / name, shard_of(1))
     write(tmp_path / "preview.png", PNG)
@@ -58,7 +58,7 @@ def test_shards_are_sorted_units_and_equal_keys_in_two_of_them_stay_apart(tmp_pa
     assert [radiograph.key for radiograph in read_all(one)[0]] == ["b/s0"]
 
 
-def test_shards_that_differ_in_their_suffix_alone_keep_their_images_apart(tmp_path: Path) -> None:
+def test_shards_that_differ_only_in_suffix_keep_their_images_apart(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
         write(tmp_path / name, shard_of(2))
     write(tmp_path / "a.tgz", gzip.compress(shard_of(1)))
@@ -66,7 +66,7 @@ def test_shards_that_differ_in_their_suffix_alone_keep_their_images_apart(tmp_pa
     assert keys == ["a.tar/s0", "a.tar/s1", "a.tgz/s0", "b/s0", "b/s1"]
 
 
-def test_the_digest_changes_with_the_file_alone(tmp_path: Path) -> None:
+def test_the_digest_changes_with_the_file(tmp_path: Path) -> None:
     collection = opened(tmp_path, shard_of(1))
     (unit,) = collection.units
     before = collection.digest_of(unit)
@@ -74,7 +74,7 @@ def test_the_digest_changes_with_the_file_alone(tmp_path: Path) -> None:
     assert collection.digest_of(unit) != before
 
 
-def test_names_part_at_the_first_dot_but_in_uids() -> None:
+def test_names_split_at_the_first_dot_except_in_uids() -> None:
     assert split_name("a/b.c/x.seg.png") == ("a/b.c/x", "seg.png")
     assert split_name("x.JPG") == ("x", "jpg")
     assert split_name("1.2.840.7.dcm") == ("1.2.840.7", "dcm")
@@ -122,9 +122,9 @@ def test_every_image_extension_and_text(tmp_path: Path) -> None:
         ([member("x.png", type=tarfile.SYMTYPE, linkname="good.png")], "a link"),
         ([member("x.png", type=tarfile.LNKTYPE, linkname="good.png")], "a link"),
         ([member("x.png", type=tarfile.CHRTYPE)], "a device"),
-        ([member("x.png", b"text")], "no PNG, JPEG"),
-        ([member("x.png", PNG[: len(PNG) // 2])], "broken or cut"),
-        ([member("x.png")], "no PNG, JPEG"),
+        ([member("x.png", b"text")], "not a PNG, JPEG"),
+        ([member("x.png", PNG[: len(PNG) // 2])], "broken or truncated"),
+        ([member("x.png")], "not a PNG, JPEG"),
         ([member("x.dcm", dicom_of(levels(0), pixels=False))], "without pixels"),
         ([member("x.json", b"{}")], "no image"),
         ([member("x.png", PNG), member("x.jpg", PNG)], "2 images"),
@@ -138,7 +138,7 @@ def test_every_image_extension_and_text(tmp_path: Path) -> None:
         ([member("good.png", PNG)], "second sample"),
     ],
 )
-def test_one_bad_sample_is_told_of_and_the_rest_is_read(
+def test_one_bad_sample_is_reported_and_the_rest_is_read(
     tmp_path: Path, bad: list[tuple[tarfile.TarInfo, bytes]], reason: str
 ) -> None:
     good, last = member("good.png", encoded(levels(1))), member("last.png", encoded(levels(2)))
@@ -158,12 +158,12 @@ def test_a_header_of_ten_gigabytes_takes_no_memory(tmp_path: Path, kind: bytes) 
     first, second = member("first.png", PNG), member("second.png", PNG)
     path = write(tmp_path / "a.tar", tar_of([first, second, huge], form=tarfile.GNU_FORMAT))
     with path.open("r+b") as file:
-        file.truncate(11 << 30)  # a hole: so many bytes are there to read
+        file.truncate(11 << 30)  # a hole: that many bytes can be read
     tracemalloc.start()
     radiographs, damaged = read_all(open_collection(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # After a header that names the next member no one knows whether that member is of the sample before.
+    # After a broken name header, the next member may belong to the sample before.
     assert [radiograph.key for radiograph in radiographs] == (
         ["a/first", "a/second"] if kind == tarfile.REGTYPE else ["a/first"]
     )
@@ -176,31 +176,31 @@ def test_a_header_of_ten_gigabytes_takes_no_memory(tmp_path: Path, kind: bytes) 
     ("content", "reason"),
     [
         (b"", "an empty file"),
-        (b"not a tar at all" * 100, "no tar"),
+        (b"not a tar at all" * 100, "not a tar"),
         (bytes(10240), "without members"),
         (shard_of(3)[: 512 * 9], "the rest is not read"),
         (shard_of(3)[:-1024], "without its end mark"),
-        (shard_of(2) + shard_of(1), "goes on after its end mark"),
+        (shard_of(2) + shard_of(1), "continues after its end mark"),
         (gzip.compress(shard_of(3))[:-30], "gzip stream"),
-        (tar_of([member("s0.png", PNG)]) + b"x", "goes on after its end mark"),
+        (tar_of([member("s0.png", PNG)]) + b"x", "continues after its end mark"),
     ],
 )
-def test_a_broken_tar_is_told_of_once(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_broken_tar_is_reported_once(tmp_path: Path, content: bytes, reason: str) -> None:
     _, damaged = read_all(opened(tmp_path, content))
     assert len(damaged) == 1
     assert reason in damaged[0].reason
 
 
-def test_a_sample_that_may_lack_a_member_is_not_given_out(tmp_path: Path) -> None:
+def test_a_sample_that_may_lack_a_member_is_left_out(tmp_path: Path) -> None:
     content = tar_of([member("s0.png", PNG), member("s1.png", PNG), member("s1.json", b"{}")])
-    # Cut between the second image and its JSON: at the boundary of two members.
+    # Cut between the second image and its JSON, at a boundary of members.
     cut = content[: 2 * (512 + -(-len(PNG) // 512) * 512)]
     radiographs, damaged = read_all(opened(tmp_path, cut))
     assert [radiograph.key for radiograph in radiographs] == ["a/s0"]
     assert "without its end mark" in damaged[0].reason
 
 
-def test_a_shard_that_is_a_folder_or_gone_is_told_of(tmp_path: Path) -> None:
+def test_a_shard_that_is_missing_is_reported(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "b.tar").symlink_to(tmp_path / "nowhere.tar")
     collection = opened(tmp_path, shard_of(1))
@@ -210,7 +210,7 @@ def test_a_shard_that_is_a_folder_or_gone_is_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_names_of_every_dialect(tmp_path: Path, form: int) -> None:
+def test_long_names_in_every_dialect(tmp_path: Path, form: int) -> None:
     buffer = io.BytesIO()
     name = "folder/" * 12 + "x" * 60
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
@@ -230,7 +230,7 @@ def test_random_damage_never_raises_and_never_gives_a_wrong_image(tmp_path: Path
     whole = shard_of(6)
     right = {f"a/s{index}": as_image(levels(index)) for index in range(6)}
     rng = np.random.default_rng(0)
-    told = 0
+    reported = 0
     for _ in range(150):
         content = bytearray(whole)
         if rng.random() < 0.4:
@@ -238,13 +238,13 @@ def test_random_damage_never_raises_and_never_gives_a_wrong_image(tmp_path: Path
         for _ in range(int(rng.integers(1, 4)) if content else 0):
             content[int(rng.integers(0, len(content)))] ^= int(rng.integers(1, 256))
         radiographs, damaged = read_all(opened(tmp_path, bytes(content)))
-        told += bool(damaged)
+        reported += bool(damaged)
         for radiograph in radiographs:
             np.testing.assert_array_equal(radiograph.pixels, right[radiograph.key])
-    assert told > 90
+    assert reported > 90
 
 
-def test_nothing_of_a_report_is_in_a_reason_or_a_repr(tmp_path: Path) -> None:
+def test_no_reason_or_repr_quotes_a_report(tmp_path: Path) -> None:
     secret = b'{"report": "Zorblattic lungs", "age": "Zorblattic", "patient_id": "Zorblattic"'
     radiographs, damaged = read_tar(
         tmp_path, member("a.json", secret), member("a.png", PNG), member("b.json", secret + b"}"), member("b.png", PNG)
@@ -255,7 +255,7 @@ def test_nothing_of_a_report_is_in_a_reason_or_a_repr(tmp_path: Path) -> None:
     assert "Zorblattic" not in repr(radiographs) + repr(damaged)
 
 
-def test_a_table_tells_of_the_samples_of_a_shard(tmp_path: Path) -> None:
+def test_a_table_describes_the_samples_of_a_shard(tmp_path: Path) -> None:
     collection = opened(tmp_path, shard_of(2))
     table = write(tmp_path / "t.csv", "id,view,labels,patient_id\ns0,AP,Mass|Effusion,p7\nother,PA,,\n")
     radiographs, damaged = read_all(open_collection(collection.path, table=table))
@@ -268,8 +268,8 @@ def test_a_table_tells_of_the_samples_of_a_shard(tmp_path: Path) -> None:
 
 
 def test_labels_joined_by_bars(tmp_path: Path) -> None:
-    told = {"labels": "Edema|Effusion|Infiltration|Pleural_Thickening|Hernia|todo", "view": "AP", "age": "1-5"}
-    radiographs, _ = read_tar(tmp_path, member("x.json", json.dumps(told).encode()), member("x.png", PNG))
+    record = {"labels": "Edema|Effusion|Infiltration|Pleural_Thickening|Hernia|todo", "view": "AP", "age": "1-5"}
+    radiographs, _ = read_tar(tmp_path, member("x.json", json.dumps(record).encode()), member("x.png", PNG))
     report = radiographs[0].report
     assert report is not None
     assert {name: label.status.value for name, label in report.labels.items()} == dict.fromkeys(

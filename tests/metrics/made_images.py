@@ -10,7 +10,7 @@ from cxrsynth.runtime.warps import warp, warp_matrices
 
 
 def made_images(count: int, *, seed: int = 0, size: int = 128) -> Tensor:
-    """[count, 1, size, size] float32 in [0, 1]: two dark lungs, ribs, and what tells one from another."""
+    """[count, 1, size, size] float32 in [0, 1]: two dark lungs, ribs, and what distinguishes them."""
     rng = torch.Generator().manual_seed(seed)
     wide = size + size // 4  # moved first, then cropped: no image ends within its frame
     axis = torch.linspace(-1.25, 1.25, wide)

@@ -6,7 +6,7 @@ import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from cxrsynth.metrics.diversity import (
-    Radiographs,
+    Images,
     _pairs_within,
     ms_ssim,
     scale_weights,
@@ -15,7 +15,7 @@ from cxrsynth.metrics.diversity import (
 )
 
 
-def radiographs(count: int, side: int = 48, *, seed: int = 0) -> Radiographs:
+def radiographs(count: int, side: int = 48, *, seed: int = 0) -> Images:
     """Blobs at random places: images of one kind, none like another."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
@@ -45,7 +45,7 @@ def test_images_below_the_kernel_are_refused() -> None:
         scale_weights(10)
 
 
-def test_a_collapsed_set_is_told_from_a_varied_one() -> None:
+def test_a_collapsed_set_is_reported_from_a_varied_one() -> None:
     varied = radiographs(40)
     collapsed = varied[[0] * 40]
     assert similarity_within(collapsed, pairs=20, seed=0).value == pytest.approx(1.0, abs=1e-5)
@@ -65,7 +65,7 @@ def test_grey_levels_and_fractions_are_one() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 7, 8])
-def test_a_image_is_never_its_own_pair(count: int) -> None:
+def test_an_image_is_never_its_own_pair(count: int) -> None:
     for seed in range(20):
         drawn = _pairs_within(count, 30, seed=seed)
         assert (drawn[:, 0] != drawn[:, 1]).all()
@@ -73,7 +73,7 @@ def test_a_image_is_never_its_own_pair(count: int) -> None:
         assert len(set(first)) == len(first)
 
 
-def test_sets_that_cannot_be_paired_are_told() -> None:
+def test_sets_that_cannot_be_paired_are_reported() -> None:
     with pytest.raises(ValueError, match="1 images, expected at least 2"):
         similarity_within(radiographs(1), pairs=3, seed=0)
     with pytest.raises(ValueError, match="of one size"):

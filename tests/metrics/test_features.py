@@ -103,7 +103,7 @@ def weights_of(name: str) -> Path:
     return next(Path(name.removeprefix("xrv:")).rglob("model.safetensors"))
 
 
-def test_a_images_features_are_its_own(named: tuple[str, int]) -> None:
+def test_an_images_features_are_its_own(named: tuple[str, int]) -> None:
     name, width = named
     extractor = load_extractor(name, device=CPU)
     together = extractor(radiographs())
@@ -129,7 +129,7 @@ def test_the_digest_is_that_of_weights_and_settings(named: tuple[str, int]) -> N
     assert digest == expected.hexdigest()
 
 
-def test_tensors_missing_from_the_file_are_told(named: tuple[str, int], tmp_path: Path) -> None:
+def test_tensors_missing_from_the_file_are_reported(named: tuple[str, int], tmp_path: Path) -> None:
     name, _ = named
     folder, target = Path(name.removeprefix("xrv:")), tmp_path / "torn"
     torn = target / weights_of(name).relative_to(folder)
@@ -181,7 +181,7 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
         load_extractor(str(tmp_path), device=CPU)
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="features 'nowhere': unknown"):
         load_extractor("nowhere", device=CPU)
     with pytest.raises(ModelError, match="cannot be loaded as an image encoder"):

@@ -33,10 +33,10 @@ def white(features: Features) -> Features:
 
 def test_frechet_distance_has_its_closed_form() -> None:
     one, other = white(cloud(60, seed=1)), white(cloud(70, seed=2))
-    spread = np.array([1.0, 2.0, 0.5, 3.0])
+    scale = np.array([1.0, 2.0, 0.5, 3.0])
     mean = np.array([1.0, 0.0, -2.0, 0.5])
-    expected = (mean**2).sum() + ((1 - spread) ** 2).sum()
-    assert frechet_distance(one, other * spread + mean) == pytest.approx(expected, rel=1e-9)
+    expected = (mean**2).sum() + ((1 - scale) ** 2).sum()
+    assert frechet_distance(one, other * scale + mean) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(one, one) == pytest.approx(0.0, abs=1e-9)
     # Correlated: covariance R R' against 1 has distance sum (1 - singular value)^2 for symmetric R.
     mixed = np.array([[2.0, 0.5, 0, 0], [0.5, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])
@@ -71,7 +71,7 @@ def test_kernel_distance_is_unbiased() -> None:
     assert kernel_distance(cloud(200, seed=1), cloud(200, seed=2, shift=1.0)) > 1
 
 
-def test_manifolds_tell_quality_from_variety() -> None:
+def test_manifolds_separate_quality_from_diversity() -> None:
     real = np.concatenate([cloud(200, seed=1), cloud(200, seed=2, shift=30.0)])
     same = manifolds(real, np.concatenate([cloud(200, seed=3), cloud(200, seed=4, shift=30.0)]))
     assert min(same.precision, same.recall, same.coverage) > 0.85
@@ -144,7 +144,7 @@ def test_frechet_distance_bears_features_that_never_change() -> None:
 
 
 @pytest.mark.parametrize("width", [5, 80])
-def test_frechet_interval_is_the_bootstrap_without_copies(width: int) -> None:
+def test_frechet_interval_is_the_bootstrap_without_repeated_rows(width: int) -> None:
     one, other = cloud(40, width, seed=1), cloud(50, width, seed=2, shift=0.3)
     slow = bootstrap(frechet_distance, one, other, rounds=20, seed=4)
     fast = frechet_interval(one, other, rounds=20, seed=4)

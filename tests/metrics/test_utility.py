@@ -19,8 +19,8 @@ def found(made: ImageTable, real: ImageTable, **options: Any) -> dict[str, Any]:
 
 
 def area(result: dict[str, Any], trained_on: str, finding: str = "Edema", group: str = "all") -> dict[str, float]:
-    told = {"finding": finding, "group": group, "trained_on": trained_on}
-    return next(row["auroc"] for row in result["rows"] if told.items() <= row.items())
+    cell = {"finding": finding, "group": group, "trained_on": trained_on}
+    return next(row["auroc"] for row in result["rows"] if cell.items() <= row.items())
 
 
 def lift(result: dict[str, Any], finding: str = "Edema", group: str = "all") -> dict[str, float]:
@@ -28,14 +28,14 @@ def lift(result: dict[str, Any], finding: str = "Edema", group: str = "all") -> 
 
 
 def noisy(radiographs: ImageTable, *, seed: int, width: int = 100) -> ImageTable:
-    """More features that tell nothing: few images do not suffice to learn which one does."""
+    """More features, all useless: few images are not enough to learn which one is useful."""
     more = np.random.default_rng(seed).normal(size=(len(radiographs.features), width)).astype(np.float32)
     return replace(radiographs, features=np.hstack([radiographs.features, more]))
 
 
 def test_useful_images_lift_and_useless_ones_do_not() -> None:
     real = noisy(table(400, seed=1, share=0.15), seed=3)
-    useful, useless = (noisy(table(800, seed=2, told=told), seed=4) for told in (2.0, 0.0))
+    useful, useless = (noisy(table(800, seed=2, effect=effect), seed=4) for effect in (2.0, 0.0))
     helped, left = found(useful, real), found(useless, real)
     assert lift(helped)["low"] > 0
     assert lift(left)["high"] < 0  # they drown the real ones
@@ -55,7 +55,7 @@ def test_labels_that_lie_turn_the_ranking() -> None:
 def test_a_group_is_tested_on_its_own_images() -> None:
     real = table(600, seed=1)
     hidden = np.array([sex == "M" for sex in real.sex])
-    real.features[hidden, 0] = np.random.default_rng(0).normal(size=hidden.sum())  # men's images tell nothing
+    real.features[hidden, 0] = np.random.default_rng(0).normal(size=hidden.sum())  # no signal in men's images
     result = found(table(300, seed=2), real)
     assert area(result, "real", group="sex: F")["low"] > 0.8 > area(result, "real", group="sex: M")["high"]
     assert {row["group"] for row in result["rows"]} == {"all", "sex: F", "sex: M", "view: AP", "view: PA"} | {
@@ -100,7 +100,7 @@ def test_too_few_are_listed_and_not_measured() -> None:
 
 
 def test_a_finding_of_too_few_patients_is_listed_and_the_others_are_measured() -> None:
-    """Thirty images with it, all of one or two patients: no fold can be told by the others."""
+    """Thirty images with it, all of one or two patients: no fold can be predicted from the others."""
     real, made = table(240, seed=1, per_patient=10), table(200, seed=2)
     for place, patient in enumerate(real.patients):
         if patient in ("p0", "p1", "p2", "p3"):
@@ -129,9 +129,9 @@ def test_images_of_which_all_is_denied_are_known_images() -> None:
         return replace(radiographs, present=present, absent=[set() if names else {"Edema"} for names in present])
 
     real, made = table(200, seed=1), table(200, seed=2)
-    told = found(by_columns(made), by_columns(real))
-    assert told["split"] == found(made, real)["split"]
-    assert area(told, "synthetic") == area(found(made, real), "synthetic")
+    relabeled = found(by_columns(made), by_columns(real))
+    assert relabeled["split"] == found(made, real)["split"]
+    assert area(relabeled, "synthetic") == area(found(made, real), "synthetic")
 
 
 def test_no_more_than_the_most_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +153,8 @@ def test_areas_are_sklearns_with_weights_and_ties() -> None:
 
 
 def test_whole_patients_are_resampled() -> None:
-    """Twenty copies of each image tell no more than one: intervals must not shrink."""
-    one, made = table(120, seed=1, told=1.0, per_patient=1), table(200, seed=2, told=1.0)
+    """Twenty copies of each image hold no more information than one: intervals must not shrink."""
+    one, made = table(120, seed=1, effect=1.0, per_patient=1), table(200, seed=2, effect=1.0)
     places = np.repeat(np.arange(120), 20)
     many = ImageTable(
         features=one.features[places],
@@ -167,9 +167,9 @@ def test_whole_patients_are_resampled() -> None:
     assert copied["high"] - copied["low"] > 0.7 * (single["high"] - single["low"])
 
 
-def test_a_reference_without_labels_is_told() -> None:
+def test_a_reference_without_labels_is_reported() -> None:
     bare = replace(table(60, seed=1), present=[set() for _ in range(60)])
-    with pytest.raises(ReportsError, match="reference: no image is told to have a finding"):
+    with pytest.raises(ReportsError, match="reference: no image has a finding stated as present"):
         measure_utility(table(60, seed=2), bare, seed=0)
     alone = replace(table(60, seed=1), patients=["p"] * 60)
     with pytest.raises(ReportsError, match="of a single patient"):

@@ -1,4 +1,4 @@
-"""nano's own training code, on a dozen made images and networks of a few channels: staged, seeded, resumable."""
+"""The nano build on a few random images and networks of a few channels: staged, seeded, resumable."""
 
 import csv
 import io
@@ -21,6 +21,9 @@ from cxrsynth.nano.build.config import TextSettings, load_config
 from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Radiograph, caption, load_images
 from cxrsynth.nano.build.reward_models import FAMILIES
 from cxrsynth.reports.prompt import Subject
+
+# What cxrsynth[build] asks for: a tokenizer trained from nothing.
+pytest.importorskip("transformers", minversion="5.0")
 
 COLUMNS = ("id", "patient_id", "licence_tier", "split", "view", "labels", "age", "sex", "fit")
 FIT = {
@@ -74,7 +77,7 @@ CONFIG = {
         "zoom": 0.05,
         "shift": 0.03,
     },
-    "judges": {
+    "reward_models": {
         "trunks": [
             {"kind": "densenet", "widths": [8, 4], "depths": [1, 1]},
             {"kind": "resnet", "widths": [8, 8], "depths": [1, 1]},
@@ -142,7 +145,7 @@ def test_only_open_images_may_train(tmp_path: Path) -> None:
         load_images(data, size=32)
 
 
-def test_grey_levels_are_stretched_and_labels_mapped(tmp_path: Path) -> None:
+def test_gray_levels_are_stretched_and_labels_mapped(tmp_path: Path) -> None:
     radiographs, pixels = load_images(write_images(tmp_path / "data"), size=32)
     assert pixels.shape == (15, 1, 32, 32)
     assert pixels.min() == 0
@@ -157,7 +160,7 @@ def test_an_interrupted_build_equals_one_never_stopped(
 ) -> None:
     data = write_images(tmp_path / "data")
     main(data=data, work=tmp_path / "whole", out=tmp_path / "model", config=config)
-    # Learning the tokenizer breaks ties at random: what must be equal is the training.
+    # Training the tokenizer breaks ties at random: only the networks must be equal.
     for folder in ("tokenizer", "judges/tokenizer"):
         shutil.copytree(tmp_path / "whole" / folder, tmp_path / "halted" / folder)
     for module in (autoencoder, denoiser, fitting, decoder):
@@ -190,7 +193,7 @@ def test_an_interrupted_build_equals_one_never_stopped(
     assert "Pneumonia | 5" in (tmp_path / "model" / "model_card.md").read_text()
 
 
-def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_continues_from_a_model_folder(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, first, second = write_images(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
     main(data=data, work=tmp_path / "work", out=first, config=config)
     started = []
@@ -202,7 +205,7 @@ def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monke
     train = build.train_denoiser
     monkeypatch.setattr(build, "train_denoiser", training)
     main(data=data, work=tmp_path / "more", out=second, config=config, start=first)
-    with Image.open(tmp_path / "work" / "sheet.png") as sheet:  # of the ten images measured, side by side
+    with Image.open(tmp_path / "work" / "sheet.png") as sheet:  # contact sheet of the ten measured images
         assert sheet.size == (10 * sheet.height, sheet.height)
         low, high = sheet.getextrema()
         assert low < high
@@ -212,7 +215,7 @@ def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monke
     learned = load_file(second / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(taken[name].half().equal(weights) for name, weights in known.items())
     assert not all(learned[name].equal(weights) for name, weights in known.items())
-    # A few steps of a small learning rate from where it was; another start would be far away.
+    # A few steps at a small learning rate; another start would be far away.
     assert all((learned[name] - weights).abs().max() < 0.02 for name, weights in known.items())
     for kept in ("vae/diffusion_pytorch_model.safetensors", "judges/nano/classifier/model.safetensors"):
         assert (first / kept).read_bytes() == (second / kept).read_bytes()
@@ -220,7 +223,7 @@ def test_a_build_goes_on_from_a_model_folder(tmp_path: Path, config: Path, monke
     assert "more" not in (first / "model_card.md").read_text().split("denoiser 4")[1].splitlines()[0]
 
 
-def test_a_build_that_goes_on_a_second_time_tells_all_its_steps(tmp_path: Path, config: Path) -> None:
+def test_a_build_that_continues_twice_lists_all_its_steps(tmp_path: Path, config: Path) -> None:
     data, model = write_images(tmp_path / "data"), tmp_path / "model"
     main(data=data, work=tmp_path / "work", out=model, config=config)
     for again in ("second", "third"):
@@ -230,7 +233,7 @@ def test_a_build_that_goes_on_a_second_time_tells_all_its_steps(tmp_path: Path, 
     assert "schedule, 3, 3 more" in (model / "model_card.md").read_text()
 
 
-def test_captions_are_canonical_but_for_a_share_and_small_images_are_told() -> None:
+def test_captions_are_canonical_except_for_a_share_and_small_images_are_marked() -> None:
     settings = load_config(Path(build.__file__).with_name("config.yaml")).denoiser
     radiographs = [
         Radiograph(g, g, g, Subject(view="PA", sex="F"), ("Edema",), (), padded=False)
@@ -240,8 +243,8 @@ def test_captions_are_canonical_but_for_a_share_and_small_images_are_told() -> N
 
     def canonical(texts: list[list[str]]) -> float:
         words = {"PA view", "Female patient", "Lung opacity", "Pulmonary edema", "Low resolution"}
-        told = [set(text.rstrip(".").split(". ")) <= words | {""} for several in texts for text in several]
-        return sum(told) / len(told)
+        matches = [set(text.rstrip(".").split(". ")) <= words | {""} for several in texts for text in several]
+        return sum(matches) / len(matches)
 
     def texts_of(varied: float, *, room: int = 64) -> list[list[str]]:
         tokenizer = denoiser.make_tokenizer(TextSettings(vocab_size=768, max_tokens=room, width=1, layers=1, heads=1))
@@ -250,20 +253,20 @@ def test_captions_are_canonical_but_for_a_share_and_small_images_are_told() -> N
     texts = texts_of(0.25)
     assert 0.7 < canonical(texts) < 0.85  # some phrases of the grammar are canonical too
     assert canonical(texts_of(0.0)) == 1.0
-    assert canonical(texts_of(1.0, room=8)) > 0.95  # what would be cut is said in the short form
+    assert canonical(texts_of(1.0, room=8)) > 0.95  # a text that would be cut is replaced by the canonical prompt
     sized = denoiser._sized(radiographs, texts)
     assert sized[:50] == texts[:50]
     assert all(text.endswith("Low resolution.") for several in sized[50:] for text in several)
     assert [[text.removesuffix("Low resolution.").strip() for text in several] for several in sized[50:]] == texts[50:]
 
 
-def test_an_opacity_of_any_kind_is_sometimes_called_one() -> None:
-    def told(*present: str) -> list[str]:
+def test_any_kind_of_opacity_is_sometimes_called_lung_opacity() -> None:
+    def captions(*present: str) -> list[str]:
         radiograph = Radiograph("f", "p", "nih", Subject(), present, ("Edema",), padded=False)
         rng = random.Random(0)
         return [caption(radiograph, rng) for _ in range(400)]
 
-    pneumonia, effusion = told("Pneumonia"), told("Pleural Effusion")
+    pneumonia, effusion = captions("Pneumonia"), captions("Pleural Effusion")
     called = [text for text in pneumonia if "Lung opacity." in text]
     assert 40 < len(called) < 160
     assert 0 < sum("Pneumonia." in text for text in called) < len(called)

@@ -1,4 +1,4 @@
-"""How the generator is measured: whose prompts are asked, what it is compared with, what is kept of an AUROC."""
+"""Measurement of the generator: which prompts are used, what it is compared with, how AUROCs are related."""
 
 import random
 from collections import Counter
@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxrsynth.nano.build.images import Radiograph
 from cxrsynth.nano.build.measure import _beyond_chance
-from cxrsynth.nano.build.measure_generator import _alike, _asked, _movement, _obedience, _others, _unrelated
+from cxrsynth.nano.build.measure_generator import _adherence, _matched, _movement, _others, _prompted, _unrelated
 from cxrsynth.reports.prompt import Subject
 
 
@@ -18,26 +18,26 @@ def radiographs(group: str, count: int) -> list[Radiograph]:
     return [Radiograph(f"{group}-{i}", f"p{i}", group, Subject(), (), (), padded=False) for i in range(count)]
 
 
-def test_every_framed_image_is_asked_once_before_any_is_asked_again() -> None:
+def test_every_framed_image_is_used_once_before_any_is_used_again() -> None:
     framed, rest = [*radiographs("nih", 5), *radiographs("kermany_ped", 7)], radiographs("nih64", 4)
-    asked = _asked(framed, [*rest, *framed], 20, random.Random(0))
-    assert len(asked) == 20
-    assert {radiograph.image_id for radiograph in asked[:12]} == {radiograph.image_id for radiograph in framed}
-    assert {radiograph.image_id for radiograph in asked[12:16]} == {radiograph.image_id for radiograph in rest}
-    assert [radiograph.group for radiograph in asked[:12]] != [radiograph.group for radiograph in framed]
-    assert asked == _asked(framed, [*rest, *framed], 20, random.Random(0))
+    prompted = _prompted(framed, [*rest, *framed], 20, random.Random(0))
+    assert len(prompted) == 20
+    assert {radiograph.image_id for radiograph in prompted[:12]} == {radiograph.image_id for radiograph in framed}
+    assert {radiograph.image_id for radiograph in prompted[12:16]} == {radiograph.image_id for radiograph in rest}
+    assert [radiograph.group for radiograph in prompted[:12]] != [radiograph.group for radiograph in framed]
+    assert prompted == _prompted(framed, [*rest, *framed], 20, random.Random(0))
 
 
-def test_train_images_are_drawn_with_the_sources_of_val() -> None:
+def test_train_images_are_sampled_with_the_sources_of_val() -> None:
     train = [*radiographs("nih", 30), *radiographs("hannover", 40), *radiographs("kermany_ped", 2)]
     sources = ["nih"] * 6 + ["hannover"] + ["kermany_ped"] * 3
-    places = _alike(sources, train, random.Random(0))
+    places = _matched(sources, train, random.Random(0))
     assert len(set(places)) == len(places)
     assert Counter(train[place].group for place in places) == {"nih": 6, "hannover": 1, "kermany_ped": 2}
 
 
-class Told(torch.nn.Module):
-    """A judge that reads its logits from the first two pixels."""
+class PixelLogits(torch.nn.Module):
+    """A classifier that reads its logits from the first two pixels."""
 
     heads = ("Edema", "Child")
 
@@ -45,29 +45,29 @@ class Told(torch.nn.Module):
         return images[:, 0, 0, :2]
 
 
-def test_obedience_is_told_where_the_judge_tells_real_images() -> None:
+def test_adherence_is_relative_where_real_images_are_recognized() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((80, 2)) < 0.4
     logits = truth * 1.0 + rng.normal(0, 1, truth.shape)
     images = torch.from_numpy(logits.astype(np.float32))[:, None, None, :]
-    asked = [
+    prompted = [
         Radiograph(f"f{i}", "p", "nih", Subject(age_group="child" if child else "adult"),
              ("Edema",) if edema else (), () if edema else ("Edema",), padded=False)
         for i, (edema, child) in enumerate(truth)
     ]  # fmt: skip
     real = {"Edema": {"present": 9, "auroc": {"value": 0.8, "low": 0.6, "high": 0.9}},
             "Child": {"present": 2, "auroc": {"value": 0.9, "low": 0.8, "high": 1.0}}}  # fmt: skip
-    found = _obedience(Told(), asked, images, real=real, told=["Edema"])  # type: ignore[arg-type]
+    found = _adherence(PixelLogits(), prompted, images, real=real, measurable=["Edema"])  # type: ignore[arg-type]
     area = roc_auc_score(truth[:, 0], logits[:, 0])
-    assert found["Edema"]["made"]["value"] == pytest.approx(area, abs=6e-4)
+    assert found["Edema"]["generated"]["value"] == pytest.approx(area, abs=6e-4)
     assert found["Edema"]["share"]["value"] == pytest.approx((area - 0.5) / 0.3, abs=3e-3)
     assert found["Edema"]["share"]["low"] < found["Edema"]["share"]["value"] < found["Edema"]["share"]["high"]
     assert found["Edema"]["images"] == 9
     assert found["Child"]["share"] is None
-    assert found["Child"]["made"]["value"] == pytest.approx(roc_auc_score(truth[:, 1], logits[:, 1]), abs=6e-4)
+    assert found["Child"]["generated"]["value"] == pytest.approx(roc_auc_score(truth[:, 1], logits[:, 1]), abs=6e-4)
 
 
-def test_a_judge_is_believed_from_five_images_on() -> None:
+def test_a_head_is_reliable_from_five_images_on() -> None:
     auroc = {"value": 0.8, "low": 0.6, "high": 0.9}
     assert _beyond_chance({"auroc": auroc, "present": 5, "absent": 90})
     assert not _beyond_chance({"auroc": auroc, "present": 4, "absent": 90})
@@ -91,7 +91,7 @@ def test_kinds_of_lung_opacity_are_related(changed: str, unrelated: set[str], ot
         assert {head for head, is_one in zip(HEADS, beside(changed, HEADS), strict=True) if is_one} == expected
 
 
-def test_movement_is_that_of_the_heads_beside() -> None:
+def test_movement_counts_the_selected_heads_only() -> None:
     moved = torch.tensor([[0.4, -0.1, 0.3], [0.1, 0.8, 0.2]])
     beside = torch.tensor([[False, True, True], [True, False, False]])
     found = _movement(moved, torch.tensor([0.4, 0.8]), beside)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from cxrsynth.diffusion.model import DiffusionModel, find_model, load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.noise import seeded_noise
+from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.diffusion.spec import read_spec
 from cxrsynth.nano import build
@@ -22,11 +23,11 @@ PROMPTS = ["PA view. Adult woman. Normal chest.", "AP view. Child. Pneumonia."]
 
 @pytest.fixture(scope="module")
 def nano() -> DiffusionModel:
-    return load_model("nano", device=torch.device("cpu"), precision=Precision.FP32)
+    return load_model(resolve_model("nano"), device=torch.device("cpu"), precision=Precision.FP32)
 
 
 def images_of(model: DiffusionModel, *, steps: int = 12) -> torch.Tensor:
-    noise = torch.stack([sample_noise(0, f"nano-{i}", model.latent_shape) for i in range(len(PROMPTS))])
+    noise = torch.stack([seeded_noise(model.latent_shape, 0, f"nano-{i}") for i in range(len(PROMPTS))])
     return sample_images(model, PROMPTS, noise, sampler=Sampler.DDIM, steps=steps, guidance=2.0)
 
 
@@ -38,7 +39,7 @@ def test_diffusers_itself_loads_and_runs_it() -> None:
     assert image.mode == "L"
 
 
-def test_it_is_asked_canonically_and_tells_what_it_was_shown(nano: DiffusionModel) -> None:
+def test_it_takes_canonical_prompts_and_declares_its_findings(nano: DiffusionModel) -> None:
     assert nano.spec.prompt is PromptStyle.CANONICAL
     assert nano.spec.depicts is not None
     assert "Pneumonia" in nano.spec.depicts.findings
@@ -48,20 +49,20 @@ def test_it_is_asked_canonically_and_tells_what_it_was_shown(nano: DiffusionMode
         assert f"| {name} | {count} |" in card
 
 
-def test_its_card_tells_the_numbers_beside_it() -> None:
+def test_its_card_agrees_with_its_numbers() -> None:
     folder = find_model("nano")
     numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
     settings = load_config(Path(build.__file__).with_name("config.yaml"))
     assert (folder / "model_card.md").read_text(encoding="utf-8") == model_card(read_spec(folder), numbers, settings)
 
 
-def test_all_weights_together_stay_below_the_limit() -> None:
+def test_the_model_folder_stays_below_its_size_limit() -> None:
     size_bytes = sum(path.stat().st_size for path in Path(find_model("nano")).rglob("*") if path.is_file())
     assert size_bytes <= 60_000_000
 
 
-def test_its_sampler_ends_at_the_least_noise_it_was_trained_on(nano: DiffusionModel) -> None:
-    """To no noise at all images come out too smooth; diffusers' own pipeline ends there too."""
+def test_its_sampler_ends_at_the_lowest_noise_level_of_training(nano: DiffusionModel) -> None:
+    """At zero noise, images come out too smooth; the pipeline of diffusers must end at the same level."""
     defaults = nano.spec.defaults
     pipeline = StableDiffusionPipeline.from_pretrained(find_model("nano"), safety_checker=None)
     pipeline.scheduler.set_timesteps(defaults.steps)
@@ -71,7 +72,7 @@ def test_its_sampler_ends_at_the_least_noise_it_was_trained_on(nano: DiffusionMo
 
 
 def test_its_images_are_chests_rather_than_noise_or_blank(nano: DiffusionModel) -> None:
-    """Two dark lungs on either side of a bright middle, smooth as images are."""
+    """Two dark lungs beside a bright mediastinum, and smooth."""
     images = images_of(nano).numpy()[:, 0]  # [B, H, W]
     assert images.shape == (2, 256, 256)
     for image in images:
@@ -82,11 +83,11 @@ def test_its_images_are_chests_rather_than_noise_or_blank(nano: DiffusionModel) 
 
 
 def test_the_prompt_changes_the_image(nano: DiffusionModel) -> None:
-    noise = sample_noise(0, "same", nano.latent_shape).expand(2, -1, -1, -1)
+    noise = seeded_noise(nano.latent_shape, 0, "same").expand(2, -1, -1, -1)
     adult, child = sample_images(nano, PROMPTS, noise, sampler=Sampler.DDIM, steps=6, guidance=2.0)
     assert (adult - child).abs().mean() > 0.02
 
 
 def test_bfloat16_stays_close_to_float32(nano: DiffusionModel) -> None:
-    half = load_model("nano", device=torch.device("cpu"), precision=Precision.BF16)
+    half = load_model(resolve_model("nano"), device=torch.device("cpu"), precision=Precision.BF16)
     assert (images_of(half) - images_of(nano)).abs().mean() < 0.02

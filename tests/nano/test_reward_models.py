@@ -1,4 +1,4 @@
-"""Judges: what they are taught, in which words, and that they load as they were saved."""
+"""Reward models: their training labels and texts, and that they load as they were saved."""
 
 import random
 from pathlib import Path
@@ -40,7 +40,7 @@ def radiograph(
     return Radiograph("f", patient, "nih", Subject(**subject), present, absent, padded=False)
 
 
-def test_targets_tell_present_absent_and_unknown() -> None:
+def test_targets_are_present_absent_or_unknown() -> None:
     heads = ["No Finding", "Lung Opacity", "Edema", "Pleural Effusion", "AP view", "Child", "Female"]
     radiographs = [
         radiograph(("Edema",), ("Pleural Effusion",), view="AP", age_group="adult", sex="F"),
@@ -63,11 +63,11 @@ def test_halves_are_of_patients() -> None:
     assert 70 < sum(halves[::2]) < 130
 
 
-def test_the_grammar_says_what_is_true() -> None:
-    """The report reader, which was not made for it, never reads the contrary; and reads most of it."""
+def test_the_grammar_makes_true_statements() -> None:
+    """The report reader, written independently, never reads the contrary and reads most of the findings."""
     rng, reader = random.Random(0), FindingsReader()
     shown = [("Pleural Effusion",), ("Cardiomegaly",), ("Pneumothorax", "Edema"), ("Pneumonia",), ("No Finding",)]
-    read = said = 0
+    read = stated = 0
     for _ in range(60):
         present = rng.choice(shown)
         known = radiograph(
@@ -76,12 +76,12 @@ def test_the_grammar_says_what_is_true() -> None:
         text = varied_text(known, rng)
         labels = reader.read(text)
         for name in present:
-            said += 1
+            stated += 1
             read += labels.get(name) is not None and labels[name].status is Status.PRESENT
             assert name not in labels or labels[name].status is not Status.ABSENT, text
         for name in known.absent:
             assert name not in labels or labels[name].status is not Status.PRESENT, text
-    assert read / said > 0.6
+    assert read / stated > 0.6
     assert len(set(every_phrase())) > 90
 
 
@@ -93,43 +93,44 @@ def test_a_wrong_text_is_of_the_same_person_and_cannot_be_true() -> None:
     own = radiograph(("Edema",), ("Pneumothorax",), view="AP", age_group="adult", sex="F")
     normal = radiograph(("No Finding",), ("Edema",), view="PA", age_group="child", sex="M")
     air = radiograph(("Pneumothorax",), view="PA")
-    told = found(own, radiograph(("Edema",)), radiograph(()), radiograph(("Pneumonia",)), normal, air)
-    assert told == {
+    wrong = found(own, radiograph(("Edema",)), radiograph(()), radiograph(("Pneumonia",)), normal, air)
+    assert wrong == {
         radiograph(("No Finding",), ("Edema",), view="AP", age_group="adult", sex="F"),
         radiograph(("Pneumothorax",), view="AP", age_group="adult", sex="F"),
     }
-    # What may be true as well is no wrong text: other findings of an image of which only some are known, or none.
+    # Findings that may be true as well make no wrong text: of an image with only some findings known, or none.
     assert found(radiograph(("Pneumonia",)), radiograph(("Lung Opacity",)), radiograph(("Edema",))) == {None}
     assert found(radiograph(()), normal, air) == {None}
 
 
-def test_augmentation_moves_softens_and_stays_in_range() -> None:
+def test_augmentation_warps_blurs_and_stays_in_range() -> None:
     still = FitSettings(
         size=64, steps=1, batch_size=1, learning_rate=1, weight_decay=0, shift=0, zoom=0, rotation_rad=0, gamma=0
     )
     pixels = torch.randint(0, 256, (16, 1, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     frames = torch.eye(2, 3).expand(16, -1, -1)
 
-    def made(settings: FitSettings, seed: int) -> torch.Tensor:
+    def augment(settings: FitSettings, seed: int) -> torch.Tensor:
         return augmented(pixels, frames, settings, torch.Generator().manual_seed(seed))
 
-    plain = made(still.model_copy(update={"size": 128}), 0)
+    plain = augment(still.model_copy(update={"size": 128}), 0)
     assert plain.shape == (16, 1, 128, 128)
     assert plain.min() >= 0
     assert plain.max() <= 1
-    spread = plain.std((1, 2, 3))
-    assert 3 <= (spread < 0.7 * spread.max()).sum() <= 13  # about half are softened
+    contrast = plain.std((1, 2, 3))
+    assert 3 <= (contrast < 0.7 * contrast.max()).sum() <= 13  # about half are blurred
     moving = still.model_copy(update={"shift": 0.1, "rotation_rad": 0.1})
-    assert not torch.allclose(made(moving, 0), made(still, 0), atol=0.05)
-    assert torch.equal(made(moving, 1), made(moving, 1))
+    assert not torch.allclose(augment(moving, 0), augment(still, 0), atol=0.05)
+    assert torch.equal(augment(moving, 1), augment(moving, 1))
 
 
 def test_calibration_finds_temperature_and_offset() -> None:
     network = FindingClassifier(["Edema", "Child"], DENSENET)
     chance = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(0)) * 0.96 + 0.02
     wanted = (torch.rand(20_000, 2, generator=torch.Generator().manual_seed(1)) < chance).float()
-    wanted[:5000] = torch.nan  # unknown: these decide nothing
-    logits = chance.logit() * torch.tensor([3.0, 0.5]) + torch.tensor([0.0, 2.0])  # one too sure, one too shy and high
+    wanted[:5000] = torch.nan  # unknown: these do not count
+    # One head is overconfident, one underconfident with an offset.
+    logits = chance.logit() * torch.tensor([3.0, 0.5]) + torch.tensor([0.0, 2.0])
     calibrate(network, logits, wanted)
     assert network.temperature.tolist() == pytest.approx([3.0, 0.5], rel=0.1)
     assert (logits / network.temperature + network.offset - chance.logit()).abs().max() < 0.25
@@ -171,5 +172,5 @@ def test_networks_load_as_they_were_saved(trunk: dict[str, object], tmp_path: Pa
         again = DualEncoder.from_pretrained(tmp_path / "d").eval()
         assert torch.equal(again.encode_texts(tokens), dual.encode_texts(tokens))
         assert torch.allclose(dual.encode_images(images).norm(dim=-1), torch.ones(3))
-        # What a judge says of an image does not depend on the images beside it.
+        # The score of an image does not depend on the rest of its batch.
         assert torch.allclose(classifier(images[:1]), classifier(images)[:1], atol=1e-5)

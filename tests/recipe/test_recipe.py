@@ -1,4 +1,4 @@
-"""Recipes: read strictly, every error at once, overrides, resolved paths, and all that lie under recipes/."""
+"""Recipes: read strictly, all errors at once, overrides, resolved paths; and every file under recipes/."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 GOOD = {"reports": {"table": "r.csv"}, "stages": [{"stage": "rlcf", "iterations": 3}]}
 
 
-def told(tmp_path: Path, content: object, *overrides: str) -> str:
+def refusal(tmp_path: Path, content: object, *overrides: str) -> str:
     path = tmp_path / "r.yaml"
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     with pytest.raises(RecipeError) as error:
@@ -29,7 +29,7 @@ def read(tmp_path: Path, content: object, *overrides: str) -> Recipe:
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.name)
-def test_every_recipe_loads_and_says_what_it_needs(path: Path, tmp_path: Path) -> None:
+def test_every_recipe_loads_and_states_hardware_and_time(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     (tmp_path / "resolved.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
@@ -48,12 +48,12 @@ def test_there_are_recipes() -> None:
     assert {"smoke.yaml", "sd15-rlcf-lora.yaml", "sd15-rlcf-full-8gpu.yaml"} <= {p.name for p in RECIPES.glob("*.yaml")}
 
 
-def test_the_schema_for_editors_is_that_of_the_code() -> None:
+def test_the_schema_for_editors_matches_the_code() -> None:
     assert (RECIPES / "recipe.schema.json").read_text() == recipe_schema()
 
 
-def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
-    message = told(
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
+    message = refusal(
         tmp_path,
         {
             "seed": "x",
@@ -75,6 +75,7 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
                     "update": {"num_minibatches": 1},
                     "train": {"ace": {"subspace": 3, "exploration_std": 1}},
                 },
+                {"stage": "rlcf", "iterations": 5, "advantage": {"min_count": 33}},
                 {
                     "stage": "rlcf",
                     "iterations": True,
@@ -101,13 +102,14 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.6.train.ace: tokens and subspace are two forms",
         "r.yaml: stages.7.train.ace: exploration_std needs subspace",
         "r.yaml: stages.8: images_per_report 3: expected an even number",
-        "r.yaml: stages.9.iterations: found True\n  expected: a valid integer",
-        "r.yaml: stages.9.images_per_report: found '4'\n  expected: a valid integer",
-        "r.yaml: stages.9.train.learning_rate: found true, expected a number",
-        "r.yaml: stages.9.train.ace: found 'no'\n  expected: a valid boolean",
+        "r.yaml: stages.9.advantage: min_count 33: more than the buffer of 32 values ever holds",
+        "r.yaml: stages.10.iterations: found True\n  expected: a valid integer",
+        "r.yaml: stages.10.images_per_report: found '4'\n  expected: a valid integer",
+        "r.yaml: stages.10.train.learning_rate: found true, expected a number",
+        "r.yaml: stages.10.train.ace: found 'no'\n  expected: a valid boolean",
     ):
         assert expected in message
-    assert message.count("r.yaml:") == 18
+    assert message.count("r.yaml:") == 19
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
 def test_an_old_key_is_refused_with_its_new_name(place: str, old: str, new: str, tmp_path: Path) -> None:
     stages = [*GOOD["stages"], {"stage": "sft", "data": "images", "steps": 3}]
     expected = f"{place}.{old}: renamed to {new}"
-    assert told(tmp_path, GOOD | {"stages": stages}, f"{place}.{old}=1").splitlines() == [
+    assert refusal(tmp_path, GOOD | {"stages": stages}, f"{place}.{old}=1").splitlines() == [
         f"{tmp_path / 'r.yaml'}: {expected}"
     ]
 
@@ -137,22 +139,22 @@ def test_every_renamed_key_is_tested() -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("- a list\n", "holds list"),
+        ("- a list\n", "found list"),
         ("a: [1\n", "line 2: not valid YAML"),
         ("!!python/object/apply:os.system [true]\n", "not valid YAML"),
         ("seed: 2024-99-99\n", "not valid YAML"),
         ("a: " + 3000 * "[", "not valid YAML"),
-        ("seed: 1\nmodel: {}\nseed: 2\n", "line 3: not valid YAML: key 'seed' is there twice"),
+        ("seed: 1\nmodel: {}\nseed: 2\n", "line 3: not valid YAML: key 'seed' is given twice"),
         ({"stages": []}, "reports: missing"),
         (GOOD | {"stages": []}, "stages: found"),
     ],
 )
-def test_what_is_no_recipe_is_told(content: object, expected: str, tmp_path: Path) -> None:
-    assert expected in told(tmp_path, content)
+def test_files_that_are_not_recipes_are_refused(content: object, expected: str, tmp_path: Path) -> None:
+    assert expected in refusal(tmp_path, content)
 
 
 def test_sections_may_be_merged(tmp_path: Path) -> None:
-    """YAML's own way to say a thing once: what is merged is no key given twice."""
+    """A merge (`<<`) is not a key given twice."""
     (tmp_path / "r.yaml").write_text(
         "reports: {table: r.csv}\n"
         "stages:\n"
@@ -164,12 +166,12 @@ def test_sections_may_be_merged(tmp_path: Path) -> None:
     assert [(one.steps, one.guidance, one.eta) for one in stages] == [(10, 4, 1.0), (20, 4, 1.0), (20, 4, 0.5)]
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
         load_recipe(tmp_path / "none.yaml")
 
 
-def test_overrides_reach_any_place(tmp_path: Path) -> None:
+def test_overrides_reach_any_key(tmp_path: Path) -> None:
     recipe = read(tmp_path, GOOD, "seed=7", "stages.0.train.ace=false", "evaluation.every=2", "trackers=[wandb]")
     assert (recipe.seed, recipe.evaluation.every, recipe.trackers) == (7, 2, ("wandb",))
     stage = recipe.stages[0]
@@ -181,8 +183,8 @@ def test_overrides_reach_any_place(tmp_path: Path) -> None:
     ("override", "expected"),
     [
         ("seed", "expected key=value"),
-        ("stages.4.iterations=1", "no place in a list of 1"),
-        ("stages.x.iterations=1", "no place in a list"),
+        ("stages.4.iterations=1", "not a position in a list of 1"),
+        ("stages.x.iterations=1", "not a position in a list"),
         ("stages.0.iterations.deep=1", "iterations"),
         ("seed=[1", "not valid YAML"),
         ("evaluation={steps: 3, steps: 4}", "not valid YAML"),
@@ -191,12 +193,12 @@ def test_overrides_reach_any_place(tmp_path: Path) -> None:
         ("stages.0.train.learning_rate=.nan", "stages.0.train.learning_rate: found nan"),
     ],
 )
-def test_overrides_that_lead_nowhere_are_told(override: str, expected: str, tmp_path: Path) -> None:
-    assert expected in told(tmp_path, GOOD, override)
+def test_overrides_of_unknown_places_are_refused(override: str, expected: str, tmp_path: Path) -> None:
+    assert expected in refusal(tmp_path, GOOD, override)
 
 
-def test_numbers_are_read_as_they_are_meant(tmp_path: Path) -> None:
-    """YAML takes 1e-5, without a point, for text."""
+def test_numbers_in_exponent_notation_are_read_as_numbers(tmp_path: Path) -> None:
+    """YAML reads 1e-5, without a point, as text."""
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(GOOD))
     recipe = load_recipe(
         tmp_path / "r.yaml", overrides=["stages.0.train.learning_rate=1e-5", "stages.0.train.ema_decay=0.9"]

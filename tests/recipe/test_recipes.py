@@ -1,4 +1,4 @@
-"""What lies under recipes/ works as it stands."""
+"""The tables under recipes/ are usable as they are."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Posture by lungs: known warps of drawn lungs, what is no pair of lungs, the library's PSPNet at random weights."""
+"""Posture from lungs: known warps of synthetic lungs, missing lungs, the library's PSPNet at random weights."""
 
 import json
 import math
@@ -20,12 +20,12 @@ from cxrsynth.runtime.warps import warp_matrices
 
 CPU = torch.device("cpu")
 SIZE = 256
-# Two ellipses that lie as real lungs do in the canonical frame: centre, half axes, lean (radians).
+# Two ellipses placed like real lungs in the canonical frame: center, half axes, lean (radians).
 RIGHT, LEFT = ((-0.4737, -0.048), (0.352, 0.81), 0.405), ((0.4333, -0.028), (0.352, 0.81), -0.375)
 
 
 def lungs(posture: tuple[float, ...] = (0, 0, 0, 0, 0)) -> Tensor:
-    """Masks [1, 2, H, W] of a canonical chest, drawn as an image warped by these five numbers would show it."""
+    """Masks [1, 2, H, W] of a canonical chest, as an image warped by these five parameters would show it."""
     places = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
     y, x = torch.meshgrid(places, places, indexing="ij")
     matrix = warp_matrices(torch.tensor([posture]).float())[0]
@@ -60,7 +60,7 @@ def test_canonical_lungs_are_in_place() -> None:
         (0.05, 0.02, 0.9, 0.9, math.radians(7)),
     ],
 )
-def test_known_warps_are_told(warp: tuple[float, ...]) -> None:
+def test_known_warps_are_recovered(warp: tuple[float, ...]) -> None:
     found = chest_posture(lungs(warp))[0]
     error = (found - torch.tensor(warp)).abs()
     assert found[4].abs() <= math.pi
@@ -80,7 +80,7 @@ def test_further_away_is_worse(place: int) -> None:
 
 
 class _Found(torch.nn.Module):
-    """A segmentation that came out so."""
+    """A segmentation network with a fixed output."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -92,14 +92,14 @@ class _Found(torch.nn.Module):
 
 
 def painted(found: Tensor) -> PostureReward:
-    """A reward whose segmentation found these lungs [B, 2, H, W], and nothing else."""
+    """A reward whose segmentation finds these lungs [B, 2, H, W], and nothing else."""
     logits = torch.full((len(found), len(PSPNet.targets), SIZE, SIZE), -1.0)
     for lung, name in enumerate(("Left Lung", "Right Lung")):
         logits[:, PSPNet.targets.index(name)] = found[:, lung] * 2.0 - 1.0
     return PostureReward(LungPosture(_Found(logits), size=SIZE))
 
 
-def test_specks_and_what_the_heart_hides_change_nothing() -> None:
+def test_specks_and_the_heart_do_not_change_posture() -> None:
     seen = lungs()
     places = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
     y, x = torch.meshgrid(places, places, indexing="ij")
@@ -110,13 +110,13 @@ def test_specks_and_what_the_heart_hides_change_nothing() -> None:
     assert torch.allclose(chest_posture(hidden), chest_posture(seen), atol=0.01)
 
 
-def test_a_mirrored_chest_is_as_good() -> None:
+def test_a_mirrored_chest_scores_equally() -> None:
     found = chest_posture(torch.cat([lungs((0.1, 0, 0, 0, 0.2)), lungs((0.1, 0, 0, 0, 0.2)).flip(3)]))
     assert found[1, 4] == pytest.approx(-found[0, 4].item(), abs=0.06)  # the canonical tilt, twice
     assert torch.allclose(found[0, 2:4], found[1, 2:4], atol=0.01)
 
 
-def test_without_two_lungs_it_cannot_tell() -> None:
+def test_without_two_lungs_posture_is_nan() -> None:
     whole = lungs()
     none, one, same = torch.zeros_like(whole), whole.clone(), whole[:, [0, 0]]
     one[:, 1] = False
@@ -136,7 +136,7 @@ def radiographs() -> Tensor:
 
 @pytest.fixture(scope="module", autouse=True)
 def _shallow() -> Iterator[None]:
-    """The library's classes as they are, but one block a stage in place of 33 in all: a third of the work."""
+    """The library's own classes, but with one block per stage instead of 33 in total: a third of the work."""
     classes, _, *others = pspnet.__init__.__defaults__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pspnet.__init__, "__defaults__", (classes, [1, 1, 1, 1], *others))
@@ -145,7 +145,7 @@ def _shallow() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def network(_shallow: None) -> torch.nn.Module:
-    """The network in the library's PSPNet at random weights, made to see two lungs in opposite parts of any image."""
+    """The library's network at random weights, adjusted to find two lungs in opposite parts of any image."""
     torch.manual_seed(0)
     made: torch.nn.Module = pspnet(len(PSPNet.targets)).eval()
     left, right = (PSPNet.targets.index(name) for name in ("Left Lung", "Right Lung"))
@@ -171,11 +171,11 @@ def test_the_librarys_network_is_loaded_from_a_folder(folder: Path, network: tor
     assert not values.isnan().any()
     assert torch.allclose(values, PostureReward(LungPosture(network, size=64))(radiographs(), []))
     assert values[0] != values[1]
-    assert torch.allclose(values[1:], reward(radiographs()[1:], []), atol=1e-3)  # each by itself
+    assert torch.allclose(values[1:], reward(radiographs()[1:], []), atol=1e-3)  # each image by itself
 
 
 @pytest.mark.slow
-def test_released_weights_are_seen_through_as_the_library_does(network: torch.nn.Module, tmp_path: Path) -> None:
+def test_released_weights_segment_as_in_the_library(network: torch.nn.Module, tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in network.state_dict().items()}
     torch.save(state, released_segmentation(tmp_path))
     radiograph = radiographs()[:1, :, :72]
@@ -186,7 +186,7 @@ def test_released_weights_are_seen_through_as_the_library_does(network: torch.nn
     assert torch.allclose(load_lung_posture("pspnet", device=CPU, cache=tmp_path)(radiograph, []), expected, atol=0.02)
 
 
-def test_what_cannot_be_loaded_is_told(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_loaded_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config\.json"):
         load_lung_posture(str(tmp_path), device=CPU)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "unet"}))

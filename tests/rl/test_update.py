@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cxrsynth.diffusion.ddim import DDIMSchedule
 from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.rollout import predict_means, trajectory_schedule
 from cxrsynth.recipe.schema import AceSection, LoraSection, UpdateSection
 from cxrsynth.reports.table.rows import Report
@@ -83,7 +84,7 @@ def make(
     ace: AceSection | None = None,
 ) -> Made:
     policy = load_policy(
-        str(folder),
+        resolve_model(str(folder)),
         unet=unet,
         lora=LoraSection(rank=2),
         ace=ace or AceSection(tokens=4),

@@ -149,6 +149,15 @@ def test_a_data_set_is_not_begun_beside_files_of_others(tmp_path: Path) -> None:
         OutputFolder(tmp_path).check({})
 
 
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_what_an_audit_knows_of_patients_is_its_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / ".cxrsynth-audit").mkdir(mode=0o755)  # of an earlier version
+    audit = AuditFolder(tmp_path)
+    audit.start()
+    assert audit.parts.stat().st_mode & 0o777 == 0o700
+    audit.unlock()
+
+
 @pytest.mark.parametrize("make", [RunFolder, AuditFolder, OutputFolder])
 def test_one_run_at_a_time(make: type[RunFolder | AuditFolder | OutputFolder], tmp_path: Path) -> None:
     def start(folder: RunFolder | AuditFolder | OutputFolder) -> None:

@@ -1,4 +1,4 @@
-"""Memory that runs out: torch refuses at once to allocate more than any machine has."""
+"""Running out of memory: torch refuses at once to allocate more than any machine has."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ def _too_much(*_: object, **__: object) -> Tensor:
     return torch.empty(2**60)
 
 
-def test_memory_of_a_cpu() -> None:
+def test_memory_of_the_cpu() -> None:
     with pytest.raises(ModelError, match="out of memory\n  sell shoes"), memory_advice("sell shoes"):
         _too_much()
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_memory_of_devices_and_of_python(error: BaseException) -> None:
+def test_memory_of_devices_and_python(error: BaseException) -> None:
     with pytest.raises(ModelError, match="sell shoes"), memory_advice("sell shoes"):
         raise error
 
@@ -39,7 +39,7 @@ def test_other_errors_stay_what_they_are() -> None:
 
 @pytest.fixture
 def starved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The networks that denoise and that judge ask for more than there is."""
+    """The denoising and the scoring networks ask for more memory than there is."""
     monkeypatch.setattr(UNet2DConditionModel, "forward", _too_much)
     monkeypatch.setattr(Scorer, "__call__", _too_much)
 
@@ -66,5 +66,5 @@ def test_audit_names_the_option(starved: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
 def test_tune_names_the_settings(options: list[str], starved: None, tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, rewards={"diagnosis": {}})
-    told = _refused(tune(write_recipe(tmp_path, content), tmp_path / "run", *options))
-    assert "lower sampling.batch_size and update.micro_batch first" in told
+    message = _refused(tune(write_recipe(tmp_path, content), tmp_path / "run", *options))
+    assert "lower sampling.batch_size and update.micro_batch first" in message

@@ -82,7 +82,7 @@ def test_empty_variables_change_nothing(
     assert done.exit_code == 0, done.output
     assert "1 images in 1 shards" in done.output
     set_to(monkeypatch, values)
-    path = write_recipe(tmp_path, recipe(tiny_model, iterations=1))
+    path = write_recipe(tmp_path, recipe(tiny_model, iterations=1, rewards={"posture": {}}))
     tuned = CliRunner().invoke(app, ["tune", str(path), "--out", str(tmp_path / "run")])
     assert tuned.exit_code == 0, tuned.output
     assert "tuned; use it with" in tuned.output

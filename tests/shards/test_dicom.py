@@ -20,11 +20,11 @@ from cxrsynth.shards.dicom_file import to_bytes
 from cxrsynth.shards.file_set import write_file_set
 from tests.programs import require
 
-# pydicom warns of what is not valid DICOM, when our objects are made and when they are read.
+# pydicom warns about invalid DICOM, both when our objects are made and when they are read.
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 
 SETTINGS = DicomSettings("dataset-1", "nano", "0" * 64, "cxrsynth 0.1.0")
-# The dictionary of dicom3tools in Debian 12 is of June 2022; Synthetic Data entered the standard later.
+# The dictionary of dicom3tools in Debian 12 dates from June 2022; Synthetic Data entered the standard later.
 UNKNOWN_TO_DCIODVFY = (
     "Error - Attribute with an even group number is not a recognized standard attribute - (0x0008,0x001c)"
 )
@@ -52,7 +52,7 @@ def made(
 
 
 def errors(path: Path) -> list[str]:
-    """What dciodvfy calls errors, save that it does not know Synthetic Data."""
+    """The errors dciodvfy finds, except that it does not know Synthetic Data."""
     program = require("dciodvfy", "dicom3tools")
     result = subprocess.run([program, str(path)], capture_output=True, text=True, timeout=60)
     lines = (result.stdout + result.stderr).splitlines()
@@ -139,8 +139,8 @@ def test_uids_are_uuids_and_a_report_shares_its_study() -> None:
         assert value.version in (4, 5)
 
 
-def test_uids_are_those_of_earlier_versions() -> None:
-    # Not a law but a promise: an archive knows an image by this number. Made with cxrsynth 0.1.0 by this very call.
+def test_uids_are_the_same_as_in_earlier_versions() -> None:
+    # A promise: archives identify an image by this number. It was made with cxrsynth 0.1.0 by this call.
     assert made().SOPInstanceUID == "2.25.85899725064417300424625722567019631159"
 
 
@@ -151,7 +151,7 @@ def test_text_beyond_ascii_names_its_character_set() -> None:
     assert "SpecificCharacterSet" not in made()
 
 
-def test_a_misspelt_keyword_raises_and_the_importer_keeps_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelled_keyword_raises_and_pydicoms_settings_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     def misspell(dataset: Dataset, *args: object, **kwargs: object) -> None:
         dataset.PatientsName = "Synthetic"
 
@@ -208,7 +208,7 @@ def test_bad_settings_are_refused(text: str) -> None:
         replace(SETTINGS, model_name=text)
 
 
-def test_an_object_of_others_is_refused() -> None:
+def test_an_object_of_another_program_is_refused() -> None:
     dataset = made()
     dataset.BitsStored = 16
     with pytest.raises(ValueError, match="bits stored"):
@@ -247,7 +247,7 @@ def test_dcmdump_reads_it(tmp_path: Path, sop_class: SopClass) -> None:
 
 
 def members() -> list[bytes]:
-    """Two reports, their images interleaved, as more than one shard would give them."""
+    """Two reports with their images interleaved, as several shards would give them."""
     return [to_bytes(made(report, index)) for index in range(3) for report in ("a1", "b2")]
 
 
@@ -267,7 +267,7 @@ def test_a_file_set_lists_every_instance(tmp_path: Path) -> None:
 
 def test_a_file_set_is_what_pydicom_would_link(tmp_path: Path) -> None:
     write_file_set(iter(members()), tmp_path / "set", uid_seed="dataset-1")
-    # A copy is laid out anew by pydicom: it has the same records with the same offsets.
+    # pydicom lays out a copy itself: it has the same records with the same offsets.
     FileSet(tmp_path / "set" / "DICOMDIR").copy(tmp_path / "copy")
     ours, theirs = (dcmread(tmp_path / name / "DICOMDIR") for name in ("set", "copy"))
     assert len(ours.DirectoryRecordSequence) == 2 * (3 + 3)

@@ -1,7 +1,6 @@
-"""A real archive (Orthanc) takes our objects over the network and gives them back unchanged."""
+"""A real archive (Orthanc) accepts our objects over the network and returns them unchanged."""
 
 import json
-import socket
 import subprocess
 import time
 import urllib.error
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from pydicom import dcmread
@@ -36,7 +36,7 @@ class Archive:
 
     def get(self, path: str, accept: str = "application/json") -> bytes:
         request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", headers={"Accept": accept})
-        # A proxy from the environment has no business between us and loopback.
+        # Loopback needs no proxy, whatever the environment says.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=10) as response:
             return bytes(response.read())
@@ -45,24 +45,21 @@ class Archive:
         return json.loads(self.get(path))
 
 
-def free_ports() -> tuple[int, int]:
-    """Two ports free just now; both held open until both are known, so that they differ."""
-    with socket.socket() as first, socket.socket() as second:
-        for listener in (first, second):
-            listener.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
-
-
-def wait_until_ready(archive: Archive, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> Archive:
+    """The archive, once it answers, with the ports the system gave it for port 0; it opens the DICOM one first."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            archive.get("/system")
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
+    while time.monotonic() < deadline and process.poll() is None:
+        opened = sorted(psutil.Process(process.pid).net_connections("tcp"), key=lambda connection: connection.fd)
+        listening = [connection.laddr.port for connection in opened if connection.status == psutil.CONN_LISTEN]
+        if len(listening) == 2:
+            try:
+                archive = Archive(*listening)
+                archive.get("/system")
+            except (urllib.error.URLError, OSError):
+                pass
+            else:
+                return archive
+        time.sleep(0.05)
     pytest.fail(f"Orthanc did not answer:\n{log.read_text()[-2000:]}")
 
 
@@ -70,17 +67,16 @@ def wait_until_ready(archive: Archive, process: "subprocess.Popen[bytes]", log: 
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     program = require("Orthanc", "orthanc")
     folder = tmp_path_factory.mktemp("orthanc")
-    dicom_port, http_port = free_ports()
     settings = {
         "Name": "test",
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
         "Plugins": [],
         "DicomAet": "ORTHANC",
-        "DicomPort": dicom_port,
+        "DicomPort": 0,
         "DicomCheckCalledAet": False,
         "DicomAlwaysAllowStore": True,
-        "HttpPort": http_port,
+        "HttpPort": 0,
         "HttpBindAddresses": ["127.0.0.1"],
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
@@ -91,9 +87,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     with log.open("wb") as output:
         process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=output, stderr=output, cwd=folder)
     try:
-        running = Archive(dicom_port, http_port)
-        wait_until_ready(running, process, log)
-        yield running
+        yield wait_until_ready(process, log)
     finally:
         process.terminate()
         try:
@@ -114,7 +108,7 @@ def test_an_archive_keeps_images_and_markers(archive: Archive, tmp_path: Path) -
     for path, radiograph in zip(paths, radiographs, strict=True):
         path.write_bytes(to_bytes(radiograph))
 
-    # -xe proposes the one transfer syntax our files are in: nothing is converted on the way.
+    # -xe proposes only the transfer syntax of our files, so nothing is converted on the way.
     command = [program, "-xe", "-aec", "ORTHANC", "127.0.0.1", str(archive.dicom_port), *map(str, paths)]
     sent = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (sent.returncode, sent.stderr) == (0, "")

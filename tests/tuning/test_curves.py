@@ -1,4 +1,4 @@
-"""curves.png holds a panel for what a run has numbers of."""
+"""curves.png has a panel for each kind of metric in a run."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def test_panels(rows: list[dict[str, float]], heights: int, tmp_path: Path) -> N
         assert height * 13 == pytest.approx(width * 3.5 * heights, rel=0.02)
 
 
-def test_each_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
-    """Three steps, then two iterations: not the picture of two stages that both begin at one."""
+def test_each_stage_starts_where_the_previous_one_ended(tmp_path: Path) -> None:
+    """Three steps, then two iterations: the picture differs from that of two stages which both start at 1."""
     pictures = []
     for name, stage in (("after", 1), ("beside", 0)):
         draw_curves([*SUPERVISED, *(row | {"stage": stage} for row in REINFORCED)], tmp_path / name)

@@ -1,20 +1,26 @@
-"""The judge of a tuning run: margins, wins, intervals, the alarm."""
+"""The evaluator of a tuning run: the baseline's images are kept in a file, and a damaged file is made again."""
+
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cxrsynth.metrics.features import load_extractor
+from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.resolve import resolve_model
+from cxrsynth.metrics.features import Extractor, load_extractor
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.posture import PostureReward
 from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.runtime.processes import ProcessGroup
-from cxrsynth.settings import Sampler
-from cxrsynth.tuning.evaluator import EvaluatedImages, Evaluator, Verdict, hacking_warning
+from cxrsynth.settings import Precision, Sampler
+from cxrsynth.tuning.evaluator import EvaluationSampling, Evaluator, FeatureSpace, HeldOut, RewardPair
 
-REPORTS, IMAGES = 12, 2
+CPU = torch.device("cpu")
 
 
 class _Still(torch.nn.Module):
@@ -27,71 +33,78 @@ class _Still(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def evaluator() -> Evaluator:
-    cases = [PromptExample(Report(f"r{i}", i), "", ()) for i in range(REPORTS)]
+def model(tiny_model: Path) -> DiffusionModel:
+    return load_model(resolve_model(str(tiny_model)), device=CPU, precision=Precision.FP32)
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    return load_extractor("nano-judge", device=CPU)
+
+
+def make_evaluator(extractor: Extractor, pool: OrderedPool) -> Evaluator:
     suite = RewardSuite({"posture": PostureReward(_Still())})
     return Evaluator(
-        cases,
-        images_per_report=IMAGES,
-        tuning=suite,
-        weights={"posture": 1.0},
-        judge=suite,
-        extractor=load_extractor("nano-judge", device=torch.device("cpu")),
-        reference=None,
-        steps=2,
-        guidance=1.0,
-        sampler=Sampler.DDIM,
-        batch_size=2,
-        seed=0,
-        pool=OrderedPool(1, threads=1),
+        HeldOut([PromptExample(Report(f"r{i}", i), "normal", ()) for i in range(2)], 2, noise_seed=0),
+        RewardPair(suite, {"posture": 1.0}, suite),
+        features=FeatureSpace(extractor),
+        sampling=EvaluationSampling(Sampler.DDIM, steps=2, guidance=1.0, batch_size=3),
+        pool=pool,
         group=ProcessGroup(),
     )
 
 
-def judged(rewards: Tensor, *, seed: int = 0) -> EvaluatedImages:
-    rng = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (len(rewards), 64, 64), generator=rng).to(torch.uint8)
-    return EvaluatedImages(images, rewards, torch.randn(len(rewards), 8, generator=rng))
+def test_images_of_a_report_are_consecutive_and_do_not_depend_on_the_batch(
+    model: DiffusionModel, extractor: Extractor
+) -> None:
+    with OrderedPool(1, threads=1) as pool:
+        evaluator = make_evaluator(extractor, pool)
+        together = evaluator.evaluate(model)
+        alone = evaluator._evaluate_batch(model, [3])
+    assert together.images.shape == (4, model.image_size, model.image_size)
+    assert (together.images[3].int() - alone[0][0].int()).abs().max() <= 1
+    assert [(one.report.report_id, image) for one, image in evaluator.held_out.samples] == [
+        ("r0", 0),
+        ("r0", 1),
+        ("r1", 0),
+        ("r1", 1),
+    ]
 
 
-def test_margins_are_in_spreads_and_wins_are_counted(evaluator: Evaluator) -> None:
-    rng = torch.Generator().manual_seed(1)
-    start = torch.randn(REPORTS * IMAGES, 2, generator=rng)
-    better = start + torch.tensor([1.0, 0.0])
-    better[0, 1] = torch.nan  # a judge that cannot tell is left out
-    numbers = evaluator.verdict(judged(better), judged(start)).numbers
-    assert numbers["tuning/posture/margin"] == pytest.approx(1.0, abs=1e-5)
-    assert numbers["tuning/total/margin"] == pytest.approx(1 / float(start[:, 0].std()), rel=1e-4)
-    assert numbers["tuning/total/win_rate"] == 1.0
-    assert numbers["evaluator/total/win_rate"] == 0.5
-    assert numbers["evaluator/posture/margin_low"] == 0.0 == numbers["evaluator/posture/margin_high"]
-    assert numbers["frechet_to_baseline"] == pytest.approx(0.0, abs=1e-6)
+@pytest.mark.parametrize("damage", ["cut", "features", "rewards", "images", "count", "missing", "type"])
+def test_a_damaged_file_of_the_baselines_images_is_made_again(
+    damage: str, model: DiffusionModel, extractor: Extractor, tmp_path: Path
+) -> None:
+    cache = tmp_path / "0.safetensors"
+    with OrderedPool(1, threads=1) as pool:
+        first = make_evaluator(extractor, pool).baseline(lambda: nullcontext(model), cache)
+        whole = cache.read_bytes()
+        tensors = load_file(cache)
+        match damage:
+            case "cut":
+                cache.write_bytes(whole[: len(whole) // 2])
+            case "features" | "rewards":
+                save_file(tensors | {damage: tensors[damage][:, 1:].contiguous()}, cache)
+            case "images":
+                save_file(tensors | {damage: tensors[damage][:, :16, :16].contiguous()}, cache)
+            case "count":
+                save_file({name: tensor[1:].contiguous() for name, tensor in tensors.items()}, cache)
+            case "missing":
+                save_file({name: tensor for name, tensor in tensors.items() if name != "rewards"}, cache)
+            case "type":
+                save_file(tensors | {"images": tensors["images"].float()}, cache)
+        again = make_evaluator(extractor, pool).baseline(lambda: nullcontext(model), cache)
+    assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in tensors)
+    assert cache.read_bytes() == whole
 
 
-def test_the_interval_is_over_reports_not_images(evaluator: Evaluator) -> None:
-    """Two images of a report that move together say no more than one."""
-    start = torch.zeros(REPORTS * IMAGES, 2)
-    by_report = torch.randn(REPORTS, 1, generator=torch.Generator().manual_seed(2)).repeat_interleave(IMAGES, 0)
-    alone = torch.randn(REPORTS * IMAGES, 1, generator=torch.Generator().manual_seed(3)) * float(by_report.std())
-    widths = []
-    for moved in (by_report, alone):
-        numbers = evaluator.verdict(judged(start + moved), judged(start)).numbers
-        widths.append(numbers["evaluator/posture/margin_high"] - numbers["evaluator/posture/margin_low"])
-    assert widths[0] > 1.15 * widths[1]
-
-
-def test_equal_images_neither_win_nor_lose(evaluator: Evaluator) -> None:
-    same = judged(torch.randn(REPORTS * IMAGES, 2, generator=torch.Generator().manual_seed(4)))
-    verdict = evaluator.verdict(same, same)
-    assert (verdict.evaluator, verdict.tuning) == (0.0, 0.0)
-    assert verdict.numbers["evaluator/total/win_rate"] == 0.5
-    assert verdict.numbers["ms_ssim"] == verdict.numbers["baseline_ms_ssim"]
-
-
-@pytest.mark.parametrize(
-    ("evaluator", "tuning", "alarm"), [(0.05, 0.9, True), (0.25, 0.9, False), (0.05, 0.4, False), (0.4, 0.9, False)]
-)
-def test_the_alarm_is_for_a_falling_judge_under_a_rising_reward(evaluator: float, tuning: float, alarm: bool) -> None:
-    verdict = Verdict({}, evaluator=evaluator, tuning=tuning)
-    found = hacking_warning(verdict, evaluator=0.3, tuning=0.5, margin=0.1)
-    assert (found is not None) == alarm
+def test_a_whole_file_of_the_baselines_images_is_used(
+    model: DiffusionModel, extractor: Extractor, tmp_path: Path
+) -> None:
+    cache = tmp_path / "0.safetensors"
+    with OrderedPool(1, threads=1) as pool:
+        make_evaluator(extractor, pool).baseline(lambda: nullcontext(model), cache)
+        tensors = load_file(cache)
+        save_file(tensors | {"rewards": tensors["rewards"] + 1}, cache)
+        again = make_evaluator(extractor, pool).baseline(lambda: nullcontext(model), cache)
+    assert torch.equal(again.rewards, tensors["rewards"] + 1)

@@ -1,8 +1,12 @@
-"""metrics.jsonl: what is no row costs no other row."""
+"""metrics.jsonl: a line that is not a row does no harm to the others; rows of earlier versions are never mixed in."""
 
 from pathlib import Path
 
+import pytest
+
+from cxrsynth.errors import RecipeError
 from cxrsynth.tuning.metrics import Metrics
+from cxrsynth.tuning.run_folder import RunFolder
 
 
 def test_a_resume_keeps_every_whole_row(tmp_path: Path) -> None:
@@ -20,3 +24,13 @@ def test_a_resume_keeps_every_whole_row(tmp_path: Path) -> None:
     assert metrics.rows() == rows
     metrics.cut(stage=0, iteration=2)
     assert metrics.rows() == rows[:2]
+
+
+def test_a_run_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    """Its metrics have other names: `evaluation/judge/...`."""
+    stage = "{stage: ddpo, iterations: 1, train: {ace: {subspace: 4, explore: 0.3}}}"
+    former = f"reports: {{table: r.csv}}\nstages: [{stage}]\nevaluation: {{judge: nano-judge}}\n"
+    (tmp_path / "recipe.yaml").write_text(former)
+    with pytest.raises(RecipeError) as error:
+        RunFolder(tmp_path).check(former.replace("explore", "exploration_std").replace("judge:", "evaluator:"))
+    assert "an earlier version of cxrsynth (explore is now exploration_std, judge is now evaluator)" in str(error.value)

@@ -365,7 +365,7 @@ def test_a_dry_run_reports_and_writes_nothing(tiny_model: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stages.0.rewards": {"sharpness": {}}}, "reward 'sharpness': not known"),
+        ({"stages.0.rewards": {"sharpness": {}}}, "reward 'sharpness': unknown"),
         ({"stages.0.sampling.steps": 5000}, "1000 timesteps"),
         ({"stages.0.train.ace": {"tokens": 500}}, "24 positions"),
         ({"reports.held_out": 7}, "fewer held out than there are"),

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import Result
 
 from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.tuning import export, run_folder
 from tests.generation.making import HEADER, ROWS, hashes, write_table
 from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
@@ -272,9 +273,9 @@ def test_weights_lost_while_saving_are_noticed(
     content["model"]["precision"] = "bf16"
     path, out = write_recipe(tmp_path, content), tmp_path / "run"
 
-    def lost(name: str, **given: Any) -> Any:
+    def lost(model: ResolvedModel, **given: Any) -> Any:
         """Loads the start in place of what was saved."""
-        return load_model(str(tiny_model) if ".partial" in name else name, **given)
+        return load_model(resolve_model(str(tiny_model)) if ".partial" in str(model.folder) else model, **given)
 
     with monkeypatch.context() as patch:
         patch.setattr(export, "load_model", lost)
@@ -302,6 +303,6 @@ def test_backends_beside_the_recipe_are_found_from_anywhere(
     assert Path(resolved["stages"][0]["rewards"]["posture"]["backend"]).is_absolute()
     assert Path(resolved["evaluation"]["features"]).is_absolute()
     inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())
-    assert inputs.keys() >= {"evaluation.judge.posture", "evaluation.features"}
+    assert inputs.keys() >= {"evaluation.evaluator.posture", "evaluation.features"}
     card = (tmp_path / "run" / "model" / "model_card.md").read_text()
     assert "- rewards: posture (nano, weight 1)\n" in card  # where the link leads, and no path

@@ -1,7 +1,7 @@
-"""Charts as SVG to be set into a page: drawn by matplotlib, coloured by the page's style sheet.
+"""Charts as inline SVG: drawn by matplotlib, colored by the page's style sheet.
 
-Every colour is also a class (`fill-kept`, `line-grid`), so that one drawing serves light and dark. Nothing in it needs
-a style attribute, which a strict Content-Security-Policy would refuse.
+Every color is also a class (`fill-kept`, `line-grid`), so that one drawing serves light and dark mode. No chart needs a
+style attribute, which a strict Content-Security-Policy would refuse.
 """
 
 import io
@@ -23,9 +23,9 @@ Numbers = npt.NDArray[np.float64]
 
 KEPT, REJECTED, REAL, INK, MUTED, GRID = "#1f6f9c", "#b9500f", "#5a6b2f", "#1c2530", "#56616d", "#d5dbe1"
 _CLASSES = {KEPT: "kept", REJECTED: "rejected", REAL: "real", INK: "ink", MUTED: "muted", GRID: "grid"}
-_WIDTH = 380  # units of the drawing; a phone shows them about one to one
+_WIDTH = 380  # units of the drawing, about one pixel each on a phone
 _HISTOGRAM, _CURVES = 230, 250  # heights
-_LETTERS = 10.5  # as page.css has it
+_LETTERS = 10.5  # as in page.css
 _FEWEST_BINS, _MOST_BINS = 10, 40
 _LONGEST_NAME = 28
 _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML cannot hold
@@ -33,11 +33,11 @@ _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010fff
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named set of numbers, in the colour of its role."""
+    """A named set of numbers, in the color of its role."""
 
     name: str
     values: Numbers
-    colour: str
+    color: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Curve:
     name: str
     x: Sequence[float]
     share: Sequence[float]
-    colour: str
+    color: str
 
 
 def histogram(name: str, series: Sequence[Series], *, label: str, thresholds: Sequence[float] = ()) -> Markup:
-    """Histograms over the same bins, each as shares of its own set, with thresholds as dashed lines.
+    """Histograms over shared bins, each as shares of its own set; thresholds are dashed lines.
 
     Args:
-        name: unlike that of any other chart of the page.
+        name: unique among the charts of the page.
         series: finite numbers, at least one in all.
         label: of the axis.
         thresholds: values on the axis.
@@ -68,8 +68,8 @@ def histogram(name: str, series: Sequence[Series], *, label: str, thresholds: Se
     for one in series:
         if len(one.values):
             shares = np.histogram(one.values, edges)[0] / len(one.values)
-            axes.stairs(shares, edges, fill=True, color=one.colour, alpha=0.3)
-            axes.stairs(shares, edges, color=one.colour, linewidth=1.4, label=f"{one.name} ({len(one.values):,})")
+            axes.stairs(shares, edges, fill=True, color=one.color, alpha=0.3)
+            axes.stairs(shares, edges, color=one.color, linewidth=1.4, label=f"{one.name} ({len(one.values):,})")
     _mark(axes, thresholds)
     axes.set_xlabel(_printable(label), parse_math=False)
     axes.set_ylabel("share of images")
@@ -80,7 +80,7 @@ def histogram(name: str, series: Sequence[Series], *, label: str, thresholds: Se
 
 
 def bars(name: str, counts: Mapping[str, int], *, label: str) -> Markup:
-    """Horizontal bars with their counts, in the order given from the top."""
+    """Horizontal bars with their counts, from the top in the order given."""
     figure, axes = _canvas(46 + 24 * max(len(counts), 1), left=0.44, right=0.12)
     places = np.arange(len(counts))
     axes.barh(places, list(counts.values()), color=REJECTED, height=0.62)
@@ -93,14 +93,14 @@ def bars(name: str, counts: Mapping[str, int], *, label: str) -> Markup:
     axes.set_xlabel(label)
     axes.tick_params(left=False)
     axes.grid(axis="x")
-    return _svg(figure, name, f"Bar chart of {label}; the numbers are in the table beside it")
+    return _svg(figure, name, f"Bar chart of {label}; the table next to it has the numbers")
 
 
 def cumulative(name: str, curves: Sequence[Curve], *, label: str, threshold: float | None) -> Markup:
     """Cumulative distributions over one axis."""
     figure, axes = _canvas(_CURVES)
     for curve in curves:
-        axes.plot(curve.x, curve.share, color=curve.colour, linewidth=1.6, label=_printable(curve.name))
+        axes.plot(curve.x, curve.share, color=curve.color, linewidth=1.6, label=_printable(curve.name))
     _mark(axes, [] if threshold is None else [threshold])
     axes.set_xlabel(_printable(label), parse_math=False)
     axes.set_ylabel("share of images at or below")
@@ -133,7 +133,7 @@ def _mark(axes: Axes, thresholds: Sequence[float]) -> None:
 
 
 def _legend(axes: Axes, *, height: int) -> None:
-    """Above the drawing, where it covers nothing."""
+    """Above the drawing, where it hides nothing."""
     box = axes.get_position()
     axes.set_position((box.x0, box.y0, box.width, box.height - 16 / height))
     axes.legend(
@@ -149,10 +149,10 @@ def _legend(axes: Axes, *, height: int) -> None:
     )
 
 
-def _svg(figure: Figure, name: str, told: str) -> Markup:
-    """The drawing as an element of HTML. Equal drawings have equal bytes."""
+def _svg(figure: Figure, name: str, description: str) -> Markup:
+    """The drawing as an HTML element. Equal drawings have equal bytes."""
     buffer = io.StringIO()
-    # Text stays text: it is searchable, small, and in the page's own letters.
+    # Text stays text: searchable, small, and in the font of the page.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has it
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -163,12 +163,12 @@ def _svg(figure: Figure, name: str, told: str) -> Markup:
         _make_plain(node, name, used)
     for size in ("width", "height", "version"):
         root.attrib.pop(size)
-    root.attrib |= {"class": "chart", "role": "img", "aria-label": _printable(told)}
+    root.attrib |= {"class": "chart", "role": "img", "aria-label": _printable(description)}
     return Markup(ET.tostring(root, encoding="unicode"))
 
 
 def _make_plain(node: ET.Element, name: str, used: set[str]) -> None:
-    """Style into attributes and classes, no name spaces, ids of this chart alone."""
+    """Move style into attributes and classes, drop name spaces, make ids unique to this chart."""
     node.tag = node.tag.split("}")[-1]
     old = dict(node.attrib)
     node.attrib.clear()

@@ -1,4 +1,4 @@
-"""How the page tells numbers, and the tables it makes of a summary."""
+"""How the page writes numbers, and the tables it makes from a summary."""
 
 import json
 import math
@@ -14,35 +14,43 @@ UNMEASURED = Markup('<span class="unmeasured">not measured</span>')
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A measure of fidelity as a reader needs it: its name and what it tells."""
+    """A measure of fidelity: its name in the summary, its title, and what it means to a reader."""
 
     name: str
     title: str
-    told: str
+    meaning: str
 
 
 MEASURES = (
     Measure(
         "frechet",
         "Fréchet distance",
-        "how far apart the two sets of features lie, each taken as one Gaussian; 0 is equal, lower is better",
+        "distance between the two sets of features, each modeled as one Gaussian; 0 is equal, lower is better",
     ),
     Measure(
         "kid",
         "KID",
-        "the same question by a kernel, taking no shape for granted; lower is better, equal sets scatter around 0",
+        "the same distance by a kernel, without assuming a Gaussian; lower is better, equal sets scatter around 0",
     ),
-    Measure("precision", "Precision", "share of audited images that lie among the real ones; higher is better"),
-    Measure("recall", "Recall", "share of real images that lie among the audited ones; low where kinds are missing"),
-    Measure("density", "Density", "how thickly real images surround an audited one; equal sets are near 1, or above"),
+    Measure("precision", "Precision", "share of audited images that fall among the real ones; higher is better"),
     Measure(
-        "coverage", "Coverage", "share of real images with an audited image in their neighbourhood; higher is better"
+        "recall",
+        "Recall",
+        "share of real images that fall among the audited ones; low if some kinds of images are missing",
+    ),
+    Measure("density", "Density", "how densely real images surround an audited one; near 1 or above for equal sets"),
+    Measure(
+        "coverage", "Coverage", "share of real images with an audited image in their neighborhood; higher is better"
     ),
     Measure(
-        "ms_ssim_within", "MS-SSIM, audited", "mean likeness of two audited images; 1 is the same, high is monotonous"
+        "ms_ssim_within",
+        "MS-SSIM, audited",
+        "mean similarity of two audited images; 1 is identical, high means little diversity",
     ),
-    Measure("ms_ssim_real", "MS-SSIM, real", "mean likeness of two real images: what to compare the former with"),
-    Measure("ms_ssim_to_real", "MS-SSIM, across", "mean likeness of an audited image and a real one"),
+    Measure(
+        "ms_ssim_real", "MS-SSIM, real", "mean similarity of two real images: compare the previous measure with it"
+    ),
+    Measure("ms_ssim_to_real", "MS-SSIM, across", "mean similarity of an audited image and a real one"),
 )
 SUBGROUPS = {"view": "View", "sex": "Sex", "age_group": "Age group"}
 _LONGEST_TEXT = 600
@@ -76,7 +84,7 @@ def interval(entry: Mapping[str, float | None] | None) -> str | Markup:
 
 
 def share(part: float, whole: float) -> str | Markup:
-    """A share in percent; "not measured" of nothing."""
+    """A share in percent; "not measured" if there is nothing to count."""
     return f"{100 * part / whole:.1f}%" if whole else UNMEASURED
 
 
@@ -97,7 +105,7 @@ class Compared:
 
     @property
     def too_few(self) -> bool:
-        """Whether the group was looked at, and nothing could be measured of it."""
+        """Whether the group was too small for any measure."""
         return all((self.entry.get(measure.name) or {}).get("value") is None for measure in MEASURES)
 
 
@@ -128,7 +136,7 @@ class Group:
 
 
 def subgroups(rows: pa.Table, *, rewards: Sequence[str]) -> dict[str, list[Group]]:
-    """Images by view, sex and age group; those of which it is not known come last."""
+    """Images by view, sex and age group; unknown ones come last."""
     return {title: _grouped(rows, column, rewards) for column, title in SUBGROUPS.items()}
 
 
@@ -138,7 +146,7 @@ def _grouped(rows: pa.Table, column: str, rewards: Sequence[str]) -> list[Group]
     entries = sorted(table.to_pylist(), key=lambda entry: (entry[column] is None, entry[column] or ""))
     return [
         Group(
-            "not known" if entry[column] is None else entry[column],
+            "unknown" if entry[column] is None else entry[column],
             entry["count_all"],
             entry["kept_sum"] or 0,
             {reward: entry[f"reward_{reward}_mean"] for reward in rewards},
@@ -158,7 +166,7 @@ class UtilityRow:
 
 @dataclass(frozen=True, slots=True)
 class UtilityTable:
-    """What classifiers reach on real images, by what they were trained on."""
+    """How well classifiers do on real images, by what they were trained on."""
 
     trained_on: tuple[str, ...]
     rows: tuple[UtilityRow, ...]

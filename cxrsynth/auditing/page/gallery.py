@@ -1,4 +1,4 @@
-"""Which images the page shows, and what it tells of each."""
+"""Which images the page shows, and what it says about each."""
 
 import base64
 import io
@@ -17,29 +17,29 @@ from cxrsynth.auditing.page.figures import figure
 Indices = npt.NDArray[np.int64]
 
 PICTURE_SIDE = 256
-PICTURE_BYTES = 24_000  # a larger picture is made smaller: the page has an upper bound
+PICTURE_BYTES = 24_000  # larger pictures are reduced, so that the size of the page is bounded
 _KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-_FACTS = {
+_METADATA = {
     "source": "Source",
     "view": "View",
     "sex": "Sex",
     "age_group": "Age group",
-    "duplicate_of": "Near duplicate of",
+    "duplicate_of": "Duplicate of",
     "duplicate_similarity": "Similarity to it",
     "nearest_real": "Nearest real image",
-    "copy_similarity": "Similarity to it",
+    "nearest_real_similarity": "Similarity to it",
 }
 
 
 class Pictures:
-    """Pictures as data URIs; counts what they add to the page."""
+    """Pictures as data URIs; counts how much they add to the page."""
 
     def __init__(self) -> None:
         self.count = 0
         self.bytes = 0
 
     def uri(self, data: bytes | None) -> str | None:
-        """The picture as a data URI, made smaller where it is large; None for None.
+        """The picture as a data URI, reduced if it is large; None for None.
 
         Raises:
             ValueError: if the bytes are neither PNG nor JPEG.
@@ -58,7 +58,7 @@ class Pictures:
 
 
 def _smaller(data: bytes) -> bytes:
-    """JPEG within PICTURE_SIDE and PICTURE_BYTES."""
+    """The picture as a JPEG within PICTURE_SIDE and PICTURE_BYTES."""
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
         image = opened.convert("L")
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
@@ -72,7 +72,7 @@ def _smaller(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One image of the gallery. `rewards` and `facts` are pairs of name and text."""
+    """One image of the gallery. `rewards` and `metadata` are pairs of name and text."""
 
     key: str
     kept: bool
@@ -80,12 +80,12 @@ class Card:
     reasons: Sequence[str]
     findings: Sequence[str]
     rewards: Sequence[tuple[str, str]]
-    facts: Sequence[tuple[str, str]]
+    metadata: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Cards in the order of the set; `data` holds for each what it is sorted and filtered by."""
+    """Cards in the order of the set; `data` holds what each is sorted and filtered by."""
 
     cards: Sequence[Card]
     data: Sequence[Mapping[str, Any]]
@@ -96,23 +96,21 @@ class Gallery:
 def make_gallery(
     rows: pa.Table, pictures: Callable[[str], str | None], *, rewards: Sequence[str], limit: int
 ) -> Gallery:
-    """At most `limit` radiographs: rejected ones up to half of it, evenly over reasons; then kept ones, over
-    findings.
-    """
+    """At most `limit` images: up to half rejected, evenly over the reasons, then kept ones over the findings."""
     kept = rows["kept"].to_numpy(zero_copy_only=False).astype(bool)
     rejected = choose(_by_value(rows["reasons"], ~kept), limit // 2)
     chosen = choose(_by_value(rows["present"], kept), limit - len(rejected))
-    radiographs = rows.take(pa.array(sorted([*rejected, *chosen]), pa.int64())).to_pylist()
+    images = rows.take(pa.array(sorted([*rejected, *chosen]), pa.int64())).to_pylist()
     return Gallery(
-        [_card(radiograph, pictures(radiograph["key"]), rewards) for radiograph in radiographs],
-        [_data(radiograph, rewards) for radiograph in radiographs],
+        [_card(image, pictures(image["key"]), rewards) for image in images],
+        [_data(image, rewards) for image in images],
         rejected=len(rejected),
         kept=len(chosen),
     )
 
 
 def choose(groups: Iterable[Indices], count: int) -> list[int]:
-    """At most `count` of the members of groups that may overlap: one of each group in turn, drawn at random.
+    """At most `count` members of groups that may overlap: one of each group in turn, at random.
 
     The same groups give the same choice.
     """
@@ -121,18 +119,18 @@ def choose(groups: Iterable[Indices], count: int) -> list[int]:
     taken: set[int] = set()
     while queues:
         for queue in list(queues):
-            radiograph = next((radiograph for radiograph in queue if radiograph not in taken), None)
-            if radiograph is None:
+            place = next((place for place in queue if place not in taken), None)
+            if place is None:
                 queues.remove(queue)
             elif len(taken) < count:
-                taken.add(radiograph)
+                taken.add(place)
             else:
                 return sorted(taken)
     return sorted(taken)
 
 
 def _by_value(column: pa.ChunkedArray, wanted: npt.NDArray[np.bool_]) -> list[Indices]:
-    """Places of the wanted rows that hold each value of a column of lists, and of those that hold none."""
+    """Places of the wanted rows with each value of a column of lists, and of those with an empty list."""
     lists = column.combine_chunks()
     parents = np.asarray(pc.list_parent_indices(lists), dtype=np.int64)
     encoded = pc.dictionary_encode(pc.cast(pc.list_flatten(lists), pa.string()))
@@ -147,31 +145,31 @@ def _by_value(column: pa.ChunkedArray, wanted: npt.NDArray[np.bool_]) -> list[In
     return [group for group in groups if len(group)]
 
 
-def _card(radiograph: Mapping[str, Any], picture: str | None, rewards: Sequence[str]) -> Card:
-    facts = [(title, radiograph[name]) for name, title in _FACTS.items() if radiograph[name] is not None]
-    findings = [("Present", ", ".join(radiograph["present"] or ())), ("Absent", ", ".join(radiograph["absent"] or ()))]
+def _card(image: Mapping[str, Any], picture: str | None, rewards: Sequence[str]) -> Card:
+    metadata = [(title, image[name]) for name, title in _METADATA.items() if image[name] is not None]
+    findings = [("Present", ", ".join(image["present"] or ())), ("Absent", ", ".join(image["absent"] or ()))]
     return Card(
-        key=radiograph["key"],
-        kept=radiograph["kept"],
+        key=image["key"],
+        kept=image["kept"],
         picture=picture,
-        reasons=radiograph["reasons"] or (),
-        findings=radiograph["present"] or (),
-        rewards=[(name, figure(radiograph[f"reward_{name}"])) for name in rewards],
-        facts=[(title, figure(value) if isinstance(value, float) else str(value)) for title, value in facts]
+        reasons=image["reasons"] or (),
+        findings=image["present"] or (),
+        rewards=[(name, figure(image[f"reward_{name}"])) for name in rewards],
+        metadata=[(title, figure(value) if isinstance(value, float) else str(value)) for title, value in metadata]
         + [(title, text) for title, text in findings if text],
     )
 
 
-def _data(radiograph: Mapping[str, Any], rewards: Sequence[str]) -> dict[str, Any]:
-    numbers = {f"reward {name}": radiograph[f"reward_{name}"] for name in rewards} | {
-        "similarity": radiograph["copy_similarity"]
+def _data(image: Mapping[str, Any], rewards: Sequence[str]) -> dict[str, Any]:
+    numbers = {f"reward {name}": image[f"reward_{name}"] for name in rewards} | {
+        "similarity": image["nearest_real_similarity"]
     }
     return {
-        "key": radiograph["key"],
-        "kept": radiograph["kept"],
-        "reasons": radiograph["reasons"] or [],
-        "findings": radiograph["present"] or [],
-        "view": radiograph["view"] or "",
-        # The digits float32 holds.
+        "key": image["key"],
+        "kept": image["kept"],
+        "reasons": image["reasons"] or [],
+        "findings": image["present"] or [],
+        "view": image["view"] or "",
+        # As many digits as float32 has.
         "numbers": {name: None if value is None else float(f"{value:.7g}") for name, value in numbers.items()},
     }

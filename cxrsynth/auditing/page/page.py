@@ -1,7 +1,7 @@
-"""The HTML page an audit leaves behind: one file that needs no network and no server.
+"""The HTML report of an audit: one file that needs no network and no server.
 
-Style and script stand in the page itself and are named by their hash in its Content-Security-Policy: nothing else
-runs, and nothing is loaded. Whatever is written by others (keys, file names, reasons) is escaped.
+Style and script are part of the page, and its Content-Security-Policy names them by their hash: nothing else runs, and
+nothing is loaded. Text from outside (keys, file names, reasons) is escaped.
 """
 
 import base64
@@ -40,10 +40,10 @@ from cxrsynth.runtime.files import write_atomically
 
 Thumbnails = Callable[[str], bytes | None]
 
-_PAIRS = 24
-_LISTED = 200  # lines of a table of damage
+PAIRS_SHOWN = 24
+_LISTED = 200  # rows of a table of damage
 _CURVE_POINTS = 200
-_LONG_MANIFEST_PARTS = ("shards", "files")  # a line for each file: they stay in the manifest
+_LONG_MANIFEST_PARTS = ("shards", "files")  # one entry per file: they stay in the manifest
 
 
 def write_page(
@@ -60,9 +60,9 @@ def write_page(
     Args:
         path: the page, replaced where it is there.
         summary: what summary.json holds.
-        rows: what scores.parquet holds, one row an image.
+        rows: what scores.parquet holds, one row per image.
         thumbnails: small PNG or JPEG of an audited image by its key, None where there is none.
-        reference_thumbnails: the same of a reference image; without it no real image is in the page.
+        reference_thumbnails: the same for a reference image; without it the page shows no real image.
         gallery: most images shown. A picture takes at most 32 kB, so that the page stays below
             1 MB + 32 kB x (gallery + 48).
 
@@ -71,9 +71,20 @@ def write_page(
     """
     rows = _without_nan(rows)
     pictures = Pictures()
+    context = _measures(summary, rows) | {
+        "pairs": _pairs(summary, pictures, thumbnails, reference_thumbnails),
+        "gallery": make_gallery(
+            rows, lambda key: pictures.uri(thumbnails(key)), rewards=_measured(summary, rows), limit=max(0, gallery)
+        ),
+        "pictures": pictures,
+    }
+    write_atomically(path, _render(context).encode("utf-8", "replace"))
+
+
+def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
+    """Everything on the page except its pictures."""
     rewards = _rewards(summary, rows)
-    measured = [name for name in rewards if f"reward_{name}" in rows.column_names]
-    context = {
+    return {
         "summary": summary,
         "title": PurePath(str(summary["input"]["path"])).name or str(summary["input"]["path"]),
         "synthetic": bool((summary["input"].get("manifest") or {}).get("synthetic")),
@@ -84,21 +95,15 @@ def write_page(
         "histograms": {name: _histogram(place, name, summary, rows) for place, name in enumerate(rewards)},
         "fidelity": [*compared(summary, kind="all"), *compared(summary, kind="finding")],
         "fidelity_subgroups": compared_subgroups(summary),
-        "subgroups": subgroups(rows, rewards=measured),
+        "subgroups": subgroups(rows, rewards=_measured(summary, rows)),
         "similarities": _similarities(summary, rows),
-        "pairs": _pairs(summary, pictures, thumbnails, reference_thumbnails),
         "utility": utility_table(summary),
         "lift": (summary["utility"] or {}).get("lift") or (),
         "unprobed": (summary["utility"] or {}).get("too_few") or (),
-        "gallery": make_gallery(
-            rows, lambda key: pictures.uri(thumbnails(key)), rewards=measured, limit=max(0, gallery)
-        ),
         "provenance": _provenance(summary),
         "manifest": _short_manifest(summary),
-        "pictures": pictures,
         "listed": _LISTED,
     }
-    write_atomically(path, _render(context).encode("utf-8", "replace"))
 
 
 def _render(context: Mapping[str, Any]) -> str:
@@ -133,7 +138,7 @@ def _environment() -> jinja2.Environment:
 
 
 def script_json(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end the script element around it."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
@@ -147,9 +152,9 @@ def _digest(text: str) -> str:
 
 
 def _without_nan(rows: pa.Table) -> pa.Table:
-    """Numbers as float64, null for nan: nan would spoil every mean."""
+    """Numbers as float64, null for nan: a nan would make every mean nan."""
     for place, name in enumerate(rows.column_names):
-        if name.startswith(("reward_", "check_")) or name in ("copy_similarity", "duplicate_similarity"):
+        if name.startswith(("reward_", "check_")) or name in ("nearest_real_similarity", "duplicate_similarity"):
             column = pc.cast(rows[name], pa.float64())
             rows = rows.set_column(place, name, pc.if_else(pc.is_finite(column), column, None))
     return rows
@@ -158,7 +163,12 @@ def _without_nan(rows: pa.Table) -> pa.Table:
 def _rewards(summary: Mapping[str, Any], rows: pa.Table) -> list[str]:
     """Every reward named anywhere, measured or not."""
     columns = [name.removeprefix("reward_") for name in rows.column_names if name.startswith("reward_")]
-    return list(dict.fromkeys([*(summary["judges"] or {}), *(summary["rewards"] or {}), *columns]))
+    return list(dict.fromkeys([*(summary["reward_models"] or {}), *(summary["rewards"] or {}), *columns]))
+
+
+def _measured(summary: Mapping[str, Any], rows: pa.Table) -> list[str]:
+    """Rewards with a column."""
+    return [name for name in _rewards(summary, rows) if f"reward_{name}" in rows.column_names]
 
 
 def _by_count(reasons: Mapping[str, int]) -> dict[str, int]:
@@ -170,17 +180,17 @@ def _numbers(rows: pa.Table, name: str) -> charts.Numbers:
 
 
 def _histogram(place: int, reward: str, summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
-    """The reward of kept and of rejected images; None where it was not measured."""
+    """The reward of kept and of rejected images; None if it was not measured."""
     name = f"reward_{reward}"
     if name not in rows.column_names or rows[name].null_count == len(rows):
         return None
     kept = _numbers(rows.filter(rows["kept"]), name)
     rejected = _numbers(rows.filter(pc.invert(rows["kept"])), name)
-    # A rule on a share of images has no place on the axis of a reward.
+    # A rule about a share of images does not belong on the axis of a reward.
     lines = [
         rule["value"]
         for rule in summary["thresholds"] or ()
-        if rule["on"] == reward and (rule["rule"] == "minimum" or rule["rule"].endswith("of reference"))
+        if rule["on"] == reward and (rule["rule"] == "at least" or rule["rule"].endswith("of reference"))
     ]
     return charts.histogram(
         f"reward-{place}",
@@ -191,15 +201,15 @@ def _histogram(place: int, reward: str, summary: Mapping[str, Any], rows: pa.Tab
 
 
 def _similarities(summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
-    """How near audited images come to real ones, beside how near real images of different patients come."""
+    """How similar audited images are to real ones, next to how similar real images of different patients are."""
     memorization = summary["memorization"]
     if memorization is None:
         return None
-    made = np.sort(_numbers(rows, "copy_similarity"))
+    made = np.sort(_numbers(rows, "nearest_real_similarity"))
     curves = []
     if len(made):
         shares = np.linspace(0, 1, min(_CURVE_POINTS, len(made)))
-        curves.append(charts.Curve("made to real", np.quantile(made, shares).tolist(), shares.tolist(), charts.KEPT))
+        curves.append(charts.Curve("audited to real", np.quantile(made, shares).tolist(), shares.tolist(), charts.KEPT))
     if real := quantiles(memorization.get("real_to_real")):
         curves.append(charts.Curve("real to real", [x for _, x in real], [y for y, _ in real], charts.REAL))
     return (
@@ -211,7 +221,7 @@ def _similarities(summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An audited image and the real one nearest to it, with their pictures."""
+    """An audited image and the real one nearest to it, with a picture of each."""
 
     made: str
     real: str
@@ -227,19 +237,19 @@ def _pairs(summary: Mapping[str, Any], pictures: Pictures, made: Thumbnails, rea
             pair["key"],
             pair["real"],
             pair["similarity"],
-            bool(pair["copy"]),
+            pair["flagged"],
             pictures.uri(made(pair["key"])),
             pictures.uri(real(pair["real"])) if real else None,
         )
-        for pair in (summary["memorization"] or {}).get("nearest", ())[:_PAIRS]
+        for pair in (summary["memorization"] or {}).get("nearest", ())[:PAIRS_SHOWN]
         if pair["real"]
     ]
 
 
 def _provenance(summary: Mapping[str, Any]) -> dict[str, Any]:
     reference = (summary["reference"] or {}).get("path", "none")
-    told = {"summary version": summary["version"], "audited": summary["input"]["path"], "reference": reference}
-    return told | dict(summary["provenance"] or {})
+    inputs = {"summary version": summary["version"], "audited": summary["input"]["path"], "reference": reference}
+    return inputs | dict(summary["provenance"] or {})
 
 
 def _short_manifest(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Images of a set that are the same, or nearly so."""
+"""Duplicates within one set: images that repeat an earlier one, exactly or nearly."""
 
 from collections.abc import Sequence
 
@@ -6,37 +6,33 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cxrsynth.metrics.memorization.features import CopySpace, Thumbs
+from cxrsynth.metrics.memorization.features import MatchSpace, Thumbs
 from cxrsynth.metrics.memorization.verification import Gallery, compare
 
-# Correlation of fine detail from which two images of one set are one. Measured: images nano makes of one report differ
-# by
-# more than 0.6 (largest 0.35), real images of different patients reach 0.65, and images with noise of 5% or moved by 3%
-# stay above 0.74 with themselves.
+# Two images of one set are duplicates from this correlation of fine detail on. Measured: images that nano makes from
+# one report reach at most 0.35, real images of different patients 0.65, and an image with 5% noise, or moved by 3%,
+# stays above 0.74 with the original.
 NEAR_DUPLICATE = 0.7
-# A second look is given to so many neighbours, and in sets of many images only to those of some likeness in features:
-# of
-# few images features tell little.
-_NEIGHBOURS, _MANY, _LEAST_COSINE = 8, 500, 0.3
+# Neighbors that are verified; in large sets only those with similar features. In small sets features say little.
+_NEIGHBORS, _MANY, _LEAST_COSINE = 8, 500, 0.3
 
 
 def duplicates(
     thumbs: Thumbs, keys: Sequence[str], sha256s: Sequence[str], *, threshold: float = NEAR_DUPLICATE, seed: int = 0
 ) -> dict[str, tuple[str, float]]:
-    """Images that repeat an earlier one: key -> key of the first of its like, and how like it is to the one it
-    links to.
+    """Images that repeat an earlier one: key -> key of the first in its group, and its strongest similarity.
 
-    Equal digests are duplicates of similarity 1. Of the others, images of more than `threshold` are linked; of linked
+    Equal digests are duplicates of similarity 1. Other images are linked if more similar than `threshold`; of linked
     images the first is kept, the others point to it.
 
     Args:
-        thumbs: [N, T, T], in the order that decides which is first.
+        thumbs: [N, T, T]; their order decides which is first.
         keys: of the images, [N], each once.
         sha256s: digests of the images' pixels, [N].
-        threshold: least similarity of near duplicates (see `verify.Compared`).
+        threshold: least similarity of near-duplicates (see `verification.Compared`).
         seed: of the features.
 
-    Memory: the thumbnails, and 8 neighbours an image.
+    Memory: the thumbnails, and 8 neighbors per image.
     """
     first_of: dict[str, int] = {}
     heads = np.array([first_of.setdefault(digest, place) for place, digest in enumerate(sha256s)], np.int64)
@@ -47,25 +43,25 @@ def duplicates(
     near = _near(thumbs[unique], threshold, seed)
     for place, (head, similarity) in near.items():
         found[keys[unique[place]]] = keys[unique[head]], similarity
-    # Whatever equals an image that turned out to repeat an earlier one repeats that earlier one.
+    # An image equal to one that repeats an earlier image repeats that earlier image.
     return {
         key: (found[first][0] if first in found else first, similarity) for key, (first, similarity) in found.items()
     }
 
 
 def _near(thumbs: Thumbs, threshold: float, seed: int) -> dict[int, tuple[int, float]]:
-    """Places of images that are linked to an earlier one: its first, and the strongest of the image's links."""
+    """Places of images linked to an earlier one: the first of the group, and the strongest of the image's links."""
     count = len(thumbs)
     own = np.arange(count)
-    gallery = Gallery.of(thumbs, own, CopySpace.fit(thumbs, seed=seed))
+    gallery = Gallery.of(thumbs, own, MatchSpace.fit(thumbs, seed=seed))
     least = _LEAST_COSINE if count >= _MANY else -1.0
-    seen = compare(thumbs, gallery, leave_out=own, candidates=_NEIGHBOURS, looked_at=_NEIGHBOURS, least_cosine=least)
+    seen = compare(thumbs, gallery, leave_out=own, candidates=_NEIGHBORS, verified=_NEIGHBORS, least_cosine=least)
     rows, columns = (seen.similarity >= threshold).nonzero()
-    others, alike = seen.places[rows, columns], seen.similarity[rows, columns]
+    others, similarity = seen.places[rows, columns], seen.similarity[rows, columns]
     links = coo_array((np.ones(len(rows), np.int8), (rows, others)), shape=(count, count))
     groups = connected_components(links, directed=False)[1]
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     strongest = np.zeros(count)
-    np.maximum.at(strongest, rows, alike)
-    np.maximum.at(strongest, others, alike)
+    np.maximum.at(strongest, rows, similarity)
+    np.maximum.at(strongest, others, similarity)
     return {int(i): (int(first[group[i]]), float(strongest[i])) for i in own if first[group[i]] != i}

@@ -1,4 +1,4 @@
-"""Features that tell a copy of an image from another image of a like chest, and the index they are searched in."""
+"""Features that distinguish a near-duplicate from another image of a similar chest, and the index to search them in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -25,18 +25,18 @@ _WIDEST = 4 * THUMB  # larger images are shrunk to this before they are register
 _SIDE = 24  # pixels on a side of what the projection sees
 _WIDTH = 128  # D
 _FITTED_ON = 4096  # images at most
-_BLOCK = 256  # images worked on at a time
-_EXACT_BELOW = 50_000  # features searched one by one; more are searched by cells
-# Small moves and changes of exposure that a copy may have: half widths, log scales, radians; log gamma.
+_BLOCK = 256  # images at a time
+_EXACT_BELOW = 50_000  # features that are searched exhaustively; more are searched by cells
+# Small moves and changes of exposure that a near-duplicate may have: half widths, log scales, radians; log gamma.
 _JITTER, _JITTER_GAMMA = (0.07, 0.07, 0.06, 0.06, 0.06), 0.4
 
 
 def thumbnails(images: Tensor, register: Register) -> Thumbs:
-    """Registered images in small, all that is kept of an image.
+    """Registered images at a small size, which the search compares.
 
     Args:
-        images: [B, 1, H, W] float32 in [0, 1], framed alike (square, cropped rather than squeezed).
-        register: brings chests to one place; `unmoved` where images are framed alike already.
+        images: [B, 1, H, W] float32 in [0, 1], all framed in the same way (square, cropped rather than squeezed).
+        register: brings chests to one position; `unmoved` where they are in position already.
 
     Returns:
         [B, T, T], T = 64.
@@ -54,9 +54,9 @@ def mirrored(thumbs: Thumbs) -> Thumbs:
 
 
 def details(thumbs: Thumbs, *, reach: int = 8, half: bool = False) -> Tensor:
-    """Edges rather than exposure: local mean taken off, local contrast made equal; [N, 1, T, T] float32.
+    """Edges rather than exposure: local mean subtracted, local contrast equalized; [N, 1, T, T] float32.
 
-    `half`: of the images at half their size.
+    `half`: for the images at half their size.
     """
     images = torch.from_numpy(thumbs)[:, None].float() / 255.0
     images = halved(images) if half else images
@@ -65,19 +65,19 @@ def details(thumbs: Thumbs, *, reach: int = 8, half: bool = False) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class CopySpace:
-    """Linear features in which images differ much and small moves of one image little.
+class MatchSpace:
+    """Linear features that differ much between images and little between small moves of one image.
 
-    `mean` [S] is the mean reference image, `directions` [S, D] weighs its deviations. Whatever dominates all images
-    (posture, exposure) is weighed down, as is what a small shift or turn changes.
+    `mean` [S] is the mean reference image, `directions` [S, D] weights deviations from it. What dominates all images
+    (posture, exposure) gets little weight, and so does what a small shift or rotation changes.
     """
 
     mean: Vectors
     directions: Vectors
 
     @classmethod
-    def fit(cls, thumbs: Thumbs, *, seed: int = 0) -> "CopySpace":
-        """From reference images [N, T, T], N at least 2; of many an even sample is looked at.
+    def fit(cls, thumbs: Thumbs, *, seed: int = 0) -> "MatchSpace":
+        """From reference images [N, T, T], N at least 2; from an even sample if there are many.
 
         Source: linear discriminants of images against jittered copies of themselves (within-class covariance), then
         whitened: Hatch et al., Interspeech 2006 (WCCN), for faces Belhumeur et al., IEEE TPAMI 1997.
@@ -90,7 +90,7 @@ class CopySpace:
         moves = [_flat(_jittered(sample, generator)) - plain for _ in range(2)]
         within = np.sum([move.T @ move for move in moves], axis=0) / (4 * len(plain))
         within += 0.1 * np.trace(within) / len(within) * np.eye(len(within))
-        # As many directions as images would set all images of the fit equally far apart, copies too.
+        # With as many directions as images, all images of the fit would be equally far apart, near-duplicates too.
         width = min(_WIDTH, max(1, len(plain) // 4))
         power, directions = eigh(
             np.cov(plain, rowvar=False), within, subset_by_index=(len(within) - width, len(within) - 1)
@@ -108,13 +108,13 @@ class CopySpace:
         save_file({field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)}, path)
 
     @classmethod
-    def load(cls, path: Path) -> "CopySpace":
+    def load(cls, path: Path) -> "MatchSpace":
         """Read what `save` wrote."""
         return cls(**load_file(path))
 
 
 def _flat(thumbs: Thumbs) -> Vectors:
-    """What the projection sees of images: soft details, the middle weighed more; [N, S], of length 1."""
+    """What the projection takes as input: soft details, the middle weighted more; [N, S], of length 1."""
     edge = torch.hann_window(_SIDE + 2, periodic=False)[1:-1].sqrt()
     weight = (edge[:, None] * edge).sqrt()
     parts = []
@@ -127,7 +127,7 @@ def _flat(thumbs: Thumbs) -> Vectors:
 
 
 def _jittered(thumbs: Thumbs, generator: torch.Generator) -> Thumbs:
-    """Each image moved a little and made lighter or darker."""
+    """Each image moved a little and made brighter or darker."""
     count = len(thumbs)
     moves = (torch.rand(count, 5, generator=generator) * 2 - 1) * torch.tensor(_JITTER)
     gamma = ((torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1) * _JITTER_GAMMA).exp()
@@ -136,17 +136,17 @@ def _jittered(thumbs: Thumbs, generator: torch.Generator) -> Thumbs:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
+class Neighbors:
     """The k nearest of each query: `places` [Q, k] in the index (-1: none), cosines [Q, k] falling."""
 
     places: npt.NDArray[np.int64]
     cosines: Vectors
 
 
-class CopyIndex:
-    """Reference features by cosine: exact for few, by cells (IVF) for many.
+class FeatureIndex:
+    """Search by cosine among reference features: exact for few, by cells (IVF) for many.
 
-    Memory: 4 D bytes a feature (51 MB for 100,000 of width 128), and 8 more for its id in a cell.
+    Memory: 4 D bytes per feature (51 MB for 100,000 of width 128), and 8 more for its id in a cell.
     """
 
     def __init__(self, features: Vectors, names: Sequence[str]) -> None:
@@ -157,7 +157,7 @@ class CopyIndex:
 
     @property
     def exact(self) -> bool:
-        """Whether every feature is looked at."""
+        """Whether every feature is compared."""
         return isinstance(self._index, faiss.IndexFlatIP)
 
     @property
@@ -165,11 +165,11 @@ class CopyIndex:
         """Memory of the features and their ids."""
         return int(self._index.ntotal * (4 * self._index.d + (0 if self.exact else 8)))
 
-    def nearest(self, queries: Vectors, k: int) -> Neighbours:
-        """The k nearest of queries [Q, D]; of equal ones the first."""
+    def nearest(self, queries: Vectors, k: int) -> Neighbors:
+        """The k nearest of queries [Q, D]; of equals, the first."""
         k = min(k, len(self.names))
         cosines, places = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
-        return Neighbours(places, cosines)
+        return Neighbors(places, cosines)
 
 
 def _index(features: Vectors) -> Any:

@@ -1,4 +1,4 @@
-"""Near-duplicates made on purpose, by which the search for copies is measured."""
+"""Near-duplicates planted on purpose, which measure how well the search finds them."""
 
 import hashlib
 import io
@@ -18,33 +18,31 @@ Autoencode = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the 
 
 _SHIFT, _ROTATION_DEG, _ZOOM, _GAMMA, _NOISE, _JPEG_QUALITY = 0.03, 3.0, 0.05, 0.7, 0.05, 30
 _BATCH = 8  # images through the autoencoder at a time
-# What was done to an image, in the words of a reader; the order is that of the report.
+# What is done to an image; the report lists the kinds in this order.
 ALTERATIONS = {
     "exact": "nothing",
     "shifted": "3% of its width and height",
     "rotated": "3 degrees",
     "zoomed": "5%",
-    "contrast": "gamma 0.7, grey levels squeezed to 80%",
+    "contrast": "gamma 0.7, gray levels compressed to 80%",
     "noise": "Gaussian, standard deviation 5% of full range",
     "jpeg": "quality 30",
-    "mirrored": "left for right",
+    "mirrored": "left and right exchanged",
     "blended": "50% with an image of another patient",
-    "autoencoded": "through the generator's autoencoder",
+    "autoencoded": "through a latent diffusion model's autoencoder",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Reference images kept whole, to plant near-duplicates of: their keys, and uint8 [P, 1, H, W]."""
+    """Reference images to plant near-duplicates of: their keys, and uint8 [P, 1, H, W]."""
 
     keys: tuple[str, ...]
     images: npt.NDArray[np.uint8]
 
 
 class ProbeKeeper:
-    """Keeps a sample of the images that pass by; which, depends on their keys and the seed alone, not on their
-    order.
-    """
+    """Keeps a sample of the images offered; the choice depends on their keys and the seed alone, not on their order."""
 
     def __init__(self, count: int = 100, *, seed: int = 0) -> None:
         self._count, self._seed = count, seed
@@ -61,7 +59,7 @@ class ProbeKeeper:
             self._kept[key] = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
     def probes(self) -> Probes:
-        """What was kept, in an order of its own.
+        """The sample, in an order that depends on keys and seed.
 
         Raises:
             ValueError: if nothing was offered.
@@ -81,15 +79,15 @@ def altered(kind: str, images: Tensor, *, partners: Tensor, seed: int, autoencod
     Args:
         kind: one of `ALTERATIONS`.
         images: [P, 1, H, W] float32 in [0, 1].
-        partners: the images others are blended with, of the same shape.
-        seed: of noise, and of which way an image is moved.
+        partners: the images they are blended with, of the same shape.
+        seed: of the noise, and of the direction of each move.
         autoencode: needed for `autoencoded`.
 
     Returns:
         [P, 1, H, W] float32 in [0, 1].
 
     Raises:
-        ValueError: for another kind, or `autoencoded` without an autoencoder.
+        ValueError: for an unknown kind, or `autoencoded` without an autoencoder.
     """
     rng = torch.Generator().manual_seed(seed)
     sign = torch.randint(2, (len(images), 2), generator=rng) * 2.0 - 1.0
@@ -122,7 +120,7 @@ def altered(kind: str, images: Tensor, *, partners: Tensor, seed: int, autoencod
 
 
 def _through_jpeg(image: Tensor) -> Tensor:
-    """One image [1, H, W] written and read again."""
+    """One image [1, H, W] written as JPEG and read back."""
     buffer = io.BytesIO()
     Image.fromarray((image[0] * 255).round().to(torch.uint8).numpy()).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     with Image.open(buffer) as read:

@@ -1,26 +1,45 @@
-"""Bring chests to one place, and two images of a pair to each other, by affine warps."""
+"""Registration by affine warps: chests to the canonical frame, and the two images of a pair to each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cxrsynth.errors import ModelError
 from cxrsynth.rewards.networks import PostureRegressor
+from cxrsynth.runtime.pretrained import LOADING_ERRORS
 from cxrsynth.runtime.warps import compose, inverse, warp, warp_matrices
 
 Register = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the same, the chest in the canonical frame
 
-# How far refinement may move an image from its registered place, in half widths and in units of the matrix: what
-# posture regressors leave over, and no more. A wider reach finds likeness in images that have none.
+# How far refinement may move an image from its registered position, in half widths and in units of the matrix: what
+# posture regressors leave over, and no more. A wider reach finds similarity where there is none.
 _REACH = 0.16
 _DAMPING = 0.02  # of Gauss-Newton, share of the mean curvature
-_WEAKEST = 0.35  # least correlation the step is scaled for: below it the step is noise
+_WEAKEST = 0.35  # least correlation that scales a step: below it the step is noise
+
+
+def load_posture(folder: Path, device: torch.device) -> PostureRegressor:
+    """The posture regressor of a family of reward models.
+
+    Raises:
+        ModelError: if it is missing or cannot be loaded.
+    """
+    try:
+        network = PostureRegressor.from_pretrained(folder / "posture")
+    except LOADING_ERRORS as error:
+        raise ModelError(
+            f"{folder}: no posture regressor to register images with: {type(error).__name__}: {error}\n"
+            "  expected: posture/ with config.json and model.safetensors"
+        ) from None
+    return network.eval().to(device)
 
 
 def to_canonical(network: PostureRegressor) -> Register:
-    """Registration by a posture regressor: what it says moved the chest is undone."""
+    """Registration by a posture regressor: the move it finds is undone."""
     network = network.eval()
 
     @torch.inference_mode()
@@ -36,19 +55,19 @@ def local_mean(images: Tensor, reach: int) -> Tensor:
     """Mean of the square of 2 reach + 1 pixels around each pixel of [N, 1, H, W], mirrored beyond the edges."""
     if reach == 0:
         return images
-    # As products with banded matrices: several times faster than average pooling.
+    # Products with banded matrices are several times faster than average pooling.
     down, across = (_running_mean(length, reach) for length in images.shape[-2:])
     return down @ images @ across.T
 
 
 def halved(images: Tensor) -> Tensor:
-    """Images [..., H, W] of even sides at half their size; as sums several times faster than average pooling."""
+    """Images [..., H, W] of even sides at half their size; sums are several times faster than average pooling."""
     rows = images[..., ::2, :] + images[..., 1::2, :]
     return (rows[..., ::2] + rows[..., 1::2]) / 4
 
 
 def _running_mean(length: int, reach: int) -> Tensor:
-    """[length, length]: each row the mean of the places within reach of its own."""
+    """[length, length]: each row averages the places within reach of its own."""
     ones = F.pad(torch.eye(length)[:, None], (reach, reach), mode="reflect")
     return F.avg_pool1d(ones, 2 * reach + 1, stride=1)[:, 0].T
 
@@ -60,7 +79,7 @@ def unmoved(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Correlations of pairs [P] at the best place found, and the matrices [P, 2, 3] that led there."""
+    """Correlations of pairs [P] at the best position found, and the matrices [P, 2, 3] that lead there."""
 
     correlation: Tensor
     matrices: Tensor
@@ -68,15 +87,15 @@ class Fit:
 
 @torch.inference_mode()
 def fit_pairs(moving: Tensor, fixed: Tensor, *, start: Tensor, blurs: tuple[int, ...]) -> Fit:
-    """Large correlation of each pair by small affine moves of the first image.
+    """Maximize the correlation of each pair by small affine moves of the first image.
 
-    Gauss-Newton on the images' gain-free difference, coarse to fine; where that leads to less than there was at the
-    start, the start is kept.
+    Gauss-Newton on the gain-free difference of the images, coarse to fine; where that ends below the start, the start
+    is kept.
 
     Args:
-        moving: details of the images to move, [P, 1, h, w]; locally normalised, as `copy_features.details`.
-        fixed: details of the images they are compared with, [Q, 1, h, w]: the first of the first P / Q, and so on.
-        start: matrices [P, 2, 3] to set out from.
+        moving: details of the images to move, [P, 1, h, w]; locally normalized, see `features.details`.
+        fixed: details of the images they are compared with, [Q, 1, h, w]: the first with the first P / Q, and so on.
+        start: matrices [P, 2, 3] to start from.
         blurs: reach of the box blur at each step, 0 for none.
 
     Source: inverse compositional alignment (Baker & Matthews, IJCV 2004) with the gain of the enhanced correlation
@@ -95,14 +114,14 @@ def fit_pairs(moving: Tensor, fixed: Tensor, *, start: Tensor, blurs: tuple[int,
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Normalised cross-correlation of pairs [P, 1, h, w] and [Q, 1, h, w] as in `fit_pairs`; the middle counts; [P]."""
+    """Normalized cross-correlation of pairs [P, 1, h, w] and [Q, 1, h, w] as in `fit_pairs`, middle weighted; [P]."""
     sides = _Sides.of(first, second)
     return (sides.product / (sides.power * sides.other_power).clamp_min(1e-12).sqrt()).flatten()
 
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """Weighted sums over the pixels of P images s and Q images b, each image's mean taken off: ss, bb, sb."""
+    """Weighted sums over the pixels of P images s and Q images b, each image's mean subtracted: ss, bb, sb."""
 
     power: Tensor  # [Q, P / Q]
     other_power: Tensor  # [Q, 1]
@@ -112,7 +131,7 @@ class _Sides:
     def of(cls, first: Tensor, second: Tensor) -> "_Sides":
         weight = _middle(second).flatten()
         seen = first.reshape(len(second), -1, len(weight))
-        other = _centred(second, weight)
+        other = _centered(second, weight)
         mean = seen @ weight / weight.sum()
         power = seen.square() @ weight - mean.square() * weight.sum()
         return cls(
@@ -122,30 +141,30 @@ class _Sides:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What an image [Q] asks of those that are moved onto it; computed once, for it stays where it is."""
+    """The fixed images [Q] of a registration, with what every step needs of them; computed once."""
 
-    radiograph: Tensor  # [Q, 1, h, w]
-    lead: Tensor  # [Q, hw, 6]: from differences of grey to the change of the matrix
+    image: Tensor  # [Q, 1, h, w]
+    lead: Tensor  # [Q, hw, 6]: from gray-level differences to the change of the matrix
     own: Tensor  # [Q, 1, 6]: the part of the image itself
-    level: Tensor  # [Q, 1, 6]: that of a plain grey of 1
+    level: Tensor  # [Q, 1, 6]: that of a constant gray level of 1
 
     @classmethod
-    def of(cls, radiograph: Tensor) -> "_Target":
-        weight = _middle(radiograph).flatten()
-        slopes = _slopes(radiograph)
+    def of(cls, image: Tensor) -> "_Target":
+        weight = _middle(image).flatten()
+        slopes = _slopes(image)
         lead = slopes * weight[:, None] @ _solver(slopes, weight)
-        return cls(radiograph, lead, _centred(radiograph, weight)[:, None] @ lead, lead.sum(1, keepdim=True))
+        return cls(image, lead, _centered(image, weight)[:, None] @ lead, lead.sum(1, keepdim=True))
 
 
 def _step(seen: Tensor, target: _Target, matrices: Tensor) -> Tensor:
     """One Gauss-Newton step of images seen [P, 1, h, w] through `matrices`, held within reach of the identity."""
-    sides = _Sides.of(seen, target.radiograph)
-    weight = _middle(target.radiograph).flatten()
-    flat = seen.reshape(len(target.radiograph), -1, len(weight))
+    sides = _Sides.of(seen, target.image)
+    weight = _middle(target.image).flatten()
+    flat = seen.reshape(len(target.image), -1, len(weight))
     mean = (flat @ weight / weight.sum())[..., None]  # [Q, P / Q, 1]
     scale = (sides.other_power.clamp_min(1e-8) / sides.power.clamp_min(1e-8)).sqrt()
-    alike = (scale * sides.product / sides.other_power.clamp_min(1e-8)).clamp_min(_WEAKEST)
-    change = (flat @ target.lead - mean * target.level) * (scale / alike)[..., None] - target.own  # [Q, P / Q, 6]
+    correlated = (scale * sides.product / sides.other_power.clamp_min(1e-8)).clamp_min(_WEAKEST)
+    change = (flat @ target.lead - mean * target.level) * (scale / correlated)[..., None] - target.own  # [Q, P / Q, 6]
     identity = torch.eye(2, 3)
     moved = compose(matrices, inverse(identity + change.view(-1, 2, 3).clamp(-_REACH, _REACH)))
     return identity + (moved - identity).clamp(-_REACH, _REACH)
@@ -171,12 +190,12 @@ def _solver(slopes: Tensor, weight: Tensor) -> Tensor:
 
 
 def _middle(images: Tensor) -> Tensor:
-    """Weight of the pixels [h, w]: the middle counts, the edges hold arms, markers and what was beyond the image."""
+    """Weight of the pixels [h, w]: most in the middle; the edges hold arms, markers and what was outside the image."""
     rows, columns = (torch.hann_window(n + 2, periodic=False)[1:-1].sqrt() for n in images.shape[-2:])
     return rows[:, None] * columns
 
 
-def _centred(images: Tensor, weight: Tensor) -> Tensor:
-    """[N, 1, h, w] as rows [N, hw], the weighted mean taken off."""
+def _centered(images: Tensor, weight: Tensor) -> Tensor:
+    """[N, 1, h, w] as rows [N, hw], the weighted mean subtracted."""
     flat = images.flatten(1)
     return flat - (flat @ weight / weight.sum())[:, None]

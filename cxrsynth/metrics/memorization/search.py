@@ -1,9 +1,8 @@
-"""Which made images copy a real one, and how well that can be told.
+"""Synthetic images that are near-duplicates of real ones, and how well the search for them works.
 
-A made image is a copy if it is more like its nearest real image than real images of different patients are to each
-other.
-How many planted near-duplicates such a threshold finds, and how many images of real patients it takes for copies
-wrongly, is measured on the same reference. What is not found is not proved absent.
+An image is flagged if it is more similar to its nearest real image than real images of different patients are to each
+other. The same reference shows how many planted near-duplicates such a threshold finds, and how many real images of
+other patients it flags by mistake. The absence of a flag does not prove that an image is not memorized.
 """
 
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ import torch
 from scipy.stats import binomtest
 
 from cxrsynth.errors import ShardError
-from cxrsynth.metrics.memorization.features import CopySpace, Thumbs, Vectors, thumbnails
+from cxrsynth.metrics.memorization.features import MatchSpace, Thumbs, Vectors, thumbnails
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, Autoencode, Probes, altered
 from cxrsynth.metrics.memorization.registration import Register
 from cxrsynth.metrics.memorization.verification import Gallery, Mask, Nearest, Places, compare
 
-FEWEST = 20  # reference images, below which nothing can be said of how alike different patients are
+FEWEST = 20  # reference images; fewer do not show how similar different patients are
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _FEATURES = (
     "linear discriminants of local contrast, 64 x 64 pixels; correlation of fine detail of registered candidates"
@@ -29,7 +28,7 @@ _FEATURES = (
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Images by key: thumbnails [N, T, T], and who they are of where it is known (empty where not)."""
+    """Images by key: thumbnails [N, T, T], and each image's patient, empty where unknown."""
 
     keys: tuple[str, ...]
     thumbs: Thumbs
@@ -44,14 +43,13 @@ class ImageSet:
 
 
 @dataclass(frozen=True, slots=True)
-class CopySettings:
+class SearchSettings:
     """How the threshold is found.
 
-    It is `quantile` of real-to-real similarity of different patients, and `margin` more, for made images are compared
-    often and the tail is known from few images; never below `floor`, where no copy was seen to lie, nor above
-    `ceiling`,
-    lest one image listed under two patients hide all copies. `sample` real images are compared for it, and up to
-    `held_out` images, of at most `held_share` of all, are set aside to count false alarms by.
+    It is the `quantile` of similarity between real images of different patients, plus `margin`, because many images are
+    compared and the tail is known from few. It is never below `floor`, where no near-duplicate was observed, nor above
+    `ceiling`, so that one image listed under two patients cannot hide every near-duplicate. `sample` real images are
+    compared to find it; up to `held_out` images, at most `held_share` of all, are set aside to count false alarms.
     """
 
     quantile: float = 0.99
@@ -81,22 +79,22 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class CopyMatch:
-    """A made image and the real one most like it; `real` is empty where there was none to compare with."""
+class Match:
+    """An image and the real one most similar to it; `real` is empty where there was none to compare with."""
 
     key: str
     real: str
-    similarity: float  # correlation of fine detail, by which it is judged
-    feature_similarity: float  # cosine of features, by which it was found
+    similarity: float  # correlation of fine detail, which decides
+    feature_similarity: float  # cosine of features, which found it
     mirrored: bool
-    copy: bool
+    flagged: bool
 
 
 @dataclass(frozen=True, slots=True)
-class CopyReport:
-    """What was found of a set, and how well the finding works."""
+class SearchReport:
+    """What the search found in a set, and how well it works."""
 
-    radiographs: tuple[CopyMatch, ...]
+    matches: tuple[Match, ...]
     threshold: float
     made_to_real: dict[str, float]
     real_to_real: dict[str, float]
@@ -105,10 +103,10 @@ class CopyReport:
     patients_known: bool
 
     def summary(self, *, nearest: int = 24) -> dict[str, Any]:
-        """As `memorization` in summary.json; the `nearest` most alike pairs first."""
-        first = sorted(self.radiographs, key=lambda radiograph: (-radiograph.similarity, radiograph.key))[:nearest]
+        """As `memorization` in summary.json, with the `nearest` most similar pairs."""
+        first = sorted(self.matches, key=lambda match: (-match.similarity, match.key))[:nearest]
         return {
-            "flagged": sum(radiograph.copy for radiograph in self.radiographs),
+            "flagged": sum(match.flagged for match in self.matches),
             "threshold": self.threshold,
             "features": _FEATURES,
             "patients_known": self.patients_known,
@@ -117,13 +115,8 @@ class CopyReport:
             "sensitivity": {kind: asdict(share) for kind, share in self.sensitivity.items()},
             "false_alarms": asdict(self.false_alarms),
             "nearest": [
-                {
-                    "key": radiograph.key,
-                    "real": radiograph.real,
-                    "similarity": radiograph.similarity,
-                    "copy": radiograph.copy,
-                }
-                for radiograph in first
+                {"key": match.key, "real": match.real, "similarity": match.similarity, "flagged": match.flagged}
+                for match in first
             ],
         }
 
@@ -134,36 +127,36 @@ def check_reference(reference: ImageSet) -> None:
     if len(groups) < FEWEST or groups.max() < 2:
         raise ShardError(
             f"reference: {len(groups)} images of {len(np.unique(groups))} patients\n"
-            f"  expected: at least {FEWEST} images of 3 patients, to know how alike different patients are"
+            f"  expected: at least {FEWEST} images of 3 patients, to show how similar different patients are"
         )
 
 
-def find_copies(
+def find_near_duplicates(
     made: ImageSet,
     reference: ImageSet,
-    space: CopySpace,
+    space: MatchSpace,
     *,
     register: Register,
     probes: Probes | None = None,
     autoencode: Autoencode | None = None,
-    settings: CopySettings | None = None,
-) -> CopyReport:
-    """Compare made images with real ones.
+    settings: SearchSettings | None = None,
+) -> SearchReport:
+    """Compare synthetic images with real ones.
 
     Args:
-        made: images to judge.
-        reference: real ones.
+        made: the synthetic images.
+        reference: the real ones.
         space: features fitted on the reference.
-        register: as the thumbnails were registered; planted near-duplicates are registered by it.
-        probes: reference images to plant near-duplicates of, by `ProbeKeeper`; without them sensitivity is not
-        measured.
-        autoencode: for the autoencoded ones; without it that kind is left out.
-        settings: of threshold and measurement.
+        register: what registered the thumbnails; planted near-duplicates are registered in the same way.
+        probes: reference images to plant near-duplicates of, from `ProbeKeeper`; without them sensitivity is not
+            measured.
+        autoencode: plants the kind `autoencoded`; without it that kind is left out.
+        settings: for the threshold and the measurement of the search.
 
     Raises:
         ShardError: if the reference has fewer than 20 images, or fewer than 3 patients.
     """
-    settings = settings or CopySettings()
+    settings = settings or SearchSettings()
     check_reference(reference)
     groups = reference.groups()
     gallery = Gallery.of(reference.thumbs, groups, space)
@@ -171,8 +164,8 @@ def find_copies(
     null = _real_to_real(gallery, ~held, settings)
     threshold = _threshold(null, settings)
     nearest = compare(made.thumbs, gallery, leave_out=np.full(len(made.keys), -1)).best()
-    return CopyReport(
-        radiographs=_matches(made.keys, reference.keys, nearest, threshold),
+    return SearchReport(
+        matches=_matches(made.keys, reference.keys, nearest, threshold),
         threshold=threshold,
         made_to_real=_quantiles(nearest.similarity),
         real_to_real=_quantiles(null),
@@ -182,31 +175,31 @@ def find_copies(
     )
 
 
-def _held_out(groups: Places, settings: CopySettings) -> Mask:
-    """All images of some patients drawn at random, at least of one and never of all, bool [N]."""
+def _held_out(groups: Places, settings: SearchSettings) -> Mask:
+    """All images of some random patients, at least one and never all, bool [N]."""
     sizes = np.bincount(groups)
-    drawn = np.random.default_rng([settings.seed, 1]).permutation(len(sizes))
+    order = np.random.default_rng([settings.seed, 1]).permutation(len(sizes))
     most = min(settings.held_out, int(settings.held_share * len(groups)))
-    taken = np.cumsum(sizes[drawn]) <= max(most, int(sizes[drawn[0]]))
-    return np.isin(groups, drawn[taken])
+    taken = np.cumsum(sizes[order]) <= max(most, int(sizes[order[0]]))
+    return np.isin(groups, order[taken])
 
 
-def _real_to_real(gallery: Gallery, eligible: Mask, settings: CopySettings) -> Vectors:
-    """Similarity of a sample of the eligible real images to the nearest of other patients."""
+def _real_to_real(gallery: Gallery, eligible: Mask, settings: SearchSettings) -> Vectors:
+    """Similarity of a sample of the eligible real images to the nearest image of another patient."""
     places = eligible.nonzero()[0]
     if len(places) > settings.sample:
         places = np.sort(np.random.default_rng([settings.seed, 2]).choice(places, settings.sample, replace=False))
     return compare(gallery.thumbs[places], gallery, leave_out=gallery.groups[places]).best().similarity
 
 
-def _threshold(null: Vectors, settings: CopySettings) -> float:
+def _threshold(null: Vectors, settings: SearchSettings) -> float:
     found = float(np.quantile(null, settings.quantile)) + settings.margin
     return min(max(found, settings.floor), settings.ceiling)
 
 
-def _matches(keys: Sequence[str], names: Sequence[str], nearest: Nearest, threshold: float) -> tuple[CopyMatch, ...]:
+def _matches(keys: Sequence[str], names: Sequence[str], nearest: Nearest, threshold: float) -> tuple[Match, ...]:
     return tuple(
-        CopyMatch(
+        Match(
             key,
             names[place] if place >= 0 else "",
             float(similarity),
@@ -221,12 +214,12 @@ def _matches(keys: Sequence[str], names: Sequence[str], nearest: Nearest, thresh
 
 
 def _false_alarms(thumbs: Thumbs, groups: Places, held: Mask, threshold: float, seed: int) -> Share:
-    """Real images of patients the reference lacks, taken for copies.
+    """Real images of patients outside the reference that are flagged all the same.
 
-    Features are fitted anew without them: made images had no part in the fit either.
+    Features are fitted anew without these patients, as synthetic images have no part in the fit either.
     """
     rest = thumbs[~held]
-    without = Gallery.of(rest, groups[~held], CopySpace.fit(rest, seed=seed))
+    without = Gallery.of(rest, groups[~held], MatchSpace.fit(rest, seed=seed))
     nearest = compare(thumbs[held], without, leave_out=np.full(int(held.sum()), -1)).best()
     return Share.among(nearest.similarity > threshold)
 
@@ -240,7 +233,7 @@ def _sensitivity(
     autoencode: Autoencode | None,
     seed: int,
 ) -> dict[str, Share]:
-    """Share of planted near-duplicates that is flagged, by kind."""
+    """Share of planted near-duplicates that are flagged, by kind."""
     if probes is None:
         return {}
     place_of = {key: place for place, key in enumerate(reference.keys)}
@@ -253,7 +246,7 @@ def _sensitivity(
         if kind == "autoencoded" and autoencode is None:
             continue
         planted = altered(kind, images, partners=images[partner], seed=seed, autoencode=autoencode)
-        # A blend must be known by the image it is planted of: its other half is not there to be found.
+        # A blend must be recognized by the image it is planted of: its other half is hidden from the search.
         leave_out = groups[partner] if kind == "blended" else np.full(len(groups), -1)
         nearest = compare(thumbnails(planted, register), gallery, leave_out=leave_out).best()
         found[kind] = Share.among(nearest.similarity > threshold)

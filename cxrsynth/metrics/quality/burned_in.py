@@ -1,4 +1,4 @@
-"""Text burned into the picture: rows of small, bright, even marks of one height."""
+"""Text burned into the picture: rows of small, bright, regular marks of one height."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-Grey = npt.NDArray[np.uint8]
+Gray = npt.NDArray[np.uint8]
 
 _LARGEST = 512  # larger images are shrunk to this side: letters stay letters, and time stays bounded
 _STROKE = 9  # pixels; a bright mark narrower than this stands out from its surroundings
 _CONTRAST = 0.14  # of full range, over the surroundings
-# A stroke is brighter than this part of the brightest nearby: low joins faint strokes, high parts crowded letters.
+# A stroke is brighter than this share of the brightest nearby: low joins faint strokes, high separates close letters.
 _CUTS = (0.5, 0.65)
 _MIN_HEIGHT, _MAX_HEIGHT = 5, 0.14  # of a letter: pixels; part of the image's height
-_MAX_MARKS = 400  # more than any text has; what shows more is a texture, and rows in it mean nothing
+_MAX_MARKS = 400  # more than any text has; an image with more shows a texture, where rows mean nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,27 @@ class _Marks:
 
 
 def longest_row(images: Tensor) -> Tensor:
-    """How many letter-like marks stand in the longest row of each image: [B] float32.
+    """Number of letter-like marks in the longest row of each image: [B] float32.
 
-    A side marker is a row of one or two. Bright text only, upright, letters 5 pixels high or more.
+    A side marker is a row of one or two. Finds bright, upright text only, with letters at least 5 pixels high.
     """
     side = max(images.shape[-2:])
     if side > _LARGEST:
         size = [round(n * _LARGEST / side) for n in images.shape[-2:]]
         images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
     # In 256 levels: running maxima of bytes take half the time.
-    grey: Grey = (images[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-    return torch.tensor([_longest(one[None]) for one in grey], dtype=torch.float32)
+    gray: Gray = (images[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    return torch.tensor([_longest(one[None]) for one in gray], dtype=torch.float32)
 
 
-def _longest(grey: Grey) -> int:
-    """Of one image [1, H, W]: one at a time stays in the processor's cache."""
-    opened = _running_max(~_running_max(~grey))  # largest of the smallest
-    standing = grey - opened  # white top-hat: Soille, Morphological Image Analysis, 4.5
+def _longest(gray: Gray) -> int:
+    """For one image [1, H, W]: one at a time stays in the processor's cache."""
+    opened = _running_max(~_running_max(~gray))  # largest of the smallest
+    standing = gray - opened  # white top-hat: Soille, Morphological Image Analysis, 4.5
     nearby = _running_max(standing)
     bright = np.flatnonzero(standing > 255 * _CONTRAST)
     share = standing.flat[bright] / nearby.flat[bright]
-    return max(_row(_mask(bright[share > cut], grey.shape[1:])) for cut in _CUTS)
+    return max(_row(_mask(bright[share > cut], gray.shape[1:])) for cut in _CUTS)
 
 
 def _mask(places: npt.NDArray[np.int64], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -60,17 +60,17 @@ def _mask(places: npt.NDArray[np.int64], shape: tuple[int, ...]) -> npt.NDArray[
     return mask
 
 
-def _running_max(grey: Grey) -> Grey:
-    """Largest value in the square of `_STROKE` pixels around each, of [B, H, W]; at the edge, of what lies inside."""
+def _running_max(gray: Gray) -> Gray:
+    """Largest value in the square of `_STROKE` pixels around each of [B, H, W]; at the edge, of what is inside."""
     half = _STROKE // 2
-    grey = np.pad(grey, ((0, 0), (half, half), (half, half)), mode="edge")
+    gray = np.pad(gray, ((0, 0), (half, half), (half, half)), mode="edge")
     reached = 1
-    while reached < _STROKE:  # doubling the reach takes a few passes over whole arrays: far faster than a filter
+    while reached < _STROKE:  # doubling the reach takes a few passes over full arrays, far faster than a filter
         step = min(reached, _STROKE - reached)
-        grey = np.maximum(grey[:, :-step], grey[:, step:])
-        grey = np.maximum(grey[..., :-step], grey[..., step:])
+        gray = np.maximum(gray[:, :-step], gray[:, step:])
+        gray = np.maximum(gray[..., :-step], gray[..., step:])
         reached += step
-    return grey
+    return gray
 
 
 def _row(mask: npt.NDArray[np.bool_]) -> int:
@@ -95,7 +95,7 @@ def _letters(mask: npt.NDArray[np.bool_]) -> _Marks:
     """The connected parts of a mask that have a letter's size, shape and fill."""
     parts, count = ndimage.label(mask, np.ones((3, 3)))
     area = np.bincount(parts[mask], minlength=count + 1)[1:]
-    # Few pixels belong to a mark: sorted by mark they give the edges sooner than a search of the whole picture.
+    # Few pixels belong to a mark: sorting them by mark is faster than searching the picture.
     rows, columns = mask.nonzero()
     by_mark = np.argsort(parts[mask], kind="stable")
     first = np.concatenate(([0], area.cumsum()))[:count]

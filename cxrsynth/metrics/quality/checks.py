@@ -1,4 +1,4 @@
-"""Checks of an image by itself: does it show an upright chest, in grey levels that can be read, without text?"""
+"""Quality checks of single images: does it show an upright chest, in readable gray levels, without burned-in text?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from cxrsynth.metrics.quality.likeness import Likeness
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a check measures, and on which side of which value an image fails.
+    """What a check measures, and on which side of which threshold an image fails.
 
     Thresholds were chosen on real images of split `train`; `python -m tests.benchmarks.quality_checks` measures them on
     split `val`.
@@ -28,27 +28,27 @@ class Check:
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
-        # Least of 2,053 training images: 0.055. Noise, plain and shaded pictures lie below 0.04.
-        "blank": Check("spread of coarse grey levels, of full range", "below", 0.05),
+        # Lowest of 2,053 training images: 0.055. Noise, plain and shaded pictures are below 0.04.
+        "blank": Check("range of coarse gray levels, of full range", "below", 0.05),
         # Exceeded by one training image.
-        "saturated": Check("share of the middle at one end of the grey levels", "above", 0.03),
-        # Least of the training images: 36. Images of 16 levels lie below 16.
-        "clipped": Check("grey levels in use, of 256", "below", 32.0),
+        "saturated": Check("share of the middle at one end of the gray levels", "above", 0.03),
+        # Lowest of the training images: 36. Images with 16 levels are below 16.
+        "clipped": Check("gray levels in use, of 256", "below", 32.0),
         # 0.2%, 0.2% and 0.3% of the training images fall below.
-        "inverted": Check("correlation with a mean chest, less that of the negative", "below", 0.0),
+        "inverted": Check("correlation with a mean chest, minus that of the negative", "below", 0.0),
         "not_a_chest": Check("correlation with a mean chest, of the image or its negative", "below", 0.35),
-        "turned": Check("correlation with a mean chest, less that of the image turned", "below", 0.0),
-        # Side markers are rows of one or two, some of three ("A-P").
+        "turned": Check("correlation with a mean chest, minus that of the rotated image", "below", 0.0),
+        # Side markers are rows of one or two letters, some of three ("A-P").
         "text": Check("letters in a row", "above", 3.5),
     }
 )
-# These compare with mean chests, and are left out where there are none.
+# These compare with mean chests, and are left out without them.
 LIKENESS_CHECKS = ("inverted", "not_a_chest", "turned")
 
 
 @dataclass(frozen=True, slots=True)
 class QualityTable:
-    """Evidence of B images, one column a check, and which of them fail it."""
+    """What the checks measured of B images, one column per check, and which images fail."""
 
     names: tuple[str, ...]
     values: Tensor  # [B, Q] float32
@@ -56,14 +56,14 @@ class QualityTable:
 
 
 class QualityChecks:
-    """All checks of `CHECKS`, applied to the same images; those of `LIKENESS_CHECKS` need a likeness.
+    """All checks of `CHECKS` on the same images; those of `LIKENESS_CHECKS` need a likeness.
 
     Args:
         likeness: mean chests and registration.
-        thresholds: by name of check, in place of those of `CHECKS`.
+        thresholds: by name of check; they replace those of `CHECKS`.
 
     Raises:
-        ValueError: if a threshold is for no check made here.
+        ValueError: for a threshold of an unknown check.
     """
 
     def __init__(self, likeness: Likeness | None = None, thresholds: Mapping[str, float] | None = None) -> None:
@@ -76,14 +76,14 @@ class QualityChecks:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> QualityTable:
-        """Square images [B, 1, H, H] float32 in [0, 1], each judged by itself.
+        """Check square images [B, 1, H, H] float32 in [0, 1], each by itself.
 
         Raises:
             ValueError: for images of another shape, type or range.
         """
         _refuse_others(images)
         images = images.cpu()
-        evidence = {
+        measured = {
             "blank": structure(images),
             "saturated": end_share(images),
             "clipped": effective_levels(images),
@@ -92,12 +92,12 @@ class QualityChecks:
         if self._likeness is not None:
             like = self._likeness(images)
             chest = torch.maximum(like.upright, like.inverted)
-            evidence |= {
+            measured |= {
                 "inverted": like.upright - like.inverted,
                 "not_a_chest": chest,
                 "turned": chest - like.turned,
             }
-        values = torch.stack([evidence[name] for name in self.names], 1)
+        values = torch.stack([measured[name] for name in self.names], 1)
         limits = torch.tensor([self.thresholds[name] for name in self.names])
         low = torch.tensor([CHECKS[name].fails == "below" for name in self.names])
         return QualityTable(self.names, values, torch.where(low, values < limits, values > limits))

@@ -1,4 +1,4 @@
-"""Is there a picture in the grey levels? Measures that know nothing of chests."""
+"""Is there a picture in the gray levels? Measures that know nothing about chests."""
 
 from typing import TypeVar
 
@@ -13,15 +13,15 @@ _Images = TypeVar("_Images", Tensor, npt.NDArray[np.uint8], npt.NDArray[np.bool_
 
 _CELLS = 8  # coarse cells on a side of the middle
 _LEVELS = 256
-# Of 8-bit grey levels, these many at either end count as its end: JPEG rings around what was clipped.
+# This many 8-bit gray levels at either end count as the end: JPEG rings around what was clipped.
 _END_LEVELS = 3
-_MIDDLE = 0.625  # part of the width that is the middle: chests fill it, collimation and markers seldom reach it
+_MIDDLE = 0.625  # share of the width that is the middle: chests fill it, collimation and markers seldom reach it
 
 
 def structure(images: Tensor) -> Tensor:
-    """Spread of coarse grey levels in the middle, beyond what a smooth shade explains: [B] float32 of full range.
+    """Range of coarse gray levels in the middle, beyond what smooth shading explains: [B] float32 of full range.
 
-    The 5th to 95th percentile over 8 x 8 cells, less their best quadratic surface: noise averages out within a cell,
+    The 5th to 95th percentile over 8 x 8 cells, minus their best quadratic surface: noise averages out within a cell,
     and a plain or shaded picture leaves nothing.
     """
     cells = F.adaptive_avg_pool2d(_middle(images), _CELLS).flatten(1).double()  # [B, cells]
@@ -30,12 +30,12 @@ def structure(images: Tensor) -> Tensor:
     surface, _ = torch.linalg.qr(torch.stack((torch.ones_like(x), x, y, x * x, x * y, y * y), 1))
     rest = cells - cells @ surface @ surface.T
     low, high = torch.quantile(rest, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=1)
-    spread: Tensor = (high - low).float()
-    return spread
+    found: Tensor = (high - low).float()
+    return found
 
 
 def end_share(images: Tensor) -> Tensor:
-    """Share of the middle at the brightest or the darkest grey levels, whichever is more: [B] float32.
+    """Share of the middle at the brightest or the darkest gray levels, whichever is larger: [B] float32.
 
     Black that reaches the image's edge does not count: collimation, bars and air around the body are black in good
     images.
@@ -50,9 +50,9 @@ def end_share(images: Tensor) -> Tensor:
 
 
 def effective_levels(images: Tensor) -> Tensor:
-    """How many grey levels of 256 the middle makes use of, as the perplexity of its histogram: [B] float32.
+    """Gray levels of 256 that the middle uses, as the perplexity of its histogram: [B] float32.
 
-    Few where levels were rounded away (posterised), crushed together, or piled up at both ends. Exponential of
+    Few if levels were rounded away (posterized), compressed, or piled up at both ends. Exponential of
     Shannon's entropy: Hill, Ecology 1973 (number of order 1).
     """
     levels = _middle(_levels(images)).reshape(len(images), -1).astype(np.int64)
@@ -75,7 +75,7 @@ def _middle(images: _Images) -> _Images:
 
 
 def _enclosed(dark: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The parts of each of [B, H, W] that do not reach its edge."""
+    """The parts of each image [B, H, W] that do not reach its edge."""
     within = ndimage.generate_binary_structure(3, 1)
     within[[0, 2]] = False  # images of a batch are no neighbours
     parts, count = ndimage.label(dark, within)

@@ -1,1 +1,1 @@
-"""How nano is made: `python -m cxrsynth.nano.build --data DIR`, one file a network."""
+"""How nano is built: `python -m cxrsynth.nano.build --data DIR --work DIR`, one file per network."""

@@ -12,14 +12,14 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from cxrsynth.nano.build.align import canonical_frames, registered_frames
-from cxrsynth.nano.build.autoencoder import encode_mean, standardise_latents, train_autoencoder
+from cxrsynth.nano.build.autoencoder import encode_mean, standardize_latents, train_autoencoder
 from cxrsynth.nano.build.config import BuildConfig, load_config
 from cxrsynth.nano.build.decoder import sharpen_decoder
 from cxrsynth.nano.build.denoiser import cache_latents, make_tokenizer, train_denoiser
-from cxrsynth.nano.build.export import SHARP_VAE, START, export_model
+from cxrsynth.nano.build.export import FAMILIES_FOLDER, SHARP_VAE, START, export_model
 from cxrsynth.nano.build.images import SMALL_GROUPS, load_images
 from cxrsynth.nano.build.measure import measure
-from cxrsynth.nano.build.reward_models import FAMILIES, train_judges
+from cxrsynth.nano.build.reward_models import FAMILIES, train_reward_models
 from cxrsynth.nano.build.start import take_over
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import FindingClassifier
@@ -29,11 +29,11 @@ _CONFIG = Path(__file__).with_name("config.yaml")
 
 
 class Stage(StrEnum):
-    """Stages in order; each reads what the one before left in the work folder."""
+    """Stages in order; each reads from the work folder what the stages before it wrote."""
 
     AUTOENCODER = "autoencoder"
     DENOISER = "denoiser"
-    JUDGES = "judges"
+    REWARD_MODELS = "reward-models"
     DECODER = "decoder"
     EXPORT = "export"
     MEASURE = "measure"
@@ -44,17 +44,16 @@ _AFTER_START = [Stage.DENOISER, Stage.EXPORT, Stage.MEASURE]
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder with images/ and manifests/.")],
-    work: Annotated[Path, typer.Option(help="Checkpoints; the same command resumes from them.")],
-    out: Annotated[Path, typer.Option(help="Where the model folder is written.")] = Path(__file__).parents[1]
-    / "assets",
+    work: Annotated[Path, typer.Option(help="Work folder with checkpoints; the same command resumes from them.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")] = Path(__file__).parents[1] / "assets",
     config: Annotated[Path, typer.Option(help="Build settings.")] = _CONFIG,
     only: Annotated[Stage | None, typer.Option(help="Run one stage.")] = None,
     start: Annotated[
         Path | None,
-        typer.Option(help="Model folder to go on from: its denoiser learns on, its other networks stay as they are."),
+        typer.Option(help="Model folder to continue from: its denoiser trains further, its other networks are kept."),
     ] = None,
 ) -> None:
-    """Build nano."""
+    """Build nano from real images, stage by stage."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     settings = load_config(config)
     work.mkdir(parents=True, exist_ok=True)
@@ -66,8 +65,8 @@ def main(
             _autoencoder(data, work, settings)
         elif stage is Stage.DENOISER:
             _denoiser(data, work, settings)
-        elif stage is Stage.JUDGES:
-            train_judges(data, work, settings)
+        elif stage is Stage.REWARD_MODELS:
+            train_reward_models(data, work, settings)
         elif stage is Stage.DECODER:
             _decoder(data, work, settings)
         elif stage is Stage.EXPORT:
@@ -88,7 +87,7 @@ def _autoencoder(data: Path, work: Path, settings: BuildConfig) -> None:
         save_every=settings.save_every,
         parts=settings.parts,
     )
-    standardise_latents(vae, encode_mean(vae, pixels.float() / 127.5 - 1.0))
+    standardize_latents(vae, encode_mean(vae, pixels.float() / 127.5 - 1.0))
     vae.save_pretrained(work / "vae")
 
 
@@ -96,15 +95,15 @@ def _denoiser(data: Path, work: Path, settings: BuildConfig) -> None:
     radiographs, pixels = load_images(data, size=settings.image_size)
     frames, shown = canonical_frames(radiographs, pixels, work / "frames.safetensors", settings=settings.align)
     latents = _latents(pixels[shown], frames[shown], work, "latents", settings)
-    drawn = [radiograph for radiograph, here in zip(radiographs, shown.tolist(), strict=True) if here]
-    # Small images come with a word that says so: they teach what is rare elsewhere, and not their softness.
+    kept = [radiograph for radiograph, here in zip(radiographs, shown.tolist(), strict=True) if here]
+    # Small images are marked in their prompt: they teach findings that are rare elsewhere, without their blur.
     small, pixels = load_images(data, size=settings.image_size, groups=SMALL_GROUPS, resample=True)
     frames, shown = registered_frames(small, pixels, work / "frames.safetensors", settings=settings.align)
     latents = torch.cat((latents, _latents(pixels[shown], frames[shown], work, "latents_small", settings)))
-    drawn += [radiograph for radiograph, here in zip(small, shown.tolist(), strict=True) if here]
+    kept += [radiograph for radiograph, here in zip(small, shown.tolist(), strict=True) if here]
     tokenizer = _tokenizer(work / "tokenizer", settings)
     networks = train_denoiser(
-        drawn,
+        kept,
         latents,
         tokenizer,
         work,
@@ -135,7 +134,7 @@ def _decoder(data: Path, work: Path, settings: BuildConfig) -> None:
     vae = sharpen_decoder(
         pixels,
         AutoencoderKL.from_pretrained(work / "vae"),
-        FindingClassifier.from_pretrained(work / "judges" / FAMILIES[0] / "classifier").eval(),
+        FindingClassifier.from_pretrained(work / FAMILIES_FOLDER / FAMILIES[0] / "classifier").eval(),
         work / "decoder.pt",
         settings=settings.decoder,
         seed=settings.seed,
@@ -146,7 +145,7 @@ def _decoder(data: Path, work: Path, settings: BuildConfig) -> None:
 
 
 def _tokenizer(folder: Path, settings: BuildConfig) -> CLIPTokenizer:
-    """Made once and kept: learning merges breaks ties at random, and other ids would shuffle what words mean."""
+    """Trained once and kept: learning merges breaks ties at random, and other ids would change what words mean."""
     if not folder.is_dir():
         make_tokenizer(settings.text).save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)

@@ -1,9 +1,9 @@
-"""Bring the images' chests to one place: registration of each to a mean image that sharpens as they agree.
+"""Align chests: each image is registered to a mean image, which sharpens as the images agree.
 
-No image says where its lungs are. Each is warped by five affine numbers (shift, two scales, rotation) so that it
-correlates best with the mean of all warped images of its age group; the mean is drawn again as they settle.
+No image is annotated with its lungs. Each is warped by five affine parameters (shift, two scales, rotation) that
+maximize its correlation with the mean of all warped images of its age group; the mean is recomputed every round.
 
-Source: congealing (Learned-Miller, IEEE TPAMI 2006), with normalised cross-correlation in place of entropy.
+Source: congealing (Learned-Miller, IEEE TPAMI 2006), with normalized cross-correlation in place of entropy.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from cxrsynth.runtime.warps import compose, warp, warp_matrices
 
 _SMALL = 64  # pixels on a side while registering
 _BATCH = 256
-# How far each number of `POSTURE` may go: fractions of the half width, log scales, radians.
+# Largest value of each parameter of `POSTURE`: fractions of the half width, log scales, radians.
 _REACH = torch.tensor((0.25, 0.25, 0.25, 0.25, 0.25))
 
 
@@ -30,9 +30,8 @@ def canonical_frames(
 ) -> tuple[Tensor, Tensor]:
     """Matrices [N, 2, 3] that show each image's chest in the canonical frame, and which images fit it, bool [N].
 
-    Left out are letterboxed images and those of which too much of the frame lies beyond the image's edge. Kept at
-    `path`,
-    with the mean image of each kind, to which other images can be registered later.
+    Letterboxed images are excluded, as are images whose frame lies too far beyond the image's edge. The result is
+    saved to `path` with the mean image of each kind, so that other images can be registered to it later.
     """
     if path.exists():
         kept = load_file(path)
@@ -54,9 +53,7 @@ def canonical_frames(
 def registered_frames(
     radiographs: list[Radiograph], pixels: Tensor, path: Path, *, settings: AlignSettings
 ) -> tuple[Tensor, Tensor]:
-    """As `canonical_frames`, for images that had no part in the mean: they are registered to the mean kept at
-    `path`.
-    """
+    """As `canonical_frames`, for images that are not part of the mean: they are registered to the mean in `path`."""
     means = load_file(path)
     parameters = torch.zeros(len(radiographs), len(POSTURE))
     details = _details(_shrunk(pixels))
@@ -64,19 +61,19 @@ def registered_frames(
         chosen = torch.tensor([image_kind(radiograph) == kind for radiograph in radiographs])
         raw = torch.zeros(int(chosen.sum()), len(POSTURE))
         for blur in _blurs(settings.rounds):
-            raw, _ = _towards(_blurred(details[chosen], blur), raw, _blurred(means[f"mean_{kind}"], blur), settings)
+            raw, _ = _register(_blurred(details[chosen], blur), raw, _blurred(means[f"mean_{kind}"], blur), settings)
         parameters[chosen] = _REACH * raw.tanh()
     matrices, fits = _frames(parameters, settings)
     return matrices, fits & torch.tensor([not radiograph.padded for radiograph in radiographs])
 
 
 def image_kind(radiograph: Radiograph) -> str:
-    """Small children and everybody else have mean images of their own."""
+    """`child` or `adult`: small children have a mean image of their own."""
     return "child" if radiograph.group == "kermany_ped" else "adult"
 
 
 def _frames(parameters: Tensor, settings: AlignSettings) -> tuple[Tensor, Tensor]:
-    """Canonical frames [N, 2, 3] from what registration found [N, 5], and which lie within their image [N]."""
+    """Canonical frames [N, 2, 3] from registered parameters [N, 5], and which lie within their image [N]."""
     zoom = torch.tensor([[[settings.zoom, 0.0, settings.centre[0]], [0.0, settings.zoom, settings.centre[1]]]])
     matrices = compose(warp_matrices(parameters), zoom.expand(len(parameters), -1, -1))
     beyond = 1 - warp(torch.ones(len(matrices), 1, _SMALL, _SMALL), matrices).mean((1, 2, 3))
@@ -84,11 +81,11 @@ def _frames(parameters: Tensor, settings: AlignSettings) -> tuple[Tensor, Tensor
 
 
 def align_images(pixels: Tensor, kinds: list[str], *, settings: AlignSettings) -> tuple[Tensor, dict[str, Tensor]]:
-    """The five numbers of each image, float32 [N, 5], zero in the mean of each kind; and each kind's mean image.
+    """Parameters of each image, float32 [N, 5], with zero mean in each kind; and the mean image of each kind.
 
     Args:
         pixels: uint8 [N, 1, H, W].
-        kinds: each image's kind; a kind is aligned to a mean of its own.
+        kinds: the kind of each image; each kind is aligned to its own mean.
         settings: rounds and steps.
     """
     details = _details(_shrunk(pixels))
@@ -98,7 +95,7 @@ def align_images(pixels: Tensor, kinds: list[str], *, settings: AlignSettings) -
         raw = torch.zeros(int(chosen.sum()), len(POSTURE))
         for round_index, blur in enumerate(_blurs(settings.rounds)):
             seen = _blurred(details[chosen], blur)
-            raw, score = _towards(seen, raw, _warped(seen, raw).mean(0, keepdim=True), settings)
+            raw, score = _register(seen, raw, _warped(seen, raw).mean(0, keepdim=True), settings)
             raw = raw - raw.mean(0)
             log.info("align %s: round %d, mean correlation %.3f", kind, round_index + 1, score)
         found[chosen] = _REACH * raw.tanh()
@@ -107,7 +104,7 @@ def align_images(pixels: Tensor, kinds: list[str], *, settings: AlignSettings) -
 
 
 def _blurs(rounds: int) -> list[int]:
-    """Width of the blur in each round: far apart first, then ribs."""
+    """Blur width in each round: coarse alignment first, then ribs."""
     return [9, 5, *[1] * rounds][:rounds]
 
 
@@ -120,17 +117,17 @@ def _shrunk(pixels: Tensor) -> Tensor:
 
 
 def _details(images: Tensor) -> Tensor:
-    """Edges rather than exposure: local mean taken off, local contrast made equal; [N, 1, h, w]."""
+    """Edges rather than exposure: local mean subtracted, local contrast normalized; [N, 1, h, w]."""
     low = F.avg_pool2d(F.pad(images, (8, 8, 8, 8), mode="reflect"), 17, stride=1)
-    centred = images - low
-    spread = F.avg_pool2d(F.pad(centred.square(), (8, 8, 8, 8), mode="reflect"), 17, stride=1).sqrt()
-    return centred / (spread + 0.02)
+    centered = images - low
+    std = F.avg_pool2d(F.pad(centered.square(), (8, 8, 8, 8), mode="reflect"), 17, stride=1).sqrt()
+    return centered / (std + 0.02)
 
 
-def _towards(seen: Tensor, raw: Tensor, mean: Tensor, settings: AlignSettings) -> tuple[Tensor, float]:
-    """Move [N, 1, h, w] closer to [1, 1, h, w], from raw numbers [N, 5] on; returns them and the mean correlation."""
+def _register(seen: Tensor, raw: Tensor, mean: Tensor, settings: AlignSettings) -> tuple[Tensor, float]:
+    """Register [N, 1, h, w] to [1, 1, h, w], starting at raw parameters [N, 5]; returns these and the correlation."""
     window = torch.hann_window(_SMALL + 2, periodic=False)[1:-1].sqrt()
-    weight = window[:, None] * window  # the middle of the picture counts: edges hold arms and markers
+    weight = window[:, None] * window  # the center counts: edges show arms and markers
     moved, scores = [], []
     for images, start in zip(seen.split(_BATCH), raw.split(_BATCH), strict=True):
         part = start.clone().requires_grad_()
@@ -153,7 +150,7 @@ def _warped(images: Tensor, raw: Tensor) -> Tensor:
 
 
 def _correlation(images: Tensor, mean: Tensor, weight: Tensor) -> Tensor:
-    """Weighted normalised cross-correlation of [B, 1, h, w] with [1, 1, h, w]: [B]."""
+    """Weighted normalized cross-correlation of [B, 1, h, w] with [1, 1, h, w]: [B]."""
     total = weight.sum()
     a = images - (images * weight).sum((1, 2, 3), keepdim=True) / total
     b = mean - (mean * weight).sum((1, 2, 3), keepdim=True) / total

@@ -1,4 +1,4 @@
-"""The autoencoder: a small AutoencoderKL on grey 256-pixel images, factor 8."""
+"""The autoencoder: a small AutoencoderKL on gray 256-pixel images, factor 8."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ from cxrsynth.nano.build.training import (
 
 
 def make_autoencoder(settings: AutoencoderSettings, *, size: int) -> AutoencoderKL:
-    """Untrained network; one grey channel in and out, no attention in the middle."""
+    """Untrained network; one gray channel in and out, no attention in the middle."""
     blocks = len(settings.channels)
     return AutoencoderKL(
         in_channels=1,
@@ -99,9 +99,9 @@ def random_crops(pixels: Tensor, count: int, crop: int, rng: torch.Generator) ->
 
 
 def encode_mean(vae: AutoencoderKL, images: Tensor, *, batch_size: int = 8) -> Tensor:
-    """Posterior means of images in [-1, 1]: [N, 1, H, W] -> [N, C, h, w] float32. A batch goes to each core."""
+    """Posterior means of images in [-1, 1]: [N, 1, H, W] -> [N, C, h, w] float32. Each core takes a batch."""
 
-    @torch.no_grad()  # of the thread it runs in
+    @torch.no_grad()  # grad mode is per thread
     def encode(chunk: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             mean: Tensor = vae.encode(chunk).latent_dist.mean
@@ -112,17 +112,17 @@ def encode_mean(vae: AutoencoderKL, images: Tensor, *, batch_size: int = 8) -> T
 
 
 @torch.no_grad()
-def standardise_latents(vae: AutoencoderKL, latents: Tensor) -> None:
-    """Fold the latents' mean and per-channel scale into the 1x1 quantisation layers, in place.
+def standardize_latents(vae: AutoencoderKL, latents: Tensor) -> None:
+    """Fold the latents' mean and per-channel scale into the 1x1 quantization layers, in place.
 
-    Afterwards latents have zero mean and unit variance per channel with scaling_factor 1, which every
-    Stable Diffusion pipeline understands (those pipelines know one scale and no offset).
+    Afterwards latents have zero mean and unit variance per channel at scaling_factor 1, which works in every Stable
+    Diffusion pipeline (those pipelines have one scale and no offset).
     """
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))  # [C]
     channels = len(mean)
     quant, post = vae.quant_conv, vae.post_quant_conv
     if quant is None or post is None or quant.bias is None or post.bias is None:
-        raise ValueError("the autoencoder has no quantisation layers with bias to fold the scale into")
+        raise ValueError("the autoencoder has no quantization layers with bias to fold the scale into")
     quant.weight[:channels] /= std[:, None, None, None]
     quant.bias[:channels] = (quant.bias[:channels] - mean) / std
     quant.bias[channels:] -= 2 * std.log()  # the log-variance scales with the mean

@@ -1,4 +1,4 @@
-"""The finding classifier of a judge family: trained on its half of the patients, calibrated and measured on `val`."""
+"""The finding classifier of a reward family: trained on half of the patients, calibrated and measured on `val`."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxrsynth.nano.build.config import FitSettings
-from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
+from cxrsynth.nano.build.fitting import augmented, fit, sample_batch, seeded
 from cxrsynth.nano.build.images import Radiograph
 from cxrsynth.reports.labels import OBSERVATIONS, OPACITY_KINDS
 from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier
@@ -18,7 +18,7 @@ _SUBJECT = {"AP view": ("view", "AP"), "Child": ("age_group", "child"), "Female"
 
 
 def choose_heads(halves: list[list[Radiograph]], *, least: int) -> list[str]:
-    """Observations shown on at least `least` images of each half, then `SUBJECT_HEADS`."""
+    """Observations present on at least `least` images of each half, then `SUBJECT_HEADS`."""
     counts = [Counter(name for radiograph in half for name in _shown(radiograph)) for half in halves]
     return [name for name in OBSERVATIONS if min(count[name] for count in counts) >= least] + list(SUBJECT_HEADS)
 
@@ -39,7 +39,7 @@ def train_classifier(
     seed: int,
     save_every: int,
 ) -> FindingClassifier:
-    """Masked binary cross-entropy; a head's rare side counts more, by the root of its rarity."""
+    """Train with masked binary cross-entropy; the rarer outcome of a head weighs more, by the root of its rarity."""
     with seeded(seed):
         network = FindingClassifier(heads, trunk | {"size": settings.size})
     wanted = targets(radiographs, heads)
@@ -48,13 +48,13 @@ def train_classifier(
     positive = (filled * known).sum(0).clamp(min=1)
     negative = ((1 - filled) * known).sum(0).clamp(min=1)
     weight = (negative / positive).sqrt().clamp(0.5, 8.0)  # [K]
-    # Images whose rarest present head is rare come more often.
+    # Images with a rare finding are sampled more often.
     rarity = torch.where((filled > 0) & known, positive, torch.tensor(float(len(radiographs)))).amin(1)
     chances = (len(radiographs) / rarity).sqrt().clamp(max=5.0)
     frames = torch.eye(2, 3)[None]
 
     def loss(rng: torch.Generator) -> Tensor:
-        chosen = draw(chances, settings, rng)
+        chosen = sample_batch(chances, settings, rng)
         images = augmented(pixels[chosen], frames.expand(len(chosen), -1, -1), settings, rng)
         logits = network(images).float()
         each = F.binary_cross_entropy_with_logits(logits, filled[chosen], pos_weight=weight, reduction="none")
@@ -65,10 +65,10 @@ def train_classifier(
 
 
 def calibrate(network: FindingClassifier, logits: Tensor, wanted: Tensor) -> None:
-    """Set each head's temperature and offset to what makes the images of `val` most likely.
+    """Set each head's temperature and offset by maximum likelihood on the images of `val`.
 
     Args:
-        network: of which no temperature or offset is set yet.
+        network: with temperature 1 and offset 0.
         logits: its outputs, float32 [N, K].
         wanted: 1 present, 0 absent, nan unknown, [N, K].
 
@@ -83,7 +83,7 @@ def calibrate(network: FindingClassifier, logits: Tensor, wanted: Tensor) -> Non
 
 
 def platt(logits: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Scale (0.1 to 10) and offset of logits [n] that make the outcomes [n] most likely."""
+    """Maximum-likelihood scale (0.1 to 10) and offset of logits [n] for outcomes [n]."""
     parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # log scale, offset
     optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -100,7 +100,7 @@ def platt(logits: Tensor, truth: Tensor) -> tuple[float, float]:
 
 
 def _shown(radiograph: Radiograph) -> set[str]:
-    """Observations present, an opacity of any kind being a lung opacity."""
+    """Observations present; any kind of opacity counts as a lung opacity."""
     present = set(radiograph.present)
     return present | {"Lung Opacity"} if present & set(OPACITY_KINDS) else present
 

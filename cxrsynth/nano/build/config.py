@@ -14,7 +14,7 @@ class _Strict(BaseModel):
 
 
 class AutoencoderSettings(_Strict):
-    """AutoencoderKL: factor `2 ** (len(channels) - 1)`, trained on crops of `crop` pixels."""
+    """AutoencoderKL with downsampling factor `2 ** (len(channels) - 1)`, trained on crops of `crop` pixels."""
 
     channels: tuple[int, ...]
     latent_channels: int
@@ -26,9 +26,9 @@ class AutoencoderSettings(_Strict):
 
 
 class DecoderSettings(_Strict):
-    """The decoder trained further, against a discriminator whose first layer has `width` channels.
+    """Further training of the decoder against a discriminator whose first layer has `width` channels.
 
-    `blend` is how far from the plain decoder (0) to the one trained further (1) the exported weights lie.
+    `blend` interpolates the exported weights between the plain decoder (0) and the one trained further (1).
     """
 
     steps: int
@@ -42,11 +42,10 @@ class DecoderSettings(_Strict):
 
 
 class AlignSettings(_Strict):
-    """Registration of the images to their mean, and the frame in which they are shown.
+    """Registration of the images to their mean, and the canonical frame.
 
-    `stay` weighs the cost of moving; `zoom` is the part of the mean image's width that is shown around `centre` (in
-    half
-    widths from the middle); `beyond` is the largest share of a frame that may lie beyond an image's edge.
+    `stay` weighs the penalty on moving; `zoom` is the share of the mean image's width that the frame shows around
+    `centre` (in half widths from the middle); `beyond` is the largest share of a frame that may lie beyond the image.
     """
 
     rounds: int
@@ -69,10 +68,11 @@ class TextSettings(_Strict):
 
 
 class DenoiserSettings(_Strict):
-    """UNet, trained on cached latents of augmented images; `share` is how often a group is drawn, 1 where not named.
+    """UNet, trained on cached latents of augmented images.
 
-    `more_steps` are those of a denoiser that goes on from a model folder. `varied` is the share of captions in words of
-    our grammar in place of the canonical prompt.
+    `share` is the sampling weight of a group, 1 unless named. `more_steps` replaces `steps` for a denoiser that
+    continues from a model folder. `varied` is the share of captions in the wording of the build's grammar instead of
+    the canonical prompt.
     """
 
     channels: tuple[int, ...]
@@ -92,7 +92,7 @@ class DenoiserSettings(_Strict):
 
 
 class FitSettings(_Strict):
-    """Training of one judging network. Shifts in half widths, zoom and gamma as log factors."""
+    """Training of one reward network. Shifts in half widths, zoom and gamma as log factors."""
 
     size: int
     steps: int
@@ -113,8 +113,11 @@ class TrunkSettings(_Strict):
     depths: list[int]
 
 
-class JudgeSettings(_Strict):
-    """Both families; `trunks` in the order of `FAMILIES`, `least_shown` images of a finding in each half for a head."""
+class RewardModelSettings(_Strict):
+    """Both reward families.
+
+    `trunks` are in the order of `FAMILIES`; a finding gets a head if `least_shown` images of each half show it.
+    """
 
     trunks: tuple[TrunkSettings, TrunkSettings]
     least_shown: int
@@ -126,14 +129,14 @@ class JudgeSettings(_Strict):
 
 
 class MeasureSettings(_Strict):
-    """How many images, and pairs of images, the generator is measured on."""
+    """Number of images, and of image pairs, on which the generator is measured."""
 
     images: int
     pairs: int
 
 
 class GenerationDefaults(_Strict):
-    """What `generate` uses when the user does not say."""
+    """Defaults of `generate` for this model."""
 
     steps: int
     guidance: float
@@ -141,7 +144,7 @@ class GenerationDefaults(_Strict):
 
 
 class BuildConfig(_Strict):
-    """The whole truth of a build."""
+    """All settings of a build."""
 
     seed: int
     image_size: int
@@ -151,7 +154,7 @@ class BuildConfig(_Strict):
     align: AlignSettings
     text: TextSettings
     denoiser: DenoiserSettings
-    judges: JudgeSettings
+    reward_models: RewardModelSettings
     decoder: DecoderSettings
     measure: MeasureSettings
     min_shown: int
@@ -159,5 +162,5 @@ class BuildConfig(_Strict):
 
 
 def load_config(path: Path) -> BuildConfig:
-    """Read and check a build file; raises pydantic.ValidationError naming every wrong field."""
+    """Read and check a build file; raises pydantic.ValidationError that names every wrong field."""
     return BuildConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""The autoencoder's decoder, trained further for sharpness: the latents, and so the denoiser, stay as they are."""
+"""Further training of the autoencoder's decoder for sharpness; the latents, and so the denoiser, do not change."""
 
 import copy
 import time
@@ -23,9 +23,9 @@ from cxrsynth.rewards.networks import FindingClassifier
 
 
 class PatchDiscriminator(nn.Module):
-    """Scores of patches: real above 1, made below -1. Source: Isola et al., arXiv:1611.07004 (PatchGAN).
+    """Patch scores: real above 1, decoded below -1. Source: Isola et al., arXiv:1611.07004 (PatchGAN).
 
-    It sees each image twice, as it is and high-passed: what is soft is told by its details.
+    Its input is the image and a high-passed copy: blur shows in the details.
     """
 
     def __init__(self, width: int) -> None:
@@ -51,7 +51,7 @@ class PatchDiscriminator(nn.Module):
 def sharpen_decoder(
     pixels: Tensor,
     vae: AutoencoderKL,
-    judge: FindingClassifier,
+    classifier: FindingClassifier,
     checkpoint: Path,
     *,
     settings: DecoderSettings,
@@ -63,13 +63,13 @@ def sharpen_decoder(
 
     Args:
         pixels: uint8 [N, 1, H, W].
-        vae: trained; only its decoder and the layer before it change, in place.
-        judge: its first layers say which details matter (feature loss; Johnson et al., arXiv:1603.08155).
+        vae: trained; only its decoder and the layer before it are changed, in place.
+        classifier: its first layers define which details matter (feature loss; Johnson et al., arXiv:1603.08155).
         checkpoint: file of the run.
         settings: steps, weights of the three losses.
-        seed: of weights and draws.
+        seed: of weights and crops.
         save_every: steps between checkpoints.
-        parts: of a batch, each on one core.
+        parts: parts of a batch, one per core.
 
     Source: Esser et al., arXiv:2012.09841 (adversarial and feature loss on an autoencoder).
     """
@@ -78,7 +78,7 @@ def sharpen_decoder(
     vae.requires_grad_(False)
     decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True).train()
     plain = [parameter.detach().clone() for parameter in decoder.parameters()]
-    early = _early_layers(judge)
+    early = _early_layers(classifier)
     optimizer = torch.optim.AdamW(
         [
             {"params": list(decoder.parameters()), "peak": settings.learning_rate},
@@ -89,7 +89,7 @@ def sharpen_decoder(
         weight_decay=1e-4,
     )
     first = load_state(checkpoint, optimizer=optimizer, decoder=decoder, discriminator=discriminator)
-    # A copy of its own for the decoder's loss: parts run in threads, and one module cannot be frozen for one of them.
+    # A separate copy for the decoder's loss: parts run in threads, and a module cannot be frozen for one thread only.
     opponent = copy.deepcopy(discriminator).requires_grad_(False)
     gradients = PartGradients(parts)
     parameters = [*decoder.parameters(), *discriminator.parameters()]
@@ -98,15 +98,15 @@ def sharpen_decoder(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
                 latents = vae.encode(radiographs).latent_dist.mean
-            made = vae.decode(latents).sample
-            judged = opponent(made).float()
-            told = discriminator(torch.cat((radiographs, made.detach().float()))).float()
-            details = F.l1_loss(early(made).float(), early(radiographs).float().detach())
-        real, fake = told.chunk(2)
-        # Two losses in one sum: neither network's gradient sees the other's term.
-        fooled = reconstruction_loss(made.float(), radiographs) + settings.feature_weight * details
-        fooled = fooled - settings.adversarial_weight * judged.mean()
-        total: Tensor = fooled + F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+            decoded = vae.decode(latents).sample
+            scores = opponent(decoded).float()
+            both = discriminator(torch.cat((radiographs, decoded.detach().float()))).float()
+            details = F.l1_loss(early(decoded).float(), early(radiographs).float().detach())
+        real, fake = both.chunk(2)
+        # Two losses in one sum: neither term has a gradient in the other network.
+        decoder_loss = reconstruction_loss(decoded.float(), radiographs) + settings.feature_weight * details
+        decoder_loss = decoder_loss - settings.adversarial_weight * scores.mean()
+        total: Tensor = decoder_loss + F.relu(1 - real).mean() + F.relu(1 + fake).mean()
         return total
 
     started, losses = time.monotonic(), 0.0
@@ -126,13 +126,13 @@ def sharpen_decoder(
         if (step + 1) % save_every == 0 or step + 1 == settings.steps:
             save_state(checkpoint, step=step + 1, optimizer=optimizer, decoder=decoder, discriminator=discriminator)
     with torch.no_grad():
-        # Between plain and sharp: detail without inventing more of it than images have (arXiv:1809.00219, section 3.4).
+        # Interpolate between plain and sharp, so as not to invent detail (arXiv:1809.00219, section 3.4).
         for parameter, start in zip(decoder.parameters(), plain, strict=True):
             parameter.copy_(torch.lerp(start, parameter, settings.blend))
     return vae.eval()
 
 
-def _early_layers(judge: FindingClassifier) -> nn.Module:
-    """The judge's layers up to its second block, frozen: images in [-1, 1] -> maps."""
-    layers = list(judge.trunk.network.children())[:6]
+def _early_layers(classifier: FindingClassifier) -> nn.Module:
+    """The classifier's layers up to its second block, frozen: images in [-1, 1] -> maps."""
+    layers = list(classifier.trunk.network.children())[:6]
     return nn.Sequential(*layers).requires_grad_(False).eval()

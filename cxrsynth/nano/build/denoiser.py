@@ -47,9 +47,9 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def make_sampler() -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ on the same schedule, which ends at the least noise the denoiser was trained on, not at none.
+    """DPM-Solver++ on the same schedule, which ends at the lowest noise level of training, not at zero.
 
-    A last step to no noise takes the mean of all that could be there: images come out too smooth.
+    A last step to zero noise averages over everything that could be there, and images come out too smooth.
     """
     sampler: DPMSolverMultistepScheduler = DPMSolverMultistepScheduler.from_config(
         make_scheduler().config, final_sigmas_type="sigma_min"
@@ -58,7 +58,7 @@ def make_sampler() -> DPMSolverMultistepScheduler:
 
 
 def make_tokenizer(settings: TextSettings) -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer, its merges learned on canonical sentences and our grammar's phrases."""
+    """CLIP's byte-pair tokenizer, with merges learned from canonical sentences and the grammar's phrases."""
     base = CLIPTokenizer(model_max_length=settings.max_tokens)
     return base.train_new_from_iterator(
         [every_canonical_sentence(), every_phrase()], vocab_size=settings.vocab_size, show_progress=False
@@ -86,7 +86,7 @@ def make_text_encoder(settings: TextSettings, tokenizer: CLIPTokenizer) -> CLIPT
 def make_unet(
     settings: DenoiserSettings, *, latent_channels: int, latent_size: int, width: int
 ) -> UNet2DConditionModel:
-    """Untrained UNet; cross attention at all levels but the first."""
+    """Untrained UNet; cross-attention at all levels but the first."""
     lower = len(settings.channels) - 1
     return UNet2DConditionModel(
         sample_size=latent_size,
@@ -102,12 +102,12 @@ def make_unet(
     )
 
 
-# What a prompt says of an image of 64 pixels a side; `generate` never says it.
+# Marks training images of 64 x 64 pixels in their prompt; `generate` never uses it.
 SMALL_SENTENCE = "Low resolution."
 
 
 class Networks(nn.Module):
-    """What the denoising loss trains."""
+    """The networks that the denoising loss trains."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -125,24 +125,25 @@ def cache_latents(
 ) -> Tensor:
     """Latents of `variants` views of each image in its canonical frame, float16 [N, V, C, h, w].
 
-    The first view is the frame itself, the others are moved a little. No flip: the heart would change sides.
+    The first view is the frame itself, the others are shifted, scaled and rotated a little. No flips: the heart would
+    change sides.
 
     Args:
         pixels: uint8 [N, 1, H, W].
         frames: matrices [N, 2, 3] of the canonical frames.
         vae: the trained autoencoder.
-        path: where the latents are kept.
-        settings: number of views, and how far they are moved.
-        seed: of the movements.
+        path: file of the latents, read if it exists.
+        settings: number and extent of the views.
+        seed: of the augmentation.
     """
     if path.exists():
         return load_file(path)["latents"]
     views = []
     for variant in range(settings.variants):
-        moved = frames
+        view_frames = frames
         if variant:
-            moved = compose(frames, _small_moves(len(frames), settings, step_generator(seed, variant)))
-        parts = zip(pixels.split(256), moved.split(256), strict=True)
+            view_frames = compose(frames, _small_moves(len(frames), settings, step_generator(seed, variant)))
+        parts = zip(pixels.split(256), view_frames.split(256), strict=True)
         shown = (warp(part.float() / 255.0, m, mode="bicubic").clamp(0, 1) * 2 - 1 for part, m in parts)
         views.append(torch.cat([encode_mean(vae, part) for part in shown]).half())
         log.info("latents: view %d of %d", variant + 1, settings.variants)
@@ -171,14 +172,14 @@ def train_denoiser(
     parts: int,
     start: Path | None = None,
 ) -> Networks:
-    """Minimise the velocity error; returns the networks with their averaged (EMA) weights.
+    """Minimize the velocity error; returns the networks with their averaged (EMA) weights.
 
     Args:
-        radiographs: those `latents` were made of, in the same order.
+        radiographs: the images of `latents`, in the same order.
         latents: [N, V, C, h, w], zero mean and unit variance per channel.
         tokenizer: made by `make_tokenizer`.
         work: folder of the checkpoint `denoiser.pt`, from which the run resumes.
-        start: folder of a trained UNet and text encoder, which learn `more_steps` instead of `steps`.
+        start: folder of a trained UNet and text encoder, which train for `more_steps` instead of `steps`.
 
     Source: Salimans and Ho, arXiv:2202.00512, appendix D (velocity).
     """
@@ -191,7 +192,7 @@ def train_denoiser(
         networks.unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
         networks.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
         steps = settings.more_steps
-    networks.unet.set_attn_processor(AttnProcessor())  # torch's fused attention learns a tenth slower on a CPU
+    networks.unet.set_attn_processor(AttnProcessor())  # torch's fused attention trains a tenth slower on a CPU
     averaged = _EMA(networks, settings.ema_decay)
     optimizer = torch.optim.AdamW(
         networks.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
@@ -241,9 +242,9 @@ def train_denoiser(
 
 
 def sampling_weights(radiographs: list[Radiograph], *, most: float = 4.0) -> Tensor:
-    """How often each image is drawn, [N]: rare findings and age groups more often, by the root of their rarity.
+    """Sampling weight of each image, [N]: rare findings and age groups weigh more, by the root of their rarity.
 
-    An image's weight is that of the rarest thing it shows; none is drawn more than `most` times as often as another.
+    The rarest attribute of an image decides; no image weighs more than `most` times as much as another.
     """
     shown = [(radiograph.subject.age_group, radiograph.subject.view, *radiograph.present) for radiograph in radiographs]
     counts = Counter(thing for things in shown for thing in set(things))
@@ -252,7 +253,7 @@ def sampling_weights(radiographs: list[Radiograph], *, most: float = 4.0) -> Ten
 
 
 class _EMA(nn.Module):
-    """diffusers' EMAModel with its weights in a state_dict that torch loads without unpickling code."""
+    """diffusers' EMAModel with its weights in a state_dict, which torch loads with `weights_only`."""
 
     def __init__(self, networks: nn.Module, decay: float) -> None:
         super().__init__()
@@ -264,7 +265,7 @@ class _EMA(nn.Module):
 def _captions(
     radiographs: list[Radiograph], tokenizer: CLIPTokenizer, settings: DenoiserSettings, seed: int
 ) -> list[list[str]]:
-    """`settings.captions` texts of each image: canonical prompts, and a share in words of our grammar."""
+    """`settings.captions` texts of each image: canonical prompts, and a share in the wording of the grammar."""
     rng = random.Random(seed)
 
     def fits(text: str) -> bool:
@@ -273,14 +274,14 @@ def _captions(
 
     def one(radiograph: Radiograph) -> str:
         text = varied_text(radiograph, rng) if rng.random() < settings.varied else ""
-        # What would be cut tells less than all that is true: then the canonical form, which is short.
+        # A text that would be cut loses information; the canonical prompt is short.
         return text if text and fits(text) else caption(radiograph, rng)
 
     return [[one(radiograph) for _ in range(settings.captions)] for radiograph in radiographs]
 
 
 def _sized(radiographs: list[Radiograph], captions: list[list[str]]) -> list[list[str]]:
-    """Captions that say so of a small image, as size conditioning does (Podell et al., arXiv:2307.01952)."""
+    """Mark the captions of small images, as size conditioning does (Podell et al., arXiv:2307.01952)."""
     return [
         [" ".join(filter(None, (text, SMALL_SENTENCE))) for text in texts]
         if radiograph.group in SMALL_GROUPS
@@ -290,7 +291,7 @@ def _sized(radiographs: list[Radiograph], captions: list[list[str]]) -> list[lis
 
 
 def _tokens(texts: list[list[str]], tokenizer: CLIPTokenizer) -> Tensor:
-    """Token ids [N, captions, L]; what is too long is cut."""
+    """Token ids [N, captions, L]; longer texts are cut."""
     flat = [text for several in texts for text in several]
     encoded: Tensor = tokenizer(flat, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return encoded.view(len(texts), -1, encoded.shape[-1])

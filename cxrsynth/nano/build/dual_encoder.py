@@ -1,4 +1,4 @@
-"""The CXR-text dual encoder of a judge family: images against texts made from what is known of them."""
+"""The image-text dual encoder of a reward family: images against texts made from their labels."""
 
 import random
 from dataclasses import replace
@@ -11,17 +11,17 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from cxrsynth.nano.build.config import FitSettings, TextSettings
-from cxrsynth.nano.build.fitting import augmented, draw, fit, seeded
+from cxrsynth.nano.build.fitting import augmented, fit, sample_batch, seeded
 from cxrsynth.nano.build.images import Radiograph, caption
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.reports.prompt import every_canonical_sentence
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier
 
-_TRIES = 100  # draws of another image before one is given up
+_TRIES = 100  # attempts to find a contradicting image
 
 
 def make_report_tokenizer(settings: TextSettings) -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer with merges of the canonical sentences and of the grammar's phrases."""
+    """CLIP's byte-pair tokenizer with merges learned from canonical sentences and the grammar's phrases."""
     base = CLIPTokenizer(model_max_length=settings.max_tokens)
     return base.train_new_from_iterator(
         [every_canonical_sentence(), every_phrase()], vocab_size=settings.vocab_size, show_progress=False
@@ -41,13 +41,12 @@ def train_dual_encoder(
     seed: int,
     save_every: int,
 ) -> DualEncoder:
-    """Contrastive loss in which all texts that say the same of an image count as its own.
+    """Train with a contrastive loss in which images with equal labels share their positives.
 
-    Beside it each image's text is told from one of the same view and person with findings of another image that cannot
-    be
-    true of it: in a batch most texts differ in view or age too, and those are learned first.
-    The image side starts as the family's classifier: 1,000 images are few to learn seeing and reading from at once.
-    Images of equal labels share their positives (UniCL, Yang et al., arXiv:2204.03610): in a batch many are normal.
+    Many images of a batch are normal, so their texts are interchangeable (UniCL, Yang et al., arXiv:2204.03610). A
+    second loss separates each image's text from one with the same view and person but with contradicting findings: most
+    texts of a batch differ in view or age too, and those differences are learned first. The image encoder starts from
+    the family's classifier, because 1,000 images are too few to learn both encoders from scratch.
     """
     with seeded(seed):
         network = DualEncoder(trunk | {"size": settings.size}, _text_config(text, tokenizer), text.width)
@@ -57,13 +56,13 @@ def train_dual_encoder(
     others = [_with_other_findings(radiograph, radiographs, rng) for radiograph in radiographs]
     wrong = _texts([other or radiograph for radiograph, other in zip(radiographs, others, strict=True)], tokenizer, rng)
     contradicted = torch.tensor([other is not None for other in others]).float()
-    said = [(radiograph.subject, radiograph.present) for radiograph in radiographs]
-    group = torch.tensor([said.index(one) for one in said])
+    content = [(radiograph.subject, radiograph.present) for radiograph in radiographs]
+    group = torch.tensor([content.index(one) for one in content])
     even = torch.ones(len(radiographs))
     frames = torch.eye(2, 3)[None]
 
     def loss(step: torch.Generator) -> Tensor:
-        chosen = draw(even, settings, step)
+        chosen = sample_batch(even, settings, step)
         phrase = torch.randint(tokens.shape[1], (len(chosen),), generator=step)
         images = augmented(pixels[chosen], frames.expand(len(chosen), -1, -1), settings, step)
         both = torch.cat((tokens[chosen, phrase], wrong[chosen, phrase]))
@@ -80,7 +79,7 @@ def train_dual_encoder(
 
 
 def _texts(radiographs: list[Radiograph], tokenizer: CLIPTokenizer, rng: random.Random) -> Tensor:
-    """Token ids of eight texts that say what is given of each image, the first in canonical form: [N, 8, L]."""
+    """Token ids of eight texts that describe each image, the first in canonical form: [N, 8, L]."""
     flat = [
         text
         for radiograph in radiographs
@@ -93,9 +92,7 @@ def _texts(radiographs: list[Radiograph], tokenizer: CLIPTokenizer, rng: random.
 def _with_other_findings(
     radiograph: Radiograph, radiographs: list[Radiograph], rng: random.Random
 ) -> Radiograph | None:
-    """The image as it would be told with the findings of another that cannot be true of it; None where none is
-    found.
-    """
+    """The image's metadata with contradicting findings of another image; None where no such image was found."""
     for _ in range(_TRIES):
         other = rng.choice(radiographs)
         if _contradict(radiograph, other):
@@ -104,10 +101,10 @@ def _with_other_findings(
 
 
 def _contradict(radiograph: Radiograph, other: Radiograph) -> bool:
-    """Whether what the other shows is known to be absent here, or one of the two is normal and the other is not."""
-    shown, told = set(radiograph.present), set(other.present)
-    one_is_normal = bool(shown and told) and ("No Finding" in shown) != ("No Finding" in told)
-    return one_is_normal or bool(told & set(radiograph.absent))
+    """Whether a finding of `other` is known to be absent here, or exactly one of the two is normal."""
+    own, others = set(radiograph.present), set(other.present)
+    one_is_normal = bool(own and others) and ("No Finding" in own) != ("No Finding" in others)
+    return one_is_normal or bool(others & set(radiograph.absent))
 
 
 def _text_config(settings: TextSettings, tokenizer: CLIPTokenizer) -> dict[str, Any]:

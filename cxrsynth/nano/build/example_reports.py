@@ -1,9 +1,9 @@
-"""`python -m cxrsynth.nano.build.example_reports FILE`: made-up reports to tune nano on, recipes/nano-reports.csv.
+"""`python -m cxrsynth.nano.build.example_reports FILE` writes synthetic reports to tune nano on (nano-reports.csv).
 
-With `--subgroup --rows 160` those of recipes/subgroup-reports.csv: adults with at least one finding.
+`--subgroup --rows 160` writes subgroup-reports.csv: adults with at least one finding.
 
-Nobody's reports: subjects and findings are drawn, the text is this package's own grammar. Rows whose text the findings
-reader takes for something else than was drawn are left out.
+The reports belong to no patient: subjects and findings are sampled, the text comes from the build's grammar. Rows whose
+text the findings reader does not read as the sampled findings are dropped.
 """
 
 import csv
@@ -19,7 +19,7 @@ from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import OPACITY_KINDS, Status
 from cxrsynth.reports.prompt import Subject
 
-# How often each is drawn for an adult with findings: about even, so that rare ones are tuned too.
+# Sampling weights for adults with findings: nearly even, so that rare findings are tuned too.
 _ADULT = {
     "Cardiomegaly": 3, "Lung Opacity": 4, "Lung Lesion": 3, "Edema": 3, "Pneumonia": 3,
     "Atelectasis": 4, "Pneumothorax": 2, "Pleural Effusion": 4, "Pleural Other": 2,
@@ -32,7 +32,7 @@ def main(out: Annotated[Path, typer.Argument()], rows: int = 400, subgroup: bool
     rng, reader = random.Random(seed), FindingsReader()
     written: list[dict[str, str]] = []
     while len(written) < rows:
-        age, radiograph = _drawn(rng)
+        age, radiograph = _sampled(rng)
         if subgroup and (age < 18 or radiograph.present == ("No Finding",)):
             continue
         text = varied_text(radiograph, rng)
@@ -58,7 +58,7 @@ def main(out: Annotated[Path, typer.Argument()], rows: int = 400, subgroup: bool
         writer.writerows(written)
 
 
-def _drawn(rng: random.Random) -> tuple[int, Radiograph]:
+def _sampled(rng: random.Random) -> tuple[int, Radiograph]:
     sex = rng.choice("FM")
     if rng.random() < 0.3:
         age, view = rng.randint(1, 5), "AP"
@@ -66,8 +66,8 @@ def _drawn(rng: random.Random) -> tuple[int, Radiograph]:
     else:
         age, view = rng.randint(19, 88), rng.choice(("PA", "PA", "AP"))
         count = rng.choice((0, 1, 1, 1, 2, 2))
-        drawn = set(rng.choices(list(_ADULT), weights=list(_ADULT.values()), k=count))
-        present = tuple(name for name in _ADULT if name in drawn) or ("No Finding",)
+        chosen = set(rng.choices(list(_ADULT), weights=list(_ADULT.values()), k=count))
+        present = tuple(name for name in _ADULT if name in chosen) or ("No Finding",)
     opacity = any(name in OPACITY_KINDS for name in present)
     absent = tuple(name for name in _DENIABLE if name not in present and not (opacity and name == "Lung Opacity"))
     subject = Subject(view=view, age_group="child" if age < 18 else "adult", sex=sex)

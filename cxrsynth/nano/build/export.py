@@ -1,4 +1,4 @@
-"""The trained networks as a Stable Diffusion folder, half precision, with cxrsynth.json and a model card."""
+"""Export the trained networks as a Stable Diffusion folder in half precision, with cxrsynth.json and a model card."""
 
 import json
 import shutil
@@ -26,15 +26,15 @@ from cxrsynth.settings import PromptStyle
 
 NUMBERS_FILE = "numbers.json"
 CARD_FILE = "model_card.md"
-JUDGES = "judges"
+FAMILIES_FOLDER = "judges"  # of the reward families, in the model folder and in the work folder
 CANONICAL_FILE = "canonical.safetensors"  # mean chest of adults and children in the canonical frame
 _MEAN_SIZE = 64
-SHARP_VAE = "vae_sharp"  # in the work folder: what the decoder stage leaves
-START = "start"  # in the work folder: the denoiser that was taken over, where one was
+SHARP_VAE = "vae_sharp"  # in the work folder: output of the decoder stage
+START = "start"  # in the work folder: the denoiser that training continues from, if any
 
 
 def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None:
-    """Write the model folder, measured numbers and the card; the folder is replaced whole."""
+    """Write the model folder, measured numbers and the card; the folder is replaced as a whole."""
     vae = AutoencoderKL.from_pretrained(work / SHARP_VAE).eval()
     train, train_pixels = load_images(data, size=settings.image_size)
     val, pixels = load_images(data, size=settings.image_size, split="val")
@@ -48,10 +48,12 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     small, small_pixels = load_images(data, size=settings.image_size, groups=SMALL_GROUPS, resample=True)
     _, small_shown = registered_frames(small, small_pixels, work / "frames.safetensors", settings=settings.align)
     seen = zip([*train, *small], shown + small_shown.tolist(), strict=True)
-    drawn = [radiograph for radiograph, here in seen if here and settings.denoiser.share.get(radiograph.group, 1.0) > 0]
-    spec = _spec(drawn, settings)
+    trained = [
+        radiograph for radiograph, here in seen if here and settings.denoiser.share.get(radiograph.group, 1.0) > 0
+    ]
+    spec = _spec(trained, settings)
     numbers["denoiser_steps"] = _denoiser_steps(work, settings)
-    numbers["sources"] = _sources(train, drawn, [*train, *small])
+    numbers["sources"] = _sources(train, trained, [*train, *small])
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
@@ -73,38 +75,38 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
         (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (partial / NUMBERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         (partial / CARD_FILE).write_text(model_card(spec, numbers, settings), encoding="utf-8")
-        for family in (work / JUDGES).glob("nano*"):
+        for family in (work / FAMILIES_FOLDER).glob("nano*"):
             for network in ("classifier", "posture", "dual_encoder"):
-                # Not the card that the saving library writes of its own accord.
+                # Without the README that the library adds.
                 shutil.copytree(
                     family / network,
-                    partial / JUDGES / family.name / network,
+                    partial / FAMILIES_FOLDER / family.name / network,
                     ignore=shutil.ignore_patterns("README.md"),
                 )
-            save_file(means, partial / JUDGES / family.name / CANONICAL_FILE)
+            save_file(means, partial / FAMILIES_FOLDER / family.name / CANONICAL_FILE)
     log.info("wrote %s", out)
 
 
 def _denoiser_steps(work: Path, settings: BuildConfig) -> list[int]:
-    """Training steps of the denoiser, those of each learning-rate schedule by themselves."""
+    """Training steps of the denoiser, by learning-rate schedule."""
     if not (work / START).is_dir():
         return [settings.denoiser.steps]
-    told = work / START / NUMBERS_FILE
-    before = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    previous = work / START / NUMBERS_FILE
+    before = json.loads(previous.read_text(encoding="utf-8")) if previous.is_file() else {}
     return [*before.get("denoiser_steps", [settings.denoiser.steps]), settings.denoiser.more_steps]
 
 
 def _sources(
-    autoencoder: list[Radiograph], denoiser: list[Radiograph], judges: list[Radiograph]
+    autoencoder: list[Radiograph], denoiser: list[Radiograph], reward_models: list[Radiograph]
 ) -> dict[str, dict[str, int]]:
-    """Images of each source, by what they trained."""
-    users = {"autoencoder": autoencoder, "denoiser": denoiser, "judges": judges}
+    """Number of images of each source, by the networks they trained."""
+    users = {"autoencoder": autoencoder, "denoiser": denoiser, "reward_models": reward_models}
     counts = {user: Counter(radiograph.group for radiograph in radiographs) for user, radiographs in users.items()}
-    return {group: {user: counts[user][group] for user in users} for group in counts["judges"]}
+    return {group: {user: counts[user][group] for user in users} for group in counts["reward_models"]}
 
 
 def _mean_chests(radiographs: list[Radiograph], pixels: Tensor, matrices: Tensor, shown: Tensor) -> dict[str, Tensor]:
-    """`mean_adult` and `mean_child`, float32 [64, 64] in [0, 1]: what is left when all that differs is averaged out."""
+    """`mean_adult` and `mean_child`, float32 [64, 64] in [0, 1]: the mean image of each kind."""
     kinds = [image_kind(radiograph) for radiograph in radiographs]
     means = {}
     for kind in sorted(set(kinds)):
@@ -133,7 +135,7 @@ def _spec(radiographs: list[Radiograph], settings: BuildConfig) -> ModelSpec:
             age_groups=values("age_group"),
             sexes=values("sex"),
             findings={name: n for name, n in sorted(findings.items()) if n >= settings.min_shown},
-            # Sources name no side, and no "possible".
+            # The sources label neither sides nor uncertain findings.
             sides=False,
             uncertain=False,
         ),
@@ -144,26 +146,26 @@ def _spec(radiographs: list[Radiograph], settings: BuildConfig) -> ModelSpec:
 def _autoencoder_numbers(vae: AutoencoderKL, pixels: Tensor) -> dict[str, float]:
     """Over images of split val, at full size in float32; pixels uint8 [N, 1, H, W].
 
-    `psnr_db`: of grey levels stretched to full range. `top_octave`: energy of the upper half of spatial frequencies in
-    the reconstructions, as a share of that in the images.
+    `psnr_db`: of grey levels stretched to full range. `top_octave`: energy in the upper half of spatial frequencies of
+    the reconstructions, relative to that of the images.
     """
-    ratios, kept, there = [], 0.0, 0.0
+    ratios, kept, total = [], 0.0, 0.0
     for radiograph in pixels.split(8):
         images = radiograph.float() / 127.5 - 1
         output = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
         mse = ((output - images) / 2).pow(2).mean((1, 2, 3))
         ratios.append(-10 * mse.log10())
-        kept, there = kept + _top_octave(output), there + _top_octave(images)
+        kept, total = kept + _top_octave(output), total + _top_octave(images)
     every = torch.cat(ratios)
     return {
         "psnr_db_mean": round(every.mean().item(), 2),
         "psnr_db_std": round(every.std().item(), 2),
-        "top_octave": round(kept / there, 3),
+        "top_octave": round(kept / total, 3),
     }
 
 
 def _top_octave(images: Tensor) -> float:
-    """Energy between half the Nyquist frequency and it, of [B, 1, H, W] under a Hann window."""
+    """Energy of [B, 1, H, W] between half the Nyquist frequency and the Nyquist frequency, with a Hann window."""
     size = images.shape[-1]
     window = torch.hann_window(size)
     energy = torch.fft.fft2(images * window[:, None] * window).abs().square()
@@ -177,7 +179,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _forget_origin(path: Path) -> None:
-    """Drop the builder's own folder, which diffusers writes into a config."""
+    """Remove the path of the work folder, which diffusers writes into a config."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

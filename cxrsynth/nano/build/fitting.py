@@ -1,4 +1,4 @@
-"""The training loop the judging networks share: one network on one core, so that two families train side by side."""
+"""Training loop of the reward networks: one network on one core, so that two families train in parallel."""
 
 import threading
 import time
@@ -13,13 +13,13 @@ from cxrsynth.nano.build.config import FitSettings
 from cxrsynth.nano.build.training import load_state, log, save_state, step_generator, warmup_stable_decay
 from cxrsynth.runtime.warps import compose, warp_matrices
 
-_MAKING = threading.Lock()
+_INITIALIZING = threading.Lock()
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Weights made inside are drawn from `seed`, also when another thread makes its own at the same time."""
-    with _MAKING:
+    """Weights initialized inside depend on `seed` only, even if another thread initializes others at the same time."""
+    with _INITIALIZING:
         torch.manual_seed(seed)
         yield
 
@@ -33,7 +33,7 @@ def fit(
     seed: int,
     save_every: int,
 ) -> None:
-    """Minimise `loss`, which draws its own batch from the step's generator; resumes from `checkpoint`."""
+    """Minimize `loss`, which samples its own batch with the step's generator; resumes from `checkpoint`."""
     network.train()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
@@ -60,35 +60,35 @@ def fit(
 
 
 def augmented(pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:
-    """Images as a judge meets them: moved, zoomed, turned, lighter or darker, some as soft as 64 pixels.
+    """Augment images: shift, zoom, rotation, gamma, and the blur of 64 pixels for half of them.
 
-    Half of the images are softened, lest softness tell which source, and so which finding, an image is of.
+    The blur keeps a network from recognizing the source of an image, and so its findings, by sharpness.
 
     Args:
         pixels: uint8 [B, 1, H, W].
-        frames: matrices [B, 2, 3], what of each image is shown.
-        settings: how far images are moved, and their size.
-        rng: of this step.
+        frames: matrices [B, 2, 3], the part of each image that is shown.
+        settings: extent of the augmentation, and output size.
+        rng: random generator of the step.
 
     Returns:
         float32 [B, 1, size, size] in [0, 1].
     """
     count = len(pixels)
     reach = torch.tensor([settings.shift, settings.shift, settings.zoom, settings.zoom, settings.rotation_rad])
-    moves = (torch.rand(count, 5, generator=rng) * 2 - 1) * reach
-    images = resampled(pixels, compose(frames, warp_matrices(moves)), settings.size)
-    soft = nn.functional.interpolate(
+    warps = (torch.rand(count, 5, generator=rng) * 2 - 1) * reach
+    images = resampled(pixels, compose(frames, warp_matrices(warps)), settings.size)
+    blurred = nn.functional.interpolate(
         nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True),
         (settings.size, settings.size),
         mode="bicubic",
     )
-    images = torch.where(torch.rand(count, 1, 1, 1, generator=rng) < 0.5, soft, images)
+    images = torch.where(torch.rand(count, 1, 1, 1, generator=rng) < 0.5, blurred, images)
     gamma = torch.exp((torch.rand(count, 1, 1, 1, generator=rng) * 2 - 1) * settings.gamma)
     return images.clamp(1e-3, 1.0) ** gamma
 
 
 def resampled(pixels: Tensor, matrices: Tensor, size: int) -> Tensor:
-    """uint8 [B, 1, H, W] seen through matrices [B, 2, 3], float32 [B, 1, size, size] in [0, 1]."""
+    """Resample uint8 [B, 1, H, W] by matrices [B, 2, 3] to float32 [B, 1, size, size] in [0, 1]."""
     radiographs = pixels.float() / 255.0
     grid = nn.functional.affine_grid(matrices, [len(radiographs), 1, size, size], align_corners=False)
     if radiographs.shape[-1] > size:
@@ -96,6 +96,6 @@ def resampled(pixels: Tensor, matrices: Tensor, size: int) -> Tensor:
     return nn.functional.grid_sample(radiographs, grid, padding_mode="zeros", align_corners=False)
 
 
-def draw(weights: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:
-    """Indices of one batch, by weight."""
+def sample_batch(weights: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:
+    """Indices of one batch, sampled by weight with replacement."""
     return torch.multinomial(weights, settings.batch_size, replacement=True, generator=rng)

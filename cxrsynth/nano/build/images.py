@@ -1,4 +1,4 @@
-"""Training images and what is known of each: licence tier `open`, split `train` only."""
+"""Training images and their metadata; only images of licence tier `open` load."""
 
 import csv
 import hashlib
@@ -18,9 +18,9 @@ from cxrsynth.reports.labels import OBSERVATIONS, OPACITY_KINDS, FindingLabel, S
 from cxrsynth.reports.prompt import Subject, age_group, canonical_prompt
 
 GROUPS = ("nih", "nih_more", "hannover", "kermany_ped", "cohen_open")
-# Of 64 pixels a side: too soft to generate from, but with findings that are rare elsewhere.
+# 64 x 64 pixels: too blurred to generate from, but with findings that are rare elsewhere.
 SMALL_GROUPS = ("nih64",)
-# Groups labelled by the NIH's fourteen findings: what is not listed there is absent.
+# Groups labelled with the NIH's fourteen findings: what is not listed is absent.
 _FULLY_LABELLED = ("nih", "nih_more", "nih64")
 
 SOURCE_LABELS = {
@@ -37,7 +37,7 @@ SOURCE_LABELS = {
     "effusion": "Pleural Effusion",
     "pleural_thickening": "Pleural Other",
 }
-# What the NIH labels can say to be absent: the observations they have a label for.
+# Observations that have an NIH label, and so can be known to be absent.
 _DENIABLE = tuple(o for o in OBSERVATIONS if o in SOURCE_LABELS.values() and o != "No Finding")
 
 
@@ -57,7 +57,7 @@ class Radiograph:
 def load_images(
     data: Path, *, size: int, split: str = "train", groups: tuple[str, ...] = GROUPS, resample: bool = False
 ) -> tuple[list[Radiograph], Tensor]:
-    """Images of `split` and their pixels, uint8 [N, 1, size, size], grey levels normalised per image.
+    """Images of `split` and their pixels, uint8 [N, 1, size, size], gray levels normalized per image.
 
     Raises:
         FileNotFoundError: if a group's tar or manifest is missing.
@@ -73,19 +73,19 @@ def load_images(
                     raise ValueError(f"{row['id']}: licence tier {row['licence_tier']!r}, only 'open' may train")
                 if row["split"] == split:
                     radiographs.append(_radiograph(row, group))
-                    pixels.append(_normalised(images[f"{row['id']}.jpg"], size, resample=resample))
+                    pixels.append(_normalize(images[f"{row['id']}.jpg"], size, resample=resample))
     return radiographs, torch.stack(pixels)
 
 
 def patient_half(radiograph: Radiograph) -> int:
-    """0 or 1, by patient: two families of judges learn from different people."""
+    """0 or 1, by patient: the two reward families are trained on different patients."""
     return hashlib.sha256(radiograph.patient_id.encode()).digest()[0] % 2
 
 
 def caption(radiograph: Radiograph, rng: random.Random, *, whole: bool = False) -> str:
     """One canonical prompt that is true of the image; parts are left out at random unless `whole`.
 
-    Leaving out teaches the model to answer prompts that say less than is known.
+    This teaches the model to follow prompts that state only part of what an image shows.
     """
     if whole:
         return canonical_prompt(radiograph.subject, {o: FindingLabel(Status.PRESENT) for o in radiograph.present})
@@ -95,14 +95,14 @@ def caption(radiograph: Radiograph, rng: random.Random, *, whole: bool = False) 
         sex=radiograph.subject.sex if rng.random() > 0.15 else None,
     )
     denied = rng.sample(radiograph.absent, min(len(radiograph.absent), rng.choice((0, 0, 1, 2, 3, 5))))
-    # Reports often name only what the model cannot show: a prompt of view and person alone must work too.
-    told = radiograph.present if rng.random() > 0.2 else ()
-    opacities = [o for o in told if o in OPACITY_KINDS]
+    # Reports often state only findings the model does not support: a prompt of view and person alone must work too.
+    stated = radiograph.present if rng.random() > 0.2 else ()
+    opacities = [o for o in stated if o in OPACITY_KINDS]
     if opacities and rng.random() < 0.3:
-        # An opacity of any kind is a lung opacity: said beside the kind, or in its place.
-        others = told if rng.random() < 0.5 else tuple(o for o in told if o not in opacities)
-        told = tuple(o for o in OBSERVATIONS if o in {*others, "Lung Opacity"})
-    labels = {o: FindingLabel(Status.PRESENT) for o in told}
+        # Any kind of opacity is a lung opacity: stated beside the kind, or instead of it.
+        others = stated if rng.random() < 0.5 else tuple(o for o in stated if o not in opacities)
+        stated = tuple(o for o in OBSERVATIONS if o in {*others, "Lung Opacity"})
+    labels = {o: FindingLabel(Status.PRESENT) for o in stated}
     labels |= {o: FindingLabel(Status.ABSENT) for o in denied}
     return canonical_prompt(subject, labels)
 
@@ -115,17 +115,17 @@ def _jpegs(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield member.name, handle.read()
 
 
-def _normalised(jpeg: bytes, size: int, *, resample: bool) -> Tensor:
+def _normalize(jpeg: bytes, size: int, *, resample: bool) -> Tensor:
     """Stretch the 0.5th to 99.5th percentile to full range: sources differ in contrast, not in meaning."""
     with Image.open(io.BytesIO(jpeg)) as image:
         radiograph = image.convert("L")
         if resample and radiograph.size != (size, size):
             radiograph = radiograph.resize((size, size), Image.Resampling.BICUBIC)
-        grey = np.asarray(radiograph, dtype=np.float32)
-    if grey.shape != (size, size):
-        raise ValueError(f"image of {grey.shape} pixels, expected {size} x {size}")
-    low, high = np.percentile(grey[grey > 4] if (grey > 4).any() else grey, (0.5, 99.5))
-    stretched = np.clip((grey - low) / max(high - low, 1.0), 0.0, 1.0)
+        gray = np.asarray(radiograph, dtype=np.float32)
+    if gray.shape != (size, size):
+        raise ValueError(f"image of {gray.shape} pixels, expected {size} x {size}")
+    low, high = np.percentile(gray[gray > 4] if (gray > 4).any() else gray, (0.5, 99.5))
+    stretched = np.clip((gray - low) / max(high - low, 1.0), 0.0, 1.0)
     return torch.from_numpy((stretched * 255).round().astype(np.uint8))[None]  # [1, H, W]
 
 

@@ -1,4 +1,4 @@
-"""The stage that measures what was exported and writes it into `numbers.json` and the model card."""
+"""Measure the exported model, and write the results to `numbers.json` and the model card."""
 
 import json
 from pathlib import Path
@@ -10,35 +10,36 @@ from cxrsynth.diffusion.spec import read_spec
 from cxrsynth.nano.build.card import model_card
 from cxrsynth.nano.build.classifier import targets
 from cxrsynth.nano.build.config import BuildConfig
-from cxrsynth.nano.build.export import CARD_FILE, JUDGES, NUMBERS_FILE
-from cxrsynth.nano.build.measure_generator import Framed, Maker, generator_numbers
+from cxrsynth.nano.build.export import CARD_FILE, FAMILIES_FOLDER, NUMBERS_FILE
+from cxrsynth.nano.build.measure_generator import Framed, ImageGenerator, generator_numbers
 from cxrsynth.nano.build.measure_reward_models import classifier_numbers, dual_encoder_numbers, posture_numbers
-from cxrsynth.nano.build.reward_models import FAMILIES, JudgedImages, judged_images, logits_of
+from cxrsynth.nano.build.reward_models import FAMILIES, SplitImages, load_split, logits_of
 from cxrsynth.nano.build.training import log
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
 
-_LEAST = 5  # images with a finding, and without, before a judge is believed on it
+_LEAST = 5  # images with a finding, and without, for a head to count as reliable
 
 
 def measure(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None:
-    """Measure judges, then the generator with the judge it was not made with; nothing but split `val` is looked at."""
-    train, val = (judged_images(data, work, settings, split=split) for split in ("train", "val"))
+    """Measure the reward models, then the generator with those it was not built with; only on split `val`."""
+    train, val = (load_split(data, work, settings, split=split) for split in ("train", "val"))
     path = out / NUMBERS_FILE
     numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    numbers["judges"] = {family: _judge_numbers(out / JUDGES / family, val, settings) for family in FAMILIES}
-    log.info("judges measured")
-    judge = FindingClassifier.from_pretrained(out / JUDGES / FAMILIES[1] / "classifier").eval()
+    families = out / FAMILIES_FOLDER
+    numbers["reward_models"] = {name: _reward_model_numbers(families / name, val, settings) for name in FAMILIES}
+    log.info("reward models measured")
+    classifier = FindingClassifier.from_pretrained(families / FAMILIES[1] / "classifier").eval()
     framed = [
         Framed.of(radiographs.framed, radiographs.framed_pixels, radiographs.frames) for radiographs in (train, val)
     ]
-    areas = numbers["judges"][FAMILIES[1]]["classifier"]
+    areas = numbers["reward_models"][FAMILIES[1]]["classifier"]
     numbers["generator"] = generator_numbers(
-        Maker(out),
-        judge,
+        ImageGenerator(out),
+        classifier,
         *framed,
         known=val.radiographs,
         real=areas,
-        told=[head for head, one in areas.items() if _beyond_chance(one)],
+        measurable=[head for head, one in areas.items() if _beyond_chance(one)],
         count=settings.measure.images,
         pairs=settings.measure.pairs,
         seed=settings.seed,
@@ -50,11 +51,11 @@ def measure(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None
 
 
 def _beyond_chance(head: dict[str, Any]) -> bool:
-    """Whether a judge tells real images apart; of fewer than five images an interval says nothing."""
+    """Whether a head is better than chance on real images; with fewer than five images an interval means nothing."""
     return bool(head["auroc"]["low"] > 0.5 and min(head["present"], head["absent"]) >= _LEAST)
 
 
-def _judge_numbers(folder: Path, val: JudgedImages, settings: BuildConfig) -> dict[str, Any]:
+def _reward_model_numbers(folder: Path, val: SplitImages, settings: BuildConfig) -> dict[str, Any]:
     classifier = FindingClassifier.from_pretrained(folder / "classifier").eval()
     posture = PostureRegressor.from_pretrained(folder / "posture").eval()
     dual = DualEncoder.from_pretrained(folder / "dual_encoder").eval()
@@ -62,7 +63,7 @@ def _judge_numbers(folder: Path, val: JudgedImages, settings: BuildConfig) -> di
     return {
         "classifier": classifier_numbers(logits_of(classifier, val.pixels), targets(val.radiographs, heads), heads),
         "posture": posture_numbers(
-            posture, val.framed_pixels, val.frames, reach=settings.judges.posture_reach, seed=settings.seed
+            posture, val.framed_pixels, val.frames, reach=settings.reward_models.posture_reach, seed=settings.seed
         ),
         "dual_encoder": dual_encoder_numbers(
             dual,

@@ -1,4 +1,4 @@
-"""What the judges are worth, on images of split `val`: classifier, posture regressor, dual encoder."""
+"""Measure the reward models on images of split `val`: classifier, posture regressor, dual encoder."""
 
 import math
 import random
@@ -19,20 +19,20 @@ from cxrsynth.rewards.networks import DualEncoder, PostureRegressor
 from cxrsynth.runtime.warps import compose, warp_matrices
 
 
-def classifier_numbers(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict[str, dict[str, Any]]:
-    """Per head AUROC with interval, calibration error (15 bins, Guo et al. 2017), images with and without.
+def classifier_numbers(logits: Tensor, labels: Tensor, heads: list[str]) -> dict[str, dict[str, Any]]:
+    """Per head: AUROC with interval, calibration error (15 bins, Guo et al. 2017), images with and without.
 
-    `ece_of_chance` is the error that a perfectly calibrated head would show on average with so few images.
+    `ece_of_chance` is the mean error of a perfectly calibrated head with as few images.
 
     Args:
         logits: [N, K] after temperature.
-        wanted: [N, K], 1 present, 0 absent, nan unknown.
+        labels: [N, K], 1 present, 0 absent, nan unknown.
         heads: K names.
     """
     numbers = {}
     for place, head in enumerate(heads):
-        known = ~wanted[:, place].isnan()
-        scores, truth = logits[known, place].double().sigmoid(), wanted[known, place].long()
+        known = ~labels[:, place].isnan()
+        scores, truth = logits[known, place].double().sigmoid(), labels[known, place].long()
         present, absent = int(truth.sum()), int((1 - truth).sum())
         if present and absent:
             numbers[head] = {
@@ -45,18 +45,18 @@ def classifier_numbers(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict
     return numbers
 
 
-def _ece_of_chance(scores: Tensor, *, draws: int = 50) -> float:
-    """Mean calibration error over outcomes drawn from the probabilities [n] themselves."""
+def _ece_of_chance(scores: Tensor, *, samples: int = 50) -> float:
+    """Mean calibration error over outcomes sampled from the probabilities [n] themselves."""
     rng = torch.Generator().manual_seed(0)
-    outcomes = torch.rand((draws, len(scores)), generator=rng, dtype=scores.dtype) < scores
-    return float(sum(binary_calibration_error(scores, one.long(), n_bins=15).item() for one in outcomes) / draws)
+    outcomes = torch.rand((samples, len(scores)), generator=rng, dtype=scores.dtype) < scores
+    return float(sum(binary_calibration_error(scores, one.long(), n_bins=15).item() for one in outcomes) / samples)
 
 
 @torch.no_grad()
 def posture_numbers(
     network: PostureRegressor, pixels: Tensor, frames: Tensor, *, reach: tuple[float, ...], seed: int
 ) -> dict[str, float]:
-    """Median error on known warps of images in the canonical frame: degrees, percent of width, percent of scale.
+    """Median errors on known warps of images in the canonical frame, in degrees, percent of width, percent of scale.
 
     Args:
         network: the regressor.
@@ -66,9 +66,9 @@ def posture_numbers(
         seed: of the warps.
     """
     rng = torch.Generator().manual_seed(seed)
-    moved = (torch.rand(len(pixels), len(reach), generator=rng) * 2 - 1) * torch.tensor(reach)
-    shown = resampled(pixels, compose(frames, warp_matrices(moved)), network.trunk.size)
-    error = (torch.cat([network(part) for part in shown.split(64)]) - moved).abs()  # [N, 5]
+    warps = (torch.rand(len(pixels), len(reach), generator=rng) * 2 - 1) * torch.tensor(reach)
+    warped = resampled(pixels, compose(frames, warp_matrices(warps)), network.trunk.size)
+    error = (torch.cat([network(part) for part in warped.split(64)]) - warps).abs()  # [N, 5]
     median = error.median(0).values
     return {
         "rotation_deg": round(math.degrees(median[4].item()), 2),
@@ -81,27 +81,27 @@ def posture_numbers(
 def dual_encoder_numbers(
     network: DualEncoder, tokenizer: CLIPTokenizer, radiographs: list[Radiograph], pixels: Tensor, *, seed: int
 ) -> dict[str, Any]:
-    """How often an image is nearer to its own canonical text than to that of an image with other findings."""
+    """Share of images that are closer to their own canonical text than to that of an image with other findings."""
     rng = random.Random(seed)
     known = [place for place, radiograph in enumerate(radiographs) if radiograph.present]
     own, wrong = [], []
     for place in known:
         others = [other for other in known if set(radiographs[other].present) != set(radiographs[place].present)]
-        own.append(_told(radiographs[place], radiographs[place], rng))
-        wrong.append(_told(radiographs[place], radiographs[rng.choice(others)], rng))
+        own.append(_text(radiographs[place], radiographs[place], rng))
+        wrong.append(_text(radiographs[place], radiographs[rng.choice(others)], rng))
     images = torch.cat([network.encode_images(part.float() / 255.0) for part in pixels[known].split(32)])
 
-    def texts(said: list[str]) -> Tensor:
-        ids = tokenizer(said, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    def texts(sentences: list[str]) -> Tensor:
+        ids = tokenizer(sentences, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return torch.cat([network.encode_texts(part) for part in ids.split(64)])
 
     better = ((images * texts(own)).sum(1) > (images * texts(wrong)).sum(1)).float()
     return {"right_over_wrong": asdict(_interval(lambda one: one.mean().item(), better)), "pairs": len(better)}
 
 
-def _told(radiograph: Radiograph, findings_of: Radiograph, rng: random.Random) -> str:
-    """Canonical text of an image's subject with the findings of another: only the findings can tell them apart."""
-    said = Radiograph(
+def _text(radiograph: Radiograph, findings_of: Radiograph, rng: random.Random) -> str:
+    """Canonical text of an image's subject with the findings of another, so that only the findings differ."""
+    described = Radiograph(
         radiograph.image_id,
         radiograph.patient_id,
         radiograph.group,
@@ -110,7 +110,7 @@ def _told(radiograph: Radiograph, findings_of: Radiograph, rng: random.Random) -
         (),
         padded=radiograph.padded,
     )
-    return caption(said, rng, whole=True)
+    return caption(described, rng, whole=True)
 
 
 def _auroc(scores: Tensor, truth: Tensor) -> float:
@@ -118,7 +118,7 @@ def _auroc(scores: Tensor, truth: Tensor) -> float:
 
 
 def _interval(measure: Callable[..., float], *tensors: Tensor) -> Interval:
-    """Bootstrap over rows, all tensors resampled together; rounded to three places."""
+    """Bootstrap over rows, all tensors resampled together; rounded to three decimals."""
     rows = np.arange(len(tensors[0]), dtype=np.float64)[:, None]
 
     def of_rows(chosen: Any) -> float:

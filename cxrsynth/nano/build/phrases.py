@@ -1,7 +1,7 @@
-"""What is known of an image, said in many ways: training text for encoders of text.
+"""A small grammar that describes an image in many ways: training text for the text encoders.
 
-A grammar of our own. No report was read to write it: it varies synonyms, negations, severities and order, so that
-words carry meaning beyond the canonical sentence.
+It was written without reference to any report. It varies synonyms, negations, severities and order, so that the text
+encoders learn more than the wording of the canonical prompt.
 """
 
 import random
@@ -54,19 +54,19 @@ _PERSON: dict[tuple[str | None, str | None], tuple[str, ...]] = {
 
 
 def varied_text(radiograph: Radiograph, rng: random.Random) -> str:
-    """One text that is true of the image, in words of its own."""
+    """One text that is true of the image."""
     sentences = [rng.choice(_present(name, rng)) for name in radiograph.present if name in _PRESENT]
-    # "Infiltrate" is what the sources call an opacity: an image with pneumonia is never said to have none.
+    # The sources label opacities as "infiltration": an image with pneumonia is never described as having none.
     denied = rng.sample(radiograph.absent, min(len(radiograph.absent), rng.choice((0, 1, 1, 2, 3))))
     sentences += [rng.choice(_ABSENT[name]) for name in denied if name in _ABSENT]
     rng.shuffle(sentences)
     opening = _opening(radiograph.subject, rng)
-    said = [*opening, *sentences] if rng.random() > 0.2 else [*sentences, *opening]
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
+    parts = [*opening, *sentences] if rng.random() > 0.2 else [*sentences, *opening]
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in parts)
 
 
 def every_phrase() -> list[str]:
-    """All sentences the grammar can say, severities apart: what a tokenizer learns from."""
+    """All phrases of the grammar, severities separately: training text of a tokenizer."""
     groups = (*_PRESENT.values(), *_ABSENT.values(), *_VIEW.values(), *_PERSON.values(), _SEVERITY)
     return [phrase for group in groups for phrase in group if phrase]
 
@@ -78,10 +78,10 @@ def _present(name: str, rng: random.Random) -> list[str]:
 
 
 def _opening(subject: Subject, rng: random.Random) -> list[str]:
-    said = []
+    parts = []
     if subject.view in _VIEW and rng.random() > 0.2:
-        said.append(rng.choice(_VIEW[subject.view]))
+        parts.append(rng.choice(_VIEW[subject.view]))
     person = _PERSON.get((subject.age_group, subject.sex))
     if person and rng.random() > 0.2:
-        said.append(rng.choice(person))
-    return said
+        parts.append(rng.choice(person))
+    return parts

@@ -1,4 +1,4 @@
-"""Two families of judging networks, of different kind and from different patients, trained side by side."""
+"""Train two families of reward networks, of different architectures and on different patients, in parallel."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +14,7 @@ from cxrsynth.nano.build.align import canonical_frames, registered_frames
 from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets, train_classifier
 from cxrsynth.nano.build.config import BuildConfig
 from cxrsynth.nano.build.dual_encoder import make_report_tokenizer, train_dual_encoder
+from cxrsynth.nano.build.export import FAMILIES_FOLDER
 from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Radiograph, load_images, patient_half
 from cxrsynth.nano.build.posture import train_posture
 from cxrsynth.nano.build.training import log
@@ -23,8 +24,8 @@ FAMILIES = ("nano", "nano-judge")
 
 
 @dataclass(frozen=True)
-class JudgedImages:
-    """Images of one split: all of them resampled to one size, and those of full size with their frames."""
+class SplitImages:
+    """Images of one split: all of them resampled to one size, and those of full size with their canonical frames."""
 
     radiographs: list[Radiograph]
     pixels: Tensor
@@ -33,20 +34,20 @@ class JudgedImages:
     frames: Tensor
 
 
-def train_judges(data: Path, work: Path, settings: BuildConfig) -> None:
-    """Train both families, leaving `work/judges/<family>/{classifier,posture,dual_encoder}`."""
-    train, val = judged_images(data, work, settings, split="train"), judged_images(data, work, settings, split="val")
+def train_reward_models(data: Path, work: Path, settings: BuildConfig) -> None:
+    """Train both families and write `work/judges/<family>/{classifier,posture,dual_encoder}`."""
+    train, val = load_split(data, work, settings, split="train"), load_split(data, work, settings, split="val")
     halves = [
         [radiograph for radiograph in train.radiographs if patient_half(radiograph) == half]
         for half in range(len(FAMILIES))
     ]
-    heads = choose_heads(halves, least=settings.judges.least_shown)
-    tokenizer = _tokenizer(work / "judges" / "tokenizer", settings)
+    heads = choose_heads(halves, least=settings.reward_models.least_shown)
+    tokenizer = _tokenizer(work / FAMILIES_FOLDER / "tokenizer", settings)
 
     def one(family: int) -> None:
-        # Each family has a core of its own: batch norm is not for several threads.
+        # One core per family: batch norm is slow on several threads.
         torch.set_num_threads(1)
-        _train_family(family, train, val, heads, tokenizer, work / "judges" / FAMILIES[family], settings)
+        _train_family(family, train, val, heads, tokenizer, work / FAMILIES_FOLDER / FAMILIES[family], settings)
 
     with ThreadPoolExecutor(len(FAMILIES)) as pool:
         list(pool.map(one, range(len(FAMILIES))))
@@ -54,17 +55,17 @@ def train_judges(data: Path, work: Path, settings: BuildConfig) -> None:
 
 def _train_family(
     family: int,
-    train: JudgedImages,
-    val: JudgedImages,
+    train: SplitImages,
+    val: SplitImages,
     heads: list[str],
     tokenizer: CLIPTokenizer,
     folder: Path,
     settings: BuildConfig,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    judges, own = settings.judges, _half(train, family)
+    sections, own = settings.reward_models, _half(train, family)
     common = {"seed": settings.seed + 100 * (family + 1), "save_every": settings.save_every}
-    trunk = judges.trunks[family].model_dump()
+    trunk = sections.trunks[family].model_dump()
     name = FAMILIES[family]
     classifier = train_classifier(
         own.radiographs,
@@ -72,20 +73,20 @@ def _train_family(
         heads,
         folder / f"{name}-classifier.pt",
         trunk=trunk,
-        settings=judges.classifier,
+        settings=sections.classifier,
         **common,
     )
-    wanted = targets(val.radiographs, heads)
-    calibrate(classifier, logits_of(classifier, val.pixels), wanted)
+    labels = targets(val.radiographs, heads)
+    calibrate(classifier, logits_of(classifier, val.pixels), labels)
     classifier.save_pretrained(folder / "classifier")
-    log.info("%s classifier, val AUROC: %s", name, json.dumps(aurocs(logits_of(classifier, val.pixels), wanted, heads)))
+    log.info("%s classifier, val AUROC: %s", name, json.dumps(aurocs(logits_of(classifier, val.pixels), labels, heads)))
     posture = train_posture(
         own.framed_pixels,
         own.frames,
         folder / f"{name}-posture.pt",
         trunk=trunk,
-        reach=judges.posture_reach,
-        settings=judges.posture,
+        reach=sections.posture_reach,
+        settings=sections.posture,
         **common,
     )
     posture.save_pretrained(folder / "posture")
@@ -96,36 +97,36 @@ def _train_family(
         tokenizer,
         folder / f"{name}-dual_encoder.pt",
         trunk=trunk,
-        text=judges.text,
-        settings=judges.dual_encoder,
+        text=sections.text,
+        settings=sections.dual_encoder,
         **common,
     )
     dual.save_pretrained(folder / "dual_encoder")
     tokenizer.save_pretrained(folder / "dual_encoder")
 
 
-def judged_images(data: Path, work: Path, settings: BuildConfig, *, split: str) -> JudgedImages:
-    """All images of a split, openly licensed; `val` images are registered to the mean image of `train`."""
-    size = settings.judges.classifier.size
+def load_split(data: Path, work: Path, settings: BuildConfig, *, split: str) -> SplitImages:
+    """All openly licensed images of a split; `val` images are registered to the mean image of `train`."""
+    size = settings.reward_models.classifier.size
     radiographs, pixels = load_images(data, size=size, split=split, groups=(*GROUPS, *SMALL_GROUPS), resample=True)
     framed, large = load_images(data, size=settings.image_size, split=split)
     path = work / "frames.safetensors"
     frame = canonical_frames if split == "train" else registered_frames
     matrices, shown = frame(framed, large, path, settings=settings.align)
     kept = [radiograph for radiograph, here in zip(framed, shown.tolist(), strict=True) if here]
-    return JudgedImages(radiographs, pixels, kept, large[shown], matrices[shown])
+    return SplitImages(radiographs, pixels, kept, large[shown], matrices[shown])
 
 
-def _half(radiographs: JudgedImages, half: int) -> JudgedImages:
+def _half(images: SplitImages, half: int) -> SplitImages:
     """The images of one half of the patients."""
-    own = torch.tensor([patient_half(radiograph) == half for radiograph in radiographs.radiographs])
-    framed = torch.tensor([patient_half(radiograph) == half for radiograph in radiographs.framed])
-    return JudgedImages(
-        [radiograph for radiograph in radiographs.radiographs if patient_half(radiograph) == half],
-        radiographs.pixels[own],
-        [radiograph for radiograph in radiographs.framed if patient_half(radiograph) == half],
-        radiographs.framed_pixels[framed],
-        radiographs.frames[framed],
+    own = torch.tensor([patient_half(radiograph) == half for radiograph in images.radiographs])
+    framed = torch.tensor([patient_half(radiograph) == half for radiograph in images.framed])
+    return SplitImages(
+        [radiograph for radiograph in images.radiographs if patient_half(radiograph) == half],
+        images.pixels[own],
+        [radiograph for radiograph in images.framed if patient_half(radiograph) == half],
+        images.framed_pixels[framed],
+        images.frames[framed],
     )
 
 
@@ -135,19 +136,19 @@ def logits_of(classifier: FindingClassifier, pixels: Tensor) -> Tensor:
     return torch.cat([classifier(part.float() / 255.0) for part in pixels.split(32)])
 
 
-def aurocs(logits: Tensor, wanted: Tensor, heads: list[str]) -> dict[str, float]:
+def aurocs(logits: Tensor, labels: Tensor, heads: list[str]) -> dict[str, float]:
     """Area under the ROC curve of each head that has both outcomes."""
     areas = {}
     for place, head in enumerate(heads):
-        known = ~wanted[:, place].isnan()
-        scores, truth = logits[known, place], wanted[known, place] > 0
+        known = ~labels[:, place].isnan()
+        scores, truth = logits[known, place], labels[known, place] > 0
         if truth.any() and not truth.all():
             areas[head] = round(binary_auroc(scores.double().sigmoid(), truth.long()).item(), 3)
     return areas
 
 
 def _tokenizer(folder: Path, settings: BuildConfig) -> CLIPTokenizer:
-    """Made once and kept: learning merges breaks ties at random."""
+    """Trained once and kept: learning merges breaks ties at random."""
     if not folder.is_dir():
-        make_report_tokenizer(settings.judges.text).save_pretrained(folder)
+        make_report_tokenizer(settings.reward_models.text).save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What the training stages share: gradients, the learning-rate schedule, seeds by step, checkpoints."""
+"""Shared by the training stages: gradients, learning-rate schedule, seeds by step, checkpoints."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ log = logging.getLogger("cxrsynth.nano.build")
 
 
 def cores() -> int:
-    """CPU cores torch would use itself: `OMP_NUM_THREADS`, or what the machine has."""
+    """Number of CPU cores that torch uses: `OMP_NUM_THREADS`, or all of the machine."""
     return torch.get_num_threads()
 
 
 def warmup_stable_decay(step: int, *, steps: int, warmup: int = 200, decay: float = 0.3) -> float:
     """Factor on the learning rate: linear warm-up, plateau, linear decay over the last `decay` of `steps`.
 
-    A plateau lets a run be made shorter or longer after it started: only the decay moves.
+    With a plateau, a run can be shortened or extended after it has started: only the decay moves.
     """
     return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (decay * steps)))
 
@@ -30,8 +30,8 @@ def warmup_stable_decay(step: int, *, steps: int, warmup: int = 200, decay: floa
 class PartGradients:
     """Mean loss and gradients over the parts of a batch, each part on one CPU core.
 
-    Small networks gain more from whole parts side by side than from splitting every operation over the cores, and
-    suffer less from a busy neighbour. The result depends on the number of parts, not on the number of cores.
+    For small networks, parallel parts are faster than splitting every operation over the cores, and suffer less from
+    other processes. The result depends on the number of parts, not on the number of cores.
     """
 
     def __init__(self, parts: int) -> None:
@@ -41,7 +41,7 @@ class PartGradients:
     def __call__(
         self, loss: Callable[..., Tensor], batch: Sequence[Tensor], parameters: Sequence[nn.Parameter]
     ) -> float:
-        """Set every parameter's `.grad`; returns the loss. `batch` holds tensors [B, ...], B a multiple of parts."""
+        """Set every parameter's `.grad` and return the loss. `batch` holds tensors [B, ...], B a multiple of parts."""
 
         def one(part: tuple[Tensor, ...]) -> tuple[float, tuple[Tensor, ...]]:
             value = loss(*part)
@@ -54,12 +54,12 @@ class PartGradients:
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """Randomness of one training step: depends on (seed, step) alone, so a resumed run is the same run."""
+    """Random generator of one training step; it depends on (seed, step) only, so a resumed run is the same run."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def save_state(path: Path, *, step: int, optimizer: torch.optim.Optimizer, **modules: nn.Module) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint atomically."""
     state: dict[str, Any] = {"step": step, "optimizer": optimizer.state_dict()}
     state |= {name: module.state_dict() for name, module in modules.items()}
     with open_atomically(path) as file:
@@ -67,7 +67,7 @@ def save_state(path: Path, *, step: int, optimizer: torch.optim.Optimizer, **mod
 
 
 def load_state(path: Path, *, optimizer: torch.optim.Optimizer, **modules: nn.Module) -> int:
-    """Restore a checkpoint made by `save_state`; returns the number of steps done (0 without a file)."""
+    """Restore a checkpoint of `save_state`; returns the number of completed steps (0 without a file)."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

@@ -1,10 +1,10 @@
-"""Who signed, dictated or was told: the part of a sentence that says it."""
+"""Phrases that name who signed, dictated or was informed."""
 
 import re
 
 from cxrsynth.reports.deid.rules import MARK, NOUN
 
-# From a match on, a sentence tells of people, not of the chest: it goes to its end.
+# From a match on, a sentence is about people, not about the chest: it is removed to its end.
 CONTACT: re.Pattern[str] = re.compile(
     r"\b(?:(?:electronically\s)?(?:dictated|signed|read|reviewed|interpreted|transcribed|verified|approved|authenticated"
     r"|finalized|reported|performed|attested|entered|edited|typed|authored|prepared|requested|referred|ordered)"

@@ -48,7 +48,7 @@ KINDS = (
     "number",  # record, accession, social security and other long numbers
     "name",
     "place",  # hospital, street
-    "contact",  # who signed, dictated, was told: to the end of the sentence
+    "contact",  # who signed, dictated, was informed: to the end of the sentence
     "comparison",  # a sentence, or a COMPARISON section, about an earlier study
     "comparison_word",  # "stable", "interval": the word, not the finding
 )

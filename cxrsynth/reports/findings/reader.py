@@ -63,7 +63,7 @@ class FindingsReader:
         self._last_words = frozenset(_WORD.findall(term)[-1] for _, term in terms)
 
         def scope(extension: str, cues: Cues, types: Iterable[str] = ()) -> Negex:
-            return Negex(nlp, extension, cues, ent_types=list(types), extension_name=extension)
+            return Negex(nlp, extension, cues, ent_types=list(types), extension_name=extension, chunk_prefix=[])
 
         self._negated = scope("cxr_negated", NEGATED_CUES)
         self._hedged = scope("cxr_hedged", HEDGED_CUES)

@@ -1,4 +1,4 @@
-"""Which column of a table holds what, told by its name."""
+"""Roles of table columns, recognized by their names."""
 
 import difflib
 import re

@@ -114,7 +114,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, int, list[str] | str]]:
 
     After a broken quote the next lines may still belong to the broken record. Those with an odd number of
     quotes are refused as well, until a row reads cleanly; a continuation line with the right number of
-    fields and no quote cannot be told from a row.
+    fields and no quote cannot be distinguished from a row.
     """
     with reading(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = _Lines(file)

@@ -36,8 +36,8 @@ SCHEMA = pa.schema(
     + [("present", _TEXT), ("absent", _TEXT)]
     + [(f"reward_{name}", pa.float32()) for name in REWARDS]
     + [("check_blank", pa.float32()), ("checks_failed", _TEXT), ("duplicate_of", pa.string())]
-    + [("duplicate_similarity", pa.float32()), ("nearest_real", pa.string()), ("copy_similarity", pa.float32())]
-    + [("copy", pa.bool_()), ("kept", pa.bool_()), ("reasons", _TEXT)]
+    + [("duplicate_similarity", pa.float32()), ("nearest_real", pa.string()), ("nearest_real_similarity", pa.float32())]
+    + [("memorized", pa.bool_()), ("kept", pa.bool_()), ("reasons", _TEXT)]
 )
 
 
@@ -102,8 +102,8 @@ def _row(rng: np.random.Generator, place: int) -> dict[str, Any]:
         "duplicate_of": "00000000aa-0" if duplicate else None,
         "duplicate_similarity": 0.98 if duplicate else None,
         "nearest_real": f"real-{rng.integers(500):04d}",
-        "copy_similarity": 0.97 if "too near a real image" in reasons else rng.beta(8, 6),
-        "copy": "too near a real image" in reasons,
+        "nearest_real_similarity": 0.97 if "too near a real image" in reasons else rng.beta(8, 6),
+        "memorized": "too near a real image" in reasons,
         "kept": not rejected,
         "reasons": reasons,
     }
@@ -141,7 +141,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         },
         "reference": {"path": "images/held-out", "kind": "folder", "images": 512, "damaged": []},
         "settings": {"keep_fraction": None, "min": {"diagnosis": -1.2}, "neighbours": 5, "batch_size": 32},
-        "judges": {
+        "reward_models": {
             name: {"backend": "nano-judge", "digest": f"{place}a" * 32, "unit": unit}
             for place, (name, unit) in enumerate(zip(REWARDS, _UNITS, strict=True))
         },
@@ -151,7 +151,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         "reasons": dict(Counter(reason for row in radiographs for reason in row["reasons"])),
         "rewards": {name: _quantiles(rows[f"reward_{name}"]) for name in REWARDS},
         "thresholds": [
-            {"rule": "minimum", "on": "diagnosis", "value": -1.2},
+            {"rule": "at least", "on": "diagnosis", "value": -1.2},
             {"rule": "best of each finding", "on": "consistency", "value": 0.9},
         ],
         "findings": {finding: _by_finding(radiographs, finding) for finding in FINDINGS},
@@ -162,7 +162,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
             "lift": [{"finding": "Edema", "group": "all", **_interval(0.021, 0.018)}],
             "too_few": [{"finding": "Pneumothorax", "group": "sex: F", "in": "test", "present": 3, "absent": 90}],
         },
-        "failed": [{"metric": "coverage", "value": 0.6312, "minimum": 0.7, "limit": "at least"}],
+        "failed": [{"metric": "coverage", "value": 0.6312, "threshold": 0.7, "limit": "at least"}],
         "provenance": {
             "command": "cxrsynth audit sets/winter-2031 --reference real/held-out --out evidence --min-diagnosis=-1.2",
             "packages": {"cxrsynth": "0.1.0", "torch": "2.14.0", "numpy": "2.4.1"},
@@ -173,7 +173,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
 def _quantiles(column: pa.ChunkedArray) -> dict[str, float | int]:
     values = column.to_numpy().astype(np.float64)
     at = {f"p{percent}": float(np.percentile(values, percent)) for percent in (5, 25, 50, 75, 95)}
-    return {"mean": float(values.mean()), "std": float(values.std()), **at, "not_told": 0}
+    return {"mean": float(values.mean()), "std": float(values.std()), **at, "unscored": 0}
 
 
 def _by_finding(radiographs: list[dict[str, Any]], finding: str) -> dict[str, float | int]:
@@ -206,21 +206,27 @@ def _fidelity(radiographs: int) -> list[dict[str, Any]]:
 
 
 def _memorization(radiographs: list[dict[str, Any]]) -> dict[str, Any]:
-    nearest = sorted(radiographs, key=lambda row: -row["copy_similarity"])[:12]
+    nearest = sorted(radiographs, key=lambda row: -row["nearest_real_similarity"])[:12]
     return {
-        "flagged": sum(bool(row["copy"]) for row in radiographs),
+        "flagged": sum(bool(row["memorized"]) for row in radiographs),
         "threshold": 0.92,
-        "features": "nano copy",
+        "features": "correlation of fine detail",
+        "autoencoder": {"model": "nano", "digest": "5f" * 32, "is_generator": True},
         "made_to_real": {"p5": 0.33, "p50": 0.58, "p95": 0.82, "p99": 0.95, "max": 0.97},
         "real_to_real": {"p5": 0.36, "p50": 0.61, "p95": 0.80, "p99": 0.87, "max": 0.91},
         "sensitivity": {
             "shifted": {"caught": 196, "of": 200, "low": 0.95, "high": 0.992},
             "rotated": {"caught": 190, "of": 200, "low": 0.911, "high": 0.973},
-            "blended with another image": {"caught": 131, "of": 200, "low": 0.587, "high": 0.717},
+            "blended": {"caught": 131, "of": 200, "low": 0.587, "high": 0.717},
         },
         "false_alarms": {"caught": 1, "of": 400, "low": 0.0004, "high": 0.014},
         "nearest": [
-            {"key": row["key"], "real": row["nearest_real"], "similarity": row["copy_similarity"], "copy": row["copy"]}
+            {
+                "key": row["key"],
+                "real": row["nearest_real"],
+                "similarity": row["nearest_real_similarity"],
+                "flagged": row["memorized"],
+            }
             for row in nearest
         ],
     }

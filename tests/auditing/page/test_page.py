@@ -1,4 +1,4 @@
-"""The page of an audit: what stands in it, what is told of missing parts, and that nothing in it can run or load."""
+"""The page of an audit: its content, its words for what is missing, and that nothing in it can run or load."""
 
 import base64
 import hashlib
@@ -94,7 +94,7 @@ class Page(HTMLParser):
 
 
 def picture(key: str) -> bytes:
-    """A grey picture told apart by its key; quicker than `radiograph`."""
+    """A gray picture that depends on its key; quicker than `radiograph`."""
     level = hashlib.sha256(key.encode("utf-8", "replace")).digest()[:16]
     buffer = io.BytesIO()
     Image.frombytes("L", (4, 4), level).save(buffer, "PNG")
@@ -149,19 +149,19 @@ def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) 
     assert page.one("h1") == "winter-2031"
     assert f"Kept {summary['kept']} " in header
     assert f"Rejected {summary['rejected']} " in header
-    assert "made by a generative model, of no patient. Not for diagnosis." in header
-    assert "coverage is 0.631; at least 0.700 was asked for" in header
+    assert "a generative model made them, and they show no patient. Not for diagnosis." in header
+    assert "coverage is 0.631; at least 0.700 was required" in header
     assert all(f"{reason} {found} " in page.section("reasons") for reason, found in summary["reasons"].items())
-    assert "minimum diagnosis -1.20" in page.section("reasons")
+    assert "at least diagnosis -1.20" in page.section("reasons")
     assert all(name in page.section("rewards") for name in REWARDS)
     edema = summary["findings"]["Edema"]
     assert f"Edema {edema['images']} {edema['kept']} " in page.section("findings")
     assert "14.2 12.3 to 16.1 real: 6.12" in page.section("fidelity")
     assert "Pneumothorax 7 9 too few images to measure" in page.section("fidelity")
     assert "child 7 9 too few images to measure" in page.section("subgroups")
-    assert "of equal counts" in page.section("fidelity")
-    assert "rotated 190 of 200 95.0% 91.1% to 97.3%" in page.section("memorisation")
-    assert "held-out real patients 1 of 400 0.2% 0.0% to 1.4%" in page.section("memorisation")
+    assert "with equal counts" in page.section("fidelity")
+    assert "rotated 190 of 200 95.0% 91.1% to 97.3%" in page.section("memorization")
+    assert "held-out real patients 1 of 400 0.2% 0.0% to 1.4%" in page.section("memorization")
     assert "0.740 0.709 to 0.771" in page.section("utility")
     assert "Edema all 0.0210 0.0030 to 0.0390" in page.section("utility")
     assert "Pneumothorax, sex: F: 3 images with it and 90 without" in page.section("utility")
@@ -180,11 +180,13 @@ def test_subgroups_are_counted_in_the_rows(rows: pa.Table, shared: str) -> None:
     assert expected in Page(shared).section("subgroups")
 
 
-def test_pairs_show_both_pictures_and_flag_only_copies(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+def test_pairs_show_both_pictures_and_flag_near_duplicates(
+    summary: dict[str, Any], rows: pa.Table, write: Write
+) -> None:
     nearest = [
-        {"key": "made-1", "real": "real-1", "similarity": 0.97, "copy": True},
-        {"key": "made-2", "real": "real-2", "similarity": 0.41, "copy": False},
-        {"key": "made-3", "real": "", "similarity": 0.0, "copy": False},
+        {"key": "made-1", "real": "real-1", "similarity": 0.97, "flagged": True},
+        {"key": "made-2", "real": "real-2", "similarity": 0.41, "flagged": False},
+        {"key": "made-3", "real": "", "similarity": 0.0, "flagged": False},
     ]
     summary["memorization"]["patients_known"] = False
     summary["memorization"]["nearest"] = nearest
@@ -192,46 +194,53 @@ def test_pairs_show_both_pictures_and_flag_only_copies(summary: dict[str, Any], 
     shown = {own["alt"]: own["src"] for name, own, _ in page.found if name == "img"}
     assert shown["Audited image made-1"] == data_uri(picture("made-1"))
     assert shown["Real image real-2"] == data_uri(picture("real-2"))
-    assert "made-1 real-1 Similarity 0.970 flagged made-2 real-2 Similarity 0.410" in page.section("memorisation")
-    assert page.section("memorisation").count("flagged") == 2  # the pair, and "was not flagged is not thereby"
+    assert "made-1 real-1 Similarity 0.970 flagged made-2 real-2 Similarity 0.410" in page.section("memorization")
+    assert page.section("memorization").count("flagged") == 1
     assert "shows 2 real images of the reference" in page.one("header")
-    assert "as patients are not known, it may be of the same one" in page.section("memorisation")
+    assert "patients are unknown, so it may show the same one" in page.section("memorization")
     alone = Page(write(summary, rows))
     assert not any((own.get("alt") or "").startswith("Real image") for _, own, _ in alone.found)
     assert "real images of the reference: hand" not in alone.one("header")
 
 
-def test_what_was_not_measured_is_told_and_is_no_zero(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
-    rows = without(rows, "reward_consistency", "nearest_real", "copy_similarity", "copy")
+def test_what_was_not_measured_is_said_and_is_no_zero(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    rows = without(rows, "reward_consistency", "nearest_real", "nearest_real_similarity", "memorized")
     summary |= {"reference": None, "fidelity": [], "memorization": None, "utility": None, "failed": []}
     summary["input"] |= {"manifest": None, "damaged": []}
     nothing = dict.fromkeys(("mean", "std", "p5", "p25", "p50", "p75", "p95"))
-    summary["rewards"]["consistency"] = {**nothing, "not_told": len(rows)}
+    summary["rewards"]["consistency"] = {**nothing, "unscored": len(rows)}
     for finding in summary["findings"].values():
         finding["consistency"] = None
     text = write(summary, rows)
     page = Page(text)
-    assert "not examined" in page.section("memorisation")
+    assert "not examined" in page.section("memorization")
     assert "not measured: no reference of real images was given." in page.section("fidelity")
-    assert "Too near a real image not examined" in page.one("header")
+    assert "Near-duplicates of real images not examined" in page.one("header")
     assert "treat them as images of patients" in page.one("header")
     assert page.section("utility") == "Utility not measured: no classifier was trained on these images."
     assert page.section("damage") == "Damage Every shard and member could be read."
     assert f"consistency {'not measured ' * 7}{len(rows)}" in page.section("rewards")
-    assert "not measured: it could tell nothing of any image" in page.section("rewards")
+    assert "not measured: undefined for every image" in page.section("rewards")
     assert all(radiograph["numbers"]["similarity"] is None for radiograph in images_of(text))
     assert "consistency not measured" in page.section("gallery")
 
 
-def test_a_set_without_images_or_judges_has_a_page(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+def test_a_set_without_images_or_models_has_a_page(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
     none = rows.slice(0, 0)
-    empty: dict[str, Any] = {"kept": 0, "rejected": 0, "reasons": {}, "rewards": {}, "judges": {}, "findings": {}}
+    empty: dict[str, Any] = {
+        "kept": 0,
+        "rejected": 0,
+        "reasons": {},
+        "rewards": {},
+        "reward_models": {},
+        "findings": {},
+    }
     empty |= {"thresholds": [], "fidelity": [], "memorization": None}
     page = Page(write(summary | empty, none))
     assert "No image was rejected." in page.section("reasons")
     assert "0 of 0 rejected images" in page.section("gallery")
     unscored = none.drop_columns([f"reward_{name}" for name in REWARDS])
-    assert "no reward was asked for" in Page(write(summary | empty, unscored)).section("rewards")
+    assert "no reward was requested" in Page(write(summary | empty, unscored)).section("rewards")
 
 
 def test_damage_that_is_not_listed_is_counted(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
@@ -243,13 +252,13 @@ def test_damage_that_is_not_listed_is_counted(summary: dict[str, Any], rows: pa.
     assert "1,300 more are not shown" in page.section("damage")
 
 
-def test_nan_counts_as_not_told(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+def test_nan_counts_as_unscored(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
     values = rows["reward_posture"].to_numpy().copy()
     values[::2] = np.nan
     place = rows.column_names.index("reward_posture")
     page = write(summary, rows.set_column(place, rows.field(place), pa.array(values)))
-    told = [radiograph for radiograph in images_of(page) if radiograph["numbers"]["reward posture"] is None]
-    assert told
+    undefined = [radiograph for radiograph in images_of(page) if radiograph["numbers"]["reward posture"] is None]
+    assert undefined
     assert "nan" not in Page(page).section("subgroups")
 
 
@@ -308,7 +317,7 @@ def test_what_others_wrote_is_only_text(
     quiet = Page(shared)
     summary["input"] |= {"path": f"sets/{text}", "damaged": [{"source": text, "member": text, "reason": text}]}
     summary["reasons"] = {text: 3, "below $x^2$": 2}
-    summary["judges"]["posture"] = {"backend": text, "digest": text, "unit": text}
+    summary["reward_models"]["posture"] = {"backend": text, "digest": text, "unit": text}
     summary["thresholds"] = [{"rule": text, "on": text, "value": text}]
     summary["findings"] = {text: summary["findings"]["Edema"]}
     summary["provenance"] = {text: text}
@@ -373,7 +382,7 @@ def test_choosing_takes_groups_in_turn() -> None:
 def test_a_rule_on_a_share_of_images_is_no_line_on_a_reward(
     summary: dict[str, Any], rows: pa.Table, write: Write
 ) -> None:
-    rules = zip(("minimum", "p5 of reference", "best of each finding"), REWARDS, strict=True)
+    rules = zip(("at least", "p5 of reference", "best of each finding"), REWARDS, strict=True)
     summary["thresholds"] = [{"rule": rule, "on": name, "value": 0.4} for rule, name in rules]
     page = Page(write(summary, rows))
     figures = [text for text in page.all("figure") if "share of images" in text]
@@ -409,8 +418,8 @@ def test_pictures_are_png_or_jpeg_or_missing(summary: dict[str, Any], rows: pa.T
 
 
 def test_the_wording_promises_nothing(summary: dict[str, Any], rows: pa.Table, write: Write, shared: str) -> None:
-    told = Page(shared).one("body") + Page(write(summary | {"memorization": None}, rows)).one("body")
-    assert [word for word in ("safe", "anonym", "privacy", "private", "guarantee") if word in told.lower()] == []
+    body = Page(shared).one("body") + Page(write(summary | {"memorization": None}, rows)).one("body")
+    assert [word for word in ("safe", "anonym", "privacy", "private", "guarantee") if word in body.lower()] == []
 
 
 def test_a_group_of_which_something_was_measured_is_not_too_few() -> None:

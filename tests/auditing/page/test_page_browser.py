@@ -94,7 +94,7 @@ def test_sorting_orders_the_cards(visit: Visit, rows: pa.Table) -> None:
     radiographs = rows.to_pylist()
     page = visit()
     for by in ("key", "reward posture", "reward diagnosis", "reward consistency", "similarity"):
-        column = {"similarity": "copy_similarity"}.get(by, by.replace(" ", "_"))
+        column = {"similarity": "nearest_real_similarity"}.get(by, by.replace(" ", "_"))
         page.locator("#sort").select_option(by)
         assert shown(page) == [row["key"] for row in sorted(radiographs, key=lambda row: row[column])]
         page.locator("#direction").select_option("down")
@@ -143,7 +143,7 @@ def test_search_and_filters_work_together(visit: Visit, rows: pa.Table) -> None:
     assert len(shown(page)) == 60
 
 
-def test_a_image_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Table) -> None:
+def test_an_image_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Table) -> None:
     keys = rows["key"].to_pylist()
     page = visit()
     page.locator(".enlarge").nth(2).focus()

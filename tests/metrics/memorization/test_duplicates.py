@@ -47,7 +47,7 @@ def test_near_ones_are_found_and_chains_lead_to_the_first() -> None:
 
 
 def test_links_resolve_to_the_first_of_a_chain() -> None:
-    """Each image drawn a little further from the first: neighbours are alike, the ends are not."""
+    """Each image blended a little further from the first: neighbors are similar, the ends are not."""
     radiographs = made_images(30, seed=2)
     steps = torch.linspace(0, 1, 5)[:, None, None, None]
     chain = radiographs[:1] * (1 - steps) + radiographs[1:2] * steps

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from cxrsynth.metrics.memorization import features as copy_features
-from cxrsynth.metrics.memorization.features import CopyIndex, CopySpace, Vectors, details, mirrored, thumbnails
+from cxrsynth.metrics.memorization.features import FeatureIndex, MatchSpace, Vectors, details, mirrored, thumbnails
 from cxrsynth.metrics.memorization.registration import unmoved
 from cxrsynth.runtime.warps import warp, warp_matrices
 from tests.metrics.made_images import made_images, made_thumbs
 
 
 @pytest.fixture(scope="module")
-def space() -> CopySpace:
-    return CopySpace.fit(made_thumbs(120))
+def space() -> MatchSpace:
+    return MatchSpace.fit(made_thumbs(120))
 
 
 def test_thumbnails_are_small_and_registered_first() -> None:
@@ -46,7 +46,7 @@ def test_details_do_not_see_exposure() -> None:
     assert details(np.full((1, 64, 64), 99, np.uint8)).abs().max() < 1e-3
 
 
-def test_copies_are_nearer_than_images_of_the_same_chest(space: CopySpace) -> None:
+def test_near_duplicates_are_nearer_than_images_of_the_same_chest(space: MatchSpace) -> None:
     radiographs = made_images(60, seed=9)  # none of them seen in the fit
     thumbs = thumbnails(radiographs, unmoved)
     move = torch.tensor([[0.04, -0.04, 0.03, 0.03, 0.03]]).expand(60, 5)
@@ -54,12 +54,12 @@ def test_copies_are_nearer_than_images_of_the_same_chest(space: CopySpace) -> No
     cosines = space.features(copies) @ space.features(thumbs).T
     raw = np.corrcoef(np.concatenate((copies, thumbs)).reshape(120, -1).astype(float))[:60, 60:]
     others = ~np.eye(60, dtype=bool)
-    assert raw[others].mean() > 0.3  # as they are, all chests are alike
+    assert raw[others].mean() > 0.3  # as they are, all chests are similar
     assert abs(cosines[others].mean()) < 0.1
     assert (cosines.argmax(1) == np.arange(60)).mean() >= 0.95
 
 
-def test_features_are_unit_vectors_each_by_itself(space: CopySpace) -> None:
+def test_features_are_unit_vectors_each_by_itself(space: MatchSpace) -> None:
     thumbs = made_thumbs(5, seed=2)
     together = space.features(thumbs)
     assert together.dtype == np.float32
@@ -70,10 +70,10 @@ def test_features_are_unit_vectors_each_by_itself(space: CopySpace) -> None:
     assert np.isfinite(space.features(np.zeros((1, 64, 64), np.uint8))).all()
 
 
-def test_a_space_is_kept_and_made_again(space: CopySpace, tmp_path: Path) -> None:
+def test_a_space_is_kept_and_made_again(space: MatchSpace, tmp_path: Path) -> None:
     space.save(tmp_path / "space.safetensors")
-    read = CopySpace.load(tmp_path / "space.safetensors")
-    again = CopySpace.fit(made_thumbs(120))
+    read = MatchSpace.load(tmp_path / "space.safetensors")
+    again = MatchSpace.fit(made_thumbs(120))
     for other in (read, again):
         assert np.array_equal(other.mean, space.mean)
         assert np.array_equal(other.directions, space.directions)
@@ -81,8 +81,8 @@ def test_a_space_is_kept_and_made_again(space: CopySpace, tmp_path: Path) -> Non
 
 def test_a_space_needs_two_images_and_is_no_wider_than_they_allow() -> None:
     with pytest.raises(ValueError, match="1 reference images, expected at least 2"):
-        CopySpace.fit(made_thumbs(1))
-    few = CopySpace.fit(made_thumbs(10))
+        MatchSpace.fit(made_thumbs(1))
+    few = MatchSpace.fit(made_thumbs(10))
     assert few.directions.shape[1] == 2
     assert np.isfinite(few.features(made_thumbs(3, seed=4))).all()
 
@@ -96,7 +96,7 @@ def clusters(count: int, *, seed: int = 0) -> Vectors:
 
 def test_the_index_finds_what_a_full_search_finds() -> None:
     features, queries = clusters(300), clusters(20, seed=1)
-    index = CopyIndex(features, [f"image-{i}" for i in range(300)])
+    index = FeatureIndex(features, [f"image-{i}" for i in range(300)])
     found = index.nearest(queries, 7)
     cosines = queries @ features.T
     assert np.array_equal(found.places, np.argsort(-cosines, axis=1)[:, :7])
@@ -104,14 +104,14 @@ def test_the_index_finds_what_a_full_search_finds() -> None:
     assert index.nearest(queries, 1000).places.shape == (20, 300)
     assert index.names[found.places[0, 0]] == f"image-{cosines[0].argmax()}"
     with pytest.raises(ValueError, match="300 features for 1 names"):
-        CopyIndex(features, ["one"])
+        FeatureIndex(features, ["one"])
 
 
 def test_many_features_are_searched_by_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     features = clusters(4000)
-    exact = CopyIndex(features, [str(i) for i in range(4000)])
+    exact = FeatureIndex(features, [str(i) for i in range(4000)])
     monkeypatch.setattr(copy_features, "_EXACT_BELOW", 1000)
-    cells, again = (CopyIndex(features, exact.names) for _ in range(2))
+    cells, again = (FeatureIndex(features, exact.names) for _ in range(2))
     assert not cells.exact
     assert exact.exact
     near = features[:200] + 0.05 * clusters(200, seed=5)

@@ -44,7 +44,7 @@ def test_a_shift_looks_to_the_right_and_a_scale_shows_more() -> None:
 
 
 def test_what_the_regressor_says_is_undone() -> None:
-    """A regressor that always tells the warp that was made brings the image back."""
+    """A regressor that always predicts the warp that was applied brings the image back."""
     radiographs = made_images(3, size=256)
     network = PostureRegressor({"kind": "resnet", "widths": [4, 4], "depths": [1, 1], "size": 32}, [1.0] * 5)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def pairs(size: int = 12) -> tuple[Tensor, Tensor, Tensor]:
     return small(warp(radiographs, warp_matrices(moves))), small(radiographs), moves
 
 
-def test_moved_copies_are_laid_on_their_images() -> None:
+def test_moved_copies_are_registered_to_their_images() -> None:
     moving, fixed, moves = pairs()
     fit = fit_pairs(moving, fixed, start=identity(12), blurs=(2, 1, 1, 0, 0))
     before = correlation(moving, fixed)

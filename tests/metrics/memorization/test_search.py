@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from cxrsynth.errors import ShardError
-from cxrsynth.metrics.memorization.features import CopySpace, thumbnails
+from cxrsynth.metrics.memorization.features import MatchSpace, thumbnails
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, ProbeKeeper, Probes
 from cxrsynth.metrics.memorization.registration import unmoved
-from cxrsynth.metrics.memorization.search import CopyReport, CopySettings, ImageSet, Share, find_copies
+from cxrsynth.metrics.memorization.search import ImageSet, SearchReport, SearchSettings, Share, find_near_duplicates
 from tests.metrics.made_images import made_images, made_thumbs
 
 REAL = made_images(120)
 NEW = made_images(20, seed=77)
-SETTINGS = CopySettings(sample=60)
+SETTINGS = SearchSettings(sample=60)
 
 
 def image_set(radiographs: torch.Tensor, name: str, *, images_a_patient: int = 2) -> ImageSet:
@@ -37,20 +37,20 @@ def reference() -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def space(reference: ImageSet) -> CopySpace:
-    return CopySpace.fit(reference.thumbs)
+def space(reference: ImageSet) -> MatchSpace:
+    return MatchSpace.fit(reference.thumbs)
 
 
 @pytest.fixture(scope="module")
-def report(reference: ImageSet, space: CopySpace) -> CopyReport:
-    """Twenty new images, four copies of real ones among them."""
+def report(reference: ImageSet, space: MatchSpace) -> SearchReport:
+    """Twenty new images, four of them near-duplicates of real ones."""
     rng = torch.Generator().manual_seed(0)
     radiographs = NEW.clone()
     radiographs[3] = REAL[10]
     radiographs[8] = REAL[50].flip(-1)
     radiographs[12] = (REAL[90] + 0.03 * torch.randn(REAL[90].shape, generator=rng)).clamp(0, 1)
     radiographs[17] = (REAL[30] + NEW[17]) / 2
-    return find_copies(
+    return find_near_duplicates(
         image_set(radiographs, "made"),
         reference,
         space,
@@ -61,24 +61,24 @@ def report(reference: ImageSet, space: CopySpace) -> CopyReport:
     )
 
 
-def test_copies_are_flagged_and_new_images_are_not(report: CopyReport) -> None:
-    flagged = {radiograph.key: radiograph.real for radiograph in report.radiographs if radiograph.copy}
+def test_near_duplicates_are_flagged_and_new_images_are_not(report: SearchReport) -> None:
+    flagged = {radiograph.key: radiograph.real for radiograph in report.matches if radiograph.flagged}
     assert flagged == {"made-3": "real-10", "made-8": "real-50", "made-12": "real-90", "made-17": "real-30"}
-    radiographs = {radiograph.key: radiograph for radiograph in report.radiographs}
+    radiographs = {radiograph.key: radiograph for radiograph in report.matches}
     assert radiographs["made-3"].similarity == pytest.approx(1.0, abs=1e-3)
     assert radiographs["made-8"].mirrored
-    assert all(radiograph.copy == (radiograph.similarity > report.threshold) for radiograph in report.radiographs)
-    assert [radiograph.key for radiograph in report.radiographs] == [f"made-{i}" for i in range(20)]
+    assert all(radiograph.flagged == (radiograph.similarity > report.threshold) for radiograph in report.matches)
+    assert [radiograph.key for radiograph in report.matches] == [f"made-{i}" for i in range(20)]
 
 
-def test_the_threshold_is_the_tail_of_different_patients(report: CopyReport) -> None:
+def test_the_threshold_is_the_tail_of_different_patients(report: SearchReport) -> None:
     assert report.threshold == pytest.approx(max(report.real_to_real["p99"] + 0.02, 0.5))
     assert list(report.real_to_real.values()) == sorted(report.real_to_real.values())
     assert report.made_to_real["p100"] > report.threshold > report.made_to_real["p50"]
     assert report.patients_known
 
 
-def test_sensitivity_and_false_alarms_are_counted_with_intervals(report: CopyReport) -> None:
+def test_sensitivity_and_false_alarms_are_counted_with_intervals(report: SearchReport) -> None:
     assert set(report.sensitivity) == set(ALTERATIONS)
     for kind, share in report.sensitivity.items():
         assert share.of == 16
@@ -92,26 +92,26 @@ def test_sensitivity_and_false_alarms_are_counted_with_intervals(report: CopyRep
     assert none.high == pytest.approx(1.96**2 / (10 + 1.96**2), abs=1e-3)
 
 
-def test_the_summary_is_json_with_the_nearest_first(report: CopyReport) -> None:
+def test_the_summary_is_json_with_the_nearest_first(report: SearchReport) -> None:
     summary = json.loads(json.dumps(report.summary(nearest=5)))
     assert summary["flagged"] == 4
-    assert [pair["copy"] for pair in summary["nearest"]] == [True] * 4 + [False]
+    assert [pair["flagged"] for pair in summary["nearest"]] == [True] * 4 + [False]
     similarities = [pair["similarity"] for pair in summary["nearest"]]
     assert similarities == sorted(similarities, reverse=True)
-    assert set(summary["nearest"][0]) == {"key", "real", "similarity", "copy"}
+    assert set(summary["nearest"][0]) == {"key", "real", "similarity", "flagged"}
     assert set(summary["sensitivity"]["blended"]) == {"caught", "of", "low", "high"}
     assert {"threshold", "features", "made_to_real", "real_to_real", "false_alarms"} < set(summary)
 
 
-def test_an_audit_repeats(report: CopyReport, reference: ImageSet, space: CopySpace) -> None:
+def test_an_audit_repeats(report: SearchReport, reference: ImageSet, space: MatchSpace) -> None:
     made = image_set(NEW, "made")
-    one, other = (find_copies(made, reference, space, register=unmoved, settings=SETTINGS) for _ in range(2))
+    one, other = (find_near_duplicates(made, reference, space, register=unmoved, settings=SETTINGS) for _ in range(2))
     assert one == other
     assert one.sensitivity == {}  # nothing to plant was given
     assert one.threshold == report.threshold
 
 
-def test_images_of_one_patient_do_not_hide_copies(space: CopySpace) -> None:
+def test_images_of_one_patient_do_not_hide_near_duplicates(space: MatchSpace) -> None:
     """Every patient has two all but equal images: known as one patient's they say nothing of different patients."""
     rng = torch.Generator().manual_seed(1)
     pairs = REAL[:60].repeat_interleave(2, 0)
@@ -119,15 +119,17 @@ def test_images_of_one_patient_do_not_hide_copies(space: CopySpace) -> None:
     known = image_set(pairs, "real")
     unknown = replace(known, patients=())
     made = image_set(NEW, "made")
-    told, untold = (find_copies(made, one, space, register=unmoved, settings=SETTINGS) for one in (known, unknown))
-    assert told.threshold < 0.75 < untold.threshold == SETTINGS.ceiling
-    assert told.real_to_real["p50"] < 0.7 < untold.real_to_real["p50"]
-    assert told.false_alarms.caught <= 2 < 15 < untold.false_alarms.caught
-    assert (told.patients_known, untold.patients_known) == (True, False)
+    known_report, unknown_report = (
+        find_near_duplicates(made, one, space, register=unmoved, settings=SETTINGS) for one in (known, unknown)
+    )
+    assert known_report.threshold < 0.75 < unknown_report.threshold == SETTINGS.ceiling
+    assert known_report.real_to_real["p50"] < 0.7 < unknown_report.real_to_real["p50"]
+    assert known_report.false_alarms.caught <= 2 < 15 < unknown_report.false_alarms.caught
+    assert (known_report.patients_known, unknown_report.patients_known) == (True, False)
 
 
-def test_without_an_autoencoder_that_kind_is_left_out(reference: ImageSet, space: CopySpace) -> None:
-    found = find_copies(
+def test_without_an_autoencoder_that_kind_is_left_out(reference: ImageSet, space: MatchSpace) -> None:
+    found = find_near_duplicates(
         image_set(NEW[:2], "made"),
         reference,
         space,
@@ -145,10 +147,10 @@ def test_groups_are_patients_and_unknown_ones_are_apart() -> None:
     assert ImageSet(tuple("abcde"), thumbs).groups().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_reference_too_small_is_refused(reference: ImageSet, space: CopySpace) -> None:
+def test_a_reference_too_small_is_refused(reference: ImageSet, space: MatchSpace) -> None:
     few = ImageSet(reference.keys[:19], reference.thumbs[:19])
     one = replace(reference, patients=("same",) * 120)
     with pytest.raises(ShardError, match="19 images of 19 patients\n  expected: at least 20 images of 3 patients"):
-        find_copies(reference, few, space, register=unmoved)
+        find_near_duplicates(reference, few, space, register=unmoved)
     with pytest.raises(ShardError, match="120 images of 1 patients"):
-        find_copies(reference, one, space, register=unmoved)
+        find_near_duplicates(reference, one, space, register=unmoved)

@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxrsynth.diffusion.model import load_model
-from cxrsynth.diffusion.noise import sample_noise
+from cxrsynth.diffusion.noise import seeded_noise
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError
+from cxrsynth.metrics.memorization.registration import load_posture
 from cxrsynth.metrics.quality.burned_in import longest_row
 from cxrsynth.metrics.quality.checks import CHECKS, LIKENESS_CHECKS, QualityChecks
 from cxrsynth.metrics.quality.gray_levels import effective_levels, end_share, structure
@@ -36,14 +38,14 @@ def family() -> Path:
 
 @pytest.fixture(scope="module")
 def checks(family: Path) -> QualityChecks:
-    return QualityChecks(Likeness.load(family, CPU))
+    return QualityChecks(Likeness.load(family, load_posture(family, CPU)))
 
 
 @pytest.fixture(scope="module")
 def radiographs() -> Tensor:
     """Drawn by nano: an adult PA, a child AP, an adult AP; [3, 1, 256, 256]."""
-    model = load_model("nano", device=CPU, precision=Precision.FP32)
-    noise = torch.stack([sample_noise(0, f"quality-{i}", model.latent_shape) for i in range(len(PROMPTS))])
+    model = load_model(resolve_model("nano"), device=CPU, precision=Precision.FP32)
+    noise = torch.stack([seeded_noise(model.latent_shape, 0, f"quality-{i}") for i in range(len(PROMPTS))])
     return sample_images(model, PROMPTS, noise, sampler=Sampler.DDIM, steps=10, guidance=2.0).float().clamp(0, 1)
 
 
@@ -92,14 +94,14 @@ def test_pictures_of_nothing_are_blank(checks: QualityChecks, radiograph: Tensor
 
 
 def test_a_faint_chest_is_blank_and_darker_ones_are_not(radiographs: Tensor) -> None:
-    spread = structure(radiographs)
-    assert torch.allclose(structure(radiographs * 0.5 + 0.2), spread * 0.5, atol=1e-6)
+    contrast = structure(radiographs)
+    assert torch.allclose(structure(radiographs * 0.5 + 0.2), contrast * 0.5, atol=1e-6)
     assert (structure(radiographs * 0.05 + 0.4) < CHECKS["blank"].threshold).all()
     y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 256), indexing="ij")
-    assert torch.allclose(structure(radiographs * 0.5 + 0.2 + 0.05 * x * y - 0.04 * x), spread * 0.5, atol=0.02)
+    assert torch.allclose(structure(radiographs * 0.5 + 0.2 + 0.05 * x * y - 0.04 * x), contrast * 0.5, atol=0.02)
 
 
-def test_too_light_and_too_dark_are_told(checks: QualityChecks, radiographs: Tensor) -> None:
+def test_too_light_and_too_dark_are_reported(checks: QualityChecks, radiographs: Tensor) -> None:
     for spoilt in (radiographs * 2.5, radiographs + 0.5, radiographs * 6 - 2.5):
         assert all("saturated" in names for names in failed(checks, spoilt.clamp(0, 1)))
     for spoilt in (radiographs * 0.12, radiographs * 0.1 + 0.9):
@@ -142,12 +144,12 @@ def test_the_negative_is_called_inverted_and_a_chest(checks: QualityChecks, radi
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_turned_images_are_told(checks: QualityChecks, radiographs: Tensor, turns: int) -> None:
+def test_turned_images_are_reported(checks: QualityChecks, radiographs: Tensor, turns: int) -> None:
     assert all("turned" in names for names in failed(checks, radiographs.rot90(turns, (2, 3)).contiguous()))
 
 
 def test_each_turn_is_seen_as_the_upright_is(radiographs: Tensor, family: Path) -> None:
-    searching = Likeness(Likeness.load(family, CPU).templates)
+    searching = Likeness(Likeness.load(family, load_posture(family, CPU)).templates)
     plain = searching(radiographs)
     assert (plain.upright > plain.turned).all()
     for turns in (1, 2, 3):
@@ -171,7 +173,7 @@ def test_a_badly_placed_chest_is_still_a_chest(checks: QualityChecks, radiograph
     for move in moves:
         moved = warp(radiographs, warp_matrices(move[None]).expand(3, -1, -1))
         assert failed(checks, moved) == [set()] * 3
-    searching = Likeness(Likeness.load(family, CPU).templates)
+    searching = Likeness(Likeness.load(family, load_posture(family, CPU)).templates)
     assert (searching(radiographs).upright > 0.5).all()
     assert (searching(radiographs).upright > searching(radiographs).inverted).all()
 
@@ -197,7 +199,7 @@ def test_only_what_may_be_the_best_is_registered(radiographs: Tensor, family: Pa
         seen.append(images)
         return to_canonical(images, network)
 
-    like = Likeness(Likeness.load(family, CPU).templates, register)
+    like = Likeness(Likeness.load(family, load_posture(family, CPU)).templates, register)
     plain = like(radiographs)
     assert 3 <= len(seen[0]) <= 4  # of nine views
     negative = like(1 - radiographs)
@@ -287,15 +289,17 @@ def test_templates_must_be_grey_pictures() -> None:
         Likeness(torch.full((1, 64, 64), 1.2))
 
 
-def test_a_folder_that_is_no_family_is_the_users_to_mend(tmp_path: Path, family: Path) -> None:
+def test_a_folder_that_is_no_family_is_refused(tmp_path: Path, family: Path) -> None:
+    posture = load_posture(family, CPU)
     with pytest.raises(ModelError, match=r"canonical\.safetensors with mean_adult and mean_child"):
-        Likeness.load(tmp_path, CPU)
+        Likeness.load(tmp_path, posture)
     save_file({"mean_adult": torch.zeros(64, 64)}, tmp_path / "canonical.safetensors")
     with pytest.raises(ModelError, match="mean_child"):
-        Likeness.load(tmp_path, CPU)
+        Likeness.load(tmp_path, posture)
     (tmp_path / "canonical.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(ModelError, match="expected"):
-        Likeness.load(tmp_path, CPU)
+        Likeness.load(tmp_path, posture)
     (tmp_path / "canonical.safetensors").write_bytes((family / "canonical.safetensors").read_bytes())
+    Likeness.load(tmp_path, posture)
     with pytest.raises(ModelError, match="posture/"):
-        Likeness.load(tmp_path, CPU)
+        load_posture(tmp_path, CPU)

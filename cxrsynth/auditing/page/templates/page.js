@@ -22,7 +22,7 @@
     return image.numbers[by] ?? null;
   };
 
-  // What was not measured comes last in either order; equal images stay in the order of the set.
+  // Images without the number come last in either order; equal ones stay in the order of the set.
   const compare = (by, sign) => (one, other) => {
     const [a, b] = [valueOf(one, by), valueOf(other, by)];
     if (a === b) return one.place - other.place;
@@ -62,8 +62,8 @@
     const picture = image.card.querySelector(".enlarge").firstElementChild.cloneNode(true);
     get("viewer-title").textContent = image.key;
     get("viewer-picture").replaceChildren(picture);
-    get("viewer-told").replaceChildren(image.card.querySelector(".told").cloneNode(true));
-    // A disabled button would lose the focus, and with it the arrow keys.
+    get("viewer-details").replaceChildren(image.card.querySelector(".details").cloneNode(true));
+    // A disabled button would lose the focus, and the arrow keys with it.
     get("before").ariaDisabled = String(place === 0);
     get("after").ariaDisabled = String(place === shown.length - 1);
   };
@@ -83,7 +83,7 @@
     if (event.key === "ArrowLeft") step(-1);
     if (event.key === "ArrowRight") step(1);
   });
-  // A click beside the box lands on the dialog itself.
+  // A click outside the box hits the dialog itself.
   viewer.addEventListener("click", (event) => {
     if (event.target === viewer) viewer.close();
   });

@@ -1,0 +1,112 @@
+"""The images compared with the reference: memorization and fidelity, kept so that real pixels need not be.
+
+A comparison is all that needs the pixels of the reference. Once it is written they can be deleted, and the same command
+with other rules or thresholds still runs. Another seed, other probes or other images need the pixels again: the
+reference is then read and scored anew.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cxrsynth import console
+from cxrsynth.auditing.folder import COMPARISON
+from cxrsynth.auditing.scored import Scored
+from cxrsynth.auditing.setup import AuditRun, Examined
+from cxrsynth.metrics.groups import measure_groups
+from cxrsynth.metrics.memorization.features import MatchSpace
+from cxrsynth.metrics.memorization.search import SearchReport, SearchSettings, check_reference, find_near_duplicates
+from cxrsynth.runtime.files import stable_json, write_atomically
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`columns` are those of scores.parquet about the nearest real image; `memorization` and `fidelity` those parts
+    of summary.json.
+    """
+
+    columns: dict[str, list[Any]]
+    memorization: dict[str, Any]
+    fidelity: list[dict[str, Any]]
+
+
+def read_comparison(run: AuditRun) -> Comparison | None:
+    """The comparison made before of just these images by just these settings, None where there is none."""
+    key = _key(run)
+    try:
+        kept = json.loads((run.folder.parts / COMPARISON).read_bytes())
+        return Comparison(**kept["comparison"]) if key is not None and kept["key"] == key else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def needs_reference_pixels(run: AuditRun, reference: Examined) -> bool:
+    """Whether the comparison has still to be made, once the images are scored."""
+    return read_comparison(run) is None or not all(map(reference.cache.is_scored, reference.collection.units))
+
+
+def compare_with_reference(run: AuditRun, images: Scored, reference: Scored) -> Comparison:
+    """The comparison kept before, else a new one, which is then kept."""
+    kept = read_comparison(run)
+    if kept is not None:
+        return kept
+    memorization = _search(run, images, reference)
+    comparison = Comparison(
+        columns={
+            "nearest_real": [match.real or None for match in memorization.matches],
+            "nearest_real_similarity": [match.similarity if match.real else None for match in memorization.matches],
+            "memorized": [match.flagged for match in memorization.matches],
+        },
+        memorization=memorization.summary()
+        | {"autoencoder": None if run.autoencoder is None else run.autoencoder.as_json()},
+        fidelity=_fidelity(run, images, reference),
+    )
+    content = {"key": _key(run), "comparison": asdict(comparison)}
+    # Keys keep their order, which is that of the page.
+    write_atomically(run.folder.parts / COMPARISON, json.dumps(content, allow_nan=False).encode())
+    return comparison
+
+
+def _key(run: AuditRun) -> str | None:
+    """Identity of everything the comparison depends on; None while an image has still to be scored."""
+    if run.reference is None or run.autoencoder is None:
+        return None
+    parts = {
+        "images": run.images.cache.fingerprint(),
+        "reference": run.reference.cache.fingerprint(),
+        "seed": run.settings.seed,
+        "probes": run.settings.probes,
+        "autoencoder": run.autoencoder.as_json(),
+    }
+    return None if None in parts.values() else hashlib.sha256(stable_json(parts)).hexdigest()
+
+
+def _search(run: AuditRun, images: Scored, reference: Scored) -> SearchReport:
+    """The nearest real image of each image, and how well the search works."""
+    console.say("searching for near-duplicates of real images")
+    seed = run.settings.seed
+    real = reference.image_set()
+    check_reference(real)  # before features are fitted on it
+    return find_near_duplicates(
+        images.image_set(),
+        real,
+        MatchSpace.fit(reference.thumbnails, seed=seed),
+        register=run.scorer.register,
+        probes=reference.probes(run.settings.probes, seed=seed),
+        autoencode=run.autoencoder,
+        settings=SearchSettings(seed=seed),
+    )
+
+
+def _fidelity(run: AuditRun, images: Scored, reference: Scored) -> list[dict[str, Any]]:
+    """Fidelity and diversity by group."""
+    console.say("measuring fidelity and diversity")
+    # The folder sweeps files of this name, which a killed run leaves.
+    files = [run.folder.parts / f".{side}.pixels" for side in ("images", "reference")]
+    try:
+        tables = [one.image_table(one.pixels(path)) for one, path in zip((images, reference), files, strict=True)]
+        return measure_groups(*tables, seed=run.settings.seed)
+    finally:
+        for path in files:
+            path.unlink(missing_ok=True)

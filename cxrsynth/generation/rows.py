@@ -1,0 +1,149 @@
+"""The report table, read once: its usable reports and rejected rows are kept in temporary files."""
+
+import pickle
+import tempfile
+import zlib
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from cxrsynth.errors import ReportsError, ShardError
+from cxrsynth.reports.table.rows import Rejected, Report
+from cxrsynth.reports.table.table import Table
+
+_ITEMS_PER_BLOCK = 256
+
+Item = TypeVar("Item")
+
+
+class Rows:
+    """The rows of a table that a run uses; use it as a context.
+
+    The files have no name, only this process can read them, and they vanish with it. In memory there are 8 bytes for
+    256 rows.
+    """
+
+    def __init__(self) -> None:
+        self._usable: _Spool[Report] = _Spool()
+        self._rejected: _Spool[Rejected] = _Spool()
+
+    @property
+    def usable(self) -> int:
+        """Number of reports that can be used."""
+        return self._usable.count
+
+    @property
+    def rejected(self) -> int:
+        """Number of rows that cannot be used."""
+        return self._rejected.count
+
+    def add(self, row: Report | Rejected) -> None:
+        """Append the next row of the table."""
+        if isinstance(row, Report):
+            self._usable.append(row)
+        else:
+            self._rejected.append(row)
+
+    def reports(self, first: int = 0, last: int | None = None) -> Iterator[Report]:
+        """Usable reports number `first` up to, but not including, `last`, in table order."""
+        return self._usable.items(first, self.usable if last is None else min(last, self.usable))
+
+    def rejected_rows(self) -> Iterator[Rejected]:
+        """Rejected rows in table order."""
+        return self._rejected.items(0, self.rejected)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._usable.close()
+        self._rejected.close()
+
+
+def read_rows(table: Table, *, limit: int | None, strict: bool) -> Rows:
+    """Read the table, up to `limit` usable reports.
+
+    Raises:
+        ReportsError: if the table cannot be read, has no usable row, or, with `strict`, has a row that cannot be used.
+        ShardError: if the temporary files cannot be written.
+    """
+    rows = Rows()
+    try:
+        for row in table.rows():
+            if limit is not None and rows.usable >= limit:
+                break
+            if strict and isinstance(row, Rejected):
+                raise ReportsError(
+                    f"{table.path}: line {row.line}: {row.reason}\n"
+                    "  fix the row, or leave out --strict to have such rows listed in rejected.csv"
+                )
+            rows.add(row)
+        if not rows.usable:
+            raise ReportsError(
+                f"{table.path}: no usable row ({rows.rejected} rejected)\n"
+                "  expected: at least one row with report text or finding labels"
+            )
+    except BaseException:
+        rows.__exit__(None, None, None)
+        raise
+    return rows
+
+
+class _Spool(Generic[Item]):
+    """A list on disk: blocks of pickled items, compressed, in a temporary file without a name."""
+
+    def __init__(self) -> None:
+        with _file_errors("write"):
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._ends = array("Q", [0])  # where each block begins, then where the last one ends
+        self._tail: list[Item] = []  # not in the file yet
+
+    @property
+    def count(self) -> int:
+        return (len(self._ends) - 1) * _ITEMS_PER_BLOCK + len(self._tail)
+
+    def append(self, item: Item) -> None:
+        self._tail.append(item)
+        if len(self._tail) == _ITEMS_PER_BLOCK:
+            block = zlib.compress(pickle.dumps(self._tail, protocol=pickle.HIGHEST_PROTOCOL), 1)
+            with _file_errors("write"):
+                self._file.write(block)
+                self._file.flush()
+            self._ends.append(self._ends[-1] + len(block))
+            self._tail = []
+
+    def items(self, first: int, last: int) -> Iterator[Item]:
+        while first < last:
+            number, skipped = divmod(first, _ITEMS_PER_BLOCK)
+            block = self._block(number)[skipped : skipped + last - first]
+            yield from block
+            first += len(block)
+
+    def _block(self, number: int) -> list[Item]:
+        if number == len(self._ends) - 1:
+            return self._tail
+        start, end = self._ends[number], self._ends[number + 1]
+        with _file_errors("read"):
+            self._file.seek(start)
+            block = self._file.read(end - start)
+        found: list[Item] = pickle.loads(zlib.decompress(block))
+        return found
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def _file_errors(what: str) -> Iterator[None]:
+    """Name the temporary file, which has no name of its own, in a ShardError."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(
+            f"temporary files: cannot {what} the rows of the table ({error.strerror or error})\n"
+            "  set TMPDIR to a folder with room for a copy of the table, then run the same command again"
+        ) from None

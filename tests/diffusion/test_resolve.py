@@ -1,0 +1,77 @@
+"""From a model's name to its folder, digest and embeddings."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cxrsynth.diffusion.ace import AdaptiveConditionEmbedding, save_ace
+from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.resolve import resolve_model
+from cxrsynth.errors import ModelError
+from cxrsynth.reports.conditions import CONDITIONS
+from cxrsynth.settings import Precision
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def hub(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, holding two commits of `lab/chest`: branch `main` is at NEW, tag `v1` at OLD."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--lab--chest"
+    for commit in (OLD, NEW):
+        shutil.copytree(tiny_model, repository / "snapshots" / commit)
+    (repository / "snapshots" / OLD / "cxrsynth.json").write_text('{"name": "chest-v1"}')
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(NEW)
+    (repository / "refs" / "v1").write_text(OLD)
+    return repository / "snapshots"
+
+
+@pytest.mark.parametrize(
+    ("asked", "commit", "name"),
+    [
+        ("lab/chest", NEW, "chest"),
+        ("lab/chest@main", NEW, "chest"),
+        ("lab/chest@v1", OLD, "chest-v1"),
+        (f"lab/chest@{OLD}", OLD, "chest-v1"),
+    ],
+)
+def test_a_hub_model_is_found_at_its_revision(asked: str, commit: str, name: str, hub: Path) -> None:
+    found = resolve_model(asked)
+    assert found.folder == hub / commit
+    assert (found.revision, found.name) == (commit, name)
+    assert found.digest == resolve_model(str(hub / commit)).digest
+
+
+@pytest.mark.parametrize("asked", ["lab/chest@v2", "lab/chest@", "lab/other", "chest@v1", "./lab/chest@v1"])
+def test_a_hub_model_that_is_not_there(asked: str, hub: Path) -> None:
+    with pytest.raises(ModelError, match=r"owner/name\[@revision\]"):
+        resolve_model(asked)
+
+
+def test_a_local_folder_has_no_revision(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lab").mkdir()
+    shutil.copytree(tiny_model, tmp_path / "lab" / "chest@v1")
+    monkeypatch.chdir(tmp_path)
+    found = resolve_model("lab/chest@v1")
+    assert (found.name, found.revision) == ("chest@v1", None)
+    assert found.digest == resolve_model(str(tiny_model)).digest
+    assert resolve_model("nano").revision is None
+
+
+def test_models_loaded_from_one_resolved_model_share_no_embeddings(tiny_model: Path, tmp_path: Path) -> None:
+    save_ace(AdaptiveConditionEmbedding(16, tokens=4, conditions=CONDITIONS), tmp_path)
+    resolved = resolve_model(str(tiny_model), ace=tmp_path)
+    first, second = (load_model(resolved, device=torch.device("cpu"), precision=Precision.FP32) for _ in range(2))
+    assert first.ace is not None
+    assert second.ace is not None
+    first.ace.plain().blocks.data.add_(1)
+    assert not second.ace.plain().blocks.any()
+    assert resolved.ace is not None
+    assert not resolved.ace.blocks.any()

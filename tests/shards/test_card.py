@@ -1,0 +1,60 @@
+"""The dataset card says what its data set is, and nothing that is not so."""
+
+from typing import Any
+
+import pytest
+
+from cxrsynth.shards.card import dataset_card
+
+
+def manifest(*, text: str = "none", shards: int = 2, unsupported: dict[str, int] | None = None) -> dict[str, Any]:
+    return {
+        "plan": {
+            "seed": 7,
+            "images_per_report": 2,
+            "model": {"name": "tiny", "digest": "ab" * 32},
+            "sampling": {"steps": 20, "guidance": 4.0, "sampler": "ddim"},
+            "shards": {"format": "webdataset" if shards else "dicom", "include_text": text},
+            "versions": {"cxrsynth": "1.2.3"},
+        },
+        "counts": {"samples": 10, "reports": 5, "rejected": 1},
+        "shards": [{"name": f"cxr-00000{index}.tar"} for index in range(shards)],
+        "sanitized": {"date": 3, "name": 1},
+        "prompts_truncated": 0,
+        "unsupported_findings": unsupported or {},
+    }
+
+
+def test_it_says_what_the_data_set_is() -> None:
+    card = dataset_card(manifest(unsupported={"Edema": 2})).decode()
+    headings = [line for line in card.splitlines() if line.startswith("#")]
+    assert headings == [
+        "# Synthetic chest X-rays",
+        *("## Intended use", "## How it was made", "## Contents", "## Labels", "## What it cannot show", "## Privacy"),
+    ]
+    for part in (
+        *("Every image in this data set is synthetic", "Not for diagnosis", "10 images in 2 shards", "Edema: 2 images"),
+        *(
+            "20 ddim steps, guidance scale 4, seed 7, 2 image(s) per report",
+            "5; 1 rows could not be used",
+            "cxrsynth 1.2.3",
+        ),
+        "wds.WebDataset(['cxr-000000.tar', 'cxr-000001.tar'], shardshuffle=False)",
+    ):
+        assert part in card
+    assert max(map(len, card.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("text", ["none", "sanitized"])
+def test_text_is_reviewed_only_where_there_is_text(text: str) -> None:
+    card = dataset_card(manifest(text=text)).decode()
+    assert ("4 passages removed" in card) == (text == "sanitized")
+    assert (f"| Report text | {'not included' if text == 'none' else text} |") in card
+
+
+def test_a_file_set_has_no_shards_to_read() -> None:
+    card = dataset_card(manifest(shards=0)).decode()
+    assert "10 images in one DICOM file-set" in card
+    assert "fileset/DICOMDIR" in card
+    assert "webdataset" not in card
+    assert "Unsupported findings in this data set" not in card
