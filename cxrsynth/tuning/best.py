@@ -12,7 +12,7 @@ class BestSoFar:
     """The evaluation with the highest margin by the evaluator.
 
     `iteration` is -1 before the first evaluation; `evaluator` and `tuning` are its margins over the baseline; `hacked`
-    says that the alarm has ended the stage.
+    says that the alarm has ended the stage; `evaluated` is the iteration of the newest evaluation, 0 before the first.
     """
 
     def __init__(self) -> None:
@@ -20,9 +20,11 @@ class BestSoFar:
         self.evaluator = float("-inf")
         self.tuning = 0.0
         self.hacked = False
+        self.evaluated = 0
 
     def replaced_by(self, verdict: Verdict, iteration: int) -> bool:
         """Whether this verdict is better than all before; it is then the best so far."""
+        self.evaluated = iteration
         if not verdict.evaluator > self.evaluator:
             return False
         self.iteration, self.evaluator, self.tuning = iteration, verdict.evaluator, verdict.tuning
@@ -52,3 +54,4 @@ class BestSoFar:
         """From a checkpoint."""
         self.iteration, self.evaluator = int(state["iteration"]), float(state["evaluator"])
         self.tuning, self.hacked = float(state["tuning"]), bool(state["hacked"])
+        self.evaluated = int(state["evaluated"])

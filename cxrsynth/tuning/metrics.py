@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,19 @@ class Metrics:
                 found.append(row)
         return found
 
+    def drop_evaluation(self, *, stage: int, iteration: int) -> None:
+        """Drop the rows of the evaluation after `iteration`; it will be repeated."""
+
+        def is_dropped(row: Mapping[str, Any]) -> bool:
+            of_evaluation = any(name.startswith("evaluation/") for name in row)
+            return of_evaluation and (row["stage"], row["iteration"]) == (stage, iteration)
+
+        self._replace([row for row in self.rows() if not is_dropped(row)])
+
     def cut(self, *, stage: int, iteration: int) -> None:
         """Drop rows of this stage after `iteration`, and of later stages; they will be written again."""
         kept = [row for row in self.rows() if (row["stage"], row["iteration"]) <= (stage, iteration)]
-        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._replace(kept)
+
+    def _replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -108,20 +108,23 @@ class Reinforcement:
 
     def train(self) -> None:
         """Iterate from where the stage stands to its end. Raises as `Stage.train` does."""
-        total, evaluate_every = self.section.iterations, self.run.recipe.evaluation.every
+        total, save_every = self.section.iterations, self.run.recipe.checkpoints.every
         self.progress.resume(total, "iteration")
         with self.pool() as pool, console.tuning_view(total, quiet=not self.run.is_main) as show, Stop() as stop:
             evaluator, (collector, updater) = self.evaluator(pool), self.learners(pool)
             self.baseline_images(evaluator)
+            self._repeat_lost_evaluation(evaluator, show)
             for iteration in self.progress.iterations(
-                total, save_every=self.run.recipe.checkpoints.every, stop=stop, ended=lambda: self.best.hacked
+                total, save_every=save_every, stop=stop, ended=lambda: self.best.hacked
             ):
                 done = iteration + 1
                 with _named(done):
                     row = self.iterate(iteration, collector, updater)
                     self.progress.write(done, row)
                     show(done, row)
-                    if done % evaluate_every == 0 or done == total:
+                    if self._evaluation_is_due(done):
+                        if done % save_every == 0 or done == total:
+                            self.progress.save(done)  # a kill during a long evaluation must not lose the iterations
                         self.evaluate(evaluator, done, show)
 
     def iterate(self, iteration: int, collector: Collector, updater: Updater) -> dict[str, Any]:
@@ -174,6 +177,18 @@ class Reinforcement:
             self.progress.save_best(iteration)
         if alarm is not None and self.run.is_main:
             console.warn(alarm)
+
+    def _evaluation_is_due(self, done: int) -> bool:
+        return done > 0 and (done % self.run.recipe.evaluation.every == 0 or done == self.section.iterations)
+
+    def _repeat_lost_evaluation(self, evaluator: Evaluator, show: Show) -> None:
+        """Evaluate where the run resumes, if it was killed between that checkpoint and the end of its evaluation."""
+        done = self.progress.first
+        if self._evaluation_is_due(done) and self.best.evaluated < done:
+            if self.run.is_main:
+                self.progress.metrics.drop_evaluation(stage=self.index, iteration=done)
+            with _named(done):
+                self.evaluate(evaluator, done, show)
 
     def result(self) -> Trained:
         """The model with its best weights by the evaluator.

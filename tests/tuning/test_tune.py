@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from cxrsynth.cli import app
 from cxrsynth.rl.rollout_spec import RolloutSpec
+from cxrsynth.tuning.evaluator import Evaluator
 from cxrsynth.tuning.reinforce import Reinforcement
+from cxrsynth.tuning.stage import StageProgress
 from tests.generation.making import ROWS, command, hashes, write_table
 from tests.processes import Warm, process_group
 from tests.tuning.making import install_brightness, metrics, printed_random, recipe, tune, write_recipe
@@ -233,6 +235,36 @@ def test_a_signal_in_the_last_iteration_stops_the_run_once_it_is_saved(
     assert tune(path, out).exit_code == 0
     assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
     assert metrics(out) == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("moment", "evaluated"), [("evaluate", 2), ("draw", 2), ("draw", 3)])
+def test_a_run_killed_in_an_evaluation_resumes_after_its_iteration(
+    moment: str, evaluated: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While images are sampled, or after the row was written; in the middle of the stage, or at its end."""
+    content = recipe(tiny_model, iterations=3)
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    assert tune(path, tmp_path / "whole").exit_code == 0
+    owner = Evaluator if moment == "evaluate" else StageProgress
+    original = getattr(owner, moment)
+
+    def killed(self: Any, *given: Any) -> Any:
+        if (out / "checkpoints" / f"0-{evaluated:06d}").is_dir() and (moment == "evaluate" or is_evaluated()):
+            raise RuntimeError("killed")
+        return original(self, *given)
+
+    def is_evaluated() -> bool:
+        return any(row["iteration"] == evaluated and "evaluation/ms_ssim" in row for row in metrics(out))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, moment, killed)
+        assert "killed" in str(tune(path, out).exception)
+    assert is_evaluated() == (moment == "draw")
+    resumed = tune(path, out)
+    assert resumed.exit_code == 0, resumed.output
+    assert f"resuming after iteration {evaluated} of 3" in resumed.output
+    assert metrics(out) == metrics(tmp_path / "whole")
+    assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
 
 
 @pytest.mark.parametrize("changes", [FULL, ADAPTERS])
