@@ -25,7 +25,8 @@ from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.reports.request import PromptBuilder
-from cxrsynth.reports.table.rows import Report
+from cxrsynth.reports.table.rows import Rejected, Report
+from cxrsynth.reports.table.table import Table
 from cxrsynth.settings import Device, Precision, PromptStyle, Sampler
 from cxrsynth.shards.sample import sample_key, subject_key
 from tests.conftest import build_tiny_model
@@ -160,6 +161,23 @@ def test_a_run_hashes_each_file_of_the_model_once(
     of_model = {path: count for path, count in hashed.items() if path.is_relative_to(tiny_model)}
     assert set(tiny_model.rglob("*.safetensors")) <= set(of_model)
     assert set(of_model.values()) == {1}
+
+
+def test_a_run_reads_the_rows_of_the_table_once(
+    tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, rows = [], Table.rows
+
+    def counted(table: Table) -> Iterator[Report | Rejected]:
+        passes.append(table.path)
+        return rows(table)
+
+    monkeypatch.setattr(Table, "rows", counted)
+    arguments = command(table, tmp_path / "out", tiny_model, "--id-map", str(tmp_path / "ids.csv"))
+    succeed(arguments)
+    assert passes == [table]
+    assert "already complete" in succeed(arguments)
+    assert passes == [table, table]
 
 
 def test_the_plan_records_the_revision_of_a_hub_model(
@@ -771,9 +789,10 @@ def test_a_table_that_vanishes_during_the_run_is_named_as_one_that_cannot_be_rea
         table.unlink()
 
     monkeypatch.setattr(cxrsynth.generation.generate, "_make_shards", make_and_remove)
-    message = refuse(command(table, tmp_path / "out", tiny_model))
-    assert "reports.csv: no such file" in message
-    assert "write" not in message
+    stopped = run(command(table, tmp_path / "out", tiny_model))  # progress may come before the message
+    assert stopped.code == 2
+    assert "reports.csv: no such file" in stopped.text
+    assert "write" not in stopped.text
 
 
 def test_weights_that_vanish_before_they_are_loaded_are_named(
