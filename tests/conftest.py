@@ -8,12 +8,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+# Processes that tests start import `tests` too. Last in line, so that an installed cxrsynth comes before the checkout.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile("no deadline", deadline=None)
