@@ -109,15 +109,24 @@ def test_a_batch_under_way_ends_when_the_context_is_left(networks: DiffusionMode
             caught.append(error)
             raise
 
+    all_submitted = threading.Event()
+
+    def items() -> Iterator[int]:
+        for item in range(20):
+            if item == 4:  # the last that is taken before the first result is waited for
+                all_submitted.set()
+            yield item
+
     def press_ctrl_c() -> None:
         under_way.wait(timeout=60)
+        all_submitted.wait(timeout=60)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
 
     pool = SamplingPool(networks, batch_size=1, threads_per_batch=1)
 
     def run() -> None:
         with pool:
-            made = pool.map_in_order(work, range(20))
+            made = pool.map_in_order(work, items())
             # Ctrl-C while this thread waits for the first batch, and all three threads sample.
             threading.Thread(target=press_ctrl_c).start()
             next(made)
