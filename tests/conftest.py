@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 import json
 import sys
@@ -53,8 +54,8 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: number for number, token in enumerate([*tokens, *merges.values()])}, list(merges)
 
 
-def _tokenizer(max_tokens: int) -> Any:
-    """Read from vocabulary files, which every release of transformers takes."""
+def make_tokenizer(max_tokens: int) -> Any:
+    """CLIP's tokenizer with the vocabulary above, from files that every release of transformers reads."""
     from transformers import CLIPTokenizerFast
 
     tokens, merges = _vocabulary()
@@ -75,7 +76,7 @@ def build_tiny_model(
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
-    tokenizer = _tokenizer(max_tokens)
+    tokenizer = make_tokenizer(max_tokens)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

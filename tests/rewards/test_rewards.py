@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from cxrsynth.errors import ModelError
-from cxrsynth.nano.build.config import TextSettings
-from cxrsynth.nano.build.dual_encoder import make_report_tokenizer
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import Reward, RewardSuite, RewardTable
@@ -18,6 +16,7 @@ from cxrsynth.rewards.diagnosis import DiagnosisReward
 from cxrsynth.rewards.nano import canonical_text, load_family
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
 from cxrsynth.rewards.posture import PostureReward
+from tests.conftest import make_tokenizer
 
 TRUNK = {"kind": "resnet", "size": 64, "widths": [8, 8], "depths": [1, 1]}
 CPU = torch.device("cpu")
@@ -36,8 +35,7 @@ def images(count: int = 3) -> Tensor:
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained networks in the layout of a reward family."""
     folder = tmp_path_factory.mktemp("families") / "family"
-    settings = TextSettings(vocab_size=600, max_tokens=48, width=16, layers=1, heads=2)
-    tokenizer = make_report_tokenizer(settings)
+    tokenizer = make_tokenizer(48)
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 16,

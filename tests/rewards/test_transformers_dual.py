@@ -16,12 +16,11 @@ from transformers import (
 )
 
 from cxrsynth.errors import ModelError
-from cxrsynth.nano.build.config import TextSettings
-from cxrsynth.nano.build.dual_encoder import make_report_tokenizer
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.rewards.transformers_dual import load_dual_encoder
+from tests.conftest import make_tokenizer
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -35,7 +34,7 @@ KINDS = {
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config, model, processor = KINDS[request.param]
     path = tmp_path_factory.mktemp(request.param)
-    tokenizer = make_report_tokenizer(TextSettings(vocab_size=600, max_tokens=32, width=16, layers=1, heads=2))
+    tokenizer = make_tokenizer(32)
     text = SMALL | {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "projection_size": 16}
     text |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     vision = SMALL | {"image_size": 32, "patch_size": 8}

@@ -82,7 +82,7 @@ def test_a_brightness_reward_rises_by_shifts_alone(tiny_model: Path, tmp_path: P
         assert tune(write_recipe(tmp_path, content), tmp_path / sign).exit_code == 0
         policy, baseline = (means(tmp_path / sign, f"reward/brightness/{of}") for of in ("mean", "baseline"))
         gained[sign] = [a - b for a, b in zip(policy, baseline, strict=True)]
-        assert sum(gained[sign][-5:]) / 5 > 0.005
+        assert sum(gained[sign][-5:]) / 5 > max(0.0, sum(gained[sign][:5]) / 5) + 0.0005
 
 
 def test_what_a_run_leaves(tiny_model: Path, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_later_stage_has_noise_of_its_own(tiny_model: Path, tmp_path: Path) ->
     first, second = (
         row["reward/brightness/mean"] for row in metrics(tmp_path / "run") if "reward/brightness/mean" in row
     )
-    assert first != pytest.approx(second, abs=1e-4)
+    assert first != pytest.approx(second, abs=1e-7)  # the same noise gives the same mean, whatever the model
 
 
 def test_unusable_rows_are_counted(tiny_model: Path, tmp_path: Path) -> None:
