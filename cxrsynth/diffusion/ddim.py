@@ -76,14 +76,25 @@ def step_mean(schedule: DDIMSchedule, steps: Tensor, latents: Tensor, prediction
     alpha, alpha_next, std = (
         values[steps][:, None, None, None] for values in (schedule.alpha, schedule.alpha_next, schedule.std)
     )
-    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
-    if schedule.prediction_type == "v_prediction":
-        clean, epsilon = signal * latents - noise * prediction, signal * prediction + noise * latents
-    elif schedule.prediction_type == "epsilon":
-        clean, epsilon = (latents - noise * prediction) / signal, prediction
-    else:
-        clean, epsilon = prediction, (latents - signal * prediction) / noise
+    clean, epsilon = clean_and_noise(schedule.prediction_type, latents, prediction, alpha)
     return alpha_next.sqrt() * clean + (1 - alpha_next - std**2).clamp(min=0).sqrt() * epsilon
+
+
+def clean_and_noise(prediction_type: str, latents: Tensor, prediction: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """The clean latents and the noise that a prediction says noisy latents consist of, two of [B, C, h, w].
+
+    Args:
+        prediction_type: `epsilon`, `v_prediction` or `sample`.
+        latents: noisy, [B, C, h, w].
+        prediction: of the network, [B, C, h, w].
+        alpha: alpha-bar of each latent's noise level, [B, 1, 1, 1].
+    """
+    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
+    if prediction_type == "v_prediction":
+        return signal * latents - noise * prediction, signal * prediction + noise * latents
+    if prediction_type == "epsilon":
+        return (latents - noise * prediction) / signal, prediction
+    return prediction, (latents - signal * prediction) / noise
 
 
 def step_std(schedule: DDIMSchedule, steps: Tensor) -> Tensor:

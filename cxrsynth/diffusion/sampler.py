@@ -124,19 +124,48 @@ def sample_images(
     Raises:
         SamplingStopped: once `stopped` is set.
     """
-    scheduler = make_scheduler(model, sampler, steps=steps)
     # The empty prompt is the same for all images: it is encoded once per batch.
     encoded = encode_prompts(model, ["", *prompts])
     mask = None if model.ace is None or conditions is None else model.ace.mask(conditions)
     condition = guided_condition(model, encoded[1:], encoded[:1], guidance, mask=mask)
-    latents = noise.to(model.device) * scheduler.init_noise_sigma
+    latents = sample_latents(model, condition, noise, sampler=sampler, steps=steps, guidance=guidance, stopped=stopped)
+    _end_if(stopped)
+    return decode_latents(model, latents).cpu()
+
+
+@torch.no_grad()  # not inference mode: what is sampled may be learned from
+def sample_latents(
+    model: DiffusionModel,
+    condition: Tensor,
+    noise: Tensor,
+    *,
+    sampler: Sampler,
+    steps: int,
+    guidance: float,
+    stopped: threading.Event | None = None,
+) -> Tensor:
+    """Clean latents from given noise, without step noise: [B, C, h, w] float32 on the model's device.
+
+    Args:
+        model: the networks.
+        condition: from `guided_condition`.
+        noise: x_T, [B, C, h, w] float32 standard normal.
+        sampler: the solver.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        stopped: checked before each step; once set, sampling ends.
+
+    Raises:
+        SamplingStopped: once `stopped` is set.
+    """
+    scheduler = make_scheduler(model, sampler, steps=steps)
+    latents: Tensor = noise.to(model.device) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         _end_if(stopped)
         scaled = scheduler.scale_model_input(latents, timestep)
         prediction = predict_noise(model, scaled, timestep, condition, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
-    _end_if(stopped)
-    return decode_latents(model, latents).cpu()
+    return latents
 
 
 def _end_if(stopped: threading.Event | None) -> None:

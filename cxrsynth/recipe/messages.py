@@ -112,6 +112,8 @@ def _section(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     section: Any = Recipe
     for step in loc[:-1]:
         section = _step_into(section, step)
+    if not isinstance(section, type):  # a section that may be left out
+        section = _step_into(section, "")
     return section if isinstance(section, type) and issubclass(section, BaseModel) else None
 
 

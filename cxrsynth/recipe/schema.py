@@ -3,6 +3,7 @@
 The descriptions here are what `recipe_reference` prints and what editors show (recipes/recipe.schema.json).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.rewards.backends import REWARDS
-from cxrsynth.settings import Device, Precision
+from cxrsynth.settings import Device, Precision, Sampler
 
 
 class Section(BaseModel):
@@ -216,19 +217,22 @@ class TrainSection(Section):
 
 
 class SamplingSection(Section):
-    """How trajectories are sampled."""
+    """How the images that are learned from are sampled."""
 
     steps: Annotated[_Count, Field(ge=2)] = Field(default=10, description="Denoising steps.")
-    eta: _Fraction = Field(
-        default=1.0,
-        description="Noise of each DDIM step. 0 is deterministic, has no log-probabilities, and is refused.",
+    sampler: Sampler | None = Field(
+        default=None, description="With `objective: forward`: the sampler; default: what the model folder recommends."
+    )
+    eta: _Fraction | None = Field(
+        default=None,
+        description="With `objective: policy_gradient`: noise of each DDIM step; default: 1. 0 is deterministic, has no"
+        " log-probabilities, and is refused.",
     )
     guidance: _NotNegative | None = Field(
-        default=None, description="Classifier-free guidance scale; default: what the model folder recommends."
+        default=None,
+        description="Classifier-free guidance scale, 1: none; default: what the model folder recommends.",
     )
-    batch_size: _AtLeastOne | None = Field(
-        default=None, description="Trajectories per forward pass; default: 8, on a CPU 4."
-    )
+    batch_size: _AtLeastOne | None = Field(default=None, description="Images per forward pass; default: 8, on a CPU 4.")
 
 
 class RewardSection(Section):
@@ -242,20 +246,31 @@ class RewardSection(Section):
 
 
 class ComparisonSection(Section):
-    """How an image's rewards are compared with those of the baseline's image."""
+    """How an image's rewards are compared."""
 
-    kind: Literal["margin", "sigmoid", "sign"] = Field(
-        default="margin",
-        description="Feedback is the difference of the rewards, in standard deviations of the baseline's; its sigmoid,"
-        " scaled to (-1, 1); or its sign.",
+    kind: Literal["win_probability", "margin", "group", "sigmoid", "sign"] | None = Field(
+        default=None,
+        description="With `objective: forward`: the probability that the image beats one of the frozen baseline's"
+        " (`win_probability`, the default), the clipped mean difference (`margin`), or the difference from the other"
+        " images of the report, without a baseline (`group`). With `objective: policy_gradient`: the difference from"
+        " the baseline's image in standard deviations (`margin`, the default), its `sigmoid`, scaled to (-1, 1), or its"
+        " `sign`.",
     )
-    beta: _Positive = Field(default=1.0, description="Steepness of the sigmoid.")
-    baseline_images: _AtLeastOne = Field(
-        default=1, description="Baseline images per report and x_T; their rewards are averaged."
+    temperature: _Positive | None = Field(
+        default=None,
+        description="Of `win_probability`: the difference, in standard deviations of the baseline's rewards, that wins"
+        " with a probability of 0.73; default: 0.25.",
     )
-    pool: _AtLeastOne = Field(
-        default=4,
-        description="Different starting noises x_T per report. The baseline's rewards for each are computed once.",
+    beta: _Positive | None = Field(default=None, description="Steepness of `sigmoid`; default: 1.")
+    baseline_images: _AtLeastOne | None = Field(
+        default=None,
+        description="With `objective: forward`: images of the baseline for each report, 8 by default. With `objective:"
+        " policy_gradient`: for each report and x_T, 1 by default; their rewards are averaged.",
+    )
+    pool: _AtLeastOne | None = Field(
+        default=None,
+        description="With `objective: policy_gradient`: different starting noises x_T per report, 4 by default. The"
+        " baseline's rewards for each are computed once.",
     )
 
 
@@ -279,8 +294,43 @@ class AdvantageSection(Section):
         return self
 
 
+class ForwardSection(Section):
+    """The update of `objective: forward`: sampled images are noised again, and the prediction is moved."""
+
+    num_minibatches: _AtLeastOne = Field(
+        default=4, description="Minibatches an iteration's images are split into: one optimizer step each."
+    )
+    timesteps: _AtLeastOne = Field(default=4, description="Noise levels at which each image is learned from.")
+    strength: _Positive = Field(
+        default=1.0, description="How far the implicit good and bad policies stand from the one that sampled."
+    )
+    weighting: Literal["velocity", "adaptive"] = Field(
+        default="velocity",
+        description="Unit of the error: that of the velocity, or the squared error of the clean latents divided by its"
+        " mean absolute value.",
+    )
+    old_decay: Annotated[float, Field(ge=0, lt=1), _REFUSE_SWITCH] = Field(
+        default=0.3, description="How much of itself the policy that samples keeps after an iteration."
+    )
+    old_warmup: _AtLeastZero = Field(
+        default=0, description="Iterations over which that share rises from 0; the first are then on-policy."
+    )
+    kl_weight: _NotNegative = Field(
+        default=0.3, description="Weight of the squared distance of the prediction to the baseline's."
+    )
+    max_norm_ratio: Annotated[float, Field(ge=1), _REFUSE_SWITCH] | None = Field(
+        default=None,
+        description="Guided predictions longer than the baseline's by more than this factor are penalized; null: no"
+        " bound, and two forward passes fewer for each image and noise level.",
+    )
+    grad_norm: _Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
+    micro_batch: _AtLeastOne | None = Field(
+        default=None, description="Noisy images per forward pass; default: `sampling.batch_size`."
+    )
+
+
 class UpdateSection(Section):
-    """The policy-gradient update."""
+    """The update of `objective: policy_gradient`."""
 
     num_minibatches: _AtLeastOne = Field(
         default=2, description="Minibatches an iteration's trajectories are split into: one optimizer step each."
@@ -306,17 +356,50 @@ class UpdateSection(Section):
 class ReinforcementStage(Section):
     """Keys that the stages `rlcf` and `ddpo` share."""
 
+    objective: Literal["forward", "policy_gradient"] = Field(
+        default="forward",
+        description="`forward`: noise the sampled images again and move the prediction towards good and away from bad"
+        " ones (DiffusionNFT). `policy_gradient`: raise the log-probability of good denoising steps (DDPO, and the"
+        " published method of CXRL).",
+    )
     iterations: _AtLeastOne = Field(description="Rounds of sampling and updating.")
     reports_per_iteration: _AtLeastOne = Field(default=16, description="Reports sampled in an iteration.")
-    images_per_report: _AtLeastOne = Field(default=4, description="Trajectories of each report.")
+    images_per_report: _AtLeastOne = Field(default=4, description="Images of each report.")
     train: TrainSection = Field(default=TrainSection(), description="What is trained.")
-    sampling: SamplingSection = Field(default=SamplingSection(), description="How trajectories are sampled.")
+    sampling: SamplingSection = Field(default=SamplingSection(), description="How images are sampled.")
     rewards: dict[str, RewardSection] = Field(
         default_factory=lambda: {name: RewardSection() for name in ("posture", "diagnosis", "consistency")},
         description="Rewards by name; default: all three, with weight 1.",
     )
-    advantage: AdvantageSection = Field(default=AdvantageSection(), description="How feedback becomes an advantage.")
-    update: UpdateSection = Field(default=UpdateSection(), description="The policy-gradient update.")
+    forward: ForwardSection | None = Field(default=None, description="The update of `objective: forward`.")
+    advantage: AdvantageSection | None = Field(
+        default=None, description="With `objective: policy_gradient`: how feedback becomes an advantage."
+    )
+    update: UpdateSection | None = Field(default=None, description="The update of `objective: policy_gradient`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """Write out the defaults that depend on the objective."""
+        if not isinstance(data, dict):
+            return data
+        filled = dict(data)
+        forward = filled.get("objective", "forward") == "forward"
+
+        def default(section: str, **values: Any) -> None:
+            given = filled.get(section)
+            if given is None or isinstance(given, dict):
+                filled[section] = values | {key: value for key, value in (given or {}).items() if value is not None}
+
+        default(*("forward",) if forward else ("update",))
+        if not forward:
+            default("advantage")
+            default("sampling", eta=1.0)
+        if "comparison" in cls.model_fields:
+            given = filled.get("comparison")
+            kind = given.get("kind") if isinstance(given, dict) else None
+            default("comparison", **_comparison_defaults(forward=forward, kind=kind))
+        return filled
 
     @property
     def length(self) -> int:
@@ -326,10 +409,11 @@ class ReinforcementStage(Section):
     @property
     def memory_advice(self) -> str:
         """What to lower when memory runs out."""
-        return f"lower sampling.batch_size and update.micro_batch first{_LOWER_NEXT}"
+        section = "forward" if self.forward is not None else "update"
+        return f"lower sampling.batch_size and {section}.micro_batch first{_LOWER_NEXT}"
 
     @property
-    def trajectories(self) -> int:
+    def images(self) -> int:
         """Images an iteration samples."""
         return self.reports_per_iteration * self.images_per_report
 
@@ -339,21 +423,65 @@ class ReinforcementStage(Section):
         section = self.train.ace_section
         return section is not None and section.exploration_std is not None
 
+    @property
+    def num_minibatches(self) -> int:
+        """Optimizer steps of one pass over an iteration's images."""
+        return next(one.num_minibatches for one in (self.forward, self.update) if one is not None)
+
     @model_validator(mode="after")
-    def _check_counts(self) -> "ReinforcementStage":
+    def _check_objective(self) -> "ReinforcementStage":
+        problems = list(self._contradictions())
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """What does not go together, one message each."""
+        forward = self.objective == "forward"
+        misplaced = {
+            "forward": (self.forward is not None, "forward"),
+            "sampling.sampler": (self.sampling.sampler is not None, "forward"),
+            "update": (self.update is not None, "policy_gradient"),
+            "advantage": (self.advantage is not None, "policy_gradient"),
+            "sampling.eta": (self.sampling.eta is not None, "policy_gradient"),
+        }
+        for key, (given, owner) in misplaced.items():
+            if given and owner != self.objective:
+                yield f"{key}: belongs to objective: {owner}, and this stage has objective: {self.objective}"
+        if forward and (self.update is not None or self.advantage is not None):
+            yield "  before version 0.3.0, objective: policy_gradient was the only one: add it to keep what was done"
         if not any(reward.weight > 0 for reward in self.rewards.values()):
-            raise ValueError("rewards: none has a weight above zero")
-        if self.trajectories % self.update.num_minibatches:
-            raise ValueError(
-                f"update.num_minibatches {self.update.num_minibatches}: does not divide the {self.trajectories}"
-                " trajectories of an iteration (reports_per_iteration x images_per_report)"
+            yield "rewards: none has a weight above zero"
+        section = "forward" if forward else "update"
+        if self.images % self.num_minibatches:
+            yield (
+                f"{section}.num_minibatches {self.num_minibatches}: does not divide the {self.images} images of an"
+                " iteration (reports_per_iteration x images_per_report)"
             )
         if self.mirrored and self.images_per_report % 2:
-            raise ValueError(
+            yield (
                 f"images_per_report {self.images_per_report}: expected an even number, because"
                 " train.ace.exploration_std uses every shift with both signs"
             )
-        return self
+
+
+def _comparison_defaults(*, forward: bool, kind: Any) -> dict[str, Any]:
+    if not forward:
+        return {"kind": "margin", "baseline_images": 1, "pool": 4} | ({"beta": 1.0} if kind == "sigmoid" else {})
+    of_kind = {"group": {}, "margin": {"baseline_images": 8}}
+    return {"kind": "win_probability"} | of_kind.get(str(kind), {"baseline_images": 8, "temperature": 0.25})
+
+
+_ALONE = "images_per_report 1: an image is compared with the others of its report\n  expected: at least 2"
+# Which keys of `comparison` go with which objective and kind.
+_KINDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "forward": {"win_probability": ("temperature", "baseline_images"), "margin": ("baseline_images",), "group": ()},
+    "policy_gradient": {
+        "margin": ("baseline_images", "pool"),
+        "sigmoid": ("beta", "baseline_images", "pool"),
+        "sign": ("baseline_images", "pool"),
+    },
+}
 
 
 class RlcfStage(ReinforcementStage):
@@ -364,17 +492,33 @@ class RlcfStage(ReinforcementStage):
         default=ComparisonSection(), description="How rewards are compared with the baseline's."
     )
 
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        kinds, kind = _KINDS[self.objective], self.comparison.kind
+        if kind not in kinds:
+            yield (f"comparison.kind {kind}: not one of objective: {self.objective}\n  expected: {', '.join(kinds)}")
+            return
+        for key in ("temperature", "beta", "baseline_images", "pool"):
+            if getattr(self.comparison, key) is not None and key not in kinds[kind]:
+                yield f"comparison.{key}: not used by kind: {kind} of objective: {self.objective}, leave it out"
+        if kind == "group" and self.images_per_report == 1:
+            yield _ALONE
+
 
 class DdpoStage(ReinforcementStage):
-    """Reinforcement learning on the rewards themselves, without a baseline (DDPO)."""
+    """Reinforcement learning on the rewards themselves, without a baseline (DDPO).
+
+    With `objective: forward`, each image is compared with the others of its report.
+    """
 
     stage: Literal["ddpo"] = Field(description="Kind of stage.")
 
-    @model_validator(mode="after")
-    def _check_centred(self) -> "DdpoStage":
-        if not self.advantage.centre:
-            raise ValueError("advantage.centre: false keeps the sign of a comparison, and ddpo makes none")
-        return self
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        if self.advantage is not None and not self.advantage.centre:
+            yield "advantage.centre: false keeps the sign of a comparison, and ddpo makes none"
+        if self.objective == "forward" and self.images_per_report == 1:
+            yield _ALONE
 
 
 Stage = Annotated[SftStage | RlcfStage | DdpoStage, Field(discriminator="stage")]

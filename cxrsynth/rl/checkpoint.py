@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import folder_atomically, write_tensors
 
-_WEIGHTS, _OPTIMIZER, _AVERAGED, _FIXED, _STATE = (
+_WEIGHTS, _OPTIMIZER, _AVERAGED, _BESIDE, _STATE = (
     "weights.safetensors",
     "optimizer.safetensors",
     "ema.safetensors",
-    "fixed.safetensors",
+    "beside.safetensors",
     "state.json",
 )
 
@@ -31,14 +31,14 @@ _WEIGHTS, _OPTIMIZER, _AVERAGED, _FIXED, _STATE = (
 class Learner:
     """The tensors of a checkpoint.
 
-    `weights` are the parameters by name, `averaged` copies of them or None. `fixed` are tensors without which the
-    weights have no meaning; they are computed once, because another machine could round differently.
+    `weights` are the parameters by name, `averaged` copies of them or None. `beside` are further tensors: a
+    basis that another machine could compute with other rounding, the weights that sample.
     """
 
     weights: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     averaged: Mapping[str, Tensor] | None = None
-    fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, learner: Learner, state: dict[str, Any]) -> None:
@@ -52,8 +52,8 @@ def save_checkpoint(folder: Path, learner: Learner, state: dict[str, Any]) -> No
         write_tensors(partial / _OPTIMIZER, _optimizer_tensors(learner))
         if learner.averaged is not None:
             write_tensors(partial / _AVERAGED, {name: _kept(weight) for name, weight in learner.averaged.items()})
-        if learner.fixed:
-            write_tensors(partial / _FIXED, {name: _kept(tensor) for name, tensor in learner.fixed.items()})
+        if learner.beside:
+            write_tensors(partial / _BESIDE, {name: _kept(tensor) for name, tensor in learner.beside.items()})
         (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
@@ -69,8 +69,8 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
         _load_optimizer(load_file(folder / _OPTIMIZER), learner)
         if learner.averaged is not None:
             _copy(load_file(folder / _AVERAGED), learner.averaged)
-        if learner.fixed:
-            _copy(load_file(folder / _FIXED), learner.fixed)
+        if learner.beside:
+            _copy(load_file(folder / _BESIDE), learner.beside)
     return state
 
 

@@ -4,10 +4,13 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
+from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import TrainSection
 from cxrsynth.rl.policy import Policy
 
+ADVICE = "\n  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept"
 _EPSILON = 1e-12
 
 
@@ -37,3 +40,18 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: str, *, done:
     factor = 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
+
+
+def step(optimizer: torch.optim.Optimizer, *, grad_norm: float) -> float:
+    """One optimizer step; each parameter group's gradient is clipped by itself. Returns the norm before clipping.
+
+    Raises:
+        ModelError: if the gradient is not a number.
+    """
+    norms = [nn.utils.clip_grad_norm_(group["params"], grad_norm) for group in optimizer.param_groups]
+    norm = float(torch.stack(norms).norm())
+    if not math.isfinite(norm):
+        raise ModelError(f"the gradient is not a number{ADVICE}")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm

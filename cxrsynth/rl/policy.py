@@ -1,7 +1,7 @@
 """The policy, a diffusion model with some trained weights, and the frozen baseline it is compared with."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -69,6 +69,23 @@ class Policy:
             yield self._baseline
         finally:
             self.model.unet.enable_adapters()
+
+    @contextmanager
+    def holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within the context the weights named in `values` are those; nothing is copied.
+
+        Args:
+            values: by the names of `weights`, on the same device and of the same type; they may be changed in place.
+        """
+        weights = self.weights
+        own = {name: weights[name].data for name in values}
+        try:
+            for name, value in values.items():
+                weights[name].data = value
+            yield
+        finally:
+            for name, value in own.items():
+                weights[name].data = value
 
     def parameter_count(self) -> dict[str, int]:
         """Number of trained parameters, by part."""

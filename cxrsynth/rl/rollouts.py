@@ -1,8 +1,9 @@
-"""Rollouts: the policy's trajectories, their rewards, and the baseline's rewards for the same reports and x_T."""
+"""Rollouts: the policy's images and their rewards, and the baseline's rewards for the same reports."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,16 +12,22 @@ from cxrsynth.diffusion.ddim import DDIMSchedule
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.rollout import Trajectory, rollout
-from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
+from cxrsynth.diffusion.sampler import decode_latents, encode_prompts, guided_condition, sample_latents
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.rl.experience import Conditioning
 from cxrsynth.rl.perturbation import Shifts, sample_shifts
 from cxrsynth.rl.policy import Policy
 from cxrsynth.rl.rollout_spec import RolloutSpec
-from cxrsynth.rl.update import Experience
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.runtime.processes import ProcessGroup
+from cxrsynth.settings import Sampler
+
+Record = TypeVar("Record")
+RecordMade = TypeVar("RecordMade", covariant=True)
+Key = tuple[object, ...]
+BaselineKey = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,12 @@ class PromptExample:
 
 
 class BaselineCache:
-    """Mean rewards of the baseline's images by (report id, x_T), [R] each; no pair is sampled twice."""
+    """Mean rewards of the baseline's images by (report id, number of x_T), [R] each; no pair is sampled twice."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, int], list[float]] = {}
+        self.rows: dict[BaselineKey, list[float]] = {}
 
-    def table(self, keys: Sequence[tuple[str, int]]) -> Tensor:
+    def table(self, keys: Sequence[BaselineKey]) -> Tensor:
         """Rewards [B, R] of cached keys."""
         return torch.tensor([self.rows[key] for key in keys])
 
@@ -55,16 +62,73 @@ class BaselineCache:
         self.rows = {(report_id, start): row for report_id, start, row in state}
 
 
-class Collector:
+class Drawing(Protocol[RecordMade]):
+    """How a batch is sampled: what the update needs of it, and the images [B, 1, H, W]."""
+
+    guidance: float
+
+    def __call__(
+        self, model: DiffusionModel, condition: Tensor, starts: Sequence[Key], streams: Sequence[Key]
+    ) -> tuple[RecordMade, Tensor]:
+        """Sample a batch.
+
+        Args:
+            model: the policy, or its baseline.
+            condition: from `guided_condition`.
+            starts: what each image's x_T depends on where the policy's actions come after it.
+            streams: what each image's own noise depends on.
+        """
+        ...
+
+
+class TrajectoryDrawing:
+    """Trajectories with step noise; `starts` decide x_T, `streams` the noise of the steps, the policy's actions."""
+
+    def __init__(self, schedule: DDIMSchedule, *, guidance: float, seed: int) -> None:
+        self.schedule, self.guidance, self._seed = schedule, guidance, seed
+
+    def __call__(
+        self, model: DiffusionModel, condition: Tensor, starts: Sequence[Key], streams: Sequence[Key]
+    ) -> tuple[Trajectory, Tensor]:
+        """Trajectories without their images, and the images."""
+        shape = model.latent_shape
+        made = rollout(
+            model,
+            self.schedule,
+            condition,
+            torch.stack([seeded_noise(shape, self._seed, "start", *start) for start in starts]),
+            lambda step: torch.stack([seeded_noise(shape, self._seed, *own, step) for own in streams]),
+            guidance=self.guidance,
+        )
+        return replace(made, images=made.images[:0]), made.images
+
+
+class CleanDrawing:
+    """Images by any sampler, without step noise; `streams` decide x_T, the policy's only noise."""
+
+    def __init__(self, sampler: Sampler, *, steps: int, guidance: float, seed: int) -> None:
+        self.sampler, self.steps, self.guidance, self._seed = sampler, steps, guidance, seed
+
+    def __call__(
+        self, model: DiffusionModel, condition: Tensor, starts: Sequence[Key], streams: Sequence[Key]
+    ) -> tuple[Tensor, Tensor]:
+        """Clean latents [B, C, h, w] on the CPU, and the images."""
+        noise = torch.stack([seeded_noise(model.latent_shape, self._seed, *own) for own in streams])
+        latents = sample_latents(
+            model, condition, noise, sampler=self.sampler, steps=self.steps, guidance=self.guidance
+        )
+        return latents.cpu(), decode_latents(model, latents).cpu()
+
+
+class Collector(Generic[Record]):
     """Samples policy and baseline, batch by batch, on a CPU several at once, and scores each batch as it is done.
 
     Args:
         policy: the model being tuned.
         suite: the rewards.
-        schedule: of the rollouts.
-        guidance: classifier-free guidance scale.
-        batch_size: trajectories per batch; batches do not depend on the number of processes.
-        seed: of all noise.
+        drawing: how a batch is sampled.
+        batch_size: images per batch; batches do not depend on the number of processes.
+        seed: of the condition's shifts.
         pool: where batches run.
         group: the processes.
     """
@@ -74,8 +138,7 @@ class Collector:
         policy: Policy,
         suite: RewardSuite,
         *,
-        schedule: DDIMSchedule,
-        guidance: float,
+        drawing: Drawing[Record],
         batch_size: int,
         seed: int,
         pool: OrderedPool,
@@ -83,21 +146,20 @@ class Collector:
     ) -> None:
         self.policy = policy
         self.suite = suite
-        self.schedule = schedule
-        self.guidance = guidance
+        self.drawing = drawing
         self.batch_size = batch_size
         self.seed = seed
         self._pool = pool
         self._group = group
 
-    def policy_experience(
+    def policy_samples(
         self, iteration: int, specs: Sequence[RolloutSpec], examples: Sequence[PromptExample]
-    ) -> tuple[Experience, Tensor]:
-        """Trajectories of this process and the rewards of all, [N, R].
+    ) -> tuple[Conditioning, list[Record], Tensor]:
+        """What this process sampled, one record a batch, and the rewards of all processes' images, [N, R].
 
         Args:
-            iteration: gives each iteration step noise of its own.
-            specs: all N trajectories of the iteration.
+            iteration: gives each iteration noise of its own.
+            specs: all N images of the iteration.
             examples: their prompts, [N].
         """
         model = self.policy.model
@@ -111,7 +173,7 @@ class Collector:
         shifts = self._shifts(iteration, [specs[place] for place in places], mask)
         row = {place: index for index, place in enumerate(places)}
 
-        def one(batch: range) -> tuple[Trajectory, Tensor]:
+        def one(batch: range) -> tuple[Record, Tensor]:
             rows = [row[place] for place in batch]
             return self._sample(
                 model,
@@ -121,72 +183,59 @@ class Collector:
                 None if mask is None else mask[rows],
                 None if shifts is None else shifts.values[rows],
                 starts=[(examples[place].report.report_id, specs[place].start) for place in batch],
-                steps=[("policy", iteration, specs[place].stream) for place in batch],
+                streams=[("policy", iteration, specs[place].stream) for place in batch],
             )
 
         found = [result for _, result in self._pool.map_in_order(one, own)]
         rewards = self._joined(places, torch.cat([values for _, values in found]) if found else None)
-        latents, log_probs = ([getattr(made, name) for made, _ in found] for name in ("latents", "log_probs"))
         self._check(rewards, examples)
-        empty_latents = torch.zeros(len(self.schedule.timesteps), 0, *model.latent_shape)
-        experience = Experience(
-            places,
-            torch.cat([empty_latents, *latents], 1),
-            torch.cat([torch.zeros(self.schedule.actions, 0), *log_probs], 1),
-            text,
-            empty,
-            mask,
-            shifts,
-            [examples[place].report.report_id for place in places],
-        )
-        return experience, rewards
+        ids = [examples[place].report.report_id for place in places]
+        return Conditioning(places, ids, text, empty, mask, shifts), [record for record, _ in found], rewards
 
-    def baseline_rewards(
-        self, specs: Sequence[RolloutSpec], examples: Sequence[PromptExample], cache: BaselineCache, *, images: int
-    ) -> Tensor:
-        """Rewards [N, R] of the baseline for the same reports and x_T, with step noise of its own; mean of `images`.
+    def fill(self, cache: BaselineCache, wanted: Mapping[BaselineKey, PromptExample], *, images: int = 1) -> None:
+        """Sample and score the baseline where the cache has no rewards yet, with noise of its own.
 
-        With shared step noise the comparison would depend on the policy's action, and bias its gradient.
+        With the policy's step noise the comparison would depend on the policy's action, and bias its gradient.
+
+        Args:
+            cache: gets the mean rewards of `images` images a key.
+            wanted: example of each key.
+            images: of the baseline for each key.
         """
-        wanted = {
-            (example.report.report_id, spec.start): example for spec, example in zip(specs, examples, strict=True)
-        }
         missing = [key for key in sorted(wanted) if key not in cache.rows]
         todo = [(key, image) for key in missing for image in range(images)]
         batches = [todo[first : first + self.batch_size] for first in range(0, len(todo), self.batch_size)]
-        if batches:
-            places = {pair: place for place, pair in enumerate(todo)}
-            own = self._group.share(batches)
-            with self.policy.baseline() as baseline:
+        if not batches:
+            return
+        places = {pair: place for place, pair in enumerate(todo)}
+        own = self._group.share(batches)
+        with self.policy.baseline() as baseline:
 
-                def one(batch: list[tuple[tuple[str, int], int]]) -> Tensor:
-                    members = [wanted[key] for key, _ in batch]
-                    text, empty = self._embeddings([example.prompt for example in members])
-                    mask = (
-                        None if baseline.ace is None else baseline.ace.mask([example.conditions for example in members])
-                    )
-                    _, rewards = self._sample(
-                        baseline,
-                        members,
-                        text,
-                        empty,
-                        mask,
-                        None,
-                        starts=[key for key, _ in batch],
-                        steps=[("baseline", *key, image) for key, image in batch],
-                    )
-                    return rewards
+            def one(batch: list[tuple[BaselineKey, int]]) -> Tensor:
+                members = [wanted[key] for key, _ in batch]
+                text, empty = self._embeddings([example.prompt for example in members])
+                mask = None
+                if baseline.ace is not None:
+                    mask = baseline.ace.mask([example.conditions for example in members])
+                _, rewards = self._sample(
+                    baseline,
+                    members,
+                    text,
+                    empty,
+                    mask,
+                    None,
+                    starts=[key for key, _ in batch],
+                    streams=[("baseline", *key, image) for key, image in batch],
+                )
+                return rewards
 
-                found = [rewards for _, rewards in self._pool.map_in_order(one, own)]
-            mine = [places[pair] for batch in own for pair in batch]
-            rewards = self._joined(mine, torch.cat(found) if found else None)
-            self._check(rewards, [wanted[key] for key, _ in todo], whose="the baseline's ")
-            for place, key in enumerate(missing):
-                several = rewards[place * images : (place + 1) * images]
-                cache.rows[key] = several.nanmean(0).tolist()
-        return cache.table(
-            [(example.report.report_id, spec.start) for spec, example in zip(specs, examples, strict=True)]
-        )
+            found = [rewards for _, rewards in self._pool.map_in_order(one, own)]
+        mine = [places[pair] for batch in own for pair in batch]
+        rewards = self._joined(mine, torch.cat(found) if found else None)
+        self._check(rewards, [wanted[key] for key, _ in todo], whose="the baseline's ")
+        for place, key in enumerate(missing):
+            several = rewards[place * images : (place + 1) * images]
+            cache.rows[key] = several.nanmean(0).tolist()
 
     def _shifts(self, iteration: int, specs: Sequence[RolloutSpec], mask: Tensor | None) -> Shifts | None:
         """The first action of each trajectory, if the policy has one."""
@@ -213,24 +262,14 @@ class Collector:
         mask: Tensor | None,
         shift: Tensor | None,
         *,
-        starts: Sequence[tuple[object, ...]],
-        steps: Sequence[tuple[object, ...]],
-    ) -> tuple[Trajectory, Tensor]:
-        shape = model.latent_shape
+        starts: Sequence[Key],
+        streams: Sequence[Key],
+    ) -> tuple[Record, Tensor]:
         with torch.no_grad():
-            condition = guided_condition(model, text, empty, self.guidance, mask=mask, shift=shift)
-        made = rollout(
-            model,
-            self.schedule,
-            condition,
-            torch.stack([seeded_noise(shape, self.seed, "start", *start) for start in starts]),
-            lambda step: torch.stack([seeded_noise(shape, self.seed, *own, step) for own in steps]),
-            guidance=self.guidance,
-        )
-        check_pixels(made.images, [f"report {example.report.report_id}" for example in examples])
-        return replace(made, images=made.images[:0]), self.suite(
-            made.images, [example.report for example in examples]
-        ).values
+            condition = guided_condition(model, text, empty, self.drawing.guidance, mask=mask, shift=shift)
+        record, images = self.drawing(model, condition, starts, streams)
+        check_pixels(images, [f"report {example.report.report_id}" for example in examples])
+        return record, self.suite(images, [example.report for example in examples]).values
 
     def _joined(self, places: list[int], rewards: Tensor | None) -> Tensor:
         """Rows of all processes in the order of their places."""

@@ -1,43 +1,24 @@
-"""The update: inner epochs over the trajectories of an iteration, forward, backward, clip, step."""
+"""The policy-gradient update: inner epochs over the trajectories of an iteration, forward, backward, clip, step."""
 
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cxrsynth.diffusion.ddim import DDIMSchedule, step_kl, step_log_prob, step_std
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.rollout import predict_means
-from cxrsynth.diffusion.sampler import guided_condition
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import UpdateSection
+from cxrsynth.rl.experience import Experience
 from cxrsynth.rl.objective import PolicyLoss, clipped_objective
-from cxrsynth.rl.perturbation import Shifts, shift_kl, shift_log_prob
+from cxrsynth.rl.optimizer import ADVICE, step
 from cxrsynth.rl.policy import Policy
+from cxrsynth.rl.shift_update import add_shift_gradients
 from cxrsynth.runtime.gradients import add_gradients
 from cxrsynth.runtime.pool import OrderedPool
-
-
-@dataclass(frozen=True)
-class Experience:
-    """Trajectories this process sampled, n of the iteration's N; tensors on the CPU.
-
-    `places` are their indices among the N; `text` their reports' text embeddings, `empty` that of the empty prompt,
-    `mask` the ACE blocks of their reports, `shifts` the first action if the policy has one; `report_ids` name them in
-    errors.
-    """
-
-    places: list[int]
-    latents: Tensor  # [T, n, C, h, w]
-    log_probs: Tensor  # [T - 1, n]
-    text: Tensor  # [n, L, D]
-    empty: Tensor  # [1, L, D]
-    mask: Tensor | None  # [n, K]
-    shifts: Shifts | None
-    report_ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -53,8 +34,6 @@ class UpdateStats:
     grad_norm: float
     ratio_error: float
 
-
-_ADVICE = "\n  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept"
 
 Sum = Callable[[Tensor], Tensor]
 
@@ -116,7 +95,8 @@ class Updater:
             found, error = self._gradients(experience, advantage, chosen, means, old[turn])
             sums += found
             first_error = error if turn == 0 else first_error
-            norms.append(self._step())
+            norms.append(step(self._optimizer, grad_norm=self._settings.grad_norm))
+            self._after_step()
         clipped, approx_kl, baseline_kl, steps = sums.tolist()
         return UpdateStats(
             clip_fraction=clipped / steps,
@@ -145,20 +125,9 @@ class Updater:
         pairs = [(row, step) for step, row in own]
         return [pairs[first : first + self._micro_batch] for first in range(0, len(pairs), self._micro_batch)]
 
-    def _condition(self, model: DiffusionModel, experience: Experience, rows: Tensor) -> Tensor:
-        mask = None if experience.mask is None else experience.mask[rows]
-        shift = None
-        if experience.shifts is not None:
-            # A shift that was sampled is given to the baseline too, like every action before a step.
-            model, shift = self._policy.model, experience.shifts.values[rows]
-        device = model.device
-        return guided_condition(
-            model, experience.text[rows].to(device), experience.empty.to(device), self._guidance, mask=mask, shift=shift
-        )
-
     def _means(self, model: DiffusionModel, experience: Experience, rows: Tensor, steps: Tensor) -> Tensor:
         latents = experience.latents[steps, rows].to(model.device)
-        condition = self._condition(model, experience, rows)
+        condition = experience.condition(model, self._policy, rows, guidance=self._guidance)
         return predict_means(model, self._schedule, steps.to(model.device), latents, condition, guidance=self._guidance)
 
     def _baseline_means(
@@ -217,33 +186,19 @@ class Updater:
         """
         for weight in self._policy.weights.values():
             weight.grad = torch.zeros_like(weight)
-        shifted, error = self._shift_gradients(experience, advantage, {place for place, _ in chosen})
+        shifted, error = add_shift_gradients(
+            self._policy,
+            experience,
+            advantage,
+            {place for place, _ in chosen},
+            clip_range=self._settings.clip_range,
+            kl_weight=self._settings.kl_weight,
+        )
         denoised, steps_error = self._denoising_gradients(experience, advantage, chosen, means, old)
         for weight in self._policy.weights.values():
             assert weight.grad is not None
             weight.grad = self._add_up(weight.grad)
         return self._add_up(shifted + denoised), max(error, steps_error)
-
-    def _shift_gradients(self, experience: Experience, advantage: Tensor, places: set[int]) -> tuple[Tensor, float]:
-        """Gradient of the first action, the shift of the condition; it needs no network."""
-        ace, shifts, mask = self._policy.shifts, experience.shifts, experience.mask
-        rows = [row for row, place in enumerate(experience.places) if place in places]
-        if ace is None or shifts is None or mask is None or not rows:
-            return torch.zeros(4, dtype=torch.float64), 0.0
-        mean, std = ace.mean(mask[rows]), self._policy.exploration_std
-        device, elements = mean.device, math.prod(experience.latents.shape[2:])
-        log_prob = shift_log_prob(shifts.values[rows].to(device), mean, std, elements=elements)
-        loss = clipped_objective(
-            log_prob,
-            shifts.log_probs[rows].to(device),
-            advantage[[experience.places[row] for row in rows]].to(device),
-            clip_range=self._settings.clip_range,
-            kl=shift_kl(mean, std, elements=elements),
-            kl_weight=self._settings.kl_weight,
-        )
-        torch.autograd.backward(loss.loss / len(places), inputs=[ace.coordinates])
-        found = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(rows)]
-        return torch.tensor(found, dtype=torch.float64), loss.ratio_error
 
     def _denoising_gradients(
         self,
@@ -261,7 +216,7 @@ class Updater:
             loss = self._loss(experience, advantage, pairs, means, old)
             if not bool(loss.loss.isfinite()):
                 ids = ", ".join(dict.fromkeys(experience.report_ids[row] for row, _ in pairs))
-                raise ModelError(f"report {ids}: the loss is not a number{_ADVICE}")
+                raise ModelError(f"report {ids}: the loss is not a number{ADVICE}")
             found = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(pairs)]
             return loss.loss / len(chosen), (found, loss.ratio_error)
 
@@ -305,16 +260,3 @@ class Updater:
             return loss
         apart = (before - experience.log_probs[steps, rows].to(device)).exp() - 1
         return replace(loss, ratio_error=float(apart.abs().max()))
-
-    def _step(self) -> float:
-        norms = [
-            nn.utils.clip_grad_norm_(group["params"], self._settings.grad_norm)
-            for group in self._optimizer.param_groups
-        ]
-        norm = float(torch.stack(norms).norm())
-        if not torch.isfinite(torch.tensor(norm)):
-            raise ModelError(f"the gradient is not a number{_ADVICE}")
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._after_step()
-        return norm

@@ -11,15 +11,18 @@ from torch import Tensor
 
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.recipe.schema import DdpoStage, RlcfStage, SftStage
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.tuning.finetune import Supervision
 from cxrsynth.tuning.latent_cache import Pair, TrainingImages
+from cxrsynth.tuning.policy_gradient import PolicyGradient
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.run import TuneRun
 
+_OLD_BYTES = 4  # the weights that sample, in float32
 _ADAMW_BYTES = 8  # two moments in float32; averaged weights are there before the first step
 
 
@@ -86,17 +89,16 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     # A later stage is measured on the model the run starts from: its networks are the same.
     made = Reinforcement(run, stage, index, checkpoint=run.model)
     batch = run.batch_size(stage.sampling)
-    counts = made.policy.parameter_count()
-    actions = max(1, round(stage.update.timestep_fraction * made.schedule.actions)) * stage.update.inner_epochs
+    counts, guidance = made.policy.parameter_count(), made.stage.guidance
     with made.pool() as pool:
-        step = _measure(made, pool, batch)
+        step = _measure(made, pool, batch, guidance=guidance)
+        # The update on the forward process predicts without guidance.
+        learning = step if isinstance(made.objective, PolicyGradient) else _measure(made, pool, batch, guidance=1.0)
         side_by_side = pool.batches * run.accelerator.num_processes
     sampling = stage.sampling.steps * step.forward_s / batch / side_by_side  # seconds an image
-    batches = stage.trajectories / batch / side_by_side
-    sampled = stage.trajectories * sampling
+    sampled = stage.images * sampling
     at_first, in_all = (_baseline_images(made, iterations) for iterations in (1, stage.iterations))
-    pulled = stage.update.kl_weight > 0 and step.backward_s > 0  # the baseline's means, for the divergence of steps
-    updated = batches * actions * (step.backward_s + (step.forward_s if pulled else 0))
+    updated = stage.images / batch / side_by_side * _update_passes(made, learning)
     evaluation = run.recipe.evaluation
     evaluated = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
     evaluated = min(evaluated, len(run.held_out) * evaluation.images_per_report)
@@ -105,25 +107,42 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     times = stage.iterations // evaluation.every + 2
     total = stage.iterations * (sampled + updated) + in_all * sampling + times * evaluating
     trained = sum(counts.values())
-    kept = _ADAMW_BYTES * trained
+    kept = (_ADAMW_BYTES + (_OLD_BYTES if stage.objective == "forward" else 0)) * trained
+    memory = max(step.memory_bytes, learning.memory_bytes) + kept
     return [
-        f"{stage.iterations} iterations of {stage.trajectories} images and {stage.update.num_minibatches} updates;"
-        f" {stage.sampling.steps} steps, guidance {made.guidance:g}",
+        f"{stage.iterations} iterations of {stage.images} images and {stage.num_minibatches} updates;"
+        f" {stage.sampling.steps} steps, guidance {guidance:g}, objective {stage.objective}",
         f"trains {trained:,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
         f"an iteration about {sampled + at_first * sampling + updated:.0f} s at first, {sampled + updated:.0f} s where"
         f" the baseline's rewards are known; an evaluation of {evaluated} images about {evaluating:.0f} s",
-        f"the baseline samples {in_all:,} images in all; their rewards are cached by report and x_T",
-        f"about {timedelta(seconds=round(total))} in all; {(step.memory_bytes + kept) / 2**30:.1f} GiB {_where(run)}"
+        f"the baseline samples {in_all:,} images in all; their rewards are cached",
+        f"about {timedelta(seconds=round(total))} in all; {memory / 2**30:.1f} GiB {_where(run)}"
         " for weights, optimizer and a step (decoding and rewards are counted in neither)",
     ]
 
 
+def _update_passes(made: Reinforcement, step: _Step) -> float:
+    """Seconds of an iteration's updates for each batch of images."""
+    if not step.backward_s:
+        return 0.0
+    objective = made.objective
+    if isinstance(objective, PolicyGradient):
+        update = objective.update
+        actions = max(1, round(update.timestep_fraction * objective.schedule.actions)) * update.inner_epochs
+        passes = 1 if update.kl_weight > 0 else 0  # the baseline's means, for the divergence of steps
+        return actions * (step.backward_s + passes * step.forward_s)
+    settings = objective.settings
+    bounded = settings.max_norm_ratio is not None
+    passes = (1 + (settings.kl_weight > 0 or bounded)) * (1 + bounded)  # old and baseline; with and without the prompt
+    return settings.timesteps * (step.backward_s + passes * step.forward_s)
+
+
 def _baseline_images(made: Reinforcement, iterations: int) -> int:
-    """How many images the baseline samples: one or several for each pair of report and x_T."""
+    """How many images the baseline samples: a few for each report, or for each pair of report and x_T."""
     stage = made.section
-    if not isinstance(stage, RlcfStage):
+    if not isinstance(stage, RlcfStage) or stage.comparison.baseline_images is None:
         return 0
-    pairs = {(spec.report, spec.start) for iteration in range(iterations) for spec in made.rollout_specs(iteration)}
+    pairs = {(spec.report, spec.start) for iteration in range(iterations) for spec in made.objective.specs(iteration)}
     return len(pairs) * stage.comparison.baseline_images
 
 
@@ -137,28 +156,23 @@ def _peak_bytes(run: TuneRun) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _measure(made: Reinforcement, pool: SamplingPool, batch: int) -> _Step:
+def _measure(made: Reinforcement, pool: SamplingPool, batch: int, *, guidance: float) -> _Step:
     """Time a forward and a backward pass on every core at once, as in a run; the second of two passes counts."""
     policy = made.policy
     prompts = ["", *["chest"] * batch]
-    from cxrsynth.diffusion.rollout import predict_means
-    from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
-
     text = encode_prompts(policy.model, prompts).clone()
     mask = None if policy.model.ace is None else policy.model.ace.mask([()] * batch)
     latents = torch.stack([seeded_noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
-    steps = torch.zeros(batch, dtype=torch.int64)
+    timesteps = torch.zeros(batch, dtype=torch.int64, device=policy.model.device)
     weights = list(policy.denoising_weights.values())
 
     def one(learn: bool) -> None:
         with torch.set_grad_enabled(learn):
             device = policy.model.device
-            condition = guided_condition(policy.model, text[1:], text[:1], made.guidance, mask=mask)
-            mean = predict_means(
-                policy.model, made.schedule, steps.to(device), latents.to(device), condition, guidance=made.guidance
-            )
+            condition = guided_condition(policy.model, text[1:], text[:1], guidance, mask=mask)
+            predicted = predict_noise(policy.model, latents.to(device), timesteps, condition, guidance)
             if learn:
-                torch.autograd.grad(mean.sum(), weights, materialize_grads=True)
+                torch.autograd.grad(predicted.sum(), weights, materialize_grads=True)
 
     def timed(learn: bool) -> float:
         started = time.monotonic()

@@ -14,6 +14,15 @@ if TYPE_CHECKING:  # stages write their own cards
     from cxrsynth.tuning.reinforce import Reinforcement
 
 _LAST = 100
+_METHOD = {
+    "forward": [
+        "Comparative feedback after CXRL (arXiv:2403.06516), learned by an objective on the forward process"
+        " (DiffusionNFT, arXiv:2509.16117)."
+    ],
+    "policy_gradient": [
+        "Implements the published description of CXRL (arXiv:2403.06516); unpublished constants are our own choice."
+    ],
+}
 
 
 def supervision_card(run: TuneRun, stage: "Supervision") -> str:
@@ -52,12 +61,12 @@ def reinforcement_card(run: TuneRun, stage: "Reinforcement", best: int) -> str:
     section: RlcfStage | DdpoStage = stage.section
     lines = [
         *_head(stage.policy.model, section.stage),
-        "Implements the published description of CXRL (arXiv:2403.06516); unpublished constants are our own choice.",
+        *_METHOD[section.objective],
         "",
         f"- trained: UNet {section.train.unet}, ACE {'on' if section.train.ace else 'off'}"
         f" ({', '.join(f'{n} {c}' for n, c in stage.policy.parameter_count().items())} numbers)",
         f"- rewards: {', '.join(_reward(name, reward) for name, reward in section.rewards.items())}",
-        f"- iterations: {section.iterations} of {section.trajectories} images; weights of iteration {best}"
+        f"- iterations: {section.iterations} of {section.images} images; weights of iteration {best}"
         + (", the best according to the evaluator" if best == stage.best.iteration else ""),
         f"- reports: {len(run.training)} to train, {len(run.held_out)} held out",
         "",

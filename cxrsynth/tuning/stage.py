@@ -61,7 +61,7 @@ class StageProgress:
         weights: that are trained, by name.
         optimizer: of those weights.
         ema_decay: of averaged weights, None for none.
-        fixed: tensors that belong to the weights and must not be recomputed on resume.
+        beside: further tensors that a checkpoint keeps, restored in place.
         remembered: further state, by its key in a checkpoint.
     """
 
@@ -74,14 +74,14 @@ class StageProgress:
         *,
         ema_decay: float | None,
         remembered: Mapping[str, Remembered],
-        fixed: Mapping[str, Tensor] | None = None,
+        beside: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.metrics = Metrics(run.folder.metrics)
         self.first = 0
         self._run, self._index = run, index
         self._average = None if ema_decay is None else EMAModel(weights.values(), decay=ema_decay)
         averaged = None if self._average is None else dict(zip(weights, self._average.shadow_params, strict=True))
-        self._learner = Learner(weights, optimizer, averaged, fixed or {})
+        self._learner = Learner(weights, optimizer, averaged, beside or {})
         self._remembered = remembered
 
     def resume(self, total: int, unit: str) -> None:

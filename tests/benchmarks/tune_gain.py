@@ -19,7 +19,6 @@ from itertools import count, pairwise
 from pathlib import Path
 from statistics import mean
 
-import torch
 import typer
 
 from cxrsynth import console
@@ -71,7 +70,7 @@ def main(
             evaluation = (f"evaluation.reports={reports}", f"evaluation.images_per_report={images_per_report}")
             run = open_tune(TuneSettings(recipe=recipe, out=folder, overrides=(f"seed={seed}", *evaluation)))
             run.folder.baseline_images.mkdir(parents=True, exist_ok=True)
-            stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint="nano")  # type: ignore[arg-type]
+            stage = Reinforcement(run, run.recipe.stages[0], 0, checkpoint=run.model)  # type: ignore[arg-type]
             pool = stack.enter_context(stage.pool())
             evaluator = stage.evaluator(pool)
             baseline = evaluator.baseline(stage.policy.baseline, folder / "baseline.safetensors")
@@ -110,28 +109,30 @@ def crossing(course: list[tuple[float, float]], gain: float) -> float | None:
 
 def our_runner(stage: Reinforcement, pool: SamplingPool, evaluator: Evaluator, baseline: EvaluatedImages) -> Runner:
     """Iterations of `tune`, evaluated as in `tune`: with averaged weights."""
-    collector, updater = stage.learners(pool)
+    iterate = stage.opened(pool)
     counter = count()
 
     def gain() -> float:
         with stage.progress.averaged():
             return evaluator.verdict(evaluator.evaluate(stage.policy.model), baseline).tuning
 
-    return Runner(lambda: stage.iterate(next(counter), collector, updater), gain)
+    return Runner(lambda: iterate(next(counter)), gain)
 
 
 def plain_runner(
     stage: Reinforcement, evaluator: Evaluator, baseline: EvaluatedImages, *, learning_rate: float, seed: int
 ) -> Runner:
     """Iterations of the plain loop, on the reports of our iteration of the same number."""
-    columns = reward_std(baseline.rewards)[: len(stage.suite.names)]
-    weights = torch.tensor([stage.weights[name] for name in stage.suite.names]) / columns
-    plain = PlainLoop(stage.suite, batch=4, weights=weights, learning_rate=learning_rate, seed=seed)
+    parts = stage.stage
+    columns = reward_std(baseline.rewards)[: len(parts.suite.names)]
+    plain = PlainLoop(
+        parts.suite, batch=4, weights=parts.weight_tensor / columns, learning_rate=learning_rate, seed=seed
+    )
     start = evaluator.evaluate(plain.model)  # its own: float32 makes other images than bfloat16
     counter = count()
 
     def step() -> None:
-        plain([stage.example(stage.run.training[spec.report]) for spec in stage.rollout_specs(next(counter))])
+        plain(parts.examples(stage.objective.specs(next(counter))))
 
     return Runner(step, lambda: evaluator.verdict(evaluator.evaluate(plain.model), start).tuning)
 

@@ -107,6 +107,7 @@ def _tune(model: Path) -> None:
 
     stage = {
         "stage": "rlcf",
+        "objective": "policy_gradient",
         "iterations": 1,
         "reports_per_iteration": 1,
         "images_per_report": 2,
@@ -127,7 +128,7 @@ def _tune(model: Path) -> None:
         made = Reinforcement(run, run.recipe.stages[0], 0, checkpoint=resolve_model(str(model)))  # type: ignore[arg-type]
         loaded = _peak_bytes()
         with SamplingPool(made.policy.model, batch_size=1, threads_per_batch=torch.get_num_threads()) as pool:
-            row = made.iterate(0, *made.learners(pool))
+            row = made.opened(pool)(0)
     unet = made.policy.model.unet
     own = sum(weight.numel() * weight.element_size() for name, weight in unet.named_parameters() if "lora_" not in name)
     with made.policy.baseline() as baseline:

@@ -40,8 +40,8 @@ def main(reports: int = 4, images: int = 4, rounds: int = 3, batch: Annotated[in
     """Print trajectories a second of both, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
         stage = open_stage(Path(folder), reports=reports, images=images)
-        cases = [stage.example(report) for report in stage.run.training[:reports] for _ in range(images)]
-        plain = PlainLoop(stage.suite, batch=batch)
+        cases = [stage.stage.example(report) for report in stage.run.training[:reports] for _ in range(images)]
+        plain = PlainLoop(stage.stage.suite, batch=batch)
         ours = our_iterations(stage)
         times: dict[str, list[float]] = {"plain loop": [], "cxrsynth tune": []}
         ours()  # the first pass fills the cache of the baseline's rewards, as every later one finds it
@@ -65,6 +65,7 @@ def open_stage(folder: Path, *, reports: int, images: int) -> Reinforcement:
         "stages": [
             {
                 "stage": "rlcf",
+                "objective": "policy_gradient",
                 "iterations": 1000,
                 "reports_per_iteration": reports,
                 "images_per_report": images,
@@ -83,9 +84,9 @@ def open_stage(folder: Path, *, reports: int, images: int) -> Reinforcement:
 
 def our_iterations(stage: Reinforcement) -> Callable[[], object]:
     """Each call is the next iteration of `tune`, without evaluation or checkpoint."""
-    collector, updater = stage.learners(stage.pool())
+    iterate = stage.opened(stage.pool())
     counter = iter(range(1000))
-    return lambda: stage.iterate(next(counter), collector, updater)
+    return lambda: iterate(next(counter))
 
 
 class PlainLoop:

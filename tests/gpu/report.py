@@ -250,18 +250,8 @@ def _seconds(work: Callable[[], object], repeats: int = 10) -> float:
     return (time.perf_counter() - started) / repeats
 
 
-def large_recipe(work: Path, unet: str) -> Path:
-    """RLCF with ACE on the large model, updates as in `recipes/sd15-*`: LoRA, or all weights of the UNet."""
-    train: dict[str, Any] = {"unet": unet, "ace": {"subspace": 8, "exploration_std": 0.3}, "learning_rate": 1.0e-5}
-    if unet == "lora":
-        train["lora"] = {"rank": 16}
-    stage = {
-        "stage": "rlcf",
-        "iterations": 2,
-        "reports_per_iteration": 4,
-        "images_per_report": 4,
-        "train": train,
-        "sampling": {"steps": 20, "guidance": 4.0, "batch_size": 8},
+_UPDATES: dict[str, dict[str, Any]] = {
+    "policy_gradient": {
         "comparison": {"pool": 1},
         "update": {
             "num_minibatches": 2,
@@ -270,14 +260,35 @@ def large_recipe(work: Path, unet: str) -> Path:
             "grad_norm": 0.1,
             "micro_batch": 8,
         },
-    }
+    },
+    "forward": {
+        "comparison": {"baseline_images": 4},
+        "forward": {"num_minibatches": 2, "timesteps": 4, "micro_batch": 8},
+    },
+}
+
+
+def large_recipe(work: Path, unet: str, *, objective: str = "policy_gradient") -> Path:
+    """RLCF with ACE on the large model, updates as in `recipes/sd15-*`: LoRA, or all weights of the UNet."""
+    train: dict[str, Any] = {"unet": unet, "ace": {"subspace": 8, "exploration_std": 0.3}, "learning_rate": 1.0e-5}
+    if unet == "lora":
+        train["lora"] = {"rank": 16}
+    stage = {
+        "stage": "rlcf",
+        "objective": objective,
+        "iterations": 2,
+        "reports_per_iteration": 4,
+        "images_per_report": 4,
+        "train": train,
+        "sampling": {"steps": 20, "guidance": 4.0, "batch_size": 8},
+    } | _UPDATES[objective]
     recipe = {
         "model": {"checkpoint": str(sd15(work)), "precision": "bf16", "gradient_checkpointing": True},
         "reports": {"table": str(_REPORTS), "held_out": 4},
         "stages": [stage],
         "evaluation": {"every": 2, "reports": 4, "steps": 8, "sheet": 4},
     }
-    path = work / f"large-{unet}.yaml"
+    path = work / f"large-{unet}-{objective}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
 
@@ -338,6 +349,9 @@ def main(
                     work, str(sd15(work)), 8, few=8, many=40, extra=fifty
                 ),
                 "SD 1.5 size, tune, LoRA and ACE": lambda: tune_rate(work, "sd-lora", large_recipe(work, "lora")),
+                "SD 1.5 size, tune, forward, LoRA and ACE": lambda: tune_rate(
+                    work, "sd-forward", large_recipe(work, "lora", objective="forward")
+                ),
                 "SD 1.5 size, tune, whole UNet and ACE": lambda: tune_rate(work, "sd-full", large_recipe(work, "full")),
             }
         wanted = [word for word in only.split(",") if word]

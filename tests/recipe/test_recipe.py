@@ -39,7 +39,7 @@ def test_every_recipe_loads_and_states_hardware_and_time(path: Path, tmp_path: P
     assert "Hardware:" in comment
     assert "Time:" in comment or "time" in comment
     for stage in recipe.stages:
-        assert not isinstance(stage, RlcfStage | DdpoStage) or stage.trajectories >= 4
+        assert not isinstance(stage, RlcfStage | DdpoStage) or stage.images >= 4
     if recipe.model.checkpoint == "nano":
         assert recipe.reports.table.is_file()
 
@@ -64,18 +64,25 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
                 {"stage": "ddpp"},
                 {"iterations": 4},
                 {"stage": "ddpo", "iterations": 5, "train": {"unet": "frozen", "ace": False}},
-                {"stage": "ddpo", "iterations": 5, "train": {"ace": {"tokns": 3}}, "sampling": {"eta": 0}},
-                {"stage": "ddpo", "iterations": 5, "update": {"num_minibatches": 7}},
+                {
+                    "stage": "ddpo",
+                    "iterations": 5,
+                    "train": {"ace": {"tokns": 3}},
+                    "sampling": {"eta": 0},
+                    "forward": {},
+                },
+                {"stage": "ddpo", "objective": "policy_gradient", "iterations": 5, "update": {"num_minibatches": 7}},
                 {"stage": "rlcf", "iterations": 5, "train": {"ace": {"tokens": 3, "subspace": 3}}},
                 {"stage": "rlcf", "iterations": 5, "train": {"ace": {"exploration_std": 0.3}}},
                 {
                     "stage": "rlcf",
+                    "objective": "policy_gradient",
                     "iterations": 5,
                     "images_per_report": 3,
                     "update": {"num_minibatches": 1},
                     "train": {"ace": {"subspace": 3, "exploration_std": 1}},
                 },
-                {"stage": "rlcf", "iterations": 5, "advantage": {"min_count": 33}},
+                {"stage": "rlcf", "objective": "policy_gradient", "iterations": 5, "advantage": {"min_count": 33}},
                 {
                     "stage": "rlcf",
                     "iterations": True,
@@ -98,7 +105,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.3.train: nothing is trained",
         "r.yaml: stages.4.train.ace.tokns: unknown key\n  known keys: exploration_std, subspace, tokens",
         "r.yaml: stages.4.sampling.eta: found 0\n  expected: greater than 0",
-        "r.yaml: stages.5: update.num_minibatches 7: does not divide the 64 trajectories",
+        "r.yaml: stages.5: update.num_minibatches 7: does not divide the 64 images",
         "r.yaml: stages.6.train.ace: tokens and subspace are two forms",
         "r.yaml: stages.7.train.ace: exploration_std needs subspace",
         "r.yaml: stages.8: images_per_report 3: expected an even number",
@@ -158,9 +165,9 @@ def test_sections_may_be_merged(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(
         "reports: {table: r.csv}\n"
         "stages:\n"
-        "  - {stage: ddpo, iterations: 1, sampling: &first {steps: 10, guidance: 4}}\n"
-        "  - {stage: ddpo, iterations: 1, sampling: &second {<<: *first, steps: 20}}\n"
-        "  - {stage: ddpo, iterations: 1, sampling: {<<: *second, eta: 0.5}}\n"
+        "  - {stage: ddpo, objective: policy_gradient, iterations: 1, sampling: &first {steps: 10, guidance: 4}}\n"
+        "  - {stage: ddpo, objective: policy_gradient, iterations: 1, sampling: &second {<<: *first, steps: 20}}\n"
+        "  - {stage: ddpo, objective: policy_gradient, iterations: 1, sampling: {<<: *second, eta: 0.5}}\n"
     )
     stages = [stage.sampling for stage in load_recipe(tmp_path / "r.yaml").stages if isinstance(stage, DdpoStage)]
     assert [(one.steps, one.guidance, one.eta) for one in stages] == [(10, 4, 1.0), (20, 4, 1.0), (20, 4, 0.5)]
@@ -216,3 +223,85 @@ def test_paths_are_relative_to_the_recipe_and_the_resolved_recipe_loads_again(tm
     again.parent.mkdir()
     again.write_text(dump_recipe(recipe))
     assert load_recipe(again) == recipe
+
+
+def stage_refusal(tmp_path: Path, **stage: object) -> list[str]:
+    """The problems of one stage, a line each."""
+    message = refusal(tmp_path, GOOD | {"stages": [{"stage": "rlcf", "iterations": 3} | stage]})
+    return message.removeprefix(f"{tmp_path / 'r.yaml'}: stages.0: ").splitlines()
+
+
+def test_what_belongs_to_another_objective_is_refused_all_at_once(tmp_path: Path) -> None:
+    belongs = "belongs to objective: policy_gradient, and this stage has objective: forward"
+    assert stage_refusal(
+        tmp_path,
+        update={"clip_range": 0.1},
+        advantage={},
+        sampling={"eta": 1.0},
+        comparison={"kind": "sign"},
+        images_per_report=3,
+    ) == [
+        f"update: {belongs}",
+        f"advantage: {belongs}",
+        f"sampling.eta: {belongs}",
+        "  before version 0.3.0, objective: policy_gradient was the only one: add it to keep what was done",
+        "images_per_report 3: expected an even number, because train.ace.exploration_std uses every shift with both"
+        " signs",
+        "comparison.kind sign: not one of objective: forward",
+        "  expected: win_probability, margin, group",
+    ]
+    assert stage_refusal(
+        tmp_path, objective="policy_gradient", forward={}, sampling={"sampler": "ddim"}, comparison={"kind": "group"}
+    ) == [
+        "forward: belongs to objective: forward, and this stage has objective: policy_gradient",
+        "sampling.sampler: belongs to objective: forward, and this stage has objective: policy_gradient",
+        "comparison.kind group: not one of objective: policy_gradient",
+        "  expected: margin, sigmoid, sign",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("comparison", "key"),
+    [
+        ({"pool": 2}, "pool"),
+        ({"beta": 2.0}, "beta"),
+        ({"kind": "margin", "temperature": 1.0}, "temperature"),
+        ({"kind": "group", "baseline_images": 2}, "baseline_images"),
+    ],
+)
+def test_a_comparison_has_no_settings_that_do_nothing(comparison: dict[str, object], key: str, tmp_path: Path) -> None:
+    kind = comparison.get("kind", "win_probability")
+    assert stage_refusal(tmp_path, comparison=comparison) == [
+        f"comparison.{key}: not used by kind: {kind} of objective: forward, leave it out"
+    ]
+
+
+@pytest.mark.parametrize("stage", [{"comparison": {"kind": "group"}}, {"stage": "ddpo"}])
+def test_one_image_cannot_be_compared_with_its_group(stage: dict[str, object], tmp_path: Path) -> None:
+    alone = stage_refusal(tmp_path, images_per_report=1, train={"ace": False}, **stage)
+    assert alone[0] == "images_per_report 1: an image is compared with the others of its report"
+
+
+def test_the_resolved_recipe_names_what_the_objective_uses(tmp_path: Path) -> None:
+    resolved = {}
+    for objective in ("forward", "policy_gradient"):
+        recipe = read(tmp_path, GOOD | {"stages": [{"stage": "rlcf", "iterations": 3, "objective": objective}]})
+        resolved[objective] = yaml.safe_load(dump_recipe(recipe))["stages"][0]
+    forward, gradient = resolved["forward"], resolved["policy_gradient"]
+    assert (forward["update"], forward["advantage"], forward["sampling"]["eta"], gradient["forward"]) == (None,) * 4
+    assert forward["comparison"] == {
+        "kind": "win_probability",
+        "temperature": 0.25,
+        "beta": None,
+        "baseline_images": 8,
+        "pool": None,
+    }
+    assert gradient["comparison"] | {"temperature": None} == {
+        "kind": "margin",
+        "temperature": None,
+        "beta": None,
+        "baseline_images": 1,
+        "pool": 4,
+    }
+    assert gradient["sampling"]["eta"] == 1.0
+    assert forward["forward"]["timesteps"] == 4

@@ -49,11 +49,11 @@ def test_resuming_equals_never_stopping(tmp_path: Path) -> None:
     assert {path.suffix for path in (tmp_path / "a").iterdir()} == {".safetensors", ".json"}
 
 
-def test_fixed_tensors_come_back_too(tmp_path: Path) -> None:
+def test_tensors_beside_the_weights_come_back_too(tmp_path: Path) -> None:
     """Such as the basis of the embeddings' coordinates: recomputed on another machine, it could be rotated."""
-    save_checkpoint(tmp_path / "a", replace(learner(steps=1), fixed={"basis": torch.eye(3)}), {})
+    save_checkpoint(tmp_path / "a", replace(learner(steps=1), beside={"basis": torch.eye(3)}), {})
     turned = torch.eye(3).flip(0)
-    load_checkpoint(tmp_path / "a", replace(learner(steps=0), fixed={"basis": turned}))
+    load_checkpoint(tmp_path / "a", replace(learner(steps=0), beside={"basis": turned}))
     assert torch.equal(turned, torch.eye(3))
 
 

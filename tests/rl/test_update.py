@@ -12,18 +12,20 @@ from torch import Tensor
 from cxrsynth.diffusion.ddim import DDIMSchedule
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.resolve import resolve_model
-from cxrsynth.diffusion.rollout import predict_means, trajectory_schedule
+from cxrsynth.diffusion.rollout import Trajectory, predict_means, trajectory_schedule
 from cxrsynth.recipe.schema import AceSection, LoraSection, UpdateSection
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl import update as update_module
+from cxrsynth.rl.experience import Conditioning, Experience
 from cxrsynth.rl.policy import Policy, load_policy
 from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
-from cxrsynth.rl.rollouts import BaselineCache, Collector, PromptExample
-from cxrsynth.rl.update import Experience, Updater, UpdateStats
+from cxrsynth.rl.rollouts import BaselineCache, Collector, PromptExample, TrajectoryDrawing
+from cxrsynth.rl.update import Updater, UpdateStats
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision
+from cxrsynth.tuning.policy_gradient import experience
 
 CPU = torch.device("cpu")
 GUIDANCE = 1.5
@@ -40,12 +42,21 @@ class Brightness:
 @dataclass
 class Made:
     policy: Policy
-    collector: Collector
+    collector: Collector[Trajectory]
+    schedule: DDIMSchedule
     drawn: list[RolloutSpec]
     cases: list[PromptExample]
 
     def experience(self, iteration: int = 0) -> Experience:
-        return self.collector.policy_experience(iteration, self.drawn, self.cases)[0]
+        return experience(*self.sampled(iteration)[:2], self.collector)
+
+    def sampled(self, iteration: int = 0) -> tuple[Conditioning, list[Trajectory], Tensor]:
+        return self.collector.policy_samples(iteration, self.drawn, self.cases)
+
+    def baseline(self, cache: BaselineCache) -> Tensor:
+        keys = [(case.report.report_id, one.start) for case, one in zip(self.cases, self.drawn, strict=True)]
+        self.collector.fill(cache, dict(zip(keys, self.cases, strict=True)))
+        return cache.table(keys)
 
     def update(
         self,
@@ -63,7 +74,7 @@ class Made:
             updater = Updater(
                 self.policy,
                 torch.optim.SGD(list(self.policy.weights.values()), lr=rate),
-                schedule=self.collector.schedule,
+                schedule=self.schedule,
                 settings=UpdateSection(**{"num_minibatches": 1, "grad_norm": 1e9} | given),
                 guidance=GUIDANCE,
                 micro_batch=micro_batch,
@@ -97,12 +108,18 @@ def make(
     schedule = trajectory_schedule(policy.model, steps=4, eta=1.0)
     suite = RewardSuite({"brightness": Brightness()})
     group = ProcessGroup()
-    collector = Collector(
-        policy, suite, schedule=schedule, guidance=GUIDANCE, batch_size=batch_size, seed=seed, pool=pool, group=group
+    collector = Collector[Trajectory](
+        policy,
+        suite,
+        drawing=TrajectoryDrawing(schedule, guidance=GUIDANCE, seed=seed),
+        batch_size=batch_size,
+        seed=seed,
+        pool=pool,
+        group=group,
     )
     drawn = rollout_specs(0, seed=0, reports=2, per_iteration=2, images=2, pool=2, mirrored=policy.exploration_std > 0)
     cases = [PromptExample(Report(f"r{d.report}", 2), f"report {d.report}", ("any report", "view PA")) for d in drawn]
-    return Made(policy, collector, drawn, cases)
+    return Made(policy, collector, schedule, drawn, cases)
 
 
 @pytest.fixture
@@ -199,7 +216,7 @@ def test_steps_and_samples_are_divided_among_minibatches(
     moved: list[bool] = []
     monkeypatch.setattr(update_module, "predict_means", counted)
     made.update(made.experience(), after_step=lambda: moved.append(True), **given)
-    actions = made.collector.schedule.actions
+    actions = made.schedule.actions
     assert len(moved) == steps
     assert len(seen) == 4 * max(1, round(learned * actions))
     assert {step for step, _ in seen} <= set(range(actions))
@@ -219,14 +236,14 @@ def test_noise_does_not_depend_on_the_batch(tiny_model: Path, pool: OrderedPool)
 
 def test_the_baseline_is_sampled_once_with_step_noise_of_its_own(tiny_model: Path, pool: OrderedPool) -> None:
     made, cache = make(tiny_model, "full", pool), BaselineCache()
-    first = made.collector.baseline_rewards(made.drawn, made.cases, cache, images=1)
-    _, policy = made.collector.policy_experience(0, made.drawn, made.cases)
+    first = made.baseline(cache)
+    policy = made.sampled()[2]
     assert first.shape == policy.shape == (4, 1)
     # Same weights, same x_T, other step noise: none of the images is the other's.
     assert not torch.isclose(first, policy.T, atol=1e-7).any()
     made.update(made.experience(), rate=10.0)
-    assert torch.equal(made.collector.baseline_rewards(made.drawn, made.cases, cache, images=1), first)
-    again = made.collector.baseline_rewards(made.drawn, made.cases, BaselineCache(), images=1)
+    assert torch.equal(made.baseline(cache), first)
+    again = made.baseline(BaselineCache())
     assert torch.allclose(again, first, atol=1e-6)  # the frozen start, though the policy has moved
 
 

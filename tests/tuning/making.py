@@ -40,19 +40,27 @@ def install_brightness(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(folder))
 
 
-def recipe(model: Path | str, table: Path | None = None, **changes: Any) -> dict[str, Any]:
+# What a stage has of its own under each objective.
+_OBJECTIVES: dict[str, dict[str, Any]] = {
+    "policy_gradient": {"update": {"num_minibatches": 1}, "comparison": {"pool": 2}},
+    "forward": {"forward": {"num_minibatches": 1, "timesteps": 2}, "comparison": {"baseline_images": 2}},
+}
+
+
+def recipe(
+    model: Path | str, table: Path | None = None, objective: str = "policy_gradient", **changes: Any
+) -> dict[str, Any]:
     """A recipe of a second an iteration on the tiny model; `changes` go into its one stage."""
     stage = {
         "stage": "rlcf",
+        "objective": objective,
         "iterations": 2,
         "reports_per_iteration": 2,
         "images_per_report": 2,
         "train": {"unet": "full", "learning_rate": 1.0e-3, "ace": {"tokens": 4}},
         "sampling": {"steps": 3, "batch_size": 2, "guidance": 1.5},
         "rewards": {"brightness": {"backend": "bright"}},
-        "update": {"num_minibatches": 1},
-        "comparison": {"pool": 2},
-    }
+    } | _OBJECTIVES[objective]
     return {
         "seed": 0,
         "model": {"checkpoint": str(model), "device": "cpu", "precision": "fp32"},

@@ -1,0 +1,264 @@
+"""The update of the forward process: sampled latents are noised again, and the prediction at them is moved."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cxrsynth.diffusion.forward_process import ForwardProcess
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.noise import seeded_noise
+from cxrsynth.diffusion.sampler import predict_noise
+from cxrsynth.errors import ModelError
+from cxrsynth.recipe.schema import ForwardSection
+from cxrsynth.rl.experience import CleanSamples
+from cxrsynth.rl.objective import ForwardLoss, Guidance, forward_objective
+from cxrsynth.rl.optimizer import ADVICE, step
+from cxrsynth.rl.policy import Policy
+from cxrsynth.rl.shift_update import add_shift_gradients
+from cxrsynth.runtime.gradients import add_gradients
+from cxrsynth.runtime.pool import OrderedPool
+
+Pair = tuple[int, int]  # row of the samples, draw of a noise level
+Sum = Callable[[Tensor], Tensor]
+
+# A guided prediction beyond the bound costs as much as an error of its whole length, times this.
+_NORM_WEIGHT = 1.0
+
+
+@dataclass(frozen=True)
+class ForwardStats:
+    """Means over the pairs of image and noise level of one iteration's updates.
+
+    `baseline_distance` is the mean squared distance of the velocity to the baseline's, `norm_ratio` the length of the
+    (guided) prediction over the baseline's.
+    """
+
+    baseline_distance: float
+    norm_ratio: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """Predictions of the policies that do not learn, as velocities [B, C, h, w] on the CPU; None where not needed."""
+
+    old: Tensor
+    old_unconditional: Tensor | None
+    baseline: Tensor | None
+    baseline_unconditional: Tensor | None
+
+
+class ForwardUpdater:
+    """Updates by the objective of the forward process.
+
+    Args:
+        policy: the model being tuned.
+        optimizer: of its trained weights; the gradient of each parameter group is clipped separately.
+        old: weights that sample, by name; predictions under them are made before the first step.
+        settings: minibatches, noise levels, weights of the loss.
+        guidance: scale at which the tuned model will be used, for the bound on the norm.
+        micro_batch: noisy images per forward pass.
+        pool: where forward and backward passes run in parallel.
+        add_up: sum of a tensor over processes.
+        after_step: called after each optimizer step.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        *,
+        old: Mapping[str, Tensor],
+        settings: ForwardSection,
+        guidance: float,
+        micro_batch: int,
+        pool: OrderedPool,
+        add_up: Sum,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._policy = policy
+        self._optimizer = optimizer
+        self._old = old
+        self._settings = settings
+        self._guidance = guidance
+        self._micro_batch = micro_batch
+        self._pool = pool
+        self._add_up = add_up
+        self._after_step = after_step
+        self._process = ForwardProcess(policy.model)
+
+    def __call__(self, samples: CleanSamples, optimality: Tensor, advantage: Tensor, *, key: str) -> ForwardStats:
+        """Train on an iteration.
+
+        Args:
+            samples: this process's share.
+            optimality: of all N images, [N] in [0, 1].
+            advantage: of all N images for the shift of their condition, [N].
+            key: determines minibatches, noise levels and noise.
+
+        Raises:
+            ModelError: if a loss or gradient is not a number.
+        """
+        learning = bool(self._policy.denoising_weights)
+        rounds = self._rounds(len(optimality), key)
+        batches = [self._batches(samples, places) if learning else [] for places in rounds]
+        fixed = [self._fixed(samples, own, key) for own in batches]
+        sums, norms = torch.zeros(3, dtype=torch.float64), []
+        for places, own, known in zip(rounds, batches, fixed, strict=True):
+            sums += self._gradients(samples, optimality, advantage, places, own, known, key)
+            norms.append(step(self._optimizer, grad_norm=self._settings.grad_norm))
+            self._after_step()
+        distance, ratio, pairs = sums.tolist()
+        return ForwardStats(
+            baseline_distance=distance / max(pairs, 1.0),
+            norm_ratio=ratio / pairs if pairs else 1.0,
+            grad_norm=sum(norms) / len(norms),
+        )
+
+    def _rounds(self, count: int, key: str) -> list[set[int]]:
+        """Places of each minibatch; the same on every process."""
+        places = random.Random(key).sample(range(count), count)
+        size = count // self._settings.num_minibatches
+        return [set(places[first : first + size]) for first in range(0, count, size)]
+
+    def _batches(self, samples: CleanSamples, places: set[int]) -> list[list[Pair]]:
+        """Micro-batches of this process."""
+        rows = [row for row, place in enumerate(samples.places) if place in places]
+        pairs = [(row, draw) for draw in range(self._settings.timesteps) for row in rows]
+        return [pairs[first : first + self._micro_batch] for first in range(0, len(pairs), self._micro_batch)]
+
+    def _noised(self, samples: CleanSamples, pairs: Sequence[Pair], key: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows, timesteps [B], noisy latents and the target of their velocity [B, C, h, w], on the device.
+
+        The noise levels of an image are stratified: one in each of `timesteps` equal parts of the range.
+        """
+        device = self._policy.model.device
+        rows = torch.tensor([row for row, _ in pairs])
+        levels = []
+        for row, draw in pairs:
+            place = random.Random(f"{key} level {samples.places[row]} {draw}").random()
+            levels.append((draw + place) / self._settings.timesteps)
+        timesteps = self._process.timesteps(torch.tensor(levels, dtype=torch.float64)).to(device)
+        shape = samples.clean.shape[1:]
+        noise = torch.stack([seeded_noise(tuple(shape), key, "noise", samples.places[r], draw) for r, draw in pairs])
+        clean, noise = samples.clean[rows].to(device), noise.to(device)
+        return (
+            rows,
+            timesteps,
+            self._process.noisy(clean, noise, timesteps),
+            self._process.target(clean, noise, timesteps),
+        )
+
+    def _velocity(
+        self,
+        model: DiffusionModel,
+        samples: CleanSamples,
+        rows: Tensor,
+        timesteps: Tensor,
+        noisy: Tensor,
+        *,
+        empty: bool = False,
+    ) -> Tensor:
+        """Conditional velocity of a model, or that under the empty prompt, [B, C, h, w]."""
+        if empty:
+            condition = samples.empty.to(model.device).expand(len(rows), -1, -1)
+        else:
+            condition = samples.condition(model, self._policy, rows, guidance=1.0)
+        prediction = predict_noise(model, noisy, timesteps, condition, 1.0)
+        return self._process.velocity(noisy, prediction, timesteps)
+
+    def _fixed(self, samples: CleanSamples, batches: list[list[Pair]], key: str) -> list[_Fixed]:
+        """Predictions of the policy that sampled and of the baseline for each micro-batch, in the batches that learn.
+
+        On a GPU a prediction's rounding depends on its row in the batch.
+        """
+        settings = self._settings
+        bounded = settings.max_norm_ratio is not None
+
+        def predict(model: DiffusionModel) -> list[tuple[Tensor, Tensor | None]]:
+            @torch.no_grad()
+            def one(pairs: list[Pair]) -> tuple[Tensor, Tensor | None]:
+                rows, timesteps, noisy, _ = self._noised(samples, pairs, key)
+                conditional = self._velocity(model, samples, rows, timesteps, noisy)
+                if not bounded:
+                    return conditional.cpu(), None
+                return conditional.cpu(), self._velocity(model, samples, rows, timesteps, noisy, empty=True).cpu()
+
+            return [found for _, found in self._pool.map_in_order(one, batches)]
+
+        with self._policy.holding(self._old):
+            old = predict(self._policy.model)
+        reference: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(batches)
+        if settings.kl_weight > 0 or bounded:
+            with self._policy.baseline() as baseline:
+                reference = list(predict(baseline))
+        return [_Fixed(*own, *other) for own, other in zip(old, reference, strict=True)]
+
+    def _gradients(
+        self,
+        samples: CleanSamples,
+        optimality: Tensor,
+        advantage: Tensor,
+        places: set[int],
+        batches: list[list[Pair]],
+        fixed: list[_Fixed],
+        key: str,
+    ) -> Tensor:
+        """Put every weight's gradient into its `grad`: the mean over the pairs of a minibatch on all processes.
+
+        Returns:
+            Sums over those pairs: distance to the baseline, norm ratio, and their number.
+        """
+        for weight in self._policy.weights.values():
+            weight.grad = torch.zeros_like(weight)
+        add_shift_gradients(self._policy, samples, advantage, places, clip_range=float("inf"), kl_weight=0.0)
+        count = len(places) * self._settings.timesteps
+
+        def one(batch: tuple[list[Pair], _Fixed]) -> tuple[Tensor, list[float]]:
+            pairs, known = batch
+            loss = self._loss(samples, optimality, pairs, known, key)
+            if not bool(loss.loss.isfinite()):
+                ids = ", ".join(dict.fromkeys(samples.report_ids[row] for row, _ in pairs))
+                raise ModelError(f"report {ids}: the loss is not a number{ADVICE}")
+            return loss.loss / count, [loss.baseline_distance, loss.norm_ratio, float(len(pairs))]
+
+        sums = torch.zeros(3, dtype=torch.float64)
+        weights = list(self._policy.denoising_weights.values())
+        for found in add_gradients(self._pool, list(zip(batches, fixed, strict=True)), one, weights):
+            sums += torch.tensor(found, dtype=torch.float64)
+        for weight in self._policy.weights.values():
+            assert weight.grad is not None
+            weight.grad = self._add_up(weight.grad)
+        return self._add_up(sums)
+
+    def _loss(
+        self, samples: CleanSamples, optimality: Tensor, pairs: list[Pair], known: _Fixed, key: str
+    ) -> ForwardLoss:
+        settings, device = self._settings, self._policy.model.device
+        rows, timesteps, noisy, target = self._noised(samples, pairs, key)
+        predicted = self._velocity(self._policy.model, samples, rows, timesteps, noisy)
+        guidance = None
+        if settings.max_norm_ratio is not None:
+            assert known.old_unconditional is not None
+            assert known.baseline_unconditional is not None
+            guidance = Guidance(
+                self._guidance,
+                settings.max_norm_ratio,
+                _NORM_WEIGHT,
+                known.old_unconditional.to(device),
+                known.baseline_unconditional.to(device),
+            )
+        return forward_objective(
+            predicted,
+            known.old.to(device),
+            target,
+            optimality[[samples.places[row] for row in rows.tolist()]].to(device),
+            strength=settings.strength,
+            noise_level=self._process.noise_level(timesteps) if settings.weighting == "adaptive" else None,
+            baseline=None if known.baseline is None else known.baseline.to(device),
+            kl_weight=settings.kl_weight,
+            guidance=guidance,
+        )

@@ -1,0 +1,72 @@
+"""From rewards to optimality: how good each image is, in [0, 1], beside the baseline or its own group. Pure.
+
+At one half an image teaches nothing. The mean need not be one half: at the weights that sampled, the expected gradient
+of an image does not depend on it (method of DiffusionNFT, arXiv:2509.16117), so what a mean elsewhere adds is noise.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cxrsynth.rewards.feedback import mean_and_std
+
+OptimalityKind = Literal["win_probability", "margin", "group"]
+
+
+def win_probability(rewards: Tensor, baseline: Tensor, *, scale: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """The probability that an image beats one of the frozen baseline's for the same report, [N].
+
+    Estimated against K images of the baseline, reward by reward, each comparison a logistic function of the difference;
+    then the weighted mean over rewards. It is bounded: once the baseline is beaten, it pushes no further.
+
+    Args:
+        rewards: of the policy's images, [N, R]; nan, where a reward has no answer, leaves that reward out.
+        baseline: of K images of the baseline for each report, [N, K, R].
+        scale: unit of each reward, [R], above zero.
+        weights: of the rewards, [R].
+        temperature: the difference, in units of `scale`, that wins with a probability of 0.73.
+    """
+    margins = (rewards[:, None] - baseline) / scale  # [N, K, R]
+    wins = torch.sigmoid(margins / temperature).nanmean(1)  # [N, R]
+    return _weighted(wins, weights, unknown=0.5)
+
+
+def margin(rewards: Tensor, baseline: Tensor, *, scale: Tensor, weights: Tensor) -> Tensor:
+    """One half, plus half the weighted mean margin over the baseline's images, clipped to one unit either way; [N].
+
+    Args:
+        rewards, baseline, scale, weights: as for `win_probability`.
+    """
+    margins = ((rewards[:, None] - baseline) / scale).nanmean(1)
+    return 0.5 + 0.5 * _weighted(margins, weights, unknown=0.0).clamp(-1, 1)
+
+
+def group(rewards: Tensor, report_ids: Sequence[str], *, scale: Tensor, weights: Tensor) -> Tensor:
+    """Compared with the other images of the same report, without a baseline, [N].
+
+    The weighted total is centred within each report, divided by its standard deviation over all images and clipped.
+
+    Args:
+        rewards, scale, weights: as for `win_probability`.
+        report_ids: of the images, [N].
+    """
+    total = _weighted(rewards / scale, weights, unknown=float("nan")).double()
+    members: dict[str, list[int]] = {}
+    for place, report_id in enumerate(report_ids):
+        members.setdefault(report_id, []).append(place)
+    centred = total.clone()
+    for places in members.values():
+        centred[places] -= total[places].nanmean()
+    _, std = mean_and_std(centred[:, None])
+    units = (centred / std.clamp(min=1e-8)).nan_to_num(0.0)
+    return (0.5 + 0.5 * units.clamp(-1, 1)).float()
+
+
+def _weighted(values: Tensor, weights: Tensor, *, unknown: float) -> Tensor:
+    """Weighted mean of the known values of [N, R], [N]; `unknown` where none is known."""
+    known = ~values.isnan()
+    share = (known * weights).sum(1)
+    total = (values.nan_to_num(0.0) * weights).sum(1) / share.clamp(min=1e-12)
+    return torch.where(share > 0, total, unknown)

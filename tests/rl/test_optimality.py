@@ -1,0 +1,70 @@
+"""Optimality: bounded, one half where nothing is known, and in the order of the rewards."""
+
+import math
+
+import pytest
+import torch
+
+from cxrsynth.rl.optimality import group, margin, win_probability
+
+SCALE, WEIGHTS = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])
+NAN = math.nan
+
+
+def test_an_image_like_the_baselines_wins_half_the_time() -> None:
+    rewards = torch.tensor([[1.0, -2.0]])
+    baseline = rewards[:, None].expand(1, 4, 2)
+    assert win_probability(rewards, baseline, scale=SCALE, weights=WEIGHTS, temperature=0.25).tolist() == [0.5]
+    assert margin(rewards, baseline, scale=SCALE, weights=WEIGHTS).tolist() == [0.5]
+
+
+def test_win_probability_is_the_mean_over_the_baselines_images_and_the_rewards() -> None:
+    rewards = torch.tensor([[1.0, 0.0]])
+    baseline = torch.tensor([[[0.75, 0.0], [1.25, -1000.0]]])
+    found = win_probability(rewards, baseline, scale=SCALE, weights=WEIGHTS, temperature=0.25)
+    first = (1 / (1 + math.exp(-1)) + 1 / (1 + math.exp(1))) / 2  # a unit above one, a unit below the other
+    second = (0.5 + 1.0) / 2
+    assert float(found) == pytest.approx((first * 1 + second * 3) / 4, abs=1e-6)
+
+
+def test_both_are_bounded_however_large_the_difference() -> None:
+    rewards, baseline = torch.tensor([[1e4, 1e4], [-1e4, -1e4]]), torch.zeros(2, 3, 2)
+    for found in (
+        win_probability(rewards, baseline, scale=SCALE, weights=WEIGHTS, temperature=0.25),
+        margin(rewards, baseline, scale=SCALE, weights=WEIGHTS),
+    ):
+        assert found.tolist() == [1.0, 0.0]
+
+
+def test_a_reward_without_an_answer_is_left_out() -> None:
+    rewards = torch.tensor([[0.5, NAN], [NAN, NAN]])
+    baseline = torch.tensor([[[0.0, 1.0], [NAN, 2.0]], [[0.0, 1.0], [0.0, 2.0]]])
+    one = win_probability(rewards, baseline, scale=SCALE, weights=WEIGHTS, temperature=0.5)
+    assert one.tolist() == pytest.approx([1 / (1 + math.exp(-1)), 0.5])
+    assert margin(rewards, baseline, scale=SCALE, weights=WEIGHTS).tolist() == pytest.approx([0.75, 0.5])
+
+
+def test_a_group_is_compared_with_itself() -> None:
+    rewards = torch.tensor([[0.0, 0.0], [1.0, 2.0], [100.0, 200.0], [101.0, 202.0], [7.0, 7.0]])
+    found = group(rewards, ["a", "a", "b", "b", "alone"], scale=SCALE, weights=WEIGHTS)
+    assert found[0] == pytest.approx(float(found[2]))
+    assert found[1] == pytest.approx(float(found[3]))
+    assert float(found[0]) < 0.5 < float(found[1])
+    assert float(found[4]) == 0.5
+    assert float(found[:4].mean()) == pytest.approx(0.5)
+
+
+def test_a_group_of_equal_images_teaches_nothing() -> None:
+    found = group(torch.ones(4, 2), ["a"] * 4, scale=SCALE, weights=WEIGHTS)
+    assert found.tolist() == [0.5] * 4
+
+
+def test_better_rewards_are_never_worse() -> None:
+    rng = torch.Generator().manual_seed(0)
+    rewards, baseline = torch.randn(20, 2, generator=rng), torch.randn(20, 5, 2, generator=rng)
+    for more in (torch.tensor([0.3, 0.0]), torch.tensor([0.0, 0.3])):
+        low, high = (
+            win_probability(one, baseline, scale=SCALE, weights=WEIGHTS, temperature=0.25)
+            for one in (rewards, rewards + more)
+        )
+        assert (high > low).all()
