@@ -22,7 +22,7 @@ LOADING_ERRORS = (
     ImportError,
     SafetensorError,
 )
-_HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>(?!sha256:)[^@\s]+)")
+_HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>(?!sha256:)[^@\s]+))?")
 # Numbers of positions, which earlier releases of transformers saved with the weights.
 _NOT_LEARNED = ("position_ids",)
 # Settings, weights and vocabularies; never pickles, never code.
@@ -146,11 +146,17 @@ def load_processor(kind: Any, folder: Path, *, role: str, **settings: Any) -> An
         raise unusable(folder, role, error) from None
 
 
-def hub_folder(name: str) -> Path | None:
-    """Local snapshot of a hub repository `owner/name@revision`, downloaded if necessary; None for any other name.
+def hub_folder(
+    name: str, *, patterns: Sequence[str] = _DOWNLOADED, needs_revision: bool = True, folders: str = "a folder"
+) -> Path | None:
+    """Local snapshot of a hub repository, downloaded if necessary; None for a name that is no hub id.
 
-    The revision (a commit, better than a tag, much better than a branch) is required: results that name a repository
-    alone cannot be reproduced. Only settings, safetensors and vocabularies are downloaded.
+    Args:
+        name: `owner/name@revision`; the revision is a commit, or a tag or branch, which may come to mean another one.
+        patterns: names of the files to download; by default settings, safetensors and vocabularies at the top.
+        needs_revision: whether `owner/name` is no hub id. Results that name a repository alone cannot be reproduced,
+            unless the commit is recorded beside them.
+        folders: what else the name may be, for messages.
 
     Raises:
         ModelError: if there is no such repository or revision, or it cannot be reached.
@@ -159,14 +165,15 @@ def hub_folder(name: str) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     match = _HUB_ID.fullmatch(name)
-    if match is None:
+    if match is None or (needs_revision and match["revision"] is None):
         return None
     try:
-        return Path(snapshot_download(match["repository"], revision=match["revision"], allow_patterns=_DOWNLOADED))
+        return Path(snapshot_download(match["repository"], revision=match["revision"], allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        at = "@revision" if needs_revision else "[@revision]"
         raise ModelError(
             f"{name}: no such folder, and cannot be downloaded from the hub ({type(error).__name__})\n"
-            "  expected: a folder, or a hub id owner/name@revision that can be reached"
+            f"  expected: {folders}, or a hub id owner/name{at} that can be reached"
         ) from None
 
 
