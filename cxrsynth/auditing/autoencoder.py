@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +9,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from cxrsynth import console
+from cxrsynth.diffusion.networks import load_vae
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.pretrained import LOADING_ERRORS
 
 _STAND_IN = "nano"
 
@@ -69,7 +68,7 @@ def load_autoencoder(generator: str | None, manifest: Mapping[str, Any] | None, 
         digest=model.digest,
         is_generator=True if confirmed else None if generator is not None else False,
         device=device,
-        vae=_load(model.folder),
+        vae=load_vae(model.folder / "vae").requires_grad_(False),
     )
 
 
@@ -87,11 +86,3 @@ def _resolve(generator: str | None) -> ResolvedModel:
     except ModelError as error:
         # The same message names the option of `generate`.
         raise ModelError(str(error).replace("--model", "--generator")) from None
-
-
-def _load(folder: Path) -> AutoencoderKL:
-    try:
-        vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=torch.float32)
-    except LOADING_ERRORS as error:
-        raise ModelError(f"{folder / 'vae'}: cannot be loaded as an autoencoder: {error}") from None
-    return vae.eval().requires_grad_(False)  # type: ignore[no-any-return]

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizerFast
 
 from cxrsynth.diffusion.ace import ConditionEmbedding
+from cxrsynth.diffusion.networks import load_unet, load_vae
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.spec import ModelSpec
 from cxrsynth.diffusion.speed import normalize_small_maps_contiguously
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.clip import load_text_encoder
+from cxrsynth.runtime.pretrained import LOADING_ERRORS
 from cxrsynth.settings import Device, Precision
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -142,30 +143,22 @@ def load_model(
         float32_unet: keep the UNet's weights in float32; for UNets that are trained.
 
     Raises:
-        ModelError: if the weights cannot be loaded.
+        ModelError: if the folder cannot be loaded, or weights do not match their network.
     """
     folder = model.folder
     dtype = torch.float32 if float32_unet else _DTYPES[precision]
+    unet = load_unet(folder / "unet", dtype=dtype)
+    vae = load_vae(folder / "vae", dtype=_vae_dtype(precision))
+    text_encoder = load_text_encoder(folder / "text_encoder")
     try:
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, torch_dtype=dtype)
-        vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, torch_dtype=_vae_dtype(precision))
-        text_encoder = load_text_encoder(folder / "text_encoder")
         # Before transformers 5, only the fast tokenizer reads tokenizer.json.
         tokenizer = CLIPTokenizerFast.from_pretrained(folder / "tokenizer")
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         _check_parts(folder, unet, text_encoder, tokenizer, scheduler_config)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        SafetensorError,
-    ) as error:  # what the libraries raise, depending on what is wrong with the files
+    except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
     for network in (unet, vae, text_encoder):
-        network.eval().requires_grad_(False)
+        network.requires_grad_(False)
     _finish_in_float32(vae)
     if device.type == "cpu":
         for network in (unet, vae):

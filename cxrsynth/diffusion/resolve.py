@@ -11,6 +11,7 @@ from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedd
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, read_spec
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import file_sha256
+from cxrsynth.runtime.pretrained import hub_folder
 
 _NETWORKS = ("unet", "vae", "text_encoder")
 _PARTS = (*_NETWORKS, "tokenizer", "scheduler")
@@ -86,22 +87,13 @@ def find_model(name: str) -> Path:
 
 def _from_hub(name: str) -> Path:
     """Download the configs and safetensors of a hub repository. Names that look like local paths are refused."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    repository, at, revision = name.partition("@")
-    if repository.count("/") != 1 or name.startswith((".", "/", "~")) or (at and not revision):
+    wanted = [f"{part}/*{suffix}" for part in _PARTS for suffix in _SUFFIXES]
+    folder = hub_folder(name, patterns=["*.json", *wanted], needs_revision=False, folders="nano, a model folder")
+    if folder is None:
         raise ModelError(
             f"--model {name}: no such folder\n  expected: nano, a model folder, or a hub id owner/name[@revision]"
         )
-    wanted = [f"{part}/*{suffix}" for part in _PARTS for suffix in _SUFFIXES]
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=["*.json", *wanted]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"--model {name}: no such folder, and cannot be downloaded from the hub ({type(error).__name__})\n"
-            "  expected: nano, a model folder, or a hub id owner/name[@revision] that can be reached"
-        ) from None
+    return folder
 
 
 def _commit(snapshot: Path) -> str | None:

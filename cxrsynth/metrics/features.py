@@ -112,7 +112,7 @@ def _of_xrv(name: str, device: torch.device) -> tuple[Callable[[Tensor], Tensor]
 
 def _of_transformers(folder: Path, device: torch.device) -> tuple[Callable[[Tensor], Tensor], list[Path]]:
     # A pooler is a head that pretraining may leave out; so is all of a classifier beyond its encoder.
-    model, missing = load_pretrained(AutoModel, folder, role=_ENCODER, may_miss=("pooler",), ignore_extra=True)
+    model, missing = load_pretrained(AutoModel, folder, role=_ENCODER, may_miss=("pooler",), may_hold=None)
     processor = load_processor(AutoImageProcessor, folder, role=_ENCODER)
     # CLIP and SigLIP hold their image encoder as a part.
     encoder = getattr(model, "vision_model", model).to(device)

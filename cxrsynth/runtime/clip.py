@@ -6,21 +6,32 @@ from typing import Any
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, Unmatched, load_unchecked, unusable
+
 _PREFIX = "text_model."
+_ROLE = "CLIP's text encoder"
+# A whole CLIP may be saved in place of its text encoder; text embeddings need none of these.
+_OTHER_PARTS = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
 
 
 def load_text_encoder(folder: Path) -> CLIPTextModel:
-    """Load a text encoder in float32. Tensors that the file lacks would otherwise keep their random values.
+    """Load a text encoder, on the CPU, in float32 and eval mode.
 
     Raises:
-        OSError, ValueError, RuntimeError, SafetensorError: if the folder cannot be loaded, or lacks tensors.
+        ModelError: if the folder cannot be loaded, or its weights do not match the network.
     """
-    encoder, loading = CLIPTextModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-    if loading["missing_keys"]:
+    encoder, unmatched = load_unchecked(CLIPTextModel, folder, role=_ROLE)
+    weights = folder / "model.safetensors"
+    if unmatched.missing and weights.is_file():
+        # This release may not know the names that another one gave.
         accept_any_names(encoder)
-        encoder.load_state_dict(load_file(folder / "model.safetensors"))
-    # By hand: the argument that asks for a type has another name before transformers 4.56.
-    return encoder.float()
+        try:
+            missing, unexpected = encoder.load_state_dict(load_file(weights), strict=False)
+        except LOADING_ERRORS as error:
+            raise unusable(folder, _ROLE, error) from None
+        unmatched = Unmatched(frozenset(missing), unexpected=frozenset(unexpected))
+    unmatched.refuse(folder, _ROLE, may_hold=_OTHER_PARTS)
+    return encoder  # type: ignore[no-any-return]
 
 
 def accept_any_names(encoder: CLIPTextModel) -> None:

@@ -4,8 +4,9 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 
 from cxrsynth.errors import ModelError
@@ -21,15 +22,54 @@ LOADING_ERRORS = (
     ImportError,
     SafetensorError,
 )
-_HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>(?!sha256:)[^@\s]+)")
+_HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>(?!sha256:)[^@\s]+))?")
+# Numbers of positions, which earlier releases of transformers saved with the weights.
+_NOT_LEARNED = ("position_ids",)
 # Settings, weights and vocabularies; never pickles, never code.
 _DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
+class Unmatched(NamedTuple):
+    """Names of tensors that differ between a file of weights and its network.
+
+    `missing` tensors are in the network only and hold no trained values, `mismatched` ones have another shape in the
+    file, `unexpected` ones are in the file only.
+    """
+
+    missing: frozenset[str] = frozenset()
+    mismatched: frozenset[str] = frozenset()
+    unexpected: frozenset[str] = frozenset()
+
+    def refuse(
+        self, folder: Path, role: str, *, may_miss: Sequence[str] = (), may_hold: Sequence[str] | None = ()
+    ) -> None:
+        """Refuse weights that do not match their network; arguments as for `load_pretrained`.
+
+        Raises:
+            ModelError: naming one of the tensors.
+        """
+
+        def refuse(problem: str, names: frozenset[str], allowed: Sequence[str] = ()) -> None:
+            refused = sorted(name for name in names if not any(part in name for part in allowed))
+            if refused:
+                raise unusable(folder, role, f"{len(refused)} tensors are {problem}, such as {refused[0]}")
+
+        refuse("missing from its weights", self.missing, may_miss)
+        refuse("of another shape than the network's", self.mismatched)
+        if may_hold is not None:
+            refuse("in its weights that the network does not have", self.unexpected, (*may_hold, *_NOT_LEARNED))
+
+
 def load_pretrained(
-    kind: Any, folder: Path, *, role: str, may_miss: Sequence[str] = (), ignore_extra: bool = False
+    kind: Any,
+    folder: Path,
+    *,
+    role: str,
+    dtype: torch.dtype = torch.float32,
+    may_miss: Sequence[str] = (),
+    may_hold: Sequence[str] | None = (),
 ) -> tuple[Any, frozenset[str]]:
-    """Load a network of transformers or diffusers from a local folder, on the CPU, in float32 and eval mode.
+    """Load a network of transformers or diffusers from a local folder, on the CPU and in eval mode.
 
     Only local safetensors are read, code in the folder is never run, and the weights must match the network: a tensor
     that the file lacks would otherwise keep its random values.
@@ -38,8 +78,10 @@ def load_pretrained(
         kind: the class with `from_pretrained`, such as `AutoModel` or `AutoencoderKL`.
         folder: its `config.json` and weights.
         role: what it is to be, for messages: "an image encoder".
+        dtype: floating-point type of its weights.
         may_miss: the weights may lack tensors whose name contains one of these.
-        ignore_extra: the weights may hold further tensors, as those of a classifier do when only its encoder is used.
+        may_hold: the weights may hold further tensors whose name contains one of these; None allows any, since those of
+            a classifier hold more than its encoder.
 
     Returns:
         The network, and the names of the tensors that its weights lack, which hold random values.
@@ -47,23 +89,42 @@ def load_pretrained(
     Raises:
         ModelError: if the folder cannot be loaded, asks for its own code, or its weights do not match.
     """
+    network, unmatched = load_unchecked(kind, folder, role=role, dtype=dtype)
+    unmatched.refuse(folder, role, may_miss=may_miss, may_hold=may_hold)
+    return network, unmatched.missing
+
+
+def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Unmatched]:
+    """`load_pretrained` before the check: the network, and the tensors that do not match it, for the caller to refuse.
+
+    Raises:
+        ModelError: if the folder cannot be loaded, or asks for its own code.
+    """
     _check_folder(folder, role)
-    # diffusers has no remote code for a class that is named.
-    own_code = {"trust_remote_code": False} if kind.__module__.startswith("transformers") else {}
+    of_transformers = kind.__module__.startswith("transformers")
+    if of_transformers:
+        # Without the second argument, a tensor of another shape would be an error that does not name it.
+        further: dict[str, Any] = {"trust_remote_code": False, "ignore_mismatched_sizes": True}
+    else:
+        # Each tensor is converted as it is read: a large UNet in half precision is never in memory in float32.
+        further = {"torch_dtype": dtype}
     try:
         network, loading = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **own_code
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **further
         )
     except LOADING_ERRORS as error:
-        raise _unusable(folder, role, error) from None
-    missing = frozenset(loading["missing_keys"])
-    refused = [name for name in missing if not any(part in name for part in may_miss)]
-    _refuse_tensors(folder, role, "missing from its weights", refused)
-    _refuse_tensors(folder, role, "of another shape than the network's", loading["mismatched_keys"])
-    if not ignore_extra:
-        _refuse_tensors(folder, role, "in its weights that the network does not have", loading["unexpected_keys"])
+        # diffusers goes on to advise arguments that the user cannot give.
+        raise unusable(folder, role, str(error).partition(" If you want to instead")[0]) from None
+    mismatched = frozenset(name if isinstance(name, str) else str(name[0]) for name in loading["mismatched_keys"])
+    # An index may name tensors that its files lack; diffusers leaves them without memory and does not report them.
+    absent = {name for name, weight in network.named_parameters() if weight.is_meta}
+    unmatched = Unmatched(
+        missing=frozenset(absent.union(loading["missing_keys"])) - mismatched,
+        mismatched=mismatched,
+        unexpected=frozenset(loading["unexpected_keys"]),
+    )
     # By hand: the argument that asks for a type has another name before transformers 4.56.
-    return network.float().eval(), missing
+    return (network.to(dtype) if of_transformers else network).eval(), unmatched
 
 
 def load_processor(kind: Any, folder: Path, *, role: str, **settings: Any) -> Any:
@@ -82,14 +143,20 @@ def load_processor(kind: Any, folder: Path, *, role: str, **settings: Any) -> An
     try:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
     except LOADING_ERRORS as error:
-        raise _unusable(folder, role, error) from None
+        raise unusable(folder, role, error) from None
 
 
-def hub_folder(name: str) -> Path | None:
-    """Local snapshot of a hub repository `owner/name@revision`, downloaded if necessary; None for any other name.
+def hub_folder(
+    name: str, *, patterns: Sequence[str] = _DOWNLOADED, needs_revision: bool = True, folders: str = "a folder"
+) -> Path | None:
+    """Local snapshot of a hub repository, downloaded if necessary; None for a name that is no hub id.
 
-    The revision (a commit, better than a tag, much better than a branch) is required: results that name a repository
-    alone cannot be reproduced. Only settings, safetensors and vocabularies are downloaded.
+    Args:
+        name: `owner/name@revision`; the revision is a commit, or a tag or branch, which may come to mean another one.
+        patterns: names of the files to download; by default settings, safetensors and vocabularies at the top.
+        needs_revision: whether `owner/name` is no hub id. Results that name a repository alone cannot be reproduced,
+            unless the commit is recorded beside them.
+        folders: what else the name may be, for messages.
 
     Raises:
         ModelError: if there is no such repository or revision, or it cannot be reached.
@@ -98,21 +165,22 @@ def hub_folder(name: str) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     match = _HUB_ID.fullmatch(name)
-    if match is None:
+    if match is None or (needs_revision and match["revision"] is None):
         return None
     try:
-        return Path(snapshot_download(match["repository"], revision=match["revision"], allow_patterns=_DOWNLOADED))
+        return Path(snapshot_download(match["repository"], revision=match["revision"], allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        at = "@revision" if needs_revision else "[@revision]"
         raise ModelError(
             f"{name}: no such folder, and cannot be downloaded from the hub ({type(error).__name__})\n"
-            "  expected: a folder, or a hub id owner/name@revision that can be reached"
+            f"  expected: {folders}, or a hub id owner/name{at} that can be reached"
         ) from None
 
 
 def _check_folder(folder: Path, role: str) -> None:
     """Raises ModelError for what is no folder (the libraries would look for it at a hub) or asks for its own code."""
     if not folder.is_dir():
-        raise _unusable(folder, role, "no such folder")
+        raise unusable(folder, role, "no such folder")
     for path in sorted(folder.glob("*.json")):
         if path.name.endswith("config.json") and _asks_for_own_code(path):
             raise ModelError(
@@ -129,14 +197,8 @@ def _asks_for_own_code(config: Path) -> bool:
     return isinstance(settings, dict) and bool(settings.get("auto_map"))
 
 
-def _refuse_tensors(folder: Path, role: str, problem: str, names: Any) -> None:
-    """Raises ModelError if there are any; a mismatched tensor comes as (name, shape, shape)."""
-    refused = sorted(name if isinstance(name, str) else str(name[0]) for name in names)
-    if refused:
-        raise _unusable(folder, role, f"{len(refused)} tensors are {problem}, such as {refused[0]}")
-
-
-def _unusable(folder: Path, role: str, problem: object) -> ModelError:
+def unusable(folder: Path, role: str, problem: object) -> ModelError:
+    """The error for a folder that cannot be loaded as what it is to be."""
     return ModelError(
         f"{folder}: cannot be loaded as {role}: {problem}\n"
         "  expected: a folder of transformers or diffusers with config.json and weights in safetensors"

@@ -32,7 +32,7 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
     trained = sum(weight.numel() for weight in stage.weights.values())
     return "\n".join(
         [
-            *_head(stage.model, section.stage),
+            *_head(run, stage.model, section.stage),
             "",
             f"- trained: UNet {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
             f"- {section.steps} steps of {section.batch_size} images, learning rate {train.learning_rate:g}"
@@ -47,20 +47,25 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
     )
 
 
-def _head(model: DiffusionModel, stage: str) -> list[str]:
-    return [
+def _head(run: TuneRun, model: DiffusionModel, stage: str) -> list[str]:
+    """Title, and what the stage began with; `model` is a stage's own, which may be what an earlier stage left."""
+    repository = run.recipe.model.checkpoint.partition("@")[0]
+    lines = [
         f"# {model.name.removesuffix('-tuned')}, tuned",
         "",
         f"Made by `cxrsynth tune` ({stage}) from {model.name}, SHA-256"
         f" `{model.digest}`. Images are synthetic and not for diagnosis; all limits of that model apply.",
     ]
+    if run.model.revision is not None:
+        lines.append(f"The run began with `{repository}` from the Hugging Face hub, commit `{run.model.revision}`.")
+    return lines
 
 
 def reinforcement_card(run: TuneRun, stage: "Reinforcement", best: int) -> str:
     """Of a stage of reinforcement learning, with the weights of iteration `best`."""
     section: RlcfStage | DdpoStage = stage.section
     lines = [
-        *_head(stage.policy.model, section.stage),
+        *_head(run, stage.policy.model, section.stage),
         *_METHOD[section.objective],
         "",
         f"- trained: UNet {section.train.unet}, ACE {'on' if section.train.ace else 'off'}"

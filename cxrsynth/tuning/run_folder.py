@@ -1,7 +1,8 @@
 """The folder of one tuning run: the recipe first, then metrics, sheets and checkpoints, the model at the end.
 
 recipe.yaml, inputs.json       what this run is; the same recipe with the same inputs resumes here
-versions.json                  library versions at the start, and at the last resume if they differ
+versions.json                  library versions and the commit of a model from the hub, at the start, and at the last
+                               resume if they differ
 metrics.jsonl                  one row per iteration, evaluations included
 sheets/, curves.png            contact sheets of baseline and policy, curves of the metrics
 checkpoints/<stage>-<n>/       to resume from: the newest few
@@ -86,7 +87,7 @@ class RunFolder:
 
         Args:
             recipe: resolved, as YAML.
-            versions: library versions by name.
+            versions: library versions by name, and the commit of a model from the hub.
             inputs: digests of the files the recipe names, by recipe key.
 
         Raises:

@@ -47,8 +47,7 @@ def tune(settings: TuneSettings) -> Tuned:
         return Tuned(run.folder.model, already_complete=True)
     run.wait()  # until all processes have checked the folder: one that the main process has begun looks foreign
     if run.is_main:
-        versions = {"cxrsynth": __version__} | {name: version(name) for name in _PACKAGES}
-        run.folder.start(recipe, versions, input_digests(run))
+        run.folder.start(recipe, _versions(run), input_digests(run))
     run.wait()
     try:
         if run.recipe.trackers:
@@ -67,6 +66,16 @@ def tune(settings: TuneSettings) -> Tuned:
         run.accelerator.end_training()
         run.folder.unlock()
     return Tuned(run.folder.model)
+
+
+def _versions(run: TuneRun) -> dict[str, str]:
+    """Versions of the libraries; of a model from the hub, also the commit.
+
+    The commit is not among the inputs, which must not change: another commit may differ in its README alone, and the
+    model's digest is compared anyway.
+    """
+    versions = {"cxrsynth": __version__} | {name: version(name) for name in _PACKAGES}
+    return versions if run.model.revision is None else versions | {"model.revision": run.model.revision}
 
 
 def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> None:

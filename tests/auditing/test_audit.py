@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import fields
@@ -35,7 +34,7 @@ from cxrsynth.rewards.backends import family_folder
 from cxrsynth.settings import AuditSettings
 from cxrsynth.shards.sample import load_id_key, subject_key
 from tests.generation.making import SECRET_WORDS, command, hashes, manifest, write_table
-from tests.processes import Warm
+from tests.processes import Warm, process_group
 
 OPTIONS = ("--device", "cpu", "--probes", "2")
 FINDINGS = ("scores.parquet", "keep.csv", "summary.json", "report.html")
@@ -209,22 +208,20 @@ def test_two_processes_find_what_one_does(audited: Path, made: Path, real: Path,
     """In the environment that launchers set up; test_resume runs `generate` under the launchers themselves."""
     out = tmp_path / "out"
     arguments = (made, "--reference", real, "--reference-table", home / "real.csv", "--out", out)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        Warm(
-            "cxrsynth",
-            "audit",
-            *arguments,
-            *OPTIONS,
-            log=tmp_path / f"log-{rank}",
-            environment=shared | {"RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in ("0", "1")
-    ]
-    for process in processes:
-        assert process.wait() == 0, process.printed()
+    with process_group(2) as environments:
+        processes = [
+            Warm(
+                "cxrsynth",
+                "audit",
+                *arguments,
+                *OPTIONS,
+                log=tmp_path / f"log-{rank}",
+                environment=environment,
+            )
+            for rank, environment in enumerate(environments)
+        ]
+        for process in processes:
+            assert process.wait() == 0, process.printed()
     assert (out / "keep.csv").read_bytes() == (audited / "keep.csv").read_bytes()
     assert summary(out)["rewards"] == summary(audited)["rewards"]
     assert [process.printed().count("of 14 images kept") for process in processes] == [1, 0]

@@ -11,6 +11,7 @@ from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
+from cxrsynth.runtime.pretrained import hub_folder
 from cxrsynth.settings import Precision
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -53,6 +54,16 @@ def test_a_hub_model_is_found_at_its_revision(asked: str, commit: str, name: str
 def test_a_hub_model_that_is_not_there(asked: str, hub: Path) -> None:
     with pytest.raises(ModelError, match=r"owner/name\[@revision\]"):
         resolve_model(asked)
+
+
+def test_a_download_that_fails_is_reported_alike_for_models_and_rewards(hub: Path) -> None:
+    failed = r"^lab/chest@v2: no such folder, and cannot be downloaded from the hub \(LocalEntryNotFoundError\)\n"
+    with pytest.raises(
+        ModelError, match=failed + r"  expected: nano, a model folder, or a hub id owner/name\[@revision\]"
+    ):
+        resolve_model("lab/chest@v2")
+    with pytest.raises(ModelError, match=failed + "  expected: a folder, or a hub id owner/name@revision"):
+        hub_folder("lab/chest@v2")
 
 
 def test_a_local_folder_has_no_revision(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

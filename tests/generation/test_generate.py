@@ -807,7 +807,7 @@ def test_weights_that_vanish_before_they_are_loaded_are_named(
 
     monkeypatch.setattr(cxrsynth.generation.generate, "_begin", begin_and_remove)
     message = refuse(command(table, tmp_path / "out", model))
-    assert f"{model}: cannot be loaded" in message
+    assert f"{model / 'vae'}: cannot be loaded" in message
     assert "write" not in message
 
 

@@ -88,6 +88,56 @@ def test_tensors_of_a_diffusers_folder_must_match(tmp_path: Path) -> None:
     save_file(state | {"further": torch.zeros(2)}, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match="that the network does not have, such as further"):
         load_pretrained(AutoencoderKL, tmp_path, role="an autoencoder")
+    save_file(state | {lost: torch.zeros(7)}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=lost) as error:
+        load_pretrained(AutoencoderKL, tmp_path, role="an autoencoder")
+    assert "low_cpu_mem_usage" not in str(error.value)
+
+
+def test_a_tensor_that_only_the_index_of_the_files_names_is_missing(tmp_path: Path) -> None:
+    AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1).save_pretrained(
+        tmp_path, max_shard_size="20KB"
+    )
+    index = json.loads((tmp_path / "diffusion_pytorch_model.safetensors.index.json").read_text())["weight_map"]
+    lost = sorted(index)[0]
+    file = tmp_path / index[lost]
+    save_file({name: one for name, one in load_file(file).items() if name != lost}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"missing from its weights, such as {lost}"):
+        load_pretrained(AutoencoderKL, tmp_path, role="an autoencoder")
+
+
+def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    name = next(name for name in sorted(state) if "fc1.bias" in name)
+    save_file(state | {name: torch.zeros(7)}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"1 tensors are of another shape than the network's, such as {name}"):
+        load_pretrained(Dinov2Model, folder, role="an image encoder")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_network_of_diffusers_is_converted_as_it_is_read(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1).save_pretrained(tmp_path)
+    monkeypatch.setattr(AutoencoderKL, "to", lambda *_, **__: pytest.fail("was whole in memory before"))
+    loaded, _ = load_pretrained(AutoencoderKL, tmp_path, role="an autoencoder", dtype=dtype)
+    assert {weight.dtype for weight in loaded.parameters()} == {dtype}
+    assert not loaded.training
+
+
+def test_an_autoencoder_with_attention_under_earlier_names_loads(tmp_path: Path) -> None:
+    made = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1)
+    made.save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    former = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(file)
+    for new, old in former.items():
+        state = {name.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): one for name, one in state.items()}
+    assert sum("proj_attn.weight" in name for name in state) == 2
+    save_file(state, file, metadata={"format": "pt"})
+    loaded, _ = load_pretrained(AutoencoderKL, tmp_path, role="an autoencoder")
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in made.state_dict().items())
 
 
 def test_a_name_that_is_no_folder_is_not_looked_for_at_a_hub() -> None:

@@ -325,6 +325,36 @@ def test_images_that_cannot_be_used_are_counted(tiny_model: Path, radiographs: P
     assert "no image to train on: 0 images; left out: 1 could not be read" in result.output
 
 
+def test_the_commit_of_a_hub_model_is_recorded(
+    tiny_model: Path, radiographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository laid out as the hub's cache; its branch moves on while the run stands still."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository, (first, second) = tmp_path / "hub" / "models--lab--chest", ("a" * 40, "b" * 40)
+    for commit in (first, second):
+        shutil.copytree(tiny_model, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(first)
+    content = recipe(tiny_model, radiographs, steps=1)
+    content["model"]["checkpoint"] = "lab/chest@main"
+    content["stages"] *= 2
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    versions = json.loads((out / "versions.json").read_text())
+    assert versions["model.revision"] == first
+    for model in (out / "stages" / "0" / "model", out / "model"):
+        assert f"from the Hugging Face hub, commit `{first}`" in (model / "model_card.md").read_text()
+    assert "began with `lab/chest` from" in (out / "model" / "model_card.md").read_text()
+    (repository / "refs" / "main").write_text(second)
+    (out / "model" / "model_card.md").unlink()
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    versions = json.loads((out / "versions.json").read_text())
+    assert (versions["model.revision"], versions["resumed_with"]["model.revision"]) == (first, second)
+
+
 def tracked(out: Path, name: str) -> list[int]:
     """Steps at which tensorboard got a number."""
     (events,) = out.rglob("events.out.tfevents.*")

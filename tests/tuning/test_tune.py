@@ -30,7 +30,12 @@ def _brightness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     folder = max((out / "checkpoints").glob("0-*"))
-    return load_file(folder / "weights.safetensors") | load_file(folder / "optimizer.safetensors")
+    names = ("weights", "optimizer", "beside")
+    return {key: value for name in names for key, value in load_file_or_none(folder / f"{name}.safetensors").items()}
+
+
+def load_file_or_none(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path) if path.is_file() else {}
 
 
 def timed(out: Path) -> list[dict[str, float]]:
@@ -41,48 +46,54 @@ def means(out: Path, name: str = "reward/brightness/mean") -> list[float]:
     return [row[name] for row in metrics(out) if name in row]
 
 
-def test_a_brightness_reward_rises(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sign", "changes"),
+    [
+        ("bright", {"objective": "forward", "forward": {"num_minibatches": 2, "timesteps": 2}}),
+        ("dark", {"objective": "policy_gradient", "update": {"num_minibatches": 2, "clip_range": 1.0e-2}}),
+    ],
+)
+def test_a_brightness_reward_rises(sign: str, changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(
         tiny_model,
         iterations=20,
         reports_per_iteration=2,
         images_per_report=4,
         train={"unet": "full", "learning_rate": 2.0e-3, "ace": {"tokens": 4}},
-        update={"num_minibatches": 2, "clip_range": 1.0e-2},
+        rewards={"brightness": {"backend": sign}},
+        **changes,
     )
     content["stages"][0]["sampling"]["batch_size"] = 4  # an image costs less in a larger batch
     content["evaluation"] |= {"every": 20}
     content["checkpoints"] = {"every": 20}
-    for sign in ("bright", "dark"):
-        content["stages"][0]["rewards"] = {"brightness": {"backend": sign}}
-        out = tmp_path / sign
-        result = tune(write_recipe(tmp_path, content), out)
-        assert result.exit_code == 0, result.output
-        found = means(out)
-        assert sum(found[-5:]) / 5 > sum(found[:5]) / 5 + 0.002
-        last = metrics(out)[-1]
-        assert last["evaluation/tuning/total/win_rate"] == 1.0
-        assert last["evaluation/tuning/brightness/margin"] > 0.002
+    out = tmp_path / sign
+    result = tune(write_recipe(tmp_path, content), out)
+    assert result.exit_code == 0, result.output
+    found = means(out)
+    assert sum(found[-5:]) / 5 > sum(found[:5]) / 5 + 0.002
+    last = metrics(out)[-1]
+    assert last["evaluation/tuning/total/win_rate"] == 1.0
+    assert last["evaluation/tuning/brightness/margin"] > 0.002
 
 
-def test_a_brightness_reward_rises_by_shifts_alone(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sign", "objective"), [("bright", "policy_gradient"), ("dark", "forward")])
+def test_a_brightness_reward_rises_by_shifts_alone(sign: str, objective: str, tiny_model: Path, tmp_path: Path) -> None:
     """The UNet is frozen and gets no gradient; images of the training reports follow all the same."""
     content = recipe(
         tiny_model,
+        objective=objective,
         iterations=20,
         images_per_report=8,
         train={"unet": "frozen", "ace": {"subspace": 4, "exploration_std": 2.0}, "ace_learning_rate": 1.0},
+        rewards={"brightness": {"backend": sign}},
     )
     content["stages"][0]["sampling"]["batch_size"] = 8
     content["evaluation"] |= {"every": 20}
     content["checkpoints"] = {"every": 20}
-    gained = {}
-    for sign in ("bright", "dark"):
-        content["stages"][0]["rewards"] = {"brightness": {"backend": sign}}
-        assert tune(write_recipe(tmp_path, content), tmp_path / sign).exit_code == 0
-        policy, baseline = (means(tmp_path / sign, f"reward/brightness/{of}") for of in ("mean", "baseline"))
-        gained[sign] = [a - b for a, b in zip(policy, baseline, strict=True)]
-        assert sum(gained[sign][-5:]) / 5 > max(0.0, sum(gained[sign][:5]) / 5) + 0.0005
+    assert tune(write_recipe(tmp_path, content), tmp_path / sign).exit_code == 0
+    policy, baseline = (means(tmp_path / sign, f"reward/brightness/{of}") for of in ("mean", "baseline"))
+    gained = [a - b for a, b in zip(policy, baseline, strict=True)]
+    assert sum(gained[-5:]) / 5 > max(0.0, sum(gained[:5]) / 5) + 0.0005
 
 
 def test_what_a_run_leaves(tiny_model: Path, tmp_path: Path) -> None:
@@ -163,16 +174,25 @@ def start(path: Path, out: Path, **environment: str) -> Warm:
     return Warm("cxrsynth", "tune", path, "--out", out, log=out.with_suffix(".log"), environment=environment)
 
 
-FULL = {"train": {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5, "ace": {"tokens": 16}}}
-ADAPTERS = {
-    "train": FULL["train"]
-    | {"unet": "lora", "lora": {"rank": 2}, "ace": {"subspace": 3, "exploration_std": 0.5}, "schedule": "cosine"},
+FULL: dict[str, Any] = {"unet": "full", "learning_rate": 1.0e-3, "ema_decay": 0.5, "ace": {"tokens": 16}}
+ADAPTERS = FULL | {
+    "unet": "lora",
+    "lora": {"rank": 2},
+    "ace": {"subspace": 3, "exploration_std": 0.5},
+    "schedule": "cosine",
+}
+GRADIENT: dict[str, Any] = {
+    "objective": "policy_gradient",
     "update": {"num_minibatches": 2, "kl_weight": 0.1},
     "comparison": {"pool": 2, "baseline_images": 2},
 }
+FORWARD: dict[str, Any] = {
+    "objective": "forward",
+    "forward": {"num_minibatches": 2, "timesteps": 2, "old_warmup": 3, "max_norm_ratio": 1.01},
+}
 
 
-@pytest.mark.parametrize("changes", [FULL, ADAPTERS])
+@pytest.mark.parametrize("changes", [FORWARD | {"train": FULL}, GRADIENT | {"train": ADAPTERS}])
 def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(
     changes: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -267,7 +287,7 @@ def test_a_run_killed_in_an_evaluation_resumes_after_its_iteration(
     assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
 
 
-@pytest.mark.parametrize("changes", [FULL, ADAPTERS])
+@pytest.mark.parametrize("changes", [FORWARD | {"train": ADAPTERS}, GRADIENT | {"train": FULL}])
 def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, rewards={"posture": {}, "diagnosis": {}}, **changes)
     content["stages"][0] |= {"reports_per_iteration": 3}  # three batches: one process has two of them

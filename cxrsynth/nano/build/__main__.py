@@ -7,10 +7,10 @@ from typing import Annotated
 
 import torch
 import typer
-from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from cxrsynth.diffusion.networks import load_vae
 from cxrsynth.nano.build.align import canonical_frames, registered_frames
 from cxrsynth.nano.build.autoencoder import encode_mean, standardize_latents, train_autoencoder
 from cxrsynth.nano.build.config import BuildConfig, load_config
@@ -122,7 +122,7 @@ def _latents(pixels: Tensor, frames: Tensor, work: Path, name: str, settings: Bu
     return cache_latents(
         pixels,
         frames,
-        AutoencoderKL.from_pretrained(work / "vae").eval(),
+        load_vae(work / "vae"),
         work / f"{name}.safetensors",
         settings=settings.denoiser,
         seed=settings.seed,
@@ -133,7 +133,7 @@ def _decoder(data: Path, work: Path, settings: BuildConfig) -> None:
     _, pixels = load_images(data, size=settings.image_size)
     vae = sharpen_decoder(
         pixels,
-        AutoencoderKL.from_pretrained(work / "vae"),
+        load_vae(work / "vae"),
         FindingClassifier.from_pretrained(work / FAMILIES_FOLDER / FAMILIES[0] / "classifier").eval(),
         work / "decoder.pt",
         settings=settings.decoder,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from cxrsynth.diffusion.networks import load_unet
 from cxrsynth.nano.build.autoencoder import encode_mean
 from cxrsynth.nano.build.config import DenoiserSettings, TextSettings
 from cxrsynth.nano.build.images import SMALL_GROUPS, Radiograph, caption
@@ -28,6 +29,7 @@ from cxrsynth.nano.build.training import (
     warmup_stable_decay,
 )
 from cxrsynth.reports.prompt import every_canonical_sentence
+from cxrsynth.runtime.clip import load_text_encoder
 from cxrsynth.runtime.warps import compose, warp, warp_matrices
 
 
@@ -189,8 +191,8 @@ def train_denoiser(
     networks = Networks(unet, make_text_encoder(text, tokenizer)).train()
     steps = settings.steps
     if start is not None:
-        networks.unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
-        networks.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
+        networks.unet.load_state_dict(load_unet(start / "unet").state_dict())
+        networks.text_encoder.load_state_dict(load_text_encoder(start / "text_encoder").state_dict())
         steps = settings.more_steps
     networks.unet.set_attn_processor(AttnProcessor())  # torch's fused attention trains a tenth slower on a CPU
     averaged = _EMA(networks, settings.ema_decay)

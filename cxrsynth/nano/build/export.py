@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
+from cxrsynth.diffusion.networks import load_unet, load_vae
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults
 from cxrsynth.nano.build.align import image_kind, registered_frames
 from cxrsynth.nano.build.card import model_card
@@ -21,6 +22,7 @@ from cxrsynth.nano.build.fitting import resampled
 from cxrsynth.nano.build.images import SMALL_GROUPS, Radiograph, load_images
 from cxrsynth.nano.build.training import log
 from cxrsynth.reports.prompt import Depicts
+from cxrsynth.runtime.clip import load_text_encoder
 from cxrsynth.runtime.files import folder_atomically
 from cxrsynth.settings import PromptStyle
 
@@ -35,7 +37,7 @@ START = "start"  # in the work folder: the denoiser that training continues from
 
 def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None:
     """Write the model folder, measured numbers and the card; the folder is replaced as a whole."""
-    vae = AutoencoderKL.from_pretrained(work / SHARP_VAE).eval()
+    vae = load_vae(work / SHARP_VAE)
     train, train_pixels = load_images(data, size=settings.image_size)
     val, pixels = load_images(data, size=settings.image_size, split="val")
     numbers: dict[str, Any] = {
@@ -56,9 +58,9 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     numbers["sources"] = _sources(train, trained, [*train, *small])
     pipeline = StableDiffusionPipeline(
         vae=vae,
-        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
+        text_encoder=load_text_encoder(work / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(work / "unet"),
+        unet=load_unet(work / "unet"),
         scheduler=make_sampler(),
         safety_checker=None,
         feature_extractor=None,
