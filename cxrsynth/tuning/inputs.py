@@ -10,6 +10,8 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from cxrsynth import console
+from cxrsynth.diffusion.adapters import check_rank_in
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.errors import RecipeError, ReportsError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
@@ -95,6 +97,18 @@ def check_evaluation(recipe: Recipe, held_out: int) -> None:
             "evaluation: 1 image, expected at least 2, for diversity and intervals\n"
             "  hold out more reports (reports.held_out), or raise evaluation.images_per_report"
         )
+
+
+def check_adapters(recipe: Recipe, model: ResolvedModel) -> None:
+    """A rank that is too large is refused before any stage, and before memory runs out.
+
+    Raises:
+        ModelError: naming the largest rank that makes sense.
+    """
+    ranks = [stage.train.lora.rank for stage in recipe.stages if stage.train.unet == "lora"]
+    if ranks:
+        # Later stages adapt the networks of the first one's model.
+        check_rank_in(model.folder / "unet", max(ranks))
 
 
 def check_trackers(recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
 from cxrsynth.runtime.processes import PATIENCE, read_launch
 from cxrsynth.settings import Device, Precision, TuneSettings
-from cxrsynth.tuning.inputs import check_evaluation, check_trackers, load_inputs, split_reports
+from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs, split_reports
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
 
@@ -31,6 +31,7 @@ def open_tune(settings: TuneSettings) -> TuneRun:
             "  expected: bf16, fp32 or auto; policy gradients are known to collapse in float16"
         )
     check_trackers(recipe)
+    check_adapters(recipe, model)
     training, held_out = split_reports(recipe)
     check_evaluation(recipe, len(held_out))
     choose_device(recipe.model.device)  # refused before any process group is joined

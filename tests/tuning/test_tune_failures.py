@@ -265,6 +265,15 @@ def test_a_file_of_the_run_that_cannot_be_read_back_is_named(
     assert tune(path, out).exit_code == 0
 
 
+def test_adapters_of_an_absurd_rank_are_refused_before_the_first_stage(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model)
+    content["stages"].append(content["stages"][0] | {"train": {"unet": "lora", "lora": {"rank": 1_000_000}}})
+    message = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    assert "train.lora.rank 1000000" in message
+    assert "expected: at most 8" in message
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}}, {"unet": "full"}])
 def test_weights_lost_while_saving_are_noticed(
     train: dict[str, Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
