@@ -20,7 +20,7 @@ from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import open_table
 from cxrsynth.rewards.augmented import AugmentedReward
-from cxrsynth.rewards.backends import load_reward
+from cxrsynth.rewards.backends import load_reward, origin
 from cxrsynth.rewards.base import Reward, RewardSuite
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.runtime.processes import read_launch
@@ -79,6 +79,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
         rewards[index] = RewardSuite(suite)
     if not rewards:
         return LoadedInputs(images, rewards)
+    _warn_of_dependence(recipe)
     evaluation = recipe.evaluation
     return LoadedInputs(
         images,
@@ -87,6 +88,26 @@ def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
         extractor=load_extractor(evaluation.features, device=device),
         reference=None if evaluation.reference is None else open_collection(evaluation.reference),
     )
+
+
+def _warn_of_dependence(recipe: Recipe) -> None:
+    """An evaluator that tuning optimizes as well shows its own exploitation as progress."""
+    if read_launch().rank != 0:
+        return
+    tuned = {
+        origin(name, section.backend)
+        for stage in recipe.stages
+        if not isinstance(stage, SftStage)
+        for name, section in stage.rewards.items()
+        if section.weight > 0
+    }
+    for name, backend in recipe.evaluation.evaluators.items():
+        if origin(name, backend) in tuned:
+            console.warn(
+                f"evaluation.evaluator: {name} has the backend {backend}, which a reward that tunes has as well: the"
+                " evaluation is not independent, and cannot show reward hacking\n"
+                "  choose reward models of another origin for one of the two"
+            )
 
 
 def check_evaluation(recipe: Recipe, held_out: int) -> None:

@@ -148,7 +148,7 @@ def test_an_infinite_reward_is_named(tiny_model: Path, tmp_path: Path, monkeypat
     module.write_text(INFINITE.replace("class Infinite", "class Brightness").replace("Infinite.", "Brightness."))
     message = refused(tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"))
     assert "iteration 2: report " in message
-    assert "reward brightness is infinite" in message
+    assert "reward brightness (backend bright) is infinite" in message
     assert (tmp_path / "run" / "checkpoints" / "0-000001").is_dir()
     monkeypatch.delitem(sys.modules, "bright_reward")
 
