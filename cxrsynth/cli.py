@@ -133,8 +133,8 @@ def generate(
         if done.estimate is not None:
             console.say(done.estimate)
         elif _is_main_process():
-            rejected = f", {done.rejected} rows set aside in rejected.csv" if done.rejected else ""
-            made = f"{out}: {done.samples} images in {done.shards} shards{rejected}"
+            rejected = f", {_count(done.rejected, 'row')} not used, see rejected.csv" if done.rejected else ""
+            made = f"{out}: {_count(done.samples, 'image')} in {_count(done.shards, 'shard')}{rejected}"
             again = f"{out}: already complete ({done.samples} images), nothing to do"
             console.say(again if done.already_complete else made)
 
@@ -286,13 +286,17 @@ def _named(columns: dict[str, str | None]) -> dict[str, str]:
     return {role: name for role, name in columns.items() if name is not None}
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _is_main_process() -> bool:
     return read_launch().rank == 0
 
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """One message and exit code 2 for what the user can mend; Ctrl-C says how to resume."""
+    """One message and exit code 2 for what the user can fix; Ctrl-C says how to resume."""
     _quiet_libraries()
     launch = Launch()
     try:

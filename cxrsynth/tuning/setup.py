@@ -20,7 +20,7 @@ def open_tune(settings: TuneSettings) -> TuneRun:
     """Load every input the recipe names, once; what cannot be used is refused before work starts.
 
     Raises:
-        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+        RecipeError, ReportsError, ModelError, ShardError: for what the user can fix.
     """
     read_launch()  # accelerate would fail later, with a traceback
     recipe = load_recipe(settings.recipe, overrides=settings.overrides)

@@ -36,7 +36,7 @@ def tune(settings: TuneSettings) -> Tuned:
     """Run a recipe; resume where an earlier run of the same recipe stopped.
 
     Raises:
-        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+        RecipeError, ReportsError, ModelError, ShardError: for what the user can fix.
     """
     run = open_tune(settings)
     recipe = dump_recipe(run.recipe)
