@@ -274,7 +274,14 @@ class _TuningView:
         return f"{head}: {rewards}{self._policy(row)}, {self.left} left"
 
     def _policy(self, row: Mapping[str, Any]) -> str:
-        shown = {"win rate": "feedback/win_rate", "clip": "policy/clip_fraction", "KL": "policy/baseline_kl"}
+        shown = {
+            "win rate": "feedback/win_rate",
+            "optimality": "feedback/optimality",
+            "distance": "policy/baseline_distance",
+            "norm": "policy/norm_ratio",
+            "clip": "policy/clip_fraction",
+            "KL": "policy/baseline_kl",
+        }
         parts = [f", {name} {row[key]:.3g}" for name, key in shown.items() if key in row]
         return "".join(parts)
 

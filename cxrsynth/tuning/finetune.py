@@ -91,6 +91,7 @@ class Supervision:
                     row = self.step(step, images, pool)
                     self.progress.write(step + 1, row)
                     show(step + 1, row)
+        self.progress.draw(now=True)
 
     def result(self) -> Trained:
         """The model, with averaged weights where the recipe wants them; its encoded images are removed."""

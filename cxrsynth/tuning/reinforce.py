@@ -103,6 +103,7 @@ class Reinforcement:
                         if done % save_every == 0 or done == total:
                             self.progress.save(done)  # a kill during a long evaluation must not lose the iterations
                         self.evaluate(evaluator, done, show)
+        self.progress.draw(now=True)
 
     def opened(self, pool: SamplingPool) -> Iterate:
         """A function that runs iterations, counted from 0: sample, compare, learn. It returns a row of metrics."""

@@ -1,5 +1,6 @@
 """What every stage of a run shares: metrics, checkpoints, averaged weights, resuming, and stopping when asked to."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from cxrsynth.tuning.curves import draw_curves
 from cxrsynth.tuning.export import Trained
 from cxrsynth.tuning.metrics import Metrics
 from cxrsynth.tuning.run import TuneRun
+
+_DRAW_EVERY_S = 60.0
 
 
 class Stage(Protocol):
@@ -78,6 +81,7 @@ class StageProgress:
     ) -> None:
         self.metrics = Metrics(run.folder.metrics)
         self.first = 0
+        self._drawn_at = float("-inf")
         self._run, self._index = run, index
         self._average = None if ema_decay is None else EMAModel(weights.values(), decay=ema_decay)
         averaged = None if self._average is None else dict(zip(weights, self._average.shadow_params, strict=True))
@@ -129,6 +133,7 @@ class StageProgress:
             if done % save_every == 0 or done == total or stopped or ended():
                 self.save(done)
             if stopped:
+                self.draw(now=True)
                 raise KeyboardInterrupt
 
     def write(self, iteration: int, row: Mapping[str, Any]) -> None:
@@ -159,9 +164,11 @@ class StageProgress:
         }
         save_checkpoint(folder, self._learner, state | {key: part.state() for key, part in self._remembered.items()})
 
-    def draw(self) -> None:
-        """Bring curves.png up to date."""
-        draw_curves(self.metrics.rows(), self._run.folder.curves)
+    def draw(self, *, now: bool = False) -> None:
+        """Bring curves.png up to date, at most once a minute unless it must be `now`: drawing takes a second."""
+        if self._run.is_main and (now or time.monotonic() - self._drawn_at > _DRAW_EVERY_S):
+            draw_curves(self.metrics.rows(), self._run.folder.curves)
+            self._drawn_at = time.monotonic()
 
     def average(self) -> None:
         """Let the averaged weights follow; to be called after each optimizer step."""
