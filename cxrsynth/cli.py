@@ -145,10 +145,11 @@ def tune(
     out: options.RunFolder = TuneSettings.out,
     override: options.Override = None,
     dry_run: options.DryRun = TuneSettings.dry_run,
+    max_wait: options.MaxWait = TuneSettings.max_wait_minutes,
 ) -> None:
     """Tune a model by reinforcement learning with comparative feedback."""
     with _user_errors():
-        done = api.tune(recipe, out, overrides=override or (), dry_run=dry_run)
+        done = api.tune(recipe, out, overrides=override or (), dry_run=dry_run, max_wait_minutes=max_wait)
         if not _is_main_process():
             return
         if done.estimate is not None:

@@ -120,6 +120,16 @@ RunFolder = Annotated[
         "--out", help="Folder for the run: new, or an unfinished run to resume. Default: runs/ and the recipe's name."
     ),
 ]
+MaxWait = Annotated[
+    float,
+    Option(
+        "--max-wait",
+        metavar="MINUTES",
+        min=0.01,
+        max=60 * 24 * 365,
+        help="With several processes: how long one waits for the others before the run ends.",
+    ),
+]
 Override = Annotated[
     list[str] | None,
     Option("--set", help="KEY=VALUE replaces a value of the recipe, as stages.0.iterations=5. Repeatable."),

@@ -1,6 +1,7 @@
 """`cxrsynth tune`: a recipe in, a tuned model out. Stages run in order, each from the model the last one left."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,12 +37,16 @@ def tune(settings: TuneSettings) -> Tuned:
     """Run a recipe; resume where an earlier run of the same recipe stopped.
 
     Raises:
-        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+        RecipeError, ReportsError, ModelError, ShardError, LaunchError: for what the user can mend.
     """
-    run = open_tune(settings)
+    with ExitStack() as together:
+        return _tune(open_tune(settings, together), dry_run=settings.dry_run)
+
+
+def _tune(run: TuneRun, *, dry_run: bool) -> Tuned:
     recipe = dump_recipe(run.recipe)
     complete = run.folder.check(recipe)
-    if settings.dry_run:
+    if dry_run:
         return Tuned(run.folder.model, estimate=describe(run))
     if complete:
         return Tuned(run.folder.model, already_complete=True)
@@ -63,7 +68,6 @@ def tune(settings: TuneSettings) -> Tuned:
             raise  # a library's own, not of a file
         raise run.folder.failure(error) from None
     finally:
-        run.accelerator.end_training()
         run.folder.unlock()
     return Tuned(run.folder.model)
 
