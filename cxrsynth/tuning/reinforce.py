@@ -148,7 +148,9 @@ class Reinforcement:
         """
         folder = self.run.folder.best(self.index)
         if folder.is_dir():
-            self.best.iteration = load_best(folder, self.policy.weights)
+            self.best.iteration = load_best(
+                folder, self.policy.weights, averaged=self.section.train.ema_decay is not None
+            )
             if self.best.evaluator <= 0 and self.run.is_main:
                 console.warn(
                     "no checkpoint is above the baseline by the evaluator: the model is not better than its start"
