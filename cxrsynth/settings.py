@@ -170,11 +170,14 @@ class AuditSettings:
 class TuneSettings:
     """All choices of one `tune` run. `out` None: runs/ and the recipe's name.
 
-    `max_wait_minutes`: how long a process waits for the others.
+    `export` writes the model of an unfinished run and trains nothing; `from_best` goes on from the best checkpoint with
+    other learning rates or iterations. `max_wait_minutes`: how long a process waits for the others.
     """
 
     recipe: Path
     out: Path | None = None
     overrides: tuple[str, ...] = ()
     dry_run: bool = False
+    export: bool = False
+    from_best: bool = False
     max_wait_minutes: float = 30.0

@@ -102,6 +102,17 @@ def load_best(folder: Path, weights: Mapping[str, Tensor], *, averaged: bool) ->
     return iteration
 
 
+def check_whole(folder: Path) -> int:
+    """Check all digests of a checkpoint that is to be copied; returns its iteration.
+
+    Raises:
+        ModelError: if it is damaged.
+    """
+    with explain_damage(folder, _ADVICE_BEST):
+        _check_digests(folder, {_WEIGHTS, _OPTIMIZER, _STATE}, _ADVICE_BEST)
+        return int(json.loads((folder / _STATE).read_text(encoding="utf-8"))["iteration"])
+
+
 _ADVICE = "remove this checkpoint to go on from the one before, or start again in a new folder"
 _ADVICE_BEST = "remove this checkpoint to take the last iteration's weights, or start again in a new folder"
 

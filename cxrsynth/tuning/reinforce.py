@@ -164,7 +164,7 @@ class Reinforcement:
     def card(self) -> str:
         """Text of the model card."""
         folder = self.run.folder.best(self.index)
-        return reinforcement_card(self.run, self, self.best.iteration if folder.is_dir() else self.section.iterations)
+        return reinforcement_card(self.run, self, self.best.iteration if folder.is_dir() else self.progress.done)
 
     def pool(self) -> SamplingPool:
         """Threads that batches run on; a context."""

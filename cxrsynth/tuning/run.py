@@ -19,6 +19,7 @@ from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision
+from cxrsynth.tuning.export import CARD
 from cxrsynth.tuning.run_folder import RunFolder
 
 # On a CPU small batches run in parallel and fit its caches.
@@ -85,6 +86,12 @@ class TuneRun:
     def stage_model(self, index: int) -> Path:
         """Folder of the model a stage leaves: that of the last stage is the run's result."""
         return self.folder.model if index + 1 == len(self.recipe.stages) else self.folder.stage_model(index)
+
+    @property
+    def under_way(self) -> int:
+        """The first stage that has not left its model; the last one if all have."""
+        stages = range(len(self.recipe.stages))
+        return next((index for index in stages if not (self.stage_model(index) / CARD).is_file()), stages[-1])
 
     def stage_seed(self, index: int) -> int:
         """Seed of a stage's report order and noise: a later stage must not see the noise the last one was fitted to."""
