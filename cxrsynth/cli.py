@@ -145,10 +145,21 @@ def tune(
     out: options.RunFolder = TuneSettings.out,
     override: options.Override = None,
     dry_run: options.DryRun = TuneSettings.dry_run,
+    export: options.Export = TuneSettings.export,
+    from_best: options.FromBest = TuneSettings.from_best,
+    max_wait: options.MaxWait = TuneSettings.max_wait_minutes,
 ) -> None:
     """Tune a model by reinforcement learning with comparative feedback."""
     with _user_errors():
-        done = api.tune(recipe, out, overrides=override or (), dry_run=dry_run)
+        done = api.tune(
+            recipe,
+            out,
+            overrides=override or (),
+            dry_run=dry_run,
+            export=export,
+            from_best=from_best,
+            max_wait_minutes=max_wait,
+        )
         if not _is_main_process():
             return
         if done.estimate is not None:
@@ -156,7 +167,8 @@ def tune(
         elif done.already_complete:
             console.say(f"{done.model}: already complete, nothing to do")
         else:
-            console.say(f"{done.model}: tuned; use it with cxrsynth generate --model {done.model}")
+            what = "exported" if done.exported else "tuned"
+            console.say(f"{done.model}: {what}; use it with cxrsynth generate --model {done.model}")
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """One stage of supervised fine-tuning, `sft`: denoising real images under the prompts of their reports."""
 
 import random
-import shutil
 import time
 from collections.abc import Sequence
 
@@ -94,9 +93,7 @@ class Supervision:
         self.progress.draw(now=True)
 
     def result(self) -> Trained:
-        """The model, with averaged weights where the recipe wants them; its encoded images are removed."""
-        if self.run.is_main:
-            shutil.rmtree(self.run.folder.latents(self.index), ignore_errors=True)
+        """The model, with averaged weights where the recipe wants them."""
         self.progress.keep_averaged()
         return Trained(self.model, self.weights, adapters=self.section.train.unet == "lora")
 

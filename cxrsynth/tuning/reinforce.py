@@ -149,7 +149,9 @@ class Reinforcement:
         """
         folder = self.run.folder.best(self.index)
         if folder.is_dir():
-            self.best.iteration = load_best(folder, self.policy.weights)
+            self.best.iteration = load_best(
+                folder, self.policy.weights, averaged=self.section.train.ema_decay is not None
+            )
             if self.best.evaluator <= 0 and self.run.is_main:
                 console.warn(
                     "no checkpoint is above the baseline by the evaluator: the model is not better than its start"
@@ -163,7 +165,7 @@ class Reinforcement:
     def card(self) -> str:
         """Text of the model card."""
         folder = self.run.folder.best(self.index)
-        return reinforcement_card(self.run, self, self.best.iteration if folder.is_dir() else self.section.iterations)
+        return reinforcement_card(self.run, self, self.best.iteration if folder.is_dir() else self.progress.done)
 
     def pool(self) -> SamplingPool:
         """Threads that batches run on; a context."""

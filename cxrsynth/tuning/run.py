@@ -6,8 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast
+from accelerate import Accelerator
 from torch import Tensor
 
 from cxrsynth.diffusion.resolve import ResolvedModel
@@ -20,6 +19,7 @@ from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision
+from cxrsynth.tuning.export import CARD
 from cxrsynth.tuning.run_folder import RunFolder
 
 # On a CPU small batches run in parallel and fit its caches.
@@ -49,6 +49,7 @@ class TuneRun:
     recipe: Recipe
     folder: RunFolder
     accelerator: Accelerator
+    group: ProcessGroup  # this process among the others
     device: torch.device
     precision: Precision
     model: ResolvedModel  # the first stage starts from it
@@ -59,31 +60,15 @@ class TuneRun:
     @property
     def is_main(self) -> bool:
         """Whether this process writes."""
-        return bool(self.accelerator.is_main_process)
-
-    @property
-    def group(self) -> ProcessGroup:
-        """This process among the others."""
-        accelerator = self.accelerator
-        if accelerator.num_processes == 1:
-            return ProcessGroup()
-        return ProcessGroup(
-            accelerator.process_index, accelerator.local_process_index, accelerator.num_processes, PartialState()
-        )
+        return self.group.is_main
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Sum over processes."""
-        if self.accelerator.num_processes == 1:
-            return tensor
-        summed: Tensor = self.accelerator.reduce(tensor.to(self.device), reduction="sum")
-        return summed.to(tensor.device)
+        return self.group.add_up(tensor)
 
     def of_first(self, tensor: Tensor) -> Tensor:
         """The first process's tensor, in all of them."""
-        if self.accelerator.num_processes == 1:
-            return tensor
-        shared: Tensor = broadcast(tensor.to(self.device))
-        return shared.to(tensor.device)
+        return self.group.of_first(tensor)
 
     def track(self, numbers: Mapping[str, float], *, stage: int, iteration: int) -> None:
         """Send numbers to the trackers. Their step must rise, so it is counted through all stages."""
@@ -92,7 +77,7 @@ class TuneRun:
 
     def wait(self) -> None:
         """Return when all processes have come here."""
-        self.accelerator.wait_for_everyone()
+        self.group.wait()
 
     def batch_size(self, section: SamplingSection) -> int:
         """Trajectories a batch."""
@@ -101,6 +86,12 @@ class TuneRun:
     def stage_model(self, index: int) -> Path:
         """Folder of the model a stage leaves: that of the last stage is the run's result."""
         return self.folder.model if index + 1 == len(self.recipe.stages) else self.folder.stage_model(index)
+
+    @property
+    def under_way(self) -> int:
+        """The first stage that has not left its model; the last one if all have."""
+        stages = range(len(self.recipe.stages))
+        return next((index for index in stages if not (self.stage_model(index) / CARD).is_file()), stages[-1])
 
     def stage_seed(self, index: int) -> int:
         """Seed of a stage's report order and noise: a later stage must not see the noise the last one was fitted to."""

@@ -1,28 +1,37 @@
 """A `tune` run made ready: recipe read, reports split, processes joined, choices resolved, reward models loaded."""
 
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
 from cxrsynth.diffusion.model import choose_device, choose_precision
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
-from cxrsynth.runtime.processes import PATIENCE, read_launch
+from cxrsynth.runtime.processes import ProcessGroup, read_launch, refuse_sharding
+from cxrsynth.runtime.together import ending_together
 from cxrsynth.settings import Device, Precision, TuneSettings
 from cxrsynth.tuning.inputs import check_evaluation, check_trackers, load_inputs, split_reports
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
 
 
-def open_tune(settings: TuneSettings) -> TuneRun:
+def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> TuneRun:
     """Load every input the recipe names, once; what cannot be used is refused before work starts.
 
+    Args:
+        settings: of the run.
+        together: as long as it is open, a failure of one process ends all of them; None for a single process.
+
     Raises:
-        RecipeError, ReportsError, ModelError, ShardError: for what the user can fix.
+        RecipeError, ReportsError, ModelError, ShardError, LaunchError: for what the user can fix.
     """
     read_launch()  # accelerate would fail later, with a traceback
+    refuse_sharding()
     recipe = load_recipe(settings.recipe, overrides=settings.overrides)
     model = resolve_model(recipe.model.checkpoint)
     if recipe.model.precision is Precision.FP16:
@@ -40,14 +49,16 @@ def open_tune(settings: TuneSettings) -> TuneRun:
         cpu=cpu,
         log_with=list(recipe.trackers) or None,
         project_dir=out,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=settings.max_wait_minutes))],
     )
+    group = _join(accelerator, settings, together or ExitStack())
     device = choose_device(recipe.model.device, local_rank=accelerator.local_process_index)
     precision = choose_precision(recipe.model.precision, device)
     return TuneRun(
         recipe=recipe,
         folder=RunFolder(out),
         accelerator=accelerator,
+        group=group,
         device=device,
         precision=Precision.FP32 if precision is Precision.FP16 else precision,
         model=model,
@@ -55,3 +66,28 @@ def open_tune(settings: TuneSettings) -> TuneRun:
         held_out=held_out,
         loaded=load_inputs(recipe, device=device),
     )
+
+
+def _join(accelerator: Accelerator, settings: TuneSettings, together: ExitStack) -> ProcessGroup:
+    """This process among the others, which end with it."""
+
+    def end(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None or accelerator.num_processes == 1:
+            accelerator.end_training()
+            return
+        for tracker in accelerator.trackers:  # the group is not destroyed: that may wait for the other processes
+            tracker.finish()
+
+    together.push(end)
+    count, state = accelerator.num_processes, PartialState()
+    lookout = together.enter_context(
+        ending_together(
+            accelerator.process_index,
+            count,
+            wait=timedelta(minutes=settings.max_wait_minutes),
+            leave=state.wait_for_everyone,
+        )
+    )
+    if count == 1:
+        return ProcessGroup()
+    return ProcessGroup(accelerator.process_index, accelerator.local_process_index, count, state, lookout)
