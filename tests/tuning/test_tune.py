@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from typer.testing import CliRunner
 
 from cxrsynth.cli import app
 from cxrsynth.rl.rollout_spec import RolloutSpec
+from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.tuning.evaluator import Evaluator
-from cxrsynth.tuning.reinforce import Reinforcement
+from cxrsynth.tuning.policy_stage import PolicyStage
 from cxrsynth.tuning.stage import StageProgress
 from tests.generation.making import ROWS, command, hashes, write_table
 from tests.processes import Warm, process_group
@@ -247,14 +249,14 @@ def test_a_signal_in_the_last_iteration_stops_the_run_once_it_is_saved(
     """The iteration is saved, and the same command makes the model of what it learned."""
     path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
     assert tune(path, tmp_path / "whole").exit_code == 0
-    specs = Reinforcement.rollout_specs
+    examples = PolicyStage.examples
 
-    def pressed(self: Reinforcement, iteration: int) -> list[RolloutSpec]:
+    def pressed(self: PolicyStage, specs: Sequence[RolloutSpec]) -> list[PromptExample]:
         signal.raise_signal(number)
-        return specs(self, iteration)
+        return examples(self, specs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reinforcement, "rollout_specs", pressed)
+        patch.setattr(PolicyStage, "examples", pressed)
         stopped = tune(path, out)
     assert (stopped.exit_code, "Run the same command again to resume" in stopped.output) == (130, True)
     assert (out / "checkpoints" / "0-000001").is_dir()
@@ -275,10 +277,10 @@ def test_a_run_killed_in_an_evaluation_resumes_after_its_iteration(
     owner = Evaluator if moment == "evaluate" else StageProgress
     original = getattr(owner, moment)
 
-    def killed(self: Any, *given: Any) -> Any:
+    def killed(self: Any, *given: Any, **named: Any) -> Any:
         if (out / "checkpoints" / f"0-{evaluated:06d}").is_dir() and (moment == "evaluate" or is_evaluated()):
             raise RuntimeError("killed")
-        return original(self, *given)
+        return original(self, *given, **named)
 
     def is_evaluated() -> bool:
         return any(row["iteration"] == evaluated and "evaluation/ms_ssim" in row for row in metrics(out))
