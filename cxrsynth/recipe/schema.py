@@ -555,12 +555,17 @@ class EvaluationSection(Section):
     sheet: _AtLeastZero = Field(default=12, description="Pairs of images on each contact sheet.")
     on_hacking: Literal["warn", "stop"] = Field(
         default="warn",
-        description="What to do when the evaluator's margin falls while that of the tuning rewards rises. `stop` ends"
-        " the stage with the best weights so far.",
+        description="What to do when the evaluator's margin falls while that of the tuning rewards rises and is above"
+        " the baseline's. `stop` ends the stage with the best weights so far.",
     )
     hacking_margin: _Positive = Field(
         default=0.1,
         description="How far the evaluator's margin must fall, in standard deviations of the baseline's rewards.",
+    )
+    patience: _AtLeastOne | None = Field(
+        default=None,
+        description="End the stage when the evaluator's margin has not improved for this many evaluations, and keep the"
+        " best weights; null: never.",
     )
 
     @property

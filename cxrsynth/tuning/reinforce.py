@@ -35,7 +35,7 @@ nanochat's chat_rl):
 Constants that are not on public record are ours.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +57,7 @@ from cxrsynth.tuning.policy_gradient import PolicyGradient
 from cxrsynth.tuning.policy_stage import Iterate, open_policy_stage
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
+from cxrsynth.tuning.stalled import WINDOW, stalled_rewards
 from cxrsynth.tuning.verdict import EvaluatedImages
 
 Show = Callable[[int, dict[str, Any]], None]
@@ -92,13 +93,14 @@ class Reinforcement:
             self.baseline_images(evaluator)
             self._repeat_lost_evaluation(evaluator, show)
             for iteration in self.progress.iterations(
-                total, save_every=save_every, stop=stop, ended=lambda: self.best.hacked
+                total, save_every=save_every, stop=stop, ended=lambda: self.best.ends_stage
             ):
                 done = iteration + 1
                 with _named(done):
                     row = iterate(iteration)
                     self.progress.write(done, row)
                     show(done, row)
+                    self._name_stalled_rewards(done)
                     if self._evaluation_is_due(done):
                         if done % save_every == 0 or done == total:
                             self.progress.save(done)  # a kill during a long evaluation must not lose the iterations
@@ -127,6 +129,16 @@ class Reinforcement:
             self.progress.save_best(iteration)
         if alarm is not None and self.run.is_main:
             console.warn(alarm)
+        if not self.best.hacked and (tired := self.best.out_of_patience(section)) is not None and self.run.is_main:
+            console.say(tired)
+
+    def _name_stalled_rewards(self, done: int) -> None:
+        """After every window of iterations, so that a run that was resumed says the same."""
+        if not self.run.is_main or done % WINDOW:
+            return
+        rows = [row for row in self.progress.metrics.rows() if row["stage"] == self.index and _is_iteration(row)]
+        if (found := stalled_rewards(rows)) is not None:
+            console.warn(found)
 
     def _evaluation_is_due(self, done: int) -> bool:
         return done > 0 and (done % self.run.recipe.evaluation.every == 0 or done == self.section.iterations)
@@ -178,6 +190,11 @@ class Reinforcement:
     def baseline_images(self, evaluator: Evaluator) -> EvaluatedImages:
         """The baseline's images of held-out reports and their scores, sampled once a run."""
         return evaluator.baseline(self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors")
+
+
+def _is_iteration(row: Mapping[str, Any]) -> bool:
+    """Whether a row of metrics is of an iteration, not of an evaluation."""
+    return any(name.startswith("reward/") for name in row)
 
 
 @contextmanager

@@ -66,6 +66,8 @@ def compare_models(
 def hacking_warning(verdict: Verdict, *, evaluator: float, tuning: float, margin: float) -> str | None:
     """A warning if the evaluator's margin falls by more than `margin` while that of the tuning rewards rises, or None.
 
+    The tuning rewards must also be above the baseline's: a policy that its own rewards do not prefer hacks nothing.
+
     Args:
         verdict: the newest.
         evaluator: the evaluator's margin at its best so far; zero is the baseline's.
@@ -73,7 +75,7 @@ def hacking_warning(verdict: Verdict, *, evaluator: float, tuning: float, margin
         margin: in standard deviations of the baseline's rewards, as the others.
     """
     fall = evaluator - verdict.evaluator
-    if not (fall > margin and verdict.tuning > tuning):  # a margin that is not a number raises no alarm
+    if not (fall > margin and verdict.tuning > max(tuning, 0.0)):  # a margin that is not a number raises no alarm
         return None
     return (
         f"reward hacking: the evaluator's margin fell by {fall:.2f} standard deviations (to {verdict.evaluator:+.2f})"

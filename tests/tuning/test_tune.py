@@ -177,6 +177,42 @@ def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) ->
     assert row["evaluation/evaluator/posture/margin"] == pytest.approx(0.0, abs=1e-5)
 
 
+def test_a_stage_ends_early_when_the_evaluator_finds_no_improvement(tiny_model: Path, tmp_path: Path) -> None:
+    """Nothing is learned: the first evaluation stays the best, and two more are waited for."""
+    train = {"unet": "lora", "learning_rate": 1.0e-30, "ace_learning_rate": 1.0e-30}  # lost in rounding
+    content = recipe(tiny_model, train=train, iterations=9)
+    content["evaluation"] |= {"every": 1, "patience": 2, "sheet": 0}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    assert (
+        "has not improved in 2 evaluations (the best: +0.000 after iteration 1): the stage ends here" in result.output
+    )
+    rows, model = metrics(out), hashes(out / "model")
+    assert max(row["iteration"] for row in rows) == 3
+    # Killed before the model was written, it does not train on.
+    (out / "model").rename(tmp_path / "aside")
+    assert tune(path, out).exit_code == 0
+    assert (metrics(out), hashes(out / "model")) == (rows, model)
+
+
+def test_a_reward_that_stalls_is_named_on_the_console(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def named(rows: list[dict[str, Any]]) -> str:
+        seen.append([row["iteration"] for row in rows])
+        return "diagnosis has not moved in 2 iterations"
+
+    monkeypatch.setattr("cxrsynth.tuning.reinforce.stalled_rewards", named)
+    monkeypatch.setattr("cxrsynth.tuning.reinforce.WINDOW", 2)
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, iterations=4)), tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("diagnosis has not moved") == 2
+    assert seen == [[1, 2], [1, 2, 3, 4]]  # the rows of iterations alone, after every window
+
+
 def start(path: Path, out: Path, **environment: str) -> Warm:
     return Warm("cxrsynth", "tune", path, "--out", out, log=out.with_suffix(".log"), environment=environment)
 
