@@ -12,6 +12,7 @@
             descend r |positive - target|^2 + (1 - r) |negative - target|^2 + kl_weight |prediction - baseline|^2
         old <- decay * old + (1 - decay) * policy
     every few iterations, an independent evaluator compares policy and baseline on held-out reports, on the same noise
+    at the end, it does so once on test reports, with the weights that were best on held-out reports
 
 That is `objective: forward` (tuning/forward.py). `objective: policy_gradient` (tuning/policy_gradient.py) is the
 published method: trajectories, log-probabilities of their steps, clipped ratios.
@@ -58,7 +59,7 @@ from cxrsynth.tuning.policy_stage import Iterate, open_policy_stage
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
 from cxrsynth.tuning.stalled import WINDOW, stalled_rewards
-from cxrsynth.tuning.verdict import EvaluatedImages
+from cxrsynth.tuning.verdict import TEST, EvaluatedImages
 
 Show = Callable[[int, dict[str, Any]], None]
 
@@ -153,7 +154,7 @@ class Reinforcement:
                 self.evaluate(evaluator, done, show)
 
     def result(self) -> Trained:
-        """The model with its best weights by the evaluator.
+        """The model with its best weights by the evaluator. In the last stage of its kind, they are now tested.
 
         Raises:
             ModelError: if they cannot be read.
@@ -169,7 +170,28 @@ class Reinforcement:
             if self.run.is_main:
                 console.warn(f"{folder} is missing: the model gets the weights of the last iteration")
             self.progress.keep_averaged()
+        if self.run.tested_stage == self.index:
+            self._test()
         return Trained(self.policy.model, self.policy.weights, adapters=self.section.train.unet == "lora")
+
+    def _test(self) -> None:
+        """Compare the model with the baseline on test reports, which nothing was chosen by; the row is for the card.
+
+        A run that was killed here comes here again.
+        """
+        run, metrics = self.run, self.progress.metrics
+        if run.is_main:
+            metrics.drop_test(stage=self.index)
+            console.say(f"testing on {len(run.test)} reports that nothing was chosen by")
+        run.wait()
+        with self.pool() as pool:
+            evaluator = self.evaluator(pool, test=True)
+            images = evaluator.evaluate(self.policy.model)
+            cache = run.folder.baseline_images / f"{self.index}-test.safetensors"
+            verdict = evaluator.verdict(images, evaluator.baseline(self.policy.baseline, cache))
+        self.progress.write(self.best.evaluated or self.section.iterations, verdict.as_row(TEST))
+        if run.is_main:
+            console.say(f"on test reports: {verdict.summary}")
 
     def card(self) -> str:
         """Text of the model card."""
@@ -180,11 +202,11 @@ class Reinforcement:
         """Threads that batches run on; a context."""
         return SamplingPool(self.policy.model, batch_size=self.stage.batch_size, threads_per_batch=1)
 
-    def evaluator(self, pool: SamplingPool) -> Evaluator:
-        """The independent evaluator on held-out reports, working on `pool`."""
+    def evaluator(self, pool: SamplingPool, *, test: bool = False) -> Evaluator:
+        """The independent evaluator on held-out or test reports, working on `pool`."""
         stage = self.stage
         return open_evaluator(
-            self.run, stage.suite, stage.weights, case=stage.example, pool=pool, batch=stage.batch_size
+            self.run, stage.suite, stage.weights, case=stage.example, pool=pool, batch=stage.batch_size, test=test
         )
 
     def baseline_images(self, evaluator: Evaluator) -> EvaluatedImages:

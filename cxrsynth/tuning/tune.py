@@ -48,6 +48,7 @@ def tune(settings: TuneSettings) -> Tuned:
     run.wait()  # until all processes have checked the folder: one that the main process has begun looks foreign
     if run.is_main:
         run.folder.start(recipe, _versions(run), input_digests(run))
+        console.say(f"reports: {run.reports.summary}")
     run.wait()
     try:
         if run.recipe.trackers:

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 from cxrsynth.cli import app
 from cxrsynth.rl.rollout_spec import RolloutSpec
+from cxrsynth.tuning.best import BestSoFar
 from cxrsynth.tuning.evaluator import Evaluator
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.stage import StageProgress
+from cxrsynth.tuning.verdict import Verdict
 from tests.generation.making import ROWS, command, hashes, write_table
 from tests.processes import Warm, process_group
 from tests.tuning.making import install_brightness, metrics, printed_random, recipe, tune, write_recipe
@@ -475,3 +477,129 @@ def test_report_text_is_nowhere(tiny_model: Path, tmp_path: Path) -> None:
     for word in ("Zorblattic", "Quibbleton", "Xylograph"):
         assert word not in result.output
         assert word.encode() not in written
+
+
+def tested(model: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe that holds out two reports and tests on two others."""
+    content = recipe(model, **changes)
+    content["reports"]["test"] = 2
+    return content
+
+
+def rows_of_test(out: Path) -> list[dict[str, Any]]:
+    return [row for row in metrics(out) if "test/ms_ssim" in row]
+
+
+def test_the_chosen_weights_are_tested_once_at_the_end(tiny_model: Path, tmp_path: Path) -> None:
+    content = tested(tiny_model, iterations=3)
+    content["evaluation"] |= {"every": 1}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    (row,) = rows_of_test(out)
+    assert metrics(out)[-1] == row
+    assert not any(name.startswith("evaluation/") for name in row)
+    said = " ".join(result.output.split())
+    assert "reports: 3 to train, 2 held out, 2 to test; separated by report" in said
+    margin = row["test/evaluator/total/margin"]
+    assert f"evaluator {margin:+.3f} (" in said.partition("on test reports: tuning ")[2]
+    card = (out / "model" / "model_card.md").read_text()
+    assert "On test reports, which nothing was chosen by" in card
+    assert f"| evaluator posture | {row['test/evaluator/posture/baseline']:.3f} |" in card
+    assert "3 to train, 2 held out, 2 to test; separated by report" in card
+    assert load_file(out / "checkpoints" / "baseline" / "0-test.safetensors")["images"].shape[0] == 2
+    before = hashes(out)
+    assert "already complete" in tune(path, out).output
+    assert hashes(out) == before  # looked at once
+
+
+def test_the_test_is_of_the_weights_that_the_model_gets(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the best iteration, not of the last one."""
+    path, out = write_recipe(tmp_path, tested(tiny_model, iterations=3)), tmp_path / "run"
+    seen: list[torch.Tensor] = []
+    original = Evaluator.evaluate
+
+    def watched(self: Evaluator, model: Any) -> Any:
+        if self.held_out.name == "test":
+            seen.append(model.unet.conv_out.weight.detach().clone())
+        return original(self, model)
+
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
+    monkeypatch.setattr(BestSoFar, "replaced_by", best_is_the_first)
+    assert tune(path, out, "--set", "evaluation.every=1").exit_code == 0
+    tuned, baseline = (
+        StableDiffusionPipeline.from_pretrained(folder, safety_checker=None) for folder in (out / "model", tiny_model)
+    )
+    assert torch.equal(seen[0], tuned.unet.conv_out.weight)
+    assert torch.equal(seen[1], baseline.unet.conv_out.weight)
+    assert len(seen) == 2
+    assert "weights of iteration 1," in (out / "model" / "model_card.md").read_text()
+
+
+def best_is_the_first(self: BestSoFar, verdict: Verdict, iteration: int) -> bool:
+    self.evaluated = iteration
+    if iteration > 1:
+        return False
+    self.iteration, self.evaluator, self.tuning = iteration, verdict.evaluator, verdict.tuning
+    return True
+
+
+@pytest.mark.parametrize("moment", ["sampled", "written"])
+def test_a_run_killed_in_its_test_repeats_it(
+    moment: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = write_recipe(tmp_path, tested(tiny_model)), tmp_path / "run"
+    assert tune(path, tmp_path / "whole").exit_code == 0
+    original = Evaluator.evaluate
+
+    def killed(self: Any, *given: Any) -> Any:
+        if moment == "written" or self.held_out.name == "test":
+            raise RuntimeError("killed")
+        return original(self, *given)
+
+    with monkeypatch.context() as patch:
+        if moment == "sampled":
+            patch.setattr(Evaluator, "evaluate", killed)
+        else:
+            patch.setattr(Reinforcement, "card", killed)
+        assert "killed" in str(tune(path, out).exception)
+    assert len(rows_of_test(out)) == (moment == "written")
+    resumed = tune(path, out)
+    assert resumed.exit_code == 0, resumed.output
+    assert "resuming after iteration 2 of 2" in resumed.output
+    assert metrics(out) == metrics(tmp_path / "whole")
+    assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
+
+
+def test_only_the_last_stage_is_tested(tiny_model: Path, tmp_path: Path) -> None:
+    content = tested(tiny_model, iterations=1)
+    content["stages"].append(content["stages"][0] | {"train": {"unet": "frozen"}})
+    out = tmp_path / "run"
+    assert tune(write_recipe(tmp_path, content), out).exit_code == 0
+    assert [row["stage"] for row in rows_of_test(out)] == [1]
+    assert (
+        "On held-out reports, which chose these weights"
+        in (out / "stages" / "0" / "model" / "model_card.md").read_text()
+    )
+
+
+def test_a_table_of_test_reports_is_one_of_the_inputs(tiny_model: Path, tmp_path: Path) -> None:
+    """Beside the recipe, wherever the command is run."""
+    content = recipe(tiny_model, iterations=1)
+    content["reports"]["test"] = "test.csv"
+    rows = tuple((f"T-{place}", f"Other text {place}.", *ROWS[place][2:]) for place in range(2))
+    write_table(tmp_path / "test.csv", rows)
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    assert "5 to train, 2 held out, 2 to test" in result.output
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["reports"]["test"] == str(tmp_path / "test.csv")
+    shutil.rmtree(out / "model")
+    write_table(tmp_path / "test.csv", rows[:1])
+    changed = tune(path, out, "--set", "evaluation.images_per_report=1")
+    assert changed.exit_code == 2
+    assert "evaluation on test reports: 1 image, expected at least 2" in changed.output
+    write_table(tmp_path / "test.csv", (*rows, ("T-3", "Another.", *ROWS[2][2:])))
+    assert "other files behind reports.test" in tune(path, out).output
