@@ -398,6 +398,7 @@ def test_comparative_feedback_starts_from_the_fine_tuned_model(
     content["stages"].append(
         {
             "stage": "rlcf",
+            "objective": "policy_gradient",
             "iterations": 1,
             "reports_per_iteration": 2,
             "images_per_report": 2,
