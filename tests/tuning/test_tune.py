@@ -336,6 +336,7 @@ def test_a_run_killed_in_an_evaluation_resumes_after_its_iteration(
 def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, rewards={"posture": {}, "diagnosis": {}}, **changes)
     content["stages"][0] |= {"reports_per_iteration": 3}  # three batches: one process has two of them
+    content["reports"]["test"] = 2
     section = "forward" if changes["objective"] == "forward" else "update"
     content["stages"][0][section] = changes[section] | {"num_minibatches": 1}
     path = write_recipe(tmp_path, content)
@@ -352,6 +353,7 @@ def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: 
     for name, weight in expected.items():
         assert torch.allclose(found[name], weight, rtol=1e-3, atol=1e-5), name
     assert len(metrics(two)) == len(metrics(one))
+    assert len(rows_of_test(two)) == 1
     assert [process.printed().count("tuned; use it with") for process in running] == [1, 0]
 
 
