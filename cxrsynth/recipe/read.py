@@ -122,7 +122,7 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     return _with(
         recipe,
         model=_with(recipe.model, checkpoint=name(recipe.model.checkpoint)),
-        reports=_with(reports, table=path(reports.table), held_out=path(reports.held_out)),
+        reports=_with(reports, table=path(reports.table), held_out=path(reports.held_out), test=path(reports.test)),
         stages=tuple(map(stage, recipe.stages)),
         evaluation=_with(
             evaluation,

@@ -24,7 +24,7 @@ from cxrsynth.runtime.gradients import add_gradients
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.tuning.export import Trained
-from cxrsynth.tuning.latent_cache import ImageEncoder, TrainingImages
+from cxrsynth.tuning.latent_cache import ExcludedReports, ImageEncoder, TrainingImages
 from cxrsynth.tuning.model_card import supervision_card
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
@@ -202,14 +202,17 @@ class Supervision:
             ReportsError, RecipeError, ModelError, OSError: as `ImageEncoder` does.
         """
         run, collection = self.run, self.run.loaded.images[self.index]
-        unnamed = sum(report.report_id.startswith("row-") for report in run.held_out)
-        if unnamed and run.is_main:
-            console.warn(f"{unnamed} held-out reports have no id: their images cannot be excluded from training")
+        excluded = ExcludedReports.of([*run.held_out, *run.test])
+        if excluded.unknown and run.is_main:
+            console.warn(
+                f"{excluded.unknown} held-out or test reports have neither id, patient nor text: their images cannot be"
+                " excluded from training"
+            )
         encoder = ImageEncoder(
             collection,
             self.model,
             PromptBuilder(run.model.spec.prompt, run.model.spec.depicts, self.model.fits),
-            held_out={report.report_id for report in run.held_out},
+            excluded=excluded,
             folder=run.folder.latents(self.index),
             limit_bytes=self.section.cache_gib * 2**30,
             batch_size=self.micro_batch,

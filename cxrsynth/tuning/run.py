@@ -12,7 +12,7 @@ from torch import Tensor
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.images.collection import Collection
 from cxrsynth.metrics.features import Extractor
-from cxrsynth.recipe.schema import Recipe, SamplingSection
+from cxrsynth.recipe.schema import Recipe, SamplingSection, SftStage
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
@@ -21,6 +21,7 @@ from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision
 from cxrsynth.tuning.export import CARD
 from cxrsynth.tuning.run_folder import RunFolder
+from cxrsynth.tuning.splits import ReportSets
 
 # On a CPU small batches run in parallel and fit its caches.
 _BATCH_SIZE = {"cpu": 4, "mps": 8, "cuda": 8}
@@ -53,9 +54,29 @@ class TuneRun:
     device: torch.device
     precision: Precision
     model: ResolvedModel  # the first stage starts from it
-    training: Sequence[Report] = field(repr=False)
-    held_out: Sequence[Report] = field(repr=False)
+    reports: ReportSets = field(repr=False)
     loaded: LoadedInputs = field(repr=False)
+
+    @property
+    def training(self) -> Sequence[Report]:
+        """The reports to train on."""
+        return self.reports.training
+
+    @property
+    def held_out(self) -> Sequence[Report]:
+        """The reports that select the checkpoint."""
+        return self.reports.held_out
+
+    @property
+    def test(self) -> Sequence[Report]:
+        """The reports of the evaluation at the end; may be none."""
+        return self.reports.test
+
+    @property
+    def tested_stage(self) -> int | None:
+        """The stage whose best weights are evaluated on the test reports: the last one of reinforcement learning."""
+        tuned = [index for index, stage in enumerate(self.recipe.stages) if not isinstance(stage, SftStage)]
+        return tuned[-1] if tuned and self.test else None
 
     @property
     def is_main(self) -> bool:
@@ -110,11 +131,14 @@ class TuneRun:
         prompt_builder = PromptBuilder(self.model.spec.prompt, self.model.spec.depicts, fits)
 
         @lru_cache(maxsize=100_000)
-        def example(place: int, held_out: bool) -> PromptExample:
-            report = (self.held_out if held_out else self.training)[place]
+        def example(place: int, of: str) -> PromptExample:
+            report: Report = getattr(self.reports, of)[place]
             built = prompt_builder.build(report)
             return PromptExample(replace(report, labels=built.labels), built.prompt, built.conditions)
 
-        places = {id(report): (index, False) for index, report in enumerate(self.training)}
-        places |= {id(report): (index, True) for index, report in enumerate(self.held_out)}
+        places = {
+            id(report): (index, of)
+            for of in ("training", "held_out", "test")
+            for index, report in enumerate(getattr(self.reports, of))
+        }
         return lambda report: example(*places[id(report)])

@@ -15,9 +15,10 @@ from cxrsynth.recipe.read import load_recipe
 from cxrsynth.runtime.processes import ProcessGroup, read_launch, refuse_sharding
 from cxrsynth.runtime.together import ending_together
 from cxrsynth.settings import Device, Precision, TuneSettings
-from cxrsynth.tuning.inputs import check_evaluation, check_trackers, load_inputs, split_reports
+from cxrsynth.tuning.inputs import check_evaluation, check_trackers, load_inputs
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
+from cxrsynth.tuning.splits import split_reports
 
 
 def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> TuneRun:
@@ -40,8 +41,8 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
             "  expected: bf16, fp32 or auto; policy gradients are known to collapse in float16"
         )
     check_trackers(recipe)
-    training, held_out = split_reports(recipe)
-    check_evaluation(recipe, len(held_out))
+    reports = split_reports(recipe)
+    check_evaluation(recipe, reports)
     choose_device(recipe.model.device)  # refused before any process group is joined
     cpu = recipe.model.device is Device.CPU or choose_device(recipe.model.device).type == "cpu"
     out = settings.out or Path("runs") / settings.recipe.stem
@@ -62,8 +63,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
         device=device,
         precision=Precision.FP32 if precision is Precision.FP16 else precision,
         model=model,
-        training=training,
-        held_out=held_out,
+        reports=reports,
         loaded=load_inputs(recipe, device=device),
     )
 

@@ -61,6 +61,7 @@ def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
     run.wait()  # until all processes have checked the folder: one that the main process has begun looks foreign
     if run.is_main:
         run.folder.start(recipe, _versions(run), input_digests(run), going_on=going_on)
+        console.say(f"reports: {run.reports.summary}")
     run.wait()
     try:
         if settings.export:

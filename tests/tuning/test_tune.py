@@ -17,9 +17,12 @@ from typer.testing import CliRunner
 from cxrsynth.cli import app
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.rl.rollouts import PromptExample
+from cxrsynth.tuning.best import BestSoFar
 from cxrsynth.tuning.evaluator import Evaluator
 from cxrsynth.tuning.policy_stage import PolicyStage
+from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.stage import StageProgress
+from cxrsynth.tuning.verdict import Verdict
 from tests.generation.making import ROWS, command, hashes, write_table
 from tests.processes import Warm, process_group
 from tests.tuning.making import install_brightness, metrics, printed_random, recipe, tune, write_recipe
@@ -179,6 +182,42 @@ def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) ->
     assert row["evaluation/evaluator/posture/margin"] == pytest.approx(0.0, abs=1e-5)
 
 
+def test_a_stage_ends_early_when_the_evaluator_finds_no_improvement(tiny_model: Path, tmp_path: Path) -> None:
+    """Nothing is learned: the first evaluation stays the best, and two more are waited for."""
+    train = {"unet": "lora", "learning_rate": 1.0e-30, "ace_learning_rate": 1.0e-30}  # lost in rounding
+    content = recipe(tiny_model, train=train, iterations=9)
+    content["evaluation"] |= {"every": 1, "patience": 2, "sheet": 0}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    assert (
+        "has not improved in 2 evaluations (the best: +0.000 after iteration 1): the stage ends here" in result.output
+    )
+    rows, model = metrics(out), hashes(out / "model")
+    assert max(row["iteration"] for row in rows) == 3
+    # Killed before the model was written, it does not train on.
+    (out / "model").rename(tmp_path / "aside")
+    assert tune(path, out).exit_code == 0
+    assert (metrics(out), hashes(out / "model")) == (rows, model)
+
+
+def test_a_reward_that_stalls_is_named_on_the_console(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def named(rows: list[dict[str, Any]]) -> str:
+        seen.append([row["iteration"] for row in rows])
+        return "diagnosis has not moved in 2 iterations"
+
+    monkeypatch.setattr("cxrsynth.tuning.reinforce.stalled_rewards", named)
+    monkeypatch.setattr("cxrsynth.tuning.reinforce.WINDOW", 2)
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, iterations=4)), tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("diagnosis has not moved") == 2
+    assert seen == [[1, 2], [1, 2, 3, 4]]  # the rows of iterations alone, after every window
+
+
 def start(path: Path, out: Path, **environment: str) -> Warm:
     return Warm("cxrsynth", "tune", path, "--out", out, log=out.with_suffix(".log"), environment=environment)
 
@@ -300,6 +339,7 @@ def test_a_run_killed_in_an_evaluation_resumes_after_its_iteration(
 def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, rewards={"posture": {}, "diagnosis": {}}, **changes)
     content["stages"][0] |= {"reports_per_iteration": 3}  # three batches: one process has two of them
+    content["reports"]["test"] = 2
     section = "forward" if changes["objective"] == "forward" else "update"
     content["stages"][0][section] = changes[section] | {"num_minibatches": 1}
     path = write_recipe(tmp_path, content)
@@ -316,6 +356,7 @@ def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: 
     for name, weight in expected.items():
         assert torch.allclose(found[name], weight, rtol=1e-3, atol=1e-5), name
     assert len(metrics(two)) == len(metrics(one))
+    assert len(rows_of_test(two)) == 1
     assert [process.printed().count("tuned; use it with") for process in running] == [1, 0]
 
 
@@ -441,3 +482,129 @@ def test_report_text_is_nowhere(tiny_model: Path, tmp_path: Path) -> None:
     for word in ("Zorblattic", "Quibbleton", "Xylograph"):
         assert word not in result.output
         assert word.encode() not in written
+
+
+def tested(model: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe that holds out two reports and tests on two others."""
+    content = recipe(model, **changes)
+    content["reports"]["test"] = 2
+    return content
+
+
+def rows_of_test(out: Path) -> list[dict[str, Any]]:
+    return [row for row in metrics(out) if "test/ms_ssim" in row]
+
+
+def test_the_chosen_weights_are_tested_once_at_the_end(tiny_model: Path, tmp_path: Path) -> None:
+    content = tested(tiny_model, iterations=3)
+    content["evaluation"] |= {"every": 1}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    (row,) = rows_of_test(out)
+    assert metrics(out)[-1] == row
+    assert not any(name.startswith("evaluation/") for name in row)
+    said = " ".join(result.output.split())
+    assert "reports: 3 to train, 2 held out, 2 to test; separated by report" in said
+    margin = row["test/evaluator/total/margin"]
+    assert f"evaluator {margin:+.3f} (" in said.partition("on test reports: tuning ")[2]
+    card = (out / "model" / "model_card.md").read_text()
+    assert "On test reports, which nothing was chosen by" in card
+    assert f"| evaluator posture | {row['test/evaluator/posture/baseline']:.3f} |" in card
+    assert "3 to train, 2 held out, 2 to test; separated by report" in card
+    assert load_file(out / "checkpoints" / "baseline" / "0-test.safetensors")["images"].shape[0] == 2
+    before = hashes(out)
+    assert "already complete" in tune(path, out).output
+    assert hashes(out) == before  # looked at once
+
+
+def test_the_test_is_of_the_weights_that_the_model_gets(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the best iteration, not of the last one."""
+    path, out = write_recipe(tmp_path, tested(tiny_model, iterations=3)), tmp_path / "run"
+    seen: list[torch.Tensor] = []
+    original = Evaluator.evaluate
+
+    def watched(self: Evaluator, model: Any) -> Any:
+        if self.held_out.name == "test":
+            seen.append(model.unet.conv_out.weight.detach().clone())
+        return original(self, model)
+
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
+    monkeypatch.setattr(BestSoFar, "replaced_by", best_is_the_first)
+    assert tune(path, out, "--set", "evaluation.every=1").exit_code == 0
+    tuned, baseline = (
+        StableDiffusionPipeline.from_pretrained(folder, safety_checker=None) for folder in (out / "model", tiny_model)
+    )
+    assert torch.equal(seen[0], tuned.unet.conv_out.weight)
+    assert torch.equal(seen[1], baseline.unet.conv_out.weight)
+    assert len(seen) == 2
+    assert "weights of iteration 1," in (out / "model" / "model_card.md").read_text()
+
+
+def best_is_the_first(self: BestSoFar, verdict: Verdict, iteration: int) -> bool:
+    self.evaluated = iteration
+    if iteration > 1:
+        return False
+    self.iteration, self.evaluator, self.tuning = iteration, verdict.evaluator, verdict.tuning
+    return True
+
+
+@pytest.mark.parametrize("moment", ["sampled", "written"])
+def test_a_run_killed_in_its_test_repeats_it(
+    moment: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = write_recipe(tmp_path, tested(tiny_model)), tmp_path / "run"
+    assert tune(path, tmp_path / "whole").exit_code == 0
+    original = Evaluator.evaluate
+
+    def killed(self: Any, *given: Any) -> Any:
+        if moment == "written" or self.held_out.name == "test":
+            raise RuntimeError("killed")
+        return original(self, *given)
+
+    with monkeypatch.context() as patch:
+        if moment == "sampled":
+            patch.setattr(Evaluator, "evaluate", killed)
+        else:
+            patch.setattr(Reinforcement, "card", killed)
+        assert "killed" in str(tune(path, out).exception)
+    assert len(rows_of_test(out)) == (moment == "written")
+    resumed = tune(path, out)
+    assert resumed.exit_code == 0, resumed.output
+    assert "resuming after iteration 2 of 2" in resumed.output
+    assert metrics(out) == metrics(tmp_path / "whole")
+    assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
+
+
+def test_only_the_last_stage_is_tested(tiny_model: Path, tmp_path: Path) -> None:
+    content = tested(tiny_model, iterations=1)
+    content["stages"].append(content["stages"][0] | {"train": {"unet": "frozen"}})
+    out = tmp_path / "run"
+    assert tune(write_recipe(tmp_path, content), out).exit_code == 0
+    assert [row["stage"] for row in rows_of_test(out)] == [1]
+    assert (
+        "On held-out reports, which chose these weights"
+        in (out / "stages" / "0" / "model" / "model_card.md").read_text()
+    )
+
+
+def test_a_table_of_test_reports_is_one_of_the_inputs(tiny_model: Path, tmp_path: Path) -> None:
+    """Beside the recipe, wherever the command is run."""
+    content = recipe(tiny_model, iterations=1)
+    content["reports"]["test"] = "test.csv"
+    rows = tuple((f"T-{place}", f"Other text {place}.", *ROWS[place][2:]) for place in range(2))
+    write_table(tmp_path / "test.csv", rows)
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    assert "5 to train, 2 held out, 2 to test" in result.output
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["reports"]["test"] == str(tmp_path / "test.csv")
+    shutil.rmtree(out / "model")
+    write_table(tmp_path / "test.csv", rows[:1])
+    changed = tune(path, out, "--set", "evaluation.images_per_report=1")
+    assert changed.exit_code == 2
+    assert "evaluation on test reports: 1 image, expected at least 2" in changed.output
+    write_table(tmp_path / "test.csv", (*rows, ("T-3", "Another.", *ROWS[2][2:])))
+    assert "other files behind reports.test" in tune(path, out).output
