@@ -13,9 +13,12 @@ import typer
 from cxrsynth import __version__, api, console, options
 from cxrsynth.errors import CxrsynthError
 from cxrsynth.recipe.packaged import copy_recipe, packaged_recipes, read_recipe
+from cxrsynth.rewards.installed import describe_rewards
 from cxrsynth.runtime.processes import Launch, read_launch
 from cxrsynth.settings import (
+    TUNING_FAMILY,
     AuditSettings,
+    Device,
     GenerateSettings,
     RuleSettings,
     SamplingSettings,
@@ -33,6 +36,8 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(help="List, show and copy the recipes that come with cxrsynth.", no_args_is_help=True)
 app.add_typer(recipes_app, name="recipes")
+rewards_app = typer.Typer(help="List the rewards that can be used, and check one of your own.", no_args_is_help=True)
+app.add_typer(rewards_app, name="rewards")
 
 
 def _show_version(wanted: bool) -> None:
@@ -277,6 +282,30 @@ def copy(name: options.RecipeName, folder: options.CopyFolder) -> None:
     with _user_errors():
         for path in copy_recipe(name, folder):
             console.say(str(path))
+
+
+@rewards_app.command("list")
+def list_rewards() -> None:
+    """List the built-in rewards with their backends, and those of installed packages."""
+    console.print_rewards(describe_rewards())
+
+
+@rewards_app.command("check")
+def check_reward(
+    name: options.RewardName,
+    backend: options.RewardBackend = TUNING_FAMILY,
+    device: options.RewardDevice = Device.AUTO,
+) -> None:
+    """Try out a reward's contract on images of nano. Exit code 2: a promise is not kept."""
+    with _user_errors():
+        from cxrsynth.tuning.reward_check import check_reward as check
+
+        kept = True
+        for found in check(name, backend, device=device):
+            console.print_finding(found.name, found.problem, found.detail)
+            kept = kept and found.problem is None
+        if not kept:
+            raise typer.Exit(2)
 
 
 def _table(reports: Path | None, *, example: bool) -> Path:

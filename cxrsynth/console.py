@@ -150,10 +150,25 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
 
 def print_recipes(recipes: Mapping[str, str]) -> None:
     """Names of recipes and what they do, as a table on standard output."""
+    _print_names("recipe", "what it does", recipes)
+
+
+def print_rewards(rewards: Mapping[str, str]) -> None:
+    """Names of rewards and where they come from, as a table on standard output."""
+    _print_names("reward", "where it comes from", rewards)
+
+
+def print_finding(name: str, problem: str | None, detail: str = "") -> None:
+    """One line on standard output: what was looked at, and `ok` or the problem."""
+    found = f"[red]failed[/] {escape(problem)}" if problem is not None else f"[green]ok[/]     {escape(detail)}"
+    Console(emoji=False, highlight=False, soft_wrap=True).print(f"{escape(name):16}{found.rstrip()}")
+
+
+def _print_names(first: str, second: str, rows: Mapping[str, str]) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("what it does")
-    for name, summary in recipes.items():
+    table.add_column(first, no_wrap=True)
+    table.add_column(second)
+    for name, summary in rows.items():
         table.add_row(escape(name), escape(summary))
     Console(emoji=False, highlight=False).print(table)
 

@@ -269,6 +269,13 @@ AuditDevice = Annotated[settings.Device, Option("--device", help="Where the rewa
 RecipeName = Annotated[str, Argument(metavar="NAME", help="Name that `cxrsynth recipes list` shows.")]
 CopyFolder = Annotated[Path, Argument(metavar="DIR", help="Folder to copy to; it is created if it is missing.")]
 
+# rewards.
+RewardName = Annotated[str, Argument(metavar="NAME", help="Name that `cxrsynth rewards list` shows.")]
+RewardBackend = Annotated[
+    str, Option("--backend", help="Family, folder, or whatever the reward takes; the same as in a recipe.")
+]
+RewardDevice = Annotated[settings.Device, Option("--device", help="Where nano and the reward run.")]
+
 _REWARD_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 

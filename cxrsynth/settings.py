@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 REWARDS = ("posture", "diagnosis", "consistency")
+TUNING_FAMILY = "nano"  # of reward models, to tune with
 DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with
 
 

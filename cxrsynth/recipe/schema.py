@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.rewards.backends import REWARDS
-from cxrsynth.settings import Device, Precision, Sampler
+from cxrsynth.settings import TUNING_FAMILY, Device, Precision, Sampler
 
 
 class Section(BaseModel):
@@ -257,7 +257,7 @@ class RewardSection(Section):
     """One reward, under its name: `posture`, `diagnosis`, `consistency`, or your own."""
 
     weight: _NotNegative = Field(default=1.0, description="Weight in the total; 0 leaves the reward out.")
-    backend: str = Field(default="nano", description="Reward model: a name, or a folder relative to the recipe.")
+    backend: str = Field(default=TUNING_FAMILY, description="Reward model: a name, or a folder relative to the recipe.")
     augment: _AtLeastOne = Field(
         default=1, description="Average the reward over this many slightly shifted views of each image."
     )

@@ -7,21 +7,18 @@ transformers loads, which is untested. BioViL-T is not supported: its package, h
 """
 
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 
-from cxrsynth.errors import ModelError
 from cxrsynth.rewards.base import Reward
+from cxrsynth.rewards.installed import FAMILIES as FAMILIES
+from cxrsynth.rewards.installed import unknown_backend
 from cxrsynth.rewards.nano import load_family
+from cxrsynth.rewards.own import OwnReward
 from cxrsynth.runtime.pretrained import hub_folder
 from cxrsynth.settings import REWARDS as REWARDS
-
-# `nano` to tune with, `nano-judge` to evaluate and audit with: another architecture, trained on other patients.
-FAMILIES = ("nano", "nano-judge")
-ENTRY_POINTS = "cxrsynth.rewards"
 
 
 def load_reward(name: str, backend: str, *, device: torch.device) -> Reward:
@@ -29,7 +26,7 @@ def load_reward(name: str, backend: str, *, device: torch.device) -> Reward:
 
     Args:
         name: `posture`, `diagnosis`, `consistency`, or the name of an entry point in group `cxrsynth.rewards`, whose
-            class is called with `backend` and `device` (see `Reward`).
+            class is called with `backend` and `device` (see `Reward`), and held to the contract by `OwnReward`.
         backend: a family (`nano`, `nano-judge`, or a folder laid out like one). For posture also `pspnet` or a folder
             of torchxrayvision's PSPNet; for diagnosis released torchxrayvision weights or a folder of them; for
             consistency a transformers folder or a hub id `owner/name@revision`. Released weights may be followed by
@@ -40,8 +37,7 @@ def load_reward(name: str, backend: str, *, device: torch.device) -> Reward:
         ModelError: if there is no such reward or backend, or it cannot be loaded or trusted.
     """
     if name not in REWARDS:
-        reward: Reward = own_reward(name).load()(backend, device=device)
-        return reward
+        return OwnReward(name, backend, device=device)
     family = family_folder(backend)
     if family is not None:
         return _family(family, device)[name]
@@ -80,30 +76,16 @@ def transformers_folder(backend: str) -> Path | None:
     return Path(backend) if Path(backend).is_dir() else hub_folder(backend)
 
 
-def own_reward(name: str) -> EntryPoint:
-    """The entry point of a user's own reward.
+def origin(name: str, backend: str) -> tuple[str, str]:
+    """What a reward's networks have in common with others: two of the same origin are not independent.
 
-    Raises:
-        ModelError: if no installed package has one of this name.
+    For a family it is the family, whatever the reward; else the reward with its backend.
     """
-    own = {found.name: found for found in entry_points(group=ENTRY_POINTS)}
-    if name not in own:
-        known = ", ".join((*REWARDS, *sorted(own)))
-        raise ModelError(
-            f"reward {name!r}: unknown\n  expected: {known}, or a name that an installed package gives an entry point"
-            f" in group {ENTRY_POINTS}"
-        )
-    return own[name]
-
-
-def unknown_backend(name: str, backend: str) -> ModelError:
-    """The error for a backend that a reward does not have; it lists those it has."""
-    further = {
-        "posture": ", pspnet, or a folder",
-        "diagnosis": ", released weights such as densenet121-res224-all, or a folder",
-        "consistency": ", a folder, or a hub id owner/name@revision",
-    }
-    return ModelError(f"{name}: no backend {backend!r}\n  expected: {', '.join(FAMILIES)}{further[name]}")
+    family = family_folder(backend) if name in REWARDS else None
+    if family is not None:
+        return "family", str(family.resolve())
+    path = Path(backend)
+    return name, str(path.resolve()) if path.exists() else backend.partition("@sha256:")[0]
 
 
 @lru_cache(maxsize=4)

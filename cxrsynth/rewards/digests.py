@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 
 from cxrsynth.errors import ModelError
-from cxrsynth.rewards.backends import REWARDS, family_folder, own_reward, transformers_folder, unknown_backend
+from cxrsynth.rewards.backends import REWARDS, family_folder, transformers_folder
+from cxrsynth.rewards.installed import own_reward, unknown_backend
 from cxrsynth.runtime.files import file_sha256
 
 # The folder of a family that a reward uses.

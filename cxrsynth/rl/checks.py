@@ -33,12 +33,32 @@ def check_ratio(ratio_error: float, dtype: torch.dtype) -> None:
         )
 
 
+def check_answers(rewards: Tensor, names: Sequence[str], what: str) -> None:
+    """An evaluation needs a number from every reward: a margin over nothing is nan, neither above nor below another.
+
+    Args:
+        rewards: of all its images, [N, R].
+        names: of the R rewards.
+        what: whose images they are: "the baseline's images of held-out reports".
+
+    Raises:
+        ModelError: if a reward is nan for every image.
+    """
+    for name, unknown in zip(names, rewards.isnan().all(0).tolist(), strict=True):
+        if unknown:
+            raise ModelError(
+                f"{what}: {name} is not a number for any of {len(rewards)}\n"
+                "  it needs reports that state what it scores, and a backend that works: hold out such reports, or"
+                " remove it from the recipe and choose a new folder"
+            )
+
+
 class SilentRewards:
     """Counts the reports in a row for which a reward has no answer. A few are fine, all of them are not.
 
     Args:
         names: of the rewards.
-        reports: how many there are to train on.
+        reports: how many the stage trains on, at most; a reward that is silent for all of them is refused.
     """
 
     def __init__(self, names: Sequence[str], reports: int) -> None:

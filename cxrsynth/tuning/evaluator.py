@@ -23,6 +23,7 @@ from cxrsynth.images.image import Radiograph
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.rl.checks import check_answers
 from cxrsynth.rl.rollouts import PromptExample, check_pixels
 from cxrsynth.runtime.files import write_tensors
 from cxrsynth.runtime.pool import OrderedPool
@@ -66,6 +67,11 @@ class RewardPair:
             EVALUATOR: dict.fromkeys(self.independent.names, 1.0),
         }
 
+    @property
+    def titles(self) -> list[str]:
+        """The rewards in messages, in the order of the columns."""
+        return [f"{kind} reward {name}" for kind, weights in self.all_weights.items() for name in weights]
+
     def __call__(self, images: Tensor, reports: Sequence[Report]) -> Tensor:
         """Images [B, 1, H, W] and their reports -> rewards [B, R], the tuning rewards first."""
         return torch.cat([suite(images, reports).values for suite in (self.tuning, self.independent)], 1)
@@ -107,8 +113,16 @@ class Evaluator:
         self._pool, self._group = pool, group
         self._baseline: EvaluatedImages | None = None
 
-    def evaluate(self, model: DiffusionModel) -> EvaluatedImages:
-        """All images of one model with their rewards and features; the same on every process."""
+    def evaluate(self, model: DiffusionModel, *, whose: str = "the policy's") -> EvaluatedImages:
+        """All images of one model with their rewards and features; the same on every process.
+
+        Args:
+            model: the policy, or its baseline.
+            whose: that model in messages.
+
+        Raises:
+            ModelError: if pixels are not finite, or a reward is nan for every image.
+        """
         places, size = list(range(len(self._samples))), self.sampling.batch_size
         batches = [places[first : first + size] for first in range(0, len(places), size)]
         rows = [
@@ -120,6 +134,7 @@ class Evaluator:
         ]
         every = sorted(self._group.gather(rows), key=lambda row: int(row[0]))
         images, rewards, features = (torch.stack([row[part] for row in every]) for part in (1, 2, 3))
+        check_answers(rewards, self.rewards.titles, f"{whose} images of held-out reports")
         return EvaluatedImages(images, rewards, features)
 
     def _evaluate_batch(self, model: DiffusionModel, places: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,7 +160,7 @@ class Evaluator:
             with context() as model:
                 self._baseline = self._cached(cache, model.image_size)
                 if self._baseline is None:
-                    self._baseline = self.evaluate(model)
+                    self._baseline = self.evaluate(model, whose="the baseline's")
                     if self._group.is_main:
                         parts = {name: tensor.contiguous() for name, tensor in vars(self._baseline).items()}
                         write_tensors(cache, parts)

@@ -7,16 +7,20 @@ from pathlib import Path
 import torch
 from accelerate.tracking import get_available_trackers
 
+from cxrsynth import console
+from cxrsynth.diffusion.adapters import check_rank_in
+from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.errors import RecipeError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.recipe.schema import Recipe, SftStage
 from cxrsynth.reports.table.records import reading
 from cxrsynth.rewards.augmented import AugmentedReward
-from cxrsynth.rewards.backends import load_reward
+from cxrsynth.rewards.backends import load_reward, origin
 from cxrsynth.rewards.base import Reward, RewardSuite
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.runtime.files import file_sha256
+from cxrsynth.runtime.processes import read_launch
 from cxrsynth.tuning.latent_cache import open_images
 from cxrsynth.tuning.run import LoadedInputs, TuneRun
 from cxrsynth.tuning.splits import HELD_OUT, TEST, ReportSets
@@ -73,6 +77,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
         rewards[index] = RewardSuite(suite)
     if not rewards:
         return LoadedInputs(images, rewards)
+    _warn_of_dependence(recipe)
     evaluation = recipe.evaluation
     return LoadedInputs(
         images,
@@ -81,6 +86,26 @@ def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
         extractor=load_extractor(evaluation.features, device=device),
         reference=None if evaluation.reference is None else open_collection(evaluation.reference),
     )
+
+
+def _warn_of_dependence(recipe: Recipe) -> None:
+    """An evaluator that tuning optimizes as well shows its own exploitation as progress."""
+    if read_launch().rank != 0:
+        return
+    tuned = {
+        origin(name, section.backend)
+        for stage in recipe.stages
+        if not isinstance(stage, SftStage)
+        for name, section in stage.rewards.items()
+        if section.weight > 0
+    }
+    for name, backend in recipe.evaluation.evaluators.items():
+        if origin(name, backend) in tuned:
+            console.warn(
+                f"evaluation.evaluator: {name} has the backend {backend}, which a reward that tunes has as well: the"
+                " evaluation is not independent, and cannot show reward hacking\n"
+                "  choose reward models of another origin for one of the two"
+            )
 
 
 def check_evaluation(recipe: Recipe, reports: ReportSets) -> None:
@@ -94,6 +119,18 @@ def check_evaluation(recipe: Recipe, reports: ReportSets) -> None:
                 f"{what}: 1 image, expected at least 2, for diversity and intervals\n"
                 f"  hold out more reports (reports.{key}), or raise evaluation.images_per_report"
             )
+
+
+def check_adapters(recipe: Recipe, model: ResolvedModel) -> None:
+    """A rank that is too large is refused before any stage, and before memory runs out.
+
+    Raises:
+        ModelError: naming the largest rank that makes sense.
+    """
+    ranks = [stage.train.lora.rank for stage in recipe.stages if stage.train.unet == "lora"]
+    if ranks:
+        # Later stages adapt the networks of the first one's model.
+        check_rank_in(model.folder / "unet", max(ranks))
 
 
 def check_trackers(recipe: Recipe) -> None:

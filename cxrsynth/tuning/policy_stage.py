@@ -145,5 +145,7 @@ def open_policy_stage(
         # Every process has computed the basis, perhaps on other hardware: all take the first one's.
         policy.model.ace.basis.copy_(run.of_first(policy.model.ace.basis))
     optimizer = torch.optim.AdamW(optimizer_groups(policy, train), weight_decay=train.weight_decay)
-    silent = SilentRewards(run.loaded.rewards[index].names, len(run.training))
+    # A short stage does not reach every report, and must not end before a reward that never answers is noticed.
+    reached = min(len(run.training), section.iterations * section.reports_per_iteration)
+    silent = SilentRewards(run.loaded.rewards[index].names, reached)
     return PolicyStage(run, section, index, policy, optimizer, silent)

@@ -91,13 +91,14 @@ class Reinforcement:
         self.progress.resume(total, "iteration")
         with self.pool() as pool, console.tuning_view(total, quiet=not self.run.is_main) as show, Stop() as stop:
             evaluator, iterate = self.evaluator(pool), self.opened(pool)
-            self.baseline_images(evaluator)
+            with _named(f"before iteration {self.progress.first + 1}"):
+                self.baseline_images(evaluator)
             self._repeat_lost_evaluation(evaluator, show)
             for iteration in self.progress.iterations(
                 total, save_every=save_every, stop=stop, ended=lambda: self.best.ends_stage
             ):
                 done = iteration + 1
-                with _named(done):
+                with _named(f"iteration {done}"):
                     row = iterate(iteration)
                     self.progress.write(done, row)
                     show(done, row)
@@ -151,7 +152,7 @@ class Reinforcement:
         if self._evaluation_is_due(done) and self.best.evaluated < done:
             if self.run.is_main:
                 self.progress.metrics.drop_evaluation(stage=self.index, iteration=done)
-            with _named(done):
+            with _named(f"iteration {done}"):
                 self.evaluate(evaluator, done, show)
 
     def result(self) -> Trained:
@@ -223,9 +224,9 @@ def _is_iteration(row: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def _named(iteration: int) -> Iterator[None]:
+def _named(when: str) -> Iterator[None]:
     """Errors name the iteration."""
     try:
         yield
     except ModelError as error:
-        raise ModelError(f"iteration {iteration}: {error}") from None
+        raise ModelError(f"{when}: {error}") from None

@@ -15,7 +15,7 @@ from cxrsynth.recipe.read import load_recipe
 from cxrsynth.runtime.processes import ProcessGroup, read_launch, refuse_sharding
 from cxrsynth.runtime.together import ending_together
 from cxrsynth.settings import Device, Precision, TuneSettings
-from cxrsynth.tuning.inputs import check_evaluation, check_trackers, load_inputs
+from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
 from cxrsynth.tuning.splits import split_reports
@@ -41,6 +41,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
             "  expected: bf16, fp32 or auto; policy gradients are known to collapse in float16"
         )
     check_trackers(recipe)
+    check_adapters(recipe, model)
     reports = split_reports(recipe)
     check_evaluation(recipe, reports)
     choose_device(recipe.model.device)  # refused before any process group is joined

@@ -222,6 +222,14 @@ def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> 
     assert [process.printed().count("6 images") for process in running] == [1, 0]
 
 
+def test_adapters_of_an_absurd_rank_are_refused(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, radiographs, train={"unet": "lora", "lora": {"rank": 1_000_000}})
+    result = tune(write_recipe(tmp_path, content), tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert "expected: at most 8" in result.output
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("train", "changed"),
     [({"unet": "full"}, "unet."), ({"unet": "lora", "lora": {"rank": 2}}, "unet."), ({"text_encoder": True}, "")],

@@ -155,7 +155,7 @@ def test_an_infinite_reward_is_named(tiny_model: Path, tmp_path: Path, monkeypat
     module.write_text(INFINITE.replace("class Infinite", "class Brightness").replace("Infinite.", "Brightness."))
     message = refused(tune(write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"))
     assert "iteration 2: report " in message
-    assert "reward brightness is infinite" in message
+    assert "reward brightness (backend bright) is infinite" in message
     assert (tmp_path / "run" / "checkpoints" / "0-000001").is_dir()
     monkeypatch.delitem(sys.modules, "bright_reward")
 
@@ -273,6 +273,15 @@ def test_a_file_of_the_run_that_cannot_be_read_back_is_named(
     (out / name).rmdir() if what == "a folder" else (out / name).unlink()
     (out / name).write_bytes(kept)
     assert tune(path, out).exit_code == 0
+
+
+def test_adapters_of_an_absurd_rank_are_refused_before_the_first_stage(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model)
+    content["stages"].append(content["stages"][0] | {"train": {"unet": "lora", "lora": {"rank": 1_000_000}}})
+    message = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    assert "train.lora.rank 1000000" in message
+    assert "expected: at most 8" in message
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}}, {"unet": "full"}])
