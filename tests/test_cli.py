@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from cxrsynth import api, cli
 from cxrsynth.options import parse_judges, parse_numbers, parse_thresholds
 from cxrsynth.recipe.read import load_recipe
+from cxrsynth.reports.table.rows import Report
+from cxrsynth.tuning import reward_check
 from tests.conftest import build_tiny_model
+from tests.rewards.making import HONEST, install_reward, replaced
 
 _CODE = """
 import sys
@@ -35,6 +39,8 @@ sys.stdout.write(f"{result.exit_code} {sorted(heavy)}")
         ["--version"],
         ["recipes", "list"],
         ["recipes", "show", "smoke"],
+        ["rewards", "list"],
+        ["rewards", "check", "--help"],
     ],
 )
 def test_help_and_recipes_import_nothing_heavy(arguments: list[str]) -> None:
@@ -47,6 +53,9 @@ def test_every_option_has_help() -> None:
     for name in ("generate", "tune", "audit"):
         silent = [option.name for option in commands.commands[name].params if not option.help]
         assert not silent, name
+    for group in ("recipes", "rewards"):
+        for name, command in commands.commands[group].commands.items():
+            assert all(option.help for option in command.params), name
 
 
 @pytest.mark.parametrize(
@@ -126,6 +135,40 @@ def test_recipes_are_listed_shown_and_copied_with_their_tables(tmp_path: Path) -
     assert copied.exit_code == 0
     assert {path.name for path in (tmp_path / "own").iterdir()} == {"smoke.yaml", "nano-reports.csv"}
     assert load_recipe(tmp_path / "own" / "smoke.yaml").reports.table == tmp_path / "own" / "nano-reports.csv"
+
+
+def test_rewards_are_listed_with_those_of_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = install_reward(tmp_path, HONEST, monkeypatch, name="brightness").stem
+    listed = CliRunner().invoke(cli.app, ["rewards", "list"], env={"COLUMNS": "200"})
+    assert listed.exit_code == 0
+    rows = {line.split()[0]: line for line in listed.stdout.splitlines()[3:] if line.strip()}
+    assert [*rows] == ["posture", "diagnosis", "consistency", "brightness"]
+    assert "nano, nano-judge, pspnet, or a folder" in rows["posture"]
+    assert f"{module}:Own, of {module.replace('_', '-')} 1.0" in rows["brightness"]
+    assert module not in sys.modules
+
+
+def test_a_reward_is_checked_on_nanos_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_reward(tmp_path, HONEST, monkeypatch)
+    done = CliRunner().invoke(cli.app, ["rewards", "check", "own", "--backend", "any", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert len(lines) == 10
+    assert all(" ok" in line for line in lines)
+
+
+def test_a_broken_promise_of_a_reward_ends_with_exit_code_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_reward(tmp_path, replaced("return images.mean((1, 2, 3)) + 7"), monkeypatch)
+    monkeypatch.setattr(reward_check, "example_images", lambda device: (torch.rand(2, 1, 8, 8), [Report("r", 2)] * 2))
+    done = CliRunner().invoke(cli.app, ["rewards", "check", "own", "--device", "cpu"])
+    assert done.exit_code == 2, done.output
+    failed = [line for line in done.stdout.splitlines() if " failed " in line]
+    assert len(failed) == 1
+    assert failed[0].startswith("range ")
+    assert "expected 0 to 1" in failed[0]
+    unknown = CliRunner().invoke(cli.app, ["rewards", "check", "owm"])
+    assert unknown.exit_code == 2
+    assert "error: reward 'owm': unknown" in unknown.stderr
 
 
 def test_a_copy_never_replaces_a_file(tmp_path: Path) -> None:

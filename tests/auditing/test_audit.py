@@ -35,6 +35,7 @@ from cxrsynth.settings import AuditSettings
 from cxrsynth.shards.sample import load_id_key, subject_key
 from tests.generation.making import SECRET_WORDS, command, hashes, manifest, write_table
 from tests.processes import Warm, process_group
+from tests.rewards.making import install_reward, replaced
 
 OPTIONS = ("--device", "cpu", "--probes", "2")
 FINDINGS = ("scores.parquet", "keep.csv", "summary.json", "report.html")
@@ -516,6 +517,19 @@ def test_a_mistake_is_reported_at_once(options: tuple[str, ...], said: str, made
     assert said in done.output
     assert "Traceback" not in done.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("line", ["sys.exit(0)", "raise ValueError(reports[0].full_text)", "return images[:, 0, 0]"])
+def test_a_reward_of_ones_own_that_fails_is_one_message(
+    line: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_reward(tmp_path / "package", replaced(line), monkeypatch)
+    done = run(made, "--out", tmp_path / "out", "--judge", "own=any")
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+    assert "reward own (backend any): its call " in done.output
+    assert done.output.count("error: report ") == 1
+    assert not any(word in done.output for word in SECRET_WORDS)
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(made: Path, tmp_path: Path) -> None:

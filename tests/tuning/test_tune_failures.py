@@ -167,6 +167,7 @@ def test_a_reward_that_never_answers_is_named(
     module = tmp_path / "own" / "bright_reward.py"
     module.write_text(INFINITE.replace('"inf"', '"nan"').replace("Infinite", "Brightness"))
     content = recipe(tiny_model, iterations=9)
+    content["evaluation"] |= {"every": 9}  # an evaluation without answers would end the run before
     content["stages"][0]["rewards"]["posture"] = {}
     message = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
     # It falls silent in the third iteration, and by the end of the fifth each of the five reports had its turn.
