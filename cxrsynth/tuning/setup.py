@@ -1,5 +1,6 @@
 """A `tune` run made ready: recipe read, reports split, processes joined, choices resolved, reward models loaded."""
 
+import json
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -9,12 +10,13 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
 from cxrsynth.diffusion.model import choose_device, choose_precision
-from cxrsynth.diffusion.resolve import resolve_model
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
+from cxrsynth.recipe.schema import Recipe, SftStage
 from cxrsynth.runtime.processes import ProcessGroup, read_launch, refuse_sharding
 from cxrsynth.runtime.together import ending_together
-from cxrsynth.settings import Device, Precision, TuneSettings
+from cxrsynth.settings import Precision, TuneSettings
 from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
@@ -34,7 +36,8 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     read_launch()  # accelerate would fail later, with a traceback
     refuse_sharding()
     recipe = load_recipe(settings.recipe, overrides=settings.overrides)
-    model = resolve_model(recipe.model.checkpoint)
+    model = resolve_model(recipe.model.checkpoint, option=f"{settings.recipe}: model.checkpoint")
+    _check_steps(recipe, model, settings.recipe)
     if recipe.model.precision is Precision.FP16:
         raise RecipeError(
             f"{settings.recipe}: model.precision: found 'fp16'\n"
@@ -44,8 +47,8 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     check_adapters(recipe, model)
     reports = split_reports(recipe)
     check_evaluation(recipe, reports)
-    choose_device(recipe.model.device)  # refused before any process group is joined
-    cpu = recipe.model.device is Device.CPU or choose_device(recipe.model.device).type == "cpu"
+    # Refused before any process group is joined.
+    cpu = choose_device(recipe.model.device, option=f"{settings.recipe}: model.device").type == "cpu"
     out = settings.out or Path("runs") / settings.recipe.stem
     accelerator = Accelerator(
         cpu=cpu,
@@ -92,3 +95,24 @@ def _join(accelerator: Accelerator, settings: TuneSettings, together: ExitStack)
     if count == 1:
         return ProcessGroup()
     return ProcessGroup(accelerator.process_index, accelerator.local_process_index, count, state, lookout)
+
+
+def _check_steps(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
+    """Refuse more denoising steps than the model's schedule has, before anything is loaded."""
+    try:
+        config = json.loads((model.folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        limit = int(config["num_train_timesteps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # loading the model says what is wrong
+    wanted = {
+        f"stages.{index}.sampling.steps": stage.sampling.steps
+        for index, stage in enumerate(recipe.stages)
+        if not isinstance(stage, SftStage)
+    } | {"evaluation.steps": recipe.evaluation.steps or 0}
+    wrong = [
+        f"{path}: {key}: {steps}, the model's schedule has {limit} timesteps"
+        for key, steps in wanted.items()
+        if steps > limit
+    ]
+    if wrong:
+        raise RecipeError("\n".join(wrong))

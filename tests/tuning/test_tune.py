@@ -437,11 +437,16 @@ def test_a_dry_run_reports_and_writes_nothing(tiny_model: Path, tmp_path: Path) 
     ("change", "message"),
     [
         ({"stages.0.rewards": {"sharpness": {}}}, "reward 'sharpness': unknown"),
-        ({"stages.0.sampling.steps": 5000}, "1000 timesteps"),
+        (
+            {"stages.0.sampling.steps": 5000},
+            "recipe.yaml: stages.0.sampling.steps: 5000, the model's schedule has 1000",
+        ),
+        ({"evaluation.steps": 5000}, "recipe.yaml: evaluation.steps: 5000, the model's schedule has 1000 timesteps"),
+        ({"model.device": "mps"}, "recipe.yaml: model.device mps: not available here"),
         ({"stages.0.train.ace": {"tokens": 500}}, "24 positions"),
         ({"reports.held_out": 7}, "fewer held out than there are"),
         ({"reports.table": "none.csv"}, "none.csv"),
-        ({"model.checkpoint": "nowhere"}, "no such folder"),
+        ({"model.checkpoint": "nowhere"}, "recipe.yaml: model.checkpoint nowhere: no such folder"),
         ({"model.precision": "fp16"}, "expected: bf16, fp32 or auto"),
         ({"reports.columns": {"reprot": "x"}}, "unknown role 'reprot'"),
         ({"evaluation.evaluator": {}}, "evaluation.evaluator"),
@@ -458,6 +463,8 @@ def test_user_errors_are_explained(change: dict[str, Any], message: str, tiny_mo
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
+    for option in ("--model", "--device", "--steps", "--judge", "--features"):  # of other commands
+        assert option not in result.output
 
 
 def test_another_recipe_cannot_resume_in_the_same_folder(tiny_model: Path, tmp_path: Path) -> None:
