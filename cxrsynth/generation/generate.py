@@ -51,8 +51,9 @@ def generate(settings: GenerateSettings) -> Generated:
         if settings.dry_run:
             folder.check(run.plan)
             return replace(made, estimate=describe(run, made.reports, made.rejected))
+        complete = _is_complete(run, folder)
         try:
-            if _is_complete(run, folder):
+            if complete:
                 _check_complete(run, folder, rows)
                 return replace(made, already_complete=True)
             with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):

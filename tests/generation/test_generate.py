@@ -800,14 +800,14 @@ def test_a_table_that_vanishes_during_the_run_is_named_as_one_that_cannot_be_rea
 def test_weights_that_vanish_before_they_are_loaded_are_named(
     tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, begin = tmp_path / "model", cxrsynth.generation.generate._begin
+    model, begin = tmp_path / "model", cxrsynth.generation.generate._is_complete
     shutil.copytree(tiny_model, model)
 
     def begin_and_remove(*given: Any) -> bool:
         (model / "vae" / "config.json").unlink()
         return begin(*given)
 
-    monkeypatch.setattr(cxrsynth.generation.generate, "_begin", begin_and_remove)
+    monkeypatch.setattr(cxrsynth.generation.generate, "_is_complete", begin_and_remove)
     message = refuse(command(table, tmp_path / "out", model))
     assert f"{model / 'vae'}: cannot be loaded" in message
     assert "write" not in message

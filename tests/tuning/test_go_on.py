@@ -29,12 +29,12 @@ def unfinished(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, fa
     path, out, calls = write_recipe(folder, content), folder / "run", 0
     evaluate = Evaluator.evaluate
 
-    def failing(self: Evaluator, policy: Any) -> Any:
+    def failing(self: Evaluator, policy: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == fails:
             raise ModelError("diverged")
-        return evaluate(self, policy)
+        return evaluate(self, policy, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", failing)

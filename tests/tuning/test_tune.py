@@ -171,7 +171,12 @@ def test_nothing_but_what_the_recipe_says_is_trained(tiny_model: Path, tmp_path:
 def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) -> None:
     """Evaluated before it has learned anything, the policy wins nothing and loses nothing."""
     out = tmp_path / "run"
-    train = {"unet": "lora", "learning_rate": 1.0e-30, "ace_learning_rate": 1.0e-30}  # lost in rounding
+    train = {
+        "unet": "lora",
+        "lora": {"rank": 2},
+        "learning_rate": 1.0e-30,
+        "ace_learning_rate": 1.0e-30,
+    }  # too small to count
     content = recipe(tiny_model, train=train, iterations=1)
     content["evaluation"] |= {"every": 1}
     result = tune(write_recipe(tmp_path, content), out)
@@ -184,7 +189,12 @@ def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) ->
 
 def test_a_stage_ends_early_when_the_evaluator_finds_no_improvement(tiny_model: Path, tmp_path: Path) -> None:
     """Nothing is learned: the first evaluation stays the best, and two more are waited for."""
-    train = {"unet": "lora", "learning_rate": 1.0e-30, "ace_learning_rate": 1.0e-30}  # lost in rounding
+    train = {
+        "unet": "lora",
+        "lora": {"rank": 2},
+        "learning_rate": 1.0e-30,
+        "ace_learning_rate": 1.0e-30,
+    }  # too small to count
     content = recipe(tiny_model, train=train, iterations=9)
     content["evaluation"] |= {"every": 1, "patience": 2, "sheet": 0}
     path, out = write_recipe(tmp_path, content), tmp_path / "run"
@@ -491,7 +501,7 @@ def test_report_text_is_nowhere(tiny_model: Path, tmp_path: Path) -> None:
         assert word.encode() not in written
 
 
-def tested(model: Path, **changes: Any) -> dict[str, Any]:
+def with_test(model: Path, **changes: Any) -> dict[str, Any]:
     """A recipe that holds out two reports and tests on two others."""
     content = recipe(model, **changes)
     content["reports"]["test"] = 2
@@ -503,7 +513,7 @@ def rows_of_test(out: Path) -> list[dict[str, Any]]:
 
 
 def test_the_chosen_weights_are_tested_once_at_the_end(tiny_model: Path, tmp_path: Path) -> None:
-    content = tested(tiny_model, iterations=3)
+    content = with_test(tiny_model, iterations=3)
     content["evaluation"] |= {"every": 1}
     path, out = write_recipe(tmp_path, content), tmp_path / "run"
     result = tune(path, out)
@@ -529,14 +539,14 @@ def test_the_test_is_of_the_weights_that_the_model_gets(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of the best iteration, not of the last one."""
-    path, out = write_recipe(tmp_path, tested(tiny_model, iterations=3)), tmp_path / "run"
+    path, out = write_recipe(tmp_path, with_test(tiny_model, iterations=3)), tmp_path / "run"
     seen: list[torch.Tensor] = []
     original = Evaluator.evaluate
 
-    def watched(self: Evaluator, model: Any) -> Any:
+    def watched(self: Evaluator, model: Any, **named: Any) -> Any:
         if self.held_out.name == "test":
             seen.append(model.unet.conv_out.weight.detach().clone())
-        return original(self, model)
+        return original(self, model, **named)
 
     monkeypatch.setattr(Evaluator, "evaluate", watched)
     monkeypatch.setattr(BestSoFar, "replaced_by", best_is_the_first)
@@ -562,14 +572,14 @@ def best_is_the_first(self: BestSoFar, verdict: Verdict, iteration: int) -> bool
 def test_a_run_killed_in_its_test_repeats_it(
     moment: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, out = write_recipe(tmp_path, tested(tiny_model)), tmp_path / "run"
+    path, out = write_recipe(tmp_path, with_test(tiny_model)), tmp_path / "run"
     assert tune(path, tmp_path / "whole").exit_code == 0
     original = Evaluator.evaluate
 
-    def killed(self: Any, *given: Any) -> Any:
+    def killed(self: Any, *given: Any, **named: Any) -> Any:
         if moment == "written" or self.held_out.name == "test":
             raise RuntimeError("killed")
-        return original(self, *given)
+        return original(self, *given, **named)
 
     with monkeypatch.context() as patch:
         if moment == "sampled":
@@ -585,8 +595,8 @@ def test_a_run_killed_in_its_test_repeats_it(
     assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
 
 
-def test_only_the_last_stage_is_tested(tiny_model: Path, tmp_path: Path) -> None:
-    content = tested(tiny_model, iterations=1)
+def test_only_the_last_stage_is_with_test(tiny_model: Path, tmp_path: Path) -> None:
+    content = with_test(tiny_model, iterations=1)
     content["stages"].append(content["stages"][0] | {"train": {"unet": "frozen"}})
     out = tmp_path / "run"
     assert tune(write_recipe(tmp_path, content), out).exit_code == 0
