@@ -164,6 +164,9 @@ def tune(
     *,
     overrides: Mapping[str, Any] | Sequence[str] = TuneSettings.overrides,
     dry_run: bool = TuneSettings.dry_run,
+    export: bool = TuneSettings.export,
+    from_best: bool = TuneSettings.from_best,
+    max_wait_minutes: float = TuneSettings.max_wait_minutes,
 ) -> "Tuned":
     """Tune a model by reinforcement learning with comparative feedback, or by the stages that a recipe lists.
 
@@ -174,6 +177,9 @@ def tune(
         out: folder for the run: new, or an unfinished run to resume; None for runs/ and the recipe's name.
         overrides: dotted recipe key -> value, as `{"stages.0.iterations": 5}`; or texts `KEY=VALUE`, as `--set` takes.
         dry_run: train nothing; the result's `estimate` holds time and memory.
+        export: write the model of an unfinished run, from its best checkpoint, else its newest; train nothing.
+        from_best: go on from the best checkpoint with other iterations, learning rates or schedule.
+        max_wait_minutes: with several processes, how long one waits for the others before the run ends.
 
     Returns:
         The folder of the tuned model.
@@ -182,7 +188,13 @@ def tune(
         RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
     """
     settings = TuneSettings(
-        recipe=find_recipe(Path(recipe)), out=_path(out), overrides=tuple(_assignments(overrides)), dry_run=dry_run
+        recipe=find_recipe(Path(recipe)),
+        out=_path(out),
+        overrides=tuple(_assignments(overrides)),
+        dry_run=dry_run,
+        export=export,
+        from_best=from_best,
+        max_wait_minutes=max_wait_minutes,
     )
     from cxrsynth.tuning.tune import tune as run
 

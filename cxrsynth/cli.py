@@ -138,8 +138,8 @@ def generate(
         if done.estimate is not None:
             console.say(done.estimate)
         elif _is_main_process():
-            rejected = f", {done.rejected} rows set aside in rejected.csv" if done.rejected else ""
-            made = f"{out}: {done.samples} images in {done.shards} shards{rejected}"
+            rejected = f", {_count(done.rejected, 'row')} not used, see rejected.csv" if done.rejected else ""
+            made = f"{out}: {_count(done.samples, 'image')} in {_count(done.shards, 'shard')}{rejected}"
             again = f"{out}: already complete ({done.samples} images), nothing to do"
             console.say(again if done.already_complete else made)
 
@@ -150,10 +150,21 @@ def tune(
     out: options.RunFolder = TuneSettings.out,
     override: options.Override = None,
     dry_run: options.DryRun = TuneSettings.dry_run,
+    export: options.Export = TuneSettings.export,
+    from_best: options.FromBest = TuneSettings.from_best,
+    max_wait: options.MaxWait = TuneSettings.max_wait_minutes,
 ) -> None:
     """Tune a model by reinforcement learning with comparative feedback."""
     with _user_errors():
-        done = api.tune(recipe, out, overrides=override or (), dry_run=dry_run)
+        done = api.tune(
+            recipe,
+            out,
+            overrides=override or (),
+            dry_run=dry_run,
+            export=export,
+            from_best=from_best,
+            max_wait_minutes=max_wait,
+        )
         if not _is_main_process():
             return
         if done.estimate is not None:
@@ -161,7 +172,8 @@ def tune(
         elif done.already_complete:
             console.say(f"{done.model}: already complete, nothing to do")
         else:
-            console.say(f"{done.model}: tuned; use it with cxrsynth generate --model {done.model}")
+            what = "exported" if done.exported else "tuned"
+            console.say(f"{done.model}: {what}; use it with cxrsynth generate --model {done.model}")
 
 
 @app.command()
@@ -315,13 +327,17 @@ def _named(columns: dict[str, str | None]) -> dict[str, str]:
     return {role: name for role, name in columns.items() if name is not None}
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _is_main_process() -> bool:
     return read_launch().rank == 0
 
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """One message and exit code 2 for what the user can mend; Ctrl-C says how to resume."""
+    """One message and exit code 2 for what the user can fix; Ctrl-C says how to resume."""
     _quiet_libraries()
     launch = Launch()
     try:

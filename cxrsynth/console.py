@@ -18,6 +18,7 @@ from rich.table import Table
 
 _PLAIN_EVERY_S = 10.0
 _DISTANCES = ("frechet", "kid", "precision", "recall", "density", "coverage")
+_DAMAGED_SHOWN = 3
 _MEASURES = (*_DISTANCES, "ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
 
 
@@ -105,8 +106,10 @@ class _Rate:
     def text(self) -> str:
         speed = f"{self.what}, {self.per_second:.2f} images/s"
         if self.total is None:
-            return f"{self.done} {speed}"
-        left = timedelta(seconds=round((self.total - self.done) / self.per_second)) if self.made else "unknown"
+            return f"{self.done} {speed}" if self.made else f"{self.done} {self.what}"
+        if not self.made:  # nothing to estimate from yet, or nothing to do
+            return f"{self.done}/{self.total} {self.what}"
+        left = timedelta(seconds=round((self.total - self.done) / self.per_second))
         return f"{self.done}/{self.total} {speed}, {left} left"
 
 
@@ -115,7 +118,9 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     output = Console(emoji=False, highlight=False, soft_wrap=True)
     kept, rejected = summary["kept"], summary["rejected"]
     damaged = summary["input"]["damaged_count"]
-    output.print(f"{kept} of {kept + rejected} images kept" + (f", {damaged} damaged and skipped" if damaged else ""))
+    output.print(f"{kept} of {kept + rejected} images kept" + (f", {damaged} could not be read" if damaged else ""))
+    for one in summary["input"]["damaged"][:_DAMAGED_SHOWN]:
+        output.print(f"  {': '.join(filter(None, (one['source'], one['member'], one['reason'])))}", markup=False)
     if summary["reasons"]:
         output.print(
             _table("reason for rejection", ["images"], {name: [str(n)] for name, n in summary["reasons"].items()})
@@ -284,7 +289,14 @@ class _TuningView:
         return f"{head}: {rewards}{self._policy(row)}, {self.left} left"
 
     def _policy(self, row: Mapping[str, Any]) -> str:
-        shown = {"win rate": "feedback/win_rate", "clip": "policy/clip_fraction", "KL": "policy/baseline_kl"}
+        shown = {
+            "win rate": "feedback/win_rate",
+            "optimality": "feedback/optimality",
+            "distance": "policy/baseline_distance",
+            "norm": "policy/norm_ratio",
+            "clip": "policy/clip_fraction",
+            "KL": "policy/baseline_kl",
+        }
         parts = [f", {name} {row[key]:.3g}" for name, key in shown.items() if key in row]
         return "".join(parts)
 

@@ -128,7 +128,7 @@ class _ReadUnits:
                     member = f": {found.member}" if found.member else ""
                     raise ShardError(
                         f"{self._path / found.source}{member}: {found.reason}\n"
-                        "  mend or remove it, or open the data set with skip_damaged=True"
+                        "  repair or remove it, or open the data set with skip_damaged=True"
                     )
 
 

@@ -120,6 +120,32 @@ RunFolder = Annotated[
         "--out", help="Folder for the run: new, or an unfinished run to resume. Default: runs/ and the recipe's name."
     ),
 ]
+Export = Annotated[
+    bool,
+    Option(
+        "--export",
+        help="Write the model of an unfinished run to its folder `export`, from the best checkpoint (else the newest),"
+        " and train nothing.",
+    ),
+]
+FromBest = Annotated[
+    bool,
+    Option(
+        "--from-best",
+        help="Go on from the best checkpoint of the stage under way, with other iterations, learning rates or schedule"
+        " than the run has. Later checkpoints are removed.",
+    ),
+]
+MaxWait = Annotated[
+    float,
+    Option(
+        "--max-wait",
+        metavar="MINUTES",
+        min=0.01,
+        max=60 * 24 * 365,
+        help="With several processes: how long one waits for the others before the run ends.",
+    ),
+]
 Override = Annotated[
     list[str] | None,
     Option("--set", help="KEY=VALUE replaces a value of the recipe, as stages.0.iterations=5. Repeatable."),

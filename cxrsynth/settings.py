@@ -169,9 +169,16 @@ class AuditSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneSettings:
-    """All choices of one `tune` run. `out` None: runs/ and the recipe's name."""
+    """All choices of one `tune` run. `out` None: runs/ and the recipe's name.
+
+    `export` writes the model of an unfinished run and trains nothing; `from_best` goes on from the best checkpoint with
+    other learning rates or iterations. `max_wait_minutes`: how long a process waits for the others.
+    """
 
     recipe: Path
     out: Path | None = None
     overrides: tuple[str, ...] = ()
     dry_run: bool = False
+    export: bool = False
+    from_best: bool = False
+    max_wait_minutes: float = 30.0

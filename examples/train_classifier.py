@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 
 import cxrsynth
 
-dataset = cxrsynth.open_dataset(sys.argv[1], shuffle=1000, seed=0)
+shards = sys.argv[1] if len(sys.argv) == 2 else sys.exit("usage: python train_classifier.py SHARDS")
+dataset = cxrsynth.open_dataset(shards, shuffle=1000, seed=0)
 model = xrv.models.DenseNet(
     num_classes=len(cxrsynth.OBSERVATIONS), in_channels=1, growth_rate=8, block_config=(2, 4, 4)
 )

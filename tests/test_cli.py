@@ -201,7 +201,7 @@ def test_the_example_table_makes_a_data_set(tmp_path: Path) -> None:
     options = ["--model", str(model), "--limit", "2", "--steps", "1", "--device", "cpu"]
     done = CliRunner().invoke(cli.app, ["generate", "--example", "--out", str(tmp_path / "out"), *options])
     assert done.exit_code == 0, done.output
-    assert "2 images in 1 shards" in done.stderr
+    assert "2 images in 1 shard" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["reports.csv", "--example"], []])

@@ -1,4 +1,4 @@
-"""`audit`, top to bottom: images in; who is kept and why, and the metrics of the set, out."""
+"""`audit`, top to bottom: images in; which are kept and why, and the metrics of the set, out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.scoring import score_collection
 from cxrsynth.auditing.setup import AuditRun, open_audit
 from cxrsynth.auditing.summary import summarize
+from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.duplicates import duplicates
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import AuditSettings
@@ -41,7 +42,7 @@ def audit(settings: AuditSettings) -> AuditReport | None:
     scores.parquet and summary.json, and small pictures of at most 24 of them in report.html.
 
     Raises:
-        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+        RecipeError, ReportsError, ModelError, ShardError: for what the user can fix.
     """
     run = open_audit(settings)
     try:
@@ -70,6 +71,7 @@ def _score(run: AuditRun) -> None:
 def _conclude(run: AuditRun) -> dict[str, Any]:
     """From scored units to the files; returns what summary.json holds."""
     images = Scored(run.images)
+    _refuse_unreadable(images)
     reference = None if run.reference is None else Scored(run.reference)
     console.say("comparing images with each other")
     columns = _duplicates(images)
@@ -83,6 +85,17 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     summary = summarize(run, images, reference, comparison, decided, real)
     write_results(run, images, reference, decided, summary)
     return summary
+
+
+def _refuse_unreadable(images: Scored) -> None:
+    """Raises ShardError if no image at all could be read."""
+    damaged = images.examined.cache.damaged()
+    if not images.rows.num_rows and damaged:
+        first = damaged[0]
+        raise ShardError(
+            f"{images.examined.collection.path}: no image could be read ({len(damaged)} tried)\n"
+            f"  the first: {': '.join(filter(None, (first.source, first.member, first.reason)))}"
+        )
 
 
 def _duplicates(images: Scored) -> dict[str, list[Any]]:

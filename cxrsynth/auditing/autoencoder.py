@@ -11,7 +11,6 @@ from torch import Tensor
 from cxrsynth import console
 from cxrsynth.diffusion.networks import load_vae
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
-from cxrsynth.errors import ModelError
 
 _STAND_IN = "nano"
 
@@ -81,8 +80,4 @@ def _recorded(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _resolve(generator: str | None) -> ResolvedModel:
-    try:
-        return resolve_model(generator or _STAND_IN)
-    except ModelError as error:
-        # The same message names the option of `generate`.
-        raise ModelError(str(error).replace("--model", "--generator")) from None
+    return resolve_model(generator or _STAND_IN, option="--generator")

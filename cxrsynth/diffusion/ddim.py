@@ -34,14 +34,19 @@ class DDIMSchedule:
 
 
 def ddim_schedule(
-    alphas_cumprod: Tensor, timesteps: Tensor, *, final_alpha: Tensor, eta: float, prediction_type: str
+    alphas_cumprod: Tensor, timesteps: Tensor, *, stride: int, final_alpha: Tensor, eta: float, prediction_type: str
 ) -> DDIMSchedule:
-    """The steps of a noise schedule.
+    """The steps of a noise schedule, as diffusers' DDIMScheduler takes them.
+
+    A step from timestep t ends at t - `stride`. With `linspace` spacing, or steps that do not divide N, that is not
+    quite the next timestep visited; but so `generate` and diffusers sample, and the policy must learn the steps with
+    which it will be used.
 
     Args:
         alphas_cumprod: alpha-bar of every training timestep, [N].
         timesteps: those that are visited, from noisy to clean, int64 [T].
-        final_alpha: alpha-bar after the last step, scalar.
+        stride: training timesteps that each step goes down.
+        final_alpha: alpha-bar below timestep 0, scalar.
         eta: 1 adds the noise of DDPM, 0 none.
         prediction_type: `epsilon`, `v_prediction` or `sample`.
 
@@ -55,8 +60,9 @@ def ddim_schedule(
     if len(timesteps) < 2:
         raise ValueError(f"{len(timesteps)} steps, expected at least 2: the last has no log-probability")
     # In float64 on the CPU: some accelerators do not have it.
-    alpha = alphas_cumprod.cpu().double()[timesteps.cpu()]
-    alpha_next = torch.cat((alpha[1:], final_alpha.cpu().double().reshape(1)))
+    every, reached = alphas_cumprod.cpu().double(), timesteps.cpu() - stride
+    alpha = every[timesteps.cpu()]
+    alpha_next = torch.where(reached >= 0, every[reached.clamp(min=0)], final_alpha.cpu().double())
     variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
     std = eta * variance.clamp(min=0).sqrt()
     std[-1] = 0.0

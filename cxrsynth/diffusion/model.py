@@ -95,8 +95,13 @@ class DiffusionModel:
         return self.latent_shape[1] * int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
 
-def choose_device(device: Device, *, local_rank: int = 0) -> torch.device:
+def choose_device(device: Device, *, local_rank: int = 0, option: str = "--device") -> torch.device:
     """The device to use: `auto` prefers CUDA, then Apple's MPS, then the CPU.
+
+    Args:
+        device: as asked for.
+        local_rank: of this process, which has the GPU of that number.
+        option: what asked for it, for messages: an option, or the key of a recipe.
 
     Raises:
         ModelError: if the named device is not available.
@@ -105,7 +110,7 @@ def choose_device(device: Device, *, local_rank: int = 0) -> torch.device:
     if device is Device.AUTO:
         device = next(d for d, here in present.items() if here)
     if not present[device]:
-        raise ModelError(f"--device {device.value}: not available here\n  use: --device auto, or cpu")
+        raise ModelError(f"{option} {device.value}: not available here\n  use: {option} auto, or cpu")
     return torch.device(device.value, local_rank) if device is Device.CUDA else torch.device(device.value)
 
 

@@ -36,17 +36,18 @@ class ResolvedModel:
     revision: str | None = None
 
 
-def resolve_model(name: str, *, ace: Path | None = None) -> ResolvedModel:
+def resolve_model(name: str, *, ace: Path | None = None, option: str = "--model") -> ResolvedModel:
     """Find a model, read its description, check its embeddings and hash its files.
 
     Args:
         name: `nano`, a folder in Stable Diffusion layout, or a hub id `owner/name` or `owner/name@revision`.
         ace: file or folder of adaptive condition embeddings; None uses those in the model's folder, if any.
+        option: what names the model, for messages: an option, or the key of a recipe.
 
     Raises:
         ModelError: if there is no such model, or its files cannot be used.
     """
-    folder = find_model(name)
+    folder = find_model(name, option=option)
     spec = read_spec(folder)
     from_hub = name != "nano" and not Path(name).is_dir()
     hub_name, _, revision = name.partition("@")
@@ -61,7 +62,7 @@ def resolve_model(name: str, *, ace: Path | None = None) -> ResolvedModel:
     )
 
 
-def find_model(name: str) -> Path:
+def find_model(name: str, *, option: str = "--model") -> Path:
     """Folder of a model, by the names `resolve_model` takes; a hub repository is downloaded (safetensors only).
 
     Raises:
@@ -69,7 +70,7 @@ def find_model(name: str) -> Path:
     """
     folder = Path(str(files("cxrsynth") / "nano" / "assets")) if name == "nano" else Path(name)
     if not folder.is_dir():
-        folder = _from_hub(name)
+        folder = _from_hub(name, option)
     missing = [f"{part}/" for part in _PARTS if not (folder / part).is_dir()]
     if missing or not (folder / "model_index.json").is_file():
         raise ModelError(
@@ -85,13 +86,13 @@ def find_model(name: str) -> Path:
     return folder
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, option: str) -> Path:
     """Download the configs and safetensors of a hub repository. Names that look like local paths are refused."""
     wanted = [f"{part}/*{suffix}" for part in _PARTS for suffix in _SUFFIXES]
     folder = hub_folder(name, patterns=["*.json", *wanted], needs_revision=False, folders="nano, a model folder")
     if folder is None:
         raise ModelError(
-            f"--model {name}: no such folder\n  expected: nano, a model folder, or a hub id owner/name[@revision]"
+            f"{option} {name}: no such folder\n  expected: nano, a model folder, or a hub id owner/name[@revision]"
         )
     return folder
 

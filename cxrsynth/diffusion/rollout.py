@@ -36,6 +36,7 @@ def trajectory_schedule(model: DiffusionModel, *, steps: int, eta: float) -> DDI
     return ddim_schedule(
         scheduler.alphas_cumprod.to(device),
         scheduler.timesteps.long().to(device),
+        stride=scheduler.config.num_train_timesteps // steps,
         final_alpha=torch.as_tensor(scheduler.final_alpha_cumprod),
         eta=eta,
         prediction_type=str(scheduler.config.prediction_type),

@@ -65,6 +65,9 @@ def make_scheduler(
     if steps > scheduler.config.num_train_timesteps:
         raise ModelError(f"--steps {steps}: the model's schedule has {scheduler.config.num_train_timesteps} timesteps")
     scheduler.set_timesteps(steps, device=model.device)
+    if sampler is Sampler.DDIM:
+        # By rounding, some counts of `trailing` steps (61, 103 ...) get one more, at timestep -1.
+        scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
     return scheduler  # type: ignore[no-any-return]
 
 

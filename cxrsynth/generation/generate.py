@@ -51,10 +51,11 @@ def generate(settings: GenerateSettings) -> Generated:
         if settings.dry_run:
             folder.check(run.plan)
             return replace(made, estimate=describe(run, made.reports, made.rejected))
-        if _begin(run, folder):
-            _check_complete(run, folder, rows)
-            return replace(made, already_complete=True)
+        complete = _is_complete(run, folder)
         try:
+            if complete:
+                _check_complete(run, folder, rows)
+                return replace(made, already_complete=True)
             with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
                 _make_shards(run, folder, rows)
             run.processes.wait()
@@ -67,8 +68,8 @@ def generate(settings: GenerateSettings) -> Generated:
         return made
 
 
-def _begin(run: GenerateRun, folder: OutputFolder) -> bool:
-    """Check the folder and write the plan there, on the main process; True if the data set is complete already."""
+def _is_complete(run: GenerateRun, folder: OutputFolder) -> bool:
+    """Whether the folder holds the whole data set already; otherwise the main process writes the plan there."""
     if run.processes.is_main and not folder.check(run.plan):
         folder.start(run.plan)
     run.processes.wait()

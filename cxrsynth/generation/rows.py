@@ -83,8 +83,10 @@ def read_rows(table: Table, *, limit: int | None, strict: bool) -> Rows:
                 )
             rows.add(row)
         if not rows.usable:
+            first = next(rows.rejected_rows(), None)
+            why = "" if first is None else f"; the first: line {first.line}: {first.reason}"
             raise ReportsError(
-                f"{table.path}: no usable row ({rows.rejected} rejected)\n"
+                f"{table.path}: no usable row ({rows.rejected} rejected{why})\n"
                 "  expected: at least one row with report text or finding labels"
             )
     except BaseException:

@@ -79,8 +79,8 @@ class MetadataReader:
         record = {name: value for name, value in record.items() if not isinstance(value, dict | list)} | _joined(record)
         roles = self._roles(record)
         report = _understood(line, record, roles)
-        if report.report_id == f"row-{line}":
-            report = replace(report, report_id=key)
+        if not report.has_id:
+            report = replace(report, report_id=key, has_id=True)
         report = replace(report, stated_age_group=_stated_group(record, roles))
         report = replace(report, labels=_listed(record, roles) | report.labels)
         if findings is not None:
@@ -89,7 +89,7 @@ class MetadataReader:
             report = replace(report, labels=self._read_text(report))
         known = (report.full_text, report.labels, report.view, report.sex, report.age_years, report.stated_age_group)
         group = report.stated_age_group or age_group(report.age_years)
-        patient = _first(record, _PATIENT)
+        patient = _first(record, _PATIENT) if self._asked.patient_id is None else report.patient_id
         return ImageMetadata(
             report if any(part is not None and part not in ("", {}) for part in known) else None, group, patient
         )

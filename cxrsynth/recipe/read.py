@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.messages import explain, renamed_keys
+from cxrsynth.recipe.override import override
 from cxrsynth.recipe.schema import Recipe, Section, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
 
@@ -89,38 +90,13 @@ def _read(path: Path) -> dict[str, Any]:
 def _override(data: dict[str, Any], given: str) -> None:
     """Apply `stages.0.iterations=5`: a dotted path, with list positions counted from 0, and a YAML value."""
     key, sign, text = given.partition("=")
-    names = key.split(".")
-    if not sign or not all(names):
+    if not sign or not all(key.split(".")):
         raise RecipeError(f"--set {given}: expected key=value, for example stages.0.iterations=5")
     try:
         value = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"--set {key}: the value is not valid YAML") from None
-    place: Any = data
-    for name in names[:-1]:
-        place = _step_into(place, name, given)
-    if isinstance(place, list):
-        place[_index(place, names[-1], given)] = value
-    elif isinstance(place, dict):
-        place[names[-1]] = value
-    else:
-        raise RecipeError(f"--set {given}: {'.'.join(names[:-1])} is not a section")
-
-
-def _step_into(place: Any, name: str, given: str) -> Any:
-    if isinstance(place, list):
-        return place[_index(place, name, given)]
-    if isinstance(place, dict):
-        if not isinstance(place.get(name), dict | list):
-            place[name] = {}
-        return place[name]
-    raise RecipeError(f"--set {given}: {name} would be inside a plain value")
-
-
-def _index(place: list[Any], name: str, given: str) -> int:
-    if not name.isdecimal() or int(name) >= len(place):
-        raise RecipeError(f"--set {given}: {name!r} is not a position in a list of {len(place)}, counted from 0")
-    return int(name)
+    override(data, key, value)
 
 
 def _resolve(recipe: Recipe, folder: Path) -> Recipe:
@@ -146,7 +122,7 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     return _with(
         recipe,
         model=_with(recipe.model, checkpoint=name(recipe.model.checkpoint)),
-        reports=_with(reports, table=path(reports.table), held_out=path(reports.held_out)),
+        reports=_with(reports, table=path(reports.table), held_out=path(reports.held_out), test=path(reports.test)),
         stages=tuple(map(stage, recipe.stages)),
         evaluation=_with(
             evaluation,

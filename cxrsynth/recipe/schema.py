@@ -67,15 +67,30 @@ class ModelSection(Section):
 
 
 class ReportsSection(Section):
-    """The reports to train on and those held out. Held-out reports are never trained on."""
+    """The reports to train on, those held out, and those of the test. The last two are never trained on.
+
+    The sets are kept apart by patient where a column of patient ids is known, else by report. No report text stands in
+    two sets, whatever its case, white space and punctuation.
+    """
 
     table: Path = Field(description="CSV, JSONL or Parquet table of reports; relative to the recipe.")
     columns: _Columns = Field(
-        default={}, description="Role -> column name, as in the `--*-column` options of `generate`."
+        default={},
+        description="Role -> column name, as in the `--*-column` options of `generate`, and `patient_id`; by default,"
+        " `patient_id`, `subject_id`, `patient` or `subject` is the column of patients.",
     )
     limit: _AtLeastOne | None = Field(default=None, description="Use only the first so many usable rows of the table.")
     held_out: Path | _AtLeastOne = Field(
-        default=100, description="A table of held-out reports, or how many reports of `table` to hold out."
+        default=100,
+        description="A table of held-out reports, or how many reports of `table` to hold out. They select the"
+        " checkpoint.",
+    )
+    test: Path | _AtLeastZero | None = Field(
+        default=None,
+        description="A table of test reports, or how many reports of `table` to take; 0: none. They are looked at once,"
+        " with the weights that the last stage of reinforcement learning has chosen, and the model card shows the"
+        " result. Default: as many as are evaluated of those held out, but at most a quarter of the other reports, and"
+        " none if that is fewer than 2.",
     )
 
 
@@ -110,7 +125,10 @@ class SftTrainSection(Section):
 
 
 class SftStage(Section):
-    """Supervised fine-tuning on pairs of report and image. Images of held-out reports are left out by report id."""
+    """Supervised fine-tuning on pairs of report and image.
+
+    Images of held-out and test reports are left out, as are other images of their patients and of the same report text.
+    """
 
     stage: Literal["sft"] = Field(description="Kind of stage.")
     data: Path = Field(description="Images with reports: WebDataset shards, a folder or DICOM; relative to the recipe.")
@@ -555,12 +573,17 @@ class EvaluationSection(Section):
     sheet: _AtLeastZero = Field(default=12, description="Pairs of images on each contact sheet.")
     on_hacking: Literal["warn", "stop"] = Field(
         default="warn",
-        description="What to do when the evaluator's margin falls while that of the tuning rewards rises. `stop` ends"
-        " the stage with the best weights so far.",
+        description="What to do when the evaluator's margin falls while that of the tuning rewards rises and is above"
+        " the baseline's. `stop` ends the stage with the best weights so far.",
     )
     hacking_margin: _Positive = Field(
         default=0.1,
         description="How far the evaluator's margin must fall, in standard deviations of the baseline's rewards.",
+    )
+    patience: _AtLeastOne | None = Field(
+        default=None,
+        description="End the stage when the evaluator's margin has not improved for this many evaluations, and keep the"
+        " best weights; null: never.",
     )
 
     @property

@@ -153,12 +153,16 @@ def _from_folder(folder: Path) -> Any:
         network.input_resolution = int(config.get("input_resolution", resolution))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder}: cannot be loaded as a torchxrayvision classifier: {error}\n"
+            f"{folder}: cannot be loaded as a torchxrayvision classifier: {_problem(error)}\n"
             f'  expected: config.json with "targets" (and "architecture": {" or ".join(_ARCHITECTURES)}, "op_threshs"),'
             " and model.safetensors of that architecture"
         ) from None
     network.targets = targets
     return network
+
+
+def _problem(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _thresholds(values: list[float | None], heads: int) -> Tensor:

@@ -93,7 +93,8 @@ def _download(name: str, url: str, file: Path) -> None:
     except Exception as error:  # whatever a failed download raises
         raise ModelError(
             f"{name}: cannot be downloaded ({type(error).__name__}) from {url}\n"
-            f"  expected: a way to download it, the file itself at {file}, or a folder with safetensors"
+            f"  expected: a way to download it, the file itself at {file}, or a folder with safetensors\n"
+            f"  a file that holds a pickled object, as the DenseNets do, is read only with its SHA-256: {name}{_PIN}..."
         ) from None
 
 

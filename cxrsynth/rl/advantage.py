@@ -2,12 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from cxrsynth.rewards.feedback import mean_and_std
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 class PromptStatistics:
@@ -52,6 +55,7 @@ def to_advantage(
     weights: Tensor,
     clip: float,
     centre: bool = True,
+    streams: Sequence[int] | None = None,
 ) -> Tensor:
     """Advantages [B] float32.
 
@@ -65,17 +69,52 @@ def to_advantage(
         weights: of the rewards, [R].
         clip: largest advantage in either direction.
         centre: False keeps the comparison's sign: better than the baseline stays above zero, however well others do.
+        streams: which noise each image was sampled with, [B]. Images that share it, as mirrored ones do, are left out
+            of the mean that is subtracted from them: a mean that depends on an action takes a part of its gradient
+            away, all of it where there are no others. None leaves nothing out.
     """
     statistics.add(report_ids, feedback)
     batch = feedback.double()
     whole = _mean_and_std(batch)
+    shared, members = _places(streams or ()), _places(report_ids)
     rows = []
-    for report_id, row in zip(report_ids, batch, strict=True):
+    for place, (report_id, row) in enumerate(zip(report_ids, batch, strict=True)):
         own = statistics.of(report_id)
-        mean, std = whole if own is None else _mean_and_std(own, instead=whole[1])
-        rows.append(((row - mean if centre else row) / std).nan_to_num(0.0))
+        if own is not None and len(members[report_id]) > len(own):  # more images at once than are remembered
+            own = batch[members[report_id]]
+        std = whole[1] if own is None else _mean_and_std(own, instead=whole[1])[1]
+        if centre:
+            pair = batch[shared[streams[place]]] if streams is not None else batch[:0]
+            row = row - _mean_without(batch if own is None else own, pair, instead=batch)
+        rows.append((row / std).nan_to_num(0.0))
     weighted = torch.stack(rows) @ weights.double() / weights.sum().clamp(min=1e-12)
     return weighted.clamp(-clip, clip).float()
+
+
+def _places(names: Sequence[Name]) -> dict[Name, list[int]]:
+    """Where each name stands."""
+    found: dict[Name, list[int]] = {}
+    for place, name in enumerate(names):
+        found.setdefault(name, []).append(place)
+    return found
+
+
+def _mean_without(values: Tensor, left_out: Tensor, *, instead: Tensor) -> Tensor:
+    """Mean of each column of [n, R] without the rows `left_out`, which are among them; nan is ignored, [R].
+
+    A column with no other values gets the mean of `instead`, again without those rows, or else nan.
+    """
+
+    def total(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return rows.nan_to_num(0.0).sum(0), (~rows.isnan()).sum(0)
+
+    gone, gone_count = total(left_out)
+    means = []
+    for rows in (values, instead):
+        found, count = total(rows)
+        means.append((found - gone) / (count - gone_count))
+    own, other = means
+    return torch.where(own.isfinite(), own, other)
 
 
 def no_signal(feedback: Tensor, report_ids: Sequence[str]) -> float:

@@ -1,10 +1,12 @@
 """Save and resume: weights, optimizer, prompt statistics, averaged weights, baseline rewards. No pickles.
 
+Every file is checked against its digest before it is used.
+
 All randomness comes from the seed and the iteration, so there is no generator to save.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.files import folder_atomically, write_tensors
+from cxrsynth.runtime.files import file_sha256, folder_atomically, write_tensors
 
 _WEIGHTS, _OPTIMIZER, _AVERAGED, _BESIDE, _STATE = (
     "weights.safetensors",
@@ -25,6 +27,7 @@ _WEIGHTS, _OPTIMIZER, _AVERAGED, _BESIDE, _STATE = (
     "beside.safetensors",
     "state.json",
 )
+_DIGESTS = "digests.json"  # SHA-256 of each other file: a flipped bit would train on unnoticed
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,21 @@ def save_checkpoint(folder: Path, learner: Learner, state: dict[str, Any]) -> No
         if learner.beside:
             write_tensors(partial / _BESIDE, {name: _kept(tensor) for name, tensor in learner.beside.items()})
         (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        digests = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
+        (partial / _DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
     """Restore weights and optimizer in place; returns the plain state.
 
     Raises:
-        ModelError: if the checkpoint is not one of these weights.
+        ModelError: if the checkpoint is damaged, or not one of these weights.
     """
+    wanted = {_WEIGHTS, _OPTIMIZER, _STATE}
+    wanted |= {_AVERAGED} if learner.averaged is not None else set()
+    wanted |= {_BESIDE} if learner.beside else set()
     with explain_damage(folder):
+        _check_digests(folder, wanted, _ADVICE)
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         _copy(load_file(folder / _WEIGHTS), learner.weights)
         _load_optimizer(load_file(folder / _OPTIMIZER), learner)
@@ -74,20 +83,52 @@ def load_checkpoint(folder: Path, learner: Learner) -> dict[str, Any]:
     return state
 
 
-def load_best(folder: Path, weights: Mapping[str, Tensor]) -> int:
-    """Copy a checkpoint's weights, averaged ones where it has them; returns its iteration.
+def load_best(folder: Path, weights: Mapping[str, Tensor], *, averaged: bool) -> int:
+    """Copy a checkpoint's weights; returns its iteration.
+
+    Args:
+        folder: of the checkpoint.
+        weights: parameters by name, which are overwritten.
+        averaged: whether the averaged weights are wanted.
 
     Raises:
-        ModelError: if the checkpoint is not one of these weights.
+        ModelError: if the checkpoint is damaged, or not one of these weights.
     """
-    path = folder / _AVERAGED
-    with explain_damage(folder, "remove it to take the last iteration's weights, or start again in a new folder"):
+    name = _AVERAGED if averaged else _WEIGHTS
+    with explain_damage(folder, _ADVICE_BEST):
+        _check_digests(folder, {name, _STATE}, _ADVICE_BEST)
         iteration = int(json.loads((folder / _STATE).read_text(encoding="utf-8"))["iteration"])
-        _copy(load_file(path if path.is_file() else folder / _WEIGHTS), weights)
+        _copy(load_file(folder / name), weights)
     return iteration
 
 
-_ADVICE = "remove it to go on from the one before, or start again in a new folder"
+def check_whole(folder: Path) -> int:
+    """Check all digests of a checkpoint that is to be copied; returns its iteration.
+
+    Raises:
+        ModelError: if it is damaged.
+    """
+    with explain_damage(folder, _ADVICE_BEST):
+        _check_digests(folder, {_WEIGHTS, _OPTIMIZER, _STATE}, _ADVICE_BEST)
+        return int(json.loads((folder / _STATE).read_text(encoding="utf-8"))["iteration"])
+
+
+_ADVICE = "remove this checkpoint to go on from the one before, or start again in a new folder"
+_ADVICE_BEST = "remove this checkpoint to take the last iteration's weights, or start again in a new folder"
+
+
+def _check_digests(folder: Path, wanted: Collection[str], advice: str) -> None:
+    """Refuse a checkpoint of which a file is missing or not as it was written."""
+    try:
+        digests: dict[str, str] = dict(json.loads((folder / _DIGESTS).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: no {_DIGESTS}, so it is not whole or of an earlier version\n  {advice}") from None
+    for name in sorted(digests.keys() | wanted):
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(f"{folder}: not whole, {name} is missing\n  {advice}")
+        if name not in digests or file_sha256(path) != digests[name]:
+            raise ModelError(f"{path}: damaged, its SHA-256 is not the one that {_DIGESTS} records\n  {advice}")
 
 
 @contextmanager

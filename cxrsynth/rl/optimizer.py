@@ -10,7 +10,10 @@ from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import TrainSection
 from cxrsynth.rl.policy import Policy
 
-ADVICE = "\n  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept"
+ADVICE = (
+    "\n  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept\n"
+    "  --from-best goes on from the best checkpoint with a lower learning rate, --export writes its model"
+)
 _EPSILON = 1e-12
 
 

@@ -17,6 +17,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.experience import Conditioning
+from cxrsynth.rl.optimizer import ADVICE
 from cxrsynth.rl.perturbation import Shifts, sample_shifts
 from cxrsynth.rl.policy import Policy
 from cxrsynth.rl.rollout_spec import RolloutSpec
@@ -295,7 +296,4 @@ def check_pixels(images: Tensor, names: Sequence[str]) -> None:
     """
     bad = ~images.isfinite().flatten(1).all(1)
     if bad.any():
-        raise ModelError(
-            f"{names[int(bad.int().argmax())]}: the model gave pixels that are not numbers\n"
-            "  try a lower learning rate, a KL weight, or precision fp32; the last checkpoint is kept"
-        )
+        raise ModelError(f"{names[int(bad.int().argmax())]}: the model gave pixels that are not numbers{ADVICE}")

@@ -138,7 +138,7 @@ def file_sha256(path: Path) -> str:
 
 
 def has_sha256(path: Path, expected: object) -> bool:
-    """Whether a file exists and has this SHA-256."""
+    """Whether a file exists and has this SHA-256. Raises OSError for one that is there but cannot be read."""
     try:
         return file_sha256(path) == expected
     except FileNotFoundError:

@@ -1,19 +1,31 @@
 """Work shared between processes, as `torchrun` and `accelerate launch` start them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cxrsynth.errors import LaunchError
 
-# A process with little to do waits for the slowest one: the usual 10 or 30 minutes would end a good run.
+# `generate` and `audit` meet only when all their work is done: a process with little of it waits for the slowest one.
 PATIENCE: Final = timedelta(days=30)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cxrsynth.runtime.together import Lookout
 
 _VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
+# With these, accelerate would spread the weights over processes, which `tune` does not expect.
+_SHARDED: Final = (
+    *("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
+
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,23 @@ def read_launch() -> Launch:
     return Launch(rank, local_rank, world_size, local_world_size)
 
 
+def refuse_sharding() -> None:
+    """Refuse a launch that spreads the weights over processes: every process of `tune` holds the whole model.
+
+    Raises:
+        LaunchError: if the environment asks for it.
+    """
+    found = [
+        name for name in _SHARDED if os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on", "y", "t")
+    ]
+    if found:
+        raise LaunchError(
+            f"environment: {', '.join(f'{name}={os.environ[name]}' for name in found)}\n"
+            "  expected: every process holds the whole model; DeepSpeed, FSDP and the like are not supported\n"
+            "  start with torchrun or accelerate launch --multi_gpu, or unset them"
+        )
+
+
 def _refused(found: str, expected: str) -> LaunchError:
     return LaunchError(
         f"environment: {found}\n  expected: {expected}\n"
@@ -66,12 +95,17 @@ def _refused(found: str, expected: str) -> LaunchError:
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among `count`. `state` is accelerate's PartialState if there are several."""
+    """This process among `count`. `state` is accelerate's PartialState if there are several.
+
+    Where all processes meet, `lookout` sees whether another one has failed; each method for that raises LaunchError
+    then. Without it, they wait.
+    """
 
     rank: int = 0
     local_rank: int = 0
     count: int = 1
     state: Any = None
+    lookout: "Lookout | None" = None
 
     @property
     def is_main(self) -> bool:
@@ -88,13 +122,32 @@ class ProcessGroup:
             return rows
         from accelerate.utils import gather_object
 
-        joined: list[Any] = gather_object(rows)
+        joined: list[Any] = self._meet(lambda: gather_object(rows))
         return joined
+
+    def add_up(self, tensor: "Tensor") -> "Tensor":
+        """Sum over processes, on the device of the tensor given."""
+        if self.count == 1:
+            return tensor
+        from accelerate.utils import reduce
+
+        return self._meet(lambda: reduce(tensor.to(self.state.device), reduction="sum").to(tensor.device))  # type: ignore[no-any-return]
+
+    def of_first(self, tensor: "Tensor") -> "Tensor":
+        """The first process's tensor, in all of them."""
+        if self.count == 1:
+            return tensor
+        from accelerate.utils import broadcast
+
+        return self._meet(lambda: broadcast(tensor.to(self.state.device)).to(tensor.device))  # type: ignore[no-any-return]
 
     def wait(self) -> None:
         """Return when all processes have come here."""
         if self.state is not None:
-            self.state.wait_for_everyone()
+            self._meet(self.state.wait_for_everyone)
+
+    def _meet(self, operation: Callable[[], Result]) -> Result:
+        return operation() if self.lookout is None else self.lookout.collective(operation)
 
 
 def join_processes(*, cpu: bool) -> ProcessGroup:

@@ -38,7 +38,7 @@ class _Step:
 def describe(run: TuneRun) -> str:
     """The resolved recipe, then what each stage samples and trains, its time and its memory."""
     lines = [dump_recipe(run.recipe).rstrip(), "---"]
-    lines.append(f"reports: {len(run.training)} to train, {len(run.held_out)} held out")
+    lines.append(f"reports: {run.reports.summary}")
     for index, stage in enumerate(run.recipe.stages):
         head = f"stage {index + 1}, {stage.stage}: "
         with memory_advice(stage.memory_advice):
@@ -105,7 +105,9 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     steps = evaluation.steps or run.model.spec.defaults.steps
     evaluating = evaluated / batch / side_by_side * steps * step.forward_s
     times = stage.iterations // evaluation.every + 2
-    total = stage.iterations * (sampled + updated) + in_all * sampling + times * evaluating
+    tested = len(run.test) * evaluation.images_per_report if index == run.tested_stage else 0
+    testing = 2 * tested / batch / side_by_side * steps * step.forward_s  # policy and baseline
+    total = stage.iterations * (sampled + updated) + in_all * sampling + times * evaluating + testing
     trained = sum(counts.values())
     kept = (_ADAMW_BYTES + (_OLD_BYTES if stage.objective == "forward" else 0)) * trained
     memory = max(step.memory_bytes, learning.memory_bytes) + kept
@@ -114,7 +116,8 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
         f" {stage.sampling.steps} steps, guidance {guidance:g}, objective {stage.objective}",
         f"trains {trained:,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
         f"an iteration about {sampled + at_first * sampling + updated:.0f} s at first, {sampled + updated:.0f} s where"
-        f" the baseline's rewards are known; an evaluation of {evaluated} images about {evaluating:.0f} s",
+        f" the baseline's rewards are known; an evaluation of {evaluated} images about {evaluating:.0f} s"
+        + (f", the test of {tested} images about {testing:.0f} s" if tested else ""),
         f"the baseline samples {in_all:,} images in all; their rewards are cached",
         f"about {timedelta(seconds=round(total))} in all; {memory / 2**30:.1f} GiB {_where(run)}"
         " for weights, optimizer and a step (decoding and rewards are counted in neither)",

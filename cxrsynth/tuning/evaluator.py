@@ -1,4 +1,4 @@
-"""The independent evaluation of a tuning run: held-out reports, fixed noise, policy beside baseline."""
+"""The independent evaluation of a tuning run: held-out or test reports, fixed noise, policy beside baseline."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -38,11 +38,12 @@ _CAPTION = 18  # pixels above each band
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out reports and their noise, the same at every evaluation."""
+    """Held-out reports and their noise, the same at every evaluation; `name` is `held out` or `test`."""
 
     examples: Sequence[PromptExample]
     images_per_report: int
     noise_seed: int
+    name: str = "held out"
 
     @property
     def samples(self) -> list[tuple[PromptExample, int]]:
@@ -137,19 +138,19 @@ class Evaluator:
         return EvaluatedImages(images, rewards, features)
 
     def _evaluate_batch(self, model: DiffusionModel, places: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        examples = [self._samples[place][0] for place in places]
+        name, examples = self.held_out.name, [self._samples[place][0] for place in places]
         keys = [(self._samples[place][0].report.report_id, self._samples[place][1]) for place in places]
         images = sample_images(
             model,
             [example.prompt for example in examples],
-            torch.stack([seeded_noise(model.latent_shape, self.held_out.noise_seed, "held out", *key) for key in keys]),
+            torch.stack([seeded_noise(model.latent_shape, self.held_out.noise_seed, name, *key) for key in keys]),
             sampler=self.sampling.sampler,
             steps=self.sampling.steps,
             guidance=self.sampling.guidance,
             conditions=[example.conditions for example in examples],
             stopped=self._pool.stopped,
         )
-        check_pixels(images, [f"held-out report {report_id}" for report_id, _ in keys])
+        check_pixels(images, [f"{name.replace(' ', '-')} report {report_id}" for report_id, _ in keys])
         rewards = self.rewards(images, [example.report for example in examples])
         return (images[:, 0] * 255).round().to(torch.uint8), rewards, self.features.extractor(images)
 
@@ -217,15 +218,17 @@ def open_evaluator(
     case: Callable[[Report], PromptExample],
     pool: OrderedPool,
     batch: int,
+    test: bool = False,
 ) -> Evaluator:
     """The run's evaluator; features of the reference images are computed here.
 
     Args:
-        run: holds the held-out reports and the recipe.
+        run: holds the reports and the recipe.
         tuning: the rewards that tune, with `weights` by their names.
         case: gives each report its prompt.
         pool: where batches run.
         batch: images per batch.
+        test: on all test reports, in place of those held out.
 
     Raises:
         ShardError: if there are too few reference images.
@@ -238,10 +241,9 @@ def open_evaluator(
     reference = None
     if loaded.reference is not None:
         reference = _reference(loaded.reference, loaded.extractor, quiet=not run.is_main)
+    reports, name = (run.test, "test") if test else (run.held_out[: section.reports], "held out")
     return Evaluator(
-        HeldOut(
-            [case(report) for report in run.held_out[: section.reports]], section.images_per_report, run.recipe.seed
-        ),
+        HeldOut([case(report) for report in reports], section.images_per_report, run.recipe.seed, name),
         RewardPair(tuning, weights, loaded.evaluator),
         features=FeatureSpace(loaded.extractor, reference),
         sampling=EvaluationSampling(

@@ -1,7 +1,6 @@
 """One stage of supervised fine-tuning, `sft`: denoising real images under the prompts of their reports."""
 
 import random
-import shutil
 import time
 from collections.abc import Sequence
 
@@ -25,7 +24,7 @@ from cxrsynth.runtime.gradients import add_gradients
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.tuning.export import Trained
-from cxrsynth.tuning.latent_cache import ImageEncoder, TrainingImages
+from cxrsynth.tuning.latent_cache import ExcludedReports, ImageEncoder, TrainingImages
 from cxrsynth.tuning.model_card import supervision_card
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
@@ -91,11 +90,10 @@ class Supervision:
                     row = self.step(step, images, pool)
                     self.progress.write(step + 1, row)
                     show(step + 1, row)
+        self.progress.draw(now=True)
 
     def result(self) -> Trained:
-        """The model, with averaged weights where the recipe wants them; its encoded images are removed."""
-        if self.run.is_main:
-            shutil.rmtree(self.run.folder.latents(self.index), ignore_errors=True)
+        """The model, with averaged weights where the recipe wants them."""
         self.progress.keep_averaged()
         return Trained(self.model, self.weights, adapters=self.section.train.unet == "lora")
 
@@ -204,14 +202,17 @@ class Supervision:
             ReportsError, RecipeError, ModelError, OSError: as `ImageEncoder` does.
         """
         run, collection = self.run, self.run.loaded.images[self.index]
-        unnamed = sum(report.report_id.startswith("row-") for report in run.held_out)
-        if unnamed and run.is_main:
-            console.warn(f"{unnamed} held-out reports have no id: their images cannot be excluded from training")
+        excluded = ExcludedReports.of([*run.held_out, *run.test])
+        if excluded.unknown and run.is_main:
+            console.warn(
+                f"{excluded.unknown} held-out or test reports have neither id, patient nor text: their images cannot be"
+                " excluded from training"
+            )
         encoder = ImageEncoder(
             collection,
             self.model,
             PromptBuilder(run.model.spec.prompt, run.model.spec.depicts, self.model.fits),
-            held_out={report.report_id for report in run.held_out},
+            excluded=excluded,
             folder=run.folder.latents(self.index),
             limit_bytes=self.section.cache_gib * 2**30,
             batch_size=self.micro_batch,

@@ -1,9 +1,7 @@
-"""Inputs of a tuning run: reports split, images and reward models loaded once and checked as they are loaded."""
+"""Inputs of a tuning run: images and reward models loaded once and checked as they are loaded."""
 
 import hashlib
-from collections.abc import Iterator
 from functools import cache
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,20 +10,20 @@ from accelerate.tracking import get_available_trackers
 from cxrsynth import console
 from cxrsynth.diffusion.adapters import check_rank_in
 from cxrsynth.diffusion.resolve import ResolvedModel
-from cxrsynth.errors import RecipeError, ReportsError
+from cxrsynth.errors import RecipeError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.recipe.schema import Recipe, SftStage
-from cxrsynth.reports.table.columns import ColumnNames
-from cxrsynth.reports.table.rows import Rejected, Report
-from cxrsynth.reports.table.table import open_table
+from cxrsynth.reports.table.records import reading
 from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward, origin
 from cxrsynth.rewards.base import Reward, RewardSuite
 from cxrsynth.rewards.digests import backend_digest
+from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.processes import read_launch
 from cxrsynth.tuning.latent_cache import open_images
 from cxrsynth.tuning.run import LoadedInputs, TuneRun
+from cxrsynth.tuning.splits import HELD_OUT, TEST, ReportSets
 
 
 def _names_and_sizes(radiographs: Collection) -> str:
@@ -110,14 +108,17 @@ def _warn_of_dependence(recipe: Recipe) -> None:
             )
 
 
-def check_evaluation(recipe: Recipe, held_out: int) -> None:
+def check_evaluation(recipe: Recipe, reports: ReportSets) -> None:
+    """Refuse held-out or test reports of which fewer than two images are evaluated; no test at all is allowed."""
     section = recipe.evaluation
-    images = min(section.reports or held_out, held_out) * section.images_per_report
-    if images < 2:
-        raise RecipeError(
-            "evaluation: 1 image, expected at least 2, for diversity and intervals\n"
-            "  hold out more reports (reports.held_out), or raise evaluation.images_per_report"
-        )
+    held_out, test = len(reports.held_out), len(reports.test)
+    for key, count in ((HELD_OUT, min(section.reports or held_out, held_out)), (TEST, test)):
+        if count * section.images_per_report == 1:
+            what = "evaluation" if key == HELD_OUT else "evaluation on test reports"
+            raise RecipeError(
+                f"{what}: 1 image, expected at least 2, for diversity and intervals\n"
+                f"  hold out more reports (reports.{key}), or raise evaluation.images_per_report"
+            )
 
 
 def check_adapters(recipe: Recipe, model: ResolvedModel) -> None:
@@ -140,59 +141,9 @@ def check_trackers(recipe: Recipe) -> None:
         raise RecipeError(f"trackers: {', '.join(missing)} not installed\n  pip install {' '.join(missing)}")
 
 
-def split_reports(recipe: Recipe) -> tuple[list[Report], list[Report]]:
-    """Training and held-out reports. Which reports are held out depends on ids and seed, not on row order."""
-    section = recipe.reports
-    reports = _read(section.table, section.columns, section.limit)
-    if isinstance(section.held_out, Path):
-        held_out = _read(section.held_out, section.columns, None)
-        if open_table(section.held_out).digest() == open_table(section.table).digest():
-            raise RecipeError(
-                f"reports.held_out: {section.held_out.name} is {section.table.name} again\n"
-                "  held-out reports must never be trained on: give other ones, or a number of them"
-            )
-        seen = {report.report_id for report in reports} & {report.report_id for report in held_out}
-        # Rows without an id column are named by their line, in both tables alike.
-        shared = [one for one in seen if not one.startswith("row-")]
-        if shared:
-            raise RecipeError(
-                f"reports.held_out: {len(shared)} report ids are also in {section.table.name}\n"
-                "  held-out reports must never be trained on: leave them out of one of the tables"
-            )
-        return reports, held_out
-    if section.held_out >= len(reports):
-        raise RecipeError(
-            f"reports.held_out {section.held_out}: {section.table} has {len(reports)} usable rows\n"
-            "  expected: fewer held out than there are, so that some are left to train on"
-        )
-
-    def rank(report: Report) -> str:
-        return hashlib.sha256(f"{recipe.seed}\0{report.report_id}".encode()).hexdigest()
-
-    held = {id(report) for report in sorted(reports, key=rank)[: section.held_out]}
-    return [r for r in reports if id(r) not in held], [r for r in reports if id(r) in held]
-
-
-def _read(path: Path, columns: dict[str, str], limit: int | None) -> list[Report]:
-    table = open_table(path, columns=ColumnNames(**columns))
-    rejected: list[Rejected] = []
-
-    def usable() -> Iterator[Report]:
-        for row in table.rows():
-            if isinstance(row, Rejected):
-                rejected.append(row)
-            else:
-                yield row
-
-    reports = list(islice(usable(), limit))
-    if not reports:
-        raise ReportsError(f"{path}: no usable row\n  expected: at least one row with report text or labels")
-    if rejected and read_launch().rank == 0:
-        console.warn(
-            f"{path}: {len(rejected)} of {len(rejected) + len(reports)} rows cannot be used and are left out"
-            f" (the first: line {rejected[0].line}: {rejected[0].reason})"
-        )
-    return reports
+def _digest(table: Path) -> str:
+    with reading(table):
+        return file_sha256(table)
 
 
 def input_digests(run: TuneRun) -> dict[str, str]:
@@ -203,19 +154,20 @@ def input_digests(run: TuneRun) -> dict[str, str]:
     recipe, loaded = run.recipe, run.loaded
     found = {
         "model.checkpoint": run.model.digest,
-        "reports.table": open_table(recipe.reports.table).digest(),
+        "reports.table": _digest(recipe.reports.table),
     }
-    if isinstance(recipe.reports.held_out, Path):
-        found["reports.held_out"] = open_table(recipe.reports.held_out).digest()
+    for key in (HELD_OUT, TEST):
+        if isinstance(given := getattr(recipe.reports, key), Path):
+            found[f"reports.{key}"] = _digest(given)
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SftStage):
             found[f"stages.{index}.data"] = _names_and_sizes(loaded.images[index])
             if stage.table is not None:
-                found[f"stages.{index}.table"] = open_table(stage.table).digest()
+                found[f"stages.{index}.table"] = _digest(stage.table)
         else:
-            names = loaded.rewards[index].names
             found |= {
-                f"stages.{index}.rewards.{name}": backend_digest(name, stage.rewards[name].backend) for name in names
+                f"stages.{index}.rewards.{name}": backend_digest(name, stage.rewards[name].backend)
+                for name in loaded.rewards[index].names
             }
     if loaded.extractor is None:
         return found

@@ -1,4 +1,4 @@
-"""Images to fine-tune on: read, without those of held-out reports, encoded once, and cached as latents by unit.
+"""Images to fine-tune on: read, without those of held-out and test reports, encoded once, and cached by unit.
 
 The cache holds prompts, and its latents can be decoded into images: it serves one run and is removed when the stage is
 done.
@@ -8,7 +8,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -24,7 +24,7 @@ from cxrsynth.diffusion.sampler import encode_images
 from cxrsynth.errors import ModelError, RecipeError, ReportsError
 from cxrsynth.images.collection import Collection as ImageCollection
 from cxrsynth.images.collection import Unit, open_collection
-from cxrsynth.images.image import Damaged
+from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.images.pictures import squared
 from cxrsynth.recipe.schema import SftStage
 from cxrsynth.reports.request import PromptBuilder
@@ -33,8 +33,9 @@ from cxrsynth.reports.table.rows import Report
 from cxrsynth.runtime.batches import chunks
 from cxrsynth.runtime.files import write_atomically
 from cxrsynth.runtime.pool import OrderedPool
+from cxrsynth.tuning.splits import text_key
 
-_USED, _DAMAGED, _NO_REPORT, _HELD_OUT = "used", "could not be read", "without a report", "of held-out reports"
+_USED, _DAMAGED, _NO_REPORT, _HELD_OUT = "used", "could not be read", "without a report", "of held-out or test reports"
 
 
 def open_images(stage: SftStage) -> ImageCollection:
@@ -99,6 +100,41 @@ class TrainingImages:
         return part, place - (self._ends[index] - len(part.pairs))
 
 
+@dataclass(frozen=True)
+class ExcludedReports:
+    """Reports whose images must not be trained on; nor may images of the same patients or with the same report text.
+
+    `unknown` counts reports by which no image can be recognized.
+    """
+
+    ids: frozenset[str] = field(repr=False)
+    patients: frozenset[str] = field(repr=False)
+    texts: frozenset[bytes] = field(repr=False)
+    unknown: int
+
+    @classmethod
+    def of(cls, reports: Sequence[Report]) -> "ExcludedReports":
+        """By what these reports' images are recognized."""
+        return cls(
+            frozenset(report.report_id for report in reports if report.has_id),
+            frozenset(report.patient_id for report in reports if report.patient_id),
+            frozenset(key for report in reports if (key := text_key(report)) is not None),
+            sum(not (report.has_id or report.patient_id or text_key(report)) for report in reports),
+        )
+
+    def has(self, radiograph: Radiograph) -> bool:
+        """Whether an image belongs to one of the reports, to a patient of theirs, or has the same report text."""
+        report = radiograph.report
+        return radiograph.patient in self.patients or (
+            report is not None and (report.report_id in self.ids or text_key(report) in self.texts)
+        )
+
+    @property
+    def identity(self) -> list[list[str]]:
+        """The same for the same reports, as plain JSON."""
+        return [sorted(self.ids), sorted(self.patients), sorted(key.hex() for key in self.texts)]
+
+
 class ImageEncoder:
     """Encodes units of a collection into a folder; a unit found there is not encoded again.
 
@@ -106,7 +142,7 @@ class ImageEncoder:
         collection: the images.
         model: whose autoencoder encodes them.
         prompt_builder: makes their prompts, as `generate` does.
-        held_out: ids of reports whose images are left out.
+        excluded: held-out and test reports, whose images are left out.
         folder: where latents are cached.
         limit_bytes: the most disk space they may take.
         batch_size: images per forward pass.
@@ -119,7 +155,7 @@ class ImageEncoder:
         model: DiffusionModel,
         prompt_builder: PromptBuilder,
         *,
-        held_out: Collection[str],
+        excluded: ExcludedReports,
         folder: Path,
         limit_bytes: float,
         batch_size: int,
@@ -128,12 +164,12 @@ class ImageEncoder:
         self._collection = collection
         self._model = model
         self._prompt_builder = prompt_builder
-        self._held_out = frozenset(held_out)
+        self._excluded = excluded
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._batch_size = batch_size
         self._pool = pool
-        depends_on = [__version__, model.digest, model.precision.value, batch_size, sorted(self._held_out)]
+        depends_on = [__version__, model.digest, model.precision.value, batch_size, excluded.identity]
         self._identity = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
     def encode(self, units: Sequence[Unit], *, advance: Callable[[int], None]) -> None:
@@ -209,17 +245,17 @@ class ImageEncoder:
                 damages.append(f"{found.source} {found.member}: {found.reason}")
                 counts[_DAMAGED] += 1
                 continue
-            why, pair = self._pair(found.report)
+            why, pair = self._pair(found)
             counts[why] += 1
             if pair is not None:
                 yield pair, torch.from_numpy(squared(found.pixels, self._model.image_size))[None]
 
-    def _pair(self, report: Report | None) -> tuple[str, Pair | None]:
-        if report is None:
+    def _pair(self, radiograph: Radiograph) -> tuple[str, Pair | None]:
+        if radiograph.report is None:
             return _NO_REPORT, None
-        if report.report_id in self._held_out:
+        if self._excluded.has(radiograph):
             return _HELD_OUT, None
-        built = self._prompt_builder.build(report)
+        built = self._prompt_builder.build(radiograph.report)
         # A report without any text that can be used would teach the empty prompt.
         return (_USED, Pair(built.prompt, built.conditions)) if built.prompt.strip() else (_NO_REPORT, None)
 

@@ -41,10 +41,13 @@ class Metrics:
         """Drop the rows of the evaluation after `iteration`; it will be repeated."""
 
         def is_dropped(row: Mapping[str, Any]) -> bool:
-            of_evaluation = any(name.startswith("evaluation/") for name in row)
-            return of_evaluation and (row["stage"], row["iteration"]) == (stage, iteration)
+            return _begins(row, "evaluation/") and (row["stage"], row["iteration"]) == (stage, iteration)
 
         self._replace([row for row in self.rows() if not is_dropped(row)])
+
+    def drop_test(self, *, stage: int) -> None:
+        """Drop the row of a stage's test, if it is there; it will be repeated."""
+        self._replace([row for row in self.rows() if not (_begins(row, "test/") and row["stage"] == stage)])
 
     def cut(self, *, stage: int, iteration: int) -> None:
         """Drop rows of this stage after `iteration`, and of later stages; they will be written again."""
@@ -53,3 +56,7 @@ class Metrics:
 
     def _replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _begins(row: Mapping[str, Any], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in row)

@@ -8,6 +8,7 @@ from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.recipe.schema import DdpoStage, RewardSection, RlcfStage
 from cxrsynth.tuning.run import TuneRun
+from cxrsynth.tuning.verdict import EVALUATION, TEST
 
 if TYPE_CHECKING:  # stages write their own cards
     from cxrsynth.tuning.finetune import Supervision
@@ -37,7 +38,7 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
             f"- trained: UNet {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
             f"- {section.steps} steps of {section.batch_size} images, learning rate {train.learning_rate:g}"
             + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
-            f"- data: {stage.images.text}; {len(run.held_out)} reports held out",
+            f"- data: {stage.images.text}; {len(run.held_out)} reports held out, {len(run.test)} for a test",
             f"- mean loss of the last {len(losses)} steps: {fmean(losses):.4f}",
             "- It may have memorized training images: `cxrsynth audit --reference` searches for near-duplicates.",
             "",
@@ -73,7 +74,7 @@ def reinforcement_card(run: TuneRun, stage: "Reinforcement", best: int) -> str:
         f"- rewards: {', '.join(_reward(name, reward) for name, reward in section.rewards.items())}",
         f"- iterations: {section.iterations} of {section.images} images; weights of iteration {best}"
         + (", the best according to the evaluator" if best == stage.best.iteration else ""),
-        f"- reports: {len(run.training)} to train, {len(run.held_out)} held out",
+        f"- reports: {run.reports.summary}",
         "",
         *_result_table(stage, best),
         "All settings are in the run's `recipe.yaml`.",
@@ -94,28 +95,24 @@ def _reward(name: str, reward: RewardSection) -> str:
 
 
 def _result_table(stage: "Reinforcement", best: int) -> list[str]:
-    rows = [
-        row
-        for row in stage.progress.metrics.rows()
-        if row["stage"] == stage.index and row["iteration"] == best and "evaluation/evaluator/total/margin" in row
-    ]
-    if not rows:
+    """Baseline and tuned model on test reports; where there are none, on those that chose the weights."""
+    own = [row for row in stage.progress.metrics.rows() if row["stage"] == stage.index]
+    tested = [row for row in own if f"{TEST}/evaluator/total/margin" in row]
+    chosen = [row for row in own if row["iteration"] == best and f"{EVALUATION}/evaluator/total/margin" in row]
+    if not tested and not chosen:
         return []
-    row = rows[-1]
-    prefix = "evaluation/"
-    names = [
-        key.removeprefix(prefix).removesuffix("/policy")
-        for key in row
-        if key.startswith(prefix) and key.endswith("/policy")
-    ]
+    row, prefix = (tested[-1], f"{TEST}/") if tested else (chosen[-1], f"{EVALUATION}/")
+    row = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+    names = [key.removesuffix("/policy") for key in row if key.endswith("/policy")]
+    reports = "test reports, which nothing was chosen by" if tested else "held-out reports, which chose these weights"
     lines = [
-        "On held-out reports, with the same noise for both models (95% intervals by bootstrap over reports):",
+        f"On {reports}, with the same noise for both models (95% intervals by bootstrap over reports):",
         "",
         "| reward | baseline | tuned | gain | win rate |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name in names:
-        values = [row[f"{prefix}{name}/{part}"] for part in ("baseline", "policy")]
+        values = [row[f"{name}/{part}"] for part in ("baseline", "policy")]
         if None in values:
             continue
         lines.append(
@@ -127,21 +124,21 @@ def _result_table(stage: "Reinforcement", best: int) -> list[str]:
         f"- win rate over all rewards: tuning {_with_interval(row, 'tuning/total/win_rate')}, evaluator"
         f" {_with_interval(row, 'evaluator/total/win_rate')}",
     ]
-    if f"{prefix}frechet_to_real" in row:
+    if "frechet_to_real" in row:
         lines.append(
-            f"- Frechet distance to real images: {row[f'{prefix}frechet_to_real']:.3f}, baseline"
-            f" {row[f'{prefix}baseline_frechet_to_real']:.3f}"
+            f"- Frechet distance to real images: {row['frechet_to_real']:.3f}, baseline"
+            f" {row['baseline_frechet_to_real']:.3f}"
         )
     else:
-        lines.append(f"- Frechet distance to the baseline's images: {row[f'{prefix}frechet_to_baseline']:.3f}")
+        lines.append(f"- Frechet distance to the baseline's images: {row['frechet_to_baseline']:.3f}")
     lines += [
-        f"- MS-SSIM between images (lower is more diverse): {row[f'{prefix}ms_ssim']:.3f}, baseline"
-        f" {row[f'{prefix}baseline_ms_ssim']:.3f}",
+        f"- MS-SSIM between images (lower is more diverse): {row['ms_ssim']:.3f}, baseline"
+        f" {row['baseline_ms_ssim']:.3f}",
         "",
     ]
     return lines
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:
-    value, low, high = (row.get(f"evaluation/{name}{end}") for end in ("", "_low", "_high"))
+    value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
     return "not measured" if None in (value, low, high) else f"{value:.3f} ({low:.3f} to {high:.3f})"

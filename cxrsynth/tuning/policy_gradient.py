@@ -148,6 +148,7 @@ class PolicyGradient:
             weights=stage.weight_tensor,
             clip=self.advantage.clip,
             centre=self.advantage.centre,
+            streams=[spec.stream for spec in specs],
         )  # [N]
         section = stage.section
         set_learning_rates(stage.optimizer, section.train.schedule, done=iteration / section.iterations)

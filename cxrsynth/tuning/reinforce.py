@@ -12,6 +12,7 @@
             descend r |positive - target|^2 + (1 - r) |negative - target|^2 + kl_weight |prediction - baseline|^2
         old <- decay * old + (1 - decay) * policy
     every few iterations, an independent evaluator compares policy and baseline on held-out reports, on the same noise
+    at the end, it does so once on test reports, with the weights that were best on held-out reports
 
 That is `objective: forward` (tuning/forward.py). `objective: policy_gradient` (tuning/policy_gradient.py) is the
 published method: trajectories, log-probabilities of their steps, clipped ratios.
@@ -35,7 +36,7 @@ nanochat's chat_rl):
 Constants that are not on public record are ours.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,7 +58,8 @@ from cxrsynth.tuning.policy_gradient import PolicyGradient
 from cxrsynth.tuning.policy_stage import Iterate, open_policy_stage
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
-from cxrsynth.tuning.verdict import EvaluatedImages
+from cxrsynth.tuning.stalled import WINDOW, stalled_rewards
+from cxrsynth.tuning.verdict import TEST, EvaluatedImages
 
 Show = Callable[[int, dict[str, Any]], None]
 
@@ -93,17 +95,19 @@ class Reinforcement:
                 self.baseline_images(evaluator)
             self._repeat_lost_evaluation(evaluator, show)
             for iteration in self.progress.iterations(
-                total, save_every=save_every, stop=stop, ended=lambda: self.best.hacked
+                total, save_every=save_every, stop=stop, ended=lambda: self.best.ends_stage
             ):
                 done = iteration + 1
                 with _named(f"iteration {done}"):
                     row = iterate(iteration)
                     self.progress.write(done, row)
                     show(done, row)
+                    self._name_stalled_rewards(done)
                     if self._evaluation_is_due(done):
                         if done % save_every == 0 or done == total:
                             self.progress.save(done)  # a kill during a long evaluation must not lose the iterations
                         self.evaluate(evaluator, done, show)
+        self.progress.draw(now=True)
 
     def opened(self, pool: SamplingPool) -> Iterate:
         """A function that runs iterations, counted from 0: sample, compare, learn. It returns a row of metrics."""
@@ -128,6 +132,16 @@ class Reinforcement:
             self.progress.save_best(iteration)
         if alarm is not None and self.run.is_main:
             console.warn(alarm)
+        if not self.best.hacked and (tired := self.best.out_of_patience(section)) is not None and self.run.is_main:
+            console.say(tired)
+
+    def _name_stalled_rewards(self, done: int) -> None:
+        """After every window of iterations, so that a run that was resumed says the same."""
+        if not self.run.is_main or done % WINDOW:
+            return
+        rows = [row for row in self.progress.metrics.rows() if row["stage"] == self.index and _is_iteration(row)]
+        if (found := stalled_rewards(rows)) is not None:
+            console.warn(found)
 
     def _evaluation_is_due(self, done: int) -> bool:
         return done > 0 and (done % self.run.recipe.evaluation.every == 0 or done == self.section.iterations)
@@ -142,14 +156,16 @@ class Reinforcement:
                 self.evaluate(evaluator, done, show)
 
     def result(self) -> Trained:
-        """The model with its best weights by the evaluator.
+        """The model with its best weights by the evaluator. In the last stage of its kind, they are now tested.
 
         Raises:
             ModelError: if they cannot be read.
         """
         folder = self.run.folder.best(self.index)
         if folder.is_dir():
-            self.best.iteration = load_best(folder, self.policy.weights)
+            self.best.iteration = load_best(
+                folder, self.policy.weights, averaged=self.section.train.ema_decay is not None
+            )
             if self.best.evaluator <= 0 and self.run.is_main:
                 console.warn(
                     "no checkpoint is above the baseline by the evaluator: the model is not better than its start"
@@ -158,27 +174,53 @@ class Reinforcement:
             if self.run.is_main:
                 console.warn(f"{folder} is missing: the model gets the weights of the last iteration")
             self.progress.keep_averaged()
+        if self.run.tested_stage == self.index:
+            self._test()
         return Trained(self.policy.model, self.policy.weights, adapters=self.section.train.unet == "lora")
+
+    def _test(self) -> None:
+        """Compare the model with the baseline on test reports, which nothing was chosen by; the row is for the card.
+
+        A run that was killed here comes here again.
+        """
+        run, metrics = self.run, self.progress.metrics
+        if run.is_main:
+            metrics.drop_test(stage=self.index)
+            console.say(f"testing on {len(run.test)} reports that nothing was chosen by")
+        run.wait()
+        with self.pool() as pool:
+            evaluator = self.evaluator(pool, test=True)
+            images = evaluator.evaluate(self.policy.model)
+            cache = run.folder.baseline_images / f"{self.index}-test.safetensors"
+            verdict = evaluator.verdict(images, evaluator.baseline(self.policy.baseline, cache))
+        self.progress.write(self.best.evaluated or self.section.iterations, verdict.as_row(TEST))
+        if run.is_main:
+            console.say(f"on test reports: {verdict.summary}")
 
     def card(self) -> str:
         """Text of the model card."""
         folder = self.run.folder.best(self.index)
-        return reinforcement_card(self.run, self, self.best.iteration if folder.is_dir() else self.section.iterations)
+        return reinforcement_card(self.run, self, self.best.iteration if folder.is_dir() else self.progress.done)
 
     def pool(self) -> SamplingPool:
         """Threads that batches run on; a context."""
         return SamplingPool(self.policy.model, batch_size=self.stage.batch_size, threads_per_batch=1)
 
-    def evaluator(self, pool: SamplingPool) -> Evaluator:
-        """The independent evaluator on held-out reports, working on `pool`."""
+    def evaluator(self, pool: SamplingPool, *, test: bool = False) -> Evaluator:
+        """The independent evaluator on held-out or test reports, working on `pool`."""
         stage = self.stage
         return open_evaluator(
-            self.run, stage.suite, stage.weights, case=stage.example, pool=pool, batch=stage.batch_size
+            self.run, stage.suite, stage.weights, case=stage.example, pool=pool, batch=stage.batch_size, test=test
         )
 
     def baseline_images(self, evaluator: Evaluator) -> EvaluatedImages:
         """The baseline's images of held-out reports and their scores, sampled once a run."""
         return evaluator.baseline(self.policy.baseline, self.run.folder.baseline_images / f"{self.index}.safetensors")
+
+
+def _is_iteration(row: Mapping[str, Any]) -> bool:
+    """Whether a row of metrics is of an iteration, not of an evaluation."""
+    return any(name.startswith("reward/") for name in row)
 
 
 @contextmanager

@@ -6,21 +6,22 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast
+from accelerate import Accelerator
 from torch import Tensor
 
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.images.collection import Collection
 from cxrsynth.metrics.features import Extractor
-from cxrsynth.recipe.schema import Recipe, SamplingSection
+from cxrsynth.recipe.schema import Recipe, SamplingSection, SftStage
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision
+from cxrsynth.tuning.export import CARD
 from cxrsynth.tuning.run_folder import RunFolder
+from cxrsynth.tuning.splits import ReportSets
 
 # On a CPU small batches run in parallel and fit its caches.
 _BATCH_SIZE = {"cpu": 4, "mps": 8, "cuda": 8}
@@ -49,41 +50,46 @@ class TuneRun:
     recipe: Recipe
     folder: RunFolder
     accelerator: Accelerator
+    group: ProcessGroup  # this process among the others
     device: torch.device
     precision: Precision
     model: ResolvedModel  # the first stage starts from it
-    training: Sequence[Report] = field(repr=False)
-    held_out: Sequence[Report] = field(repr=False)
+    reports: ReportSets = field(repr=False)
     loaded: LoadedInputs = field(repr=False)
+
+    @property
+    def training(self) -> Sequence[Report]:
+        """The reports to train on."""
+        return self.reports.training
+
+    @property
+    def held_out(self) -> Sequence[Report]:
+        """The reports that select the checkpoint."""
+        return self.reports.held_out
+
+    @property
+    def test(self) -> Sequence[Report]:
+        """The reports of the evaluation at the end; may be none."""
+        return self.reports.test
+
+    @property
+    def tested_stage(self) -> int | None:
+        """The stage whose best weights are evaluated on the test reports: the last one of reinforcement learning."""
+        tuned = [index for index, stage in enumerate(self.recipe.stages) if not isinstance(stage, SftStage)]
+        return tuned[-1] if tuned and self.test else None
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes."""
-        return bool(self.accelerator.is_main_process)
-
-    @property
-    def group(self) -> ProcessGroup:
-        """This process among the others."""
-        accelerator = self.accelerator
-        if accelerator.num_processes == 1:
-            return ProcessGroup()
-        return ProcessGroup(
-            accelerator.process_index, accelerator.local_process_index, accelerator.num_processes, PartialState()
-        )
+        return self.group.is_main
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Sum over processes."""
-        if self.accelerator.num_processes == 1:
-            return tensor
-        summed: Tensor = self.accelerator.reduce(tensor.to(self.device), reduction="sum")
-        return summed.to(tensor.device)
+        return self.group.add_up(tensor)
 
     def of_first(self, tensor: Tensor) -> Tensor:
         """The first process's tensor, in all of them."""
-        if self.accelerator.num_processes == 1:
-            return tensor
-        shared: Tensor = broadcast(tensor.to(self.device))
-        return shared.to(tensor.device)
+        return self.group.of_first(tensor)
 
     def track(self, numbers: Mapping[str, float], *, stage: int, iteration: int) -> None:
         """Send numbers to the trackers. Their step must rise, so it is counted through all stages."""
@@ -92,7 +98,7 @@ class TuneRun:
 
     def wait(self) -> None:
         """Return when all processes have come here."""
-        self.accelerator.wait_for_everyone()
+        self.group.wait()
 
     def batch_size(self, section: SamplingSection) -> int:
         """Trajectories a batch."""
@@ -101,6 +107,12 @@ class TuneRun:
     def stage_model(self, index: int) -> Path:
         """Folder of the model a stage leaves: that of the last stage is the run's result."""
         return self.folder.model if index + 1 == len(self.recipe.stages) else self.folder.stage_model(index)
+
+    @property
+    def under_way(self) -> int:
+        """The first stage that has not left its model; the last one if all have."""
+        stages = range(len(self.recipe.stages))
+        return next((index for index in stages if not (self.stage_model(index) / CARD).is_file()), stages[-1])
 
     def stage_seed(self, index: int) -> int:
         """Seed of a stage's report order and noise: a later stage must not see the noise the last one was fitted to."""
@@ -119,11 +131,14 @@ class TuneRun:
         prompt_builder = PromptBuilder(self.model.spec.prompt, self.model.spec.depicts, fits)
 
         @lru_cache(maxsize=100_000)
-        def example(place: int, held_out: bool) -> PromptExample:
-            report = (self.held_out if held_out else self.training)[place]
+        def example(place: int, of: str) -> PromptExample:
+            report: Report = getattr(self.reports, of)[place]
             built = prompt_builder.build(report)
             return PromptExample(replace(report, labels=built.labels), built.prompt, built.conditions)
 
-        places = {id(report): (index, False) for index, report in enumerate(self.training)}
-        places |= {id(report): (index, True) for index, report in enumerate(self.held_out)}
+        places = {
+            id(report): (index, of)
+            for of in ("training", "held_out", "test")
+            for index, report in enumerate(getattr(self.reports, of))
+        }
         return lambda report: example(*places[id(report)])

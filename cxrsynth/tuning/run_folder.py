@@ -1,6 +1,7 @@
 """The folder of one tuning run: the recipe first, then metrics, sheets and checkpoints, the model at the end.
 
 recipe.yaml, inputs.json       what this run is; the same recipe with the same inputs resumes here
+history.json                   each time the run went on from its best checkpoint with other settings: which, since when
 versions.json                  library versions and the commit of a model from the hub, at the start, and at the last
                                resume if they differ
 metrics.jsonl                  one row per iteration, evaluations included
@@ -11,6 +12,7 @@ checkpoints/baseline/          the baseline's held-out images
 checkpoints/latents-<stage>/   encoded images for fine-tuning, for as long as the stage runs
 stages/<stage>/model/          the model a stage before the last one left
 model/                         the tuned model: Stable Diffusion layout, ace.safetensors, model card
+export/                        the same of an unfinished run, written by --export
 """
 
 import json
@@ -20,16 +22,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cxrsynth.errors import RecipeError, ShardError
+from cxrsynth.recipe.changes import changes, check_changes
 from cxrsynth.recipe.read import keys_of_earlier_version
-from cxrsynth.runtime.files import write_atomically
+from cxrsynth.rl.checkpoint import check_whole
+from cxrsynth.runtime.files import folder_atomically, remove, write_atomically
 from cxrsynth.runtime.folder import LockedFolder
 
 _CHECKPOINT = re.compile(r"(\d+)-(\d{6})")
 _CHECKPOINT_NAMES = "checkpoints/[0-9]*-[0-9][0-9][0-9][0-9][0-9][0-9]"
 _WRITTEN = (
-    *("recipe.yaml", "inputs.json", "versions.json", "metrics.jsonl", "curves.png", "sheets/*.png"),
+    *("recipe.yaml", "inputs.json", "versions.json", "history.json", "metrics.jsonl", "curves.png", "sheets/*.png"),
     *(_CHECKPOINT_NAMES, "checkpoints/best-*", "checkpoints/baseline/*.safetensors"),
-    *("checkpoints/latents-*/*.safetensors", "stages/*/model", "model"),
+    *("checkpoints/latents-*/*.safetensors", "stages/*/model", "model", "export"),
 )
 # Version 0.1 left these.
 _FORMER_LEFTOVERS = ("metrics.partial", "curves.partial", "checkpoints/baseline/*.partial")
@@ -46,14 +50,19 @@ class RunFolder:
         self.baseline_images = path / "checkpoints" / "baseline"
         self.sheets = path / "sheets"
         self.model = path / "model"
+        self.export = path / "export"
         self._folder = LockedFolder(
             path, lock=".lock", written=_WRITTEN, scratch=_FORMER_LEFTOVERS, kept="the previous checkpoint is whole"
         )
         self.failure = self._folder.failure
         self.unlock = self._folder.unlock
 
-    def check(self, recipe: str) -> bool:
+    def check(self, recipe: str, *, going_on: int | None = None) -> bool:
         """Refuse a folder that holds something else; True if this recipe's model is already there.
+
+        Args:
+            recipe: resolved, as YAML.
+            going_on: stage that is to go on from its best checkpoint with other settings, None to resume.
 
         Raises:
             ShardError: for a foreign non-empty folder, or a file in the way.
@@ -62,12 +71,21 @@ class RunFolder:
         self._folder.refuse_file()
         known = self.path / "recipe.yaml"
         if not known.exists():
-            if self._folder.names() - {".lock"}:
+            # A run that was killed before its recipe was written left a lock, and at most half of a recipe.
+            if self._folder.names() - {".lock"} - {path.name for path in self._folder.leftovers()}:
                 raise ShardError(
                     f"--out {self.path}: not empty, and not a run of cxrsynth tune\n  choose a new or empty folder"
                 )
             return False
         before = self._read(known)
+        if going_on is not None:
+            check_changes(before, recipe, going_on)
+            if not self.best(going_on).is_dir():
+                raise RecipeError(
+                    f"--from-best: {self.best(going_on)}: no such checkpoint, nothing was evaluated in this stage yet\n"
+                    "  choose a new folder for other settings, or leave out --from-best to resume"
+                )
+            return False
         if before != recipe:
             if renamed := keys_of_earlier_version(before):
                 raise RecipeError(
@@ -79,23 +97,38 @@ class RunFolder:
                 f"--out {self.path}: holds a run of another recipe\n  "
                 + "\n  ".join(changed)
                 + "\n  choose a new folder, or run the recipe that started this one"
+                + ("\n  --from-best goes on with these from the best checkpoint" if _may_change(before, recipe) else "")
             )
         return (self.model / "model_card.md").is_file()
 
-    def start(self, recipe: str, versions: Mapping[str, str], inputs: Mapping[str, str]) -> None:
+    def refuse_no_run(self) -> None:
+        """Raise RecipeError if no run has begun here."""
+        if not (self.path / "recipe.yaml").is_file():
+            raise RecipeError(
+                f"--out {self.path}: holds no run\n  give the folder of one, or leave out --export and --from-best"
+            )
+
+    def start(
+        self, recipe: str, versions: Mapping[str, str], inputs: Mapping[str, str], *, going_on: int | None = None
+    ) -> None:
         """Make the folder, take its lock, and write down the recipe, the inputs and the versions.
 
         Args:
             recipe: resolved, as YAML.
             versions: library versions by name, and the commit of a model from the hub.
             inputs: digests of the files the recipe names, by recipe key.
+            going_on: stage that goes on from its best checkpoint; its later checkpoints are removed.
 
         Raises:
             ShardError: if the folder cannot be written, or another run is writing there.
             RecipeError: if the run started with other inputs.
+            ModelError: if the best checkpoint is damaged.
         """
         self._folder.lock()
         try:
+            if going_on is not None:
+                self._same_inputs(inputs)
+                self._rewind(going_on, recipe)
             write_atomically(self.path / "recipe.yaml", recipe.encode())
             for folder in (self.checkpoints, self.sheets, self.baseline_images):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +136,28 @@ class RunFolder:
             self._write_versions(versions)
         except OSError as error:
             raise self.failure(error, writing=True) from None
+
+    def _rewind(self, stage: int, recipe: str) -> None:
+        """Make the best checkpoint of a stage its newest; the recipe is written last, so that a kill loses nothing."""
+        best = self.best(stage)
+        iteration = check_whole(best)
+        with folder_atomically(self.checkpoint(stage, iteration)) as partial:
+            shutil.copytree(best, partial, dirs_exist_ok=True)
+        for later in self._numbered(stage):
+            if later.name > self.checkpoint(stage, iteration).name:
+                shutil.rmtree(later)
+        if self.model.is_dir():  # the run was complete; its model stays until the next export
+            remove(self.export)
+            self.model.rename(self.export)
+        path = self.path / "history.json"
+        try:
+            history = list(json.loads(path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            history = []
+        changed = changes(self._read(self.path / "recipe.yaml"), recipe)
+        entry = {"from_best": {"stage": stage, "iteration": iteration}, "changed": changed}
+        if history[-1:] != [entry]:  # the process may have been killed just after it was written
+            write_atomically(path, json.dumps([*history, entry], indent=1).encode())
 
     def _write_versions(self, versions: Mapping[str, str]) -> None:
         """Record the versions the run started with, and those it resumes with if they differ."""
@@ -178,3 +233,12 @@ class RunFolder:
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines()]
+
+
+def _may_change(before: str, recipe: str) -> bool:
+    """Whether a run may go on from its best checkpoint with this recipe."""
+    try:
+        check_changes(before, recipe, 0)
+    except RecipeError:
+        return False
+    return True

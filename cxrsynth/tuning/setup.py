@@ -1,30 +1,43 @@
 """A `tune` run made ready: recipe read, reports split, processes joined, choices resolved, reward models loaded."""
 
+import json
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
 from cxrsynth.diffusion.model import choose_device, choose_precision
-from cxrsynth.diffusion.resolve import resolve_model
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
-from cxrsynth.runtime.processes import PATIENCE, read_launch
-from cxrsynth.settings import Device, Precision, TuneSettings
-from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs, split_reports
+from cxrsynth.recipe.schema import Recipe, SftStage
+from cxrsynth.runtime.processes import ProcessGroup, read_launch, refuse_sharding
+from cxrsynth.runtime.together import ending_together
+from cxrsynth.settings import Precision, TuneSettings
+from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
+from cxrsynth.tuning.splits import split_reports
 
 
-def open_tune(settings: TuneSettings) -> TuneRun:
+def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> TuneRun:
     """Load every input the recipe names, once; what cannot be used is refused before work starts.
 
+    Args:
+        settings: of the run.
+        together: as long as it is open, a failure of one process ends all of them; None for a single process.
+
     Raises:
-        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+        RecipeError, ReportsError, ModelError, ShardError, LaunchError: for what the user can fix.
     """
     read_launch()  # accelerate would fail later, with a traceback
+    refuse_sharding()
     recipe = load_recipe(settings.recipe, overrides=settings.overrides)
-    model = resolve_model(recipe.model.checkpoint)
+    model = resolve_model(recipe.model.checkpoint, option=f"{settings.recipe}: model.checkpoint")
+    _check_steps(recipe, model, settings.recipe)
     if recipe.model.precision is Precision.FP16:
         raise RecipeError(
             f"{settings.recipe}: model.precision: found 'fp16'\n"
@@ -32,27 +45,74 @@ def open_tune(settings: TuneSettings) -> TuneRun:
         )
     check_trackers(recipe)
     check_adapters(recipe, model)
-    training, held_out = split_reports(recipe)
-    check_evaluation(recipe, len(held_out))
-    choose_device(recipe.model.device)  # refused before any process group is joined
-    cpu = recipe.model.device is Device.CPU or choose_device(recipe.model.device).type == "cpu"
+    reports = split_reports(recipe)
+    check_evaluation(recipe, reports)
+    # Refused before any process group is joined.
+    cpu = choose_device(recipe.model.device, option=f"{settings.recipe}: model.device").type == "cpu"
     out = settings.out or Path("runs") / settings.recipe.stem
     accelerator = Accelerator(
         cpu=cpu,
         log_with=list(recipe.trackers) or None,
         project_dir=out,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=settings.max_wait_minutes))],
     )
+    group = _join(accelerator, settings, together or ExitStack())
     device = choose_device(recipe.model.device, local_rank=accelerator.local_process_index)
     precision = choose_precision(recipe.model.precision, device)
     return TuneRun(
         recipe=recipe,
         folder=RunFolder(out),
         accelerator=accelerator,
+        group=group,
         device=device,
         precision=Precision.FP32 if precision is Precision.FP16 else precision,
         model=model,
-        training=training,
-        held_out=held_out,
+        reports=reports,
         loaded=load_inputs(recipe, device=device),
     )
+
+
+def _join(accelerator: Accelerator, settings: TuneSettings, together: ExitStack) -> ProcessGroup:
+    """This process among the others, which end with it."""
+
+    def end(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None or accelerator.num_processes == 1:
+            accelerator.end_training()
+            return
+        for tracker in accelerator.trackers:  # the group is not destroyed: that may wait for the other processes
+            tracker.finish()
+
+    together.push(end)
+    count, state = accelerator.num_processes, PartialState()
+    lookout = together.enter_context(
+        ending_together(
+            accelerator.process_index,
+            count,
+            wait=timedelta(minutes=settings.max_wait_minutes),
+            leave=state.wait_for_everyone,
+        )
+    )
+    if count == 1:
+        return ProcessGroup()
+    return ProcessGroup(accelerator.process_index, accelerator.local_process_index, count, state, lookout)
+
+
+def _check_steps(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
+    """Refuse more denoising steps than the model's schedule has, before anything is loaded."""
+    try:
+        config = json.loads((model.folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        limit = int(config["num_train_timesteps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # loading the model says what is wrong
+    wanted = {
+        f"stages.{index}.sampling.steps": stage.sampling.steps
+        for index, stage in enumerate(recipe.stages)
+        if not isinstance(stage, SftStage)
+    } | {"evaluation.steps": recipe.evaluation.steps or 0}
+    wrong = [
+        f"{path}: {key}: {steps}, the model's schedule has {limit} timesteps"
+        for key, steps in wanted.items()
+        if steps > limit
+    ]
+    if wrong:
+        raise RecipeError("\n".join(wrong))

@@ -1,5 +1,6 @@
 """What every stage of a run shares: metrics, checkpoints, averaged weights, resuming, and stopping when asked to."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,13 @@ from cxrsynth.tuning.export import Trained
 from cxrsynth.tuning.metrics import Metrics
 from cxrsynth.tuning.run import TuneRun
 
+_DRAW_EVERY_S = 60.0
+
 
 class Stage(Protocol):
     """One stage of a recipe, its networks loaded."""
+
+    progress: "StageProgress"
 
     def train(self) -> None:
         """Train from where the stage stands to its end.
@@ -53,7 +58,8 @@ class Remembered(Protocol):
 class StageProgress:
     """Where a stage stands in the run's folder. Only the main process writes; all processes resume and stop together.
 
-    `first` is the iteration to start with, known after `resume`; iterations of a supervised stage are its steps.
+    `first` is the iteration to start with, known after `resume`, and `done` the number of iterations complete;
+    iterations of a supervised stage are its steps.
 
     Args:
         run: whose folder holds metrics and checkpoints.
@@ -78,6 +84,8 @@ class StageProgress:
     ) -> None:
         self.metrics = Metrics(run.folder.metrics)
         self.first = 0
+        self._drawn_at = float("-inf")
+        self.done = 0
         self._run, self._index = run, index
         self._average = None if ema_decay is None else EMAModel(weights.values(), decay=ema_decay)
         averaged = None if self._average is None else dict(zip(weights, self._average.shadow_params, strict=True))
@@ -92,19 +100,27 @@ class StageProgress:
         """
         run, newest = self._run, self._run.folder.newest(self._index)
         if newest is not None:
-            state = load_checkpoint(newest, self._learner)
-            with explain_damage(newest):
-                self.first = int(state["iteration"])
-                for key, part in self._remembered.items():
-                    part.load(state[key])
-                if self._average is not None:
-                    self._average.optimization_step = int(state["ema_steps"])
+            self.load(newest)
             if run.is_main:
                 console.say(f"resuming after {unit} {self.first} of {total}")
         if run.is_main:
             # An evaluation after the checkpoint's iteration is repeated, one at that iteration is not.
             self.metrics.cut(stage=self._index, iteration=self.first)
         run.wait()
+
+    def load(self, folder: Path) -> None:
+        """Load a checkpoint of the stage.
+
+        Raises:
+            ModelError: if it cannot be used.
+        """
+        state = load_checkpoint(folder, self._learner)
+        with explain_damage(folder):
+            self.first = self.done = int(state["iteration"])
+            for key, part in self._remembered.items():
+                part.load(state[key])
+            if self._average is not None:
+                self._average.optimization_step = int(state["ema_steps"])
 
     def iterations(
         self, total: int, *, save_every: int, stop: Stop, ended: Callable[[], bool] = lambda: False
@@ -124,11 +140,12 @@ class StageProgress:
             if ended():
                 return
             yield iteration
-            done = iteration + 1
+            done = self.done = iteration + 1
             stopped = bool(self._run.add_up(torch.tensor([float(stop.asked)])))
             if done % save_every == 0 or done == total or stopped or ended():
                 self.save(done)
             if stopped:
+                self.draw(now=True)
                 raise KeyboardInterrupt
 
     def write(self, iteration: int, row: Mapping[str, Any]) -> None:
@@ -159,9 +176,11 @@ class StageProgress:
         }
         save_checkpoint(folder, self._learner, state | {key: part.state() for key, part in self._remembered.items()})
 
-    def draw(self) -> None:
-        """Bring curves.png up to date."""
-        draw_curves(self.metrics.rows(), self._run.folder.curves)
+    def draw(self, *, now: bool = False) -> None:
+        """Bring curves.png up to date, at most once a minute unless it must be `now`: drawing takes a second."""
+        if self._run.is_main and (now or time.monotonic() - self._drawn_at > _DRAW_EVERY_S):
+            draw_curves(self.metrics.rows(), self._run.folder.curves)
+            self._drawn_at = time.monotonic()
 
     def average(self) -> None:
         """Let the averaged weights follow; to be called after each optimizer step."""

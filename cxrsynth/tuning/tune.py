@@ -1,12 +1,15 @@
 """`cxrsynth tune`: a recipe in, a tuned model out. Stages run in order, each from the model the last one left."""
 
+import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from cxrsynth import __version__, console
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
+from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import TuneSettings
@@ -29,6 +32,7 @@ class Tuned:
 
     model: Path
     already_complete: bool = False
+    exported: bool = False
     estimate: str | None = None
 
 
@@ -36,20 +40,32 @@ def tune(settings: TuneSettings) -> Tuned:
     """Run a recipe; resume where an earlier run of the same recipe stopped.
 
     Raises:
-        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
+        RecipeError, ReportsError, ModelError, ShardError, LaunchError: for what the user can fix.
     """
-    run = open_tune(settings)
+    if settings.dry_run + settings.export + settings.from_best > 1:
+        raise RecipeError("--dry-run, --export and --from-best: give one of them")
+    with ExitStack() as together:
+        return _tune(open_tune(settings, together), settings)
+
+
+def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
     recipe = dump_recipe(run.recipe)
-    complete = run.folder.check(recipe)
+    going_on = run.under_way if settings.from_best else None
+    complete = run.folder.check(recipe, going_on=going_on)
     if settings.dry_run:
         return Tuned(run.folder.model, estimate=describe(run))
     if complete:
         return Tuned(run.folder.model, already_complete=True)
+    if settings.export or settings.from_best:
+        run.folder.refuse_no_run()
     run.wait()  # until all processes have checked the folder: one that the main process has begun looks foreign
     if run.is_main:
-        run.folder.start(recipe, _versions(run), input_digests(run))
+        run.folder.start(recipe, _versions(run), input_digests(run), going_on=going_on)
+        console.say(f"reports: {run.reports.summary}")
     run.wait()
     try:
+        if settings.export:
+            return _export(run, run.under_way)
         if run.recipe.trackers:
             run.accelerator.init_trackers("cxrsynth")
         checkpoint = run.model
@@ -63,7 +79,6 @@ def tune(settings: TuneSettings) -> Tuned:
             raise  # a library's own, not of a file
         raise run.folder.failure(error) from None
     finally:
-        run.accelerator.end_training()
         run.folder.unlock()
     return Tuned(run.folder.model)
 
@@ -89,4 +104,31 @@ def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> None:
         trained = stage.result()
         if run.is_main:
             save_tuned(trained, run.stage_model(index), source=checkpoint, card=stage.card())
+            shutil.rmtree(run.folder.latents(index), ignore_errors=True)
     run.wait()
+
+
+def _export(run: TuneRun, index: int) -> Tuned:
+    """Save the model of a stage that is not complete, from its best checkpoint, else its newest; train nothing.
+
+    Raises:
+        RecipeError: if it has no checkpoint.
+    """
+    section, count = run.recipe.stages[index], len(run.recipe.stages)
+    best, newest = run.folder.best(index), run.folder.newest(index)
+    folder = best if best.is_dir() else newest
+    if folder is None:
+        left = f"; stage {index} left its model in {run.stage_model(index - 1)}" if index else ""
+        raise RecipeError(
+            f"--export: {run.folder.path}: stage {index + 1} of {count} has no checkpoint yet{left}\n"
+            "  the same command without --export trains on"
+        )
+    source = resolve_model(str(run.stage_model(index - 1))) if index else run.model
+    stage = _STAGES[section.stage](run, section, index, checkpoint=source)
+    stage.progress.load(folder)
+    trained = stage.result()
+    if run.is_main:
+        note = f"Exported from an unfinished run: stage {index + 1} of {count}, `checkpoints/{folder.name}`.\n"
+        save_tuned(trained, run.folder.export, source=source, card=f"{stage.card()}\n{note}")
+    run.wait()
+    return Tuned(run.folder.export, exported=True)

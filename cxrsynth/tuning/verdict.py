@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from cxrsynth.metrics.fidelity import frechet_interval, mean_interval
 from cxrsynth.rewards.feedback import reward_std
 
 TUNING, EVALUATOR = "tuning", "evaluator"
+EVALUATION, TEST = "evaluation", "test"  # prefixes of the rows of metrics.jsonl
 _SIMILARITY_PAIRS = 200
 _BOOTSTRAP_ROUNDS = 1000
 
@@ -34,9 +36,20 @@ class Verdict:
     evaluator: float
     tuning: float
 
-    def as_row(self) -> dict[str, float]:
+    @property
+    def summary(self) -> str:
+        """Margins with their intervals and win rates, in a line."""
+        return ", ".join(
+            f"{kind} {self.numbers[f'{kind}/total/margin']:+.3f}"
+            f" ({self.numbers.get(f'{kind}/total/margin_low', nan):+.3f} to"
+            f" {self.numbers.get(f'{kind}/total/margin_high', nan):+.3f}),"
+            f" win rate {self.numbers[f'{kind}/total/win_rate']:.2f}"
+            for kind in (TUNING, EVALUATOR)
+        )
+
+    def as_row(self, prefix: str = EVALUATION) -> dict[str, float]:
         """Its numbers as one flat row for metrics.jsonl."""
-        return {f"evaluation/{name}": value for name, value in self.numbers.items()}
+        return {f"{prefix}/{name}": value for name, value in self.numbers.items()}
 
 
 def compare_models(
@@ -66,6 +79,8 @@ def compare_models(
 def hacking_warning(verdict: Verdict, *, evaluator: float, tuning: float, margin: float) -> str | None:
     """A warning if the evaluator's margin falls by more than `margin` while that of the tuning rewards rises, or None.
 
+    The tuning rewards must also be above the baseline's: a policy that its own rewards do not prefer hacks nothing.
+
     Args:
         verdict: the newest.
         evaluator: the evaluator's margin at its best so far; zero is the baseline's.
@@ -73,7 +88,7 @@ def hacking_warning(verdict: Verdict, *, evaluator: float, tuning: float, margin
         margin: in standard deviations of the baseline's rewards, as the others.
     """
     fall = evaluator - verdict.evaluator
-    if not (fall > margin and verdict.tuning > tuning):  # a margin that is not a number raises no alarm
+    if not (fall > margin and verdict.tuning > max(tuning, 0.0)):  # a margin that is not a number raises no alarm
         return None
     return (
         f"reward hacking: the evaluator's margin fell by {fall:.2f} standard deviations (to {verdict.evaluator:+.2f})"

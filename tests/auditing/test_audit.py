@@ -238,6 +238,8 @@ def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Pa
     shards[2].write_bytes(shards[2].read_bytes()[:2000])
     done = run(damaged, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
+    assert "2 could not be read" in done.output
+    assert all(f"  {shard.name}: " in done.output for shard in shards[1:3])
     found = summary(tmp_path / "out")
     assert found["input"]["images"] == 14 - 6
     assert {one["source"] for one in found["input"]["damaged"]} == {shards[1].name, shards[2].name}
@@ -250,6 +252,16 @@ def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Pa
     assert run(damaged, "--out", tmp_path / "out").exit_code == 0
     assert summary(tmp_path / "out")["input"]["damaged"] == []
     assert summary(tmp_path / "out")["input"]["images"] == 14
+
+
+def test_an_audit_of_nothing_but_damage_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.png").write_bytes(b"no picture")
+    done = run(tmp_path / "images", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "no image could be read (1 tried)" in done.output
+    assert "one.png: not a PNG" in done.output
+    assert not (tmp_path / "out" / "summary.json").exists()
 
 
 def test_what_is_damaged_after_an_audit_is_seen_by_the_next(made: Path, tmp_path: Path) -> None:

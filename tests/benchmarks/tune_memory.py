@@ -118,7 +118,7 @@ def _tune(model: Path) -> None:
     }
     recipe = {
         "model": {"checkpoint": str(model), "device": "cpu", "gradient_checkpointing": True},
-        "reports": {"table": str(_REPORTS), "limit": 2, "held_out": 1},
+        "reports": {"table": str(_REPORTS), "limit": 2, "held_out": 1, "test": 0},
         "stages": [stage],
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -61,7 +61,7 @@ def open_stage(folder: Path, *, reports: int, images: int) -> Reinforcement:
     """A stage on nano whose iterations all take the same reports."""
     recipe = {
         "model": {"checkpoint": "nano", "device": "cpu"},
-        "reports": {"table": str(_REPORTS), "limit": reports + 1, "held_out": 1},
+        "reports": {"table": str(_REPORTS), "limit": reports + 1, "held_out": 1, "test": 0},
         "stages": [
             {
                 "stage": "rlcf",

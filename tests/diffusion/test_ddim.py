@@ -1,5 +1,8 @@
 """The denoising step as a policy: against torch's Normal and diffusers' own scheduler."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -7,6 +10,11 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from cxrsynth.diffusion.ddim import DDIMSchedule, ddim_schedule, step_kl, step_log_prob, step_mean, step_std
+from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.resolve import resolve_model
+from cxrsynth.diffusion.rollout import rollout, trajectory_schedule
+from cxrsynth.diffusion.sampler import decode_latents, encode_prompts, guided_condition, sample_latents
+from cxrsynth.settings import Precision, Sampler
 
 SHAPE = (3, 4, 5, 5)
 
@@ -24,6 +32,7 @@ def made(
     schedule = ddim_schedule(
         scheduler.alphas_cumprod,
         scheduler.timesteps,
+        stride=1000 // steps,
         final_alpha=scheduler.final_alpha_cumprod,
         eta=eta,
         prediction_type=prediction_type,
@@ -95,4 +104,26 @@ def test_a_step_without_noise_has_no_log_prob() -> None:
 def test_an_invalid_schedule_is_refused(change: dict[str, object], message: str) -> None:
     given: dict[str, object] = {"timesteps": torch.tensor([900, 400]), "prediction_type": "epsilon"}
     with pytest.raises(ValueError, match=message):
-        ddim_schedule(torch.linspace(0.99, 0.01, 1000), final_alpha=torch.tensor(1.0), eta=1.0, **given | change)  # type: ignore[arg-type]
+        ddim_schedule(
+            torch.linspace(0.99, 0.01, 1000), stride=500, final_alpha=torch.tensor(1.0), eta=1.0, **given | change
+        )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [7, 10, 20, 61])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_rollout_without_noise_gives_the_images_of_generate(
+    prediction_type: str, spacing: str, steps: int, tiny_model: Path
+) -> None:
+    """The steps that are learned are those that are taken: for every spacing, also where steps do not divide 1000."""
+    loaded = load_model(resolve_model(str(tiny_model)), device=torch.device("cpu"), precision=Precision.FP32)
+    changes = {"prediction_type": prediction_type, "timestep_spacing": spacing, "rescale_betas_zero_snr": False}
+    model = replace(loaded, scheduler_config=loaded.scheduler_config | changes)
+    noise = torch.randn((2, *model.latent_shape), generator=torch.Generator().manual_seed(0))
+    encoded = encode_prompts(model, ["", "clear lungs", "effusion"]).clone()
+    condition = guided_condition(model, encoded[1:], encoded[:1], 1.5)
+    schedule = trajectory_schedule(model, steps=steps, eta=1e-12)
+    found = rollout(model, schedule, condition, noise, lambda _: torch.zeros_like(noise), guidance=1.5)
+    assert len(schedule.timesteps) == steps
+    expected = sample_latents(model, condition, noise, sampler=Sampler.DDIM, steps=steps, guidance=1.5)
+    assert torch.allclose(found.images, decode_latents(model, expected), atol=1e-5)

@@ -404,7 +404,7 @@ BAD_ROWS = (
 def test_rows_that_cannot_be_used_are_set_aside(tmp_path: Path, tiny_model: Path) -> None:
     reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
     printed = succeed(command(reports, tmp_path / "out", tiny_model))
-    assert "3 rows set aside" in printed
+    assert "3 rows not used" in printed
     lines = (tmp_path / "out" / "rejected.csv").read_text().splitlines()
     assert lines == ["line,reason", "3,empty text", "6,duplicate id", "7,2 fields where the header has 6"]
     assert manifest(tmp_path / "out")["counts"] == {"reports": 3, "rejected": 3, "samples": 3}
@@ -450,7 +450,9 @@ def test_a_column_that_is_not_there(tmp_path: Path, tiny_model: Path, table: Pat
 @pytest.mark.parametrize("rows", [(), (("a", "", "", "", "", ""),)])
 def test_a_table_without_a_usable_row(rows: tuple[tuple[str, ...], ...], tmp_path: Path, tiny_model: Path) -> None:
     reports = write_table(tmp_path / "t.csv", rows)
-    assert "no usable row" in refuse(command(reports, tmp_path / "out", tiny_model))
+    message = refuse(command(reports, tmp_path / "out", tiny_model))
+    assert "no usable row" in message
+    assert ("the first: line 2: empty text" in message) == bool(rows)
     assert not (tmp_path / "out").exists()
 
 
@@ -798,14 +800,14 @@ def test_a_table_that_vanishes_during_the_run_is_named_as_one_that_cannot_be_rea
 def test_weights_that_vanish_before_they_are_loaded_are_named(
     tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, begin = tmp_path / "model", cxrsynth.generation.generate._begin
+    model, begin = tmp_path / "model", cxrsynth.generation.generate._is_complete
     shutil.copytree(tiny_model, model)
 
     def begin_and_remove(*given: Any) -> bool:
         (model / "vae" / "config.json").unlink()
         return begin(*given)
 
-    monkeypatch.setattr(cxrsynth.generation.generate, "_begin", begin_and_remove)
+    monkeypatch.setattr(cxrsynth.generation.generate, "_is_complete", begin_and_remove)
     message = refuse(command(table, tmp_path / "out", model))
     assert f"{model / 'vae'}: cannot be loaded" in message
     assert "write" not in message
@@ -919,3 +921,12 @@ def test_auto_takes_a_device_that_is_here(tiny_model: Path) -> None:
     device = choose_device(Device.AUTO)
     assert torch.ones(1, device=device).sum() == 1
     assert choose_precision(Precision.AUTO, torch.device("cpu")) in (Precision.FP32, Precision.BF16)
+
+
+def test_a_file_of_a_complete_set_that_cannot_be_read_is_named(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    arguments = command(table, tmp_path / "out", tiny_model, "--limit", "2")
+    succeed(arguments)
+    shard = tmp_path / "out" / "cxr-000000.tar"
+    shard.unlink()
+    shard.mkdir()  # opening it raises what a file without read permission does
+    assert f"{shard}: Is a directory" in refuse(arguments)

@@ -10,8 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from cxrsynth.cli import app
-from cxrsynth.rl.rollout_spec import RolloutSpec
-from cxrsynth.tuning.reinforce import Reinforcement
+from cxrsynth.tuning.policy_stage import PolicyStage
 from tests.generation.making import command, hashes, write_table
 from tests.gpu.report import pixels
 from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
@@ -63,15 +62,15 @@ def test_tuning_that_was_stopped_ends_as_if_it_never_was(
     result = tune(path, whole)
     assert result.exit_code == 0, result.output
     assert "|ratio - 1| before the first update: 0.0e+00" in result.output
-    specs = Reinforcement.rollout_specs
+    key = PolicyStage.key
 
-    def pressed(self: Reinforcement, iteration: int) -> list[RolloutSpec]:
+    def pressed(self: PolicyStage, iteration: int) -> str:
         if iteration == 1:
             signal.raise_signal(signal.SIGINT)
-        return specs(self, iteration)
+        return key(self, iteration)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reinforcement, "rollout_specs", pressed)
+        patch.setattr(PolicyStage, "key", pressed)
         assert tune(path, cut).exit_code == 130
     assert tune(path, cut).exit_code == 0
     assert metrics(cut) == metrics(whole)

@@ -33,6 +33,19 @@ def test_a_patient_id_in_a_column_of_floats_is_a_whole_number() -> None:
     assert [read({"patient_id": value}).patient for value in (float("nan"), 1.5, "\ud800")] == ["", "", ""]
 
 
+def test_the_column_of_patients_can_be_named() -> None:
+    found = read({"study_id": "s9", "person": 12.0, "patient": "other"}, ColumnNames(patient_id="person"))
+    assert found.patient == "12"
+
+
+def test_an_id_that_looks_like_a_line_is_an_id() -> None:
+    """Only an image without an id is named by its key; this one is on line 3."""
+    for record, expected in (({"report_id": "row-3", "view": "AP"}, "row-3"), ({"view": "AP"}, "k")):
+        found = read(record).report
+        assert found is not None
+        assert found.report_id == expected
+
+
 def test_usual_columns() -> None:
     found = read({"study_id": "s9", "ViewPosition": "AP", "gender": "female", "age": 12, "subject_id": 10000032})
     assert found.report is not None

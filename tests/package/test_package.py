@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,11 @@ def test_the_version_is_that_of_the_changelog_and_citation() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## \[?{re.escape(cxrsynth.__version__)}\b|^## \[?Unreleased\b", changelog, re.MULTILINE)
     assert f"version: {cxrsynth.__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_links_of_the_readme_work_away_from_the_repository() -> None:
+    """A package index shows the text of the package's metadata."""
+    links = re.findall(r"\]\(([^)]+)\)", str(metadata("cxrsynth").get_payload()))  # type: ignore[attr-defined]
+    assert len(links) > 10
+    assert all(link.startswith("https://") for link in links)
+    assert any("/raw.githubusercontent.com/" in link for link in links)

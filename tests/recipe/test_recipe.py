@@ -188,9 +188,95 @@ def test_overrides_reach_any_key(tmp_path: Path) -> None:
     assert stage.train.ace_section is None
 
 
+def differences(old: object, new: object, path: str = "") -> dict[str, object]:
+    """Dotted path -> new value, of all that differs between two resolved recipes."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        parts = [differences(old.get(key), new.get(key), f"{path}.{key}") for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        parts = [differences(*pair, f"{path}.{place}") for place, pair in enumerate(zip(old, new, strict=True))]
+    else:
+        return {} if old == new else {path.removeprefix("."): new}
+    return {key: value for part in parts for key, value in part.items()}
+
+
+ABBREVIATED = {
+    "reports": {"table": "r.csv"},
+    "stages": [
+        {"stage": "rlcf", "iterations": 3, "train": {"ace": True}},
+        {"stage": "sft", "data": "images", "steps": 3},
+        {"stage": "ddpo", "iterations": 3, "objective": "policy_gradient", "rewards": {"posture": {}, "diagnosis": {}}},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=3",
+        "model.precision=fp32",
+        "reports.limit=5",
+        "stages.0.rewards.posture.weight=2.0",
+        "stages.0.rewards.posture.backend=xrv",
+        "stages.2.rewards.posture.weight=2.0",
+        "stages.0.train.learning_rate=1.0e-4",
+        "stages.0.train.lora.rank=4",
+        "stages.2.train.lora.alpha=4",
+        "stages.0.sampling.guidance=2.0",
+        "stages.2.sampling.steps=7",
+        "stages.0.comparison.temperature=0.5",
+        "stages.0.comparison.baseline_images=2",
+        "stages.0.forward.strength=0.5",
+        "stages.2.update.kl_weight=0.5",
+        "stages.2.advantage.clip=3.0",
+        "stages.1.train.unet=lora",
+        "evaluation.hacking_margin=0.2",
+        "checkpoints.keep=3",
+    ],
+)
+def test_an_override_changes_one_value_of_the_resolved_recipe(override: str, tmp_path: Path) -> None:
+    key, _, value = override.partition("=")
+    plain, changed = (yaml.safe_load(dump_recipe(read(tmp_path, ABBREVIATED, *given))) for given in ((), (override,)))
+    assert differences(plain, changed) == {key: yaml.safe_load(value)}
+
+
+def test_an_override_within_an_abbreviation_keeps_the_rest(tmp_path: Path) -> None:
+    """`ace: true`, or the same by default, is a section of two keys; `evaluator: nano-judge` one of three."""
+    for content in (ABBREVIATED, GOOD):
+        stage = read(tmp_path, content, "stages.0.train.ace.subspace=16").stages[0]
+        assert isinstance(stage, RlcfStage)
+        assert stage.train.ace_section is not None
+        assert (stage.train.ace_section.subspace, stage.train.ace_section.exploration_std) == (16, 0.3)
+    evaluation = read(tmp_path, GOOD, "evaluation.evaluator.posture=xrv").evaluation
+    assert evaluation.evaluators == {"posture": "xrv", "diagnosis": "nano-judge", "consistency": "nano-judge"}
+    twice = ("stages.0.rewards.posture.weight=2", "stages.0.rewards.diagnosis.weight=0")
+    stage = read(tmp_path, GOOD, *twice).stages[0]
+    assert isinstance(stage, RlcfStage)
+    assert {name: reward.weight for name, reward in stage.rewards.items()} == {
+        "posture": 2.0,
+        "diagnosis": 0.0,
+        "consistency": 1.0,
+    }
+
+
+def test_defaults_follow_an_overridden_objective(tmp_path: Path) -> None:
+    """Defaults of the other objective are not in the way, unless the recipe itself names them."""
+    stage = read(tmp_path, GOOD, "stages.0.objective=policy_gradient", "stages.0.update.clip_range=0.1").stages[0]
+    assert isinstance(stage, RlcfStage)
+    assert (stage.forward, stage.comparison.kind, stage.comparison.temperature) == (None, "margin", None)
+    stage = read(tmp_path, GOOD, "stages.0.comparison.kind=group").stages[0]
+    assert isinstance(stage, RlcfStage)
+    assert (stage.comparison.temperature, stage.comparison.baseline_images) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("stages.0.train.ace.subspaec=16", "stages.0.train.ace.subspaec: unknown key"),
+        ("stages.0.train.ace.tokens=16", "stages.0.train.ace: tokens and subspace are two forms"),
+        ("seed.deep=1", "--set seed.deep: seed is 0, which has no keys"),
+        ("model.checkpoint.deep=1", "--set model.checkpoint.deep: model.checkpoint is 'nano', which has no keys"),
+        ("trackers.0=wandb", "not a position in a list of 0"),
         ("seed", "expected key=value"),
         ("stages.4.iterations=1", "not a position in a list of 1"),
         ("stages.x.iterations=1", "not a position in a list"),

@@ -99,3 +99,63 @@ def test_without_centring_the_sign_of_the_comparison_stays() -> None:
 def test_reports_whose_images_all_score_alike_are_counted() -> None:
     feedback = torch.tensor([[1.0], [1.0], [1.0], [2.0], [3.0]])
     assert no_signal(feedback, ["a", "a", "b", "b", "c"]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(("least", "others"), [(2, "the batch"), (8, "the batch"), (4, "the report")])
+def test_what_shares_an_images_noise_is_left_out_of_its_mean(least: int, others: str) -> None:
+    """Else the two images of a mirrored pair would always weigh their common noise by opposite numbers."""
+    ids, streams = ["a", "a", "b", "b"], [0, 0, 2, 2]
+    feedback = torch.tensor([[1.0], [3.0], [10.0], [14.0]])
+    statistics = PromptStatistics(least=least)
+    if others == "the report":  # values of an earlier iteration
+        statistics.add(["a", "a"], torch.tensor([[5.0], [6.0]]))
+    found = to_advantage(feedback, ids, statistics, weights=ONES, clip=1e9, streams=streams)
+    mean = 5.5 if others == "the report" else 12.0
+    std = {
+        "the report": torch.tensor([5.0, 6.0, 1.0, 3.0]).std(),
+        "the batch": torch.tensor([1.0, 3.0]).std() if least == 2 else feedback.std(),
+    }[others]
+    assert found[:2].tolist() == pytest.approx([(1 - mean) / float(std), (3 - mean) / float(std)])
+
+
+def test_more_images_at_once_than_are_remembered_have_a_mean_too() -> None:
+    found = to_advantage(
+        torch.tensor([[1.0], [2.0], [3.0], [6.0]]),
+        ["a"] * 4,
+        PromptStatistics(size=2, least=2),
+        weights=ONES,
+        clip=9.0,
+        streams=[0, 1, 2, 3],
+    )
+    assert found.sign().tolist() == [-1, -1, 0, 1]
+    assert found[2] == 0.0
+
+
+def test_leaving_pairs_out_keeps_the_gradient_of_their_common_noise() -> None:
+    """Four images of a report in two mirrored pairs: with their own pair in the mean, half the gradient is gone."""
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(4000, 2, generator=rng).repeat_interleave(2, 1).flatten()  # of each pair
+    shift = torch.randn(4000, 2, generator=rng).repeat_interleave(2, 1).flatten() * torch.tensor([1.0, -1.0]).repeat(
+        8000
+    )
+    feedback = (noise + shift)[:, None]
+    ids = [str(place // 4) for place in range(len(noise))]
+
+    def gradient(streams: list[int] | None, *, centre: bool = True) -> float:
+        statistics = PromptStatistics(least=99)  # by the batch's standard deviation, the same for all
+        whole = to_advantage(feedback, ids, statistics, weights=ONES, clip=1e9, centre=False)
+        if not centre:
+            return float((whole * noise).mean())
+        found = []
+        for first in range(0, 2000, 4):
+            part = slice(first, first + 4)
+            streams_of = None if streams is None else streams[part]
+            statistics = PromptStatistics(least=4)
+            one = to_advantage(feedback[part], ids[part], statistics, weights=ONES, clip=1e9, streams=streams_of)
+            found.append(one * feedback[part].std() * noise[part] / feedback.std())
+        return float(torch.cat(found).mean())
+
+    true = gradient(None, centre=False)
+    pairs = [place // 2 for place in range(len(noise))]
+    assert gradient(pairs) == pytest.approx(true, rel=0.15)
+    assert gradient(None) == pytest.approx(0.5 * true, rel=0.15)

@@ -63,8 +63,45 @@ def test_the_best_weights_are_the_averaged_ones(tmp_path: Path) -> None:
     made.averaged["weight"].fill_(7.0)
     save_checkpoint(tmp_path / "a", made, {"iteration": 2})
     other = learner(steps=0)
-    assert load_best(tmp_path / "a", other.weights) == 2
+    assert load_best(tmp_path / "a", other.weights, averaged=True) == 2
     assert (other.weights["weight"] == 7.0).all()
+
+
+def test_averaged_weights_that_are_missing_are_never_replaced_by_others(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a", learner(steps=2), {"iteration": 2})
+    (tmp_path / "a" / "ema.safetensors").unlink()
+    other = learner(steps=0)
+    before = {name: weight.detach().clone() for name, weight in other.weights.items()}
+    with pytest.raises(ModelError, match=r"a: not whole, ema.safetensors is missing\n  remove this checkpoint"):
+        load_best(tmp_path / "a", other.weights, averaged=True)
+    with pytest.raises(ModelError, match=r"ema.safetensors is missing"):
+        load_checkpoint(tmp_path / "a", other)
+    save_checkpoint(tmp_path / "b", learner(steps=2, averaged=False), {"iteration": 2})
+    with pytest.raises(ModelError, match=r"b: not whole, ema.safetensors is missing"):
+        load_best(tmp_path / "b", other.weights, averaged=True)
+    assert all(torch.equal(before[name], weight) for name, weight in other.weights.items())
+    assert load_best(tmp_path / "b", other.weights, averaged=False) == 2
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json"])
+def test_a_flipped_bit_is_found(name: str, tmp_path: Path) -> None:
+    """In the last number of a file, where safetensors and JSON alike would read on."""
+    save_checkpoint(tmp_path / "a", learner(steps=2), {"iteration": 2})
+    path = tmp_path / "a" / name
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        ModelError, match=rf"a/{name}: damaged, .*\n  remove this checkpoint to go on from the one before"
+    ):
+        load_checkpoint(tmp_path / "a", learner(steps=0))
+
+
+def test_a_checkpoint_without_digests_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a", learner(steps=2), {"iteration": 2})
+    (tmp_path / "a" / "digests.json").unlink()
+    with pytest.raises(ModelError, match=r"a: no digests.json, so it is not whole or of an earlier version"):
+        load_checkpoint(tmp_path / "a", learner(steps=0))
 
 
 @contextmanager
@@ -89,7 +126,7 @@ def test_on_a_full_disk_the_previous_checkpoint_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("cut", "not a checkpoint of"), ("other weights", "not a checkpoint of"), ("no state", "a file is missing")],
+    [("cut", "damaged"), ("other weights", "not a checkpoint of"), ("no state", "state.json is missing")],
 )
 def test_a_checkpoint_of_other_weights_is_refused(kind: str, said: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a", learner(steps=1), {"iteration": 1})

@@ -80,7 +80,7 @@ def test_empty_variables_change_nothing(
     arguments = command(write_table(tmp_path / "few.csv"), tmp_path / "set", tiny_model, "--limit", "1")
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    assert "1 images in 1 shards" in done.output
+    assert "1 image in 1 shard" in done.output
     set_to(monkeypatch, values)
     path = write_recipe(tmp_path, recipe(tiny_model, iterations=1, rewards={"posture": {}}))
     tuned = CliRunner().invoke(app, ["tune", str(path), "--out", str(tmp_path / "run")])

@@ -57,9 +57,15 @@ def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place in range(4):
         levels = 0.5 + 0.4 * np.sin((place + 2) * rows + np.linspace(0, 3 + place, 36)[None])
         Image.fromarray((levels * 255).astype(np.uint8)).save(folder / f"image{place}.png")
-    table = [(f"image{place}.png", f"F-{place + 1}", *ROWS[place][1:]) for place in range(4)]
+    table = [(f"image{place}.png", f"F-{place + 1}", *other_text(place)) for place in range(4)]
     write_images(folder.parent / "images.csv", table)
     return folder
+
+
+def other_text(place: int, more: str = "Again.") -> tuple[str, ...]:
+    """A row without its id, with other words than the table of reports has: those may be held out."""
+    findings, *rest = ROWS[place][1:]
+    return f"{findings} {more}", *rest
 
 
 def write_images(path: Path, rows: list[tuple[str, ...]]) -> None:
@@ -313,24 +319,47 @@ def test_images_that_cannot_be_used_are_counted(tiny_model: Path, radiographs: P
     for place in range(4):
         content = (radiographs / f"image{place}.png").read_bytes()
         (folder / f"{place}.png").write_bytes(content if place else content[:100])
-        table.append((f"{place}.png", f"QZX-{place}", *ROWS[place][1:]))
+        table.append((f"{place}.png", f"QZX-{place}", *other_text(place)))
     (folder / "no-report.png").write_bytes((radiographs / "image0.png").read_bytes())
     write_images(tmp_path / "images.csv", table)
-    write_table(tmp_path / "held.csv", (("QZX-3", *ROWS[3][1:]), ("QZX-9", *ROWS[4][1:])))
+    held = other_text(3, "Held out."), other_text(4, "Held out.")
+    write_table(tmp_path / "held.csv", (("QZX-3", *held[0]), ("QZX-9", *held[1])))
     content = recipe(tiny_model, folder, steps=1)
     content["reports"]["held_out"] = "held.csv"
     out = tmp_path / "run"
     result = tune(write_recipe(tmp_path, content), out)
     assert result.exit_code == 0, result.output
-    said = "2 images; left out: 1 could not be read, 1 without a report, 1 of held-out reports (first: "
+    said = "2 images; left out: 1 could not be read, 1 without a report, 1 of held-out or test reports (first: "
     assert result.output.count(said) == 1
     card = (out / "model" / "model_card.md").read_text()
     assert said.removesuffix(" (first: ") in card
     assert "0.png" not in card  # a damaged image's name may be a patient's
-    write_table(tmp_path / "held.csv", tuple((f"QZX-{place}", *ROWS[3][1:]) for place in range(4)))
+    write_table(tmp_path / "held.csv", tuple((f"QZX-{place}", *held[0]) for place in range(4)))
     result = tune(tmp_path / "recipe.yaml", tmp_path / "none")
     assert result.exit_code == 2
     assert "no image to train on: 0 images; left out: 1 could not be read" in result.output
+
+
+def test_images_of_held_out_and_test_patients_and_texts_are_left_out(
+    tiny_model: Path, radiographs: Path, tmp_path: Path
+) -> None:
+    """One image each by id, by patient, and by text alone, whatever its case; the fourth is trained on."""
+    with (tmp_path / "images.csv").open("w", newline="") as file:
+        rows = [
+            ("image0.png", "held-1", "p1", "One."),
+            ("image1.png", "i1", "p8", "Two."),
+            ("image2.png", "i2", "p3", "effusion  ON the left"),
+            ("image3.png", "i3", "p4", "Four."),
+        ]
+        csv.writer(file).writerows([("filename", "study_id", "patient_id", "report"), *rows])
+    header = ("study_id", "patient_id", "report")
+    write_table(tmp_path / "held.csv", (("held-1", "p9", "Held."), ("held-2", "p10", "Held too.")), header)
+    write_table(tmp_path / "test.csv", (("t-1", "p8", "Test."), ("t-2", "", "Effusion on the left.")), header)
+    content = recipe(tiny_model, radiographs, steps=1, table=str(tmp_path / "images.csv"))
+    content["reports"] |= {"held_out": "held.csv", "test": "test.csv"}
+    result = tune(write_recipe(tmp_path, content), tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "1 images; left out: 3 of held-out or test reports" in result.output
 
 
 def test_the_commit_of_a_hub_model_is_recorded(
@@ -377,6 +406,7 @@ def test_comparative_feedback_starts_from_the_fine_tuned_model(
     content["stages"].append(
         {
             "stage": "rlcf",
+            "objective": "policy_gradient",
             "iterations": 1,
             "reports_per_iteration": 2,
             "images_per_report": 2,

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from typer.testing import CliRunner
 
 from cxrsynth.cli import app
 from cxrsynth.rl.rollout_spec import RolloutSpec
+from cxrsynth.rl.rollouts import PromptExample
+from cxrsynth.tuning.best import BestSoFar
 from cxrsynth.tuning.evaluator import Evaluator
+from cxrsynth.tuning.policy_stage import PolicyStage
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.stage import StageProgress
+from cxrsynth.tuning.verdict import Verdict
 from tests.generation.making import ROWS, command, hashes, write_table
 from tests.processes import Warm, process_group
 from tests.tuning.making import install_brightness, metrics, printed_random, recipe, tune, write_recipe
@@ -166,8 +171,12 @@ def test_nothing_but_what_the_recipe_says_is_trained(tiny_model: Path, tmp_path:
 def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) -> None:
     """Evaluated before it has learned anything, the policy wins nothing and loses nothing."""
     out = tmp_path / "run"
-    lost_in_rounding = {"learning_rate": 1.0e-30, "ace_learning_rate": 1.0e-30}
-    train = {"unet": "lora", "lora": {"rank": 2}} | lost_in_rounding
+    train = {
+        "unet": "lora",
+        "lora": {"rank": 2},
+        "learning_rate": 1.0e-30,
+        "ace_learning_rate": 1.0e-30,
+    }  # too small to count
     content = recipe(tiny_model, train=train, iterations=1)
     content["evaluation"] |= {"every": 1}
     result = tune(write_recipe(tmp_path, content), out)
@@ -176,6 +185,47 @@ def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) ->
     row = metrics(out)[-1]
     assert row["evaluation/tuning/brightness/margin"] == pytest.approx(0.0, abs=1e-7)
     assert row["evaluation/evaluator/posture/margin"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_stage_ends_early_when_the_evaluator_finds_no_improvement(tiny_model: Path, tmp_path: Path) -> None:
+    """Nothing is learned: the first evaluation stays the best, and two more are waited for."""
+    train = {
+        "unet": "lora",
+        "lora": {"rank": 2},
+        "learning_rate": 1.0e-30,
+        "ace_learning_rate": 1.0e-30,
+    }  # too small to count
+    content = recipe(tiny_model, train=train, iterations=9)
+    content["evaluation"] |= {"every": 1, "patience": 2, "sheet": 0}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    assert (
+        "has not improved in 2 evaluations (the best: +0.000 after iteration 1): the stage ends here" in result.output
+    )
+    rows, model = metrics(out), hashes(out / "model")
+    assert max(row["iteration"] for row in rows) == 3
+    # Killed before the model was written, it does not train on.
+    (out / "model").rename(tmp_path / "aside")
+    assert tune(path, out).exit_code == 0
+    assert (metrics(out), hashes(out / "model")) == (rows, model)
+
+
+def test_a_reward_that_stalls_is_named_on_the_console(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def named(rows: list[dict[str, Any]]) -> str:
+        seen.append([row["iteration"] for row in rows])
+        return "diagnosis has not moved in 2 iterations"
+
+    monkeypatch.setattr("cxrsynth.tuning.reinforce.stalled_rewards", named)
+    monkeypatch.setattr("cxrsynth.tuning.reinforce.WINDOW", 2)
+    result = tune(write_recipe(tmp_path, recipe(tiny_model, iterations=4)), tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("diagnosis has not moved") == 2
+    assert seen == [[1, 2], [1, 2, 3, 4]]  # the rows of iterations alone, after every window
 
 
 def start(path: Path, out: Path, **environment: str) -> Warm:
@@ -211,7 +261,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(
     assert start(path, whole).wait() == 0
     rng = printed_random()  # another moment every time: in rollout, update, evaluation, or while saving
     took = sum(row.get("time/rollout_s", 0) + row.get("time/update_s", 0) for row in timed(whole)) / 6
-    for done in sorted(rng.sample(range(1, 5), 3)):
+    for done in sorted(rng.sample(range(1, 5), 2)):
         delay = 2 * rng.random() * took
         running = start(path, cut)
         running.kill_when(lambda done=done: (cut / "checkpoints" / f"0-{done:06d}").is_dir(), after=delay)  # type: ignore[misc]
@@ -248,14 +298,14 @@ def test_a_signal_in_the_last_iteration_stops_the_run_once_it_is_saved(
     """The iteration is saved, and the same command makes the model of what it learned."""
     path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
     assert tune(path, tmp_path / "whole").exit_code == 0
-    specs = Reinforcement.rollout_specs
+    examples = PolicyStage.examples
 
-    def pressed(self: Reinforcement, iteration: int) -> list[RolloutSpec]:
+    def pressed(self: PolicyStage, specs: Sequence[RolloutSpec]) -> list[PromptExample]:
         signal.raise_signal(number)
-        return specs(self, iteration)
+        return examples(self, specs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reinforcement, "rollout_specs", pressed)
+        patch.setattr(PolicyStage, "examples", pressed)
         stopped = tune(path, out)
     assert (stopped.exit_code, "Run the same command again to resume" in stopped.output) == (130, True)
     assert (out / "checkpoints" / "0-000001").is_dir()
@@ -276,10 +326,10 @@ def test_a_run_killed_in_an_evaluation_resumes_after_its_iteration(
     owner = Evaluator if moment == "evaluate" else StageProgress
     original = getattr(owner, moment)
 
-    def killed(self: Any, *given: Any) -> Any:
+    def killed(self: Any, *given: Any, **named: Any) -> Any:
         if (out / "checkpoints" / f"0-{evaluated:06d}").is_dir() and (moment == "evaluate" or is_evaluated()):
             raise RuntimeError("killed")
-        return original(self, *given)
+        return original(self, *given, **named)
 
     def is_evaluated() -> bool:
         return any(row["iteration"] == evaluated and "evaluation/ms_ssim" in row for row in metrics(out))
@@ -299,6 +349,7 @@ def test_a_run_killed_in_an_evaluation_resumes_after_its_iteration(
 def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, rewards={"posture": {}, "diagnosis": {}}, **changes)
     content["stages"][0] |= {"reports_per_iteration": 3}  # three batches: one process has two of them
+    content["reports"]["test"] = 2
     section = "forward" if changes["objective"] == "forward" else "update"
     content["stages"][0][section] = changes[section] | {"num_minibatches": 1}
     path = write_recipe(tmp_path, content)
@@ -315,6 +366,7 @@ def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: 
     for name, weight in expected.items():
         assert torch.allclose(found[name], weight, rtol=1e-3, atol=1e-5), name
     assert len(metrics(two)) == len(metrics(one))
+    assert len(rows_of_test(two)) == 1
     assert [process.printed().count("tuned; use it with") for process in running] == [1, 0]
 
 
@@ -395,11 +447,16 @@ def test_a_dry_run_reports_and_writes_nothing(tiny_model: Path, tmp_path: Path) 
     ("change", "message"),
     [
         ({"stages.0.rewards": {"sharpness": {}}}, "reward 'sharpness': unknown"),
-        ({"stages.0.sampling.steps": 5000}, "1000 timesteps"),
+        (
+            {"stages.0.sampling.steps": 5000},
+            "recipe.yaml: stages.0.sampling.steps: 5000, the model's schedule has 1000",
+        ),
+        ({"evaluation.steps": 5000}, "recipe.yaml: evaluation.steps: 5000, the model's schedule has 1000 timesteps"),
+        ({"model.device": "mps"}, "recipe.yaml: model.device mps: not available here"),
         ({"stages.0.train.ace": {"tokens": 500}}, "24 positions"),
         ({"reports.held_out": 7}, "fewer held out than there are"),
         ({"reports.table": "none.csv"}, "none.csv"),
-        ({"model.checkpoint": "nowhere"}, "no such folder"),
+        ({"model.checkpoint": "nowhere"}, "recipe.yaml: model.checkpoint nowhere: no such folder"),
         ({"model.precision": "fp16"}, "expected: bf16, fp32 or auto"),
         ({"reports.columns": {"reprot": "x"}}, "unknown role 'reprot'"),
         ({"evaluation.evaluator": {}}, "evaluation.evaluator"),
@@ -416,6 +473,8 @@ def test_user_errors_are_explained(change: dict[str, Any], message: str, tiny_mo
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
+    for option in ("--model", "--device", "--steps", "--judge", "--features"):  # of other commands
+        assert option not in result.output
 
 
 def test_another_recipe_cannot_resume_in_the_same_folder(tiny_model: Path, tmp_path: Path) -> None:
@@ -440,3 +499,129 @@ def test_report_text_is_nowhere(tiny_model: Path, tmp_path: Path) -> None:
     for word in ("Zorblattic", "Quibbleton", "Xylograph"):
         assert word not in result.output
         assert word.encode() not in written
+
+
+def with_test(model: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe that holds out two reports and tests on two others."""
+    content = recipe(model, **changes)
+    content["reports"]["test"] = 2
+    return content
+
+
+def rows_of_test(out: Path) -> list[dict[str, Any]]:
+    return [row for row in metrics(out) if "test/ms_ssim" in row]
+
+
+def test_the_chosen_weights_are_tested_once_at_the_end(tiny_model: Path, tmp_path: Path) -> None:
+    content = with_test(tiny_model, iterations=3)
+    content["evaluation"] |= {"every": 1}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    (row,) = rows_of_test(out)
+    assert metrics(out)[-1] == row
+    assert not any(name.startswith("evaluation/") for name in row)
+    said = " ".join(result.output.split())
+    assert "reports: 3 to train, 2 held out, 2 to test; separated by report" in said
+    margin = row["test/evaluator/total/margin"]
+    assert f"evaluator {margin:+.3f} (" in said.partition("on test reports: tuning ")[2]
+    card = (out / "model" / "model_card.md").read_text()
+    assert "On test reports, which nothing was chosen by" in card
+    assert f"| evaluator posture | {row['test/evaluator/posture/baseline']:.3f} |" in card
+    assert "3 to train, 2 held out, 2 to test; separated by report" in card
+    assert load_file(out / "checkpoints" / "baseline" / "0-test.safetensors")["images"].shape[0] == 2
+    before = hashes(out)
+    assert "already complete" in tune(path, out).output
+    assert hashes(out) == before  # looked at once
+
+
+def test_the_test_is_of_the_weights_that_the_model_gets(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the best iteration, not of the last one."""
+    path, out = write_recipe(tmp_path, with_test(tiny_model, iterations=3)), tmp_path / "run"
+    seen: list[torch.Tensor] = []
+    original = Evaluator.evaluate
+
+    def watched(self: Evaluator, model: Any, **named: Any) -> Any:
+        if self.held_out.name == "test":
+            seen.append(model.unet.conv_out.weight.detach().clone())
+        return original(self, model, **named)
+
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
+    monkeypatch.setattr(BestSoFar, "replaced_by", best_is_the_first)
+    assert tune(path, out, "--set", "evaluation.every=1").exit_code == 0
+    tuned, baseline = (
+        StableDiffusionPipeline.from_pretrained(folder, safety_checker=None) for folder in (out / "model", tiny_model)
+    )
+    assert torch.equal(seen[0], tuned.unet.conv_out.weight)
+    assert torch.equal(seen[1], baseline.unet.conv_out.weight)
+    assert len(seen) == 2
+    assert "weights of iteration 1," in (out / "model" / "model_card.md").read_text()
+
+
+def best_is_the_first(self: BestSoFar, verdict: Verdict, iteration: int) -> bool:
+    self.evaluated = iteration
+    if iteration > 1:
+        return False
+    self.iteration, self.evaluator, self.tuning = iteration, verdict.evaluator, verdict.tuning
+    return True
+
+
+@pytest.mark.parametrize("moment", ["sampled", "written"])
+def test_a_run_killed_in_its_test_repeats_it(
+    moment: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = write_recipe(tmp_path, with_test(tiny_model)), tmp_path / "run"
+    assert tune(path, tmp_path / "whole").exit_code == 0
+    original = Evaluator.evaluate
+
+    def killed(self: Any, *given: Any, **named: Any) -> Any:
+        if moment == "written" or self.held_out.name == "test":
+            raise RuntimeError("killed")
+        return original(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        if moment == "sampled":
+            patch.setattr(Evaluator, "evaluate", killed)
+        else:
+            patch.setattr(Reinforcement, "card", killed)
+        assert "killed" in str(tune(path, out).exception)
+    assert len(rows_of_test(out)) == (moment == "written")
+    resumed = tune(path, out)
+    assert resumed.exit_code == 0, resumed.output
+    assert "resuming after iteration 2 of 2" in resumed.output
+    assert metrics(out) == metrics(tmp_path / "whole")
+    assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
+
+
+def test_only_the_last_stage_is_with_test(tiny_model: Path, tmp_path: Path) -> None:
+    content = with_test(tiny_model, iterations=1)
+    content["stages"].append(content["stages"][0] | {"train": {"unet": "frozen"}})
+    out = tmp_path / "run"
+    assert tune(write_recipe(tmp_path, content), out).exit_code == 0
+    assert [row["stage"] for row in rows_of_test(out)] == [1]
+    assert (
+        "On held-out reports, which chose these weights"
+        in (out / "stages" / "0" / "model" / "model_card.md").read_text()
+    )
+
+
+def test_a_table_of_test_reports_is_one_of_the_inputs(tiny_model: Path, tmp_path: Path) -> None:
+    """Beside the recipe, wherever the command is run."""
+    content = recipe(tiny_model, iterations=1)
+    content["reports"]["test"] = "test.csv"
+    rows = tuple((f"T-{place}", f"Other text {place}.", *ROWS[place][2:]) for place in range(2))
+    write_table(tmp_path / "test.csv", rows)
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    assert "5 to train, 2 held out, 2 to test" in result.output
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["reports"]["test"] == str(tmp_path / "test.csv")
+    shutil.rmtree(out / "model")
+    write_table(tmp_path / "test.csv", rows[:1])
+    changed = tune(path, out, "--set", "evaluation.images_per_report=1")
+    assert changed.exit_code == 2
+    assert "evaluation on test reports: 1 image, expected at least 2" in changed.output
+    write_table(tmp_path / "test.csv", (*rows, ("T-3", "Another.", *ROWS[2][2:])))
+    assert "other files behind reports.test" in tune(path, out).output

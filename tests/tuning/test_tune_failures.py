@@ -15,6 +15,7 @@ from typer.testing import Result
 
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
+from cxrsynth.runtime.files import file_sha256
 from cxrsynth.tuning import export, run_folder
 from tests.generation.making import HEADER, ROWS, hashes, write_table
 from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
@@ -45,6 +46,12 @@ def refused(result: Result) -> str:
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     return " ".join(result.output.split())
+
+
+def sign(checkpoint: Path) -> None:
+    """Write the digests anew, as a run with such files would have."""
+    names = json.loads((checkpoint / "digests.json").read_text())
+    (checkpoint / "digests.json").write_text(json.dumps({name: file_sha256(checkpoint / name) for name in names}))
 
 
 def test_a_hacked_reward_ends_the_stage_with_the_best_model(tiny_model: Path, tmp_path: Path) -> None:
@@ -178,6 +185,8 @@ def test_damage_in_the_run_folder_is_explained_or_repaired(tiny_model: Path, tmp
     state = out / "checkpoints" / "0-000002" / "state.json"
     said = json.loads(state.read_text())
     state.write_text(json.dumps({name: value for name, value in said.items() if name != "best"}))
+    assert "0-000002/state.json: damaged" in refused(tune(path, out))
+    sign(state.parent)
     assert "0-000002: not a checkpoint of this recipe, or of another version (KeyError)" in refused(tune(path, out))
     shutil.rmtree(state.parent)  # as the message says
     baseline = out / "checkpoints" / "baseline" / "0.safetensors"
@@ -187,10 +196,11 @@ def test_damage_in_the_run_folder_is_explained_or_repaired(tiny_model: Path, tmp
     shutil.rmtree(out / "model")
     best = out / "checkpoints" / "best-0" / "weights.safetensors"
     best.write_bytes(best.read_bytes()[:-7])
-    assert "best-0: not a checkpoint" in refused(tune(path, out))
+    assert "best-0/weights.safetensors: damaged" in refused(tune(path, out))
     shutil.rmtree(best.parent)
     said["best"]["iteration"] = 1
     state.write_text(json.dumps(said))
+    sign(state.parent)
     last = tune(path, out)
     assert last.exit_code == 0, last.output
     assert "the weights of the last iteration" in last.output

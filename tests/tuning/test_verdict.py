@@ -80,3 +80,11 @@ def test_the_alarm_needs_a_falling_evaluator_and_a_rising_tuning_reward(
     verdict = Verdict({}, evaluator=evaluator, tuning=tuning)
     found = hacking_warning(verdict, evaluator=0.3, tuning=0.5, margin=0.1)
     assert (found is not None) == alarm
+
+
+@pytest.mark.parametrize(("tuning", "alarm"), [(-3.0, False), (0.0, False), (0.1, True)])
+def test_the_alarm_needs_tuning_rewards_above_the_baselines(tuning: float, alarm: bool) -> None:
+    """+2.00 after +2.14 by the evaluator is no reward hacking while the policy's own rewards prefer the baseline."""
+    verdict = Verdict({}, evaluator=2.0, tuning=tuning)
+    found = hacking_warning(verdict, evaluator=2.14, tuning=-5.0, margin=0.1)
+    assert (found is not None) == alarm

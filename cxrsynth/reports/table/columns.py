@@ -20,6 +20,7 @@ _USUAL_NAMES = {
     "view": ("view", "viewposition"),
     "sex": ("sex", "gender", "patientsex", "patientgender"),
     "age": ("age", "patientage"),
+    "patient_id": ("patientid", "subjectid", "patient", "subject"),
 }
 # Roles whose columns hold report text.
 TEXT_ROLES: tuple[str, ...] = ("report", "findings", "impression")
@@ -36,6 +37,7 @@ class ColumnNames:
     view: str | None = None
     sex: str | None = None
     age: str | None = None
+    patient_id: str | None = None
 
 
 def column_names(path: Path) -> tuple[str, ...]:

@@ -49,7 +49,8 @@ class Report:
     """One radiology report. Its repr never contains text; `line` is where the row starts, the header being line 1.
 
     `text` is the whole report if the table has a report column; `view` is PA, AP or LATERAL; `stated_age_group` is
-    adult or child if that is known without an age.
+    adult or child if that is known without an age; `has_id` is False if the table has no id column, and the id is made
+    from the line; `patient_id` is empty if the patient is not known.
     """
 
     report_id: str
@@ -62,6 +63,8 @@ class Report:
     age_years: float | None = None
     labels: dict[str, FindingLabel] = field(default_factory=dict)
     stated_age_group: Literal["adult", "child"] | None = None
+    has_id: bool = True
+    patient_id: str = field(default="", repr=False)
 
     @property
     def full_text(self) -> str:
@@ -108,6 +111,8 @@ def to_report(line: int, record: Mapping[str, Any], *, roles: Mapping[str, str])
         sex=_sex(cells.get("sex", "")),
         age_years=_age_years(cells.get("age", "")),
         labels=labels,
+        has_id="report_id" in cells,
+        patient_id=_patient_id(cells.get("patient_id", "")),
     )
 
 
@@ -158,6 +163,12 @@ def _report_id(cell: str) -> str:
     if len(report_id) > MAX_ID_CHARS:
         raise UnusableError(f"id longer than {MAX_ID_CHARS} characters")
     return report_id
+
+
+def _patient_id(cell: str) -> str:
+    """The id without `.0`: tools that write a column of whole numbers with gaps make them 12.0."""
+    patient_id = cell.strip()
+    return "" if patient_id.casefold() in _UNKNOWN else re.sub(r"^(\d+)\.0$", r"\1", patient_id)
 
 
 def refuse_duplicate(report_id: str, seen: set[int]) -> None:

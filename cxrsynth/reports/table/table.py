@@ -29,7 +29,8 @@ class Table:
     def rows(self) -> Iterator[Report | Rejected]:
         """Rows in file order, read lazily; every call starts from the beginning.
 
-        Without an id column, a row is called `row-<line>`: it keeps that id as long as the lines above it stay.
+        Without an id column, a row is called `row-<line>`: it keeps that id as long as the lines above it stay. Its
+        `has_id` is False, unlike that of a row with such an id in its column.
 
         Raises:
             ReportsError: if the file can no longer be read, or its Parquet pages are broken.

@@ -84,6 +84,22 @@ def test_without_ids_rows_are_named_by_line(tmp_path: Path) -> None:
     assert only_reports(rows) == [(2, "row-2"), (4, "row-4")]
 
 
+def test_an_id_from_a_column_is_told_from_one_made_of_the_line(tmp_path: Path) -> None:
+    for text, expected in (("id,text\nrow-2,clear\n", True), ("text\nclear\n", False)):
+        (report,) = rows_of(tmp_path / "a.csv", text)
+        assert isinstance(report, Report)
+        assert (report.report_id, report.has_id) == ("row-2", expected)
+
+
+def test_patients_are_read_and_not_shown(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,Subject_ID,who\nclear,12.0,a\nclear, p7 ,\nclear,unknown,b\nclear,,c\n")
+    found = [row for row in open_table(path).rows() if isinstance(row, Report)]
+    assert [report.patient_id for report in found] == ["12", "p7", "", ""]
+    assert "p7" not in repr(found[1])
+    named = open_table(path, columns=ColumnNames(patient_id="who")).rows()
+    assert [row.patient_id for row in named if isinstance(row, Report)] == ["a", "", "b", "c"]
+
+
 def test_labels_alone_are_enough(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "a.csv", "id,Cardiomegaly\n1,1\n2,\n3,absent\n4,maybe\n")
 

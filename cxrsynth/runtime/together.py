@@ -1,0 +1,138 @@
+"""Several processes of one run end together: where one fails, the others do not wait for it.
+
+Who fails writes its rank into the store that the launcher set up, and a thread in each process looks there. The main
+thread notices at its next collective operation. Where it cannot, because it hangs in one or has minutes of work before
+it, the thread ends the process: files are written atomically, so nothing is lost that a kill would not lose, too.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final, TypeVar
+
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+
+from cxrsynth import console
+from cxrsynth.errors import LaunchError
+
+Result = TypeVar("Result")
+
+_POLL_S: Final = 0.5
+_GRACE_S: Final = 5.0  # in which a process may end by itself, with its own message
+_REPORT_S: Final = 2.0  # within which the failure of a process whose connection broke has been reported
+_CONNECT: Final = timedelta(seconds=30)
+_UNKNOWN: Final = -1
+
+
+class Lookout:
+    """Sees whether another process of the run has failed, and lets the others see that this one has.
+
+    Args:
+        rank: of this process.
+        wait: how long collective operations wait for other processes, for messages.
+    """
+
+    def __init__(self, rank: int, *, wait: timedelta) -> None:
+        self._rank, self._wait = rank, wait
+        self._key = f"cxrsynth/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        self._failed: int | None = None
+        self._seen, self._closed = threading.Event(), threading.Event()
+        # A connection of its own: the process group may hold the lock of the usual one while it waits.
+        self._store = TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=_CONNECT,
+            wait_for_workers=False,
+        )
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def report(self) -> None:
+        """Tell the others that this process has failed."""
+        try:
+            if not self._store.check([self._key]):
+                self._store.set(self._key, str(self._rank))
+        except RuntimeError:
+            pass  # the process that had the store has ended, which the others see
+
+    def close(self) -> None:
+        """Look no further."""
+        self._closed.set()
+
+    def collective(self, operation: Callable[[], Result]) -> Result:
+        """Run an operation for which all processes meet.
+
+        Raises:
+            LaunchError: if another process has failed, or does not come in time.
+        """
+        if self._seen.is_set():
+            raise LaunchError(self._explanation())
+        try:
+            return operation()
+        except RuntimeError as error:
+            if not isinstance(error, DistError) and "gloo" not in str(error):
+                raise  # not of the network
+            if not self._seen.wait(_REPORT_S) and "time" in str(error).lower():
+                raise LaunchError(
+                    f"the other processes did not answer for {self._wait.total_seconds() / 60:g} minutes\n"
+                    "  see what they say; if they only need longer, give --max-wait"
+                ) from None
+            raise LaunchError(self._explanation()) from None
+
+    def _look(self) -> None:
+        while not self._closed.wait(_POLL_S):
+            try:
+                if not self._store.check([self._key]):
+                    continue
+                self._failed = int(self._store.get(self._key))
+            except RuntimeError:
+                self._failed = _UNKNOWN
+            if self._failed == self._rank:
+                return
+            self._seen.set()
+            if self._closed.wait(_GRACE_S):
+                return
+            console.fail(f"[rank {self._rank}] {self._explanation()}")
+            sys.stdout.flush()
+            os._exit(2)
+
+    def _explanation(self) -> str:
+        known = self._failed is not None and self._failed != _UNKNOWN
+        who = f"process {self._failed} has failed, and its message says why" if known else "another process has ended"
+        return f"{who}: this one ends, too\n  the last checkpoint is kept; mend that, then run the same command again"
+
+
+@contextmanager
+def ending_together(rank: int, count: int, *, wait: timedelta, leave: Callable[[], None]) -> Iterator[Lookout | None]:
+    """All `count` processes end this context together, or within seconds of the first that fails in it.
+
+    Args:
+        rank: of this process.
+        count: of processes; a single one gets None.
+        wait: how long collective operations wait for other processes, for messages.
+        leave: returns when all processes have come to the end of the context.
+
+    Raises:
+        LaunchError: if another process has failed, or cannot be reached.
+    """
+    if count == 1:
+        yield None
+        return
+    try:
+        lookout = Lookout(rank, wait=wait)
+    except (RuntimeError, KeyError, ValueError):
+        raise LaunchError(
+            "environment: the store of MASTER_ADDR and MASTER_PORT cannot be reached\n"
+            "  start with torchrun or accelerate launch"
+        ) from None
+    try:
+        yield lookout
+        lookout.collective(leave)
+    except BaseException:
+        lookout.report()
+        raise
+    finally:
+        lookout.close()
