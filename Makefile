@@ -5,6 +5,7 @@ check:
 	mypy
 	lint-imports
 	pytest
+	pytest -m slow
 fix:
 	ruff format .
 	ruff check --fix .

@@ -88,6 +88,7 @@ def test_shuffling_follows_the_seed_and_changes_with_the_pass(sets: Path) -> Non
     assert sorted(plain) == sorted(first) == sorted(second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_of_a_loader_share_the_samples(start: str, sets: Path) -> None:
     dataset = cxrsynth.open_dataset(sets / "dicom", shuffle=10)
@@ -165,6 +166,7 @@ def test_a_classifier_learns_from_a_generated_set(sets: Path) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_example_trains(name: str, sets: Path) -> None:
     done = subprocess.run([sys.executable, EXAMPLE, sets / name], capture_output=True, text=True, check=True)

@@ -154,6 +154,7 @@ def test_batch_size_changes_no_decision(audited: Path, made: Path, tmp_path: Pat
         assert all(a == b or a == pytest.approx(b, abs=1e-4) for a, b in pairs), name
 
 
+@pytest.mark.slow
 def test_a_killed_and_stopped_audit_ends_as_one_never_stopped(
     audited: Path, made: Path, real: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

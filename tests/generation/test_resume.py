@@ -141,6 +141,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert {name: identities(out)[name] for name in finished} == finished
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_resume(
     job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_second_run_at_the_same_time_is_refused(
     assert not partial.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_bytes(job: Job, reference: dict[str, str], tmp_path: Path) -> None:
     # `accelerate launch` starts a single process where there is no accelerator.
     launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -291,6 +293,7 @@ def refused_for_writing(code: int, printed: str, reason: str) -> None:
     assert "ignored" not in printed
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_survived(
     job: Job, reference: dict[str, str], small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +341,7 @@ def test_a_lost_permission_is_reported_and_survived(
     assert {name for name in hashes(out) if name.endswith(".tar")} == {n for n in reference if n.endswith(".tar")}
 
 
+@pytest.mark.slow
 def test_a_file_too_large_is_reported(
     job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

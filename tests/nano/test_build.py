@@ -155,6 +155,7 @@ def test_gray_levels_are_stretched_and_labels_mapped(tmp_path: Path) -> None:
     assert "Pneumothorax" in radiographs[1].absent
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_equals_one_never_stopped(
     tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +194,7 @@ def test_an_interrupted_build_equals_one_never_stopped(
     assert "Pneumonia | 5" in (tmp_path / "model" / "model_card.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_build_continues_from_a_model_folder(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, first, second = write_images(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
     main(data=data, work=tmp_path / "work", out=first, config=config)
@@ -223,6 +225,7 @@ def test_a_build_continues_from_a_model_folder(tmp_path: Path, config: Path, mon
     assert "more" not in (first / "model_card.md").read_text().split("denoiser 4")[1].splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_build_that_continues_twice_lists_all_its_steps(tmp_path: Path, config: Path) -> None:
     data, model = write_images(tmp_path / "data"), tmp_path / "model"
     main(data=data, work=tmp_path / "work", out=model, config=config)

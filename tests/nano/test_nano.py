@@ -96,6 +96,7 @@ def test_the_prompt_changes_the_image(nano: DiffusionModel) -> None:
     assert (adult - child).abs().mean() > 0.02
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close_to_float32(nano: DiffusionModel) -> None:
     half = load_model(resolve_model("nano"), device=torch.device("cpu"), precision=Precision.BF16)
     assert (images_of(half) - images_of(nano)).abs().mean() < 0.02

@@ -138,6 +138,7 @@ def test_a_few_steps_lower_the_loss_on_their_images(tiny_model: Path, radiograph
         assert loss() < 0.7 * before
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_killed_ends_as_if_it_never_was(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     train = {"text_encoder": True, "learning_rate": 1.0e-3, "ema_decay": 0.9}
     path = write_recipe(tmp_path, recipe(tiny_model, radiographs, steps=12, checkpoint_every=4, train=train))
@@ -191,6 +192,7 @@ def test_micro_batches_and_processes_add_up_to_one_batch(
         torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> None:
     """Each encodes a shard of its own, and both learn from all images."""
     for name in "ab":

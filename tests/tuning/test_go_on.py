@@ -49,6 +49,7 @@ def best(out: Path) -> tuple[int, dict[str, torch.Tensor]]:
     return json.loads((folder / "state.json").read_text())["iteration"], load_file(folder / "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_gives_its_best_model_and_trains_on_later(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_folder_without_a_run_has_nothing_to_go_on_from(option: str, tiny_mode
     assert tune(path, tmp_path / "run", option, "--dry-run").exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_best_checkpoint_with_a_lower_rate(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

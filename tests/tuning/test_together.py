@@ -43,6 +43,7 @@ def run_two(what: str, content: dict[str, Any], folder: Path, *options: str) -> 
     return printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "objective", "message"),
     [
@@ -65,6 +66,7 @@ def test_a_failure_of_one_process_ends_both(
     assert message not in healthy
 
 
+@pytest.mark.slow
 def test_the_wait_for_other_processes_ends(tiny_model: Path, tmp_path: Path) -> None:
     waited, _ = run_two("never comes", recipe(tiny_model, **SEVERAL), tmp_path, "--max-wait", "0.1")
     assert "the other processes did not answer for 0.1 minutes" in waited

@@ -88,6 +88,7 @@ def test_a_brightness_reward_rises(sign: str, changes: dict[str, Any], tiny_mode
     assert last["evaluation/tuning/brightness/margin"] > 0.002
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sign", "objective"), [("bright", "policy_gradient"), ("dark", "forward")])
 def test_a_brightness_reward_rises_by_shifts_alone(sign: str, objective: str, tiny_model: Path, tmp_path: Path) -> None:
     """The UNet is frozen and gets no gradient; images of the training reports follow all the same."""
@@ -187,6 +188,7 @@ def test_the_first_images_are_the_baselines(tiny_model: Path, tmp_path: Path) ->
     assert row["evaluation/evaluator/posture/margin"] == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stage_ends_early_when_the_evaluator_finds_no_improvement(tiny_model: Path, tmp_path: Path) -> None:
     """Nothing is learned: the first evaluation stays the best, and two more are waited for."""
     train = {
@@ -250,6 +252,7 @@ FORWARD: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [FORWARD | {"train": FULL}, GRADIENT | {"train": ADAPTERS}])
 def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(
     changes: dict[str, Any], tiny_model: Path, tmp_path: Path
@@ -291,6 +294,7 @@ def test_ctrl_c_finishes_the_iteration_and_saves_it(tiny_model: Path, tmp_path: 
     assert "another recipe" in again.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_last_iteration_stops_the_run_once_it_is_saved(
     number: signal.Signals, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -315,6 +319,7 @@ def test_a_signal_in_the_last_iteration_stops_the_run_once_it_is_saved(
     assert metrics(out) == metrics(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "evaluated"), [("evaluate", 2), ("draw", 2), ("draw", 3)])
 def test_a_run_killed_in_an_evaluation_resumes_after_its_iteration(
     moment: str, evaluated: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -345,6 +350,7 @@ def test_a_run_killed_in_an_evaluation_resumes_after_its_iteration(
     assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [FORWARD | {"train": ADAPTERS}, GRADIENT | {"train": FULL}])
 def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, rewards={"posture": {}, "diagnosis": {}}, **changes)
@@ -413,6 +419,7 @@ def test_the_next_stage_starts_from_what_the_last_one_left(tiny_model: Path, tmp
     assert not torch.equal(*blocks)
 
 
+@pytest.mark.slow
 def test_a_later_stage_has_noise_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
     """Else it would learn from the images that the stage before was fitted to."""
     still = {"train": {"unet": "full", "learning_rate": 1.0e-12}, "iterations": 1}
@@ -568,6 +575,7 @@ def best_is_the_first(self: BestSoFar, verdict: Verdict, iteration: int) -> bool
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["sampled", "written"])
 def test_a_run_killed_in_its_test_repeats_it(
     moment: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,6 +54,7 @@ def sign(checkpoint: Path) -> None:
     (checkpoint / "digests.json").write_text(json.dumps({name: file_sha256(checkpoint / name) for name in names}))
 
 
+@pytest.mark.slow
 def test_a_hacked_reward_ends_the_stage_with_the_best_model(tiny_model: Path, tmp_path: Path) -> None:
     """The evaluator likes dark images, the reward bright ones."""
     content = recipe(
@@ -177,6 +178,7 @@ def test_a_reward_that_never_answers_is_named(
     monkeypatch.delitem(sys.modules, "bright_reward")
 
 
+@pytest.mark.slow
 def test_damage_in_the_run_folder_is_explained_or_repaired(tiny_model: Path, tmp_path: Path) -> None:
     path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
     assert tune(path, out).exit_code == 0
@@ -252,6 +254,7 @@ def test_a_full_disk_at_the_start_does_not_lock_the_folder(
     assert tune(path, out).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["recipe.yaml", "inputs.json"])
 @pytest.mark.parametrize("what", ["other bytes", "a list", "a folder"])
 def test_a_file_of_the_run_that_cannot_be_read_back_is_named(
