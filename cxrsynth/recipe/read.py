@@ -40,12 +40,17 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: naming every unknown key, wrong type and bad value at once.
     """
     data = _read(path)
-    for given in overrides:
-        _override(data, given)
+    given = [_override(data, one) for one in overrides]
+
+    def where(message: str) -> str:
+        """Whether to look in the file or on the command line."""
+        key = message.partition(":")[0]
+        return "--set" if any(f"{key}.".startswith(f"{one}.") for one in given) else f"{path}:"
+
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{path}: {message}" for message in explain(error, data))) from None
+        raise RecipeError("\n".join(f"{where(message)} {message}" for message in explain(error, data))) from None
     return _resolve(recipe, path.parent)
 
 
@@ -87,8 +92,12 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _override(data: dict[str, Any], given: str) -> None:
-    """Apply `stages.0.iterations=5`: a dotted path, with list positions counted from 0, and a YAML value."""
+def _override(data: dict[str, Any], given: str) -> str:
+    """Apply `stages.0.iterations=5`: a dotted path, with list positions counted from 0, and a YAML value.
+
+    Returns:
+        The path.
+    """
     key, sign, text = given.partition("=")
     if not sign or not all(key.split(".")):
         raise RecipeError(f"--set {given}: expected key=value, for example stages.0.iterations=5")
@@ -97,6 +106,7 @@ def _override(data: dict[str, Any], given: str) -> None:
     except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"--set {key}: the value is not valid YAML") from None
     override(data, key, value)
+    return key
 
 
 def _resolve(recipe: Recipe, folder: Path) -> Recipe:
