@@ -28,6 +28,11 @@ class Advance(Protocol):
     def __call__(self, images: int, *, made: bool = True) -> None: ...
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """`1 image`, `2 images`, `12,000 images`."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def say(message: str) -> None:
     """One line for the user, on standard error."""
     Console(stderr=True, emoji=False, highlight=False, soft_wrap=True).print(escape(message))

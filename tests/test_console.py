@@ -84,3 +84,9 @@ def test_an_evaluation_is_a_line_with_both_margins(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.splitlines()[1] == (
         "iteration 20/20 on held-out reports: tuning +0.250 (win rate 0.75), evaluator -0.125 (win rate 0.50)"
     )
+
+
+def test_one_is_singular_and_thousands_are_separated() -> None:
+    assert console.counted(1, "image") == "1 image"
+    assert console.counted(0, "image") == "0 images"
+    assert console.counted(12_000, "batch", "batches") == "12,000 batches"

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import torch
 
+from cxrsynth.console import counted
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
@@ -34,13 +35,14 @@ def describe(run: GenerateRun, reports: int, rejected: int) -> str:
     duration_s = math.ceil(batches / (at_once * run.processes.count)) * round_s
     size_bytes = images * _bytes_per_image(run, model.image_size)
     return (
-        f"would make {images} images of {model.image_size} x {model.image_size} pixels from {reports} reports"
-        f" ({rejected} rows rejected)\n"
+        f"would make {counted(images, 'image')} of {model.image_size} x {model.image_size} pixels"
+        f" from {counted(reports, 'report')} ({counted(rejected, 'row')} rejected)\n"
         f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB\n"
-        f"  model: {model.name}, {run.steps} steps, guidance {run.guidance:g}, {run.sampler.value},"
+        f"  model: {model.name}, {counted(run.steps, 'step')}, guidance {run.guidance:g}, {run.sampler.value},"
         f" {model.precision.value} on {model.device.type}\n"
         f"  time: about {timedelta(seconds=round(duration_s))} ({images / duration_s:.2f} images/s,"
-        f" {run.processes.count} processes, {at_once} batches of {run.batch_size} at once in each)"
+        f" {counted(run.processes.count, 'process', 'processes')}, {counted(at_once, 'batch', 'batches')} of"
+        f" {run.batch_size} at once{'' if run.processes.count == 1 else ' in each'})"
     )
 
 

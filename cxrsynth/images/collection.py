@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, decode
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
@@ -154,7 +155,7 @@ def _other_source(path: Path, root: Path, only: str | None, rows: ImageRows | No
     radiographs = [name for name in names if name.endswith("/") or image_extension(root / name) is not None]
     if not any(not name.endswith("/") for name in radiographs):
         raise ShardError(
-            f"{path}: no image among {len(names)} files\n"
+            f"{path}: no image among {counted(len(names), 'file')}\n"
             f"  expected shards ({', '.join(SUFFIXES)}), or files ending in {', '.join(IMAGE_EXTENSIONS)}"
         )
     return Files(root, radiographs, rows)

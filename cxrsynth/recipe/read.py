@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.messages import explain, renamed_keys
 from cxrsynth.recipe.override import override
-from cxrsynth.recipe.schema import Recipe, Section, SftStage, Stage
+from cxrsynth.recipe.schema import Recipe, RewardSection, Section, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -123,10 +123,14 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         kind, colon, rest = given.partition(":")
         return f"{kind}:{name(rest)}" if colon else name(given)
 
+    def reward(given: RewardSection) -> RewardSection:
+        found = tuple(map(name, given.backends))
+        return _with(given, backend=found if len(found) > 1 else found[0])
+
     def stage(given: Stage) -> Stage:
         if isinstance(given, SftStage):
             return _with(given, data=path(given.data), table=path(given.table))
-        return _with(given, rewards={key: _with(one, backend=name(one.backend)) for key, one in given.rewards.items()})
+        return _with(given, rewards={key: reward(one) for key, one in given.rewards.items()})
 
     reports, evaluation, evaluator = recipe.reports, recipe.evaluation, recipe.evaluation.evaluator
     return _with(

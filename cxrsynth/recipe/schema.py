@@ -257,10 +257,41 @@ class RewardSection(Section):
     """One reward, under its name: `posture`, `diagnosis`, `consistency`, or your own."""
 
     weight: _NotNegative = Field(default=1.0, description="Weight in the total; 0 leaves the reward out.")
-    backend: str = Field(default=TUNING_FAMILY, description="Reward model: a name, or a folder relative to the recipe.")
+    backend: str | Annotated[tuple[str, ...], Field(min_length=2)] = Field(
+        default=TUNING_FAMILY,
+        description="Reward model: a name, or a folder relative to the recipe. A list of several is an ensemble: the"
+        " mean of their values, which must have the same unit.",
+    )
+    spread_weight: _NotNegative | None = Field(
+        default=None,
+        description="Of an ensemble: subtract this many standard deviations between its models, so that images on which"
+        " they disagree are worth less; default: 0.5.",
+    )
     augment: _AtLeastOne = Field(
         default=1, description="Average the reward over this many slightly shifted views of each image."
     )
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The reward models, one or several."""
+        return (self.backend,) if isinstance(self.backend, str) else self.backend
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """Write out the default of an ensemble."""
+        several = isinstance(data, dict) and isinstance(data.get("backend"), list | tuple)
+        return data | {"spread_weight": 0.5} if several and data.get("spread_weight") is None else data
+
+    @model_validator(mode="after")
+    def _check_ensemble(self) -> "RewardSection":
+        if len(set(self.backends)) < len(self.backends):
+            raise ValueError("backend names a reward model twice, expected different ones")
+        if self.spread_weight is not None and len(self.backends) == 1:
+            raise ValueError(
+                "spread_weight is of an ensemble, and backend is a single reward model\n  expected: a list"
+            )
+        return self
 
 
 class ComparisonSection(Section):

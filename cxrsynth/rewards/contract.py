@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cxrsynth.console import counted
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import load_reward
@@ -79,7 +80,7 @@ class _Trial:
         except BaseException as error:
             yield Finding("call", self._failure(error))
             return
-        yield Finding("call", detail=f"{len(images)} images")
+        yield Finding("call", detail=counted(len(images), "image"))
         problem = result_problem(result, len(images))
         yield Finding("shape and type", problem and f"{problem}, expected a float tensor of shape [{len(images)}]")
         if problem is not None:
@@ -104,7 +105,7 @@ class _Trial:
             return Finding("values", f"{int(values.isinf().sum())} of {len(values)} are infinite, expected nan")
         if not known:
             return Finding("values", "nan for every image, expected a number for some")
-        return Finding("values", detail=f"{known} of {len(values)} images have a number, the others nan")
+        return Finding("values", detail=f"a number for {known} of {counted(len(values), 'image')}, nan for the others")
 
     def _range(self, values: Tensor) -> Finding:
         known = values[values.isfinite()]

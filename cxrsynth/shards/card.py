@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cxrsynth.console import counted
 from cxrsynth.settings import IncludeText
 from cxrsynth.shards.folder import FILE_SET, KEYS, MANIFEST, METADATA, PREVIEW, REJECTED
 
@@ -67,14 +68,15 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
 
 def _summary(manifest: Mapping[str, Any]) -> list[str]:
     plan, counts, shards = manifest["plan"], manifest["counts"], manifest["shards"]
-    where = f"in {len(shards)} shards" if shards else "in one DICOM file-set"
-    rejected = f"; {counts['rejected']} rows could not be used, see `{REJECTED}`" if counts["rejected"] else ""
+    where = f"in {counted(len(shards), 'shard')}" if shards else "in one DICOM file-set"
+    rejected = counted(counts["rejected"], "row")
+    unused = f"; {rejected} could not be used, see `{REJECTED}`" if counts["rejected"] else ""
     text = IncludeText(plan["shards"]["include_text"])
     return [
         "| | |",
         "| --- | --- |",
-        f"| Images | {counts['samples']} images {where} |",
-        f"| Reports | {counts['reports']}{rejected} |",
+        f"| Images | {counted(counts['samples'], 'image')} {where} |",
+        f"| Reports | {counts['reports']}{unused} |",
         f"| Format | {plan['shards']['format']} |",
         f"| Report text | {'sanitized' if text is IncludeText.SANITIZED else 'not included'} |",
         f"| Model | {plan['model']['name']}, SHA-256 `{plan['model']['digest']}` |",
@@ -88,7 +90,7 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
     lines = [
         "The model generated each image from a prompt, and each prompt was made from one radiology report:",
         f"{sampling['steps']} {sampling['sampler']} steps, guidance scale {sampling['guidance']:g},"
-        f" seed {plan['seed']}, {plan['images_per_report']} image(s) per report.",
+        f" seed {plan['seed']}, {counted(plan['images_per_report'], 'image')} per report.",
     ]
     if manifest["prompts_truncated"]:
         lines += [f"{manifest['prompts_truncated']} prompts were cut at a sentence to fit the model."]
@@ -164,11 +166,11 @@ def kept_card(manifest: Mapping[str, Any]) -> bytes:
         "",
         f"**{manifest['note']}**" if "note" in manifest else "Their source does not say whether they are synthetic.",
         "",
-        f"- {counts['samples']} images in {len(shards)} shards, of {counts['samples'] + counts['rejected']} audited;"
-        f" {REJECTED} gives the reasons for each rejected one",
+        f"- {counted(counts['samples'], 'image')} in {counted(len(shards), 'shard')}, of"
+        f" {counts['samples'] + counts['rejected']} audited; {REJECTED} gives the reasons for each rejected one",
         *([f"- model: {model['name']}, SHA-256 `{model['digest']}`"] if {"name", "digest"} <= model.keys() else []),
         "- every file is byte for byte the one in the audited set",
-        *([f"- {counts['renamed']} images have a new key, see {KEYS}"] if counts["renamed"] else []),
+        *([f"- {counted(counts['renamed'], 'image')} with a new key, see {KEYS}"] if counts["renamed"] else []),
         f"- audited by: cxrsynth {manifest['plan']['versions']['cxrsynth']}",
         "",
         *([*reading, ""] if reading else []),

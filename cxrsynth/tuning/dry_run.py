@@ -9,6 +9,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from cxrsynth.console import counted
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
@@ -112,13 +113,14 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     kept = (_ADAMW_BYTES + (_OLD_BYTES if stage.objective == "forward" else 0)) * trained
     memory = max(step.memory_bytes, learning.memory_bytes) + kept
     return [
-        f"{stage.iterations} iterations of {stage.images} images and {stage.num_minibatches} updates;"
-        f" {stage.sampling.steps} steps, guidance {guidance:g}, objective {stage.objective}",
+        f"{counted(stage.iterations, 'iteration')} of {counted(stage.images, 'image')} and"
+        f" {counted(stage.num_minibatches, 'update')}; {counted(stage.sampling.steps, 'step')},"
+        f" guidance {guidance:g}, objective {stage.objective}",
         f"trains {trained:,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
         f"an iteration about {sampled + at_first * sampling + updated:.0f} s at first, {sampled + updated:.0f} s where"
-        f" the baseline's rewards are known; an evaluation of {evaluated} images about {evaluating:.0f} s"
-        + (f", the test of {tested} images about {testing:.0f} s" if tested else ""),
-        f"the baseline samples {in_all:,} images in all; their rewards are cached",
+        f" the baseline's rewards are known; an evaluation of {counted(evaluated, 'image')} about {evaluating:.0f} s"
+        + (f", the test of {counted(tested, 'image')} about {testing:.0f} s" if tested else ""),
+        f"the baseline samples {counted(in_all, 'image')} in all, whose rewards are cached",
         f"about {timedelta(seconds=round(total))} in all; {memory / 2**30:.1f} GiB {_where(run)}"
         " for weights, optimizer and a step (decoding and rewards are counted in neither)",
     ]

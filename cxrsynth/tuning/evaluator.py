@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cxrsynth import console
+from cxrsynth.console import counted
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.sampler import sample_images
@@ -273,11 +274,12 @@ def _reference(collection: Collection, extractor: Extractor, *, quiet: bool) -> 
     found = list(features())
     if len(found) < 2:
         raise ShardError(
-            f"evaluation.reference: {collection.path}: {len(found)} images that can be read, {unread} that cannot\n"
+            f"evaluation.reference: {collection.path}: {counted(len(found), 'image')} that can be read,"
+            f" {unread} that cannot\n"
             "  expected: at least 2, for the Frechet distance"
         )
     if unread and not quiet:
         console.warn(
-            f"evaluation.reference: {unread} images cannot be read and are left out; cxrsynth audit names them"
+            f"evaluation.reference: {counted(unread, 'image')} cannot be read, left out; cxrsynth audit says which"
         )
     return torch.cat(found).double().numpy()

@@ -1,6 +1,7 @@
 """Inputs of a tuning run: images and reward models loaded once and checked as they are loaded."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.errors import RecipeError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
-from cxrsynth.recipe.schema import Recipe, SftStage
+from cxrsynth.recipe.schema import Recipe, RewardSection, SftStage
 from cxrsynth.reports.table.records import reading
 from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward, origin
 from cxrsynth.rewards.base import Reward, RewardSuite
 from cxrsynth.rewards.digests import backend_digest
+from cxrsynth.rewards.ensemble import EnsembleReward
 from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.processes import read_launch
 from cxrsynth.tuning.latent_cache import open_images
@@ -72,7 +74,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
         suite: dict[str, Reward] = {}
         for name, section in stage.rewards.items():
             if section.weight > 0:
-                one = reward(name, section.backend)
+                one = _ensemble(f"stages.{index}.rewards.{name}", section, [reward(name, b) for b in section.backends])
                 suite[name] = AugmentedReward(one, views=section.augment) if section.augment > 1 else one
         rewards[index] = RewardSuite(suite)
     if not rewards:
@@ -88,16 +90,28 @@ def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
     )
 
 
+def _ensemble(key: str, section: RewardSection, members: Sequence[Reward]) -> Reward:
+    """The one member, or all of them together."""
+    if len(members) == 1:
+        return members[0]
+    assert section.spread_weight is not None
+    try:
+        return EnsembleReward(members, spread_weight=section.spread_weight)
+    except ValueError as error:
+        raise RecipeError(f"{key}.backend: {error}") from None
+
+
 def _warn_of_dependence(recipe: Recipe) -> None:
     """An evaluator that tuning optimizes as well shows its own exploitation as progress."""
     if read_launch().rank != 0:
         return
     tuned = {
-        origin(name, section.backend)
+        origin(name, backend)
         for stage in recipe.stages
         if not isinstance(stage, SftStage)
         for name, section in stage.rewards.items()
         if section.weight > 0
+        for backend in section.backends
     }
     for name, backend in recipe.evaluation.evaluators.items():
         if origin(name, backend) in tuned:
@@ -166,8 +180,9 @@ def input_digests(run: TuneRun) -> dict[str, str]:
                 found[f"stages.{index}.table"] = _digest(stage.table)
         else:
             found |= {
-                f"stages.{index}.rewards.{name}": backend_digest(name, stage.rewards[name].backend)
+                f"stages.{index}.rewards.{name}" + (f".{place}" if place else ""): backend_digest(name, backend)
                 for name in loaded.rewards[index].names
+                for place, backend in enumerate(stage.rewards[name].backends)
             }
     if loaded.extractor is None:
         return found

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cxrsynth import __version__
+from cxrsynth.console import counted
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.sampler import encode_images
 from cxrsynth.errors import ModelError, RecipeError, ReportsError
@@ -92,7 +93,7 @@ class TrainingImages:
         """
         left = [f"{self.counts[why]} {why}" for why in (_DAMAGED, _NO_REPORT, _HELD_OUT) if self.counts[why]]
         damage = f" (first: {self._first_damage})" if first_damage and self._first_damage else ""
-        return f"{self.counts[_USED]} images" + (f"; left out: {', '.join(left)}{damage}" if left else "")
+        return counted(self.counts[_USED], "image") + (f"; left out: {', '.join(left)}{damage}" if left else "")
 
     def _find(self, place: int) -> tuple[_Part, int]:
         index = bisect_right(self._ends, place)

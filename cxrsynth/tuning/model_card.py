@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from cxrsynth.console import counted
 from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.recipe.schema import DdpoStage, RewardSection, RlcfStage
@@ -36,10 +37,11 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
             *_head(run, stage.model, section.stage),
             "",
             f"- trained: UNet {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
-            f"- {section.steps} steps of {section.batch_size} images, learning rate {train.learning_rate:g}"
+            f"- {counted(section.steps, 'step')} of {counted(section.batch_size, 'image')},"
+            f" learning rate {train.learning_rate:g}"
             + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
-            f"- data: {stage.images.text}; {len(run.held_out)} reports held out, {len(run.test)} for a test",
-            f"- mean loss of the last {len(losses)} steps: {fmean(losses):.4f}",
+            f"- data: {stage.images.text}; {counted(len(run.held_out), 'report')} held out, {len(run.test)} for a test",
+            f"- mean loss of the last {counted(len(losses), 'step')}: {fmean(losses):.4f}",
             "- It may have memorized training images: `cxrsynth audit --reference` searches for near-duplicates.",
             "",
             "All settings are in the run's `recipe.yaml`.",
@@ -72,7 +74,7 @@ def reinforcement_card(run: TuneRun, stage: "Reinforcement", best: int) -> str:
         f"- trained: UNet {section.train.unet}, ACE {'on' if section.train.ace else 'off'}"
         f" ({', '.join(f'{n} {c}' for n, c in stage.policy.parameter_count().items())} numbers)",
         f"- rewards: {', '.join(_reward(name, reward) for name, reward in section.rewards.items())}",
-        f"- iterations: {section.iterations} of {section.images} images; weights of iteration {best}"
+        f"- iterations: {section.iterations} of {counted(section.images, 'image')}; weights of iteration {best}"
         + (", the best according to the evaluator" if best == stage.best.iteration else ""),
         f"- reports: {run.reports.summary}",
         "",
@@ -91,7 +93,8 @@ def reinforcement_card(run: TuneRun, stage: "Reinforcement", best: int) -> str:
 
 def _reward(name: str, reward: RewardSection) -> str:
     """Name, backend and weight. A folder is given by its name only: the card may be shared, its path is private."""
-    return f"{name} ({Path(reward.backend).name}, weight {reward.weight:g})"
+    models = " and ".join(Path(backend).name for backend in reward.backends)
+    return f"{name} ({models}, weight {reward.weight:g})"
 
 
 def _result_table(stage: "Reinforcement", best: int) -> list[str]:

@@ -41,6 +41,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cxrsynth import console
+from cxrsynth.console import counted
 from cxrsynth.diffusion.ace import SubspaceEmbedding
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import ResolvedModel
@@ -186,7 +187,7 @@ class Reinforcement:
         run, metrics = self.run, self.progress.metrics
         if run.is_main:
             metrics.drop_test(stage=self.index)
-            console.say(f"testing on {len(run.test)} reports that nothing was chosen by")
+            console.say(f"testing on {counted(len(run.test), 'report')} that nothing was chosen by")
         run.wait()
         with self.pool() as pool:
             evaluator = self.evaluator(pool, test=True)

@@ -10,6 +10,7 @@ from itertools import combinations, islice
 from pathlib import Path
 
 from cxrsynth import console
+from cxrsynth.console import counted
 from cxrsynth.errors import RecipeError, ReportsError
 from cxrsynth.recipe.schema import Recipe
 from cxrsynth.reports.table.columns import ColumnNames
@@ -92,7 +93,8 @@ def split_reports(recipe: Recipe) -> ReportSets:
             )
         if len(drawn[key]) < size and read_launch().rank == 0:
             console.warn(
-                f"reports.{key} {size}: {len(drawn[key])} reports, since patients and repeated texts stay together"
+                f"reports.{key} {size}: {counted(len(drawn[key]), 'report')}, since patients and repeated texts"
+                " stay together"
             )
     training = drawn.pop("training")
     if not training:

@@ -100,7 +100,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         "  did you mean: checkpoint",
         "r.yaml: reports.held_out: found 0\n  expected: greater than or equal to 1",
         "r.yaml: stages.0.train.unet: found 'ful'\n  expected: 'full', 'lora' or 'frozen'",
-        "r.yaml: stages.0.rewards.posture.wieght: unknown key\n  known keys: augment, backend, weight\n"
+        "r.yaml: stages.0.rewards.posture.wieght: unknown key\n  known keys: augment, backend, spread_weight, weight\n"
         "  did you mean: weight",
         "r.yaml: stages.1: stage 'ddpp'\n  expected: sft, rlcf or ddpo",
         "r.yaml: stages.2: has no stage",
@@ -192,6 +192,26 @@ def test_errors_name_the_file_or_the_override_at_fault(tmp_path: Path) -> None:
     assert f"{tmp_path / 'r.yaml'}: seed: found 'seven'" in lines
     assert "--set stages.0.iterations: found 'abc'" in lines
     assert "--set evaluation.evry: unknown key" in lines
+
+
+def test_an_ensemble_of_reward_models(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    rewards = {"posture": {"backend": ["nano", "mine"]}, "diagnosis": {}}
+    content = GOOD | {"stages": [{"stage": "rlcf", "iterations": 3, "rewards": rewards}]}
+    stage = read(tmp_path, content).stages[0]
+    assert isinstance(stage, RlcfStage)
+    posture, diagnosis = stage.rewards["posture"], stage.rewards["diagnosis"]
+    assert (posture.backends, posture.spread_weight) == (("nano", str(tmp_path / "mine")), 0.5)
+    assert (diagnosis.backends, diagnosis.spread_weight) == (("nano",), None)
+    stage = read(tmp_path, content, "stages.0.rewards.posture.spread_weight=0").stages[0]
+    assert isinstance(stage, RlcfStage)
+    assert stage.rewards["posture"].spread_weight == 0
+    for override, expected in {
+        "stages.0.rewards.diagnosis.spread_weight=1": "spread_weight is of an ensemble",
+        "stages.0.rewards.diagnosis.backend=[nano]": "at least 2",
+        "stages.0.rewards.diagnosis.backend=[nano,nano]": "names a reward model twice",
+    }.items():
+        assert expected in refusal(tmp_path, content, override)
 
 
 def differences(old: object, new: object, path: str = "") -> dict[str, object]:

@@ -35,8 +35,8 @@ def test_it_says_what_the_data_set_is() -> None:
     for part in (
         *("Every image in this data set is synthetic", "Not for diagnosis", "10 images in 2 shards", "Edema: 2 images"),
         *(
-            "20 ddim steps, guidance scale 4, seed 7, 2 image(s) per report",
-            "5; 1 rows could not be used",
+            "20 ddim steps, guidance scale 4, seed 7, 2 images per report",
+            "5; 1 row could not be used",
             "cxrsynth 1.2.3",
         ),
         "wds.WebDataset(['cxr-000000.tar', 'cxr-000001.tar'], shardshuffle=False)",

@@ -1,12 +1,13 @@
 """Rewards of a user's own in `tune`: whatever they do ends the run with one message, and nothing is lost."""
 
+import json
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
 
 from tests.rewards.making import install_reward, replaced
-from tests.tuning.making import metrics, recipe, tune, write_recipe
+from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
 
 # Reports of the test table, whose text must never be printed.
 _COUNTED = "Own.calls += 1\nif Own.calls > {after}:\n    {line}\nreturn images.mean((1, 2, 3))"
@@ -104,3 +105,18 @@ def test_an_evaluator_of_the_tuning_family_is_warned_of(tiny_model: Path, tmp_pa
     independent = tune(path, tmp_path / "run", "--dry-run", "--set", "evaluation.evaluator=nano-judge")
     assert independent.exit_code == 0, independent.output
     assert "not independent" not in independent.output
+
+
+def test_an_ensemble_tunes_and_is_recorded(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bright and dark together are worth nothing, less half of what they disagree by."""
+    install_brightness(tmp_path / "package", monkeypatch)
+    content = recipe(tiny_model, iterations=1, rewards={"brightness": {"backend": ["bright", "dark"]}})
+    out = tmp_path / "run"
+    result = tune(write_recipe(tmp_path, content), out)
+    assert result.exit_code == 0, result.output
+    row = metrics(out)[0]
+    assert -0.5 < row["reward/brightness/mean"] < 0
+    inputs = json.loads((out / "inputs.json").read_text())
+    keys = ("stages.0.rewards.brightness", "stages.0.rewards.brightness.1")
+    assert len({inputs[key] for key in keys}) == 2
+    assert "brightness (bright and dark, weight 1)" in (out / "model" / "model_card.md").read_text()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.features import MatchSpace, Thumbs, Vectors, thumbnails
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, Autoencode, Probes, altered
@@ -126,7 +127,7 @@ def check_reference(reference: ImageSet) -> None:
     groups = reference.groups()
     if len(groups) < FEWEST or groups.max() < 2:
         raise ShardError(
-            f"reference: {len(groups)} images of {len(np.unique(groups))} patients\n"
+            f"reference: {counted(len(groups), 'image')} of {counted(len(np.unique(groups)), 'patient')}\n"
             f"  expected: at least {FEWEST} images of 3 patients, to show how similar different patients are"
         )
 
