@@ -205,11 +205,11 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     for name, reason in (
         ("nowhere", "no such file"),
         ("empty", "an empty folder"),
-        ("words", "no image among 1 files"),
+        ("words", "no image among 1 file\n"),
     ):
         with pytest.raises(ShardError, match=reason):
             open_collection(tmp_path / name)
-    with pytest.raises(ShardError, match="no image among 1 files"):
+    with pytest.raises(ShardError, match="no image among 1 file\n"):
         open_collection(tmp_path / "words" / "a.txt")
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
+from cxrsynth.console import counted
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.runtime.files import file_sha256
@@ -120,7 +121,7 @@ def test_a_reference_of_too_few_images_is_refused_before_work_starts(
     content = recipe(tiny_model)
     content["evaluation"] |= {"reference": "real"}
     said = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
-    assert f"{radiographs} images that can be read, 1 that cannot" in said
+    assert f"{counted(radiographs, 'image')} that can be read, 1 that cannot" in said
     assert metrics(tmp_path / "run") == []
 
 

@@ -152,5 +152,5 @@ def test_a_reference_too_small_is_refused(reference: ImageSet, space: MatchSpace
     one = replace(reference, patients=("same",) * 120)
     with pytest.raises(ShardError, match="19 images of 19 patients\n  expected: at least 20 images of 3 patients"):
         find_near_duplicates(reference, few, space, register=unmoved)
-    with pytest.raises(ShardError, match="120 images of 1 patients"):
+    with pytest.raises(ShardError, match="120 images of 1 patient\n"):
         find_near_duplicates(reference, one, space, register=unmoved)
