@@ -43,20 +43,13 @@ class Forward:
         """As `Objective.opened`."""
         del first
         stage, sampling = self.stage, self.stage.section.sampling
-        collector = Collector[Tensor](
-            stage.policy,
-            stage.suite,
-            drawing=CleanDrawing(
-                sampling.sampler or stage.run.model.spec.defaults.sampler,
-                steps=sampling.steps,
-                guidance=stage.guidance,
-                seed=stage.seed,
-            ),
-            batch_size=stage.batch_size,
+        drawing = CleanDrawing(
+            sampling.sampler or stage.run.model.spec.defaults.sampler,
+            steps=sampling.steps,
+            guidance=stage.guidance,
             seed=stage.seed,
-            pool=pool,
-            group=stage.run.group,
         )
+        collector = stage.collector(drawing, pool)
         updater = ForwardUpdater(
             stage.policy,
             stage.optimizer,

@@ -97,15 +97,8 @@ class PolicyGradient:
     def opened(self, pool: OrderedPool, *, after_step: Callable[[], None], first: int) -> Iterate:
         """As `Objective.opened`; the first iteration checks that all ratios are 1 before any update."""
         stage, schedule = self.stage, self.schedule
-        collector = Collector[Trajectory](
-            stage.policy,
-            stage.suite,
-            drawing=TrajectoryDrawing(schedule, guidance=stage.guidance, seed=stage.seed),
-            batch_size=stage.batch_size,
-            seed=stage.seed,
-            pool=pool,
-            group=stage.run.group,
-        )
+        drawing = TrajectoryDrawing(schedule, guidance=stage.guidance, seed=stage.seed)
+        collector = stage.collector(drawing, pool)
         updater = Updater(
             stage.policy,
             stage.optimizer,

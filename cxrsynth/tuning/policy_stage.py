@@ -19,7 +19,7 @@ from cxrsynth.rl.checks import SilentRewards
 from cxrsynth.rl.optimizer import optimizer_groups
 from cxrsynth.rl.policy import Policy, load_policy
 from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
-from cxrsynth.rl.rollouts import PromptExample
+from cxrsynth.rl.rollouts import Collector, Drawing, PromptExample, Record
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import Remembered
@@ -108,6 +108,18 @@ class PolicyStage:
     def examples(self, specs: Sequence[RolloutSpec]) -> list[PromptExample]:
         """Their prompts, in the same order."""
         return [self.example(self.run.training[spec.report]) for spec in specs]
+
+    def collector(self, drawing: Drawing[Record], pool: OrderedPool) -> Collector[Record]:
+        """What samples images by `drawing` and scores them, batch by batch on `pool`."""
+        return Collector(
+            self.policy,
+            self.suite,
+            drawing=drawing,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            pool=pool,
+            group=self.run.group,
+        )
 
     def key(self, iteration: int) -> str:
         """Determines the order of samples in an update, and its noise."""
