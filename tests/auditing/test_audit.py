@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from cxrsynth.auditing.autoencoder import load_autoencoder
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.cli import app
+from cxrsynth.console import counted
 from cxrsynth.errors import ModelError
 from cxrsynth.images import folder as images_folder
 from cxrsynth.images.limits import open_plain
@@ -454,7 +455,7 @@ def test_a_reference_of_too_few_images_is_refused(images: int, made: Path, real:
         shutil.copy(real / f"{place:02d}.png", few)
     done = run(made, "--reference", few, "--out", tmp_path / "out")
     assert done.exit_code == 2, done.output
-    assert f"{images} images" in done.output
+    assert f"reference: {counted(images, 'image')} of" in done.output
     assert "Traceback" not in done.output
 
 

@@ -187,7 +187,7 @@ def test_pictures_become_samples_with_keys_a_shard_can_hold(pictures: Path, tmp_
     assert manifest(tmp_path / "kept")["counts"]["renamed"] == 6
     card = (tmp_path / "kept" / "README.md").read_text(encoding="utf-8")
     assert "does not say whether they are synthetic" in card
-    assert "6 images have a new key, see keys.csv" in card
+    assert "6 images with a new key, see keys.csv" in card
     shards = sorted(str(path) for path in (tmp_path / "kept").glob("*.tar"))
     samples = list(wds.WebDataset(shards, shardshuffle=False, empty_check=False))
     assert len(samples) == 6

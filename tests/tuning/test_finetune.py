@@ -361,7 +361,7 @@ def test_images_of_held_out_and_test_patients_and_texts_are_left_out(
     content["reports"] |= {"held_out": "held.csv", "test": "test.csv"}
     result = tune(write_recipe(tmp_path, content), tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert "1 images; left out: 3 of held-out or test reports" in result.output
+    assert "1 image; left out: 3 of held-out or test reports" in result.output
 
 
 def test_the_commit_of_a_hub_model_is_recorded(
