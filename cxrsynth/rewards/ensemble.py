@@ -17,9 +17,8 @@ class EnsembleReward:
 
     Args:
         members: at least two models of one reward, whose values have the same unit.
-        spread_weight: times the standard deviation between the models (of the models themselves: divided by their
-            number) that is subtracted. Models disagree most where they were not trained, which is where an optimizer
-            takes the images.
+        spread_weight: how many (population) standard deviations between the models are subtracted. Models disagree
+            most where they were not trained, which is where an optimizer takes the images.
 
     Raises:
         ValueError: if units differ; the message says which.

@@ -93,7 +93,7 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
         f" seed {plan['seed']}, {counted(plan['images_per_report'], 'image')} per report.",
     ]
     if manifest["prompts_truncated"]:
-        lines += [f"{manifest['prompts_truncated']} prompts were cut at a sentence to fit the model."]
+        lines += [f"Cut at a sentence to fit the model: {counted(manifest['prompts_truncated'], 'prompt')}."]
     return [*lines, f"`{MANIFEST}` records the whole plan."]
 
 
