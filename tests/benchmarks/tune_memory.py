@@ -1,9 +1,11 @@
-"""`python -m tests.benchmarks.tune_memory`: peak memory of one RLCF iteration at the size of Stable Diffusion 1.5.
+"""`python -m tests.benchmarks.tune_memory`: memory and time of one RLCF iteration at the size of Stable Diffusion 1.5.
 
 Makes a folder of that layout and size with random weights (UNet of 860 M parameters, 64 x 64 latents), and tunes
-adapters of rank 16 and ACE on it for one iteration of a tiny batch on the CPU, in a process of its own. Beside the peak
-stands what the UNet's weights take: with adapters the baseline is the same network with the adapters off, so there is
-no second copy. Random weights make noise: only memory and time are measured.
+adapters of rank 16 and ACE on it for one iteration on the CPU, once with each objective, each in a process of its own.
+Both sample two images of one report with three steps and one image of the baseline, and learn from each image at two
+noise levels: what differs is the objective. Beside the peak stands what the UNet's weights take: with adapters the
+baseline is the same network with the adapters off, so there is no second copy. Random weights make noise: only memory
+and time are measured.
 """
 
 import json
@@ -12,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -20,34 +22,51 @@ import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from cxrsynth import console
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.reports.prompt import every_canonical_sentence
 
+_OBJECTIVES: dict[str, dict[str, Any]] = {
+    "policy_gradient": {
+        "comparison": {"pool": 1},
+        # Two of the three steps, the last of which has no noise.
+        "update": {"num_minibatches": 1, "timestep_fraction": 1.0, "kl_weight": 0.05, "clip_range": 1.0e-2},
+    },
+    "forward": {
+        "comparison": {"kind": "win_probability", "baseline_images": 1},
+        "forward": {"num_minibatches": 1, "timesteps": 2, "kl_weight": 0.3},
+    },
+}
 _REPORTS = Path(__file__).parents[2] / "recipes" / "nano-reports.csv"
 
 
 def main(
     work: Annotated[Path | None, typer.Option(help="Where the model is kept; default: removed afterwards.")] = None,
     measured: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    objective: Annotated[str, typer.Option(hidden=True)] = "forward",
 ) -> None:
-    """Make the model, tune it once, print the peak."""
+    """Make the model, tune it once with each objective, print a table."""
     if measured is not None:
-        _tune(measured)
+        _tune(measured, objective)
         return
     with tempfile.TemporaryDirectory() as folder:
         model = (work or Path(folder)) / "sd15"
         if not (model / "model_index.json").is_file():
             make_model(model)
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.tune_memory", "--measured", str(model)],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        found = json.loads(done.stdout.splitlines()[-1])
-    for name, value in found.items():
-        console.say(f"{name}: {value}")
+        columns = {name: _in_process(model, name) for name in _OBJECTIVES}
+    typer.echo(f"| | {' | '.join(columns)} |\n| --- |{' --- |' * len(columns)}")
+    for key in next(iter(columns.values())):
+        typer.echo(f"| {key} | {' | '.join(found[key] for found in columns.values())} |")
+
+
+def _in_process(model: Path, objective: str) -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.tune_memory", "--measured", str(model), "--objective", objective],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def make_model(folder: Path) -> None:
@@ -98,7 +117,7 @@ def make_model(folder: Path) -> None:
     ).save_pretrained(folder, safe_serialization=True)
 
 
-def _tune(model: Path) -> None:
+def _tune(model: Path, objective: str) -> None:
     """Tune in a process of its own, whose peak is that of the iteration. Prints JSON."""
     from cxrsynth.diffusion.parallel import SamplingPool
     from cxrsynth.settings import TuneSettings
@@ -107,15 +126,13 @@ def _tune(model: Path) -> None:
 
     stage = {
         "stage": "rlcf",
-        "objective": "policy_gradient",
+        "objective": objective,
         "iterations": 1,
         "reports_per_iteration": 1,
         "images_per_report": 2,
         "train": {"unet": "lora", "lora": {"rank": 16}, "ace": True},
         "sampling": {"steps": 3, "guidance": 4.0, "batch_size": 1},
-        "comparison": {"pool": 1},
-        "update": {"num_minibatches": 1, "timestep_fraction": 0.5, "kl_weight": 0.05, "clip_range": 1.0e-2},
-    }
+    } | _OBJECTIVES[objective]
     recipe = {
         "model": {"checkpoint": str(model), "device": "cpu", "gradient_checkpointing": True},
         "reports": {"table": str(_REPORTS), "limit": 2, "held_out": 1, "test": 0},
@@ -133,7 +150,8 @@ def _tune(model: Path) -> None:
     own = sum(weight.numel() * weight.element_size() for name, weight in unet.named_parameters() if "lora_" not in name)
     with made.policy.baseline() as baseline:
         shared = baseline.unet is unet
-    seconds = sum(value for name, value in row.items() if name.startswith("time/"))
+    times = [key for key in row if key.startswith("time/")]
+    seconds = sum(row[key] for key in times)
     found = {
         "UNet parameters": f"{sum(w.numel() for n, w in unet.named_parameters() if 'lora_' not in n) / 1e6:.0f} M",
         "UNet weights": _gib(own),
@@ -141,8 +159,8 @@ def _tune(model: Path) -> None:
         "baseline is the same network": str(shared),
         "peak after loading": _gib(loaded),
         "peak of the iteration": _gib(_peak_bytes()),
-        "largest |ratio - 1| before the update": f"{row['policy/ratio_error']:.1e}",
         "iteration": f"{seconds:.0f} s",
+        "of it": ", ".join(f"{key.removeprefix('time/').removesuffix('_s')} {row[key]:.0f} s" for key in times),
     }
     typer.echo(json.dumps(found))
 

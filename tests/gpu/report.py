@@ -169,7 +169,7 @@ def dicom(work: Path) -> str:
 
 
 def tune_rate(work: Path, name: str, recipe: Path, *settings: str) -> str:
-    """A recipe on the GPU: images per second, its parts, the largest |ratio - 1| before it learns."""
+    """A recipe on the GPU: images per second, its parts, and how far the policy is from its start."""
     overrides = [word for one in ("model.device=cuda", *settings) for word in ("--set", one)]
     done = run(work, "tune", str(recipe), "--out", str(work / name), *overrides)
     rows = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
@@ -178,9 +178,12 @@ def tune_rate(work: Path, name: str, recipe: Path, *settings: str) -> str:
     parts = {part: last[f"time/{part}_s"] for part in ("rollout", "baseline", "update")}
     spent = sum(parts.values())
     split = ", ".join(f"{part} {value:.1f} s" for part, value in parts.items())
+    if "policy/ratio_error" in last:
+        of_objective = f"ratio off by {rows[0]['policy/ratio_error']:.1e}, clipped {last['policy/clip_fraction']:.0%}"
+    else:
+        of_objective = f"distance to the baseline {last['policy/baseline_distance']:.2g}"
     return (
-        f"{last['images'] / spent:.2f} trajectories/s ({split}), {gib(done.peak_bytes)}, ratio off by"
-        f" {rows[0]['policy/ratio_error']:.1e}, clipped {last['policy/clip_fraction']:.0%}, whole command"
+        f"{last['images'] / spent:.2f} images/s ({split}), {gib(done.peak_bytes)}, {of_objective}, whole command"
         f" {done.seconds:.0f} s"
     )
 
@@ -322,9 +325,10 @@ def main(
         raise typer.Exit(2)
     out.mkdir(parents=True, exist_ok=True)
     smoke, rlcf = _RECIPES / "smoke.yaml", _RECIPES / "nano-rlcf.yaml"
+    gradient = _RECIPES / "nano-policy-gradient.yaml"
     two = ("stages.0.iterations=2", "evaluation.every=2", "evaluation.reports=16")
     full = ("stages.0.train.unet=full", "stages.0.train.learning_rate=1.0e-5")
-    wide = ("stages.0.sampling.batch_size=64", "stages.0.update.micro_batch=64")
+    wide = ("stages.0.sampling.batch_size=64",)  # also the size of the forward passes of the update
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         steps: dict[str, Callable[[], str]] = {
@@ -335,9 +339,13 @@ def main(
             "nano, generate, batch 8": lambda: generation_rate(work, "nano", 8, few=16, many=400),
             "nano, generate, batch 64": lambda: generation_rate(work, "nano", 64, few=64, many=400),
             "nano, tune smoke.yaml": lambda: tune_rate(work, "smoke", smoke),
-            "nano, tune nano-rlcf.yaml, LoRA": lambda: tune_rate(work, "rlcf", rlcf, *two),
-            "nano, tune nano-rlcf.yaml, whole UNet": lambda: tune_rate(work, "rlcf-full", rlcf, *two, *full),
-            "nano, tune nano-rlcf.yaml, LoRA, batch 64": lambda: tune_rate(work, "rlcf-wide", rlcf, *two, *wide),
+            "nano, tune nano-rlcf.yaml": lambda: tune_rate(work, "rlcf", rlcf, *two),
+            "nano, tune nano-rlcf.yaml, batch 64": lambda: tune_rate(work, "rlcf-wide", rlcf, *two, *wide),
+            "nano, tune nano-policy-gradient.yaml, LoRA": lambda: tune_rate(work, "pg", gradient, *two),
+            "nano, tune nano-policy-gradient.yaml, whole UNet": lambda: tune_rate(
+                work, "pg-full", gradient, *two, *full
+            ),
+            "nano, tune nano-policy-gradient.yaml, batch 64": lambda: tune_rate(work, "pg-wide", gradient, *two, *wide),
             "nano, tune, direct rewards (DDPO)": lambda: tune_rate(work, "ddpo", ddpo_recipe(work)),
             "nano, audit": lambda: audit(work),
         }
