@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from cxrsynth.nano.build.__main__ import main
 from cxrsynth.nano.build.config import TextSettings, load_config
 from cxrsynth.nano.build.images import GROUPS, SMALL_GROUPS, Radiograph, caption, load_images
 from cxrsynth.nano.build.reward_models import FAMILIES
+from cxrsynth.nano.build.training import forward_context
 from cxrsynth.reports.prompt import Subject
 
 # What cxrsynth[build] asks for: a tokenizer trained from nothing.
@@ -137,6 +139,16 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(CONFIG))
     return path
+
+
+@pytest.mark.parametrize(("multiplies", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_build_uses_bfloat16_only_where_the_cpu_multiplies_it(
+    multiplies: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies, raising=False)
+    with forward_context():
+        product = torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2))
+    assert product.dtype is dtype
 
 
 def test_only_open_images_may_train(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cxrsynth.nano.build.config import AutoencoderSettings
 from cxrsynth.nano.build.training import (
     PartGradients,
     cores,
+    forward_context,
     load_state,
     log,
     save_state,
@@ -63,7 +64,7 @@ def train_autoencoder(
     gradients, parameters = PartGradients(parts), list(vae.parameters())
 
     def loss(radiographs: Tensor, noise: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with forward_context():
             posterior = vae.encode(radiographs).latent_dist
             output = vae.decode(posterior.mean + posterior.std * noise).sample
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -103,7 +104,7 @@ def encode_mean(vae: AutoencoderKL, images: Tensor, *, batch_size: int = 8) -> T
 
     @torch.no_grad()  # grad mode is per thread
     def encode(chunk: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with forward_context():
             mean: Tensor = vae.encode(chunk).latent_dist.mean
         return mean.float()
 

@@ -13,6 +13,7 @@ from cxrsynth.nano.build.autoencoder import random_crops, reconstruction_loss
 from cxrsynth.nano.build.config import DecoderSettings
 from cxrsynth.nano.build.training import (
     PartGradients,
+    forward_context,
     load_state,
     log,
     save_state,
@@ -95,7 +96,7 @@ def sharpen_decoder(
     parameters = [*decoder.parameters(), *discriminator.parameters()]
 
     def loss(radiographs: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with forward_context():
             with torch.no_grad():
                 latents = vae.encode(radiographs).latent_dist.mean
             decoded = vae.decode(latents).sample

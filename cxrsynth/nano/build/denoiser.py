@@ -22,6 +22,7 @@ from cxrsynth.nano.build.images import SMALL_GROUPS, Radiograph, caption
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.nano.build.training import (
     PartGradients,
+    forward_context,
     load_state,
     log,
     save_state,
@@ -209,7 +210,7 @@ def train_denoiser(
     gradients, parameters = PartGradients(parts), list(networks.parameters())
 
     def loss(noisy: Tensor, timesteps: Tensor, words: Tensor, target: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with forward_context():
             predicted = networks(noisy, timesteps, words)
         return F.mse_loss(predicted.float(), target)
 

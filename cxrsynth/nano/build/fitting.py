@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from cxrsynth.nano.build.config import FitSettings
-from cxrsynth.nano.build.training import load_state, log, save_state, step_generator, warmup_stable_decay
+from cxrsynth.nano.build.training import (
+    forward_context,
+    load_state,
+    log,
+    save_state,
+    step_generator,
+    warmup_stable_decay,
+)
 from cxrsynth.runtime.warps import compose, warp_matrices
 
 _INITIALIZING = threading.Lock()
@@ -43,7 +50,7 @@ def fit(
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * warmup_stable_decay(step, steps=settings.steps)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with forward_context():
             value = loss(step_generator(seed, step))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
