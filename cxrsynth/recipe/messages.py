@@ -7,12 +7,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cxrsynth.recipe.schema import (
+    STAGES,
     AceSection,
     AdvantageSection,
-    DdpoStage,
     EvaluationSection,
     Recipe,
-    RlcfStage,
     Section,
     SftStage,
     UpdateSection,
@@ -27,7 +26,6 @@ RENAMED_KEYS: tuple[tuple[type[Section], str, str], ...] = (
     (SftStage, "unconditional", "cond_dropout_prob"),
     (EvaluationSection, "judge", "evaluator"),
 )
-_STAGES: dict[str, type[Section]] = {"sft": SftStage, "rlcf": RlcfStage, "ddpo": DdpoStage}
 
 
 def explain(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
@@ -98,7 +96,7 @@ def _where(loc: tuple[int | str, ...], data: Any) -> str:
         if isinstance(place, list) and isinstance(step, int) and step < len(place):
             place = place[step]
         elif isinstance(place, dict):
-            if step not in place and (step != loc[-1] or step in _STAGES or "[" in str(step)):
+            if step not in place and (step != loc[-1] or step in STAGES or "[" in str(step)):
                 continue
             place = place.get(str(step))
         else:
@@ -119,8 +117,8 @@ def _section(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
 
 def _step_into(section: Any, step: int | str) -> Any:
     """The section, or annotation of a key, one step further down."""
-    if step in _STAGES:
-        return _STAGES[str(step)]
+    if step in STAGES:
+        return STAGES[str(step)]
     if isinstance(section, type) and issubclass(section, BaseModel):
         if step in section.model_fields:
             return section.model_fields[str(step)].annotation

@@ -11,17 +11,13 @@ from pydantic import BaseModel
 
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.schema import (
+    STAGES,
     AceSection,
-    DdpoStage,
     EvaluationSection,
     Recipe,
-    RlcfStage,
     Section,
-    SftStage,
     TrainSection,
 )
-
-_STAGES: dict[str, type[Section]] = {"sft": SftStage, "rlcf": RlcfStage, "ddpo": DdpoStage}
 
 
 def _ace(value: Any) -> Any:
@@ -58,7 +54,7 @@ def override(data: dict[str, Any], key: str, value: Any) -> None:
         path = ".".join(names[: depth + 1])
         if isinstance(place, list):
             place = place[_index(place, name, key)]
-            section = _STAGES.get(str(place.get("stage"))) if isinstance(place, dict) else None
+            section = STAGES.get(str(place.get("stage"))) if isinstance(place, dict) else None
         else:
             place[name] = _written_out(section, name, place.get(name))
             place, section = place[name], _inner(section, name)

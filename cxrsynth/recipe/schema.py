@@ -571,6 +571,8 @@ class DdpoStage(ReinforcementStage):
 
 
 Stage = Annotated[SftStage | RlcfStage | DdpoStage, Field(discriminator="stage")]
+# By the value of `stage`.
+STAGES: dict[str, type[Section]] = {"sft": SftStage, "rlcf": RlcfStage, "ddpo": DdpoStage}
 
 
 class EvaluationSection(Section):
