@@ -308,12 +308,19 @@ class ComparisonSection(Section):
     temperature: _Positive | None = Field(
         default=None,
         description="Of `win_probability`: the difference, in standard deviations of the baseline's rewards, that wins"
-        " with a probability of 0.73; default: 0.25.",
+        " with a probability of 0.73; default: 0.5.",
+    )
+    centre: _Switch | None = Field(
+        default=None,
+        description="Of `win_probability` and `margin` with `objective: forward`: subtract the mean of the report's"
+        " other images, by default. `false` keeps what the report's images have in common, which is mostly how strong"
+        " the few images of the baseline are: an image better than the baseline's then counts as good, however good the"
+        " others are.",
     )
     beta: _Positive | None = Field(default=None, description="Steepness of `sigmoid`; default: 1.")
     baseline_images: _AtLeastOne | None = Field(
         default=None,
-        description="With `objective: forward`: images of the baseline for each report, 8 by default. With `objective:"
+        description="With `objective: forward`: images of the baseline for each report, 4 by default. With `objective:"
         " policy_gradient`: for each report and x_T, 1 by default; their rewards are averaged.",
     )
     pool: _AtLeastOne | None = Field(
@@ -517,14 +524,19 @@ class ReinforcementStage(Section):
 def _comparison_defaults(*, forward: bool, kind: Any) -> dict[str, Any]:
     if not forward:
         return {"kind": "margin", "baseline_images": 1, "pool": 4} | ({"beta": 1.0} if kind == "sigmoid" else {})
-    of_kind = {"group": {}, "margin": {"baseline_images": 8}}
-    return {"kind": "win_probability"} | of_kind.get(str(kind), {"baseline_images": 8, "temperature": 0.25})
+    compared = {"baseline_images": 4, "centre": True}
+    of_kind: dict[str, dict[str, Any]] = {"group": {}, "margin": compared}
+    return {"kind": "win_probability"} | of_kind.get(str(kind), compared | {"temperature": 0.5})
 
 
 _ALONE = "images_per_report 1: an image is compared with the others of its report\n  expected: at least 2"
 # Which keys of `comparison` go with which objective and kind.
 _KINDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "forward": {"win_probability": ("temperature", "baseline_images"), "margin": ("baseline_images",), "group": ()},
+    "forward": {
+        "win_probability": ("temperature", "baseline_images", "centre"),
+        "margin": ("baseline_images", "centre"),
+        "group": (),
+    },
     "policy_gradient": {
         "margin": ("baseline_images", "pool"),
         "sigmoid": ("beta", "baseline_images", "pool"),
@@ -547,7 +559,7 @@ class RlcfStage(ReinforcementStage):
         if kind not in kinds:
             yield (f"comparison.kind {kind}: not one of objective: {self.objective}\n  expected: {', '.join(kinds)}")
             return
-        for key in ("temperature", "beta", "baseline_images", "pool"):
+        for key in ("temperature", "beta", "baseline_images", "pool", "centre"):
             if getattr(self.comparison, key) is not None and key not in kinds[kind]:
                 yield f"comparison.{key}: not used by kind: {kind} of objective: {self.objective}, leave it out"
         if kind == "group" and self.images_per_report == 1:

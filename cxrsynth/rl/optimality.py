@@ -2,6 +2,7 @@
 
 At one half an image teaches nothing. The mean need not be one half: at the weights that sampled, the expected gradient
 of an image does not depend on it (method of DiffusionNFT, arXiv:2509.16117), so what a mean elsewhere adds is noise.
+`centred` takes that noise away.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,34 @@ def margin(rewards: Tensor, baseline: Tensor, *, scale: Tensor, weights: Tensor)
     """
     margins = ((rewards[:, None] - baseline) / scale).nanmean(1)
     return 0.5 + 0.5 * _weighted(margins, weights, unknown=0.0).clamp(-1, 1)
+
+
+def centred(optimality: Tensor, report_ids: Sequence[str], streams: Sequence[int], *, known: Tensor) -> Tensor:
+    """Optimality around one half: less the mean of the report's other images, plus one half, in [0, 1]; [N].
+
+    Part of an image's optimality is of its report: how strong the few images of the baseline happen to be. That part
+    has no expected gradient, but as much variance as any other.
+
+    Args:
+        optimality: of the images, [N].
+        report_ids: of the images, [N].
+        streams: which noise each image was sampled with, [N]. Mirrored images share it, and are not in each other's
+            mean: it would take a part of their own gradient away.
+        known: whether any reward has an answer for the image, [N]. Without one it stays at one half, in no mean.
+
+    An image without others keeps its optimality.
+    """
+    values, members = optimality.double().tolist(), dict[str, list[int]]()
+    for place, report_id in enumerate(report_ids):
+        if known[place]:
+            members.setdefault(report_id, []).append(place)
+    found = optimality.double().clone()
+    for places in members.values():
+        for place in places:
+            others = [values[other] for other in places if streams[other] != streams[place]]
+            if others:
+                found[place] += 0.5 - sum(others) / len(others)
+    return found.clamp(0, 1).float()
 
 
 def group(rewards: Tensor, report_ids: Sequence[str], *, scale: Tensor, weights: Tensor) -> Tensor:

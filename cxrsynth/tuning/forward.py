@@ -16,7 +16,7 @@ from cxrsynth.recipe.schema import RlcfStage
 from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.rl.experience import CleanSamples, Conditioning
 from cxrsynth.rl.forward_update import ForwardUpdater
-from cxrsynth.rl.optimality import group, margin, win_probability
+from cxrsynth.rl.optimality import centred, group, margin, win_probability
 from cxrsynth.rl.optimizer import set_learning_rates
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.rl.rollouts import BaselineCache, CleanDrawing, Collector, PromptExample
@@ -83,11 +83,12 @@ class Forward:
         section = stage.section
         set_learning_rates(stage.optimizer, section.train.schedule, done=iteration / section.iterations)
         samples = clean_samples(conditioning, latents, stage.policy.model.latent_shape)
-        stats = updater(samples, optimality, shift_advantage(optimality, specs), key=stage.key(iteration))
+        learned = self._centred(optimality, rewards, ids, specs)
+        stats = updater(samples, learned, shift_advantage(optimality, specs), key=stage.key(iteration))
         self._follow(iteration)
         return (
             feedback.row(stage.suite.names, stage.weight_tensor)
-            | {"feedback/optimality": float(optimality.mean()), "feedback/spread": float(optimality.std())}
+            | {"feedback/optimality": float(optimality.mean()), "feedback/spread": float(learned.std())}
             | {"images": len(specs)}
             | {f"learning_rate/{group_['part']}": group_["lr"] for group_ in stage.optimizer.param_groups}
             | {f"policy/{name}": value for name, value in asdict(stats).items()}
@@ -117,6 +118,14 @@ class Forward:
             assert section.temperature is not None
             found = win_probability(rewards, baseline, scale=scale, weights=weights, temperature=section.temperature)
         return found, Feedback(margins, rewards, baseline.nanmean(1))
+
+    def _centred(self, optimality: Tensor, rewards: Tensor, ids: Sequence[str], specs: Sequence[RolloutSpec]) -> Tensor:
+        """What the UNet learns from: optimality [N], around one half in each report where the recipe says so."""
+        section = self.stage.section.comparison if isinstance(self.stage.section, RlcfStage) else None
+        if section is None or not section.centre:
+            return optimality
+        known = (~rewards.isnan() & (self.stage.weight_tensor > 0)).any(1)
+        return centred(optimality, ids, [spec.stream for spec in specs], known=known)
 
     @torch.no_grad()
     def _follow(self, iteration: int) -> None:

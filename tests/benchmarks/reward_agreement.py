@@ -10,6 +10,11 @@ reward, over several images of each report:
 - *most*: the same where the evaluator itself chooses. By choosing, no more can be gained.
 
 The last two are in standard deviations of the evaluator's reward over all images. Intervals are 95%, over reports.
+
+A second table is of the comparisons that make an optimality r of the rewards, where the first half of each report's
+images are the policy's and the rest the baseline's. An image is learned from in proportion to 2 r - 1, so what can be
+learned from so many images depends on the *alignment* of that with the evaluator's total within reports, the cosine of
+the two: the number of images for the same gain goes with one over its square.
 """
 
 from collections.abc import Callable
@@ -19,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import typer
 from torch import Tensor
 
@@ -34,6 +40,8 @@ from cxrsynth.reports.table.table import open_table
 from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.rewards.feedback import reward_std
+from cxrsynth.rl.optimality import centred, group, margin, win_probability
 from cxrsynth.settings import DEFAULT_FAMILY, REWARDS, TUNING_FAMILY, Device, Precision
 
 _TABLE = packaged_folder() / "nano-reports.csv"
@@ -50,9 +58,13 @@ def main(
     images: int = 16,
     steps: int = 8,
     augment: int = 2,
+    posture_weight: float = 1.0,
     device: Device = Device.AUTO,
 ) -> None:
-    """Print one row for each reward; `augment` views of an image are averaged by the tuning rewards."""
+    """Print one row for each reward; `augment` views of an image are averaged by the tuning rewards.
+
+    Then one row for each comparison, in which the posture reward has `posture_weight`, the others 1.
+    """
     where = choose_device(device)
     loaded = load_model(resolve_model(model), device=where, precision=choose_precision(Precision.AUTO, where))
     tuning_rewards, evaluators = (
@@ -68,6 +80,51 @@ def main(
         values = values[~values.isnan().any(-1).any(-1)].double()  # [N, K, 2], reports that both can score
         cells = (interval(measure, values) for measure in (correlation, share_within, best, most))
         typer.echo(f"| {name} | {' | '.join(cells)} |")
+
+    weights = torch.ones(len(REWARDS))
+    weights[REWARDS.index("posture")] = posture_weight
+    whole = ~(tuned.isnan() | judged.isnan()).any(-1).any(-1)
+    typer.echo("\n| comparison | alignment |\n| --- | --- |")
+    for name, pair in alignments(tuned[whole], judged[whole], weights).items():
+        typer.echo(f"| {name} | {interval(alignment, pair)} |")
+
+
+def alignments(tuned: Tensor, judged: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """By comparison: 2 r - 1, and the evaluator's total within reports, [N, P, 2]. Rewards are [N, K, R].
+
+    The first half of the K images are the policy's, P; comparisons take the last 2 or more of the others.
+    """
+    count = tuned.shape[1] // 2
+    scale = reward_std(tuned.flatten(0, 1))
+    own = tuned[:, :count].flatten(0, 1)  # [N P, R]
+    ids = [str(place) for place in range(len(tuned)) for _ in range(count)]
+    known = torch.ones(len(own), dtype=torch.bool)
+    total = (judged / reward_std(judged.flatten(0, 1))).mean(-1)  # [N, K]
+    wanted = (total - total.mean(1, keepdim=True))[:, :count]
+
+    def baseline(images: int) -> Tensor:
+        return tuned[:, -images:].repeat_interleave(count, 0)
+
+    def won(images: int, temperature: float) -> Tensor:
+        return win_probability(own, baseline(images), scale=scale, weights=weights, temperature=temperature)
+
+    def within(optimality: Tensor) -> Tensor:
+        return centred(optimality, ids, range(len(ids)), known=known)
+
+    found = {"group, without a baseline": group(own, ids, scale=scale, weights=weights)}
+    for images in (2, count):
+        compared = {f"win probability, temperature {one:g}": won(images, one) for one in (0.25, 0.5, 1.0)}
+        compared["margin"] = margin(own, baseline(images), scale=scale, weights=weights)
+        for name, one in compared.items():
+            found[f"{name}, {images} images of the baseline"] = one
+            found[f"{name}, {images} images of the baseline, centred"] = within(one)
+    return {name: torch.stack([2 * one.view(len(tuned), count) - 1, wanted], -1) for name, one in found.items()}
+
+
+def alignment(pair: Tensor) -> float:
+    """Cosine of 2 r - 1 and the evaluator's total, [N, P, 2]."""
+    learned, wanted = pair.flatten(0, 1).unbind(-1)
+    return float(F.cosine_similarity(learned, wanted, dim=0))
 
 
 def score(

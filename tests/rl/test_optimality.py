@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cxrsynth.rl.optimality import group, margin, win_probability
+from cxrsynth.rl.optimality import centred, group, margin, win_probability
 
 SCALE, WEIGHTS = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])
 NAN = math.nan
@@ -57,6 +57,45 @@ def test_a_group_is_compared_with_itself() -> None:
 def test_a_group_of_equal_images_teaches_nothing() -> None:
     found = group(torch.ones(4, 2), ["a"] * 4, scale=SCALE, weights=WEIGHTS)
     assert found.tolist() == [0.5] * 4
+
+
+def test_what_a_reports_images_have_in_common_is_taken_away() -> None:
+    found = centred(
+        torch.tensor([0.5, 0.7, 0.9, 0.1, 0.3]), ["a", "a", "a", "b", "b"], range(5), known=torch.ones(5).bool()
+    )
+    assert found.tolist() == pytest.approx([0.5 - 0.3, 0.5, 0.5 + 0.3, 0.5 - 0.2, 0.5 + 0.2])
+
+
+def test_a_centred_optimality_stays_in_bounds_and_an_image_alone_keeps_its_own() -> None:
+    found = centred(torch.tensor([1.0, 0.0, 0.9]), ["a", "a", "b"], range(3), known=torch.ones(3).bool())
+    assert found.tolist() == pytest.approx([1.0, 0.0, 0.9])
+
+
+def test_mirrored_images_are_not_in_each_others_mean() -> None:
+    optimality = torch.tensor([0.9, 0.7, 0.4, 0.2])
+    found = centred(optimality, ["a"] * 4, [0, 0, 1, 1], known=torch.ones(4).bool())
+    assert found.tolist() == pytest.approx([1.0, 0.9, 0.1, 0.0])  # 0.9 + 0.5 - 0.3 is above 1
+    alone = centred(optimality[:2], ["a"] * 2, [0, 0], known=torch.ones(2).bool())
+    assert alone.tolist() == pytest.approx([0.9, 0.7])
+
+
+def test_an_image_without_an_answer_is_in_no_mean() -> None:
+    found = centred(torch.tensor([0.8, 0.6, 0.5]), ["a"] * 3, range(3), known=torch.tensor([True, True, False]))
+    assert found.tolist() == pytest.approx([0.7, 0.3, 0.5])
+
+
+def test_centring_leaves_the_expected_gradient_and_takes_variance_away() -> None:
+    """On x ~ N(0, 1) with a comparison whose level differs from report to report: the mean of (2 r - 1) x."""
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(4000, 8, generator=rng)
+    level = torch.randn(4000, 1, generator=rng)
+    optimality = torch.sigmoid(0.5 * noise + level).flatten()
+    ids, known = [str(place // 8) for place in range(32_000)], torch.ones(32_000, dtype=torch.bool)
+    after = centred(optimality, ids, range(32_000), known=known)
+    gradients = [((2 * one - 1) * noise.flatten()).view(4000, 8).mean(1) for one in (optimality, after)]
+    error = float(gradients[0].std()) / 4000**0.5
+    assert float(gradients[1].mean()) == pytest.approx(float(gradients[0].mean()), abs=4 * error)
+    assert float(gradients[1].var()) < 0.6 * float(gradients[0].var())
 
 
 def test_better_rewards_are_never_worse() -> None:
