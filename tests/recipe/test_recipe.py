@@ -381,6 +381,7 @@ def test_what_belongs_to_another_objective_is_refused_all_at_once(tmp_path: Path
         ({"beta": 2.0}, "beta"),
         ({"kind": "margin", "temperature": 1.0}, "temperature"),
         ({"kind": "group", "baseline_images": 2}, "baseline_images"),
+        ({"kind": "group", "centre": True}, "centre"),
     ],
 )
 def test_a_comparison_has_no_settings_that_do_nothing(comparison: dict[str, object], key: str, tmp_path: Path) -> None:
@@ -405,14 +406,16 @@ def test_the_resolved_recipe_names_what_the_objective_uses(tmp_path: Path) -> No
     assert (forward["update"], forward["advantage"], forward["sampling"]["eta"], gradient["forward"]) == (None,) * 4
     assert forward["comparison"] == {
         "kind": "win_probability",
-        "temperature": 0.25,
+        "temperature": 0.5,
+        "centre": True,
         "beta": None,
-        "baseline_images": 8,
+        "baseline_images": 4,
         "pool": None,
     }
     assert gradient["comparison"] | {"temperature": None} == {
         "kind": "margin",
         "temperature": None,
+        "centre": None,
         "beta": None,
         "baseline_images": 1,
         "pool": 4,
