@@ -51,7 +51,10 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join(f"{where(message)} {message}" for message in explain(error, data))) from None
-    return _resolve(recipe, path.parent)
+    try:
+        return _resolve(recipe, path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"{where(str(error))} {error}") from None
 
 
 def recipe_schema() -> str:
@@ -123,21 +126,25 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         kind, colon, rest = given.partition(":")
         return f"{kind}:{name(rest)}" if colon else name(given)
 
-    def reward(given: RewardSection) -> RewardSection:
+    def reward(given: RewardSection, key: str) -> RewardSection:
         found = tuple(map(name, given.backends))
+        if len(set(found)) < len(found):
+            named = ", ".join(given.backends)
+            raise RecipeError(f"{key}.backend: {named} name one reward model twice\n  expected: different ones")
         return _with(given, backend=found if len(found) > 1 else found[0])
 
-    def stage(given: Stage) -> Stage:
+    def stage(place: int, given: Stage) -> Stage:
         if isinstance(given, SftStage):
             return _with(given, data=path(given.data), table=path(given.table))
-        return _with(given, rewards={key: reward(one) for key, one in given.rewards.items()})
+        rewards = {key: reward(one, f"stages.{place}.rewards.{key}") for key, one in given.rewards.items()}
+        return _with(given, rewards=rewards)
 
     reports, evaluation, evaluator = recipe.reports, recipe.evaluation, recipe.evaluation.evaluator
     return _with(
         recipe,
         model=_with(recipe.model, checkpoint=name(recipe.model.checkpoint)),
         reports=_with(reports, table=path(reports.table), held_out=path(reports.held_out), test=path(reports.test)),
-        stages=tuple(map(stage, recipe.stages)),
+        stages=tuple(stage(place, one) for place, one in enumerate(recipe.stages)),
         evaluation=_with(
             evaluation,
             reference=path(evaluation.reference),

@@ -256,7 +256,9 @@ class SamplingSection(Section):
 class RewardSection(Section):
     """One reward, under its name: `posture`, `diagnosis`, `consistency`, or your own."""
 
-    weight: _NotNegative = Field(default=1.0, description="Weight in the total; 0 leaves the reward out.")
+    weight: Annotated[float, Field(ge=0, le=1e6), _REFUSE_SWITCH] = Field(
+        default=1.0, description="Weight in the total; 0 leaves the reward out."
+    )
     backend: str | Annotated[tuple[str, ...], Field(min_length=2)] = Field(
         default=TUNING_FAMILY,
         description="Reward model: a name, or a folder relative to the recipe. A list of several is an ensemble: the"
@@ -479,6 +481,16 @@ class ReinforcementStage(Section):
         section = self.train.ace_section
         return section is not None and section.exploration_std is not None
 
+    def _alone(self) -> Iterator[str]:
+        """A message if an image has no others of its report to be compared with."""
+        if self.images_per_report > (2 if self.mirrored else 1):
+            return
+        least = "4, because its mirror image (train.ace.exploration_std) does not count" if self.mirrored else "2"
+        yield (
+            f"images_per_report {self.images_per_report}: an image is compared with the others of its report\n"
+            f"  expected: at least {least}"
+        )
+
     @property
     def num_minibatches(self) -> int:
         """Optimizer steps of one pass over an iteration's images."""
@@ -529,7 +541,6 @@ def _comparison_defaults(*, forward: bool, kind: Any) -> dict[str, Any]:
     return {"kind": "win_probability"} | of_kind.get(str(kind), compared | {"temperature": 0.5})
 
 
-_ALONE = "images_per_report 1: an image is compared with the others of its report\n  expected: at least 2"
 # Which keys of `comparison` go with which objective and kind.
 _KINDS: dict[str, dict[str, tuple[str, ...]]] = {
     "forward": {
@@ -562,8 +573,8 @@ class RlcfStage(ReinforcementStage):
         for key in ("temperature", "beta", "baseline_images", "pool", "centre"):
             if getattr(self.comparison, key) is not None and key not in kinds[kind]:
                 yield f"comparison.{key}: not used by kind: {kind} of objective: {self.objective}, leave it out"
-        if kind == "group" and self.images_per_report == 1:
-            yield _ALONE
+        if kind == "group":
+            yield from self._alone()
 
 
 class DdpoStage(ReinforcementStage):
@@ -578,8 +589,8 @@ class DdpoStage(ReinforcementStage):
         yield from super()._contradictions()
         if self.advantage is not None and not self.advantage.centre:
             yield "advantage.centre: false keeps the sign of a comparison, and ddpo makes none"
-        if self.objective == "forward" and self.images_per_report == 1:
-            yield _ALONE
+        if self.objective == "forward":
+            yield from self._alone()
 
 
 Stage = Annotated[SftStage | RlcfStage | DdpoStage, Field(discriminator="stage")]

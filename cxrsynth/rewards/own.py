@@ -46,6 +46,7 @@ class OwnReward:
 
     def __init__(self, name: str, backend: str, *, device: torch.device) -> None:
         found = own_reward(name)
+        self._dtype = torch.get_default_dtype()
         self._title = f"reward {name} (backend {backend})"
         self._module = found.module
         self._advice = f"try it with: cxrsynth rewards check {shlex.quote(name)} --backend {shlex.quote(backend)}"
@@ -101,7 +102,11 @@ class OwnReward:
         """Everything the user's code raises becomes a ModelError, `sys.exit` too; Ctrl-C remains."""
         try:
             yield
-        except KeyboardInterrupt:
+            if torch.get_default_dtype() is not self._dtype:
+                changed = torch.get_default_dtype()
+                torch.set_default_dtype(self._dtype)  # or the message would be the next thing to go wrong
+                raise self._refused(f"it changed torch's default dtype to {changed}", f"{self._dtype}", where)
+        except (KeyboardInterrupt, ModelError):
             raise
         except BaseException as error:
             raise ModelError(

@@ -48,7 +48,7 @@ def check_answers(rewards: Tensor, names: Sequence[str], what: str) -> None:
         if unknown:
             raise ModelError(
                 f"{what}: {name} is not a number for any of {len(rewards)}\n"
-                "  it needs reports that state what it scores, and a backend that works: hold out such reports, or"
+                "  it needs reports that state what it scores, and a backend that works: choose such reports, or"
                 " remove it from the recipe and choose a new folder"
             )
 

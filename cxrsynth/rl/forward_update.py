@@ -33,11 +33,11 @@ class ForwardStats:
     """Means over the pairs of image and noise level of one iteration's updates.
 
     `baseline_distance` is the mean squared distance of the velocity to the baseline's, `norm_ratio` the length of the
-    (guided) prediction over the baseline's.
+    (guided) prediction over the baseline's. Both are None where no term of the loss needs the baseline's prediction.
     """
 
-    baseline_distance: float
-    norm_ratio: float
+    baseline_distance: float | None
+    norm_ratio: float | None
     grad_norm: float
 
 
@@ -113,10 +113,14 @@ class ForwardUpdater:
             self._after_step()
         distance, ratio, pairs = sums.tolist()
         return ForwardStats(
-            baseline_distance=distance / max(pairs, 1.0),
-            norm_ratio=ratio / pairs if pairs else 1.0,
+            baseline_distance=distance / pairs if pairs and self._needs_baseline else None,
+            norm_ratio=ratio / pairs if pairs and self._needs_baseline else None,
             grad_norm=sum(norms) / len(norms),
         )
+
+    @property
+    def _needs_baseline(self) -> bool:
+        return self._settings.kl_weight > 0 or self._settings.max_norm_ratio is not None
 
     def _rounds(self, count: int, key: str) -> list[set[int]]:
         """Places of each minibatch; the same on every process."""
@@ -192,7 +196,7 @@ class ForwardUpdater:
         with self._policy.holding(self._old):
             old = predict(self._policy.model)
         reference: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(batches)
-        if settings.kl_weight > 0 or bounded:
+        if self._needs_baseline:
             with self._policy.baseline() as baseline:
                 reference = list(predict(baseline))
         return [_Fixed(*own, *other) for own, other in zip(old, reference, strict=True)]

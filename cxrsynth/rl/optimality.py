@@ -59,38 +59,42 @@ def centred(optimality: Tensor, report_ids: Sequence[str], streams: Sequence[int
 
     An image without others keeps its optimality.
     """
-    values, members = optimality.double().tolist(), dict[str, list[int]]()
-    for place, report_id in enumerate(report_ids):
-        if known[place]:
-            members.setdefault(report_id, []).append(place)
-    found = optimality.double().clone()
-    for places in members.values():
-        for place in places:
-            others = [values[other] for other in places if streams[other] != streams[place]]
-            if others:
-                found[place] += 0.5 - sum(others) / len(others)
-    return found.clamp(0, 1).float()
+    others = _means_of_others(optimality, report_ids, streams, known=known)
+    return (optimality.double() + (0.5 - others).nan_to_num(0.0)).clamp(0, 1).float()
 
 
-def group(rewards: Tensor, report_ids: Sequence[str], *, scale: Tensor, weights: Tensor) -> Tensor:
+def group(
+    rewards: Tensor, report_ids: Sequence[str], streams: Sequence[int], *, scale: Tensor, weights: Tensor
+) -> Tensor:
     """Compared with the other images of the same report, without a baseline, [N].
 
-    The weighted total is centred within each report, divided by its standard deviation over all images and clipped.
+    The weighted total less the mean of the others, divided by the standard deviation of that over all images, clipped.
 
     Args:
         rewards, scale, weights: as for `win_probability`.
-        report_ids: of the images, [N].
+        report_ids, streams: as for `centred`.
     """
     total = _weighted(rewards / scale, weights, unknown=float("nan")).double()
+    others = _means_of_others(total, report_ids, streams, known=~total.isnan())
+    difference = (total - others)[:, None]
+    _, std = mean_and_std(difference)
+    units = (difference[:, 0] / std.clamp(min=1e-8)).nan_to_num(0.0)
+    return (0.5 + 0.5 * units.clamp(-1, 1)).float()
+
+
+def _means_of_others(values: Tensor, report_ids: Sequence[str], streams: Sequence[int], *, known: Tensor) -> Tensor:
+    """For each of N values, the mean of the report's known others of another stream, [N]; nan without any."""
     members: dict[str, list[int]] = {}
     for place, report_id in enumerate(report_ids):
-        members.setdefault(report_id, []).append(place)
-    centred = total.clone()
+        if known[place]:
+            members.setdefault(report_id, []).append(place)
+    given, found = values.double().tolist(), [float("nan")] * len(values)
     for places in members.values():
-        centred[places] -= total[places].nanmean()
-    _, std = mean_and_std(centred[:, None])
-    units = (centred / std.clamp(min=1e-8)).nan_to_num(0.0)
-    return (0.5 + 0.5 * units.clamp(-1, 1)).float()
+        for place in places:
+            others = [given[other] for other in places if streams[other] != streams[place]]
+            if others:
+                found[place] = sum(others) / len(others)
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _weighted(values: Tensor, weights: Tensor, *, unknown: float) -> Tensor:

@@ -82,15 +82,15 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         file.write(content)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file whole or not at all.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, with texts in its header, whole or not at all.
 
     Raises:
         OSError: if it cannot be written, also where the library has an error of its own for that.
     """
     partial = partial_path(path)
     try:
-        save_file(dict(tensors), partial)
+        save_file(dict(tensors), partial, metadata=None if metadata is None else dict(metadata))
         sync(partial)
         publish(path)
     except BaseException as error:

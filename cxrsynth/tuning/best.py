@@ -41,10 +41,7 @@ class BestSoFar:
         return True
 
     def alarm(self, verdict: Verdict, section: EvaluationSection) -> str | None:
-        """A warning if the evaluator falls while the reward rises, against the best so far or the baseline, at zero.
-
-        Sets `hacked` if the recipe wants such a stage to end.
-        """
+        """A warning if the evaluator falls while the reward rises, against the best so far or the baseline, at zero."""
         warning = hacking_warning(
             verdict,
             evaluator=max(self.evaluator, 0.0),
@@ -53,8 +50,8 @@ class BestSoFar:
         )
         if warning is None:
             return None
-        self.hacked = section.on_hacking == "stop"
-        return warning + ("\n  the stage ends here, as evaluation.on_hacking says" if self.hacked else "")
+        ends = section.on_hacking == "stop"
+        return warning + ("\n  the stage ends here, as evaluation.on_hacking says" if ends else "")
 
     def out_of_patience(self, section: EvaluationSection) -> str | None:
         """A message if the newest evaluations have brought no improvement, as many as the recipe waits for, or None.

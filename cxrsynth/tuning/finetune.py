@@ -97,6 +97,9 @@ class Supervision:
         self.progress.keep_averaged()
         return Trained(self.model, self.weights, adapters=self.section.train.unet == "lora")
 
+    def test(self) -> None:
+        """As `Stage.test`: only stages of reinforcement learning are tested."""
+
     def card(self) -> str:
         """Text of the model card."""
         return supervision_card(self.run, self)

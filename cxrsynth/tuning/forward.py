@@ -77,7 +77,7 @@ class Forward:
             conditioning, latents, rewards = collector.policy_samples(iteration, specs, examples)  # rewards [N, R]
         stage.silent.check(rewards, ids)
         sampled = time.monotonic()
-        optimality, feedback = self._compare(rewards, collector, examples)  # [N] in [0, 1]
+        optimality, feedback = self._compare(rewards, collector, examples, specs)  # [N] in [0, 1]
         compared = time.monotonic()
 
         section = stage.section
@@ -91,20 +91,25 @@ class Forward:
             | {"feedback/optimality": float(optimality.mean()), "feedback/spread": float(learned.std())}
             | {"images": len(specs)}
             | {f"learning_rate/{group_['part']}": group_["lr"] for group_ in stage.optimizer.param_groups}
-            | {f"policy/{name}": value for name, value in asdict(stats).items()}
+            | {f"policy/{name}": value for name, value in asdict(stats).items() if value is not None}
             | {"time/rollout_s": sampled - started, "time/baseline_s": compared - sampled}
             | {"time/update_s": time.monotonic() - compared}
         )
 
     def _compare(
-        self, rewards: Tensor, collector: Collector[Tensor], examples: Sequence[PromptExample]
+        self,
+        rewards: Tensor,
+        collector: Collector[Tensor],
+        examples: Sequence[PromptExample],
+        specs: Sequence[RolloutSpec],
     ) -> tuple[Tensor, Feedback]:
         """Optimality [N] of the policy's rewards [N, R], and their mean margins over the baseline."""
         stage, weights = self.stage, self.stage.weight_tensor
         ids = [example.report.report_id for example in examples]
         section = stage.section.comparison if isinstance(stage.section, RlcfStage) else None
         if section is None or section.baseline_images is None:
-            found = group(rewards, ids, scale=reward_std(rewards), weights=weights)
+            streams = [spec.stream for spec in specs]
+            found = group(rewards, ids, streams, scale=reward_std(rewards), weights=weights)
             return found, Feedback(rewards, rewards, None)
         images = range(section.baseline_images)
         by_id = dict(zip(ids, examples, strict=True))

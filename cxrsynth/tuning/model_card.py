@@ -97,6 +97,13 @@ def _reward(name: str, reward: RewardSection) -> str:
     return f"{name} ({models}, weight {reward.weight:g})"
 
 
+def _chosen_by_test(stage: "Reinforcement") -> str:
+    looks = stage.run.folder.earlier_tests()
+    if not looks:
+        return "nothing was chosen by"
+    return f"chose no weights, but were looked at {counted(looks, 'time')} before the run went on with other settings"
+
+
 def _result_table(stage: "Reinforcement", best: int) -> list[str]:
     """Baseline and tuned model on test reports; where there are none, on those that chose the weights."""
     own = [row for row in stage.progress.metrics.rows() if row["stage"] == stage.index]
@@ -107,7 +114,8 @@ def _result_table(stage: "Reinforcement", best: int) -> list[str]:
     row, prefix = (tested[-1], f"{TEST}/") if tested else (chosen[-1], f"{EVALUATION}/")
     row = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
     names = [key.removesuffix("/policy") for key in row if key.endswith("/policy")]
-    reports = "test reports, which nothing was chosen by" if tested else "held-out reports, which chose these weights"
+    chose = ", which chose these weights" if stage.run.folder.best(stage.index).is_dir() else ""
+    reports = f"test reports, which {_chosen_by_test(stage)}" if tested else f"held-out reports{chose}"
     lines = [
         f"On {reports}, with the same noise for both models (95% intervals by bootstrap over reports):",
         "",

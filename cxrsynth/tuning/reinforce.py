@@ -131,10 +131,14 @@ class Reinforcement:
             self.progress.draw()
         if self.best.replaced_by(verdict, iteration):
             self.progress.save_best(iteration)
-        if alarm is not None and self.run.is_main:
-            console.warn(alarm)
+        if alarm is not None:
+            # Not before: who goes on from the best checkpoint with other settings must not be stopped at once.
+            self.best.hacked = section.on_hacking == "stop"
+            if self.run.is_main:
+                console.warn(alarm)
         if not self.best.hacked and (tired := self.best.out_of_patience(section)) is not None and self.run.is_main:
             console.say(tired)
+        self.run.wait()  # the best checkpoint must be there before another process reads it
 
     def _name_stalled_rewards(self, done: int) -> None:
         """After every window of iterations, so that a run that was resumed says the same."""
@@ -157,7 +161,7 @@ class Reinforcement:
                 self.evaluate(evaluator, done, show)
 
     def result(self) -> Trained:
-        """The model with its best weights by the evaluator. In the last stage of its kind, they are now tested.
+        """The model with its best weights by the evaluator.
 
         Raises:
             ModelError: if they cannot be read.
@@ -175,25 +179,28 @@ class Reinforcement:
             if self.run.is_main:
                 console.warn(f"{folder} is missing: the model gets the weights of the last iteration")
             self.progress.keep_averaged()
-        if self.run.tested_stage == self.index:
-            self._test()
         return Trained(self.policy.model, self.policy.weights, adapters=self.section.train.unet == "lora")
 
-    def _test(self) -> None:
-        """Compare the model with the baseline on test reports, which nothing was chosen by; the row is for the card.
+    def test(self) -> None:
+        """As `Stage.test`: in the last stage of its kind, compare the result with the baseline on test reports.
 
-        A run that was killed here comes here again.
+        Nothing was chosen by them; the row is for the card. A run that was killed here comes here again.
         """
         run, metrics = self.run, self.progress.metrics
+        if run.tested_stage != self.index:
+            return
         if run.is_main:
             metrics.drop_test(stage=self.index)
             console.say(f"testing on {counted(len(run.test), 'report')} that nothing was chosen by")
         run.wait()
         with self.pool() as pool:
             evaluator = self.evaluator(pool, test=True)
-            images = evaluator.evaluate(self.policy.model)
-            cache = run.folder.baseline_images / f"{self.index}-test.safetensors"
-            verdict = evaluator.verdict(images, evaluator.baseline(self.policy.baseline, cache))
+            try:
+                images = evaluator.evaluate(self.policy.model)
+                cache = run.folder.baseline_images / f"{self.index}-test.safetensors"
+                verdict = evaluator.verdict(images, evaluator.baseline(self.policy.baseline, cache))
+            except ModelError as error:
+                raise ModelError(f"{error}\n  --export writes the trained model without a test") from None
         self.progress.write(self.best.evaluated or self.section.iterations, verdict.as_row(TEST))
         if run.is_main:
             console.say(f"on test reports: {verdict.summary}")

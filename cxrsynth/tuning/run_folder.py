@@ -20,6 +20,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cxrsynth.errors import RecipeError, ShardError
 from cxrsynth.recipe.changes import changes, check_changes
@@ -27,11 +28,13 @@ from cxrsynth.recipe.read import keys_of_earlier_version
 from cxrsynth.rl.checkpoint import check_whole
 from cxrsynth.runtime.files import folder_atomically, remove, write_atomically
 from cxrsynth.runtime.folder import LockedFolder
+from cxrsynth.tuning.metrics import Metrics
 
+_HISTORY = "history.json"
 _CHECKPOINT = re.compile(r"(\d+)-(\d{6})")
 _CHECKPOINT_NAMES = "checkpoints/[0-9]*-[0-9][0-9][0-9][0-9][0-9][0-9]"
 _WRITTEN = (
-    *("recipe.yaml", "inputs.json", "versions.json", "history.json", "metrics.jsonl", "curves.png", "sheets/*.png"),
+    *("recipe.yaml", "inputs.json", "versions.json", _HISTORY, "metrics.jsonl", "curves.png", "sheets/*.png"),
     *(_CHECKPOINT_NAMES, "checkpoints/best-*", "checkpoints/baseline/*.safetensors"),
     *("checkpoints/latents-*/*.safetensors", "stages/*/model", "model", "export"),
 )
@@ -149,15 +152,22 @@ class RunFolder:
         if self.model.is_dir():  # the run was complete; its model stays until the next export
             remove(self.export)
             self.model.rename(self.export)
-        path = self.path / "history.json"
-        try:
-            history = list(json.loads(path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
-            history = []
+        history = self._history()
         changed = changes(self._read(self.path / "recipe.yaml"), recipe)
-        entry = {"from_best": {"stage": stage, "iteration": iteration}, "changed": changed}
+        tested = any(name.startswith("test/") for row in Metrics(self.metrics).rows() for name in row)
+        entry = {"from_best": {"stage": stage, "iteration": iteration}, "changed": changed, "tested": tested}
         if history[-1:] != [entry]:  # the process may have been killed just after it was written
-            write_atomically(path, json.dumps([*history, entry], indent=1).encode())
+            write_atomically(self.path / _HISTORY, json.dumps([*history, entry], indent=1).encode())
+
+    def earlier_tests(self) -> int:
+        """How often the run was tested before it went on with other settings."""
+        return sum(bool(entry.get("tested")) for entry in self._history() if isinstance(entry, dict))
+
+    def _history(self) -> list[Any]:
+        try:
+            return list(json.loads((self.path / _HISTORY).read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return []
 
     def _write_versions(self, versions: Mapping[str, str]) -> None:
         """Record the versions the run started with, and those it resumes with if they differ."""

@@ -38,6 +38,10 @@ class Stage(Protocol):
         """The model with the weights this stage leaves, once it is trained."""
         ...
 
+    def test(self) -> None:
+        """Look at the test reports with the result's weights, if this stage's model is the one to be tested."""
+        ...
+
     def card(self) -> str:
         """Text of the result's model card."""
         ...

@@ -102,6 +102,7 @@ def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> None:
         stage = _STAGES[section.stage](run, section, index, checkpoint=checkpoint)
         stage.train()
         trained = stage.result()
+        stage.test()
         if run.is_main:
             save_tuned(trained, run.stage_model(index), source=checkpoint, card=stage.card())
             shutil.rmtree(run.folder.latents(index), ignore_errors=True)

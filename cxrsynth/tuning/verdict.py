@@ -93,8 +93,8 @@ def hacking_warning(verdict: Verdict, *, evaluator: float, tuning: float, margin
     return (
         f"reward hacking: the evaluator's margin fell by {fall:.2f} standard deviations (to {verdict.evaluator:+.2f})"
         f" while that of the tuning rewards rose from {tuning:+.2f} to {verdict.tuning:+.2f}.\n"
-        "  Raise update.kl_weight, lower the learning rates, or stop here: the best checkpoint according to the"
-        " evaluator is kept"
+        "  Begin again with a larger kl_weight, go on from the best checkpoint with lower learning rates (--from-best),"
+        " or stop here: the best checkpoint according to the evaluator is kept"
     )
 
 

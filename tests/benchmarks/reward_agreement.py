@@ -111,7 +111,7 @@ def alignments(tuned: Tensor, judged: Tensor, weights: Tensor) -> dict[str, Tens
     def within(optimality: Tensor) -> Tensor:
         return centred(optimality, ids, range(len(ids)), known=known)
 
-    found = {"group, without a baseline": group(own, ids, scale=scale, weights=weights)}
+    found = {"group, without a baseline": group(own, ids, range(len(ids)), scale=scale, weights=weights)}
     for images in (2, count):
         compared = {f"win probability, temperature {one:g}": won(images, one) for one in (0.25, 0.5, 1.0)}
         compared["margin"] = margin(own, baseline(images), scale=scale, weights=weights)

@@ -210,6 +210,10 @@ def test_an_ensemble_of_reward_models(tmp_path: Path) -> None:
         "stages.0.rewards.diagnosis.spread_weight=1": "spread_weight is of an ensemble",
         "stages.0.rewards.diagnosis.backend=[nano]": "at least 2",
         "stages.0.rewards.diagnosis.backend=[nano,nano]": "names a reward model twice",
+        "stages.0.rewards.posture.backend=[mine,./mine]": (
+            "--set stages.0.rewards.posture.backend: mine, ./mine name one reward model twice"
+        ),
+        "stages.0.rewards.posture.weight=1e39": "less than or equal to 1000000",
     }.items():
         assert expected in refusal(tmp_path, content, override)
 
@@ -250,7 +254,7 @@ ABBREVIATED = {
         "stages.2.train.lora.alpha=4",
         "stages.0.sampling.guidance=2.0",
         "stages.2.sampling.steps=7",
-        "stages.0.comparison.temperature=0.5",
+        "stages.0.comparison.temperature=0.25",
         "stages.0.comparison.baseline_images=2",
         "stages.0.forward.strength=0.5",
         "stages.2.update.kl_weight=0.5",
@@ -394,7 +398,15 @@ def test_a_comparison_has_no_settings_that_do_nothing(comparison: dict[str, obje
 @pytest.mark.parametrize("stage", [{"comparison": {"kind": "group"}}, {"stage": "ddpo"}])
 def test_one_image_cannot_be_compared_with_its_group(stage: dict[str, object], tmp_path: Path) -> None:
     alone = stage_refusal(tmp_path, images_per_report=1, train={"ace": False}, **stage)
-    assert alone[0] == "images_per_report 1: an image is compared with the others of its report"
+    assert alone == [
+        "images_per_report 1: an image is compared with the others of its report",
+        "  expected: at least 2",
+    ]
+    mirrored = stage_refusal(tmp_path, images_per_report=2, train={"ace": {"subspace": 4, "exploration_std": 0.3}}, **stage)
+    assert mirrored == [
+        "images_per_report 2: an image is compared with the others of its report",
+        "  expected: at least 4, because its mirror image (train.ace.exploration_std) does not count",
+    ]
 
 
 def test_the_resolved_recipe_names_what_the_objective_uses(tmp_path: Path) -> None:

@@ -155,6 +155,14 @@ return values
     assert found.tolist() == pytest.approx(given.mean((1, 2, 3)).tolist())
 
 
+def test_changing_the_default_dtype_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other tensor of the run would follow it."""
+    lines = "torch.set_default_dtype(torch.float64)\nreturn images.mean((1, 2, 3))"
+    message = refusal(replaced(lines), tmp_path, monkeypatch)
+    assert "it changed torch's default dtype to torch.float64" in message
+    assert torch.get_default_dtype() is torch.float32
+
+
 def test_a_result_in_memory_that_it_uses_again_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = "self.memory[:] = images.mean((1, 2, 3))\nreturn self.memory"
     reward, _ = load(replaced(lines, constructor="self.memory = torch.zeros(2)"), tmp_path, monkeypatch)

@@ -46,7 +46,7 @@ def test_a_reward_without_an_answer_is_left_out() -> None:
 
 def test_a_group_is_compared_with_itself() -> None:
     rewards = torch.tensor([[0.0, 0.0], [1.0, 2.0], [100.0, 200.0], [101.0, 202.0], [7.0, 7.0]])
-    found = group(rewards, ["a", "a", "b", "b", "alone"], scale=SCALE, weights=WEIGHTS)
+    found = group(rewards, ["a", "a", "b", "b", "alone"], range(5), scale=SCALE, weights=WEIGHTS)
     assert found[0] == pytest.approx(float(found[2]))
     assert found[1] == pytest.approx(float(found[3]))
     assert float(found[0]) < 0.5 < float(found[1])
@@ -55,7 +55,7 @@ def test_a_group_is_compared_with_itself() -> None:
 
 
 def test_a_group_of_equal_images_teaches_nothing() -> None:
-    found = group(torch.ones(4, 2), ["a"] * 4, scale=SCALE, weights=WEIGHTS)
+    found = group(torch.ones(4, 2), ["a"] * 4, range(4), scale=SCALE, weights=WEIGHTS)
     assert found.tolist() == [0.5] * 4
 
 
@@ -96,6 +96,16 @@ def test_centring_leaves_the_expected_gradient_and_takes_variance_away() -> None
     error = float(gradients[0].std()) / 4000**0.5
     assert float(gradients[1].mean()) == pytest.approx(float(gradients[0].mean()), abs=4 * error)
     assert float(gradients[1].var()) < 0.6 * float(gradients[0].var())
+
+
+def test_a_group_leaves_mirrored_images_out_of_each_others_mean() -> None:
+    """Where both images of a pair are equally good, their pair is as far from one half as the pairs are apart."""
+    rewards = torch.tensor([[3.0, 0.0], [3.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    found = group(rewards, ["a"] * 4, [0, 0, 1, 1], scale=torch.ones(2), weights=torch.tensor([1.0, 0.0]))
+    apart = group(rewards[::2], ["a"] * 2, [0, 1], scale=torch.ones(2), weights=torch.tensor([1.0, 0.0]))
+    assert found.tolist() == pytest.approx(apart.repeat_interleave(2).tolist(), abs=0.1)
+    pair = group(rewards[1:3], ["a"] * 2, [0, 0], scale=torch.ones(2), weights=torch.tensor([1.0, 0.0]))
+    assert pair.tolist() == [0.5, 0.5]
 
 
 def test_better_rewards_are_never_worse() -> None:

@@ -71,7 +71,7 @@ def test_images_of_a_report_are_consecutive_and_do_not_depend_on_the_batch(
     ]
 
 
-@pytest.mark.parametrize("damage", ["cut", "features", "rewards", "images", "count", "missing", "type"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "features", "rewards", "images", "count", "missing", "type"])
 def test_a_damaged_file_of_the_baselines_images_is_made_again(
     damage: str, model: DiffusionModel, extractor: Extractor, tmp_path: Path
 ) -> None:
@@ -83,6 +83,8 @@ def test_a_damaged_file_of_the_baselines_images_is_made_again(
         match damage:
             case "cut":
                 cache.write_bytes(whole[: len(whole) // 2])
+            case "bit":  # of a number: shapes and types are as they were
+                cache.write_bytes(whole[:-2] + bytes([whole[-2] ^ 0x40, whole[-1]]))
             case "features" | "rewards":
                 save_file(tensors | {damage: tensors[damage][:, 1:].contiguous()}, cache)
             case "images":
@@ -99,13 +101,11 @@ def test_a_damaged_file_of_the_baselines_images_is_made_again(
 
 
 def test_a_whole_file_of_the_baselines_images_is_used(
-    model: DiffusionModel, extractor: Extractor, tmp_path: Path
+    model: DiffusionModel, extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "0.safetensors"
     with OrderedPool(1, threads=1) as pool:
-        make_evaluator(extractor, pool).baseline(lambda: nullcontext(model), cache)
-        # Clones: some releases of safetensors map the file, which is about to be written over.
-        tensors = {name: tensor.clone() for name, tensor in load_file(cache).items()}
-        save_file(tensors | {"rewards": tensors["rewards"] + 1}, cache)
+        first = make_evaluator(extractor, pool).baseline(lambda: nullcontext(model), cache)
+        monkeypatch.delattr(Evaluator, "evaluate")
         again = make_evaluator(extractor, pool).baseline(lambda: nullcontext(model), cache)
-    assert torch.equal(again.rewards, tensors["rewards"] + 1)
+    assert torch.equal(again.rewards, first.rewards)

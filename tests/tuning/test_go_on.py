@@ -121,6 +121,7 @@ def test_a_run_goes_on_from_its_best_checkpoint_with_a_lower_rate(
         {
             "from_best": {"stage": 0, "iteration": iteration},
             "changed": {"stages.0.iterations": [4, 6], "stages.0.train.learning_rate": [1.0e-3, 1.0e-4]},
+            "tested": False,
         }
     ]
     rates = {row["iteration"]: row["learning_rate/unet"] for row in metrics(out) if "learning_rate/unet" in row}
@@ -160,3 +161,49 @@ def test_a_folder_killed_before_its_first_recipe_is_no_foreign_folder(tiny_model
     (out / ".recipe.yaml.partial").write_text("seed: 0\nmod")
     assert tune(write_recipe(tmp_path, recipe(tiny_model, iterations=1)), out).exit_code == 0
     assert not (out / ".recipe.yaml.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_stage_that_reward_hacking_ended_goes_on_from_its_first_evaluation(tiny_model: Path, tmp_path: Path) -> None:
+    """The evaluation that raised the alarm is also the best one: the alarm must not end what goes on from there."""
+    content = recipe(tiny_model, iterations=3, train={"unet": "full", "learning_rate": 3.0e-2, "ace": False})
+    opposite = {"evaluator": {"brightness": "dark"}, "hacking_margin": 1.0e-6, "on_hacking": "stop"}
+    content["evaluation"] |= {"every": 1} | opposite
+    content["stages"][0]["rewards"] = {"brightness": {"backend": "bright"}}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    assert "the stage ends here, as evaluation.on_hacking says" in tune(path, out).output
+    (ended,) = {row["iteration"] for row in metrics(out) if "learning_rate/unet" in row}
+    done = tune(path, out, "--from-best", "--set", "stages.0.train.learning_rate=1.0e-5")
+    assert done.exit_code == 0, done.output
+    rates = {row["iteration"]: row["learning_rate/unet"] for row in metrics(out) if "learning_rate/unet" in row}
+    assert (ended, rates[2]) == (1, 1.0e-5)
+
+
+@pytest.mark.slow
+def test_only_a_complete_run_looks_at_the_test_and_every_look_is_recorded(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = recipe(tiny_model, iterations=1, train={"unet": "full", "learning_rate": 1.0e-3, "ace": False})
+    content["reports"]["test"] = 2
+    content["evaluation"] |= {"every": 1}
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    evaluate = Evaluator.evaluate
+
+    def unanswered(self: Evaluator, *given: Any, **named: Any) -> Any:
+        if self.held_out.name == "test":
+            raise ModelError("no answer")
+        return evaluate(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", unanswered)
+        failed = tune(path, out)
+        assert (failed.exit_code, "--export writes the trained model without a test" in failed.output) == (2, True)
+        exported = tune(path, out, "--export")
+        assert (exported.exit_code, "testing on" in exported.output) == (0, False), exported.output
+    card = out / "model" / "model_card.md"
+    assert tune(path, out).exit_code == 0
+    assert "On test reports, which nothing was chosen by," in card.read_text()
+    lower = ("--set", "stages.0.train.learning_rate=1.0e-4", "--set", "stages.0.iterations=2")
+    assert tune(path, out, "--from-best", *lower).exit_code == 0
+    assert [entry["tested"] for entry in json.loads((out / "history.json").read_text())] == [True]
+    assert "chose no weights, but were looked at 1 time before the run went on" in card.read_text()
