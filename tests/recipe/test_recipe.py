@@ -402,7 +402,9 @@ def test_one_image_cannot_be_compared_with_its_group(stage: dict[str, object], t
         "images_per_report 1: an image is compared with the others of its report",
         "  expected: at least 2",
     ]
-    mirrored = stage_refusal(tmp_path, images_per_report=2, train={"ace": {"subspace": 4, "exploration_std": 0.3}}, **stage)
+    mirrored = stage_refusal(
+        tmp_path, images_per_report=2, train={"ace": {"subspace": 4, "exploration_std": 0.3}}, **stage
+    )
     assert mirrored == [
         "images_per_report 2: an image is compared with the others of its report",
         "  expected: at least 4, because its mirror image (train.ace.exploration_std) does not count",
