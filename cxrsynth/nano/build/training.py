@@ -24,7 +24,7 @@ def cores() -> int:
 def forward_context() -> torch.autocast:
     """Context for forward passes on this thread: autocast to bfloat16 where the CPU multiplies it, otherwise none.
 
-    A CPU that does not takes a hundred times as long in bfloat16. Its weights come out slightly different.
+    A CPU that does not takes a hundred times as long in bfloat16. Networks trained in float32 differ slightly.
     """
     fast = choose_precision(Precision.AUTO, torch.device("cpu")) is Precision.BF16
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast)
