@@ -1,6 +1,7 @@
 """The command line: parse, load, call, render, exit code. Torch is imported inside the commands only."""
 
 import errno
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -362,6 +363,7 @@ def _quiet_libraries() -> None:
     environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|spacy|negspacy)\b")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # advice where no home folder can be written to
 
 
 def main() -> None:

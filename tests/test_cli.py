@@ -1,6 +1,7 @@
 """The command line: fast, strict about its arguments, and in step with the Python functions."""
 
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,21 @@ sys.stdout.write(f"{result.exit_code} {sorted(heavy)}")
 def test_help_and_recipes_import_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", _CODE, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout == "0 []"
+
+
+def test_libraries_give_no_advice_where_no_folder_can_be_written_to(tmp_path: Path) -> None:
+    """matplotlib's, on its cache; a path below a file cannot be made by any user."""
+    (tmp_path / "file").touch()
+    beneath = str(tmp_path / "file" / "below")
+    code = "from cxrsynth import cli; cli._quiet_libraries(); import cxrsynth.tuning.curves"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"HOME": beneath, "XDG_CONFIG_HOME": beneath, "XDG_CACHE_HOME": beneath},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stderr == ""
 
 
 def test_every_option_has_help() -> None:

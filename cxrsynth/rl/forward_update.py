@@ -90,20 +90,23 @@ class ForwardUpdater:
         self._after_step = after_step
         self._process = ForwardProcess(policy.model)
 
-    def __call__(self, samples: CleanSamples, optimality: Tensor, advantage: Tensor, *, key: str) -> ForwardStats:
+    def __call__(
+        self, samples: CleanSamples, optimality: Tensor, advantage: Tensor, *, report_ids: Sequence[str], key: str
+    ) -> ForwardStats:
         """Train on an iteration.
 
         Args:
             samples: this process's share.
             optimality: of all N images, [N] in [0, 1].
             advantage: of all N images for the shift of their condition, [N].
+            report_ids: of all N images.
             key: determines minibatches, noise levels and noise.
 
         Raises:
             ModelError: if a loss or gradient is not a number.
         """
         learning = bool(self._policy.denoising_weights)
-        rounds = self._rounds(len(optimality), key)
+        rounds = self._rounds(report_ids, key)
         batches = [self._batches(samples, places) if learning else [] for places in rounds]
         fixed = [self._fixed(samples, own, key) for own in batches]
         sums, norms = torch.zeros(3, dtype=torch.float64), []
@@ -122,9 +125,13 @@ class ForwardUpdater:
     def _needs_baseline(self) -> bool:
         return self._settings.kl_weight > 0 or self._settings.max_norm_ratio is not None
 
-    def _rounds(self, count: int, key: str) -> list[set[int]]:
-        """Places of each minibatch; the same on every process."""
-        places = random.Random(key).sample(range(count), count)
+    def _rounds(self, report_ids: Sequence[str], key: str) -> list[set[int]]:
+        """Places of each minibatch; the same on every process. A report's images stay together as far as they fit."""
+        count, rng = len(report_ids), random.Random(key)
+        places = rng.sample(range(count), count)
+        if self._settings.common_noise:
+            order = {name: rng.random() for name in dict.fromkeys(report_ids)}
+            places.sort(key=lambda place: order[report_ids[place]])
         size = count // self._settings.num_minibatches
         return [set(places[first : first + size]) for first in range(0, count, size)]
 
@@ -137,17 +144,21 @@ class ForwardUpdater:
     def _noised(self, samples: CleanSamples, pairs: Sequence[Pair], key: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows, timesteps [B], noisy latents and the target of their velocity [B, C, h, w], on the device.
 
-        The noise levels of an image are stratified: one in each of `timesteps` equal parts of the range.
+        The noise levels of an image are stratified: one in each of `timesteps` equal parts of the range. With common
+        random numbers, a report's images share levels and noise: what differs between their gradients, and does not
+        cancel out, is then the images and how good they are.
         """
         device = self._policy.model.device
         rows = torch.tensor([row for row, _ in pairs])
-        levels = []
+        names = samples.report_ids if self._settings.common_noise else samples.places
+        levels, least = [], self._settings.least_noise
         for row, draw in pairs:
-            place = random.Random(f"{key} level {samples.places[row]} {draw}").random()
-            levels.append((draw + place) / self._settings.timesteps)
+            place = random.Random(f"{key} level {names[row]} {draw}").random()
+            part = (draw + place) / self._settings.timesteps
+            levels.append(least + (1 - least) * part)
         timesteps = self._process.timesteps(torch.tensor(levels, dtype=torch.float64)).to(device)
         shape = samples.clean.shape[1:]
-        noise = torch.stack([seeded_noise(tuple(shape), key, "noise", samples.places[r], draw) for r, draw in pairs])
+        noise = torch.stack([seeded_noise(tuple(shape), key, "noise", names[r], draw) for r, draw in pairs])
         clean, noise = samples.clean[rows].to(device), noise.to(device)
         return (
             rows,

@@ -84,7 +84,8 @@ class Forward:
         set_learning_rates(stage.optimizer, section.train.schedule, done=iteration / section.iterations)
         samples = clean_samples(conditioning, latents, stage.policy.model.latent_shape)
         learned = self._centred(optimality, rewards, ids, specs)
-        stats = updater(samples, learned, shift_advantage(optimality, specs), key=stage.key(iteration))
+        advantage = shift_advantage(optimality, specs)
+        stats = updater(samples, learned, advantage, report_ids=ids, key=stage.key(iteration))
         self._follow(iteration)
         return (
             feedback.row(stage.suite.names, stage.weight_tensor)

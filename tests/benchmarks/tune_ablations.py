@@ -53,6 +53,7 @@ VARIANTS = {
     "ACE alone": Variant((f"{_STAGE}.train={{unet: frozen, ace: {_ACE}, ace_learning_rate: 1.2e-2}}",)),
     "UNet and ACE": Variant((f"{_STAGE}.train.ace={_ACE}", f"{_STAGE}.train.ace_learning_rate=1.2e-2")),
     "no KL": Variant((f"{_STAGE}.forward.kl_weight=0",)),
+    "noise of its own for each image": Variant((f"{_STAGE}.forward.common_noise=false",)),
 } | {f"{reward} alone": _only(reward) for reward in REWARDS}
 
 

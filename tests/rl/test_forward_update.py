@@ -61,7 +61,13 @@ class Made:
                 pool=pool,
                 add_up=lambda tensor: tensor,
             )
-            return updater(self.samples, optimality, shift_advantage(optimality, self.specs), key=key)
+            return updater(
+                self.samples,
+                optimality,
+                shift_advantage(optimality, self.specs),
+                report_ids=self.samples.report_ids,
+                key=key,
+            )
 
 
 def make(folder: Path, unet: str, *, ace: AceSection | None = None, batch_size: int = 4) -> Made:
@@ -147,6 +153,27 @@ def test_the_prediction_moves_towards_good_images_and_away_from_bad_ones(tiny_mo
     change = losses() - before
     assert float(change[0]) < -1e-4
     assert float(change[1]) > 1e-4
+
+
+def test_what_a_reports_images_have_in_common_cancels_out(tiny_model: Path) -> None:
+    """Two equal images of one report, one called good and one bad, teach nothing: unless their noise differs."""
+
+    def moved(**given: Any) -> float:
+        made = make(tiny_model, "full")
+        assert made.samples.report_ids == ["r0", "r0", "r1", "r1"] or made.samples.report_ids == [
+            "r1",
+            "r1",
+            "r0",
+            "r0",
+        ]
+        made.samples.clean[1], made.samples.clean[3] = made.samples.clean[0], made.samples.clean[2]
+        before = snapshot(made.policy)
+        made.update(torch.tensor([0.9, 0.1, 0.3, 0.7]), kl_weight=0.0, **given)
+        return max(float((weight - before[name]).abs().max()) for name, weight in snapshot(made.policy).items())
+
+    assert moved() < 1e-6
+    assert moved(num_minibatches=2) < 1e-6  # a minibatch is a whole report
+    assert moved(common_noise=False) > 1e-3
 
 
 def test_the_baseline_pulls_back(tiny_model: Path) -> None:
