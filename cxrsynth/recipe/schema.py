@@ -359,11 +359,6 @@ class ForwardSection(Section):
         default=4, description="Minibatches an iteration's images are split into: one optimizer step each."
     )
     timesteps: _AtLeastOne = Field(default=4, description="Noise levels at which each image is learned from.")
-    least_noise: _Probability = Field(
-        default=0.0,
-        description="Where the range of noise levels begins, as a fraction of the schedule: 0 is next to the clean"
-        " image, 1 pure noise. Composition is decided at high noise, details at low noise.",
-    )
     common_noise: _Switch = Field(
         default=True,
         description="Whether a report's images are learned from at the same noise levels and with the same noise: what"

@@ -151,11 +151,10 @@ class ForwardUpdater:
         device = self._policy.model.device
         rows = torch.tensor([row for row, _ in pairs])
         names = samples.report_ids if self._settings.common_noise else samples.places
-        levels, least = [], self._settings.least_noise
+        levels = []
         for row, draw in pairs:
             place = random.Random(f"{key} level {names[row]} {draw}").random()
-            part = (draw + place) / self._settings.timesteps
-            levels.append(least + (1 - least) * part)
+            levels.append((draw + place) / self._settings.timesteps)
         timesteps = self._process.timesteps(torch.tensor(levels, dtype=torch.float64)).to(device)
         shape = samples.clean.shape[1:]
         noise = torch.stack([seeded_noise(tuple(shape), key, "noise", names[r], draw) for r, draw in pairs])

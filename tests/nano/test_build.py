@@ -90,6 +90,11 @@ CONFIG = {
         "classifier": FIT,
         "posture": FIT,
         "dual_encoder": FIT,
+        "distillation": {
+            "trunks": [{"kind": "resnet", "widths": [8, 8], "depths": [1, 1]}],
+            "classifier": FIT | {"noise": 0.04, "erase": 0.5},
+            "dual_encoder": FIT | {"noise": 0.04, "erase": 0.5},
+        },
     },
     "decoder": {
         "steps": 4,
@@ -235,6 +240,23 @@ def test_a_build_continues_from_a_model_folder(tmp_path: Path, config: Path, mon
         assert (first / kept).read_bytes() == (second / kept).read_bytes()
     assert "denoiser 4 and, each with a new learning-rate schedule, 3 more" in (second / "model_card.md").read_text()
     assert "more" not in (first / "model_card.md").read_text().split("denoiser 4")[1].splitlines()[0]
+
+
+@pytest.mark.slow
+def test_the_reward_models_of_a_model_folder_are_distilled_further_and_nothing_else_changes(
+    tmp_path: Path, config: Path
+) -> None:
+    data, first, second = write_images(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
+    main(data=data, work=tmp_path / "work", out=first, config=config)
+    for stage in (build.Stage.REWARD_MODELS, build.Stage.EXPORT, build.Stage.MEASURE):
+        main(data=data, work=tmp_path / "more", out=second, config=config, start=first, only=stage)
+    changed = {
+        str(path.relative_to(first))
+        for path in first.rglob("*.safetensors")
+        if path.read_bytes() != (second / path.relative_to(first)).read_bytes()
+    }
+    assert changed == {f"judges/nano/{network}/model.safetensors" for network in ("classifier", "dual_encoder")}
+    assert json.loads((second / "numbers.json").read_text())["denoiser_steps"] == [4]
 
 
 @pytest.mark.slow

@@ -2,17 +2,23 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets
-from cxrsynth.nano.build.config import FitSettings
-from cxrsynth.nano.build.dual_encoder import _with_other_findings
+from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets, train_classifier
+from cxrsynth.nano.build.config import FitSettings, TextSettings
+from cxrsynth.nano.build.dual_encoder import (
+    _text_config,
+    _with_other_findings,
+    make_report_tokenizer,
+    train_dual_encoder,
+)
 from cxrsynth.nano.build.fitting import augmented
 from cxrsynth.nano.build.images import Radiograph, patient_half
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
-from cxrsynth.nano.build.reward_models import aurocs
+from cxrsynth.nano.build.reward_models import aurocs, logits_of
 from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import Status
 from cxrsynth.reports.prompt import Subject
@@ -122,6 +128,83 @@ def test_augmentation_warps_blurs_and_stays_in_range() -> None:
     moving = still.model_copy(update={"shift": 0.1, "rotation_rad": 0.1})
     assert not torch.allclose(augment(moving, 0), augment(still, 0), atol=0.05)
     assert torch.equal(augment(moving, 1), augment(moving, 1))
+    noisy = augment(still.model_copy(update={"noise": 0.2}), 0)
+    apart = (noisy - augment(still, 0)).abs().mean((1, 2, 3))
+    assert apart.max() < 0.2  # a standard deviation of at most 0.2 ...
+    assert apart.max() > 4 * apart.min()  # ... that differs from image to image
+    erased = augment(still.model_copy(update={"erase": 0.5}), 0) != augment(still, 0)
+    share = erased.float().mean((1, 2, 3))
+    assert 3 <= (share > 0).sum() <= 13
+    assert share.max() < 0.36**2  # a rectangle with sides of at most 0.35
+    one = erased[share.argmax(), 0]
+    assert one.any(1).sum() * one.any(0).sum() == pytest.approx(int(one.sum()), rel=0.05)
+
+
+def fit_settings(**given: float) -> FitSettings:
+    base = {"size": 64, "steps": 60, "batch_size": 8, "learning_rate": 3e-3, "weight_decay": 0.0}
+    return FitSettings.model_validate(base | {"shift": 0.0, "zoom": 0.0, "rotation_rad": 0.0, "gamma": 0.0} | given)
+
+
+def test_a_classifier_learns_from_its_teachers_and_not_from_labels(tmp_path: Path) -> None:
+    """Two teachers disagree, and the labels contradict both: the student learns the teachers' mean."""
+    heads = ["Edema", "Child"]
+    shown = [radiograph(("Edema",), age_group="child") for _ in range(8)]
+    pixels = torch.randint(0, 256, (8, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    teachers = [FindingClassifier(heads, RESNET).eval() for _ in range(2)]
+    for teacher, logit in zip(teachers, (-3.0, -1.0), strict=True):
+        torch.nn.init.zeros_(teacher.head.weight)
+        torch.nn.init.constant_(teacher.head.bias, logit)
+    trunk = {key: value for key, value in RESNET.items() if key != "size"}
+    common: Any = {
+        "trunk": trunk,
+        "settings": fit_settings(steps=100, learning_rate=3e-2),
+        "seed": 0,
+        "save_every": 100,
+    }
+    taught = train_classifier(shown, pixels, heads, tmp_path / "taught.pt", teachers=teachers, **common)
+    labeled = train_classifier(shown, pixels, heads, tmp_path / "labeled.pt", **common)
+    assert logits_of(taught, pixels).mean().item() == pytest.approx(-2.0, abs=0.3)
+    assert logits_of(labeled, pixels).mean() > 1
+
+
+def test_a_dual_encoder_learns_its_teachers_similarities(tmp_path: Path) -> None:
+    """The teacher prefers texts by an accident of its weights; the student comes to prefer the same."""
+    kinds = (("Edema",), ("Pleural Effusion",), ("No Finding",), ("Pneumonia",))
+    shown = [radiograph(kinds[place % 4], patient=str(place), view="PA") for place in range(8)]
+    pixels = torch.randint(0, 256, (8, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    settings = TextSettings(vocab_size=400, max_tokens=16, width=16, layers=1, heads=2)
+    tokenizer = make_report_tokenizer(settings)
+    trunk = {key: value for key, value in RESNET.items() if key != "size"}
+    torch.manual_seed(0)
+    teacher = DualEncoder(RESNET, _text_config(settings, tokenizer), settings.width).eval()
+    tokens = tokenizer([f"{kind[0]}." for kind in kinds], padding="max_length", return_tensors="pt").input_ids
+    images = pixels.float() / 255
+
+    def agreement(network: DualEncoder) -> float:
+        with torch.no_grad():
+            found, wanted = (n.encode_images(images) @ n.encode_texts(tokens).T for n in (network, teacher))
+        pair = torch.stack([(one - one.mean(1, keepdim=True)).flatten() for one in (found, wanted)])
+        return float(torch.corrcoef(pair)[0, 1])
+
+    classifier = FindingClassifier(["Edema"], RESNET)
+    taught, labeled = (
+        train_dual_encoder(
+            shown,
+            pixels,
+            classifier,
+            tokenizer,
+            tmp_path / f"{len(teachers)}.pt",
+            trunk=trunk,
+            text=settings,
+            settings=fit_settings(),
+            seed=0,
+            save_every=100,
+            teachers=teachers,
+        )
+        for teachers in ([teacher], [])
+    )
+    assert agreement(taught) > 0.7
+    assert agreement(taught) > agreement(labeled) + 0.3
 
 
 def test_calibration_finds_temperature_and_offset() -> None:

@@ -1,6 +1,7 @@
 """The finding classifier of a reward family: trained on half of the patients, calibrated and measured on `val`."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxrsynth.nano.build.config import FitSettings
-from cxrsynth.nano.build.fitting import augmented, fit, sample_batch, seeded
+from cxrsynth.nano.build.fitting import augmented, fit, sample_batch, seeded, teaching_thread
 from cxrsynth.nano.build.images import Radiograph
+from cxrsynth.nano.build.training import forward_context
 from cxrsynth.reports.labels import OBSERVATIONS, OPACITY_KINDS
 from cxrsynth.rewards.networks import SUBJECT_HEADS, FindingClassifier
 
@@ -38,8 +40,14 @@ def train_classifier(
     settings: FitSettings,
     seed: int,
     save_every: int,
+    teachers: Sequence[FindingClassifier] = (),
 ) -> FindingClassifier:
-    """Train with masked binary cross-entropy; the rarer outcome of a head weighs more, by the root of its rarity."""
+    """Train on labels, or on the mean logits of `teachers`, which have the same heads and are calibrated.
+
+    Labels: masked binary cross-entropy; the rarer outcome of a head weighs more, by the root of its rarity. Teachers:
+    squared error of the logits (Ba and Caruana, arXiv:1312.6184), on the same augmented images (Beyer et al.,
+    arXiv:2106.05237).
+    """
     with seeded(seed):
         network = FindingClassifier(heads, trunk | {"size": settings.size})
     wanted = targets(radiographs, heads)
@@ -56,12 +64,23 @@ def train_classifier(
     def loss(rng: torch.Generator) -> Tensor:
         chosen = sample_batch(chances, settings, rng)
         images = augmented(pixels[chosen], frames.expand(len(chosen), -1, -1), settings, rng)
+        taught = aside.submit(ensemble_logits, teachers, images) if teachers else None
         logits = network(images).float()
+        if taught is not None:
+            return F.mse_loss(logits, taught.result())
         each = F.binary_cross_entropy_with_logits(logits, filled[chosen], pos_weight=weight, reduction="none")
         return (each * known[chosen]).sum() / known[chosen].sum()
 
-    fit(network, loss, checkpoint, settings=settings, seed=seed, save_every=save_every)
+    with teaching_thread() as aside:
+        fit(network, loss, checkpoint, settings=settings, seed=seed, save_every=save_every)
     return network
+
+
+@torch.no_grad()
+def ensemble_logits(members: Sequence[FindingClassifier], images: Tensor) -> Tensor:
+    """Mean of the members' logits, float32 [B, K]."""
+    with forward_context():
+        return torch.stack([member(images).float() for member in members]).mean(0)
 
 
 def calibrate(network: FindingClassifier, logits: Tensor, wanted: Tensor) -> None:

@@ -92,7 +92,11 @@ class DenoiserSettings(_Strict):
 
 
 class FitSettings(_Strict):
-    """Training of one reward network. Shifts in half widths, zoom and gamma as log factors."""
+    """Training of one reward network.
+
+    Shifts in half widths, zoom and gamma as log factors; `noise` is the largest standard deviation of noise added to
+    gray levels in [0, 1], `erase` the probability that a rectangle is blanked.
+    """
 
     size: int
     steps: int
@@ -103,6 +107,8 @@ class FitSettings(_Strict):
     zoom: float
     rotation_rad: float
     gamma: float
+    noise: float = 0.0
+    erase: float = 0.0
 
 
 class TrunkSettings(_Strict):
@@ -111,6 +117,18 @@ class TrunkSettings(_Strict):
     kind: Literal["densenet", "resnet"]
     widths: list[int]
     depths: list[int]
+
+
+class DistillationSettings(_Strict):
+    """How the classifier and dual encoder of family nano learn from an ensemble.
+
+    Its first member is trained as the networks of the other family are, the others on `trunks`, each with a seed of its
+    own; `classifier` and `dual_encoder` say how the networks that replace them are trained.
+    """
+
+    trunks: tuple[TrunkSettings, ...]
+    classifier: FitSettings
+    dual_encoder: FitSettings
 
 
 class RewardModelSettings(_Strict):
@@ -126,6 +144,7 @@ class RewardModelSettings(_Strict):
     classifier: FitSettings
     posture: FitSettings
     dual_encoder: FitSettings
+    distillation: DistillationSettings
 
 
 class MeasureSettings(_Strict):

@@ -1,6 +1,7 @@
 """The image-text dual encoder of a reward family: images against texts made from their labels."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from cxrsynth.nano.build.config import FitSettings, TextSettings
-from cxrsynth.nano.build.fitting import augmented, fit, sample_batch, seeded
+from cxrsynth.nano.build.fitting import augmented, fit, sample_batch, seeded, teaching_thread
 from cxrsynth.nano.build.images import Radiograph, caption
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
+from cxrsynth.nano.build.training import forward_context
 from cxrsynth.reports.prompt import every_canonical_sentence
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier
 
@@ -40,6 +42,7 @@ def train_dual_encoder(
     settings: FitSettings,
     seed: int,
     save_every: int,
+    teachers: Sequence[DualEncoder] = (),
 ) -> DualEncoder:
     """Train with a contrastive loss in which images with equal labels share their positives.
 
@@ -47,6 +50,8 @@ def train_dual_encoder(
     second loss separates each image's text from one with the same view and person but with contradicting findings: most
     texts of a batch differ in view or age too, and those differences are learned first. The image encoder starts from
     the family's classifier, because 1,000 images are too few to learn both encoders from scratch.
+
+    With `teachers`, which read the same tokens, their mean similarities in the batch are the targets of both losses.
     """
     with seeded(seed):
         network = DualEncoder(trunk | {"size": settings.size}, _text_config(text, tokenizer), text.width)
@@ -66,16 +71,39 @@ def train_dual_encoder(
         phrase = torch.randint(tokens.shape[1], (len(chosen),), generator=step)
         images = augmented(pixels[chosen], frames.expand(len(chosen), -1, -1), settings, step)
         both = torch.cat((tokens[chosen, phrase], wrong[chosen, phrase]))
-        seen, (read, misread) = network.encode_images(images).float(), network.encode_texts(both).float().chunk(2)
-        scale = network.log_scale.exp().clamp(max=50.0)
-        logits = scale * seen @ read.T  # [B, B]
+        taught = aside.submit(_mean_similarities, teachers, images, both) if teachers else None
+        logits, wrong_logits = _similarities(network, images, both)
+        if taught is not None:
+            target, margin = taught.result()
+            distance = F.cross_entropy(logits, target.softmax(1)) + F.cross_entropy(logits.T, target.T.softmax(1))
+            right = (target.diagonal() - margin).sigmoid()
+            return distance / 2 + F.binary_cross_entropy_with_logits(logits.diagonal() - wrong_logits, right)
         same = (group[chosen][:, None] == group[chosen][None]).float()
         wanted = same / same.sum(1, keepdim=True)
-        mistaken = contradicted[chosen] * F.softplus(scale * (seen * (misread - read)).sum(1))
+        mistaken = contradicted[chosen] * F.softplus(wrong_logits - logits.diagonal())
         return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2 + mistaken.mean()
 
-    fit(network, loss, checkpoint, settings=settings, seed=seed, save_every=save_every)
+    with teaching_thread() as aside:
+        fit(network, loss, checkpoint, settings=settings, seed=seed, save_every=save_every)
     return network
+
+
+def _similarities(network: DualEncoder, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Scaled cosines of images [B] with their texts, [B, B], and of each with its contradicting text, [B].
+
+    `tokens` holds the B texts, then the B contradicting ones.
+    """
+    seen, (read, misread) = network.encode_images(images).float(), network.encode_texts(tokens).float().chunk(2)
+    scale = network.log_scale.exp().clamp(max=50.0)
+    return scale * seen @ read.T, scale * (seen * misread).sum(1)
+
+
+@torch.no_grad()
+def _mean_similarities(members: Sequence[DualEncoder], images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    with forward_context():
+        found = [_similarities(member, images, tokens) for member in members]
+    logits, wrong_logits = zip(*found, strict=True)
+    return torch.stack(logits).mean(0), torch.stack(wrong_logits).mean(0)
 
 
 def _texts(radiographs: list[Radiograph], tokenizer: CLIPTokenizer, rng: random.Random) -> Tensor:

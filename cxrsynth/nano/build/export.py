@@ -56,11 +56,12 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
     spec = _spec(trained, settings)
     numbers["denoiser_steps"] = _denoiser_steps(work, settings)
     numbers["sources"] = _sources(train, trained, [*train, *small])
+    denoiser = work if _trained(work) else work / START
     pipeline = StableDiffusionPipeline(
         vae=vae,
-        text_encoder=load_text_encoder(work / "text_encoder"),
+        text_encoder=load_text_encoder(denoiser / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
-        unet=load_unet(work / "unet"),
+        unet=load_unet(denoiser / "unet"),
         scheduler=make_sampler(),
         safety_checker=None,
         feature_extractor=None,
@@ -95,7 +96,13 @@ def _denoiser_steps(work: Path, settings: BuildConfig) -> list[int]:
         return [settings.denoiser.steps]
     previous = work / START / NUMBERS_FILE
     before = json.loads(previous.read_text(encoding="utf-8")) if previous.is_file() else {}
-    return [*before.get("denoiser_steps", [settings.denoiser.steps]), settings.denoiser.more_steps]
+    more = [settings.denoiser.more_steps] if _trained(work) else []
+    return [*before.get("denoiser_steps", [settings.denoiser.steps]), *more]
+
+
+def _trained(work: Path) -> bool:
+    """Whether the work folder has a denoiser of its own; a build that continues may train other networks only."""
+    return (work / "unet").is_dir()
 
 
 def _sources(

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,11 @@ def seeded(seed: int) -> Iterator[None]:
     with _INITIALIZING:
         torch.manual_seed(seed)
         yield
+
+
+def teaching_thread() -> ThreadPoolExecutor:
+    """Where teachers work on a batch while the network that learns from them does, each on one core."""
+    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def fit(
@@ -67,7 +73,7 @@ def fit(
 
 
 def augmented(pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:
-    """Augment images: shift, zoom, rotation, gamma, and the blur of 64 pixels for half of them.
+    """Augment images: shift, zoom, rotation, gamma, noise, a blank rectangle, the blur of 64 pixels for half of them.
 
     The blur keeps a network from recognizing the source of an image, and so its findings, by sharpness.
 
@@ -91,7 +97,26 @@ def augmented(pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.
     )
     images = torch.where(torch.rand(count, 1, 1, 1, generator=rng) < 0.5, blurred, images)
     gamma = torch.exp((torch.rand(count, 1, 1, 1, generator=rng) * 2 - 1) * settings.gamma)
-    return images.clamp(1e-3, 1.0) ** gamma
+    images = images.clamp(1e-3, 1.0) ** gamma
+    if settings.noise:
+        std = torch.rand(count, 1, 1, 1, generator=rng) * settings.noise
+        images = images + torch.randn(images.shape, generator=rng) * std
+    if settings.erase:
+        images = torch.where(_rectangles(count, settings, rng), images.mean((2, 3), keepdim=True), images)
+    return images.clamp(0.0, 1.0)
+
+
+def _rectangles(count: int, settings: FitSettings, rng: torch.Generator) -> Tensor:
+    """Mask [B, 1, size, size] of a rectangle in a share `erase` of the images, its sides 0.1 to 0.35 of the image's.
+
+    Source: random erasing (Zhong et al., arXiv:1708.04896).
+    """
+    half = (0.1 + 0.25 * torch.rand(count, 2, generator=rng)) / 2
+    center = torch.rand(count, 2, generator=rng)
+    grid = (torch.arange(settings.size) + 0.5) / settings.size
+    inside = (grid - center[..., None]).abs() < half[..., None]  # [B, 2, size]
+    chosen = torch.rand(count, generator=rng) < settings.erase
+    return (inside[:, 0, :, None] & inside[:, 1, None, :] & chosen[:, None, None])[:, None]
 
 
 def resampled(pixels: Tensor, matrices: Tensor, size: int) -> Tensor:

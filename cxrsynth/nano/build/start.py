@@ -27,6 +27,7 @@ def take_over(model: Path, work: Path) -> None:
     if not (work / START).is_dir():
         load_text_encoder(model / "text_encoder").save_pretrained(work / START / "text_encoder")
         load_unet(model / "unet").save_pretrained(work / START / "unet")
+        shutil.copytree(model / FAMILIES_FOLDER, work / START / FAMILIES_FOLDER)
         if (model / NUMBERS_FILE).is_file():
             shutil.copy(model / NUMBERS_FILE, work / START / NUMBERS_FILE)  # holds the training steps so far
     log.info("continuing from %s", model)
