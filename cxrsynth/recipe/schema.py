@@ -269,7 +269,7 @@ class RewardSection(Section):
         description="Of an ensemble: subtract this many standard deviations between its models, so that images on which"
         " they disagree are worth less; default: 0.5.",
     )
-    augment: _AtLeastOne = Field(
+    augment: Annotated[_Count, Field(ge=1, le=100)] = Field(
         default=1, description="Average the reward over this many slightly shifted views of each image."
     )
 
@@ -425,7 +425,7 @@ class ReinforcementStage(Section):
         " ones (DiffusionNFT). `policy_gradient`: raise the log-probability of good denoising steps (DDPO, and the"
         " published method of CXRL).",
     )
-    iterations: _AtLeastOne = Field(description="Rounds of sampling and updating.")
+    iterations: Annotated[_Count, Field(ge=1, le=999_999)] = Field(description="Rounds of sampling and updating.")
     reports_per_iteration: _AtLeastOne = Field(default=16, description="Reports sampled in an iteration.")
     images_per_report: _AtLeastOne = Field(default=4, description="Images of each report.")
     train: TrainSection = Field(default=TrainSection(), description="What is trained.")

@@ -91,6 +91,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
                     "images_per_report": "4",
                     "train": {"ace": "no", "learning_rate": True},
                 },
+                {"stage": "rlcf", "iterations": 1_000_000, "rewards": {"posture": {"augment": 1_000}}},
             ],
         },
     )
@@ -116,9 +117,11 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.10.images_per_report: found '4'\n  expected: a valid integer",
         "r.yaml: stages.10.train.learning_rate: found true, expected a number",
         "r.yaml: stages.10.train.ace: found 'no'\n  expected: a valid boolean",
+        "r.yaml: stages.11.iterations: found 1000000\n  expected: less than or equal to 999999",
+        "r.yaml: stages.11.rewards.posture.augment: found 1000\n  expected: less than or equal to 100",
     ):
         assert expected in message
-    assert message.count("r.yaml:") == 19
+    assert message.count("r.yaml:") == 21
 
 
 @pytest.mark.parametrize(
