@@ -79,6 +79,7 @@ def test_what_the_user_can_mend_is_one_kind_of_exception(tmp_path: Path) -> None
         cxrsynth.audit(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_tune_takes_a_packaged_recipe_and_overrides_of_any_type(tmp_path: Path) -> None:
     planned = cxrsynth.tune(
         "smoke", tmp_path / "run", overrides={"stages.0.iterations": 1, "model.device": "cpu"}, dry_run=True

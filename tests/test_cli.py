@@ -49,6 +49,7 @@ def test_help_and_recipes_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout == "0 []"
 
 
+@pytest.mark.slow
 def test_libraries_give_no_advice_where_no_folder_can_be_written_to(tmp_path: Path) -> None:
     """matplotlib's, on its cache; a path below a file cannot be made by any user."""
     (tmp_path / "file").touch()
@@ -164,6 +165,7 @@ def test_rewards_are_listed_with_those_of_installed_packages(tmp_path: Path, mon
     assert module not in sys.modules
 
 
+@pytest.mark.slow
 def test_a_reward_is_checked_on_nanos_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_reward(tmp_path, HONEST, monkeypatch)
     done = CliRunner().invoke(cli.app, ["rewards", "check", "own", "--backend", "any", "--device", "cpu"])

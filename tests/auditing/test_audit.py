@@ -207,6 +207,7 @@ def test_other_mean_chests_make_other_scores(real: Path, tmp_path: Path) -> None
     assert again.equals(new)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(audited: Path, made: Path, real: Path, home: Path, tmp_path: Path) -> None:
     """In the environment that launchers set up; test_resume runs `generate` under the launchers themselves."""
     out = tmp_path / "out"
@@ -307,6 +308,7 @@ def test_pixels_of_real_images_are_deleted_once_the_audit_is_complete(audited: P
     assert not list((audited / ".cxrsynth-audit").glob("*.pixels*"))
 
 
+@pytest.mark.slow
 def test_pixels_of_real_images_stay_where_asked_for_and_other_seeds_then_read_nothing(
     made: Path, real: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -320,6 +322,7 @@ def test_pixels_of_real_images_stay_where_asked_for_and_other_seeds_then_read_no
     assert parts(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_deleted_pixels_are_read_again_where_they_are_needed(
     audited: Path, made: Path, real: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -381,6 +384,7 @@ def test_a_file_that_could_not_be_opened_is_tried_again(
     assert (summary(out)["input"]["images"], summary(out)["input"]["damaged"]) == (2, [])
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_planted_with_the_autoencoder_of_the_generator(
     audited: Path, made: Path, real: Path, home: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

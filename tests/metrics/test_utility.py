@@ -123,6 +123,7 @@ def test_a_finding_of_too_few_patients_is_listed_and_the_others_are_measured() -
     }
 
 
+@pytest.mark.slow
 def test_images_of_which_all_is_denied_are_known_images() -> None:
     def by_columns(radiographs: ImageTable) -> ImageTable:
         present = [names - {"No Finding"} for names in radiographs.present]

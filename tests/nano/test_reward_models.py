@@ -1,18 +1,18 @@
 """Reward models: their training labels and texts, and that they load as they were saved."""
 
 import random
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from cxrsynth.nano.build.classifier import calibrate, choose_heads, targets, train_classifier
 from cxrsynth.nano.build.config import FitSettings, TextSettings
 from cxrsynth.nano.build.dual_encoder import (
-    _text_config,
     _with_other_findings,
-    make_report_tokenizer,
     train_dual_encoder,
 )
 from cxrsynth.nano.build.fitting import augmented
@@ -20,10 +20,11 @@ from cxrsynth.nano.build.images import Radiograph, patient_half
 from cxrsynth.nano.build.phrases import every_phrase, varied_text
 from cxrsynth.nano.build.reward_models import aurocs, logits_of
 from cxrsynth.reports.findings.reader import FindingsReader
-from cxrsynth.reports.labels import Status
-from cxrsynth.reports.prompt import Subject
+from cxrsynth.reports.labels import FindingLabel, Status
+from cxrsynth.reports.prompt import Subject, canonical_prompt
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
 
+NANO = Path(str(files("cxrsynth"))) / "nano" / "assets" / "judges" / "nano"
 DENSENET = {"kind": "densenet", "size": 64, "widths": [8, 4], "depths": [1, 1]}
 RESNET = {"kind": "resnet", "size": 64, "widths": [8, 8], "depths": [1, 1]}
 TEXT = {
@@ -163,48 +164,53 @@ def test_a_classifier_learns_from_its_teachers_and_not_from_labels(tmp_path: Pat
     }
     taught = train_classifier(shown, pixels, heads, tmp_path / "taught.pt", teachers=teachers, **common)
     labeled = train_classifier(shown, pixels, heads, tmp_path / "labeled.pt", **common)
-    assert logits_of(taught, pixels).mean().item() == pytest.approx(-2.0, abs=0.3)
+    assert logits_of(taught, pixels).mean().item() == pytest.approx(-2.0, abs=0.5)
     assert logits_of(labeled, pixels).mean() > 1
 
 
-def test_a_dual_encoder_learns_its_teachers_similarities(tmp_path: Path) -> None:
-    """The teacher prefers texts by an accident of its weights; the student comes to prefer the same."""
+@pytest.mark.slow
+def test_a_dual_encoder_learns_from_its_teacher_and_not_from_labels(tmp_path: Path) -> None:
+    """The teacher was trained on the labels of other images, and the student takes its word."""
     kinds = (("Edema",), ("Pleural Effusion",), ("No Finding",), ("Pneumonia",))
-    shown = [radiograph(kinds[place % 4], patient=str(place), view="PA") for place in range(8)]
-    pixels = torch.randint(0, 256, (8, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    settings = TextSettings(vocab_size=400, max_tokens=16, width=16, layers=1, heads=2)
-    tokenizer = make_report_tokenizer(settings)
+    shown = [radiograph(kinds[place], patient=str(place), view="PA") for place in range(4)]
+    pixels = torch.randint(10, 80, (4, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for place in range(4):  # one bright quarter each
+        row, column = divmod(place, 2)
+        pixels[place, :, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] += 150
+    settings = TextSettings(vocab_size=646, max_tokens=64, width=16, layers=1, heads=2)
+    tokenizer = CLIPTokenizer.from_pretrained(NANO / "dual_encoder")  # training one breaks ties at random
     trunk = {key: value for key, value in RESNET.items() if key != "size"}
     torch.manual_seed(0)
-    teacher = DualEncoder(RESNET, _text_config(settings, tokenizer), settings.width).eval()
-    tokens = tokenizer([f"{kind[0]}." for kind in kinds], padding="max_length", return_tensors="pt").input_ids
-    images = pixels.float() / 255
-
-    def agreement(network: DualEncoder) -> float:
-        with torch.no_grad():
-            found, wanted = (n.encode_images(images) @ n.encode_texts(tokens).T for n in (network, teacher))
-        pair = torch.stack([(one - one.mean(1, keepdim=True)).flatten() for one in (found, wanted)])
-        return float(torch.corrcoef(pair)[0, 1])
-
     classifier = FindingClassifier(["Edema"], RESNET)
-    taught, labeled = (
-        train_dual_encoder(
-            shown,
+
+    def trained(name: str, radiographs: list[Radiograph], teachers: list[DualEncoder]) -> torch.Tensor:
+        """Which text each image is nearest to."""
+        network = train_dual_encoder(
+            radiographs,
             pixels,
             classifier,
             tokenizer,
-            tmp_path / f"{len(teachers)}.pt",
+            tmp_path / f"{name}.pt",
             trunk=trunk,
             text=settings,
-            settings=fit_settings(),
+            settings=fit_settings(steps=150, learning_rate=1e-2),
             seed=0,
             save_every=100,
             teachers=teachers,
         )
-        for teachers in ([teacher], [])
-    )
-    assert agreement(taught) > 0.7
-    assert agreement(taught) > agreement(labeled) + 0.3
+        found.append(network)
+        texts = [canonical_prompt(one.subject, {one.present[0]: FindingLabel(Status.PRESENT)}) for one in shown]
+        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        with torch.no_grad():
+            return (network.encode_images(pixels.float() / 255) @ network.encode_texts(tokens).T).argmax(1)
+
+    found: list[DualEncoder] = []
+    own = torch.tensor([0, 1, 2, 3])
+    teaching = trained("teacher", shown[1:] + shown[:1], [])
+    assert (teaching == own).sum() <= 1
+    taught = trained("taught", shown, found[:1])
+    assert (taught == teaching).sum() >= 3
+    assert (taught == own).sum() <= 1
 
 
 def test_calibration_finds_temperature_and_offset() -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import Status
 from cxrsynth.reports.table.rows import Report
@@ -10,6 +12,7 @@ from cxrsynth.reports.table.table import open_table
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
+@pytest.mark.slow
 def test_the_example_reports_are_usable_and_varied() -> None:
     rows = list(open_table(RECIPES / "reports.csv").rows())
     assert len(rows) == 24

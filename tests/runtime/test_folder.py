@@ -180,6 +180,7 @@ def test_one_run_at_a_time(make: type[RunFolder | AuditFolder | OutputFolder], t
     second.unlock()
 
 
+@pytest.mark.slow
 def test_a_killed_process_releases_its_lock(tmp_path: Path) -> None:
     module = "tests.runtime.hold_lock"
     holder = Warm(module, tmp_path / "out", log=tmp_path / "log")

@@ -71,6 +71,7 @@ def test_nonsense_is_refused(values: str, reason: str, monkeypatch: pytest.Monke
         join_processes(cpu=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [",,,", "-,-,-,", ",-,-,-"])
 def test_empty_variables_change_nothing(
     values: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -124,6 +124,7 @@ def batch_of(step: int, radiographs: int = 4) -> list[RolloutSpec]:
     return rollout_specs(step, seed=0, reports=radiographs, per_iteration=4, images=1, pool=1)
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss_on_their_images(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     train = {"learning_rate": 1.0e-2, "ema_decay": None}
     content = recipe(tiny_model, radiographs, steps=40, checkpoint_every=40, train=train)
@@ -365,6 +366,7 @@ def test_images_of_held_out_and_test_patients_and_texts_are_left_out(
     assert "1 image; left out: 3 of held-out or test reports" in result.output
 
 
+@pytest.mark.slow
 def test_the_commit_of_a_hub_model_is_recorded(
     tiny_model: Path, radiographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,6 +404,7 @@ def tracked(out: Path, name: str) -> list[int]:
     return [event.step for event in read.Scalars(name)]
 
 
+@pytest.mark.slow
 def test_comparative_feedback_starts_from_the_fine_tuned_model(
     tiny_model: Path, radiographs: Path, tmp_path: Path
 ) -> None:

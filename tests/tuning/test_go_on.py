@@ -139,6 +139,7 @@ def test_a_run_goes_on_from_its_best_checkpoint_with_a_lower_rate(
     assert len(json.loads((out / "history.json").read_text())) == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_best_checkpoint_is_not_gone_on_from(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

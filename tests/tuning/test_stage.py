@@ -11,6 +11,7 @@ from cxrsynth.rl.checks import SilentRewards, check_ratio
 from tests.tuning.making import install_brightness, recipe, tune, write_recipe
 
 
+@pytest.mark.slow
 def test_reward_models_and_features_are_loaded_once(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def means(out: Path, name: str = "reward/brightness/mean") -> list[float]:
     return [row[name] for row in metrics(out) if name in row]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sign", "changes"),
     [
@@ -132,6 +133,7 @@ def test_what_a_run_leaves(tiny_model: Path, tmp_path: Path) -> None:
     assert (again.exit_code, "already complete" in again.output) == (0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unet", ["full", "lora"])
 def test_the_model_is_one_for_diffusers_and_for_generate(unet: str, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -158,6 +160,7 @@ def test_the_model_is_one_for_diffusers_and_for_generate(unet: str, tiny_model: 
     assert made[0] == made[1] != made[2]  # the folder's own embeddings are the default
 
 
+@pytest.mark.slow
 def test_nothing_but_what_the_recipe_says_is_trained(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train: dict[str, Any] = {"unet": "frozen", "ace": True}
@@ -213,6 +216,7 @@ def test_a_stage_ends_early_when_the_evaluator_finds_no_improvement(tiny_model: 
     assert (metrics(out), hashes(out / "model")) == (rows, model)
 
 
+@pytest.mark.slow
 def test_a_reward_that_stalls_is_named_on_the_console(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +283,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(
     assert hashes(whole / "model") == hashes(cut / "model")
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_iteration_and_saves_it(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, iterations=400, rewards={"posture": {}})
     content["checkpoints"] = {"every": 1000}
@@ -376,6 +381,7 @@ def test_two_processes_learn_what_one_does(changes: dict[str, Any], tiny_model: 
     assert [process.printed().count("tuned; use it with") for process in running] == [1, 0]
 
 
+@pytest.mark.slow
 def test_held_out_images_are_sampled_with_the_models_own_sampler(tiny_model: Path, tmp_path: Path) -> None:
     """As `generate` samples them."""
     shutil.copytree(tiny_model, tmp_path / "model")
@@ -406,6 +412,7 @@ def test_ddpo_needs_no_baseline(tiny_model: Path, tmp_path: Path) -> None:
     assert json.loads((max((out / "checkpoints").glob("0-*")) / "state.json").read_text())["baseline"] == []
 
 
+@pytest.mark.slow
 def test_the_next_stage_starts_from_what_the_last_one_left(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, iterations=1)
     content["stages"] = [content["stages"][0], content["stages"][0] | {"train": {"unet": "frozen"}}]
@@ -519,6 +526,7 @@ def rows_of_test(out: Path) -> list[dict[str, Any]]:
     return [row for row in metrics(out) if "test/ms_ssim" in row]
 
 
+@pytest.mark.slow
 def test_the_chosen_weights_are_tested_once_at_the_end(tiny_model: Path, tmp_path: Path) -> None:
     content = with_test(tiny_model, iterations=3)
     content["evaluation"] |= {"every": 1}
@@ -542,6 +550,7 @@ def test_the_chosen_weights_are_tested_once_at_the_end(tiny_model: Path, tmp_pat
     assert hashes(out) == before  # looked at once
 
 
+@pytest.mark.slow
 def test_the_test_is_of_the_weights_that_the_model_gets(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -603,6 +612,7 @@ def test_a_run_killed_in_its_test_repeats_it(
     assert hashes(out / "model") == hashes(tmp_path / "whole" / "model")
 
 
+@pytest.mark.slow
 def test_only_the_last_stage_is_with_test(tiny_model: Path, tmp_path: Path) -> None:
     content = with_test(tiny_model, iterations=1)
     content["stages"].append(content["stages"][0] | {"train": {"unet": "frozen"}})
@@ -615,6 +625,7 @@ def test_only_the_last_stage_is_with_test(tiny_model: Path, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_a_table_of_test_reports_is_one_of_the_inputs(tiny_model: Path, tmp_path: Path) -> None:
     """Beside the recipe, wherever the command is run."""
     content = recipe(tiny_model, iterations=1)

@@ -131,6 +131,7 @@ def test_the_positions_of_existing_embeddings_cannot_be_changed(tiny_model: Path
     assert "embeddings of 4 positions" in refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_versions_are_those_the_run_began_with(tiny_model: Path, tmp_path: Path) -> None:
     path, out = write_recipe(tmp_path, recipe(tiny_model, iterations=1)), tmp_path / "run"
     assert tune(path, out).exit_code == 0
@@ -289,6 +290,7 @@ def test_adapters_of_an_absurd_rank_are_refused_before_the_first_stage(tiny_mode
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}}, {"unet": "full"}])
 def test_weights_lost_while_saving_are_noticed(
     train: dict[str, Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -309,6 +311,7 @@ def test_weights_lost_while_saving_are_noticed(
     assert tune(path, out).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}}, {"unet": "full"}])
 def test_a_model_that_half_precision_is_far_off_for_is_saved(
     train: dict[str, Any], tiny_model: Path, tmp_path: Path

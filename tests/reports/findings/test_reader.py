@@ -160,6 +160,7 @@ def test_headings_map_to_observations() -> None:
     assert observations(["Density/breast", "Granuloma/lung"]) == frozenset()
 
 
+@pytest.mark.slow
 def test_openi_macro_f1() -> None:
     references = read_references(archive())
     assert len(references) > 3000

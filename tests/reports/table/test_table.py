@@ -327,6 +327,7 @@ def peak_bytes(path: Path) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     few, many = big_csv(tmp_path / "few.csv", 1000), big_csv(tmp_path / "many.csv", 10_000)
 
