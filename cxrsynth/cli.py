@@ -15,6 +15,7 @@ from cxrsynth import __version__, api, console, options
 from cxrsynth.errors import CxrsynthError
 from cxrsynth.recipe.packaged import copy_recipe, packaged_recipes, read_recipe
 from cxrsynth.rewards.installed import describe_rewards
+from cxrsynth.runtime.interrupt import kept_interrupts
 from cxrsynth.runtime.processes import Launch, read_launch
 from cxrsynth.settings import (
     TUNING_FAMILY,
@@ -343,7 +344,8 @@ def _user_errors() -> Iterator[None]:
     launch = Launch()
     try:
         launch = read_launch()  # before any work
-        yield
+        with kept_interrupts():
+            yield
     except CxrsynthError as error:
         console.fail(f"[rank {launch.rank}] {error}" if launch.world_size > 1 else str(error))
         raise typer.Exit(2) from None

@@ -1,7 +1,11 @@
-"""Ctrl-C and SIGTERM in a loop that has something to finish: the first sets a flag, a second Ctrl-C ends at once."""
+"""Ctrl-C and SIGTERM: in a loop that has something to finish, a flag; elsewhere, an exception that is not lost."""
 
+import _thread
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -39,3 +43,37 @@ class Stop:
         if not self.asked:
             self.asked = True
             console.say("stopping once this iteration is finished and saved; Ctrl-C again stops at once, without it")
+
+
+@contextmanager
+def kept_interrupts() -> Iterator[None]:
+    """Inside this context, a Ctrl-C that arrives while an object is being cleared up is raised again after that.
+
+    Python discards exceptions in `__del__` and in callbacks of weak references: the command would run on as if the key
+    had not been pressed. Closing a shard is such a moment, and after its write to disk a likely one.
+    """
+    before = sys.unraisablehook
+    timers = []
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            # From another thread, a moment later: raised at once, it would be discarded with this hook.
+            timers.append(threading.Timer(0.01, _interrupt_main_thread))
+            timers[-1].start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.join()  # here and not in what follows, which may be the end of the process
+
+
+def _interrupt_main_thread() -> None:
+    if hasattr(signal, "pthread_kill"):  # ends its waits, too
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()

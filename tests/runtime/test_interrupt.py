@@ -1,0 +1,70 @@
+"""Ctrl-C while Python clears up."""
+
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from cxrsynth.runtime.interrupt import kept_interrupts
+
+
+@pytest.fixture(autouse=True)
+def default_handler() -> Iterator[None]:
+    """As a shell starts a command; in the background, SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def press() -> None:
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+
+
+class Closing:
+    """Presses Ctrl-C while it is cleared up."""
+
+    def __del__(self) -> None:
+        press()
+        time.sleep(0)
+
+
+def test_ctrl_c_in_a_destructor_ends_the_work() -> None:
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        Closing()
+        time.sleep(10)
+        pytest.fail("ran on")
+
+
+def test_ctrl_c_in_a_callback_of_a_weak_reference_ends_the_work() -> None:
+    class Thing:
+        pass
+
+    thing = Thing()
+    watched = weakref.ref(thing, lambda _: press())
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        del thing
+        time.sleep(10)
+        pytest.fail(f"ran on: {watched}")
+
+
+def test_ctrl_c_in_the_last_destructor_is_not_left_for_what_follows() -> None:
+    with pytest.raises(KeyboardInterrupt), kept_interrupts():
+        Closing()
+
+
+def test_other_exceptions_in_destructors_go_where_they_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("closed twice")
+
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: seen.append(str(unraisable.exc_value)))
+    before = sys.unraisablehook
+    with kept_interrupts():
+        Failing()
+    assert seen == ["closed twice"]
+    assert sys.unraisablehook is before
