@@ -90,7 +90,7 @@ def generate(
         dry_run: write nothing; the result's `estimate` holds counts, disk space and time.
         steps: denoising steps; None for the model's.
         guidance: classifier-free guidance scale, 1 turns it off; None for the model's.
-        sampler: `ddim` or `dpm++`; None for the model's.
+        sampler: `ddim`, `dpm++`, `euler` or `model`; None for the model's.
         seed: seed of the starting noise, 0 or more.
         batch_size: images per batch; None for 8, on a CPU 4.
         threads_per_batch: CPU cores per batch; changes the last bits of the pixels.

@@ -10,10 +10,16 @@ DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with
 
 
 class Sampler(StrEnum):
-    """DDIM (arXiv:2010.02502), or DPM-Solver++ 2M (arXiv:2211.01095), which needs fewer steps."""
+    """DDIM (arXiv:2010.02502), DPM-Solver++ 2M (arXiv:2211.01095), which needs fewer steps, Euler, or the model's own.
+
+    Models that learned by flow matching take Euler and DPM-Solver++. `model` is the scheduler that the model's folder
+    names, with all its settings; any noise it draws comes from each image's own noise.
+    """
 
     DDIM = "ddim"
     DPMPP = "dpm++"
+    EULER = "euler"
+    MODEL = "model"
 
 
 class Device(StrEnum):

@@ -213,3 +213,22 @@ def load_ace(path: Path) -> AdaptiveConditionEmbedding:
             f"{weights}: cannot be loaded ({type(error).__name__})\n  expected: embeddings saved by cxrsynth tune"
         ) from None
     return ace.eval().requires_grad_(False)
+
+
+def check_ace(embeddings: AdaptiveConditionEmbedding, source: Path, length: int, width: int) -> None:
+    """Refuse embeddings that were not made for a model's text embeddings.
+
+    Args:
+        embeddings: from `load_ace`.
+        source: where they come from, for messages.
+        length: positions of the model's text embeddings.
+        width: their width.
+
+    Raises:
+        ModelError: if they have another width, or more positions.
+    """
+    if embeddings.blocks.shape[2] != width or embeddings.tokens > length:
+        raise ModelError(
+            f"{source}: embeddings of {embeddings.tokens} positions and width {embeddings.blocks.shape[2]}, but the"
+            f" model's text encoder has {length} and {width}\n  expected: embeddings tuned with this model"
+        )

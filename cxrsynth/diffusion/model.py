@@ -1,28 +1,31 @@
-"""DiffusionModel: the networks of one Stable Diffusion folder, loaded from safetensors only."""
+"""DiffusionModel: the networks of one model folder, loaded from safetensors only."""
 
 import copy
-import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizerFast
 
-from cxrsynth.diffusion.ace import ConditionEmbedding
-from cxrsynth.diffusion.networks import load_unet, load_vae
+from cxrsynth.diffusion.ace import ConditionEmbedding, check_ace
+from cxrsynth.diffusion.condition import Condition
+from cxrsynth.diffusion.families.base import Components, Family, spatial_factor
+from cxrsynth.diffusion.networks import load_denoiser, load_encoder, load_tokenizer, load_vae
 from cxrsynth.diffusion.resolve import ResolvedModel
+from cxrsynth.diffusion.schedule import NoiseSchedule, noise_schedule, read_scheduler_config
 from cxrsynth.diffusion.spec import ModelSpec
 from cxrsynth.diffusion.speed import normalize_small_maps_contiguously
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.clip import load_text_encoder
 from cxrsynth.runtime.pretrained import LOADING_ERRORS
 from cxrsynth.settings import Device, Precision
 
-_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+# RoBERTa and its kin count positions from behind the padding token's number.
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
+_UNLIMITED = 100_000  # tokenizers without a limit say 1e30
 _DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
@@ -30,49 +33,65 @@ _DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precis
 class DiffusionModel:
     """The networks of one model, with what is known of them. `name`, `digest` and `spec` are those of `ResolvedModel`.
 
-    `dtype` is the type the networks run in. `ace`, if present, is added to the condition of every prompt.
+    `denoiser` is the UNet or transformer that predicts noise. `dtype` is the type it runs in. `ace`, if present, is
+    added to the condition of every prompt.
     """
 
     name: str
     digest: str
     spec: ModelSpec
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizerFast
-    scheduler_config: dict[str, Any]
+    family: Family
+    denoiser: Any
+    components: Components
     device: torch.device
     precision: Precision
     ace: ConditionEmbedding | None = None
     # Trained weights stay in float32 while forward passes run in `dtype`.
     mixed: bool = False
     # A fast tokenizer keeps its padding as state: two threads at once get wrong tokens, or "Already borrowed".
-    _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _tokenizer_lock: Any = field(default_factory=threading.RLock, repr=False)
 
-    def tokens(self, prompts: list[str]) -> Tensor:
-        """Token ids of prompts, padded and cut to the tokenizer's length, int64 [B, L] on the device."""
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return self.components.vae
+
+    def encode(self, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+        """Conditions of B prompts, and of no prompt (B = 1), in the denoiser's type; long prompts are cut."""
         with self._tokenizer_lock:
-            encoded = self.tokenizer(
-                prompts,
-                padding="max_length",
-                max_length=self.tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            )
-        return encoded.input_ids.to(self.device)  # type: ignore[no-any-return]
+            return tuple(self._cast(part) for part in self.family.encode(self._pipeline, prompts))  # type: ignore[return-value]
 
     def fits(self, text: str) -> bool:
-        """Whether the tokenizer takes a text without cutting it."""
+        """Whether the tokenizers take a text without cutting it."""
         with self._tokenizer_lock:
-            return len(self.tokenizer(text, verbose=False).input_ids) <= int(self.tokenizer.model_max_length)
+            return all(
+                len(tokenizer(text, verbose=False).input_ids) <= self._longest(tokenizer)
+                for tokenizer in self.components.tokenizers.values()
+            )
+
+    def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        """The denoiser's prediction without guidance, [B, C, h, w] float32; arguments as for `Family.predict`."""
+        shown = latents.to(self.dtype, memory_format=torch.channels_last)
+        with self.forward_context():
+            return self.family.predict(self.denoiser, shown, timesteps, condition).float()
+
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels of training."""
+        return noise_schedule(self.scheduler_config, self.device)
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """Content of `scheduler_config.json`."""
+        return self.components.scheduler_config
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating-point type of UNet and text encoder."""
+        """Floating-point type of the denoiser and its condition."""
         return _DTYPES[self.precision]
 
     def forward_context(self) -> torch.autocast:
-        """Context for forward passes of the UNet: autocast to `dtype` for a `mixed` model, otherwise none.
+        """Context for forward passes of the denoiser: autocast to `dtype` for a `mixed` model, otherwise none.
 
         Cast weights are not cached, since threads would share the cache.
         """
@@ -86,13 +105,32 @@ class DiffusionModel:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one latent."""
-        size = int(self.unet.config.sample_size)
-        return int(self.unet.config.in_channels), size, size
+        return self.family.latent_shape(self.denoiser, self.vae)
 
     @property
-    def image_size(self) -> int:
-        """Pixels per side: the latent size times the factor of the autoencoder."""
-        return self.latent_shape[1] * int(2 ** (len(self.vae.config.block_out_channels) - 1))
+    def image_shape(self) -> tuple[int, int]:
+        """(H, W) in pixels: the latents' times the factor of the autoencoder."""
+        _, height, width = self.latent_shape
+        factor = spatial_factor(self.vae)
+        return height * factor, width * factor
+
+    @cached_property
+    def _pipeline(self) -> Any:
+        return self.family.pipeline(self.denoiser, self.components)
+
+    def _longest(self, tokenizer: Any) -> int:
+        """Tokens that one tokenizer may give."""
+        own = int(tokenizer.model_max_length)
+        return own if self.family.prompt_tokens is None else min(own, self.family.prompt_tokens)
+
+    def _cast(self, condition: Condition) -> Condition:
+        """Numbers in the denoiser's type; masks, which are whole numbers, as they are."""
+        return Condition(
+            {
+                name: tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
+                for name, tensor in condition.tensors.items()
+            }
+        )
 
 
 def choose_device(device: Device, *, local_rank: int = 0, option: str = "--device") -> torch.device:
@@ -136,7 +174,7 @@ def load_model(
     device: torch.device,
     precision: Precision,
     mixed: bool = False,
-    float32_unet: bool = False,
+    float32_denoiser: bool = False,
 ) -> DiffusionModel:
     """Load the networks of a model: in eval mode, `channels_last`, without gradients.
 
@@ -144,66 +182,75 @@ def load_model(
         model: from `resolve_model`. Its embeddings are copied, so one resolved model can be loaded many times.
         device: where the networks go.
         precision: their type; see `_vae_dtype` for the autoencoder's.
-        mixed: run the UNet under autocast; for models that are trained.
-        float32_unet: keep the UNet's weights in float32; for UNets that are trained.
+        mixed: run the denoiser under autocast; for models that are trained.
+        float32_denoiser: keep the denoiser's weights in float32; for those that are trained.
 
     Raises:
         ModelError: if the folder cannot be loaded, or weights do not match their network.
     """
-    folder = model.folder
-    dtype = torch.float32 if float32_unet else _DTYPES[precision]
-    unet = load_unet(folder / "unet", dtype=dtype)
-    vae = load_vae(folder / "vae", dtype=_vae_dtype(precision))
-    text_encoder = load_text_encoder(folder / "text_encoder")
+    folder, family = model.folder, model.family
+    dtype = torch.float32 if float32_denoiser else _DTYPES[precision]
+    denoiser = load_denoiser(folder / family.denoiser, family, dtype=dtype)
+    components = Components(
+        vae=load_vae(folder / "vae", dtype=_vae_dtype(precision)),
+        encoders={
+            part: load_encoder(folder / part, dtype=_DTYPES[precision] if family.large_encoders else torch.float32)
+            for part in model.parts
+            if part in family.encoders
+        },
+        tokenizers={part: load_tokenizer(folder / part) for part in model.parts if part in family.tokenizers},
+        scheduler_config=read_scheduler_config(folder),
+    )
+    _limit_tokenizers(folder, components)
     try:
-        # Before transformers 5, only the fast tokenizer reads tokenizer.json.
-        tokenizer = CLIPTokenizerFast.from_pretrained(folder / "tokenizer")
-        scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        _check_parts(folder, unet, text_encoder, tokenizer, scheduler_config)
+        family.check(folder, denoiser, components)
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
-    for network in (unet, vae, text_encoder):
+    for network in (denoiser, components.vae, *components.encoders.values()):
         network.requires_grad_(False)
-    _finish_in_float32(vae)
+    _finish_in_float32(components.vae)
     if device.type == "cpu":
-        for network in (unet, vae):
+        for network in (denoiser, components.vae):
             normalize_small_maps_contiguously(network)
-    return DiffusionModel(
+    denoiser.to(device, memory_format=torch.channels_last)
+    components.vae.to(device, memory_format=torch.channels_last)
+    for encoder in components.encoders.values():
+        encoder.to(device)
+    loaded = DiffusionModel(
         name=model.name,
         digest=model.digest,
         spec=model.spec,
-        unet=unet.to(device, memory_format=torch.channels_last),
-        vae=vae.to(device, memory_format=torch.channels_last),
-        text_encoder=text_encoder.to(device),
-        tokenizer=tokenizer,
-        scheduler_config=scheduler_config,
+        family=family,
+        denoiser=denoiser,
+        components=components,
         device=device,
         precision=precision,
         ace=None if model.ace is None else copy.deepcopy(model.ace).to(device),
         mixed=mixed,
     )
+    if model.ace is not None:
+        check_ace(model.ace, folder, *loaded.encode([""])[0].text.shape[1:])
+    return loaded
 
 
-def _check_parts(
-    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizerFast, scheduler: Any
-) -> None:
-    """Refuse what the libraries load without complaint and fail on later; limit the tokenizer to its encoder's length.
+def _limit_tokenizers(folder: Path, components: Components) -> None:
+    """Limit each tokenizer to the positions its encoder has.
 
     Raises:
-        ModelError: naming the file that cannot be used.
+        ModelError: if neither says how many there are.
     """
-    size = unet.config.sample_size
-    if not isinstance(size, int):
-        raise ModelError(f"{folder / 'unet' / 'config.json'}: sample_size {size}, expected one number (square latents)")
-    config = folder / "scheduler" / "scheduler_config.json"
-    if not isinstance(scheduler, dict):
-        raise ModelError(f"{config}: not a scheduler's configuration, expected an object")
-    kind = scheduler.get("prediction_type", "epsilon")
-    if kind not in _PREDICTIONS:
-        raise ModelError(f"{config}: prediction_type {kind!r}, expected {', '.join(_PREDICTIONS)}")
-    DDIMScheduler.from_config(scheduler)  # may reject its betas
-    positions = int(text_encoder.config.max_position_embeddings)
-    tokenizer.model_max_length = min(int(tokenizer.model_max_length), positions)
+    for (part, tokenizer), encoder in zip(components.tokenizers.items(), components.encoders.values(), strict=True):
+        config = encoder.config
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and config.model_type in _POSITIONS_AFTER_PADDING:
+            positions -= int(config.pad_token_id) + 1
+        longest = min(int(tokenizer.model_max_length), _UNLIMITED if positions is None else int(positions))
+        if longest >= _UNLIMITED:
+            raise ModelError(
+                f"{folder / part / 'tokenizer_config.json'}: no model_max_length, and the text encoder has no limit\n"
+                "  expected: the number of tokens that the model was trained with"
+            )
+        tokenizer.model_max_length = longest
 
 
 def _vae_dtype(precision: Precision) -> torch.dtype:
@@ -211,7 +258,7 @@ def _vae_dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision is Precision.BF16 else torch.float32
 
 
-def _finish_in_float32(vae: AutoencoderKL) -> None:
+def _finish_in_float32(vae: Any) -> None:
     """Run the decoder's last convolution in float32: bfloat16 has 8 significant bits, an image has 12."""
     last = vae.decoder.conv_out
     last.to(torch.float32)

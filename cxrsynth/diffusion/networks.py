@@ -1,28 +1,100 @@
-"""UNet and autoencoder of a Stable Diffusion folder, each from a folder of its own."""
+"""Denoiser, autoencoder, text encoders and tokenizers of a model folder, each from a folder of its own."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+import transformers
+from diffusers import AutoencoderDC, AutoencoderKL, UNet2DConditionModel
 
-from cxrsynth.runtime.pretrained import load_pretrained
+from cxrsynth.diffusion.families.base import Family
+from cxrsynth.runtime.clip import load_text_encoder
+from cxrsynth.runtime.pretrained import load_pretrained, load_processor
+
+# Heads that text embeddings do not need: those of a pretraining task, or of a model the encoder is part of.
+_POOLER = ("pooler.",)
 
 
-def load_unet(folder: Path, *, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
-    """Load a UNet, on the CPU and in eval mode.
+def load_denoiser(folder: Path, family: Family, *, dtype: torch.dtype = torch.float32) -> Any:
+    """Load the network that predicts noise, on the CPU and in eval mode.
 
     Raises:
         ModelError: if the folder cannot be loaded, or its weights do not match the network.
     """
+    role = "a UNet" if family.denoiser == "unet" else "a diffusion transformer"
+    return load_pretrained(family.denoiser_class, folder, role=role, dtype=dtype)[0]
+
+
+def load_unet(folder: Path, *, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+    """Load a UNet, on the CPU and in eval mode. Raises as `load_denoiser` does."""
     unet, _ = load_pretrained(UNet2DConditionModel, folder, role="a UNet", dtype=dtype)
     return unet  # type: ignore[no-any-return]
 
 
-def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> AutoencoderKL | AutoencoderDC:
     """Load an autoencoder, on the CPU and in eval mode.
 
     Raises:
         ModelError: if the folder cannot be loaded, or its weights do not match the network.
     """
-    vae, _ = load_pretrained(AutoencoderKL, folder, role="an autoencoder", dtype=dtype)
+    kind = AutoencoderDC if _class_name(folder) == "AutoencoderDC" else AutoencoderKL
+    vae, _ = load_pretrained(kind, folder, role="an autoencoder", dtype=dtype)
     return vae  # type: ignore[no-any-return]
+
+
+def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
+    """Load a text encoder of any kind that transformers has, on the CPU and in eval mode.
+
+    Raises:
+        ModelError: if the folder cannot be loaded, or its weights do not match the network.
+    """
+    config = _config(folder)
+    kind, architectures = config.get("model_type"), config.get("architectures") or []
+    if kind in (None, "clip", "clip_text_model") and "CLIPTextModelWithProjection" not in architectures:
+        return load_text_encoder(folder).to(dtype)
+    if kind in (None, "clip", "clip_text_model"):
+        return load_pretrained(
+            transformers.CLIPTextModelWithProjection, folder, role="CLIP's text encoder", dtype=dtype
+        )[0]
+    # T5 and its kin have a decoder, which embeddings do not need.
+    role, loader = "a text encoder", transformers.AutoModel
+    if config.get("is_encoder_decoder") or kind in ("t5", "umt5", "mt5"):
+        loader = getattr(transformers, f"{_T5.get(str(kind), 'T5')}EncoderModel")
+    return load_pretrained(loader, folder, role=role, dtype=dtype, may_miss=_POOLER, may_hold=None)[0]
+
+
+_T5 = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a tokenizer, fast where it can be.
+
+    Raises:
+        ModelError: if the folder cannot be loaded.
+    """
+    # The files of CLIP's may name the slow class, which reads no tokenizer.json before transformers 5.
+    named = _tokenizer_class(folder)
+    kind = transformers.CLIPTokenizerFast if named.startswith("CLIP") else transformers.AutoTokenizer
+    return load_processor(kind, folder, role="a tokenizer")
+
+
+def _tokenizer_class(folder: Path) -> str:
+    try:
+        content = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return str(content.get("tokenizer_class", "CLIPTokenizer"))
+    except (OSError, ValueError, AttributeError):
+        return "CLIPTokenizer"  # as the first Stable Diffusion folders, which have no such file
+
+
+def _class_name(folder: Path) -> str:
+    return str(_config(folder).get("_class_name", ""))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Content of config.json; empty if it cannot be read, which loading says better."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

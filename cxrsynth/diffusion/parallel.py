@@ -9,14 +9,14 @@ from pathlib import Path
 import psutil
 import torch
 
+from cxrsynth.diffusion.families.base import decoder_width
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.runtime.processes import read_launch
 
-# Activations in memory at once, in feature maps of the first level: a generous estimate from the architecture, not
-# measured.
+# Activations in memory at once, in feature maps of the decoder's last level: a generous estimate from the architecture,
+# not measured.
 _LIVE_MAPS_DECODER = 8
-_LIVE_MAPS_UNET = 80
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -57,7 +57,7 @@ def available_bytes() -> int:
 
 def batch_bytes(model: DiffusionModel, batch_size: int) -> int:
     """Rough memory use of one batch in bytes, without the weights."""
-    _, height, width = model.latent_shape
-    decoder = batch_size * model.image_size**2 * model.vae.config.block_out_channels[0] * _LIVE_MAPS_DECODER
-    unet = 2 * batch_size * height * width * model.unet.config.block_out_channels[0] * _LIVE_MAPS_UNET
-    return int(max(decoder, unet) * model.dtype.itemsize)
+    height, width = model.image_shape
+    decoder = batch_size * height * width * decoder_width(model.vae) * _LIVE_MAPS_DECODER
+    denoiser = 2 * batch_size * model.family.live_values(model.denoiser, model.latent_shape)
+    return int(max(decoder, denoiser) * model.dtype.itemsize)

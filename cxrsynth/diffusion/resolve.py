@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, load_ace
+from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, check_ace, load_ace
+from cxrsynth.diffusion.families import FAMILIES, family_of
+from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, read_spec
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.pretrained import hub_folder
 
-_NETWORKS = ("unet", "vae", "text_encoder")
-_PARTS = (*_NETWORKS, "tokenizer", "scheduler")
-_SUFFIXES = (".json", ".txt", ".safetensors")
+_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -24,12 +24,14 @@ class ResolvedModel:
     """A model that was found and checked, but not loaded.
 
     `name` is the one its `cxrsynth.json` gives, else the hub repository's, else the folder's. `digest` is the SHA-256
-    over all files that decide the images. `ace` holds the adaptive condition embeddings, if there are any.
-    `revision` is the commit of a hub repository; None for a local folder.
+    over all files that decide the images. `parts` are the folders it consists of. `ace` holds the adaptive condition
+    embeddings, if there are any. `revision` is the commit of a hub repository; None for a local folder.
     """
 
     name: str
     folder: Path
+    family: Family
+    parts: tuple[str, ...]
     spec: ModelSpec
     digest: str
     ace: AdaptiveConditionEmbedding | None = field(default=None, repr=False)
@@ -40,7 +42,7 @@ def resolve_model(name: str, *, ace: Path | None = None, option: str = "--model"
     """Find a model, read its description, check its embeddings and hash its files.
 
     Args:
-        name: `nano`, a folder in Stable Diffusion layout, or a hub id `owner/name` or `owner/name@revision`.
+        name: `nano`, a folder in diffusers' layout, or a hub id `owner/name` or `owner/name@revision`.
         ace: file or folder of adaptive condition embeddings; None uses those in the model's folder, if any.
         option: what names the model, for messages: an option, or the key of a recipe.
 
@@ -48,16 +50,22 @@ def resolve_model(name: str, *, ace: Path | None = None, option: str = "--model"
         ModelError: if there is no such model, or its files cannot be used.
     """
     folder = find_model(name, option=option)
+    family = family_of(folder)
+    parts = _parts(folder, family)
     spec = read_spec(folder)
+    if "defaults" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"defaults": family.defaults})
     from_hub = name != "nano" and not Path(name).is_dir()
     hub_name, _, revision = name.partition("@")
     called = hub_name.rpartition("/")[2] if from_hub else folder.resolve().name
     return ResolvedModel(
         name=spec.name or called,
         folder=folder,
+        family=family,
+        parts=parts,
         spec=spec,
         digest=model_digest(folder, ace),
-        ace=_find_ace(folder, ace),
+        ace=_find_ace(folder, family, ace),
         revision=(_commit(folder) or revision or None) if from_hub else None,
     )
 
@@ -71,24 +79,46 @@ def find_model(name: str, *, option: str = "--model") -> Path:
     folder = Path(str(files("cxrsynth") / "nano" / "assets")) if name == "nano" else Path(name)
     if not folder.is_dir():
         folder = _from_hub(name, option)
-    missing = [f"{part}/" for part in _PARTS if not (folder / part).is_dir()]
+    _parts(folder, family_of(folder))
+    return folder
+
+
+def _parts(folder: Path, family: Family) -> tuple[str, ...]:
+    """The folders a model consists of.
+
+    Raises:
+        ModelError: if one is missing, or has no safetensors weights.
+    """
+    left_out = _left_out(folder) & family.optional
+    parts = tuple(part for part in family.parts if part not in left_out)
+    missing = [f"{part}/" for part in parts if not (folder / part).is_dir()]
     if missing or not (folder / "model_index.json").is_file():
         raise ModelError(
-            f"{folder}: not a Stable Diffusion folder, missing {', '.join(missing) or 'model_index.json'}\n"
-            f"  expected: model_index.json and {', '.join(f'{p}/' for p in _PARTS)}"
+            f"{folder}: looks like {family.title}, but is missing {', '.join(missing) or 'model_index.json'}\n"
+            f"  expected: model_index.json and {', '.join(f'{p}/' for p in parts)}"
         )
-    for part in _NETWORKS:
-        if not list((folder / part).glob("*.safetensors")):
+    for part in parts:
+        if part in family.networks and not list((folder / part).glob("*.safetensors")):
             raise ModelError(
                 f"{folder / part}: no safetensors weights\n"
                 "  weights load from safetensors only; convert pickled weights (.bin, .ckpt) with diffusers first"
             )
-    return folder
+    return parts
+
+
+def _left_out(folder: Path) -> set[str]:
+    """Parts that `model_index.json` says the model does without."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        return {name for name, kind in index.items() if isinstance(kind, list) and kind[:1] == [None]}
+    except (OSError, ValueError, AttributeError):
+        return set()
 
 
 def _from_hub(name: str, option: str) -> Path:
     """Download the configs and safetensors of a hub repository. Names that look like local paths are refused."""
-    wanted = [f"{part}/*{suffix}" for part in _PARTS for suffix in _SUFFIXES]
+    parts = sorted({part for family in FAMILIES.values() for part in family.parts})
+    wanted = [f"{part}/*{suffix}" for part in parts for suffix in _SUFFIXES]
     folder = hub_folder(name, patterns=["*.json", *wanted], needs_revision=False, folders="nano, a model folder")
     if folder is None:
         raise ModelError(
@@ -112,7 +142,8 @@ def model_digest(folder: Path, ace: Path | None = None) -> str:
     Raises:
         ModelError: if a file cannot be read.
     """
-    paths = [p for part in _PARTS for p in (folder / part).iterdir() if p.suffix in _SUFFIXES]
+    parts = _parts(folder, family_of(folder))
+    paths = [p for part in parts for p in (folder / part).iterdir() if p.suffix in _SUFFIXES]
     paths += [p for p in (folder / "model_index.json", folder / SPEC_FILE) if p.exists()]
     named = [(path.relative_to(folder).as_posix(), path) for path in sorted(paths)]
     embeddings = ace if ace is not None else folder
@@ -131,7 +162,7 @@ def _sha256(path: Path) -> str:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _find_ace(folder: Path, ace: Path | None) -> AdaptiveConditionEmbedding | None:
+def _find_ace(folder: Path, family: Family, ace: Path | None) -> AdaptiveConditionEmbedding | None:
     """The embeddings that were asked for, else those in the model's folder; None if there are none.
 
     Raises:
@@ -139,15 +170,7 @@ def _find_ace(folder: Path, ace: Path | None) -> AdaptiveConditionEmbedding | No
     """
     if ace is None and not (folder / ACE_FILE).is_file():
         return None
-    found = load_ace(folder if ace is None else ace)
-    try:
-        text = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
-        width, length = int(text["hidden_size"]), int(text["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ModelError(f"{folder / 'text_encoder'}: config.json does not give the text encoder's size") from None
-    if found.blocks.shape[2] != width or found.tokens > length:
-        raise ModelError(
-            f"{ace or folder}: embeddings of {found.tokens} positions and width {found.blocks.shape[2]}, but the"
-            f" model's text encoder has {length} and {width}\n  expected: embeddings tuned with this model"
-        )
+    found, size = load_ace(folder if ace is None else ace), family.text_size(folder)
+    if size is not None:
+        check_ace(found, ace or folder, *size)
     return found

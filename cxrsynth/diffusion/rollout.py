@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.ddim import DDIMSchedule, ddim_schedule, step_log_prob, step_mean, step_std
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.sampler import decode_latents, make_scheduler, predict_noise
+from cxrsynth.diffusion.schedule import FLOW
+from cxrsynth.errors import ModelError
 from cxrsynth.settings import Sampler
 
 
@@ -29,8 +32,13 @@ def trajectory_schedule(model: DiffusionModel, *, steps: int, eta: float) -> DDI
     """The model's own noise schedule in `steps` DDIM steps.
 
     Raises:
-        ModelError: if the schedule has fewer timesteps than `steps`.
+        ModelError: if the schedule has fewer timesteps than `steps`, or is one of flow matching.
     """
+    if model.schedule.prediction_type == FLOW:
+        raise ModelError(
+            "objective: policy_gradient: the model learned by flow matching, whose steps have no noise and so no"
+            " probability\n  use: objective: forward"
+        )
     scheduler = make_scheduler(model, Sampler.DDIM, steps=steps)
     device = model.device
     return ddim_schedule(
@@ -47,7 +55,7 @@ def trajectory_schedule(model: DiffusionModel, *, steps: int, eta: float) -> DDI
 def rollout(
     model: DiffusionModel,
     schedule: DDIMSchedule,
-    condition: Tensor,
+    condition: Condition,
     noise: Tensor,
     step_noise: Callable[[int], Tensor],
     *,
@@ -85,7 +93,7 @@ def predict_means(
     schedule: DDIMSchedule,
     steps: Tensor,
     latents: Tensor,
-    condition: Tensor,
+    condition: Condition,
     *,
     guidance: float,
 ) -> Tensor:

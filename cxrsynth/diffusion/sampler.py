@@ -1,13 +1,26 @@
 """Sampling: prompts and noise to images."""
 
+import hashlib
+import inspect
 import threading
 from collections.abc import Sequence
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from torch import Tensor
 
+from cxrsynth.diffusion.condition import Condition
+from cxrsynth.diffusion.families.base import from_encoder, to_decoder
 from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.schedule import FLOW, is_flow
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Sampler
 
@@ -17,84 +30,138 @@ class SamplingStopped(Exception):
 
 
 @torch.inference_mode()
-def encode_prompts(model: DiffusionModel, prompts: list[str]) -> Tensor:
-    """Text embeddings of each prompt, [B, L, D] in the UNet's type; prompts too long for the tokenizer are cut."""
-    return model.text_encoder(model.tokens(prompts)).last_hidden_state.to(model.dtype)  # type: ignore[no-any-return]
+def encode_prompts(model: DiffusionModel, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+    """Conditions of B prompts, and of no prompt (B = 1), in the denoiser's type; long prompts are cut."""
+    return model.encode(prompts)
 
 
 def guided_condition(
     model: DiffusionModel,
-    text: Tensor,
-    empty: Tensor,
+    text: Condition,
+    empty: Condition,
     guidance: float,
     *,
     mask: Tensor | None = None,
     shift: Tensor | None = None,
-) -> Tensor:
-    """The condition for the UNet: embeddings of the empty prompt, then the text embeddings with the model's ACE.
+) -> Condition:
+    """The condition for the denoiser: that of no prompt, then that of the prompts with the model's ACE.
 
     Args:
         model: its `ace` is added, if it has one.
-        text: [B, L, D].
-        empty: embeddings of the empty prompt, [1, L, D]; they get no ACE.
+        text: of B prompts.
+        empty: of no prompt (B = 1); it gets no ACE.
         guidance: classifier-free guidance scale; with 1 the empty prompt is left out.
         mask: blocks each report gets, [B, K], from `ConditionEmbedding.mask`; None adds nothing.
         shift: sampled around the mean of a `SubspaceEmbedding`, [B, r]; None uses the mean.
 
     Returns:
-        [2B, L, D], unconditional first; [B, L, D] when guidance is 1.
+        2B samples, unconditional first; B when guidance is 1.
     """
     if model.ace is not None and mask is not None:
-        text = model.ace(text, mask.to(text.device), shift)
-    return text if guidance == 1.0 else torch.cat([empty.expand(len(text), -1, -1), text])
+        text = text.with_text(model.ace(text.text, mask.to(text.text.device), shift))
+    return text if guidance == 1.0 else Condition.cat([empty.expand(len(text)), text])
 
 
-def make_scheduler(
-    model: DiffusionModel, sampler: Sampler, *, steps: int
-) -> DDIMScheduler | DPMSolverMultistepScheduler:
-    """The model's own noise schedule with the chosen sampler, set to `steps` timesteps.
+def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> Any:
+    """The model's own noise schedule with the chosen sampler, set to `steps` timesteps: a scheduler of diffusers.
 
     Raises:
-        ModelError: if the schedule has fewer timesteps than `steps`.
+        ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
     """
-    if sampler is Sampler.DDIM:
-        # Latents have no bounds to clip at. Configs of other schedulers lack the setting, and DDIM clips by default.
-        scheduler = DDIMScheduler.from_config(model.scheduler_config, clip_sample=False)
-    else:
-        scheduler = DPMSolverMultistepScheduler.from_config(model.scheduler_config)
+    scheduler = _scheduler(model.scheduler_config, sampler)
     if steps > scheduler.config.num_train_timesteps:
         raise ModelError(f"--steps {steps}: the model's schedule has {scheduler.config.num_train_timesteps} timesteps")
-    scheduler.set_timesteps(steps, device=model.device)
+    settings: dict[str, Any] = {}
+    if getattr(scheduler.config, "use_dynamic_shifting", False):
+        settings["mu"] = _shift_by_size(model, scheduler.config)
+    scheduler.set_timesteps(steps, device=model.device, **settings)
     if sampler is Sampler.DDIM:
         # By rounding, some counts of `trailing` steps (61, 103 ...) get one more, at timestep -1.
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
-    return scheduler  # type: ignore[no-any-return]
+    return scheduler
+
+
+def _scheduler(config: dict[str, Any], sampler: Sampler) -> Any:
+    if sampler is Sampler.MODEL:
+        return _own_scheduler(config)
+    if is_flow(config):
+        if sampler is Sampler.DDIM:
+            raise ModelError(
+                "--sampler ddim: the model learned by flow matching, which has no DDIM steps\n"
+                "  use: euler, dpm++ or model"
+            )
+        if sampler is Sampler.EULER:
+            given = dict(config) if "shift" in config else {**config, "shift": config.get("flow_shift", 1.0)}
+            return FlowMatchEulerDiscreteScheduler.from_config(given, stochastic_sampling=False)
+        shift = config.get("flow_shift", config.get("shift", 1.0))
+        return DPMSolverMultistepScheduler.from_config(
+            config, prediction_type=FLOW, use_flow_sigmas=True, flow_shift=shift, **_without_noise(config)
+        )
+    if sampler is Sampler.DDIM:
+        # Latents have no bounds to clip at. Configs of other schedulers lack the setting, and DDIM clips by default.
+        return DDIMScheduler.from_config(config, clip_sample=False)
+    if sampler is Sampler.EULER:
+        return EulerDiscreteScheduler.from_config(config)
+    return DPMSolverMultistepScheduler.from_config(config, **_without_noise(config))
+
+
+def _without_noise(config: dict[str, Any]) -> dict[str, Any]:
+    """DPM-Solver++ as an ordinary differential equation, where the folder's own sampler adds noise at each step."""
+    algorithm = str(config.get("algorithm_type", ""))
+    return {"algorithm_type": "dpmsolver++"} if algorithm.startswith("sde-") else {}
+
+
+def _own_scheduler(config: dict[str, Any]) -> Any:
+    """The scheduler that a model's folder names.
+
+    Raises:
+        ModelError: if diffusers has none of that name, or it cannot be used.
+    """
+    named = str(config.get("_class_name", "DDIMScheduler"))
+    kind = getattr(diffusers, named, None)
+    if kind is None or not named.endswith("Scheduler"):
+        raise ModelError(f"--sampler model: the model's scheduler is {named}, which diffusers does not have")
+    return kind.from_config(config)
+
+
+def _shift_by_size(model: DiffusionModel, config: Any) -> float:
+    """Shift of the noise levels, which grows with the number of tokens of an image.
+
+    Source: Stable Diffusion 3.5 and Flux, whose pipelines in diffusers compute it like this.
+    """
+    _, height, width = model.latent_shape
+    patch = int(getattr(model.denoiser.config, "patch_size", 1) or 1)
+    return float(
+        calculate_shift(
+            (height // patch) * (width // patch),
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", 1.16),
+        )
+    )
 
 
 def predict_noise(
-    model: DiffusionModel, latents: Tensor, timestep: Tensor, condition: Tensor, guidance: float
+    model: DiffusionModel, latents: Tensor, timestep: Tensor, condition: Condition, guidance: float
 ) -> Tensor:
-    """Guided prediction of the UNet (noise or velocity, as the model was trained), [B, C, h, w] float32.
+    """Guided prediction (noise, velocity or clean latents, as the model was trained), [B, C, h, w] float32.
 
     Args:
         model: the networks.
         latents: [B, C, h, w] float32, already scaled by the scheduler.
         timestep: scalar, or one for each latent, [B].
-        condition: [2B, L, D], unconditional first; or [B, L, D] when guidance is 1.
+        condition: of 2B samples, unconditional first; or of B when guidance is 1.
         guidance: classifier-free guidance scale; 1 is no guidance.
 
     Source: Ho and Salimans, arXiv:2207.12598, in the form of Stable Diffusion (scale 1 = conditional alone).
     """
-    doubled = torch.cat([latents, latents]) if guidance != 1.0 else latents
-    if timestep.dim() and guidance != 1.0:
-        timestep = torch.cat([timestep, timestep])
-    network_input = doubled.to(model.dtype, memory_format=torch.channels_last)
-    with model.forward_context():
-        prediction = model.unet(network_input, timestep, condition, return_dict=False)[0].float()
     if guidance == 1.0:
-        return prediction  # type: ignore[no-any-return]
-    unconditional, conditional = prediction.chunk(2)
-    return unconditional + guidance * (conditional - unconditional)  # type: ignore[no-any-return]
+        return model.predict(latents, timestep, condition)
+    if timestep.dim():
+        timestep = torch.cat([timestep, timestep])
+    unconditional, conditional = model.predict(torch.cat([latents, latents]), timestep, condition).chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
 
 
 @torch.inference_mode()
@@ -109,7 +176,7 @@ def sample_images(
     conditions: Sequence[Sequence[str]] | None = None,
     stopped: threading.Event | None = None,
 ) -> Tensor:
-    """Sample images of prompts from given noise, without step noise (DDIM eta 0).
+    """Sample images of prompts from given noise; they depend on nothing else that is random.
 
     Args:
         model: the networks.
@@ -127,10 +194,9 @@ def sample_images(
     Raises:
         SamplingStopped: once `stopped` is set.
     """
-    # The empty prompt is the same for all images: it is encoded once per batch.
-    encoded = encode_prompts(model, ["", *prompts])
+    text, empty = encode_prompts(model, prompts)
     mask = None if model.ace is None or conditions is None else model.ace.mask(conditions)
-    condition = guided_condition(model, encoded[1:], encoded[:1], guidance, mask=mask)
+    condition = guided_condition(model, text, empty, guidance, mask=mask)
     latents = sample_latents(model, condition, noise, sampler=sampler, steps=steps, guidance=guidance, stopped=stopped)
     _end_if(stopped)
     return decode_latents(model, latents).cpu()
@@ -139,7 +205,7 @@ def sample_images(
 @torch.no_grad()  # not inference mode: what is sampled may be learned from
 def sample_latents(
     model: DiffusionModel,
-    condition: Tensor,
+    condition: Condition,
     noise: Tensor,
     *,
     sampler: Sampler,
@@ -147,7 +213,9 @@ def sample_latents(
     guidance: float,
     stopped: threading.Event | None = None,
 ) -> Tensor:
-    """Clean latents from given noise, without step noise: [B, C, h, w] float32 on the model's device.
+    """Clean latents from given noise: [B, C, h, w] float32 on the model's device.
+
+    A model's own sampler may add noise at each step. It is drawn from generators seeded by each image's x_T.
 
     Args:
         model: the networks.
@@ -162,13 +230,23 @@ def sample_latents(
         SamplingStopped: once `stopped` is set.
     """
     scheduler = make_scheduler(model, sampler, steps=steps)
-    latents: Tensor = noise.to(model.device) * scheduler.init_noise_sigma
+    latents: Tensor = noise.to(model.device) * getattr(scheduler, "init_noise_sigma", 1.0)
+    drawing = _step_noise(scheduler, noise) if sampler is Sampler.MODEL else {}
+    scaling = getattr(scheduler, "scale_model_input", None)  # flow matching has none
     for timestep in scheduler.timesteps:
         _end_if(stopped)
-        scaled = scheduler.scale_model_input(latents, timestep)
+        scaled = latents if scaling is None else scaling(latents, timestep)
         prediction = predict_noise(model, scaled, timestep, condition, guidance)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawing)[0]
     return latents
+
+
+def _step_noise(scheduler: Any, noise: Tensor) -> dict[str, Any]:
+    """Generators for a scheduler that may draw noise, one for each image, as an argument of its `step`."""
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        return {}
+    seeds = [hashlib.sha256(own.cpu().float().numpy().tobytes()).digest()[:8] for own in noise]
+    return {"generator": [torch.Generator().manual_seed(int.from_bytes(seed, "little") >> 1) for seed in seeds]}
 
 
 def _end_if(stopped: threading.Event | None) -> None:
@@ -182,9 +260,8 @@ def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
 
     The last convolution runs in float32 whatever the precision, so that the result has more than bfloat16's 8 bits.
     """
-    scale = float(model.vae.config.scaling_factor)
     dtype = next(model.vae.decoder.conv_in.parameters()).dtype
-    scaled = (latents.float() / scale).to(dtype).contiguous(memory_format=torch.channels_last)
+    scaled = to_decoder(model.vae, latents.float()).to(dtype).contiguous(memory_format=torch.channels_last)
     pixels = model.vae.decode(scaled, return_dict=False)[0]
     return (pixels.float().mean(dim=1, keepdim=True) / 2 + 0.5).clamp(0.0, 1.0)  # type: ignore[no-any-return]
 
@@ -198,5 +275,6 @@ def encode_images(model: DiffusionModel, images: Tensor) -> Tensor:
     dtype = next(model.vae.encoder.conv_in.parameters()).dtype
     pixels = (images * 2 - 1).expand(-1, int(model.vae.config.in_channels), -1, -1)
     shown = pixels.to(model.device, dtype).contiguous(memory_format=torch.channels_last)
-    found = model.vae.encode(shown).latent_dist.mode()
-    return found.float() * float(model.vae.config.scaling_factor)  # type: ignore[no-any-return]
+    found = model.vae.encode(shown)
+    latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
+    return from_encoder(model.vae, latents.float())

@@ -33,9 +33,9 @@ def describe(run: GenerateRun, reports: int, rejected: int) -> str:
         at_once = min(pool.batches, math.ceil(batches / run.processes.count))
         round_s = _seconds_per_round(run, model, pool, batches=at_once, size=min(run.batch_size, images))
     duration_s = math.ceil(batches / (at_once * run.processes.count)) * round_s
-    size_bytes = images * _bytes_per_image(run, model.image_size)
+    size_bytes = images * _bytes_per_image(run, model.image_shape)
     return (
-        f"would make {counted(images, 'image')} of {model.image_size} x {model.image_size} pixels"
+        f"would make {counted(images, 'image')} of {model.image_shape[1]} x {model.image_shape[0]} pixels"
         f" from {counted(reports, 'report')} ({counted(rejected, 'row')} rejected)\n"
         f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB\n"
         f"  model: {model.name}, {counted(run.steps, 'step')}, guidance {run.guidance:g}, {run.sampler.value},"
@@ -80,7 +80,7 @@ def _seconds_per_round(
     return one + (run.steps - 1) * max(0.0, (more - one) / (_PROBE_STEPS - 1))
 
 
-def _bytes_per_image(run: GenerateRun, image_size: int) -> float:
+def _bytes_per_image(run: GenerateRun, image_shape: tuple[int, int]) -> float:
     shards = run.settings.shards
     per_pixel = 2.0 if shards.format is ShardFormat.DICOM else _BYTES_PER_PIXEL[shards.image_format]
-    return image_size**2 * per_pixel + _BYTES_BESIDE_IMAGE
+    return math.prod(image_shape) * per_pixel + _BYTES_BESIDE_IMAGE

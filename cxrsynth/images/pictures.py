@@ -67,16 +67,22 @@ def _gray(image: Image.Image) -> Pixels:
 
 
 def squared(pixels: Pixels, size: int) -> Pixels:
-    """The center square of [H, W] pixels in [0, 1], resized to [size, size] float32 in [0, 1].
+    """The center square of [H, W] pixels in [0, 1], resized to [size, size] float32 in [0, 1], as by `centered`."""
+    return centered(pixels, (size, size))
+
+
+def centered(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
+    """The largest center crop of [H, W] pixels in [0, 1] that has the proportions of `shape`, resized to it, float32.
 
     Bilinear with antialiasing where it shrinks: the numbers of torch's `interpolate(antialias=True)`, without torch.
     """
     height, width = pixels.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = pixels[top : top + side, left : left + side]
-    if side == size:
-        return square.copy()
+    scale = min(height / shape[0], width / shape[1])
+    rows, columns = round(shape[0] * scale), round(shape[1] * scale)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    crop = pixels[top : top + rows, left : left + columns]
+    if (rows, columns) == shape:
+        return crop.copy()
     # In float32, not in 8 bits: PIL's mode "F".
-    resized = Image.fromarray(np.ascontiguousarray(square)).resize((size, size), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(np.ascontiguousarray(crop)).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float32).clip(0, 1)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.sampler import guided_condition
 from cxrsynth.rl.perturbation import Shifts
@@ -14,19 +15,19 @@ from cxrsynth.rl.policy import Policy
 class Conditioning:
     """What n of the iteration's N images were sampled for; tensors on the CPU.
 
-    `places` are their indices among the N; `text` their reports' text embeddings, `empty` that of the empty prompt,
+    `places` are their indices among the N; `text` the conditions of their reports' prompts, `empty` that of no prompt,
     `mask` the ACE blocks of their reports, `shifts` the first action if the policy has one; `report_ids` name them in
     errors.
     """
 
     places: list[int]
     report_ids: list[str]
-    text: Tensor  # [n, L, D]
-    empty: Tensor  # [1, L, D]
+    text: Condition  # of n prompts
+    empty: Condition  # of no prompt, 1
     mask: Tensor | None  # [n, K]
     shifts: Shifts | None
 
-    def condition(self, model: DiffusionModel, policy: Policy, rows: Tensor, *, guidance: float) -> Tensor:
+    def condition(self, model: DiffusionModel, policy: Policy, rows: Tensor, *, guidance: float) -> Condition:
         """The condition of these rows as `model` gets it, the policy or its baseline; from `guided_condition`."""
         mask = None if self.mask is None else self.mask[rows]
         shift = None

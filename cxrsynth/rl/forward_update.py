@@ -10,7 +10,6 @@ from torch import Tensor
 from cxrsynth.diffusion.forward_process import ForwardProcess
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
-from cxrsynth.diffusion.sampler import predict_noise
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import ForwardSection
 from cxrsynth.rl.experience import CleanSamples
@@ -142,7 +141,7 @@ class ForwardUpdater:
         return [pairs[first : first + self._micro_batch] for first in range(0, len(pairs), self._micro_batch)]
 
     def _noised(self, samples: CleanSamples, pairs: Sequence[Pair], key: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows, timesteps [B], noisy latents and the target of their velocity [B, C, h, w], on the device.
+        """Rows, noise levels [B], noisy latents and the target of their velocity [B, C, h, w], on the device.
 
         The noise levels of an image are stratified: one in each of `timesteps` equal parts of the range. With common
         random numbers, a report's images share levels and noise: what differs between their gradients, and does not
@@ -151,19 +150,19 @@ class ForwardUpdater:
         device = self._policy.model.device
         rows = torch.tensor([row for row, _ in pairs])
         names = samples.report_ids if self._settings.common_noise else samples.places
-        levels = []
+        places = []
         for row, draw in pairs:
             place = random.Random(f"{key} level {names[row]} {draw}").random()
-            levels.append((draw + place) / self._settings.timesteps)
-        timesteps = self._process.timesteps(torch.tensor(levels, dtype=torch.float64)).to(device)
+            places.append((draw + place) / self._settings.timesteps)
+        levels = self._process.levels(torch.tensor(places, dtype=torch.float64)).to(device)
         shape = samples.clean.shape[1:]
         noise = torch.stack([seeded_noise(tuple(shape), key, "noise", names[r], draw) for r, draw in pairs])
         clean, noise = samples.clean[rows].to(device), noise.to(device)
         return (
             rows,
-            timesteps,
-            self._process.noisy(clean, noise, timesteps),
-            self._process.target(clean, noise, timesteps),
+            levels,
+            self._process.noisy(clean, noise, levels),
+            self._process.target(clean, noise, levels),
         )
 
     def _velocity(
@@ -171,18 +170,18 @@ class ForwardUpdater:
         model: DiffusionModel,
         samples: CleanSamples,
         rows: Tensor,
-        timesteps: Tensor,
+        levels: Tensor,
         noisy: Tensor,
         *,
         empty: bool = False,
     ) -> Tensor:
         """Conditional velocity of a model, or that under the empty prompt, [B, C, h, w]."""
         if empty:
-            condition = samples.empty.to(model.device).expand(len(rows), -1, -1)
+            condition = samples.empty.to(model.device).expand(len(rows))
         else:
             condition = samples.condition(model, self._policy, rows, guidance=1.0)
-        prediction = predict_noise(model, noisy, timesteps, condition, 1.0)
-        return self._process.velocity(noisy, prediction, timesteps)
+        prediction = model.predict(noisy, self._process.timesteps(levels), condition)
+        return self._process.velocity(noisy, prediction, levels)
 
     def _fixed(self, samples: CleanSamples, batches: list[list[Pair]], key: str) -> list[_Fixed]:
         """Predictions of the policy that sampled and of the baseline for each micro-batch, in the batches that learn.
@@ -195,11 +194,11 @@ class ForwardUpdater:
         def predict(model: DiffusionModel) -> list[tuple[Tensor, Tensor | None]]:
             @torch.no_grad()
             def one(pairs: list[Pair]) -> tuple[Tensor, Tensor | None]:
-                rows, timesteps, noisy, _ = self._noised(samples, pairs, key)
-                conditional = self._velocity(model, samples, rows, timesteps, noisy)
+                rows, levels, noisy, _ = self._noised(samples, pairs, key)
+                conditional = self._velocity(model, samples, rows, levels, noisy)
                 if not bounded:
                     return conditional.cpu(), None
-                return conditional.cpu(), self._velocity(model, samples, rows, timesteps, noisy, empty=True).cpu()
+                return conditional.cpu(), self._velocity(model, samples, rows, levels, noisy, empty=True).cpu()
 
             return [found for _, found in self._pool.map_in_order(one, batches)]
 
@@ -252,8 +251,8 @@ class ForwardUpdater:
         self, samples: CleanSamples, optimality: Tensor, pairs: list[Pair], known: _Fixed, key: str
     ) -> ForwardLoss:
         settings, device = self._settings, self._policy.model.device
-        rows, timesteps, noisy, target = self._noised(samples, pairs, key)
-        predicted = self._velocity(self._policy.model, samples, rows, timesteps, noisy)
+        rows, levels, noisy, target = self._noised(samples, pairs, key)
+        predicted = self._velocity(self._policy.model, samples, rows, levels, noisy)
         guidance = None
         if settings.max_norm_ratio is not None:
             assert known.old_unconditional is not None
@@ -271,7 +270,7 @@ class ForwardUpdater:
             target,
             optimality[[samples.places[row] for row in rows.tolist()]].to(device),
             strength=settings.strength,
-            noise_level=self._process.noise_level(timesteps) if settings.weighting == "adaptive" else None,
+            noise_level=self._process.noise_level(levels) if settings.weighting == "adaptive" else None,
             baseline=None if known.baseline is None else known.baseline.to(device),
             kl_weight=settings.kl_weight,
             guidance=guidance,

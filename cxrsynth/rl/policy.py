@@ -15,7 +15,7 @@ from cxrsynth.diffusion.ace import (
     prompt_directions,
     word_directions,
 )
-from cxrsynth.diffusion.adapters import add_adapters
+from cxrsynth.diffusion.adapters import add_adapters, set_adapters
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import encode_prompts
@@ -64,11 +64,11 @@ class Policy:
         if not self._adapters:
             yield self._baseline
             return
-        self.model.unet.disable_adapters()
+        set_adapters(self.model.denoiser, on=False)
         try:
             yield self._baseline
         finally:
-            self.model.unet.enable_adapters()
+            set_adapters(self.model.denoiser, on=True)
 
     @contextmanager
     def holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
@@ -121,17 +121,21 @@ def load_policy(
     Raises:
         ModelError: if the folder cannot be used.
     """
-    model = load_model(checkpoint, device=device, precision=precision, mixed=True, float32_unet=unet == "full")
+    model = load_model(checkpoint, device=device, precision=precision, mixed=True, float32_denoiser=unet == "full")
     baseline = model
     if gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
+        model.denoiser.enable_gradient_checkpointing()
     if unet == "full":
-        baseline = replace(model, unet=copy.deepcopy(model.unet).requires_grad_(False))
-        model.unet.requires_grad_(True)
+        baseline = replace(model, denoiser=copy.deepcopy(model.denoiser).requires_grad_(False))
+        model.denoiser.requires_grad_(True)
     elif unet == "lora":
-        add_adapters(model.unet, rank=lora.rank, alpha=lora.alpha, seed=seed)
+        add_adapters(model.denoiser, model.family.adapted_layers, rank=lora.rank, alpha=lora.alpha, seed=seed)
     embeddings = _start_ace(model, ace, prompts)
-    unet_weights = {f"unet.{name}": weight for name, weight in model.unet.named_parameters() if weight.requires_grad}
+    unet_weights = {
+        f"{model.family.denoiser}.{name}": weight
+        for name, weight in model.denoiser.named_parameters()
+        if weight.requires_grad
+    }
     trained = ace is not None and embeddings is not None
     named = embeddings.named_parameters() if trained and embeddings is not None else ()
     ace_weights = {f"ace.{name}": weight for name, weight in named if weight.requires_grad}
@@ -166,8 +170,7 @@ def _start_ace(
                 " already, which are tuned further\n  leave train.ace.tokens out, or give that number"
             )
         return copy.deepcopy(model.ace).requires_grad_(True)
-    width = int(model.text_encoder.config.hidden_size)
-    length = int(model.tokenizer.model_max_length)
+    length, width = encode_prompts(model, [""])[0].text.shape[1:]
     tokens = section.tokens or _TOKENS
     if tokens > length:
         raise ModelError(
@@ -179,4 +182,4 @@ def _start_ace(
 def _embedded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
     """Text embeddings [N, L, D] float32 on the CPU."""
     parts = [prompts[first : first + _PROMPTS_AT_ONCE] for first in range(0, len(prompts), _PROMPTS_AT_ONCE)]
-    return torch.cat([encode_prompts(model, list(part)).float().cpu() for part in parts])
+    return torch.cat([encode_prompts(model, part)[0].text.float().cpu() for part in parts])

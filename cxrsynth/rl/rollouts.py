@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.ddim import DDIMSchedule
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
@@ -69,7 +70,7 @@ class Drawing(Protocol[RecordMade]):
     guidance: float
 
     def __call__(
-        self, model: DiffusionModel, condition: Tensor, starts: Sequence[Key], streams: Sequence[Key]
+        self, model: DiffusionModel, condition: Condition, starts: Sequence[Key], streams: Sequence[Key]
     ) -> tuple[RecordMade, Tensor]:
         """Sample a batch.
 
@@ -89,7 +90,7 @@ class TrajectoryDrawing:
         self.schedule, self.guidance, self._seed = schedule, guidance, seed
 
     def __call__(
-        self, model: DiffusionModel, condition: Tensor, starts: Sequence[Key], streams: Sequence[Key]
+        self, model: DiffusionModel, condition: Condition, starts: Sequence[Key], streams: Sequence[Key]
     ) -> tuple[Trajectory, Tensor]:
         """Trajectories without their images, and the images."""
         shape = model.latent_shape
@@ -111,7 +112,7 @@ class CleanDrawing:
         self.sampler, self.steps, self.guidance, self._seed = sampler, steps, guidance, seed
 
     def __call__(
-        self, model: DiffusionModel, condition: Tensor, starts: Sequence[Key], streams: Sequence[Key]
+        self, model: DiffusionModel, condition: Condition, starts: Sequence[Key], streams: Sequence[Key]
     ) -> tuple[Tensor, Tensor]:
         """Clean latents [B, C, h, w] on the CPU, and the images."""
         noise = torch.stack([seeded_noise(model.latent_shape, self._seed, *own) for own in streams])
@@ -248,18 +249,17 @@ class Collector(Generic[Record]):
             ace.mean(mask), self.policy.exploration_std, specs, self.seed, "shift", iteration, elements=elements
         )
 
-    def _embeddings(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Text embeddings [n, L, D] and those of the empty prompt [1, L, D]."""
-        # Clones: tensors of inference mode cannot take part in what learns.
-        encoded = encode_prompts(self.policy.model, ["", *prompts]).clone()
-        return encoded[1:], encoded[:1]
+    def _embeddings(self, prompts: list[str]) -> tuple[Condition, Condition]:
+        """Conditions of n prompts, and of no prompt."""
+        text, empty = encode_prompts(self.policy.model, prompts)
+        return text.clone(), empty.clone()
 
     def _sample(
         self,
         model: DiffusionModel,
         examples: list[PromptExample],
-        text: Tensor,
-        empty: Tensor,
+        text: Condition,
+        empty: Condition,
         mask: Tensor | None,
         shift: Tensor | None,
         *,

@@ -164,17 +164,16 @@ def _peak_bytes(run: TuneRun) -> int:
 def _measure(made: Reinforcement, pool: SamplingPool, batch: int, *, guidance: float) -> _Step:
     """Time a forward and a backward pass on every core at once, as in a run; the second of two passes counts."""
     policy = made.policy
-    prompts = ["", *["chest"] * batch]
-    text = encode_prompts(policy.model, prompts).clone()
+    text, empty = (part.clone() for part in encode_prompts(policy.model, ["chest"] * batch))
     mask = None if policy.model.ace is None else policy.model.ace.mask([()] * batch)
     latents = torch.stack([seeded_noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
-    timesteps = torch.zeros(batch, dtype=torch.int64, device=policy.model.device)
+    timesteps = policy.model.schedule.timesteps(torch.zeros(batch, dtype=torch.int64, device=policy.model.device))
     weights = list(policy.denoising_weights.values())
 
     def one(learn: bool) -> None:
         with torch.set_grad_enabled(learn):
             device = policy.model.device
-            condition = guided_condition(policy.model, text[1:], text[:1], guidance, mask=mask)
+            condition = guided_condition(policy.model, text, empty, guidance, mask=mask)
             predicted = predict_noise(policy.model, latents.to(device), timesteps, condition, guidance)
             if learn:
                 torch.autograd.grad(predicted.sum(), weights, materialize_grads=True)

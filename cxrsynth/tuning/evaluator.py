@@ -160,7 +160,7 @@ class Evaluator:
         """The baseline's images, sampled once a run and kept in the file `cache`; a damaged file is made again."""
         if self._baseline is None:
             with context() as model:
-                self._baseline = self._cached(cache, model.image_size)
+                self._baseline = self._cached(cache, model.image_shape)
                 if self._baseline is None:
                     self._baseline = self.evaluate(model, whose="the baseline's")
                     if self._group.is_main:
@@ -168,7 +168,7 @@ class Evaluator:
                         write_tensors(cache, parts, metadata={_DIGEST: _digest(parts)})
         return self._baseline
 
-    def _cached(self, cache: Path, image_size: int) -> EvaluatedImages | None:
+    def _cached(self, cache: Path, image_shape: tuple[int, int]) -> EvaluatedImages | None:
         """What an earlier process sampled; None if there is no file, or not one of these images and networks."""
         try:
             with safe_open(cache, "pt") as file:
@@ -181,7 +181,7 @@ class Evaluator:
             return None
         count = len(self._samples)
         expected = {
-            "images": ((count, image_size, image_size), torch.uint8),
+            "images": ((count, *image_shape), torch.uint8),
             "rewards": ((count, sum(map(len, self.rewards.all_weights.values()))), torch.float32),
             "features": ((count, self.features.extractor.width), torch.float32),
         }

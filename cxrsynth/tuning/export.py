@@ -1,4 +1,4 @@
-"""The model a stage leaves: a complete Stable Diffusion folder that `generate` and plain diffusers load."""
+"""The model a stage leaves: a complete folder that `generate` and plain diffusers load."""
 
 import copy
 import errno
@@ -10,23 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from peft.tuners.lora import Linear as LoraLinear
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import save_ace
+from cxrsynth.diffusion.adapters import adapted_layers, add_adapters, merge_adapters, set_adapters
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
-from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
+from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
 from cxrsynth.runtime.files import folder_atomically
 from cxrsynth.settings import Precision
 
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 CARD = "model_card.md"
 _TUNED = "-tuned"
 _PROBES = 4
@@ -36,7 +34,7 @@ _PROBES = 4
 class Trained:
     """A model in memory and its trained `weights`, whose names begin with their network's.
 
-    `adapters` says that the UNet's trained weights are low-rank adapters.
+    `adapters` says that the denoiser's trained weights are low-rank adapters.
     """
 
     model: DiffusionModel
@@ -65,17 +63,19 @@ def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str)
     folder = source.folder
     try:
         with folder_atomically(out) as partial:
-            for part in _PARTS:
+            for part in source.parts:
                 if part not in trained.parts:
                     shutil.copytree(folder / part, partial / part)
-            _write_index(folder, partial)
+            _write_index(source, partial)
             _write_spec(trained.model, folder, partial)
             # In float32: half precision may not resolve the change that tuning made.
-            if "unet" in trained.parts:
-                _save_unet(trained, source, partial / "unet")
-            if "text_encoder" in trained.parts:
-                trained.model.text_encoder.save_pretrained(partial / "text_encoder")
-            for part in trained.parts & {"unet", "text_encoder"}:
+            denoiser = trained.model.family.denoiser
+            if denoiser in trained.parts:
+                _save_denoiser(trained, source, partial / denoiser)
+            for part, encoder in trained.model.components.encoders.items():
+                if part in trained.parts:
+                    encoder.save_pretrained(partial / part)
+            for part in trained.parts & {denoiser, *trained.model.components.encoders}:
                 _forget_origin(partial / part / "config.json")
             if trained.model.ace is not None:
                 save_ace(trained.model.ace.plain(), partial)
@@ -85,10 +85,10 @@ def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str)
         raise OSError(errno.EIO, str(error)) from None
 
 
-def _save_unet(trained: Trained, source: ResolvedModel, folder: Path) -> None:
-    """In a function of its own: a merged UNet is gone before the saved model is loaded back."""
-    unet = _merged(trained, source) if trained.adapters else trained.model.unet
-    unet.save_pretrained(folder, safe_serialization=True)
+def _save_denoiser(trained: Trained, source: ResolvedModel, folder: Path) -> None:
+    """In a function of its own: a merged network is gone before the saved model is loaded back."""
+    denoiser = _merged(trained, source) if trained.adapters else trained.model.denoiser
+    denoiser.save_pretrained(folder, safe_serialization=True)
 
 
 def _forget_origin(config: Path) -> None:
@@ -98,28 +98,26 @@ def _forget_origin(config: Path) -> None:
     config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_index(folder: Path, partial: Path) -> None:
+def _write_index(source: ResolvedModel, partial: Path) -> None:
     """The source's index without parts that are not copied: diffusers would fail to find a safety checker."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    here = {
-        name: [None, None] if isinstance(part, list) and not (partial / name).exists() and name not in _PARTS else part
-        for name, part in index.items()
-    }
+    index = json.loads((source.folder / "model_index.json").read_text(encoding="utf-8"))
+    gone = {name for name in index if not (partial / name).exists() and name not in source.parts}
+    here = {name: [None, None] if isinstance(part, list) and name in gone else part for name, part in index.items()}
     (partial / "model_index.json").write_text(json.dumps(here, indent=2) + "\n", encoding="utf-8")
 
 
-def _merged(trained: Trained, source: ResolvedModel) -> UNet2DConditionModel:
-    """The source's UNet, on the CPU, with the adapters merged into its weights."""
-    unet = trained.model.unet
-    plain = _load_on_cpu(source).unet
-    plain.add_adapter(unet.peft_config[next(iter(unet.peft_config))], adapter_name="cxrsynth")
-    learned = {name.removeprefix("unet."): weight for name, weight in trained.weights.items()}
+def _merged(trained: Trained, source: ResolvedModel) -> Any:
+    """The source's denoiser, on the CPU, with the adapters merged into its weights."""
+    model = trained.model
+    plain = _load_on_cpu(source).denoiser
+    rank, scaling = next((m.r[a], m.scaling[a]) for _, m in adapted_layers(model.denoiser) for a in m.active_adapters)
+    add_adapters(plain, model.family.adapted_layers, rank=rank, alpha=round(scaling * rank), seed=0)
+    learned = {name.removeprefix(f"{model.family.denoiser}."): weight for name, weight in trained.weights.items()}
     with torch.no_grad():
         for name, weight in plain.named_parameters():
             if name in learned:
                 weight.copy_(learned[name])
-    plain.fuse_lora(adapter_names=["cxrsynth"])
-    plain.unload_lora()
+    merge_adapters(plain)
     return plain
 
 
@@ -131,14 +129,14 @@ def _compare(trained: Trained, source: ResolvedModel, folder: Path) -> None:
     """
     before = _load_on_cpu(source)
     start = _predictions(before)
-    rounded = any(weight.dtype is not torch.float32 for weight in trained.model.unet.parameters())
+    rounded = any(weight.dtype is not torch.float32 for weight in trained.model.denoiser.parameters())
     model = _copy_on_cpu(trained.model)
     expected = _predictions(model)
     # Frozen weights in half precision are the source's, rounded: the change is measured against themselves.
     untuned = _predictions_untuned(trained, model, before) if rounded else start
     del model
-    adapted = {f"{name}.weight" for name, _ in _adapters(trained)}
-    weights_before = {name: weight for name, weight in before.unet.named_parameters() if name in adapted}
+    adapted = {f"{name}.weight" for name, _ in adapted_layers(trained.model.denoiser)}
+    weights_before = {name: weight for name, weight in before.denoiser.named_parameters() if name in adapted}
     del before
     loaded = _load_on_cpu(resolve_model(str(folder)))
     _compare_weights(trained, loaded, weights_before, folder)
@@ -168,8 +166,11 @@ def _copy_on_cpu(model: DiffusionModel) -> DiffusionModel:
 
     return replace(
         model,
-        unet=copied(model.unet),
-        text_encoder=copied(model.text_encoder),
+        denoiser=copied(model.denoiser),
+        components=replace(
+            model.components,
+            encoders={part: copied(encoder) for part, encoder in model.components.encoders.items()},
+        ),
         ace=copied(model.ace),
         device=torch.device("cpu"),
         precision=Precision.FP32,
@@ -180,17 +181,12 @@ def _copy_on_cpu(model: DiffusionModel) -> DiffusionModel:
 def _predictions_untuned(trained: Trained, model: DiffusionModel, before: DiffusionModel) -> Tensor:
     """Predictions of the source with the UNet of the model in memory, its adapters off."""
     if trained.adapters:
-        model.unet.disable_adapters()
-    return _predictions(replace(before, unet=model.unet))
+        set_adapters(model.denoiser, on=False)
+    return _predictions(replace(before, denoiser=model.denoiser))
 
 
 def _load_on_cpu(model: ResolvedModel) -> DiffusionModel:
     return load_model(model, device=torch.device("cpu"), precision=Precision.FP32)
-
-
-def _adapters(trained: Trained) -> list[tuple[str, LoraLinear]]:
-    """Layers of the UNet with a low-rank adapter, by name."""
-    return [(name, module) for name, module in trained.model.unet.named_modules() if isinstance(module, LoraLinear)]
 
 
 def _compare_weights(trained: Trained, loaded: DiffusionModel, before: Mapping[str, Tensor], folder: Path) -> None:
@@ -204,23 +200,31 @@ def _compare_weights(trained: Trained, loaded: DiffusionModel, before: Mapping[s
     """
     found = {
         f"{part}.{name}": weight
-        for part, network in (("unet", loaded.unet), ("text_encoder", loaded.text_encoder))
+        for part, network in _networks(loaded).items()
         for name, weight in network.named_parameters()
     }
-    for name, module in _adapters(trained):
+    for name, module in adapted_layers(trained.model.denoiser):
         weight, (adapter,) = f"{name}.weight", module.active_adapters
         change = module.get_delta_weight(adapter).detach().cpu().float()
-        off = found[f"unet.{weight}"] - before[weight] - change
+        off = found[f"{loaded.family.denoiser}.{weight}"] - before[weight] - change
         # Rounding of the sum of weight and change, and of the adapters' product where it is in bfloat16.
         if off.norm() > 1e-6 * before[weight].norm() + 1e-2 * change.norm():
             raise _not_the_same(folder, f"{weight} changed by other than its adapter")
-    for part in sorted(trained.parts & ({"text_encoder"} if trained.adapters else {"unet", "text_encoder"})):
-        for name, parameter in getattr(trained.model, part).named_parameters():
+    merged = {loaded.family.denoiser} if trained.adapters else set()
+    for part, network in _networks(trained.model).items():
+        if part not in trained.parts or part in merged:
+            continue
+        for name, parameter in network.named_parameters():
             if not torch.equal(parameter.detach().cpu().float(), found[f"{part}.{name}"]):
                 raise _not_the_same(folder, f"{part}.{name} differs")
     ace, kept = trained.model.ace, loaded.ace
     if ace is not None and (kept is None or not torch.equal(ace.plain().blocks.cpu(), kept.plain().blocks)):
         raise _not_the_same(folder, "adaptive condition embeddings differ")
+
+
+def _networks(model: DiffusionModel) -> dict[str, Any]:
+    """The networks that can be trained, by the names of their folders."""
+    return {model.family.denoiser: model.denoiser, **model.components.encoders}
 
 
 def _not_the_same(folder: Path, how: str) -> ModelError:
@@ -232,18 +236,19 @@ def _not_the_same(folder: Path, how: str) -> ModelError:
 
 @torch.no_grad()
 def _predictions(model: DiffusionModel) -> Tensor:
-    """The UNet's output at one middle timestep with all of ACE's conditions, [_PROBES, C, h, w] on the CPU.
+    """The denoiser's output at one middle noise level with all of ACE's conditions, [_PROBES, C, h, w] on the CPU.
 
     One probe at a time, so that it takes less memory than a step of training; convolutions in full float32, so that
     an accelerator agrees with the CPU.
     """
-    encoded = encode_prompts(model, ["", "chest"]).clone()
+    text, empty = (part.clone() for part in encode_prompts(model, ["chest"]))
     mask = None if model.ace is None else model.ace.mask([CONDITIONS])
-    condition = guided_condition(model, encoded[1:], encoded[:1], 1.0, mask=mask)
-    middle = torch.tensor(500, device=model.device)
+    condition = guided_condition(model, text, empty, 1.0, mask=mask)
+    levels = torch.tensor([model.schedule.count // 2], device=model.device)
+    middle = model.schedule.timesteps(levels)
     probes = [seeded_noise(model.latent_shape, "probe", i)[None].to(model.device) for i in range(_PROBES)]
     with torch.backends.cudnn.flags(allow_tf32=False):
-        return torch.cat([predict_noise(model, probe, middle, condition, 1.0).float().cpu() for probe in probes])
+        return torch.cat([model.predict(probe, middle, condition).cpu() for probe in probes])
 
 
 def _write_spec(model: DiffusionModel, folder: Path, out: Path) -> None:

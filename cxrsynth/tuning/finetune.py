@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from cxrsynth import console
 from cxrsynth.diffusion.adapters import add_adapters
-from cxrsynth.diffusion.finetune import denoising_loss, training_schedule
+from cxrsynth.diffusion.condition import Condition
+from cxrsynth.diffusion.finetune import denoising_loss
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import ResolvedModel
-from cxrsynth.diffusion.sampler import guided_condition, predict_noise
+from cxrsynth.diffusion.sampler import guided_condition
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import SamplingSection, SftStage
 from cxrsynth.reports.request import PromptBuilder
@@ -40,13 +41,12 @@ class Supervision:
         self.run, self.section, self.index = run, section, index
         train = section.train
         self.model: DiffusionModel = load_model(
-            checkpoint, device=run.device, precision=run.precision, mixed=True, float32_unet=train.unet == "full"
+            checkpoint, device=run.device, precision=run.precision, mixed=True, float32_denoiser=train.unet == "full"
         )
         self.weights = self._trained_weights()
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=train.learning_rate, weight_decay=train.weight_decay
         )
-        self.scheduler = training_schedule(self.model.scheduler_config)
         self.micro_batch = run.batch_size(SamplingSection(batch_size=section.micro_batch))
         self.images = ImagesSummary()
         self.progress = StageProgress(
@@ -60,16 +60,23 @@ class Supervision:
 
     def _trained_weights(self) -> dict[str, nn.Parameter]:
         """Turn on gradients for what the recipe trains; those parameters, by name."""
-        train, unet = self.section.train, self.model.unet
+        train, denoiser, family = self.section.train, self.model.denoiser, self.model.family
         if train.unet == "lora":
-            add_adapters(unet, rank=train.lora.rank, alpha=train.lora.alpha, seed=self.run.recipe.seed)
+            lora = train.lora
+            add_adapters(denoiser, family.adapted_layers, rank=lora.rank, alpha=lora.alpha, seed=self.run.recipe.seed)
         else:
-            unet.requires_grad_(True)
+            denoiser.requires_grad_(True)
         if self.run.recipe.model.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        networks = {"unet": unet}
+            denoiser.enable_gradient_checkpointing()
+        networks = {family.denoiser: denoiser}
         if train.text_encoder:
-            networks["text_encoder"] = self.model.text_encoder.requires_grad_(True)
+            if not family.learns_text:
+                raise ModelError(
+                    f"train.text_encoder: {family.title} keeps its text encoders as they are\n  leave it out"
+                )
+            networks |= self.model.components.encoders
+            for encoder in self.model.components.encoders.values():
+                encoder.requires_grad_(True)
         return {
             f"{part}.{name}": weight
             for part, network in networks.items()
@@ -168,35 +175,29 @@ class Supervision:
         device = self.model.device
         clean = torch.stack([images.latent(spec.report) for spec in batch]).to(device)
         added = torch.stack([seeded_noise(clean.shape[1:], *self._key(step, spec)) for spec in batch]).to(device)
-        last = self.scheduler.config.num_train_timesteps
-        timesteps, prompts, conditions = [], [], []
+        schedule = self.model.schedule
+        levels, prompts, conditions = [], [], []
         for spec in batch:
             rng = random.Random(" ".join(map(str, self._key(step, spec))))
-            timesteps.append(rng.randrange(last))
+            levels.append(rng.randrange(schedule.count))
             blank = rng.random() < self.section.cond_dropout_prob
             pair = images.pair(spec.report)
             prompts.append("" if blank else pair.prompt)
             conditions.append(() if blank else pair.conditions)
-        when = torch.tensor(timesteps, device=device)
-        predicted = predict_noise(
-            self.model,
-            self.scheduler.add_noise(clean, added, when),
-            when,
-            self._condition(prompts, conditions),
-            1.0,
-        )
-        return denoising_loss(self.scheduler, predicted, clean, added, when, min_snr=self.section.min_snr)
+        when = torch.tensor(levels, device=device)
+        noisy = schedule.noisy(clean, added, when)
+        predicted = self.model.predict(noisy, schedule.timesteps(when), self._condition(prompts, conditions))
+        return denoising_loss(schedule, predicted, clean, added, when, min_snr=self.section.min_snr)
 
     def _key(self, step: int, spec: RolloutSpec) -> tuple[object, ...]:
         return self.run.recipe.seed, "sft", self.index, step, spec.place
 
-    def _condition(self, prompts: list[str], conditions: Sequence[tuple[str, ...]]) -> Tensor:
+    def _condition(self, prompts: list[str], conditions: Sequence[tuple[str, ...]]) -> Condition:
         """The condition as `generate` builds it, with the model's ACE if it has one; the empty prompt gets none."""
-        tokens = self.model.tokens(prompts)
         with torch.set_grad_enabled(self.section.train.text_encoder):
-            text = self.model.text_encoder(tokens).last_hidden_state.to(self.model.dtype)
+            text, empty = self.model.encode(prompts)
         mask = None if self.model.ace is None else self.model.ace.mask(conditions)
-        return guided_condition(self.model, text, text[:1], 1.0, mask=mask)
+        return guided_condition(self.model, text, empty, 1.0, mask=mask)
 
     def read_images(self, pool: OrderedPool) -> TrainingImages:
         """Encode the images that are not encoded yet, each process its share.

@@ -144,7 +144,7 @@ def check_adapters(recipe: Recipe, model: ResolvedModel) -> None:
     ranks = [stage.train.lora.rank for stage in recipe.stages if stage.train.unet == "lora"]
     if ranks:
         # Later stages adapt the networks of the first one's model.
-        check_rank_in(model.folder / "unet", max(ranks))
+        check_rank_in(model.folder, model.family, max(ranks))
 
 
 def check_trackers(recipe: Recipe) -> None:

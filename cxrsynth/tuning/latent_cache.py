@@ -26,7 +26,7 @@ from cxrsynth.errors import ModelError, RecipeError, ReportsError
 from cxrsynth.images.collection import Collection as ImageCollection
 from cxrsynth.images.collection import Unit, open_collection
 from cxrsynth.images.image import Damaged, Radiograph
-from cxrsynth.images.pictures import squared
+from cxrsynth.images.pictures import centered
 from cxrsynth.recipe.schema import SftStage
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.columns import ColumnNames
@@ -249,7 +249,7 @@ class ImageEncoder:
             why, pair = self._pair(found)
             counts[why] += 1
             if pair is not None:
-                yield pair, torch.from_numpy(squared(found.pixels, self._model.image_size))[None]
+                yield pair, torch.from_numpy(centered(found.pixels, self._model.image_shape))[None]
 
     def _pair(self, radiograph: Radiograph) -> tuple[str, Pair | None]:
         if radiograph.report is None:

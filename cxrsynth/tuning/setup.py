@@ -1,6 +1,6 @@
 """A `tune` run made ready: recipe read, reports split, processes joined, choices resolved, reward models loaded."""
 
-import json
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -11,12 +11,13 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from cxrsynth.diffusion.model import choose_device, choose_precision
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
+from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
-from cxrsynth.recipe.schema import Recipe, SftStage
+from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage, SftStage
 from cxrsynth.runtime.processes import ProcessGroup, read_launch, refuse_sharding
 from cxrsynth.runtime.together import ending_together
-from cxrsynth.settings import Precision, TuneSettings
+from cxrsynth.settings import Precision, Sampler, TuneSettings
 from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
@@ -37,7 +38,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     refuse_sharding()
     recipe = load_recipe(settings.recipe, overrides=settings.overrides)
     model = resolve_model(recipe.model.checkpoint, option=f"{settings.recipe}: model.checkpoint")
-    _check_steps(recipe, model, settings.recipe)
+    _check_schedule(recipe, model, settings.recipe)
     if recipe.model.precision is Precision.FP16:
         raise RecipeError(
             f"{settings.recipe}: model.precision: found 'fp16'\n"
@@ -97,13 +98,23 @@ def _join(accelerator: Accelerator, settings: TuneSettings, together: ExitStack)
     return ProcessGroup(accelerator.process_index, accelerator.local_process_index, count, state, lookout)
 
 
-def _check_steps(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
-    """Refuse more denoising steps than the model's schedule has, before anything is loaded."""
-    try:
-        config = json.loads((model.folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        limit = int(config["num_train_timesteps"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # loading the model says what is wrong
+def _not_for_flow(where: str, stage: RlcfStage | DdpoStage) -> Iterator[tuple[str, str]]:
+    """Settings that need steps with noise, and what is expected instead."""
+    if stage.objective == "policy_gradient":
+        yield f"{where}.objective: found 'policy_gradient'", "'forward'"
+    elif stage.sampling.sampler is Sampler.DDIM:
+        yield f"{where}.sampling.sampler: found 'ddim'", "'euler', 'dpm++' or 'model'"
+
+
+def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
+    """Refuse what the model's noise schedule does not allow, before anything is loaded.
+
+    Raises:
+        RecipeError: for more denoising steps than it has; for a policy gradient or DDIM where it is flow matching.
+        ModelError: if the model's scheduler is not known.
+    """
+    config = read_scheduler_config(model.folder)
+    limit = int(config.get("num_train_timesteps", 1000))
     wanted = {
         f"stages.{index}.sampling.steps": stage.sampling.steps
         for index, stage in enumerate(recipe.stages)
@@ -114,5 +125,12 @@ def _check_steps(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
         for key, steps in wanted.items()
         if steps > limit
     ]
+    if is_flow(config):
+        wrong += [
+            f"{path}: {key}\n  expected: {expected}, because the model ({model.family.title}) learned by flow matching"
+            for index, stage in enumerate(recipe.stages)
+            if not isinstance(stage, SftStage)
+            for key, expected in _not_for_flow(f"stages.{index}", stage)
+        ]
     if wrong:
         raise RecipeError("\n".join(wrong))

@@ -135,7 +135,7 @@ def _tune(model: Path, objective: str) -> None:
     } | _OBJECTIVES[objective]
     recipe = {
         "model": {"checkpoint": str(model), "device": "cpu", "gradient_checkpointing": True},
-        "reports": {"table": str(_REPORTS), "limit": 2, "held_out": 1, "test": 0},
+        "reports": {"table": str(_REPORTS), "limit": 3, "held_out": 2, "test": 0},
         "stages": [stage],
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -146,10 +146,10 @@ def _tune(model: Path, objective: str) -> None:
         loaded = _peak_bytes()
         with SamplingPool(made.policy.model, batch_size=1, threads_per_batch=torch.get_num_threads()) as pool:
             row = made.opened(pool)(0)
-    unet = made.policy.model.unet
+    unet = made.policy.model.denoiser
     own = sum(weight.numel() * weight.element_size() for name, weight in unet.named_parameters() if "lora_" not in name)
     with made.policy.baseline() as baseline:
-        shared = baseline.unet is unet
+        shared = baseline.denoiser is unet
     times = [key for key in row if key.startswith("time/")]
     seconds = sum(row[key] for key in times)
     found = {

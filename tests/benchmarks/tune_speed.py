@@ -61,7 +61,7 @@ def open_stage(folder: Path, *, reports: int, images: int) -> Reinforcement:
     """A stage on nano whose iterations all take the same reports."""
     recipe = {
         "model": {"checkpoint": "nano", "device": "cpu"},
-        "reports": {"table": str(_REPORTS), "limit": reports + 1, "held_out": 1, "test": 0},
+        "reports": {"table": str(_REPORTS), "limit": reports + 2, "held_out": 2, "test": 0},
         "stages": [
             {
                 "stage": "rlcf",
@@ -104,9 +104,9 @@ class PlainLoop:
         self.model: DiffusionModel = load_model(
             resolve_model("nano"), device=torch.device("cpu"), precision=Precision.FP32
         )
-        self.baseline = copy.deepcopy(self.model.unet)
-        self.model.unet.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.model.unet.parameters(), lr=learning_rate)
+        self.baseline = copy.deepcopy(self.model.denoiser)
+        self.model.denoiser.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.model.denoiser.parameters(), lr=learning_rate)
         self.schedule = trajectory_schedule(self.model, steps=_STEPS, eta=1.0)
         self.suite, self.batch = suite, batch
         self.noise = torch.Generator().manual_seed(seed)
@@ -116,7 +116,7 @@ class PlainLoop:
         parts = [cases[first : first + self.batch] for first in range(0, len(cases), self.batch)]
         trajectories, feedback = [], []
         for part in parts:
-            latents, log_probs, rewards = self._sample(self.model.unet, part)
+            latents, log_probs, rewards = self._sample(self.model.denoiser, part)
             _, _, others = self._sample(self.baseline, part)
             trajectories.append((part, latents, log_probs))
             feedback.append((rewards - others).nan_to_num(0.0) @ self.weights)
@@ -125,13 +125,13 @@ class PlainLoop:
         for place, ((part, latents, log_probs), own) in enumerate(zip(trajectories, advantage, strict=True)):
             for step in range(self.schedule.actions):
                 places = torch.full((len(part),), step)
-                mean = self._mean(self.model.unet, part, latents[step], step)
+                mean = self._mean(self.model.denoiser, part, latents[step], step)
                 log_prob = step_log_prob(latents[step + 1], mean, step_std(self.schedule, places))
                 ratio = (log_prob - log_probs[step]).exp()
                 loss = torch.maximum(-own * ratio, -own * ratio.clamp(1 - _CLIP, 1 + _CLIP)).mean()
                 loss.backward()  # type: ignore[no-untyped-call]
             if place + 1 in (len(parts) // 2, len(parts)):
-                torch.nn.utils.clip_grad_norm_(self.model.unet.parameters(), 1.0)
+                torch.nn.utils.clip_grad_norm_(self.model.denoiser.parameters(), 1.0)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
 
@@ -150,8 +150,7 @@ class PlainLoop:
     def _mean(self, unet: torch.nn.Module, part: list[PromptExample], latents: Tensor, step: int) -> Tensor:
         with torch.no_grad():
             text, empty = (
-                self.model.text_encoder(self.model.tokens(prompts)).last_hidden_state
-                for prompts in ([case.prompt for case in part], [""] * len(part))
+                self.model.encode(prompts)[0].text for prompts in ([case.prompt for case in part], [""] * len(part))
             )
         timestep = self.schedule.timesteps[step]
         conditional = unet(latents, timestep, text, return_dict=False)[0]

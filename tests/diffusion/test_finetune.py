@@ -8,10 +8,11 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cxrsynth.diffusion.finetune import denoising_loss, denoising_target, snr_weights, training_schedule
+from cxrsynth.diffusion.finetune import denoising_loss
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import decode_latents, encode_images
+from cxrsynth.diffusion.schedule import DiscreteSchedule, noise_schedule
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Precision
 
@@ -29,6 +30,12 @@ def drawn() -> tuple[Tensor, Tensor]:
     return clean, noise
 
 
+def schedule_of(given: dict[str, Any]) -> DiscreteSchedule:
+    found = noise_schedule(given, torch.device("cpu"))
+    assert isinstance(found, DiscreteSchedule)
+    return found
+
+
 def implied(scheduler: DDIMScheduler, said: Tensor, noisy: Tensor) -> Tensor:
     """The clean latents that the scheduler of diffusers derives from a prediction."""
     scheduler.set_timesteps(1000)
@@ -39,30 +46,30 @@ def implied(scheduler: DDIMScheduler, said: Tensor, noisy: Tensor) -> Tensor:
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_right_answer_is_the_schedulers_and_costs_nothing(kind: str, rescale: bool) -> None:
-    scheduler = training_schedule(config(kind, rescale_betas_zero_snr=rescale))
+    schedule = schedule_of(config(kind, rescale_betas_zero_snr=rescale))
     clean, noise = drawn()
-    noisy = scheduler.add_noise(clean, noise, TIMESTEPS)
-    right = denoising_target(scheduler, clean, noise, TIMESTEPS)
-    torch.testing.assert_close(implied(scheduler, right, noisy), clean, atol=1e-2, rtol=1e-3)
+    noisy = schedule.noisy(clean, noise, TIMESTEPS)
+    right = schedule.target(clean, noise, TIMESTEPS)
+    torch.testing.assert_close(implied(schedule.scheduler, right, noisy), clean, atol=1e-2, rtol=1e-3)
     for gamma in (None, 5.0):
-        assert not denoising_loss(scheduler, right, clean, noise, TIMESTEPS, min_snr=gamma).any()
-        assert (denoising_loss(scheduler, right + 1, clean, noise, TIMESTEPS, min_snr=gamma) > 0).all()
-    wrong = denoising_loss(scheduler, right + 2, clean, noise, TIMESTEPS)
+        assert not denoising_loss(schedule, right, clean, noise, TIMESTEPS, min_snr=gamma).any()
+        assert (denoising_loss(schedule, right + 1, clean, noise, TIMESTEPS, min_snr=gamma) > 0).all()
+    wrong = denoising_loss(schedule, right + 2, clean, noise, TIMESTEPS)
     torch.testing.assert_close(wrong, torch.full((4,), 4.0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_min_snr_weighs_the_error_of_the_clean_latents(kind: str) -> None:
     """For every prediction type, the weighted loss is min(SNR, gamma) times the error of the clean latents."""
-    scheduler, gamma = training_schedule(config(kind)), 5.0
+    schedule, gamma = schedule_of(config(kind)), 5.0
     clean, noise = drawn()
     clean, noise = clean.double(), noise.double()
-    right = denoising_target(scheduler, clean, noise, TIMESTEPS)
+    right = schedule.target(clean, noise, TIMESTEPS)
     said = right + 0.1
-    error = implied(scheduler, said, scheduler.add_noise(clean, noise, TIMESTEPS)) - clean
-    kept = scheduler.alphas_cumprod[TIMESTEPS]
+    error = implied(schedule.scheduler, said, schedule.noisy(clean, noise, TIMESTEPS)) - clean
+    kept = schedule.scheduler.alphas_cumprod[TIMESTEPS]
     expected = (kept / (1 - kept)).clamp(max=gamma) * error.square().mean((1, 2, 3))
-    found = denoising_loss(scheduler, said, clean, noise, TIMESTEPS, min_snr=gamma)
+    found = denoising_loss(schedule, said, clean, noise, TIMESTEPS, min_snr=gamma)
     torch.testing.assert_close(found.double(), expected.double(), rtol=2e-3, atol=0)
 
 
@@ -70,18 +77,18 @@ def test_weights_are_numbers_where_the_signal_is_zero() -> None:
     last = torch.tensor([999])
     weights = {}
     for kind in KINDS:
-        scheduler = training_schedule(config(kind, rescale_betas_zero_snr=True))
-        assert scheduler.alphas_cumprod[-1] == 0
-        weights[kind] = snr_weights(scheduler, last, gamma=5.0).item()
+        schedule = schedule_of(config(kind, rescale_betas_zero_snr=True))
+        assert schedule.scheduler.alphas_cumprod[-1] == 0
+        weights[kind] = schedule.snr_weights(last, gamma=5.0).item()
     assert weights == {"epsilon": 1.0, "v_prediction": 0.0, "sample": 0.0}
 
 
 def test_the_schedule_is_the_models_whatever_sampler_its_folder_names() -> None:
     saved = dict(DDPMScheduler(**config("epsilon", beta_start=0.00085, beta_end=0.012)).config)
     expected = DDPMScheduler.from_config(saved).alphas_cumprod
-    assert torch.equal(training_schedule(saved).alphas_cumprod, expected)
+    assert torch.equal(schedule_of(saved).scheduler.alphas_cumprod, expected)
     with pytest.raises(ModelError, match="expected: epsilon, v_prediction, sample"):
-        training_schedule(config("flow"))
+        schedule_of(config("flow"))
 
 
 def test_an_encoded_image_decodes_to_itself() -> None:

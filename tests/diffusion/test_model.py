@@ -67,10 +67,10 @@ def test_networks_are_loaded_in_their_precision(
     precision: Precision, unet: torch.dtype, vae: torch.dtype, tiny_model: Path
 ) -> None:
     model = load_model(resolve_model(str(tiny_model)), device=CPU, precision=precision)
-    assert {weight.dtype for weight in model.unet.parameters()} == {unet}
+    assert {weight.dtype for weight in model.denoiser.parameters()} == {unet}
     assert model.vae.encoder.conv_in.weight.dtype is vae
-    assert {weight.dtype for weight in model.text_encoder.parameters()} == {torch.float32}
-    for network in (model.unet, model.vae, model.text_encoder):
+    assert {weight.dtype for weight in model.components.encoders["text_encoder"].parameters()} == {torch.float32}
+    for network in (model.denoiser, model.vae, *model.components.encoders.values()):
         assert not network.training
         assert not any(weight.requires_grad for weight in network.parameters())
-    assert model.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.denoiser.conv_in.weight.is_contiguous(memory_format=torch.channels_last)

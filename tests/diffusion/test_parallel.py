@@ -174,22 +174,24 @@ def test_an_accelerator_takes_one_batch_at_a_time(networks: DiffusionModel) -> N
 
 
 @pytest.mark.usefixtures("three_cores")
-def test_threads_may_tokenise_at_once(networks: DiffusionModel) -> None:
+def test_threads_may_encode_at_once(networks: DiffusionModel) -> None:
     prompts = ["left effusion. " * 300] * 8
-    expected = networks.tokens(prompts)
+    with torch.inference_mode():
+        expected = networks.encode(prompts)[0].text
 
-    def tokenise(_: int) -> torch.Tensor:
+    @torch.inference_mode()
+    def encode(_: int) -> torch.Tensor:
         assert not networks.fits(prompts[0])
-        return networks.tokens(prompts)
+        return networks.encode(prompts)[0].text
 
     with SamplingPool(networks, batch_size=1, threads_per_batch=1) as pool:
-        for _, tokens in pool.map_in_order(tokenise, range(40)):
-            assert torch.equal(tokens, expected)
+        for _, found in pool.map_in_order(encode, range(40)):
+            assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("size", [4, 8, 32])
 def test_group_norm_gives_what_torch_gives_in_the_same_layout(size: int, networks: DiffusionModel) -> None:
-    [norm, *_] = [m for m in networks.unet.modules() if isinstance(m, nn.GroupNorm)]
+    [norm, *_] = [m for m in networks.denoiser.modules() if isinstance(m, nn.GroupNorm)]
     plain = nn.GroupNorm(norm.num_groups, norm.num_channels, eps=norm.eps)
     plain.load_state_dict(norm.state_dict())
     maps = torch.randn(2, norm.num_channels, size, size).contiguous(memory_format=torch.channels_last)

@@ -911,7 +911,9 @@ def test_latents_are_never_clipped(networks: DiffusionModel) -> None:
     """DDIM clips by default; many folders have the config of another scheduler, which lacks the setting."""
     config = {key: value for key, value in networks.scheduler_config.items() if key != "clip_sample"}
     for given in (config, config | {"clip_sample": True}):
-        scheduler = make_scheduler(replace(networks, scheduler_config=given), Sampler.DDIM, steps=2)
+        scheduler = make_scheduler(
+            replace(networks, components=replace(networks.components, scheduler_config=given)), Sampler.DDIM, steps=2
+        )
         assert scheduler.config.clip_sample is False
 
 

@@ -138,13 +138,13 @@ def test_the_prediction_moves_towards_good_images_and_away_from_bad_ones(tiny_mo
         found = []
         with torch.no_grad():
             for place, seed in product((0.2, 0.5, 0.8), range(4)):
-                timesteps = process.timesteps(torch.full((4,), place))
+                levels = process.levels(torch.full((4,), place))
                 noise = torch.randn(made.samples.clean.shape, generator=torch.Generator().manual_seed(seed))
-                noisy = process.noisy(made.samples.clean, noise, timesteps)
+                noisy = process.noisy(made.samples.clean, noise, levels)
                 condition = made.samples.condition(made.policy.model, made.policy, torch.arange(4), guidance=1.0)
-                predicted = made.policy.model.unet(noisy, timesteps, condition).sample
-                velocity = process.velocity(noisy, predicted, timesteps)
-                found.append((velocity - process.target(made.samples.clean, noise, timesteps)).square().mean((1, 2, 3)))
+                predicted = made.policy.model.predict(noisy, process.timesteps(levels), condition)
+                velocity = process.velocity(noisy, predicted, levels)
+                found.append((velocity - process.target(made.samples.clean, noise, levels)).square().mean((1, 2, 3)))
         return torch.stack(found).mean(0)
 
     before = losses()
@@ -216,12 +216,12 @@ def test_shifts_learn_from_their_mirror_images(tiny_model: Path) -> None:
 
 def test_noise_levels_are_stratified_and_within_the_schedule(tiny_model: Path) -> None:
     process = ForwardProcess(load_model(resolve_model(str(tiny_model)), device=CPU, precision=Precision.FP32))
-    timesteps = process.timesteps(torch.tensor([0.0, 0.5, 0.999999]))
-    assert timesteps.tolist() == [process.first, (process.first + process.end) // 2, process.end - 1]
+    levels = process.levels(torch.tensor([0.0, 0.5, 0.999999]))
+    assert levels.tolist() == [process.first, (process.first + process.end) // 2, process.end - 1]
     assert process.first == 20
     clean, noise = torch.randn(3, 3, 8, 8), torch.randn(3, 3, 8, 8)
-    noisy = process.noisy(clean, noise, timesteps)
-    assert process.velocity(noisy, process.target(clean, noise, timesteps), timesteps).isfinite().all()
+    noisy = process.noisy(clean, noise, levels)
+    assert process.velocity(noisy, process.target(clean, noise, levels), levels).isfinite().all()
 
 
 def test_a_loss_that_is_no_number_names_the_report(tiny_model: Path) -> None:

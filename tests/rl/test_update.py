@@ -163,7 +163,7 @@ def test_the_baseline_stays_while_the_policy_learns(unet: str, tiny_model: Path,
 
     def predicted(model: Any) -> Tensor:
         with torch.no_grad():
-            found: Tensor = model.unet(latents, 300, text).sample
+            found: Tensor = model.denoiser(latents, 300, text).sample
         return found
 
     with made.policy.baseline() as baseline:
@@ -172,7 +172,7 @@ def test_the_baseline_stays_while_the_policy_learns(unet: str, tiny_model: Path,
         made.update(made.experience(iteration), rate=100.0)
     with made.policy.baseline() as baseline:
         assert torch.equal(predicted(baseline), before)
-        assert (baseline.unet is made.policy.model.unet) == (unet == "lora")
+        assert (baseline.denoiser is made.policy.model.denoiser) == (unet == "lora")
     assert not torch.allclose(predicted(made.policy.model), before, atol=1e-5)
     assert made.policy.model.ace is not None
     assert made.policy.model.ace.blocks.any()
@@ -291,7 +291,7 @@ def test_a_shift_teaches_the_embeddings_without_the_unet(unet: str, tiny_model: 
     assert ace is not None
     assert torch.allclose(shifts.values[::2], -shifts.values[1::2], atol=1e-6)
     if unet == "frozen":
-        made.policy.model.unet.forward = None  # must not be called
+        made.policy.model.denoiser.forward = None  # must not be called
     stats = made.update(experience)
     assert stats.ratio_error == 0.0
     elements = experience.latents[0, 0].numel()

@@ -21,14 +21,14 @@ CPU = torch.device("cpu")
 def tuned(folder: Path, device: torch.device, *, adapters: bool) -> Trained:
     """A model whose weights have moved a little."""
     model = load_model(
-        resolve_model(str(folder)), device=device, precision=Precision.FP32, mixed=True, float32_unet=not adapters
+        resolve_model(str(folder)), device=device, precision=Precision.FP32, mixed=True, float32_denoiser=not adapters
     )
     torch.manual_seed(0)
     if adapters:
-        add_adapters(model.unet, rank=2, alpha=None, seed=0)
+        add_adapters(model.denoiser, model.family.adapted_layers, rank=2, alpha=None, seed=0)
     else:
-        model.unet.requires_grad_(True)
-    weights = {f"unet.{name}": weight for name, weight in model.unet.named_parameters() if weight.requires_grad}
+        model.denoiser.requires_grad_(True)
+    weights = {f"unet.{name}": weight for name, weight in model.denoiser.named_parameters() if weight.requires_grad}
     with torch.no_grad():
         for weight in weights.values():
             weight += 1e-2 * torch.randn(weight.shape).to(device)
@@ -71,9 +71,9 @@ def test_saving_takes_no_more_of_an_accelerator_than_a_step_of_training(
     trained = tuned(tiny_model, torch.device("cuda", 0), adapters=adapters)
     model = trained.model
     latents = torch.randn(4, *model.latent_shape, device=model.device)
-    text = model.text_encoder(model.tokens(["chest"] * 4)).last_hidden_state
+    condition, _ = model.encode(["chest"] * 4)
     torch.cuda.reset_peak_memory_stats()
-    model.unet(latents, 500, text).sample.sum().backward()
+    model.predict(latents, torch.tensor(500, device=model.device), condition).sum().backward()
     step = torch.cuda.max_memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     save_tuned(trained, tmp_path / "model", source=resolve_model(str(tiny_model)), card="card")

@@ -1,0 +1,50 @@
+"""Families of models: what differs between Stable Diffusion, SDXL, PixArt, Sana and Stable Diffusion 3.
+
+`family_of` says which one a folder holds. Samplers, guidance, learning and export know only what `Family` answers.
+"""
+
+import json
+from pathlib import Path
+
+from cxrsynth.diffusion.families.base import Family
+from cxrsynth.diffusion.families.pixart import PixArt
+from cxrsynth.diffusion.families.sana import Sana
+from cxrsynth.diffusion.families.sd3 import StableDiffusion3
+from cxrsynth.diffusion.families.sdxl import StableDiffusionXL
+from cxrsynth.diffusion.families.stable_diffusion import StableDiffusion
+from cxrsynth.errors import ModelError
+
+_SDXL = StableDiffusionXL()
+_BY_DENOISER: dict[str, Family] = {
+    "UNet2DConditionModel": StableDiffusion(),
+    "PixArtTransformer2DModel": PixArt(),
+    "SanaTransformer2DModel": Sana(),
+    "SD3Transformer2DModel": StableDiffusion3(),
+}
+FAMILIES: dict[str, Family] = {family.name: family for family in (*_BY_DENOISER.values(), _SDXL)}
+
+
+def family_of(folder: Path) -> Family:
+    """The family of the model in a folder, by the class of its denoiser.
+
+    Raises:
+        ModelError: if there is no denoiser, or one of an unknown class.
+    """
+    for part in ("unet", "transformer"):
+        config = folder / part / "config.json"
+        if (folder / part).is_dir():
+            break
+    else:
+        raise ModelError(
+            f"{folder}: not a model folder, missing unet/ or transformer/\n"
+            "  expected: a text-to-image model in diffusers' layout, with model_index.json and a folder for each part"
+        )
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        named = str(content.get("_class_name", "UNet2DConditionModel" if part == "unet" else None))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{config}: not a network's configuration ({type(error).__name__})") from None
+    family = _BY_DENOISER.get(named)
+    if family is None:
+        raise ModelError(f"{config}: a {named}, which is not supported\n  expected: one of {', '.join(_BY_DENOISER)}")
+    return _SDXL if content.get("addition_embed_type") == "text_time" else family

@@ -1,0 +1,199 @@
+"""What every family of models answers: its parts, conditions, predictions, latents and adapters."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline
+from torch import Tensor, nn
+
+from cxrsynth.diffusion.condition import Condition
+from cxrsynth.diffusion.spec import SamplingDefaults
+from cxrsynth.errors import ModelError
+
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+# Activations in memory at once, in feature maps of the first level: a generous estimate from the architecture, not
+# measured.
+_LIVE_MAPS_UNET = 80
+# The same of a transformer, in values of its width for each token.
+_LIVE_VALUES_TRANSFORMER = 48
+
+
+@dataclass(frozen=True)
+class Components:
+    """The networks and tokenizers of one model, by the names of their folders, and its scheduler's configuration.
+
+    `denoiser` is apart: it is the one that is tuned, and a policy and its baseline have one each.
+    """
+
+    vae: Any
+    encoders: Mapping[str, Any]
+    tokenizers: Mapping[str, Any]
+    scheduler_config: dict[str, Any]
+
+
+class Family(ABC):
+    """One kind of model, loaded from a folder in diffusers' layout. Stateless: networks are arguments.
+
+    Prompts are encoded by the family's own pipeline in diffusers, so that they become what the model was trained with.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]  # for messages: "a Stable Diffusion model"
+    denoiser: ClassVar[str] = "transformer"  # its folder, and its name in the pipeline
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    optional: ClassVar[frozenset[str]] = frozenset()  # parts that a model may do without
+    defaults: ClassVar[SamplingDefaults] = SamplingDefaults()
+    adapted_layers: ClassVar[tuple[str, ...]] = _ATTENTION  # those that low-rank adapters go on
+    # A text encoder of billions of weights is kept in the precision of the denoiser.
+    large_encoders: ClassVar[bool] = False
+    learns_text: ClassVar[bool] = False  # whether its text encoder can be fine-tuned
+    prompt_tokens: ClassVar[int | None] = None  # the pipeline's limit, where it is not the tokenizer's
+
+    @property
+    @abstractmethod
+    def pipeline_class(self) -> type[DiffusionPipeline]:
+        """The pipeline in diffusers."""
+
+    @property
+    @abstractmethod
+    def denoiser_class(self) -> type[nn.Module]:
+        """The class of the denoiser."""
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Folders that hold weights."""
+        return (self.denoiser, "vae", *self.encoders)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All folders of a model."""
+        return (*self.networks, *self.tokenizers, "scheduler")
+
+    def pipeline(self, denoiser: Any, components: Components) -> DiffusionPipeline:
+        """The pipeline around the networks, for encoding prompts."""
+        kind = self.pipeline_class
+        # It prints what it cuts of a prompt, which is report text.
+        logging.getLogger(kind.__module__).setLevel(logging.ERROR)
+        parts = dict.fromkeys(self.optional) | {
+            self.denoiser: denoiser,
+            "vae": components.vae,
+            **components.encoders,
+            **components.tokenizers,
+            "scheduler": self.any_scheduler(components.scheduler_config),
+        }
+        return kind(**parts, **self.pipeline_arguments())
+
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """Further arguments of the pipeline's constructor."""
+        return {}
+
+    def any_scheduler(self, config: dict[str, Any]) -> Any:
+        """A scheduler that the pipeline takes; it samples nothing."""
+        from cxrsynth.diffusion.schedule import flow_scheduler
+
+        return flow_scheduler({})
+
+    @abstractmethod
+    def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+        """Conditions of B prompts, and of no prompt, for guidance (B = 1)."""
+
+    @abstractmethod
+    def predict(self, denoiser: Any, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        """The denoiser's prediction without guidance, [B, C, h, w].
+
+        Args:
+            denoiser: the network.
+            latents: [B, C, h, w], in the type the network runs in.
+            timesteps: scalar or [B], as the scheduler has them.
+            condition: of B samples.
+        """
+
+    def latent_shape(self, denoiser: Any, vae: Any) -> tuple[int, int, int]:
+        """(C, h, w) of one latent."""
+        size = denoiser.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(denoiser.config.in_channels), int(height), int(width)
+
+    def text_size(self, folder: Path) -> tuple[int, int] | None:
+        """Positions and width of the text embeddings, if the folder's configurations say; no weights are read.
+
+        Raises:
+            ModelError: if they should, and do not.
+        """
+        return None
+
+    def check(self, folder: Path, denoiser: Any, components: Components) -> None:
+        """Refuse what loads, and fails or goes wrong later.
+
+        Raises:
+            ModelError: naming the file that cannot be used.
+        """
+        size = getattr(denoiser.config, "sample_size", None)
+        sizes = [size] if isinstance(size, int) else size
+        if not isinstance(sizes, list | tuple) or not all(isinstance(one, int) for one in sizes) or len(sizes) > 2:
+            raise ModelError(
+                f"{folder / self.denoiser / 'config.json'}: sample_size {size}, expected the latents' height and width"
+            )
+
+    def live_values(self, denoiser: Any, shape: tuple[int, int, int]) -> int:
+        """Numbers in memory at once while the denoiser runs on one latent: a rough estimate."""
+        _, height, width = shape
+        config = denoiser.config
+        if "block_out_channels" in config:
+            return height * width * int(config.block_out_channels[0]) * _LIVE_MAPS_UNET
+        patch = int(getattr(config, "patch_size", 1) or 1)
+        inner = int(getattr(config, "hidden_size", 0) or config.num_attention_heads * config.attention_head_dim)
+        return height * width // patch**2 * inner * _LIVE_VALUES_TRANSFORMER
+
+
+def spatial_factor(vae: AutoencoderKL | AutoencoderDC) -> int:
+    """Pixels per side of a latent."""
+    if isinstance(vae, AutoencoderDC):
+        return int(vae.spatial_compression_ratio)
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def decoder_width(vae: AutoencoderKL | AutoencoderDC) -> int:
+    """Channels of the decoder's largest maps."""
+    config = vae.config
+    widths = config.decoder_block_out_channels if isinstance(vae, AutoencoderDC) else config.block_out_channels
+    return int(widths[0])
+
+
+def to_decoder(vae: Any, latents: Tensor) -> Tensor:
+    """Latents as the denoiser has them, to what the decoder takes: scale, and shift or mean and deviation."""
+    scale, offset = _scale_and_offset(vae, latents)
+    decodable: Tensor = latents / scale + offset
+    return decodable
+
+
+def from_encoder(vae: Any, latents: Tensor) -> Tensor:
+    """What the encoder gives, to latents as the denoiser has them."""
+    scale, offset = _scale_and_offset(vae, latents)
+    scaled: Tensor = (latents - offset) * scale
+    return scaled
+
+
+def _scale_and_offset(vae: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    config = vae.config
+    scale = float(config.scaling_factor)
+    means, stds = config.get("latents_mean"), config.get("latents_std")
+    if means is not None and stds is not None:
+        mean, std = (latents.new_tensor(values)[None, :, None, None] for values in (means, stds))
+        return scale / std, mean
+    return scale, float(config.get("shift_factor") or 0.0)
+
+
+def cut_learned_variance(prediction: Tensor, channels: int) -> Tensor:
+    """Without the variance that some transformers predict beside the rest."""
+    return prediction.chunk(2, dim=1)[0] if prediction.shape[1] == 2 * channels else prediction
+
+
+def batched(timesteps: Tensor, count: int) -> Tensor:
+    """Timesteps, scalar or [B], as [B]."""
+    return timesteps.expand(count)

@@ -1,0 +1,170 @@
+"""Every family: our images are those of the plain pipeline of diffusers from the same noise."""
+
+import copy
+import inspect
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from torch import Tensor
+
+from cxrsynth.diffusion.families import FAMILIES as KNOWN
+from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.resolve import resolve_model
+from cxrsynth.diffusion.sampler import encode_images, sample_images
+from cxrsynth.errors import ModelError
+from cxrsynth.settings import Precision, Sampler
+from tests.families import BUILDERS, FAMILIES, FLOW, build
+
+CPU = torch.device("cpu")
+PROMPTS = ["clear lungs", "left lower lobe pneumonia"]
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model of each kind."""
+    home = tmp_path_factory.mktemp("families")
+    return {name: build(name, home / name.replace(" ", "-")) for name in BUILDERS}
+
+
+def loaded(folder: Path) -> DiffusionModel:
+    return load_model(resolve_model(str(folder)), device=CPU, precision=Precision.FP32)
+
+
+def noise_of(model: DiffusionModel) -> Tensor:
+    return torch.randn(len(PROMPTS), *model.latent_shape, generator=torch.Generator().manual_seed(0))
+
+
+def by_diffusers(folder: Path, noise: Tensor, guidance: float, scheduler: Any = None) -> Tensor:
+    """Images [B, 1, H, W] of the plain pipeline."""
+    index = json.loads((folder / "model_index.json").read_text())
+    left_out = {name: None for name in index if index[name] == [None, None]} | {"safety_checker": None}
+    pipeline = DiffusionPipeline.from_pretrained(folder, **left_out)
+    pipeline.set_progress_bar_config(disable=True)
+    if scheduler is not None:
+        pipeline.scheduler = scheduler(pipeline.scheduler.config)
+    height, width = (side * pipeline.vae_scale_factor for side in noise.shape[2:])
+    wanted = {"use_resolution_binning": False, "clean_caption": False}
+    further = {name: value for name, value in wanted.items() if name in inspect.signature(pipeline.__call__).parameters}
+    images = pipeline(
+        PROMPTS,
+        latents=noise.clone(),
+        height=height,
+        width=width,
+        num_inference_steps=STEPS,
+        guidance_scale=guidance,
+        output_type="np",
+        **further,
+    ).images
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def dpmpp(config: Any) -> Any:
+    further = {}
+    if "FlowMatch" in config["_class_name"]:
+        further = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": config["shift"]}
+    return DPMSolverMultistepScheduler.from_config(config, **further)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_images_are_those_of_diffusers(name: str, guidance: float, folders: dict[str, Path]) -> None:
+    model = loaded(folders[name])
+    noise = noise_of(model)
+    for sampler in (Sampler.MODEL, Sampler.DPMPP):
+        expected = by_diffusers(folders[name], noise, guidance, dpmpp if sampler is Sampler.DPMPP else None)
+        assert expected.shape == (2, 1, *model.image_shape)
+        found = sample_images(model, PROMPTS, noise, sampler=sampler, steps=STEPS, guidance=guidance)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert (found[0] - found[1]).abs().max() > 1e-4  # not the same image whatever the prompt
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_euler_is_the_schedulers_of_that_name(name: str, folders: dict[str, Path]) -> None:
+    model = loaded(folders[name])
+    noise = noise_of(model)
+    found = sample_images(model, PROMPTS, noise, sampler=Sampler.EULER, steps=STEPS, guidance=3.0)
+    own = None if name in FLOW else EulerDiscreteScheduler.from_config
+    # The pipelines scale given latents by the scheduler's own first noise level, as ours do.
+    torch.testing.assert_close(found, by_diffusers(folders[name], noise, 3.0, own), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_flow_matching_has_no_ddim_steps(name: str, folders: dict[str, Path]) -> None:
+    model = loaded(folders[name])
+    with pytest.raises(ModelError, match=r"--sampler ddim: .*flow matching.*\n.*euler"):
+        sample_images(model, PROMPTS, noise_of(model), sampler=Sampler.DDIM, steps=STEPS, guidance=1.0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_encoding_undoes_the_scale_and_shift_of_decoding(name: str, folders: dict[str, Path]) -> None:
+    model = loaded(folders[name])
+    image = torch.rand(1, 1, *model.image_shape, generator=torch.Generator().manual_seed(0))
+    config = model.vae.config
+    with torch.no_grad():
+        encoded = model.vae.encode(image * 2 - 1)
+    raw = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+    expected = (raw - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+    torch.testing.assert_close(encode_images(model, image), expected)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_condition_does_not_depend_on_the_prompts_beside_it(name: str, folders: dict[str, Path]) -> None:
+    model = loaded(folders[name])
+    together, empty = model.encode(PROMPTS)
+    for place, prompt in enumerate(PROMPTS):
+        alone, also_empty = model.encode([prompt])
+        for key, tensor in alone.tensors.items():
+            torch.testing.assert_close(together[[place]].tensors[key], tensor, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(also_empty.tensors[key], empty.tensors[key])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_perfect_network_predicts_has_the_velocity_of_the_target(name: str, folders: dict[str, Path]) -> None:
+    schedule = loaded(folders[name]).schedule
+    levels = torch.tensor([10, 400, schedule.end - 1])
+    clean, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy, std = schedule.noisy(clean, noise, levels), schedule.noise_std(levels)[:, None, None, None]
+    right = schedule.velocity_target(clean, noise, levels)
+    found = schedule.velocity(noisy, schedule.target(clean, noise, levels), levels)
+    torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-4)
+    # An error d of the clean latents is an error d / s of the velocity: noisy stays what it is.
+    error = torch.full_like(clean, 0.1)
+    signal = (noisy - std * noise)[:, :1] / clean[:, :1]
+    other = schedule.velocity_target(clean + error, noise - signal * error / std, levels)
+    torch.testing.assert_close(other - right, -error / std, atol=1e-3, rtol=1e-3)
+
+
+def test_the_families_name_themselves() -> None:
+    assert sorted(KNOWN) == sorted(FAMILIES)
+    for family in KNOWN.values():
+        assert family.defaults.sampler is not Sampler.DDIM or family.denoiser == "unet"
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3"])
+def test_a_folder_without_a_part_says_what_it_looks_like(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[name], tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "text_encoder_2")
+    with pytest.raises(ModelError, match=r"looks like a Stable Diffusion .* missing text_encoder_2/"):
+        resolve_model(str(tmp_path / "model"))
+
+
+def test_stochastic_samplers_of_a_model_draw_from_each_images_noise(folders: dict[str, Path]) -> None:
+    """Whatever torch's global generator does, and whatever is beside it in the batch."""
+    model = loaded(folders["stable_diffusion"])
+    for named in ("EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler", "DDPMScheduler"):
+        config = {**model.scheduler_config, "_class_name": named}
+        changed = copy.copy(model)
+        object.__setattr__(changed, "components", copy.copy(model.components))
+        object.__setattr__(changed.components, "scheduler_config", config)
+        noise, given = noise_of(model), {"sampler": Sampler.MODEL, "steps": STEPS, "guidance": 1.0}
+        torch.manual_seed(1)
+        whole = sample_images(changed, PROMPTS, noise, **given)  # type: ignore[arg-type]
+        torch.manual_seed(2)
+        alone = sample_images(changed, PROMPTS[1:], noise[1:], **given)  # type: ignore[arg-type]
+        torch.testing.assert_close(whole[1:], alone, atol=1e-5, rtol=0, msg=named)
