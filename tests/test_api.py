@@ -54,7 +54,7 @@ def test_generate_gives_the_bytes_of_the_command(tiny_model: Path, tmp_path: Pat
     [
         ({"steps": 0}, "steps: 0, expected 1 or more"),
         ({"images_per_report": 101}, "images_per_report: 101, expected 1 to 100"),
-        ({"sampler": "euler"}, "sampler: 'euler', expected one of ddim, dpm\\+\\+"),
+        ({"sampler": "heun"}, "sampler: 'heun', expected one of ddim, dpm\\+\\+, euler, model"),
         ({"columns": {"report": "a", "sexx": "b"}}, "columns: 'sexx'"),
         ({"unpacked": True}, "needs shard_format='dicom'"),
     ],

@@ -10,10 +10,12 @@ from pathlib import Path
 from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, check_ace, load_ace
 from cxrsynth.diffusion.families import FAMILIES, family_of
 from cxrsynth.diffusion.families.base import Family
-from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, read_spec
+from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
+from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults, read_spec
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.pretrained import hub_folder
+from cxrsynth.settings import Sampler
 
 _SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -54,7 +56,7 @@ def resolve_model(name: str, *, ace: Path | None = None, option: str = "--model"
     parts = _parts(folder, family)
     spec = read_spec(folder)
     if "defaults" not in spec.model_fields_set:
-        spec = spec.model_copy(update={"defaults": family.defaults})
+        spec = spec.model_copy(update={"defaults": _defaults(folder, family)})
     from_hub = name != "nano" and not Path(name).is_dir()
     hub_name, _, revision = name.partition("@")
     called = hub_name.rpartition("/")[2] if from_hub else folder.resolve().name
@@ -68,6 +70,14 @@ def resolve_model(name: str, *, ace: Path | None = None, option: str = "--model"
         ace=_find_ace(folder, family, ace),
         revision=(_commit(folder) or revision or None) if from_hub else None,
     )
+
+
+def _defaults(folder: Path, family: Family) -> SamplingDefaults:
+    """The family's, without DDIM for a model of it that learned by flow matching."""
+    defaults = family.defaults
+    if defaults.sampler is Sampler.DDIM and is_flow(read_scheduler_config(folder)):
+        return defaults.model_copy(update={"sampler": Sampler.EULER})
+    return defaults
 
 
 def find_model(name: str, *, option: str = "--model") -> Path:

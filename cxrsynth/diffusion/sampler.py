@@ -68,9 +68,7 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
     Raises:
         ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
     """
-    scheduler = _scheduler(model.scheduler_config, sampler)
-    if steps > scheduler.config.num_train_timesteps:
-        raise ModelError(f"--steps {steps}: the model's schedule has {scheduler.config.num_train_timesteps} timesteps")
+    scheduler = checked_scheduler(model.scheduler_config, sampler, steps=steps)
     settings: dict[str, Any] = {}
     if getattr(scheduler.config, "use_dynamic_shifting", False):
         settings["mu"] = _shift_by_size(model, scheduler.config)
@@ -78,6 +76,18 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
     if sampler is Sampler.DDIM:
         # By rounding, some counts of `trailing` steps (61, 103 ...) get one more, at timestep -1.
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
+    return scheduler
+
+
+def checked_scheduler(config: dict[str, Any], sampler: Sampler, *, steps: int) -> Any:
+    """The chosen sampler with a model's noise schedule, before its timesteps are set.
+
+    Raises:
+        ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
+    """
+    scheduler = _scheduler(config, sampler)
+    if steps > scheduler.config.num_train_timesteps:
+        raise ModelError(f"--steps {steps}: the model's schedule has {scheduler.config.num_train_timesteps} timesteps")
     return scheduler
 
 

@@ -21,6 +21,8 @@ from cxrsynth.diffusion.model import (
     load_model,
 )
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
+from cxrsynth.diffusion.sampler import checked_scheduler
+from cxrsynth.diffusion.schedule import read_scheduler_config
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
@@ -101,6 +103,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         batch_size=settings.sampling.batch_size or _BATCH_SIZE[device.type],
         load_model=lambda: load_model(model, device=device, precision=precision),
     )
+    checked_scheduler(read_scheduler_config(model.folder), run.sampler, steps=run.steps)
     return replace(run, plan=_plan(run, model, device, precision))
 
 

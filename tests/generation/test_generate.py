@@ -544,7 +544,8 @@ def test_damaged_weights_are_refused(tmp_path: Path, tiny_model: Path, table: Pa
         ("text_encoder/model.safetensors", "version https://git-lfs.github.com/spec/v1", "cannot be loaded"),
         ("text_encoder/model.safetensors", "", "cannot be loaded"),
         ("scheduler/scheduler_config.json", "[]", "expected an object"),
-        ("scheduler/scheduler_config.json", '{"prediction_type": "flow_prediction"}', "flow_prediction"),
+        ("scheduler/scheduler_config.json", '{"prediction_type": "score"}', "'score', expected epsilon"),
+        ("scheduler/scheduler_config.json", '{"_class_name": "EDMEulerScheduler"}', "noise levels of its own kind"),
         ("scheduler/scheduler_config.json", '{"beta_schedule": "none"}', "cannot be loaded"),
         ("scheduler/scheduler_config.json", '{"num_train_timesteps": "many"}', "cannot be loaded"),
         ("unet/config.json", "5", "cannot be loaded"),
@@ -559,6 +560,24 @@ def test_damaged_parts_are_refused(
     message = refuse(command(table, tmp_path / "out", model))
     assert said in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--steps", "1001"], "--steps 1001: the model's schedule has 1000 timesteps"),
+        (["--sampler", "ddim"], "--sampler ddim: the model learned by flow matching"),
+        (["--sampler", "model"], "--sampler model: the model's scheduler is FlowMatchMagicScheduler"),
+    ],
+)
+def test_a_sampler_that_does_not_fit_is_refused_before_anything_is_written(
+    options: list[str], said: str, tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "FlowMatchMagicScheduler"}')
+    assert said in refuse(command(table, tmp_path / "out", model, *options))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tokenizer_without_a_length_gets_that_of_the_text_encoder(

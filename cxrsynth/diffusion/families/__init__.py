@@ -43,7 +43,7 @@ def family_of(folder: Path) -> Family:
         content = json.loads(config.read_text(encoding="utf-8"))
         named = str(content.get("_class_name", "UNet2DConditionModel" if part == "unet" else None))
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{config}: not a network's configuration ({type(error).__name__})") from None
+        raise ModelError(f"{config}: cannot be loaded as a network's configuration: {error}") from None
     family = _BY_DENOISER.get(named)
     if family is None:
         raise ModelError(f"{config}: a {named}, which is not supported\n  expected: one of {', '.join(_BY_DENOISER)}")
