@@ -18,6 +18,7 @@ from cxrsynth.recipe.packaged import EXAMPLE_REPORTS, find_recipe, packaged_fold
 from cxrsynth.settings import (
     DEFAULT_FAMILY,
     REWARDS,
+    Additions,
     AuditSettings,
     Device,
     GenerateSettings,
@@ -32,6 +33,7 @@ from cxrsynth.settings import (
     ShardSettings,
     SopClass,
     TuneSettings,
+    parse_lora,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +50,10 @@ def generate(
     out: str | PathLike[str],
     *,
     model: str = GenerateSettings.model,
+    unet: str | PathLike[str] | None = None,
+    vae: str | PathLike[str] | None = None,
+    lora: Sequence[str | PathLike[str]] = (),
+    embeddings: Sequence[str | PathLike[str]] = (),
     ace: str | PathLike[str] | None = GenerateSettings.ace,
     prompt: str | None = GenerateSettings.prompt,
     columns: Mapping[str, str] | None = None,
@@ -79,7 +85,11 @@ def generate(
     Args:
         reports: CSV, JSONL or Parquet table of reports; `example_reports()` is the one in the package.
         out: folder for the data set: new, empty, or an unfinished run to resume.
-        model: `nano`, a folder in the Stable Diffusion layout, or a model on the Hugging Face Hub.
+        model: `nano`, a model folder in diffusers' layout, or a model on the Hugging Face Hub.
+        unet: folder of a UNet or transformer to use in place of the model's.
+        vae: folder of an autoencoder to use in place of the model's.
+        lora: LoRA weights of diffusers or peft to merge in: paths, or `PATH=SCALE`.
+        embeddings: words learned by textual inversion (safetensors files).
         ace: adaptive condition embeddings to use with the model (safetensors).
         prompt: `impression`, `findings`, `report` or `canonical`; None for the format that the model folder names.
         columns: role (`report`, `findings`, `impression`, `report_id`, `view`, `sex`, `age`) -> column name, for
@@ -132,6 +142,12 @@ def generate(
         reports=Path(reports),
         out=Path(out),
         model=model,
+        additions=Additions(
+            denoiser=_path(unet),
+            vae=_path(vae),
+            loras=tuple(parse_lora(str(weights)) for weights in lora),
+            embeddings=tuple(Path(words) for words in embeddings),
+        ),
         ace=_path(ace),
         prompt=None if prompt is None else _choice("prompt", PromptStyle, prompt),
         columns=_columns(columns, _ROLES),

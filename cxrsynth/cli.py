@@ -26,6 +26,7 @@ from cxrsynth.settings import (
     SamplingSettings,
     ShardSettings,
     TuneSettings,
+    parse_lora,
 )
 
 _SUMMARY = "Synthetic chest X-rays you can share."
@@ -66,6 +67,10 @@ def generate(
     reports: options.Reports = None,
     example: options.Example = False,
     model: options.Model = GenerateSettings.model,
+    unet: options.Unet = None,
+    vae: options.Vae = None,
+    lora: options.LoraWeights = None,
+    embeddings: options.Embeddings = None,
     ace: options.Ace = GenerateSettings.ace,
     prompt: options.Prompt = GenerateSettings.prompt,
     images_per_report: options.ImagesPerReport = GenerateSettings.images_per_report,
@@ -99,6 +104,11 @@ def generate(
     """Turn a table of radiology reports into shards of synthetic chest X-rays."""
     if unpacked and shard_format != "dicom":
         raise typer.BadParameter("needs --format dicom", param_hint="--unpacked")
+    for text in lora or ():
+        try:
+            parse_lora(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--lora") from None
     columns = {
         "report": report_column,
         "findings": findings_column,
@@ -113,6 +123,10 @@ def generate(
             _table(reports, example=example),
             out,
             model=model,
+            unet=unet,
+            vae=vae,
+            lora=lora or (),
+            embeddings=embeddings or (),
             ace=ace,
             prompt=prompt,
             columns=_named(columns),

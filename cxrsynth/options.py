@@ -24,7 +24,19 @@ DatasetFolder = Annotated[
 ]
 Model = Annotated[
     str,
-    Option(help="nano, a folder in the Stable Diffusion layout, or a Hugging Face model: owner/name[@revision]."),
+    Option(help="nano, a model folder in diffusers' layout, or a Hugging Face model: owner/name[@revision]."),
+]
+Unet = Annotated[
+    Path | None,
+    Option(help="Folder or hub id of a UNet or transformer to use in place of the model's."),
+]
+Vae = Annotated[Path | None, Option(help="Folder or hub id of an autoencoder to use in place of the model's.")]
+LoraWeights = Annotated[
+    list[str] | None,
+    Option("--lora", metavar="PATH[=SCALE]", help="LoRA weights of diffusers or peft to merge in; may be repeated."),
+]
+Embeddings = Annotated[
+    list[Path] | None, Option(help="Words learned by textual inversion (safetensors); may be repeated.")
 ]
 Ace = Annotated[Path | None, Option(help="Adaptive condition embeddings to use with the model (safetensors).")]
 Prompt = Annotated[

@@ -1,5 +1,6 @@
 """What a user chooses for each command, with the defaults. Light, so that `--help` answers at once."""
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -106,6 +107,50 @@ class ShardSettings:
     unpacked: bool = False
 
 
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank weights in a file or folder of diffusers or peft, added `scale` times."""
+
+    path: Path
+    scale: float = 1.0
+
+
+def parse_lora(text: str) -> Lora:
+    """`PATH` or `PATH=SCALE`. A path may hold `=`: what exists as a whole is a path.
+
+    Raises:
+        ValueError: if the scale is no finite number.
+    """
+    path, equals, scale = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return Lora(Path(text))
+    try:
+        number = float(scale)
+    except ValueError:
+        number = math.nan
+    if not path or not math.isfinite(number):
+        raise ValueError(f"{text!r}: expected PATH or PATH=SCALE, the scale a number")
+    return Lora(Path(path), number)
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What is laid over a model's folder, each in place of or on top of its own part.
+
+    `denoiser` and `vae` are folders of networks, used in place of the model's. `loras` are merged into the weights of
+    denoiser and text encoders, in their order. `embeddings` are safetensors files of words that the text encoder
+    learned (textual inversion).
+    """
+
+    denoiser: Path | None = None
+    vae: Path | None = None
+    loras: tuple[Lora, ...] = ()
+    embeddings: tuple[Path, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.denoiser or self.vae or self.loras or self.embeddings)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
     """All choices of one `generate` run."""
@@ -113,6 +158,7 @@ class GenerateSettings:
     reports: Path
     out: Path
     model: str = "nano"
+    additions: Additions = Additions()
     ace: Path | None = None
     prompt: PromptStyle | None = None
     columns: dict[str, str] = field(default_factory=dict)

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 TEXT = "text"
+MASK = "encoder_attention_mask"
 
 
 @dataclass(frozen=True)
 class Condition:
     """Conditions of B samples: tensors by name, each with B as its first dimension.
 
-    `text` are embeddings of tokens, [B, L, D], to which adaptive condition embeddings are added. Attention masks,
-    pooled embeddings, sizes and labels are the family's own, under the names its denoiser is called with.
+    `text` are embeddings of tokens, [B, L, D], to which adaptive condition embeddings are added. A mask
+    `encoder_attention_mask`, [B, L], says which of them the denoiser attends to; without one, all. Pooled embeddings,
+    sizes and labels are the family's own, under the names its denoiser is called with.
     """
 
     tensors: Mapping[str, Tensor]
@@ -30,9 +32,27 @@ class Condition:
     def __getitem__(self, rows: Tensor | Sequence[int] | slice) -> "Condition":
         return self._each(lambda tensor: tensor[rows])
 
-    def with_text(self, text: Tensor) -> "Condition":
-        """The same with other text embeddings, [B, L, D]."""
-        return Condition({**self.tensors, TEXT: text})
+    def words_last(self) -> Tensor:
+        """The text embeddings with those that the denoiser attends to at the end, [B, L, D].
+
+        Adaptive condition embeddings are added from the end. Without a mask that is the padding after most prompts,
+        which is attended to; behind a mask it would have no effect.
+        """
+        return self._rolled(self.text, 1)
+
+    def with_words_last(self, text: Tensor) -> "Condition":
+        """The same with other text embeddings, in the order of `words_last`."""
+        return Condition({**self.tensors, TEXT: self._rolled(text, -1)})
+
+    def _rolled(self, text: Tensor, direction: int) -> Tensor:
+        """Each row moved by its number of masked positions: to the end (1), or back (-1)."""
+        mask = self.tensors.get(MASK)
+        if mask is None:
+            return text
+        length = text.shape[1]
+        shift = direction * (length - mask.long().sum(1, keepdim=True))
+        places = (torch.arange(length, device=text.device) - shift) % length
+        return text.gather(1, places[:, :, None].expand_as(text))
 
     def expand(self, count: int) -> "Condition":
         """One sample's condition, for `count` samples."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.diffusion.ace import ConditionEmbedding, check_ace
+from cxrsynth.diffusion.additions import apply_additions
 from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.families.base import Components, Family, spatial_factor
 from cxrsynth.diffusion.networks import load_denoiser, load_encoder, load_tokenizer, load_vae
@@ -190,11 +191,16 @@ def load_model(
     """
     folder, family = model.folder, model.family
     dtype = torch.float32 if float32_denoiser else _DTYPES[precision]
-    denoiser = load_denoiser(folder / family.denoiser, family, dtype=dtype)
+    encoder_dtype = _DTYPES[precision] if family.large_encoders else torch.float32
+    laid_over = model.additions
+    merging = bool(laid_over.loras or laid_over.embeddings)  # in float32, so that nothing is rounded twice
+    denoiser = load_denoiser(
+        laid_over.denoiser or folder / family.denoiser, family, dtype=torch.float32 if merging else dtype
+    )
     components = Components(
-        vae=load_vae(folder / "vae", dtype=_vae_dtype(precision)),
+        vae=load_vae(laid_over.vae or folder / "vae", dtype=_vae_dtype(precision)),
         encoders={
-            part: load_encoder(folder / part, dtype=_DTYPES[precision] if family.large_encoders else torch.float32)
+            part: load_encoder(folder / part, dtype=torch.float32 if merging else encoder_dtype)
             for part in model.parts
             if part in family.encoders
         },
@@ -202,6 +208,11 @@ def load_model(
         scheduler_config=read_scheduler_config(folder),
     )
     _limit_tokenizers(folder, components)
+    if merging:
+        apply_additions(laid_over, family, family.pipeline(denoiser, components))
+        denoiser.to(dtype)
+        for encoder in components.encoders.values():
+            encoder.to(encoder_dtype)
     try:
         family.check(folder, denoiser, components)
     except LOADING_ERRORS as error:
@@ -251,6 +262,13 @@ def _limit_tokenizers(folder: Path, components: Components) -> None:
                 "  expected: the number of tokens that the model was trained with"
             )
         tokenizer.model_max_length = longest
+        known = encoder.get_input_embeddings().num_embeddings
+        if len(tokenizer) > known:
+            raise ModelError(
+                f"{folder / part}: {len(tokenizer)} tokens, but the text encoder has embeddings for {known}\n"
+                "  expected: the tokenizer that the text encoder was trained with; words of textual inversion go with"
+                " --embeddings"
+            )
 
 
 def _vae_dtype(precision: Precision) -> torch.dtype:

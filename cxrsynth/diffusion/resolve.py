@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, check_ace, load_ace
+from cxrsynth.diffusion.additions import addition_files, changed_parts, check_additions, located
 from cxrsynth.diffusion.families import FAMILIES, family_of
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
@@ -15,9 +16,10 @@ from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults, read
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.pretrained import hub_folder
-from cxrsynth.settings import Sampler
+from cxrsynth.settings import Additions, Sampler
 
 _SUFFIXES = (".json", ".txt", ".model", ".safetensors")
+_NOTHING = Additions()
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -38,14 +40,23 @@ class ResolvedModel:
     digest: str
     ace: AdaptiveConditionEmbedding | None = field(default=None, repr=False)
     revision: str | None = None
+    additions: Additions = _NOTHING
+
+    @property
+    def changed_parts(self) -> set[str]:
+        """Parts that are not those of the folder, because something is laid over them."""
+        return changed_parts(self.additions, self.family, self.parts)
 
 
-def resolve_model(name: str, *, ace: Path | None = None, option: str = "--model") -> ResolvedModel:
+def resolve_model(
+    name: str, *, ace: Path | None = None, additions: Additions = _NOTHING, option: str = "--model"
+) -> ResolvedModel:
     """Find a model, read its description, check its embeddings and hash its files.
 
     Args:
         name: `nano`, a folder in diffusers' layout, or a hub id `owner/name` or `owner/name@revision`.
         ace: file or folder of adaptive condition embeddings; None uses those in the model's folder, if any.
+        additions: what is laid over the folder.
         option: what names the model, for messages: an option, or the key of a recipe.
 
     Raises:
@@ -54,6 +65,8 @@ def resolve_model(name: str, *, ace: Path | None = None, option: str = "--model"
     folder = find_model(name, option=option)
     family = family_of(folder)
     parts = _parts(folder, family)
+    additions = located(additions)
+    check_additions(additions, family)
     spec = read_spec(folder)
     if "defaults" not in spec.model_fields_set:
         spec = spec.model_copy(update={"defaults": _defaults(folder, family)})
@@ -66,7 +79,8 @@ def resolve_model(name: str, *, ace: Path | None = None, option: str = "--model"
         family=family,
         parts=parts,
         spec=spec,
-        digest=model_digest(folder, ace),
+        digest=model_digest(folder, ace, additions),
+        additions=additions,
         ace=_find_ace(folder, family, ace),
         revision=(_commit(folder) or revision or None) if from_hub else None,
     )
@@ -142,12 +156,13 @@ def _commit(snapshot: Path) -> str | None:
     return snapshot.name if _COMMIT.fullmatch(snapshot.name) else None
 
 
-def model_digest(folder: Path, ace: Path | None = None) -> str:
+def model_digest(folder: Path, ace: Path | None = None, additions: Additions = _NOTHING) -> str:
     """SHA-256 over names and contents of all files that decide which images a model makes.
 
     Args:
         folder: of the model.
         ace: embeddings used in place of those in the folder.
+        additions: what is laid over the folder.
 
     Raises:
         ModelError: if a file cannot be read.
@@ -159,6 +174,7 @@ def model_digest(folder: Path, ace: Path | None = None) -> str:
     embeddings = ace if ace is not None else folder
     embeddings = embeddings if embeddings.is_dir() else embeddings.parent
     named += [(name, embeddings / name) for name in (ACE_FILE, ACE_CONFIG) if (embeddings / name).is_file()]
+    named += addition_files(additions)
     total = hashlib.sha256()
     for name, path in named:
         total.update(f"{name} {_sha256(path)}\n".encode())

@@ -20,7 +20,7 @@ from torch import Tensor
 from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.families.base import from_encoder, to_decoder
 from cxrsynth.diffusion.model import DiffusionModel
-from cxrsynth.diffusion.schedule import FLOW, is_flow
+from cxrsynth.diffusion.schedule import FLOW, is_flow, with_known_betas
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Sampler
 
@@ -58,7 +58,7 @@ def guided_condition(
         2B samples, unconditional first; B when guidance is 1.
     """
     if model.ace is not None and mask is not None:
-        text = text.with_text(model.ace(text.text, mask.to(text.text.device), shift))
+        text = text.with_words_last(model.ace(text.words_last(), mask.to(text.text.device), shift))
     return text if guidance == 1.0 else Condition.cat([empty.expand(len(text)), text])
 
 
@@ -76,6 +76,12 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
     if sampler is Sampler.DDIM:
         # By rounding, some counts of `trailing` steps (61, 103 ...) get one more, at timestep -1.
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
+        first, kind = scheduler.alphas_cumprod[scheduler.timesteps[0].cpu()], scheduler.config.prediction_type
+        if kind == "epsilon" and first == 0:
+            raise ModelError(
+                "the model predicts noise, and its schedule ends in noise alone (rescale_betas_zero_snr): from such a"
+                " prediction no image follows\n  use: --sampler euler, or timestep_spacing leading in its scheduler"
+            )
     return scheduler
 
 
@@ -107,6 +113,7 @@ def _scheduler(config: dict[str, Any], sampler: Sampler) -> Any:
         return DPMSolverMultistepScheduler.from_config(
             config, prediction_type=FLOW, use_flow_sigmas=True, flow_shift=shift, **_without_noise(config)
         )
+    config = with_known_betas(config)
     if sampler is Sampler.DDIM:
         # Latents have no bounds to clip at. Configs of other schedulers lack the setting, and DDIM clips by default.
         return DDIMScheduler.from_config(config, clip_sample=False)

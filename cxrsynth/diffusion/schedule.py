@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
@@ -194,7 +194,7 @@ def noise_schedule(config: dict[str, Any], device: torch.device) -> NoiseSchedul
     kind = config.get("prediction_type", "epsilon")
     if kind not in PREDICTIONS:
         raise ModelError(f"scheduler: prediction_type {kind!r}\n  expected: {', '.join((*PREDICTIONS, FLOW))}")
-    return DiscreteSchedule(DDIMScheduler.from_config(config), device)
+    return DiscreteSchedule(DDIMScheduler.from_config(with_known_betas(config)), device)
 
 
 def read_scheduler_config(folder: Path) -> dict[str, Any]:
@@ -224,6 +224,14 @@ def read_scheduler_config(folder: Path) -> dict[str, Any]:
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
     return config
+
+
+def with_known_betas(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that every discrete scheduler reads: sigmoid betas, which only DDPM's knows, as numbers."""
+    if config.get("beta_schedule") != "sigmoid":
+        return config
+    betas = DDPMScheduler.from_config(config).betas
+    return {**config, "beta_schedule": "linear", "trained_betas": betas.tolist()}
 
 
 def is_flow(config: dict[str, Any]) -> bool:

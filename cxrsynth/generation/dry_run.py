@@ -11,6 +11,7 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.errors import ModelError
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.settings import ImageFormat, ShardFormat
 from cxrsynth.shards.plan import shard_count
@@ -59,7 +60,7 @@ def _seconds_per_round(
     noise = torch.stack([seeded_noise(model.latent_shape, run.settings.seed, f"probe-{i}") for i in range(size)])
 
     def sample(steps: int) -> None:
-        sample_images(
+        images = sample_images(
             model,
             [""] * size,
             noise,
@@ -68,6 +69,11 @@ def _seconds_per_round(
             guidance=run.guidance,
             stopped=pool.stopped,
         )
+        if not images.isfinite().all():
+            raise ModelError(
+                f"{run.settings.model}: its images are not finite ({model.precision.value} on {model.device.type})\n"
+                "  its weights may be damaged; else try --precision fp32, or another --guidance"
+            )
 
     def timed(steps: int) -> float:
         started = time.perf_counter()

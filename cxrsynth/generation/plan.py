@@ -88,7 +88,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     if guidance is not None and not math.isfinite(guidance):
         raise ModelError(f"--guidance {guidance}: expected a number, 0 or above")
     id_key = load_id_key(settings.id_key)
-    model = resolve_model(settings.model, ace=settings.ace)
+    model = resolve_model(settings.model, ace=settings.ace, additions=settings.additions)
     defaults = model.spec.defaults
     run = GenerateRun(
         settings=settings,

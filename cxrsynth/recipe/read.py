@@ -13,6 +13,7 @@ from cxrsynth.recipe.messages import explain, renamed_keys
 from cxrsynth.recipe.override import override
 from cxrsynth.recipe.schema import Recipe, RewardSection, Section, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
+from cxrsynth.settings import parse_lora
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -122,6 +123,15 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         built_in = given in ("nano", *FAMILIES)
         return str((folder / given).resolve()) if (folder / given).is_dir() and not built_in else given
 
+    def beside(given: Path) -> Path:
+        return (folder / given).resolve() if (folder / given).exists() else given  # else a hub id, or nowhere
+
+    def lora(given: str) -> str:
+        if (folder / given).exists():
+            return str((folder / given).resolve())
+        found = parse_lora(given)
+        return f"{beside(found.path)}={found.scale!r}"
+
     def features(given: str) -> str:
         kind, colon, rest = given.partition(":")
         return f"{kind}:{name(rest)}" if colon else name(given)
@@ -142,7 +152,14 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     reports, evaluation, evaluator = recipe.reports, recipe.evaluation, recipe.evaluation.evaluator
     return _with(
         recipe,
-        model=_with(recipe.model, checkpoint=name(recipe.model.checkpoint)),
+        model=_with(
+            recipe.model,
+            checkpoint=name(recipe.model.checkpoint),
+            unet=recipe.model.unet and beside(recipe.model.unet),
+            vae=recipe.model.vae and beside(recipe.model.vae),
+            lora=tuple(map(lora, recipe.model.lora)),
+            embeddings=tuple(map(beside, recipe.model.embeddings)),
+        ),
         reports=_with(reports, table=path(reports.table), held_out=path(reports.held_out), test=path(reports.test)),
         stages=tuple(stage(place, one) for place, one in enumerate(recipe.stages)),
         evaluation=_with(

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.rewards.backends import REWARDS
-from cxrsynth.settings import TUNING_FAMILY, Device, Precision, Sampler
+from cxrsynth.settings import TUNING_FAMILY, Additions, Device, Precision, Sampler, parse_lora
 
 
 class Section(BaseModel):
@@ -48,12 +48,27 @@ _Decay = Annotated[float, Field(gt=0, lt=1), _REFUSE_SWITCH]
 _Columns = Annotated[dict[str, str], AfterValidator(_check_roles)]
 
 
+def _lora(text: str) -> str:
+    parse_lora(text)
+    return text
+
+
 class ModelSection(Section):
     """The model to tune."""
 
     checkpoint: str = Field(
         default="nano",
-        description="`nano`, a Stable Diffusion folder, or a Hugging Face model `owner/name[@revision]`.",
+        description="`nano`, a model folder in diffusers' layout, or a Hugging Face model `owner/name[@revision]`.",
+    )
+    unet: Path | None = Field(
+        default=None, description="Folder of a UNet or transformer to start from in place of the checkpoint's."
+    )
+    vae: Path | None = Field(default=None, description="Folder of an autoencoder in place of the checkpoint's.")
+    lora: tuple[Annotated[str, AfterValidator(_lora)], ...] = Field(
+        default=(), description="LoRA weights of diffusers or peft to start with: `PATH` or `PATH=SCALE`."
+    )
+    embeddings: tuple[Path, ...] = Field(
+        default=(), description="Words that the text encoder learned by textual inversion (safetensors)."
     )
     precision: Precision = Field(
         default=Precision.AUTO,
@@ -64,6 +79,12 @@ class ModelSection(Section):
     gradient_checkpointing: _Switch = Field(
         default=False, description="Use less memory in updates, at about a third more time."
     )
+
+    @property
+    def additions(self) -> Additions:
+        """What is laid over the checkpoint."""
+        loras = tuple(parse_lora(text) for text in self.lora)
+        return Additions(denoiser=self.unet, vae=self.vae, loras=loras, embeddings=self.embeddings)
 
 
 class ReportsSection(Section):

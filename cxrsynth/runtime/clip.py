@@ -6,7 +6,7 @@ from typing import Any
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
-from cxrsynth.runtime.pretrained import LOADING_ERRORS, Unmatched, load_unchecked, unusable
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, Unmatched, load_unchecked, unusable, variant
 
 _PREFIX = "text_model."
 _ROLE = "CLIP's text encoder"
@@ -21,7 +21,8 @@ def load_text_encoder(folder: Path) -> CLIPTextModel:
         ModelError: if the folder cannot be loaded, or its weights do not match the network.
     """
     encoder, unmatched = load_unchecked(CLIPTextModel, folder, role=_ROLE)
-    weights = folder / "model.safetensors"
+    named = variant(folder)
+    weights = folder / ("model.safetensors" if named is None else f"model.{named}.safetensors")
     if unmatched.missing and weights.is_file():
         # This release may not know the names that another one gave.
         accept_any_names(encoder)

@@ -25,6 +25,8 @@ LOADING_ERRORS = (
 _HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>(?!sha256:)[^@\s]+))?")
 # Numbers of positions, which earlier releases of transformers saved with the weights.
 _NOT_LEARNED = ("position_ids",)
+# One file or one of several, of weights in full precision or in a variant such as fp16.
+_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.safetensors")
 # Settings, weights and vocabularies; never pickles, never code.
 _DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -108,6 +110,8 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     else:
         # Each tensor is converted as it is read: a large UNet in half precision is never in memory in float32.
         further = {"torch_dtype": dtype}
+    if (found := variant(folder)) is not None:
+        further["variant"] = found
     try:
         network, loading = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **further
@@ -125,6 +129,12 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     )
     # By hand: the argument that asks for a type has another name before transformers 4.56.
     return (network.to(dtype) if of_transformers else network).eval(), unmatched
+
+
+def variant(folder: Path) -> str | None:
+    """The variant of weights in a folder that holds no others, such as `fp16`; None where there are plain ones."""
+    found = [match["variant"] for path in folder.iterdir() if (match := _WEIGHTS.fullmatch(path.name))]
+    return None if not found or None in found else sorted(found)[0]
 
 
 def load_processor(kind: Any, folder: Path, *, role: str, **settings: Any) -> Any:
@@ -162,13 +172,18 @@ def hub_folder(
         ModelError: if there is no such repository or revision, or it cannot be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     match = _HUB_ID.fullmatch(name)
     if match is None or (needs_revision and match["revision"] is None):
         return None
     try:
         return Path(snapshot_download(match["repository"], revision=match["revision"], allow_patterns=list(patterns)))
+    except GatedRepoError:
+        raise ModelError(
+            f"{name}: a gated repository, and this login has no access to it\n"
+            "  accept its terms on its page of the Hugging Face Hub, then log in with: hf auth login"
+        ) from None
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         at = "@revision" if needs_revision else "[@revision]"
         raise ModelError(

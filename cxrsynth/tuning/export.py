@@ -23,6 +23,7 @@ from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
 from cxrsynth.runtime.files import folder_atomically
+from cxrsynth.runtime.pretrained import variant
 from cxrsynth.settings import Precision
 
 CARD = "model_card.md"
@@ -64,8 +65,9 @@ def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str)
     try:
         with folder_atomically(out) as partial:
             for part in source.parts:
-                if part not in trained.parts:
-                    shutil.copytree(folder / part, partial / part)
+                if part not in trained.parts | source.changed_parts:
+                    _copy_part(folder / part, partial / part)
+            _save_laid_over(trained, source, partial)
             _write_index(source, partial)
             _write_spec(trained.model, folder, partial)
             # In float32: half precision may not resolve the change that tuning made.
@@ -83,6 +85,42 @@ def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str)
             (partial / CARD).write_text(card, encoding="utf-8")
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error)) from None
+
+
+def _copy_part(source: Path, folder: Path) -> None:
+    """Copy a part byte for byte; weights that are there as a variant only (fp16) get their plain name.
+
+    The tuned network is saved under the plain name, and diffusers loads all parts of a folder in one variant.
+    """
+    named = variant(source)
+    shutil.copytree(source, folder)
+    if named is None:
+        return
+    for path in list(folder.iterdir()):
+        plain = path.with_name(path.name.replace(f".{named}.", ".").replace(f".{named}-", "-"))
+        if path.name.endswith(f".index.{named}.json"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            files = content["weight_map"]
+            content["weight_map"] = {name: file.replace(f".{named}-", "-") for name, file in files.items()}
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        path.rename(plain)
+
+
+def _save_laid_over(trained: Trained, source: ResolvedModel, folder: Path) -> None:
+    """Parts that were not trained, but are not those of the source's folder either."""
+    parts = source.changed_parts - trained.parts
+    if not parts:
+        return
+    laid_over, model = source.additions, trained.model
+    if laid_over.vae is not None:
+        _copy_part(laid_over.vae, folder / "vae")
+    named = {**model.components.encoders, **model.components.tokenizers}
+    if model.family.denoiser in parts:  # with embeddings alone trained
+        named[model.family.denoiser] = _load_on_cpu(source).denoiser
+    for part in parts - {"vae"}:
+        named[part].save_pretrained(folder / part)
+        if (folder / part / "config.json").is_file():
+            _forget_origin(folder / part / "config.json")
 
 
 def _save_denoiser(trained: Trained, source: ResolvedModel, folder: Path) -> None:

@@ -37,7 +37,9 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     read_launch()  # accelerate would fail later, with a traceback
     refuse_sharding()
     recipe = load_recipe(settings.recipe, overrides=settings.overrides)
-    model = resolve_model(recipe.model.checkpoint, option=f"{settings.recipe}: model.checkpoint")
+    model = resolve_model(
+        recipe.model.checkpoint, additions=recipe.model.additions, option=f"{settings.recipe}: model.checkpoint"
+    )
     _check_schedule(recipe, model, settings.recipe)
     if recipe.model.precision is Precision.FP16:
         raise RecipeError(

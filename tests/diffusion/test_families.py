@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
 from cxrsynth.diffusion.families import FAMILIES as KNOWN
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.resolve import resolve_model
-from cxrsynth.diffusion.sampler import encode_images, sample_images
+from cxrsynth.diffusion.sampler import encode_images, make_scheduler, sample_images
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Precision, Sampler
 from tests.families import BUILDERS, FAMILIES, FLOW, build
@@ -125,6 +125,20 @@ def test_a_condition_does_not_depend_on_the_prompts_beside_it(name: str, folders
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_embeddings_added_from_the_end_reach_the_denoiser(name: str, folders: dict[str, Path]) -> None:
+    """In families with an attention mask, the end of the condition is padding that nothing looks at."""
+    model = loaded(folders[name])
+    condition, _ = model.encode(PROMPTS)
+    text = condition.words_last()
+    torch.testing.assert_close(condition.with_words_last(text).text, condition.text)
+    changed = condition.with_words_last(torch.cat([text[:, :-1], text[:, -1:] + 1.0], 1))
+    latents, timesteps = noise_of(model), torch.tensor([500, 500])
+    with torch.no_grad():
+        before, after = (model.predict(latents, timesteps, given) for given in (condition, changed))
+    assert (before - after).flatten(1).abs().amax(1).min() > 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_what_a_perfect_network_predicts_has_the_velocity_of_the_target(name: str, folders: dict[str, Path]) -> None:
     schedule = loaded(folders[name]).schedule
     levels = torch.tensor([10, 400, schedule.end - 1])
@@ -168,3 +182,28 @@ def test_stochastic_samplers_of_a_model_draw_from_each_images_noise(folders: dic
         torch.manual_seed(2)
         alone = sample_images(changed, PROMPTS[1:], noise[1:], **given)  # type: ignore[arg-type]
         torch.testing.assert_close(whole[1:], alone, atol=1e-5, rtol=0, msg=named)
+
+
+@pytest.mark.parametrize("sampler", [Sampler.DDIM, Sampler.DPMPP])
+def test_sigmoid_betas(sampler: Sampler, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Only one scheduler of diffusers knows them; the noise levels are its own in all of ours."""
+    shutil.copytree(folders["stable_diffusion"], tmp_path / "model")
+    config = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    content = {"_class_name": "DDPMScheduler", "beta_schedule": "sigmoid", "clip_sample": False}
+    config.write_text(json.dumps(content))
+    model = loaded(tmp_path / "model")
+    expected = DDPMScheduler(beta_schedule="sigmoid").alphas_cumprod
+    scheduler = make_scheduler(model, sampler, steps=STEPS)
+    torch.testing.assert_close(scheduler.alphas_cumprod, expected)
+    assert scheduler.alphas_cumprod[500] != DDPMScheduler().alphas_cumprod[500]
+    assert sample_images(model, PROMPTS, noise_of(model), sampler=sampler, steps=STEPS, guidance=1.0).isfinite().all()
+
+
+def test_noise_prediction_from_noise_alone_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["stable_diffusion"], tmp_path / "model")
+    config = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    content = {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    config.write_text(json.dumps(content))
+    model = loaded(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"predicts noise, and its schedule ends in noise alone"):
+        sample_images(model, PROMPTS, noise_of(model), sampler=Sampler.DDIM, steps=STEPS, guidance=1.0)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
 
 from cxrsynth.diffusion.ace import AdaptiveConditionEmbedding, save_ace
 from cxrsynth.diffusion.model import load_model
@@ -12,7 +13,7 @@ from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
 from cxrsynth.runtime.pretrained import hub_folder
-from cxrsynth.settings import Precision
+from cxrsynth.settings import Additions, Precision
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -64,6 +65,26 @@ def test_a_download_that_fails_is_reported_alike_for_models_and_rewards(hub: Pat
         resolve_model("lab/chest@v2")
     with pytest.raises(ModelError, match=failed + "  expected: a folder, or a hub id owner/name@revision"):
         hub_folder("lab/chest@v2")
+
+
+def test_a_gated_model_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise GatedRepoError.__new__(GatedRepoError)  # its arguments differ between releases
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ModelError, match=r"^lab/chest: a gated repository.*\n  accept its terms.*hf auth login$"):
+        resolve_model("lab/chest")
+
+
+def test_an_autoencoder_may_be_named_by_its_hub_id(hub: Path, tiny_model: Path) -> None:
+    repository = hub.parents[1] / "models--lab--vae"
+    shutil.copytree(tiny_model / "vae", repository / "snapshots" / NEW)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(NEW)
+    found = resolve_model(str(tiny_model), additions=Additions(vae=Path("lab/vae")))
+    assert found.additions.vae == repository / "snapshots" / NEW
+    with pytest.raises(ModelError, match="lab/other"):
+        resolve_model(str(tiny_model), additions=Additions(vae=Path("lab/other")))
 
 
 def test_a_local_folder_has_no_revision(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

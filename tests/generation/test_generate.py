@@ -16,6 +16,7 @@ import pydicom
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import cxrsynth.generation.generate
@@ -30,6 +31,7 @@ from cxrsynth.reports.table.table import Table
 from cxrsynth.settings import Device, Precision, PromptStyle, Sampler
 from cxrsynth.shards.sample import sample_key, subject_key
 from tests.conftest import build_tiny_model
+from tests.diffusion.test_additions import lora_of
 from tests.generation.making import (
     ROWS,
     SECRET_WORDS,
@@ -578,6 +580,30 @@ def test_a_sampler_that_does_not_fit_is_refused_before_anything_is_written(
     (model / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "FlowMatchMagicScheduler"}')
     assert said in refuse(command(table, tmp_path / "out", model, *options))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_finds_weights_that_are_not_numbers(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    state["conv_out.bias"][0] = float("nan")
+    save_file(state, weights, metadata={"format": "pt"})
+    assert "its images are not finite" in refuse(command(table, tmp_path / "out", model, "--dry-run"))
+
+
+def test_a_lora_without_a_number_as_its_scale_is_refused(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    result = CliRunner().invoke(app, command(table, tmp_path / "out", tiny_model, "--lora", "weights=much"))
+    assert result.exit_code == 2
+    assert "expected PATH or" in result.output
+
+
+def test_another_lora_scale_is_another_plan(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    lora = lora_of(tiny_model, tmp_path / "lora")
+    out = tmp_path / "out"
+    succeed(command(table, out, tiny_model, "--limit", "1", "--lora", f"{lora}=0.5"))
+    again = command(table, out, tiny_model, "--limit", "1", "--lora", str(lora))
+    assert "model.digest" in refuse(again)
 
 
 def test_a_tokenizer_without_a_length_gets_that_of_the_text_encoder(

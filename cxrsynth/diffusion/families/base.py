@@ -51,6 +51,7 @@ class Family(ABC):
     adapted_layers: ClassVar[tuple[str, ...]] = _ATTENTION  # those that low-rank adapters go on
     # A text encoder of billions of weights is kept in the precision of the denoiser.
     large_encoders: ClassVar[bool] = False
+    learns_words: ClassVar[bool] = False  # whether its tokenizer and text encoder take words of textual inversion
     learns_text: ClassVar[bool] = False  # whether its text encoder can be fine-tuned
     prompt_tokens: ClassVar[int | None] = None  # the pipeline's limit, where it is not the tokenizer's
 

@@ -23,6 +23,7 @@ class StableDiffusion(Family):
     title = "a Stable Diffusion model"
     denoiser = "unet"
     learns_text = True
+    learns_words = True
     pipeline_class = StableDiffusionPipeline
     denoiser_class = UNet2DConditionModel
 
