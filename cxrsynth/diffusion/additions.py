@@ -53,18 +53,20 @@ def changed_parts(additions: Additions, family: Family, parts: Sequence[str]) ->
 
 
 def located(additions: Additions) -> Additions:
-    """The same with local folders for networks that are named by a hub id, `owner/name[@revision]`.
+    """The same with local folders for what is named by a hub id, `owner/name[@revision]`.
 
     Raises:
         ModelError: if there is no such repository, or it cannot be reached.
     """
 
     def local(folder: Path | None) -> Path | None:
-        if folder is None or folder.is_dir():
-            return folder
-        return hub_folder(str(folder), needs_revision=False) or folder
+        return folder if folder is None else here(folder)
 
-    return replace(additions, denoiser=local(additions.denoiser), vae=local(additions.vae))
+    def here(path: Path) -> Path:
+        return path if path.exists() else hub_folder(str(path), needs_revision=False) or path
+
+    loras = tuple(Lora(here(lora.path), lora.scale) for lora in additions.loras)
+    return replace(additions, denoiser=local(additions.denoiser), vae=local(additions.vae), loras=loras)
 
 
 def check_additions(additions: Additions, family: Family) -> None:

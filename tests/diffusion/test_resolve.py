@@ -13,7 +13,7 @@ from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
 from cxrsynth.runtime.pretrained import hub_folder
-from cxrsynth.settings import Additions, Precision
+from cxrsynth.settings import Additions, Lora, Precision
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -76,13 +76,20 @@ def test_a_gated_model_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_model("lab/chest")
 
 
-def test_an_autoencoder_may_be_named_by_its_hub_id(hub: Path, tiny_model: Path) -> None:
+def test_what_is_laid_over_may_be_named_by_its_hub_id(hub: Path, tiny_model: Path) -> None:
     repository = hub.parents[1] / "models--lab--vae"
     shutil.copytree(tiny_model / "vae", repository / "snapshots" / NEW)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(NEW)
     found = resolve_model(str(tiny_model), additions=Additions(vae=Path("lab/vae")))
     assert found.additions.vae == repository / "snapshots" / NEW
+    weights = repository.with_name("models--lab--lora") / "snapshots" / NEW / "pytorch_lora_weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"")
+    (weights.parents[2] / "refs").mkdir()
+    (weights.parents[2] / "refs" / "main").write_text(NEW)
+    found = resolve_model(str(tiny_model), additions=Additions(loras=(Lora(Path("lab/lora"), 0.5),)))
+    assert found.additions.loras == (Lora(weights.parent, 0.5),)
     with pytest.raises(ModelError, match="lab/other"):
         resolve_model(str(tiny_model), additions=Additions(vae=Path("lab/other")))
 

@@ -208,9 +208,9 @@ def sd15(work: Path) -> Path:
     """The folder of the large model, made once."""
     folder = work / "sd15"
     if not (folder / "model_index.json").is_file():
-        from tests.benchmarks.tune_memory import make_model
+        from tests.benchmarks.tune_memory import make_sd15
 
-        make_model(folder)
+        make_sd15(folder)
         config = folder / "unet" / "config.json"
         assert config.is_file()
     return folder
