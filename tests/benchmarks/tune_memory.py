@@ -2,12 +2,13 @@
 
 Makes a folder of the layout and size of Stable Diffusion 1.5 (UNet of 860 M parameters, 64 x 64 latents), or with
 `--size` of PixArt-Sigma at 512 pixels or Sana 0.6B at 1024 pixels (transformers of 600 M parameters; their text
-encoders of billions are replaced by one layer of the same width), with random weights. Samples two images with two
-steps, and tunes adapters of rank 16 and ACE for one iteration on the CPU, with each objective that the model allows, each in a
-process of its own. An iteration samples two images of one report with three steps and one image of the baseline, and
-learns from each image at two noise levels: what differs is the objective. Beside the peak stands what the denoiser's
-weights take: with adapters the baseline is the same network with the adapters off, so there is no second copy. Random
-weights make noise: only memory and time are measured.
+encoders of billions are replaced by one layer of the same width), with random weights.
+
+Samples two images with two steps, and tunes adapters of rank 16 and ACE for one iteration on the CPU, with each
+objective that the model allows, each in a process of its own. An iteration samples two images of one report with three
+steps and one image of the baseline, and learns from each image at two noise levels: what differs is the objective.
+Beside the peak stands what the denoiser's weights take: with adapters the baseline is the same network with the
+adapters off, so there is no second copy. Random weights make noise: only memory and time are measured.
 """
 
 import json
