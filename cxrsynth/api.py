@@ -233,6 +233,7 @@ def audit(
     keep_fraction: float | None = RuleSettings.keep_fraction,
     ignored_checks: Iterable[str] = RuleSettings.ignored_checks,
     write_kept: str | PathLike[str] | None = AuditSettings.write_kept,
+    write_depicts: str | PathLike[str] | None = AuditSettings.write_depicts,
     shard_size: int = AuditSettings.shard_size,
     utility: bool = AuditSettings.utility,
     probes: int = AuditSettings.probes,
@@ -263,6 +264,8 @@ def audit(
         keep_fraction: keep only this share of each finding's images, the best; 0 to 1.
         ignored_checks: names of quality checks that must not reject images.
         write_kept: also write the kept images as shards to this folder.
+        write_depicts: folder of the model that made the images; the findings they were measured to show are written
+            into its cxrsynth.json.
         shard_size: images per shard in `write_kept`.
         utility: train classifiers on synthetic and real images and test them on real ones.
         probes: reference images to plant near-duplicates of, which measures how well the search finds them.
@@ -312,6 +315,7 @@ def audit(
             ignored_checks=tuple(ignored_checks),
         ),
         write_kept=_path(write_kept),
+        write_depicts=_path(write_depicts),
         shard_size=shard_size,
         utility=utility,
         probes=probes,

@@ -228,6 +228,14 @@ IgnoreCheck = Annotated[
 WriteKept = Annotated[
     Path | None, Option(help="Also write the kept images as shards to this folder.", rich_help_panel=_OUTPUT)
 ]
+WriteDepicts = Annotated[
+    Path | None,
+    Option(
+        help="Folder of the model that made the images: write the findings they were measured to show into its"
+        " cxrsynth.json.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Utility = Annotated[
     bool,
     Option(

@@ -190,6 +190,7 @@ class AuditSettings:
     `judges` maps rewards to backends. The posture regressor of `family` aligns images for the quality checks and the
     near-duplicate search. Near-duplicates of `probes` reference images are planted to measure how well the search finds
     them; the kind `autoencoded` with the autoencoder of `generator` (a model as `generate` takes it), None for nano's.
+    `write_depicts` is a model's folder whose description gets the findings that the images were measured to show.
     `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `id_key` None: the key in
     the user's data folder. `out` None: beside the input.
     """
@@ -205,6 +206,7 @@ class AuditSettings:
     features: str = DEFAULT_FAMILY
     rules: RuleSettings = RuleSettings()
     write_kept: Path | None = None
+    write_depicts: Path | None = None
     shard_size: int = 1000
     utility: bool = False
     probes: int = 100

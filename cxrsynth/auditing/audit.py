@@ -7,6 +7,7 @@ from typing import Any
 from cxrsynth import console
 from cxrsynth.auditing.comparison import compare_with_reference, needs_reference_pixels
 from cxrsynth.auditing.decide import decide
+from cxrsynth.auditing.depicts import write_depicts
 from cxrsynth.auditing.results import write_results
 from cxrsynth.auditing.score_table import reward_names, reward_values, scores_table
 from cxrsynth.auditing.scored import Scored
@@ -84,6 +85,10 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     decided = decide(scores_table([images.rows], columns), run.rules, real)
     summary = summarize(run, images, reference, comparison, decided, real)
     write_results(run, images, reference, decided, summary)
+    if run.settings.write_depicts is not None:
+        subjects = {name: images.values(name) for name in ("view", "age_group", "sex")}
+        found = write_depicts(run.settings.write_depicts, subjects, summary["obedience"] or ())
+        console.say(f"{run.settings.write_depicts}: depicts {', '.join(found)}")
     return summary
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
-from cxrsynth.auditing.scorer import IMAGE_SIZE, PREVIEW_SIZE, preview
+from cxrsynth.auditing.scorer import IMAGE_SIZE, LOGITS, PREVIEW_SIZE, preview
 from cxrsynth.auditing.setup import Examined
 from cxrsynth.images.collection import Unit
 from cxrsynth.images.image import Radiograph
@@ -54,6 +54,13 @@ class Scored:
         """[N, D] float32."""
         width = self.rows.schema.field("features").type.list_size
         flat = pc.list_flatten(self.rows["features"]).to_numpy(zero_copy_only=False)
+        return np.asarray(flat, dtype=np.float32).reshape(-1, width)
+
+    @cached_property
+    def finding_logits(self) -> npt.NDArray[np.float32]:
+        """[N, K] float32, in the order of the classifier's outputs."""
+        width = self.rows.schema.field(LOGITS).type.list_size
+        flat = pc.list_flatten(self.rows[LOGITS]).to_numpy(zero_copy_only=False)
         return np.asarray(flat, dtype=np.float32).reshape(-1, width)
 
     @cached_property

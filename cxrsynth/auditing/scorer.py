@@ -19,7 +19,8 @@ from cxrsynth.metrics.memorization.features import thumbnails
 from cxrsynth.metrics.quality.checks import QualityChecks
 from cxrsynth.reports.labels import Status
 from cxrsynth.reports.table.rows import Report
-from cxrsynth.rewards.base import RewardSuite
+from cxrsynth.rewards.base import RewardSuite, check_images
+from cxrsynth.rewards.diagnosis import DiagnosisReward
 from cxrsynth.shards.sample import subject_key
 
 # Images of any size are brought to this side first; each network then resamples to its own input.
@@ -27,6 +28,7 @@ IMAGE_SIZE = 256
 PREVIEW_SIZE = 128
 _PREVIEW_QUALITY = 92
 REWARD, CHECK = "reward_", "check_"
+LOGITS = "finding_logits"
 # The columns that hold what an image looks like.
 PIXEL_COLUMNS = ("thumbnail", "preview", "image")
 
@@ -60,11 +62,28 @@ class Scorer:
 
     def schema(self) -> pa.Schema:
         """Columns of the rows."""
-        return row_schema(tuple(self.suite.rewards), self.checks.names, width=self.extractor.width)
+        return row_schema(
+            tuple(self.suite.rewards), self.checks.names, width=self.extractor.width, findings=len(self.findings)
+        )
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Findings that the diagnosis reward's classifier looks for; none if there is no such reward."""
+        return finding_heads(self.suite)
+
+    @torch.inference_mode()
     def _rewards(self, images: Tensor, reports: Sequence[Report]) -> dict[str, Any]:
-        found = self.suite(images, reports)
-        return {REWARD + name: _with_nulls(found.column(name)) for name in found.names}
+        check_images(images, reports)
+        columns: dict[str, Any] = {LOGITS: [None] * len(images)}
+        for name, reward in self.suite.rewards.items():
+            if isinstance(reward, DiagnosisReward):
+                logits = reward.logits(images)  # the classifier runs once for both
+                columns[LOGITS] = list(logits.numpy())
+                values = reward.likelihood(logits, reports)
+            else:
+                values = reward(images, reports).float().cpu()
+            columns[REWARD + name] = _with_nulls(values)
+        return columns
 
     def _checks(self, images: Tensor) -> dict[str, Any]:
         found = self.checks(images)
@@ -81,8 +100,13 @@ class Scorer:
         return {"features": list(features), "thumbnail": [one.tobytes() for one in small]}
 
 
-def row_schema(rewards: Sequence[str], checks: Sequence[str], *, width: int) -> pa.Schema:
-    """Rows of a scored unit; `width` is that of the features."""
+def finding_heads(suite: RewardSuite) -> tuple[str, ...]:
+    """Names of the diagnosis classifier's outputs, in the order of the column of logits."""
+    return next((reward.heads for reward in suite.rewards.values() if isinstance(reward, DiagnosisReward)), ())
+
+
+def row_schema(rewards: Sequence[str], checks: Sequence[str], *, width: int, findings: int) -> pa.Schema:
+    """Rows of a scored unit; `width` is that of the features, `findings` the number of the classifier's outputs."""
     texts = [(name, pa.string()) for name in ("key", "source", "sha256", "patient", "view", "sex", "age_group")]
     return pa.schema(
         [
@@ -94,6 +118,7 @@ def row_schema(rewards: Sequence[str], checks: Sequence[str], *, width: int) -> 
             *((CHECK + name, pa.float32()) for name in checks),
             ("checks_failed", pa.list_(pa.string())),
             ("features", pa.list_(pa.float32(), width)),
+            (LOGITS, pa.list_(pa.float32(), findings)),
             *((name, pa.binary()) for name in PIXEL_COLUMNS),
         ]
     )

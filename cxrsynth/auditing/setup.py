@@ -9,10 +9,11 @@ import torch
 from cxrsynth import __version__
 from cxrsynth.auditing.autoencoder import Autoencoder, load_autoencoder
 from cxrsynth.auditing.decide import Rules
+from cxrsynth.auditing.depicts import check_model
 from cxrsynth.auditing.fail_under import Threshold, known_metrics, parse_thresholds
 from cxrsynth.auditing.folder import AuditFolder
 from cxrsynth.auditing.score_cache import ScoreCache
-from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer
+from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, finding_heads
 from cxrsynth.auditing.write_kept import refuse_target, root_of
 from cxrsynth.diffusion.model import choose_device
 from cxrsynth.errors import ModelError, ShardError
@@ -109,6 +110,8 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
             "--generator: its autoencoder is needed only where images are compared with real ones\n"
             "  name these with --reference, or leave --generator out"
         )
+    if settings.write_depicts is not None:
+        check_model(settings.write_depicts)
     if settings.write_kept is None:
         return
     for given in (settings.shards, settings.reference):
@@ -158,6 +161,7 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
                 "digest": backend_digest("posture", settings.family),
                 "mean_chests": file_sha256(folder / TEMPLATES_FILE),
             },
+            "findings": list(finding_heads(suite)),
             "features": {"name": extractor.name, "digest": extractor.digest, "width": extractor.width},
         },
     )

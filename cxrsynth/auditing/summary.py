@@ -14,6 +14,7 @@ from cxrsynth.auditing.score_table import summaries
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
 from cxrsynth.images.image import Damaged
+from cxrsynth.metrics.obedience import measure_obedience
 from cxrsynth.metrics.utility import measure_utility
 from cxrsynth.settings import AuditSettings
 
@@ -39,6 +40,7 @@ def summarize(
         "features": identity["features"],
         "thresholds": thresholds(run.rules, reference_rewards),
         **summaries(decided),
+        "obedience": _obedience(run, images),
         "fidelity": [] if comparison is None else comparison.fidelity,
         "memorization": None if comparison is None else comparison.memorization,
         "utility": None if reference is None else _utility(run, images, reference),
@@ -72,6 +74,15 @@ def _settings(run: AuditRun) -> dict[str, Any]:
     # Not where the results go: they may be moved.
     given = TypeAdapter(AuditSettings).dump_python(run.settings, mode="json", exclude={"out", "rules"})
     return dict(given) | {"device": run.scorer.device.type, "rules": run.rules.as_json()}
+
+
+def _obedience(run: AuditRun, images: Scored) -> list[dict[str, Any]] | None:
+    """None where the diagnosis reward is no classifier of findings."""
+    if not run.scorer.findings or not images.rows.num_rows:
+        return None
+    present = [set(names) for names in images.values("present")]
+    logits, seed = images.finding_logits, run.settings.seed
+    return measure_obedience(present, logits, run.scorer.findings, images.patients, seed=seed)
 
 
 def _utility(run: AuditRun, images: Scored, reference: Scored) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 patients.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -150,13 +150,9 @@ class _Tested:
     def of(real: ImageTable, places: Places, *, rounds: int, seed: int) -> "_Tested":
         groups = {name: np.isin(places, own) for name, own in real.groups().items()}
         shown = {name: mask for name, mask in groups.items() if name == "all" or name.split(":")[0] in _KINDS}
-        # Resample patients, not images: images of one patient are similar.
-        _, patient = np.unique(_patients(real, places, prefix="real"), return_inverse=True)
-        count = int(patient.max()) + 1
-        rng = np.random.default_rng(seed)
-        times = [np.bincount(rng.integers(count, size=count), minlength=count)[patient] for _ in range(rounds)]
+        times = _resampled(_patients(real, places, prefix="real"), rounds=rounds, seed=seed)
         features = real.features[places].astype(np.float64)
-        return _Tested(features, [real.present[p] for p in places], shown, np.stack(times).astype(np.float64))
+        return _Tested(features, [real.present[p] for p in places], shown, times)
 
 
 def _measure_finding(
@@ -251,6 +247,29 @@ def _areas(scores: Features, truth: Truth, times: Features) -> Features:
     below = absent.cumsum(1) - absent / 2
     with np.errstate(invalid="ignore"):  # 0 / 0 where a round lacks a class
         return np.asarray((present * below).sum(1) / (present.sum(1) * absent.sum(1)))
+
+
+def auroc_interval(scores: Features, truth: Truth, patients: Sequence[str], *, rounds: int, seed: int) -> Interval:
+    """AUROC of N scores, with a 95% interval by a bootstrap over patients; an unknown patient is one of its own.
+
+    Args:
+        scores: higher where the finding is likelier, [N].
+        truth: whether it is there, [N].
+        patients: of each, empty where unknown.
+        rounds: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    names = [name or f"image {place}" for place, name in enumerate(patients)]
+    return _interval(_areas(scores, truth, _resampled(names, rounds=rounds, seed=seed)))
+
+
+def _resampled(patients: Sequence[str], *, rounds: int, seed: int) -> Features:
+    """How often each image is in each round, [rounds, N]: patients are drawn, because their images are similar."""
+    _, patient = np.unique(np.asarray(patients), return_inverse=True)
+    count = int(patient.max()) + 1
+    rng = np.random.default_rng(seed)
+    times = [np.bincount(rng.integers(count, size=count), minlength=count)[patient] for _ in range(rounds)]
+    return np.stack(times).astype(np.float64)
 
 
 def _interval(areas: Features) -> Interval:

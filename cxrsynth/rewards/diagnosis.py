@@ -28,12 +28,20 @@ class DiagnosisReward:
 
     def __init__(self, logits: Callable[[Tensor], Tensor], heads: Sequence[str]) -> None:
         self._logits = logits
-        self._heads = tuple(heads)
+        self.heads = tuple(heads)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, reports: Sequence[Report]) -> Tensor:
         """[B, 1, H, W] in [0, 1] and B reports with labels -> [B]."""
-        logits = self._logits(images).float().cpu()  # [B, K]
+        return self.likelihood(self.logits(images), reports)
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] -> calibrated logits of `heads`, [B, K] float32 on the CPU."""
+        return self._logits(images).float().cpu()
+
+    def likelihood(self, logits: Tensor, reports: Sequence[Report]) -> Tensor:
+        """Logits [B, K] and B reports with labels -> the reward, [B]."""
         present, absent = self._mask(reports, Status.PRESENT), self._mask(reports, Status.ABSENT)
         likelihoods = [
             (mask * values).sum(1) / mask.sum(1)  # nan where no head counts
@@ -48,7 +56,7 @@ class DiagnosisReward:
         """1 where a report gives a head this status, float32 [B, K]."""
         return torch.tensor(
             [
-                [float(head in report.labels and report.labels[head].status is status) for head in self._heads]
+                [float(head in report.labels and report.labels[head].status is status) for head in self.heads]
                 for report in reports
             ]
         )

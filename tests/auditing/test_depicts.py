@@ -1,0 +1,77 @@
+"""`audit --write-depicts`: what images were measured to show goes into the model's description."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cxrsynth.auditing.depicts import write_depicts
+from cxrsynth.cli import app
+from cxrsynth.diffusion.resolve import find_model
+from cxrsynth.diffusion.spec import read_spec
+from cxrsynth.errors import ModelError
+from tests.generation.making import command
+
+AUDITED: dict[str, list[str | None]] = {
+    "view": ["PA", "AP", None],
+    "age_group": ["adult"] * 3,
+    "sex": ["F", "M", "F"],
+}
+
+
+def row(finding: str, low: float | None, asked: int = 30) -> dict[str, Any]:
+    auroc = None if low is None else {"value": low + 0.1, "low": low, "high": low + 0.2}
+    return {"finding": finding, "asked": asked, "not_asked": 50, "auroc": auroc}
+
+
+def test_findings_that_pass_are_written_beside_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "cxrsynth.json").write_text(json.dumps({"name": "mine", "prompt": "findings"}))
+    rows = [row("Edema", 0.7, asked=33), row("Pneumonia", 0.55), row("Fracture", None), row("Cardiomegaly", 0.6)]
+    assert write_depicts(tmp_path, AUDITED, rows) == ["Edema", "Cardiomegaly"]
+    spec = read_spec(tmp_path)
+    assert (spec.name, spec.prompt) == ("mine", "findings")
+    assert spec.depicts is not None
+    assert spec.depicts.findings == {"Edema": 33, "Cardiomegaly": 30}
+    assert (spec.depicts.views, spec.depicts.sexes, spec.depicts.age_groups) == (("AP", "PA"), ("F", "M"), ("adult",))
+    assert not spec.depicts.sides
+
+
+def test_nothing_is_written_where_nothing_passed(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no finding has an AUROC whose interval lies above 0\.6"):
+        write_depicts(tmp_path, AUDITED, [row("Edema", 0.5)])
+    assert not (tmp_path / "cxrsynth.json").exists()
+
+
+def test_a_folder_that_is_no_models_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "image.png").write_bytes(b"")
+    result = CliRunner().invoke(app, ["audit", str(tmp_path / "set"), "--write-depicts", str(tmp_path / "set")])
+    assert result.exit_code == 2
+    assert "not a model folder" in result.output
+    assert not (tmp_path / "set-audit").exists()
+
+
+@pytest.mark.slow
+def test_nano_shows_an_effusion_that_was_asked_for(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(find_model("nano"), model)
+    description = json.loads((model / "cxrsynth.json").read_text())
+    description.pop("depicts")
+    (model / "cxrsynth.json").write_text(json.dumps(description))
+    table = tmp_path / "reports.csv"
+    rows = [f"e{n},Large pleural effusion.,PA" for n in range(14)] + [f"n{n},Normal chest.,PA" for n in range(14)]
+    table.write_text("\n".join(["report_id,impression,view", *rows]) + "\n")
+    made = CliRunner().invoke(app, command(table, tmp_path / "set", model, "--steps", "8"))
+    assert made.exit_code == 0, made.output
+    result = CliRunner().invoke(app, ["audit", str(tmp_path / "set"), "--write-depicts", str(model)])
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "set-audit" / "summary.json").read_text())
+    found = {one["finding"]: one["auroc"] for one in summary["obedience"]}
+    assert found["Pleural Effusion"]["low"] > 0.6
+    assert "Pleural Effusion" in read_spec(model).depicts.findings  # type: ignore[union-attr]
+    page = (tmp_path / "set-audit" / "report.html").read_text()
+    assert "Do images show what was asked for?" in page
+    assert '<td class="number">14</td>' in page
