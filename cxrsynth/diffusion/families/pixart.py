@@ -7,12 +7,11 @@ import torch
 from diffusers import DDIMScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 from torch import Tensor
 
-from cxrsynth.diffusion.condition import TEXT, Condition
+from cxrsynth.diffusion.condition import MASK, TEXT, Condition
 from cxrsynth.diffusion.families.base import Family, batched, cut_learned_variance
 from cxrsynth.diffusion.spec import SamplingDefaults
 from cxrsynth.settings import Sampler
 
-_MASK = "encoder_attention_mask"
 # PixArt-alpha at 1024 pixels is conditioned on the image's size and aspect ratio, too.
 _SIZED = 128
 
@@ -43,7 +42,7 @@ class PixArt(Family):
             device=pipeline.text_encoder.device,
             max_sequence_length=self.prompt_tokens,
         )
-        return Condition({TEXT: text, _MASK: mask}), Condition({TEXT: no_text[:1], _MASK: no_mask[:1]})
+        return Condition({TEXT: text, MASK: mask}), Condition({TEXT: no_text[:1], MASK: no_mask[:1]})
 
     def predict(self, denoiser: Any, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """As in `Family`."""
@@ -55,7 +54,7 @@ class PixArt(Family):
         predicted = denoiser(
             latents,
             encoder_hidden_states=condition.text,
-            encoder_attention_mask=condition.tensors[_MASK],
+            encoder_attention_mask=condition.tensors[MASK],
             timestep=batched(timesteps, len(latents)),
             added_cond_kwargs=further,
             return_dict=False,

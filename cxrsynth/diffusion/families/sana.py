@@ -7,12 +7,11 @@ from typing import Any
 from diffusers import SanaPipeline, SanaTransformer2DModel
 from torch import Tensor
 
-from cxrsynth.diffusion.condition import TEXT, Condition
+from cxrsynth.diffusion.condition import MASK, TEXT, Condition
 from cxrsynth.diffusion.families.base import Family, batched, cut_learned_variance
 from cxrsynth.diffusion.spec import SamplingDefaults
 from cxrsynth.settings import Sampler
 
-_MASK = "encoder_attention_mask"
 _INSTRUCTION = signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 
 
@@ -39,14 +38,14 @@ class Sana(Family):
             max_sequence_length=self.prompt_tokens,
             complex_human_instruction=_INSTRUCTION,
         )
-        return Condition({TEXT: text, _MASK: mask}), Condition({TEXT: no_text[:1], _MASK: no_mask[:1]})
+        return Condition({TEXT: text, MASK: mask}), Condition({TEXT: no_text[:1], MASK: no_mask[:1]})
 
     def predict(self, denoiser: Any, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """As in `Family`."""
         predicted = denoiser(
             latents,
             encoder_hidden_states=condition.text,
-            encoder_attention_mask=condition.tensors[_MASK],
+            encoder_attention_mask=condition.tensors[MASK],
             timestep=batched(timesteps, len(latents)) * denoiser.config.timestep_scale,
             return_dict=False,
         )[0]
