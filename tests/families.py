@@ -12,6 +12,10 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
@@ -75,14 +79,15 @@ def clip_config(width: int, **further: Any) -> CLIPTextConfig:
 
 
 def autoencoder(**further: Any) -> AutoencoderKL:
-    """A gray autoencoder of 4 channels that halves each side."""
+    """A gray autoencoder of 4 channels that halves each side `halvings` times."""
+    blocks = further.pop("halvings", 1) + 1
     return AutoencoderKL(
         in_channels=1,
         out_channels=1,
         latent_channels=4,
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8,) * blocks,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
         layers_per_block=1,
         norm_num_groups=4,
         mid_block_add_attention=False,
@@ -136,6 +141,23 @@ def _xlm_roberta() -> XLMRobertaModel:
             num_attention_heads=2,
             max_position_embeddings=TOKENS + 2,
             pad_token_id=1,
+        )
+    )
+
+
+def _gemma() -> Gemma2Model:
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(_WORDS.split()),
+            hidden_size=8,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=4,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
         )
     )
 
@@ -215,21 +237,9 @@ def sana() -> Any:
         decoder_act_fns="silu",
         scaling_factor=0.41407,
     )
-    gemma = Gemma2Config(
-        vocab_size=len(_WORDS.split()),
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=4,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
     return SanaPipeline(
         tokenizer=word_tokenizer(2048),
-        text_encoder=Gemma2Model(gemma),
+        text_encoder=_gemma(),
         vae=vae,
         transformer=SanaTransformer2DModel(
             patch_size=1,
@@ -274,6 +284,58 @@ def sd3(*, third: bool = True) -> Any:
     )
 
 
+def flux(*, distilled: bool = True, dynamic: bool = True) -> Any:
+    """Flux, with guidance as an input or without it; the shift depends on the image's size, or does not."""
+    vae = autoencoder(shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False)
+    vae.register_to_config(sample_size=16)
+    return FluxPipeline(
+        text_encoder=CLIPTextModel(clip_config(16)),
+        text_encoder_2=_t5(),
+        tokenizer=make_tokenizer(TOKENS),
+        tokenizer_2=word_tokenizer(512),
+        vae=vae,
+        transformer=FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            pooled_projection_dim=16,
+            guidance_embeds=distilled,
+            axes_dims_rope=(2, 2, 4),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic, max_image_seq_len=1024),
+    )
+
+
+def lumina2() -> Any:
+    """Lumina-Image 2 with Gemma 2; its pipeline takes autoencoders of factor 8 only."""
+    return Lumina2Pipeline(
+        tokenizer=word_tokenizer(2048),
+        text_encoder=_gemma(),
+        vae=autoencoder(
+            halvings=3, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False
+        ),
+        transformer=Lumina2Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            hidden_size=16,
+            num_layers=1,
+            num_refiner_layers=1,
+            num_attention_heads=2,
+            num_kv_heads=1,
+            multiple_of=8,
+            axes_dim_rope=(4, 2, 2),
+            axes_lens=(300, 16, 16),
+            cap_feat_dim=8,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
     "stable_diffusion": stable_diffusion,
     "stable_diffusion with BERT": lambda: stable_diffusion(_bert(), word_tokenizer()),
@@ -284,10 +346,13 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "sana": sana,
     "sd3": sd3,
     "sd3 without T5": lambda: sd3(third=False),
+    "flux": flux,
+    "flux without guidance": lambda: flux(distilled=False, dynamic=False),
+    "lumina2": lumina2,
 }
 # One of each: what does not depend on the text encoder is tested with these.
-FAMILIES = ("stable_diffusion", "sdxl", "pixart", "sana", "sd3")
-FLOW = ("sana", "sd3")
+FAMILIES = ("stable_diffusion", "sdxl", "pixart", "sana", "sd3", "flux", "lumina2")
+FLOW = ("sana", "sd3", "flux", "lumina2")
 
 
 def build(name: str, folder: Path, *, spec: dict[str, object] | None = None) -> Path:

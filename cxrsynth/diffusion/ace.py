@@ -53,7 +53,8 @@ class AdaptiveConditionEmbedding(ConditionEmbedding):
 
     Args:
         width: D of the text embeddings.
-        tokens: positions, from the end of the condition, that blocks are added to.
+        tokens: positions, from the end of the condition, that blocks are added to. Where the network does not read
+            padding, these are the prompt's last tokens (`Condition.aligned_text`).
         conditions: names of the blocks.
     """
 

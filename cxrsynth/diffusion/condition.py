@@ -8,14 +8,15 @@ from torch import Tensor
 
 TEXT = "text"
 MASK = "encoder_attention_mask"
+GUIDANCE = "guidance"
 
 
 @dataclass(frozen=True)
 class Condition:
     """Conditions of B samples: tensors by name, each with B as its first dimension.
 
-    `text` are embeddings of tokens, [B, L, D], to which adaptive condition embeddings are added. A mask
-    `encoder_attention_mask`, [B, L], says which of them the denoiser attends to; without one, all. Pooled embeddings,
+    `text` are embeddings of tokens, [B, L, D], to which adaptive condition embeddings are added. Families that read
+    only the first n positions of each prompt have a mask of them, [B, L], n ones and then zeros. Pooled embeddings,
     sizes and labels are the family's own, under the names its denoiser is called with.
     """
 
@@ -32,27 +33,26 @@ class Condition:
     def __getitem__(self, rows: Tensor | Sequence[int] | slice) -> "Condition":
         return self._each(lambda tensor: tensor[rows])
 
-    def words_last(self) -> Tensor:
-        """The text embeddings with those that the denoiser attends to at the end, [B, L, D].
+    def aligned_text(self) -> Tensor:
+        """Text embeddings with those that the network reads at the end, and zeros before them, [B, L, D].
 
-        Adaptive condition embeddings are added from the end. Without a mask that is the padding after most prompts,
-        which is attended to; behind a mask it would have no effect.
+        Without a mask it reads all of them, padding too.
         """
-        return self._rolled(self.text, 1)
-
-    def with_words_last(self, text: Tensor) -> "Condition":
-        """The same with other text embeddings, in the order of `words_last`."""
-        return Condition({**self.tensors, TEXT: self._rolled(text, -1)})
-
-    def _rolled(self, text: Tensor, direction: int) -> Tensor:
-        """Each row moved by its number of masked positions: to the end (1), or back (-1)."""
         mask = self.tensors.get(MASK)
         if mask is None:
-            return text
-        length = text.shape[1]
-        shift = direction * (length - mask.long().sum(1, keepdim=True))
-        places = (torch.arange(length, device=text.device) - shift) % length
-        return text.gather(1, places[:, :, None].expand_as(text))
+            return self.text
+        read = self.text * mask.to(self.text)[..., None]
+        return _rotated(read, -mask.sum(1).long())
+
+    def with_aligned_text(self, text: Tensor) -> "Condition":
+        """The same with other text embeddings, [B, L, D], aligned as `aligned_text` gives them."""
+        mask = self.tensors.get(MASK)
+        return Condition({**self.tensors, TEXT: text if mask is None else _rotated(text, mask.sum(1).long())})
+
+    def with_guidance(self, guidance: float) -> "Condition":
+        """The same with a guidance scale for each sample, [B], for networks that take it as an input."""
+        scales = torch.full((len(self),), guidance, dtype=torch.float32, device=self.text.device)
+        return Condition({**self.tensors, GUIDANCE: scales})
 
     def expand(self, count: int) -> "Condition":
         """One sample's condition, for `count` samples."""
@@ -73,3 +73,10 @@ class Condition:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
         return Condition({name: change(tensor) for name, tensor in self.tensors.items()})
+
+
+def _rotated(text: Tensor, shift: Tensor) -> Tensor:
+    """Positions of each row moved to the right by its shift, int64 [B]; those at the end come in at the start."""
+    length = text.shape[1]
+    places = torch.arange(length, device=text.device)[None] - shift[:, None]
+    return text.gather(1, (places % length)[..., None].expand_as(text))

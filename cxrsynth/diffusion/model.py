@@ -65,9 +65,12 @@ class DiffusionModel:
     def fits(self, text: str) -> bool:
         """Whether the tokenizers take a text without cutting it."""
         with self._tokenizer_lock:
+            given = self.family.tokenized(self._pipeline, text)
+            limiting = self.family.limiting
             return all(
-                len(tokenizer(text, verbose=False).input_ids) <= self._longest(tokenizer)
-                for tokenizer in self.components.tokenizers.values()
+                len(tokenizer(given, verbose=False).input_ids) <= self._longest(tokenizer)
+                for part, tokenizer in self.components.tokenizers.items()
+                if limiting is None or part in limiting
             )
 
     def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
@@ -106,7 +109,17 @@ class DiffusionModel:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one latent."""
-        return self.family.latent_shape(self.denoiser, self.vae)
+        return self.family.latent_shape(self.denoiser, self.components)
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance scale is an input of the denoiser, in place of classifier-free guidance."""
+        return self.family.takes_guidance(self.denoiser)
+
+    @property
+    def training_guidance(self) -> float:
+        """The scale to learn at: none, or the one the model is used at, where it is an input."""
+        return self.spec.defaults.guidance if self.takes_guidance else 1.0
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -206,6 +219,7 @@ def load_model(
         },
         tokenizers={part: load_tokenizer(folder / part) for part in model.parts if part in family.tokenizers},
         scheduler_config=read_scheduler_config(folder),
+        spec=model.spec,
     )
     _limit_tokenizers(folder, components)
     if merging:

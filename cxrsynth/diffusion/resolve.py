@@ -68,6 +68,11 @@ def resolve_model(
     additions = located(additions)
     check_additions(additions, family)
     spec = read_spec(folder)
+    if spec.image_size is not None and not family.takes_image_size:
+        raise ModelError(
+            f"{folder / SPEC_FILE}: image_size: the size of {family.title}'s images is in"
+            f" {family.denoiser}/config.json, as sample_size\n  leave image_size out"
+        )
     if "defaults" not in spec.model_fields_set:
         spec = spec.model_copy(update={"defaults": _defaults(folder, family)})
     from_hub = name != "nano" and not Path(name).is_dir()
@@ -88,7 +93,7 @@ def resolve_model(
 
 def _defaults(folder: Path, family: Family) -> SamplingDefaults:
     """The family's, without DDIM for a model of it that learned by flow matching."""
-    defaults = family.defaults
+    defaults = family.defaults_of(folder)
     if defaults.sampler is Sampler.DDIM and is_flow(read_scheduler_config(folder)):
         return defaults.model_copy(update={"sampler": Sampler.EULER})
     return defaults

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -50,16 +51,23 @@ def guided_condition(
         model: its `ace` is added, if it has one.
         text: of B prompts.
         empty: of no prompt (B = 1); it gets no ACE.
-        guidance: classifier-free guidance scale; with 1 the empty prompt is left out.
+        guidance: scale of classifier-free guidance, or the network's input, where it takes one.
         mask: blocks each report gets, [B, K], from `ConditionEmbedding.mask`; None adds nothing.
         shift: sampled around the mean of a `SubspaceEmbedding`, [B, r]; None uses the mean.
 
     Returns:
-        2B samples, unconditional first; B when guidance is 1.
+        2B samples, unconditional first; B when guidance is 1, or an input.
     """
     if model.ace is not None and mask is not None:
-        text = text.with_words_last(model.ace(text.words_last(), mask.to(text.text.device), shift))
-    return text if guidance == 1.0 else Condition.cat([empty.expand(len(text)), text])
+        text = text.with_aligned_text(model.ace(text.aligned_text(), mask.to(text.text.device), shift))
+    if model.takes_guidance or guidance == 1.0:
+        return single_condition(model, text, guidance)
+    return Condition.cat([empty.expand(len(text)), text])
+
+
+def single_condition(model: DiffusionModel, condition: Condition, guidance: float) -> Condition:
+    """A condition for predictions without classifier-free guidance: with the scale, where that is an input."""
+    return condition.with_guidance(guidance) if model.takes_guidance else condition
 
 
 def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> Any:
@@ -70,8 +78,16 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
     """
     scheduler = checked_scheduler(model.scheduler_config, sampler, steps=steps)
     settings: dict[str, Any] = {}
+    taken = inspect.signature(scheduler.set_timesteps).parameters
     if getattr(scheduler.config, "use_dynamic_shifting", False):
-        settings["mu"] = _shift_by_size(model, scheduler.config)
+        mu = _shift_by_size(model, scheduler.config)
+        if "mu" in taken:
+            settings["mu"] = mu
+        else:  # DPM-Solver++ before diffusers 0.34
+            scheduler.register_to_config(flow_shift=math.exp(mu))
+    levels = model.family.noise_levels(steps)
+    if levels is not None and is_flow(model.scheduler_config) and _takes_levels(scheduler):
+        settings["sigmas"] = levels
     scheduler.set_timesteps(steps, device=model.device, **settings)
     if sampler is Sampler.DDIM:
         # By rounding, some counts of `trailing` steps (61, 103 ...) get one more, at timestep -1.
@@ -83,6 +99,13 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
                 " prediction no image follows\n  use: --sampler euler, or timestep_spacing leading in its scheduler"
             )
     return scheduler
+
+
+def _takes_levels(scheduler: Any) -> bool:
+    """Whether a scheduler is set to the noise levels it is given. Those with `use_flow_sigmas` make their own."""
+    return "sigmas" in inspect.signature(scheduler.set_timesteps).parameters and not getattr(
+        scheduler.config, "use_flow_sigmas", False
+    )
 
 
 def checked_scheduler(config: dict[str, Any], sampler: Sampler, *, steps: int) -> Any:
@@ -146,11 +169,9 @@ def _shift_by_size(model: DiffusionModel, config: Any) -> float:
 
     Source: Stable Diffusion 3.5 and Flux, whose pipelines in diffusers compute it like this.
     """
-    _, height, width = model.latent_shape
-    patch = int(getattr(model.denoiser.config, "patch_size", 1) or 1)
     return float(
         calculate_shift(
-            (height // patch) * (width // patch),
+            model.family.shift_length(model.denoiser, model.latent_shape),
             config.get("base_image_seq_len", 256),
             config.get("max_image_seq_len", 4096),
             config.get("base_shift", 0.5),
@@ -168,17 +189,15 @@ def predict_noise(
         model: the networks.
         latents: [B, C, h, w] float32, already scaled by the scheduler.
         timestep: scalar, or one for each latent, [B].
-        condition: of 2B samples, unconditional first; or of B when guidance is 1.
-        guidance: classifier-free guidance scale; 1 is no guidance.
-
-    Source: Ho and Salimans, arXiv:2207.12598, in the form of Stable Diffusion (scale 1 = conditional alone).
+        condition: from `guided_condition`: of 2B samples, unconditional first; or of B when guidance is 1, or an input.
+        guidance: classifier-free guidance scale; 1 is no guidance. As an input, it is in the condition.
     """
-    if guidance == 1.0:
+    if model.takes_guidance or guidance == 1.0:
         return model.predict(latents, timestep, condition)
     if timestep.dim():
         timestep = torch.cat([timestep, timestep])
     unconditional, conditional = model.predict(torch.cat([latents, latents]), timestep, condition).chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
+    return model.family.guide(unconditional, conditional, guidance)
 
 
 @torch.inference_mode()

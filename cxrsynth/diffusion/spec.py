@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,6 +11,9 @@ from cxrsynth.reports.prompt import Depicts
 from cxrsynth.settings import PromptStyle, Sampler
 
 SPEC_FILE = "cxrsynth.json"
+
+
+_Pixels = Annotated[int, Field(ge=1)]
 
 
 class SamplingDefaults(BaseModel):
@@ -25,7 +29,8 @@ class SamplingDefaults(BaseModel):
 class ModelSpec(BaseModel):
     """Prompt format, sampling defaults and training findings of a model.
 
-    A folder without the file gets the defaults, and prompts made from the impression.
+    A folder without the file gets the defaults, and prompts made from the impression. `image_size` is for networks
+    without a size of their own: pixels, or height and width in pixels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +39,7 @@ class ModelSpec(BaseModel):
     prompt: PromptStyle = PromptStyle.IMPRESSION
     defaults: SamplingDefaults = SamplingDefaults()
     depicts: Depicts | None = None
+    image_size: _Pixels | tuple[_Pixels, _Pixels] | None = None
 
 
 def read_spec(folder: Path) -> ModelSpec:

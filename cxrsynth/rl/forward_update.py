@@ -10,6 +10,7 @@ from torch import Tensor
 from cxrsynth.diffusion.forward_process import ForwardProcess
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
+from cxrsynth.diffusion.sampler import single_condition
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import ForwardSection
 from cxrsynth.rl.experience import CleanSamples
@@ -177,9 +178,10 @@ class ForwardUpdater:
     ) -> Tensor:
         """Conditional velocity of a model, or that under the empty prompt, [B, C, h, w]."""
         if empty:
-            condition = samples.empty.to(model.device).expand(len(rows))
+            alone = samples.empty.to(model.device).expand(len(rows))
+            condition = single_condition(model, alone, model.training_guidance)
         else:
-            condition = samples.condition(model, self._policy, rows, guidance=1.0)
+            condition = samples.condition(model, self._policy, rows, guidance=model.training_guidance)
         prediction = model.predict(noisy, self._process.timesteps(levels), condition)
         return self._process.velocity(noisy, prediction, levels)
 
@@ -258,7 +260,7 @@ class ForwardUpdater:
             assert known.old_unconditional is not None
             assert known.baseline_unconditional is not None
             guidance = Guidance(
-                self._guidance,
+                1.0 if self._policy.model.takes_guidance else self._guidance,
                 settings.max_norm_ratio,
                 _NORM_WEIGHT,
                 known.old_unconditional.to(device),

@@ -180,6 +180,6 @@ def _start_ace(
 
 
 def _embedded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
-    """Text embeddings [N, L, D] float32 on the CPU."""
+    """Text embeddings [N, L, D] float32 on the CPU, aligned as ACE is added to them."""
     parts = [prompts[first : first + _PROMPTS_AT_ONCE] for first in range(0, len(prompts), _PROMPTS_AT_ONCE)]
-    return torch.cat([encode_prompts(model, part)[0].words_last().float().cpu() for part in parts])
+    return torch.cat([encode_prompts(model, part)[0].aligned_text().float().cpu() for part in parts])

@@ -197,7 +197,7 @@ class Supervision:
         with torch.set_grad_enabled(self.section.train.text_encoder):
             text, empty = self.model.encode(prompts)
         mask = None if self.model.ace is None else self.model.ace.mask(conditions)
-        return guided_condition(self.model, text, empty, 1.0, mask=mask)
+        return guided_condition(self.model, text, empty, self.model.training_guidance, mask=mask)
 
     def read_images(self, pool: OrderedPool) -> TrainingImages:
         """Encode the images that are not encoded yet, each process its share.

@@ -3,13 +3,20 @@
 import copy
 import inspect
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FluxPipeline,
+)
 from torch import Tensor
 
 from cxrsynth.diffusion.families import FAMILIES as KNOWN
@@ -51,9 +58,14 @@ def by_diffusers(folder: Path, noise: Tensor, guidance: float, scheduler: Any = 
     height, width = (side * pipeline.vae_scale_factor for side in noise.shape[2:])
     wanted = {"use_resolution_binning": False, "clean_caption": False}
     further = {name: value for name, value in wanted.items() if name in inspect.signature(pipeline.__call__).parameters}
+    latents = noise.clone()
+    if isinstance(pipeline, FluxPipeline):
+        latents = FluxPipeline._pack_latents(latents, *latents.shape)
+        if not pipeline.transformer.config.guidance_embeds:
+            further |= {"true_cfg_scale": guidance, "negative_prompt": [""] * len(PROMPTS)}
     images = pipeline(
         PROMPTS,
-        latents=noise.clone(),
+        latents=latents,
         height=height,
         width=width,
         num_inference_steps=STEPS,
@@ -64,11 +76,21 @@ def by_diffusers(folder: Path, noise: Tensor, guidance: float, scheduler: Any = 
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
+class _OfItsOwn(DPMSolverMultistepScheduler):
+    """DPM-Solver++ for pipelines that give every scheduler noise levels: it keeps its own."""
+
+    def set_timesteps(self, *given: Any, sigmas: Any = None, mu: float | None = None, **further: Any) -> None:
+        if self.config.get("use_dynamic_shifting"):
+            assert mu is not None
+            self.register_to_config(flow_shift=math.exp(mu))
+        super().set_timesteps(*(given or [len(sigmas)]), **further)
+
+
 def dpmpp(config: Any) -> Any:
     further = {}
     if "FlowMatch" in config["_class_name"]:
         further = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": config["shift"]}
-    return DPMSolverMultistepScheduler.from_config(config, **further)
+    return _OfItsOwn.from_config(config, **further)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -129,9 +151,9 @@ def test_embeddings_added_from_the_end_reach_the_denoiser(name: str, folders: di
     """In families with an attention mask, the end of the condition is padding that nothing looks at."""
     model = loaded(folders[name])
     condition, _ = model.encode(PROMPTS)
-    text = condition.words_last()
-    torch.testing.assert_close(condition.with_words_last(text).text, condition.text)
-    changed = condition.with_words_last(torch.cat([text[:, :-1], text[:, -1:] + 1.0], 1))
+    text = condition.aligned_text()
+    torch.testing.assert_close(condition.with_aligned_text(text).text, condition.text)
+    changed = condition.with_aligned_text(torch.cat([text[:, :-1], text[:, -1:] + 1.0], 1))
     latents, timesteps = noise_of(model), torch.tensor([500, 500])
     with torch.no_grad():
         before, after = (model.predict(latents, timesteps, given) for given in (condition, changed))

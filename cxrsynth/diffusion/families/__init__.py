@@ -1,4 +1,4 @@
-"""Families of models: what differs between Stable Diffusion, SDXL, PixArt, Sana and Stable Diffusion 3.
+"""Families of models: what differs between Stable Diffusion, SDXL, PixArt, Sana, Flux, and so on.
 
 `family_of` says which one a folder holds. Samplers, guidance, learning and export know only what `Family` answers.
 """
@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 from cxrsynth.diffusion.families.base import Family
+from cxrsynth.diffusion.families.flux import Flux
+from cxrsynth.diffusion.families.lumina2 import Lumina2
 from cxrsynth.diffusion.families.pixart import PixArt
 from cxrsynth.diffusion.families.sana import Sana
 from cxrsynth.diffusion.families.sd3 import StableDiffusion3
@@ -20,6 +22,8 @@ _BY_DENOISER: dict[str, Family] = {
     "PixArtTransformer2DModel": PixArt(),
     "SanaTransformer2DModel": Sana(),
     "SD3Transformer2DModel": StableDiffusion3(),
+    "FluxTransformer2DModel": Flux(),
+    "Lumina2Transformer2DModel": Lumina2(),
 }
 FAMILIES: dict[str, Family] = {family.name: family for family in (*_BY_DENOISER.values(), _SDXL)}
 

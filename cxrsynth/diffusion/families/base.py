@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline
 from torch import Tensor, nn
 
 from cxrsynth.diffusion.condition import Condition
-from cxrsynth.diffusion.spec import SamplingDefaults
+from cxrsynth.diffusion.spec import ModelSpec, SamplingDefaults
 from cxrsynth.errors import ModelError
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -24,15 +25,17 @@ _LIVE_VALUES_TRANSFORMER = 48
 
 @dataclass(frozen=True)
 class Components:
-    """The networks and tokenizers of one model, by the names of their folders, and its scheduler's configuration.
+    """The networks and tokenizers of one model, by the names of their folders, and what else its folder says.
 
-    `denoiser` is apart: it is the one that is tuned, and a policy and its baseline have one each.
+    `scheduler_config` is its scheduler's configuration, `spec` its `cxrsynth.json`. `denoiser` is apart: it is the one
+    that is tuned, and a policy and its baseline have one each.
     """
 
     vae: Any
     encoders: Mapping[str, Any]
     tokenizers: Mapping[str, Any]
     scheduler_config: dict[str, Any]
+    spec: ModelSpec
 
 
 class Family(ABC):
@@ -54,6 +57,9 @@ class Family(ABC):
     learns_words: ClassVar[bool] = False  # whether its tokenizer and text encoder take words of textual inversion
     learns_text: ClassVar[bool] = False  # whether its text encoder can be fine-tuned
     prompt_tokens: ClassVar[int | None] = None  # the pipeline's limit, where it is not the tokenizer's
+    # The tokenizers that have to take a whole prompt, None for all; what others leave out of it is lost to them alone.
+    limiting: ClassVar[tuple[str, ...] | None] = None
+    takes_image_size: ClassVar[bool] = False  # whether `image_size` of cxrsynth.json decides the size of images
 
     @property
     @abstractmethod
@@ -93,6 +99,10 @@ class Family(ABC):
         """Further arguments of the pipeline's constructor."""
         return {}
 
+    def defaults_of(self, folder: Path) -> SamplingDefaults:
+        """Sampling defaults of the model in a folder; no weights are read."""
+        return self.defaults
+
     def any_scheduler(self, config: dict[str, Any]) -> Any:
         """A scheduler that the pipeline takes; it samples nothing."""
         from cxrsynth.diffusion.schedule import flow_scheduler
@@ -102,6 +112,10 @@ class Family(ABC):
     @abstractmethod
     def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
         """Conditions of B prompts, and of no prompt, for guidance (B = 1)."""
+
+    def tokenized(self, pipeline: Any, prompt: str) -> str:
+        """What the tokenizer is given for a prompt."""
+        return prompt
 
     @abstractmethod
     def predict(self, denoiser: Any, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
@@ -114,7 +128,29 @@ class Family(ABC):
             condition: of B samples.
         """
 
-    def latent_shape(self, denoiser: Any, vae: Any) -> tuple[int, int, int]:
+    def takes_guidance(self, denoiser: Any) -> bool:
+        """Whether the guidance scale is an input of the network, in place of classifier-free guidance."""
+        return False
+
+    def guide(self, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
+        """The guided prediction of two predictions [B, C, h, w] float32, at a scale other than 1."""
+        return classifier_free(unconditional, conditional, guidance)
+
+    def tokens(self, denoiser: Any, shape: tuple[int, int, int]) -> int:
+        """Tokens that a transformer makes of one latent (C, h, w)."""
+        _, height, width = shape
+        patch = int(getattr(denoiser.config, "patch_size", 1) or 1)
+        return (height // patch) * (width // patch)
+
+    def shift_length(self, denoiser: Any, shape: tuple[int, int, int]) -> int:
+        """The number that decides the shift of noise levels, for schedulers that shift by the image's size."""
+        return self.tokens(denoiser, shape)
+
+    def noise_levels(self, steps: int) -> list[float] | None:
+        """Noise levels in [0, 1] before any shift, for flow matching's own schedulers; None for the scheduler's."""
+        return None
+
+    def latent_shape(self, denoiser: Any, components: Components) -> tuple[int, int, int]:
         """(C, h, w) of one latent."""
         size = denoiser.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -147,9 +183,8 @@ class Family(ABC):
         config = denoiser.config
         if "block_out_channels" in config:
             return height * width * int(config.block_out_channels[0]) * _LIVE_MAPS_UNET
-        patch = int(getattr(config, "patch_size", 1) or 1)
         inner = int(getattr(config, "hidden_size", 0) or config.num_attention_heads * config.attention_head_dim)
-        return height * width // patch**2 * inner * _LIVE_VALUES_TRANSFORMER
+        return self.tokens(denoiser, shape) * inner * _LIVE_VALUES_TRANSFORMER
 
 
 def spatial_factor(vae: AutoencoderKL | AutoencoderDC) -> int:
@@ -188,6 +223,19 @@ def _scale_and_offset(vae: Any, latents: Tensor) -> tuple[Tensor | float, Tensor
         mean, std = (latents.new_tensor(values)[None, :, None, None] for values in (means, stds))
         return scale / std, mean
     return scale, float(config.get("shift_factor") or 0.0)
+
+
+def classifier_free(unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance, [B, C, h, w].
+
+    Source: Ho and Salimans, arXiv:2207.12598, in the form of Stable Diffusion (scale 1 = conditional alone).
+    """
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def linear_levels(steps: int) -> list[float]:
+    """Noise levels from 1 in equal steps, the last of which leads to 0."""
+    return [float(level) for level in np.linspace(1.0, 1 / steps, steps)]
 
 
 def cut_learned_variance(prediction: Tensor, channels: int) -> Tensor:
