@@ -18,8 +18,12 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def content_fields(template: PromptTemplate) -> list[str]:
-    """Fields of a template that say what the image shows, in order of their first place."""
-    return [name for name in template.fields if name in (*TEXT_FIELDS, "canonical")]
+    """Fields of a template that say what the image shows, in order of their first place.
+
+    Those of the report; in a template without them, the columns outside of clauses.
+    """
+    of_report = [name for name in template.fields if name in (*TEXT_FIELDS, "canonical")]
+    return of_report or [name for name in template.outside if name in template.columns]
 
 
 def field_values(
