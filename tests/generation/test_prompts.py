@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import cxrsynth
 from cxrsynth.cli import app
 from cxrsynth.diffusion import model as diffusion
+from tests.conftest import build_tiny_model
 from tests.generation.making import command, hashes, manifest, members, metadata, write_table
 
 HEADER = ("report_id", "impression", "view", "sex", "age", "race", "site note")
@@ -34,6 +35,12 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_table(tmp_path_factory.mktemp("tables") / "reports.csv", ROWS, HEADER)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With room for more tokens than the one of all tests, so that no prompt is cut."""
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny", max_tokens=64)
 
 
 @pytest.fixture
