@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cxrsynth.tuning.tune import Tuned
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
-_ROLES = frozenset({"report", "findings", "impression", "report_id", "view", "sex", "age"})
+_ROLES = frozenset({"report", "findings", "impression", "report_id", "view", "sex", "age", "race"})
 
 
 def generate(
@@ -56,6 +56,8 @@ def generate(
     embeddings: Sequence[str | PathLike[str]] = (),
     ace: str | PathLike[str] | None = GenerateSettings.ace,
     prompt: str | None = GenerateSettings.prompt,
+    prompt_template: str | None = GenerateSettings.prompt_template,
+    negative_prompt: str | None = GenerateSettings.negative_prompt,
     columns: Mapping[str, str] | None = None,
     images_per_report: int = GenerateSettings.images_per_report,
     limit: int | None = GenerateSettings.limit,
@@ -92,8 +94,11 @@ def generate(
         embeddings: words learned by textual inversion (safetensors files).
         ace: adaptive condition embeddings to use with the model (safetensors).
         prompt: `impression`, `findings`, `report` or `canonical`; None for the format that the model folder names.
-        columns: role (`report`, `findings`, `impression`, `report_id`, `view`, `sex`, `age`) -> column name, for
-            columns without a usual name.
+        prompt_template: in place of `prompt`, a template with fields in braces, or a preset: `roentgen`, `roentgen-v2`,
+            `chexgenbench`, `radedit`.
+        negative_prompt: what guidance leads away from, "" for nothing; None for the model's.
+        columns: role (`report`, `findings`, `impression`, `report_id`, `view`, `sex`, `age`, `race`) -> column name,
+            for columns without a usual name.
         images_per_report: 1 to 100.
         limit: use only the first so many usable reports.
         strict: stop at the first unusable row instead of setting it aside in rejected.csv.
@@ -150,6 +155,8 @@ def generate(
         ),
         ace=_path(ace),
         prompt=None if prompt is None else _choice("prompt", PromptStyle, prompt),
+        prompt_template=prompt_template,
+        negative_prompt=negative_prompt,
         columns=_columns(columns, _ROLES),
         images_per_report=images_per_report,
         seed=seed,
@@ -304,7 +311,7 @@ def audit(
         out=_path(out),
         table=_path(table),
         reference_table=_path(reference_table),
-        columns=_columns(columns, _ROLES - {"report_id"}),
+        columns=_columns(columns, _ROLES - {"report_id", "race"}),
         judges=dict.fromkeys(REWARDS, judges) if isinstance(judges, str) else dict(judges),
         family=family,
         features=features,

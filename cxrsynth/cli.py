@@ -73,12 +73,14 @@ def generate(
     embeddings: options.Embeddings = None,
     ace: options.Ace = GenerateSettings.ace,
     prompt: options.Prompt = GenerateSettings.prompt,
+    prompt_template: options.PromptTemplate = GenerateSettings.prompt_template,
     images_per_report: options.ImagesPerReport = GenerateSettings.images_per_report,
     limit: options.Limit = GenerateSettings.limit,
     strict: options.StrictRows = GenerateSettings.strict,
     dry_run: options.DryRun = GenerateSettings.dry_run,
     steps: options.Steps = SamplingSettings.steps,
     guidance: options.Guidance = SamplingSettings.guidance,
+    negative_prompt: options.NegativePrompt = GenerateSettings.negative_prompt,
     sampler: options.SamplerName = SamplingSettings.sampler,
     seed: options.Seed = GenerateSettings.seed,
     batch_size: options.SamplingBatch = SamplingSettings.batch_size,
@@ -100,6 +102,7 @@ def generate(
     view_column: options.ViewColumn = None,
     sex_column: options.SexColumn = None,
     age_column: options.AgeColumn = None,
+    race_column: options.RaceColumn = None,
 ) -> None:
     """Turn a table of radiology reports into shards of synthetic chest X-rays."""
     if unpacked and shard_format != "dicom":
@@ -117,6 +120,7 @@ def generate(
         "view": view_column,
         "sex": sex_column,
         "age": age_column,
+        "race": race_column,
     }
     with _user_errors():
         done = api.generate(
@@ -129,6 +133,8 @@ def generate(
             embeddings=embeddings or (),
             ace=ace,
             prompt=prompt,
+            prompt_template=prompt_template,
+            negative_prompt=negative_prompt,
             columns=_named(columns),
             images_per_report=images_per_report,
             limit=limit,

@@ -42,6 +42,13 @@ Ace = Annotated[Path | None, Option(help="Adaptive condition embeddings to use w
 Prompt = Annotated[
     settings.PromptStyle | None, Option(help="Prompt format. Default: the format that the model folder names.")
 ]
+PromptTemplate = Annotated[
+    str | None,
+    Option(
+        help="Prompt format as text with fields in braces, as '[{sex}. ]{impression}', or a preset: roentgen,"
+        " roentgen-v2, chexgenbench, radedit. See the documentation of generate.",
+    ),
+]
 ImagesPerReport = Annotated[int, Option(min=1, max=100, help="Images for each report.")]
 Limit = Annotated[int | None, Option(min=1, help="Use only the first N usable reports.")]
 StrictRows = Annotated[bool, Option("--strict", help="Stop at the first unusable row instead of setting it aside.")]
@@ -53,6 +60,13 @@ Guidance = Annotated[
     float | None,
     Option(
         min=0, help="Classifier-free guidance scale; 1 turns it off. Default: the model's.", rich_help_panel=_SAMPLING
+    ),
+]
+NegativePrompt = Annotated[
+    str | None,
+    Option(
+        help="What guidance leads away from, the same for all images; '' for nothing. Default: the model's.",
+        rich_help_panel=_SAMPLING,
     ),
 ]
 SamplerName = Annotated[settings.Sampler | None, Option(help="Default: the model's.", rich_help_panel=_SAMPLING)]
@@ -121,6 +135,9 @@ IdColumn = Annotated[str | None, Option(help="Column with the report id.", rich_
 ViewColumn = Annotated[str | None, Option(help="Column with the view (PA, AP, lateral).", rich_help_panel=_COLUMNS)]
 SexColumn = Annotated[str | None, Option(help="Column with the patient's sex.", rich_help_panel=_COLUMNS)]
 AgeColumn = Annotated[str | None, Option(help="Column with the patient's age in years.", rich_help_panel=_COLUMNS)]
+RaceColumn = Annotated[
+    str | None, Option(help="Column with the patient's race, for prompt templates.", rich_help_panel=_COLUMNS)
+]
 
 # tune.
 Recipe = Annotated[

@@ -153,7 +153,11 @@ class Additions:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
-    """All choices of one `generate` run."""
+    """All choices of one `generate` run.
+
+    `prompt` or `prompt_template` (a template, or the name of a preset) None: as the model folder says. The same holds
+    for `negative_prompt`; an empty one is none.
+    """
 
     reports: Path
     out: Path
@@ -161,6 +165,8 @@ class GenerateSettings:
     additions: Additions = Additions()
     ace: Path | None = None
     prompt: PromptStyle | None = None
+    prompt_template: str | None = None
+    negative_prompt: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     images_per_report: int = 1
     seed: int = 0

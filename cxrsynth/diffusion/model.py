@@ -35,7 +35,7 @@ class DiffusionModel:
     """The networks of one model, with what is known of them. `name`, `digest` and `spec` are those of `ResolvedModel`.
 
     `denoiser` is the UNet or transformer that predicts noise. `dtype` is the type it runs in. `ace`, if present, is
-    added to the condition of every prompt.
+    added to the condition of every prompt. `negative_prompt` is what guidance leads away from.
     """
 
     name: str
@@ -49,6 +49,7 @@ class DiffusionModel:
     ace: ConditionEmbedding | None = None
     # Trained weights stay in float32 while forward passes run in `dtype`.
     mixed: bool = False
+    negative_prompt: str = field(default="", repr=False)
     # A fast tokenizer keeps its padding as state: two threads at once get wrong tokens, or "Already borrowed".
     _tokenizer_lock: Any = field(default_factory=threading.RLock, repr=False)
 
@@ -58,9 +59,13 @@ class DiffusionModel:
         return self.components.vae
 
     def encode(self, prompts: Sequence[str]) -> tuple[Condition, Condition]:
-        """Conditions of B prompts, and of no prompt (B = 1), in the denoiser's type; long prompts are cut."""
+        """Conditions of B prompts, and of the negative prompt, which may be empty (B = 1); long prompts are cut.
+
+        In the denoiser's type.
+        """
         with self._tokenizer_lock:
-            return tuple(self._cast(part) for part in self.family.encode(self._pipeline, prompts))  # type: ignore[return-value]
+            encoded = self.family.encode(self._pipeline, prompts, negative=self.negative_prompt)
+        return self._cast(encoded[0]), self._cast(encoded[1])
 
     def fits(self, text: str) -> bool:
         """Whether the tokenizers take a text without cutting it."""
@@ -189,6 +194,7 @@ def load_model(
     precision: Precision,
     mixed: bool = False,
     float32_denoiser: bool = False,
+    negative_prompt: str | None = None,
 ) -> DiffusionModel:
     """Load the networks of a model: in eval mode, `channels_last`, without gradients.
 
@@ -198,9 +204,11 @@ def load_model(
         precision: their type; see `_vae_dtype` for the autoencoder's.
         mixed: run the denoiser under autocast; for models that are trained.
         float32_denoiser: keep the denoiser's weights in float32; for those that are trained.
+        negative_prompt: what guidance leads away from; None for the one that the model's folder names.
 
     Raises:
-        ModelError: if the folder cannot be loaded, or weights do not match their network.
+        ModelError: if the folder cannot be loaded, weights do not match their network, or the negative prompt has more
+            tokens than the text encoder takes.
     """
     folder, family = model.folder, model.family
     dtype = torch.float32 if float32_denoiser else _DTYPES[precision]
@@ -252,7 +260,15 @@ def load_model(
         precision=precision,
         ace=None if model.ace is None else copy.deepcopy(model.ace).to(device),
         mixed=mixed,
+        negative_prompt=model.spec.negative_prompt if negative_prompt is None else negative_prompt,
     )
+    if loaded.negative_prompt and loaded.takes_guidance:
+        raise ModelError(
+            f"{folder}: a negative prompt, but the model takes its guidance as an input and has no use for one\n"
+            "  leave the negative prompt out"
+        )
+    if loaded.negative_prompt and not loaded.fits(loaded.negative_prompt):
+        raise ModelError(f"{folder}: the negative prompt has more tokens than the text encoder takes\n  shorten it")
     if model.ace is not None:
         check_ace(model.ace, folder, *loaded.encode([""])[0].text.shape[1:])
     return loaded

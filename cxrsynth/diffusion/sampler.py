@@ -32,7 +32,7 @@ class SamplingStopped(Exception):
 
 @torch.inference_mode()
 def encode_prompts(model: DiffusionModel, prompts: Sequence[str]) -> tuple[Condition, Condition]:
-    """Conditions of B prompts, and of no prompt (B = 1), in the denoiser's type; long prompts are cut."""
+    """Conditions of B prompts, and of the negative prompt (B = 1), in the denoiser's type; long prompts are cut."""
     return model.encode(prompts)
 
 
@@ -45,12 +45,12 @@ def guided_condition(
     mask: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> Condition:
-    """The condition for the denoiser: that of no prompt, then that of the prompts with the model's ACE.
+    """The condition for the denoiser: that of the negative prompt, then that of the prompts with the model's ACE.
 
     Args:
         model: its `ace` is added, if it has one.
         text: of B prompts.
-        empty: of no prompt (B = 1); it gets no ACE.
+        empty: of the negative prompt, which is empty in most models (B = 1); it gets no ACE.
         guidance: scale of classifier-free guidance, or the network's input, where it takes one.
         mask: blocks each report gets, [B, K], from `ConditionEmbedding.mask`; None adds nothing.
         shift: sampled around the mean of a `SubspaceEmbedding`, [B, r]; None uses the mean.

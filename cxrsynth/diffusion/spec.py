@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.prompt import Depicts
+from cxrsynth.reports.template import PromptFormat, parse_template
 from cxrsynth.settings import PromptStyle, Sampler
 
 SPEC_FILE = "cxrsynth.json"
@@ -29,17 +30,39 @@ class SamplingDefaults(BaseModel):
 class ModelSpec(BaseModel):
     """Prompt format, sampling defaults and training findings of a model.
 
-    A folder without the file gets the defaults, and prompts made from the impression. `image_size` is for networks
-    without a size of their own: pixels, or height and width in pixels.
+    A folder without the file gets the defaults, and prompts made from the impression. `prompt_template` is a template
+    or the name of a preset (`cxrsynth.reports.template`), in place of `prompt`. `negative_prompt` takes the place of
+    the empty prompt in classifier-free guidance. `image_size` is for networks without a size of their own: pixels, or
+    height and width in pixels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str | None = None
     prompt: PromptStyle = PromptStyle.IMPRESSION
+    prompt_template: str | None = None
+    negative_prompt: str = ""
     defaults: SamplingDefaults = SamplingDefaults()
     depicts: Depicts | None = None
     image_size: _Pixels | tuple[_Pixels, _Pixels] | None = None
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _check_template(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_template(text)
+        return text
+
+    @model_validator(mode="after")
+    def _check_one_format(self) -> "ModelSpec":
+        if self.prompt_template is not None and "prompt" in self.model_fields_set:
+            raise ValueError("prompt and prompt_template: found both\n  expected: one of them")
+        return self
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How the model is prompted unless the user says otherwise."""
+        return self.prompt if self.prompt_template is None else parse_template(self.prompt_template)
 
 
 def read_spec(folder: Path) -> ModelSpec:
@@ -49,5 +72,9 @@ def read_spec(folder: Path) -> ModelSpec:
         return ModelSpec()
     try:
         return ModelSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValidationError, ValueError) as error:
+    except ValidationError as error:
+        wrong = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+        lines = (f"{place}: {message}" if place else message for place, message in wrong)
+        raise ModelError(f"{path}: not a valid model description\n  " + "\n  ".join(lines)) from None
+    except ValueError as error:
         raise ModelError(f"{path}: not a valid model description\n  {error}") from None

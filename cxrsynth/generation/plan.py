@@ -23,11 +23,13 @@ from cxrsynth.diffusion.model import (
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import checked_scheduler
 from cxrsynth.diffusion.schedule import read_scheduler_config
+from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
+from cxrsynth.reports.template import PromptFormat, PromptTemplate, TemplateError, parse_template
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
-from cxrsynth.settings import Device, GenerateSettings, Precision, PromptStyle, Sampler
+from cxrsynth.settings import Device, GenerateSettings, Precision, Sampler
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
 from cxrsynth.shards.sample import default_id_key, key_fingerprint, load_id_key
@@ -46,7 +48,8 @@ class GenerateRun:
     processes: ProcessGroup
     id_key: bytes = field(repr=False)
     plan: dict[str, Any]
-    prompt_style: PromptStyle
+    prompt_format: PromptFormat
+    negative_prompt: str = field(repr=False)
     steps: int
     guidance: float
     sampler: Sampler
@@ -78,6 +81,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         ReportsError, ModelError, ShardError: for what the user can fix.
     """
     table = open_table(settings.reports, columns=ColumnNames(**settings.columns))
+    asked_format = _asked_format(settings)
     _check_outside(settings.id_map, settings.out, "--id-map")
     if settings.id_map is not None:
         _check_id_map(settings.id_map, settings)
@@ -90,21 +94,53 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     id_key = load_id_key(settings.id_key)
     model = resolve_model(settings.model, ace=settings.ace, additions=settings.additions)
     defaults = model.spec.defaults
+    prompt_format = model.spec.prompt_format if asked_format is None else asked_format
+    negative_prompt = model.spec.negative_prompt if settings.negative_prompt is None else settings.negative_prompt
     run = GenerateRun(
         settings=settings,
-        table=table,
+        table=table.for_prompts(prompt_format),
         processes=join_processes(cpu=settings.sampling.device is Device.CPU or device.type == "cpu"),
         id_key=id_key,
         plan={},
-        prompt_style=settings.prompt or model.spec.prompt,
+        prompt_format=prompt_format,
+        negative_prompt=negative_prompt,
         steps=defaults.steps if settings.sampling.steps is None else settings.sampling.steps,
         guidance=defaults.guidance if guidance is None else guidance,
         sampler=settings.sampling.sampler or defaults.sampler,
         batch_size=settings.sampling.batch_size or _BATCH_SIZE[device.type],
-        load_model=lambda: load_model(model, device=device, precision=precision),
+        load_model=lambda: load_model(model, device=device, precision=precision, negative_prompt=negative_prompt),
     )
+    if run.negative_prompt and run.guidance == 1.0:
+        raise ModelError(_negative_without_guidance(settings, model))
     checked_scheduler(read_scheduler_config(model.folder), run.sampler, steps=run.steps)
     return replace(run, plan=_plan(run, model, device, precision))
+
+
+def _asked_format(settings: GenerateSettings) -> PromptFormat | None:
+    """The prompt format that the user asks for, None for the model's.
+
+    Raises:
+        ModelError: for a template that cannot be read, or two formats.
+    """
+    if settings.prompt_template is None:
+        return settings.prompt
+    if settings.prompt is not None:
+        raise ModelError(
+            f"--prompt {settings.prompt.value} and --prompt-template: found both\n  expected: one prompt format"
+        )
+    try:
+        return parse_template(settings.prompt_template)
+    except TemplateError as error:
+        raise ModelError(f"--prompt-template: {error}") from None
+
+
+def _negative_without_guidance(settings: GenerateSettings, model: ResolvedModel) -> str:
+    asked = settings.negative_prompt is not None
+    where = "--negative-prompt" if asked else f"{model.folder / SPEC_FILE}: negative_prompt"
+    without = "leave it out" if asked else "leave it out with --negative-prompt ''"
+    return (
+        f"{where}: does nothing at guidance 1, which uses the report's prompt alone\n  raise --guidance, or {without}"
+    )
 
 
 def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precision: Precision) -> dict[str, Any]:
@@ -112,6 +148,14 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
     settings, shards = run.settings, run.settings.shards
     # Accelerators have no such setting: the key is omitted there, since no sample may hold a null.
     threads = {"threads_per_batch": settings.sampling.threads_per_batch} if device.type == "cpu" else {}
+    # Keys of choices that most runs do not make are there only with them: plans of older data sets stay as they are.
+    negative = {"negative_prompt": run.negative_prompt} if run.negative_prompt else {}
+    asked = run.prompt_format
+    prompt = (
+        {"prompt": "template", "prompt_template": asked.text}
+        if isinstance(asked, PromptTemplate)
+        else {"prompt": asked.value}
+    )
     return {
         "reports": _keyed(run.id_key, run.table),
         "columns": dict(sorted(settings.columns.items())),
@@ -119,7 +163,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
         "limit": settings.limit,
         "images_per_report": settings.images_per_report,
         "seed": settings.seed,
-        "prompt": run.prompt_style.value,
+        **prompt,
         "model": _model_record(model),
         "sampling": {
             "steps": run.steps,
@@ -129,7 +173,8 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
             "device": device.type,
             "precision": precision.value,
         }
-        | threads,
+        | threads
+        | negative,
         "shards": {
             "size": shards.size,
             "format": shards.format.value,

@@ -21,6 +21,7 @@ from cxrsynth.images.table import ImageRows, open_rows
 from cxrsynth.images.unit import Source, Unit, stat_digest
 from cxrsynth.images.webdataset import SUFFIXES, Shards
 from cxrsynth.reports.table.columns import ColumnNames
+from cxrsynth.reports.template import PromptTemplate
 from cxrsynth.runtime.pool import in_order
 from cxrsynth.shards.folder import MANIFEST
 
@@ -71,7 +72,13 @@ class Collection:
         return known or self.digest_of(unit)
 
 
-def open_collection(path: Path, *, table: Path | None = None, columns: ColumnNames | None = None) -> Collection:
+def open_collection(
+    path: Path,
+    *,
+    table: Path | None = None,
+    columns: ColumnNames | None = None,
+    template: PromptTemplate | None = None,
+) -> Collection:
     """Find out what is at `path`: a cxrsynth data set, a shard or a folder of shards, an image or a folder of images.
 
     Folders are searched recursively. Pictures beside a shard are not read: most are previews.
@@ -81,6 +88,7 @@ def open_collection(path: Path, *, table: Path | None = None, columns: ColumnNam
         table: CSV, JSONL or Parquet that describes the images, one row each, found by file name. An image's metadata is
             then its row, plus what a DICOM header adds.
         columns: names of columns (and keys of JSON members) that differ from the usual ones.
+        template: of prompts, whose fields are read, too.
 
     Raises:
         ShardError: if there is nothing at `path`, nothing that can be read as images, or a broken cxrsynth manifest.
@@ -90,7 +98,7 @@ def open_collection(path: Path, *, table: Path | None = None, columns: ColumnNam
     manifest = read_manifest(root)
     if manifest is not None and table is not None:
         raise ShardError(f"{path}: a cxrsynth data set carries its own metadata\n  leave out the table")
-    rows = None if table is None else open_rows(table, columns=columns)
+    rows = None if table is None else open_rows(table, columns=columns, template=template)
     source = _own_source(root, only, manifest) if manifest is not None else _other_source(path, root, only, rows)
     if isinstance(source, Files) and rows is not None and not source.any_row():
         raise ReportsError(
@@ -98,9 +106,8 @@ def open_collection(path: Path, *, table: Path | None = None, columns: ColumnNam
         )
     described = _Table() if table is None or rows is None else _Table.of(table, rows)
     kind = _kind(source)
-    return Collection(
-        path, kind, manifest, source.units, source, MetadataReader(columns), described.unread, described.digest
-    )
+    metadata = MetadataReader(columns, template)
+    return Collection(path, kind, manifest, source.units, source, metadata, described.unread, described.digest)
 
 
 @dataclass(frozen=True)

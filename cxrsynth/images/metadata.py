@@ -1,5 +1,6 @@
 """Image metadata, from the columns of a table or the keys of a JSON member, as a Report."""
 
+import math
 import re
 import threading
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import age_group
-from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, find_roles, observation_of
+from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, find_roles, is_of_ids, observation_of
 from cxrsynth.reports.table.records import is_text
 from cxrsynth.reports.table.rows import Report, UnusableError, to_report
+from cxrsynth.reports.template import PromptTemplate
 
 if TYPE_CHECKING:
     from cxrsynth.reports.request import PromptBuilder
@@ -64,10 +66,12 @@ class MetadataReader:
 
     Args:
         columns: names of columns that differ from the usual ones.
+        template: of prompts; the columns among its fields are kept as they are, without those of ids and ages.
     """
 
-    def __init__(self, columns: ColumnNames | None = None) -> None:
+    def __init__(self, columns: ColumnNames | None = None, template: PromptTemplate | None = None) -> None:
         self._asked = columns or ColumnNames()
+        self._template = template
         self._lock = threading.Lock()
 
     def read(self, record: Mapping[str, Any], *, key: str, line: int) -> ImageMetadata:
@@ -78,7 +82,9 @@ class MetadataReader:
         findings = record.get("findings") if isinstance(record.get("findings"), dict) else None
         record = {name: value for name, value in record.items() if not isinstance(value, dict | list)} | _joined(record)
         roles = self._roles(record)
-        report = _understood(line, record, roles)
+        fields = self._fields(record, roles)
+        roles.pop("race", None)
+        report = replace(_understood(line, record, roles), fields=fields)
         if not report.has_id:
             report = replace(report, report_id=key, has_id=True)
         report = replace(report, stated_age_group=_stated_group(record, roles))
@@ -103,6 +109,17 @@ class MetadataReader:
             if captions:
                 roles["report"] = captions[0]
         return roles
+
+    def _fields(self, record: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, str]:
+        """Field of the template -> text of its column, for race and named columns."""
+        if self._template is None:
+            return {}
+        columns = {
+            name: name for name in self._template.columns if name != roles.get("age") and not is_of_ids(name, roles)
+        }
+        if "race" in self._template.fields and "race" in roles:
+            columns["race"] = roles["race"]
+        return {name: _number(record.get(column)) or _written(record.get(column)) for name, column in columns.items()}
 
     def _read_text(self, report: Report) -> dict[str, FindingLabel]:
         """Labels of the report and its text, as `generate` reads them."""
@@ -185,6 +202,11 @@ def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
     """The first non-empty column with one of the names, as text; empty if there is none."""
     values = (_written(value) for name, value in record.items() if plain(name) in names)
     return next(filter(None, values), "")
+
+
+def _number(value: Any) -> str:
+    """A fraction as text, empty for anything else."""
+    return str(value) if isinstance(value, float) and math.isfinite(value) and not value.is_integer() else ""
 
 
 def _written(value: Any) -> str:

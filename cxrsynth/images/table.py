@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 from cxrsynth.errors import ReportsError
 from cxrsynth.images import dicom, pictures
 from cxrsynth.images.metadata import is_metadata, plain
-from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed
+from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed, template_columns
 from cxrsynth.reports.table.records import read_records
 from cxrsynth.reports.table.table import FORMATS
+from cxrsynth.reports.template import PromptTemplate
 
 # In order of preference.
 _FILE_COLUMNS = ("path", "filename", "image", "imageid", "dicomid", "imageindex", "imagefilename", "id", "key")
@@ -87,12 +88,12 @@ class ImageRows:
         self._packed.append(zlib.compress(json.dumps([row.line, row.record]).encode()))
 
 
-def open_rows(path: Path, *, columns: ColumnNames | None = None) -> ImageRows:
-    """Read a CSV, JSONL or Parquet table of images.
+def open_rows(path: Path, *, columns: ColumnNames | None = None, template: PromptTemplate | None = None) -> ImageRows:
+    """Read a CSV, JSONL or Parquet table of images; of a prompt template, its fields, too.
 
     Raises:
-        ReportsError: if it cannot be read, has no column of file names, lacks a requested column, or describes an image
-            twice.
+        ReportsError: if it cannot be read, has no column of file names, lacks a requested column, has one that must not
+            be part of a prompt, or describes an image twice.
     """
     if path.suffix.lower() not in FORMATS:
         raise ReportsError(f"{path}: unknown table format\n  expected a file ending in {', '.join(FORMATS)}")
@@ -108,19 +109,21 @@ def open_rows(path: Path, *, columns: ColumnNames | None = None) -> ImageRows:
             f"{path}: no column of image file names\n  columns: {listed(names)}\n"
             "  expected path, filename, image, image_id, dicom_id or id"
         )
-    wanted = [name for name in names if name == column or is_metadata(name, roles)]
+    fields = {} if template is None else template_columns(path, names, template, roles=roles)
+    used = {column, *fields.values()}
+    wanted = [name for name in names if name in used or is_metadata(name, roles)]
     try:
-        return ImageRows(column, _rows(path, wanted, column, roles))
+        return ImageRows(column, _rows(path, wanted, used, roles))
     except ReportsError as error:
         raise ReportsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def _rows(path: Path, wanted: list[str], column: str, roles: Mapping[str, str]) -> Iterator[Row | Unread]:
+def _rows(path: Path, wanted: list[str], used: Set[str], roles: Mapping[str, str]) -> Iterator[Row | Unread]:
     for line, record in read_records(path, wanted):
         if isinstance(record, str):
             yield Unread(line, record)
         else:
-            kept = {name: _plain_value(v) for name, v in record.items() if name == column or is_metadata(name, roles)}
+            kept = {name: _plain_value(v) for name, v in record.items() if name in used or is_metadata(name, roles)}
             yield Row(line, {name: value for name, value in kept.items() if value is not None})
 
 

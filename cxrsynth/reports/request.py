@@ -19,7 +19,11 @@ from cxrsynth.reports.prompt import (
     limit_to_supported,
 )
 from cxrsynth.reports.table.rows import Report
+from cxrsynth.reports.template import PromptFormat, PromptTemplate
+from cxrsynth.reports.values import content_fields, field_values
 from cxrsynth.settings import PromptStyle
+
+_TEMPLATE = "template"  # prompt style of a sample whose prompt a template made
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,13 @@ class PromptBuilder:
     """Makes prompts from reports, in one format for one model.
 
     Args:
-        style: the prompt format.
+        prompt_format: the prompt format.
         depicts: what the model saw in training; None if its folder does not say.
         fits: whether a text fits the tokenizer.
     """
 
-    def __init__(self, style: PromptStyle, depicts: Depicts | None, fits: Callable[[str], bool]) -> None:
-        self._style = style
+    def __init__(self, prompt_format: PromptFormat, depicts: Depicts | None, fits: Callable[[str], bool]) -> None:
+        self._format = prompt_format
         self._depicts = depicts
         self._fits = fits
         self._reader = FindingsReader()
@@ -62,7 +66,13 @@ class PromptBuilder:
         labels, sources = self._labels(report)
         subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
         request = limit_to_supported(subject, labels, self._depicts)
-        prompt, truncated = cut_at_sentence(self._prompt(report, request, clean.text), self._fits)
+        sanitized = Counter(clean.removed)
+        if isinstance(self._format, PromptTemplate):
+            style, is_coded = _TEMPLATE, self._format.is_coded
+            prompt, truncated = self._from_template(self._format, report, request, clean.text, sanitized)
+        else:
+            style, is_coded = self._format.value, self._format is PromptStyle.CANONICAL
+            prompt, truncated = cut_at_sentence(self._in_style(self._format, report, request, clean.text), self._fits)
         metadata = {
             # The same keys for all samples, and no null: readers such as `datasets` infer columns from the first few.
             "view": subject.view or "",
@@ -70,10 +80,10 @@ class PromptBuilder:
             "age_group": subject.age_group or "",
             "findings": {name: _finding_fact(labels.get(name), sources.get(name, "")) for name in OBSERVATIONS},
             "unsupported_findings": "; ".join(request.unsupported_findings),
-            "prompt_style": self._style.value,
+            "prompt_style": style,
             "prompt_truncated": truncated,
         }
-        if self._style is PromptStyle.CANONICAL:
+        if is_coded:
             metadata["prompt"] = prompt
         return BuiltPrompt(
             prompt=prompt,
@@ -82,7 +92,7 @@ class PromptBuilder:
             labels=labels,
             subject=request.subject,
             conditions=conditions_of(replace(report, labels=labels)),
-            sanitized=Counter(clean.removed),
+            sanitized=sanitized,
             truncated=truncated,
             unsupported_findings=request.unsupported_findings,
         )
@@ -98,17 +108,42 @@ class PromptBuilder:
             merged.pop("No Finding", None)
         return merged, {name: "column" if name in report.labels else "report" for name in merged}
 
-    def _prompt(self, report: Report, request: Request, clean_text: str) -> str:
-        if self._style is PromptStyle.CANONICAL:
+    def _in_style(self, style: PromptStyle, report: Report, request: Request, clean_text: str) -> str:
+        if style is PromptStyle.CANONICAL:
             return canonical_prompt(request.subject, request.labels)
         section = {
             PromptStyle.IMPRESSION: report.impression,
             PromptStyle.FINDINGS: report.findings,
             PromptStyle.REPORT: "",
-        }[self._style]
+        }[style]
         # If the section is missing, or nothing is left of it ("No significant change."), the prompt is all the text of
         # the report; without any text, its labels. An empty prompt would request any image at all.
         return sanitize(section).text or clean_text or canonical_prompt(request.subject, request.labels)
+
+    def _from_template(
+        self, template: PromptTemplate, report: Report, request: Request, clean_text: str, sanitized: Counter[str]
+    ) -> tuple[str, bool]:
+        """The prompt, and whether it was cut; what is removed from columns is added to `sanitized`."""
+        canonical = canonical_prompt(request.subject, request.labels)
+        values = field_values(
+            template, report, request.subject, clean_text=clean_text, canonical=canonical, removed=sanitized
+        )
+        # Without a word of the report, the prompt would request any image at all: as in the other formats, all text of
+        # the report takes the place of a section that is missing, or else its labels.
+        content = content_fields(template)
+        instead = canonical if template.is_coded else clean_text or canonical
+        if content and not any(values.get(name) for name in content):
+            values[content[0]] = instead
+        elif not any(values.values()):
+            return cut_at_sentence(instead or template.render({}), self._fits)
+        prompt = template.render(values)
+        filled = [name for name in content if values.get(name)]
+        if len(filled) == 1 and not self._fits(prompt):
+            # The report is cut, not what stands after it.
+            name = filled[0]
+            text, _ = cut_at_sentence(values[name], lambda part: self._fits(template.render({**values, name: part})))
+            return cut_at_sentence(template.render({**values, name: text}), self._fits)[0], True
+        return cut_at_sentence(prompt, self._fits)
 
 
 def _finding_fact(label: FindingLabel | None, source: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.recipe.schema import Recipe, RewardSection, SftStage
 from cxrsynth.reports.table.records import reading
+from cxrsynth.reports.template import PromptFormat
 from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward, origin
 from cxrsynth.rewards.base import Reward, RewardSuite
@@ -48,7 +49,7 @@ def _names_and_sizes(radiographs: Collection) -> str:
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
+def load_inputs(recipe: Recipe, *, device: torch.device, prompt_format: PromptFormat) -> LoadedInputs:
     """Images, reward models and feature extractor of all stages: a fault in a late stage shows before the first.
 
     Rewards of the same name and backend are loaded once, whichever stages use them.
@@ -56,6 +57,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
     Args:
         recipe: what to load.
         device: where reward models run.
+        prompt_format: of the model, decides what is read of the metadata of images.
 
     Raises:
         ModelError, ReportsError, ShardError: for what cannot be loaded.
@@ -69,7 +71,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device) -> LoadedInputs:
     rewards: dict[int, RewardSuite] = {}
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SftStage):
-            images[index] = open_images(stage)
+            images[index] = open_images(stage, prompt_format)
             continue
         suite: dict[str, Reward] = {}
         for name, section in stage.rewards.items():

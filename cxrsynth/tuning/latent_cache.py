@@ -31,6 +31,7 @@ from cxrsynth.recipe.schema import SftStage
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Report
+from cxrsynth.reports.template import PromptFormat, PromptTemplate
 from cxrsynth.runtime.batches import chunks
 from cxrsynth.runtime.files import write_atomically
 from cxrsynth.runtime.pool import OrderedPool
@@ -39,9 +40,14 @@ from cxrsynth.tuning.splits import text_key
 _USED, _DAMAGED, _NO_REPORT, _HELD_OUT = "used", "could not be read", "without a report", "of held-out or test reports"
 
 
-def open_images(stage: SftStage) -> ImageCollection:
-    """The images a stage trains on. Raises ShardError and ReportsError as `open_collection` does."""
-    return open_collection(stage.data, table=stage.table, columns=ColumnNames(**stage.columns))
+def open_images(stage: SftStage, prompt_format: PromptFormat) -> ImageCollection:
+    """The images a stage trains on, with what their prompts need.
+
+    Raises:
+        ShardError, ReportsError: as `open_collection` does.
+    """
+    template = prompt_format if isinstance(prompt_format, PromptTemplate) else None
+    return open_collection(stage.data, table=stage.table, columns=ColumnNames(**stage.columns), template=template)
 
 
 @dataclass(frozen=True)

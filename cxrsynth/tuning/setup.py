@@ -12,6 +12,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from cxrsynth.diffusion.model import choose_device, choose_precision
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
+from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
 from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage, SftStage
@@ -41,6 +42,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
         recipe.model.checkpoint, additions=recipe.model.additions, option=f"{settings.recipe}: model.checkpoint"
     )
     _check_schedule(recipe, model, settings.recipe)
+    _check_negative_prompt(recipe, model, settings.recipe)
     if recipe.model.precision is Precision.FP16:
         raise RecipeError(
             f"{settings.recipe}: model.precision: found 'fp16'\n"
@@ -48,7 +50,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
         )
     check_trackers(recipe)
     check_adapters(recipe, model)
-    reports = split_reports(recipe)
+    reports = split_reports(recipe, model.spec.prompt_format)
     check_evaluation(recipe, reports)
     # Refused before any process group is joined.
     cpu = choose_device(recipe.model.device, option=f"{settings.recipe}: model.device").type == "cpu"
@@ -71,7 +73,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
         precision=Precision.FP32 if precision is Precision.FP16 else precision,
         model=model,
         reports=reports,
-        loaded=load_inputs(recipe, device=device),
+        loaded=load_inputs(recipe, device=device, prompt_format=model.spec.prompt_format),
     )
 
 
@@ -106,6 +108,28 @@ def _not_for_flow(where: str, stage: RlcfStage | DdpoStage) -> Iterator[tuple[st
         yield f"{where}.objective: found 'policy_gradient'", "'forward'"
     elif stage.sampling.sampler is Sampler.DDIM:
         yield f"{where}.sampling.sampler: found 'ddim'", "'euler', 'dpm++' or 'model'"
+
+
+def _check_negative_prompt(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
+    """Refuse guidance 1 for a model with a negative prompt, which would then do nothing.
+
+    Raises:
+        RecipeError: naming each such key.
+    """
+    if not model.spec.negative_prompt:
+        return
+    tuned = [(i, stage) for i, stage in enumerate(recipe.stages) if not isinstance(stage, SftStage)]
+    scales = {f"stages.{index}.sampling.guidance": stage.sampling.guidance for index, stage in tuned}
+    if tuned:
+        scales["evaluation.guidance"] = recipe.evaluation.guidance
+    wrong = [
+        f"{path}: {key}: 1, but the model has a negative prompt ({model.folder / SPEC_FILE}), which does nothing at 1\n"
+        "  expected: another scale, or a model without negative_prompt"
+        for key, scale in scales.items()
+        if (model.spec.defaults.guidance if scale is None else scale) == 1.0
+    ]
+    if wrong:
+        raise RecipeError("\n".join(wrong))
 
 
 def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:

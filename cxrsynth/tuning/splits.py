@@ -16,7 +16,9 @@ from cxrsynth.recipe.schema import Recipe
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import open_table
+from cxrsynth.reports.template import PromptFormat
 from cxrsynth.runtime.processes import read_launch
+from cxrsynth.settings import PromptStyle
 
 HELD_OUT, TEST = "held_out", "test"
 _SHARE = 4  # by default, at most a quarter of the reports that are not held out is left for the test
@@ -61,19 +63,23 @@ def text_key(report: Report) -> bytes | None:
     return hashlib.blake2b(folded.encode(), digest_size=16).digest() if folded else None
 
 
-def split_reports(recipe: Recipe) -> ReportSets:
+def split_reports(recipe: Recipe, prompt_format: PromptFormat = PromptStyle.REPORT) -> ReportSets:
     """The three sets of a run. What is drawn depends on ids and seed, not on row order.
+
+    Args:
+        recipe: of the run.
+        prompt_format: decides which columns are read beside those of every report.
 
     Raises:
         ReportsError: if a table cannot be used.
         RecipeError: if tables overlap, or there are too few reports.
     """
     section = recipe.reports
-    tables = {"table": _read(section.table, section.columns, section.limit)}
+    tables = {"table": _read(section.table, section.columns, section.limit, prompt_format)}
     for key in (HELD_OUT, TEST):
         given = getattr(section, key)
         if isinstance(given, Path):
-            tables[key] = _read(given, section.columns, None)
+            tables[key] = _read(given, section.columns, None, prompt_format)
     for first, second in combinations(tables, 2):
         _refuse_overlap(second, tables[second], tables[first])
     reports = tables["table"].reports
@@ -231,8 +237,8 @@ def _separated(tables: Iterable[_Read]) -> str:
     return "by patient" + (f", {unknown} reports without a patient id by report" if unknown else "")
 
 
-def _read(path: Path, columns: dict[str, str], limit: int | None) -> _Read:
-    table = open_table(path, columns=ColumnNames(**columns))
+def _read(path: Path, columns: dict[str, str], limit: int | None, prompt_format: PromptFormat) -> _Read:
+    table = open_table(path, columns=ColumnNames(**columns)).for_prompts(prompt_format)
     rejected: list[Rejected] = []
 
     def usable() -> Iterator[Report]:

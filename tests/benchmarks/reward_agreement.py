@@ -131,7 +131,7 @@ def score(
     model: DiffusionModel, suites: list[RewardSuite], table: Path, reports: int, images: int, steps: int
 ) -> Tensor:
     """Rewards of `images` images for each of the first `reports` reports, [N, K, R, suites]."""
-    builder = PromptBuilder(model.spec.prompt, model.spec.depicts, model.fits)
+    builder = PromptBuilder(model.spec.prompt_format, model.spec.depicts, model.fits)
     rows = islice((row for row in open_table(table).rows() if isinstance(row, Report)), reports)
     built = [(row, builder.build(row)) for row in rows]
     numbers = [range(first, min(first + _BATCH, images)) for first in range(0, images, _BATCH)]

@@ -47,7 +47,9 @@ def noise_of(model: DiffusionModel) -> Tensor:
     return torch.randn(len(PROMPTS), *model.latent_shape, generator=torch.Generator().manual_seed(0))
 
 
-def by_diffusers(folder: Path, noise: Tensor, guidance: float, scheduler: Any = None) -> Tensor:
+def by_diffusers(
+    folder: Path, noise: Tensor, guidance: float, scheduler: Any = None, *, negative: str | None = None
+) -> Tensor:
     """Images [B, 1, H, W] of the plain pipeline."""
     index = json.loads((folder / "model_index.json").read_text())
     left_out = {name: None for name in index if index[name] == [None, None]} | {"safety_checker": None}
@@ -57,12 +59,18 @@ def by_diffusers(folder: Path, noise: Tensor, guidance: float, scheduler: Any = 
         pipeline.scheduler = scheduler(pipeline.scheduler.config)
     height, width = (side * pipeline.vae_scale_factor for side in noise.shape[2:])
     wanted = {"use_resolution_binning": False, "clean_caption": False}
-    further = {name: value for name, value in wanted.items() if name in inspect.signature(pipeline.__call__).parameters}
+    further: dict[str, Any] = {
+        name: value for name, value in wanted.items() if name in inspect.signature(pipeline.__call__).parameters
+    }
+    if negative is not None:
+        further["negative_prompt"] = (
+            negative if "Sana" in index["_class_name"] or "PixArt" in index["_class_name"] else [negative] * 2
+        )
     latents = noise.clone()
     if isinstance(pipeline, FluxPipeline):
         latents = FluxPipeline._pack_latents(latents, *latents.shape)
         if not pipeline.transformer.config.guidance_embeds:
-            further |= {"true_cfg_scale": guidance, "negative_prompt": [""] * len(PROMPTS)}
+            further |= {"true_cfg_scale": guidance, "negative_prompt": [negative or ""] * len(PROMPTS)}
     images = pipeline(
         PROMPTS,
         latents=latents,
@@ -104,6 +112,30 @@ def test_images_are_those_of_diffusers(name: str, guidance: float, folders: dict
         found = sample_images(model, PROMPTS, noise, sampler=sampler, steps=STEPS, guidance=guidance)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert (found[0] - found[1]).abs().max() > 1e-4  # not the same image whatever the prompt
+
+
+def test_a_negative_prompt_is_refused_where_guidance_is_an_input(folders: dict[str, Path]) -> None:
+    model = resolve_model(str(folders["flux"]))
+    with pytest.raises(ModelError, match="a negative prompt, but the model takes its guidance as an input"):
+        load_model(model, device=CPU, precision=Precision.FP32, negative_prompt="left lungs")
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "flux"])
+def test_a_negative_prompt_is_that_of_diffusers(name: str, folders: dict[str, Path]) -> None:
+    plain = loaded(folders[name])
+    noise = noise_of(plain)
+    negative = load_model(
+        resolve_model(str(folders[name])), device=CPU, precision=Precision.FP32, negative_prompt="left lungs"
+    )
+    images = [
+        sample_images(model, PROMPTS, noise, sampler=Sampler.MODEL, steps=STEPS, guidance=3.0)
+        for model in (plain, negative)
+    ]
+    expected = by_diffusers(folders[name], noise, 3.0, negative="left lungs")
+    torch.testing.assert_close(images[1], expected, atol=1e-4, rtol=0)
+    assert (images[0] - images[1]).abs().max() > 1e-3
+    for condition in plain.encode(PROMPTS)[1].tensors.values():
+        assert len(condition) == 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)

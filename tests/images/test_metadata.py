@@ -7,12 +7,35 @@ import pytest
 from cxrsynth.images.metadata import ImageMetadata, MetadataReader
 from cxrsynth.reports.labels import FindingLabel, Side, Status
 from cxrsynth.reports.table.columns import ColumnNames
+from cxrsynth.reports.template import parse_template
 
 PRESENT, ABSENT = FindingLabel(Status.PRESENT), FindingLabel(Status.ABSENT)
 
 
 def read(record: dict[str, Any], columns: ColumnNames | None = None) -> ImageMetadata:
     return MetadataReader(columns).read(record, key="k", line=3)
+
+
+def test_fields_of_a_prompt_template_are_kept_as_they_are() -> None:
+    template = parse_template("{impression} {race} {kind} {kg} {bmi} {none} {note} {study_id} {patientage}")
+    record = {
+        "study_id": "s9",
+        "patientage": "91",
+        "Ethnicity": "WHITE",
+        "kind": " portable ",
+        "kg": 70.0,
+        "bmi": 23.5,
+        "note": "\ud800",
+        "impression": "Edema.",
+    }
+    report = MetadataReader(None, template).read(record, key="k", line=3).report
+    assert report is not None
+    fields = {name: value for name, value in report.fields.items() if value}
+    assert fields == {"race": "WHITE", "kind": "portable", "kg": "70", "bmi": "23.5"}
+    assert not {"study_id", "patientage"} & set(report.fields)
+    without = read(record).report
+    assert without is not None
+    assert without.fields == {}
 
 
 def labels(record: dict[str, Any]) -> dict[str, FindingLabel]:

@@ -268,7 +268,7 @@ def test_prompts_are_those_of_generate(tiny_model: Path, radiographs: Path, tmp_
     """Row for row, an image is trained with the prompt that `generate` would use for it."""
     with stage_of(tmp_path, recipe(tiny_model, radiographs)) as (stage, found, _):
         run: TuneRun = stage.run
-        prompt_builder = PromptBuilder(run.model.spec.prompt, run.model.spec.depicts, stage.model.fits)
+        prompt_builder = PromptBuilder(run.model.spec.prompt_format, run.model.spec.depicts, stage.model.fits)
         rows = [row for row in open_table(radiographs.parent / "images.csv").rows() if isinstance(row, Report)]
         built = [prompt_builder.build(row) for row in rows]
         pairs = [found.pair(place) for place in range(len(found))]

@@ -110,8 +110,14 @@ class Family(ABC):
         return flow_scheduler({})
 
     @abstractmethod
-    def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
-        """Conditions of B prompts, and of no prompt, for guidance (B = 1)."""
+    def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
+        """Conditions of B prompts, and of the negative prompt, for guidance (B = 1).
+
+        Args:
+            pipeline: from `pipeline`.
+            prompts: B texts.
+            negative: what guidance leads away from; empty for no prompt.
+        """
 
     def tokenized(self, pipeline: Any, prompt: str) -> str:
         """What the tokenizer is given for a prompt."""

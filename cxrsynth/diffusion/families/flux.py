@@ -60,10 +60,10 @@ class Flux(Family):
         """As in `Family`."""
         return bool(denoiser.config.guidance_embeds)
 
-    def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+    def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """T5's hidden states and CLIP's pooled ones; no prompt is an empty one."""
         text, pooled, _ = pipeline.encode_prompt(
-            ["", *prompts],
+            [negative, *prompts],
             None,
             device=pipeline.text_encoder.device,
             max_sequence_length=self.prompt_tokens,

@@ -35,11 +35,12 @@ class Lumina2(Family):
         """As in `Family`: the system prompt counts, too."""
         return f"{pipeline.system_prompt} <Prompt Start> {prompt}"
 
-    def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+    def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """Gemma's hidden states and which of them belong to words; no prompt is an empty one."""
         text, mask, no_text, no_mask = pipeline.encode_prompt(
             list(prompts),
             do_classifier_free_guidance=True,
+            negative_prompt=[negative] * len(prompts),
             device=pipeline.text_encoder.device,
             max_sequence_length=self.prompt_tokens,
         )

@@ -34,11 +34,12 @@ class PixArt(Family):
         """DDIM."""
         return DDIMScheduler()
 
-    def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+    def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """T5's hidden states and which of them belong to words; no prompt is an empty one."""
         text, mask, no_text, no_mask = pipeline.encode_prompt(
             list(prompts),
             do_classifier_free_guidance=True,
+            negative_prompt=negative,
             device=pipeline.text_encoder.device,
             max_sequence_length=self.prompt_tokens,
         )

@@ -29,11 +29,12 @@ class Sana(Family):
     pipeline_class = SanaPipeline
     denoiser_class = SanaTransformer2DModel
 
-    def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+    def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """Gemma's hidden states and which of them belong to words; no prompt is an empty one."""
         text, mask, no_text, no_mask = pipeline.encode_prompt(
             list(prompts),
             do_classifier_free_guidance=True,
+            negative_prompt=negative,
             device=pipeline.text_encoder.device,
             max_sequence_length=self.prompt_tokens,
             complex_human_instruction=_INSTRUCTION,

@@ -32,7 +32,7 @@ class StableDiffusion3(Family):
     pipeline_class = StableDiffusion3Pipeline
     denoiser_class = SD3Transformer2DModel
 
-    def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+    def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """Hidden states of CLIP's encoders beside those of T5 in one sequence, and CLIP's pooled ones."""
         text, no_text, pooled, no_pooled = pipeline.encode_prompt(
             list(prompts),
@@ -40,6 +40,7 @@ class StableDiffusion3(Family):
             None,
             device=pipeline.text_encoder.device,
             do_classifier_free_guidance=True,
+            negative_prompt=negative or None,
             max_sequence_length=self.prompt_tokens,
         )
         return Condition({TEXT: text, _POOLED: pooled}), Condition({TEXT: no_text[:1], _POOLED: no_pooled[:1]})

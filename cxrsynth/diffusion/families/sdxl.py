@@ -36,11 +36,14 @@ class StableDiffusionXL(Family):
         """DDIM without its defaults that the pipeline warns of."""
         return DDIMScheduler(steps_offset=1, clip_sample=False)
 
-    def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+    def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """Hidden states of both encoders side by side, pooled ones of the second, and the model's own image size."""
-        # Whether an empty prompt is embedded or zero is a setting of the folder.
+        # Whether no prompt is an embedded empty one, or zero, is a setting of the folder.
         text, no_text, pooled, no_pooled = pipeline.encode_prompt(
-            list(prompts), device=pipeline.text_encoder_2.device, do_classifier_free_guidance=True
+            list(prompts),
+            device=pipeline.text_encoder_2.device,
+            do_classifier_free_guidance=True,
+            negative_prompt=[negative] * len(prompts) if negative else None,
         )
         size = pipeline.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size

@@ -35,9 +35,9 @@ class StableDiffusion(Family):
         """DDIM without its defaults that the pipeline warns of."""
         return DDIMScheduler(steps_offset=1, clip_sample=False)
 
-    def encode(self, pipeline: Any, prompts: Sequence[str]) -> tuple[Condition, Condition]:
+    def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """The last hidden states; no prompt is an empty one."""
-        text, _ = pipeline.encode_prompt(["", *prompts], pipeline.text_encoder.device, 1, False)
+        text, _ = pipeline.encode_prompt([negative, *prompts], pipeline.text_encoder.device, 1, False)
         return Condition({TEXT: text[1:]}), Condition({TEXT: text[:1]})
 
     def predict(self, denoiser: Any, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:

@@ -75,7 +75,9 @@ def export_model(data: Path, work: Path, out: Path, *, settings: BuildConfig) ->
         pipeline.save_pretrained(partial, safe_serialization=True)
         for part in ("unet", "vae"):
             _forget_origin(partial / part / "config.json")
-        (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (partial / SPEC_FILE).write_text(
+            spec.model_dump_json(indent=1, exclude={"prompt_template", "negative_prompt"}) + "\n", encoding="utf-8"
+        )
         (partial / NUMBERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         (partial / CARD_FILE).write_text(model_card(spec, numbers, settings), encoding="utf-8")
         for family in (work / FAMILIES_FOLDER).glob("nano*"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from cxrsynth.errors import ReportsError
 from cxrsynth.reports.labels import OBSERVATIONS
 from cxrsynth.reports.table.records import read_header
+from cxrsynth.reports.template import FIELDS, PromptTemplate
 
 # The first match counts: from a table with both `report` and `text`, `report` is read.
 _USUAL_NAMES = {
@@ -21,9 +22,12 @@ _USUAL_NAMES = {
     "sex": ("sex", "gender", "patientsex", "patientgender"),
     "age": ("age", "patientage"),
     "patient_id": ("patientid", "subjectid", "patient", "subject"),
+    "race": ("race", "ethnicity", "raceethnicity", "patientrace", "ethnicgroup"),
 }
 # Roles whose columns hold report text.
 TEXT_ROLES: tuple[str, ...] = ("report", "findings", "impression")
+_ID_ROLES = ("report_id", "patient_id")
+_OF_IDS = frozenset(name for role in _ID_ROLES for name in _USUAL_NAMES[role])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class ColumnNames:
     sex: str | None = None
     age: str | None = None
     patient_id: str | None = None
+    race: str | None = None
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -89,6 +94,48 @@ def find_labels(path: Path, names: tuple[str, ...], *, taken: Collection[str]) -
     labels = {name: label for name in names if name not in taken and (label := observation_of(name))}
     _refuse_two_of_a_label(path, labels)
     return labels
+
+
+def template_columns(
+    path: Path, names: tuple[str, ...], template: PromptTemplate, *, roles: Mapping[str, str]
+) -> dict[str, str]:
+    """Field of a prompt template -> column, for those that are read from the table as they are: race and named columns.
+
+    Args:
+        path: of the table, for messages.
+        names: of its columns.
+        template: whose fields are looked up.
+        roles: role -> column name.
+
+    Raises:
+        ReportsError: if a named column is not there, or holds ids or ages.
+    """
+    columns = {}
+    for name in template.columns:
+        if name not in names:
+            close = difflib.get_close_matches(name, [*FIELDS, *names], n=3)
+            hint = f"\n  did you mean: {listed(close)}" if close else ""
+            raise ReportsError(
+                f"{path}: the prompt template has {{{name}}}, but there is no such column\n  columns: {listed(names)}\n"
+                f"  other fields: {', '.join(FIELDS)}{hint}"
+            )
+        if is_of_ids(name, roles):
+            raise ReportsError(
+                f"{path}: the prompt template has {{{name}}}, a column of ids\n"
+                "  expected: another column; no id may be part of a prompt"
+            )
+        if name == roles.get("age"):
+            raise ReportsError(
+                f"{path}: the prompt template has {{{name}}}, the column of ages\n"
+                "  use: {age}, which leaves out ages above 89"
+            )
+        columns[name] = name
+    return columns | ({"race": roles["race"]} if "race" in template.fields and "race" in roles else {})
+
+
+def is_of_ids(name: str, roles: Mapping[str, str]) -> bool:
+    """Whether a column holds ids of reports or patients, by its role or its name."""
+    return name in {roles.get(role) for role in _ID_ROLES} or _plain(name) in _OF_IDS
 
 
 def _refuse_two_of_a_label(path: Path, labels: Mapping[str, str]) -> None:

@@ -14,7 +14,8 @@ from cxrsynth.reports.table.records import is_text
 MAX_ID_CHARS = 256
 MAX_AGE_YEARS = 130
 
-_UNKNOWN = frozenset({"", "unknown", "unk", "na", "n/a", "nan", "none", "null", "other", "o", "u", "-", "?"})
+# What stands for a value that is not known.
+UNKNOWN = frozenset({"", "unknown", "unk", "na", "n/a", "nan", "none", "null", "other", "o", "u", "-", "?"})
 _SEXES: dict[str, Literal["M", "F"]] = {
     **dict.fromkeys(("m", "male", "man", "boy"), "M"),
     **dict.fromkeys(("f", "female", "woman", "girl"), "F"),
@@ -50,7 +51,8 @@ class Report:
 
     `text` is the whole report if the table has a report column; `view` is PA, AP or LATERAL; `stated_age_group` is
     adult or child if that is known without an age; `has_id` is False if the table has no id column, and the id is made
-    from the line; `patient_id` is empty if the patient is not known.
+    from the line; `patient_id` is empty if the patient is not known; `fields` holds what a prompt template takes from
+    columns as it is: field -> text.
     """
 
     report_id: str
@@ -65,6 +67,7 @@ class Report:
     stated_age_group: Literal["adult", "child"] | None = None
     has_id: bool = True
     patient_id: str = field(default="", repr=False)
+    fields: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def full_text(self) -> str:
@@ -84,13 +87,16 @@ class UnusableError(Exception):
     """Why one row is rejected: the reason of a `Rejected`."""
 
 
-def to_report(line: int, record: Mapping[str, Any], *, roles: Mapping[str, str]) -> Report:
+def to_report(
+    line: int, record: Mapping[str, Any], *, roles: Mapping[str, str], fields: Mapping[str, str] | None = None
+) -> Report:
     """The report of one row.
 
     Args:
         line: where the row starts, the header being line 1; it becomes the id if there is no id column.
         record: column name -> value as in the file, including columns that are not read.
         roles: role -> column name.
+        fields: field of a prompt template -> column name.
 
     Raises:
         UnusableError: if the row has neither text nor a label, or a value that is not understood.
@@ -113,6 +119,7 @@ def to_report(line: int, record: Mapping[str, Any], *, roles: Mapping[str, str])
         labels=labels,
         has_id="report_id" in cells,
         patient_id=_patient_id(cells.get("patient_id", "")),
+        fields={name: _whole(_cell(column, record.get(column)).strip()) for name, column in (fields or {}).items()},
     )
 
 
@@ -166,9 +173,13 @@ def _report_id(cell: str) -> str:
 
 
 def _patient_id(cell: str) -> str:
-    """The id without `.0`: tools that write a column of whole numbers with gaps make them 12.0."""
     patient_id = cell.strip()
-    return "" if patient_id.casefold() in _UNKNOWN else re.sub(r"^(\d+)\.0$", r"\1", patient_id)
+    return "" if patient_id.casefold() in UNKNOWN else _whole(patient_id)
+
+
+def _whole(text: str) -> str:
+    """A number without `.0`: tools that write a column of whole numbers with gaps make them 12.0."""
+    return re.sub(r"^(\d+)\.0$", r"\1", text)
 
 
 def refuse_duplicate(report_id: str, seen: set[int]) -> None:
@@ -186,7 +197,7 @@ def refuse_duplicate(report_id: str, seen: set[int]) -> None:
 def _view(cell: str) -> str | None:
     """PA, AP or LATERAL; None if unknown, or if the report covers two views."""
     word = cell.strip().lower()
-    if word in _UNKNOWN:
+    if word in UNKNOWN:
         return None
     words = re.findall(r"[a-z]+", word)
     rest = [word for word in words if word not in _VIEW_EXTRAS and word not in _VIEW_WORDS]
@@ -199,7 +210,7 @@ def _view(cell: str) -> str | None:
 
 def _sex(cell: str) -> Literal["M", "F"] | None:
     word = cell.strip().lower()
-    if word in _UNKNOWN:
+    if word in UNKNOWN:
         return None
     if word not in _SEXES:
         raise UnusableError("sex: value not understood; expected M or F")
@@ -209,7 +220,7 @@ def _sex(cell: str) -> Literal["M", "F"] | None:
 def _age_years(cell: str) -> float | None:
     """Years: a plain number, DICOM's 067Y, 006M, 010W, 005D, or a capped `>89`, `90+`."""
     word = cell.strip().lower()
-    if word in _UNKNOWN:
+    if word in UNKNOWN:
         return None
     match = _AGE.fullmatch(word)
     if match is None or match[2] not in _YEARS_PER_UNIT:

@@ -5,26 +5,60 @@ find duplicates: about 100 MB for a million ids, and nothing for a table without
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cxrsynth.errors import ReportsError
-from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, column_names, find_labels, find_roles, listed
+from cxrsynth.reports.table.columns import (
+    TEXT_ROLES,
+    ColumnNames,
+    column_names,
+    find_labels,
+    find_roles,
+    listed,
+    template_columns,
+)
 from cxrsynth.reports.table.records import read_records, reading
 from cxrsynth.reports.table.rows import Rejected, Report, UnusableError, refuse_duplicate, to_report
+from cxrsynth.reports.template import PromptFormat, PromptTemplate
 from cxrsynth.runtime.files import file_sha256
 
 FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet")
+# Roles that a template may have as fields, and that are missing in every row of a table without them.
+_NEEDED = ("age", "sex", "view", "race")
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A checked table. `roles`: role -> column name; `labels`: column name -> CheXpert observation."""
+    """A checked table. `roles`: role -> column name; `labels`: column name -> CheXpert observation.
+
+    `fields`: field of a prompt template -> column whose text it takes. The role `race` is read for such fields alone.
+    """
 
     path: Path
     columns: tuple[str, ...]
     roles: Mapping[str, str]
     labels: Mapping[str, str]
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    def for_prompts(self, prompt_format: PromptFormat) -> "Table":
+        """The table with the columns read that prompts of a format need.
+
+        Raises:
+            ReportsError: if it lacks one, or one must not be part of a prompt.
+        """
+        if not isinstance(prompt_format, PromptTemplate):
+            return self
+        fields = template_columns(self.path, self.columns, prompt_format, roles=self.roles)
+        for name in prompt_format.outside:
+            role = "age" if name == "age_group" else name
+            if role in _NEEDED and role not in self.roles:
+                raise ReportsError(
+                    f"{self.path}: the prompt template has {{{name}}} outside of brackets, but no column holds the"
+                    f" {role}\n  columns: {listed(self.columns)}\n  name the column (--{role}-column, or columns in a"
+                    f" recipe), or write a clause that can go, as [{{{name}}} ]"
+                )
+        return replace(self, fields=fields)
 
     def rows(self) -> Iterator[Report | Rejected]:
         """Rows in file order, read lazily; every call starts from the beginning.
@@ -36,11 +70,14 @@ class Table:
             ReportsError: if the file can no longer be read, or its Parquet pages are broken.
         """
         seen: set[int] = set()
-        for line, record in read_records(self.path, [*self.roles.values(), *self.labels]):
+        # What no prompt needs cannot cost a row.
+        roles = {role: name for role, name in self.roles.items() if role != "race"}
+        columns = dict.fromkeys((*roles.values(), *self.labels, *self.fields.values()))
+        for line, record in read_records(self.path, list(columns)):
             try:
                 if isinstance(record, str):
                     raise UnusableError(record)
-                report = to_report(line, record, roles=self.roles)
+                report = to_report(line, record, roles=roles, fields=self.fields)
                 if "report_id" in self.roles:
                     refuse_duplicate(report.report_id, seen)
             except UnusableError as unusable:
@@ -74,7 +111,7 @@ def open_table(path: Path | str, *, columns: ColumnNames | None = None) -> Table
         raise ReportsError(f"{path}: the file is UTF-16\n  expected: UTF-8; save it again as UTF-8")
     names = column_names(path)
     roles = find_roles(path, names, asked=columns or ColumnNames())
-    labels = find_labels(path, names, taken=set(roles.values()))
+    labels = find_labels(path, names, taken={name for role, name in roles.items() if role != "race"})
     if not labels and not any(role in roles for role in TEXT_ROLES):
         raise ReportsError(
             f"{path}: no column holds report text or finding labels\n  columns: {listed(names)}\n"

@@ -1,0 +1,82 @@
+"""Values of the fields of a prompt template, for one report."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from cxrsynth.reports.deid.sanitize import sanitize
+from cxrsynth.reports.prompt import Subject, age_group
+from cxrsynth.reports.table.rows import UNKNOWN, Report
+from cxrsynth.reports.template import TEXT_FIELDS, PromptTemplate
+
+OLDEST_YEARS = 89  # older patients are few enough to be found by their age; see `deid`
+_SEXES = {"F": "female", "M": "male"}
+_VIEWS = {"LATERAL": "lateral"}
+# Of MIMIC-IV's races, besides the usual ones.
+_UNKNOWN_RACES = frozenset({"unable to obtain", "patient declined to answer"})
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+
+
+def content_fields(template: PromptTemplate) -> list[str]:
+    """Fields of a template that say what the image shows, in order of their first place.
+
+    Those of the report; in a template without them, the columns outside of clauses.
+    """
+    of_report = [name for name in template.fields if name in (*TEXT_FIELDS, "canonical")]
+    return of_report or [name for name in template.outside if name in template.columns]
+
+
+def field_values(
+    template: PromptTemplate,
+    report: Report,
+    subject: Subject,
+    *,
+    clean_text: str,
+    canonical: str,
+    removed: Counter[str],
+) -> dict[str, str]:
+    """Field -> text of those that the template has; empty where the report does not have it.
+
+    Args:
+        template: whose fields are wanted.
+        report: of the prompt.
+        subject: what the model can show of the report's view and patient; nothing else is requested.
+        clean_text: all text of the report, sanitized.
+        canonical: the report's canonical prompt.
+        removed: gets the number of items of each kind that are removed from columns.
+    """
+    known: Mapping[str, Callable[[], str]] = {
+        "impression": lambda: sanitize(report.impression).text,
+        "findings": lambda: sanitize(report.findings).text,
+        "report": lambda: clean_text,
+        "canonical": lambda: canonical,
+        "age": lambda: _age(report.age_years, subject),
+        "age_group": lambda: subject.age_group or "",
+        "sex": lambda: _SEXES.get(subject.sex or "", ""),
+        "view": lambda: _VIEWS.get(subject.view or "", subject.view or ""),
+    }
+    return {
+        name: known[name]() if name in known else _of_column(name, report.fields.get(name, ""), removed)
+        for name in template.fields
+    }
+
+
+def _age(age_years: float | None, subject: Subject) -> str:
+    """Whole years; empty above 89, and for an age group that the model cannot show."""
+    if age_years is None or int(age_years) > OLDEST_YEARS or age_group(age_years) != subject.age_group:
+        return ""
+    return str(int(age_years))
+
+
+def _of_column(name: str, value: str, removed: Counter[str]) -> str:
+    if value.casefold() in UNKNOWN or (name == "race" and value.casefold() in _UNKNOWN_RACES):
+        return ""
+    # A bare number is no age to the rules of `sanitize`; the name of its column says that it is one.
+    if {"age", "ages"} & set(map(str.lower, _WORD.findall(name))) and any(
+        int(number) > OLDEST_YEARS for number in re.findall(r"\d{1,9}", value)
+    ):
+        removed["age"] += 1
+        return ""
+    clean = sanitize(value)
+    removed.update(clean.removed)
+    return clean.text

@@ -1,0 +1,139 @@
+"""`tune` prompts a model as `generate` does: with its template, and away from its negative prompt."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.settings import TuneSettings
+from cxrsynth.tuning.finetune import Supervision
+from cxrsynth.tuning.setup import open_tune
+from tests.conftest import build_tiny_model
+from tests.generation.making import HEADER, ROWS, write_table
+from tests.tuning.making import install_brightness, recipe, tune, write_recipe
+
+TEMPLATE = "[{ward}: ][{sex} ]{impression}"
+NEGATIVE = "effusion"
+
+
+@pytest.fixture(autouse=True)
+def _one_core() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _brightness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_brightness(tmp_path / "installed", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec: dict[str, object] = {"prompt_template": TEMPLATE, "negative_prompt": NEGATIVE}
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny", max_tokens=64, spec=spec)
+
+
+def prepared(folder: Path, content: dict[str, Any], header: tuple[str, ...] = (*HEADER, "ward")) -> Path:
+    """The recipe, beside a table of reports with one column more."""
+    path = write_recipe(folder, content)
+    rows = tuple((*row, "Dr. Quibbleton" if place % 2 else "portable") for place, row in enumerate(ROWS))
+    write_table(folder / "reports.csv", rows, header)
+    return path
+
+
+@pytest.mark.parametrize("objective", ["policy_gradient", "forward"])
+def test_rollouts_and_evaluation_use_template_and_negative_prompt(
+    objective: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[tuple[str, str]] = set()
+    encode = DiffusionModel.encode
+
+    def spy(self: DiffusionModel, prompts: Any) -> Any:
+        asked.update((prompt, self.negative_prompt) for prompt in prompts)
+        return encode(self, prompts)
+
+    monkeypatch.setattr(DiffusionModel, "encode", spy)
+    out = tmp_path / "run"
+    result = tune(prepared(tmp_path, recipe(model, objective=objective, iterations=1)), out)
+    assert result.exit_code == 0, result.output
+    assert {negative for _, negative in asked} == {NEGATIVE}
+    prompts = {prompt for prompt, _ in asked}
+    assert any(prompt.startswith("portable: ") for prompt in prompts)
+    assert any(prompt.startswith(("female ", "male ")) for prompt in prompts)
+    assert not any("Quibbleton" in prompt for prompt in prompts)
+    spec = json.loads((out / "model" / "cxrsynth.json").read_text())
+    assert (spec["prompt_template"], spec["negative_prompt"]) == (TEMPLATE, NEGATIVE)
+
+
+def test_a_table_without_a_column_of_the_template_is_refused(model: Path, tmp_path: Path) -> None:
+    path = prepared(tmp_path, recipe(model), (*HEADER, "room"))
+    result = tune(path, tmp_path / "run")
+    assert result.exit_code == 2
+    assert "reports.csv: the prompt template has {ward}, but there is no such column" in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["stages.0.sampling.guidance", "evaluation.guidance"])
+def test_a_negative_prompt_needs_guidance(key: str, model: Path, tmp_path: Path) -> None:
+    result = tune(prepared(tmp_path, recipe(model)), tmp_path / "run", "--set", f"{key}=1")
+    assert result.exit_code == 2
+    assert f"{key}: 1, but the model has a negative prompt" in " ".join(result.output.split())
+
+
+def images_of(folder: Path, *header: str) -> Path:
+    """Three images, and a table of them with one column more than reports have."""
+    images = folder / "images"
+    images.mkdir()
+    rows = np.linspace(0, 1, 40)[:, None]
+    for place in range(3):
+        levels = 0.5 + 0.4 * np.sin((place + 2) * rows + np.linspace(0, 3 + place, 36)[None])
+        Image.fromarray((levels * 255).astype(np.uint8)).save(images / f"image{place}.png")
+    with (folder / "images.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [
+                ("filename", "report_id", "impression", *header),
+                ("image0.png", "F-0", "Rib fracture.", "portable"),
+                ("image1.png", "F-1", "Picc line.", "Dr. Quibbleton"),
+                ("image2.png", "F-2", "Big heart.", ""),
+            ]
+        )
+    return images
+
+
+def finetuning(model: Path, images: Path) -> dict[str, Any]:
+    stage = {
+        "stage": "sft",
+        "data": str(images),
+        "table": str(images.parent / "images.csv"),
+        "steps": 1,
+        "batch_size": 2,
+        "micro_batch": 2,
+    }
+    return recipe(model) | {"stages": [stage]}
+
+
+def test_fine_tuning_uses_the_template(model: Path, tmp_path: Path) -> None:
+    path = prepared(tmp_path, finetuning(model, images_of(tmp_path, "ward")))
+    run = open_tune(TuneSettings(recipe=path, out=tmp_path / "run"))
+    section: Any = run.recipe.stages[0]
+    stage = Supervision(run, section, 0, checkpoint=run.model)
+    with SamplingPool(stage.model, batch_size=2, threads_per_batch=1) as pool:
+        images = stage.read_images(pool)
+    assert [images.pair(place).prompt for place in range(3)] == ["portable: Rib fracture.", "Picc line.", "Big heart."]
+
+
+def test_a_table_of_images_without_a_column_of_the_template_is_refused(model: Path, tmp_path: Path) -> None:
+    path = prepared(tmp_path, finetuning(model, images_of(tmp_path, "room")))
+    result = tune(path, tmp_path / "run")
+    assert result.exit_code == 2
+    assert "images.csv: the prompt template has {ward}" in " ".join(result.output.split())
