@@ -2,7 +2,7 @@
 
 The commands as functions, and the data sets they make, ready for training:
 
-- `generate`, `tune`, `audit`: what the commands of the same names do.
+- `generate`, `tune`, `audit`, `convert`: what the commands of the same names do.
 - `open_dataset`: images, labels and metadata of a data set, ready for a PyTorch `DataLoader`.
 - `example_reports`: path of the example table of reports.
 
@@ -16,10 +16,12 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from cxrsynth.api import audit as audit
+    from cxrsynth.api import convert as convert
     from cxrsynth.api import example_reports as example_reports
     from cxrsynth.api import generate as generate
     from cxrsynth.api import tune as tune
     from cxrsynth.auditing.audit import AuditReport as AuditReport
+    from cxrsynth.conversion.convert import Converted as Converted
     from cxrsynth.dataset import OBSERVATIONS as OBSERVATIONS
     from cxrsynth.dataset import open_dataset as open_dataset
     from cxrsynth.errors import CxrsynthError as CxrsynthError
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 # Public name -> the module that defines it, imported when the name is first used (PEP 562).
 _PUBLIC = {
     "AuditReport": "auditing.audit",
+    "Converted": "conversion.convert",
     "CxrsynthError": "errors",
     "Generated": "generation.generate",
     "ModelError": "errors",
@@ -42,6 +45,7 @@ _PUBLIC = {
     "ShardError": "errors",
     "Tuned": "tuning.tune",
     "audit": "api",
+    "convert": "api",
     "example_reports": "api",
     "generate": "api",
     "open_dataset": "dataset",

@@ -20,6 +20,7 @@ from cxrsynth.settings import (
     REWARDS,
     Additions,
     AuditSettings,
+    ConvertSettings,
     Device,
     GenerateSettings,
     ImageFormat,
@@ -38,6 +39,7 @@ from cxrsynth.settings import (
 
 if TYPE_CHECKING:
     from cxrsynth.auditing.audit import AuditReport
+    from cxrsynth.conversion.convert import Converted
     from cxrsynth.generation.generate import Generated
     from cxrsynth.tuning.tune import Tuned
 
@@ -337,6 +339,49 @@ def audit(
         device=_choice("device", Device, device),
     )
     from cxrsynth.auditing.audit import audit as run
+
+    return run(settings)
+
+
+def convert(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    base: str | PathLike[str] | None = ConvertSettings.base,
+    original_config: str | PathLike[str] | None = ConvertSettings.original_config,
+    ema: bool = ConvertSettings.ema,
+    name: str | None = ConvertSettings.name,
+) -> "Converted":
+    """Turn a model with pickled weights, or in one file, into a model folder with safetensors.
+
+    No code in a file is run: pickles that hold more than tensors are refused. Nothing is downloaded. The result is
+    loaded once before it gets its name.
+
+    Args:
+        source: model folder in diffusers' layout with `.bin` weights, or one file (`.ckpt`, `.pt`, `.pth`, `.bin`,
+            `.safetensors`) in the layout of latent diffusion.
+        out: folder for the model; it must not exist.
+        base: for one file: model folder of the same architecture, for its settings, tokenizers and scheduler, and for
+            parts that the file lacks.
+        original_config: for one file: the YAML file it was trained with, if its sizes are not those of `base`.
+        ema: for one file: take the averaged weights of the U-Net.
+        name: name of the model, written to its cxrsynth.json; None for the folder's.
+
+    Returns:
+        The folder, its family and its digest.
+
+    Raises:
+        ModelError, ShardError: for what the user can mend; nothing is left of the folder then.
+    """
+    settings = ConvertSettings(
+        source=Path(source),
+        out=Path(out),
+        base=_path(base),
+        original_config=_path(original_config),
+        ema=ema,
+        name=name,
+    )
+    from cxrsynth.conversion.convert import convert as run
 
     return run(settings)
 

@@ -20,6 +20,7 @@ from cxrsynth.runtime.processes import Launch, read_launch
 from cxrsynth.settings import (
     TUNING_FAMILY,
     AuditSettings,
+    ConvertSettings,
     Device,
     GenerateSettings,
     RuleSettings,
@@ -285,6 +286,21 @@ def audit(
         console.print_audit(done.summary, done.out)
         if not done.passed:
             raise typer.Exit(3)
+
+
+@app.command()
+def convert(
+    source: options.Source,
+    out: options.ModelOut,
+    base: options.Base = ConvertSettings.base,
+    original_config: options.OriginalConfig = ConvertSettings.original_config,
+    ema: options.Ema = ConvertSettings.ema,
+    name: options.ModelName = ConvertSettings.name,
+) -> None:
+    """Turn a model with pickled weights, or in one file, into a model folder with safetensors. Runs no code in it."""
+    with _user_errors():
+        done = api.convert(source, out, base=base, original_config=original_config, ema=ema, name=name)
+        console.say(f"{out}: {done.family}; use it with cxrsynth generate --model {out}")
 
 
 @recipes_app.command("list")

@@ -302,6 +302,31 @@ AuditBatch = Annotated[int, Option("--batch-size", min=1, help="Images per batch
 Workers = Annotated[int, Option(min=1, help="Threads that decode images.")]
 AuditDevice = Annotated[settings.Device, Option("--device", help="Where the reward models run.")]
 
+# convert.
+Source = Annotated[
+    Path,
+    Argument(
+        metavar="SOURCE",
+        help="Model folder with pickled weights (.bin), or one file (.ckpt, .pt, .safetensors) in the layout of latent"
+        " diffusion.",
+        show_default=False,
+    ),
+]
+ModelOut = Annotated[Path, Argument(metavar="OUT", help="Folder for the model; it must not exist.", show_default=False)]
+Base = Annotated[
+    Path | None,
+    Option(
+        help="For one file: model folder of the same architecture, for its settings, tokenizers and scheduler, and for"
+        " parts that the file lacks."
+    ),
+]
+OriginalConfig = Annotated[
+    Path | None,
+    Option(help="For one file: the YAML file it was trained with, if its sizes are not those of --base."),
+]
+Ema = Annotated[bool, Option("--ema", help="For one file: take the averaged weights of the U-Net.")]
+ModelName = Annotated[str | None, Option("--name", help="Name of the model, for data sets. Default: the folder's.")]
+
 # recipes.
 RecipeName = Annotated[str, Argument(metavar="NAME", help="Name that `cxrsynth recipes list` shows.")]
 CopyFolder = Annotated[Path, Argument(metavar="DIR", help="Folder to copy to; it is created if it is missing.")]

@@ -228,6 +228,23 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertSettings:
+    """All choices of one `convert` run.
+
+    `base` is a model folder of the same architecture as a single file, for its settings, tokenizers and scheduler, and
+    for parts that the file lacks. `original_config` is the YAML file that the checkpoint was trained with; sizes are
+    then read from it. `ema` takes the averaged weights of the U-Net. `name` None: the folder's.
+    """
+
+    source: Path
+    out: Path
+    base: Path | None = None
+    original_config: Path | None = None
+    ema: bool = False
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuneSettings:
     """All choices of one `tune` run. `out` None: runs/ and the recipe's name.
 

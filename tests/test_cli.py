@@ -67,7 +67,7 @@ def test_libraries_give_no_advice_where_no_folder_can_be_written_to(tmp_path: Pa
 
 def test_every_option_has_help() -> None:
     commands: Any = typer.main.get_command(cli.app)
-    for name in ("generate", "tune", "audit"):
+    for name in ("generate", "tune", "audit", "convert"):
         silent = [option.name for option in commands.commands[name].params if not option.help]
         assert not silent, name
     for group in ("recipes", "rewards"):
@@ -76,7 +76,8 @@ def test_every_option_has_help() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "function"), [(cli.generate, api.generate), (cli.tune, api.tune), (cli.audit, api.audit)]
+    ("command", "function"),
+    [(cli.generate, api.generate), (cli.tune, api.tune), (cli.audit, api.audit), (cli.convert, api.convert)],
 )
 def test_options_and_arguments_have_the_same_defaults(
     command: Callable[..., Any], function: Callable[..., Any]

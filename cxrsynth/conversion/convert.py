@@ -1,0 +1,96 @@
+"""`convert`, top to bottom: a model as it was published in, a folder in diffusers' layout with safetensors out."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cxrsynth.conversion.folder import convert_folder
+from cxrsynth.conversion.single_file import convert_single_file
+from cxrsynth.conversion.weights import SUFFIXES
+from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
+from cxrsynth.diffusion.spec import SPEC_FILE
+from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.runtime.files import folder_atomically, stable_json
+from cxrsynth.settings import ConvertSettings, Precision
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model that was converted and loaded once.
+
+    `model` is its folder, `family` the kind of model it is, and `digest` the SHA-256 over all files that decide its
+    images, as data sets record it.
+    """
+
+    model: Path
+    family: str
+    digest: str
+
+
+def convert(settings: ConvertSettings) -> Converted:
+    """Convert a model, load the result on the CPU, and give it its name only then.
+
+    Raises:
+        ModelError: if the source cannot be converted, or the result does not load.
+        ShardError: if the output folder exists, or cannot be written.
+    """
+    source, out = settings.source, settings.out
+    _check(settings)
+    try:
+        with folder_atomically(out) as partial:
+            if source.is_dir():
+                convert_folder(source, partial)
+            else:
+                convert_single_file(settings, partial)
+            _name(partial, settings.name)
+            found = _load(source, partial)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ShardError(f"{error.filename or out}: {reason}\n  nothing was written to {out}") from None
+    return Converted(model=out, family=found.family.title, digest=found.digest)
+
+
+def _check(settings: ConvertSettings) -> None:
+    """Refuse what cannot work before anything is read."""
+    source, out = settings.source, settings.out
+    if out.exists():
+        raise ShardError(f"{out}: exists\n  expected: a new folder; convert replaces nothing")
+    if not source.exists():
+        raise ModelError(f"{source}: no such file or folder; download the model first")
+    if source.is_file() and source.suffix not in SUFFIXES:
+        raise ModelError(f"{source}: expected a model folder, or a file that ends in {', '.join(SUFFIXES)}")
+    if source.is_dir():
+        for option, given in (("--original-config", settings.original_config), ("--ema", settings.ema or None)):
+            if given is not None:
+                raise ModelError(f"{option}: belongs to a single file, and {source} is a folder")
+
+
+def _name(folder: Path, name: str | None) -> None:
+    """State a name in cxrsynth.json, beside what it may already say."""
+    if name is None:
+        return
+    path = folder / SPEC_FILE
+    spec: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            spec = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{path.name}: not a valid model description\n  {error}") from None
+    path.write_bytes(stable_json(spec | {"name": name}))
+
+
+def _load(source: Path, folder: Path) -> ResolvedModel:
+    """Load the result as `generate` does, so that a folder that was written is one that can be used."""
+    try:
+        found = resolve_model(str(folder))
+        # Half the memory of float32; what is checked does not depend on it.
+        load_model(found, device=torch.device("cpu"), precision=Precision.BF16)
+    except ModelError as error:
+        said = str(error).replace(f"{folder}{os.sep}", "").replace(str(folder), "the folder")
+        raise ModelError(f"{source}: converted, but the result cannot be used, so it was not kept\n  {said}") from None
+    return found

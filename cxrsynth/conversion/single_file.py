@@ -1,0 +1,217 @@
+"""One file in latent diffusion's layout, to a folder in diffusers' layout, by diffusers' own mapping of names.
+
+Diffusers would download settings that it does not find. It is given local ones only: a base folder, or the YAML file
+that the checkpoint was trained with.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import transformers
+from diffusers import AutoencoderKL
+from diffusers.loaders.single_file_utils import (
+    SingleFileComponentError,
+    create_diffusers_clip_model_from_ldm,
+    create_diffusers_t5_model_from_checkpoint,
+    is_clip_model_in_single_file,
+    is_t5_in_single_file,
+)
+from torch import Tensor
+
+from cxrsynth.conversion.layout import DENOISER, EMA, TEXT, check_layout, is_vae_tensor, what_it_holds
+from cxrsynth.conversion.original_config import OriginalConfig
+from cxrsynth.conversion.weights import read_weights
+from cxrsynth.diffusion.families import family_of
+from cxrsynth.diffusion.families.base import Family
+from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import stable_json
+from cxrsynth.runtime.pretrained import LOADING_ERRORS
+from cxrsynth.settings import ConvertSettings
+
+_FAILURES = (*LOADING_ERRORS, SingleFileComponentError, NotImplementedError, AssertionError)
+_COPIED = (".json", ".txt", ".model", ".safetensors")
+# Below this number, diffusers takes the plain weights whatever it is asked for.
+_LEAST_EMA = 101
+
+State = dict[str, Tensor]
+
+
+def convert_single_file(settings: ConvertSettings, out: Path) -> None:
+    """Fill `out` with the model in a file, and with the parts of `settings.base` that the file lacks.
+
+    Args:
+        settings: its `source` is a file.
+        out: an empty folder.
+
+    Raises:
+        ModelError: if the file is in no layout that can be converted, if a part is missing in both, or if the file
+            does not fit the settings.
+        OSError: if a file cannot be copied or written.
+    """
+    source, base = settings.source, settings.base
+    state = read_weights(source)
+    check_layout(source, state)
+    if base is None:
+        raise ModelError(
+            f"{source}: holds {what_it_holds(state)}; missing: their settings, a tokenizer and a scheduler\n"
+            "  name a model folder of the same architecture with --base; its weights are not needed for what the file"
+            " holds"
+        )
+    original = None if settings.original_config is None else OriginalConfig(settings.original_config)
+    family, index = family_of(base), _index(base)
+    if settings.ema:
+        _check_ema(source, state)
+    parts = _parts(base, family)
+    networks = {
+        part: _read_part(part, state, settings, family=family, index=index, original=original)
+        for part in parts
+        if part in family.networks
+    }
+    if any(name.startswith(TEXT) for name in state) and not any(networks.get(part) for part in family.encoders):
+        raise ModelError(
+            f"{source}: its text encoder, {_first(state, TEXT)} ..., is none that diffusers converts to"
+            f" {index['text_encoder'][1]}, which {base} has\n"
+            "  expected: --base of the same architecture, with CLIP's or OpenCLIP's text encoder"
+        )
+    _refuse_missing(source, base, [part for part, network in networks.items() if network is None])
+    for part in parts:
+        network = networks.get(part)
+        if network is not None:
+            network.save_pretrained(out / part, safe_serialization=True)
+        else:
+            _copy(base / part, out / part)
+    if original is not None:
+        path = out / "scheduler" / "scheduler_config.json"
+        path.write_bytes(stable_json(original.scheduler(json.loads(path.read_text(encoding="utf-8")))))
+    # What the base has beside the parts, such as a safety checker, does not belong to this model.
+    left_out = {part: [None, None] for part, kind in index.items() if isinstance(kind, list) and part not in parts}
+    (out / "model_index.json").write_bytes(stable_json(index | left_out))
+
+
+def _parts(base: Path, family: Family) -> list[str]:
+    """The folders of the base, in the family's order. Raises ModelError if one is missing."""
+    parts = [part for part in family.parts if (base / part).is_dir() or part not in family.optional]
+    missing = [f"{part}/" for part in parts if not (base / part).is_dir()]
+    if missing:
+        raise ModelError(f"--base {base}: missing {', '.join(missing)}\n  expected: the folder of {family.title}")
+    return parts
+
+
+def _index(base: Path) -> dict[str, Any]:
+    path = base / "model_index.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"--base {base}: model_index.json cannot be read: {error}") from None
+    return {name: kind for name, kind in content.items() if name != "_name_or_path"}
+
+
+def _read_part(
+    part: str,
+    state: State,
+    settings: ConvertSettings,
+    *,
+    family: Family,
+    index: dict[str, Any],
+    original: OriginalConfig | None,
+) -> Any:
+    """The network of one part as the file has it; None if the file lacks it.
+
+    Raises:
+        ModelError: if the file has it, and it does not fit its settings.
+    """
+    base = settings.base
+    try:
+        if part in family.encoders:
+            return _encoder(state, getattr(transformers, index[part][1]), base=str(base), part=part)
+        held = _tensors_of(part, state)
+        if not held:
+            return None
+        kind: Any = AutoencoderKL if part == "vae" else family.denoiser_class
+        if not hasattr(kind, "from_single_file"):
+            raise ModelError(f"{settings.source}: diffusers reads no single files of {family.title}")
+        given: dict[str, Any] = {"config": str(base), "subfolder": part}
+        if original is not None:
+            given = {"original_config": original.content}
+        if part != "vae" and settings.ema:
+            given["extract_ema"] = True
+        # A copy, because some mappings take out what they have used.
+        network = kind.from_single_file(dict(state), local_files_only=True, **given)
+        if original is not None:
+            original.correct(network, part)
+    except _FAILURES as error:
+        wanted = "--original-config" if original else f"{base / part if base else part}"
+        raise ModelError(
+            f"{settings.source}: its {part} does not fit {wanted}: {_first_line(error)}\n"
+            "  expected: --base of the same architecture, or the YAML file it was trained with as --original-config"
+        ) from None
+    _check_complete(settings.source, part, network, held)
+    return network
+
+
+def _encoder(state: State, kind: Any, *, base: str, part: str) -> Any:
+    given = {"checkpoint": dict(state), "config": base, "subfolder": part, "local_files_only": True}
+    if is_clip_model_in_single_file(kind, state):
+        return create_diffusers_clip_model_from_ldm(kind, **given)
+    if kind.__name__.startswith("T5") and is_t5_in_single_file(state):
+        return create_diffusers_t5_model_from_checkpoint(kind, **given)
+    return None
+
+
+def _tensors_of(part: str, state: State) -> State:
+    if part == "vae":
+        return {name: tensor for name, tensor in state.items() if is_vae_tensor(name)}
+    return {name: tensor for name, tensor in state.items() if name.startswith(DENOISER)}
+
+
+def _check_complete(source: Path, part: str, network: Any, held: State) -> None:
+    """Refuse a network that lacks weights, or a file of which some were not used: diffusers logs both, and goes on."""
+    values = [*network.parameters(), *network.buffers()]
+    lacking = [name for name, weight in network.named_parameters() if weight.is_meta]
+    expected, found = sum(value.numel() for value in values), sum(tensor.numel() for tensor in held.values())
+    if lacking or expected != found:
+        raise ModelError(
+            f"{source}: its {part} has {found:,} weights, and its settings ask for {expected:,}"
+            f"{f'; {lacking[0]} is missing' if lacking else ''}\n"
+            "  expected: --base of the same architecture, or the YAML file it was trained with as --original-config"
+        )
+
+
+def _check_ema(source: Path, state: State) -> None:
+    """Refuse a file without averaged weights of the whole U-Net. Raises ModelError."""
+    averaged = {name for name in state if name.startswith(EMA)}
+    plain = [name for name in state if name.startswith(DENOISER)]
+    if len(averaged) < _LEAST_EMA:
+        raise ModelError(f"--ema: {source} has no averaged weights ({EMA}*)\n  leave the option out")
+    # The average of model.diffusion_model.a.b is model_ema.diffusion_modelab.
+    lacking = [name for name in plain if EMA + "".join(name.split(".")[1:]) not in averaged]
+    if lacking:
+        raise ModelError(f"--ema: {source} has no average of {len(lacking)} tensors, such as {lacking[0]}")
+
+
+def _refuse_missing(source: Path, base: Path, lacking: list[str]) -> None:
+    """Parts that the file lacks come from the base, if it has their weights. Raises ModelError."""
+    missing = [part for part in lacking if not list((base / part).glob("*.safetensors"))]
+    if missing:
+        raise ModelError(
+            f"{source}: missing {', '.join(missing)}, and {base} has no safetensors of that either\n"
+            "  expected: --base with the weights of the parts that the file lacks"
+        )
+
+
+def _copy(source: Path, out: Path) -> None:
+    out.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in _COPIED:
+            shutil.copyfile(path, out / path.name)
+
+
+def _first(state: State, prefixes: tuple[str, ...]) -> str:
+    return sorted(name for name in state if name.startswith(prefixes))[0]
+
+
+def _first_line(error: BaseException) -> str:
+    """Diffusers goes on to advise arguments that the user cannot give."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,174 @@
+"""Tiny models in the forms that models are published in: pickled folders, and files in latent diffusion's layout."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+from torch import Tensor
+
+State = dict[str, Tensor]
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+_UNET = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def pickle_parts(folder: Path, *, shards: int = 1) -> None:
+    """Turn every safetensors file of a model folder into pickled weights, as older releases wrote them."""
+    for path in sorted(folder.glob("*/*.safetensors")):
+        stem = path.stem if path.stem.startswith("diffusion_") else f"pytorch_{path.stem}"
+        state = load_file(path)
+        names = sorted(state)
+        files = [f"{stem}.bin"]
+        if shards > 1:
+            files = [f"{stem}-{place:05}-of-{shards:05}.bin" for place in range(1, shards + 1)]
+            placed = {name: files[place % shards] for place, name in enumerate(names)}
+            index = {"metadata": {"total_size": 1}, "weight_map": placed}
+            (path.parent / f"{stem}.bin.index.json").write_text(json.dumps(index), encoding="utf-8")
+        for place, file in enumerate(files):
+            torch.save({name: state[name] for name in names[place::shards]}, path.parent / file)
+        path.unlink()
+
+
+def unet_to_ldm(state: State, *, layers: int = 1) -> State:
+    """A UNet's tensors under latent diffusion's names."""
+    return {_unet_name(name, state, layers + 1): tensor for name, tensor in state.items()}
+
+
+def _unet_name(name: str, state: State, per_block: int) -> str:
+    for own, other in _UNET.items():
+        if name.startswith(f"{own}."):
+            return name.replace(own, other, 1)
+    kind, rest = name.split(".", 1)
+    if kind == "mid_block":
+        what, place, tensor = rest.split(".", 2)
+        at = 1 if what == "attentions" else 2 * int(place)
+        return f"middle_block.{at}.{_resnet(tensor) if what == 'resnets' else tensor}"
+    block, what, place, tensor = rest.split(".", 3)
+    down = kind == "down_blocks"
+    first = int(block) * per_block + (1 if down else 0)
+    blocks = "input_blocks" if down else "output_blocks"
+    if what == "resnets":
+        return f"{blocks}.{first + int(place)}.0.{_resnet(tensor)}"
+    if what == "attentions":
+        return f"{blocks}.{first + int(place)}.1.{tensor}"
+    last = f"{blocks}.{first + per_block - 1}"
+    if down:
+        return f"{last}.0.op.{tensor.removeprefix('conv.')}"
+    attended = any(other.startswith(f"up_blocks.{block}.attentions.") for other in state)
+    return f"{last}.{2 if attended else 1}.{tensor}"
+
+
+def _resnet(tensor: str) -> str:
+    layer, weight = tensor.rsplit(".", 1)
+    return f"{_RESNET[layer]}.{weight}"
+
+
+def vae_to_ldm(state: State, *, levels: int = 2) -> State:
+    """An autoencoder's tensors under latent diffusion's names."""
+    found = {}
+    for given, tensor in state.items():
+        name = given.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+        name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
+        name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
+        name = re.sub(r"up_blocks\.(\d+)\.resnets", lambda m: f"up.{levels - 1 - int(m[1])}.block", name)
+        name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", name)
+        name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+        if "mid_block.attentions.0." in name:
+            start, rest = name.split("mid_block.attentions.0.")
+            layer, weight = rest.rsplit(".", 1)
+            name = f"{start}mid.attn_1.{_VAE_ATTENTION[layer]}.{weight}"
+            tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+        found[name] = tensor
+    return found
+
+
+def clip_state(encoder: Any) -> State:
+    """CLIP's tensors under the names of every release before transformers 5."""
+    found = {}
+    for name, tensor in encoder.state_dict().items():
+        found[name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}"] = tensor
+    return found
+
+
+def open_clip_state(encoder: Any) -> State:
+    """A text encoder's tensors under OpenCLIP's names, with query, key and value in one."""
+    state, found = clip_state(encoder), {}
+    top = {
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+        "text_model.final_layer_norm.weight": "ln_final.weight",
+        "text_model.final_layer_norm.bias": "ln_final.bias",
+    }
+    renamed = {
+        "text_model.encoder.layers": "transformer.resblocks",
+        "layer_norm1": "ln_1",
+        "layer_norm2": "ln_2",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+        "self_attn.out_proj": "attn.out_proj",
+    }
+    for name, tensor in state.items():
+        if name == "text_projection.weight":
+            found["text_projection"] = tensor.T.contiguous()
+        elif name in top:
+            found[top[name]] = tensor
+        elif "q_proj" in name:
+            joined = torch.cat([state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+            start, weight = name.split("self_attn.q_proj.")
+            start = start.replace("text_model.encoder.layers", "transformer.resblocks")
+            found[f"{start}attn.in_proj_{weight}"] = joined
+        elif not any(f"{part}_proj" in name for part in "kv"):
+            for own, other in renamed.items():
+                name = name.replace(own, other)
+            found[name] = tensor
+    return found
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def ldm_state(folder: Path, *, text: str = "clip") -> State:
+    """All weights of a Stable Diffusion folder as one checkpoint of latent diffusion.
+
+    Args:
+        folder: of the model.
+        text: whose layout the text encoders are in: `clip`, `open_clip`, `sdxl` (one of each), or `none`.
+    """
+    pipeline = DiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    state = prefixed("model.diffusion_model.", unet_to_ldm(pipeline.unet.state_dict()))
+    state |= prefixed("first_stage_model.", vae_to_ldm(pipeline.vae.state_dict()))
+    if text == "clip":
+        state |= prefixed("cond_stage_model.transformer.", clip_state(pipeline.text_encoder))
+    if text == "open_clip":
+        state |= prefixed("cond_stage_model.model.", open_clip_state(pipeline.text_encoder))
+    if text == "sdxl":
+        state |= prefixed("conditioner.embedders.0.transformer.", clip_state(pipeline.text_encoder))
+        state |= prefixed("conditioner.embedders.1.model.", open_clip_state(pipeline.text_encoder_2))
+    return {name: tensor.clone().contiguous() for name, tensor in state.items()}
+
+
+def without_weights(folder: Path, out: Path) -> Path:
+    """A copy of a model folder that holds settings, tokenizers and scheduler alone."""
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    return out
