@@ -81,7 +81,8 @@ def generate(
         out: folder for the data set: new, empty, or an unfinished run to resume.
         model: `nano`, a folder in the Stable Diffusion layout, or a model on the Hugging Face Hub.
         ace: adaptive condition embeddings to use with the model (safetensors).
-        prompt: `impression`, `findings`, `report` or `canonical`; None for the format that the model folder names.
+        prompt: `impression`, `findings`, `report`, `canonical` or `class`; None for the format that the model folder
+            names.
         columns: role (`report`, `findings`, `impression`, `report_id`, `view`, `sex`, `age`) -> column name, for
             columns without a usual name.
         images_per_report: 1 to 100.

@@ -47,6 +47,7 @@ class PromptStyle(StrEnum):
     FINDINGS = "findings"
     REPORT = "report"
     CANONICAL = "canonical"
+    CLASS = "class"
 
 
 class ShardFormat(StrEnum):

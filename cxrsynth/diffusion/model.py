@@ -53,13 +53,18 @@ class DiffusionModel:
 
     @property
     def vae(self) -> Any:
-        """The autoencoder."""
+        """The autoencoder; None in pixel space."""
         return self.components.vae
 
     def encode(self, prompts: Sequence[str]) -> tuple[Condition, Condition]:
         """Conditions of B prompts, and of no prompt (B = 1), in the denoiser's type; long prompts are cut."""
         with self._tokenizer_lock:
             return tuple(self._cast(part) for part in self.family.encode(self._pipeline, prompts))  # type: ignore[return-value]
+
+    @property
+    def any_prompt(self) -> str:
+        """A prompt that the model takes, for what does not depend on it."""
+        return self.spec.classes[0] if self.spec.classes else "chest"
 
     def fits(self, text: str) -> bool:
         """Whether the tokenizers take a text without cutting it."""
@@ -205,7 +210,7 @@ def load_model(
     dtype = torch.float32 if float32_denoiser else _DTYPES[precision]
     denoiser = load_denoiser(folder / family.denoiser, family, dtype=dtype)
     components = Components(
-        vae=load_vae(folder / "vae", dtype=_vae_dtype(precision)),
+        vae=None if family.in_pixels else load_vae(folder / "vae", dtype=_vae_dtype(precision)),
         encoders={
             part: load_encoder(folder / part, dtype=_DTYPES[precision] if family.large_encoders else torch.float32)
             for part in model.parts
@@ -220,14 +225,15 @@ def load_model(
         family.check(folder, denoiser, components)
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
-    for network in (denoiser, components.vae, *components.encoders.values()):
+    convolutional = [denoiser] if components.vae is None else [denoiser, components.vae]
+    for network in (*convolutional, *components.encoders.values()):
         network.requires_grad_(False)
-    _finish_in_float32(components.vae)
-    if device.type == "cpu":
-        for network in (denoiser, components.vae):
+    if components.vae is not None:
+        _finish_in_float32(components.vae)
+    for network in convolutional:
+        if device.type == "cpu":
             normalize_small_maps_contiguously(network)
-    denoiser.to(device, memory_format=torch.channels_last)
-    components.vae.to(device, memory_format=torch.channels_last)
+        network.to(device, memory_format=torch.channels_last)
     for encoder in components.encoders.values():
         encoder.to(device)
     loaded = DiffusionModel(

@@ -104,7 +104,24 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         load_model=lambda: load_model(model, device=device, precision=precision),
     )
     checked_scheduler(read_scheduler_config(model.folder), run.sampler, steps=run.steps)
+    _check_request(run, model)
     return replace(run, plan=_plan(run, model, device, precision))
+
+
+def _check_request(run: GenerateRun, model: ResolvedModel) -> None:
+    """Refuse a prompt format or guidance that the model does not have.
+
+    Raises:
+        ModelError: naming the option.
+    """
+    if not model.family.has_text and run.guidance != 1.0:
+        raise ModelError(f"--guidance {run.guidance:g}: {model.family.title} has no guidance\n  use: --guidance 1")
+    by_class = bool(model.spec.classes)
+    if by_class != (run.prompt_style is PromptStyle.CLASS):
+        raise ModelError(
+            f"--prompt {run.prompt_style.value}: {'the model is asked by class' if by_class else 'it has no classes'}\n"
+            + (f"  use: --prompt {PromptStyle.CLASS.value}" if by_class else "  use: another prompt format")
+        )
 
 
 def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precision: Precision) -> dict[str, Any]:

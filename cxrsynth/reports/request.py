@@ -1,14 +1,14 @@
 """`PromptBuilder`: from a report to its de-identified text, labels, prompt and unsupported findings."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cxrsynth.reports.conditions import conditions_of
 from cxrsynth.reports.deid.sanitize import sanitize
 from cxrsynth.reports.findings.reader import FindingsReader
-from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Status
+from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS, FindingLabel, Labels, Status
 from cxrsynth.reports.prompt import (
     Depicts,
     Request,
@@ -48,10 +48,19 @@ class PromptBuilder:
         style: the prompt format.
         depicts: what the model saw in training; None if its folder does not say.
         fits: whether a text fits the tokenizer.
+        classes: findings that the model is asked by, for the format `class`.
     """
 
-    def __init__(self, style: PromptStyle, depicts: Depicts | None, fits: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        style: PromptStyle,
+        depicts: Depicts | None,
+        fits: Callable[[str], bool],
+        *,
+        classes: Sequence[str] = (),
+    ) -> None:
         self._style = style
+        self._classes = tuple(classes)
         self._depicts = depicts
         self._fits = fits
         self._reader = FindingsReader()
@@ -73,7 +82,7 @@ class PromptBuilder:
             "prompt_style": self._style.value,
             "prompt_truncated": truncated,
         }
-        if self._style is PromptStyle.CANONICAL:
+        if self._style in (PromptStyle.CANONICAL, PromptStyle.CLASS):
             metadata["prompt"] = prompt
         return BuiltPrompt(
             prompt=prompt,
@@ -101,6 +110,8 @@ class PromptBuilder:
     def _prompt(self, report: Report, request: Request, clean_text: str) -> str:
         if self._style is PromptStyle.CANONICAL:
             return canonical_prompt(request.subject, request.labels)
+        if self._style is PromptStyle.CLASS:
+            return class_of(request.labels, self._classes)
         section = {
             PromptStyle.IMPRESSION: report.impression,
             PromptStyle.FINDINGS: report.findings,
@@ -109,6 +120,12 @@ class PromptBuilder:
         # If the section is missing, or nothing is left of it ("No significant change."), the prompt is all the text of
         # the report; without any text, its labels. An empty prompt would request any image at all.
         return sanitize(section).text or clean_text or canonical_prompt(request.subject, request.labels)
+
+
+def class_of(labels: Labels, classes: Sequence[str]) -> str:
+    """The first of a model's classes that a report has as present, else "No Finding"."""
+    present = (name for name in classes if name != NO_FINDING and name in labels)
+    return next((name for name in present if labels[name].status is Status.PRESENT), NO_FINDING)
 
 
 def _finding_fact(label: FindingLabel | None, source: str) -> dict[str, str]:
