@@ -95,7 +95,8 @@ def generate(
         lora: LoRA weights of diffusers or peft to merge in: paths, or `PATH=SCALE`.
         embeddings: words learned by textual inversion (safetensors files).
         ace: adaptive condition embeddings to use with the model (safetensors).
-        prompt: `impression`, `findings`, `report` or `canonical`; None for the format that the model folder names.
+        prompt: `impression`, `findings`, `report`, `canonical` or `class`; None for the format that the model folder
+            names.
         prompt_template: in place of `prompt`, a template with fields in braces, or a preset: `roentgen`, `roentgen-v2`,
             `chexgenbench`, `radedit`.
         negative_prompt: what guidance leads away from, "" for nothing; None for the model's.

@@ -48,6 +48,7 @@ class PromptStyle(StrEnum):
     FINDINGS = "findings"
     REPORT = "report"
     CANONICAL = "canonical"
+    CLASS = "class"
 
 
 class ShardFormat(StrEnum):

@@ -10,6 +10,8 @@ from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -25,6 +27,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -336,6 +339,26 @@ def lumina2() -> Any:
     )
 
 
+CLASSES = ("Pneumonia", "No Finding", "Pleural Effusion")
+
+
+def pixels(channels: int = 1, **further: Any) -> Any:
+    """A UNet in pixel space, without text."""
+    network = UNet2DModel(
+        sample_size=16,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        **further,
+    )
+    return DDPMPipeline(network, DDPMScheduler())
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
     "stable_diffusion": stable_diffusion,
     "stable_diffusion with BERT": lambda: stable_diffusion(_bert(), word_tokenizer()),
@@ -352,13 +375,19 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 }
 # One of each: what does not depend on the text encoder is tested with these.
 FAMILIES = ("stable_diffusion", "sdxl", "pixart", "sana", "sd3", "flux", "lumina2")
+WITHOUT_TEXT: dict[str, Callable[[], Any]] = {
+    "gray": pixels,
+    "RGB": lambda: pixels(3),
+    "by class": lambda: pixels(num_class_embeds=len(CLASSES)),
+    "by timestep of class": lambda: pixels(class_embed_type="timestep"),
+}
 FLOW = ("sana", "sd3", "flux", "lumina2")
 
 
 def build(name: str, folder: Path, *, spec: dict[str, object] | None = None) -> Path:
     """Save the model of that name with fixed weights; `spec` becomes its cxrsynth.json."""
     torch.manual_seed(0)
-    pipeline = BUILDERS[name]()
+    pipeline = (BUILDERS | WITHOUT_TEXT)[name]()
     for part in ("unet", "transformer"):
         network = getattr(pipeline, part, None)
         if network is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cxrsynth import console
 from cxrsynth.diffusion.networks import load_vae
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
+from cxrsynth.errors import ModelError
 
 _STAND_IN = "nano"
 
@@ -55,6 +56,10 @@ def load_autoencoder(generator: str | None, manifest: Mapping[str, Any] | None, 
     """
     recorded = _recorded(manifest or {})
     model = _resolve(generator)
+    if model.family.in_pixels:
+        raise ModelError(
+            f"--generator {generator}: a model in pixel space, which has no autoencoder\n  leave --generator out"
+        )
     confirmed = model.digest == recorded.get("digest")
     if generator is not None and recorded and not confirmed:
         console.warn(

@@ -55,7 +55,7 @@ class DiffusionModel:
 
     @property
     def vae(self) -> Any:
-        """The autoencoder."""
+        """The autoencoder; None in pixel space."""
         return self.components.vae
 
     def encode(self, prompts: Sequence[str]) -> tuple[Condition, Condition]:
@@ -66,6 +66,11 @@ class DiffusionModel:
         with self._tokenizer_lock:
             encoded = self.family.encode(self._pipeline, prompts, negative=self.negative_prompt)
         return self._cast(encoded[0]), self._cast(encoded[1])
+
+    @property
+    def any_prompt(self) -> str:
+        """A prompt that the model takes, for what does not depend on it."""
+        return self.spec.classes[0] if self.spec.classes else "chest"
 
     def fits(self, text: str) -> bool:
         """Whether the tokenizers take a text without cutting it."""
@@ -219,7 +224,7 @@ def load_model(
         laid_over.denoiser or folder / family.denoiser, family, dtype=torch.float32 if merging else dtype
     )
     components = Components(
-        vae=load_vae(laid_over.vae or folder / "vae", dtype=_vae_dtype(precision)),
+        vae=None if family.in_pixels else load_vae(laid_over.vae or folder / "vae", dtype=_vae_dtype(precision)),
         encoders={
             part: load_encoder(folder / part, dtype=torch.float32 if merging else encoder_dtype)
             for part in model.parts
@@ -239,14 +244,15 @@ def load_model(
         family.check(folder, denoiser, components)
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
-    for network in (denoiser, components.vae, *components.encoders.values()):
+    convolutional = [denoiser] if components.vae is None else [denoiser, components.vae]
+    for network in (*convolutional, *components.encoders.values()):
         network.requires_grad_(False)
-    _finish_in_float32(components.vae)
-    if device.type == "cpu":
-        for network in (denoiser, components.vae):
+    if components.vae is not None:
+        _finish_in_float32(components.vae)
+    for network in convolutional:
+        if device.type == "cpu":
             normalize_small_maps_contiguously(network)
-    denoiser.to(device, memory_format=torch.channels_last)
-    components.vae.to(device, memory_format=torch.channels_last)
+        network.to(device, memory_format=torch.channels_last)
     for encoder in components.encoders.values():
         encoder.to(device)
     loaded = DiffusionModel(

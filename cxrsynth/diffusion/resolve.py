@@ -16,7 +16,7 @@ from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults, read
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.pretrained import hub_folder
-from cxrsynth.settings import Additions, Sampler
+from cxrsynth.settings import Additions, PromptStyle, Sampler
 
 _SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 _NOTHING = Additions()
@@ -72,6 +72,25 @@ def resolve_model(
         raise ModelError(
             f"{folder / SPEC_FILE}: image_size: the size of {family.title}'s images is in"
             f" {family.denoiser}/config.json, as sample_size\n  leave image_size out"
+        )
+    if spec.negative_prompt and not family.has_text:
+        raise ModelError(f"{folder / SPEC_FILE}: negative_prompt: {family.title} takes no text\n  leave it out")
+    if spec.prompt_template is not None and not family.has_text:
+        raise ModelError(f"{folder / SPEC_FILE}: prompt_template: {family.title} takes no text\n  leave it out")
+    if spec.classes and family.has_text:
+        raise ModelError(f"{folder / SPEC_FILE}: classes: {family.title} is asked by text\n  leave classes out")
+    if spec.classes and "prompt" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"prompt": PromptStyle.CLASS})
+    if (spec.prompt is PromptStyle.CLASS) != bool(spec.classes):
+        raise ModelError(
+            f"{folder / SPEC_FILE}: prompt {spec.prompt.value!r}"
+            f" {'of a model that is asked by class' if spec.classes else 'without classes'}\n"
+            f"  expected: {'no prompt format' if spec.classes else 'the names of the classes, as classes'}"
+        )
+    if not family.has_text and (ace is not None or (folder / ACE_FILE).is_file()):
+        raise ModelError(
+            f"{ace or folder / ACE_FILE}: adaptive condition embeddings, but {folder} is {family.title}\n"
+            "  leave them out: they are added to text embeddings"
         )
     if "defaults" not in spec.model_fields_set:
         spec = spec.model_copy(update={"defaults": _defaults(folder, family)})

@@ -76,7 +76,7 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
     Raises:
         ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
     """
-    scheduler = checked_scheduler(model.scheduler_config, sampler, steps=steps)
+    scheduler = checked_scheduler(model.scheduler_config, sampler, steps=steps, in_pixels=model.family.in_pixels)
     settings: dict[str, Any] = {}
     taken = inspect.signature(scheduler.set_timesteps).parameters
     if getattr(scheduler.config, "use_dynamic_shifting", False):
@@ -108,19 +108,21 @@ def _takes_levels(scheduler: Any) -> bool:
     )
 
 
-def checked_scheduler(config: dict[str, Any], sampler: Sampler, *, steps: int) -> Any:
+def checked_scheduler(config: dict[str, Any], sampler: Sampler, *, steps: int, in_pixels: bool = False) -> Any:
     """The chosen sampler with a model's noise schedule, before its timesteps are set.
+
+    In pixel space DDIM clips its estimate of the clean image, if the model's own scheduler does.
 
     Raises:
         ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
     """
-    scheduler = _scheduler(config, sampler)
+    scheduler = _scheduler(config, sampler, in_pixels=in_pixels)
     if steps > scheduler.config.num_train_timesteps:
         raise ModelError(f"--steps {steps}: the model's schedule has {scheduler.config.num_train_timesteps} timesteps")
     return scheduler
 
 
-def _scheduler(config: dict[str, Any], sampler: Sampler) -> Any:
+def _scheduler(config: dict[str, Any], sampler: Sampler, *, in_pixels: bool) -> Any:
     if sampler is Sampler.MODEL:
         return _own_scheduler(config)
     if is_flow(config):
@@ -139,7 +141,7 @@ def _scheduler(config: dict[str, Any], sampler: Sampler) -> Any:
     config = with_known_betas(config)
     if sampler is Sampler.DDIM:
         # Latents have no bounds to clip at. Configs of other schedulers lack the setting, and DDIM clips by default.
-        return DDIMScheduler.from_config(config, clip_sample=False)
+        return DDIMScheduler.from_config(config, **({} if in_pixels else {"clip_sample": False}))
     if sampler is Sampler.EULER:
         return EulerDiscreteScheduler.from_config(config)
     return DPMSolverMultistepScheduler.from_config(config, **_without_noise(config))
@@ -296,18 +298,27 @@ def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
 
     The last convolution runs in float32 whatever the precision, so that the result has more than bfloat16's 8 bits.
     """
+    if model.vae is None:
+        return _to_gray(latents.clamp(-1.0, 1.0))  # each channel, as pipelines do
     dtype = next(model.vae.decoder.conv_in.parameters()).dtype
     scaled = to_decoder(model.vae, latents.float()).to(dtype).contiguous(memory_format=torch.channels_last)
     pixels = model.vae.decode(scaled, return_dict=False)[0]
-    return (pixels.float().mean(dim=1, keepdim=True) / 2 + 0.5).clamp(0.0, 1.0)  # type: ignore[no-any-return]
+    return _to_gray(pixels)
+
+
+def _to_gray(pixels: Tensor) -> Tensor:
+    """Pixels [B, C, H, W] in [-1, 1] to gray images [B, 1, H, W] float32 in [0, 1]."""
+    return (pixels.float().mean(dim=1, keepdim=True) / 2 + 0.5).clamp(0.0, 1.0)
 
 
 @torch.inference_mode()
 def encode_images(model: DiffusionModel, images: Tensor) -> Tensor:
     """Gray images [B, 1, H, W] in [0, 1] to latents [B, C, h, w] float32: the means of the autoencoder's posterior.
 
-    The gray channel is repeated for an autoencoder of three channels.
+    The gray channel is repeated for an autoencoder, or a model in pixel space, of three channels.
     """
+    if model.vae is None:
+        return (images * 2 - 1).expand(-1, model.latent_shape[0], -1, -1).to(model.device).float()
     dtype = next(model.vae.encoder.conv_in.parameters()).dtype
     pixels = (images * 2 - 1).expand(-1, int(model.vae.config.in_channels), -1, -1)
     shown = pixels.to(model.device, dtype).contiguous(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cxrsynth.errors import ModelError
+from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.reports.template import PromptFormat, parse_template
 from cxrsynth.settings import PromptStyle, Sampler
@@ -33,7 +34,8 @@ class ModelSpec(BaseModel):
     A folder without the file gets the defaults, and prompts made from the impression. `prompt_template` is a template
     or the name of a preset (`cxrsynth.reports.template`), in place of `prompt`. `negative_prompt` takes the place of
     the empty prompt in classifier-free guidance. `image_size` is for networks without a size of their own: pixels, or
-    height and width in pixels.
+    height and width in pixels. `classes` are the findings that a class-conditional model is asked by, in the order of
+    its classes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +47,19 @@ class ModelSpec(BaseModel):
     defaults: SamplingDefaults = SamplingDefaults()
     depicts: Depicts | None = None
     image_size: _Pixels | tuple[_Pixels, _Pixels] | None = None
+    classes: tuple[str, ...] = ()
+
+    @field_validator("classes")
+    @classmethod
+    def _are_findings(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in classes if name not in OBSERVATIONS]
+        if unknown:
+            raise ValueError(f"unknown: {', '.join(unknown)}; known: {', '.join(OBSERVATIONS)}")
+        if len(set(classes)) < len(classes):
+            raise ValueError("a finding is named twice")
+        if classes and NO_FINDING not in classes:
+            raise ValueError(f"{NO_FINDING} is missing, the class of reports without any of the others")
+        return classes
 
     @field_validator("prompt_template")
     @classmethod

@@ -45,7 +45,7 @@ def batches_to_make(
     run: GenerateRun, model: DiffusionModel, folder: OutputFolder, rows: Rows, advance: Advance
 ) -> Iterator[Batch]:
     """The batches of the shards that this process still has to make. No batch spans two shards."""
-    prompt_builder = PromptBuilder(run.prompt_format, model.spec.depicts, model.fits)
+    prompt_builder = PromptBuilder(run.prompt_format, model.spec.depicts, model.fits, classes=model.spec.classes)
     warned: set[str] = set()
     size, images = run.settings.shards.size, rows.usable * run.settings.images_per_report
     for index, first in enumerate(range(0, images, size)):

@@ -29,7 +29,7 @@ from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.reports.template import PromptFormat, PromptTemplate, TemplateError, parse_template
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
-from cxrsynth.settings import Device, GenerateSettings, Precision, Sampler
+from cxrsynth.settings import Device, GenerateSettings, Precision, PromptStyle, Sampler
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
 from cxrsynth.shards.sample import default_id_key, key_fingerprint, load_id_key
@@ -113,6 +113,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     if run.negative_prompt and run.guidance == 1.0:
         raise ModelError(_negative_without_guidance(settings, model))
     checked_scheduler(read_scheduler_config(model.folder), run.sampler, steps=run.steps)
+    _check_request(run, model)
     return replace(run, plan=_plan(run, model, device, precision))
 
 
@@ -141,6 +142,23 @@ def _negative_without_guidance(settings: GenerateSettings, model: ResolvedModel)
     return (
         f"{where}: does nothing at guidance 1, which uses the report's prompt alone\n  raise --guidance, or {without}"
     )
+
+
+def _check_request(run: GenerateRun, model: ResolvedModel) -> None:
+    """Refuse a prompt format or guidance that the model does not have.
+
+    Raises:
+        ModelError: naming the option.
+    """
+    if not model.family.has_text and run.guidance != 1.0:
+        raise ModelError(f"--guidance {run.guidance:g}: {model.family.title} has no guidance\n  use: --guidance 1")
+    by_class = bool(model.spec.classes)
+    style = run.prompt_format.value if isinstance(run.prompt_format, PromptStyle) else "template"
+    if by_class != (run.prompt_format is PromptStyle.CLASS):
+        raise ModelError(
+            f"--prompt {style}: {'the model is asked by class' if by_class else 'it has no classes'}\n"
+            + (f"  use: --prompt {PromptStyle.CLASS.value}" if by_class else "  use: another prompt format")
+        )
 
 
 def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precision: Precision) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+NO_FINDING = "No Finding"
 OBSERVATIONS = (
-    "No Finding",
+    NO_FINDING,
     "Enlarged Cardiomediastinum",
     "Cardiomegaly",
     "Lung Opacity",

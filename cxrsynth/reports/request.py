@@ -1,14 +1,14 @@
 """`PromptBuilder`: from a report to its de-identified text, labels, prompt and unsupported findings."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cxrsynth.reports.conditions import conditions_of
 from cxrsynth.reports.deid.sanitize import sanitize
 from cxrsynth.reports.findings.reader import FindingsReader
-from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Status
+from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS, FindingLabel, Labels, Status
 from cxrsynth.reports.prompt import (
     Depicts,
     Request,
@@ -52,10 +52,19 @@ class PromptBuilder:
         prompt_format: the prompt format.
         depicts: what the model saw in training; None if its folder does not say.
         fits: whether a text fits the tokenizer.
+        classes: findings that the model is asked by, for the format `class`.
     """
 
-    def __init__(self, prompt_format: PromptFormat, depicts: Depicts | None, fits: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        prompt_format: PromptFormat,
+        depicts: Depicts | None,
+        fits: Callable[[str], bool],
+        *,
+        classes: Sequence[str] = (),
+    ) -> None:
         self._format = prompt_format
+        self._classes = tuple(classes)
         self._depicts = depicts
         self._fits = fits
         self._reader = FindingsReader()
@@ -71,7 +80,7 @@ class PromptBuilder:
             style, is_coded = _TEMPLATE, self._format.is_coded
             prompt, truncated = self._from_template(self._format, report, request, clean.text, sanitized)
         else:
-            style, is_coded = self._format.value, self._format is PromptStyle.CANONICAL
+            style, is_coded = self._format.value, self._format in (PromptStyle.CANONICAL, PromptStyle.CLASS)
             prompt, truncated = cut_at_sentence(self._in_style(self._format, report, request, clean.text), self._fits)
         metadata = {
             # The same keys for all samples, and no null: readers such as `datasets` infer columns from the first few.
@@ -111,6 +120,8 @@ class PromptBuilder:
     def _in_style(self, style: PromptStyle, report: Report, request: Request, clean_text: str) -> str:
         if style is PromptStyle.CANONICAL:
             return canonical_prompt(request.subject, request.labels)
+        if style is PromptStyle.CLASS:
+            return class_of(request.labels, self._classes)
         section = {
             PromptStyle.IMPRESSION: report.impression,
             PromptStyle.FINDINGS: report.findings,
@@ -144,6 +155,12 @@ class PromptBuilder:
             text, _ = cut_at_sentence(values[name], lambda part: self._fits(template.render({**values, name: part})))
             return cut_at_sentence(template.render({**values, name: text}), self._fits)[0], True
         return cut_at_sentence(prompt, self._fits)
+
+
+def class_of(labels: Labels, classes: Sequence[str]) -> str:
+    """The first of a model's classes that a report has as present, else "No Finding"."""
+    present = (name for name in classes if name != NO_FINDING and name in labels)
+    return next((name for name in present if labels[name].status is Status.PRESENT), NO_FINDING)
 
 
 def _finding_fact(label: FindingLabel | None, source: str) -> dict[str, str]:

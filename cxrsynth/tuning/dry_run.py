@@ -164,7 +164,7 @@ def _peak_bytes(run: TuneRun) -> int:
 def _measure(made: Reinforcement, pool: SamplingPool, batch: int, *, guidance: float) -> _Step:
     """Time a forward and a backward pass on every core at once, as in a run; the second of two passes counts."""
     policy = made.policy
-    text, empty = (part.clone() for part in encode_prompts(policy.model, ["chest"] * batch))
+    text, empty = (part.clone() for part in encode_prompts(policy.model, [policy.model.any_prompt] * batch))
     mask = None if policy.model.ace is None else policy.model.ace.mask([()] * batch)
     latents = torch.stack([seeded_noise(policy.model.latent_shape, "estimate", i) for i in range(batch)])
     timesteps = policy.model.schedule.timesteps(torch.zeros(batch, dtype=torch.int64, device=policy.model.device))

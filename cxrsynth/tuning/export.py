@@ -279,7 +279,7 @@ def _predictions(model: DiffusionModel) -> Tensor:
     One probe at a time, so that it takes less memory than a step of training; convolutions in full float32, so that
     an accelerator agrees with the CPU.
     """
-    text, empty = (part.clone() for part in encode_prompts(model, ["chest"]))
+    text, empty = (part.clone() for part in encode_prompts(model, [model.any_prompt]))
     mask = None if model.ace is None else model.ace.mask([CONDITIONS])
     condition = guided_condition(model, text, empty, 1.0, mask=mask)
     levels = torch.tensor([model.schedule.count // 2], device=model.device)

@@ -215,7 +215,9 @@ class Supervision:
         encoder = ImageEncoder(
             collection,
             self.model,
-            PromptBuilder(run.model.spec.prompt_format, run.model.spec.depicts, self.model.fits),
+            PromptBuilder(
+                run.model.spec.prompt_format, run.model.spec.depicts, self.model.fits, classes=run.model.spec.classes
+            ),
             excluded=excluded,
             folder=run.folder.latents(self.index),
             limit_bytes=self.section.cache_gib * 2**30,

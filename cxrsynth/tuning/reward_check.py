@@ -40,7 +40,7 @@ def check_reward(name: str, backend: str, *, device: Device) -> Iterator[Finding
 def example_images(device: torch.device) -> tuple[Tensor, list[Report]]:
     """Images of nano, [B, 1, H, W] float32 in [0, 1] on the CPU, and their reports with all labels."""
     model = load_model(resolve_model("nano"), device=device, precision=Precision.FP32)
-    builder = PromptBuilder(model.spec.prompt_format, model.spec.depicts, model.fits)
+    builder = PromptBuilder(model.spec.prompt_format, model.spec.depicts, model.fits, classes=model.spec.classes)
     rows = open_table(packaged_folder() / EXAMPLE_REPORTS).rows()
     reports = list(islice((row for row in rows if isinstance(row, Report)), _IMAGES))
     built = [builder.build(report) for report in reports]

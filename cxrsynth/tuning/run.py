@@ -128,7 +128,9 @@ class TuneRun:
         Args:
             fits: whether a text fits the tokenizer.
         """
-        prompt_builder = PromptBuilder(self.model.spec.prompt_format, self.model.spec.depicts, fits)
+        prompt_builder = PromptBuilder(
+            self.model.spec.prompt_format, self.model.spec.depicts, fits, classes=self.model.spec.classes
+        )
 
         @lru_cache(maxsize=100_000)
         def example(place: int, of: str) -> PromptExample:

@@ -43,6 +43,8 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     )
     _check_schedule(recipe, model, settings.recipe)
     _check_negative_prompt(recipe, model, settings.recipe)
+    if not model.family.has_text:
+        _check_without_text(recipe, model, settings.recipe)
     if recipe.model.precision is Precision.FP16:
         raise RecipeError(
             f"{settings.recipe}: model.precision: found 'fp16'\n"
@@ -130,6 +132,38 @@ def _check_negative_prompt(recipe: Recipe, model: ResolvedModel, path: Path) -> 
     ]
     if wrong:
         raise RecipeError("\n".join(wrong))
+
+
+def _check_without_text(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
+    """Refuse what needs text: guidance, empty prompts, adaptive condition embeddings.
+
+    Raises:
+        RecipeError: naming every such key.
+    """
+    default = model.spec.defaults.guidance
+    scales = {"evaluation.guidance": recipe.evaluation.guidance}
+    wrong = []
+    for index, stage in enumerate(recipe.stages):
+        where = f"stages.{index}"
+        if isinstance(stage, SftStage):
+            if stage.cond_dropout_prob:
+                wrong.append((f"{where}.cond_dropout_prob: {stage.cond_dropout_prob:g}", "0, no prompt is empty"))
+            continue
+        scales[f"{where}.sampling.guidance"] = stage.sampling.guidance
+        if stage.train.ace:
+            wrong.append((f"{where}.train.ace: adaptive condition embeddings are added to text embeddings", "false"))
+    wrong += [
+        (f"{key}: {default if scale is None else scale:g}", "1, no guidance")
+        for key, scale in scales.items()
+        if (default if scale is None else scale) != 1.0
+    ]
+    if wrong:
+        raise RecipeError(
+            "\n".join(
+                f"{path}: {found}\n  expected: {expected}, because the model is {model.family.title}"
+                for found, expected in wrong
+            )
+        )
 
 
 def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:

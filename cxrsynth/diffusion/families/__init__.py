@@ -14,11 +14,13 @@ from cxrsynth.diffusion.families.sana import Sana
 from cxrsynth.diffusion.families.sd3 import StableDiffusion3
 from cxrsynth.diffusion.families.sdxl import StableDiffusionXL
 from cxrsynth.diffusion.families.stable_diffusion import StableDiffusion
+from cxrsynth.diffusion.families.unconditional import Unconditional
 from cxrsynth.errors import ModelError
 
 _SDXL = StableDiffusionXL()
 _BY_DENOISER: dict[str, Family] = {
     "UNet2DConditionModel": StableDiffusion(),
+    "UNet2DModel": Unconditional(),
     "PixArtTransformer2DModel": PixArt(),
     "SanaTransformer2DModel": Sana(),
     "SD3Transformer2DModel": StableDiffusion3(),

@@ -27,8 +27,8 @@ _LIVE_VALUES_TRANSFORMER = 48
 class Components:
     """The networks and tokenizers of one model, by the names of their folders, and what else its folder says.
 
-    `scheduler_config` is its scheduler's configuration, `spec` its `cxrsynth.json`. `denoiser` is apart: it is the one
-    that is tuned, and a policy and its baseline have one each.
+    `vae` is None in pixel space. `scheduler_config` is its scheduler's configuration, `spec` its `cxrsynth.json`.
+    `denoiser` is apart: it is the one that is tuned, and a policy and its baseline have one each.
     """
 
     vae: Any
@@ -59,6 +59,9 @@ class Family(ABC):
     prompt_tokens: ClassVar[int | None] = None  # the pipeline's limit, where it is not the tokenizer's
     # The tokenizers that have to take a whole prompt, None for all; what others leave out of it is lost to them alone.
     limiting: ClassVar[tuple[str, ...] | None] = None
+    in_pixels: ClassVar[bool] = False  # no autoencoder: latents are images in [-1, 1]
+    # Without text there are no empty prompt, no classifier-free guidance and no adaptive condition embeddings.
+    has_text: ClassVar[bool] = True
     takes_image_size: ClassVar[bool] = False  # whether `image_size` of cxrsynth.json decides the size of images
 
     @property
@@ -74,15 +77,15 @@ class Family(ABC):
     @property
     def networks(self) -> tuple[str, ...]:
         """Folders that hold weights."""
-        return (self.denoiser, "vae", *self.encoders)
+        return (self.denoiser, *(() if self.in_pixels else ("vae",)), *self.encoders)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """All folders of a model."""
         return (*self.networks, *self.tokenizers, "scheduler")
 
-    def pipeline(self, denoiser: Any, components: Components) -> DiffusionPipeline:
-        """The pipeline around the networks, for encoding prompts."""
+    def pipeline(self, denoiser: Any, components: Components) -> Any:
+        """What `encode` encodes prompts with: the pipeline of diffusers around the networks."""
         kind = self.pipeline_class
         # It prints what it cuts of a prompt, which is report text.
         logging.getLogger(kind.__module__).setLevel(logging.ERROR)
@@ -193,15 +196,19 @@ class Family(ABC):
         return self.tokens(denoiser, shape) * inner * _LIVE_VALUES_TRANSFORMER
 
 
-def spatial_factor(vae: AutoencoderKL | AutoencoderDC) -> int:
-    """Pixels per side of a latent."""
+def spatial_factor(vae: AutoencoderKL | AutoencoderDC | None) -> int:
+    """Pixels per side of a latent; 1 without an autoencoder."""
+    if vae is None:
+        return 1
     if isinstance(vae, AutoencoderDC):
         return int(vae.spatial_compression_ratio)
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
-def decoder_width(vae: AutoencoderKL | AutoencoderDC) -> int:
-    """Channels of the decoder's largest maps."""
+def decoder_width(vae: AutoencoderKL | AutoencoderDC | None) -> int:
+    """Channels of the decoder's largest maps; 0 without an autoencoder."""
+    if vae is None:
+        return 0
     config = vae.config
     widths = config.decoder_block_out_channels if isinstance(vae, AutoencoderDC) else config.block_out_channels
     return int(widths[0])
