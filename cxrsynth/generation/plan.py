@@ -152,13 +152,12 @@ def _check_request(run: GenerateRun, model: ResolvedModel) -> None:
     """
     if not model.family.has_text and run.guidance != 1.0:
         raise ModelError(f"--guidance {run.guidance:g}: {model.family.title} has no guidance\n  use: --guidance 1")
-    by_class = bool(model.spec.classes)
-    style = run.prompt_format.value if isinstance(run.prompt_format, PromptStyle) else "template"
-    if by_class != (run.prompt_format is PromptStyle.CLASS):
-        raise ModelError(
-            f"--prompt {style}: {'the model is asked by class' if by_class else 'it has no classes'}\n"
-            + (f"  use: --prompt {PromptStyle.CLASS.value}" if by_class else "  use: another prompt format")
-        )
+    style = run.prompt_format
+    if model.spec.classes and style is not PromptStyle.CLASS:
+        asked = f"--prompt {style.value}" if isinstance(style, PromptStyle) else "--prompt-template"
+        raise ModelError(f"{asked}: the model is asked by class\n  use: --prompt class")
+    if style is PromptStyle.CLASS and not model.spec.classes:
+        raise ModelError("--prompt class: the model has no classes\n  use: another prompt format")
 
 
 def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precision: Precision) -> dict[str, Any]:
