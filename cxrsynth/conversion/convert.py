@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cxrsynth.conversion.folder import convert_folder
+from cxrsynth.conversion.monai import convert_bundle, is_bundle
 from cxrsynth.conversion.single_file import convert_single_file
 from cxrsynth.conversion.weights import SUFFIXES
 from cxrsynth.diffusion.model import load_model
@@ -43,7 +44,9 @@ def convert(settings: ConvertSettings) -> Converted:
     _check(settings)
     try:
         with folder_atomically(out) as partial:
-            if source.is_dir():
+            if source.is_dir() and is_bundle(source):
+                convert_bundle(source, settings.base, partial)
+            elif source.is_dir():
                 convert_folder(source, partial)
             else:
                 convert_single_file(settings, partial)

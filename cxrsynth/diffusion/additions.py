@@ -84,7 +84,7 @@ def check_additions(additions: Additions, family: Family) -> None:
         if folder is not None and not list(folder.glob("*.safetensors")):
             raise ModelError(
                 f"{option} {folder}: no safetensors weights\n"
-                "  weights load from safetensors only; convert pickled weights (.bin, .ckpt) first"
+                "  weights load from safetensors only; convert their model with: cxrsynth convert"
             )
     for lora in additions.loras:
         lora_file(lora.path)

@@ -149,7 +149,7 @@ def _parts(folder: Path, family: Family) -> tuple[str, ...]:
         if part in family.networks and not list((folder / part).glob("*.safetensors")):
             raise ModelError(
                 f"{folder / part}: no safetensors weights\n"
-                "  weights load from safetensors only; convert pickled weights (.bin, .ckpt) with diffusers first"
+                "  weights load from safetensors only; convert pickled weights (.bin, .ckpt) with: cxrsynth convert"
             )
     return parts
 

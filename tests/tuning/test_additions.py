@@ -32,6 +32,7 @@ def tuned(base: Path, folder: Path, train: dict[str, Any], **laid_over: Any) -> 
     return folder / "run" / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [{"unet": "lora", "lora": {"rank": 2}, "ace": False}, {"unet": "frozen"}])
 def test_lora_weights_and_words_are_in_the_result(train: dict[str, Any], base: Path, tmp_path: Path) -> None:
     weights, words = lora_of(base, tmp_path / "lora"), tmp_path / "learned.safetensors"
@@ -47,6 +48,7 @@ def test_lora_weights_and_words_are_in_the_result(train: dict[str, Any], base: P
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_denoiser_and_an_autoencoder_of_their_own_are_in_the_result(base: Path, tmp_path: Path) -> None:
     for part in ("unet", "vae"):
         (tmp_path / part).mkdir()
@@ -62,6 +64,7 @@ def test_a_denoiser_and_an_autoencoder_of_their_own_are_in_the_result(base: Path
         assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
+@pytest.mark.slow
 def test_a_model_of_half_precision_files_alone_leaves_one_that_diffusers_loads(base: Path, tmp_path: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(base, safety_checker=None)
     pipeline.save_pretrained(tmp_path / "half", variant="fp16", safe_serialization=True, max_shard_size="5kB")
