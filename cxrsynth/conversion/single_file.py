@@ -214,4 +214,4 @@ def _first(state: State, prefixes: tuple[str, ...]) -> str:
 
 def _first_line(error: BaseException) -> str:
     """Diffusers goes on to advise arguments that the user cannot give."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].partition(" If you want to instead")[0]
