@@ -299,7 +299,7 @@ def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
     The last convolution runs in float32 whatever the precision, so that the result has more than bfloat16's 8 bits.
     """
     if model.vae is None:
-        return _to_gray(latents.clamp(-1.0, 1.0))  # each channel, as pipelines do
+        return _to_gray(latents)
     dtype = next(model.vae.decoder.conv_in.parameters()).dtype
     scaled = to_decoder(model.vae, latents.float()).to(dtype).contiguous(memory_format=torch.channels_last)
     pixels = model.vae.decode(scaled, return_dict=False)[0]
@@ -307,8 +307,11 @@ def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
 
 
 def _to_gray(pixels: Tensor) -> Tensor:
-    """Pixels [B, C, H, W] in [-1, 1] to gray images [B, 1, H, W] float32 in [0, 1]."""
-    return (pixels.float().mean(dim=1, keepdim=True) / 2 + 0.5).clamp(0.0, 1.0)
+    """Pixels [B, C, H, W], about in [-1, 1], to gray images [B, 1, H, W] float32 in [0, 1].
+
+    Each channel is clipped before they are averaged: the gray of the image that diffusers gives.
+    """
+    return (pixels.float() / 2 + 0.5).clamp(0.0, 1.0).mean(dim=1, keepdim=True)
 
 
 @torch.inference_mode()

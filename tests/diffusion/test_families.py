@@ -17,6 +17,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FluxPipeline,
 )
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cxrsynth.diffusion.families import FAMILIES as KNOWN
@@ -146,6 +147,20 @@ def test_euler_is_the_schedulers_of_that_name(name: str, folders: dict[str, Path
     own = None if name in FLOW else EulerDiscreteScheduler.from_config
     # The pipelines scale given latents by the scheduler's own first noise level, as ours do.
     torch.testing.assert_close(found, by_diffusers(folders[name], noise, 3.0, own), atol=1e-4, rtol=0)
+
+
+def test_colors_are_clipped_before_they_become_gray(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    weights = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    state["decoder.conv_out.weight"] *= 30  # pixels far outside of [-1, 1]
+    save_file(state, weights, metadata={"format": "pt"})
+    model = loaded(tmp_path / "model")
+    noise = noise_of(model)
+    expected = by_diffusers(tmp_path / "model", noise, 3.0)
+    assert ((expected == 0) | (expected == 1)).float().mean() > 0.2
+    found = sample_images(model, PROMPTS, noise, sampler=Sampler.MODEL, steps=STEPS, guidance=3.0)
+    torch.testing.assert_close(found, expected.mean(1, keepdim=True), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", FLOW)
