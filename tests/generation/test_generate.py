@@ -929,7 +929,7 @@ def test_sampling_agrees_with_diffusers(sampler: Sampler, networks: DiffusionMod
             prompts, latents=noise, num_inference_steps=5, guidance_scale=3.0, output_type="latent"
         ).images
         pixels = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
-    theirs = (pixels.mean(dim=1, keepdim=True) / 2 + 0.5).clamp(0, 1)
+    theirs = (pixels / 2 + 0.5).clamp(0, 1).mean(dim=1, keepdim=True)  # gray of the image that a pipeline gives
     ours = sample_images(networks, prompts, noise, sampler=sampler, steps=5, guidance=3.0)
     assert theirs.std() > 0.01
     assert torch.allclose(ours, theirs, atol=1e-3)
