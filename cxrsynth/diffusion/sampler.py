@@ -161,8 +161,13 @@ def _own_scheduler(config: dict[str, Any]) -> Any:
     """
     named = str(config.get("_class_name", "DDIMScheduler"))
     kind = getattr(diffusers, named, None)
-    if kind is None or not named.endswith("Scheduler"):
-        raise ModelError(f"--sampler model: the model's scheduler is {named}, which diffusers does not have")
+    if kind is None:
+        raise ModelError(f"--sampler model: the model's scheduler is {named}, which this diffusers does not have")
+    if named == "DPMSolverSDEScheduler":
+        raise ModelError(
+            f"--sampler model: {named} draws its noise from a generator of its own, so images could not be made again\n"
+            "  use: --sampler dpm++, ddim or euler"
+        )
     return kind.from_config(config)
 
 

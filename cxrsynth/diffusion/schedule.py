@@ -21,8 +21,31 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 FLOW = "flow_prediction"
 # Where no signal is left, noise says nothing about the clean latents.
 _LEAST_ALPHA = 1e-5
-# Continuous noise levels without bounds, and generators of one step.
-_UNKNOWN = ("EDM", "KarrasVe", "ScoreSde", "CMStochastic", "VQDiffusion", "SCM", "CosineDPM")
+# Schedulers of diffusers whose noise levels are known: discrete ones, with betas, and those of flow matching. Others
+# have levels of their own kind (EDM), run from image to noise (inverse), or are made for something else than images.
+_DISCRETE = (
+    "DDIM",
+    "DDIMParallel",
+    "DDPM",
+    "DDPMParallel",
+    "DEISMultistep",
+    "DPMSolverMultistep",
+    "DPMSolverSDE",
+    "DPMSolverSinglestep",
+    "EulerAncestralDiscrete",
+    "EulerDiscrete",
+    "HeunDiscrete",
+    "KDPM2AncestralDiscrete",
+    "KDPM2Discrete",
+    "LCM",
+    "LMSDiscrete",
+    "PNDM",
+    "SASolver",
+    "TCD",
+    "UniPCMultistep",
+)
+_FLOW = ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "FlowMatchLCM")
+KNOWN_SCHEDULERS = frozenset(f"{name}Scheduler" for name in (*_DISCRETE, *_FLOW))
 
 
 class NoiseSchedule(Protocol):
@@ -211,10 +234,10 @@ def read_scheduler_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelError(f"{path}: not a scheduler's configuration, expected an object")
     named = str(config.get("_class_name", "DDIMScheduler"))
-    if named.startswith(_UNKNOWN):
+    if named not in KNOWN_SCHEDULERS:
         raise ModelError(
-            f"{path}: {named} has noise levels of its own kind, which are not supported\n"
-            "  expected: a discrete schedule of betas, or flow matching"
+            f"{path}: {named} is not supported: its noise levels are of their own kind\n"
+            f"  expected: a schedule of betas, or flow matching: one of {', '.join(sorted(KNOWN_SCHEDULERS))}"
         )
     kind = config.get("prediction_type", "epsilon")
     if kind not in (*PREDICTIONS, FLOW):

@@ -547,7 +547,11 @@ def test_damaged_weights_are_refused(tmp_path: Path, tiny_model: Path, table: Pa
         ("text_encoder/model.safetensors", "", "cannot be loaded"),
         ("scheduler/scheduler_config.json", "[]", "expected an object"),
         ("scheduler/scheduler_config.json", '{"prediction_type": "score"}', "'score', expected epsilon"),
-        ("scheduler/scheduler_config.json", '{"_class_name": "EDMEulerScheduler"}', "noise levels of its own kind"),
+        (
+            "scheduler/scheduler_config.json",
+            '{"_class_name": "EDMEulerScheduler"}',
+            "are of their own kind",
+        ),
         ("scheduler/scheduler_config.json", '{"beta_schedule": "none"}', "cannot be loaded"),
         ("scheduler/scheduler_config.json", '{"num_train_timesteps": "many"}', "cannot be loaded"),
         ("unet/config.json", "5", "cannot be loaded"),
@@ -565,19 +569,20 @@ def test_damaged_parts_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("named", "options", "said"),
     [
-        (["--steps", "1001"], "--steps 1001: the model's schedule has 1000 timesteps"),
-        (["--sampler", "ddim"], "--sampler ddim: the model learned by flow matching"),
-        (["--sampler", "model"], "--sampler model: the model's scheduler is FlowMatchMagicScheduler"),
+        ("DDIM", ["--steps", "1001"], "--steps 1001: the model's schedule has 1000 timesteps"),
+        ("FlowMatchEulerDiscrete", ["--sampler", "ddim"], "--sampler ddim: the model learned by flow matching"),
+        ("DPMSolverSDE", ["--sampler", "model"], "DPMSolverSDEScheduler draws its noise from a generator of its own"),
     ],
 )
 def test_a_sampler_that_does_not_fit_is_refused_before_anything_is_written(
-    options: list[str], said: str, tmp_path: Path, tiny_model: Path, table: Path
+    named: str, options: list[str], said: str, tmp_path: Path, tiny_model: Path, table: Path
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
-    (model / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "FlowMatchMagicScheduler"}')
+    content = json.dumps({"_class_name": f"{named}Scheduler"})
+    (model / "scheduler" / "scheduler_config.json").write_text(content)
     assert said in refuse(command(table, tmp_path / "out", model, *options))
     assert not (tmp_path / "out").exists()
 

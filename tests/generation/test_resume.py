@@ -159,6 +159,27 @@ def test_ctrl_c_says_how_to_resume(
     assert hashes(out) == reference
 
 
+@pytest.mark.slow
+def test_a_sampler_that_draws_noise_resumes_to_the_same_bytes(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its noise comes from each image's own, so it does not matter which images were made before."""
+    model = tmp_path / "model"
+    shutil.copytree(job.model, model)
+    config = model / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "EulerAncestralDiscreteScheduler"}))
+    stochastic = Job(job.home, job.table, model)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert stochastic.run_here(whole, monkeypatch, "--sampler", "model")[0] == 0
+    half_made(whole, cut, shards=3)
+    torch.manual_seed(1)
+    assert stochastic.run_here(cut, monkeypatch, "--sampler", "model")[0] == 0
+    shards = [name for name in hashes(whole) if name.endswith(".tar")]
+    assert [hashes(cut)[name] for name in shards] == [hashes(whole)[name] for name in shards]
+    assert stochastic.run_here(tmp_path / "plain", monkeypatch, "--sampler", "ddim")[0] == 0
+    assert hashes(tmp_path / "plain")["cxr-000000.tar"] != hashes(whole)["cxr-000000.tar"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "removed", "record removed"])
 def test_a_damaged_shard_is_made_again(
     damage: str, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
