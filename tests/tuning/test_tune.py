@@ -570,8 +570,8 @@ def test_the_test_is_of_the_weights_that_the_model_gets(
     tuned, baseline = (
         StableDiffusionPipeline.from_pretrained(folder, safety_checker=None) for folder in (out / "model", tiny_model)
     )
-    assert torch.equal(seen[0], tuned.denoiser.conv_out.weight)
-    assert torch.equal(seen[1], baseline.denoiser.conv_out.weight)
+    assert torch.equal(seen[0], tuned.unet.conv_out.weight)
+    assert torch.equal(seen[1], baseline.unet.conv_out.weight)
     assert len(seen) == 2
     assert "weights of iteration 1," in (out / "model" / "model_card.md").read_text()
 
