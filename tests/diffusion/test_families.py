@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from cxrsynth.diffusion.families import FAMILIES as KNOWN
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import encode_images, make_scheduler, sample_images
-from cxrsynth.diffusion.schedule import KNOWN_SCHEDULERS
+from cxrsynth.diffusion.schedule import KNOWN_SCHEDULERS, read_scheduler_config
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Precision, Sampler
 from tests.families import BUILDERS, FAMILIES, FLOW, build
 
 CPU = torch.device("cpu")
+# One of each family; what differs in its text encoders takes longer in all.
+KINDS = [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in BUILDERS]
 PROMPTS = ["clear lungs", "left lower lobe pneumonia"]
 STEPS = 4
 
@@ -39,6 +42,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model of each kind."""
     home = tmp_path_factory.mktemp("families")
     return {name: build(name, home / name.replace(" ", "-")) for name in BUILDERS}
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion(folders: dict[str, Path]) -> DiffusionModel:
+    """The first of them, loaded."""
+    return loaded(folders["stable_diffusion"])
 
 
 def loaded(folder: Path) -> DiffusionModel:
@@ -104,7 +113,7 @@ def dpmpp(config: Any) -> Any:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_images_are_those_of_diffusers(name: str, guidance: float, folders: dict[str, Path]) -> None:
     model = loaded(folders[name])
     noise = noise_of(model)
@@ -122,7 +131,7 @@ def test_a_negative_prompt_is_refused_where_guidance_is_an_input(folders: dict[s
         load_model(model, device=CPU, precision=Precision.FP32, negative_prompt="left lungs")
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "flux"])
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "flux"])
 def test_a_negative_prompt_is_that_of_diffusers(name: str, folders: dict[str, Path]) -> None:
     plain = loaded(folders[name])
     noise = noise_of(plain)
@@ -228,16 +237,18 @@ SCHEDULERS = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"
 
 
 @pytest.mark.parametrize("named", SCHEDULERS)
-def test_every_scheduler_is_reproducible_or_refused(named: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_every_scheduler_is_reproducible_or_refused(
+    named: str, stable_diffusion: DiffusionModel, tmp_path: Path
+) -> None:
     """Images depend on their own noise alone: not on torch's global generator, nor on what is beside them."""
-    shutil.copytree(folders["stable_diffusion"], tmp_path / "model")
-    config = tmp_path / "model" / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps({"_class_name": named}))
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": named}))
     if named not in KNOWN_SCHEDULERS:
         with pytest.raises(ModelError, match=f"{named} is not supported"):
-            loaded(tmp_path / "model")
+            read_scheduler_config(tmp_path)
         return
-    model = loaded(tmp_path / "model")
+    components = replace(stable_diffusion.components, scheduler_config=read_scheduler_config(tmp_path))
+    model = replace(stable_diffusion, components=components)
     noise, given = noise_of(model), {"sampler": Sampler.MODEL, "steps": STEPS, "guidance": 1.0}
     if named == "DPMSolverSDEScheduler":
         with pytest.raises(ModelError, match="draws its noise from a generator of its own"):

@@ -107,6 +107,7 @@ def test_an_evaluator_of_the_tuning_family_is_warned_of(tiny_model: Path, tmp_pa
     assert "not independent" not in independent.output
 
 
+@pytest.mark.slow
 def test_an_ensemble_tunes_and_is_recorded(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bright and dark together are worth nothing, less half of what they disagree by."""
     install_brightness(tmp_path / "package", monkeypatch)

@@ -491,6 +491,7 @@ def test_user_errors_are_explained(change: dict[str, Any], message: str, tiny_mo
         assert option not in result.output
 
 
+@pytest.mark.slow
 def test_another_recipe_cannot_resume_in_the_same_folder(tiny_model: Path, tmp_path: Path) -> None:
     path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
     assert tune(path, out).exit_code == 0

@@ -223,6 +223,7 @@ def test_diverged_weights_are_reported_with_the_iteration(
     assert "lower learning rate" in message
 
 
+@pytest.mark.slow
 def test_a_source_that_lists_a_safety_checker_leaves_a_model_that_diffusers_loads(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -239,6 +240,7 @@ def test_a_source_that_lists_a_safety_checker_leaves_a_model_that_diffusers_load
     assert pipeline.safety_checker is None
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_start_does_not_lock_the_folder(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
