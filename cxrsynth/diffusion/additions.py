@@ -20,6 +20,7 @@ _PEFT_CONFIG = "adapter_config.json"
 # Names under which diffusers and peft save, in order; a folder with one other file is taken, too.
 _LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _ADAPTER = "laid_over"
+_WRAPPED = "base_model.model."
 
 
 def addition_files(additions: Additions) -> Iterator[tuple[str, Path]]:
@@ -172,7 +173,9 @@ def _merge_peft(folder: Path, state: dict[str, Tensor], scale: float, denoiser: 
     config.alpha_pattern = {name: alpha * scale for name, alpha in config.alpha_pattern.items()}
     config.inference_mode = True
     inject_adapter_in_model(config, denoiser, _ADAPTER)
-    found: Any = set_peft_model_state_dict(denoiser, dict(state), adapter_name=_ADAPTER)
+    # Saved around the network that peft wraps, which is here without its wrapping.
+    own = {name.removeprefix(_WRAPPED): weight for name, weight in state.items()}
+    found: Any = set_peft_model_state_dict(denoiser, own, adapter_name=_ADAPTER)
     unmatched = found.unexpected_keys
     if unmatched:
         raise ValueError(f"{len(unmatched)} tensors have no layer in the model, such as {sorted(unmatched)[0]}")

@@ -78,7 +78,7 @@ def test_lora_weights_of_diffusers(name: str, scale: float, folders: dict[str, P
     weights = lora_of(folders[name], tmp_path / "lora")
     model = loaded(folders[name], additions=Additions(loras=(Lora(weights, scale),)))
     pipeline = DiffusionPipeline.from_pretrained(folders[name], safety_checker=None)
-    pipeline.load_lora_weights(weights)
+    pipeline.load_lora_weights(weights, weight_name="pytorch_lora_weights.safetensors")
     pipeline.fuse_lora(lora_scale=scale)
     found = images_of(model)
     torch.testing.assert_close(found, by_diffusers(pipeline), atol=1e-4, rtol=0)
