@@ -1,14 +1,17 @@
 """Prompt templates: how they are read, rendered, and filled from a report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cxrsynth.reports.request
 import cxrsynth.reports.values
 from cxrsynth.reports.deid.sanitize import Sanitized
+from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.reports.request import BuiltPrompt, PromptBuilder
@@ -19,6 +22,14 @@ from cxrsynth.settings import PromptStyle
 V2 = "[[{age} year old ][{race} ]{sex}. ]{impression}"
 SIGNS = st.text(alphabet="ab {}[]\\.\n", max_size=30)
 LITERALS = st.text(alphabet="ab .,\n", max_size=5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_reader() -> Iterator[None]:
+    """Every builder has one of its own, which takes most of a second to load."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cxrsynth.reports.request, "FindingsReader", cache(FindingsReader))
+        yield
 
 
 def always(_: str) -> bool:

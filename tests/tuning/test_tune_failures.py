@@ -125,6 +125,7 @@ def test_a_reference_of_too_few_images_is_refused_before_work_starts(
     assert metrics(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_the_positions_of_existing_embeddings_cannot_be_changed(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model, iterations=1)
     content["stages"] = [content["stages"][0], content["stages"][0] | {"train": {"unet": "full", "ace": {"tokens": 6}}}]
@@ -331,6 +332,7 @@ def test_a_model_that_half_precision_is_far_off_for_is_saved(
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_backends_beside_the_recipe_are_found_from_anywhere(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
