@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from cxrsynth.diffusion.condition import Condition
+from cxrsynth.diffusion.condition import MASK, TEXT, Condition
 from cxrsynth.diffusion.spec import ModelSpec, SamplingDefaults
 from cxrsynth.errors import ModelError
 
@@ -94,7 +94,7 @@ class Family(ABC):
             "vae": components.vae,
             **components.encoders,
             **components.tokenizers,
-            "scheduler": self.any_scheduler(components.scheduler_config),
+            "scheduler": self.any_scheduler(),
         }
         return kind(**parts, **self.pipeline_arguments())
 
@@ -106,11 +106,9 @@ class Family(ABC):
         """Sampling defaults of the model in a folder; no weights are read."""
         return self.defaults
 
-    def any_scheduler(self, config: dict[str, Any]) -> Any:
+    def any_scheduler(self) -> Any:
         """A scheduler that the pipeline takes; it samples nothing."""
-        from cxrsynth.diffusion.schedule import flow_scheduler
-
-        return flow_scheduler({})
+        return FlowMatchEulerDiscreteScheduler()
 
     @abstractmethod
     def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
@@ -249,6 +247,29 @@ def classifier_free(unconditional: Tensor, conditional: Tensor, guidance: float)
 def linear_levels(steps: int) -> list[float]:
     """Noise levels from 1 in equal steps, the last of which leads to 0."""
     return [float(level) for level in np.linspace(1.0, 1 / steps, steps)]
+
+
+def masked_conditions(
+    pipeline: Any, prompts: Sequence[str], *, negative: str | list[str], length: int | None, **further: Any
+) -> tuple[Condition, Condition]:
+    """As `Family.encode`, for pipelines that give hidden states and which of them belong to words.
+
+    Args:
+        pipeline: with a text encoder.
+        prompts: B of them.
+        negative: what guidance leads away from; some pipelines want it once for each prompt.
+        length: tokens that a prompt is padded and cut to.
+        further: arguments of the pipeline's `encode_prompt`.
+    """
+    text, mask, no_text, no_mask = pipeline.encode_prompt(
+        list(prompts),
+        do_classifier_free_guidance=True,
+        negative_prompt=negative,
+        device=pipeline.text_encoder.device,
+        max_sequence_length=length,
+        **further,
+    )
+    return Condition({TEXT: text, MASK: mask}), Condition({TEXT: no_text[:1], MASK: no_mask[:1]})
 
 
 def cut_learned_variance(prediction: Tensor, channels: int) -> Tensor:

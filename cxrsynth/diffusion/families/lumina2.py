@@ -6,8 +6,8 @@ from typing import Any
 from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
 from torch import Tensor
 
-from cxrsynth.diffusion.condition import MASK, TEXT, Condition
-from cxrsynth.diffusion.families.base import Family, batched, classifier_free, linear_levels
+from cxrsynth.diffusion.condition import MASK, Condition
+from cxrsynth.diffusion.families.base import Family, batched, classifier_free, linear_levels, masked_conditions
 from cxrsynth.diffusion.spec import SamplingDefaults
 from cxrsynth.settings import Sampler
 
@@ -37,14 +37,7 @@ class Lumina2(Family):
 
     def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """Gemma's hidden states and which of them belong to words; no prompt is an empty one."""
-        text, mask, no_text, no_mask = pipeline.encode_prompt(
-            list(prompts),
-            do_classifier_free_guidance=True,
-            negative_prompt=[negative] * len(prompts),
-            device=pipeline.text_encoder.device,
-            max_sequence_length=self.prompt_tokens,
-        )
-        return Condition({TEXT: text, MASK: mask}), Condition({TEXT: no_text[:1], MASK: no_mask[:1]})
+        return masked_conditions(pipeline, prompts, negative=[negative] * len(prompts), length=self.prompt_tokens)
 
     def predict(self, denoiser: Any, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """As in `Family`. The network's time runs from noise, 0, to image, 1, and so does its velocity."""

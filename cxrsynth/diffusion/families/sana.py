@@ -7,8 +7,8 @@ from typing import Any
 from diffusers import SanaPipeline, SanaTransformer2DModel
 from torch import Tensor
 
-from cxrsynth.diffusion.condition import MASK, TEXT, Condition
-from cxrsynth.diffusion.families.base import Family, batched, cut_learned_variance
+from cxrsynth.diffusion.condition import MASK, Condition
+from cxrsynth.diffusion.families.base import Family, batched, cut_learned_variance, masked_conditions
 from cxrsynth.diffusion.spec import SamplingDefaults
 from cxrsynth.settings import Sampler
 
@@ -31,15 +31,9 @@ class Sana(Family):
 
     def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """Gemma's hidden states and which of them belong to words; no prompt is an empty one."""
-        text, mask, no_text, no_mask = pipeline.encode_prompt(
-            list(prompts),
-            do_classifier_free_guidance=True,
-            negative_prompt=negative,
-            device=pipeline.text_encoder.device,
-            max_sequence_length=self.prompt_tokens,
-            complex_human_instruction=_INSTRUCTION,
+        return masked_conditions(
+            pipeline, prompts, negative=negative, length=self.prompt_tokens, complex_human_instruction=_INSTRUCTION
         )
-        return Condition({TEXT: text, MASK: mask}), Condition({TEXT: no_text[:1], MASK: no_mask[:1]})
 
     def predict(self, denoiser: Any, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """As in `Family`."""

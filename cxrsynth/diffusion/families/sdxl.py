@@ -32,7 +32,7 @@ class StableDiffusionXL(Family):
         """Without a watermark: it would be in the pixels before shards mark them."""
         return {"add_watermarker": False}
 
-    def any_scheduler(self, config: dict[str, Any]) -> Any:
+    def any_scheduler(self) -> Any:
         """DDIM without its defaults that the pipeline warns of."""
         return DDIMScheduler(steps_offset=1, clip_sample=False)
 

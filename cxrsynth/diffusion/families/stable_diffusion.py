@@ -31,7 +31,7 @@ class StableDiffusion(Family):
         """No safety checker: it knows photographs."""
         return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
-    def any_scheduler(self, config: dict[str, Any]) -> Any:
+    def any_scheduler(self) -> Any:
         """DDIM without its defaults that the pipeline warns of."""
         return DDIMScheduler(steps_offset=1, clip_sample=False)
 
