@@ -109,7 +109,7 @@ def test_an_invalid_schedule_is_refused(change: dict[str, object], message: str)
         )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("steps", [7, 10, 20, 61])
+@pytest.mark.parametrize("steps", [7, 20])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_a_rollout_without_noise_gives_the_images_of_generate(

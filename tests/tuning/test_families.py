@@ -44,7 +44,7 @@ def moved(folder: Path, before: Path, part: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("pixart", "sana") else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+    [name if name == "pixart" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
 )
 def test_adapters_learn_and_the_result_is_one_for_diffusers(name: str, models: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "run"

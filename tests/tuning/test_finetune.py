@@ -236,7 +236,11 @@ def test_adapters_of_an_absurd_rank_are_refused(tiny_model: Path, radiographs: P
 
 @pytest.mark.parametrize(
     ("train", "changed"),
-    [({"unet": "full"}, "unet."), ({"unet": "lora", "lora": {"rank": 2}}, "unet."), ({"text_encoder": True}, "")],
+    [
+        ({"unet": "full"}, "unet."),
+        pytest.param({"unet": "lora", "lora": {"rank": 2}}, "unet.", marks=pytest.mark.slow),
+        pytest.param({"text_encoder": True}, "", marks=pytest.mark.slow),
+    ],
 )
 def test_only_what_the_recipe_says_is_trained(
     train: dict[str, Any], changed: str, tiny_model: Path, radiographs: Path, tmp_path: Path

@@ -72,6 +72,7 @@ def test_an_unfinished_run_gives_its_best_model_and_trains_on_later(
     assert "already complete" in tune(path, out, "--export").output
 
 
+@pytest.mark.slow
 def test_without_an_evaluation_the_newest_checkpoint_is_exported(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_damaged_best_checkpoint_is_not_gone_on_from(
     assert hashes(out) == before
 
 
+@pytest.mark.slow
 def test_a_folder_killed_before_its_first_recipe_is_no_foreign_folder(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()

@@ -51,7 +51,7 @@ def prepared(folder: Path, content: dict[str, Any], header: tuple[str, ...] = (*
     return path
 
 
-@pytest.mark.parametrize("objective", ["policy_gradient", "forward"])
+@pytest.mark.parametrize("objective", [pytest.param("policy_gradient", marks=pytest.mark.slow), "forward"])
 def test_rollouts_and_evaluation_use_template_and_negative_prompt(
     objective: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

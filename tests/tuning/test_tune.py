@@ -398,6 +398,7 @@ def test_held_out_images_are_sampled_with_the_models_own_sampler(tiny_model: Pat
     assert not torch.equal(*images)
 
 
+@pytest.mark.slow
 def test_ddpo_needs_no_baseline(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model)
     del content["stages"][0]["comparison"]

@@ -83,7 +83,7 @@ def test_a_hacked_reward_ends_the_stage_with_the_best_model(tiny_model: Path, tm
     assert (hashes(out / "model"), metrics(out)) == (model, rows)
 
 
-@pytest.mark.parametrize("what", ["reports.table", "model.checkpoint"])
+@pytest.mark.parametrize("what", ["reports.table", pytest.param("model.checkpoint", marks=pytest.mark.slow)])
 def test_other_files_behind_the_same_recipe_are_refused(what: str, tiny_model: Path, tmp_path: Path) -> None:
     own = tmp_path / "model"
     shutil.copytree(tiny_model, own)
@@ -164,6 +164,7 @@ def test_an_infinite_reward_is_named(tiny_model: Path, tmp_path: Path, monkeypat
     monkeypatch.delitem(sys.modules, "bright_reward")
 
 
+@pytest.mark.slow
 def test_a_reward_that_never_answers_is_named(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

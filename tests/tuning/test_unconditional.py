@@ -36,7 +36,8 @@ def content_of(model: Path, objective: str = "forward", unet: str = "lora", **ch
     return recipe(model, objective=objective, train=train, sampling=sampling, **changes)
 
 
-@pytest.mark.parametrize("name", [pytest.param("gray", marks=pytest.mark.slow), "by class"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gray", "by class"])
 def test_adapters_learn_and_the_result_is_one_for_diffusers(name: str, models: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = tune(write_recipe(tmp_path, content_of(models[name], iterations=1)), out)
