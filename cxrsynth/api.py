@@ -54,6 +54,7 @@ def generate(
     model: str = GenerateSettings.model,
     unet: str | PathLike[str] | None = None,
     vae: str | PathLike[str] | None = None,
+    scheduler: str | PathLike[str] | None = None,
     lora: Sequence[str | PathLike[str]] | None = None,
     embeddings: Sequence[str | PathLike[str]] | None = None,
     ace: str | PathLike[str] | None = GenerateSettings.ace,
@@ -92,6 +93,7 @@ def generate(
         model: `nano`, a model folder in diffusers' layout, or a model on the Hugging Face Hub.
         unet: folder of a UNet or transformer to use in place of the model's.
         vae: folder of an autoencoder to use in place of the model's.
+        scheduler: folder of a scheduler, or of a model with one, to use in place of the model's.
         lora: LoRA weights of diffusers or peft to merge in: paths, or `PATH=SCALE`.
         embeddings: words learned by textual inversion (safetensors files).
         ace: adaptive condition embeddings to use with the model (safetensors).
@@ -153,6 +155,7 @@ def generate(
         additions=Additions(
             denoiser=_path(unet),
             vae=_path(vae),
+            scheduler=_path(scheduler),
             loras=tuple(parse_lora(str(weights)) for weights in lora or ()),
             embeddings=tuple(Path(words) for words in embeddings or ()),
         ),

@@ -31,6 +31,12 @@ Unet = Annotated[
     Option(help="Folder or hub id of a UNet or transformer to use in place of the model's."),
 ]
 Vae = Annotated[Path | None, Option(help="Folder or hub id of an autoencoder to use in place of the model's.")]
+SchedulerFolder = Annotated[
+    Path | None,
+    Option(
+        "--scheduler", help="Folder or hub id of a scheduler, or of a model with one, to use in place of the model's."
+    ),
+]
 LoraWeights = Annotated[
     list[str] | None,
     Option("--lora", metavar="PATH[=SCALE]", help="LoRA weights of diffusers or peft to merge in; may be repeated."),

@@ -138,18 +138,19 @@ def parse_lora(text: str) -> Lora:
 class Additions:
     """What is laid over a model's folder, each in place of or on top of its own part.
 
-    `denoiser` and `vae` are folders of networks, used in place of the model's. `loras` are merged into the weights of
-    denoiser and text encoders, in their order. `embeddings` are safetensors files of words that the text encoder
-    learned (textual inversion).
+    `denoiser` and `vae` are folders of networks, `scheduler` is one with a `scheduler_config.json`: they are used in
+    place of the model's, which may lack them. `loras` are merged into the weights of denoiser and text encoders, in
+    their order. `embeddings` are safetensors files of words that the text encoder learned (textual inversion).
     """
 
     denoiser: Path | None = None
     vae: Path | None = None
+    scheduler: Path | None = None
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[Path, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.denoiser or self.vae or self.loras or self.embeddings)
+        return self != Additions()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What is laid over a model's folder: a denoiser or autoencoder of its own, LoRA weights, learned words."""
+"""What is laid over a model's folder: another denoiser, autoencoder or scheduler, LoRA weights, learned words."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cxrsynth.diffusion.adapters import merge_adapters
 from cxrsynth.diffusion.families.base import Family
+from cxrsynth.diffusion.schedule import SCHEDULER_FILE
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.pretrained import LOADING_ERRORS, hub_folder
 from cxrsynth.settings import Additions, Lora
@@ -19,6 +20,7 @@ from cxrsynth.settings import Additions, Lora
 _PEFT_CONFIG = "adapter_config.json"
 # Names under which diffusers and peft save, in order; a folder with one other file is taken, too.
 _LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_SCHEDULERS = (SCHEDULER_FILE, f"scheduler/{SCHEDULER_FILE}")
 _ADAPTER = "laid_over"
 _WRAPPED = "base_model.model."
 
@@ -33,6 +35,8 @@ def addition_files(additions: Additions) -> Iterator[tuple[str, Path]]:
         if folder is not None:
             for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors")):
                 yield f"+{role}/{path.name}", path
+    if additions.scheduler is not None:
+        yield f"+scheduler/{SCHEDULER_FILE}", additions.scheduler / SCHEDULER_FILE
     for place, lora in enumerate(additions.loras):
         file = lora_file(lora.path)
         yield f"+lora-{place} {lora.scale!r}", file
@@ -42,10 +46,16 @@ def addition_files(additions: Additions) -> Iterator[tuple[str, Path]]:
         yield f"+embeddings-{place}", path
 
 
+def replaced_parts(additions: Additions, family: Family) -> dict[str, Path]:
+    """Folders that are used in place of parts of a model, which it may lack."""
+    given = {family.denoiser: additions.denoiser, "vae": additions.vae, "scheduler": additions.scheduler}
+    return {part: folder for part, folder in given.items() if folder is not None}
+
+
 def changed_parts(additions: Additions, family: Family, parts: Sequence[str]) -> set[str]:
     """Folders of a model that are no longer those of its own folder."""
-    changed = {family.denoiser} if additions.denoiser or additions.loras else set()
-    changed |= {"vae"} if additions.vae else set()
+    changed = set(replaced_parts(additions, family))
+    changed |= {family.denoiser} if additions.loras else set()
     if additions.loras or additions.embeddings:
         changed |= {part for part in parts if part in family.encoders}
     if additions.embeddings:
@@ -67,7 +77,14 @@ def located(additions: Additions) -> Additions:
         return path if path.exists() else hub_folder(str(path), needs_revision=False) or path
 
     loras = tuple(Lora(here(lora.path), lora.scale) for lora in additions.loras)
-    return replace(additions, denoiser=local(additions.denoiser), vae=local(additions.vae), loras=loras)
+    scheduler = additions.scheduler
+    if scheduler is not None:
+        if not scheduler.exists():
+            scheduler = hub_folder(str(scheduler), patterns=_SCHEDULERS, needs_revision=False) or scheduler
+        scheduler = next((f for f in (scheduler, scheduler / "scheduler") if (f / SCHEDULER_FILE).is_file()), scheduler)
+    return replace(
+        additions, denoiser=local(additions.denoiser), vae=local(additions.vae), scheduler=scheduler, loras=loras
+    )
 
 
 def check_additions(additions: Additions, family: Family) -> None:
@@ -87,6 +104,11 @@ def check_additions(additions: Additions, family: Family) -> None:
                 f"{option} {folder}: no safetensors weights\n"
                 "  weights load from safetensors only; convert their model with: cxrsynth convert"
             )
+    if additions.scheduler is not None and not (additions.scheduler / SCHEDULER_FILE).is_file():
+        raise ModelError(
+            f"--scheduler {additions.scheduler}: no {SCHEDULER_FILE} there, nor in a folder scheduler/ of it\n"
+            "  expected: scheduler/ of a model folder, the model folder itself, or a hub id"
+        )
     for lora in additions.loras:
         lora_file(lora.path)
     if additions.embeddings and not family.learns_words:

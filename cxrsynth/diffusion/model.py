@@ -231,7 +231,7 @@ def load_model(
             if part in family.encoders
         },
         tokenizers={part: load_tokenizer(folder / part) for part in model.parts if part in family.tokenizers},
-        scheduler_config=read_scheduler_config(folder),
+        scheduler_config=read_scheduler_config(model.scheduler_folder),
         spec=model.spec,
     )
     _limit_tokenizers(folder, components)

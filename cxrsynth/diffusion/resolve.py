@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, check_ace, load_ace
-from cxrsynth.diffusion.additions import addition_files, changed_parts, check_additions, located
+from cxrsynth.diffusion.additions import addition_files, changed_parts, check_additions, located, replaced_parts
 from cxrsynth.diffusion.families import FAMILIES, family_of
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
@@ -47,6 +47,11 @@ class ResolvedModel:
         """Parts that are not those of the folder, because something is laid over them."""
         return changed_parts(self.additions, self.family, self.parts)
 
+    @property
+    def scheduler_folder(self) -> Path:
+        """Where `scheduler_config.json` is."""
+        return self.additions.scheduler or self.folder / "scheduler"
+
 
 def resolve_model(
     name: str, *, ace: Path | None = None, additions: Additions = _NOTHING, option: str = "--model"
@@ -62,10 +67,10 @@ def resolve_model(
     Raises:
         ModelError: if there is no such model, or its files cannot be used.
     """
-    folder = find_model(name, option=option)
+    folder = _find(name, option)
     family = family_of(folder)
-    parts = _parts(folder, family)
     additions = located(additions)
+    parts = _parts(folder, family, additions)
     check_additions(additions, family)
     spec = read_spec(folder)
     if spec.image_size is not None and not family.takes_image_size:
@@ -93,7 +98,8 @@ def resolve_model(
             "  leave them out: they are added to text embeddings"
         )
     if "defaults" not in spec.model_fields_set:
-        spec = spec.model_copy(update={"defaults": _defaults(folder, family)})
+        scheduler = additions.scheduler or folder / "scheduler"
+        spec = spec.model_copy(update={"defaults": _defaults(folder, family, scheduler)})
     from_hub = name != "nano" and not Path(name).is_dir()
     hub_name, _, revision = name.partition("@")
     called = hub_name.rpartition("/")[2] if from_hub else folder.resolve().name
@@ -110,10 +116,10 @@ def resolve_model(
     )
 
 
-def _defaults(folder: Path, family: Family) -> SamplingDefaults:
+def _defaults(folder: Path, family: Family, scheduler: Path) -> SamplingDefaults:
     """The family's, without DDIM for a model of it that learned by flow matching."""
     defaults = family.defaults_of(folder)
-    if defaults.sampler is Sampler.DDIM and is_flow(read_scheduler_config(folder)):
+    if defaults.sampler is Sampler.DDIM and is_flow(read_scheduler_config(scheduler)):
         return defaults.model_copy(update={"sampler": Sampler.EULER})
     return defaults
 
@@ -124,29 +130,36 @@ def find_model(name: str, *, option: str = "--model") -> Path:
     Raises:
         ModelError: if there is no such model, or its layout or weights cannot be used.
     """
-    folder = Path(str(files("cxrsynth") / "nano" / "assets")) if name == "nano" else Path(name)
-    if not folder.is_dir():
-        folder = _from_hub(name, option)
+    folder = _find(name, option)
     _parts(folder, family_of(folder))
     return folder
 
 
-def _parts(folder: Path, family: Family) -> tuple[str, ...]:
-    """The folders a model consists of.
+def _find(name: str, option: str) -> Path:
+    folder = Path(str(files("cxrsynth") / "nano" / "assets")) if name == "nano" else Path(name)
+    return folder if folder.is_dir() else _from_hub(name, option)
+
+
+def _parts(folder: Path, family: Family, additions: Additions = _NOTHING) -> tuple[str, ...]:
+    """The folders a model consists of; those that something else is used for need not be there.
 
     Raises:
         ModelError: if one is missing, or has no safetensors weights.
     """
-    left_out = _left_out(folder) & family.optional
+    left_out, replaced = _left_out(folder) & family.optional, replaced_parts(additions, family)
     parts = tuple(part for part in family.parts if part not in left_out)
-    missing = [f"{part}/" for part in parts if not (folder / part).is_dir()]
+    missing = [part for part in parts if part not in replaced and not (folder / part).is_dir()]
     if missing or not (folder / "model_index.json").is_file():
+        named = [f"{part}/" for part in missing] or ["model_index.json"]
+        options = {family.denoiser: "--unet", "vae": "--vae", "scheduler": "--scheduler"}
+        elsewhere = [options[part] for part in missing if part in options]
         raise ModelError(
-            f"{folder}: looks like {family.title}, but is missing {', '.join(missing) or 'model_index.json'}\n"
+            f"{folder}: looks like {family.title}, but is missing {', '.join(named)}\n"
             f"  expected: model_index.json and {', '.join(f'{p}/' for p in parts)}"
+            + (f"; take the missing from another model with {', '.join(elsewhere)}" if elsewhere else "")
         )
     for part in parts:
-        if part in family.networks and not list((folder / part).glob("*.safetensors")):
+        if part in family.networks and part not in replaced and not list((folder / part).glob("*.safetensors")):
             raise ModelError(
                 f"{folder / part}: no safetensors weights\n"
                 "  weights load from safetensors only; convert pickled weights (.bin, .ckpt) with: cxrsynth convert"
@@ -191,8 +204,8 @@ def model_digest(folder: Path, ace: Path | None = None, additions: Additions = _
     Raises:
         ModelError: if a file cannot be read.
     """
-    parts = _parts(folder, family_of(folder))
-    paths = [p for part in parts for p in (folder / part).iterdir() if p.suffix in _SUFFIXES]
+    parts = [folder / part for part in _parts(folder, family_of(folder), additions)]
+    paths = [p for part in parts if part.is_dir() for p in part.iterdir() if p.suffix in _SUFFIXES]
     paths += [p for p in (folder / "model_index.json", folder / SPEC_FILE) if p.exists()]
     named = [(path.relative_to(folder).as_posix(), path) for path in sorted(paths)]
     embeddings = ace if ace is not None else folder

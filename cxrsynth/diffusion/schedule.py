@@ -19,6 +19,7 @@ from cxrsynth.runtime.pretrained import LOADING_ERRORS
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 FLOW = "flow_prediction"
+SCHEDULER_FILE = "scheduler_config.json"
 # Where no signal is left, noise says nothing about the clean latents.
 _LEAST_ALPHA = 1e-5
 # Schedulers of diffusers whose noise levels are known: discrete ones, with betas, and those of flow matching. Others
@@ -221,16 +222,16 @@ def noise_schedule(config: dict[str, Any], device: torch.device) -> NoiseSchedul
 
 
 def read_scheduler_config(folder: Path) -> dict[str, Any]:
-    """Content of a model folder's `scheduler_config.json`.
+    """Content of a scheduler's `scheduler_config.json`.
 
     Raises:
         ModelError: if it cannot be read, or describes a schedule that is not known.
     """
-    path = folder / "scheduler" / "scheduler_config.json"
+    path = folder / SCHEDULER_FILE
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: cannot be loaded: {error}") from None
+        raise ModelError(f"{path}: cannot be loaded: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path}: not a scheduler's configuration, expected an object")
     named = str(config.get("_class_name", "DDIMScheduler"))
@@ -245,7 +246,7 @@ def read_scheduler_config(folder: Path) -> dict[str, Any]:
     try:
         noise_schedule(config, torch.device("cpu"))  # may reject its betas
     except LOADING_ERRORS as error:
-        raise ModelError(f"{folder}: cannot be loaded: {error}") from None
+        raise ModelError(f"{path}: cannot be loaded: {error}") from None
     return config
 
 

@@ -112,7 +112,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     )
     if run.negative_prompt and run.guidance == 1.0:
         raise ModelError(_negative_without_guidance(settings, model))
-    checked_scheduler(read_scheduler_config(model.folder), run.sampler, steps=run.steps)
+    checked_scheduler(read_scheduler_config(model.scheduler_folder), run.sampler, steps=run.steps)
     _check_request(run, model)
     return replace(run, plan=_plan(run, model, device, precision))
 

@@ -157,6 +157,7 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
             checkpoint=name(recipe.model.checkpoint),
             unet=recipe.model.unet and beside(recipe.model.unet),
             vae=recipe.model.vae and beside(recipe.model.vae),
+            scheduler=recipe.model.scheduler and beside(recipe.model.scheduler),
             lora=tuple(map(lora, recipe.model.lora)),
             embeddings=tuple(map(beside, recipe.model.embeddings)),
         ),

@@ -64,6 +64,9 @@ class ModelSection(Section):
         default=None, description="Folder of a UNet or transformer to start from in place of the checkpoint's."
     )
     vae: Path | None = Field(default=None, description="Folder of an autoencoder in place of the checkpoint's.")
+    scheduler: Path | None = Field(
+        default=None, description="Folder of a scheduler, or of a model with one, in place of the checkpoint's."
+    )
     lora: tuple[Annotated[str, AfterValidator(_lora)], ...] = Field(
         default=(), description="LoRA weights of diffusers or peft to start with: `PATH` or `PATH=SCALE`."
     )
@@ -84,7 +87,9 @@ class ModelSection(Section):
     def additions(self) -> Additions:
         """What is laid over the checkpoint."""
         loras = tuple(parse_lora(text) for text in self.lora)
-        return Additions(denoiser=self.unet, vae=self.vae, loras=loras, embeddings=self.embeddings)
+        return Additions(
+            denoiser=self.unet, vae=self.vae, scheduler=self.scheduler, loras=loras, embeddings=self.embeddings
+        )
 
 
 class ReportsSection(Section):

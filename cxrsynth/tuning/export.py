@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import save_ace
 from cxrsynth.diffusion.adapters import adapted_layers, add_adapters, merge_adapters, set_adapters
+from cxrsynth.diffusion.additions import replaced_parts
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
+from cxrsynth.diffusion.schedule import SCHEDULER_FILE
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
@@ -114,10 +116,13 @@ def _save_laid_over(trained: Trained, source: ResolvedModel, folder: Path) -> No
     laid_over, model = source.additions, trained.model
     if laid_over.vae is not None:
         _copy_part(laid_over.vae, folder / "vae")
+    if laid_over.scheduler is not None:
+        (folder / "scheduler").mkdir()
+        shutil.copy(laid_over.scheduler / SCHEDULER_FILE, folder / "scheduler")
     named = {**model.components.encoders, **model.components.tokenizers}
     if model.family.denoiser in parts:  # with embeddings alone trained
         named[model.family.denoiser] = _load_on_cpu(source).denoiser
-    for part in parts - {"vae"}:
+    for part in parts - {"vae", "scheduler"}:
         named[part].save_pretrained(folder / part)
         if (folder / part / "config.json").is_file():
             _forget_origin(folder / part / "config.json")
@@ -137,10 +142,17 @@ def _forget_origin(config: Path) -> None:
 
 
 def _write_index(source: ResolvedModel, partial: Path) -> None:
-    """The source's index without parts that are not copied: diffusers would fail to find a safety checker."""
+    """The source's index with the classes of what was laid over it, and without parts that are not copied.
+
+    Diffusers would fail to find a safety checker.
+    """
     index = json.loads((source.folder / "model_index.json").read_text(encoding="utf-8"))
     gone = {name for name in index if not (partial / name).exists() and name not in source.parts}
     here = {name: [None, None] if isinstance(part, list) and name in gone else part for name, part in index.items()}
+    for part, folder in replaced_parts(source.additions, source.family).items():
+        config = json.loads((folder / (SCHEDULER_FILE if part == "scheduler" else "config.json")).read_text("utf-8"))
+        if "_class_name" in config:  # else it is of the source's class, or the usual one
+            here[part] = ["diffusers", config["_class_name"]]
     (partial / "model_index.json").write_text(json.dumps(here, indent=2) + "\n", encoding="utf-8")
 
 

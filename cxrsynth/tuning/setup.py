@@ -173,7 +173,7 @@ def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
         RecipeError: for more denoising steps than it has; for a policy gradient or DDIM where it is flow matching.
         ModelError: if the model's scheduler is not known.
     """
-    config = read_scheduler_config(model.folder)
+    config = read_scheduler_config(model.scheduler_folder)
     limit = int(config.get("num_train_timesteps", 1000))
     wanted = {
         f"stages.{index}.sampling.steps": stage.sampling.steps

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
@@ -120,6 +120,34 @@ def test_a_denoiser_and_an_autoencoder_of_their_own(folders: dict[str, Path], tm
     torch.testing.assert_close(images_of(found), by_diffusers(pipeline), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_scheduler_from_elsewhere(whole: bool, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Its folder, or the model folder that it is in; the model itself then needs none."""
+    base = tmp_path / "base"
+    shutil.copytree(folders["stable_diffusion"], base)
+    shutil.rmtree(base / "scheduler")
+    with pytest.raises(ModelError, match=r"missing scheduler/\n .*; take the missing from another model with --schedu"):
+        loaded(base)
+    place = tmp_path / "other" / "scheduler" if whole else tmp_path / "other"
+    scheduler = DDIMScheduler(beta_schedule="linear", timestep_spacing="trailing", clip_sample=False)
+    scheduler.save_pretrained(place)
+    model = resolve_model(str(base), additions=Additions(scheduler=tmp_path / "other"))
+    found = images_of(loaded(base, additions=Additions(scheduler=tmp_path / "other")))
+    pipeline = DiffusionPipeline.from_pretrained(folders["stable_diffusion"], scheduler=scheduler, safety_checker=None)
+    torch.testing.assert_close(found, by_diffusers(pipeline), atol=1e-4, rtol=0)
+    (place / "scheduler_config.json").write_text((place / "scheduler_config.json").read_text() + " ")
+    assert resolve_model(str(base), additions=Additions(scheduler=tmp_path / "other")).digest != model.digest
+
+
+def test_an_autoencoder_that_the_folder_lacks(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["stable_diffusion"], tmp_path / "base")
+    (tmp_path / "base" / "vae").rename(tmp_path / "vae")
+    with pytest.raises(ModelError, match=r"missing vae/\n .*with --vae"):
+        loaded(tmp_path / "base")
+    found = images_of(loaded(tmp_path / "base", additions=Additions(vae=tmp_path / "vae")))
+    assert torch.equal(found, images_of(loaded(folders["stable_diffusion"])))
+
+
 def test_words_of_textual_inversion(folders: dict[str, Path], tmp_path: Path) -> None:
     base = folders["stable_diffusion"]
     words = tmp_path / "learned.safetensors"
@@ -149,6 +177,7 @@ def test_weights_of_a_variant_alone(sharded: bool, folders: dict[str, Path], tmp
     [
         ({"denoiser": "nowhere"}, r"--unet .*nowhere: no config\.json there\n  expected: .* unet/"),
         ({"vae": "pickled"}, r"--vae .*pickled: no safetensors weights"),
+        ({"scheduler": "empty"}, r"--scheduler .*empty: no scheduler_config\.json there, nor in a folder scheduler/"),
         ({"loras": "empty"}, r"--lora .*empty: 0 safetensors files there, expected one"),
         ({"loras": "strange"}, r"--lora .*strange: cannot be added to a Stable Diffusion model"),
         ({"embeddings": "pickled/words.bin"}, r"--embeddings .*words\.bin: no such file, or not safetensors"),

@@ -245,9 +245,9 @@ def test_every_scheduler_is_reproducible_or_refused(
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": named}))
     if named not in KNOWN_SCHEDULERS:
         with pytest.raises(ModelError, match=f"{named} is not supported"):
-            read_scheduler_config(tmp_path)
+            read_scheduler_config(tmp_path / "scheduler")
         return
-    components = replace(stable_diffusion.components, scheduler_config=read_scheduler_config(tmp_path))
+    components = replace(stable_diffusion.components, scheduler_config=read_scheduler_config(tmp_path / "scheduler"))
     model = replace(stable_diffusion, components=components)
     noise, given = noise_of(model), {"sampler": Sampler.MODEL, "steps": STEPS, "guidance": 1.0}
     if named == "DPMSolverSDEScheduler":

@@ -98,7 +98,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     for expected in (
         "r.yaml: seed: found 'x'",
         "r.yaml: model.chekpoint: unknown key\n  known keys: checkpoint, device, embeddings,"
-        " gradient_checkpointing, lora, precision, unet, vae\n"
+        " gradient_checkpointing, lora, precision, scheduler, unet, vae\n"
         "  did you mean: checkpoint",
         "r.yaml: reports.held_out: found 0\n  expected: greater than or equal to 1",
         "r.yaml: stages.0.train.unet: found 'ful'\n  expected: 'full', 'lora' or 'frozen'",

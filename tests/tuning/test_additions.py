@@ -1,5 +1,7 @@
 """Tuning what is laid over a model: the result is one folder that holds all of it."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,18 @@ def test_a_denoiser_and_an_autoencoder_of_their_own_are_in_the_result(base: Path
         file = f"{part}/diffusion_pytorch_model.safetensors"
         expected, found = load_file(tmp_path / file), load_file(model / file)
         assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_the_folder_lacks_is_in_the_result(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "base" / "scheduler").rename(tmp_path / "scheduler")
+    index = json.loads((base / "model_index.json").read_text())
+    del index["scheduler"]
+    (tmp_path / "base" / "model_index.json").write_text(json.dumps(index))
+    model = tuned(tmp_path / "base", tmp_path, {"unet": "full", "ace": False}, scheduler=str(tmp_path / "scheduler"))
+    pipeline = DiffusionPipeline.from_pretrained(model, safety_checker=None)
+    torch.testing.assert_close(images_of(loaded(model)), by_diffusers(pipeline), atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
