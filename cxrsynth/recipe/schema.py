@@ -167,8 +167,10 @@ class SftStage(Section):
     micro_batch: _AtLeastOne | None = Field(
         default=None, description="Images per forward pass; default: 8, on a CPU 4."
     )
-    cond_dropout_prob: _Probability = Field(
-        default=0.1, description="Probability of an empty prompt, which classifier-free guidance needs."
+    cond_dropout_prob: _Probability | None = Field(
+        default=None,
+        description="Probability of an empty prompt, which classifier-free guidance needs; default: 0.1, 0 for models"
+        " without text.",
     )
     min_snr: _Positive | None = Field(
         default=None, description="Gamma of min-SNR weights (arXiv:2303.09556), for example 5; default: no weights."

@@ -30,6 +30,8 @@ from cxrsynth.tuning.model_card import supervision_card
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
 
+_COND_DROPOUT_PROB = 0.1  # as in Stable Diffusion and Ho and Salimans, arXiv:2207.12598
+
 
 class Supervision:
     """A stage `sft`: what is trained, on which images.
@@ -170,6 +172,13 @@ class Supervision:
         losses = add_gradients(pool, batches, one, weights)
         return torch.stack(losses).sum() if losses else torch.zeros((), dtype=torch.float64)
 
+    @property
+    def cond_dropout_prob(self) -> float:
+        """Probability of an empty prompt."""
+        given = self.section.cond_dropout_prob
+        default = _COND_DROPOUT_PROB if self.model.family.has_text else 0.0
+        return default if given is None else given
+
     def loss(self, step: int, batch: Sequence[RolloutSpec], images: TrainingImages) -> Tensor:
         """Loss of each image of a micro-batch, [B] float32."""
         device = self.model.device
@@ -180,7 +189,7 @@ class Supervision:
         for spec in batch:
             rng = random.Random(" ".join(map(str, self._key(step, spec))))
             levels.append(rng.randrange(schedule.count))
-            blank = rng.random() < self.section.cond_dropout_prob
+            blank = rng.random() < self.cond_dropout_prob
             pair = images.pair(spec.report)
             prompts.append("" if blank else pair.prompt)
             conditions.append(() if blank else pair.conditions)

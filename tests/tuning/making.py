@@ -11,7 +11,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from cxrsynth.cli import app
-from tests.generation.making import ROWS, write_table
+from tests.generation.making import ROWS, hashes, write_table
+from tests.processes import Warm
 
 # Mean gray level of an image: what a policy learns to raise in a few iterations.
 BRIGHTNESS = """
@@ -95,3 +96,27 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     """Rows of a run, without what a clock says."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+
+
+def check_resumed_to_the_bit(path: Path, *, own: Path) -> None:
+    """Kill a run after its first checkpoint, resume it, and compare with one that was left alone.
+
+    Args:
+        path: recipe of at least two iterations, with a checkpoint after each.
+        own: folder of the user's own reward.
+    """
+    whole, cut = path.parent / "whole", path.parent / "cut"
+
+    def start(out: Path) -> Warm:
+        log = out.with_name(f"{out.name}.log")
+        return Warm("cxrsynth", "tune", path, "--out", out, log=log, environment={"PYTHONPATH": str(own)})
+
+    done = start(whole)
+    assert done.wait() == 0, done.printed()
+    running = start(cut)
+    running.kill_when(lambda: (cut / "checkpoints" / "0-000001").is_dir())
+    last = start(cut)
+    assert last.wait() == 0, last.printed()
+    assert "resuming after iteration" in last.printed()
+    assert metrics(whole) == metrics(cut)
+    assert hashes(whole / "model") == hashes(cut / "model")

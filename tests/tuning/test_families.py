@@ -13,9 +13,8 @@ from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.settings import Precision, Sampler
 from tests.diffusion.test_families import PROMPTS, STEPS, by_diffusers, noise_of
 from tests.families import FAMILIES, FLOW, build
-from tests.generation.making import hashes
-from tests.processes import Warm
-from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
+from tests.tuning.making import check_resumed_to_the_bit, install_brightness, recipe, tune, write_recipe
+from tests.tuning.supervised import recipe as supervised
 
 
 @pytest.fixture(autouse=True)
@@ -84,23 +83,29 @@ def test_whole_networks_and_embeddings_learn(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_killed_run_resumes_to_the_bit(name: str, models: dict[str, Path], tmp_path: Path) -> None:
-    path = write_recipe(tmp_path, content_of(models[name], iterations=3))
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    environment = {"PYTHONPATH": str(tmp_path / "own")}
+    check_resumed_to_the_bit(write_recipe(tmp_path, content_of(models[name], iterations=3)), own=tmp_path / "own")
 
-    def start(out: Path) -> Warm:
-        log = out.with_name(f"{out.name}.log")
-        return Warm("cxrsynth", "tune", path, "--out", out, log=log, environment=environment)
 
-    done = start(whole)
-    assert done.wait() == 0, done.printed()
-    running = start(cut)
-    running.kill_when(lambda: (cut / "checkpoints" / "0-000001").is_dir())
-    last = start(cut)
-    assert last.wait() == 0, last.printed()
-    assert "resuming after iteration" in last.printed()
-    assert metrics(whole) == metrics(cut)
-    assert hashes(whole / "model") == hashes(cut / "model")
+@pytest.mark.slow
+@pytest.mark.parametrize("unet", ["lora", "full"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_supervised_fine_tuning_learns(
+    name: str, unet: str, models: dict[str, Path], radiographs: Path, tmp_path: Path
+) -> None:
+    train = {"unet": unet, "lora": {"rank": 2}, "learning_rate": 1.0e-2, "ema_decay": None}
+    path = write_recipe(tmp_path, supervised(models[name], radiographs, steps=2, train=train))
+    result = tune(path, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    part = "unet" if (models[name] / "unet").is_dir() else "transformer"
+    changed = moved(tmp_path / "run" / "model", models[name], part)
+    assert changed
+    assert all("lora" not in tensor for tensor in changed)
+    assert any(".bias" in tensor for tensor in changed) is (unet == "full")
+    after = resolve_model(str(tmp_path / "run" / "model"))
+    model = load_model(after, device=torch.device("cpu"), precision=Precision.FP32)
+    noise = noise_of(model)
+    found = sample_images(model, PROMPTS, noise, sampler=Sampler.MODEL, steps=STEPS, guidance=3.0)
+    torch.testing.assert_close(found, by_diffusers(after.folder, noise, 3.0), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", FLOW)

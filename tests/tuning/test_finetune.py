@@ -10,16 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from typer.testing import CliRunner, Result
 
-from cxrsynth.cli import app
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import model_digest
 from cxrsynth.recipe.schema import SftStage
@@ -34,9 +30,11 @@ from cxrsynth.tuning.inputs import input_digests
 from cxrsynth.tuning.latent_cache import Pair, TrainingImages
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.setup import open_tune
-from tests.generation.making import HEADER, ROWS, hashes, write_table
+from tests.generation.making import ROWS, hashes, write_table
 from tests.images.making import encoded, levels, member, tar_of, write
 from tests.processes import Warm, process_group
+from tests.tuning.making import metrics, tune, write_recipe
+from tests.tuning.supervised import other_text, recipe, write_images
 
 
 @pytest.fixture(autouse=True)
@@ -46,67 +44,6 @@ def _one_core() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four images of 40 x 36 pixels with the reports F-1 to F-4 in a table beside the folder."""
-    folder = tmp_path_factory.mktemp("images") / "images"
-    folder.mkdir()
-    rows = np.linspace(0, 1, 40)[:, None]
-    for place in range(4):
-        levels = 0.5 + 0.4 * np.sin((place + 2) * rows + np.linspace(0, 3 + place, 36)[None])
-        Image.fromarray((levels * 255).astype(np.uint8)).save(folder / f"image{place}.png")
-    table = [(f"image{place}.png", f"F-{place + 1}", *other_text(place)) for place in range(4)]
-    write_images(folder.parent / "images.csv", table)
-    return folder
-
-
-def other_text(place: int, more: str = "Again.") -> tuple[str, ...]:
-    """A row without its id, with other words than the table of reports has: those may be held out."""
-    findings, *rest = ROWS[place][1:]
-    return f"{findings} {more}", *rest
-
-
-def write_images(path: Path, rows: list[tuple[str, ...]]) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("filename", *HEADER), *rows])
-
-
-def recipe(model: Path, radiographs: Path, **changes: Any) -> dict[str, Any]:
-    stage = {
-        "stage": "sft",
-        "data": str(radiographs),
-        "table": str(radiographs.parent / "images.csv"),
-        "steps": 4,
-        "batch_size": 4,
-        "micro_batch": 2,
-        "checkpoint_every": 1,
-        "train": {"learning_rate": 1.0e-3, "ema_decay": 0.9},
-    }
-    return {
-        "model": {"checkpoint": str(model), "device": "cpu", "precision": "fp32"},
-        "reports": {"table": "reports.csv", "held_out": 2},
-        "stages": [stage | changes],
-        "evaluation": {"every": 2, "steps": 2, "sheet": 1},
-    }
-
-
-def write_recipe(folder: Path, content: dict[str, Any]) -> Path:
-    write_table(folder / "reports.csv", ROWS)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-def tune(path: Path, out: Path, *options: str) -> Result:
-    return CliRunner().invoke(app, ["tune", str(path), "--out", str(out), *options])
-
-
-def metrics(out: Path) -> list[dict[str, Any]]:
-    """Rows of a run, without what a clock says."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
 
 
 @contextmanager

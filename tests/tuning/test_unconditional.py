@@ -12,9 +12,8 @@ from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.settings import Precision
 from tests.families import CLASSES, build
-from tests.generation.making import hashes
-from tests.processes import Warm
-from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
+from tests.tuning.making import check_resumed_to_the_bit, install_brightness, recipe, tune, write_recipe
+from tests.tuning.supervised import recipe as supervised
 from tests.tuning.test_families import moved
 
 
@@ -69,21 +68,22 @@ def test_whole_networks_learn(name: str, objective: str, models: dict[str, Path]
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_bit(models: dict[str, Path], tmp_path: Path) -> None:
     path = write_recipe(tmp_path, content_of(models["by class"], iterations=3))
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    environment = {"PYTHONPATH": str(tmp_path / "own")}
+    check_resumed_to_the_bit(path, own=tmp_path / "own")
 
-    def start(out: Path) -> Warm:
-        log = out.with_name(f"{out.name}.log")
-        return Warm("cxrsynth", "tune", path, "--out", out, log=log, environment=environment)
 
-    done = start(whole)
-    assert done.wait() == 0, done.printed()
-    running = start(cut)
-    running.kill_when(lambda: (cut / "checkpoints" / "0-000001").is_dir())
-    last = start(cut)
-    assert last.wait() == 0, last.printed()
-    assert metrics(whole) == metrics(cut)
-    assert hashes(whole / "model") == hashes(cut / "model")
+@pytest.mark.slow
+@pytest.mark.parametrize("unet", ["lora", "full"])
+@pytest.mark.parametrize("name", ["gray", "by class"])
+def test_supervised_fine_tuning_learns(
+    name: str, unet: str, models: dict[str, Path], radiographs: Path, tmp_path: Path
+) -> None:
+    train = {"unet": unet, "lora": {"rank": 2}, "learning_rate": 1.0e-2, "ema_decay": None}
+    result = tune(write_recipe(tmp_path, supervised(models[name], radiographs, steps=2, train=train)), tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    changed = moved(tmp_path / "run" / "model", models[name], "unet")
+    assert changed
+    assert any(".bias" in tensor for tensor in changed) is (unet == "full")
+    DDPMPipeline.from_pretrained(tmp_path / "run" / "model")
 
 
 def test_what_needs_text_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
@@ -91,9 +91,11 @@ def test_what_needs_text_is_refused(models: dict[str, Path], tmp_path: Path) -> 
     content["stages"][0]["train"]["ace"] = {"tokens": 4}
     content["stages"][0]["sampling"]["guidance"] = 3.0
     content["evaluation"]["guidance"] = 2.0
+    content["stages"] += supervised(models["gray"], tmp_path, cond_dropout_prob=0.1)["stages"]
     result = tune(write_recipe(tmp_path, content), tmp_path / "run")
     assert result.exit_code == 2
     assert "stages.0.train.ace: adaptive condition embeddings are added to text embeddings" in result.output
     assert "stages.0.sampling.guidance: 3\n  expected: 1, no guidance, because the model is a model" in result.output
     assert "evaluation.guidance: 2\n" in result.output
+    assert "stages.1.cond_dropout_prob: 0.1\n  expected: 0" in result.output
     assert not (tmp_path / "run" / "recipe.yaml").exists()
