@@ -115,7 +115,7 @@ def unet(width: int, **further: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**given | further)
 
 
-def _t5(width: int = 16) -> T5EncoderModel:
+def t5(width: int = 16) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(vocab_size=len(_WORDS.split()), d_model=width, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
     )
@@ -148,11 +148,11 @@ def _xlm_roberta() -> XLMRobertaModel:
     )
 
 
-def _gemma() -> Gemma2Model:
+def gemma(width: int = 8) -> Gemma2Model:
     return Gemma2Model(
         Gemma2Config(
             vocab_size=len(_WORDS.split()),
-            hidden_size=8,
+            hidden_size=width,
             intermediate_size=16,
             num_hidden_layers=1,
             num_attention_heads=2,
@@ -203,7 +203,7 @@ def pixart() -> Any:
     """PixArt with T5, and the variance it predicts beside the noise."""
     return PixArtSigmaPipeline(
         tokenizer=word_tokenizer(300),
-        text_encoder=_t5(),
+        text_encoder=t5(),
         vae=autoencoder(),
         transformer=PixArtTransformer2DModel(
             sample_size=8,
@@ -242,7 +242,7 @@ def sana() -> Any:
     )
     return SanaPipeline(
         tokenizer=word_tokenizer(2048),
-        text_encoder=_gemma(),
+        text_encoder=gemma(),
         vae=vae,
         transformer=SanaTransformer2DModel(
             patch_size=1,
@@ -266,7 +266,7 @@ def sd3(*, third: bool = True) -> Any:
     return StableDiffusion3Pipeline(
         text_encoder=CLIPTextModelWithProjection(clip_config(16, projection_dim=16)),
         text_encoder_2=CLIPTextModelWithProjection(clip_config(16, projection_dim=16)),
-        text_encoder_3=_t5(32) if third else None,
+        text_encoder_3=t5(32) if third else None,
         tokenizer=make_tokenizer(TOKENS),
         tokenizer_2=make_tokenizer(TOKENS),
         tokenizer_3=word_tokenizer(256) if third else None,
@@ -293,7 +293,7 @@ def flux(*, distilled: bool = True, dynamic: bool = True) -> Any:
     vae.register_to_config(sample_size=16)
     return FluxPipeline(
         text_encoder=CLIPTextModel(clip_config(16)),
-        text_encoder_2=_t5(),
+        text_encoder_2=t5(),
         tokenizer=make_tokenizer(TOKENS),
         tokenizer_2=word_tokenizer(512),
         vae=vae,
@@ -317,7 +317,7 @@ def lumina2() -> Any:
     """Lumina-Image 2 with Gemma 2; its pipeline takes autoencoders of factor 8 only."""
     return Lumina2Pipeline(
         tokenizer=word_tokenizer(2048),
-        text_encoder=_gemma(),
+        text_encoder=gemma(),
         vae=autoencoder(
             halvings=3, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False
         ),
@@ -363,7 +363,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "stable_diffusion": stable_diffusion,
     "stable_diffusion with BERT": lambda: stable_diffusion(_bert(), word_tokenizer()),
     "stable_diffusion with XLM-RoBERTa": lambda: stable_diffusion(_xlm_roberta(), word_tokenizer()),
-    "stable_diffusion with T5": lambda: stable_diffusion(_t5(), word_tokenizer()),
+    "stable_diffusion with T5": lambda: stable_diffusion(t5(), word_tokenizer()),
     "sdxl": sdxl,
     "pixart": pixart,
     "sana": sana,

@@ -17,7 +17,7 @@ from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.families.base import Components, Family, spatial_factor
 from cxrsynth.diffusion.networks import load_denoiser, load_encoder, load_tokenizer, load_vae
 from cxrsynth.diffusion.resolve import ResolvedModel
-from cxrsynth.diffusion.schedule import NoiseSchedule, noise_schedule, read_scheduler_config
+from cxrsynth.diffusion.schedule import NoiseSchedule, noise_schedule
 from cxrsynth.diffusion.spec import ModelSpec
 from cxrsynth.diffusion.speed import normalize_small_maps_contiguously
 from cxrsynth.errors import ModelError
@@ -145,7 +145,8 @@ class DiffusionModel:
     def _longest(self, tokenizer: Any) -> int:
         """Tokens that one tokenizer may give."""
         own = int(tokenizer.model_max_length)
-        return own if self.family.prompt_tokens is None else min(own, self.family.prompt_tokens)
+        longest = self.family.longest_prompt(self.components)
+        return own if longest is None else min(own, longest)
 
     def _cast(self, condition: Condition) -> Condition:
         """Numbers in the denoiser's type; masks, which are whole numbers, as they are."""
@@ -231,9 +232,12 @@ def load_model(
             if part in family.encoders
         },
         tokenizers={part: load_tokenizer(folder / part) for part in model.parts if part in family.tokenizers},
-        scheduler_config=read_scheduler_config(model.scheduler_folder),
+        scheduler_config=family.settled_scheduler(model.scheduler_config()),
         spec=model.spec,
+        folders=model.folders,
+        index=model.index,
     )
+    _check_finite(denoiser, components, family)
     _limit_tokenizers(folder, components)
     if merging:
         apply_additions(laid_over, family, family.pipeline(denoiser, components))
@@ -241,7 +245,8 @@ def load_model(
         for encoder in components.encoders.values():
             encoder.to(encoder_dtype)
     try:
-        family.check(folder, denoiser, components)
+        family.check(denoiser, components)
+        family.pipeline(denoiser, components)  # may correct the network's configuration, which all else reads
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
     convolutional = [denoiser] if components.vae is None else [denoiser, components.vae]
@@ -280,6 +285,24 @@ def load_model(
     return loaded
 
 
+def _check_finite(denoiser: Any, components: Components, family: Family) -> None:
+    """Refuse weights that are not numbers: their images are found to be black or gray much later, if at all.
+
+    Raises:
+        ModelError: naming the folder and the tensor.
+    """
+    networks = {family.denoiser: denoiser, **components.encoders}
+    if components.vae is not None:
+        networks["vae"] = components.vae
+    for part, network in networks.items():
+        for name, weight in network.named_parameters():
+            if weight.numel() and not all(torch.isfinite(end) for end in torch.aminmax(weight.detach())):
+                raise ModelError(
+                    f"{components.folders[part]}: {name} holds values that are not finite numbers\n"
+                    "  expected: an undamaged file; half precision may have overflowed when it was saved"
+                )
+
+
 def _limit_tokenizers(folder: Path, components: Components) -> None:
     """Limit each tokenizer to the positions its encoder has.
 
@@ -298,6 +321,11 @@ def _limit_tokenizers(folder: Path, components: Components) -> None:
                 "  expected: the number of tokens that the model was trained with"
             )
         tokenizer.model_max_length = longest
+        if tokenizer.pad_token is None:
+            raise ModelError(
+                f"{folder / part}: the tokenizer has no padding token, which batches of prompts need\n"
+                "  expected: pad_token in its tokenizer_config.json, the one that the model was trained with"
+            )
         known = encoder.get_input_embeddings().num_embeddings
         if len(tokenizer) > known:
             raise ModelError(

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, check_ace, load_ace
 from cxrsynth.diffusion.additions import addition_files, changed_parts, check_additions, located, replaced_parts
@@ -48,9 +49,22 @@ class ResolvedModel:
         return changed_parts(self.additions, self.family, self.parts)
 
     @property
-    def scheduler_folder(self) -> Path:
-        """Where `scheduler_config.json` is."""
-        return self.additions.scheduler or self.folder / "scheduler"
+    def folders(self) -> dict[str, Path]:
+        """Where each part is: in the model's folder, or laid over it."""
+        return {part: self.folder / part for part in self.parts} | replaced_parts(self.additions, self.family)
+
+    def scheduler_config(self) -> dict[str, Any]:
+        """Content of `scheduler_config.json`, with the class that the model's index gives its scheduler.
+
+        Raises:
+            ModelError: if it cannot be read, or describes a schedule that is not known.
+        """
+        return _scheduler_config(self.folder, self.additions)
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """Content of `model_index.json`."""
+        return _index(self.folder)
 
 
 def resolve_model(
@@ -98,8 +112,7 @@ def resolve_model(
             "  leave them out: they are added to text embeddings"
         )
     if "defaults" not in spec.model_fields_set:
-        scheduler = additions.scheduler or folder / "scheduler"
-        spec = spec.model_copy(update={"defaults": _defaults(folder, family, scheduler)})
+        spec = spec.model_copy(update={"defaults": _defaults(folder, family, additions)})
     from_hub = name != "nano" and not Path(name).is_dir()
     hub_name, _, revision = name.partition("@")
     called = hub_name.rpartition("/")[2] if from_hub else folder.resolve().name
@@ -116,10 +129,10 @@ def resolve_model(
     )
 
 
-def _defaults(folder: Path, family: Family, scheduler: Path) -> SamplingDefaults:
+def _defaults(folder: Path, family: Family, additions: Additions) -> SamplingDefaults:
     """The family's, without DDIM for a model of it that learned by flow matching."""
     defaults = family.defaults_of(folder)
-    if defaults.sampler is Sampler.DDIM and is_flow(read_scheduler_config(scheduler)):
+    if defaults.sampler is Sampler.DDIM and is_flow(_scheduler_config(folder, additions)):
         return defaults.model_copy(update={"sampler": Sampler.EULER})
     return defaults
 
@@ -167,13 +180,27 @@ def _parts(folder: Path, family: Family, additions: Additions = _NOTHING) -> tup
     return parts
 
 
+def _scheduler_config(folder: Path, additions: Additions) -> dict[str, Any]:
+    if additions.scheduler is not None:
+        return read_scheduler_config(additions.scheduler)
+    kind = _index(folder).get("scheduler")
+    # Pipelines load the class that the index names, whatever the configuration was saved from.
+    named = kind[1] if isinstance(kind, list) and len(kind) == 2 else None
+    return read_scheduler_config(folder / "scheduler", named=named)
+
+
 def _left_out(folder: Path) -> set[str]:
     """Parts that `model_index.json` says the model does without."""
+    return {name for name, kind in _index(folder).items() if isinstance(kind, list) and kind[:1] == [None]}
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """Content of `model_index.json`; empty if there is none."""
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        return {name for name, kind in index.items() if isinstance(kind, list) and kind[:1] == [None]}
-    except (OSError, ValueError, AttributeError):
-        return set()
+        content = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _from_hub(name: str, option: str) -> Path:

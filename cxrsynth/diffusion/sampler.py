@@ -76,7 +76,7 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
     Raises:
         ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
     """
-    scheduler = checked_scheduler(model.scheduler_config, sampler, steps=steps, in_pixels=model.family.in_pixels)
+    scheduler = checked_scheduler(model.scheduler_config, sampler, steps=steps)
     settings: dict[str, Any] = {}
     taken = inspect.signature(scheduler.set_timesteps).parameters
     if getattr(scheduler.config, "use_dynamic_shifting", False):
@@ -108,21 +108,21 @@ def _takes_levels(scheduler: Any) -> bool:
     )
 
 
-def checked_scheduler(config: dict[str, Any], sampler: Sampler, *, steps: int, in_pixels: bool = False) -> Any:
+def checked_scheduler(config: dict[str, Any], sampler: Sampler, *, steps: int) -> Any:
     """The chosen sampler with a model's noise schedule, before its timesteps are set.
 
-    In pixel space DDIM clips its estimate of the clean image, if the model's own scheduler does.
+    DDIM clips its estimate of the clean image or latents, if the model's own scheduler does.
 
     Raises:
         ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
     """
-    scheduler = _scheduler(config, sampler, in_pixels=in_pixels)
+    scheduler = _scheduler(config, sampler)
     if steps > scheduler.config.num_train_timesteps:
         raise ModelError(f"--steps {steps}: the model's schedule has {scheduler.config.num_train_timesteps} timesteps")
     return scheduler
 
 
-def _scheduler(config: dict[str, Any], sampler: Sampler, *, in_pixels: bool) -> Any:
+def _scheduler(config: dict[str, Any], sampler: Sampler) -> Any:
     if sampler is Sampler.MODEL:
         return _own_scheduler(config)
     if is_flow(config):
@@ -140,8 +140,11 @@ def _scheduler(config: dict[str, Any], sampler: Sampler, *, in_pixels: bool) -> 
         )
     config = with_known_betas(config)
     if sampler is Sampler.DDIM:
-        # Latents have no bounds to clip at. Configs of other schedulers lack the setting, and DDIM clips by default.
-        return DDIMScheduler.from_config(config, **({} if in_pixels else {"clip_sample": False}))
+        # DDIM clips by default. Others do not, or do not have the setting.
+        own = getattr(diffusers, str(config.get("_class_name", "DDIMScheduler")), EulerDiscreteScheduler)
+        default = inspect.signature(own.__init__).parameters.get("clip_sample")
+        clips = config.get("clip_sample", default is not None and default.default)
+        return DDIMScheduler.from_config(config, clip_sample=bool(clips))
     if sampler is Sampler.EULER:
         return EulerDiscreteScheduler.from_config(config)
     return DPMSolverMultistepScheduler.from_config(config, **_without_noise(config))

@@ -221,8 +221,12 @@ def noise_schedule(config: dict[str, Any], device: torch.device) -> NoiseSchedul
     return DiscreteSchedule(DDIMScheduler.from_config(with_known_betas(config)), device)
 
 
-def read_scheduler_config(folder: Path) -> dict[str, Any]:
+def read_scheduler_config(folder: Path, *, named: str | None = None) -> dict[str, Any]:
     """Content of a scheduler's `scheduler_config.json`.
+
+    Args:
+        folder: of the scheduler.
+        named: the scheduler's class; None for the one in the configuration.
 
     Raises:
         ModelError: if it cannot be read, or describes a schedule that is not known.
@@ -234,12 +238,21 @@ def read_scheduler_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: cannot be loaded: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path}: not a scheduler's configuration, expected an object")
-    named = str(config.get("_class_name", "DDIMScheduler"))
-    if named not in KNOWN_SCHEDULERS:
-        raise ModelError(
-            f"{path}: {named} is not supported: its noise levels are of their own kind\n"
-            f"  expected: a schedule of betas, or flow matching: one of {', '.join(sorted(KNOWN_SCHEDULERS))}"
-        )
+    own = str(config.get("_class_name", "DDIMScheduler"))
+    for one in (own, named or own):
+        if one not in KNOWN_SCHEDULERS:
+            raise ModelError(
+                f"{path}: {one} is not supported: its noise levels are of their own kind\n"
+                f"  expected: a schedule of betas, or flow matching: one of {', '.join(sorted(KNOWN_SCHEDULERS))}"
+            )
+    if named is not None:
+        taken = {**config, "_class_name": named}
+        if is_flow(taken) != is_flow(config):
+            raise ModelError(
+                f"{path}: for {own}, but model_index.json names {named}: one is of flow matching, the other is not\n"
+                "  expected: the same class in both files, the one that the model was trained with"
+            )
+        config = taken
     kind = config.get("prediction_type", "epsilon")
     if kind not in (*PREDICTIONS, FLOW):
         raise ModelError(f"{path}: prediction_type {kind!r}, expected {', '.join((*PREDICTIONS, FLOW))}")

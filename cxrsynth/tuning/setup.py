@@ -11,7 +11,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from cxrsynth.diffusion.model import choose_device, choose_precision
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
-from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
+from cxrsynth.diffusion.schedule import is_flow
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import load_recipe
@@ -173,7 +173,7 @@ def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
         RecipeError: for more denoising steps than it has; for a policy gradient or DDIM where it is flow matching.
         ModelError: if the model's scheduler is not known.
     """
-    config = read_scheduler_config(model.scheduler_folder)
+    config = model.scheduler_config()
     limit = int(config.get("num_train_timesteps", 1000))
     wanted = {
         f"stages.{index}.sampling.steps": stage.sampling.steps

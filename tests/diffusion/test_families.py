@@ -59,7 +59,13 @@ def noise_of(model: DiffusionModel) -> Tensor:
 
 
 def by_diffusers(
-    folder: Path, noise: Tensor, guidance: float, scheduler: Any = None, *, negative: str | None = None
+    folder: Path,
+    noise: Tensor,
+    guidance: float,
+    scheduler: Any = None,
+    *,
+    negative: str | None = None,
+    prompts: list[str] = PROMPTS,
 ) -> Tensor:
     """Images [B, 1, H, W] of the plain pipeline."""
     index = json.loads((folder / "model_index.json").read_text())
@@ -83,7 +89,7 @@ def by_diffusers(
         if not pipeline.transformer.config.guidance_embeds:
             further |= {"true_cfg_scale": guidance, "negative_prompt": [negative or ""] * len(PROMPTS)}
     images = pipeline(
-        PROMPTS,
+        prompts,
         latents=latents,
         height=height,
         width=width,

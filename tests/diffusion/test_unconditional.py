@@ -144,7 +144,7 @@ def test_networks_that_take_or_give_more_are_refused(
     model = loaded(folders["gray"])
     model.denoiser.register_to_config(**change)
     with pytest.raises(ModelError, match=message):
-        model.family.check(folders["gray"], model.denoiser, model.components)
+        model.family.check(model.denoiser, model.components)
 
 
 def test_embeddings_beside_a_model_without_text_are_refused(tmp_path: Path) -> None:

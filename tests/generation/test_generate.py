@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from cxrsynth.cli import app
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import resolve_model
-from cxrsynth.diffusion.sampler import make_scheduler, sample_images
+from cxrsynth.diffusion.sampler import checked_scheduler, make_scheduler, sample_images
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
@@ -583,16 +583,18 @@ def test_a_sampler_that_does_not_fit_is_refused_before_anything_is_written(
     shutil.copytree(tiny_model, model)
     content = json.dumps({"_class_name": f"{named}Scheduler"})
     (model / "scheduler" / "scheduler_config.json").write_text(content)
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", f"{named}Scheduler"]}))
     assert said in refuse(command(table, tmp_path / "out", model, *options))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_finds_weights_that_are_not_numbers(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+def test_a_dry_run_finds_weights_whose_images_are_not_numbers(tmp_path: Path, tiny_model: Path, table: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(weights)
-    state["conv_out.bias"][0] = float("nan")
+    state["conv_out.bias"][0] = 3e38
     save_file(state, weights, metadata={"format": "pt"})
     assert "its images are not finite" in refuse(command(table, tmp_path / "out", model, "--dry-run"))
 
@@ -957,14 +959,22 @@ def test_the_sampler_is_the_models_unless_one_is_named(
     assert "sampling.sampler: 'ddim' there, 'dpm++' now" in message
 
 
-def test_latents_are_never_clipped(networks: DiffusionModel) -> None:
-    """DDIM clips by default; many folders have the config of another scheduler, which lacks the setting."""
-    config = {key: value for key, value in networks.scheduler_config.items() if key != "clip_sample"}
-    for given in (config, config | {"clip_sample": True}):
-        scheduler = make_scheduler(
-            replace(networks, components=replace(networks.components, scheduler_config=given)), Sampler.DDIM, steps=2
-        )
-        assert scheduler.config.clip_sample is False
+@pytest.mark.parametrize(
+    ("given", "clips"),
+    [({}, True), ({"clip_sample": False}, False), ({"_class_name": "PNDMScheduler"}, False)],
+)
+def test_ddim_clips_if_the_models_own_scheduler_does(given: dict[str, Any], clips: bool) -> None:
+    """DDIM clips by default; many folders have the configuration of a scheduler that lacks the setting."""
+    assert checked_scheduler(given, Sampler.DDIM, steps=2).config.clip_sample is clips
+
+
+def test_latents_of_stable_diffusion_are_never_clipped(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    path = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"clip_sample": True}))
+    model = load_model(resolve_model(str(tmp_path / "model")), device=torch.device("cpu"), precision=Precision.FP32)
+    for sampler in (Sampler.DDIM, Sampler.MODEL):
+        assert not make_scheduler(model, sampler, steps=2).config.clip_sample
 
 
 def test_auto_takes_a_device_that_is_here(tiny_model: Path) -> None:

@@ -1,11 +1,12 @@
 """What every family of models answers: its parts, conditions, predictions, latents and adapters."""
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
@@ -23,12 +24,21 @@ _LIVE_MAPS_UNET = 80
 _LIVE_VALUES_TRANSFORMER = 48
 
 
+class TextWidth(NamedTuple):
+    """Width of embeddings: what they are, how wide the denoiser takes them, and how wide text encoders give them."""
+
+    what: str
+    taken: int
+    given: int
+
+
 @dataclass(frozen=True)
 class Components:
     """The networks and tokenizers of one model, by the names of their folders, and what else its folder says.
 
-    `vae` is None in pixel space. `scheduler_config` is its scheduler's configuration, `spec` its `cxrsynth.json`.
-    `denoiser` is apart: it is the one that is tuned, and a policy and its baseline have one each.
+    `vae` is None in pixel space. `scheduler_config` is its scheduler's configuration, `spec` its `cxrsynth.json`,
+    `index` the content of its `model_index.json`. `folders` says where each part came from, the denoiser among them.
+    The denoiser itself is apart: it is the one that is tuned, and a policy and its baseline have one each.
     """
 
     vae: Any
@@ -36,6 +46,8 @@ class Components:
     tokenizers: Mapping[str, Any]
     scheduler_config: dict[str, Any]
     spec: ModelSpec
+    folders: Mapping[str, Path]
+    index: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Family(ABC):
@@ -50,6 +62,8 @@ class Family(ABC):
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     optional: ClassVar[frozenset[str]] = frozenset()  # parts that a model may do without
+    # What the classes of its text encoders are called, as patterns, where its pipeline does not take any.
+    encoder_classes: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[SamplingDefaults] = SamplingDefaults()
     adapted_layers: ClassVar[tuple[str, ...]] = _ATTENTION  # those that low-rank adapters go on
     # A text encoder of billions of weights is kept in the precision of the denoiser.
@@ -96,11 +110,19 @@ class Family(ABC):
             **components.tokenizers,
             "scheduler": self.any_scheduler(),
         }
-        return kind(**parts, **self.pipeline_arguments())
+        return kind(**parts, **self.pipeline_arguments(components))
 
-    def pipeline_arguments(self) -> dict[str, Any]:
+    def pipeline_arguments(self, components: Components) -> dict[str, Any]:
         """Further arguments of the pipeline's constructor."""
         return {}
+
+    def settled_scheduler(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A scheduler's configuration as the pipeline uses it."""
+        return config
+
+    def longest_prompt(self, components: Components) -> int | None:
+        """Tokens that the pipeline takes; None where its tokenizer alone decides."""
+        return self.prompt_tokens
 
     def defaults_of(self, folder: Path) -> SamplingDefaults:
         """Sampling defaults of the model in a folder; no weights are read."""
@@ -171,18 +193,55 @@ class Family(ABC):
         """
         return None
 
-    def check(self, folder: Path, denoiser: Any, components: Components) -> None:
+    def latent_channels(self, denoiser: Any) -> int:
+        """Channels of the latents that the denoiser takes."""
+        return int(denoiser.config.in_channels)
+
+    def text_widths(self, denoiser: Any, encoders: Mapping[str, Any]) -> Sequence[TextWidth]:
+        """Widths of embeddings that the denoiser takes, beside those that its text encoders give."""
+        return ()
+
+    def check(self, denoiser: Any, components: Components) -> None:
         """Refuse what loads, and fails or goes wrong later.
 
         Raises:
             ModelError: naming the file that cannot be used.
         """
-        size = getattr(denoiser.config, "sample_size", None)
-        sizes = [size] if isinstance(size, int) else size
-        if not isinstance(sizes, list | tuple) or not all(isinstance(one, int) for one in sizes) or len(sizes) > 2:
+        where = components.folders[self.denoiser] / "config.json"
+        if not self.takes_image_size:
+            size = getattr(denoiser.config, "sample_size", None)
+            sizes = [size] if isinstance(size, int) else size
+            if not isinstance(sizes, list | tuple) or not all(isinstance(one, int) for one in sizes) or len(sizes) > 2:
+                raise ModelError(f"{where}: sample_size {size}, expected the latents' height and width")
+        self._check_latents(where, denoiser, components)
+        self._check_encoders(where, denoiser, components)
+
+    def _check_latents(self, where: Path, denoiser: Any, components: Components) -> None:
+        if components.vae is None:
+            return
+        given, taken = int(components.vae.config.latent_channels), self.latent_channels(denoiser)
+        if given != taken:
             raise ModelError(
-                f"{folder / self.denoiser / 'config.json'}: sample_size {size}, expected the latents' height and width"
+                f"{where}: latents of {taken} channels (in_channels {denoiser.config.in_channels}), but those of"
+                f" {components.folders['vae']} have {given}: a model for inpainting, for editing or enlarging images,"
+                " for control by another image, or with the autoencoder of another model\n"
+                "  expected: a text-to-image model with the autoencoder that it was trained with"
             )
+
+    def _check_encoders(self, where: Path, denoiser: Any, components: Components) -> None:
+        for part, encoder in components.encoders.items():
+            wanted, found = self.encoder_classes.get(part, ".*"), type(encoder).__name__
+            if not re.fullmatch(wanted, found):
+                raise ModelError(
+                    f"{components.folders[part]}: a {found}, which is not what {self.title} has as {part}\n"
+                    "  expected: the text encoder that the model was trained with"
+                )
+        for what, taken, made in self.text_widths(denoiser, components.encoders):
+            if taken != made:
+                raise ModelError(
+                    f"{where}: takes {what} of width {taken}, but the text encoders give {made}\n"
+                    "  expected: the text encoders that it was trained with"
+                )
 
     def live_values(self, denoiser: Any, shape: tuple[int, int, int]) -> int:
         """Numbers in memory at once while the denoiser runs on one latent: a rough estimate."""
@@ -192,6 +251,12 @@ class Family(ABC):
             return height * width * int(config.block_out_channels[0]) * _LIVE_MAPS_UNET
         inner = int(getattr(config, "hidden_size", 0) or config.num_attention_heads * config.attention_head_dim)
         return self.tokens(denoiser, shape) * inner * _LIVE_VALUES_TRANSFORMER
+
+
+def text_width(encoder: Any) -> int:
+    """Width of a text encoder's hidden states."""
+    config = encoder.config
+    return int(getattr(config, "hidden_size", None) or config.d_model)
 
 
 def spatial_factor(vae: AutoencoderKL | AutoencoderDC | None) -> int:

@@ -1,16 +1,24 @@
 """Flux: a transformer over text and image together, CLIP's pooled embedding and T5's sequence, by flow matching."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 
 from cxrsynth.diffusion.condition import GUIDANCE, TEXT, Condition
-from cxrsynth.diffusion.families.base import Components, Family, batched, linear_levels, spatial_factor
+from cxrsynth.diffusion.families.base import (
+    Components,
+    Family,
+    TextWidth,
+    batched,
+    linear_levels,
+    spatial_factor,
+    text_width,
+)
 from cxrsynth.diffusion.spec import SPEC_FILE, SamplingDefaults
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Sampler
@@ -38,6 +46,10 @@ class Flux(Family):
     title = "a Flux model"
     encoders = ("text_encoder", "text_encoder_2")
     tokenizers = ("tokenizer", "tokenizer_2")
+    encoder_classes: ClassVar[Mapping[str, str]] = {
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "U?M?T5EncoderModel",
+    }
     # CLIP gives one pooled embedding, from the first 77 tokens; T5 reads the whole prompt.
     limiting = ("tokenizer_2",)
     defaults = SamplingDefaults(steps=28, guidance=3.5, sampler=Sampler.EULER)
@@ -94,7 +106,7 @@ class Flux(Family):
         """As in `Family`."""
         height, width = _image_size(components)
         factor = spatial_factor(components.vae)
-        return int(denoiser.config.in_channels) // _PATCH**2, height // factor, width // factor
+        return self.latent_channels(denoiser), height // factor, width // factor
 
     def tokens(self, denoiser: Any, shape: tuple[int, int, int]) -> int:
         """As in `Family`."""
@@ -105,18 +117,29 @@ class Flux(Family):
         """As in `Family`."""
         return linear_levels(steps)
 
-    def check(self, folder: Path, denoiser: Any, components: Components) -> None:
+    def latent_channels(self, denoiser: Any) -> int:
         """As in `Family`."""
-        latents, config = int(components.vae.config.latent_channels), denoiser.config
-        where = folder / self.denoiser / "config.json"
-        if int(config.in_channels) != latents * _PATCH**2 or (config.out_channels or config.in_channels) != (
-            config.in_channels
-        ):
+        return int(denoiser.config.in_channels) // _PATCH**2
+
+    def text_widths(self, denoiser: Any, encoders: Mapping[str, Any]) -> Sequence[TextWidth]:
+        """As in `Family`."""
+        config = denoiser.config
+        return [
+            TextWidth("text embeddings", int(config.joint_attention_dim), text_width(encoders["text_encoder_2"])),
+            TextWidth("pooled embeddings", int(config.pooled_projection_dim), text_width(encoders["text_encoder"])),
+        ]
+
+    def check(self, denoiser: Any, components: Components) -> None:
+        """As in `Family`."""
+        super().check(denoiser, components)
+        config = denoiser.config
+        if (config.out_channels or config.in_channels) != config.in_channels:
             raise ModelError(
-                f"{where}: in_channels {config.in_channels}, but {_PATCH} x {_PATCH} latents of the autoencoder have"
-                f" {latents * _PATCH**2} channels: a model for inpainting, or for control by another image\n"
+                f"{components.folders[self.denoiser] / 'config.json'}: in_channels {config.in_channels}, out_channels"
+                f" {config.out_channels}: a model for inpainting, or for control by another image\n"
                 "  expected: a text-to-image model"
             )
+        folder = components.folders[self.denoiser].parent
         try:
             size = _image_size(components)
         except ValueError:

@@ -1,13 +1,21 @@
 """Lumina-Image 2.0: a transformer over Gemma's embeddings and image together, by flow matching."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
 from torch import Tensor
 
 from cxrsynth.diffusion.condition import MASK, Condition
-from cxrsynth.diffusion.families.base import Family, batched, classifier_free, linear_levels, masked_conditions
+from cxrsynth.diffusion.families.base import (
+    Family,
+    TextWidth,
+    batched,
+    classifier_free,
+    linear_levels,
+    masked_conditions,
+    text_width,
+)
 from cxrsynth.diffusion.spec import SamplingDefaults
 from cxrsynth.settings import Sampler
 
@@ -27,6 +35,7 @@ class Lumina2(Family):
     title = "a Lumina-Image 2 model"
     defaults = SamplingDefaults(steps=30, guidance=4.0, sampler=Sampler.EULER)
     large_encoders = True
+    encoder_classes: ClassVar[Mapping[str, str]] = {"text_encoder": "(?!CLIP).*"}
     prompt_tokens = 256
     pipeline_class = Lumina2Pipeline
     denoiser_class = Lumina2Transformer2DModel
@@ -34,6 +43,11 @@ class Lumina2(Family):
     def tokenized(self, pipeline: Any, prompt: str) -> str:
         """As in `Family`: the system prompt counts, too."""
         return f"{pipeline.system_prompt} <Prompt Start> {prompt}"
+
+    def text_widths(self, denoiser: Any, encoders: Mapping[str, Any]) -> Sequence[TextWidth]:
+        """As in `Family`."""
+        given = text_width(encoders["text_encoder"])
+        return [TextWidth("text embeddings", int(denoiser.config.cap_feat_dim), given)]
 
     def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """Gemma's hidden states and which of them belong to words; no prompt is an empty one."""

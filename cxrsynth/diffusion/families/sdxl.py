@@ -1,16 +1,17 @@
 """Stable Diffusion XL: two text encoders, a pooled embedding, and sizes as conditions."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from cxrsynth.diffusion.condition import TEXT, Condition
-from cxrsynth.diffusion.families.base import Components, Family, spatial_factor
+from cxrsynth.diffusion.families.base import Components, Family, TextWidth, spatial_factor, text_width
 from cxrsynth.diffusion.families.stable_diffusion import check_unet
 from cxrsynth.diffusion.spec import SamplingDefaults
+
+_SIZES = 6  # numbers that say how an image was scaled and cropped
 
 
 class StableDiffusionXL(Family):
@@ -24,13 +25,19 @@ class StableDiffusionXL(Family):
     denoiser = "unet"
     encoders = ("text_encoder", "text_encoder_2")
     tokenizers = ("tokenizer", "tokenizer_2")
+    encoder_classes: ClassVar[Mapping[str, str]] = {
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+    }
     defaults = SamplingDefaults(steps=50, guidance=5.0)
     pipeline_class = StableDiffusionXLPipeline
     denoiser_class = UNet2DConditionModel
 
-    def pipeline_arguments(self) -> dict[str, Any]:
+    def pipeline_arguments(self, components: Components) -> dict[str, Any]:
         """Without a watermark: it would be in the pixels before shards mark them."""
-        return {"add_watermarker": False}
+        # Whether no prompt is zeros, or an encoded empty text.
+        zeros = components.index.get("force_zeros_for_empty_prompt", True)
+        return {"add_watermarker": False, "force_zeros_for_empty_prompt": zeros}
 
     def any_scheduler(self) -> Any:
         """DDIM without its defaults that the pipeline warns of."""
@@ -38,7 +45,6 @@ class StableDiffusionXL(Family):
 
     def encode(self, pipeline: Any, prompts: Sequence[str], *, negative: str = "") -> tuple[Condition, Condition]:
         """Hidden states of both encoders side by side, pooled ones of the second, and the model's own image size."""
-        # Whether no prompt is an embedded empty one, or zero, is a setting of the folder.
         text, no_text, pooled, no_pooled = pipeline.encode_prompt(
             list(prompts),
             device=pipeline.text_encoder_2.device,
@@ -65,7 +71,17 @@ class StableDiffusionXL(Family):
         predicted = denoiser(latents, timesteps, condition.text, added_cond_kwargs=further, return_dict=False)
         return predicted[0]  # type: ignore[no-any-return]
 
-    def check(self, folder: Path, denoiser: Any, components: Components) -> None:
+    def text_widths(self, denoiser: Any, encoders: Mapping[str, Any]) -> Sequence[TextWidth]:
         """As in `Family`."""
-        super().check(folder, denoiser, components)
-        check_unet(folder, denoiser, components)
+        config, second = denoiser.config, encoders["text_encoder_2"]
+        both = text_width(encoders["text_encoder"]) + text_width(second)
+        pooled = int(config.projection_class_embeddings_input_dim) - _SIZES * int(config.addition_time_embed_dim)
+        return [
+            TextWidth("text embeddings", int(config.cross_attention_dim), both),
+            TextWidth("pooled embeddings", pooled, int(second.config.projection_dim)),
+        ]
+
+    def check(self, denoiser: Any, components: Components) -> None:
+        """As in `Family`."""
+        check_unet(denoiser, components, further_condition="text_time")
+        super().check(denoiser, components)

@@ -1,15 +1,15 @@
 """Stable Diffusion: a UNet with cross-attention to the embeddings of one text encoder, of any kind."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from cxrsynth.diffusion.condition import TEXT, Condition
-from cxrsynth.diffusion.families.base import Components, Family
+from cxrsynth.diffusion.families.base import Components, Family, TextWidth, text_width
 from cxrsynth.errors import ModelError
 
 
@@ -24,12 +24,17 @@ class StableDiffusion(Family):
     denoiser = "unet"
     learns_text = True
     learns_words = True
+    encoder_classes: ClassVar[Mapping[str, str]] = {"text_encoder": "(?!CLIPTextModelWithProjection$).*"}
     pipeline_class = StableDiffusionPipeline
     denoiser_class = UNet2DConditionModel
 
-    def pipeline_arguments(self) -> dict[str, Any]:
+    def pipeline_arguments(self, components: Components) -> dict[str, Any]:
         """No safety checker: it knows photographs."""
         return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+    def settled_scheduler(self, config: dict[str, Any]) -> dict[str, Any]:
+        """As in `Family`: the pipeline corrects what early configurations have, or lack."""
+        return {**config, "steps_offset": 1, "clip_sample": False}
 
     def any_scheduler(self) -> Any:
         """DDIM without its defaults that the pipeline warns of."""
@@ -54,32 +59,33 @@ class StableDiffusion(Family):
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ModelError(f"{folder / 'text_encoder'}: config.json does not give the text encoder's size") from None
 
-    def check(self, folder: Path, denoiser: Any, components: Components) -> None:
+    def text_widths(self, denoiser: Any, encoders: Mapping[str, Any]) -> Sequence[TextWidth]:
         """As in `Family`."""
-        super().check(folder, denoiser, components)
-        check_unet(folder, denoiser, components)
-        width, given = denoiser.config.cross_attention_dim, _width(components.encoders["text_encoder"].config)
+        width = denoiser.config.cross_attention_dim
         wanted = {width} if isinstance(width, int) else set(width or ())
-        if denoiser.config.encoder_hid_dim is None and wanted and given is not None and wanted != {given}:
-            raise ModelError(
-                f"{folder}: the UNet expects text embeddings of width {', '.join(map(str, sorted(wanted)))}, the text"
-                f" encoder gives {given}\n  expected: the text encoder that the UNet was trained with"
-            )
+        if denoiser.config.encoder_hid_dim is not None:
+            wanted = {int(denoiser.config.encoder_hid_dim)}
+        given = text_width(encoders["text_encoder"])
+        return [TextWidth("text embeddings", int(one), given) for one in sorted(wanted)]
+
+    def check(self, denoiser: Any, components: Components) -> None:
+        """As in `Family`."""
+        check_unet(denoiser, components, further_condition=None)
+        super().check(denoiser, components)
 
 
-def _width(config: Any) -> int | None:
-    """Width of a text encoder's hidden states."""
-    found = getattr(config, "hidden_size", None) or getattr(config, "d_model", None)
-    return None if found is None else int(found)
-
-
-def check_unet(folder: Path, unet: Any, components: Components) -> None:
+def check_unet(unet: Any, components: Components, *, further_condition: str | None) -> None:
     """Refuse UNets that take more than noisy latents and text, or give more than a prediction.
+
+    Args:
+        unet: the network.
+        components: the other parts.
+        further_condition: the `addition_embed_type` of the family.
 
     Raises:
         ModelError: saying what the UNet is for.
     """
-    config, where = unet.config, folder / "unet" / "config.json"
+    config, where = unet.config, components.folders["unet"] / "config.json"
     if config.get("time_cond_proj_dim") is not None:
         raise ModelError(
             f"{where}: time_cond_proj_dim {config.time_cond_proj_dim}: a latent consistency model that takes its"
@@ -87,14 +93,20 @@ def check_unet(folder: Path, unet: Any, components: Components) -> None:
         )
     if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
         raise ModelError(f"{where}: a UNet with class labels\n  expected: one with text alone")
-    latents = int(components.vae.config.latent_channels)
-    if int(config.in_channels) != latents:
+    for key, wanted in (("addition_embed_type", further_condition), ("dual_cross_attention", False)):
+        if (config.get(key) or None) != (wanted or None):
+            raise ModelError(
+                f"{where}: {key} {config.get(key)!r}: a UNet of another kind of model, with other conditions\n"
+                f"  expected: {wanted!r}"
+            )
+    if config.get("encoder_hid_dim_type") not in (None, "text_proj"):
         raise ModelError(
-            f"{where}: in_channels {config.in_channels}, but the autoencoder's latents have {latents} channels: a model"
-            " for inpainting, or for editing or enlarging images\n  expected: a text-to-image model"
+            f"{where}: encoder_hid_dim_type {config.encoder_hid_dim_type!r}: a UNet that is asked by images, too\n"
+            "  expected: one with text alone"
         )
-    if int(config.out_channels) != latents:
+    taken = int(config.in_channels)
+    if int(config.out_channels) != taken and taken == int(components.vae.config.latent_channels):
         raise ModelError(
-            f"{where}: out_channels {config.out_channels}, but latents have {latents} channels: a UNet that predicts"
+            f"{where}: out_channels {config.out_channels}, but latents have {taken} channels: a UNet that predicts"
             " its variance, too\n  expected: one that predicts noise, velocity or clean latents"
         )

@@ -58,10 +58,11 @@ class Unconditional(Family):
         labels = None if denoiser.class_embedding is None else condition.tensors[_LABELS]
         return denoiser(latents, timesteps, labels, return_dict=False)[0]  # type: ignore[no-any-return]
 
-    def check(self, folder: Path, denoiser: Any, components: Components) -> None:
+    def check(self, denoiser: Any, components: Components) -> None:
         """As in `Family`."""
-        super().check(folder, denoiser, components)
-        config, where = denoiser.config, folder / "unet" / "config.json"
+        super().check(denoiser, components)
+        folder = components.folders[self.denoiser]
+        config, where = denoiser.config, folder / "config.json"
         channels = int(config.in_channels)
         if channels not in (1, 3):
             raise ModelError(
@@ -78,7 +79,7 @@ class Unconditional(Family):
                 f"{where}: class_embed_type {kind!r}: conditions that are not numbers of classes\n"
                 "  expected: num_class_embeds alone, or class_embed_type 'timestep'"
             )
-        self._check_classes(folder, denoiser, components.spec.classes)
+        self._check_classes(folder.parent, denoiser, components.spec.classes)
 
     def _check_classes(self, folder: Path, denoiser: Any, classes: Sequence[str]) -> None:
         embedding, spec = denoiser.class_embedding, folder / SPEC_FILE
