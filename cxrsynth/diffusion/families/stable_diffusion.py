@@ -97,7 +97,7 @@ def check_unet(unet: Any, components: Components, *, further_condition: str | No
         if (config.get(key) or None) != (wanted or None):
             raise ModelError(
                 f"{where}: {key} {config.get(key)!r}: a UNet of another kind of model, with other conditions\n"
-                f"  expected: {wanted!r}"
+                f"  expected: {repr(wanted) if wanted else 'a UNet without it'}"
             )
     if config.get("encoder_hid_dim_type") not in (None, "text_proj"):
         raise ModelError(
