@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.tune_memory`: memory and time of one RLCF iteration at the size of a large model.
 
 Makes a folder of the layout and size of Stable Diffusion 1.5 (UNet of 860 M parameters, 64 x 64 latents), or with
-`--size` of PixArt-Sigma at 512 pixels or Sana 0.6B at 1024 pixels (transformers of 600 M parameters; their text
+`--size` of PixArt-Sigma or Sana 0.6B at 512 pixels (transformers of 600 M parameters; their text
 encoders of billions are replaced by one layer of the same width), with random weights.
 
 Samples two images with two steps, and tunes adapters of rank 16 and ACE for one iteration on the CPU, with each
@@ -166,7 +166,7 @@ def make_pixart(folder: Path) -> None:
 
 
 def make_sana(folder: Path) -> None:
-    """Sana 0.6B's own sizes at 1024 pixels, with a Gemma 2 of one layer and its deep-compression autoencoder."""
+    """Sana 0.6B's own sizes at 512 pixels, with a Gemma 2 of one layer and its deep-compression autoencoder."""
     torch.manual_seed(0)
     transformer = SanaTransformer2DModel(
         in_channels=32,
@@ -179,7 +179,7 @@ def make_sana(folder: Path) -> None:
         cross_attention_dim=1152,
         caption_channels=2304,
         mlp_ratio=2.5,
-        sample_size=32,
+        sample_size=16,
         patch_size=1,
     )
     gemma = Gemma2Config(
