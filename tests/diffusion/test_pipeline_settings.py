@@ -55,9 +55,7 @@ def test_schedulers_that_do_not_say_all(name: str, named: str, folders: dict[str
 def test_schedulers_of_two_kinds_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     folder = changed(folders["sdxl"], tmp_path / "model", "scheduler/scheduler_config.json", **flow)
-    with pytest.raises(
-        ModelError, match=r"for FlowMatch\w+, but model_index\.json names DDIMScheduler: one is"
-    ):
+    with pytest.raises(ModelError, match=r"for FlowMatch\w+, but model_index\.json names DDIMScheduler: one is"):
         loaded(folder)
 
 
