@@ -22,6 +22,7 @@ LOADING_ERRORS = (
     ImportError,
     SafetensorError,
 )
+_LONGEST = 300  # characters of a library's own message
 _HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>(?!sha256:)[^@\s]+))?")
 # Numbers of positions, which earlier releases of transformers saved with the weights.
 _NOT_LEARNED = ("position_ids",)
@@ -190,6 +191,12 @@ def hub_folder(
             f"{name}: no such folder, and cannot be downloaded from the hub ({type(error).__name__})\n"
             f"  expected: {folders}, or a hub id owner/name{at} that can be reached"
         ) from None
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a library's exception says, for messages: its first line, no longer than a few of a terminal."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
 
 
 def _check_folder(folder: Path, role: str) -> None:
