@@ -65,7 +65,10 @@ Steps = Annotated[int | None, Option(min=1, help="Denoising steps. Default: the 
 Guidance = Annotated[
     float | None,
     Option(
-        min=0, help="Classifier-free guidance scale; 1 turns it off. Default: the model's.", rich_help_panel=_SAMPLING
+        min=0,
+        help="Classifier-free guidance scale; 1 turns it off, and below it the empty prompt takes part."
+        " Default: the model's.",
+        rich_help_panel=_SAMPLING,
     ),
 ]
 NegativePrompt = Annotated[
