@@ -90,7 +90,7 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
 def check_scheduler(
     folder: Path, family: Family, sampler: Sampler, *, steps: int, asked: str | None = None, other: str = ""
 ) -> None:
-    """Refuse a sampler, or a number of steps, that a model's scheduler does not take, by trying all steps on a few zeros.
+    """Refuse a sampler, or a number of steps, that a model's scheduler does not take; all steps are tried on zeros.
 
     Schedulers of diffusers check little when they are made: most of what does not go together fails at some step.
 
