@@ -24,7 +24,9 @@ DatasetFolder = Annotated[
 ]
 Model = Annotated[
     str,
-    Option(help="nano, a model folder in diffusers' layout, or a Hugging Face model: owner/name or owner/name@revision."),
+    Option(
+        help="nano, a model folder in diffusers' layout, or a Hugging Face model: owner/name or owner/name@revision."
+    ),
 ]
 Unet = Annotated[
     Path | None,
