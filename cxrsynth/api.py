@@ -109,7 +109,8 @@ def generate(
         strict: stop at the first unusable row instead of setting it aside in rejected.csv.
         dry_run: write nothing; the result's `estimate` holds counts, disk space and time.
         steps: denoising steps; None for the model's.
-        guidance: classifier-free guidance scale, 1 turns it off; None for the model's.
+        guidance: classifier-free guidance scale, 1 turns it off, below it the empty prompt takes part; None for the
+            model's.
         sampler: `ddim`, `dpm++`, `euler` or `model`; None for the model's.
         seed: seed of the starting noise, 0 or more.
         batch_size: images per batch; None for 8, on a CPU 4.

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from rich import box
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 _PLAIN_EVERY_S = 10.0
 _DISTANCES = ("frechet", "kid", "precision", "recall", "density", "coverage")
@@ -35,17 +35,22 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 def say(message: str) -> None:
     """One line for the user, on standard error."""
-    Console(stderr=True, emoji=False, highlight=False, soft_wrap=True).print(escape(message))
+    _print(message, stderr=True)
 
 
 def warn(message: str) -> None:
     """One warning, on standard error."""
-    Console(stderr=True, emoji=False, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {escape(message)}")
+    _print(("warning:", "yellow"), " ", message, stderr=True)
 
 
 def fail(message: str) -> None:
     """The error that ended a run, on standard error."""
-    Console(stderr=True, emoji=False, highlight=False, soft_wrap=True).print(f"[red]error:[/] {escape(message)}")
+    _print(("error:", "red"), " ", message, stderr=True)
+
+
+def _print(*parts: str | tuple[str, str], stderr: bool = False) -> None:
+    """Print texts, some with a style, as they are: brackets and backslashes are no markup."""
+    Console(stderr=stderr, emoji=False, highlight=False, soft_wrap=True).print(Text.assemble(*parts))
 
 
 @contextmanager
@@ -147,9 +152,8 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
         output.print(_table("planted near-duplicates of reference images", ["found"], found))
     for miss in summary["failed"]:
         value = "not measured" if miss["value"] is None else f"{miss['value']:.4g}"
-        output.print(
-            f"[red]failed:[/] {escape(miss['metric'])}: {value}, expected {miss['limit']} {miss['threshold']:g}"
-        )
+        said = f" {miss['metric']}: {value}, expected {miss['limit']} {miss['threshold']:g}"
+        output.print(Text.assemble(("failed:", "red"), said))
     say(f"{out}: report.html, summary.json, scores.parquet, keep.csv")
 
 
@@ -165,8 +169,8 @@ def print_rewards(rewards: Mapping[str, str]) -> None:
 
 def print_finding(name: str, problem: str | None, detail: str = "") -> None:
     """One line on standard output: what was looked at, and `ok` or the problem."""
-    found = f"[red]failed[/] {escape(problem)}" if problem is not None else f"[green]ok[/]     {escape(detail)}"
-    Console(emoji=False, highlight=False, soft_wrap=True).print(f"{escape(name):16}{found.rstrip()}")
+    word, style, said = ("ok", "green", detail) if problem is None else ("failed", "red", problem)
+    _print(f"{name:16}", (word, style), f"{'':{7 - len(word)}}{said}".rstrip())
 
 
 def _print_names(first: str, second: str, rows: Mapping[str, str]) -> None:
@@ -174,7 +178,7 @@ def _print_names(first: str, second: str, rows: Mapping[str, str]) -> None:
     table.add_column(first, no_wrap=True)
     table.add_column(second)
     for name, summary in rows.items():
-        table.add_row(escape(name), escape(summary))
+        table.add_row(Text(name), Text(summary))
     Console(emoji=False, highlight=False).print(table)
 
 
@@ -184,7 +188,7 @@ def _table(first: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]
     for column in columns:
         table.add_column(column, justify="right")
     for name, cells in rows.items():
-        table.add_row(escape(name), *cells)
+        table.add_row(Text(name), *cells)
     return table
 
 
@@ -320,7 +324,7 @@ class _TuningView:
                     f"evaluation/evaluator/{name}/margin",
                 )
             ]
-            table.add_row(name, *(_number(cell) for cell in cells))
+            table.add_row(Text(name), *(_number(cell) for cell in cells))
         times = sum(value for key, value in self.row.items() if key.startswith("time/"))
         images = self.row.get("images", 0)
         speed = f", {images / times:.2f} images/s" if times and images else ""

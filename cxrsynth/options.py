@@ -24,7 +24,9 @@ DatasetFolder = Annotated[
 ]
 Model = Annotated[
     str,
-    Option(help="nano, a model folder in diffusers' layout, or a Hugging Face model: owner/name[@revision]."),
+    Option(
+        help="nano, a model folder in diffusers' layout, or a Hugging Face model: owner/name or owner/name@revision."
+    ),
 ]
 Unet = Annotated[
     Path | None,
@@ -65,7 +67,10 @@ Steps = Annotated[int | None, Option(min=1, help="Denoising steps. Default: the 
 Guidance = Annotated[
     float | None,
     Option(
-        min=0, help="Classifier-free guidance scale; 1 turns it off. Default: the model's.", rich_help_panel=_SAMPLING
+        min=0,
+        help="Classifier-free guidance scale; 1 turns it off, and below it the empty prompt takes part."
+        " Default: the model's.",
+        rich_help_panel=_SAMPLING,
     ),
 ]
 NegativePrompt = Annotated[

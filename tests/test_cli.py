@@ -65,6 +65,16 @@ def test_libraries_give_no_advice_where_no_folder_can_be_written_to(tmp_path: Pa
     assert ran.stderr == ""
 
 
+def test_no_help_is_lost_as_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich takes `[@revision]` for a tag, and shows nothing of it."""
+    monkeypatch.setenv("COLUMNS", "400")
+    commands: Any = typer.main.get_command(cli.app)
+    for name in ("generate", "tune", "audit", "convert"):
+        shown = " ".join(CliRunner().invoke(cli.app, [name, "--help"]).output.split())
+        for option in commands.commands[name].params:
+            assert " ".join(option.help.split()) in shown, option.name
+
+
 def test_every_option_has_help() -> None:
     commands: Any = typer.main.get_command(cli.app)
     for name in ("generate", "tune", "audit", "convert"):

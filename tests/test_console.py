@@ -90,3 +90,17 @@ def test_one_is_singular_and_thousands_are_separated() -> None:
     assert console.counted(1, "image") == "1 image"
     assert console.counted(0, "image") == "0 images"
     assert console.counted(12_000, "batch", "batches") == "12,000 batches"
+
+
+def test_messages_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    # Not markup of rich: it would take the backslash, the tag, or the whole bracket.
+    message = r"found '[', expected \[ for the sign itself, owner/name[@revision], [red] or [/red]"
+    for show, start in ((console.say, ""), (console.warn, "warning: "), (console.fail, "error: ")):
+        show(message)
+        assert capsys.readouterr().err == f"{start}{message}\n"
+    console.print_finding(message, None, message)
+    console.print_finding(message, message)
+    assert capsys.readouterr().out == f"{message}ok     {message}\n{message}failed {message}\n"
+    console.print_rewards({"[red]": r"a\[b"})
+    assert r"a\[b" in (printed := capsys.readouterr().out)
+    assert "[red]" in printed

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cxrsynth.conversion.base import check_base
 from cxrsynth.conversion.folder import convert_folder
 from cxrsynth.conversion.monai import convert_bundle, is_bundle
 from cxrsynth.conversion.single_file import convert_single_file
@@ -65,6 +66,11 @@ def _check(settings: ConvertSettings) -> None:
         raise ShardError(f"{out}: exists\n  expected: a new folder; convert replaces nothing")
     if not source.exists():
         raise ModelError(f"{source}: no such file or folder; download the model first")
+    for what, folder in (("the folder that is converted", source), ("--base", settings.base)):
+        if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise ShardError(f"{out}: lies inside {what}, {folder}, which is only read\n  choose a folder elsewhere")
+    if settings.base is not None:
+        check_base(settings.base)
     if source.is_file() and source.suffix not in SUFFIXES:
         raise ModelError(f"{source}: expected a model folder, or a file that ends in {', '.join(SUFFIXES)}")
     if source.is_dir():

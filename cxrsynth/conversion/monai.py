@@ -24,8 +24,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from cxrsynth.conversion.base import base_index
 from cxrsynth.conversion.weights import read_weights
 from cxrsynth.diffusion.families import family_of
+from cxrsynth.diffusion.resolve import INDEX
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import stable_json
@@ -82,6 +84,10 @@ def convert_bundle(source: Path, base: Path | None, out: Path) -> None:
         )
     if family_of(base).name != "stable_diffusion":
         raise ModelError(f"--base {base}: {family_of(base).title}\n  expected: stable-diffusion-2-1-base")
+    for part in _COPIED:
+        if not (base / part).is_dir():
+            raise ModelError(f"--base {base}: missing {part}/\n  expected: the folder of stable-diffusion-2-1-base")
+    index = base_index(base)
     try:
         config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
         unet = _unet(config["diffusion_def"], _latent_size(config["noise"]), _state(source, "unet"))
@@ -98,15 +104,12 @@ def convert_bundle(source: Path, base: Path | None, out: Path) -> None:
     vae.save_pretrained(out / "vae", safe_serialization=True)
     scheduler.save_pretrained(out / "scheduler")
     for part in _COPIED:
-        if not (base / part).is_dir():
-            raise ModelError(f"--base {base}: missing {part}/\n  expected: the folder of stable-diffusion-2-1-base")
         shutil.copytree(base / part, out / part, ignore=lambda _, names: [n for n in names if not _is_safe(n)])
-    index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
     parts = {"unet": unet, "vae": vae, "scheduler": scheduler}
     kept = {name: [None, None] if isinstance(kind, list) else kind for name, kind in index.items()}
     kept |= {part: index[part] for part in _COPIED}
     kept |= {part: ["diffusers", type(network).__name__] for part, network in parts.items()}
-    (out / "model_index.json").write_bytes(stable_json(kept))
+    (out / INDEX).write_bytes(stable_json(kept))
     if isinstance(guidance, int | float):
         (out / SPEC_FILE).write_bytes(stable_json({"defaults": {"guidance": float(guidance)}}))
 

@@ -65,12 +65,21 @@ class OriginalConfig:
         }
 
     def correct(self, network: Any, part: str) -> None:
-        """Set the size that the network was trained at, where the file says so."""
+        """Set the size that the network was trained at, where the file says so.
+
+        Raises:
+            ModelError: for a size that is none.
+        """
         size = self._model.get("image_size", self._unet.get("image_size"))
         if size is None:
             return
+        sides = [size] if isinstance(size, int) else size
+        if not isinstance(sides, list) or not sides or not all(isinstance(side, int) for side in sides):
+            raise ModelError(
+                f"--original-config {self._path}: image_size {size}, expected a number or height and width"
+            )
         factor = 2 ** (len(self._vae["ch_mult"]) - 1) if part == "vae" else 1
-        sizes = [side * factor for side in ([size] if isinstance(size, int) else size)]
+        sizes = [side * factor for side in sides]
         network.register_to_config(sample_size=sizes[0] if len(set(sizes)) == 1 else sizes)
 
     def _complete(self) -> None:

@@ -6,6 +6,8 @@ that the checkpoint was trained with.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from diffusers.loaders.single_file_utils import (
 )
 from torch import Tensor
 
+from cxrsynth.conversion.base import base_index
 from cxrsynth.conversion.layout import DENOISER, EMA, TEXT, check_layout, is_vae_tensor, what_it_holds
 from cxrsynth.conversion.original_config import OriginalConfig
 from cxrsynth.conversion.weights import read_weights
 from cxrsynth.diffusion.families import family_of
 from cxrsynth.diffusion.families.base import Family
+from cxrsynth.diffusion.resolve import INDEX
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import stable_json
 from cxrsynth.runtime.pretrained import LOADING_ERRORS
@@ -51,19 +55,20 @@ def convert_single_file(settings: ConvertSettings, out: Path) -> None:
         OSError: if a file cannot be copied or written.
     """
     source, base = settings.source, settings.base
+    # Before the weights, which may take minutes to read.
+    original = None if settings.original_config is None else OriginalConfig(settings.original_config)
+    known = None if base is None else (family_of(base), _index(base), _parts(base, family_of(base)))
     state = read_weights(source)
     check_layout(source, state)
-    if base is None:
+    if base is None or known is None:
         raise ModelError(
             f"{source}: holds {what_it_holds(state)}; missing: their settings, a tokenizer and a scheduler\n"
             "  name a model folder of the same architecture with --base; its weights are not needed for what the file"
             " holds"
         )
-    original = None if settings.original_config is None else OriginalConfig(settings.original_config)
-    family, index = family_of(base), _index(base)
+    family, index, parts = known
     if settings.ema:
         _check_ema(source, state)
-    parts = _parts(base, family)
     networks = {
         part: _read_part(part, state, settings, family=family, index=index, original=original)
         for part in parts
@@ -87,7 +92,7 @@ def convert_single_file(settings: ConvertSettings, out: Path) -> None:
         path.write_bytes(stable_json(original.scheduler(json.loads(path.read_text(encoding="utf-8")))))
     # What the base has beside the parts, such as a safety checker, does not belong to this model.
     left_out = {part: [None, None] for part, kind in index.items() if isinstance(kind, list) and part not in parts}
-    (out / "model_index.json").write_bytes(stable_json(index | left_out))
+    (out / INDEX).write_bytes(stable_json(index | left_out))
 
 
 def _parts(base: Path, family: Family) -> list[str]:
@@ -100,12 +105,7 @@ def _parts(base: Path, family: Family) -> list[str]:
 
 
 def _index(base: Path) -> dict[str, Any]:
-    path = base / "model_index.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"--base {base}: model_index.json cannot be read: {error}") from None
-    return {name: kind for name, kind in content.items() if name != "_name_or_path"}
+    return {name: kind for name, kind in base_index(base).items() if name != "_name_or_path"}
 
 
 def _read_part(
@@ -123,32 +123,51 @@ def _read_part(
         ModelError: if the file has it, and it does not fit its settings.
     """
     base = settings.base
-    try:
-        if part in family.encoders:
-            return _encoder(state, getattr(transformers, index[part][1]), base=str(base), part=part)
-        held = _tensors_of(part, state)
-        if not held:
-            return None
-        kind: Any = AutoencoderKL if part == "vae" else family.denoiser_class
-        if not hasattr(kind, "from_single_file"):
-            raise ModelError(f"{settings.source}: diffusers reads no single files of {family.title}")
-        given: dict[str, Any] = {"config": str(base), "subfolder": part}
-        if original is not None:
-            given = {"original_config": original.content}
-        if part != "vae" and settings.ema:
-            given["extract_ema"] = True
+    kind: Any
+    if part in family.encoders:
+        kind = _encoder_class(base, part, index)
+        with _explained(settings, part):
+            return _encoder(state, kind, base=str(base), part=part)
+    held = _tensors_of(part, state)
+    if not held:
+        return None
+    kind = AutoencoderKL if part == "vae" else family.denoiser_class
+    if not hasattr(kind, "from_single_file"):
+        raise ModelError(f"{settings.source}: diffusers reads no single files of {family.title}")
+    given: dict[str, Any] = {"config": str(base), "subfolder": part}
+    if original is not None:
+        given = {"original_config": original.content}
+    if part != "vae" and settings.ema:
+        given["extract_ema"] = True
+    with _explained(settings, part):
         # A copy, because some mappings take out what they have used.
         network = kind.from_single_file(dict(state), local_files_only=True, **given)
-        if original is not None:
-            original.correct(network, part)
+    if original is not None:
+        original.correct(network, part)
+    _check_complete(settings.source, part, network, held)
+    return network
+
+
+@contextmanager
+def _explained(settings: ConvertSettings, part: str) -> Iterator[None]:
+    """Say which part does not fit what it was read with, where diffusers fails. It asserts on some checkpoints."""
+    try:
+        yield
     except _FAILURES as error:
-        wanted = "--original-config" if original else f"{base / part if base else part}"
+        wanted = "--original-config" if settings.original_config else f"{settings.base}/{part}"
         raise ModelError(
             f"{settings.source}: its {part} does not fit {wanted}: {_first_line(error)}\n"
             "  expected: --base of the same architecture, or the YAML file it was trained with as --original-config"
         ) from None
-    _check_complete(settings.source, part, network, held)
-    return network
+
+
+def _encoder_class(base: Path | None, part: str, index: dict[str, Any]) -> Any:
+    """The class that the base names for one of its text encoders. Raises ModelError if transformers has none such."""
+    named = str(index[part][1])
+    kind = getattr(transformers, named, None)
+    if kind is None:
+        raise ModelError(f"--base {base}: {INDEX}: {part} is a {named}, which this transformers does not have")
+    return kind
 
 
 def _encoder(state: State, kind: Any, *, base: str, part: str) -> Any:

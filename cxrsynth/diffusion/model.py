@@ -232,7 +232,7 @@ def load_model(
             if part in family.encoders
         },
         tokenizers={part: load_tokenizer(folder / part) for part in model.parts if part in family.tokenizers},
-        scheduler_config=family.settled_scheduler(model.scheduler_config()),
+        scheduler_config=model.scheduler_config(),
         spec=model.spec,
         folders=model.folders,
         index=model.index,

@@ -19,6 +19,11 @@ from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.pretrained import hub_folder
 from cxrsynth.settings import Additions, PromptStyle, Sampler
 
+INDEX = "model_index.json"
+_ABOUT_INDEX = (
+    f"\n  {INDEX} names the class of each part: download it from where the model was published, or write the folder"
+    " with save_pretrained of its pipeline in diffusers"
+)
 _SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 _NOTHING = Additions()
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -54,17 +59,17 @@ class ResolvedModel:
         return {part: self.folder / part for part in self.parts} | replaced_parts(self.additions, self.family)
 
     def scheduler_config(self) -> dict[str, Any]:
-        """Content of `scheduler_config.json`, with the class that the model's index gives its scheduler.
+        """Content of `scheduler_config.json` as the model's pipeline uses it.
 
         Raises:
             ModelError: if it cannot be read, or describes a schedule that is not known.
         """
-        return _scheduler_config(self.folder, self.additions)
+        return self.family.settled_scheduler(_scheduler_config(self.folder, self.additions))
 
     @property
     def index(self) -> dict[str, Any]:
         """Content of `model_index.json`."""
-        return _index(self.folder)
+        return read_index(self.folder)
 
 
 def resolve_model(
@@ -159,17 +164,20 @@ def _parts(folder: Path, family: Family, additions: Additions = _NOTHING) -> tup
     Raises:
         ModelError: if one is missing, or has no safetensors weights.
     """
-    left_out, replaced = _left_out(folder) & family.optional, replaced_parts(additions, family)
+    has_index = (folder / INDEX).is_file()
+    left_out = _left_out(folder) & family.optional if has_index else frozenset()
+    replaced = replaced_parts(additions, family)
     parts = tuple(part for part in family.parts if part not in left_out)
     missing = [part for part in parts if part not in replaced and not (folder / part).is_dir()]
-    if missing or not (folder / "model_index.json").is_file():
-        named = [f"{part}/" for part in missing] or ["model_index.json"]
+    if missing or not has_index:
+        named = [f"{part}/" for part in missing] + ([] if has_index else [INDEX])
         options = {family.denoiser: "--unet", "vae": "--vae", "scheduler": "--scheduler"}
         elsewhere = [options[part] for part in missing if part in options]
         raise ModelError(
             f"{folder}: looks like {family.title}, but is missing {', '.join(named)}\n"
-            f"  expected: model_index.json and {', '.join(f'{p}/' for p in parts)}"
+            f"  expected: {INDEX} and {', '.join(f'{p}/' for p in parts)}"
             + (f"; take the missing from another model with {', '.join(elsewhere)}" if elsewhere else "")
+            + ("" if has_index else _ABOUT_INDEX)
         )
     for part in parts:
         if part in family.networks and part not in replaced and not list((folder / part).glob("*.safetensors")):
@@ -183,7 +191,7 @@ def _parts(folder: Path, family: Family, additions: Additions = _NOTHING) -> tup
 def _scheduler_config(folder: Path, additions: Additions) -> dict[str, Any]:
     if additions.scheduler is not None:
         return read_scheduler_config(additions.scheduler)
-    kind = _index(folder).get("scheduler")
+    kind = read_index(folder).get("scheduler")
     # Pipelines load the class that the index names, whatever the configuration was saved from.
     named = kind[1] if isinstance(kind, list) and len(kind) == 2 else None
     return read_scheduler_config(folder / "scheduler", named=named)
@@ -191,16 +199,23 @@ def _scheduler_config(folder: Path, additions: Additions) -> dict[str, Any]:
 
 def _left_out(folder: Path) -> set[str]:
     """Parts that `model_index.json` says the model does without."""
-    return {name for name, kind in _index(folder).items() if isinstance(kind, list) and kind[:1] == [None]}
+    return {name for name, kind in read_index(folder).items() if isinstance(kind, list) and kind[:1] == [None]}
 
 
-def _index(folder: Path) -> dict[str, Any]:
-    """Content of `model_index.json`; empty if there is none."""
+def read_index(folder: Path) -> dict[str, Any]:
+    """Content of a model folder's `model_index.json`: the pipeline's class, and library and class of each part.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+    path = folder / INDEX
     try:
-        content = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}{_ABOUT_INDEX}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not the list of a model's parts, expected a JSON object{_ABOUT_INDEX}")
+    return content
 
 
 def _from_hub(name: str, option: str) -> Path:
@@ -233,7 +248,7 @@ def model_digest(folder: Path, ace: Path | None = None, additions: Additions = _
     """
     parts = [folder / part for part in _parts(folder, family_of(folder), additions)]
     paths = [p for part in parts if part.is_dir() for p in part.iterdir() if p.suffix in _SUFFIXES]
-    paths += [p for p in (folder / "model_index.json", folder / SPEC_FILE) if p.exists()]
+    paths += [p for p in (folder / INDEX, folder / SPEC_FILE) if p.exists()]
     named = [(path.relative_to(folder).as_posix(), path) for path in sorted(paths)]
     embeddings = ace if ace is not None else folder
     embeddings = embeddings if embeddings.is_dir() else embeddings.parent

@@ -4,7 +4,8 @@ import hashlib
 import inspect
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -19,10 +20,12 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import c
 from torch import Tensor
 
 from cxrsynth.diffusion.condition import Condition
-from cxrsynth.diffusion.families.base import from_encoder, to_decoder
+from cxrsynth.diffusion.families.base import Family, from_encoder, to_decoder
 from cxrsynth.diffusion.model import DiffusionModel
-from cxrsynth.diffusion.schedule import FLOW, is_flow, with_known_betas
+from cxrsynth.diffusion.resolve import ResolvedModel
+from cxrsynth.diffusion.schedule import FLOW, SCHEDULER_FILE, is_flow, with_known_betas
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.pretrained import in_one_line
 from cxrsynth.settings import Sampler
 
 
@@ -76,19 +79,100 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
     Raises:
         ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
     """
-    scheduler = checked_scheduler(model.scheduler_config, sampler, steps=steps)
+    config, family = model.scheduler_config, model.family
+    with _explained(SCHEDULER_FILE, config, f"--sampler {sampler.value} --steps {steps}"):
+        scheduler = _scheduler(config, sampler)
+        mu = _shift_by_size(model, scheduler.config) if _shifts_by_size(scheduler) else None
+        _set_timesteps(scheduler, config, sampler, family, steps=steps, device=model.device, mu=mu)
+    return scheduler
+
+
+def check_scheduler(
+    model: ResolvedModel, sampler: Sampler, *, steps: int, asked: str | None = None, other: str = ""
+) -> None:
+    """Refuse a sampler, or a number of steps, that a model's scheduler does not take; all steps are tried on zeros.
+
+    Schedulers of diffusers check little when they are made: most of what does not go together fails at some step.
+
+    Args:
+        model: whose scheduler it is.
+        sampler: as chosen.
+        steps: denoising steps.
+        asked: what chose sampler and steps, for messages; None for the options of the command line.
+        other: what to change, for messages.
+
+    Raises:
+        ModelError: naming the scheduler, and what diffusers says.
+    """
+    config, family = model.scheduler_config(), model.family
+    asked = asked or f"--sampler {sampler.value} --steps {steps}"
+    with _explained(str(model.folders["scheduler"] / SCHEDULER_FILE), config, asked, other):
+        scheduler = _scheduler(config, sampler)
+        # By how much is known once the networks are loaded; any shift shows if there can be one.
+        mu = 1.0 if _shifts_by_size(scheduler) else None
+        _set_timesteps(scheduler, config, sampler, family, steps=steps, device=torch.device("cpu"), mu=mu)
+        zeros = torch.zeros(1, 1, 2, 2)
+        latents = zeros + 1
+        drawing = _step_noise(scheduler, latents) if sampler is Sampler.MODEL else {}
+        for timestep in scheduler.timesteps:
+            scaled = _scaled(scheduler, latents, timestep)
+            latents = scheduler.step(zeros * scaled, timestep, latents, return_dict=False, **drawing)[0]
+        if not latents.isfinite().all():
+            raise ValueError("its steps give numbers that are not finite")
+
+
+@contextmanager
+def _explained(where: str, config: dict[str, Any], asked: str, other: str = "") -> Iterator[None]:
+    """Name file, class and options in a ModelError where diffusers fails, with whatever exception."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{where}: {config.get('_class_name', 'DDIMScheduler')} does not go with {asked}\n"
+            f"  diffusers: {in_one_line(error)}\n"
+            f"  use: {other or 'another --sampler, or other --steps'}, or correct the file"
+        ) from None
+
+
+def _set_timesteps(
+    scheduler: Any,
+    config: dict[str, Any],
+    sampler: Sampler,
+    family: Family,
+    *,
+    steps: int,
+    device: torch.device,
+    mu: float | None,
+) -> None:
+    """Set a scheduler to `steps` timesteps.
+
+    Args:
+        scheduler: from `_scheduler`.
+        config: of the model's own.
+        sampler: that was chosen.
+        family: of the model.
+        steps: denoising steps.
+        device: where the timesteps go.
+        mu: shift of the noise levels by the image's size; None for none.
+
+    Raises:
+        ModelError: if the schedule has fewer, or no image follows from its first.
+    """
+    longest = scheduler.config.num_train_timesteps
+    if steps > longest:
+        raise ModelError(f"--steps {steps}: the model's schedule has {longest} timesteps")
     settings: dict[str, Any] = {}
-    taken = inspect.signature(scheduler.set_timesteps).parameters
-    if getattr(scheduler.config, "use_dynamic_shifting", False):
-        mu = _shift_by_size(model, scheduler.config)
-        if "mu" in taken:
+    if mu is not None:
+        if "mu" in inspect.signature(scheduler.set_timesteps).parameters:
             settings["mu"] = mu
         else:  # DPM-Solver++ before diffusers 0.34
             scheduler.register_to_config(flow_shift=math.exp(mu))
-    levels = model.family.noise_levels(steps)
-    if levels is not None and is_flow(model.scheduler_config) and _takes_levels(scheduler):
+    levels = family.noise_levels(steps)
+    if levels is not None and is_flow(config) and _takes_levels(scheduler):
         settings["sigmas"] = levels
-    scheduler.set_timesteps(steps, device=model.device, **settings)
+    scheduler.set_timesteps(steps, device=device, **settings)
     if sampler is Sampler.DDIM:
         # By rounding, some counts of `trailing` steps (61, 103 ...) get one more, at timestep -1.
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
@@ -98,7 +182,6 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
                 "the model predicts noise, and its schedule ends in noise alone (rescale_betas_zero_snr): from such a"
                 " prediction no image follows\n  use: --sampler euler, or timestep_spacing leading in its scheduler"
             )
-    return scheduler
 
 
 def _takes_levels(scheduler: Any) -> bool:
@@ -108,18 +191,15 @@ def _takes_levels(scheduler: Any) -> bool:
     )
 
 
-def checked_scheduler(config: dict[str, Any], sampler: Sampler, *, steps: int) -> Any:
-    """The chosen sampler with a model's noise schedule, before its timesteps are set.
+def _shifts_by_size(scheduler: Any) -> bool:
+    return bool(getattr(scheduler.config, "use_dynamic_shifting", False))
 
-    DDIM clips its estimate of the clean image or latents, if the model's own scheduler does.
 
-    Raises:
-        ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
-    """
-    scheduler = _scheduler(config, sampler)
-    if steps > scheduler.config.num_train_timesteps:
-        raise ModelError(f"--steps {steps}: the model's schedule has {scheduler.config.num_train_timesteps} timesteps")
-    return scheduler
+def _scaled(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
+    """Latents as the network is given them."""
+    scaling = getattr(scheduler, "scale_model_input", None)  # flow matching has none
+    scaled: Tensor = latents if scaling is None else scaling(latents, timestep)
+    return scaled
 
 
 def _scheduler(config: dict[str, Any], sampler: Sampler) -> Any:
@@ -220,6 +300,7 @@ def sample_images(
     steps: int,
     guidance: float,
     conditions: Sequence[Sequence[str]] | None = None,
+    calls: int | None = None,
     stopped: threading.Event | None = None,
 ) -> Tensor:
     """Sample images of prompts from given noise; they depend on nothing else that is random.
@@ -232,6 +313,7 @@ def sample_images(
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         conditions: of each report, for a model with ACE (`cxrsynth.reports.conditions.conditions_of`).
+        calls: as for `sample_latents`.
         stopped: checked before each step and before decoding; once set, sampling ends.
 
     Returns:
@@ -243,7 +325,9 @@ def sample_images(
     text, empty = encode_prompts(model, prompts)
     mask = None if model.ace is None or conditions is None else model.ace.mask(conditions)
     condition = guided_condition(model, text, empty, guidance, mask=mask)
-    latents = sample_latents(model, condition, noise, sampler=sampler, steps=steps, guidance=guidance, stopped=stopped)
+    latents = sample_latents(
+        model, condition, noise, sampler=sampler, steps=steps, guidance=guidance, calls=calls, stopped=stopped
+    )
     _end_if(stopped)
     return decode_latents(model, latents).cpu()
 
@@ -257,6 +341,7 @@ def sample_latents(
     sampler: Sampler,
     steps: int,
     guidance: float,
+    calls: int | None = None,
     stopped: threading.Event | None = None,
 ) -> Tensor:
     """Clean latents from given noise: [B, C, h, w] float32 on the model's device.
@@ -270,6 +355,7 @@ def sample_latents(
         sampler: the solver.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
+        calls: end after so many calls of the network, with latents that are still noisy; None for all.
         stopped: checked before each step; once set, sampling ends.
 
     Raises:
@@ -278,11 +364,9 @@ def sample_latents(
     scheduler = make_scheduler(model, sampler, steps=steps)
     latents: Tensor = noise.to(model.device) * getattr(scheduler, "init_noise_sigma", 1.0)
     drawing = _step_noise(scheduler, noise) if sampler is Sampler.MODEL else {}
-    scaling = getattr(scheduler, "scale_model_input", None)  # flow matching has none
-    for timestep in scheduler.timesteps:
+    for timestep in scheduler.timesteps[:calls]:
         _end_if(stopped)
-        scaled = latents if scaling is None else scaling(latents, timestep)
-        prediction = predict_noise(model, scaled, timestep, condition, guidance)
+        prediction = predict_noise(model, _scaled(scheduler, latents, timestep), timestep, condition, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawing)[0]
     return latents
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cxrsynth.diffusion.ddim import clean_and_noise
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.pretrained import LOADING_ERRORS
+from cxrsynth.runtime.pretrained import in_one_line
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 FLOW = "flow_prediction"
@@ -257,10 +257,27 @@ def read_scheduler_config(folder: Path, *, named: str | None = None) -> dict[str
     if kind not in (*PREDICTIONS, FLOW):
         raise ModelError(f"{path}: prediction_type {kind!r}, expected {', '.join((*PREDICTIONS, FLOW))}")
     try:
-        noise_schedule(config, torch.device("cpu"))  # may reject its betas
-    except LOADING_ERRORS as error:
-        raise ModelError(f"{path}: cannot be loaded: {error}") from None
+        schedule = noise_schedule(config, torch.device("cpu"))  # may reject its betas
+    except Exception as error:  # whatever diffusers raises for values of the wrong type
+        raise ModelError(f"{path}: cannot be loaded: {in_one_line(error)}") from None
+    _check_levels(path, config, schedule)
     return config
+
+
+def _check_levels(path: Path, config: dict[str, Any], schedule: NoiseSchedule) -> None:
+    """Refuse noise levels that are none: diffusers takes any numbers. Raises ModelError."""
+    wanted = config.get("num_train_timesteps", 1000)
+    if schedule.count < max(1, int(wanted)):
+        raise ModelError(
+            f"{path}: noise levels of {schedule.count} timesteps, but num_train_timesteps is {wanted}\n"
+            "  expected: 1 or more, and as many trained_betas, if there are any"
+        )
+    levels = schedule.noise_std(torch.arange(schedule.count))
+    if not levels.isfinite().all() or not levels.any():
+        raise ModelError(
+            f"{path}: its noise levels are zero or not finite\n"
+            "  expected: betas (beta_start, beta_end, trained_betas) between 0 and 1, and a shift above 0"
+        )
 
 
 def with_known_betas(config: dict[str, Any]) -> dict[str, Any]:

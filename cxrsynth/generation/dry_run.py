@@ -10,7 +10,7 @@ from cxrsynth.console import counted
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
-from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.errors import ModelError
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.settings import ImageFormat, ShardFormat
@@ -19,7 +19,7 @@ from cxrsynth.shards.plan import shard_count
 # Bytes per pixel of nano's 256-pixel images as encoded (measured); DICOM is uncompressed, 12 bits in 16.
 _BYTES_PER_PIXEL = {ImageFormat.PNG: 0.6, ImageFormat.JPG: 0.25, ImageFormat.PNG16: 1.7}
 _BYTES_BESIDE_IMAGE = 5_000  # tar headers and the JSON member
-_PROBE_STEPS = 3
+_PROBE_CALLS = 3
 
 
 def describe(run: GenerateRun, reports: int, rejected: int) -> str:
@@ -56,17 +56,22 @@ def _batch_count(images: int, *, shard_size: int, batch_size: int) -> int:
 def _seconds_per_round(
     run: GenerateRun, model: DiffusionModel, pool: SamplingPool, *, batches: int, size: int
 ) -> float:
-    """Time of `batches` batches side by side, extrapolated from 1 and from `_PROBE_STEPS` steps after a warm-up."""
-    noise = torch.stack([seeded_noise(model.latent_shape, run.settings.seed, f"probe-{i}") for i in range(size)])
+    """Time of `batches` batches side by side, from 1 and from `_PROBE_CALLS` calls of the network after a warm-up.
 
-    def sample(steps: int) -> None:
+    Some samplers call it more than once a step, and some take no other number of steps than that asked for.
+    """
+    noise = torch.stack([seeded_noise(model.latent_shape, run.settings.seed, f"probe-{i}") for i in range(size)])
+    calls = len(make_scheduler(model, run.sampler, steps=run.steps).timesteps)
+
+    def sample(only: int) -> None:
         images = sample_images(
             model,
-            [""] * size,
+            [model.any_prompt] * size,
             noise,
             sampler=run.sampler,
-            steps=steps,
+            steps=run.steps,
             guidance=run.guidance,
+            calls=only,
             stopped=pool.stopped,
         )
         if not images.isfinite().all():
@@ -75,15 +80,15 @@ def _seconds_per_round(
                 "  its weights may be damaged; else try --precision fp32, or another --guidance"
             )
 
-    def timed(steps: int) -> float:
+    def timed(only: int) -> float:
         started = time.perf_counter()
-        for _ in pool.map_in_order(sample, [steps] * batches):
+        for _ in pool.map_in_order(sample, [only] * batches):
             pass
         return time.perf_counter() - started
 
     timed(1)
-    one, more = timed(1), timed(_PROBE_STEPS)
-    return one + (run.steps - 1) * max(0.0, (more - one) / (_PROBE_STEPS - 1))
+    one, more = timed(1), timed(_PROBE_CALLS)
+    return one + (calls - 1) * max(0.0, (more - one) / (_PROBE_CALLS - 1))
 
 
 def _bytes_per_image(run: GenerateRun, image_shape: tuple[int, int]) -> float:

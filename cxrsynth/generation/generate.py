@@ -6,6 +6,7 @@ from itertools import groupby
 
 from cxrsynth import console
 from cxrsynth.console import Advance
+from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.generation.batches import Batch, batches_to_make, sample_batch
 from cxrsynth.generation.dry_run import describe
@@ -57,7 +58,9 @@ def generate(settings: GenerateSettings) -> Generated:
                 _check_complete(run, folder, rows)
                 return replace(made, already_complete=True)
             with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
-                _make_shards(run, folder, rows)
+                model = run.load_model()  # before the folder is made: a model that does not load leaves none behind
+                _begin(run, folder)
+                _make_shards(run, model, folder, rows)
             run.processes.wait()
             if run.processes.is_main:
                 finish_dataset(run, folder, rows, shards=made.shards)
@@ -69,11 +72,18 @@ def generate(settings: GenerateSettings) -> Generated:
 
 
 def _is_complete(run: GenerateRun, folder: OutputFolder) -> bool:
-    """Whether the folder holds the whole data set already; otherwise the main process writes the plan there."""
-    if run.processes.is_main and not folder.check(run.plan):
-        folder.start(run.plan)
+    """Whether the folder holds the whole data set already."""
+    if run.processes.is_main:
+        folder.check(run.plan)  # alone at first, so that a refusal is said once
     run.processes.wait()
     return folder.check(run.plan)
+
+
+def _begin(run: GenerateRun, folder: OutputFolder) -> None:
+    """The main process makes the folder and writes the plan there."""
+    if run.processes.is_main:
+        folder.start(run.plan)
+    run.processes.wait()
 
 
 def _check_complete(run: GenerateRun, folder: OutputFolder, rows: Rows) -> None:
@@ -84,9 +94,8 @@ def _check_complete(run: GenerateRun, folder: OutputFolder, rows: Rows) -> None:
         write_id_map(run, rows)
 
 
-def _make_shards(run: GenerateRun, folder: OutputFolder, rows: Rows) -> None:
+def _make_shards(run: GenerateRun, model: DiffusionModel, folder: OutputFolder, rows: Rows) -> None:
     """Sample batches side by side, across shards, while this thread encodes and writes them in order."""
-    model = run.load_model()
     encoder = Encoder(run.settings.shards, run.identity)
     pool = SamplingPool(model, batch_size=run.batch_size, threads_per_batch=run.settings.sampling.threads_per_batch)
     total = rows.usable * run.settings.images_per_report

@@ -21,7 +21,7 @@ from cxrsynth.diffusion.model import (
     load_model,
 )
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
-from cxrsynth.diffusion.sampler import checked_scheduler
+from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.reports.table.columns import ColumnNames
@@ -111,7 +111,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     )
     if run.negative_prompt and run.guidance == 1.0:
         raise ModelError(_negative_without_guidance(settings, model))
-    checked_scheduler(model.scheduler_config(), run.sampler, steps=run.steps)
+    check_scheduler(model, run.sampler, steps=run.steps)
     _check_request(run, model)
     return replace(run, plan=_plan(run, model, device, precision))
 

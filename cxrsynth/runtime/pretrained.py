@@ -1,8 +1,10 @@
 """Pretrained folders of transformers and diffusers, loaded safely: local safetensors, no code from the folder."""
 
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,10 @@ LOADING_ERRORS = (
     ImportError,
     SafetensorError,
 )
+# transformers' name of a warning that it gives once for each tokenizer.
+_TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
+_KINDS = {str: "a string", list: "a list", bool: "true or false", type(None): "null"}
+_LONGEST = 300  # characters of a library's own message
 _HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>(?!sha256:)[^@\s]+))?")
 # Numbers of positions, which earlier releases of transformers saved with the weights.
 _NOT_LEARNED = ("position_ids",)
@@ -113,9 +119,10 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     if (found := variant(folder)) is not None:
         further["variant"] = found
     try:
-        network, loading = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **further
-        )
+        with _without_advice():
+            network, loading = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **further
+            )
     except LOADING_ERRORS as error:
         # diffusers goes on to advise arguments that the user cannot give.
         raise unusable(folder, role, str(error).partition(" If you want to instead")[0]) from None
@@ -151,9 +158,34 @@ def load_processor(kind: Any, folder: Path, *, role: str, **settings: Any) -> An
     """
     _check_folder(folder, role)
     try:
-        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
+        with _without_advice():
+            found = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
     except LOADING_ERRORS as error:
         raise unusable(folder, role, error) from None
+    # Pipelines tokenize a prompt whole, too, to see what they cut; what is cut is counted, so a warning says nothing.
+    warned = getattr(found, "deprecation_warnings", None)
+    if isinstance(warned, dict):
+        warned[_TOO_LONG] = True
+    return found
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep reports and progress bars of loading, of which everything that matters is checked, from the user."""
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
+    levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(max(logger.level, logging.ERROR))
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def hub_folder(
@@ -192,24 +224,40 @@ def hub_folder(
         ) from None
 
 
+def in_one_line(error: BaseException) -> str:
+    """What a library's exception says, for messages: its first line, no longer than a few of a terminal."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+
+
 def _check_folder(folder: Path, role: str) -> None:
-    """Raises ModelError for what is no folder (the libraries would look for it at a hub) or asks for its own code."""
+    """Refuse what is no folder (the libraries would look for it at a hub), holds no settings, or asks for its own code.
+
+    Raises:
+        ModelError: naming the file.
+    """
     if not folder.is_dir():
         raise unusable(folder, role, "no such folder")
-    for path in sorted(folder.glob("*.json")):
-        if path.name.endswith("config.json") and _asks_for_own_code(path):
+    for path in sorted(folder.glob("*config.json")):
+        settings = _settings(path)
+        if not isinstance(settings, dict):
+            # The libraries would take a string for the name of another repository, and look for that.
+            raise ModelError(
+                f"{path}: not a configuration but {_KINDS.get(type(settings), 'a number')}\n"
+                "  expected: a JSON object, as the model was published with"
+            )
+        if settings.get("auto_map"):
             raise ModelError(
                 f"{path}: asks for Python code of its own (auto_map), which cxrsynth never runs\n"
                 "  expected: a model that transformers implements; if it does, remove auto_map in a copy of the folder"
             )
 
 
-def _asks_for_own_code(config: Path) -> bool:
+def _settings(config: Path) -> Any:
     try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
+        return json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # the library says so better
-    return isinstance(settings, dict) and bool(settings.get("auto_map"))
+        return {}  # the library says so better
 
 
 def unusable(folder: Path, role: str, problem: object) -> ModelError:

@@ -74,8 +74,13 @@ class OutputFolder:
         return MANIFEST in names or shards or any(self.state.glob("cxr-*.json"))
 
     def start(self, plan: dict[str, Any]) -> None:
-        """Make the folder, take its lock and write down the plan. Raises ShardError if that fails."""
+        """Make the folder, take its lock and write down the plan.
+
+        Raises:
+            ShardError: if that fails, or another run has begun there since it was checked.
+        """
         self._folder.lock()
+        self.check(plan)
         try:
             write_atomically(self.state / _PLAN, stable_json(plan))
         except OSError as error:

@@ -53,19 +53,20 @@ def describe(run: TuneRun) -> str:
 class _BlankImages(TrainingImages):
     """Any number of identical images: the cost of a step does not depend on what they show."""
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], prompt: str) -> None:
         self._blank = torch.zeros(shape)
+        self._prompt = prompt
 
     def latent(self, place: int) -> Tensor:
         return self._blank
 
     def pair(self, place: int) -> Pair:
-        return Pair("chest", ())
+        return Pair(self._prompt, ())
 
 
 def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
     made = Supervision(run, stage, index, checkpoint=run.model)
-    images = _BlankImages(made.model.latent_shape)
+    images = _BlankImages(made.model.latent_shape, made.model.any_prompt)
     micro_batch = min(made.micro_batch, stage.batch_size)
     with SamplingPool(made.model, batch_size=micro_batch, threads_per_batch=1) as pool:
         batches = [[RolloutSpec(place, 0, 0) for place in range(micro_batch)]] * pool.batches

@@ -104,9 +104,14 @@ class RunFolder:
             )
         return (self.model / "model_card.md").is_file()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / "recipe.yaml").is_file()
+
     def refuse_no_run(self) -> None:
         """Raise RecipeError if no run has begun here."""
-        if not (self.path / "recipe.yaml").is_file():
+        if not self.has_begun:
             raise RecipeError(
                 f"--out {self.path}: holds no run\n  give the folder of one, or leave out --export and --from-best"
             )
@@ -124,10 +129,11 @@ class RunFolder:
 
         Raises:
             ShardError: if the folder cannot be written, or another run is writing there.
-            RecipeError: if the run started with other inputs.
+            RecipeError: if the run started with other inputs, or another run has begun there since it was checked.
             ModelError: if the best checkpoint is damaged.
         """
         self._folder.lock()
+        self.check(recipe, going_on=going_on)
         try:
             if going_on is not None:
                 self._same_inputs(inputs)

@@ -11,6 +11,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from cxrsynth.diffusion.model import choose_device, choose_precision
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
+from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.schedule import is_flow
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import RecipeError
@@ -171,7 +172,7 @@ def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
 
     Raises:
         RecipeError: for more denoising steps than it has; for a policy gradient or DDIM where it is flow matching.
-        ModelError: if the model's scheduler is not known.
+        ModelError: if the model's scheduler is not known, or does not take the sampler and steps of a stage.
     """
     config = model.scheduler_config()
     limit = int(config.get("num_train_timesteps", 1000))
@@ -194,3 +195,23 @@ def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
         ]
     if wrong:
         raise RecipeError("\n".join(wrong))
+    for key, sampler, steps in _samplings(recipe, model):
+        check_scheduler(
+            model,
+            sampler,
+            steps=steps,
+            asked=f"{path}: {key}: {steps} steps of {sampler.value}",
+            other="other steps, or another sampler (sampling.sampler; for evaluations, that of the model's defaults)",
+        )
+
+
+def _samplings(recipe: Recipe, model: ResolvedModel) -> Iterator[tuple[str, Sampler, int]]:
+    """Everything that will sample: its key in the recipe, sampler and steps."""
+    defaults = model.spec.defaults
+    tuned = [(i, stage) for i, stage in enumerate(recipe.stages) if not isinstance(stage, SftStage)]
+    for index, stage in tuned:
+        own = stage.sampling.sampler or defaults.sampler
+        sampler = Sampler.DDIM if stage.objective == "policy_gradient" else own
+        yield f"stages.{index}.sampling", sampler, stage.sampling.steps
+    if tuned:
+        yield "evaluation", defaults.sampler, recipe.evaluation.steps or defaults.steps

@@ -58,10 +58,14 @@ def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
         return Tuned(run.folder.model, already_complete=True)
     if settings.export or settings.from_best:
         run.folder.refuse_no_run()
+    is_new = not run.folder.has_begun
+    if run.is_main:
+        console.say(f"reports: {run.reports.summary}")
+    # Before the folder is made: a model that does not load leaves none behind.
+    first = _open_stage(run, 0, run.model) if is_new else None
     run.wait()  # until all processes have checked the folder: one that the main process has begun looks foreign
     if run.is_main:
         run.folder.start(recipe, _versions(run), input_digests(run), going_on=going_on)
-        console.say(f"reports: {run.reports.summary}")
     run.wait()
     try:
         if settings.export:
@@ -71,7 +75,8 @@ def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
         checkpoint = run.model
         for index in range(len(run.recipe.stages)):
             if not (run.stage_model(index) / CARD).is_file():
-                _run_stage(run, index, checkpoint)
+                _run_stage(run, index, checkpoint, first)
+            first = None  # its networks are no longer needed
             if index + 1 < len(run.recipe.stages):
                 checkpoint = resolve_model(str(run.stage_model(index)))
     except OSError as error:
@@ -93,13 +98,20 @@ def _versions(run: TuneRun) -> dict[str, str]:
     return versions if run.model.revision is None else versions | {"model.revision": run.model.revision}
 
 
-def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> None:
-    """Train one stage, from the model in `checkpoint`, and save the model it leaves."""
+def _open_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> Stage:
+    """A stage that starts from the model in `checkpoint`, its networks loaded."""
     section, count = run.recipe.stages[index], len(run.recipe.stages)
     if run.is_main and count > 1:
         console.say(f"stage {index + 1} of {count}: {section.stage}")
     with memory_advice(section.memory_advice):
-        stage = _STAGES[section.stage](run, section, index, checkpoint=checkpoint)
+        return _STAGES[section.stage](run, section, index, checkpoint=checkpoint)
+
+
+def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel, opened: Stage | None) -> None:
+    """Train one stage, `opened` or from the model in `checkpoint`, and save the model it leaves."""
+    section = run.recipe.stages[index]
+    stage = opened or _open_stage(run, index, checkpoint)
+    with memory_advice(section.memory_advice):
         stage.train()
         trained = stage.result()
         stage.test()

@@ -22,6 +22,7 @@ from cxrsynth.errors import ModelError, ShardError
 from tests.conversion.published import ldm_state, pickle_parts, without_weights
 from tests.diffusion.test_additions import by_diffusers, images_of, loaded
 from tests.families import autoencoder, build, stable_diffusion
+from tests.generation.making import hashes
 
 _YAML = {
     "model": {
@@ -338,6 +339,60 @@ def test_what_cannot_be_converted_is_refused(
     with pytest.raises(ModelError, match=said):
         cxrsynth.convert(tmp_path / given.pop("source"), tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "config", "said"),
+    [
+        ("nowhere", None, "--base .*nowhere: no such folder"),
+        ("empty", None, "--base .*empty: not a model folder"),
+        ("text index", None, r"model_index.json: not the list of a model's parts"),
+        ("no class", None, r"--base .*no class: model_index.json gives no class for unet/"),
+        ("base", "nowhere.yaml", "--original-config .*nowhere.yaml: cannot be read"),
+        ("base", "broken.yaml", "--original-config .*broken.yaml: not the settings of latent diffusion"),
+    ],
+)
+def test_the_base_and_the_settings_are_checked_before_the_checkpoint(
+    base: str, config: str | None, said: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("base", "text index", "no class"):
+        without_weights(folders["stable_diffusion"], tmp_path / name)
+    (tmp_path / "text index" / "model_index.json").write_text("[]")
+    (tmp_path / "no class" / "model_index.json").write_text("{}")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    torch.save({"state_dict": {"no_such_layout": torch.zeros(2)}}, tmp_path / "model.ckpt")
+    given = {} if config is None else {"original_config": tmp_path / config}
+    with pytest.raises(ModelError, match=said):
+        cxrsynth.convert(tmp_path / "model.ckpt", tmp_path / "out", base=tmp_path / base, **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_into_what_is_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    source, base = tmp_path / "source", tmp_path / "base"
+    shutil.copytree(folders["stable_diffusion"], source)
+    pickle_parts(source)
+    without_weights(folders["stable_diffusion"], base)
+    file = one_file(folders["stable_diffusion"], tmp_path / "model.ckpt")
+    before = hashes(tmp_path)
+    with pytest.raises(ShardError, match="sub: lies inside the folder that is converted"):
+        cxrsynth.convert(source, source / "sub")
+    with pytest.raises(ShardError, match="sub: lies inside --base"):
+        cxrsynth.convert(file, base / "sub", base=base)
+    assert hashes(tmp_path) == before
+
+
+def test_a_failure_of_our_own_is_not_blamed_on_the_checkpoint(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise AssertionError("of our own")
+
+    file = one_file(folders["stable_diffusion"], tmp_path / "model.ckpt")
+    monkeypatch.setattr("cxrsynth.conversion.single_file._check_complete", fails)
+    monkeypatch.setattr("cxrsynth.conversion.single_file._tensors_of", fails)
+    with pytest.raises(AssertionError, match="of our own"):
+        cxrsynth.convert(file, tmp_path / "out", base=folders["stable_diffusion"])
 
 
 def test_a_full_disk_leaves_nothing(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from cxrsynth.diffusion.families import FAMILIES as KNOWN
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.resolve import resolve_model
-from cxrsynth.diffusion.sampler import encode_images, make_scheduler, sample_images
+from cxrsynth.diffusion.sampler import encode_images, guided_condition, make_scheduler, predict_noise, sample_images
 from cxrsynth.diffusion.schedule import KNOWN_SCHEDULERS, read_scheduler_config
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Precision, Sampler
@@ -129,6 +129,20 @@ def test_images_are_those_of_diffusers(name: str, guidance: float, folders: dict
         found = sample_images(model, PROMPTS, noise, sampler=sampler, steps=STEPS, guidance=guidance)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert (found[0] - found[1]).abs().max() > 1e-4  # not the same image whatever the prompt
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.25, 1.0, 2.0])
+def test_guidance_mixes_both_predictions_at_every_scale(guidance: float, stable_diffusion: DiffusionModel) -> None:
+    """Pipelines of diffusers leave the prediction without prompt out at 1 and below; the definition does not."""
+    model, latents, timestep = stable_diffusion, noise_of(stable_diffusion), torch.tensor(500)
+    text, empty = model.encode(PROMPTS)
+    condition = guided_condition(model, text, empty, guidance)
+    with torch.no_grad():
+        conditional = model.predict(latents, timestep, text)
+        unconditional = model.predict(latents, timestep, empty.expand(len(PROMPTS)))
+        found = predict_noise(model, latents, timestep, condition, guidance)
+    assert not torch.allclose(conditional, unconditional)
+    torch.testing.assert_close(found, (1 - guidance) * unconditional + guidance * conditional)
 
 
 def test_a_negative_prompt_is_refused_where_guidance_is_an_input(folders: dict[str, Path]) -> None:

@@ -114,3 +114,25 @@ def test_models_loaded_from_one_resolved_model_share_no_embeddings(tiny_model: P
     assert not second.ace.plain().blocks.any()
     assert resolved.ace is not None
     assert not resolved.ace.blocks.any()
+
+
+@pytest.mark.parametrize("content", ["{oops", "[]", "null", '"x"', "\xff"])
+def test_an_index_that_cannot_be_read_is_refused(content: str, tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "model_index.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(
+        ModelError, match=r"model_index\.json: (cannot be read|not the list of a model's parts)"
+    ) as refused:
+        resolve_model(str(model))
+    assert "save_pretrained of its pipeline" in str(refused.value)
+
+
+def test_a_missing_index_is_explained(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "model_index.json").unlink()
+    shutil.rmtree(model / "vae")
+    with pytest.raises(ModelError, match=r"missing vae/, model_index\.json\n") as refused:
+        resolve_model(str(model))
+    assert "model_index.json names the class of each part: download it" in str(refused.value)

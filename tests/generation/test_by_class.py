@@ -47,3 +47,11 @@ def test_a_model_that_reads_text_has_no_classes(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command(table, tmp_path / "out", "nano", "--prompt", "class"))
     assert result.exit_code == 2
     assert "--prompt class: the model has no classes" in result.output
+
+
+def test_a_dry_run_asks_for_one_of_the_classes(model: Path, tmp_path: Path) -> None:
+    table, out = write_table(tmp_path / "reports.csv", ROWS, HEADER), tmp_path / "out"
+    result = CliRunner().invoke(app, command(table, out, model, "--dry-run"))
+    assert result.exit_code == 0, result.output
+    assert "would make 2 images" in result.output
+    assert not out.exists()

@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from cxrsynth.cli import app
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import resolve_model
-from cxrsynth.diffusion.sampler import checked_scheduler, make_scheduler, sample_images
+from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
@@ -963,9 +963,12 @@ def test_the_sampler_is_the_models_unless_one_is_named(
     ("given", "clips"),
     [({}, True), ({"clip_sample": False}, False), ({"_class_name": "PNDMScheduler"}, False)],
 )
-def test_ddim_clips_if_the_models_own_scheduler_does(given: dict[str, Any], clips: bool) -> None:
+def test_ddim_clips_if_the_models_own_scheduler_does(
+    given: dict[str, Any], clips: bool, networks: DiffusionModel
+) -> None:
     """DDIM clips by default; many folders have the configuration of a scheduler that lacks the setting."""
-    assert checked_scheduler(given, Sampler.DDIM, steps=2).config.clip_sample is clips
+    model = replace(networks, components=replace(networks.components, scheduler_config=given))
+    assert make_scheduler(model, Sampler.DDIM, steps=2).config.clip_sample is clips
 
 
 def test_latents_of_stable_diffusion_are_never_clipped(tiny_model: Path, tmp_path: Path) -> None:

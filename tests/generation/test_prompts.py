@@ -153,7 +153,8 @@ def test_the_models_template_is_the_default(
     [
         (("--prompt-template", "{impression"), "--prompt-template: character 1"),
         (("--prompt-template", ""), "--prompt-template: empty"),
-        (("--prompt-template", "{impressions}"), "did you mean: impression"),
+        (("--prompt-template", "{impression}[{sex}"), r"expected: ']' after it, or \[ for the sign itself"),
+        (("--prompt-template", "{impressions}"), "did you mean: impression\n"),
         (("--prompt-template", "{report_id}"), "a column of ids"),
         (("--prompt-template", "{impression}", "--prompt", "report"), "found both"),
         (("--negative-prompt", "clear", "--guidance", "1"), "--negative-prompt: does nothing at guidance 1"),

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from cxrsynth.cli import app
 from cxrsynth.diffusion.schedule import KNOWN_SCHEDULERS
 from cxrsynth.errors import ModelError
-from cxrsynth.generation import generate
+from cxrsynth.generation import generate, plan
 from tests.generation.making import command, hashes, manifest, write_table
 from tests.processes import TIMEOUT_S, Warm
 
@@ -250,6 +250,46 @@ def test_a_second_run_at_the_same_time_is_refused(
         assert {name: digest for name, digest in hashes(out).items() if not name.endswith("lock")} == before
     assert job.run_here(out, monkeypatch)[0] == 0
     assert not partial.exists()
+
+
+def test_a_folder_that_another_run_takes_while_the_model_loads_is_left_alone(
+    job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, load = tmp_path / "out", plan.load_model
+
+    def slowly(*args: Any, **further: Any) -> Any:
+        half_made(job.home / "reference", out, shards=2)
+        begun = json.loads((out / ".cxrsynth" / "plan.json").read_text())
+        begun["seed"] += 1
+        (out / ".cxrsynth" / "plan.json").write_text(json.dumps(begun))
+        return load(*args, **further)
+
+    monkeypatch.setattr(plan, "load_model", slowly)
+    code, printed = job.run_here(out, monkeypatch)
+    assert code == 2
+    assert "holds a data set of another plan" in printed
+    assert json.loads((out / ".cxrsynth" / "plan.json").read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "an unfinished run"])
+def test_a_model_that_does_not_load_leaves_the_folder_as_it_was(
+    there: str, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    if there == "an empty folder":
+        out.mkdir()
+    if there == "an unfinished run":
+        half_made(job.home / "reference", out, shards=2)
+    before = hashes(out) if out.exists() else None
+
+    def load(*_: Any, **__: Any) -> None:
+        raise ModelError("unet: cannot be loaded")
+
+    monkeypatch.setattr(plan, "load_model", load)
+    code, printed = job.run_here(out, monkeypatch)
+    assert (code, printed) == (2, "error: unet: cannot be loaded\n")
+    assert (hashes(out) if out.exists() else None) == before
+    assert there == "an unfinished run" or not list(out.glob(".*"))
 
 
 @pytest.mark.slow

@@ -1,6 +1,11 @@
 """Loading a pretrained folder: code that it brings never runs, and nobody is asked."""
 
 import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +16,14 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
+from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.errors import ModelError
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.runtime.pretrained import load_pretrained
+from cxrsynth.settings import Precision
+from tests.families import build
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -143,3 +152,46 @@ def test_an_autoencoder_with_attention_under_earlier_names_loads(tmp_path: Path)
 def test_a_name_that_is_no_folder_is_not_looked_for_at_a_hub() -> None:
     with pytest.raises(ModelError, match="no such folder"):
         load_pretrained(AutoencoderKL, Path("owner/name"), role="an autoencoder")
+
+
+@pytest.mark.parametrize("content", ['"lab/chest"', "[]", "null", "3"])
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "tokenizer"])
+def test_settings_that_are_no_object_are_refused(part: str, content: str, tiny_model: Path, tmp_path: Path) -> None:
+    """The libraries take a string for the name of a repository."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    name = "tokenizer_config.json" if part == "tokenizer" else "config.json"
+    (model / part / name).write_text(content)
+    with pytest.raises(ModelError, match=rf"{part}/{name}: not a configuration but .*\n  expected: a JSON object"):
+        load_model(resolve_model(str(model)), device=CPU, precision=Precision.FP32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion with BERT"])
+def test_libraries_print_nothing_about_loading_and_long_prompts(name: str, tmp_path: Path) -> None:
+    folder = build(name, tmp_path / "model")
+    code = (
+        "import sys, torch\n"
+        "from cxrsynth.diffusion.model import load_model\n"
+        "from cxrsynth.diffusion.resolve import resolve_model\n"
+        "from cxrsynth.settings import Precision\n"
+        "model = load_model(resolve_model(sys.argv[1]), device=torch.device('cpu'), precision=Precision.FP32)\n"
+        "model.encode(['clear lungs ' * 100])\n"
+    )
+    names = ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(folder)], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_loading_leaves_the_libraries_verbosity_as_it_was(tiny_model: Path) -> None:
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        load_model(resolve_model(str(tiny_model)), device=CPU, precision=Precision.FP32)
+        assert logger.level == logging.INFO
+    finally:
+        logger.setLevel(before)

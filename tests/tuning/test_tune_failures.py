@@ -55,6 +55,18 @@ def sign(checkpoint: Path) -> None:
     (checkpoint / "digests.json").write_text(json.dumps({name: file_sha256(checkpoint / name) for name in names}))
 
 
+def test_a_model_that_does_not_load_leaves_no_folder(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    weights = model / "vae" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    del state["decoder.conv_in.bias"]
+    save_file(state, weights, metadata={"format": "pt"})
+    out = tmp_path / "run"
+    assert "1 tensors are missing" in refused(tune(write_recipe(tmp_path, recipe(model)), out))
+    assert not out.exists()
+
+
 @pytest.mark.slow
 def test_a_hacked_reward_ends_the_stage_with_the_best_model(tiny_model: Path, tmp_path: Path) -> None:
     """The evaluator likes dark images, the reward bright ones."""

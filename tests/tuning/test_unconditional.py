@@ -86,6 +86,15 @@ def test_supervised_fine_tuning_learns(
     DDPMPipeline.from_pretrained(tmp_path / "run" / "model")
 
 
+def test_a_dry_run_of_supervised_fine_tuning_asks_for_one_of_the_classes(
+    models: dict[str, Path], radiographs: Path, tmp_path: Path
+) -> None:
+    path = write_recipe(tmp_path, supervised(models["by class"], radiographs, steps=2))
+    result = tune(path, tmp_path / "run", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "stage 1, sft: 2 steps of 4 images" in result.output
+
+
 def test_what_needs_text_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
     content = content_of(models["gray"])
     content["stages"][0]["train"]["ace"] = {"tokens": 4}

@@ -113,7 +113,7 @@ def template_columns(
     columns = {}
     for name in template.columns:
         if name not in names:
-            close = difflib.get_close_matches(name, [*FIELDS, *names], n=3)
+            close = difflib.get_close_matches(name, dict.fromkeys([*FIELDS, *names]), n=3)
             hint = f"\n  did you mean: {listed(close)}" if close else ""
             raise ReportsError(
                 f"{path}: the prompt template has {{{name}}}, but there is no such column\n  columns: {listed(names)}\n"
