@@ -117,7 +117,7 @@ class MetadataReader:
         columns = {
             name: name for name in self._template.columns if name != roles.get("age") and not is_of_ids(name, roles)
         }
-        if "race" in self._template.fields and "race" in roles:
+        if self._template.needs_race and "race" in roles:
             columns["race"] = roles["race"]
         return {name: _number(record.get(column)) or _written(record.get(column)) for name, column in columns.items()}
 

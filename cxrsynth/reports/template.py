@@ -23,6 +23,7 @@ FIELDS = {
     "sex": "female or male",
     "view": "PA, AP or lateral",
     "race": "as in its column, sanitized",
+    "race_group": "of the same column: WHITE, BLACK, ASIAN or HISPANIC, missing for others",
 }
 # Text of the report; a prompt that lost all of it would request any image at all.
 TEXT_FIELDS = ("impression", "findings", "report")
@@ -51,7 +52,7 @@ PRESETS = {
         " the demonstration data of its successor, could not be checked in the paper.",
     ),
     "roentgen-v2": Preset(
-        "[[{age} year old ][{race} ]{sex}. ]{impression}",
+        "[[{age} year old ][{race_group} ]{sex}. ]{impression}",
         "RoentGen-v2 (arXiv:2508.16783): demo_data/demo_inference_prompts.csv and README.md of"
         " github.com/StanfordMIMI/RoentGen-v2, where race is WHITE, BLACK, ASIAN or HISPANIC, or left out.",
     ),
@@ -114,6 +115,11 @@ class PromptTemplate:
     def columns(self) -> tuple[str, ...]:
         """Names of the fields that are columns of a table, called by their names."""
         return tuple(name for name in self.fields if name not in FIELDS)
+
+    @property
+    def needs_race(self) -> bool:
+        """Whether the column of the patient's race is read."""
+        return not {"race", "race_group"}.isdisjoint(self.fields)
 
     @property
     def is_coded(self) -> bool:

@@ -14,6 +14,10 @@ _SEXES = {"F": "female", "M": "male"}
 _VIEWS = {"LATERAL": "lateral"}
 # Of MIMIC-IV's races, besides the usual ones.
 _UNKNOWN_RACES = frozenset({"unable to obtain", "patient declined to answer"})
+# The groups that MIMIC-IV's races begin with, as RoentGen-v2 names them.
+_RACE_GROUPS = {"WHITE": ("white",), "BLACK": ("black", "african"), "ASIAN": ("asian",)} | {
+    "HISPANIC": ("hispanic", "latino", "latina")
+}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
@@ -53,6 +57,7 @@ def field_values(
         "age": lambda: _age(report.age_years, subject),
         "age_group": lambda: subject.age_group or "",
         "sex": lambda: _SEXES.get(subject.sex or "", ""),
+        "race_group": lambda: _race_group(report.fields.get("race", "")),
         "view": lambda: _VIEWS.get(subject.view or "", subject.view or ""),
     }
     return {
@@ -66,6 +71,13 @@ def _age(age_years: float | None, subject: Subject) -> str:
     if age_years is None or int(age_years) > OLDEST_YEARS or age_group(age_years) != subject.age_group:
         return ""
     return str(int(age_years))
+
+
+def _race_group(race: str) -> str:
+    """One of four groups; empty where the race names none of them, or more than one."""
+    words = set(re.findall(r"[a-z]+", race.casefold()))
+    groups = [group for group, names in _RACE_GROUPS.items() if not words.isdisjoint(names)]
+    return groups[0] if len(groups) == 1 else ""
 
 
 def _of_column(name: str, value: str, removed: Counter[str]) -> str:

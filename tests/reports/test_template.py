@@ -175,7 +175,7 @@ def test_a_field_alone_is_the_prompt_format_of_its_name(style: PromptStyle, repo
 def test_roentgen_v2_is_prompted_as_its_demonstration_is() -> None:
     """The first row of demo_data/demo_inference_prompts.csv, without the blank before the full stop."""
     report = {"impression": "No evidence of acute cardiopulmonary disease.", "sex": "F", "age_years": 28.0}
-    found = prompt("roentgen-v2", **report, fields={"race": "WHITE"})
+    found = prompt("roentgen-v2", **report, fields={"race": "White - Brazilian"})
     assert found == "28 year old WHITE female. No evidence of acute cardiopulmonary disease."
 
 
@@ -197,6 +197,14 @@ def test_roentgen_v2_is_prompted_as_its_demonstration_is() -> None:
         ("race", {"fields": {"race": "BLACK"}}, "BLACK"),
         ("race", {"fields": {"race": "Unknown"}}, None),
         ("race", {"fields": {"race": "UNABLE TO OBTAIN"}}, None),
+        ("race_group", {"fields": {"race": "BLACK/AFRICAN AMERICAN"}}, "BLACK"),
+        ("race_group", {"fields": {"race": "White - Russian"}}, "WHITE"),
+        ("race_group", {"fields": {"race": "HISPANIC/LATINO - PUERTO RICAN"}}, "HISPANIC"),
+        ("race_group", {"fields": {"race": "asian - chinese"}}, "ASIAN"),
+        ("race_group", {"fields": {"race": "AMERICAN INDIAN/ALASKA NATIVE"}}, None),
+        ("race_group", {"fields": {"race": "Black and White"}}, None),
+        ("race_group", {"fields": {"race": "Unknown"}}, None),
+        ("race_group", {}, None),
         ("kind", {"fields": {"kind": "nan"}}, None),
         ("kind", {"fields": {"kind": "91"}}, "91"),
         ("anchor_age", {"fields": {"anchor_age": "89"}}, "89"),

@@ -130,7 +130,7 @@ def template_columns(
                 "  use: {age}, which leaves out ages above 89"
             )
         columns[name] = name
-    return columns | ({"race": roles["race"]} if "race" in template.fields and "race" in roles else {})
+    return columns | ({"race": roles["race"]} if template.needs_race and "race" in roles else {})
 
 
 def is_of_ids(name: str, roles: Mapping[str, str]) -> bool:

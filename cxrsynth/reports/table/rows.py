@@ -36,7 +36,9 @@ _VIEW_EXTRAS = frozenset(
     {"chest", "view", "views", "erect", "upright", "horizontal", "axial", "frontal", "and", "left"}
 )
 _VIEW_EXTRAS |= {"right", "semi", "projection", "decubitus", "lld", "rld", "xray", "x", "ray", "standing", "sitting"}
-_AGE = re.compile(r"(?:>|over\s+)?\s*(\d{1,4}(?:\.\d{1,6})?)\s*\+?\s*([a-z/.]{0,5}(?:\s+old)?)", re.ASCII)
+_AGE = re.compile(
+    r"(?P<over>>|over\s+)?\s*(?P<number>\d{1,4}(?:\.\d{1,6})?)\s*\+?\s*(?P<unit>[a-z/.]{0,5}(?:\s+old)?)", re.ASCII
+)
 _YEARS_PER_UNIT = {
     **dict.fromkeys(("", "y", "yr", "yrs", "year", "years", "yo", "y/o", "y.o.", "years old", "year old"), 1.0),
     **dict.fromkeys(("m", "mo", "month"), 1 / 12),
@@ -223,9 +225,10 @@ def _age_years(cell: str) -> float | None:
     if word in UNKNOWN:
         return None
     match = _AGE.fullmatch(word)
-    if match is None or match[2] not in _YEARS_PER_UNIT:
+    if match is None or match["unit"] not in _YEARS_PER_UNIT:
         raise UnusableError("age: value not understood; expected years, or a number and Y, M, W or D")
-    age_years = float(match[1]) * _YEARS_PER_UNIT[match[2]]
+    # Over 89 is 90 at least: an age that no prompt states.
+    age_years = (float(match["number"]) + bool(match["over"])) * _YEARS_PER_UNIT[match["unit"]]
     if age_years > MAX_AGE_YEARS:
         raise UnusableError(f"age: over {MAX_AGE_YEARS} years")
     return age_years

@@ -132,7 +132,17 @@ def test_views(tmp_path: Path, view: str, expected: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("age", "expected"),
-    [("45", 45), ("45.0", 45), ("067Y", 67), ("006M", 0.5), ("52 years", 52), (">89", 89), ("90+", 90), ("0", 0)],
+    [
+        ("45", 45),
+        ("45.0", 45),
+        ("067Y", 67),
+        ("006M", 0.5),
+        ("52 years", 52),
+        (">89", 90),
+        ("over 89", 90),
+        ("90+", 90),
+        ("0", 0),
+    ],
 )
 def test_ages(tmp_path: Path, age: str, expected: float) -> None:
     (report,) = rows_of(tmp_path / "a.csv", f"text,age\nclear,{age}\n")

@@ -29,7 +29,8 @@ def test_fields_are_read_from_their_columns(tmp_path: Path) -> None:
     path = table_of(tmp_path)
     expected = {"race": "WHITE", "Body part": "chest", "kg": "70"}
     assert fields_of(path, "{impression} {race} {Body part} {kg}") == [expected]
-    assert fields_of(path, "{impression}[{race}]", ColumnNames(race="Body part")) == [{"race": "chest"}]
+    for field in ("race", "race_group"):
+        assert fields_of(path, f"{{impression}}[{{{field}}}]", ColumnNames(race="Body part")) == [{"race": "chest"}]
     lines = '{"text": "Edema.", "kg": 70.0, "race": "ASIAN"}\n{"text": "Edema."}\n'
     expected_lines = [{"kg": "70", "race": "ASIAN"}, {"kg": "", "race": ""}]
     assert fields_of(table_of(tmp_path, lines, "a.jsonl"), "{kg}[{race}]") == expected_lines
