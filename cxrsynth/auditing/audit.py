@@ -87,7 +87,13 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     write_results(run, images, reference, decided, summary)
     if run.settings.write_depicts is not None:
         subjects = {name: images.values(name) for name in ("view", "age_group", "sex")}
-        found = write_depicts(run.settings.write_depicts, subjects, summary["obedience"] or ())
+        found = write_depicts(
+            run.settings.write_depicts,
+            subjects,
+            summary["obedience"] or (),
+            manifest=run.images.collection.manifest,
+            record=run.folder.depicts,
+        )
         console.say(f"{run.settings.write_depicts}: depicts {', '.join(found)}")
     return summary
 

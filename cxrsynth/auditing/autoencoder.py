@@ -54,7 +54,7 @@ def load_autoencoder(generator: str | None, manifest: Mapping[str, Any] | None, 
     Raises:
         ModelError: if the model cannot be loaded.
     """
-    recorded = _recorded(manifest or {})
+    recorded = recorded_model(manifest or {})
     model = _resolve(generator)
     if model.family.in_pixels:
         raise ModelError(
@@ -76,7 +76,7 @@ def load_autoencoder(generator: str | None, manifest: Mapping[str, Any] | None, 
     )
 
 
-def _recorded(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+def recorded_model(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     """Name and digest of the generator; of kept images, the manifest of the set they came from records it."""
     while "source" in manifest:
         manifest = manifest["source"]

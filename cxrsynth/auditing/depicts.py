@@ -5,6 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cxrsynth import console
+from cxrsynth.auditing.autoencoder import recorded_model
+from cxrsynth.console import counted
+from cxrsynth.diffusion.resolve import model_digest
 from cxrsynth.diffusion.spec import SPEC_FILE, read_spec
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.prompt import Depicts
@@ -27,8 +31,55 @@ def check_model(folder: Path) -> None:
     read_spec(folder)
 
 
+def check_origin(folder: Path, manifest: Mapping[str, Any] | None, record: Path) -> None:
+    """Refuse a model that did not make the audited images; warn where they do not say which one did.
+
+    The model's digest covers its description. That may have changed by an earlier audit of the same images, or may not
+    have been there when they were made.
+
+    Args:
+        folder: of the model.
+        manifest: of the audited images, if they have one.
+        record: from `write_depicts`, if an earlier audit wrote it.
+
+    Raises:
+        ModelError: if it is another one.
+    """
+    made_by = recorded_model(manifest or {})
+    wanted = made_by.get("digest")
+    if wanted is None:
+        console.warn(
+            f"--write-depicts {folder}: the images do not say which model made them, so this is not checked; their"
+            " findings will be those of this model"
+        )
+        return
+    found = model_digest(folder)
+    if wanted in (found, model_digest(folder, described=False)) or _read(record) == {"model": wanted, "now": found}:
+        return
+    raise ModelError(
+        f"--write-depicts {folder}: not the model that made the images\n"
+        f"  found: digest {found}\n"
+        f"  expected: {made_by.get('name')}, digest {wanted}, as their manifest says\n"
+        "  name the folder as it was then, its cxrsynth.json included; what was laid over it (--ace, --unet, --vae,"
+        " --scheduler, --lora, --embeddings) makes another model, which has no folder to write to: leave"
+        " --write-depicts out"
+    )
+
+
+def _read(record: Path) -> Any:
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def write_depicts(
-    folder: Path, subjects: Mapping[str, Sequence[str | None]], obedience: Iterable[Mapping[str, Any]]
+    folder: Path,
+    subjects: Mapping[str, Sequence[str | None]],
+    obedience: Iterable[Mapping[str, Any]],
+    *,
+    manifest: Mapping[str, Any] | None,
+    record: Path,
 ) -> list[str]:
     """Write what the audited images show into the model's `cxrsynth.json`, and return the findings that passed.
 
@@ -39,6 +90,8 @@ def write_depicts(
         folder: of the model that made the images.
         subjects: columns `view`, `age_group` and `sex` of the audited images.
         obedience: rows of `measure_obedience`.
+        manifest: of the audited images, if they have one.
+        record: file that remembers which model it was, because its digest changes with its description.
 
     Raises:
         ModelError: if no finding passed, or the description cannot be read or written.
@@ -61,8 +114,20 @@ def write_depicts(
     path = folder / SPEC_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        content["depicts"] = depicts.model_dump(mode="json")
+        before, now = content.get("depicts"), depicts.model_dump(mode="json")
+        if before == now:
+            return list(passed)
+        if before is not None:
+            console.say(f"{path}: replaces the depicts it had, with {counted(_findings_in(before), 'finding')}")
+        content["depicts"] = now
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+        made_by = recorded_model(manifest or {}).get("digest")
+        write_atomically(record, json.dumps({"model": made_by, "now": model_digest(folder)}).encode())
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be written ({error})") from None
     return list(passed)
+
+
+def _findings_in(depicts: Any) -> int:
+    findings = depicts.get("findings") if isinstance(depicts, dict) else None
+    return len(findings) if isinstance(findings, dict | list) else 0

@@ -11,6 +11,7 @@ _STATE = ".cxrsynth-audit"
 
 SCORES, KEEP, SUMMARY, PAGE = "scores.parquet", "keep.csv", "summary.json", "report.html"
 COMPARISON = "comparison.json"
+_DEPICTS = "depicts.json"
 
 
 class AuditFolder:
@@ -19,10 +20,19 @@ class AuditFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.parts = path / _STATE
+        self.depicts = self.parts / _DEPICTS
         self._folder = LockedFolder(
             path,
             lock=f"{_STATE}/lock",
-            written=(SCORES, KEEP, SUMMARY, PAGE, f"{_STATE}/*.parquet", f"{_STATE}/{COMPARISON}"),
+            written=(
+                SCORES,
+                KEEP,
+                SUMMARY,
+                PAGE,
+                f"{_STATE}/*.parquet",
+                f"{_STATE}/{COMPARISON}",
+                f"{_STATE}/{_DEPICTS}",
+            ),
             scratch=(f"{_STATE}/.*.pixels",),
             kept="scores of finished units are kept",
             private=True,  # real images, and patients

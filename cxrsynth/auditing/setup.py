@@ -9,7 +9,7 @@ import torch
 from cxrsynth import __version__
 from cxrsynth.auditing.autoencoder import Autoencoder, load_autoencoder
 from cxrsynth.auditing.decide import Rules
-from cxrsynth.auditing.depicts import check_model
+from cxrsynth.auditing.depicts import check_model, check_origin
 from cxrsynth.auditing.fail_under import Threshold, known_metrics, parse_thresholds
 from cxrsynth.auditing.folder import AuditFolder
 from cxrsynth.auditing.score_cache import ScoreCache
@@ -76,6 +76,8 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     rewards = tuple(settings.judges)
     thresholds = parse_thresholds(settings.fail_under, known_metrics(rewards, ALTERATIONS))
     images, reference = _open_collections(settings)
+    if settings.write_depicts is not None:
+        check_origin(settings.write_depicts, images.manifest, folder.depicts)
     device = choose_device(settings.device, local_rank=read_launch().local_rank)
     scorer = load_scorer(settings, device=device, id_key=load_id_key(settings.id_key))
     rules.check(rewards, rewards if reference else (), scorer.checks.names)

@@ -235,20 +235,24 @@ def _commit(snapshot: Path) -> str | None:
     return snapshot.name if _COMMIT.fullmatch(snapshot.name) else None
 
 
-def model_digest(folder: Path, ace: Path | None = None, additions: Additions = _NOTHING) -> str:
+def model_digest(
+    folder: Path, ace: Path | None = None, additions: Additions = _NOTHING, *, described: bool = True
+) -> str:
     """SHA-256 over names and contents of all files that decide which images a model makes.
 
     Args:
         folder: of the model.
         ace: embeddings used in place of those in the folder.
         additions: what is laid over the folder.
+        described: whether `cxrsynth.json` is one of them; without it, the digest is that of a folder that has none.
 
     Raises:
         ModelError: if a file cannot be read.
     """
     parts = [folder / part for part in _parts(folder, family_of(folder), additions)]
     paths = [p for part in parts if part.is_dir() for p in part.iterdir() if p.suffix in _SUFFIXES]
-    paths += [p for p in (folder / INDEX, folder / SPEC_FILE) if p.exists()]
+    beside = (folder / INDEX, *((folder / SPEC_FILE,) if described else ()))
+    paths += [path for path in beside if path.exists()]
     named = [(path.relative_to(folder).as_posix(), path) for path in sorted(paths)]
     embeddings = ace if ace is not None else folder
     embeddings = embeddings if embeddings.is_dir() else embeddings.parent

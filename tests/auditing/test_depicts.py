@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cxrsynth.auditing.depicts import write_depicts
+from cxrsynth.auditing.depicts import check_origin, write_depicts
 from cxrsynth.cli import app
-from cxrsynth.diffusion.resolve import find_model
+from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.spec import read_spec
 from cxrsynth.errors import ModelError
+from cxrsynth.settings import Additions
 from tests.generation.making import command
 
 AUDITED: dict[str, list[str | None]] = {
@@ -27,11 +28,68 @@ def row(finding: str, low: float | None, asked: int = 30) -> dict[str, Any]:
     return {"finding": finding, "asked": asked, "not_asked": 50, "auroc": auroc}
 
 
-def test_findings_that_pass_are_written_beside_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "cxrsynth.json").write_text(json.dumps({"name": "mine", "prompt": "findings"}))
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def manifest_of(digest: str, *, kept: bool = False) -> dict[str, Any]:
+    """As of a data set, or of the kept images of one."""
+    manifest = {"plan": {"model": {"name": "mine", "digest": digest}}}
+    return {"plan": {}, "source": {"kind": "cxrsynth"} | manifest} if kept else manifest
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("described", [False, True])
+def test_the_model_is_that_which_made_the_images(
+    described: bool, kept: bool, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also in a later audit, when its description is another."""
+    record, rows = tmp_path / "record.json", [row("Edema", 0.7)]
+    if described:
+        shown = {"views": ["PA"], "age_groups": ["adult"], "sexes": ["F"], "sides": False, "uncertain": False}
+        description = {"name": "mine", "depicts": shown | {"findings": {"Fracture": 3}}}
+        (model / "cxrsynth.json").write_text(json.dumps(description))
+    manifest = manifest_of(resolve_model(str(model)).digest, kept=kept)
+    for _ in range(2):
+        check_origin(model, manifest, record)
+        write_depicts(model, AUDITED, rows, manifest=manifest, record=record)
+    said = capsys.readouterr().err
+    assert ("replaces the depicts it had, with 1 finding" in said) is described
+    assert len(said.splitlines()) == described
+    with pytest.raises(ModelError, match="not the model that made the images"):
+        check_origin(model, manifest_of("0" * 64, kept=kept), record)
+
+
+def test_another_model_and_one_with_something_laid_over_are_refused(model: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    plain = resolve_model(str(model)).digest
+    laid_over = resolve_model(str(model), additions=Additions(vae=model / "vae")).digest
+    weights = other / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    for folder, digest in ((other, plain), (model, laid_over)):
+        with pytest.raises(ModelError, match=f"expected: mine, digest {digest}") as refused:
+            check_origin(folder, manifest_of(digest), tmp_path / "record.json")
+        assert "what was laid over it (--ace, --unet" in str(refused.value)
+
+
+def test_images_that_do_not_say_who_made_them_are_taken_with_a_warning(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_origin(model, None, tmp_path / "record.json")
+    assert "warning: --write-depicts" in (said := capsys.readouterr().err)
+    assert "do not say which model made them" in said
+
+
+def test_findings_that_pass_are_written_beside_what_is_there(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model / "cxrsynth.json").write_text(json.dumps({"name": "mine", "prompt": "findings"}))
     rows = [row("Edema", 0.7, asked=33), row("Pneumonia", 0.55), row("Fracture", None), row("Cardiomegaly", 0.6)]
-    assert write_depicts(tmp_path, AUDITED, rows) == ["Edema", "Cardiomegaly"]
-    spec = read_spec(tmp_path)
+    record = tmp_path / "record.json"
+    assert write_depicts(model, AUDITED, rows, manifest=None, record=record) == ["Edema", "Cardiomegaly"]
+    assert capsys.readouterr().err == ""
+    spec = read_spec(model)
     assert (spec.name, spec.prompt) == ("mine", "findings")
     assert spec.depicts is not None
     assert spec.depicts.findings == {"Edema": 33, "Cardiomegaly": 30}
@@ -41,7 +99,7 @@ def test_findings_that_pass_are_written_beside_what_is_there(tmp_path: Path) -> 
 
 def test_nothing_is_written_where_nothing_passed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no finding has an AUROC whose interval lies above 0\.6"):
-        write_depicts(tmp_path, AUDITED, [row("Edema", 0.5)])
+        write_depicts(tmp_path, AUDITED, [row("Edema", 0.5)], manifest=None, record=tmp_path / "record.json")
     assert not (tmp_path / "cxrsynth.json").exists()
 
 
@@ -72,6 +130,12 @@ def test_nano_shows_an_effusion_that_was_asked_for(tmp_path: Path) -> None:
     found = {one["finding"]: one["auroc"] for one in summary["obedience"]}
     assert found["Pleural Effusion"]["low"] > 0.6
     assert "Pleural Effusion" in read_spec(model).depicts.findings  # type: ignore[union-attr]
+    again = CliRunner().invoke(app, ["audit", str(tmp_path / "set"), "--write-depicts", str(model)])
+    assert again.exit_code == 0, again.output
+    (model / "cxrsynth.json").write_text(json.dumps(description | {"name": "another"}))
+    changed = CliRunner().invoke(app, ["audit", str(tmp_path / "set"), "--write-depicts", str(model)])
+    assert changed.exit_code == 2
+    assert "not the model that made the images" in changed.output
     page = (tmp_path / "set-audit" / "report.html").read_text()
     assert "Do images show what was asked for?" in page
     assert '<td class="number">14</td>' in page

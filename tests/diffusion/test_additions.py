@@ -23,7 +23,7 @@ from tests.families import build
 
 CPU = torch.device("cpu")
 PROMPTS = ["clear lungs", "left lower lobe pneumonia"]
-WITH_LORA = ("stable_diffusion", "sdxl", "sana", "sd3")
+WITH_LORA = ("stable_diffusion", "sdxl", "sana", "sd3", "lumina2")
 
 
 @pytest.fixture(scope="module")
