@@ -20,6 +20,7 @@ from cxrsynth.diffusion.model import (
     choose_precision,
     load_model,
 )
+from cxrsynth.diffusion.notices import tell_additions
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import checked_scheduler
 from cxrsynth.diffusion.schedule import read_scheduler_config
@@ -114,6 +115,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         raise ModelError(_negative_without_guidance(settings, model))
     checked_scheduler(read_scheduler_config(model.scheduler_folder), run.sampler, steps=run.steps)
     _check_request(run, model)
+    tell_additions(model)
     return replace(run, plan=_plan(run, model, device, precision))
 
 
