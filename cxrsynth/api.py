@@ -95,7 +95,7 @@ def generate(
         vae: folder of an autoencoder to use in place of the model's.
         scheduler: folder of a scheduler, or of a model with one, to use in place of the model's.
         lora: LoRA weights of diffusers or peft to merge in: paths, or `PATH=SCALE`.
-        embeddings: words learned by textual inversion (safetensors files).
+        embeddings: words learned by textual inversion (safetensors files, folders or hub ids).
         ace: adaptive condition embeddings to use with the model (safetensors).
         prompt: `impression`, `findings`, `report`, `canonical` or `class`; None for the format that the model folder
             names.

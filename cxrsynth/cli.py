@@ -404,7 +404,7 @@ def _quiet_libraries() -> None:
     environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|spacy|negspacy)\b")
+    warnings.filterwarnings("ignore", module=r"(diffusers|peft|transformers|torch|spacy|negspacy)\b")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # advice where no home folder can be written to
 
 

@@ -44,7 +44,7 @@ LoraWeights = Annotated[
     Option("--lora", metavar="PATH[=SCALE]", help="LoRA weights of diffusers or peft to merge in; may be repeated."),
 ]
 Embeddings = Annotated[
-    list[Path] | None, Option(help="Words learned by textual inversion (safetensors); may be repeated.")
+    list[Path] | None, Option(help="Words learned by textual inversion (safetensors), or a hub id; may be repeated.")
 ]
 Ace = Annotated[Path | None, Option(help="Adaptive condition embeddings to use with the model (safetensors).")]
 Prompt = Annotated[

@@ -11,7 +11,7 @@ from torch import nn
 
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.pretrained import LOADING_ERRORS
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, reason
 
 _ADAPTER = "cxrsynth"
 
@@ -96,5 +96,5 @@ def check_rank_in(folder: Path, family: Family, rank: int) -> None:
         with torch.device("meta"):
             denoiser = kind.from_config(kind.load_config(folder / family.denoiser))  # type: ignore[attr-defined]
     except LOADING_ERRORS as error:
-        raise ModelError(f"{folder / family.denoiser}: cannot be loaded: {error}") from None
+        raise ModelError(f"{folder / family.denoiser}: cannot be loaded: {reason(error)}") from None
     check_rank(denoiser, family.adapted_layers, rank)

@@ -5,24 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-from safetensors.torch import load_file
-from torch import Tensor
-
-from cxrsynth.diffusion.adapters import merge_adapters
 from cxrsynth.diffusion.families.base import Family
+from cxrsynth.diffusion.lora import LORA_FILES, PEFT_CONFIG, merge_lora
 from cxrsynth.diffusion.schedule import SCHEDULER_FILE
+from cxrsynth.diffusion.words import WORDS_FILES, add_words, read_words
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.pretrained import LOADING_ERRORS, hub_folder
+from cxrsynth.runtime.pretrained import check_weights_name, hub_folder
 from cxrsynth.settings import Additions, Lora
 
-_PEFT_CONFIG = "adapter_config.json"
-# Names under which diffusers and peft save, in order; a folder with one other file is taken, too.
-_LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _SCHEDULERS = (SCHEDULER_FILE, f"scheduler/{SCHEDULER_FILE}")
-_ADAPTER = "laid_over"
-_WRAPPED = "base_model.model."
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def addition_files(additions: Additions) -> Iterator[tuple[str, Path]]:
@@ -40,10 +32,10 @@ def addition_files(additions: Additions) -> Iterator[tuple[str, Path]]:
     for place, lora in enumerate(additions.loras):
         file = lora_file(lora.path)
         yield f"+lora-{place} {lora.scale!r}", file
-        if (file.parent / _PEFT_CONFIG).is_file():
-            yield f"+lora-{place}-config", file.parent / _PEFT_CONFIG
+        if (file.parent / PEFT_CONFIG).is_file():
+            yield f"+lora-{place}-config", file.parent / PEFT_CONFIG
     for place, path in enumerate(additions.embeddings):
-        yield f"+embeddings-{place}", path
+        yield f"+embeddings-{place}", words_file(path)
 
 
 def replaced_parts(additions: Additions, family: Family) -> dict[str, Path]:
@@ -74,7 +66,9 @@ def located(additions: Additions) -> Additions:
         return folder if folder is None else here(folder)
 
     def here(path: Path) -> Path:
-        return path if path.exists() else hub_folder(str(path), needs_revision=False) or path
+        if path.exists() or path.suffix in WEIGHTS_SUFFIXES:  # a mistyped file is not looked for on the hub
+            return path
+        return hub_folder(str(path), needs_revision=False) or path
 
     loras = tuple(Lora(here(lora.path), lora.scale) for lora in additions.loras)
     scheduler = additions.scheduler
@@ -83,7 +77,12 @@ def located(additions: Additions) -> Additions:
             scheduler = hub_folder(str(scheduler), patterns=_SCHEDULERS, needs_revision=False) or scheduler
         scheduler = next((f for f in (scheduler, scheduler / "scheduler") if (f / SCHEDULER_FILE).is_file()), scheduler)
     return replace(
-        additions, denoiser=local(additions.denoiser), vae=local(additions.vae), scheduler=scheduler, loras=loras
+        additions,
+        denoiser=local(additions.denoiser),
+        vae=local(additions.vae),
+        scheduler=scheduler,
+        loras=loras,
+        embeddings=tuple(map(here, additions.embeddings)),
     )
 
 
@@ -99,11 +98,14 @@ def check_additions(additions: Additions, family: Family) -> None:
                 f"{option} {folder}: no config.json there\n"
                 f"  expected: the folder of a network, as {part}/ in a model folder, or a hub id"
             )
-        if folder is not None and not list(folder.glob("*.safetensors")):
+        if folder is None:
+            continue
+        if not list(folder.glob("*.safetensors")):
             raise ModelError(
                 f"{option} {folder}: no safetensors weights\n"
                 "  weights load from safetensors only; convert their model with: cxrsynth convert"
             )
+        check_weights_name(folder, of_diffusers=True)
     if additions.scheduler is not None and not (additions.scheduler / SCHEDULER_FILE).is_file():
         raise ModelError(
             f"--scheduler {additions.scheduler}: no {SCHEDULER_FILE} there, nor in a folder scheduler/ of it\n"
@@ -114,8 +116,7 @@ def check_additions(additions: Additions, family: Family) -> None:
     if additions.embeddings and not family.learns_words:
         raise ModelError(f"--embeddings: {family.title} takes no words of its own\n  leave the option out")
     for path in additions.embeddings:
-        if not path.is_file() or path.suffix != ".safetensors":
-            raise ModelError(f"--embeddings {path}: no such file, or not safetensors\n  expected: a .safetensors file")
+        read_words(words_file(path))
 
 
 def lora_file(path: Path) -> Path:
@@ -124,14 +125,32 @@ def lora_file(path: Path) -> Path:
     Raises:
         ModelError: if there is none, or more than one.
     """
+    return _one_file("--lora", path, LORA_FILES)
+
+
+def words_file(path: Path) -> Path:
+    """The safetensors file of learned words in a folder, or the file itself.
+
+    Raises:
+        ModelError: if there is none, or more than one.
+    """
+    return _one_file("--embeddings", path, WORDS_FILES)
+
+
+def _one_file(option: str, path: Path, names: Sequence[str]) -> Path:
     if path.is_file() and path.suffix == ".safetensors":
         return path
-    found = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    named = [file for file in found if file.name in _LORA_FILES] or found
+    if not path.is_dir():
+        raise ModelError(
+            f"{option} {path}: {'not a safetensors file' if path.is_file() else 'no such file or folder'}\n"
+            f"  expected: a .safetensors file, a folder with {' or '.join(names)}, or a hub id"
+        )
+    found = sorted(path.glob("*.safetensors"))
+    named = [file for file in found if file.name in names] or found
     if len(named) != 1:
         raise ModelError(
-            f"--lora {path}: {len(named)} safetensors files there, expected one\n"
-            f"  expected: a .safetensors file, or a folder with {' or '.join(_LORA_FILES)}"
+            f"{option} {path}: {len(named)} safetensors files there, expected one\n"
+            f"  expected: a .safetensors file, or a folder with {' or '.join(names)}"
         )
     return named[0]
 
@@ -148,65 +167,6 @@ def apply_additions(additions: Additions, family: Family, pipeline: Any) -> None
         ModelError: if a file cannot be read, or does not fit the networks.
     """
     for path in additions.embeddings:
-        _add_words(path, pipeline)
+        add_words(words_file(path), pipeline)
     for lora in additions.loras:
-        _merge(lora, family, pipeline)
-
-
-def _add_words(path: Path, pipeline: Any) -> None:
-    before = len(pipeline.tokenizer)
-    try:
-        pipeline.load_textual_inversion(load_file(path), local_files_only=True)
-    except LOADING_ERRORS as error:
-        raise ModelError(f"--embeddings {path}: cannot be loaded: {error}") from None
-    if len(pipeline.tokenizer) == before:
-        raise ModelError(f"--embeddings {path}: no new words in it")
-
-
-def _merge(lora: Lora, family: Family, pipeline: Any) -> None:
-    file = lora_file(lora.path)
-    try:
-        state = load_file(file)
-        if (file.parent / _PEFT_CONFIG).is_file():
-            _merge_peft(file.parent, state, lora.scale, getattr(pipeline, family.denoiser))
-        elif not hasattr(pipeline, "load_lora_weights"):
-            raise ValueError(f"{family.title} takes LoRA weights of peft only, with {_PEFT_CONFIG} beside them")
-        else:
-            _merge_diffusers(state, lora.scale, family, pipeline)
-    except LOADING_ERRORS as error:
-        raise ModelError(f"--lora {lora.path}: cannot be added to {family.title}: {error}") from None
-
-
-def _merge_diffusers(state: dict[str, Tensor], scale: float, family: Family, pipeline: Any) -> None:
-    """Weights that diffusers saved, or that it converts from the names of other trainers."""
-    networks = (family.denoiser, *family.encoders)
-    before = {name: _fingerprint(getattr(pipeline, name, None)) for name in networks}
-    pipeline.load_lora_weights(dict(state), adapter_name=_ADAPTER)
-    pipeline.fuse_lora(lora_scale=scale, adapter_names=[_ADAPTER])
-    pipeline.unload_lora_weights()
-    if scale and before == {name: _fingerprint(getattr(pipeline, name, None)) for name in networks}:
-        raise ValueError("none of its layers is one of the model's")
-
-
-def _merge_peft(folder: Path, state: dict[str, Tensor], scale: float, denoiser: Any) -> None:
-    """Weights that peft saved, for the denoiser."""
-    config = LoraConfig.from_pretrained(str(folder))
-    config.lora_alpha = config.lora_alpha * scale
-    config.alpha_pattern = {name: alpha * scale for name, alpha in config.alpha_pattern.items()}
-    config.inference_mode = True
-    inject_adapter_in_model(config, denoiser, _ADAPTER)
-    # Saved around the network that peft wraps, which is here without its wrapping.
-    own = {name.removeprefix(_WRAPPED): weight for name, weight in state.items()}
-    found: Any = set_peft_model_state_dict(denoiser, own, adapter_name=_ADAPTER)
-    unmatched = found.unexpected_keys
-    if unmatched:
-        raise ValueError(f"{len(unmatched)} tensors have no layer in the model, such as {sorted(unmatched)[0]}")
-    merge_adapters(denoiser)
-
-
-@torch.no_grad()
-def _fingerprint(network: Any) -> float:
-    """A number that changes with the weights."""
-    if network is None:
-        return 0.0
-    return float(sum(weight.double().square().sum() for weight in network.parameters()))
+        merge_lora(lora, lora_file(lora.path), family, pipeline)

@@ -21,7 +21,7 @@ from cxrsynth.diffusion.schedule import NoiseSchedule, noise_schedule
 from cxrsynth.diffusion.spec import ModelSpec
 from cxrsynth.diffusion.speed import normalize_small_maps_contiguously
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.pretrained import LOADING_ERRORS
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, reason
 from cxrsynth.settings import Device, Precision
 
 # RoBERTa and its kin count positions from behind the padding token's number.
@@ -248,7 +248,7 @@ def load_model(
         family.check(denoiser, components)
         family.pipeline(denoiser, components)  # may correct the network's configuration, which all else reads
     except LOADING_ERRORS as error:
-        raise ModelError(f"{folder}: cannot be loaded: {error}") from None
+        raise ModelError(f"{folder}: cannot be loaded: {reason(error)}") from None
     convolutional = [denoiser] if components.vae is None else [denoiser, components.vae]
     for network in (*convolutional, *components.encoders.values()):
         network.requires_grad_(False)

@@ -9,8 +9,9 @@ import transformers
 from diffusers import AutoencoderDC, AutoencoderKL, UNet2DConditionModel
 
 from cxrsynth.diffusion.families.base import Family
+from cxrsynth.runtime import pretrained
 from cxrsynth.runtime.clip import load_text_encoder
-from cxrsynth.runtime.pretrained import load_pretrained, load_processor
+from cxrsynth.runtime.pretrained import load_pretrained
 
 # Heads that text embeddings do not need: those of a pretraining task, or of a model the encoder is part of.
 _POOLER = ("pooler.",)
@@ -71,12 +72,12 @@ def load_tokenizer(folder: Path) -> Any:
     """Load a tokenizer, fast where it can be.
 
     Raises:
-        ModelError: if the folder cannot be loaded.
+        ModelError: if the folder cannot be loaded, or has no vocabulary.
     """
     # The files of CLIP's may name the slow class, which reads no tokenizer.json before transformers 5.
     named = _tokenizer_class(folder)
     kind = transformers.CLIPTokenizerFast if named.startswith("CLIP") else transformers.AutoTokenizer
-    return load_processor(kind, folder, role="a tokenizer")
+    return pretrained.load_tokenizer(kind, folder, role="a tokenizer")
 
 
 def _tokenizer_class(folder: Path) -> str:

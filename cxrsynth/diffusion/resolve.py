@@ -16,7 +16,7 @@ from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults, read_spec
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import file_sha256
-from cxrsynth.runtime.pretrained import hub_folder
+from cxrsynth.runtime.pretrained import check_weights_name, hub_folder
 from cxrsynth.settings import Additions, PromptStyle, Sampler
 
 INDEX = "model_index.json"
@@ -180,11 +180,14 @@ def _parts(folder: Path, family: Family, additions: Additions = _NOTHING) -> tup
             + ("" if has_index else _ABOUT_INDEX)
         )
     for part in parts:
-        if part in family.networks and part not in replaced and not list((folder / part).glob("*.safetensors")):
+        if part not in family.networks or part in replaced:
+            continue
+        if not list((folder / part).glob("*.safetensors")):
             raise ModelError(
                 f"{folder / part}: no safetensors weights\n"
                 "  weights load from safetensors only; convert pickled weights (.bin, .ckpt) with: cxrsynth convert"
             )
+        check_weights_name(folder / part, of_diffusers=part not in family.encoders)
     return parts
 
 

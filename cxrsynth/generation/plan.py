@@ -20,6 +20,7 @@ from cxrsynth.diffusion.model import (
     choose_precision,
     load_model,
 )
+from cxrsynth.diffusion.notices import tell_additions
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.spec import SPEC_FILE
@@ -113,6 +114,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         raise ModelError(_negative_without_guidance(settings, model))
     check_scheduler(model, run.sampler, steps=run.steps)
     _check_request(run, model)
+    tell_additions(model)
     return replace(run, plan=_plan(run, model, device, precision))
 
 

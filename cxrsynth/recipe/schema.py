@@ -71,7 +71,7 @@ class ModelSection(Section):
         default=(), description="LoRA weights of diffusers or peft to start with: `PATH` or `PATH=SCALE`."
     )
     embeddings: tuple[Path, ...] = Field(
-        default=(), description="Words that the text encoder learned by textual inversion (safetensors)."
+        default=(), description="Words that the text encoder learned by textual inversion (safetensors), or a hub id."
     )
     precision: Precision = Field(
         default=Precision.AUTO,

@@ -15,7 +15,7 @@ from cxrsynth.rewards.consistency import ConsistencyReward
 from cxrsynth.rewards.diagnosis import DiagnosisReward
 from cxrsynth.rewards.networks import DualEncoder, FindingClassifier, PostureRegressor
 from cxrsynth.rewards.posture import PostureReward
-from cxrsynth.runtime.pretrained import LOADING_ERRORS, load_processor
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, load_tokenizer
 
 _PARTS = ("classifier", "posture", "dual_encoder")
 
@@ -33,7 +33,7 @@ def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
         dual = DualEncoder.from_pretrained(folder / "dual_encoder").eval().to(device)
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded: {error}") from None
-    tokenizer = load_processor(CLIPTokenizerFast, folder / "dual_encoder", role="a dual encoder's tokenizer")
+    tokenizer = load_tokenizer(CLIPTokenizerFast, folder / "dual_encoder", role="a dual encoder's tokenizer")
 
     # A tokenizer shared by threads returns wrong tokens without an error.
     tokenizer_lock = threading.Lock()

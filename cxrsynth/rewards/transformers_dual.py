@@ -15,7 +15,7 @@ from cxrsynth.reports.deid.sanitize import sanitize
 from cxrsynth.reports.prompt import cut_at_sentence
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.consistency import ConsistencyReward
-from cxrsynth.runtime.pretrained import load_pretrained, load_processor
+from cxrsynth.runtime.pretrained import load_pretrained, load_processor, load_tokenizer
 
 _ROLE = "a dual encoder of images and texts (CLIP, SigLIP)"
 
@@ -31,7 +31,7 @@ def load_dual_encoder(folder: Path, *, device: torch.device) -> ConsistencyRewar
     """
     model, _ = load_pretrained(AutoModel, folder, role=_ROLE)
     model.to(device)
-    tokenizer = load_processor(AutoTokenizer, folder, role=_ROLE)
+    tokenizer = load_tokenizer(AutoTokenizer, folder, role=_ROLE)
     processor = load_processor(AutoImageProcessor, folder, role=_ROLE)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModelError(f"{folder}: {type(model).__name__} does not encode images and texts\n  expected: CLIP, SigLIP")

@@ -6,7 +6,7 @@ from typing import Any
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
-from cxrsynth.runtime.pretrained import LOADING_ERRORS, Unmatched, load_unchecked, unusable, variant
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, Unmatched, load_unchecked, reason, unusable, variant
 
 _PREFIX = "text_model."
 _ROLE = "CLIP's text encoder"
@@ -29,7 +29,7 @@ def load_text_encoder(folder: Path) -> CLIPTextModel:
         try:
             missing, unexpected = encoder.load_state_dict(load_file(weights), strict=False)
         except LOADING_ERRORS as error:
-            raise unusable(folder, _ROLE, error) from None
+            raise unusable(folder, _ROLE, reason(error)) from None
         unmatched = Unmatched(frozenset(missing), unexpected=frozenset(unexpected))
     unmatched.refuse(folder, _ROLE, may_hold=_OTHER_PARTS)
     return encoder  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ LOADING_ERRORS = (
     ValueError,
     TypeError,
     KeyError,
+    IndexError,
     AttributeError,
     RuntimeError,
     ImportError,
@@ -33,6 +34,17 @@ _HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>(
 _NOT_LEARNED = ("position_ids",)
 # One file or one of several, of weights in full precision or in a variant such as fp16.
 _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.safetensors")
+# A word is what is no name in brackets, as special tokens have, and has a letter or digit.
+_SPECIAL_NAME = re.compile(r"[<\[].*[>\]]")
+_TOKENIZER_FILES = (
+    "tokenizer.json, or the vocabulary in the files of its kind: vocab.json and merges.txt (CLIP, RoBERTa),"
+    " vocab.txt (BERT), a SentencePiece model (T5, Gemma, XLM-RoBERTa)"
+)
+_FOLDER_FILES = "a folder of transformers or diffusers with config.json and weights in safetensors"
+_SIZE_MISMATCH = re.compile(
+    r"size mismatch for (\S+): copying a param with shape torch\.Size\((\[[^]]*\])\) from checkpoint,"
+    r" the shape in current model is torch\.Size\((\[[^]]*\])\)"
+)
 # Settings, weights and vocabularies; never pickles, never code.
 _DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -110,6 +122,7 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     """
     _check_folder(folder, role)
     of_transformers = kind.__module__.startswith("transformers")
+    check_weights_name(folder, of_diffusers=not of_transformers)
     if of_transformers:
         # Without the second argument, a tensor of another shape would be an error that does not name it.
         further: dict[str, Any] = {"trust_remote_code": False, "ignore_mismatched_sizes": True}
@@ -119,13 +132,12 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     if (found := variant(folder)) is not None:
         further["variant"] = found
     try:
-        with _without_advice():
+        with quiet_libraries():
             network, loading = kind.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **further
             )
     except LOADING_ERRORS as error:
-        # diffusers goes on to advise arguments that the user cannot give.
-        raise unusable(folder, role, str(error).partition(" If you want to instead")[0]) from None
+        raise unusable(folder, role, reason(error)) from None
     mismatched = frozenset(name if isinstance(name, str) else str(name[0]) for name in loading["mismatched_keys"])
     # An index may name tensors that its files lack; diffusers leaves them without memory and does not report them.
     absent = {name for name, weight in network.named_parameters() if weight.is_meta}
@@ -136,6 +148,27 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     )
     # By hand: the argument that asks for a type has another name before transformers 4.56.
     return (network.to(dtype) if of_transformers else network).eval(), unmatched
+
+
+def check_weights_name(folder: Path, *, of_diffusers: bool) -> None:
+    """Refuse a folder whose safetensors have none of the names that the library looks for.
+
+    Args:
+        folder: of a network.
+        of_diffusers: whether the network is one of diffusers, rather than of transformers.
+
+    Raises:
+        ModelError: naming the file and the name it should have.
+    """
+    stem = "diffusion_pytorch_model" if of_diffusers else "model"
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    named = any(name.startswith((f"{stem}.", f"{stem}-")) for name in found)
+    if found and not named and not list(folder.glob(f"{stem}*.index.json")):
+        library = "diffusers" if of_diffusers else "transformers"
+        raise ModelError(
+            f"{folder / found[0]}: weights under another name than {library} reads"
+            f"\n  expected: {stem}.safetensors; if these are the network's weights, rename the file"
+        )
 
 
 def variant(folder: Path) -> str | None:
@@ -156,12 +189,41 @@ def load_processor(kind: Any, folder: Path, *, role: str, **settings: Any) -> An
     Raises:
         ModelError: if it cannot be loaded, or the folder asks for its own code.
     """
+    return _load_processor(kind, folder, role, "a folder that transformers saved, with its configuration", **settings)
+
+
+def load_tokenizer(kind: Any, folder: Path, *, role: str) -> Any:
+    """Load a tokenizer of transformers as `load_processor` does; one that knows no words is refused.
+
+    Without the files of its vocabulary, a tokenizer loads all the same, and every text becomes the same unknown tokens.
+
+    Args:
+        kind: the class with `from_pretrained`, such as `AutoTokenizer`.
+        folder: its files.
+        role: what the folder is to be, for messages.
+
+    Raises:
+        ModelError: if it cannot be loaded, the folder asks for its own code, or there is no vocabulary in it.
+    """
+    tokenizer = _load_processor(kind, folder, role, _TOKENIZER_FILES)
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    vocabulary = tokenizer.get_vocab()
+    if not any(_is_word(token) for token in vocabulary if token not in special):
+        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise ModelError(
+            f"{folder}: cannot be loaded as {role}: no vocabulary, only {len(vocabulary)} special tokens;"
+            f" every word would be unknown\n  found: {found}\n  expected: {_TOKENIZER_FILES}"
+        )
+    return tokenizer
+
+
+def _load_processor(kind: Any, folder: Path, role: str, expected: str, **settings: Any) -> Any:
     _check_folder(folder, role)
     try:
-        with _without_advice():
+        with quiet_libraries():
             found = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
-    except LOADING_ERRORS as error:
-        raise unusable(folder, role, error) from None
+    except Exception as error:  # the tokenizers library raises nothing more exact for a damaged file
+        raise unusable(folder, role, reason(error), expected=expected) from None
     # Pipelines tokenize a prompt whole, too, to see what they cut; what is cut is counted, so a warning says nothing.
     warned = getattr(found, "deprecation_warnings", None)
     if isinstance(warned, dict):
@@ -169,23 +231,8 @@ def load_processor(kind: Any, folder: Path, *, role: str, **settings: Any) -> An
     return found
 
 
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Keep reports and progress bars of loading, of which everything that matters is checked, from the user."""
-    from transformers.utils import logging as transformers_logging
-
-    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
-    levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(max(logger.level, logging.ERROR))
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+def _is_word(token: str) -> bool:
+    return _SPECIAL_NAME.fullmatch(token) is None and any(character.isalnum() for character in token)
 
 
 def hub_folder(
@@ -224,12 +271,6 @@ def hub_folder(
         ) from None
 
 
-def in_one_line(error: BaseException) -> str:
-    """What a library's exception says, for messages: its first line, no longer than a few of a terminal."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
-
-
 def _check_folder(folder: Path, role: str) -> None:
     """Refuse what is no folder (the libraries would look for it at a hub), holds no settings, or asks for its own code.
 
@@ -253,16 +294,61 @@ def _check_folder(folder: Path, role: str) -> None:
             )
 
 
-def _settings(config: Path) -> Any:
+def _settings(config: Path) -> object:
     try:
         return json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         return {}  # the library says so better
+    except ValueError as error:
+        raise ModelError(
+            f"{config}: no JSON ({error})\n  expected: a JSON object, as the model was published with"
+        ) from None
 
 
-def unusable(folder: Path, role: str, problem: object) -> ModelError:
+def reason(error: Exception) -> str:
+    """What a library says is wrong, in one line and without what only its own caller could use."""
+    text = str(error).strip()
+    if sizes := _SIZE_MISMATCH.findall(text):
+        name, found, expected = sizes[0]
+        return (
+            f"{len(sizes)} tensors have another shape than the network's, such as {name}: {found}, expected {expected}"
+        )
+    if isinstance(error, KeyError):
+        return f"{text} is missing"
+    # diffusers goes on to advise arguments that the user cannot give.
+    text = in_one_line(text.partition(" If you want to instead")[0])
+    if isinstance(error, (TypeError, AttributeError, IndexError)):  # these speak of the library's code, not of a file
+        return f"its files are damaged, or of another kind ({type(error).__name__}: {text})"
+    return text or type(error).__name__
+
+
+def in_one_line(said: object) -> str:
+    """What a library says, for messages: its first line, no longer than a few of a terminal."""
+    text = str(said).strip().partition("\n")[0].strip()
+    if not text and isinstance(said, BaseException):
+        return type(said).__name__
+    return f"{text[:_LONGEST]}..." if len(text) > _LONGEST else text
+
+
+def unusable(folder: Path, role: str, problem: object, *, expected: str = _FOLDER_FILES) -> ModelError:
     """The error for a folder that cannot be loaded as what it is to be."""
-    return ModelError(
-        f"{folder}: cannot be loaded as {role}: {problem}\n"
-        "  expected: a folder of transformers or diffusers with config.json and weights in safetensors"
-    )
+    return ModelError(f"{folder}: cannot be loaded as {role}: {problem}\n  expected: {expected}")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' own account of loading from the user: what matters of it is checked, and said better."""
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft")]
+    levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

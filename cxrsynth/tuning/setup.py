@@ -10,6 +10,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
 from cxrsynth.diffusion.model import choose_device, choose_precision
+from cxrsynth.diffusion.notices import tell_additions
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.schedule import is_flow
@@ -55,6 +56,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     check_adapters(recipe, model)
     reports = split_reports(recipe, model.spec.prompt_format)
     check_evaluation(recipe, reports)
+    tell_additions(model, lora="model.lora", embeddings="model.embeddings")
     # Refused before any process group is joined.
     cpu = choose_device(recipe.model.device, option=f"{settings.recipe}: model.device").type == "cpu"
     out = settings.out or Path("runs") / settings.recipe.stem

@@ -49,7 +49,8 @@ def family_of(folder: Path) -> Family:
         content = json.loads(config.read_text(encoding="utf-8"))
         named = str(content.get("_class_name", "UNet2DConditionModel" if part == "unet" else None))
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{config}: cannot be loaded as a network's configuration: {error}") from None
+        problem = "no JSON object" if isinstance(error, AttributeError) else error
+        raise ModelError(f"{config}: cannot be loaded as a network's configuration: {problem}") from None
     family = _BY_DENOISER.get(named)
     if family is None:
         raise ModelError(f"{config}: a {named}, which is not supported\n  expected: one of {', '.join(_BY_DENOISER)}")
