@@ -146,6 +146,7 @@ def test_the_same_audit_has_the_same_bytes_and_scores_nothing_twice(
     assert {name: (audited / name).read_bytes() for name in FINDINGS} == before
 
 
+@pytest.mark.slow
 def test_batch_size_changes_no_decision(audited: Path, made: Path, tmp_path: Path) -> None:
     assert run(made, "--out", tmp_path / "one", "--batch-size", "1").exit_code == 0
     one = pq.read_table(tmp_path / "one" / "scores.parquet")
@@ -362,6 +363,7 @@ def test_a_unit_with_a_damaged_member_is_scored_once(real: Path, tmp_path: Path)
     assert summary(out)["input"]["images"] == 3
 
 
+@pytest.mark.slow
 def test_a_file_that_could_not_be_opened_is_tried_again(
     real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

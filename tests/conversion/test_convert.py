@@ -128,7 +128,7 @@ def test_weights_in_half_precision_stay_so(folders: dict[str, Path], tmp_path: P
     assert {tensor.dtype for tensor in written.values()} == {torch.float16}
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".ckpt", pytest.param(".safetensors", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "text"), [("stable_diffusion", "clip"), ("stable_diffusion", "open_clip"), ("sdxl", "sdxl")]
 )

@@ -73,7 +73,7 @@ def lora_of(folder: Path, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.slow), 0.5])
 @pytest.mark.parametrize("name", WITH_LORA)
 def test_lora_weights_of_diffusers(name: str, scale: float, folders: dict[str, Path], tmp_path: Path) -> None:
     weights = lora_of(folders[name], tmp_path / "lora")

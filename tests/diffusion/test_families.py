@@ -118,7 +118,7 @@ def dpmpp(config: Any) -> Any:
     return _OfItsOwn.from_config(config, **further)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("guidance", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
 @pytest.mark.parametrize("name", KINDS)
 def test_images_are_those_of_diffusers(name: str, guidance: float, folders: dict[str, Path]) -> None:
     model = loaded(folders[name])

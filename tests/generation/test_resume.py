@@ -194,7 +194,9 @@ def test_every_scheduler_resumes_to_the_same_bytes(
         assert hashes(tmp_path / "plain")["cxr-000000.tar"] != hashes(whole)["cxr-000000.tar"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "removed", "record removed"])
+@pytest.mark.parametrize(
+    "damage", ["changed", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut", "removed", "record removed"))]
+)
 def test_a_damaged_shard_is_made_again(
     damage: str, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +304,7 @@ def test_two_processes_make_the_same_bytes(job: Job, reference: dict[str, str], 
     assert done.printed().count("14 images in 7 shards") == 1
 
 
+@pytest.mark.slow
 def test_the_number_of_cores_does_not_change_the_bytes(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

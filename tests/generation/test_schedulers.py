@@ -86,6 +86,7 @@ def test_a_dry_run_asks_for_no_other_number_of_steps(tiny_model: Path, tmp_path:
     assert "8 steps" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KNOWN_SCHEDULERS - {"DPMSolverSDEScheduler"}))
 def test_every_scheduler_passes_with_settings_of_its_own(name: str, tiny_model: Path, tmp_path: Path) -> None:
     flow = {} if name.startswith("FlowMatch") else {"prediction_type": "v_prediction"}

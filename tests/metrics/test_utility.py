@@ -99,6 +99,7 @@ def test_too_few_are_listed_and_not_measured() -> None:
     assert "Pneumonia" not in {row["finding"] for row in result["rows"]}
 
 
+@pytest.mark.slow
 def test_a_finding_of_too_few_patients_is_listed_and_the_others_are_measured() -> None:
     """Thirty images with it, all of one or two patients: no fold can be predicted from the others."""
     real, made = table(240, seed=1, per_patient=10), table(200, seed=2)
@@ -135,6 +136,7 @@ def test_images_of_which_all_is_denied_are_known_images() -> None:
     assert area(relabeled, "synthetic") == area(found(made, real), "synthetic")
 
 
+@pytest.mark.slow
 def test_no_more_than_the_most_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utility, "MOST", 70)
     result = found(table(200, seed=2), table(200, seed=1))
@@ -153,6 +155,7 @@ def test_areas_are_sklearns_with_weights_and_ties() -> None:
     assert np.isnan(drawn[4])
 
 
+@pytest.mark.slow
 def test_whole_patients_are_resampled() -> None:
     """Twenty copies of each image hold no more information than one: intervals must not shrink."""
     one, made = table(120, seed=1, effect=1.0, per_patient=1), table(200, seed=2, effect=1.0)

@@ -146,6 +146,7 @@ def fit_settings(**given: float) -> FitSettings:
     return FitSettings.model_validate(base | {"shift": 0.0, "zoom": 0.0, "rotation_rad": 0.0, "gamma": 0.0} | given)
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_from_its_teachers_and_not_from_labels(tmp_path: Path) -> None:
     """Two teachers disagree, and the labels contradict both: the student learns the teachers' mean."""
     heads = ["Edema", "Child"]

@@ -95,6 +95,7 @@ def test_a_folder_gives_the_same_reward(network: DenseNet, folder: Path) -> None
     assert values[1:].isnan().all()
 
 
+@pytest.mark.slow
 def test_only_trained_heads_of_the_librarys_resnet_are_used(cache: Path, tmp_path: Path) -> None:
     theirs = ResNet(RELEASED, cache_dir=str(cache))
     settings = {"architecture": "resnet50", "targets": theirs.targets, "op_threshs": theirs.op_threshs.tolist()}

@@ -131,6 +131,7 @@ def test_more_images_at_once_than_are_remembered_have_a_mean_too() -> None:
     assert found[2] == 0.0
 
 
+@pytest.mark.slow
 def test_leaving_pairs_out_keeps_the_gradient_of_their_common_noise() -> None:
     """Four images of a report in two mirrored pairs: with their own pair in the mean, half the gradient is gone."""
     rng = torch.Generator().manual_seed(0)

@@ -105,7 +105,14 @@ def learned(folder: Path, unet: str = "full", **given: Any) -> dict[str, Tensor]
     return {name: weight - before[name] for name, weight in snapshot(made.policy).items()}
 
 
-@pytest.mark.parametrize("given", [{"micro_batch": 1}, {"workers": 2, "micro_batch": 2}, {"micro_batch": 5}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"micro_batch": 1}, marks=pytest.mark.slow),
+        {"workers": 2, "micro_batch": 2},
+        pytest.param({"micro_batch": 5}, marks=pytest.mark.slow),
+    ],
+)
 def test_micro_batches_and_workers_add_up(given: dict[str, int], tiny_model: Path) -> None:
     whole, parts = learned(tiny_model), learned(tiny_model, **given)
     for name, change in whole.items():
@@ -176,6 +183,7 @@ def test_what_a_reports_images_have_in_common_cancels_out(tiny_model: Path) -> N
     assert moved(common_noise=False) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_baseline_pulls_back(tiny_model: Path) -> None:
     made = make(tiny_model, "full")
     made.update(rate=0.1, kl_weight=0.0)

@@ -139,7 +139,14 @@ def learned(folder: Path, pool: OrderedPool, **given: Any) -> dict[str, Tensor]:
     return {name: weight - before[name] for name, weight in snapshot(made.policy).items()}
 
 
-@pytest.mark.parametrize("given", [{"micro_batch": 1}, {"workers": 2, "micro_batch": 2}, {"micro_batch": 3}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"micro_batch": 1}, marks=pytest.mark.slow),
+        {"workers": 2, "micro_batch": 2},
+        pytest.param({"micro_batch": 3}, marks=pytest.mark.slow),
+    ],
+)
 def test_micro_batches_and_workers_add_up(given: dict[str, int], tiny_model: Path, pool: OrderedPool) -> None:
     whole, parts = learned(tiny_model, pool), learned(tiny_model, pool, **given)
     for name, change in whole.items():
@@ -178,6 +185,7 @@ def test_the_baseline_stays_while_the_policy_learns(unet: str, tiny_model: Path,
     assert made.policy.model.ace.blocks.any()
 
 
+@pytest.mark.slow
 def test_kl_pulls_back_to_the_baseline(tiny_model: Path, pool: OrderedPool) -> None:
     """From a policy that has moved, the KL term alone lowers the divergence."""
     made = make(tiny_model, "full", pool)

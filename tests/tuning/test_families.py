@@ -41,10 +41,8 @@ def moved(folder: Path, before: Path, part: str) -> list[str]:
     return [name for name, weight in new.items() if not torch.equal(weight, old[name])]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "pixart" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_adapters_learn_and_the_result_is_one_for_diffusers(name: str, models: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
     content = content_of(models[name], iterations=1)

@@ -238,6 +238,7 @@ def test_a_run_recognizes_its_images_wherever_they_are_copied(
     assert digest() != before
 
 
+@pytest.mark.slow
 def test_the_empty_prompt_takes_its_share(tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
     class Others:
         def __init__(self, found: TrainingImages) -> None:

@@ -157,6 +157,7 @@ def test_versions_are_those_the_run_began_with(tiny_model: Path, tmp_path: Path)
     assert (kept["torch"], kept["resumed_with"]) == ("1.0", versions)
 
 
+@pytest.mark.slow
 def test_one_image_is_too_few_to_evaluate(tiny_model: Path, tmp_path: Path) -> None:
     content = recipe(tiny_model)
     content["reports"]["held_out"] = 1

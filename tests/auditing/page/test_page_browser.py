@@ -90,6 +90,7 @@ def test_opens_with_every_image_and_picture(visit: Visit, rows: pa.Table) -> Non
     assert page.evaluate("document.querySelectorAll('svg path').length") > 20
 
 
+@pytest.mark.slow
 def test_sorting_orders_the_cards(visit: Visit, rows: pa.Table) -> None:
     radiographs = rows.to_pylist()
     page = visit()
@@ -104,6 +105,7 @@ def test_sorting_orders_the_cards(visit: Visit, rows: pa.Table) -> None:
         assert shown(page) == [row["key"] for row in radiographs]
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_is_sorted_last(visit: Visit, rows: pa.Table, tmp_path: Path) -> None:
     radiographs = rows.to_pylist()
     for place in (3, 7):
@@ -117,6 +119,7 @@ def test_what_was_not_measured_is_sorted_last(visit: Visit, rows: pa.Table, tmp_
         assert shown(page)[-2:] == [radiographs[3]["key"], radiographs[7]["key"]]
 
 
+@pytest.mark.slow
 def test_each_filter_leaves_what_it_asks_for(visit: Visit, rows: pa.Table) -> None:
     page = visit()
     for control, value, wanted in FILTERS:
@@ -128,6 +131,7 @@ def test_each_filter_leaves_what_it_asks_for(visit: Visit, rows: pa.Table) -> No
         page.locator("#reset").click()
 
 
+@pytest.mark.slow
 def test_search_and_filters_work_together(visit: Visit, rows: pa.Table) -> None:
     page = visit()
     page.locator("#search").fill("ONERROR")
@@ -143,6 +147,7 @@ def test_search_and_filters_work_together(visit: Visit, rows: pa.Table) -> None:
     assert len(shown(page)) == 60
 
 
+@pytest.mark.slow
 def test_an_image_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Table) -> None:
     keys = rows["key"].to_pylist()
     page = visit()
@@ -169,6 +174,7 @@ def test_an_image_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Tabl
     assert viewer.is_hidden()
 
 
+@pytest.mark.slow
 def test_nothing_sticks_out(visit: Visit) -> None:
     page = visit()
     beyond = """(width) => [...document.querySelectorAll("body *")]
@@ -184,6 +190,7 @@ def test_nothing_sticks_out(visit: Visit) -> None:
         page.keyboard.press("Escape")
 
 
+@pytest.mark.slow
 def test_text_stands_out_from_its_ground_in_light_and_dark(visit: Visit) -> None:
     page = visit()
     grounds = []
@@ -223,6 +230,7 @@ def test_keys_that_attack_do_nothing(visit: Visit) -> None:
     assert page.locator("script").count() == 2
 
 
+@pytest.mark.slow
 def test_a_script_that_got_in_would_not_run(browser: "sync_api.Browser", url: str) -> None:
     page = browser.new_page()
     page.goto(url)

@@ -68,6 +68,7 @@ def test_few_images(count: int) -> None:
     assert found == ({"image-1": ("image-0", pytest.approx(1.0, abs=1e-4))} if count == 2 else {})
 
 
+@pytest.mark.slow
 def test_many_images_are_filtered_by_features_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """In large sets only images near by features are looked at again; near duplicates are still found."""
     monkeypatch.setattr(duplicates_module, "_MANY", 100)

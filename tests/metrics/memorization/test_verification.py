@@ -104,6 +104,7 @@ def test_nobody_to_compare_with(gallery: Gallery) -> None:
     assert compare(thumbs[:0], gallery, leave_out=nobody(thumbs[:0])).best().places.shape == (0,)
 
 
+@pytest.mark.slow
 def test_each_image_is_compared_by_itself(gallery: Gallery) -> None:
     radiographs = made_thumbs(70, seed=4)  # more than a block
     together = compare(radiographs, gallery, leave_out=nobody(radiographs)).best()
