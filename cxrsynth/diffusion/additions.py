@@ -75,6 +75,8 @@ def located(additions: Additions) -> Additions:
     if scheduler is not None:
         if not scheduler.exists():
             scheduler = hub_folder(str(scheduler), patterns=_SCHEDULERS, needs_revision=False) or scheduler
+        if scheduler.name == SCHEDULER_FILE and scheduler.is_file():
+            scheduler = scheduler.parent
         scheduler = next((f for f in (scheduler, scheduler / "scheduler") if (f / SCHEDULER_FILE).is_file()), scheduler)
     return replace(
         additions,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, LoraModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,6 +24,7 @@ LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _ADAPTER = "laid_over"
 _WRAPPED = "base_model.model."
 _CLIP = "text_model."  # begins the names of CLIP's layers before transformers 5
+_OTHER_ENCODER = "its tensors for a text encoder fit no layer of the model's"
 _KINDS = {"LOHA": "LoHa", "LOKR": "LoKr", "ADALORA": "AdaLoRA", "IA3": "IA3"}
 
 
@@ -51,13 +53,13 @@ def merge_lora(lora: Lora, file: Path, family: Family, pipeline: Any) -> None:
                     f"found weights of another kind; expected: those of peft, with {PEFT_CONFIG} beside them"
                 )
             else:
-                _merge_diffusers(state, lora.scale, family, pipeline)
+                _merge_diffusers(file, state, lora.scale, family, pipeline)
     except LOADING_ERRORS as error:
         problem = reason(error).replace(f".{_ADAPTER}", "")
         raise ModelError(f"--lora {lora.path}: cannot be added to {family.title}: {problem}") from None
 
 
-def _merge_diffusers(state: dict[str, Tensor], scale: float, family: Family, pipeline: Any) -> None:
+def _merge_diffusers(file: Path, state: dict[str, Tensor], scale: float, family: Family, pipeline: Any) -> None:
     """Weights that diffusers saved, or that it converts from the names of other trainers."""
     if any("dora_scale" in name for name in state):
         raise ValueError(
@@ -74,10 +76,17 @@ def _merge_diffusers(state: dict[str, Tensor], scale: float, family: Family, pip
     sizes = _sizes(getattr(pipeline, family.denoiser))
     pipeline.lora_state_dict = recording
     try:
-        pipeline.load_lora_weights(dict(state), adapter_name=_ADAPTER)
-    except IndexError:  # diffusers looks for a rank among the layers of CLIP
-        raise ValueError("its tensors for a text encoder fit no layer of the model's") from None
+        # From the file: its header may hold the scales of layers.
+        pipeline.load_lora_weights(
+            str(file.parent), weight_name=file.name, adapter_name=_ADAPTER, local_files_only=True, use_safetensors=True
+        )
+    except IndexError:  # diffusers looks for a rank among the layers of CLIP, or in names of its own
+        if not any("text_encoder" in name or "lora_te" in name for name in state):
+            raise ValueError(f"its tensors are not named as diffusers names them, such as {min(state)}") from None
+        raise ValueError(_OTHER_ENCODER) from None
     except ValueError as error:
+        if "attention modules for" in str(error):  # the same in earlier releases
+            raise ValueError(_OTHER_ENCODER) from None
         if not str(error).startswith("Target modules"):  # peft's list of all of them
             raise
         raise ValueError(f"its {len(converted)} tensors have no layer in the model, such as {min(converted)}") from None
@@ -160,6 +169,9 @@ def _merge_peft(path: Path, state: dict[str, Tensor], scale: float, family: Fami
     if found.unexpected_keys:
         first = min(found.unexpected_keys).replace(f".{_ADAPTER}", "")
         raise ValueError(f"{len(found.unexpected_keys)} tensors have no layer in the {part}, such as {first}")
+    for module in network.modules():  # earlier releases of peft take a list of active adapters for a name
+        if isinstance(module, ModulesToSaveWrapper):
+            module.set_adapter(_ADAPTER)
     adapted.merge_and_unload()
     if hasattr(network, "peft_config"):  # older releases of peft leave it, and take later adapters for a second one
         del network.peft_config

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -231,7 +231,11 @@ def load_model(
             for part in model.parts
             if part in family.encoders
         },
-        tokenizers={part: load_tokenizer(folder / part) for part in model.parts if part in family.tokenizers},
+        tokenizers={
+            part: load_tokenizer(folder / part, named=_class_of(model.index, part))
+            for part in model.parts
+            if part in family.tokenizers
+        },
         scheduler_config=model.scheduler_config(),
         spec=model.spec,
         folders=model.folders,
@@ -283,6 +287,12 @@ def load_model(
     if model.ace is not None:
         check_ace(model.ace, folder, *loaded.encode([""])[0].text.shape[1:])
     return loaded
+
+
+def _class_of(index: Mapping[str, Any], part: str) -> str | None:
+    """The class that the index gives a part of transformers, `["transformers", "BertTokenizer"]`."""
+    kind = index.get(part)
+    return str(kind[1]) if isinstance(kind, list) and len(kind) == 2 and kind[1] is not None else None
 
 
 def _check_finite(denoiser: Any, components: Components, family: Family) -> None:

@@ -9,6 +9,7 @@ import transformers
 from diffusers import AutoencoderDC, AutoencoderKL, UNet2DConditionModel
 
 from cxrsynth.diffusion.families.base import Family
+from cxrsynth.errors import ModelError
 from cxrsynth.runtime import pretrained
 from cxrsynth.runtime.clip import load_text_encoder
 from cxrsynth.runtime.pretrained import load_pretrained
@@ -23,6 +24,11 @@ def load_denoiser(folder: Path, family: Family, *, dtype: torch.dtype = torch.fl
     Raises:
         ModelError: if the folder cannot be loaded, or its weights do not match the network.
     """
+    named, wanted = _class_name(folder), family.denoiser_class.__name__
+    if named and named != wanted:
+        raise ModelError(
+            f"{folder / 'config.json'}: a {named}\n  expected: a {wanted}, as {family.title} has, in {family.denoiser}/"
+        )
     role = "a UNet" if family.denoiser == "unet" else "a diffusion transformer"
     return load_pretrained(family.denoiser_class, folder, role=role, dtype=dtype)[0]
 
@@ -68,24 +74,32 @@ def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
 _T5 = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, *, named: str | None = None) -> Any:
     """Load a tokenizer, fast where it can be.
+
+    Args:
+        folder: its files.
+        named: its class in the model's index, which counts where its own settings name none.
 
     Raises:
         ModelError: if the folder cannot be loaded, or has no vocabulary.
     """
+    own = _tokenizer_class(folder)
+    name = own or named or "CLIPTokenizer"  # the first Stable Diffusion folders name no class
+    kind = transformers.AutoTokenizer
     # The files of CLIP's may name the slow class, which reads no tokenizer.json before transformers 5.
-    named = _tokenizer_class(folder)
-    kind = transformers.CLIPTokenizerFast if named.startswith("CLIP") else transformers.AutoTokenizer
+    if own is None or name.startswith("CLIP"):
+        fast, slow = (getattr(transformers, one, None) for one in (f"{name.removesuffix('Fast')}Fast", name))
+        kind = fast or slow or kind
     return pretrained.load_tokenizer(kind, folder, role="a tokenizer")
 
 
-def _tokenizer_class(folder: Path) -> str:
+def _tokenizer_class(folder: Path) -> str | None:
     try:
-        content = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return str(content.get("tokenizer_class", "CLIPTokenizer"))
+        named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
     except (OSError, ValueError, AttributeError):
-        return "CLIPTokenizer"  # as the first Stable Diffusion folders, which have no such file
+        return None
+    return None if named is None else str(named)
 
 
 def _class_name(folder: Path) -> str:

@@ -91,5 +91,5 @@ def add_words(file: Path, pipeline: Any) -> None:
             raise ModelError(
                 f"--embeddings {file}: the tokenizer reads {word!r} as {' '.join(tokenizer.tokenize(word))!r}, and"
                 f" would use one of its {len(vectors)} vectors\n"
-                "  rename the word (or the file, where the word is its name)"
+                "  rename the word (or the file, where the word is its name), in lower case and without punctuation"
             )

@@ -104,6 +104,24 @@ def test_lora_weights_of_peft(name: str, folders: dict[str, Path], tmp_path: Pat
     assert (found - images_of(loaded(folders[name]))).abs().max() > 1e-4
 
 
+def test_scales_in_the_header_of_lora_weights(folders: dict[str, Path], tmp_path: Path) -> None:
+    """diffusers writes the settings of an adapter into the file; without them alpha would be the rank."""
+    pytest.importorskip("diffusers", minversion="0.34")
+    pipeline = DiffusionPipeline.from_pretrained(folders["stable_diffusion"], safety_checker=None)
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "to_v"])
+    torch.manual_seed(0)
+    pipeline.unet.add_adapter(config)
+    with torch.no_grad():
+        for name, weight in pipeline.unet.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=0.2)
+    layers, settings = get_peft_model_state_dict(pipeline.unet), config.to_dict()
+    type(pipeline).save_lora_weights(tmp_path, unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
+    found = images_of(with_lora(folders["stable_diffusion"], tmp_path))
+    torch.testing.assert_close(found, by_diffusers(pipeline), atol=1e-4, rtol=0)
+    assert (found - images_of(loaded(folders["stable_diffusion"]))).abs().max() > 1e-3
+
+
 def test_a_denoiser_and_an_autoencoder_of_their_own(folders: dict[str, Path], tmp_path: Path) -> None:
     base = folders["stable_diffusion"]
     unet = UNet2DConditionModel.from_pretrained(base / "unet")
@@ -136,6 +154,8 @@ def test_a_scheduler_from_elsewhere(whole: bool, folders: dict[str, Path], tmp_p
     found = images_of(loaded(base, additions=Additions(scheduler=tmp_path / "other")))
     pipeline = DiffusionPipeline.from_pretrained(folders["stable_diffusion"], scheduler=scheduler, safety_checker=None)
     torch.testing.assert_close(found, by_diffusers(pipeline), atol=1e-4, rtol=0)
+    by_file = Additions(scheduler=place / "scheduler_config.json")
+    assert resolve_model(str(base), additions=by_file).digest == model.digest
     (place / "scheduler_config.json").write_text((place / "scheduler_config.json").read_text() + " ")
     assert resolve_model(str(base), additions=Additions(scheduler=tmp_path / "other")).digest != model.digest
 
@@ -347,7 +367,8 @@ def test_lora_weights_of_peft_on_convolutions_are_merged(folders: dict[str, Path
     with torch.no_grad():
         wrapped.base_model.model.conv_in.modules_to_save["default"].weight.mul_(1.5)
     expected = images_of(model)
-    wrapped.save_pretrained(tmp_path / "lora")
+    # Layers that are saved whole have the memory layout of the loaded model, which safetensors does not take.
+    wrapped.to(memory_format=torch.contiguous_format).save_pretrained(tmp_path / "lora")
     found = with_lora(folders["stable_diffusion"], tmp_path / "lora")
     assert set(found.denoiser.state_dict()) == names
     torch.testing.assert_close(images_of(found), expected, atol=1e-4, rtol=0)
@@ -527,11 +548,10 @@ def test_a_tokenizer_without_its_vocabulary_is_refused(kind: str, folders: dict[
     shutil.rmtree(folder)
     folder.mkdir()
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind, "model_max_length": 24}))
-    with pytest.raises(
-        ModelError,
-        match=rf"{folder}: cannot be loaded as a tokenizer: no vocabulary, .*\n  found: tok.*\n  expected: tok",
-    ):
+    # Before transformers 5 the tokenizer itself fails.
+    with pytest.raises(ModelError, match=rf"{folder}: cannot be loaded as a tokenizer: ") as error:
         loaded(tmp_path / "model")
+    assert "\n  expected: tokenizer.json, or the vocabulary in the files of its kind: " in str(error.value)
 
 
 def test_a_path_may_hold_an_equals_sign(tmp_path: Path) -> None:

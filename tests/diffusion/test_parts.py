@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.networks import load_vae
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Additions, Precision
-from tests.families import FAMILIES, autoencoder, build, clip_config, gemma, t5, unet
+from tests.families import FAMILIES, build, clip_config, gemma, t5, unet
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,8 @@ def refused(folder: Path, **given: Any) -> str:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_autoencoder_of_other_latents(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    vae = autoencoder()
-    wide = type(vae)(**{**vae.config, "latent_channels": 8})
+    vae = load_vae(folders[name] / "vae")
+    wide = type(vae).from_config({**vae.config, "latent_channels": 8})
     wide.save_pretrained(tmp_path / "vae")
     message = refused(folders[name], additions=Additions(vae=tmp_path / "vae"))
     assert f"config.json: latents of 4 channels (in_channels {16 if name == 'flux' else 4})" in message
@@ -108,6 +109,13 @@ def test_a_unet_of_another_kind(changes: dict[str, Any], said: str, folders: dic
     message = refused(folders["stable_diffusion"], additions=Additions(denoiser=tmp_path / "unet"))
     assert message.startswith(f"{tmp_path / 'unet' / 'config.json'}: {said}")
     assert "\n  expected: " in message
+
+
+def test_an_autoencoder_and_a_denoiser_of_another_class(folders: dict[str, Path]) -> None:
+    message = refused(folders["stable_diffusion"], additions=Additions(vae=folders["sana"] / "vae"))
+    assert message.startswith(f"{folders['sana'] / 'vae'}: an AutoencoderDC, but a Stable Diffusion model has an Auto")
+    message = refused(folders["stable_diffusion"], additions=Additions(denoiser=folders["pixart"] / "transformer"))
+    assert message.startswith(f"{folders['pixart'] / 'transformer' / 'config.json'}: a PixArtTransformer2DModel\n")
 
 
 def test_a_unet_of_stable_diffusion_over_sdxl(folders: dict[str, Path], tmp_path: Path) -> None:

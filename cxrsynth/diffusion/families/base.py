@@ -73,6 +73,7 @@ class Family(ABC):
     prompt_tokens: ClassVar[int | None] = None  # the pipeline's limit, where it is not the tokenizer's
     # The tokenizers that have to take a whole prompt, None for all; what others leave out of it is lost to them alone.
     limiting: ClassVar[tuple[str, ...] | None] = None
+    vae_class: ClassVar[str] = "AutoencoderKL"
     in_pixels: ClassVar[bool] = False  # no autoencoder: latents are images in [-1, 1]
     # Without text there are no empty prompt, no classifier-free guidance and no adaptive condition embeddings.
     has_text: ClassVar[bool] = True
@@ -219,6 +220,12 @@ class Family(ABC):
     def _check_latents(self, where: Path, denoiser: Any, components: Components) -> None:
         if components.vae is None:
             return
+        kind = type(components.vae).__name__
+        if kind != self.vae_class:
+            raise ModelError(
+                f"{components.folders['vae']}: an {kind}, but {self.title} has an {self.vae_class}\n"
+                "  expected: the autoencoder that the model was trained with"
+            )
         given, taken = int(components.vae.config.latent_channels), self.latent_channels(denoiser)
         if given != taken:
             raise ModelError(

@@ -36,6 +36,7 @@ class Sana(Family):
     large_encoders = True
     encoder_classes: ClassVar[Mapping[str, str]] = {"text_encoder": "(?!CLIP).*"}
     prompt_tokens = 300
+    vae_class = "AutoencoderDC"
     pipeline_class = SanaPipeline
     denoiser_class = SanaTransformer2DModel
 
