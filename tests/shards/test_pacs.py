@@ -49,7 +49,9 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> Archive:
     """The archive, once it answers, with the ports the system gave it for port 0; it opens the DICOM one first."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        opened = sorted(psutil.Process(process.pid).net_connections("tcp"), key=lambda connection: connection.fd)
+        own = psutil.Process(process.pid)
+        connections = getattr(own, "net_connections", None) or own.connections  # its name before psutil 6
+        opened = sorted(connections("tcp"), key=lambda connection: connection.fd)
         listening = [connection.laddr.port for connection in opened if connection.status == psutil.CONN_LISTEN]
         if len(listening) == 2:
             try:
