@@ -1,4 +1,4 @@
-"""What the user is told of a model's additions: words that a file adds, and files beside a model that are not used."""
+"""What is printed of a model's additions: words that a file adds, and files beside a model that are not used."""
 
 from collections.abc import Iterator
 from pathlib import Path
