@@ -216,33 +216,57 @@ def load_model(
         ModelError: if the folder cannot be loaded, weights do not match their network, or the negative prompt has more
             tokens than the text encoder takes.
     """
-    folder, family = model.folder, model.family
     dtype = torch.float32 if float32_denoiser else _DTYPES[precision]
-    encoder_dtype = _DTYPES[precision] if family.large_encoders else torch.float32
-    laid_over = model.additions
-    merging = bool(laid_over.loras or laid_over.embeddings)  # in float32, so that nothing is rounded twice
-    denoiser = load_denoiser(
-        laid_over.denoiser or folder / family.denoiser, family, dtype=torch.float32 if merging else dtype
+    denoiser, components = _load_parts(model, precision, dtype)
+    _place(denoiser, components, device)
+    loaded = DiffusionModel(
+        name=model.name,
+        digest=model.digest,
+        spec=model.spec,
+        family=model.family,
+        denoiser=denoiser,
+        components=components,
+        device=device,
+        precision=precision,
+        ace=None if model.ace is None else copy.deepcopy(model.ace).to(device),
+        mixed=mixed,
+        negative_prompt=model.spec.negative_prompt if negative_prompt is None else negative_prompt,
     )
+    _check_negative_prompt(loaded, model.folder)
+    if model.ace is not None:
+        check_ace(model.ace, model.folder, *loaded.encode([""])[0].text.shape[1:])
+    return loaded
+
+
+def _load_parts(model: ResolvedModel, precision: Precision, dtype: torch.dtype) -> tuple[Any, Components]:
+    """Denoiser, in `dtype`, and the other parts on the CPU: with what is laid over them, and known to fit each other.
+
+    Raises:
+        ModelError: if a part cannot be loaded, or does not fit the others.
+    """
+    family, folders, laid_over = model.family, model.folders, model.additions
+    encoder_dtype = _DTYPES[precision] if family.large_encoders else torch.float32
+    merging = bool(laid_over.loras or laid_over.embeddings)  # in float32, so that nothing is rounded twice
+    denoiser = load_denoiser(folders[family.denoiser], family, dtype=torch.float32 if merging else dtype)
     components = Components(
-        vae=None if family.in_pixels else load_vae(laid_over.vae or folder / "vae", dtype=_vae_dtype(precision)),
+        vae=None if family.in_pixels else load_vae(folders["vae"], dtype=_vae_dtype(precision)),
         encoders={
-            part: load_encoder(folder / part, dtype=torch.float32 if merging else encoder_dtype)
+            part: load_encoder(folders[part], dtype=torch.float32 if merging else encoder_dtype)
             for part in model.parts
             if part in family.encoders
         },
         tokenizers={
-            part: load_tokenizer(folder / part, named=_class_of(model.index, part))
+            part: load_tokenizer(folders[part], named=_class_of(model.index, part))
             for part in model.parts
             if part in family.tokenizers
         },
         scheduler_config=model.scheduler_config(),
         spec=model.spec,
-        folders=model.folders,
+        folders=folders,
         index=model.index,
     )
     _check_finite(denoiser, components, family)
-    _limit_tokenizers(folder, components)
+    _limit_tokenizers(model.folder, components)
     if merging:
         apply_additions(laid_over, family, family.pipeline(denoiser, components))
         denoiser.to(dtype)
@@ -252,7 +276,12 @@ def load_model(
         family.check(denoiser, components)
         family.pipeline(denoiser, components)  # may correct the network's configuration, which all else reads
     except LOADING_ERRORS as error:
-        raise ModelError(f"{folder}: cannot be loaded: {reason(error)}") from None
+        raise ModelError(f"{model.folder}: cannot be loaded: {reason(error)}") from None
+    return denoiser, components
+
+
+def _place(denoiser: Any, components: Components, device: torch.device) -> None:
+    """Move the networks to the device: convolutional ones `channels_last`, all of them without gradients."""
     convolutional = [denoiser] if components.vae is None else [denoiser, components.vae]
     for network in (*convolutional, *components.encoders.values()):
         network.requires_grad_(False)
@@ -264,19 +293,9 @@ def load_model(
         network.to(device, memory_format=torch.channels_last)
     for encoder in components.encoders.values():
         encoder.to(device)
-    loaded = DiffusionModel(
-        name=model.name,
-        digest=model.digest,
-        spec=model.spec,
-        family=family,
-        denoiser=denoiser,
-        components=components,
-        device=device,
-        precision=precision,
-        ace=None if model.ace is None else copy.deepcopy(model.ace).to(device),
-        mixed=mixed,
-        negative_prompt=model.spec.negative_prompt if negative_prompt is None else negative_prompt,
-    )
+
+
+def _check_negative_prompt(loaded: DiffusionModel, folder: Path) -> None:
     if loaded.negative_prompt and loaded.takes_guidance:
         raise ModelError(
             f"{folder}: a negative prompt, but the model takes its guidance as an input and has no use for one\n"
@@ -284,9 +303,6 @@ def load_model(
         )
     if loaded.negative_prompt and not loaded.fits(loaded.negative_prompt):
         raise ModelError(f"{folder}: the negative prompt has more tokens than the text encoder takes\n  shorten it")
-    if model.ace is not None:
-        check_ace(model.ace, folder, *loaded.encode([""])[0].text.shape[1:])
-    return loaded
 
 
 def _class_of(index: Mapping[str, Any], part: str) -> str | None:

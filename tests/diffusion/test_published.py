@@ -59,7 +59,6 @@ def printed(kind: str) -> str:
     return found[1]
 
 
-@pytest.mark.skipif(not PAGE.is_file(), reason="the documentation is not here")
 def test_the_steps_for_radedit_give_a_folder_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
