@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cxrsynth.diffusion.families import DENOISERS
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.lora import LORA_FILES, PEFT_CONFIG, merge_lora
 from cxrsynth.diffusion.schedule import SCHEDULER_FILE
@@ -62,8 +63,11 @@ def located(additions: Additions) -> Additions:
         ModelError: if there is no such repository, or it cannot be reached.
     """
 
-    def local(folder: Path | None) -> Path | None:
-        return folder if folder is None else here(folder)
+    def network(folder: Path | None, names: Sequence[str]) -> Path | None:
+        if folder is None:
+            return None
+        folder = here(folder)
+        return next((f for f in (folder, *(folder / name for name in names)) if (f / "config.json").is_file()), folder)
 
     def here(path: Path) -> Path:
         if path.exists() or path.suffix in WEIGHTS_SUFFIXES:  # a mistyped file is not looked for on the hub
@@ -80,34 +84,42 @@ def located(additions: Additions) -> Additions:
         scheduler = next((f for f in (scheduler, scheduler / "scheduler") if (f / SCHEDULER_FILE).is_file()), scheduler)
     return replace(
         additions,
-        denoiser=local(additions.denoiser),
-        vae=local(additions.vae),
+        denoiser=network(additions.denoiser, DENOISERS),
+        vae=network(additions.vae, ("vae",)),
         scheduler=scheduler,
         loras=loras,
         embeddings=tuple(map(here, additions.embeddings)),
     )
 
 
-def check_additions(additions: Additions, family: Family) -> None:
-    """Refuse what is not there, before anything is loaded.
+def check_networks(additions: Additions) -> None:
+    """Refuse networks that are not there, before anything is loaded.
 
     Raises:
         ModelError: naming the option and the path.
     """
-    for option, part, folder in (("--unet", family.denoiser, additions.denoiser), ("--vae", "vae", additions.vae)):
-        if folder is not None and not (folder / "config.json").is_file():
-            raise ModelError(
-                f"{option} {folder}: no config.json there\n"
-                f"  expected: the folder of a network, as {part}/ in a model folder, or a hub id"
-            )
+    for option, part, folder in (("--unet", "unet", additions.denoiser), ("--vae", "vae", additions.vae)):
         if folder is None:
             continue
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"{option} {folder}: no config.json there\n"
+                f"  expected: the folder of a network, as {part}/ in a model folder, that model folder, or a hub id"
+            )
         if not list(folder.glob("*.safetensors")):
             raise ModelError(
                 f"{option} {folder}: no safetensors weights\n"
                 "  weights load from safetensors only; convert their model with: cxrsynth convert"
             )
         check_weights_name(folder, of_diffusers=True)
+
+
+def check_additions(additions: Additions, family: Family) -> None:
+    """Refuse schedulers, LoRA weights and words that are not there, before anything is loaded.
+
+    Raises:
+        ModelError: naming the option and the path.
+    """
     if additions.scheduler is not None and not (additions.scheduler / SCHEDULER_FILE).is_file():
         raise ModelError(
             f"--scheduler {additions.scheduler}: no {SCHEDULER_FILE} there, nor in a folder scheduler/ of it\n"

@@ -65,6 +65,33 @@ def _merge_diffusers(file: Path, state: dict[str, Tensor], scale: float, family:
         raise ValueError(
             "DoRA weights with dora_scale, which diffusers leaves out; expected: LoRA, or DoRA saved by peft"
         )
+    sizes = _sizes(getattr(pipeline, family.denoiser))
+    converted = _load_diffusers(file, state, pipeline)
+    if _sizes(getattr(pipeline, family.denoiser)) != sizes:  # diffusers widens layers for what it calls control LoRA
+        raise ValueError("its layers are wider than the model's")
+    arrived = _adapter_tensors(pipeline, (family.denoiser, *family.encoders))
+    if unused := _left_over(converted, arrived):
+        raise ValueError(
+            f"{len(unused)} of its {len(converted)} tensors have no layer in the model, such as {unused[0]}"
+            + (f"; expected: names that begin with {family.denoiser}." if len(unused) == len(converted) else "")
+        )
+    if lacking := _left_over(arrived, converted):
+        name = lacking[0].replace(f".{_ADAPTER}", "")
+        raise ValueError(f"{len(lacking)} tensors of its layers are missing, such as {name}")
+    if not arrived:
+        raise ValueError("there are no tensors in it")
+    # By name: the pipelines' own choice leaves out text encoders in some families.
+    parts = sorted({name.partition(".")[0] for name in arrived})
+    pipeline.fuse_lora(components=parts, lora_scale=scale, adapter_names=[_ADAPTER])
+    pipeline.unload_lora_weights()
+
+
+def _load_diffusers(file: Path, state: dict[str, Tensor], pipeline: Any) -> dict[str, Tensor]:
+    """Load weights into layers beside a pipeline's networks; returns them by the names diffusers gives them.
+
+    Raises:
+        ValueError: if diffusers cannot place them.
+    """
     converted: dict[str, Tensor] = {}
     convert = pipeline.lora_state_dict
 
@@ -73,7 +100,6 @@ def _merge_diffusers(file: Path, state: dict[str, Tensor], scale: float, family:
         converted.update(found[0] if isinstance(found, tuple) else found)  # alone in some families and releases
         return found
 
-    sizes = _sizes(getattr(pipeline, family.denoiser))
     pipeline.lora_state_dict = recording
     try:
         # From the file: its header may hold the scales of layers.
@@ -92,22 +118,7 @@ def _merge_diffusers(file: Path, state: dict[str, Tensor], scale: float, family:
         raise ValueError(f"its {len(converted)} tensors have no layer in the model, such as {min(converted)}") from None
     finally:
         del pipeline.lora_state_dict
-    if _sizes(getattr(pipeline, family.denoiser)) != sizes:  # diffusers widens layers for what it calls control LoRA
-        raise ValueError("its layers are wider than the model's")
-    arrived = _adapter_tensors(pipeline, (family.denoiser, *family.encoders))
-    if unused := _left_over(converted, arrived):
-        raise ValueError(
-            f"{len(unused)} of its {len(converted)} tensors have no layer in the model, such as {unused[0]}"
-        )
-    if lacking := _left_over(arrived, converted):
-        name = lacking[0].replace(f".{_ADAPTER}", "")
-        raise ValueError(f"{len(lacking)} tensors of its layers are missing, such as {name}")
-    if not arrived:
-        raise ValueError("there are no tensors in it")
-    # By name: the pipelines' own choice leaves out text encoders in some families.
-    parts = sorted({name.partition(".")[0] for name in arrived})
-    pipeline.fuse_lora(components=parts, lora_scale=scale, adapter_names=[_ADAPTER])
-    pipeline.unload_lora_weights()
+    return converted
 
 
 def _sizes(network: Any) -> dict[str, torch.Size]:

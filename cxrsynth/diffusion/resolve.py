@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cxrsynth.diffusion.ace import ACE_CONFIG, ACE_FILE, AdaptiveConditionEmbedding, check_ace, load_ace
-from cxrsynth.diffusion.additions import addition_files, changed_parts, check_additions, located, replaced_parts
+from cxrsynth.diffusion.additions import (
+    addition_files,
+    changed_parts,
+    check_additions,
+    check_networks,
+    located,
+    replaced_parts,
+)
 from cxrsynth.diffusion.families import FAMILIES, family_of
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
@@ -87,35 +94,17 @@ def resolve_model(
         ModelError: if there is no such model, or its files cannot be used.
     """
     folder = _find(name, option)
-    family = family_of(folder)
     additions = located(additions)
+    check_networks(additions)
+    family = family_of(folder, denoiser=additions.denoiser)
     parts = _parts(folder, family, additions)
     check_additions(additions, family)
-    spec = read_spec(folder)
-    if spec.image_size is not None and not family.takes_image_size:
-        raise ModelError(
-            f"{folder / SPEC_FILE}: image_size: the size of {family.title}'s images is in"
-            f" {family.denoiser}/config.json, as sample_size\n  leave image_size out"
-        )
-    if spec.negative_prompt and not family.has_text:
-        raise ModelError(f"{folder / SPEC_FILE}: negative_prompt: {family.title} takes no text\n  leave it out")
-    if spec.prompt_template is not None and not family.has_text:
-        raise ModelError(f"{folder / SPEC_FILE}: prompt_template: {family.title} takes no text\n  leave it out")
-    if spec.classes and family.has_text:
-        raise ModelError(f"{folder / SPEC_FILE}: classes: {family.title} is asked by text\n  leave classes out")
-    if spec.classes and "prompt" not in spec.model_fields_set:
-        spec = spec.model_copy(update={"prompt": PromptStyle.CLASS})
-    if (spec.prompt is PromptStyle.CLASS) != bool(spec.classes):
-        raise ModelError(
-            f"{folder / SPEC_FILE}: prompt {spec.prompt.value!r}"
-            f" {'of a model that is asked by class' if spec.classes else 'without classes'}\n"
-            f"  expected: {'no prompt format' if spec.classes else 'the names of the classes, as classes'}"
-        )
     if not family.has_text and (ace is not None or (folder / ACE_FILE).is_file()):
         raise ModelError(
             f"{ace or folder / ACE_FILE}: adaptive condition embeddings, but {folder} is {family.title}\n"
             "  leave them out: they are added to text embeddings"
         )
+    spec = _spec(folder, family)
     if "defaults" not in spec.model_fields_set:
         spec = spec.model_copy(update={"defaults": _defaults(folder, family, additions)})
     from_hub = name != "nano" and not Path(name).is_dir()
@@ -132,6 +121,34 @@ def resolve_model(
         ace=_find_ace(folder, family, ace),
         revision=(_commit(folder) or revision or None) if from_hub else None,
     )
+
+
+def _spec(folder: Path, family: Family) -> ModelSpec:
+    """A model's own description, checked against its family.
+
+    Raises:
+        ModelError: if it cannot be read, or says what models of the family do not have.
+    """
+    spec, path = read_spec(folder), folder / SPEC_FILE
+    if spec.image_size is not None and not family.takes_image_size:
+        raise ModelError(
+            f"{path}: image_size: the size of {family.title}'s images is in {family.denoiser}/config.json, as"
+            " sample_size\n  leave image_size out"
+        )
+    if spec.classes and family.has_text:
+        raise ModelError(f"{path}: classes: {family.title} is asked by text\n  leave classes out")
+    texts = [name for name in ("negative_prompt", "prompt_template") if getattr(spec, name)]
+    if texts and not family.has_text:
+        raise ModelError(f"{path}: {', '.join(texts)}: {family.title} takes no text\n  leave out: {', '.join(texts)}")
+    if spec.classes and "prompt" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"prompt": PromptStyle.CLASS})
+    if (spec.prompt is PromptStyle.CLASS) != bool(spec.classes):
+        raise ModelError(
+            f"{path}: prompt {spec.prompt.value!r}"
+            f" {'of a model that is asked by class' if spec.classes else 'without classes'}\n"
+            f"  expected: {'no prompt format' if spec.classes else 'the names of the classes, as classes'}"
+        )
+    return spec
 
 
 def _defaults(folder: Path, family: Family, additions: Additions) -> SamplingDefaults:
@@ -252,7 +269,7 @@ def model_digest(
     Raises:
         ModelError: if a file cannot be read.
     """
-    parts = [folder / part for part in _parts(folder, family_of(folder), additions)]
+    parts = [folder / part for part in _parts(folder, family_of(folder, denoiser=additions.denoiser), additions)]
     paths = [p for part in parts if part.is_dir() for p in part.iterdir() if p.suffix in _SUFFIXES]
     beside = (folder / INDEX, *((folder / SPEC_FILE,) if described else ()))
     paths += [path for path in beside if path.exists()]

@@ -176,12 +176,17 @@ def _set_timesteps(
     if sampler is Sampler.DDIM:
         # By rounding, some counts of `trailing` steps (61, 103 ...) get one more, at timestep -1.
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
-        first, kind = scheduler.alphas_cumprod[scheduler.timesteps[0].cpu()], scheduler.config.prediction_type
-        if kind == "epsilon" and first == 0:
-            raise ModelError(
-                "the model predicts noise, and its schedule ends in noise alone (rescale_betas_zero_snr): from such a"
-                " prediction no image follows\n  use: --sampler euler, or timestep_spacing leading in its scheduler"
-            )
+        _check_start(scheduler)
+
+
+def _check_start(scheduler: Any) -> None:
+    """Raises ModelError if no image follows from a prediction at the first timestep."""
+    first = scheduler.alphas_cumprod[scheduler.timesteps[0].cpu()]
+    if scheduler.config.prediction_type == "epsilon" and first == 0:
+        raise ModelError(
+            "the model predicts noise, and its schedule ends in noise alone (rescale_betas_zero_snr): from such a"
+            " prediction no image follows\n  use: --sampler euler, or timestep_spacing leading in its scheduler"
+        )
 
 
 def _takes_levels(scheduler: Any) -> bool:

@@ -160,13 +160,24 @@ def test_a_scheduler_from_elsewhere(whole: bool, folders: dict[str, Path], tmp_p
     assert resolve_model(str(base), additions=Additions(scheduler=tmp_path / "other")).digest != model.digest
 
 
-def test_an_autoencoder_that_the_folder_lacks(folders: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(folders["stable_diffusion"], tmp_path / "base")
-    (tmp_path / "base" / "vae").rename(tmp_path / "vae")
-    with pytest.raises(ModelError, match=r"missing vae/\n .*with --vae"):
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("family", "part"), [("stable_diffusion", "vae"), ("stable_diffusion", "unet"), ("pixart", "transformer")]
+)
+def test_a_network_that_the_folder_lacks(
+    family: str, part: str, whole: bool, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its folder, or the model folder that it is in."""
+    shutil.copytree(folders[family], tmp_path / "base")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "base" / part).rename(tmp_path / "other" / part)
+    missing = r"missing vae/\n .*with --vae" if part == "vae" else r"missing unet/ or transformer/\n(.*\n)*.*--unet"
+    with pytest.raises(ModelError, match=missing):
         loaded(tmp_path / "base")
-    found = images_of(loaded(tmp_path / "base", additions=Additions(vae=tmp_path / "vae")))
-    assert torch.equal(found, images_of(loaded(folders["stable_diffusion"])))
+    place = tmp_path / "other" if whole else tmp_path / "other" / part
+    given = Additions(vae=place) if part == "vae" else Additions(denoiser=place)
+    found = images_of(loaded(tmp_path / "base", additions=given))
+    assert torch.equal(found, images_of(loaded(folders[family])))
 
 
 def test_words_of_textual_inversion(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -254,6 +265,10 @@ def with_lora(folder: Path, weights: Path) -> DiffusionModel:
             r"\d+ tensors have another shape than the network's, such as .*: \[2, 5\], expected \[2, \d+\]",
         ),
         ("dora_scale", r"DoRA weights with dora_scale"),
+        (
+            "no network",
+            r"(\d+) of its \1 tensors have .* such as down_blocks.*; expected: names that begin with unet\.",
+        ),
         ("nothing", r"there are no tensors in it"),
     ],
 )
@@ -279,6 +294,8 @@ def test_lora_weights_of_diffusers_that_fit_in_part_are_refused(
             state = {name: weight[:, :5].contiguous() if "_A" in name else weight for name, weight in state.items()}
         case "dora_scale":
             state["unet.layer.lora_dora_scale"] = torch.ones(2)
+        case "no network":
+            state = {name.removeprefix("unet."): weight for name, weight in state.items()}
         case _:
             state = {}
     save_file(state, file, metadata={"format": "pt"})

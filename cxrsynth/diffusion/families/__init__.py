@@ -27,27 +27,32 @@ _BY_DENOISER: dict[str, Family] = {
     "FluxTransformer2DModel": Flux(),
     "Lumina2Transformer2DModel": Lumina2(),
 }
+DENOISERS = ("unet", "transformer")
 FAMILIES: dict[str, Family] = {family.name: family for family in (*_BY_DENOISER.values(), _SDXL)}
 
 
-def family_of(folder: Path) -> Family:
+def family_of(folder: Path, *, denoiser: Path | None = None) -> Family:
     """The family of the model in a folder, by the class of its denoiser.
+
+    Args:
+        folder: of the model.
+        denoiser: folder of a denoiser that is used with it, and counts where the model has none of its own.
 
     Raises:
         ModelError: if there is no denoiser, or one of an unknown class.
     """
-    for part in ("unet", "transformer"):
-        config = folder / part / "config.json"
-        if (folder / part).is_dir():
-            break
-    else:
+    own = next((folder / part for part in DENOISERS if (folder / part).is_dir()), None)
+    found = own or denoiser
+    if found is None:
         raise ModelError(
             f"{folder}: not a model folder, missing unet/ or transformer/\n"
-            "  expected: a text-to-image model in diffusers' layout, with model_index.json and a folder for each part"
+            "  expected: a text-to-image model in diffusers' layout, with model_index.json and a folder for each part;"
+            " --unet takes the network from another folder"
         )
+    config = found / "config.json"
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
-        named = str(content.get("_class_name", "UNet2DConditionModel" if part == "unet" else None))
+        named = str(content.get("_class_name", None if found.name == "transformer" else "UNet2DConditionModel"))
     except (OSError, ValueError, AttributeError) as error:
         problem = "no JSON object" if isinstance(error, AttributeError) else error
         raise ModelError(f"{config}: cannot be loaded as a network's configuration: {problem}") from None
