@@ -18,6 +18,7 @@ from cxrsynth.recipe.packaged import EXAMPLE_REPORTS, find_recipe, packaged_fold
 from cxrsynth.settings import (
     DEFAULT_FAMILY,
     REWARDS,
+    AcceptSettings,
     Additions,
     AuditSettings,
     ConvertSettings,
@@ -80,6 +81,12 @@ def generate(
     sop_class: str = ShardSettings.sop_class,
     unpacked: bool = ShardSettings.unpacked,
     include_text: str = ShardSettings.include_text,
+    accept: bool = False,
+    thresholds: Mapping[str, float] | None = None,
+    judges: str | Mapping[str, str] = DEFAULT_FAMILY,
+    ignored_checks: Iterable[str] = AcceptSettings.ignored_checks,
+    attempts: int = AcceptSettings.attempts,
+    only_accepted: bool = AcceptSettings.only_accepted,
     id_key: str | PathLike[str] | None = GenerateSettings.id_key,
     id_map: str | PathLike[str] | None = GenerateSettings.id_map,
 ) -> "Generated":
@@ -123,20 +130,28 @@ def generate(
         sop_class: `sc` (Secondary Capture) or `cr` (Computed Radiography), of DICOM objects.
         unpacked: write a DICOM file-set with a DICOMDIR instead of tars; needs `shard_format="dicom"`.
         include_text: `none` or `sanitized`: report text to store with each image.
+        accept: draw an image again until it passes the quality checks of `audit` and `thresholds`.
+        thresholds: with `accept`: reward -> lowest accepted score.
+        judges: with `accept`: backend of all reward models, or reward -> backend.
+        ignored_checks: with `accept`: names of quality checks that must not reject images.
+        attempts: with `accept`: draws of one image at most, 1 to 100.
+        only_accepted: with `accept`: leave out images that never pass; else they are written with `accepted: false`.
         id_key: file with the secret key for sample keys; None for a key created once in the user data folder.
         id_map: write the mapping from report ids to sample keys to this file, outside `out`.
 
     Returns:
-        Counts of reports, rejected rows, images and shards; the same in every process of a distributed run.
+        Counts of reports, rejected rows, images and shards; the same in every process of a distributed run, but for
+        images that are accepted or left out, which the main process alone counts.
 
     Raises:
-        ReportsError, ModelError, ShardError: for what the user can mend.
+        RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
         ValueError: for an argument outside its range.
     """
     _check_range("images_per_report", images_per_report, low=1, high=100)
     counts = {"limit": limit, "steps": steps, "batch_size": batch_size, "threads_per_batch": threads_per_batch}
     for name, value in (counts | {"shard_size": shard_size}).items():
         _check_range(name, value, low=1)
+    _check_range("attempts", attempts, low=1, high=100)
     _check_range("guidance", guidance, low=0)
     _check_range("seed", seed, low=0)
     shards = ShardSettings(
@@ -149,6 +164,15 @@ def generate(
     )
     if unpacked and shards.format is not ShardFormat.DICOM:
         raise ValueError("unpacked: needs shard_format='dicom'")
+    accepting = AcceptSettings(
+        thresholds=dict(thresholds or {}),
+        judges=_judges(judges),
+        ignored_checks=tuple(ignored_checks),
+        attempts=attempts,
+        only_accepted=only_accepted,
+    )
+    if not accept and accepting != AcceptSettings():
+        raise ValueError("thresholds, judges, ignored_checks, attempts and only_accepted need accept=True")
     settings = GenerateSettings(
         reports=Path(reports),
         out=Path(out),
@@ -182,6 +206,7 @@ def generate(
             precision=_choice("precision", Precision, precision),
         ),
         shards=shards,
+        accept=accepting if accept else None,
     )
     from cxrsynth.generation.generate import generate as run
 
@@ -319,7 +344,7 @@ def audit(
         table=_path(table),
         reference_table=_path(reference_table),
         columns=_columns(columns, _ROLES - {"report_id", "race"}),
-        judges=dict.fromkeys(REWARDS, judges) if isinstance(judges, str) else dict(judges),
+        judges=_judges(judges),
         family=family,
         features=features,
         rules=RuleSettings(
@@ -405,6 +430,10 @@ def _columns(given: Mapping[str, str] | None, roles: Set[str]) -> dict[str, str]
     if unknown:
         raise ValueError(f"columns: {unknown[0]!r}, expected roles among {', '.join(sorted(roles))}")
     return dict(given or {})
+
+
+def _judges(given: str | Mapping[str, str]) -> dict[str, str]:
+    return dict.fromkeys(REWARDS, given) if isinstance(given, str) else dict(given)
 
 
 def _assignments(given: Mapping[str, Any] | Sequence[str]) -> list[str]:

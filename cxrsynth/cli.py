@@ -19,6 +19,7 @@ from cxrsynth.runtime.interrupt import kept_interrupts
 from cxrsynth.runtime.processes import Launch, read_launch
 from cxrsynth.settings import (
     TUNING_FAMILY,
+    AcceptSettings,
     AuditSettings,
     ConvertSettings,
     Device,
@@ -95,6 +96,15 @@ def generate(
     sop_class: options.SopClassName = ShardSettings.sop_class,
     unpacked: options.Unpacked = ShardSettings.unpacked,
     include_text: options.Text = ShardSettings.include_text,
+    accept: options.Accept = False,
+    threshold: options.Threshold = None,
+    min_posture: options.MinPosture = None,
+    min_diagnosis: options.MinDiagnosis = None,
+    min_consistency: options.MinConsistency = None,
+    judge: options.Judge = None,
+    ignore_check: options.IgnoreCheck = None,
+    attempts: options.Attempts = None,
+    only_accepted: options.OnlyAccepted = False,
     id_key: options.IdKey = GenerateSettings.id_key,
     id_map: options.IdMap = GenerateSettings.id_map,
     report_column: options.ReportColumn = None,
@@ -124,6 +134,19 @@ def generate(
         "age": age_column,
         "race": race_column,
     }
+    thresholds = options.parse_thresholds(
+        threshold or [], posture=min_posture, diagnosis=min_diagnosis, consistency=min_consistency
+    )
+    _needs_accept(
+        accept,
+        {
+            "--min": thresholds,
+            "--judge": judge,
+            "--ignore-check": ignore_check,
+            "--attempts": attempts,
+            "--only-accepted": only_accepted,
+        },
+    )
     with _user_errors():
         done = api.generate(
             _table(reports, example=example),
@@ -157,6 +180,12 @@ def generate(
             sop_class=sop_class,
             unpacked=unpacked,
             include_text=include_text,
+            accept=accept,
+            thresholds=thresholds,
+            judges=options.parse_judges(judge or []),
+            ignored_checks=ignore_check or (),
+            attempts=attempts or AcceptSettings.attempts,
+            only_accepted=only_accepted,
             id_key=id_key,
             id_map=id_map,
         )
@@ -164,9 +193,17 @@ def generate(
             console.say(done.estimate)
         elif _is_main_process():
             rejected = f", {_count(done.rejected, 'row')} not used, see rejected.csv" if done.rejected else ""
-            made = f"{out}: {_count(done.samples, 'image')} in {_count(done.shards, 'shard')}{rejected}"
+            accepted = "" if done.accepted is None else f", {done.accepted} of them accepted"
+            made = f"{out}: {_count(done.samples, 'image')} in {_count(done.shards, 'shard')}{accepted}{rejected}"
             again = f"{out}: already complete ({done.samples} images), nothing to do"
             console.say(again if done.already_complete else made)
+
+
+def _needs_accept(accept: bool, given: dict[str, object]) -> None:
+    """Raises BadParameter for a rule of acceptance where nothing is judged."""
+    for option, value in given.items():
+        if value and not accept:
+            raise typer.BadParameter("needs --accept", param_hint=option)
 
 
 @app.command()

@@ -138,6 +138,28 @@ IdMap = Annotated[
     ),
 ]
 
+# generate: what to accept.
+Accept = Annotated[
+    bool,
+    Option(
+        "--accept",
+        help="Draw an image again until it passes the quality checks of audit and the thresholds given with --min.",
+        rich_help_panel=_SELECTION,
+    ),
+]
+Attempts = Annotated[
+    int | None,
+    Option(min=1, max=100, help="With --accept: draws of one image at most. Default: 4.", rich_help_panel=_SELECTION),
+]
+OnlyAccepted = Annotated[
+    bool,
+    Option(
+        "--only-accepted",
+        help="With --accept: leave out images that never pass. By default they are written with `accepted: false`.",
+        rich_help_panel=_SELECTION,
+    ),
+]
+
 # generate and audit: names of columns.
 ReportColumn = Annotated[str | None, Option(help="Column with the whole report.", rich_help_panel=_COLUMNS)]
 FindingsColumn = Annotated[str | None, Option(help="Column with the findings section.", rich_help_panel=_COLUMNS)]

@@ -108,6 +108,21 @@ class ShardSettings:
     unpacked: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class AcceptSettings:
+    """Which images `generate` accepts; the others are drawn again.
+
+    `thresholds` maps a reward to its lowest accepted score, `judges` rewards to backends. `attempts`: draws of one
+    image at most. `only_accepted`: images that never pass are left out.
+    """
+
+    thresholds: dict[str, float] = field(default_factory=dict)
+    judges: dict[str, str] = field(default_factory=lambda: dict.fromkeys(REWARDS, DEFAULT_FAMILY))
+    ignored_checks: tuple[str, ...] = ()
+    attempts: int = 4
+    only_accepted: bool = False
+
+
 @dataclass(frozen=True)
 class Lora:
     """Low-rank weights in a file or folder of diffusers or peft, added `scale` times."""
@@ -158,7 +173,7 @@ class GenerateSettings:
     """All choices of one `generate` run.
 
     `prompt` or `prompt_template` (a template, or the name of a preset) None: as the model folder says. The same holds
-    for `negative_prompt`; an empty one is none.
+    for `negative_prompt`; an empty one is none. `accept` None: each image is drawn once.
     """
 
     reports: Path
@@ -179,6 +194,7 @@ class GenerateSettings:
     id_map: Path | None = None
     sampling: SamplingSettings = SamplingSettings()
     shards: ShardSettings = ShardSettings()
+    accept: AcceptSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,31 +1,24 @@
-"""The batches of a data set: which reports each shard holds, their prompts, and their images."""
+"""The batches of a data set: which reports each shard holds, and their prompts."""
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from cxrsynth import console
 from cxrsynth.console import Advance
 from cxrsynth.diffusion.model import DiffusionModel
-from cxrsynth.diffusion.noise import seeded_noise
-from cxrsynth.diffusion.sampler import sample_images
-from cxrsynth.errors import ModelError
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
 from cxrsynth.reports.request import BuiltPrompt, PromptBuilder
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.plan import samples
-from cxrsynth.shards.sample import Sample, sample_key, subject_key
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard to make: its number, its record for the output folder, and the prompt of each report by report id."""
+    """One shard to make: its number, the counts of its reports, and the prompt of each report by report id."""
 
     index: int
     record: dict[str, Any]
@@ -82,57 +75,11 @@ def _warn_unsupported(prompts: Iterable[BuiltPrompt], warned: set[str], model_na
     warned |= new
 
 
-def sample_batch(run: GenerateRun, model: DiffusionModel, batch: Batch, stopped: threading.Event) -> list[Sample]:
-    """Sample the images of a batch.
-
-    Raises:
-        ModelError: if the model produces pixels that are not finite.
-        SamplingStopped: once `stopped` is set.
-    """
-    prompts = [batch.shard.prompts[report.report_id] for report, _ in batch.members]
-    subjects = [subject_key(run.id_key, report.report_id) for report, _ in batch.members]
-    keys = [sample_key(subject, index) for subject, (_, index) in zip(subjects, batch.members, strict=True)]
-    images = sample_images(
-        model,
-        [prompt.prompt for prompt in prompts],
-        torch.stack([seeded_noise(model.latent_shape, run.settings.seed, key) for key in keys]),  # [B, C, h, w]
-        sampler=run.sampler,
-        steps=run.steps,
-        guidance=run.guidance,
-        conditions=[prompt.conditions for prompt in prompts],
-        stopped=stopped,
-    )  # [B, 1, H, W]
-    for (report, _), image in zip(batch.members, images, strict=True):
-        if not image.isfinite().all():
-            raise ModelError(
-                f"{run.settings.reports}: line {report.line}: the model produced pixels that are not finite"
-                f" ({model.precision.value} on {model.device.type})\n  try --precision fp32, or another --guidance"
-            )
-    return [
-        Sample(
-            key=key,
-            subject_key=subject,
-            image_index=index,
-            image=image[0].numpy(),
-            metadata=run.common_metadata | prompt.metadata | {"image_index": index},
-            # Archives sort by these: a view or sex that the model cannot show was not requested, and is not stated.
-            view=prompt.subject.view,
-            sex=prompt.subject.sex,
-            text=prompt.text,
-        )
-        for key, subject, prompt, (_, index), image in zip(keys, subjects, prompts, batch.members, images, strict=True)
-    ]
-
-
 def _shard_record(members: list[tuple[Report, int]], prompts: dict[str, BuiltPrompt]) -> dict[str, Any]:
-    """Counts of one shard. What concerns a report is counted in the shard with the report's first image."""
+    """Counts of one shard that concern its reports: each counts in the shard with its first image."""
     first = [prompts[report.report_id] for report, image_index in members if image_index == 0]
     sanitized: Counter[str] = sum((prompt.sanitized for prompt in first), Counter())
     return {
-        "samples": len(members),
         "sanitized": dict(sanitized),
         "prompts_truncated": sum(prompt.truncated for prompt in first),
-        "unsupported_findings": dict(
-            Counter(name for report, _ in members for name in prompts[report.report_id].unsupported_findings)
-        ),
     }

@@ -43,8 +43,15 @@ def describe(run: GenerateRun, reports: int, rejected: int) -> str:
         f" {model.precision.value} on {model.device.type}\n"
         f"  time: about {timedelta(seconds=round(duration_s))} ({images / duration_s:.2f} images/s,"
         f" {counted(run.processes.count, 'process', 'processes')}, {counted(at_once, 'batch', 'batches')} of"
-        f" {run.batch_size} at once{'' if run.processes.count == 1 else ' in each'})"
+        f" {run.batch_size} at once{'' if run.processes.count == 1 else ' in each'})" + _about_attempts(run)
     )
+
+
+def _about_attempts(run: GenerateRun) -> str:
+    accept = run.settings.accept
+    if accept is None:
+        return ""
+    return f"\n  time of one attempt for each image, without judging; images that fail take up to {accept.attempts}"
 
 
 def _batch_count(images: int, *, shard_size: int, batch_size: int) -> int:

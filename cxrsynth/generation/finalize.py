@@ -10,31 +10,43 @@ from pathlib import Path
 from typing import Any
 
 from cxrsynth.errors import ReportsError, ShardError
+from cxrsynth.generation.accept_counts import total_acceptance
 from cxrsynth.generation.id_map import write_id_map
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
 from cxrsynth.runtime.files import file_sha256, folder_atomically, open_atomically, write_atomically
 from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
-from cxrsynth.shards.folder import CARD, FILE_SET, METADATA, PREVIEW, REJECTED, OutputFolder
+from cxrsynth.shards.folder import CARD, FILE_SET, METADATA, NOT_ACCEPTED, PREVIEW, REJECTED, OutputFolder
 from cxrsynth.shards.plan import shard_name
 from cxrsynth.shards.tar import read_members
 
 _PREVIEW_IMAGES = 24
 
 
-def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> None:
-    """Complete the folder; the manifest comes last and declares it complete."""
+def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> dict[str, Any]:
+    """Complete the folder; the manifest, which is returned, comes last and declares it complete.
+
+    Raises:
+        ReportsError: if the table has changed during the run.
+        ShardError: if a shard is missing, or no image was accepted.
+    """
     try:
-        _finish(run, folder, rows, shards=shards)
+        return _finish(run, folder, rows, shards=shards)
     except BaseException:
         folder.sweep()
         raise
 
 
-def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> None:
+def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> dict[str, Any]:
     _check_table(run, folder)
     records = [_record(folder, index) for index in range(shards)]
+    samples = sum(record["samples"] for record in records)
+    if not samples:
+        raise ShardError(
+            f"{run.settings.out}: none of {rows.usable * run.settings.images_per_report} images was accepted, so there"
+            " is nothing to share\n  lower the thresholds, or keep what is not accepted without --only-accepted"
+        )
     _write_rejected(folder, rows)
     write_id_map(run, rows)
     write_atomically(folder.path / PREVIEW, contact_sheet(_first_images(folder, shards)))
@@ -46,7 +58,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         "counts": {
             "reports": rows.usable,
             "rejected": rows.rejected,
-            "samples": sum(record["samples"] for record in records),
+            "samples": samples,
         },
         "shards": [] if files else [{k: r[k] for k in ("name", "sha256", "bytes", "samples")} for r in records],
         "files": files,
@@ -54,9 +66,14 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         "prompts_truncated": sum(record["prompts_truncated"] for record in records),
         "unsupported_findings": _total(records, "unsupported_findings"),
     }
+    if run.settings.accept is not None:
+        judged = [record["acceptance"] for record in records]
+        manifest["acceptance"] = total_acceptance(judged)
+        _write_not_accepted(folder, judged)
     write_atomically(folder.path / CARD, dataset_card(manifest))
     folder.finish(manifest)
     folder.clean(drop_shards=run.settings.shards.unpacked)
+    return manifest
 
 
 def _check_table(run: GenerateRun, folder: OutputFolder) -> None:
@@ -91,6 +108,17 @@ def _write_rejected(folder: OutputFolder, rows: Rows) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["line", "reason"])
         writer.writerows([row.line, row.reason] for row in rows.rejected_rows())
+        file.detach()  # flushes
+
+
+def _write_not_accepted(folder: OutputFolder, judged: list[dict[str, Any]]) -> None:
+    """Write not_accepted.csv: key, number of attempts and reasons of each image that never passed."""
+    with open_atomically(folder.path / NOT_ACCEPTED) as raw:
+        file = io.TextIOWrapper(raw, newline="", encoding="utf-8")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["key", "attempts", "reasons"])
+        for image in (image for record in judged for image in record["never_accepted"]):
+            writer.writerow([image["key"], image["attempts"], "; ".join(image["failed"])])
         file.detach()  # flushes
 
 

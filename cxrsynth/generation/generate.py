@@ -3,12 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 from cxrsynth import console
 from cxrsynth.console import Advance
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
-from cxrsynth.generation.batches import Batch, batches_to_make, sample_batch
+from cxrsynth.generation.accept import Acceptor
+from cxrsynth.generation.accept_counts import ShardCounts
+from cxrsynth.generation.batches import Batch, batches_to_make
+from cxrsynth.generation.draw import Drawer, Drawn
 from cxrsynth.generation.dry_run import describe
 from cxrsynth.generation.finalize import finish_dataset
 from cxrsynth.generation.id_map import write_id_map
@@ -19,12 +23,14 @@ from cxrsynth.settings import GenerateSettings
 from cxrsynth.shards.encode import Encoder
 from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.plan import shard_count
-from cxrsynth.shards.sample import Sample
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a run made, or, for a dry run, would make."""
+    """What a run made, or, for a dry run, would make.
+
+    `accepted`: how many of the images passed, where they were judged; in the main process alone.
+    """
 
     reports: int
     rejected: int
@@ -32,6 +38,7 @@ class Generated:
     shards: int
     already_complete: bool = False
     estimate: str | None = None
+    accepted: int | None = None
 
 
 def generate(settings: GenerateSettings) -> Generated:
@@ -55,15 +62,15 @@ def generate(settings: GenerateSettings) -> Generated:
         complete = _is_complete(run, folder)
         try:
             if complete:
-                _check_complete(run, folder, rows)
-                return replace(made, already_complete=True)
+                return replace(_check_complete(run, folder, rows, made), already_complete=True)
             with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
-                model = run.load_model()  # before the folder is made: a model that does not load leaves none behind
+                # Before the folder is made: what does not load leaves none behind.
+                model, acceptor = run.load_model(), run.load_acceptor()
                 _begin(run, folder)
-                _make_shards(run, model, folder, rows)
+                _make_shards(run, model, acceptor, folder, rows)
             run.processes.wait()
             if run.processes.is_main:
-                finish_dataset(run, folder, rows, shards=made.shards)
+                made = _counted(made, finish_dataset(run, folder, rows, shards=made.shards))
         except OSError as error:
             raise folder.failure(error) from None
         finally:
@@ -86,46 +93,66 @@ def _begin(run: GenerateRun, folder: OutputFolder) -> None:
     run.processes.wait()
 
 
-def _check_complete(run: GenerateRun, folder: OutputFolder, rows: Rows) -> None:
+def _counted(made: Generated, manifest: dict[str, Any]) -> Generated:
+    """With the counts of a complete data set: images that were not accepted may have been left out."""
+    accepted = manifest.get("acceptance", {}).get("total", {}).get("accepted")
+    return replace(made, samples=manifest["counts"]["samples"], accepted=accepted)
+
+
+def _check_complete(run: GenerateRun, folder: OutputFolder, rows: Rows, made: Generated) -> Generated:
     """Verify the files of a complete data set, and write the id map if one is asked for."""
     if run.processes.is_main:
-        folder.verify()
+        made = _counted(made, folder.verify())
         folder.clean(drop_shards=run.settings.shards.unpacked)
         write_id_map(run, rows)
+    return made
 
 
-def _make_shards(run: GenerateRun, model: DiffusionModel, folder: OutputFolder, rows: Rows) -> None:
+def _make_shards(
+    run: GenerateRun, model: DiffusionModel, acceptor: Acceptor | None, folder: OutputFolder, rows: Rows
+) -> None:
     """Sample batches side by side, across shards, while this thread encodes and writes them in order."""
     encoder = Encoder(run.settings.shards, run.identity)
+    drawer = Drawer(run, model, acceptor, encoder)
     pool = SamplingPool(model, batch_size=run.batch_size, threads_per_batch=run.settings.sampling.threads_per_batch)
     total = rows.usable * run.settings.images_per_report
     with console.image_progress(total, quiet=not run.processes.is_main) as advance, pool:
 
-        def sample(batch: Batch) -> list[Sample]:
-            return sample_batch(run, model, batch, pool.stopped)
+        def draw(batch: Batch) -> list[Drawn]:
+            return drawer.draw(batch, pool.stopped)
 
-        batches = batches_to_make(run, model, folder, rows, advance)
+        only_accepted = run.settings.accept is not None and run.settings.accept.only_accepted
+        drawn = pool.map_in_order(draw, batches_to_make(run, model, folder, rows, advance))
         try:
-            _write_shards(pool.map_in_order(sample, batches), folder, encoder, advance)
+            _write_shards(drawn, folder, encoder, advance, only_accepted=only_accepted)
         except KeyboardInterrupt:
             console.say("stopping after the current denoising step")
             raise
 
 
 def _write_shards(
-    sampled: Iterator[tuple[Batch, list[Sample]]], folder: OutputFolder, encoder: Encoder, advance: Advance
+    drawn: Iterator[tuple[Batch, list[Drawn]]],
+    folder: OutputFolder,
+    encoder: Encoder,
+    advance: Advance,
+    *,
+    only_accepted: bool,
 ) -> None:
     """Write each shard under a temporary name, and publish it with its record once its last batch is in."""
-    for index, batches in groupby(sampled, key=lambda pair: pair[0].shard.index):
+    for index, batches in groupby(drawn, key=lambda pair: pair[0].shard.index):
         try:
             with folder.writer(index) as writer:
-                for batch, samples in batches:
-                    for sample in samples:
-                        writer.write(sample.key, encoder.members(sample))
-                    advance(len(samples))
+                counts = ShardCounts()
+                for batch, images in batches:
+                    for image in images:
+                        written = not only_accepted or image.outcome is None or image.outcome.accepted
+                        if written:
+                            writer.write(image.sample.key, encoder.members(image.sample))
+                        counts.add(image, written=written)
+                    advance(len(images))
                     if batch.last:
                         break  # publish before waiting for the next shard's first batch, which may fail
-                folder.publish(index, writer, batch.shard.record)
+                folder.publish(index, writer, batch.shard.record | counts.record())
         except BaseException:
             folder.drop_partial(index)  # Ctrl-C may come between opening the file and entering the context
             raise

@@ -25,6 +25,7 @@ from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.generation.accept import Acceptor, acceptance_plan, load_acceptor
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.reports.template import PromptFormat, PromptTemplate, TemplateError, parse_template
@@ -55,6 +56,7 @@ class GenerateRun:
     sampler: Sampler
     batch_size: int
     load_model: Callable[[], DiffusionModel]
+    load_acceptor: Callable[[], Acceptor | None]
 
     @property
     def identity(self) -> DatasetIdentity:
@@ -109,6 +111,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         sampler=settings.sampling.sampler or defaults.sampler,
         batch_size=settings.sampling.batch_size or _BATCH_SIZE[device.type],
         load_model=lambda: load_model(model, device=device, precision=precision, negative_prompt=negative_prompt),
+        load_acceptor=lambda: None if settings.accept is None else load_acceptor(settings.accept, device=device),
     )
     if run.negative_prompt and run.guidance == 1.0:
         raise ModelError(_negative_without_guidance(settings, model))
@@ -168,6 +171,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
     threads = {"threads_per_batch": settings.sampling.threads_per_batch} if device.type == "cpu" else {}
     # Keys of choices that most runs do not make are there only with them: plans of older data sets stay as they are.
     negative = {"negative_prompt": run.negative_prompt} if run.negative_prompt else {}
+    accepted = {} if settings.accept is None else {"acceptance": acceptance_plan(settings.accept)}
     asked = run.prompt_format
     prompt = (
         {"prompt": "template", "prompt_template": asked.text}
@@ -201,6 +205,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
             "sop_class": shards.sop_class.value,
             "unpacked": shards.unpacked,
         },
+        **accepted,
         "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},
     }
 

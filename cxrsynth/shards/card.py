@@ -11,7 +11,7 @@ from PIL import Image
 
 from cxrsynth.console import counted
 from cxrsynth.settings import IncludeText
-from cxrsynth.shards.folder import FILE_SET, KEYS, MANIFEST, METADATA, PREVIEW, REJECTED
+from cxrsynth.shards.folder import FILE_SET, KEYS, MANIFEST, METADATA, NOT_ACCEPTED, PREVIEW, REJECTED
 
 _CELL = 192
 _INTENDED_USE = [
@@ -39,6 +39,7 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
         "",
         *_how_made(manifest),
         "",
+        *_acceptance(manifest),
         "## Contents",
         "",
         *_contents(manifest),
@@ -95,6 +96,39 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
     if manifest["prompts_truncated"]:
         lines += [f"Cut at a sentence to fit the model: {counted(manifest['prompts_truncated'], 'prompt')}."]
     return [*lines, f"`{MANIFEST}` records the whole plan."]
+
+
+def _acceptance(manifest: Mapping[str, Any]) -> list[str]:
+    """Which images were drawn again, and how many passed: the set is no plain sample of the model then."""
+    rules = manifest["plan"].get("acceptance")
+    if rules is None:
+        return []
+    judged = manifest["acceptance"]
+    total, missed = judged["total"], judged["total"]["images"] - judged["total"]["accepted"]
+    ignored = f" (but for {', '.join(rules['ignored_checks'])})" if rules["ignored_checks"] else ""
+    passing = [
+        f"the quality checks{ignored}",
+        *(f"{name} at least {value:g}" for name, value in rules["at_least"].items()),
+    ]
+    never = "left out" if rules["only_accepted"] else 'in the set with `"accepted": false`'
+    return [
+        "## Selection",
+        "",
+        "**Not an unfiltered sample of the model.** An image was drawn again until it passed the rules, at most"
+        f" {rules['attempts']} times:",
+        f"{', '.join(passing)}.",
+        f"Of {counted(total['images'], 'image')}, {total['accepted_at_first']} passed at once,"
+        f" {total['accepted']} in the end; {missed} never did and are {never} (`{NOT_ACCEPTED}`).",
+        "The networks that judged can be wrong, and images that please them are more alike than others.",
+        "",
+        "| Finding stated as present | Images | Passed at once | Passed | Passed, of all drawn |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {name} | {n['images']} | {n['accepted_at_first']} | {n['accepted']} | {n['accepted_per_draw']:.0%} |"
+            for name, n in judged["by_finding"].items()
+        ),
+        "",
+    ]
 
 
 def _contents(manifest: Mapping[str, Any]) -> list[str]:

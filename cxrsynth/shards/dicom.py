@@ -58,6 +58,7 @@ def to_dataset(
     image_index: int,
     view: str | None = None,
     sex: str | None = None,
+    comment: str = "",
 ) -> FileDataset:
     """One generated image as a DICOM object, MONOCHROME2, 12 bits stored in 16.
 
@@ -72,6 +73,7 @@ def to_dataset(
         image_index: position of the sample among those of its report, from 0.
         view: `PA`, `AP`, `LATERAL` or None for unknown.
         sex: `M`, `F` or None for unknown.
+        comment: a sentence about this image, added to Image Comments.
 
     Raises:
         ValueError: if the image is not as above, or DICOM cannot hold the key, index, view or sex.
@@ -87,7 +89,7 @@ def to_dataset(
         _set_patient_and_study(dataset, settings, subject_key=subject_key)
         dataset.PatientSex = _lookup("sex", sex, {"M": "M", "F": "F"})
         _set_series(dataset, settings, subject_key=subject_key, view_position=view_position)
-        _set_image(dataset, settings, image_index=image_index)
+        _set_image(dataset, settings, image_index=image_index, comment=comment)
         _set_pixels(dataset, stored)
         dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -105,6 +107,15 @@ def from_dataset(dataset: Dataset) -> NDArray[np.float32]:
         raise ValueError(f"samples, bits stored, photometric: {found}, expected (1, {BITS_STORED}, 'MONOCHROME2')")
     pixels: NDArray[np.float32] = dataset.pixel_array.astype(np.float32) / np.float32(MAX_VALUE)
     return pixels
+
+
+def as_stored(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image [H, W] in [0, 1] as `from_dataset` reads it back.
+
+    Raises:
+        ValueError: if the image is not as above.
+    """
+    return (_stored_values(image).astype(np.float32) / np.float32(MAX_VALUE)).astype(np.float32)
 
 
 def _stored_values(image: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -200,7 +211,7 @@ def _set_series(dataset: Dataset, settings: DicomSettings, *, subject_key: str, 
         dataset.ViewPosition = view_position
 
 
-def _set_image(dataset: Dataset, settings: DicomSettings, *, image_index: int) -> None:
+def _set_image(dataset: Dataset, settings: DicomSettings, *, image_index: int, comment: str) -> None:
     """General Image module, with markers that survive a de-identification that drops Synthetic Data."""
     dataset.InstanceNumber = image_index + 1
     dataset.ImageType = ["DERIVED", "SECONDARY"]
@@ -213,7 +224,7 @@ def _set_image(dataset: Dataset, settings: DicomSettings, *, image_index: int) -
     dataset.ImageComments = (
         f"SYNTHETIC IMAGE, NOT FOR DIAGNOSIS. It shows no patient. Made by {MANUFACTURER} "
         f"{settings.software_version} with model {settings.model_name}, digest {settings.model_digest}."
-    )
+    ) + (f" {comment}" if comment else "")
 
 
 def _set_pixels(dataset: Dataset, stored: NDArray[np.uint16]) -> None:

@@ -59,8 +59,21 @@ class Encoder:
             image_index=sample.image_index,
             view=sample.view,
             sex=sample.sex,
+            comment=sample.comment,
         )
         return to_bytes(dataset)
+
+    def as_read_back(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """An image [H, W] in [0, 1] as a reader of the shard sees it: quantized, or compressed."""
+        if self._settings.format is ShardFormat.DICOM:
+            from cxrsynth.shards.dicom import as_stored
+
+            return as_stored(image)
+        extension, content = encode_image(image, self._settings.image_format)
+        read = decode_member(f"image.{extension}", content)
+        if read is None:
+            raise ValueError(f"{extension}: no format of images")
+        return read
 
 
 def decode_member(name: str, content: bytes) -> npt.NDArray[np.float32] | None:

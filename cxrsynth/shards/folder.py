@@ -19,11 +19,12 @@ from cxrsynth.shards.tar import ShardWriter
 
 MANIFEST = "manifest.json"
 FILE_SET, METADATA = "fileset", "metadata.jsonl"
-REJECTED, KEYS, PREVIEW, CARD = "rejected.csv", "keys.csv", "preview.png", "README.md"
+REJECTED, NOT_ACCEPTED, KEYS = "rejected.csv", "not_accepted.csv", "keys.csv"
+PREVIEW, CARD = "preview.png", "README.md"
 _STATE = ".cxrsynth"
 _PLAN = "plan.json"
 _WRITTEN = (
-    *("cxr-*.tar", MANIFEST, FILE_SET, METADATA, REJECTED, KEYS, PREVIEW, CARD),
+    *("cxr-*.tar", MANIFEST, FILE_SET, METADATA, REJECTED, NOT_ACCEPTED, KEYS, PREVIEW, CARD),
     *(f"{_STATE}/{_PLAN}", f"{_STATE}/cxr-*.tar.json"),
 )
 
@@ -125,8 +126,12 @@ class OutputFolder:
         """Write the manifest, which declares the set complete."""
         write_atomically(self.path / MANIFEST, stable_json(manifest))
 
-    def verify(self) -> None:
-        """Hash every file a complete set's manifest lists. Raises ShardError naming those missing or changed."""
+    def verify(self) -> dict[str, Any]:
+        """Hash every file a complete set's manifest lists, and return it.
+
+        Raises:
+            ShardError: naming the files that are missing or changed.
+        """
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             listed = {shard["name"]: shard["sha256"] for shard in manifest["shards"]} | manifest["files"]
@@ -139,6 +144,7 @@ class OutputFolder:
                 f" {', '.join(damaged[:3])}{' ...' if len(damaged) > 3 else ''}\n"
                 "  run the command with a new folder: it writes the same bytes again"
             )
+        return dict(manifest)
 
     def clean(self, *, drop_shards: bool) -> None:
         """Delete the state folder of a complete set, and its tars if they were only an intermediate step."""

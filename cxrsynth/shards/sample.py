@@ -23,7 +23,10 @@ _KEPT_CHARS, _HASH_CHARS = 48, 12
 
 @dataclass(frozen=True)
 class Sample:
-    """One generated image. `image` is [H, W] float32 in [0, 1]; `metadata` becomes the JSON member."""
+    """One generated image. `image` is [H, W] float32 in [0, 1]; `metadata` becomes the JSON member.
+
+    `comment` is added to the comment of a DICOM object.
+    """
 
     key: str
     subject_key: str
@@ -33,6 +36,7 @@ class Sample:
     view: str | None = None
     sex: str | None = None
     text: str | None = field(default=None, repr=False)
+    comment: str = ""
 
 
 def subject_key(id_key: bytes, report_id: str) -> str:
