@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,20 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Home:
-    return Home(tmp_path_factory.mktemp("accept"), tiny_model)
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Home]:
+    folder = tmp_path_factory.mktemp("accept")
+    with pytest.MonkeyPatch.context() as patched:
+        install_reward(folder / "package", BRIGHTNESS, patched)
+        yield Home(folder, tiny_model)
 
 
-@pytest.fixture(autouse=True)
-def _reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_reward(tmp_path / "package", BRIGHTNESS, monkeypatch)
+@pytest.fixture(scope="module")
+def accepted(home: Home, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A set whose images were drawn up to three times, and the output of the command. Do not change it."""
+    out = tmp_path_factory.mktemp("accepted") / "out"
+    done = home.accept(out)
+    assert done.code == 0, done.text
+    return out, done.text
 
 
 def images(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -66,10 +74,8 @@ def brightness(image: np.ndarray[Any, Any]) -> float:
     return float(image.mean() / 255)
 
 
-def test_images_that_fail_are_drawn_again(home: Home, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    done = home.accept(out)
-    assert done.code == 0, done.text
+def test_images_that_fail_are_drawn_again(home: Home, accepted: tuple[Path, str]) -> None:
+    out, printed = accepted
     before, after, about = images(home.plain), images(out), metadata(out)
     assert before.keys() == after.keys()
     undefined = [key for key, one in about.items() if one["scores"] == ""]
@@ -100,16 +106,15 @@ def test_images_that_fail_are_drawn_again(home: Home, tmp_path: Path) -> None:
     by_finding = manifest(out)["acceptance"]["by_finding"]
     effusions = [one for one in about.values() if one["findings"]["Pleural Effusion"]["status"] == "present"]
     assert by_finding["Pleural Effusion"]["draws"] == sum(one["attempts"] for one in effusions)
-    assert f"{total['accepted']} of them accepted" in done.text
+    assert f"{total['accepted']} of them accepted" in printed
     card = (out / "README.md").read_text()
     assert "Not an unfiltered sample" in card
     assert f"{total['accepted_at_first']} passed at once, {total['accepted']} in the end" in card
 
 
-def test_what_never_passes_is_listed(home: Home, tmp_path: Path) -> None:
+def test_what_never_passes_is_listed(home: Home, accepted: tuple[Path, str], tmp_path: Path) -> None:
     """Written with `accepted: false`, or left out: the rest of the set is the same then."""
-    both, only = tmp_path / "both", tmp_path / "only"
-    assert home.accept(both).code == 0
+    both, only = accepted[0], tmp_path / "only"
     assert home.accept(only, "--only-accepted").code == 0
     failed = {key for key, one in metadata(both).items() if not one["accepted"]}
     assert failed
@@ -129,9 +134,10 @@ def test_what_never_passes_is_listed(home: Home, tmp_path: Path) -> None:
     assert f"already complete ({counts['samples']} images)" in again.text
 
 
-def test_a_stopped_run_resumes_to_the_same_bytes(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert home.accept(whole).code == 0
+def test_a_stopped_run_resumes_to_the_same_bytes(
+    home: Home, accepted: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = accepted[0], tmp_path / "cut"
     publish = OutputFolder.publish
 
     def fails_at_the_second(self: OutputFolder, index: int, *given: Any) -> None:
