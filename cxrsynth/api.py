@@ -18,6 +18,7 @@ from cxrsynth.recipe.packaged import EXAMPLE_REPORTS, find_recipe, packaged_fold
 from cxrsynth.settings import (
     DEFAULT_FAMILY,
     REWARDS,
+    TUNING_FAMILY,
     AcceptSettings,
     Additions,
     AuditSettings,
@@ -83,7 +84,7 @@ def generate(
     include_text: str = ShardSettings.include_text,
     accept: bool = False,
     thresholds: Mapping[str, float] | None = None,
-    judges: str | Mapping[str, str] = DEFAULT_FAMILY,
+    judges: str | Mapping[str, str] = TUNING_FAMILY,
     ignored_checks: Iterable[str] = AcceptSettings.ignored_checks,
     attempts: int = AcceptSettings.attempts,
     only_accepted: bool = AcceptSettings.only_accepted,

@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Argument, BadParameter, Option
 
 from cxrsynth import settings
-from cxrsynth.settings import DEFAULT_FAMILY, REWARDS
+from cxrsynth.settings import DEFAULT_FAMILY, REWARDS, TUNING_FAMILY
 
 _COLUMNS, _SAMPLING, _OUTPUT, _PRIVACY = "Columns", "Sampling", "Output", "Privacy"
 _REWARD_MODELS, _SELECTION, _METRICS = "Reward models", "Selection", "Metrics"
@@ -150,6 +150,15 @@ Accept = Annotated[
 Attempts = Annotated[
     int | None,
     Option(min=1, max=100, help="With --accept: draws of one image at most. Default: 4.", rich_help_panel=_SELECTION),
+]
+AcceptJudge = Annotated[
+    list[str] | None,
+    Option(
+        "--judge",
+        help="With --accept: BACKEND of all reward models, or REWARD=BACKEND of one. Repeatable. Default:"
+        f" {TUNING_FAMILY}, so that the reward models of audit stay independent.",
+        rich_help_panel=_SELECTION,
+    ),
 ]
 OnlyAccepted = Annotated[
     bool,
@@ -374,8 +383,8 @@ RewardDevice = Annotated[settings.Device, Option("--device", help="Where nano an
 _REWARD_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
-def parse_judges(given: Sequence[str]) -> dict[str, str]:
-    """`BACKEND` for all rewards, `REWARD=BACKEND` for one: reward -> backend.
+def parse_judges(given: Sequence[str], *, default: str = DEFAULT_FAMILY) -> dict[str, str]:
+    """`BACKEND` for all rewards, `REWARD=BACKEND` for one: reward -> backend; `default` for those not given.
 
     A path may hold `=`: `REWARD=` is read only before a built-in reward, or before another name that a reward can have
     where the whole text is no existing path.
@@ -383,7 +392,7 @@ def parse_judges(given: Sequence[str]) -> dict[str, str]:
     Raises:
         BadParameter: where a reward or a backend is empty, or a reward has two backends.
     """
-    shared, own = DEFAULT_FAMILY, dict[str, str]()
+    shared, own = default, dict[str, str]()
     for text in given:
         name, equals, backend = text.partition("=")
         is_assignment = bool(equals) and (

@@ -42,11 +42,11 @@ def main(
     rng = random.Random(_SEED)
     labeled = [radiograph for radiograph in val if radiograph.present]
     requested = [rng.choice(labeled) for _ in range(IMAGES)]
-    _write_table(work / "reports.csv", requested)
+    write_table(work / "reports.csv", requested)
     for split, radiographs in (("val", val), ("train", train)):
-        _write_images(data, radiographs, work / f"real-{split}")
-    _cxrsynth("generate", work / "reports.csv", "--out", work / "made", "--id-key", _key(work))
-    _cxrsynth(
+        write_images(data, radiographs, work / f"real-{split}")
+    run_command("generate", work / "reports.csv", "--out", work / "made", "--id-key", id_key(work))
+    run_command(
         "audit", work / "made", "--out", work / "audit", "--reference", work / "real-val",
         "--reference-table", work / "real-val.csv", "--utility",
     )  # fmt: skip
@@ -54,7 +54,7 @@ def main(
     _print_fidelity(found)
     _print_utility(found["utility"])
     kinds = _plant(work, [radiograph.image_id for radiograph in train], rng)
-    _cxrsynth(
+    run_command(
         "audit", work / "planted", "--out", work / "audit-planted", "--reference", work / "real-train",
         "--reference-table", work / "real-train.csv",
         "--min-posture", "-4", "--beat-reference", "diagnosis=1", "--beat-reference", "consistency=1",
@@ -62,19 +62,19 @@ def main(
     _print_recall(kinds, work / "audit-planted" / "scores.parquet")
 
 
-def _cxrsynth(*arguments: object) -> None:
+def run_command(*arguments: object) -> None:
     """Run a command as a user would; print it."""
     typer.echo("cxrsynth " + " ".join(map(str, arguments)))
     subprocess.run([sys.executable, "-m", "cxrsynth", *map(str, arguments)], check=True)
 
 
-def _key(work: Path) -> Path:
+def id_key(work: Path) -> Path:
     path = work / "id.key"
     path.write_text("0" * 64 + "\n")
     return path
 
 
-def _write_table(path: Path, radiographs: list[Radiograph], *, file_names: bool = False) -> None:
+def write_table(path: Path, radiographs: list[Radiograph], *, file_names: bool = False) -> None:
     """Label columns of images, and who was imaged how; no text, for these images have none."""
     first = "filename" if file_names else "report_id"
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -91,18 +91,18 @@ def _write_table(path: Path, radiographs: list[Radiograph], *, file_names: bool 
             )
 
 
-def _write_images(data: Path, radiographs: list[Radiograph], folder: Path) -> None:
+def write_images(data: Path, radiographs: list[Radiograph], folder: Path) -> None:
     """The images as their sources have them, in a folder with a table beside it."""
     folder.mkdir(exist_ok=True)
     wanted = {f"{radiograph.image_id}.jpg" for radiograph in radiographs}
     for group in GROUPS:
-        for name, content in _members(data / "images" / f"{group}.tar"):
+        for name, content in tar_members(data / "images" / f"{group}.tar"):
             if name in wanted:
                 (folder / name).write_bytes(content)
-    _write_table(folder.with_suffix(".csv"), radiographs, file_names=True)
+    write_table(folder.with_suffix(".csv"), radiographs, file_names=True)
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path) as tar:
         for member in tar:
             file = tar.extractfile(member)
@@ -114,7 +114,7 @@ def _plant(work: Path, real: list[str], rng: random.Random) -> dict[str, str]:
     """A WebDataset of the good images and ten of each fault among them; returns key -> kind."""
     good: dict[str, dict[str, bytes]] = {}
     for path in sorted((work / "made").glob("*.tar")):
-        for name, content in _members(path):
+        for name, content in tar_members(path):
             key, _, extension = name.partition(".")
             good.setdefault(key, {})[extension] = content
     keys = sorted(good)[:GOOD]
