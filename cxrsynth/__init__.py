@@ -12,7 +12,7 @@ Importing the package is fast: torch is imported by the first call.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 if TYPE_CHECKING:
     from cxrsynth.api import audit as audit

@@ -148,8 +148,7 @@ Accept = Annotated[
     ),
 ]
 Attempts = Annotated[
-    int | None,
-    Option(min=1, max=100, help="With --accept: draws of one image at most. Default: 4.", rich_help_panel=_SELECTION),
+    int, Option(min=1, max=100, help="With --accept: draws of one image at most.", rich_help_panel=_SELECTION)
 ]
 AcceptJudge = Annotated[
     list[str] | None,

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
 from cxrsynth import console
-from cxrsynth.diffusion.networks import load_vae
+from cxrsynth.diffusion.networks import encoded_mean, load_vae
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import ModelError
 
@@ -28,14 +28,14 @@ class Autoencoder:
     digest: str
     is_generator: bool | None
     device: torch.device
-    vae: AutoencoderKL = field(repr=False)
+    vae: AutoencoderKL | AutoencoderDC = field(repr=False)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Gray images [B, 1, H, W] in [0, 1] -> the same; where the autoencoder has three channels, their mean."""
         vae = self.vae.to(self.device)
         pixels = (images.to(self.device) * 2 - 1).expand(-1, int(vae.config.in_channels), -1, -1)
-        decoded: Tensor = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+        decoded: Tensor = vae.decode(encoded_mean(vae.encode(pixels))).sample
         return (decoded.mean(1, keepdim=True).cpu() / 2 + 0.5).clamp(0, 1)
 
     def as_json(self) -> dict[str, Any]:

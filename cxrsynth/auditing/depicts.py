@@ -84,7 +84,7 @@ def write_depicts(
     """Write what the audited images show into the model's `cxrsynth.json`, and return the findings that passed.
 
     Views, sexes and age groups are those of the audited images; sides and uncertain findings are not measured and count
-    as not shown. The number beside a finding is that of the images that were asked for it.
+    as not shown. The number beside a finding is that of the images that it was requested for.
 
     Args:
         folder: of the model that made the images.
@@ -96,7 +96,7 @@ def write_depicts(
     Raises:
         ModelError: if no finding passed, or the description cannot be read or written.
     """
-    passed = {row["finding"]: row["asked"] for row in obedience if row["auroc"] and row["auroc"]["low"] >= PASSED}
+    passed = {row["finding"]: row["requested"] for row in obedience if row["auroc"] and row["auroc"]["low"] >= PASSED}
     if not passed:
         raise ModelError(
             f"--write-depicts {folder}: no finding has an AUROC whose interval lies above {PASSED}\n"

@@ -277,8 +277,8 @@ def _join_latent_convolutions(converted: dict[str, Tensor], state: dict[str, Ten
     for kind in ("weight", "bias"):
         narrow = converted[f"encoder.conv_out.{kind}"]
         converted[f"encoder.conv_out.{kind}"] = torch.cat([narrow, torch.zeros_like(narrow)])
-        means, spreads = state.pop(f"quant_conv_mu.conv.{kind}"), state.pop(f"quant_conv_log_sigma.conv.{kind}")
-        joined = torch.cat([means, spreads])
+        means, log_stds = state.pop(f"quant_conv_mu.conv.{kind}"), state.pop(f"quant_conv_log_sigma.conv.{kind}")
+        joined = torch.cat([means, log_stds])
         if kind == "weight":
             joined = torch.cat([joined, torch.zeros_like(joined)], dim=1)  # [2C, 2C, 1, 1]
         converted[f"quant_conv.{kind}"] = joined

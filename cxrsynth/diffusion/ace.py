@@ -204,7 +204,10 @@ def load_ace(path: Path) -> AdaptiveConditionEmbedding:
     config_path = weights.with_name(ACE_CONFIG)
     for needed in (weights, config_path):
         if not needed.is_file():
-            raise ModelError(f"{needed}: no such file\n  expected: {ACE_FILE} with {ACE_CONFIG} beside it")
+            raise ModelError(
+                f"{path}: no adaptive condition embeddings, missing {needed}\n"
+                f"  expected: {ACE_FILE} with {ACE_CONFIG} beside it, as cxrsynth tune writes them"
+            )
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         ace = AdaptiveConditionEmbedding(config["width"], tokens=config["tokens"], conditions=config["conditions"])

@@ -50,6 +50,12 @@ def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> Autoencoder
     return vae  # type: ignore[no-any-return]
 
 
+def encoded_mean(found: Any) -> torch.Tensor:
+    """Latents from what an autoencoder's `encode` gives: the mean of a posterior, or the latents themselves (DC-AE)."""
+    latents: torch.Tensor = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
+    return latents
+
+
 def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
     """Load a text encoder of any kind that transformers has, on the CPU and in eval mode.
 

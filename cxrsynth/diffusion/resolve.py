@@ -136,7 +136,7 @@ def _spec(folder: Path, family: Family) -> ModelSpec:
             " sample_size\n  leave image_size out"
         )
     if spec.classes and family.has_text:
-        raise ModelError(f"{path}: classes: {family.title} is asked by text\n  leave classes out")
+        raise ModelError(f"{path}: classes: {family.title} is conditioned on text\n  leave classes out")
     texts = [name for name in ("negative_prompt", "prompt_template") if getattr(spec, name)]
     if texts and not family.has_text:
         raise ModelError(f"{path}: {', '.join(texts)}: {family.title} takes no text\n  leave out: {', '.join(texts)}")
@@ -145,7 +145,7 @@ def _spec(folder: Path, family: Family) -> ModelSpec:
     if (spec.prompt is PromptStyle.CLASS) != bool(spec.classes):
         raise ModelError(
             f"{path}: prompt {spec.prompt.value!r}"
-            f" {'of a model that is asked by class' if spec.classes else 'without classes'}\n"
+            f" {'of a class-conditional model' if spec.classes else 'without classes'}\n"
             f"  expected: {'no prompt format' if spec.classes else 'the names of the classes, as classes'}"
         )
     return spec

@@ -22,6 +22,7 @@ from torch import Tensor
 from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.families.base import Family, from_encoder, to_decoder
 from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.networks import encoded_mean
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.schedule import FLOW, SCHEDULER_FILE, is_flow, with_known_betas
 from cxrsynth.errors import ModelError
@@ -423,5 +424,5 @@ def encode_images(model: DiffusionModel, images: Tensor) -> Tensor:
     pixels = (images * 2 - 1).expand(-1, int(model.vae.config.in_channels), -1, -1)
     shown = pixels.to(model.device, dtype).contiguous(memory_format=torch.channels_last)
     found = model.vae.encode(shown)
-    latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
+    latents = encoded_mean(found)
     return from_encoder(model.vae, latents.float())

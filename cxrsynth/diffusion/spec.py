@@ -34,8 +34,8 @@ class ModelSpec(BaseModel):
     A folder without the file gets the defaults, and prompts made from the impression. `prompt_template` is a template
     or the name of a preset (`cxrsynth.reports.template`), in place of `prompt`. `negative_prompt` takes the place of
     the empty prompt in classifier-free guidance. `image_size` is for networks without a size of their own: pixels, or
-    height and width in pixels. `classes` are the findings that a class-conditional model is asked by, in the order of
-    its classes.
+    height and width in pixels. `classes` are the findings that a class-conditional model is conditioned on, in the
+    order of its classes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

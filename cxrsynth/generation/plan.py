@@ -159,7 +159,7 @@ def _check_request(run: GenerateRun, model: ResolvedModel) -> None:
     style = run.prompt_format
     if model.spec.classes and style is not PromptStyle.CLASS:
         asked = f"--prompt {style.value}" if isinstance(style, PromptStyle) else "--prompt-template"
-        raise ModelError(f"{asked}: the model is asked by class\n  use: --prompt class")
+        raise ModelError(f"{asked}: the model takes a class, no text\n  use: --prompt class")
     if style is PromptStyle.CLASS and not model.spec.classes:
         raise ModelError("--prompt class: the model has no classes\n  use: another prompt format")
 

@@ -12,6 +12,7 @@ from cxrsynth.recipe.schema import (
     AdvantageSection,
     EvaluationSection,
     Recipe,
+    RewardSection,
     Section,
     SftStage,
     UpdateSection,
@@ -25,6 +26,7 @@ RENAMED_KEYS: tuple[tuple[type[Section], str, str], ...] = (
     (UpdateSection, "timesteps", "timestep_fraction"),
     (SftStage, "unconditional", "cond_dropout_prob"),
     (EvaluationSection, "judge", "evaluator"),
+    (RewardSection, "spread_weight", "std_weight"),
 )
 
 

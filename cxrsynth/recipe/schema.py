@@ -292,7 +292,7 @@ class RewardSection(Section):
         description="Reward model: a name, or a folder relative to the recipe. A list of several is an ensemble: the"
         " mean of their values, which must have the same unit.",
     )
-    spread_weight: _NotNegative | None = Field(
+    std_weight: _NotNegative | None = Field(
         default=None,
         description="Of an ensemble: subtract this many standard deviations between its models, so that images on which"
         " they disagree are worth less; default: 0.5.",
@@ -311,16 +311,14 @@ class RewardSection(Section):
     def _fill_in(cls, data: Any) -> Any:
         """Write out the default of an ensemble."""
         several = isinstance(data, dict) and isinstance(data.get("backend"), list | tuple)
-        return data | {"spread_weight": 0.5} if several and data.get("spread_weight") is None else data
+        return data | {"std_weight": 0.5} if several and data.get("std_weight") is None else data
 
     @model_validator(mode="after")
     def _check_ensemble(self) -> "RewardSection":
         if len(set(self.backends)) < len(self.backends):
             raise ValueError("backend names a reward model twice, expected different ones")
-        if self.spread_weight is not None and len(self.backends) == 1:
-            raise ValueError(
-                "spread_weight is of an ensemble, and backend is a single reward model\n  expected: a list"
-            )
+        if self.std_weight is not None and len(self.backends) == 1:
+            raise ValueError("std_weight is of an ensemble, and backend is a single reward model\n  expected: a list")
         return self
 
 

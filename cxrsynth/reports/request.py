@@ -52,7 +52,7 @@ class PromptBuilder:
         prompt_format: the prompt format.
         depicts: what the model saw in training; None if its folder does not say.
         fits: whether a text fits the tokenizer.
-        classes: findings that the model is asked by, for the format `class`.
+        classes: findings that the model is conditioned on, for the format `class`.
     """
 
     def __init__(

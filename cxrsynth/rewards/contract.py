@@ -17,7 +17,7 @@ from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import Reward
 from cxrsynth.rewards.own import OwnReward, result_problem
 
-# How far apart two values of the same image may be: a share of the spread between images, and rounding.
+# How far apart two values of the same image may be: a share of the standard deviation between images, and rounding.
 _SHARE_OF_SPREAD, _ROUNDING = 1e-3, 1e-5
 _CALLS_PER_THREAD = 3
 _MAX_TEXT = 300  # characters of an exception's text

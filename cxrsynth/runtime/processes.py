@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from cxrsynth.runtime.together import Lookout
 
 _VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+# Those of MPI's launchers: accelerate reads them, we do not. With these alone, every process would be a run by itself.
+_MPI_SIZES: Final = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_MPI: Final = (
+    *_MPI_SIZES,
+    *("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"),
+    *("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
+    *("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"),
+)
+# Where the processes of a run find each other.
+_MEETING: Final = ("MASTER_ADDR", "MASTER_PORT")
 
 # With these, accelerate would spread the weights over processes, which `tune` does not expect.
 _SHARDED: Final = (
@@ -44,15 +54,20 @@ def read_launch() -> Launch:
     An empty variable counts as unset, and is removed from the environment: accelerate takes it for a number.
 
     Raises:
-        LaunchError: if one is not a number, or they contradict each other.
+        LaunchError: if one is not a number, they contradict each other, several processes do not know where to meet, or
+            MPI started several.
     """
-    found = {name: value.strip() for name in _VARIABLES if (value := os.environ.get(name)) is not None}
+    names = (*_VARIABLES, *_MPI, *_MEETING)
+    found = {name: value.strip() for name in names if (value := os.environ.get(name)) is not None}
     for name in [name for name, value in found.items() if not value]:
         del os.environ[name], found[name]
     for name, value in found.items():
-        if not (value.isascii() and value.isdecimal()):
+        if name != "MASTER_ADDR" and not (value.isascii() and value.isdecimal()):
             raise _refused(f"{name}={value!r}", "a whole number, 0 or above")
-    number = {name: int(value) for name, value in found.items()}
+    number = {name: int(value) for name, value in found.items() if name != "MASTER_ADDR"}
+    for name in _MPI_SIZES:
+        if number.get(name, 1) > 1 and "WORLD_SIZE" not in number:
+            raise _refused(f"{name}={number[name]}, of an MPI launcher, without WORLD_SIZE", "torch's variables")
     world_size, rank = number.get("WORLD_SIZE", 1), number.get("RANK", 0)
     if world_size < 1:
         raise _refused("WORLD_SIZE=0", "at least 1 process")
@@ -66,6 +81,8 @@ def read_launch() -> Launch:
     limit = "LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in number else "WORLD_SIZE"
     if local_rank >= number.get(limit, 1):
         raise _refused(f"LOCAL_RANK={local_rank}", f"a rank below {limit}, which is {number.get(limit, 1)}")
+    if world_size > 1 and (missing := [name for name in _MEETING if name not in found]):
+        raise _refused(f"WORLD_SIZE={world_size} without {' and '.join(missing)}", "where the processes meet")
     return Launch(rank, local_rank, world_size, local_world_size)
 
 
@@ -87,9 +104,10 @@ def refuse_sharding() -> None:
 
 
 def _refused(found: str, expected: str) -> LaunchError:
+    unset = ", ".join(name for name in (*_VARIABLES, *_MPI) if name in os.environ)
     return LaunchError(
         f"environment: {found}\n  expected: {expected}\n"
-        f"  start with torchrun or accelerate launch, or unset {', '.join(_VARIABLES)} to run one process"
+        f"  start with torchrun or accelerate launch, or unset {unset} to run one process"
     )
 
 

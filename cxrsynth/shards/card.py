@@ -15,10 +15,11 @@ from cxrsynth.shards.folder import FILE_SET, KEYS, MANIFEST, METADATA, NOT_ACCEP
 
 _CELL = 192
 _INTENDED_USE = [
-    "Research and teaching: developing and testing software for chest radiographs, and adding to real training data.",
+    "Research: developing and testing software for chest radiographs, and adding to real training data.",
     "Confirm on real images whatever you find on these.",
     "",
-    "Out of scope: diagnosis or treatment, and conclusions about how common a disease is or how it looks.",
+    "Out of scope: diagnosis or treatment, teaching diagnosis, and conclusions about how common a disease is or how it",
+    "looks.",
 ]
 
 
@@ -155,7 +156,7 @@ def _unsupported(manifest: Mapping[str, Any]) -> list[str]:
     return [
         "Unsupported findings in this data set:",
         "",
-        *(f"- {n}: {c} images" for n, c in sorted(counts.items())),
+        *(f"- {n}: {counted(c, 'image')}" for n, c in sorted(counts.items())),
         "",
     ]
 

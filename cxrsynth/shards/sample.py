@@ -18,6 +18,7 @@ from cxrsynth.runtime.files import write_atomically
 
 _KEY_BYTES = 32
 _FIT_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_HOW_TO_MAKE = "create one: python -c 'import secrets; print(secrets.token_hex(32))' > FILE"
 _KEPT_CHARS, _HASH_CHARS = 48, 12
 
 
@@ -99,12 +100,9 @@ def load_id_key(path: Path | None) -> bytes:
     try:
         key = path.read_bytes().strip()
     except OSError as error:
-        raise ShardError(f"--id-key {path}: cannot be read ({error.strerror})") from None
+        raise ShardError(f"--id-key {path}: cannot be read ({error.strerror})\n  {_HOW_TO_MAKE}") from None
     if len(key) < 16:
-        raise ShardError(
-            f"--id-key {path}: {len(key)} bytes, expected at least 16\n"
-            "  create one: python -c 'import secrets; print(secrets.token_hex(32))' > FILE"
-        )
+        raise ShardError(f"--id-key {path}: {len(key)} bytes, expected at least 16\n  {_HOW_TO_MAKE}")
     return key
 
 

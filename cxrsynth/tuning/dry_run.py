@@ -123,7 +123,7 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
         + (f", the test of {counted(tested, 'image')} about {testing:.0f} s" if tested else ""),
         f"the baseline samples {counted(in_all, 'image')} in all, whose rewards are cached",
         f"about {timedelta(seconds=round(total))} in all; {memory / 2**30:.1f} GiB {_where(run)}"
-        " for weights, optimizer and a step (decoding and rewards are counted in neither)",
+        " for weights, optimizer and a step; time and memory are without decoding and rewards",
     ]
 
 

@@ -89,7 +89,7 @@ class Forward:
         self._follow(iteration)
         return (
             feedback.row(stage.suite.names, stage.weight_tensor)
-            | {"feedback/optimality": float(optimality.mean()), "feedback/spread": float(learned.std())}
+            | {"feedback/optimality": float(optimality.mean()), "feedback/optimality_std": float(learned.std())}
             | {"images": len(specs)}
             | {f"learning_rate/{group_['part']}": group_["lr"] for group_ in stage.optimizer.param_groups}
             | {f"policy/{name}": value for name, value in asdict(stats).items() if value is not None}

@@ -96,9 +96,9 @@ def _ensemble(key: str, section: RewardSection, members: Sequence[Reward]) -> Re
     """The one member, or all of them together."""
     if len(members) == 1:
         return members[0]
-    assert section.spread_weight is not None
+    assert section.std_weight is not None
     try:
-        return EnsembleReward(members, spread_weight=section.spread_weight)
+        return EnsembleReward(members, std_weight=section.std_weight)
     except ValueError as error:
         raise RecipeError(f"{key}.backend: {error}") from None
 

@@ -25,7 +25,7 @@ AUDITED: dict[str, list[str | None]] = {
 
 def row(finding: str, low: float | None, asked: int = 30) -> dict[str, Any]:
     auroc = None if low is None else {"value": low + 0.1, "low": low, "high": low + 0.2}
-    return {"finding": finding, "asked": asked, "not_asked": 50, "auroc": auroc}
+    return {"finding": finding, "requested": asked, "not_requested": 50, "auroc": auroc}
 
 
 @pytest.fixture
@@ -140,5 +140,5 @@ def test_nano_shows_an_effusion_that_was_asked_for(tmp_path: Path) -> None:
     assert changed.exit_code == 2
     assert "not the model that made the images" in changed.output
     page = (tmp_path / "set-audit" / "report.html").read_text()
-    assert "Do images show what was asked for?" in page
+    assert "Do images show what was requested?" in page
     assert '<td class="number">14</td>' in page

@@ -118,7 +118,7 @@ def test_the_prompt_is_the_name_of_the_class(folders: dict[str, Path]) -> None:
         ("by class", {"classes": ["No Finding", "Edema", "Cough"]}, "unknown: Cough; known: No Finding"),
         ("gray", {"classes": ["Pneumonia", "No Finding"]}, "classes, but the UNet has none"),
         ("gray", {"prompt": "class"}, r"prompt 'class' without classes"),
-        ("stable_diffusion", {"classes": ["Pneumonia", "No Finding"]}, "is asked by text"),
+        ("stable_diffusion", {"classes": ["Pneumonia", "No Finding"]}, "is conditioned on text"),
         ("stable_diffusion", {"prompt": "class"}, "prompt 'class' without classes"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`cxrsynth generate` with a model that is asked by class."""
+"""`cxrsynth generate` with a class-conditional model."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_each_report_requests_its_class(model: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--guidance", "3"), "--guidance 3: a model without text has no guidance\n  use: --guidance 1"),
-        (("--prompt", "impression"), "--prompt impression: the model is asked by class\n  use: --prompt class"),
+        (("--prompt", "impression"), "--prompt impression: the model takes a class, no text\n  use: --prompt class"),
     ],
 )
 def test_what_needs_text_is_refused(options: tuple[str, ...], message: str, model: Path, tmp_path: Path) -> None:

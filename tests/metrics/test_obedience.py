@@ -1,4 +1,4 @@
-"""Obedience: the area under the curve of what was asked for, with its interval."""
+"""Obedience: the area under the curve of what was requested, with its interval."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def test_the_area_is_that_of_sklearn_and_its_interval_holds_it(strength: float) 
     expected = roc_auc_score([place % 2 for place in range(200)], logits[:, 0])
     assert row["auroc"]["value"] == pytest.approx(expected)
     assert row["auroc"]["low"] <= expected <= row["auroc"]["high"]
-    assert (row["asked"], row["not_asked"]) == (100, 100)
+    assert (row["requested"], row["not_requested"]) == (100, 100)
     assert (row["auroc"]["low"] > 0.6) == (strength > 0)
     assert (row["auroc"]["low"] <= 0.5 <= row["auroc"]["high"]) == (strength == 0)
 
@@ -57,7 +57,12 @@ def test_what_cannot_be_measured_is_listed_without_a_number() -> None:
     present[0] = {"Cardiomegaly", "Fracture"}
     rows = measure_obedience(present, logits, HEADS, [""] * 40, seed=0)
     assert [row["finding"] for row in rows] == ["No Finding", "Cardiomegaly", "Edema", "Fracture"]
-    assert row_of(rows, "Cardiomegaly") == {"finding": "Cardiomegaly", "asked": 1, "not_asked": 39, "auroc": None}
+    assert row_of(rows, "Cardiomegaly") == {
+        "finding": "Cardiomegaly",
+        "requested": 1,
+        "not_requested": 39,
+        "auroc": None,
+    }
     assert row_of(rows, "No Finding")["auroc"] is None  # no output of that name
     assert row_of(rows, "Edema")["auroc"] is not None
 

@@ -76,7 +76,11 @@ def test_the_package_carries_every_recipe_and_table_of_the_repository() -> None:
 def test_the_version_is_that_of_the_changelog_and_citation() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## \[?{re.escape(cxrsynth.__version__)}\b|^## \[?Unreleased\b", changelog, re.MULTILINE)
-    assert f"version: {cxrsynth.__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    released = re.search(r"^version: (\S+)$", citation, re.MULTILINE)
+    assert released is not None
+    assert re.search(rf"^## {re.escape(released[1])} - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE)
+    assert cxrsynth.__version__ == released[1] or ".dev" in cxrsynth.__version__
 
 
 def test_links_of_the_readme_work_away_from_the_repository() -> None:

@@ -102,7 +102,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         "  did you mean: checkpoint",
         "r.yaml: reports.held_out: found 0\n  expected: greater than or equal to 1",
         "r.yaml: stages.0.train.unet: found 'ful'\n  expected: 'full', 'lora' or 'frozen'",
-        "r.yaml: stages.0.rewards.posture.wieght: unknown key\n  known keys: augment, backend, spread_weight, weight\n"
+        "r.yaml: stages.0.rewards.posture.wieght: unknown key\n  known keys: augment, backend, std_weight, weight\n"
         "  did you mean: weight",
         "r.yaml: stages.1: stage 'ddpp'\n  expected: sft, rlcf or ddpo",
         "r.yaml: stages.2: has no stage",
@@ -134,6 +134,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         ("stages.0.update", "timesteps", "timestep_fraction"),
         ("stages.1", "unconditional", "cond_dropout_prob"),
         ("evaluation", "judge", "evaluator"),
+        ("stages.0.rewards.posture", "spread_weight", "std_weight"),
     ],
 )
 def test_an_old_key_is_refused_with_its_new_name(place: str, old: str, new: str, tmp_path: Path) -> None:
@@ -205,13 +206,13 @@ def test_an_ensemble_of_reward_models(tmp_path: Path) -> None:
     stage = read(tmp_path, content).stages[0]
     assert isinstance(stage, RlcfStage)
     posture, diagnosis = stage.rewards["posture"], stage.rewards["diagnosis"]
-    assert (posture.backends, posture.spread_weight) == (("nano", str(tmp_path / "mine")), 0.5)
-    assert (diagnosis.backends, diagnosis.spread_weight) == (("nano",), None)
-    stage = read(tmp_path, content, "stages.0.rewards.posture.spread_weight=0").stages[0]
+    assert (posture.backends, posture.std_weight) == (("nano", str(tmp_path / "mine")), 0.5)
+    assert (diagnosis.backends, diagnosis.std_weight) == (("nano",), None)
+    stage = read(tmp_path, content, "stages.0.rewards.posture.std_weight=0").stages[0]
     assert isinstance(stage, RlcfStage)
-    assert stage.rewards["posture"].spread_weight == 0
+    assert stage.rewards["posture"].std_weight == 0
     for override, expected in {
-        "stages.0.rewards.diagnosis.spread_weight=1": "spread_weight is of an ensemble",
+        "stages.0.rewards.diagnosis.std_weight=1": "std_weight is of an ensemble",
         "stages.0.rewards.diagnosis.backend=[nano]": "at least 2",
         "stages.0.rewards.diagnosis.backend=[nano,nano]": "names a reward model twice",
         "stages.0.rewards.posture.backend=[mine,./mine]": (

@@ -1,5 +1,6 @@
 """What the launcher's environment variables say, or fail to say: one reader, before any work."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 @pytest.fixture(autouse=True)
 def _started_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
+    for name in (*VARIABLES, "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -40,8 +41,44 @@ def set_to(monkeypatch: pytest.MonkeyPatch, values: str) -> None:
 )
 def test_what_a_launcher_sets(values: str, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     set_to(monkeypatch, values)
+    monkeypatch.setenv("MASTER_ADDR", "node-1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("PMI_SIZE", "")
     assert read_launch() == launch
     assert read_launch() == launch
+    assert "PMI_SIZE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "WORLD_SIZE=2 without MASTER_ADDR and MASTER_PORT\n"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": ""},
+            "WORLD_SIZE=2 without MASTER_PORT",
+        ),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "x"}, "MASTER_PORT='x'\n"),
+        ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "PMI_SIZE=2, of an MPI launcher, without WORLD_SIZE\n"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE=4, of an MPI launcher"),
+        ({"PMI_SIZE": "two"}, "PMI_SIZE='two'\n  expected: a whole number"),
+    ],
+)
+def test_processes_that_cannot_meet_are_refused(
+    given: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate reads these, and raised; several separate runs would otherwise share one folder."""
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError) as caught:
+        read_launch()
+    assert reason in str(caught.value)
+
+
+def test_one_process_of_mpi_is_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PMI_SIZE": "1", "PMI_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert read_launch() == Launch()
+    assert join_processes(cpu=True) == ProcessGroup()
 
 
 @pytest.mark.parametrize(

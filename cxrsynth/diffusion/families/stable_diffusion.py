@@ -101,7 +101,7 @@ def check_unet(unet: Any, components: Components, *, further_condition: str | No
             )
     if config.get("encoder_hid_dim_type") not in (None, "text_proj"):
         raise ModelError(
-            f"{where}: encoder_hid_dim_type {config.encoder_hid_dim_type!r}: a UNet that is asked by images, too\n"
+            f"{where}: encoder_hid_dim_type {config.encoder_hid_dim_type!r}: a UNet conditioned on images, too\n"
             "  expected: one with text alone"
         )
     taken = int(config.in_channels)
