@@ -35,6 +35,7 @@ from cxrsynth.settings import (
     SopClass,
     TuneSettings,
     parse_lora,
+    parse_part,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def generate(
     include_text: str = ShardSettings.include_text,
     id_key: str | PathLike[str] | None = GenerateSettings.id_key,
     id_map: str | PathLike[str] | None = GenerateSettings.id_map,
+    part: str | None = None,
+    finish: bool = GenerateSettings.finish,
 ) -> "Generated":
     """Turn a table of radiology reports into shards of synthetic chest X-rays.
 
@@ -125,9 +128,13 @@ def generate(
         include_text: `none` or `sanitized`: report text to store with each image.
         id_key: file with the secret key for sample keys; None for a key created once in the user data folder.
         id_map: write the mapping from report ids to sample keys to this file, outside `out`.
+        part: `I/N`: make only every N-th shard, from number I on (1 to N). Parts may run at the same time, and in any
+            order; the last to end completes the data set.
+        finish: make no image; complete a data set of which all parts are made.
 
     Returns:
-        Counts of reports, rejected rows, images and shards; the same in every process of a distributed run.
+        Counts of reports, rejected rows, images and shards of the whole data set; the same in every process of a
+        distributed run. Its main process knows if the set is complete (`finished`) and how many shards are missing.
 
     Raises:
         ReportsError, ModelError, ShardError: for what the user can mend.
@@ -149,6 +156,8 @@ def generate(
     )
     if unpacked and shards.format is not ShardFormat.DICOM:
         raise ValueError("unpacked: needs shard_format='dicom'")
+    if part is not None and finish:
+        raise ValueError("finish: found `part` as well, expected one of the two")
     settings = GenerateSettings(
         reports=Path(reports),
         out=Path(out),
@@ -172,6 +181,8 @@ def generate(
         dry_run=dry_run,
         id_key=_path(id_key),
         id_map=_path(id_map),
+        part=None if part is None else parse_part(part),
+        finish=finish,
         sampling=SamplingSettings(
             steps=steps,
             guidance=guidance,

@@ -28,6 +28,7 @@ from cxrsynth.settings import (
     ShardSettings,
     TuneSettings,
     parse_lora,
+    parse_part,
 )
 
 _SUMMARY = "Synthetic chest X-rays you can share."
@@ -97,6 +98,8 @@ def generate(
     include_text: options.Text = ShardSettings.include_text,
     id_key: options.IdKey = GenerateSettings.id_key,
     id_map: options.IdMap = GenerateSettings.id_map,
+    part: options.PartOfSet = None,
+    finish: options.Finish = GenerateSettings.finish,
     report_column: options.ReportColumn = None,
     findings_column: options.FindingsColumn = None,
     impression_column: options.ImpressionColumn = None,
@@ -114,6 +117,13 @@ def generate(
             parse_lora(text)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--lora") from None
+    if part is not None:
+        if finish:
+            raise typer.BadParameter("found --part as well; give one of the two", param_hint="--finish")
+        try:
+            parse_part(part)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--part") from None
     columns = {
         "report": report_column,
         "findings": findings_column,
@@ -159,9 +169,14 @@ def generate(
             include_text=include_text,
             id_key=id_key,
             id_map=id_map,
+            part=part,
+            finish=finish,
         )
         if done.estimate is not None:
             console.say(done.estimate)
+        elif _is_main_process() and not done.finished:
+            left = f"{_count(done.missing, 'shard')} of other parts missing" if done.missing else "others are at work"
+            console.say(f"{out}: part {part} is made; {left}")
         elif _is_main_process():
             rejected = f", {_count(done.rejected, 'row')} not used, see rejected.csv" if done.rejected else ""
             made = f"{out}: {_count(done.samples, 'image')} in {_count(done.shards, 'shard')}{rejected}"

@@ -62,6 +62,23 @@ Limit = Annotated[int | None, Option(min=1, help="Use only the first N usable re
 StrictRows = Annotated[bool, Option("--strict", help="Stop at the first unusable row instead of setting it aside.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Print counts, disk space and time, then stop. Writes nothing.")]
 
+PartOfSet = Annotated[
+    str | None,
+    Option(
+        "--part",
+        metavar="I/N",
+        help="Make only every N-th shard, for jobs that know nothing of each other: 1/4 to 4/4 into one --out.",
+    ),
+]
+Finish = Annotated[
+    bool,
+    Option(
+        "--finish",
+        help="Make no image: write the manifest and its companions, once all parts are there. The last part to end does"
+        " so itself.",
+    ),
+]
+
 # generate: how to sample.
 Steps = Annotated[int | None, Option(min=1, help="Denoising steps. Default: the model's.", rich_help_panel=_SAMPLING)]
 Guidance = Annotated[

@@ -61,6 +61,15 @@ class Warm:
         self._process.kill()
         self._process.join()
 
+    def kill_soon(self, seen: Callable[[], bool], after: float) -> bool:
+        """SIGKILL so many seconds after something is seen; False if the process has ended before."""
+        while self._process.is_alive() and not seen():
+            time.sleep(0.0005)
+        self._process.join(after)
+        self._process.kill()
+        self._process.join()
+        return self.returncode == -signal.SIGKILL
+
     def interrupt_when(self, seen: Callable[[], bool]) -> None:
         """SIGINT, as Ctrl-C sends it, as soon as something is seen; fails if the process ends before."""
         self._wait_until(seen)

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.generation.id_map import write_id_map
 from cxrsynth.generation.plan import GenerateRun
@@ -34,7 +35,7 @@ def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards
 
 def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> None:
     _check_table(run, folder)
-    records = [_record(folder, index) for index in range(shards)]
+    records = _records(folder, shards)
     _write_rejected(folder, rows)
     write_id_map(run, rows)
     write_atomically(folder.path / PREVIEW, contact_sheet(_first_images(folder, shards)))
@@ -70,11 +71,22 @@ def _check_table(run: GenerateRun, folder: OutputFolder) -> None:
         )
 
 
-def _record(folder: OutputFolder, index: int) -> dict[str, Any]:
-    record = folder.record(index)
-    if record is None or not (folder.path / shard_name(index)).exists():
-        raise ShardError(f"{folder.path / shard_name(index)}: missing\n  run the same command again to make it")
-    return record
+def _records(folder: OutputFolder, shards: int) -> list[dict[str, Any]]:
+    """The records of all shards. Raises ShardError if one is not there, or not as long as its record says."""
+    refuse_missing(folder, shards)
+    return [record for index in range(shards) if (record := folder.record(index)) is not None]
+
+
+def refuse_missing(folder: OutputFolder, shards: int) -> None:
+    """Raise ShardError unless all shards of a data set are there."""
+    missing = folder.missing(shards)
+    if missing:
+        names = ", ".join(shard_name(index) for index in missing[:3])
+        raise ShardError(
+            f"{folder.name}: {counted(len(missing), 'shard')} of {shards} missing: {names}"
+            f"{' ...' if len(missing) > 3 else ''}\n"
+            "  run the same command again to make them, or the parts (--part) that they belong to"
+        )
 
 
 def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.generation.batches import Batch, batches_to_make, sample_batch
 from cxrsynth.generation.dry_run import describe
-from cxrsynth.generation.finalize import finish_dataset
+from cxrsynth.generation.finalize import finish_dataset, refuse_missing
 from cxrsynth.generation.id_map import write_id_map
 from cxrsynth.generation.plan import GenerateRun, open_generate
 from cxrsynth.generation.rows import Rows, read_rows
@@ -24,13 +24,19 @@ from cxrsynth.shards.sample import Sample
 
 @dataclass(frozen=True)
 class Generated:
-    """What a run made, or, for a dry run, would make."""
+    """The data set that a run made, or, for a dry run, would make.
+
+    `finished`: whether it is complete; `missing`: after a part, how many shards are not there yet. The main process
+    knows both.
+    """
 
     reports: int
     rejected: int
     samples: int
     shards: int
     already_complete: bool = False
+    finished: bool = True
+    missing: int = 0
     estimate: str | None = None
 
 
@@ -52,23 +58,38 @@ def generate(settings: GenerateSettings) -> Generated:
         if settings.dry_run:
             folder.check(run.plan)
             return replace(made, estimate=describe(run, made.reports, made.rejected))
-        complete = _is_complete(run, folder)
         try:
-            if complete:
+            if _is_complete(run, folder) or _work(run, folder, rows, shards=made.shards):
                 _check_complete(run, folder, rows)
                 return replace(made, already_complete=True)
-            with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
-                model = run.load_model()  # before the folder is made: a model that does not load leaves none behind
-                _begin(run, folder)
-                _make_shards(run, model, folder, rows)
-            run.processes.wait()
-            if run.processes.is_main:
-                finish_dataset(run, folder, rows, shards=made.shards)
+            return _conclude(run, folder, rows, made) if run.processes.is_main else made
         except OSError as error:
             raise folder.failure(error) from None
         finally:
             folder.unlock()
-        return made
+
+
+def _work(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> bool:
+    """Make the shards of this process; True if others have completed the data set in the meantime."""
+    if run.settings.finish:
+        if run.processes.is_main:
+            refuse_missing(folder, shards)  # before the folder is made
+        return _begin(run, folder)
+    with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
+        model = run.load_model()  # before the folder is made: a model that does not load leaves none behind
+        if _begin(run, folder):
+            return True
+        _make_shards(run, model, folder, rows)
+    run.processes.wait()
+    return False
+
+
+def _conclude(run: GenerateRun, folder: OutputFolder, rows: Rows, made: Generated) -> Generated:
+    """Complete the data set, unless this is a part, and others are at work or have yet to be made."""
+    if run.settings.part is not None and not folder.is_last(made.shards):
+        return replace(made, finished=False, missing=len(folder.missing(made.shards)))
+    finish_dataset(run, folder, rows, shards=made.shards)
+    return made
 
 
 def _is_complete(run: GenerateRun, folder: OutputFolder) -> bool:
@@ -79,11 +100,12 @@ def _is_complete(run: GenerateRun, folder: OutputFolder) -> bool:
     return folder.check(run.plan)
 
 
-def _begin(run: GenerateRun, folder: OutputFolder) -> None:
-    """The main process makes the folder and writes the plan there."""
+def _begin(run: GenerateRun, folder: OutputFolder) -> bool:
+    """The main process makes the folder and writes the plan there; True if the data set is complete by now."""
     if run.processes.is_main:
-        folder.start(run.plan)
+        folder.start(run.plan, part=run.settings.part)
     run.processes.wait()
+    return folder.check(run.plan)
 
 
 def _check_complete(run: GenerateRun, folder: OutputFolder, rows: Rows) -> None:

@@ -29,7 +29,7 @@ from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.reports.template import PromptFormat, PromptTemplate, TemplateError, parse_template
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
-from cxrsynth.settings import Device, GenerateSettings, Precision, PromptStyle, Sampler
+from cxrsynth.settings import Device, GenerateSettings, Part, Precision, PromptStyle, Sampler
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
 from cxrsynth.shards.sample import default_id_key, key_fingerprint, load_id_key
@@ -68,6 +68,11 @@ class GenerateRun:
         return {"synthetic": True, "seed": self.settings.seed} | {
             name: self.plan[name] for name in ("model", "sampling", "versions")
         }
+
+    def makes(self, shard: int) -> bool:
+        """Whether this process makes a shard: one of its part, divided over the processes that a launcher started."""
+        part = self.settings.part or Part(1, 1)
+        return part.has(shard) and shard // part.count % self.processes.count == self.processes.rank
 
     def is_table_unchanged(self) -> bool:
         """Whether the table still has the bytes the plan was made for."""

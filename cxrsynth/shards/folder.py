@@ -1,6 +1,8 @@
 """The output folder of a data set: the plan comes first, shards as they finish, the manifest last.
 
 .cxrsynth/plan.json            what this folder is being filled with
+.cxrsynth/lock                 held by a run that makes or completes the whole set
+.cxrsynth/part-1-of-4.lock     held by a run that makes a part of it; several parts may be made at once
 .cxrsynth/cxr-000000.tar.json  record of a shard: SHA-256, counts; written before the shard gets its name
 cxr-000000.tar                 a finished shard
 manifest.json                  declares the data set complete; .cxrsynth is then removed
@@ -14,7 +16,9 @@ from typing import Any
 from cxrsynth.errors import ShardError
 from cxrsynth.runtime.files import has_sha256, partial_path, stable_json, write_atomically
 from cxrsynth.runtime.folder import LockedFolder
-from cxrsynth.shards.plan import plan_differences, shard_name
+from cxrsynth.runtime.part_locks import PartLocks
+from cxrsynth.settings import Part
+from cxrsynth.shards.plan import plan_differences, shard_index, shard_name
 from cxrsynth.shards.tar import ShardWriter
 
 MANIFEST = "manifest.json"
@@ -37,32 +41,34 @@ class OutputFolder:
         self._folder = LockedFolder(
             path, lock=f"{_STATE}/lock", written=_WRITTEN, kept="finished shards are whole", option=option
         )
-        self._name = self._folder.name
+        self.name = self._folder.name
+        self._parts = PartLocks(self.state, self.name)
         self.failure = self._folder.failure
         self.sweep = self._folder.sweep
-        self.unlock = self._folder.unlock
 
-    def check(self, plan: dict[str, Any]) -> bool:
+    def check(self, plan: dict[str, Any], *, begun: bool = False) -> bool:
         """Refuse a folder that holds something else; True if this plan is already complete there.
+
+        A plan binds later runs once there is any shard, or where `begun` says that a run is at work.
 
         Raises:
             ShardError: for a foreign non-empty folder, another plan, a file in the way, an unreadable folder.
         """
         self._folder.refuse_file()
         names = self._folder.names()
-        known = self._known_plan() if self._has_begun(names) else None
+        known = self._known_plan() if begun or self._has_begun(names) else None
         if known is None:
             # Beside our state, leftovers are ours and the start removes them; elsewhere they are somebody's.
             leftovers = {path.name for path in self._folder.leftovers()} if _STATE in names else set()
             if names - {_STATE} - leftovers:
                 raise ShardError(
-                    f"{self._name}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
+                    f"{self.name}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
                 )
             return False
         differences = plan_differences(known, plan)
         if differences:
             raise ShardError(
-                f"{self._name}: holds a data set of another plan\n  "
+                f"{self.name}: holds a data set of another plan\n  "
                 + "\n  ".join(differences)
                 + "\n  choose a new folder, or run the command that started this one"
             )
@@ -73,18 +79,54 @@ class OutputFolder:
         shards = any(name.startswith("cxr-") for name in names)
         return MANIFEST in names or shards or any(self.state.glob("cxr-*.json"))
 
-    def start(self, plan: dict[str, Any]) -> None:
-        """Make the folder, take its lock and write down the plan.
+    def start(self, plan: dict[str, Any], *, part: Part | None = None) -> bool:
+        """Make the folder, take its lock, or that of a part, and write down the plan; True if it is complete by now.
 
         Raises:
             ShardError: if that fails, or another run has begun there since it was checked.
         """
-        self._folder.lock()
-        self.check(plan)
+        self._folder.make()
         try:
-            write_atomically(self.state / _PLAN, stable_json(plan))
+            with self._parts.gate():
+                others = bool(self._parts.running())
+                if part is None:
+                    self._parts.refuse_running()
+                    self._folder.lock()
+                else:
+                    self._folder.refuse_locked()
+                    self._parts.take(part)
+                    self._folder.sweep(spare=lambda left: not _may_be_of(part, left))
+                if self.check(plan, begun=others):
+                    return True
+                write_atomically(self.state / _PLAN, stable_json(plan))
         except OSError as error:
             raise self.failure(error, writing=True) from None
+        return False
+
+    def is_last(self, shards: int) -> bool:
+        """At the end of a part: whether all shards are there and no other part is at work.
+
+        If so, the folder is this run's alone; if not, it has let go of its part.
+        """
+        with self._parts.gate():
+            if self._parts.running() or self.missing(shards):
+                self._parts.release()
+                return False
+            self._folder.lock()
+            return True
+
+    def unlock(self) -> None:
+        """Let another run write here; do nothing without a lock."""
+        self._parts.release()
+        self._folder.unlock()
+
+    def missing(self, shards: int) -> list[int]:
+        """Indices of the shards that are not there. Those that are there were whole once; none is hashed."""
+        return [index for index in range(shards) if not self._is_there(index)]
+
+    def _is_there(self, index: int) -> bool:
+        record, path = self.record(index), self.path / shard_name(index)
+        return record is not None and path.exists() and path.stat().st_size == record.get("bytes")
 
     def is_finished(self, index: int) -> bool:
         """Whether a shard is whole: it has its name, a record, and the bytes the record gives the SHA-256 of."""
@@ -135,7 +177,7 @@ class OutputFolder:
         damaged = [name for name, sha256 in listed.items() if not has_sha256(self.path / name, sha256)]
         if damaged:
             raise ShardError(
-                f"{self._name}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
+                f"{self.name}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
                 f" {', '.join(damaged[:3])}{' ...' if len(damaged) > 3 else ''}\n"
                 "  run the command with a new folder: it writes the same bytes again"
             )
@@ -159,6 +201,12 @@ class OutputFolder:
                     raise _not_ours(path)
                 return plan
         return None
+
+
+def _may_be_of(part: Part, left: Path) -> bool:
+    """Whether no other part of the same division writes this file."""
+    index = shard_index(left.name)
+    return index is None or part.has(index)
 
 
 def _not_ours(path: Path) -> ShardError:
