@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cxrsynth.address import Location, parse_location
 from cxrsynth.recipe.packaged import EXAMPLE_REPORTS, find_recipe, packaged_folder
 from cxrsynth.settings import (
     DEFAULT_FAMILY,
@@ -159,8 +160,8 @@ def generate(
     if part is not None and finish:
         raise ValueError("finish: found `part` as well, expected one of the two")
     settings = GenerateSettings(
-        reports=Path(reports),
-        out=Path(out),
+        reports=parse_location(reports),
+        out=parse_location(out),
         model=model,
         additions=Additions(
             denoiser=_path(unet),
@@ -246,9 +247,9 @@ def audit(
     images: str | PathLike[str],
     out: str | PathLike[str] | None = AuditSettings.out,
     *,
-    reference: str | PathLike[str] | None = AuditSettings.reference,
-    table: str | PathLike[str] | None = AuditSettings.table,
-    reference_table: str | PathLike[str] | None = AuditSettings.reference_table,
+    reference: str | PathLike[str] | None = None,
+    table: str | PathLike[str] | None = None,
+    reference_table: str | PathLike[str] | None = None,
     columns: Mapping[str, str] | None = None,
     judges: str | Mapping[str, str] = DEFAULT_FAMILY,
     features: str = AuditSettings.features,
@@ -324,11 +325,11 @@ def audit(
     for reward, percentile in (beat_reference or {}).items():
         _check_range(f"beat_reference[{reward!r}]", percentile, low=0, high=100)
     settings = AuditSettings(
-        shards=Path(images),
-        reference=_path(reference),
+        shards=parse_location(images),
+        reference=_location(reference),
         out=_path(out),
-        table=_path(table),
-        reference_table=_path(reference_table),
+        table=_location(table),
+        reference_table=_location(reference_table),
         columns=_columns(columns, _ROLES - {"report_id", "race"}),
         judges=dict.fromkeys(REWARDS, judges) if isinstance(judges, str) else dict(judges),
         family=family,
@@ -405,6 +406,10 @@ def convert(
 def example_reports() -> Path:
     """Path of the example table: made-up reports, which `cxrsynth generate --example` uses."""
     return packaged_folder() / EXAMPLE_REPORTS
+
+
+def _location(text: str | PathLike[str] | None) -> Location | None:
+    return None if text is None else parse_location(text)
 
 
 def _path(path: str | PathLike[str] | None) -> Path | None:

@@ -219,10 +219,10 @@ def tune(
 @app.command()
 def audit(
     images: options.Images,
-    reference: options.Reference = AuditSettings.reference,
+    reference: options.Reference = None,
     out: options.AuditFolder = AuditSettings.out,
-    table: options.ImageTable = AuditSettings.table,
-    reference_table: options.ReferenceTable = AuditSettings.reference_table,
+    table: options.ImageTable = None,
+    reference_table: options.ReferenceTable = None,
     judge: options.Judge = None,
     features: options.Features = AuditSettings.features,
     family: options.Family = AuditSettings.family,
@@ -365,7 +365,7 @@ def check_reward(
             raise typer.Exit(2)
 
 
-def _table(reports: Path | None, *, example: bool) -> Path:
+def _table(reports: str | None, *, example: bool) -> str | Path:
     """The table to read: the user's, or the example.
 
     Raises:

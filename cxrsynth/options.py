@@ -16,11 +16,22 @@ _REWARD_MODELS, _SELECTION, _METRICS = "Reward models", "Selection", "Metrics"
 
 # generate: what to make.
 Reports = Annotated[
-    Path | None, Argument(metavar="[REPORTS]", help="CSV, JSONL or Parquet table of reports.", show_default=False)
+    str | None,
+    Argument(
+        metavar="[REPORTS]",
+        help="CSV, JSONL or Parquet table of reports: a path, or s3://, gs://...",
+        show_default=False,
+    ),
 ]
 Example = Annotated[bool, Option("--example", help="Use the example table that comes with cxrsynth as REPORTS.")]
 DatasetFolder = Annotated[
-    Path, Option("--out", help="Folder for the data set: new, empty, or an unfinished run to resume.")
+    str,
+    Option(
+        "--out",
+        metavar="PATH",
+        help="Folder for the data set: new, empty, or an unfinished run to resume. Or a prefix in an object store:"
+        " s3://BUCKET/PREFIX, gs://, az://, hf://.",
+    ),
 ]
 Model = Annotated[
     str,
@@ -210,22 +221,25 @@ Override = Annotated[
 
 # audit: what to read and how to score it.
 Images = Annotated[
-    Path,
+    str,
     Argument(
         metavar="SHARDS",
-        help="Data set made by cxrsynth, WebDataset shards, or a folder of images or DICOM files.",
+        help="Data set made by cxrsynth, WebDataset shards, or a folder of images or DICOM files; a path, or an address"
+        " as s3://BUCKET/PREFIX.",
         show_default=False,
     ),
 ]
 Reference = Annotated[
-    Path | None, Option(help="Real images to compare with, in any form SHARDS can have.", rich_help_panel=_METRICS)
+    str | None,
+    Option(metavar="PATH", help="Real images to compare with, in any form SHARDS can have.", rich_help_panel=_METRICS),
 ]
 AuditFolder = Annotated[Path | None, Option("--out", help="Folder for the results. Default: SHARDS with -audit.")]
 ImageTable = Annotated[
-    Path | None, Option("--table", help="CSV, JSONL or Parquet table that describes the files in SHARDS.")
+    str | None,
+    Option("--table", metavar="PATH", help="CSV, JSONL or Parquet table that describes the files in SHARDS."),
 ]
 ReferenceTable = Annotated[
-    Path | None, Option(help="Table that describes the reference images.", rich_help_panel=_METRICS)
+    str | None, Option(metavar="PATH", help="Table that describes the reference images.", rich_help_panel=_METRICS)
 ]
 Judge = Annotated[
     list[str] | None,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from cxrsynth.address import Location
+
 REWARDS = ("posture", "diagnosis", "consistency")
 TUNING_FAMILY = "nano"  # of reward models, to tune with
 DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with
@@ -191,8 +193,8 @@ class GenerateSettings:
     in which all shards are.
     """
 
-    reports: Path
-    out: Path
+    reports: Location
+    out: Location
     model: str = "nano"
     additions: Additions = Additions()
     ace: Path | None = None
@@ -235,11 +237,11 @@ class AuditSettings:
     the user's data folder. `out` None: beside the input.
     """
 
-    shards: Path
-    reference: Path | None = None
+    shards: Location
+    reference: Location | None = None
     out: Path | None = None
-    table: Path | None = None
-    reference_table: Path | None = None
+    table: Location | None = None
+    reference_table: Location | None = None
     columns: dict[str, str] = field(default_factory=dict)
     judges: dict[str, str] = field(default_factory=dict)
     family: str = DEFAULT_FAMILY

@@ -14,12 +14,11 @@ from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.generation.id_map import write_id_map
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
-from cxrsynth.runtime.files import file_sha256, folder_atomically, open_atomically, write_atomically
+from cxrsynth.runtime.files import file_sha256, folder_atomically, open_atomically
 from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
 from cxrsynth.shards.folder import CARD, FILE_SET, METADATA, PREVIEW, REJECTED, OutputFolder
 from cxrsynth.shards.plan import shard_name
-from cxrsynth.shards.tar import read_members
 
 _PREVIEW_IMAGES = 24
 
@@ -38,7 +37,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
     records = _records(folder, shards)
     _write_rejected(folder, rows)
     write_id_map(run, rows)
-    write_atomically(folder.path / PREVIEW, contact_sheet(_first_images(folder, shards)))
+    folder.write(PREVIEW, contact_sheet(_first_images(folder, shards)))
     files = _unpack(run, folder, shards=shards) if run.settings.shards.unpacked else {}
     manifest = {
         "synthetic": True,
@@ -55,7 +54,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         "prompts_truncated": sum(record["prompts_truncated"] for record in records),
         "unsupported_findings": _total(records, "unsupported_findings"),
     }
-    write_atomically(folder.path / CARD, dataset_card(manifest))
+    folder.write(CARD, dataset_card(manifest))
     folder.finish(manifest)
     folder.clean(drop_shards=run.settings.shards.unpacked)
 
@@ -74,7 +73,14 @@ def _check_table(run: GenerateRun, folder: OutputFolder) -> None:
 def _records(folder: OutputFolder, shards: int) -> list[dict[str, Any]]:
     """The records of all shards. Raises ShardError if one is not there, or not as long as its record says."""
     refuse_missing(folder, shards)
-    return [record for index in range(shards) if (record := folder.record(index)) is not None]
+    return [_record(folder, index) for index in range(shards)]
+
+
+def _record(folder: OutputFolder, index: int) -> dict[str, Any]:
+    record = folder.record(index)
+    if record is None:
+        raise ShardError(f"{folder.name}: the record of {shard_name(index)} is missing\n  run the same command again")
+    return record
 
 
 def refuse_missing(folder: OutputFolder, shards: int) -> None:
@@ -98,7 +104,7 @@ def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:
 
 def _write_rejected(folder: OutputFolder, rows: Rows) -> None:
     """Write rejected.csv: line and reason of each rejected row, no text and no id."""
-    with open_atomically(folder.path / REJECTED) as raw:
+    with folder.new_file(REJECTED) as raw:
         file = io.TextIOWrapper(raw, newline="", encoding="utf-8")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["line", "reason"])
@@ -108,7 +114,7 @@ def _write_rejected(folder: OutputFolder, rows: Rows) -> None:
 
 def _members(folder: OutputFolder, shards: int) -> Iterator[tuple[str, bytes]]:
     for index in range(shards):
-        yield from read_members(folder.path / shard_name(index))
+        yield from folder.members(index)
 
 
 def _first_images(folder: OutputFolder, shards: int) -> Iterator[Any]:

@@ -8,11 +8,12 @@ from cxrsynth import console
 from cxrsynth.console import Advance
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.errors import ShardError
 from cxrsynth.generation.batches import Batch, batches_to_make, sample_batch
 from cxrsynth.generation.dry_run import describe
 from cxrsynth.generation.finalize import finish_dataset, refuse_missing
 from cxrsynth.generation.id_map import write_id_map
-from cxrsynth.generation.plan import GenerateRun, open_generate
+from cxrsynth.generation.plan import GenerateRun, open_generate, refuse_changed
 from cxrsynth.generation.rows import Rows, read_rows
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import GenerateSettings
@@ -55,6 +56,8 @@ def generate(settings: GenerateSettings) -> Generated:
             samples=rows.usable * settings.images_per_report,
             shards=shard_count(rows.usable, images_per_report=settings.images_per_report, size=settings.shards.size),
         )
+        if settings.part is not None:
+            refuse_changed(run)  # at the end, only the last part looks
         if settings.dry_run:
             folder.check(run.plan)
             return replace(made, estimate=describe(run, made.reports, made.rejected))
@@ -88,7 +91,12 @@ def _conclude(run: GenerateRun, folder: OutputFolder, rows: Rows, made: Generate
     """Complete the data set, unless this is a part, and others are at work or have yet to be made."""
     if run.settings.part is not None and not folder.is_last(made.shards):
         return replace(made, finished=False, missing=len(folder.missing(made.shards)))
-    finish_dataset(run, folder, rows, shards=made.shards)
+    try:
+        finish_dataset(run, folder, rows, shards=made.shards)
+    except ShardError:
+        # In an object store, another part may have been the last as well, and have removed what this one reads.
+        if not folder.check(run.plan):
+            raise
     return made
 
 

@@ -5,9 +5,11 @@ import os
 import random
 import shutil
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
@@ -44,6 +46,12 @@ class Set:
         """Run in a process of its own."""
         arguments = command(self.table, out, self.model, *self.options, *options)
         return Warm("cxrsynth", *arguments, log=log, environment={"HF_HUB_OFFLINE": "1"})
+
+    def launch(self, out: Path, *launcher: str, log: Path, part: str | None = None) -> Warm:
+        """Run by torchrun."""
+        arguments = command(self.table, out, self.model, *self.options, *(("--part", part) if part else ()))
+        environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        return Warm("torch.distributed.run", *launcher, "-m", "cxrsynth", *arguments, log=log, environment=environment)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +227,7 @@ def test_of_parts_that_end_together_exactly_one_is_the_last(tmp_path: Path) -> N
 def test_a_gate_that_stays_shut_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part_locks, "_GATE_S", 0.05)
     locks = PartLocks(tmp_path, "--out set")
-    with FileLock(tmp_path / "gate.lock"), pytest.raises(ShardError, match="gate.lock has been locked"), locks.gate():
+    with FileLock(tmp_path / "gate.lock"), pytest.raises(ShardError, match=r"gate\.lock has been locked"), locks.gate():
         pass
 
 
@@ -268,4 +276,58 @@ def test_four_parts_killed_at_random_and_started_again_in_any_order(
         if (out / "manifest.json").exists():
             break
     assert kills >= 3
+    assert hashes(out) == expected
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_processes_give_the_bytes_of_one_run(
+    whole: tuple[Set, dict[str, str]], tmp_path: Path
+) -> None:
+    made, expected = whole
+    out = tmp_path / "out"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [
+        made.launch(
+            out,
+            *("--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "2"),
+            *("--master-addr", "127.0.0.1", "--master-port", str(port)),
+            log=tmp_path / f"{node}.log",
+        )
+        for node in range(2)
+    ]
+    for node in nodes:
+        assert node.wait() == 0, node.printed()
+    assert hashes(out) == expected
+    assert sum(node.printed().count("14 images in 7 shards") for node in nodes) == 1
+
+
+@pytest.mark.slow
+def test_a_part_divided_over_processes(whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
+    made, expected = whole
+    out = tmp_path / "out"
+    launched = made.launch(out, "--standalone", "--nproc-per-node", "2", log=tmp_path / "log", part="1/2")
+    assert launched.wait() == 0, launched.printed()
+    assert sorted(path.name[4:10] for path in out.glob("*.tar")) == ["000000", "000002", "000004", "000006"]
+    assert made.run(out, "--part", "2/2")[0] == 0
+    assert hashes(out) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_starts_a_killed_worker_again(rank: int, whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
+    made, expected = whole
+    out = tmp_path / "out"
+    launched = made.launch(out, "--standalone", "--nproc-per-node", "2", "--max-restarts", "2", log=tmp_path / "log")
+    launched.wait_until(lambda: any((out / f"cxr-{index:06d}.tar").exists() for index in range(rank, 7, 2)))
+    workers = [
+        worker
+        for worker in psutil.Process(launched.pid).children(recursive=True)
+        if worker.environ().get("RANK") == str(rank) and "cxrsynth" in worker.cmdline()
+    ]
+    assert workers
+    workers[0].kill()
+    assert launched.wait() == 0, launched.printed()
+    assert "SIGKILL" in launched.printed() or "-9" in launched.printed()
     assert hashes(out) == expected
