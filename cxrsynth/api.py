@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cxrsynth.address import Location, parse_location
 from cxrsynth.recipe.packaged import EXAMPLE_REPORTS, find_recipe, packaged_folder
 from cxrsynth.settings import (
     DEFAULT_FAMILY,
@@ -37,6 +38,7 @@ from cxrsynth.settings import (
     SopClass,
     TuneSettings,
     parse_lora,
+    parse_part,
 )
 
 if TYPE_CHECKING:
@@ -90,6 +92,8 @@ def generate(
     only_accepted: bool = AcceptSettings.only_accepted,
     id_key: str | PathLike[str] | None = GenerateSettings.id_key,
     id_map: str | PathLike[str] | None = GenerateSettings.id_map,
+    part: str | None = None,
+    finish: bool = GenerateSettings.finish,
 ) -> "Generated":
     """Turn a table of radiology reports into shards of synthetic chest X-rays.
 
@@ -139,10 +143,14 @@ def generate(
         only_accepted: with `accept`: leave out images that never pass; else they are written with `accepted: false`.
         id_key: file with the secret key for sample keys; None for a key created once in the user data folder.
         id_map: write the mapping from report ids to sample keys to this file, outside `out`.
+        part: `I/N`: make only every N-th shard, from number I on (1 to N). Parts may run at the same time, and in any
+            order; the last to end completes the data set.
+        finish: make no image; complete a data set of which all parts are made.
 
     Returns:
-        Counts of reports, rejected rows, images and shards; the same in every process of a distributed run, but for
-        images that are accepted or left out, which the main process alone counts.
+        Counts of reports, rejected rows, images and shards of the whole data set; the same in every process of a
+        distributed run. Its main process knows if the set is complete (`finished`), how many shards are missing, and
+        how many images were accepted.
 
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can mend.
@@ -174,9 +182,11 @@ def generate(
     )
     if not accept and accepting != AcceptSettings():
         raise ValueError("thresholds, judges, ignored_checks, attempts and only_accepted need accept=True")
+    if part is not None and finish:
+        raise ValueError("finish: found `part` as well, expected one of the two")
     settings = GenerateSettings(
-        reports=Path(reports),
-        out=Path(out),
+        reports=parse_location(reports),
+        out=parse_location(out),
         model=model,
         additions=Additions(
             denoiser=_path(unet),
@@ -197,6 +207,8 @@ def generate(
         dry_run=dry_run,
         id_key=_path(id_key),
         id_map=_path(id_map),
+        part=None if part is None else parse_part(part),
+        finish=finish,
         sampling=SamplingSettings(
             steps=steps,
             guidance=guidance,
@@ -261,9 +273,9 @@ def audit(
     images: str | PathLike[str],
     out: str | PathLike[str] | None = AuditSettings.out,
     *,
-    reference: str | PathLike[str] | None = AuditSettings.reference,
-    table: str | PathLike[str] | None = AuditSettings.table,
-    reference_table: str | PathLike[str] | None = AuditSettings.reference_table,
+    reference: str | PathLike[str] | None = None,
+    table: str | PathLike[str] | None = None,
+    reference_table: str | PathLike[str] | None = None,
     columns: Mapping[str, str] | None = None,
     judges: str | Mapping[str, str] = DEFAULT_FAMILY,
     features: str = AuditSettings.features,
@@ -339,11 +351,11 @@ def audit(
     for reward, percentile in (beat_reference or {}).items():
         _check_range(f"beat_reference[{reward!r}]", percentile, low=0, high=100)
     settings = AuditSettings(
-        shards=Path(images),
-        reference=_path(reference),
+        shards=parse_location(images),
+        reference=_location(reference),
         out=_path(out),
-        table=_path(table),
-        reference_table=_path(reference_table),
+        table=_location(table),
+        reference_table=_location(reference_table),
         columns=_columns(columns, _ROLES - {"report_id", "race"}),
         judges=_judges(judges),
         family=family,
@@ -420,6 +432,10 @@ def convert(
 def example_reports() -> Path:
     """Path of the example table: made-up reports, which `cxrsynth generate --example` uses."""
     return packaged_folder() / EXAMPLE_REPORTS
+
+
+def _location(text: str | PathLike[str] | None) -> Location | None:
+    return None if text is None else parse_location(text)
 
 
 def _path(path: str | PathLike[str] | None) -> Path | None:

@@ -29,6 +29,7 @@ from cxrsynth.settings import (
     ShardSettings,
     TuneSettings,
     parse_lora,
+    parse_part,
 )
 
 _SUMMARY = "Synthetic chest X-rays you can share."
@@ -107,6 +108,8 @@ def generate(
     only_accepted: options.OnlyAccepted = False,
     id_key: options.IdKey = GenerateSettings.id_key,
     id_map: options.IdMap = GenerateSettings.id_map,
+    part: options.PartOfSet = None,
+    finish: options.Finish = GenerateSettings.finish,
     report_column: options.ReportColumn = None,
     findings_column: options.FindingsColumn = None,
     impression_column: options.ImpressionColumn = None,
@@ -124,6 +127,13 @@ def generate(
             parse_lora(text)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--lora") from None
+    if part is not None:
+        if finish:
+            raise typer.BadParameter("found --part as well; give one of the two", param_hint="--finish")
+        try:
+            parse_part(part)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--part") from None
     columns = {
         "report": report_column,
         "findings": findings_column,
@@ -188,9 +198,14 @@ def generate(
             only_accepted=only_accepted,
             id_key=id_key,
             id_map=id_map,
+            part=part,
+            finish=finish,
         )
         if done.estimate is not None:
             console.say(done.estimate)
+        elif _is_main_process() and not done.finished:
+            left = f"{_count(done.missing, 'shard')} of other parts missing" if done.missing else "others are at work"
+            console.say(f"{out}: part {part} is made; {left}")
         elif _is_main_process():
             rejected = f", {_count(done.rejected, 'row')} not used, see rejected.csv" if done.rejected else ""
             accepted = "" if done.accepted is None else f", {done.accepted} of them accepted"
@@ -241,10 +256,10 @@ def tune(
 @app.command()
 def audit(
     images: options.Images,
-    reference: options.Reference = AuditSettings.reference,
+    reference: options.Reference = None,
     out: options.AuditFolder = AuditSettings.out,
-    table: options.ImageTable = AuditSettings.table,
-    reference_table: options.ReferenceTable = AuditSettings.reference_table,
+    table: options.ImageTable = None,
+    reference_table: options.ReferenceTable = None,
     judge: options.Judge = None,
     features: options.Features = AuditSettings.features,
     family: options.Family = AuditSettings.family,
@@ -387,7 +402,7 @@ def check_reward(
             raise typer.Exit(2)
 
 
-def _table(reports: Path | None, *, example: bool) -> Path:
+def _table(reports: str | None, *, example: bool) -> str | Path:
     """The table to read: the user's, or the example.
 
     Raises:

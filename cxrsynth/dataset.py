@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -10,6 +9,7 @@ import webdataset as wds
 from webdataset.compat import FluidInterface
 from webdataset.utils import pytorch_worker_info
 
+from cxrsynth.address import Location, parse_location
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.images.image import Damaged, Radiograph
@@ -52,7 +52,8 @@ def open_dataset(
     the same number of samples.
 
     Args:
-        path: folder of a data set, one shard, or one image.
+        path: folder of a data set, one shard, or one image; or the address of one in an object store, as
+            `s3://bucket/set`.
         table: CSV, JSONL or Parquet table that describes the images, for data sets of other programs.
         columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`) -> column name, for columns without a
             usual name.
@@ -67,8 +68,8 @@ def open_dataset(
         ReportsError: if the table cannot be used.
     """
     read = _ReadUnits(
-        Path(path),
-        table=None if table is None else Path(table),
+        parse_location(path),
+        table=None if table is None else parse_location(table),
         columns=ColumnNames(**(columns or {})),
         skip_damaged=skip_damaged,
     )
@@ -77,7 +78,7 @@ def open_dataset(
         wds.SimpleShardList(shards),
         # The same order in every process: they then take every n-th shard of one list.
         wds.detshuffle(len(shards), initial=len(shards), seed=seed) if shuffle else None,
-        _EnoughShards(Path(path), len(shards)),
+        _EnoughShards(path, len(shards)),
         wds.split_by_node,
         wds.split_by_worker,
         read,
@@ -88,7 +89,7 @@ def open_dataset(
 class _EnoughShards:
     """Raises where a process of a distributed run would get no shard, and training would wait for it for ever."""
 
-    def __init__(self, path: Path, shards: int) -> None:
+    def __init__(self, path: str | PathLike[str], shards: int) -> None:
         self._path, self._shards = path, shards
 
     def __call__(self, source: Iterable[Any]) -> Iterator[Any]:
@@ -104,7 +105,7 @@ class _EnoughShards:
 class _ReadUnits:
     """Names of units in, samples out. Each worker opens the collection anew: it holds locks, which cannot be sent."""
 
-    def __init__(self, path: Path, *, table: Path | None, columns: ColumnNames, skip_damaged: bool) -> None:
+    def __init__(self, path: Location, *, table: Location | None, columns: ColumnNames, skip_damaged: bool) -> None:
         self._path, self._table, self._columns, self._skip_damaged = path, table, columns, skip_damaged
         self._collection: Collection | None = None
 

@@ -16,11 +16,22 @@ _REWARD_MODELS, _SELECTION, _METRICS = "Reward models", "Selection", "Metrics"
 
 # generate: what to make.
 Reports = Annotated[
-    Path | None, Argument(metavar="[REPORTS]", help="CSV, JSONL or Parquet table of reports.", show_default=False)
+    str | None,
+    Argument(
+        metavar="[REPORTS]",
+        help="CSV, JSONL or Parquet table of reports: a path, or s3://, gs://...",
+        show_default=False,
+    ),
 ]
 Example = Annotated[bool, Option("--example", help="Use the example table that comes with cxrsynth as REPORTS.")]
 DatasetFolder = Annotated[
-    Path, Option("--out", help="Folder for the data set: new, empty, or an unfinished run to resume.")
+    str,
+    Option(
+        "--out",
+        metavar="PATH",
+        help="Folder for the data set: new, empty, or an unfinished run to resume. Or a prefix in an object store:"
+        " s3://BUCKET/PREFIX, gs://, az://, hf://.",
+    ),
 ]
 Model = Annotated[
     str,
@@ -61,6 +72,23 @@ ImagesPerReport = Annotated[int, Option(min=1, max=100, help="Images for each re
 Limit = Annotated[int | None, Option(min=1, help="Use only the first N usable reports.")]
 StrictRows = Annotated[bool, Option("--strict", help="Stop at the first unusable row instead of setting it aside.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Print counts, disk space and time, then stop. Writes nothing.")]
+
+PartOfSet = Annotated[
+    str | None,
+    Option(
+        "--part",
+        metavar="I/N",
+        help="Make only every N-th shard, for jobs that know nothing of each other: 1/4 to 4/4 into one --out.",
+    ),
+]
+Finish = Annotated[
+    bool,
+    Option(
+        "--finish",
+        help="Make no image: write the manifest and its companions, once all parts are there. The last part to end does"
+        " so itself.",
+    ),
+]
 
 # generate: how to sample.
 Steps = Annotated[int | None, Option(min=1, help="Denoising steps. Default: the model's.", rich_help_panel=_SAMPLING)]
@@ -223,22 +251,25 @@ Override = Annotated[
 
 # audit: what to read and how to score it.
 Images = Annotated[
-    Path,
+    str,
     Argument(
         metavar="SHARDS",
-        help="Data set made by cxrsynth, WebDataset shards, or a folder of images or DICOM files.",
+        help="Data set made by cxrsynth, WebDataset shards, or a folder of images or DICOM files; a path, or an address"
+        " as s3://BUCKET/PREFIX.",
         show_default=False,
     ),
 ]
 Reference = Annotated[
-    Path | None, Option(help="Real images to compare with, in any form SHARDS can have.", rich_help_panel=_METRICS)
+    str | None,
+    Option(metavar="PATH", help="Real images to compare with, in any form SHARDS can have.", rich_help_panel=_METRICS),
 ]
 AuditFolder = Annotated[Path | None, Option("--out", help="Folder for the results. Default: SHARDS with -audit.")]
 ImageTable = Annotated[
-    Path | None, Option("--table", help="CSV, JSONL or Parquet table that describes the files in SHARDS.")
+    str | None,
+    Option("--table", metavar="PATH", help="CSV, JSONL or Parquet table that describes the files in SHARDS."),
 ]
 ReferenceTable = Annotated[
-    Path | None, Option(help="Table that describes the reference images.", rich_help_panel=_METRICS)
+    str | None, Option(metavar="PATH", help="Table that describes the reference images.", rich_help_panel=_METRICS)
 ]
 Judge = Annotated[
     list[str] | None,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from cxrsynth.address import Location
+
 REWARDS = ("posture", "diagnosis", "consistency")
 TUNING_FAMILY = "nano"  # of reward models, to tune with
 DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with
@@ -169,16 +171,46 @@ class Additions:
         return self != Additions()
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of `count` parts of a data set, numbered from 1: every `count`-th shard, from shard `number` - 1 on."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard, by its index from 0, belongs to this part."""
+        return shard % self.count == self.number - 1
+
+
+def parse_part(text: str) -> Part:
+    """`I/N`, with I from 1 to N.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    number, slash, count = text.strip().partition("/")
+    if slash and all(number.isascii() and number.isdecimal() for number in (number, count)):
+        part = Part(int(number), int(count))
+        if 1 <= part.number <= part.count:
+            return part
+    raise ValueError(f"{text!r}: expected I/N, such as 1/4 for the first of four parts; I is 1 to N")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
     """All choices of one `generate` run.
 
     `prompt` or `prompt_template` (a template, or the name of a preset) None: as the model folder says. The same holds
-    for `negative_prompt`; an empty one is none. `accept` None: each image is drawn once.
+    for `negative_prompt`; an empty one is none. `accept` None: each image is drawn once. `part` None: all shards.
+    `finish` makes no image: it completes a folder in which all shards are.
     """
 
-    reports: Path
-    out: Path
+    reports: Location
+    out: Location
     model: str = "nano"
     additions: Additions = Additions()
     ace: Path | None = None
@@ -193,6 +225,8 @@ class GenerateSettings:
     dry_run: bool = False
     id_key: Path | None = None
     id_map: Path | None = None
+    part: Part | None = None
+    finish: bool = False
     sampling: SamplingSettings = SamplingSettings()
     shards: ShardSettings = ShardSettings()
     accept: AcceptSettings | None = None
@@ -220,11 +254,11 @@ class AuditSettings:
     the user's data folder. `out` None: beside the input.
     """
 
-    shards: Path
-    reference: Path | None = None
+    shards: Location
+    reference: Location | None = None
     out: Path | None = None
-    table: Path | None = None
-    reference_table: Path | None = None
+    table: Location | None = None
+    reference_table: Location | None = None
     columns: dict[str, str] = field(default_factory=dict)
     judges: dict[str, str] = field(default_factory=dict)
     family: str = DEFAULT_FAMILY

@@ -36,6 +36,12 @@ class Warm:
         self._process: BaseProcess = process
 
     @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
     def returncode(self) -> int | None:
         """None while it runs, minus the signal that ended it."""
         return self._process.exitcode
@@ -56,18 +62,28 @@ class Warm:
 
     def kill_when(self, seen: Callable[[], bool], *, after: float = 0.0) -> None:
         """SIGKILL as soon as something is seen, or so many seconds later; fails if the process ends before."""
-        self._wait_until(seen)
+        self.wait_until(seen)
         time.sleep(after)
         self._process.kill()
         self._process.join()
 
+    def kill_soon(self, seen: Callable[[], bool], after: float) -> bool:
+        """SIGKILL so many seconds after something is seen; False if the process has ended before."""
+        while self._process.is_alive() and not seen():
+            time.sleep(0.0005)
+        self._process.join(after)
+        self._process.kill()
+        self._process.join()
+        return self.returncode == -signal.SIGKILL
+
     def interrupt_when(self, seen: Callable[[], bool]) -> None:
         """SIGINT, as Ctrl-C sends it, as soon as something is seen; fails if the process ends before."""
-        self._wait_until(seen)
+        self.wait_until(seen)
         assert self._process.pid is not None
         os.kill(self._process.pid, signal.SIGINT)
 
-    def _wait_until(self, seen: Callable[[], bool]) -> None:
+    def wait_until(self, seen: Callable[[], bool]) -> None:
+        """Return as soon as something is seen; fails if the process ends before."""
         deadline = time.monotonic() + TIMEOUT_S
         while not seen():
             assert self._process.is_alive(), self.printed()

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from cxrsynth.auditing.write_kept import root_of
+from cxrsynth.address import refuse_address
+from cxrsynth.auditing.write_kept import lies_inside
 from cxrsynth.errors import ShardError
 from cxrsynth.runtime.folder import LockedFolder
 from cxrsynth.settings import AuditSettings
@@ -43,8 +44,9 @@ class AuditFolder:
 
     def check(self, settings: AuditSettings) -> None:
         """Raise ShardError for a folder that holds something else, or lies inside what is audited."""
+        refuse_address(self.path, f"--out {self.path}")
         for option, given in (("SHARDS", settings.shards), ("--reference", settings.reference)):
-            if given is not None and self.path.resolve().is_relative_to(root_of(given).resolve()):
+            if given is not None and lies_inside(self.path, given):
                 raise ShardError(f"--out {self.path}: lies inside {option} {given}\n  an audit never touches its input")
         self._folder.refuse_file()
         if not self.parts.is_dir() and self._folder.names():

@@ -53,6 +53,8 @@ class ScoreCache:
 
     def _may_be_readable_now(self, damaged: Damaged) -> bool:
         root = self._collection.path if self._collection.path.is_dir() else self._collection.path.parent
+        if not isinstance(root, Path):
+            return False
         files = [path for name in (damaged.member, damaged.source) if (path := root / name).is_file()]
         return damaged.reason.startswith(_UNREADABLE) and any(os.access(path, os.R_OK) for path in files)
 

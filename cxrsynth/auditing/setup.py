@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from cxrsynth import __version__
+from cxrsynth.address import Address, Location
 from cxrsynth.auditing.autoencoder import Autoencoder, load_autoencoder
 from cxrsynth.auditing.decide import Rules
 from cxrsynth.auditing.depicts import check_model, check_origin
@@ -95,9 +96,14 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     )
 
 
-def _beside(shards: Path) -> Path:
-    """Where the results go by default: `set` -> `set-audit`, also for `set/manifest.json` and for `.` inside it."""
+def _beside(shards: Location) -> Path:
+    """Where the results go by default: `set` -> `set-audit`, also for `set/manifest.json` and for `.` inside it.
+
+    An audit of an object store writes into the working directory.
+    """
     root = root_of(shards)
+    if isinstance(root, Address):
+        return Path(f"{root.name or 'shards'}-audit")
     if root.name in ("", ".."):
         root = root.resolve()
     return root.with_name(f"{root.name or 'shards'}-audit")

@@ -7,6 +7,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from cxrsynth import console
+from cxrsynth.address import Address
 from cxrsynth.auditing.comparison import Comparison
 from cxrsynth.auditing.decide import Reference, thresholds
 from cxrsynth.auditing.fail_under import missed
@@ -73,7 +74,8 @@ def _settings(run: AuditRun) -> dict[str, Any]:
     """Every option of the command, defaults and the device found included; paths as given."""
     # Not where the results go: they may be moved.
     given = TypeAdapter(AuditSettings).dump_python(run.settings, mode="json", exclude={"out", "rules"})
-    return dict(given) | {"device": run.scorer.device.type, "rules": run.rules.as_json()}
+    addresses = {name: str(value) for name, value in vars(run.settings).items() if isinstance(value, Address)}
+    return dict(given) | addresses | {"device": run.scorer.device.type, "rules": run.rules.as_json()}
 
 
 def _obedience(run: AuditRun, images: Scored) -> list[dict[str, Any]] | None:

@@ -16,12 +16,13 @@ import pyarrow.csv
 from PIL import Image
 
 from cxrsynth import __version__
+from cxrsynth.address import Location, refuse_address
 from cxrsynth.auditing.score_table import _csv, decisions_csv
 from cxrsynth.errors import ShardError
 from cxrsynth.images.image import Damaged, Radiograph
-from cxrsynth.runtime.files import stable_json, write_atomically
+from cxrsynth.runtime.files import stable_json
 from cxrsynth.shards.card import contact_sheet, kept_card
-from cxrsynth.shards.folder import CARD, KEYS, MANIFEST, PREVIEW, REJECTED, OutputFolder
+from cxrsynth.shards.folder import CARD, KEYS, MANIFEST, PREVIEW, REJECTED, STATE, OutputFolder
 from cxrsynth.shards.sample import fit_keys
 
 _PREVIEW_IMAGES, _PREVIEW_SIDE = 24, 192
@@ -53,7 +54,7 @@ class Origin:
     is the input's own, if it has one. `rules` and `audit` are JSON; equal ones give equal bytes.
     """
 
-    path: Path
+    path: Location
     source: Mapping[str, Any]
     rules: Mapping[str, Any]
     audit: Mapping[str, Any] = field(repr=False)
@@ -71,23 +72,29 @@ class Kept:
     already_complete: bool = False
 
 
-def root_of(path: Path) -> Path:
+def root_of(path: Location) -> Location:
     """The folder of an input, which may be given by its manifest."""
     return path.parent if path.name == MANIFEST else path
 
 
-def refuse_target(out: Path, path: Path) -> None:
+def lies_inside(out: Path, path: Location) -> bool:
+    """Whether a folder of this machine lies inside an input."""
+    root = root_of(path)
+    return isinstance(root, Path) and out.resolve().is_relative_to(root.resolve())
+
+
+def refuse_target(out: Path, path: Location) -> None:
     """Refuse a folder that kept images cannot go to, before hours of scoring.
 
     Raises:
         ShardError: if `out` is the input at `path`, lies inside it, is a file, or holds other files than cxrsynth's.
     """
-    if out.resolve().is_relative_to(root_of(path).resolve()):
+    refuse_address(out, f"--write-kept {out}")
+    if lies_inside(out, path):
         raise ShardError(f"--write-kept {out}: lies inside {path}, which is never written to\n  choose another folder")
     if out.exists() and not out.is_dir():
         raise ShardError(f"--write-kept {out}: is a file, expected a folder")
-    folder = OutputFolder(out, option="--write-kept")
-    if out.exists() and any(out.iterdir()) and not (folder.state.exists() or (out / MANIFEST).exists()):
+    if out.exists() and any(out.iterdir()) and not ((out / STATE).exists() or (out / MANIFEST).exists()):
         raise ShardError(
             f"--write-kept {out}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
         )
@@ -163,7 +170,7 @@ def _plan(decided: Any, origin: Origin, *, size: int) -> dict[str, Any]:
 class _KeptImages:
     """The kept images of a collection, read again and compared with what was audited."""
 
-    def __init__(self, collection: Readable[Any], kept: Any, path: Path, *, size: int, workers: int) -> None:
+    def __init__(self, collection: Readable[Any], kept: Any, path: Location, *, size: int, workers: int) -> None:
         self.keys: list[str] = kept["key"].to_pylist()
         self.sources: list[str] = kept["source"].to_pylist()
         self.size = size
@@ -287,9 +294,9 @@ def _finish(
     if renamed:
         lists[KEYS] = _csv(pa.table({"key": list(renamed), "input_key": list(renamed.values())}))
     for name, content in lists.items():
-        write_atomically(folder.path / name, content)
+        folder.write(name, content)
     if preview:
-        write_atomically(folder.path / PREVIEW, contact_sheet(preview))
-    write_atomically(folder.path / CARD, kept_card(manifest))
+        folder.write(PREVIEW, contact_sheet(preview))
+    folder.write(CARD, kept_card(manifest))
     folder.finish(manifest | {"files": {name: hashlib.sha256(lists[name]).hexdigest() for name in sorted(lists)}})
     folder.clean(drop_shards=False)

@@ -43,7 +43,7 @@ def batches_to_make(
     size, images = run.settings.shards.size, rows.usable * run.settings.images_per_report
     for index, first in enumerate(range(0, images, size)):
         last = min(first + size, images)
-        if index % run.processes.count != run.processes.rank or folder.is_finished(index):
+        if not run.makes(index) or folder.is_finished(index):
             advance(last - first, made=False)
             continue
         members = _members(rows, first, last, images_per_report=run.settings.images_per_report)

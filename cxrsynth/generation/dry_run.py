@@ -30,18 +30,20 @@ def describe(run: GenerateRun, reports: int, rejected: int) -> str:
     model = run.load_model()
     threads = settings.sampling.threads_per_batch
     batches = _batch_count(images, shard_size=settings.shards.size, batch_size=run.batch_size)
+    parts = 1 if settings.part is None else settings.part.count
     with SamplingPool(model, batch_size=run.batch_size, threads_per_batch=threads) as pool:
-        at_once = min(pool.batches, math.ceil(batches / run.processes.count))
+        at_once = min(pool.batches, math.ceil(batches / (parts * run.processes.count)))
         round_s = _seconds_per_round(run, model, pool, batches=at_once, size=min(run.batch_size, images))
-    duration_s = math.ceil(batches / (at_once * run.processes.count)) * round_s
+    duration_s = math.ceil(batches / (at_once * parts * run.processes.count)) * round_s
     size_bytes = images * _bytes_per_image(run, model.image_shape)
     return (
         f"would make {counted(images, 'image')} of {model.image_shape[1]} x {model.image_shape[0]} pixels"
         f" from {counted(reports, 'report')} ({counted(rejected, 'row')} rejected)\n"
-        f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB\n"
+        f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB{_part(run, shards)}\n"
         f"  model: {model.name}, {counted(run.steps, 'step')}, guidance {run.guidance:g}, {run.sampler.value},"
         f" {model.precision.value} on {model.device.type}\n"
-        f"  time: about {timedelta(seconds=round(duration_s))} ({images / duration_s:.2f} images/s,"
+        f"  time: about {timedelta(seconds=round(duration_s))}{'' if parts == 1 else ' for each part'}"
+        f" ({images / parts / duration_s:.2f} images/s,"
         f" {counted(run.processes.count, 'process', 'processes')}, {counted(at_once, 'batch', 'batches')} of"
         f" {run.batch_size} at once{'' if run.processes.count == 1 else ' in each'})" + _about_attempts(run)
     )
@@ -52,6 +54,13 @@ def _about_attempts(run: GenerateRun) -> str:
     if accept is None:
         return ""
     return f"\n  time of one attempt for each image, without judging; images that fail take up to {accept.attempts}"
+
+
+def _part(run: GenerateRun, shards: int) -> str:
+    part = run.settings.part
+    if part is None:
+        return ""
+    return f"; part {part}: {counted(sum(part.has(index) for index in range(shards)), 'shard')}"
 
 
 def _batch_count(images: int, *, shard_size: int, batch_size: int) -> int:

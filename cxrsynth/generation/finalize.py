@@ -9,17 +9,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.generation.accept_counts import total_acceptance
 from cxrsynth.generation.id_map import write_id_map
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
-from cxrsynth.runtime.files import file_sha256, folder_atomically, open_atomically, write_atomically
+from cxrsynth.runtime.files import file_sha256, folder_atomically, open_atomically
 from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
 from cxrsynth.shards.folder import CARD, FILE_SET, METADATA, NOT_ACCEPTED, PREVIEW, REJECTED, OutputFolder
 from cxrsynth.shards.plan import shard_name
-from cxrsynth.shards.tar import read_members
 
 _PREVIEW_IMAGES = 24
 
@@ -40,7 +40,7 @@ def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards
 
 def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> dict[str, Any]:
     _check_table(run, folder)
-    records = [_record(folder, index) for index in range(shards)]
+    records = _records(folder, shards)
     samples = sum(record["samples"] for record in records)
     if not samples:
         raise ShardError(
@@ -49,7 +49,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         )
     _write_rejected(folder, rows)
     write_id_map(run, rows)
-    write_atomically(folder.path / PREVIEW, contact_sheet(_first_images(folder, shards)))
+    folder.write(PREVIEW, contact_sheet(_first_images(folder, shards)))
     files = _unpack(run, folder, shards=shards) if run.settings.shards.unpacked else {}
     manifest = {
         "synthetic": True,
@@ -70,7 +70,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         judged = [record["acceptance"] for record in records]
         manifest["acceptance"] = total_acceptance(judged)
         _write_not_accepted(folder, judged)
-    write_atomically(folder.path / CARD, dataset_card(manifest))
+    folder.write(CARD, dataset_card(manifest))
     folder.finish(manifest)
     folder.clean(drop_shards=run.settings.shards.unpacked)
     return manifest
@@ -87,11 +87,29 @@ def _check_table(run: GenerateRun, folder: OutputFolder) -> None:
         )
 
 
+def _records(folder: OutputFolder, shards: int) -> list[dict[str, Any]]:
+    """The records of all shards. Raises ShardError if one is not there, or not as long as its record says."""
+    refuse_missing(folder, shards)
+    return [_record(folder, index) for index in range(shards)]
+
+
 def _record(folder: OutputFolder, index: int) -> dict[str, Any]:
     record = folder.record(index)
-    if record is None or not (folder.path / shard_name(index)).exists():
-        raise ShardError(f"{folder.path / shard_name(index)}: missing\n  run the same command again to make it")
+    if record is None:
+        raise ShardError(f"{folder.name}: the record of {shard_name(index)} is missing\n  run the same command again")
     return record
+
+
+def refuse_missing(folder: OutputFolder, shards: int) -> None:
+    """Raise ShardError unless all shards of a data set are there."""
+    missing = folder.missing(shards)
+    if missing:
+        names = ", ".join(shard_name(index) for index in missing[:3])
+        raise ShardError(
+            f"{folder.name}: {counted(len(missing), 'shard')} of {shards} missing: {names}"
+            f"{' ...' if len(missing) > 3 else ''}\n"
+            "  run the same command again to make them, or the parts (--part) that they belong to"
+        )
 
 
 def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:
@@ -103,7 +121,7 @@ def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:
 
 def _write_rejected(folder: OutputFolder, rows: Rows) -> None:
     """Write rejected.csv: line and reason of each rejected row, no text and no id."""
-    with open_atomically(folder.path / REJECTED) as raw:
+    with folder.new_file(REJECTED) as raw:
         file = io.TextIOWrapper(raw, newline="", encoding="utf-8")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["line", "reason"])
@@ -113,7 +131,7 @@ def _write_rejected(folder: OutputFolder, rows: Rows) -> None:
 
 def _write_not_accepted(folder: OutputFolder, judged: list[dict[str, Any]]) -> None:
     """Write not_accepted.csv: key, number of attempts and reasons of each image that never passed."""
-    with open_atomically(folder.path / NOT_ACCEPTED) as raw:
+    with folder.new_file(NOT_ACCEPTED) as raw:
         file = io.TextIOWrapper(raw, newline="", encoding="utf-8")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["key", "attempts", "reasons"])
@@ -124,7 +142,7 @@ def _write_not_accepted(folder: OutputFolder, judged: list[dict[str, Any]]) -> N
 
 def _members(folder: OutputFolder, shards: int) -> Iterator[tuple[str, bytes]]:
     for index in range(shards):
-        yield from read_members(folder.path / shard_name(index))
+        yield from folder.members(index)
 
 
 def _first_images(folder: OutputFolder, shards: int) -> Iterator[Any]:

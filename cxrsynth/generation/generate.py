@@ -9,14 +9,15 @@ from cxrsynth import console
 from cxrsynth.console import Advance
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.errors import ShardError
 from cxrsynth.generation.accept import Acceptor
 from cxrsynth.generation.accept_counts import ShardCounts
 from cxrsynth.generation.batches import Batch, batches_to_make
 from cxrsynth.generation.draw import Drawer, Drawn
 from cxrsynth.generation.dry_run import describe
-from cxrsynth.generation.finalize import finish_dataset
+from cxrsynth.generation.finalize import finish_dataset, refuse_missing
 from cxrsynth.generation.id_map import write_id_map
-from cxrsynth.generation.plan import GenerateRun, open_generate
+from cxrsynth.generation.plan import GenerateRun, open_generate, refuse_changed
 from cxrsynth.generation.rows import Rows, read_rows
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import GenerateSettings
@@ -27,9 +28,10 @@ from cxrsynth.shards.plan import shard_count
 
 @dataclass(frozen=True)
 class Generated:
-    """What a run made, or, for a dry run, would make.
+    """The data set that a run made, or, for a dry run, would make.
 
-    `accepted`: how many of the images passed, where they were judged; in the main process alone.
+    `finished`: whether it is complete; `missing`: after a part, how many shards are not there yet; `accepted`: how many
+    of the images passed, where they were judged. The main process knows these.
     """
 
     reports: int
@@ -37,6 +39,8 @@ class Generated:
     samples: int
     shards: int
     already_complete: bool = False
+    finished: bool = True
+    missing: int = 0
     estimate: str | None = None
     accepted: int | None = None
 
@@ -56,26 +60,48 @@ def generate(settings: GenerateSettings) -> Generated:
             samples=rows.usable * settings.images_per_report,
             shards=shard_count(rows.usable, images_per_report=settings.images_per_report, size=settings.shards.size),
         )
+        if settings.part is not None:
+            refuse_changed(run)  # at the end, only the last part looks
         if settings.dry_run:
             folder.check(run.plan)
             return replace(made, estimate=describe(run, made.reports, made.rejected))
-        complete = _is_complete(run, folder)
         try:
-            if complete:
+            if _is_complete(run, folder) or _work(run, folder, rows, shards=made.shards):
                 return replace(_check_complete(run, folder, rows, made), already_complete=True)
-            with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
-                # Before the folder is made: what does not load leaves none behind.
-                model, acceptor = run.load_model(), run.load_acceptor()
-                _begin(run, folder)
-                _make_shards(run, model, acceptor, folder, rows)
-            run.processes.wait()
-            if run.processes.is_main:
-                made = _counted(made, finish_dataset(run, folder, rows, shards=made.shards))
+            return _conclude(run, folder, rows, made) if run.processes.is_main else made
         except OSError as error:
             raise folder.failure(error) from None
         finally:
             folder.unlock()
-        return made
+
+
+def _work(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> bool:
+    """Make the shards of this process; True if others have completed the data set in the meantime."""
+    if run.settings.finish:
+        if run.processes.is_main:
+            refuse_missing(folder, shards)  # before the folder is made
+        return _begin(run, folder)
+    with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
+        # Before the folder is made: what does not load leaves none behind.
+        model, acceptor = run.load_model(), run.load_acceptor()
+        if _begin(run, folder):
+            return True
+        _make_shards(run, model, acceptor, folder, rows)
+    run.processes.wait()
+    return False
+
+
+def _conclude(run: GenerateRun, folder: OutputFolder, rows: Rows, made: Generated) -> Generated:
+    """Complete the data set, unless this is a part, and others are at work or have yet to be made."""
+    if run.settings.part is not None and not folder.is_last(made.shards):
+        return replace(made, finished=False, missing=len(folder.missing(made.shards)))
+    try:
+        return _counted(made, finish_dataset(run, folder, rows, shards=made.shards))
+    except ShardError:
+        # In an object store, another part may have been the last as well, and have removed what this one reads.
+        if not folder.check(run.plan):
+            raise
+        return _counted(made, folder.verify())
 
 
 def _is_complete(run: GenerateRun, folder: OutputFolder) -> bool:
@@ -86,11 +112,12 @@ def _is_complete(run: GenerateRun, folder: OutputFolder) -> bool:
     return folder.check(run.plan)
 
 
-def _begin(run: GenerateRun, folder: OutputFolder) -> None:
-    """The main process makes the folder and writes the plan there."""
+def _begin(run: GenerateRun, folder: OutputFolder) -> bool:
+    """The main process makes the folder and writes the plan there; True if the data set is complete by now."""
     if run.processes.is_main:
-        folder.start(run.plan)
+        folder.start(run.plan, part=run.settings.part)
     run.processes.wait()
+    return folder.check(run.plan)
 
 
 def _counted(made: Generated, manifest: dict[str, Any]) -> Generated:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from cxrsynth import __version__
+from cxrsynth.address import Address, Location, refuse_address
 from cxrsynth.diffusion.model import (
     DiffusionModel,
     choose_device,
@@ -24,13 +25,13 @@ from cxrsynth.diffusion.notices import tell_additions
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.spec import SPEC_FILE
-from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.generation.accept import Acceptor, acceptance_plan, load_acceptor
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.reports.template import PromptFormat, PromptTemplate, TemplateError, parse_template
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
-from cxrsynth.settings import Device, GenerateSettings, Precision, PromptStyle, Sampler
+from cxrsynth.settings import Device, GenerateSettings, Part, Precision, PromptStyle, Sampler
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
 from cxrsynth.shards.sample import default_id_key, key_fingerprint, load_id_key
@@ -71,6 +72,11 @@ class GenerateRun:
             name: self.plan[name] for name in ("model", "sampling", "versions")
         }
 
+    def makes(self, shard: int) -> bool:
+        """Whether this process makes a shard: one of its part, divided over the processes that a launcher started."""
+        part = self.settings.part or Part(1, 1)
+        return part.has(shard) and shard // part.count % self.processes.count == self.processes.rank
+
     def is_table_unchanged(self) -> bool:
         """Whether the table still has the bytes the plan was made for."""
         return bool(_keyed(self.id_key, self.table) == self.plan["reports"])
@@ -84,6 +90,11 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     """
     table = open_table(settings.reports, columns=ColumnNames(**settings.columns))
     asked_format = _asked_format(settings)
+    if settings.shards.unpacked and isinstance(settings.out, Address):
+        raise ShardError(
+            f"--unpacked: --out {settings.out} is an object store, and a DICOM file-set replaces a folder as a whole\n"
+            "  write tars of DICOM objects there (--format dicom alone), or the file-set into a local folder"
+        )
     _check_outside(settings.id_map, settings.out, "--id-map")
     if settings.id_map is not None:
         _check_id_map(settings.id_map, settings)
@@ -119,6 +130,12 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     _check_request(run, model)
     tell_additions(model)
     return replace(run, plan=_plan(run, model, device, precision))
+
+
+def refuse_changed(run: GenerateRun) -> None:
+    """Raise ReportsError if the table has changed since the plan was made: rows may have been read in between."""
+    if not run.is_table_unchanged():
+        raise ReportsError(f"{run.settings.reports}: changed while it was read\n  run the same command again")
 
 
 def _asked_format(settings: GenerateSettings) -> PromptFormat | None:
@@ -226,7 +243,7 @@ def _check_id_map(path: Path, settings: GenerateSettings) -> None:
     """Raise ShardError for an id map that would replace another file of the run, or that cannot be written."""
     others = {"the table of reports": settings.reports, "--id-key": settings.id_key or default_id_key()}
     for what, other in others.items():
-        if path.resolve() == other.resolve():
+        if isinstance(other, Path) and path.resolve() == other.resolve():
             raise ShardError(f"--id-map {path}: is {what}, which would be overwritten\n  name another file")
     if path.is_dir():
         raise ShardError(f"--id-map {path}: is a folder, expected a file")
@@ -235,7 +252,9 @@ def _check_id_map(path: Path, settings: GenerateSettings) -> None:
         raise ShardError(f"--id-map {path}: cannot be written in {there}\n  name another file")
 
 
-def _check_outside(path: Path | None, out: Path, option: str) -> None:
-    """Raise ShardError for a secret file inside the folder that will be shared."""
-    if path is not None and path.resolve().is_relative_to(out.resolve()):
+def _check_outside(path: Path | None, out: Location, option: str) -> None:
+    """Raise ShardError for a secret file inside the folder that will be shared, or one that is not of this machine."""
+    if path is not None:
+        refuse_address(path, f"{option} {path}")
+    if path is not None and isinstance(out, Path) and path.resolve().is_relative_to(out.resolve()):
         raise ShardError(f"{option} {path}: lies inside --out {out}, which is meant to be shared\n  put it elsewhere")

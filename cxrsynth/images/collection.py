@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
 
+from cxrsynth.address import Address, Location, unreachable
 from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, decode
@@ -34,7 +34,7 @@ __all__ = ["Collection", "Kind", "Unit", "open_collection"]
 class Collection:
     """Images at `path`, which is never written to. `manifest` is None unless cxrsynth made the data set."""
 
-    path: Path
+    path: Location
     kind: Kind
     manifest: dict[str, Any] | None = field(repr=False)
     units: tuple[Unit, ...] = field(repr=False)
@@ -73,9 +73,9 @@ class Collection:
 
 
 def open_collection(
-    path: Path,
+    path: Location,
     *,
-    table: Path | None = None,
+    table: Location | None = None,
     columns: ColumnNames | None = None,
     template: PromptTemplate | None = None,
 ) -> Collection:
@@ -118,17 +118,19 @@ class _Table:
     digest: str = ""
 
     @classmethod
-    def of(cls, path: Path, rows: ImageRows) -> "_Table":
+    def of(cls, path: Location, rows: ImageRows) -> "_Table":
         unread = tuple(Damaged(path.name, f"line {row.line}", row.reason) for row in rows.unread)
         return cls(unread, stat_digest(path.parent, [path.name]))
 
 
-def _place(path: Path) -> tuple[Path, str | None]:
+def _place(path: Location) -> tuple[Location, str | None]:
     """The folder of a collection, and the name of the one file in it that was given, if any.
 
     Raises:
         ShardError: if there is nothing.
     """
+    if isinstance(path, Address):
+        return _place_in_store(path)
     try:
         is_file = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
@@ -142,14 +144,25 @@ def _place(path: Path) -> tuple[Path, str | None]:
     return path.parent, None if path.name == MANIFEST else path.name
 
 
-def _own_source(root: Path, only: str | None, manifest: dict[str, Any]) -> Source:
+def _place_in_store(address: Address) -> tuple[Address, str | None]:
+    try:
+        if address.is_dir():
+            return address, None
+        if not address.exists():
+            raise ShardError(f"{address}: nothing there\n  check the address")
+    except OSError as error:
+        raise unreachable(address, error) from None
+    return address.parent, None if address.name == MANIFEST else address.name
+
+
+def _own_source(root: Location, only: str | None, manifest: dict[str, Any]) -> Source:
     listed = {shard["name"] for shard in manifest["shards"]}
     if only is not None and only not in listed:
         return _other_source(root / only, root, only, None)
     return OurShards(root, manifest, only=only) if listed else FileSet(root, manifest)
 
 
-def _other_source(path: Path, root: Path, only: str | None, rows: ImageRows | None) -> Source:
+def _other_source(path: Location, root: Location, only: str | None, rows: ImageRows | None) -> Source:
     """Any other collection. Raises ShardError if there is nothing that can be read as images."""
     names = list(walk(root)) if only is None else [only]
     if names == [UNLISTED_ROOT]:

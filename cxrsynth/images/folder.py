@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from cxrsynth.address import Address, Location, unreachable
 from cxrsynth.images import dicom
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage
 from cxrsynth.images.image import Damaged
@@ -16,11 +17,20 @@ UNLISTED_ROOT = "./"
 _PREAMBLE_BYTES = 132
 
 
-def walk(root: Path) -> Iterator[str]:
+def walk(root: Location) -> Iterator[str]:
     """Files below a folder by relative path, sorted; hidden files and linked folders are skipped.
 
     A folder that cannot be listed is yielded like a file, its name ending in a slash: reading it then gives the reason.
+
+    Raises:
+        ShardError: if an object store cannot be reached.
     """
+    if isinstance(root, Address):
+        try:
+            yield from root.walk()
+        except OSError as error:
+            raise unreachable(root, error) from None
+        return
     unlisted: list[str] = []
 
     def remember(error: OSError) -> None:
@@ -40,7 +50,7 @@ def extension_of(name: str) -> str:
     return extension if extension in IMAGE_EXTENSIONS else "dcm"
 
 
-def image_extension(path: Path) -> str | None:
+def image_extension(path: Location) -> str | None:
     """The kind of image in a file, by its extension; a file without one is DICOM if it starts like DICOM.
 
     A DICOMDIR is not an image: it lists the others. A file without an extension that cannot be opened counts as DICOM,
@@ -62,7 +72,7 @@ def image_extension(path: Path) -> str | None:
 
 
 def read_files(
-    root: Path,
+    root: Location,
     names: tuple[str, ...],
     source: str,
     *,
@@ -93,7 +103,7 @@ def read_files(
             yield RawImage(key, source, place, name, extension, {extension: content}, row=find_row(key))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Location) -> bytes:
     with open_plain(path) as file:
         content = file.read(MAX_MEMBER_BYTES + 1)
     if len(content) > MAX_MEMBER_BYTES:
@@ -104,9 +114,9 @@ def _read(path: Path) -> bytes:
 class Files:
     """Pictures and DICOM files of a folder, described by the rows of a table if there is one."""
 
-    def __init__(self, root: Path, names: Iterable[str], rows: ImageRows | None = None) -> None:
+    def __init__(self, root: Location, names: Iterable[str], rows: ImageRows | None = None) -> None:
         self._root = root
-        self._here = PurePosixPath(Path(os.path.abspath(root)).as_posix())
+        self._here = PurePosixPath(root.url if isinstance(root, Address) else Path(os.path.abspath(root)).as_posix())
         self._rows = rows
         self.units = file_units(names)
 

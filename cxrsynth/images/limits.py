@@ -5,10 +5,12 @@ import stat
 import struct
 import zlib
 from io import BufferedReader
-from pathlib import Path
+from typing import cast
 
 from PIL import Image
 from pydicom.errors import InvalidDicomError
+
+from cxrsynth.address import Address, Location, unreachable
 
 # A current detector gives 4280 x 3520 pixels of 16 bits: 30 MB, 15 million pixels.
 MAX_MEMBER_BYTES = 128 << 20
@@ -62,13 +64,21 @@ def shown(name: str) -> str:
     return (name if name.isprintable() else name.encode("unicode_escape").decode())[:200]
 
 
-def open_plain(path: Path) -> BufferedReader:
+def open_plain(path: Location) -> BufferedReader:
     """Open a file for reading, but not a pipe or device, which could block forever.
 
     Raises:
         UnreadableError: if it is not a plain file.
         OSError: if it cannot be read.
+        ShardError: if it is in an object store that cannot be reached: nothing is said of the file then.
     """
+    if isinstance(path, Address):
+        try:
+            return cast(BufferedReader, path.open("rb"))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise unreachable(path, error) from None
     if not stat.S_ISREG(path.stat().st_mode):
         raise UnreadableError("a folder, pipe or device, expected a file")
     return path.open("rb")

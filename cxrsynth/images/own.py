@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from cxrsynth.address import Address, Location, unreachable
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.images.decode import RawImage
 from cxrsynth.images.dicom import key_of_ours
@@ -23,7 +23,7 @@ from cxrsynth.shards.folder import FILE_SET, MANIFEST, METADATA
 CHANGED = "not as manifest.json says (sha256)"
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Location) -> dict[str, Any] | None:
     """The manifest of a cxrsynth data set; None without a manifest.json, or with another program's.
 
     Raises:
@@ -65,10 +65,10 @@ class OurShards:
     A shard in the folder that the manifest does not list is a unit too: it is reported, not read.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], *, only: str | None = None) -> None:
+    def __init__(self, folder: Location, manifest: Mapping[str, Any], *, only: str | None = None) -> None:
         self._folder = folder
         self._sha256 = {str(shard["name"]): str(shard["sha256"]) for shard in manifest["shards"]}
-        there = {path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES) and path.name[0] != "."}
+        there = {name for name in _names(folder) if name.endswith(SUFFIXES) and name[0] != "."}
         names = sorted(there | self._sha256.keys()) if only is None else [only]
         self.units = tuple(Unit(name) for name in names)
 
@@ -92,7 +92,7 @@ class OurShards:
 class FileSet:
     """An unpacked DICOM file-set, checked against the manifest; each image has a line in metadata.jsonl."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Location, manifest: Mapping[str, Any]) -> None:
         self._folder = folder
         self._sha256: dict[str, str] = dict(manifest["files"])
         self.units = file_units(
@@ -128,6 +128,15 @@ class FileSet:
             return ImageRows("key", (_row(line, record) for line, record in read_records(path, []))), ""
         except (OSError, ReportsError):
             return ImageRows("key", []), "cannot be read"
+
+
+def _names(folder: Location) -> Iterable[str]:
+    if isinstance(folder, Address):
+        try:
+            return folder.sizes()
+        except OSError as error:
+            raise unreachable(folder, error) from None
+    return [path.name for path in folder.iterdir()]
 
 
 def _digest(*parts: str) -> str:

@@ -4,14 +4,15 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from cxrsynth.address import Location
 from cxrsynth.errors import ReportsError
 from cxrsynth.images import dicom, pictures
 from cxrsynth.images.metadata import is_metadata, plain
 from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed, template_columns
-from cxrsynth.reports.table.records import read_records
+from cxrsynth.reports.table.records import fetched, read_records, reading
 from cxrsynth.reports.table.table import FORMATS
 from cxrsynth.reports.template import PromptTemplate
 
@@ -88,7 +89,9 @@ class ImageRows:
         self._packed.append(zlib.compress(json.dumps([row.line, row.record]).encode()))
 
 
-def open_rows(path: Path, *, columns: ColumnNames | None = None, template: PromptTemplate | None = None) -> ImageRows:
+def open_rows(
+    path: Location, *, columns: ColumnNames | None = None, template: PromptTemplate | None = None
+) -> ImageRows:
     """Read a CSV, JSONL or Parquet table of images; of a prompt template, its fields, too.
 
     Raises:
@@ -97,8 +100,11 @@ def open_rows(path: Path, *, columns: ColumnNames | None = None, template: Promp
     """
     if path.suffix.lower() not in FORMATS:
         raise ReportsError(f"{path}: unknown table format\n  expected a file ending in {', '.join(FORMATS)}")
-    if path.is_dir():
+    with reading(path):
+        is_folder = path.is_dir()
+    if is_folder:
         raise ReportsError(f"{path}: is a folder\n  expected one file; name a table inside it")
+    path = fetched(path)
     names = column_names(path)
     roles = find_roles(path, names, asked=columns or ColumnNames())
     find_labels(path, names, taken=set(roles.values()))
@@ -118,7 +124,7 @@ def open_rows(path: Path, *, columns: ColumnNames | None = None, template: Promp
         raise ReportsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def _rows(path: Path, wanted: list[str], used: Set[str], roles: Mapping[str, str]) -> Iterator[Row | Unread]:
+def _rows(path: Location, wanted: list[str], used: Set[str], roles: Mapping[str, str]) -> Iterator[Row | Unread]:
     for line, record in read_records(path, wanted):
         if isinstance(record, str):
             yield Unread(line, record)

@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from cxrsynth.address import Address, Location
 from cxrsynth.runtime.batches import chunks
 
 if TYPE_CHECKING:
@@ -45,14 +45,23 @@ def file_units(names: Iterable[str]) -> tuple[Unit, ...]:
     return tuple(Unit(f"files-{i:06d}", tuple(chunk)) for i, chunk in enumerate(chunks(sorted(names), UNIT_FILES)))
 
 
-def stat_digest(root: Path, names: Iterable[str]) -> str:
-    """SHA-256 of the files' names, sizes in bytes and times in nanoseconds, not of their content."""
+def stat_digest(root: Location, names: Iterable[str]) -> str:
+    """SHA-256 of the files' names, sizes in bytes and times in nanoseconds, not of their content.
+
+    In an object store, the store's own digest of a file takes the place of its time, if it has one.
+    """
     digest = hashlib.sha256()
     for name in names:
         try:
-            found = (root / name).stat()
-            state = f"{found.st_size} {found.st_mtime_ns}"
+            state = _state(root / name)
         except OSError as error:
             state = type(error).__name__
         digest.update(f"{name}\0{state}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _state(path: Location) -> str:
+    if isinstance(path, Address):
+        return path.state()
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"

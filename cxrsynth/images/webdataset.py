@@ -4,8 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from cxrsynth.address import Location
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.limits import MAX_SAMPLE_BYTES, MAX_SAMPLE_MEMBERS, UnreadableError, open_plain, shown
@@ -56,7 +56,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def read_shard(
-    path: Path,
+    path: Location,
     source: str,
     *,
     prefix: str = "",
@@ -144,7 +144,7 @@ def _stem(name: str) -> str:
 class Shards:
     """Tars of any origin. Keys start with the shard's name: other programs may restart their keys in every shard."""
 
-    def __init__(self, root: Path, names: Iterable[str], rows: ImageRows | None = None) -> None:
+    def __init__(self, root: Location, names: Iterable[str], rows: ImageRows | None = None) -> None:
         self._root = root
         self._rows = rows
         self.units = tuple(Unit(name) for name in sorted(names))

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cxrsynth.address import Location
+
 
 def partial_path(path: Path) -> Path:
     """The temporary name a file or folder is written under."""
@@ -131,13 +133,13 @@ def stable_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Location) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def has_sha256(path: Path, expected: object) -> bool:
+def has_sha256(path: Location, expected: object) -> bool:
     """Whether a file exists and has this SHA-256. Raises OSError for one that is there but cannot be read."""
     try:
         return file_sha256(path) == expected

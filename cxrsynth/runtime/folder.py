@@ -2,13 +2,14 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from cxrsynth.errors import ShardError
 from cxrsynth.runtime.files import old_path, partial_path, remove
+from cxrsynth.runtime.part_locks import is_held
 
 # Reading never raises these.
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -68,30 +69,46 @@ class LockedFolder:
         Raises:
             ShardError: if another run holds the lock, or the folder cannot be written to.
         """
+        self.make()
+        try:
+            self._lock.acquire(timeout=0)
+            self.sweep()
+        except Timeout:
+            raise self._busy() from None
+        except OSError as error:
+            raise self.failure(error, writing=True) from None
+
+    def make(self) -> None:
+        """Make the folder, with the one of its lock. Raises ShardError if that fails."""
         try:
             state = Path(self._lock.lock_file).parent
             state.mkdir(parents=True, exist_ok=True)
             if self._private:
                 state.chmod(0o700)
-            self._lock.acquire(timeout=0)
-            self.sweep()
-        except Timeout:
-            raise ShardError(
-                f"{self.name}: another {self._writer} is writing there\n  wait for it, or stop it"
-            ) from None
         except OSError as error:
             raise self.failure(error, writing=True) from None
+
+    def refuse_locked(self) -> None:
+        """Raise ShardError if another run holds the lock. It is held for a moment to find out."""
+        if is_held(Path(self._lock.lock_file)):
+            raise self._busy()
+
+    def _busy(self) -> ShardError:
+        return ShardError(f"{self.name}: another {self._writer} is writing there\n  wait for it, or stop it")
 
     def unlock(self) -> None:
         """Let another run write here; do nothing without the lock."""
         self._lock.release(force=True)
 
-    def sweep(self) -> None:
+    def sweep(self, *, spare: Callable[[Path], bool] = lambda path: False) -> None:
         """Remove what an interrupted run left half-written, and bring back folders it was replacing.
 
-        Call it only with the lock: without it, half-written files may be another run's.
+        Call it only with the lock: without it, half-written files may be another run's. `spare` names those that may be
+        another run's all the same.
         """
         for left in self.leftovers():
+            if spare(left):
+                continue
             if left.name.endswith(".old"):
                 replaced = left.with_name(left.name.removeprefix(".").removesuffix(".old"))
                 if not replaced.exists():

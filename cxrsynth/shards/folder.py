@@ -1,130 +1,184 @@
 """The output folder of a data set: the plan comes first, shards as they finish, the manifest last.
 
 .cxrsynth/plan.json            what this folder is being filled with
+.cxrsynth/lock                 held by a run that makes or completes the whole set
+.cxrsynth/part-1-of-4.lock     held by a run that makes a part of it; several parts may be made at once
 .cxrsynth/cxr-000000.tar.json  record of a shard: SHA-256, counts; written before the shard gets its name
 cxr-000000.tar                 a finished shard
 manifest.json                  declares the data set complete; .cxrsynth is then removed
+
+A prefix of an object store holds the same, without locks.
 """
 
 import json
-import shutil
+from collections.abc import Iterator, Set
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from cxrsynth.address import Address, Location
 from cxrsynth.errors import ShardError
-from cxrsynth.runtime.files import has_sha256, partial_path, stable_json, write_atomically
-from cxrsynth.runtime.folder import LockedFolder
-from cxrsynth.shards.plan import plan_differences, shard_name
-from cxrsynth.shards.tar import ShardWriter
+from cxrsynth.runtime.files import stable_json
+from cxrsynth.settings import Part
+from cxrsynth.shards.place import LocalPlace, Place, StorePlace
+from cxrsynth.shards.plan import plan_differences, plan_digest, shard_name
+from cxrsynth.shards.tar import ShardWriter, read_members
 
 MANIFEST = "manifest.json"
 FILE_SET, METADATA = "fileset", "metadata.jsonl"
 REJECTED, NOT_ACCEPTED, KEYS = "rejected.csv", "not_accepted.csv", "keys.csv"
 PREVIEW, CARD = "preview.png", "README.md"
-_STATE = ".cxrsynth"
-_PLAN = "plan.json"
+STATE = ".cxrsynth"
+_PLAN = f"{STATE}/plan.json"
 _WRITTEN = (
     *("cxr-*.tar", MANIFEST, FILE_SET, METADATA, REJECTED, NOT_ACCEPTED, KEYS, PREVIEW, CARD),
-    *(f"{_STATE}/{_PLAN}", f"{_STATE}/cxr-*.tar.json"),
+    *(_PLAN, f"{STATE}/cxr-*.tar.json"),
 )
 
 
 class OutputFolder:
-    """The folder of one data set; names every path in it. Messages call it the value of `option`."""
+    """The folder of one data set, or its prefix in an object store; names every file in it.
 
-    def __init__(self, path: Path, *, option: str = "--out") -> None:
-        self.path = path
-        self.state = path / _STATE
-        self._folder = LockedFolder(
-            path, lock=f"{_STATE}/lock", written=_WRITTEN, kept="finished shards are whole", option=option
+    Messages call it the value of `option`.
+    """
+
+    def __init__(self, location: Location, *, option: str = "--out") -> None:
+        self.location = location
+        self._place: Place = (
+            StorePlace(location, option=option)
+            if isinstance(location, Address)
+            else LocalPlace(location, option=option, state=STATE, written=_WRITTEN)
         )
-        self._name = self._folder.name
-        self.failure = self._folder.failure
-        self.sweep = self._folder.sweep
-        self.unlock = self._folder.unlock
+        self._plan_digest: str | None = None
+        self.name = self._place.name
+        self.failure = self._place.failure
+        self.sweep = self._place.sweep
+        self.unlock = self._place.leave
+        self.write = self._place.write
 
-    def check(self, plan: dict[str, Any]) -> bool:
+    @property
+    def path(self) -> Path:
+        """The folder. Raises TypeError if it is none of this machine."""
+        if isinstance(self.location, Address):
+            raise TypeError(f"{self.location} is no folder of this machine")
+        return self.location
+
+    def check(self, plan: dict[str, Any], *, begun: bool = False) -> bool:
         """Refuse a folder that holds something else; True if this plan is already complete there.
+
+        A plan binds later runs once there is any shard, or where `begun` says that a run may be at work.
 
         Raises:
             ShardError: for a foreign non-empty folder, another plan, a file in the way, an unreadable folder.
         """
-        self._folder.refuse_file()
-        names = self._folder.names()
-        known = self._known_plan() if self._has_begun(names) else None
+        self._plan_digest = plan_digest(plan)
+        self._place.refuse_file()
+        names = self._place.sizes().keys()
+        known = self._known_plan() if begun or self._has_begun(names) else None
         if known is None:
             # Beside our state, leftovers are ours and the start removes them; elsewhere they are somebody's.
-            leftovers = {path.name for path in self._folder.leftovers()} if _STATE in names else set()
-            if names - {_STATE} - leftovers:
+            leftovers = self._place.leftovers() if STATE in names else set()
+            if names - {STATE} - leftovers:
                 raise ShardError(
-                    f"{self._name}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
+                    f"{self.name}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
                 )
             return False
         differences = plan_differences(known, plan)
         if differences:
             raise ShardError(
-                f"{self._name}: holds a data set of another plan\n  "
+                f"{self.name}: holds a data set of another plan\n  "
                 + "\n  ".join(differences)
                 + "\n  choose a new folder, or run the command that started this one"
             )
-        return (self.path / MANIFEST).exists()
+        return MANIFEST in names
 
-    def _has_begun(self, names: set[str]) -> bool:
+    def _has_begun(self, names: Set[str]) -> bool:
         """Whether there is any shard: a run that failed before its first shard does not bind later runs to its plan."""
         shards = any(name.startswith("cxr-") for name in names)
-        return MANIFEST in names or shards or any(self.state.glob("cxr-*.json"))
+        return MANIFEST in names or shards or any(name.startswith("cxr-") for name in self._place.sizes(STATE))
 
-    def start(self, plan: dict[str, Any]) -> None:
-        """Make the folder, take its lock and write down the plan.
+    def start(self, plan: dict[str, Any], *, part: Part | None = None) -> bool:
+        """Make the folder, take its lock, or that of a part, and write down the plan; True if it is complete by now.
 
         Raises:
             ShardError: if that fails, or another run has begun there since it was checked.
         """
-        self._folder.lock()
-        self.check(plan)
         try:
-            write_atomically(self.state / _PLAN, stable_json(plan))
+            with self._place.starting(part) as others:
+                if self.check(plan, begun=others):
+                    return True
+                self.write(_PLAN, stable_json(plan))
         except OSError as error:
             raise self.failure(error, writing=True) from None
+        return False
+
+    def is_last(self, shards: int) -> bool:
+        """At the end of a part: whether all shards are there and no other part is at work.
+
+        If so, the folder is this run's alone; if not, it has let go of its part. An object store has no locks: several
+        parts that end together may all be the last there.
+        """
+        return self._place.is_last(lambda: not self.missing(shards))
+
+    def missing(self, shards: int) -> list[int]:
+        """Indices of the shards that are not there. Those that are there were whole once; none is hashed."""
+        sizes, records = self._place.sizes(), self._place.sizes(STATE)
+        if MANIFEST in sizes:
+            return []
+
+        def is_there(index: int) -> bool:
+            name = shard_name(index)
+            record = self.record(index) if name in sizes and f"{name}.json" in records else None
+            return record is not None and record.get("bytes") == sizes[name]
+
+        return [index for index in range(shards) if not is_there(index)]
 
     def is_finished(self, index: int) -> bool:
         """Whether a shard is whole: it has its name, a record, and the bytes the record gives the SHA-256 of."""
         record = self.record(index)
-        return record is not None and has_sha256(self.path / shard_name(index), record["sha256"])
+        return record is not None and self._place.has(shard_name(index), record["sha256"])
 
     def record(self, index: int) -> dict[str, Any] | None:
-        """The record of a shard; None if it is absent or damaged."""
-        path = self.state / f"{shard_name(index)}.json"
+        """The record of a shard; None if it is absent or damaged, or of another plan than was checked last."""
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(self._place.read(_record(index)))
         except (FileNotFoundError, ValueError):
             return None  # the shard is made again
         whole = isinstance(record, dict) and isinstance(record.get("sha256"), str) and "samples" in record
-        return record if whole else None
+        return record if whole and record.get("plan", self._plan_digest) == self._plan_digest else None
 
     def forget_shards(self) -> None:
         """Delete all shards, so that the next run makes them again."""
-        for path in [*self.state.glob("cxr-*.json"), *self.path.glob("cxr-*.tar")]:
-            path.unlink()
+        self._place.delete(f"{STATE}/{name}" for name in self._place.sizes(STATE) if name.startswith("cxr-"))
+        self._delete_shards()
 
     def writer(self, index: int) -> ShardWriter:
         """A writer for one shard."""
-        return ShardWriter(self.path / shard_name(index))
+        return ShardWriter(self._place.staged(shard_name(index)))
 
     def drop_partial(self, index: int) -> None:
         """Delete a half-written shard."""
-        partial_path(self.path / shard_name(index)).unlink(missing_ok=True)
+        self._place.staged(shard_name(index)).unlink(missing_ok=True)
 
     def publish(self, index: int, writer: ShardWriter, record: dict[str, Any]) -> None:
         """Close a shard, write its record, then give it its name."""
         sha256, size_bytes = writer.close()
-        record = record | {"name": shard_name(index), "sha256": sha256, "bytes": size_bytes}
-        write_atomically(self.state / f"{shard_name(index)}.json", stable_json(record))
-        writer.publish()
+        record = record | {"name": shard_name(index), "sha256": sha256, "bytes": size_bytes, "plan": self._plan_digest}
+        self.write(_record(index), stable_json(record))
+        self._place.put(shard_name(index))
+
+    def members(self, index: int) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of a shard's members, in order."""
+        with self._place.open(shard_name(index)) as file:
+            yield from read_members(file)
+
+    def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """A file to write, which appears once the context ends without an error."""
+        return self._place.new_file(name)
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, which declares the set complete."""
-        write_atomically(self.path / MANIFEST, stable_json(manifest))
+        self.write(MANIFEST, stable_json(manifest))
 
     def verify(self) -> dict[str, Any]:
         """Hash every file a complete set's manifest lists, and return it.
@@ -133,14 +187,14 @@ class OutputFolder:
             ShardError: naming the files that are missing or changed.
         """
         try:
-            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads(self._place.read(MANIFEST))
             listed = {shard["name"]: shard["sha256"] for shard in manifest["shards"]} | manifest["files"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise _not_ours(self.path / MANIFEST) from None
-        damaged = [name for name, sha256 in listed.items() if not has_sha256(self.path / name, sha256)]
+            raise self._not_ours(MANIFEST) from None
+        damaged = [name for name, sha256 in listed.items() if not self._place.has(name, sha256)]
         if damaged:
             raise ShardError(
-                f"{self._name}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
+                f"{self.name}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
                 f" {', '.join(damaged[:3])}{' ...' if len(damaged) > 3 else ''}\n"
                 "  run the command with a new folder: it writes the same bytes again"
             )
@@ -149,23 +203,30 @@ class OutputFolder:
     def clean(self, *, drop_shards: bool) -> None:
         """Delete the state folder of a complete set, and its tars if they were only an intermediate step."""
         if drop_shards:
-            for path in self.path.glob("cxr-*.tar"):
-                path.unlink()
-        shutil.rmtree(self.state, ignore_errors=True)
+            self._delete_shards()
+        self._place.delete_folder(STATE)
+
+    def _delete_shards(self) -> None:
+        shards = [name for name in self._place.sizes() if name.startswith("cxr-") and name.endswith(".tar")]
+        self._place.delete(shards)
 
     def _known_plan(self) -> dict[str, Any] | None:
-        for path, part in ((self.path / MANIFEST, "plan"), (self.state / _PLAN, None)):
-            if path.exists():
-                try:
-                    content = json.loads(path.read_text(encoding="utf-8"))
-                    plan = content[part] if part else content
-                except (OSError, ValueError, KeyError, TypeError):
-                    raise _not_ours(path) from None
-                if not isinstance(plan, dict):
-                    raise _not_ours(path)
-                return plan
+        for name, part in ((MANIFEST, "plan"), (_PLAN, None)):
+            try:
+                content = json.loads(self._place.read(name))
+                plan = content[part] if part else content
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, TypeError):
+                raise self._not_ours(name) from None
+            if not isinstance(plan, dict):
+                raise self._not_ours(name)
+            return plan
         return None
 
+    def _not_ours(self, name: str) -> ShardError:
+        return ShardError(f"{self.location / name}: not a file cxrsynth wrote\n  choose a new or empty folder")
 
-def _not_ours(path: Path) -> ShardError:
-    return ShardError(f"{path}: not a file cxrsynth wrote\n  choose a new or empty folder")
+
+def _record(index: int) -> str:
+    return f"{STATE}/{shard_name(index)}.json"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,12 @@ from cxrsynth.runtime.batches import Item
 def shard_name(index: int) -> str:
     """File name of a shard: `cxr-000000.tar`."""
     return f"cxr-{index:06d}.tar"
+
+
+def shard_index(name: str) -> int | None:
+    """The number of a shard in the name of its file, its record, or either half-written; None for another file."""
+    found = re.fullmatch(r"\.?cxr-(\d{6,})\.tar(\.json)?(\.partial)?", name)
+    return None if found is None else int(found[1])
 
 
 def shard_count(reports: int, *, images_per_report: int, size: int) -> int:

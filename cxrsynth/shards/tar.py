@@ -15,14 +15,13 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from cxrsynth.runtime.files import partial_path, publish
 from cxrsynth.settings import ImageFormat
 
 SYNTHETIC_NOTE = "Synthetic chest X-ray made by cxrsynth. Not a patient, not for diagnosis."
 
 
 class ShardWriter:
-    """Writes `path` under a temporary name; `close` flushes it to disk, `publish` gives it its name.
+    """Writes a file that has a temporary name; `close` flushes it to disk.
 
     The bytes depend only on the members: owner, mode and time in the headers are fixed. Samples are written in the
     order given, the members of each sorted by name.
@@ -30,8 +29,7 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.partial = partial_path(path)
-        self._file = self.partial.open("wb")
+        self._file = path.open("wb")
         self._hash = _HashingFile(self._file)
         stream = cast(IO[bytes], self._hash)
         self._tar = tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by close)
@@ -45,24 +43,20 @@ class ShardWriter:
             self._tar.addfile(info, io.BytesIO(members[extension]))
 
     def close(self) -> tuple[str, int]:
-        """Finish and flush the temporary file; returns its SHA-256 and its size in bytes."""
+        """Finish and flush the file; returns its SHA-256 and its size in bytes."""
         self._tar.close()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         return self._hash.hexdigest(), self._hash.size
 
-    def publish(self) -> None:
-        """Rename to the final name and make the rename durable."""
-        publish(self.path)
-
     def discard(self) -> None:
-        """Delete the temporary file."""
+        """Delete the file."""
         # On a full disk, buffered data cannot be written: each close would raise again.
         for close in (self._tar.close, self._file.close):
             with suppress(OSError):
                 close()
-        self.partial.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -110,9 +104,9 @@ def encode_image(image: npt.NDArray[np.float32], kind: ImageFormat) -> tuple[str
     return "png", buffer.getvalue()
 
 
-def read_members(path: Path) -> Iterator[tuple[str, bytes]]:
+def read_members(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     """Members of a shard, in order."""
-    with tarfile.open(path, "r|") as tar:
+    with tarfile.open(fileobj=file, mode="r|") as tar:
         for info in tar:
             handle = tar.extractfile(info)
             if handle is not None:

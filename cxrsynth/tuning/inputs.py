@@ -9,6 +9,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from cxrsynth import console
+from cxrsynth.address import file_size
 from cxrsynth.diffusion.adapters import check_rank_in
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.errors import RecipeError
@@ -38,7 +39,7 @@ def _names_and_sizes(radiographs: Collection) -> str:
 
     def size(name: str) -> int:
         try:
-            return (root / name).stat().st_size
+            return file_size(root / name)
         except OSError:
             return -1
 

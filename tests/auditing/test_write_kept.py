@@ -53,7 +53,6 @@ def ours(tmp_path: Path) -> Path:
                 writer.write(f"{number:020x}-00", {"png": picture(number), "json": content, "cls": b"3"})
                 number += 1
             sha256, size = writer.close()
-            writer.publish()
         shards.append({"name": writer.path.name, "sha256": sha256, "bytes": size, "samples": count})
     content = {"synthetic": True, "note": NOTE, "plan": PLAN, "shards": shards, "files": {}}
     (folder / "manifest.json").write_bytes(stable_json(content))
@@ -205,7 +204,6 @@ def test_images_of_other_shards_keep_all_their_members(tmp_path: Path) -> None:
                 "0001", {"png": picture(ord(name)), "seg.npy": b"\0\1", "json": b'{"caption": "q"}', "cls": b"3"}
             )
             writer.close()
-            writer.publish()
     write(folder, "kk", tmp_path / "kept")
     found = members(tmp_path / "kept")
     assert sorted(name.partition(".")[2] for name in found) == [
@@ -394,12 +392,12 @@ def test_a_full_disk_is_reported_and_the_run_goes_on_later(
 ) -> None:
     class Full(ShardWriter):
         def write(self, key: str, members: dict[str, bytes]) -> None:
-            if self.path.name == "cxr-000001.tar":
+            if self.path.name == ".cxr-000001.tar.partial":
                 raise OSError(28, "No space left on device")
             super().write(key, members)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OutputFolder, "writer", lambda self, index: Full(self.path / f"cxr-{index:06d}.tar"))
+        patch.setattr(OutputFolder, "writer", lambda self, index: Full(self.path / f".cxr-{index:06d}.tar.partial"))
         with pytest.raises(
             ShardError, match=r"kept: cannot write \(No space left on device\)\n.*same command"
         ) as caught:
@@ -484,7 +482,6 @@ def test_a_member_no_header_can_name_is_refused(tmp_path: Path) -> None:
     with ShardWriter(folder / "x.tar") as writer:
         writer.write("k", {"png": picture(0), "e" * 90: b"1"})
         writer.close()
-        writer.publish()
     with pytest.raises(ShardError, match=r"x.tar: image x/k: member 'eee.*' cannot be named in a shard"):
         write(folder, "k", tmp_path / "kept")
 

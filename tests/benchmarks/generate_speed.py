@@ -7,6 +7,7 @@ cxrsynth's pixels are from the same sampler in float32.
 """
 
 import argparse
+import io
 import tempfile
 import time
 from pathlib import Path
@@ -64,7 +65,7 @@ def _prompts_of(options: argparse.Namespace, out: Path) -> list[str]:
 
     settings = _settings(options, out, steps=1)
     generate(settings)
-    members = (m for shard in sorted(out.glob("*.tar")) for m in read_members(shard))
+    members = (m for shard in sorted(out.glob("*.tar")) for m in read_members(io.BytesIO(shard.read_bytes())))
     return [json.loads(content)["prompt"] for name, content in members if name.endswith(".json")]
 
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
-from pathlib import Path
 
+from cxrsynth.address import Location
 from cxrsynth.errors import ReportsError
 from cxrsynth.reports.labels import OBSERVATIONS
 from cxrsynth.reports.table.records import read_header
@@ -45,7 +45,7 @@ class ColumnNames:
     race: str | None = None
 
 
-def column_names(path: Path) -> tuple[str, ...]:
+def column_names(path: Location) -> tuple[str, ...]:
     """Column names in file order.
 
     Raises:
@@ -62,7 +62,7 @@ def column_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def find_roles(path: Path, names: tuple[str, ...], *, asked: ColumnNames) -> dict[str, str]:
+def find_roles(path: Location, names: tuple[str, ...], *, asked: ColumnNames) -> dict[str, str]:
     """Role -> column name: the column that `asked` names, else the first with a usual name.
 
     Raises:
@@ -85,7 +85,7 @@ def find_roles(path: Path, names: tuple[str, ...], *, asked: ColumnNames) -> dic
     return roles
 
 
-def find_labels(path: Path, names: tuple[str, ...], *, taken: Collection[str]) -> dict[str, str]:
+def find_labels(path: Location, names: tuple[str, ...], *, taken: Collection[str]) -> dict[str, str]:
     """Column name -> CheXpert observation, without the columns `taken` by a role.
 
     Raises:
@@ -97,7 +97,7 @@ def find_labels(path: Path, names: tuple[str, ...], *, taken: Collection[str]) -
 
 
 def template_columns(
-    path: Path, names: tuple[str, ...], template: PromptTemplate, *, roles: Mapping[str, str]
+    path: Location, names: tuple[str, ...], template: PromptTemplate, *, roles: Mapping[str, str]
 ) -> dict[str, str]:
     """Field of a prompt template -> column, for those that are read from the table as they are: race and named columns.
 
@@ -138,7 +138,7 @@ def is_of_ids(name: str, roles: Mapping[str, str]) -> bool:
     return name in {roles.get(role) for role in _ID_ROLES} or _plain(name) in _OF_IDS
 
 
-def _refuse_two_of_a_label(path: Path, labels: Mapping[str, str]) -> None:
+def _refuse_two_of_a_label(path: Location, labels: Mapping[str, str]) -> None:
     for observation in OBSERVATIONS:
         same = [name for name, label in labels.items() if label == observation]
         if len(same) > 1:

@@ -6,9 +6,9 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TextIO
 
+from cxrsynth.address import Address, Location
 from cxrsynth.errors import ReportsError
 
 # Longest CSV record in characters, and longest JSONL line in bytes. A longer one is rejected without being held in
@@ -18,7 +18,7 @@ MAX_RECORD_CHARS = 1 << 20
 _JSONL_ROWS_FOR_COLUMNS = 1000
 
 
-def read_header(path: Path) -> tuple[str, ...]:
+def read_header(path: Location) -> tuple[str, ...]:
     """Column names in file order; of JSONL, those of the first rows.
 
     Raises:
@@ -32,7 +32,7 @@ def read_header(path: Path) -> tuple[str, ...]:
     return _json_columns(path)
 
 
-def read_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def read_records(path: Location, columns: list[str]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     """Line number, and column name -> value or the reason why the row cannot be read; lazily, in file order.
 
     `columns` are the columns to read from a Parquet file; other formats yield all they have. In a CSV or Parquet table,
@@ -49,7 +49,7 @@ def read_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Mapping[
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Location) -> Iterator[None]:
     """Turn errors in opening or reading a file into a `ReportsError` that names it."""
     try:
         yield
@@ -57,6 +57,18 @@ def reading(path: Path) -> Iterator[None]:
         raise ReportsError(f"{path}: no such file\n  check the path") from None
     except OSError as error:
         raise ReportsError(f"{path}: cannot be read: {error.strerror or 'input error'}") from None
+
+
+def fetched(path: Location) -> Location:
+    """A table of an object store, copied to this machine, since it is read more than once; another as it is.
+
+    Raises:
+        ReportsError: if it cannot be read.
+    """
+    if not isinstance(path, Address):
+        return path
+    with reading(path):
+        return path.fetch()
 
 
 def is_text(text: str) -> bool:
@@ -110,7 +122,7 @@ def _numbered_lines(file: TextIO) -> Iterator[tuple[int, str]]:
         yield number, text
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, int, list[str] | str]]:
+def _csv_rows(path: Location) -> Iterator[tuple[int, int, list[str] | str]]:
     """First line, last line, and the fields or a reason; blank lines are skipped.
 
     After a broken quote, the next lines may still belong to the broken record. Those with an odd number of quotes are
@@ -150,7 +162,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, int, list[str] | str]]:
             yield first, last, reason or row
 
 
-def _csv_header(path: Path) -> tuple[str, ...]:
+def _csv_header(path: Location) -> tuple[str, ...]:
     _, _, header = next(_csv_rows(path), (0, 0, "no header line"))
     if isinstance(header, str):
         raise ReportsError(f"{path}: no usable header: {header}\n  expected a first line of column names")
@@ -161,7 +173,7 @@ def _csv_header(path: Path) -> tuple[str, ...]:
     return tuple(header)
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _csv_records(path: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     rows = _csv_rows(path)
     header = next(rows, (0, 0, [""]))[2]
     for first, last, row in rows:
@@ -174,7 +186,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             yield first, dict(zip(header, row, strict=True))
 
 
-def _json_records(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _json_records(path: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     with reading(path), path.open("rb") as file:
         number = 0
         while raw := file.readline(MAX_RECORD_CHARS + 1):
@@ -198,7 +210,7 @@ def _json_record(raw: bytes) -> Mapping[str, Any] | str:
     return value if isinstance(value, dict) else "not a JSON object"
 
 
-def _json_columns(path: Path) -> tuple[str, ...]:
+def _json_columns(path: Location) -> tuple[str, ...]:
     names: dict[str, None] = {}
     looked_at = 0
     for looked_at, (_, record) in enumerate(_json_records(path), 1):
@@ -211,18 +223,18 @@ def _json_columns(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _parquet_file(path: Path) -> Any:
+def _parquet_file(path: Location) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with reading(path):
         try:
-            return pq.ParquetFile(path)
+            return pq.ParquetFile(path.open("rb") if isinstance(path, Address) else path)
         except pa.ArrowException:
             raise ReportsError(f"{path}: not a complete Parquet file\n  save or copy it again") from None
 
 
-def _parquet_records(path: Path, columns: list[str]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _parquet_records(path: Location, columns: list[str]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     import pyarrow as pa
 
     line = 1

@@ -1,10 +1,12 @@
 """One row of a table, as a `Report` or a `Rejected` line."""
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal
 
 from cxrsynth.reports.labels import FindingLabel, Status
@@ -12,6 +14,8 @@ from cxrsynth.reports.table.columns import TEXT_ROLES, observation_of
 from cxrsynth.reports.table.records import is_text
 
 MAX_ID_CHARS = 256
+# Cells of view, sex and age that are remembered: a table repeats them.
+_CACHED = 4096
 MAX_AGE_YEARS = 130
 
 # What stands for a value that is not known.
@@ -71,10 +75,17 @@ class Report:
     patient_id: str = field(default="", repr=False)
     fields: dict[str, str] = field(default_factory=dict, repr=False)
 
+    def __reduce__(self) -> tuple[type["Report"], tuple[Any, ...]]:
+        """For pickle, which looks up the names of all fields anew for each object otherwise."""
+        return Report, _VALUES(self)
+
     @property
     def full_text(self) -> str:
         """All text of the row, the whole report first, joined by blank lines."""
         return "\n\n".join(part for part in (self.text, self.findings, self.impression) if part)
+
+
+_VALUES = attrgetter(*(one.name for one in dataclass_fields(Report)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +195,7 @@ def _whole(text: str) -> str:
     return re.sub(r"^(\d+)\.0$", r"\1", text)
 
 
-def refuse_duplicate(report_id: str, seen: set[int]) -> None:
-    """Add an id to `seen`, which holds 16-byte hashes.
-
-    Raises:
-        UnusableError: if it was there before.
-    """
-    key = int.from_bytes(hashlib.blake2b(report_id.encode(), digest_size=16).digest())
-    if key in seen:
-        raise UnusableError("duplicate id")
-    seen.add(key)
-
-
+@lru_cache(_CACHED)
 def _view(cell: str) -> str | None:
     """PA, AP or LATERAL; None if unknown, or if the report covers two views."""
     word = cell.strip().lower()
@@ -210,6 +210,7 @@ def _view(cell: str) -> str | None:
     return named.pop() if len(named) == 1 and not {"decubitus", "lld", "rld"} & set(words) else None
 
 
+@lru_cache(_CACHED)
 def _sex(cell: str) -> Literal["M", "F"] | None:
     word = cell.strip().lower()
     if word in UNKNOWN:
@@ -219,6 +220,7 @@ def _sex(cell: str) -> Literal["M", "F"] | None:
     return _SEXES[word]
 
 
+@lru_cache(_CACHED)
 def _age_years(cell: str) -> float | None:
     """Years: a plain number, DICOM's 067Y, 006M, 010W, 005D, or a capped `>89`, `90+`."""
     word = cell.strip().lower()

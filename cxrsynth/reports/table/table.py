@@ -6,8 +6,8 @@ find duplicates: about 100 MB for a million ids, and nothing for a table without
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from cxrsynth.address import Location, parse_location
 from cxrsynth.errors import ReportsError
 from cxrsynth.reports.table.columns import (
     TEXT_ROLES,
@@ -18,8 +18,9 @@ from cxrsynth.reports.table.columns import (
     listed,
     template_columns,
 )
-from cxrsynth.reports.table.records import read_records, reading
-from cxrsynth.reports.table.rows import Rejected, Report, UnusableError, refuse_duplicate, to_report
+from cxrsynth.reports.table.records import fetched, read_records, reading
+from cxrsynth.reports.table.rows import Rejected, Report, UnusableError, to_report
+from cxrsynth.reports.table.seen import SeenIds
 from cxrsynth.reports.template import PromptFormat, PromptTemplate
 from cxrsynth.runtime.files import file_sha256
 
@@ -35,7 +36,7 @@ class Table:
     `fields`: field of a prompt template -> column whose text it takes. The role `race` is read for such fields alone.
     """
 
-    path: Path
+    path: Location
     columns: tuple[str, ...]
     roles: Mapping[str, str]
     labels: Mapping[str, str]
@@ -69,21 +70,21 @@ class Table:
         Raises:
             ReportsError: if the file can no longer be read, or its Parquet pages are broken.
         """
-        seen: set[int] = set()
         # What no prompt needs cannot cost a row.
         roles = {role: name for role, name in self.roles.items() if role != "race"}
         columns = dict.fromkeys((*roles.values(), *self.labels, *self.fields.values()))
-        for line, record in read_records(self.path, list(columns)):
-            try:
-                if isinstance(record, str):
-                    raise UnusableError(record)
-                report = to_report(line, record, roles=roles, fields=self.fields)
-                if "report_id" in self.roles:
-                    refuse_duplicate(report.report_id, seen)
-            except UnusableError as unusable:
-                yield Rejected(line, str(unusable))
-            else:
-                yield report
+        with SeenIds() as seen:
+            for line, record in read_records(self.path, list(columns)):
+                try:
+                    if isinstance(record, str):
+                        raise UnusableError(record)
+                    report = to_report(line, record, roles=roles, fields=self.fields)
+                    if "report_id" in self.roles and not seen.add(report.report_id):
+                        raise UnusableError("duplicate id")
+                except UnusableError as unusable:
+                    yield Rejected(line, str(unusable))
+                else:
+                    yield report
 
     def digest(self) -> str:
         """SHA-256 of the file's bytes, in hex."""
@@ -91,18 +92,21 @@ class Table:
             return file_sha256(self.path)
 
 
-def open_table(path: Path | str, *, columns: ColumnNames | None = None) -> Table:
+def open_table(path: Location | str, *, columns: ColumnNames | None = None) -> Table:
     """Check the file and header of a table, and find its columns.
 
     Raises:
         ReportsError: if the file cannot be read, has an unknown format or no usable header, lacks one of `columns`, or
             has neither a text nor a label column.
     """
-    path = Path(path)
+    path = parse_location(path) if isinstance(path, str) else path
     if path.suffix.lower() not in FORMATS:
         raise ReportsError(f"{path}: unknown kind of table\n  expected: a file ending in {', '.join(FORMATS)}")
-    if path.is_dir():
+    with reading(path):
+        is_folder = path.is_dir()
+    if is_folder:
         raise ReportsError(f"{path}: is a folder\n  expected: one file; name a table inside it")
+    path = fetched(path)
     with reading(path), path.open("rb") as file:
         start = file.read(4)
     if not start:

@@ -1,0 +1,272 @@
+"""Data sets in object stores: the bytes of a local folder, and messages in place of tracebacks. Here, in memory."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cxrsynth import api, open_dataset
+from cxrsynth.address import Address, parse_location
+from cxrsynth.cli import app
+from cxrsynth.errors import ShardError
+from cxrsynth.generation import finalize, generate
+from cxrsynth.images.collection import open_collection
+from tests.generation.making import command, hashes, write_table
+
+OPTIONS = ("--images-per-report", "2", "--shard-size", "3")
+OUT = "memory://bucket/set"
+
+
+class Store:
+    """A command, with its table, model and key, that writes to a store in this process's memory."""
+
+    def __init__(self, home: Path, model: Path) -> None:
+        self.home, self.model, self.table = home, model, write_table(home / "reports.csv")
+        self.key = home / "id.key"
+        self.key.write_text("0123456789abcdef" * 2)
+        self.system = fsspec.filesystem("memory")
+
+    def run(self, out: str, *options: str, table: str | None = None) -> tuple[int, str]:
+        arguments = command(self.table, Path("x"), self.model, *OPTIONS, "--id-key", str(self.key), *options)
+        arguments[1], arguments[3] = table or str(self.table), out
+        result = CliRunner().invoke(app, arguments)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.stdout + result.stderr
+
+    def copy(self, to: Path, out: str = OUT) -> dict[str, str]:
+        """Hashes of all that is below the prefix."""
+        self.system.get(out, str(to), recursive=True)
+        return hashes(to)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Store, dict[str, str]]:
+    """The command, and the hashes of the folder that it makes on this machine."""
+    home = tmp_path_factory.mktemp("stores")
+    store = Store(home, tiny_model)
+    code, printed = store.run(str(home / "set"))
+    assert code == 0, printed
+    return store, hashes(home / "set")
+
+
+@pytest.fixture
+def store(local: tuple[Store, dict[str, str]]) -> Iterator[Store]:
+    """An empty store."""
+    yield local[0]
+    local[0].system.rm("/", recursive=True) if local[0].system.ls("/") else None
+
+
+@pytest.fixture
+def expected(local: tuple[Store, dict[str, str]]) -> dict[str, str]:
+    return local[1]
+
+
+def test_a_store_holds_the_bytes_of_a_local_folder(store: Store, expected: dict[str, str], tmp_path: Path) -> None:
+    code, printed = store.run(f"{OUT}/", "--id-map", str(tmp_path / "ids.csv"))
+    assert code == 0, printed
+    assert f"{OUT}/: 14 images in 5 shards" in printed
+    assert store.copy(tmp_path / "copy") == expected
+    assert (tmp_path / "ids.csv").read_text().count("\n") == 15
+    code, printed = store.run(OUT)
+    assert (code, "already complete" in printed) == (0, True)
+
+
+def test_parts_meet_in_a_store(store: Store, expected: dict[str, str], tmp_path: Path) -> None:
+    for number in (2, 3, 1):
+        assert not store.system.exists(f"{OUT}/manifest.json")
+        code, printed = store.run(OUT, "--part", f"{number}/3")
+        assert code == 0, printed
+    assert store.copy(tmp_path / "copy") == expected
+
+
+def test_what_is_there_is_not_made_again_unless_it_is_damaged(
+    store: Store, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "finish_dataset", _stopped)
+        with pytest.raises(KeyboardInterrupt):
+            api.generate(**_arguments(store))
+    files = store.system.store
+    assert "/bucket/set/manifest.json" not in files
+    before = {name: file.modified for name, file in files.items() if name.endswith(".tar")}
+    assert len(before) == 5
+    damaged = bytearray(files["/bucket/set/cxr-000001.tar"].getvalue())
+    damaged[700] ^= 1
+    store.system.pipe_file(f"{OUT}/cxr-000001.tar", bytes(damaged))
+    store.system.rm_file(f"{OUT}/cxr-000003.tar")
+    store.system.rm_file(f"{OUT}/.cxrsynth/cxr-000004.tar.json")
+    assert store.run(OUT)[0] == 0
+    after = {name: file.modified for name, file in store.system.store.items() if name.endswith(".tar")}
+    assert [name[-10:] for name in before if after[name] == before[name]] == ["000000.tar", "000002.tar"]
+    assert store.copy(tmp_path / "copy") == expected
+
+
+def _stopped(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _arguments(store: Store) -> dict[str, Any]:
+    return {
+        "reports": store.table,
+        "out": OUT,
+        "model": str(store.model),
+        "id_key": store.key,
+        "images_per_report": 2,
+        "shard_size": 3,
+        "batch_size": 2,
+        "steps": 2,
+        "device": "cpu",
+        "precision": "fp32",
+    }
+
+
+def test_parts_that_are_both_the_last_do_not_fail(
+    store: Store, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One completes the set, and removes the records, as another one begins to."""
+    finish = finalize.finish_dataset
+
+    def twice(*arguments: Any, **further: Any) -> None:
+        finish(*arguments, **further)
+        monkeypatch.setattr(generate, "finish_dataset", finish)
+        finish(*arguments, **further)
+
+    monkeypatch.setattr(generate, "finish_dataset", twice)
+    code, printed = store.run(OUT)
+    assert code == 0, printed
+    assert store.copy(tmp_path / "copy") == expected
+
+
+def test_a_shard_of_another_plan_is_made_again(store: Store, expected: dict[str, str], tmp_path: Path) -> None:
+    """Nothing keeps two runs from beginning in a store at once; what they made apart is not mixed."""
+    assert store.run(OUT, "--seed", "1", "--part", "1/2")[0] == 0
+    plan = json.loads((store.home / "set" / "manifest.json").read_text())["plan"]
+    store.system.pipe_file(f"{OUT}/.cxrsynth/plan.json", json.dumps(plan).encode())
+    assert store.run(OUT)[0] == 0
+    assert store.copy(tmp_path / "copy") == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--seed", "1"), "seed: 0 there, 1 now"),
+        (("--format", "dicom", "--unpacked"), "write tars of DICOM objects there"),
+        (("--id-map", "s3://bucket/ids.csv"), "is an address, expected a path on this machine"),
+        (("--part", "3/3", "--dry-run"), "part 3/3: 1 shard"),
+    ],
+)
+def test_what_a_store_refuses(options: tuple[str, ...], said: str, store: Store) -> None:
+    assert store.run(OUT, "--part", "1/3")[0] == 0
+    before = {name: file.modified for name, file in store.system.store.items()}
+    code, printed = store.run(OUT, *options)
+    assert code == (0 if "--dry-run" in options else 2)
+    assert said in printed
+    assert {name: file.modified for name, file in store.system.store.items()} == before
+
+
+@pytest.mark.parametrize("there", ["notes.txt", "below/notes.txt", ""])
+def test_a_foreign_prefix_is_left_alone(there: str, store: Store) -> None:
+    store.system.pipe_file(f"{OUT}/{there}".rstrip("/"), b"mine")
+    code, printed = store.run(OUT)
+    assert code == 2
+    assert ("is a file, expected a prefix" if not there else "not empty, and not a data set") in printed
+    assert len(store.system.store) == 1
+
+
+def test_dicom_tars_in_a_store(store: Store, tmp_path: Path) -> None:
+    dicom = ("--format", "dicom", "--limit", "1")
+    assert store.run(OUT, *dicom)[0] == 0
+    assert store.run(str(tmp_path / "local"), *dicom)[0] == 0
+    assert store.copy(tmp_path / "copy") == hashes(tmp_path / "local")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_a_table_in_a_store(suffix: str, store: Store, tmp_path: Path) -> None:
+    table = tmp_path / f"reports.{suffix}"
+    if suffix == "csv":
+        table.write_bytes(store.table.read_bytes())
+    elif suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.csv.read_csv(store.table), table)
+    else:
+        rows = pyarrow.csv.read_csv(store.table).to_pylist()
+        table.write_text("".join(f"{json.dumps(row, default=str)}\n" for row in rows))
+    store.system.put_file(str(table), f"memory://bucket/{table.name}")
+    assert store.run(OUT, "--limit", "2", table=f"memory://bucket/{table.name}")[0] == 0
+    assert store.run(str(tmp_path / "local"), "--limit", "2", table=str(table))[0] == 0
+    assert store.copy(tmp_path / "copy") == hashes(tmp_path / "local")
+
+
+def test_a_table_that_is_not_there(store: Store) -> None:
+    code, printed = store.run(OUT, table="memory://bucket/reports.csv")
+    assert code == 2
+    assert "memory://bucket/reports.csv: no such file" in printed
+    assert not store.system.store
+
+
+def test_a_data_set_in_a_store_is_read_as_a_local_one(store: Store, tmp_path: Path) -> None:
+    assert store.run(OUT)[0] == 0
+    there, here = list(open_dataset(OUT)), list(open_dataset(store.home / "set"))
+    assert len(there) == 14
+    for (image, labels, metadata), (same, their_labels, their_metadata) in zip(there, here, strict=True):
+        assert torch.equal(image, same)
+        assert torch.equal(labels, their_labels) or labels.isnan().any()
+        assert metadata == their_metadata
+    store.system.pipe_file(f"{OUT}/cxr-000002.tar", b"damaged")
+    with pytest.raises(ShardError, match=r"memory://bucket/set/cxr-000002.tar: its bytes do not match"):
+        list(open_dataset(OUT))
+
+
+def test_images_and_shards_of_others_in_a_store(store: Store, tmp_path: Path) -> None:
+    from tests.generation.making import members
+
+    pictures = {name: content for name, content in members(store.home / "set").items() if name.endswith(".png")}
+    for name, content in pictures.items():
+        store.system.pipe_file(f"memory://bucket/pictures/below/{name}", content)
+    store.system.pipe_file("memory://bucket/pictures/.hidden/x.png", b"")
+    store.system.put_file(str(store.home / "set" / "cxr-000000.tar"), "memory://bucket/shards/x.tar")
+    for path, images in (("pictures", 14), ("pictures/below", 14), ("shards", 3), ("shards/x.tar", 3)):
+        collection = open_collection(parse_location(f"memory://bucket/{path}"))
+        assert sum(1 for unit in collection.units for _ in collection.read(unit)) == images
+    unit = collection.units[0]
+    digest = collection.digest_of(unit)
+    assert collection.digest_of(unit) == digest
+    store.system.pipe_file("memory://bucket/shards/x.tar", b"another")
+    assert collection.digest_of(unit) != digest
+
+
+def test_nothing_at_an_address(store: Store) -> None:
+    with pytest.raises(ShardError, match="memory://bucket/set: nothing there"):
+        open_dataset(OUT)
+
+
+def test_a_missing_package_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    for out, table in ((OUT.replace("memory", "s3"), None), (OUT, "s3://bucket/reports.csv")):
+        code, printed = store.run(out, table=table)
+        assert code == 2
+        assert "the package that opens s3:// is not installed" in printed
+        assert "pip install 'cxrsynth[s3]'" in printed
+    assert not store.system.store
+
+
+def test_addresses_and_paths(store: Store, tmp_path: Path) -> None:
+    assert parse_location(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    assert parse_location("set") == Path("set")
+    assert parse_location("s3://bucket/set/") == Address("s3://bucket/set")
+    code, printed = store.run("no-such-kind://bucket/set")
+    assert code == 2
+    assert "no known kind of address" in printed
+
+
+def test_what_only_writes_to_this_machine_refuses_addresses(store: Store, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["audit", str(store.home / "set"), "--out", "s3://bucket/audit"])
+    assert result.exit_code == 2
+    assert "is an address, expected a path on this machine" in result.stderr
