@@ -40,7 +40,7 @@ _NO_HAN_NAME = r"(?![性主既入体今于可无有位仰诉病情取为坐已])
 FOREIGN: tuple[Rule, ...] = (
     make_rule(
         "age",
-        rf"X(?:[.,]5)?\s?-?\s?(?:ans\b|años\b|anos\b|anni\b|jahren?\b|-?jährig\w{{0,4}}"
+        rf"(?<!\d)(?<!\d[.,]){_OLD}(?:[.,]5)?\s?-?\s?(?:ans\b|años\b|anos\b|anni\b|jahren?\b|-?jährig\w{{0,4}}"
         rf"|-?jaehrig\w{{0,4}}|[岁歳才]|세|살|tuổi\b)",
         digits=2,
     ),

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - other scripts hold letters that look like Latin ones
 """Identifiers in the languages that the rules cover, and reports in those that they do not."""
 
 import pytest
@@ -13,7 +14,7 @@ REPORTS = {
     "it": "Il cuore è di dimensioni normali. Non si osservano versamenti pleurici. Polmoni senza addensamenti.",
     "pt": "O coração tem dimensões normais. Não há derrame pleural. Os pulmões estão sem consolidação.",
     "vi": "Bóng tim không to. Không thấy tràn dịch màng phổi hai bên. Nhu mô phổi bình thường.",
-    "cjk": "双肺纹理清晰，心影大小正常，双侧肋膈角锐利。",
+    "cjk": "双肺纹理清晰, 心影大小正常, 双侧肋膈角锐利。",
 }
 OTHERS = [
     "Het hart is niet vergroot. Geen aanwijzingen voor pleuravocht aan de linker zijde van de thorax.",
@@ -30,7 +31,7 @@ def test_a_covered_language_is_told_and_its_text_stays(language: str) -> None:
     assert language_of(REPORTS[language]) == language
     result = sanitize(REPORTS[language])
     assert result.covered
-    assert result.text == REPORTS[language] or language == "cjk"  # fullwidth signs are spelled as ASCII
+    assert result.text == REPORTS[language]
     assert not result.removed
 
 
@@ -59,7 +60,7 @@ def test_nothing_is_left_of_a_report_in_another_language(text: str) -> None:
         ("pt", "Paciente: Inês Queirós, 94 anos, prontuário 55123.", ["Inês", "Queirós", "94", "55123"]),
         ("vi", "Chụp ngày 3 tháng 1 năm 2018 lúc 7 giờ 40.", ["tháng 1", "2018", "7 giờ"]),
         ("vi", "Bệnh nhân Lê Thị Hoa, 94 tuổi, mã số 55123.", ["Thị", "Hoa", "94", "55123"]),
-        ("cjk", "检查日期2018年1月3日，患者王芳，94岁，住院号55123。", ["2018", "王芳", "94", "55123"]),
+        ("cjk", "检查日期2018年1月3日, 患者王芳, 94岁, 住院号55123。", ["2018", "王芳", "94", "55123"]),
         ("cjk", "撮影日平成30年1月3日。田中医師。", ["30年", "田中"]),
         ("cjk", "환자명: 박지훈, 94세, 등록번호 55123, 2018년 1월 3일.", ["박지훈", "94", "55123", "2018"]),
     ],
@@ -68,4 +69,4 @@ def test_identifiers_in_other_languages(language: str, planted: str, secrets: li
     left = sanitize(f"{REPORTS[language]} {planted}").text
 
     assert not [secret for secret in secrets if secret in left]
-    assert left.startswith(REPORTS[language].translate({0xFF0C: ","})[:20])
+    assert left.startswith(REPORTS[language][:20])
