@@ -21,6 +21,7 @@ from cxrsynth.settings import (
     Additions,
     AuditSettings,
     ConvertSettings,
+    Deid,
     Device,
     GenerateSettings,
     ImageFormat,
@@ -80,6 +81,7 @@ def generate(
     sop_class: str = ShardSettings.sop_class,
     unpacked: bool = ShardSettings.unpacked,
     include_text: str = ShardSettings.include_text,
+    deid: str | None = GenerateSettings.deid,
     id_key: str | PathLike[str] | None = GenerateSettings.id_key,
     id_map: str | PathLike[str] | None = GenerateSettings.id_map,
 ) -> "Generated":
@@ -123,6 +125,8 @@ def generate(
         sop_class: `sc` (Secondary Capture) or `cr` (Computed Radiography), of DICOM objects.
         unpacked: write a DICOM file-set with a DICOMDIR instead of tars; needs `shard_format="dicom"`.
         include_text: `none` or `sanitized`: report text to store with each image.
+        deid: `standard` or `strict` (see `sanitize`), for prompts and stored text; None for `strict` where text is
+            stored, else `standard`.
         id_key: file with the secret key for sample keys; None for a key created once in the user data folder.
         id_map: write the mapping from report ids to sample keys to this file, outside `out`.
 
@@ -170,6 +174,7 @@ def generate(
         limit=limit,
         strict=strict,
         dry_run=dry_run,
+        deid=None if deid is None else _choice("deid", Deid, deid),
         id_key=_path(id_key),
         id_map=_path(id_map),
         sampling=SamplingSettings(

@@ -95,6 +95,7 @@ def generate(
     sop_class: options.SopClassName = ShardSettings.sop_class,
     unpacked: options.Unpacked = ShardSettings.unpacked,
     include_text: options.Text = ShardSettings.include_text,
+    deid: options.Deid = GenerateSettings.deid,
     id_key: options.IdKey = GenerateSettings.id_key,
     id_map: options.IdMap = GenerateSettings.id_map,
     report_column: options.ReportColumn = None,
@@ -157,6 +158,7 @@ def generate(
             sop_class=sop_class,
             unpacked=unpacked,
             include_text=include_text,
+            deid=deid,
             id_key=id_key,
             id_map=id_map,
         )

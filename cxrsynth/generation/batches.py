@@ -2,8 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,7 +46,9 @@ def batches_to_make(
     run: GenerateRun, model: DiffusionModel, folder: OutputFolder, rows: Rows, advance: Advance
 ) -> Iterator[Batch]:
     """The batches of the shards that this process still has to make. No batch spans two shards."""
-    prompt_builder = PromptBuilder(run.prompt_format, model.spec.depicts, model.fits, classes=model.spec.classes)
+    prompt_builder = PromptBuilder(
+        run.prompt_format, model.spec.depicts, model.fits, classes=model.spec.classes, deid=run.settings.strength
+    )
     warned: set[str] = set()
     size, images = run.settings.shards.size, rows.usable * run.settings.images_per_report
     for index, first in enumerate(range(0, images, size)):
@@ -57,6 +60,7 @@ def batches_to_make(
         reports = {report.report_id: report for report, _ in members}
         prompts = {report_id: prompt_builder.build(report) for report_id, report in reports.items()}
         _warn_unsupported(prompts.values(), warned, model.name)
+        _warn_languages(run.settings.reports, reports, prompts)
         shard = Shard(index, _shard_record(members, prompts), prompts)
         for start in range(0, len(members), run.batch_size):
             end = start + run.batch_size
@@ -80,6 +84,16 @@ def _warn_unsupported(prompts: Iterable[BuiltPrompt], warned: set[str], model_na
             " unsupported_findings in the JSON of each sample, and counted in the manifest."
         )
     warned |= new
+
+
+def _warn_languages(table: Path, reports: Mapping[str, Report], prompts: Mapping[str, BuiltPrompt]) -> None:
+    """Name the reports in a language that de-identification does not cover."""
+    lines = [str(reports[name].line) for name, prompt in prompts.items() if prompt.sanitized["language"]]
+    if lines:
+        console.warn(
+            f"{table}: line{'s' * (len(lines) > 1)} {', '.join(lines)}: in a language that de-identification does not"
+            " cover: nothing of the text is used or stored, the prompt is made of the labels"
+        )
 
 
 def sample_batch(run: GenerateRun, model: DiffusionModel, batch: Batch, stopped: threading.Event) -> list[Sample]:

@@ -201,6 +201,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
             "sop_class": shards.sop_class.value,
             "unpacked": shards.unpacked,
         },
+        "deid": run.settings.strength.value,
         "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},
     }
 

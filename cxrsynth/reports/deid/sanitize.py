@@ -71,7 +71,7 @@ class Sanitized:
     @property
     def covered(self) -> bool:
         """Whether the text is in a language that the rules cover. If not, nothing of it is left."""
-        return not self.removed["language"]
+        return not self.removed.get("language")
 
 
 def sanitize(text: str, *, strength: Literal["standard", "strict"] = "standard") -> Sanitized:
