@@ -28,18 +28,34 @@ import cxrsynth
 from cxrsynth.reports.deid.lexicon import fold, names
 from cxrsynth.reports.deid.sanitize import sanitize
 
-GIVEN = ["Adaeze", "Alistair", "Anneliese", "Bartholomew", "Beatriz", "Bogdan", "Brynhild", "Caoimhe", "Chidi", "Clementine", "Dagny", "Dimitrios", "Eleonora", "Emeka", "Fatoumata", "Fiorella", "Gaurav", "Giuseppina", "Gwendolyn", "Hamza", "Hyacinth", "Ignatius", "Ikram", "Ingeborg", "Jadwiga", "Jaroslav", "Kamala", "Kwabena", "Lakshmi", "Leocadia", "Ludovic", "Marisol", "Mbali", "Montserrat", "Nadezhda", "Nkechi", "Octavio", "Olumide", "Perpetua", "Philippa", "Rosalind", "Rupert", "Saoirse", "Siobhan", "Sunniva", "Taavi", "Thaddeus", "Tomoko", "Ulrike", "Umberto", "Valentina", "Wilhelmina", "Xiomara", "Yevgenia", "Yolanda", "Zainab", "Zoltan", "Mary", "John", "David", "Susan", "Robert", "Linda"]
-SURNAMES = ["Abernathy", "Achterberg", "Adeyemi", "Anagnostopoulos", "Asante", "Baptiste", "Bhattacharya", "Brzezinski", "Castellanos", "Chatterjee", "Czerwinski", "Delacroix", "Dombrowski", "Echeverria", "Eriksson", "Fitzwilliam", "Fujimoto", "Gaspard", "Georgiadis", "Gopalakrishnan", "Guttierez", "Haverford", "Hendriksen", "Ivanovic", "Jankowski", "Jayawardena", "Kariuki", "Kazantzakis", "Kirkpatrick", "Kowalczyk", "Lagerfeld", "Lundgren", "MacAllister", "Mbeki", "Mehrotra", "Montgomery", "Mukherjee", "Nakagawa", "Nwosu", "Oberholtzer", "Okafor", "Oyelaran", "Papadakis", "Petrossian", "Quispe", "Ramanathan", "Ruaridh", "Santangelo", "Schwarzkopf", "Siddiqui", "Sokolov", "Szczepaniak", "Tanaka", "Thorvaldsen", "Tremblay", "Uzun", "Vanterpool", "Villanueva", "Wijesinghe", "Wozniak", "Yamashita", "Zapatero", "Zielinski", "Smith", "Johnson", "Garcia", "Nguyen", "Patel", "Kim"]
-TOWNS = """Ashby_Falls Birchwater Cold_Spring Dunmore Eastleigh Fernandina Galway Harlow_Junction Ironwood Juneau Kettering
-Laredo Malmo Novi_Sad Ostrava Pocatello Queenstown Rosario Sacramento Tillamook Utica Valparaiso Waukesha Yonkers Zanesville
-Chicago Boston Toronto""".replace("_", "\u00a0").split()
-HOSPITALS = """Ashby_Falls_Hospital Birchwater_Medical_Center St._Aldhelm's_Hospital Dunmore_Clinic Ironwood_General_Hospital
-Kettering_Infirmary University_of_Tillamook_Hospital Rosario_Memorial_Hospital Good_Shepherd_Medical_Center
-Pocatello_Regional_Medical_Center Queenstown_Health_Centre Lakeshore_Imaging_Center Mercy_Valley_Hospital
-Northfield_Nursing_Home""".replace("_", "\u00a0").split()
-STREETS = (
-    ["Alder", "Birch", "Cloverdale", "Dogwood", "Evergreen", "Foxglove", "Garfield", "Hawthorne", "Juniper", "Larkspur", "Quarry", "Wisteria"]
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+GIVEN = _words("""Adaeze Alistair Anneliese Bartholomew Beatriz Bogdan Brynhild Caoimhe Chidi Clementine Dagny Dimitrios
+Eleonora Emeka Fatoumata Fiorella Gaurav Giuseppina Gwendolyn Hamza Hyacinth Ignatius Ikram Ingeborg Jadwiga Jaroslav
+Kamala Kwabena Lakshmi Leocadia Ludovic Marisol Mbali Montserrat Nadezhda Nkechi Octavio Olumide Perpetua Philippa
+Rosalind Rupert Saoirse Siobhan Sunniva Taavi Thaddeus Tomoko Ulrike Umberto Valentina Wilhelmina Xiomara Yevgenia
+Yolanda Zainab Zoltan Mary John David Susan Robert Linda""")
+SURNAMES = _words("""Abernathy Achterberg Adeyemi Anagnostopoulos Asante Baptiste Bhattacharya Brzezinski Castellanos
+Chatterjee Czerwinski Delacroix Dombrowski Echeverria Eriksson Fitzwilliam Fujimoto Gaspard Georgiadis Gopalakrishnan
+Guttierez Haverford Hendriksen Ivanovic Jankowski Jayawardena Kariuki Kazantzakis Kirkpatrick Kowalczyk Lagerfeld
+Lundgren MacAllister Mbeki Mehrotra Montgomery Mukherjee Nakagawa Nwosu Oberholtzer Okafor Oyelaran Papadakis Petrossian
+Quispe Ramanathan Ruaridh Santangelo Schwarzkopf Siddiqui Sokolov Szczepaniak Tanaka Thorvaldsen Tremblay Uzun
+Vanterpool Villanueva Wijesinghe Wozniak Yamashita Zapatero Zielinski Smith Johnson Garcia Nguyen Patel Kim""")
+TOWNS = _words("""Ashby_Falls Birchwater Cold_Spring Dunmore Eastleigh Fernandina Galway Harlow_Junction Ironwood Juneau
+Kettering Laredo Malmo Novi_Sad Ostrava Pocatello Queenstown Rosario Sacramento Tillamook Utica Valparaiso Waukesha
+Yonkers Zanesville Chicago Boston Toronto""")
+HOSPITALS = _words("""Ashby_Falls_Hospital Birchwater_Medical_Center St._Aldhelm's_Hospital Dunmore_Clinic
+Ironwood_General_Hospital Kettering_Infirmary University_of_Tillamook_Hospital Rosario_Memorial_Hospital
+Good_Shepherd_Medical_Center Pocatello_Regional_Medical_Center Queenstown_Health_Centre Lakeshore_Imaging_Center
+Mercy_Valley_Hospital Northfield_Nursing_Home""")
+STREETS = _words(
+    "Alder Birch Cloverdale Dogwood Evergreen Foxglove Garfield Hawthorne Juniper Larkspur Quarry Wisteria"
 )
+ROADS = ("Street", "Ave", "Rd", "Lane")
+MONTHS = _words("January February March April May June July August September October November December")
 TEMPLATES = {
     "header": [
         "Patient: {name}. MRN: {number}. DOB: {date}.",
@@ -80,7 +96,7 @@ KIND_OF_FIELD = {
     **dict.fromkeys(("number",), "number"),
     **{kind: kind for kind in ("date", "time", "phone", "email", "age")},
 }
-MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
+KINDS = sorted(set(KIND_OF_FIELD.values()))
 
 
 @dataclass(frozen=True)
@@ -115,9 +131,9 @@ def surrogates(chance: random.Random) -> dict[str, str]:
         "surname": surname,
         "given": given,
         "initials": (given[0] + surname[:2]).lower(),
-        "hospital": chance.choice(HOSPITALS),
-        "town": chance.choice(TOWNS),
-        "address": f"{chance.randint(1, 9999)} {chance.choice(STREETS)} {chance.choice(['Street', 'Ave', 'Rd', 'Lane'])}",
+        "hospital": chance.choice(HOSPITALS).replace("_", " "),
+        "town": chance.choice(TOWNS).replace("_", " "),
+        "address": f"{chance.randint(1, 9999)} {chance.choice(STREETS)} {chance.choice(ROADS)}",
         "room": f"{chance.randint(2, 12)}{chance.randint(10, 49)}",
         "number": chance.choice([digits[:7], digits[:9], f"{chance.choice('ABCEHM')}{digits[:6]}"]),
         "date": date,
@@ -135,14 +151,14 @@ def parts(kind: str, value: str) -> Iterator[str]:
     if kind == "name":
         yield from (word for word in re.findall(r"[^\W\d_]+", value) if len(word) > 2)
     else:
-        yield value.replace("\u00a0", " ")
+        yield value
 
 
 def plant(report: str, chance: random.Random) -> Planted:
     """Plant one passage of each place: header, history, inside the findings, signature."""
     fields = surrogates(chance)
     passages = {where: chance.choice(templates) for where, templates in TEMPLATES.items()}
-    filled = {where: passage.format(**fields).replace("\u00a0", " ") for where, passage in passages.items()}
+    filled = {where: passage.format(**fields) for where, passage in passages.items()}
     sentences = re.split(r"(?<=\.)\s+", report)
     sentences.insert(chance.randint(0, len(sentences)), filled["findings"])
     text = " ".join([filled["header"], filled["history"], *sentences, filled["signature"]])
@@ -176,7 +192,8 @@ def measure(title: str, clean: Callable[[str], str], planted: list[Planted]) -> 
     found: Counter[str] = Counter()
     count: Counter[str] = Counter()
     words_left = words = 0
-    originals = {one.clean: Counter(re.findall(r"[a-z]+", clean(one.clean).lower())) for one in planted}
+    reports = {one.clean for one in planted}
+    originals = {report: Counter(re.findall(r"[a-z]+", clean(report).lower())) for report in reports}
     started = time.process_time()
     texts = [clean(one.text) for one in planted]
     seconds = time.process_time() - started
@@ -189,7 +206,7 @@ def measure(title: str, clean: Callable[[str], str], planted: list[Planted]) -> 
         expected = originals[one.clean]
         words += expected.total()
         words_left += (expected & Counter(re.findall(r"[a-z]+", lower))).total()
-    cells = [interval(found[kind], count[kind]) for kind in sorted(set(KIND_OF_FIELD.values()))]
+    cells = [interval(found[kind], count[kind]) for kind in KINDS]
     cells += [interval(found.total(), count.total()), interval(words_left, words), f"{len(planted) / seconds:.0f}"]
     return f"| {title} | {' | '.join(cells)} |"
 
@@ -249,10 +266,10 @@ def main() -> None:
     known = sum(fold(name) in names() for name in (*GIVEN, *SURNAMES))
     sys.stdout.write(
         f"cxrsynth {cxrsynth.__version__}, Python {platform.python_version()}, {platform.machine()}\n"
-        f"{len(reports)} reports x {options.identities} identities; {known} of {len(GIVEN) + len(SURNAMES)} names are in"
-        " the dictionaries\n\n"
-        f"| % (95% interval) | {' | '.join(sorted(set(KIND_OF_FIELD.values())))} | all | clinical words kept | texts/s |\n"
-        f"|{' --- |' * (len(set(KIND_OF_FIELD.values())) + 4)}\n"
+        f"{len(reports)} reports x {options.identities} identities;"
+        f" {known} of {len(GIVEN) + len(SURNAMES)} names are in the dictionaries\n\n"
+        f"| % (95% interval) | {' | '.join(KINDS)} | all | clinical words kept | texts/s |\n"
+        f"|{' --- |' * (len(KINDS) + 4)}\n"
     )
     sanitize("Warm.")
     sys.stdout.write(measure("standard", lambda text: sanitize(text).text, planted) + "\n")

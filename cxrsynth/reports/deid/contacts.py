@@ -2,6 +2,7 @@
 
 import re
 
+from cxrsynth.reports.deid.lexicon import core
 from cxrsynth.reports.deid.rules import HOLES, MARK, NOUN
 
 # From a match on, a sentence is about people, not about the chest: the rest of it is removed.
@@ -89,10 +90,17 @@ CONTACT_LEAD: frozenset[str] = frozenset(
 )
 
 
+_LONGEST_NAME = 3  # words of a name that no dictionary has
+
+
 def before_contact(head: str) -> str:
     """What is kept of a sentence whose text up to the contact is `head`: nothing, or text that ends in a full stop."""
     words = head.rstrip(" ,;:-\n").split(" ")
+    is_passive = bool(words) and words[-1].lower() in ("was", "were", "been", "is")
     while words and words[-1].strip(" ,;:-\n").lower() in CONTACT_LEAD:
         words.pop()
+    plain = [word.strip(".,") for word in words if word and word not in (NOUN, MARK)]
+    if is_passive and len(plain) <= _LONGEST_NAME and all(w[:1].isupper() and w.lower() not in core() for w in plain):
+        return ""  # "Jane Roe was notified"
     head = " ".join(words)
     return f"{head}." if head.strip() else ""

@@ -28,6 +28,13 @@ def names_someone(match: re.Match[str]) -> bool:
     return not all(is_word(word) for word in words if len(word) > 1) or all(len(word) == 1 for word in words)
 
 
+def _is_labelled(match: re.Match[str]) -> bool:
+    """As `names_someone`; after a label that only people have, any word but the most common ones is a name."""
+    if _ALSO_OF_THINGS.match(match[0]):
+        return names_someone(match)
+    return not all(word in core() for word in _LETTERS.findall(match["who"].lower()) if len(word) > 1)
+
+
 def _are_initials(match: re.Match[str]) -> bool:
     """False for `PA/lat` and the like."""
     return not all(word in core() for word in _LETTERS.findall(match["who"].lower()))
@@ -50,6 +57,11 @@ def _has_title(match: re.Match[str]) -> bool:
     return match["who"][:1].isupper() or match["who"][0] in HOLES or "." in match[0][:5] or names_someone(match)
 
 
+# Labels of people that findings have, too: `Final: Normal chest.`
+_ALSO_OF_THINGS = re.compile(
+    r"(?i:from|to|by|re|read|report|reported|final|reviewed|contact|checked|released|staff|team|patient|pt"
+    r"|cc)\b"
+)
 _ABBREVIATION = re.compile(r"[A-Z]{1,4}\d?(?![\w-])|[A-Z]\d")
 _PLAIN_FACILITY = re.compile(
     r"(?i)(?:the|this|an?|our|outside|same|general|local|community|chest|acute|post|pre|mobile|portable"
@@ -109,7 +121,7 @@ NAMES: tuple[Rule, ...] = (
         rf"(?P<who>{_CAPITALS})",
         needs=":,;,=",
         flags=EXACT,
-        if_true=names_someone,
+        if_true=_is_labelled,
     ),
     make_rule(
         "name",
@@ -129,7 +141,7 @@ NAMES: tuple[Rule, ...] = (
         r"(?<![\w-])(?:signed|transcribed|dictated|typed|author|typist|verified"
         r"|transcriptionist)\s?(?:by\s?)?:\s?(?P<who>[^\W\d_]{2,20}(?:\s[^\W\d_]{1,20}){0,2})",
         needs=":",
-        if_true=names_someone,
+        if_true=_is_labelled,
     ),
     make_rule(
         "name",
