@@ -62,6 +62,8 @@ def _of_parts(parts: list[str]) -> Kind:
     if len(parts) == 1:
         return _inflected(parts[0])
     kinds = {kind_of(part) for part in parts if len(part) > 1}
+    if Kind.EPONYM in kinds and Kind.WORD in kinds and len(kinds) == 2:
+        return Kind.BOTH  # `White-out`
     for kind in (Kind.EPONYM, Kind.NAME, Kind.UNKNOWN, Kind.BRAND):
         if kind in kinds:
             return kind
@@ -106,12 +108,17 @@ def _inflected(word: str) -> Kind:
 
 def names_an_illness(tokens: list[re.Match[str]], index: int, sentence: str) -> bool:
     """Whether the noun of an eponym stands a few tokens after it: `Gilles de la Tourette syndrome`, `Hampton hump`."""
+    listed = kind_of(tokens[index][0]) is Kind.EPONYM
+    # No patient lends a name to a syndrome; `Smith fracture` is one only because it is listed.
+    heads = clinical("heads") if listed else clinical("firm")
+    if listed and index > 1 and fold(tokens[index - 1][0]) == "of" and fold(tokens[index - 2][0]) in heads:
+        return True
     end = tokens[index].end()
     for token in tokens[index + 1 : index + 1 + _AHEAD]:
         if token.start() - end > _FARTHEST or _ENDS.search(sentence, end, token.start()):
             return False
         word = fold(token[0])
-        if word in clinical("heads"):
+        if word in heads:
             return True
         between = word in _BETWEEN or len(word) == 1 or kind_of(token[0]) in (Kind.EPONYM, Kind.BRAND, Kind.BOTH)
         if not between:
@@ -200,9 +207,9 @@ def _is_name(sentence: Sentence, index: int) -> bool:
         return False
     if not sentence.is_english and fold(word) in foreign_words(sentence.language):
         return False
+    if kind in (Kind.EPONYM, Kind.NAME, Kind.BOTH) and names_an_illness(sentence.tokens, index, sentence.text):
+        return False
     if kind is Kind.EPONYM:
-        if names_an_illness(sentence.tokens, index, sentence.text):
-            return False
         folded = fold(word).removesuffix("'s")
         kind = Kind.NAME if folded in names() else Kind.BOTH if folded in also_names() else Kind.WORD
     has_capital = word[0] != word[0].lower()

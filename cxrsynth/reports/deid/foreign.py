@@ -134,9 +134,9 @@ FOREIGN: tuple[Rule, ...] = (
     make_rule(
         "time",
         r"(?:[01]?\d|2[0-4])\s?[時时点點]\s?(?:[0-5]?\d\s?分|半)?(?!钟方)|(?:[01]?\d"
-        r"|2[0-4])\s?시(?:\s?[0-5]?\d\s?분)?|\b(?:[01]?\d|2[0-4])\s(?:giờ|h)\s?(?:[0-5]\d)?(?:\sphút)?",
+        r"|2[0-4])\s?시(?:\s?[0-5]?\d\s?분)?|\b(?:[01]?\d|2[0-4])\sgiờ(?:\s?[0-5]\d)?(?:\sphút)?",
         digits=1,
-        needs="時,时,点,點,시,giờ, h",
+        needs="時,时,点,點,시,giờ",
     ),
     # Record, case, insurance and personal numbers by their labels.
     make_rule(

@@ -49,7 +49,9 @@ _PLACE_NUMBER = (
 
 
 def _not_a_lymph_node(match: re.Match[str]) -> bool:
-    """False for `station 4R node`, `level 7 lymph nodes` and `2 units of blood`."""
+    """False for `station 4R node`, `2 units of blood` and `POD 2`."""
+    if match[0].startswith("POD"):
+        return False  # day after an operation
     around = match.string[max(0, match.start() - 40) : match.end() + 40].lower()
     return not re.search(r"node|nodal|lymph|paratrach|blood|prbc|insulin|heparin", around)
 

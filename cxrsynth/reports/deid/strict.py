@@ -9,7 +9,7 @@ from cxrsynth.reports.deid.dictionary import (
     kind_of,
     names_an_illness,
 )
-from cxrsynth.reports.deid.lexicon import clinical, fold, foreign_words, names, vocabulary
+from cxrsynth.reports.deid.lexicon import clinical, fold, foreign_words, vocabulary
 
 _NUMBER = re.compile(r"(?<![\w.,/+-])[\w.,/+-]++(?<=[\w.,/+-])")
 _UNITS = (
@@ -25,7 +25,7 @@ _ALLOWED_NUMBER = re.compile(
     rf"|\d{{1,3}}(?:\.\d{{1,2}})?-\d{{1,3}}(?:\.\d{{1,2}})?(?:{_UNITS})?"
     rf"|\d{{1,3}}(?:x\d{{1,3}}){{1,2}}(?:{_UNITS})?|o2|co2|[23]d|fio2|spo2|pao2|sao2|paco2|h1n1"
     rf"|t[1-4][a-c]?(?:n[0-3](?:m[01])?)?"
-    r"|covid-19|sars-cov-2|[1-4][a-d]|\d{1,3}-(?:year|yr|month|mo|week|day|hour)s?-olds?|[iv]{1,4}[a-c]?"
+    r"|fev1|fvc|pco2|po2|hco3|\d{1,2}[rl]|covid-19|sars-cov-2|[1-4][a-d]|\d{1,3}-(?:year|yr|month|mo|week|day|hour)s?-olds?|[iv]{1,4}[a-c]?"
     r"|g\d{1,2}|p\d|[abp]\d{1,2}|s[1-5]|l[1-5]|t\d{1,2}|c[1-7]|ica\d|v\d|q\d|(?:\d-)?lead)",
     re.IGNORECASE,
 )
@@ -65,16 +65,18 @@ def _is_known(sentence: Sentence, index: int, language: str) -> bool:
         return True
     if language != "en" and folded in foreign_words(language):
         return True
-    if kind is Kind.EPONYM and names_an_illness(sentence.tokens, index, sentence.text):
+    if folded in clinical("abbreviations"):
         return True
-    if kind in (Kind.NAME, Kind.UNKNOWN) or folded not in vocabulary():
-        return kind is Kind.BRAND or (kind is Kind.WORD and folded not in names())
+    if kind is not Kind.WORD and names_an_illness(sentence.tokens, index, sentence.text):
+        return True
+    if kind in (Kind.NAME, Kind.UNKNOWN) or (kind is Kind.EPONYM and folded not in vocabulary()):
+        return False
     # `T-spine` has the capital of its letter.
     if kind is Kind.BRAND or word[0].islower() or (word[1] == "-" and word[2:].islower()):
         return True
     opens = sentence.opens(index) or sentence.text[max(0, token.start() - 1) : token.start()] in ("(", "[")
     if word.isupper() and len(word) < _LONG_SHOUT and not sentence.shouted:
-        return folded in clinical("abbreviations") or (opens and folded in vocabulary())
+        return opens and folded in vocabulary()
     if kind in (Kind.BOTH, Kind.EPONYM):
         return opens or sentence.shouted or sentence.is_headline
     if opens or word.isupper() or folded in clinical("heads") or folded in clinical("words"):
