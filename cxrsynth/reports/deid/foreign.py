@@ -129,14 +129,14 @@ FOREIGN: tuple[Rule, ...] = (
         r"\b(?:alle|ore|às|as|a las)\s(?:ore\s)?(?:[01]?\d|2[0-4])[.:,h][0-5]\d\b|\b(?:[01]?\d"
         r"|2[0-4])(?:[.:,][0-5]\d)?\s(?:horas|heures?|ore)\b",
         digits=1,
-        needs="ore,heure,hora,às,as ",
+        words="alle ore às as las hora horas heure heures",
     ),
     make_rule(
         "time",
         r"(?:[01]?\d|2[0-4])\s?[時时点點]\s?(?:[0-5]?\d\s?分|半)?(?!钟方)|(?:[01]?\d"
         r"|2[0-4])\s?시(?:\s?[0-5]?\d\s?분)?|\b(?:[01]?\d|2[0-4])\sgiờ(?:\s?[0-5]\d)?(?:\sphút)?",
         digits=1,
-        needs="時,时,点,點,시,giờ",
+        beyond_ascii=True,
     ),
     # Record, case, insurance and personal numbers by their labels.
     make_rule(

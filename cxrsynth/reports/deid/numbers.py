@@ -96,7 +96,7 @@ NET: tuple[Rule, ...] = (
     ),
 )
 LABELLED: tuple[Rule, ...] = (
-    make_rule("number", rf"(?<![\w-]){_STRONG}{_JOINT}{_VALUE}", digits=1, if_true=_is_a_number_of_something_else),
+    make_rule("number", rf"(?<![\w-]){_STRONG}{_JOINT}{_VALUE}", digits=3, if_true=_is_a_number_of_something_else),
     make_rule(
         "number",
         rf"(?<![\w-]){_WEAK}{_JOINT}(?:{_WEAK_VALUE}|{_GROUPED})",
@@ -125,10 +125,9 @@ ROOMS: tuple[Rule, ...] = (
         rf"|desk|booth|locker|floor|corridor|cube|curtain|chair|stretcher|theat(?:re|er)|resus|trauma "
         rf"bay)\.?\s?:?\s?{_PLACE_NUMBER}",
         digits=1,
-        needs=(
-            "room,rm,bed,bay,cub,suite,ward,unit,station,pod,bldg,building,wing,ap,desk,booth,locker,floor,"
-            "corridor,curtain,chair,stretcher,theat,resus"
-        ),
+        words="room rm bed bay cubicle suite ward unit station pod bldg building wing apartment apt desk booth locker"
+        " floor"
+        " corridor cube curtain chair stretcher theatre theater resus trauma",
         if_true=_not_a_lymph_node,
     ),
     make_rule(

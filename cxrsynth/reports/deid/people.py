@@ -189,6 +189,7 @@ NAMES: tuple[Rule, ...] = (
     make_rule(
         "name",
         rf"(?<![\w.'\u2019-])(?:{CAPITAL}\.\s?){{1,3}}(?P<who>{PARTICLES}(?!{STOP}){CAPITAL}[\w'\u2019-]{{1,60}})",
+        words="a b c d e f g h i j k l m n o p q r s t u v w x y z",
         needs=".",
         flags=EXACT,
         if_true=lambda match: names_someone(match) and not match.string.isupper(),
