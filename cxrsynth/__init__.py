@@ -5,6 +5,7 @@ The commands as functions, and the data sets they make, ready for training:
 - `generate`, `tune`, `audit`, `convert`: what the commands of the same names do.
 - `open_dataset`: images, labels and metadata of a data set, ready for a PyTorch `DataLoader`.
 - `example_reports`: path of the example table of reports.
+- `sanitize`: a report without what identifies people, places and times.
 
 Importing the package is fast: torch is imported by the first call.
 """
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from cxrsynth.errors import ReportsError as ReportsError
     from cxrsynth.errors import ShardError as ShardError
     from cxrsynth.generation.generate import Generated as Generated
+    from cxrsynth.reports.deid.sanitize import Sanitized as Sanitized
+    from cxrsynth.reports.deid.sanitize import sanitize as sanitize
     from cxrsynth.tuning.tune import Tuned as Tuned
 
 # Public name -> the module that defines it, imported when the name is first used (PEP 562).
@@ -42,6 +45,7 @@ _PUBLIC = {
     "OBSERVATIONS": "dataset",
     "RecipeError": "errors",
     "ReportsError": "errors",
+    "Sanitized": "reports.deid.sanitize",
     "ShardError": "errors",
     "Tuned": "tuning.tune",
     "audit": "api",
@@ -49,6 +53,7 @@ _PUBLIC = {
     "example_reports": "api",
     "generate": "api",
     "open_dataset": "dataset",
+    "sanitize": "reports.deid.sanitize",
     "tune": "api",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -24,6 +24,7 @@ from cxrsynth.settings import (
     Additions,
     AuditSettings,
     ConvertSettings,
+    Deid,
     Device,
     GenerateSettings,
     ImageFormat,
@@ -90,6 +91,7 @@ def generate(
     ignored_checks: Iterable[str] = AcceptSettings.ignored_checks,
     attempts: int = AcceptSettings.attempts,
     only_accepted: bool = AcceptSettings.only_accepted,
+    deid: str | None = GenerateSettings.deid,
     id_key: str | PathLike[str] | None = GenerateSettings.id_key,
     id_map: str | PathLike[str] | None = GenerateSettings.id_map,
     part: str | None = None,
@@ -141,6 +143,8 @@ def generate(
         ignored_checks: with `accept`: names of quality checks that must not reject images.
         attempts: with `accept`: draws of one image at most, 1 to 100.
         only_accepted: with `accept`: leave out images that never pass; else they are written with `accepted: false`.
+        deid: `standard` or `strict` (see `sanitize`), for prompts and stored text; None for `strict` where text is
+            stored, else `standard`.
         id_key: file with the secret key for sample keys; None for a key created once in the user data folder.
         id_map: write the mapping from report ids to sample keys to this file, outside `out`.
         part: `I/N`: make only every N-th shard, from number I on (1 to N). Parts may run at the same time, and in any
@@ -205,6 +209,7 @@ def generate(
         limit=limit,
         strict=strict,
         dry_run=dry_run,
+        deid=None if deid is None else _choice("deid", Deid, deid),
         id_key=_path(id_key),
         id_map=_path(id_map),
         part=None if part is None else parse_part(part),

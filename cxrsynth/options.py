@@ -152,6 +152,15 @@ Text = Annotated[
         "--include-text", help="Report text to store with each image; often not shareable.", rich_help_panel=_PRIVACY
     ),
 ]
+Deid = Annotated[
+    settings.Deid | None,
+    Option(
+        "--deid",
+        help="De-identification of prompts and stored text. strict drops sentences with words or numbers that are not"
+        " known to be clinical. Default: strict with --include-text sanitized, else standard.",
+        rich_help_panel=_PRIVACY,
+    ),
+]
 IdKey = Annotated[
     Path | None,
     Option(

@@ -75,6 +75,13 @@ class IncludeText(StrEnum):
     SANITIZED = "sanitized"
 
 
+class Deid(StrEnum):
+    """How much is removed from report text (see `cxrsynth.sanitize`)."""
+
+    STANDARD = "standard"
+    STRICT = "strict"
+
+
 class SopClass(StrEnum):
     """Secondary Capture, or Computed Radiography Image Storage."""
 
@@ -205,8 +212,9 @@ class GenerateSettings:
     """All choices of one `generate` run.
 
     `prompt` or `prompt_template` (a template, or the name of a preset) None: as the model folder says. The same holds
-    for `negative_prompt`; an empty one is none. `accept` None: each image is drawn once. `part` None: all shards.
-    `finish` makes no image: it completes a folder in which all shards are.
+    for `negative_prompt`; an empty one is none. `deid` None: strict where text is stored, else standard. `accept` None:
+    each image is drawn once. `part` None: all shards. `finish` makes no image: it completes a folder in which all
+    shards are.
     """
 
     reports: Location
@@ -223,6 +231,7 @@ class GenerateSettings:
     limit: int | None = None
     strict: bool = False
     dry_run: bool = False
+    deid: Deid | None = None
     id_key: Path | None = None
     id_map: Path | None = None
     part: Part | None = None
@@ -230,6 +239,13 @@ class GenerateSettings:
     sampling: SamplingSettings = SamplingSettings()
     shards: ShardSettings = ShardSettings()
     accept: AcceptSettings | None = None
+
+    @property
+    def strength(self) -> Deid:
+        """Of the de-identification, of prompts and of text that is stored alike."""
+        if self.deid is not None:
+            return self.deid
+        return Deid.STANDARD if self.shards.include_text is IncludeText.NONE else Deid.STRICT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from tests.generation.making import command, hashes, write_table
 
 
 def test_importing_the_package_or_its_functions_loads_no_torch() -> None:
-    names = "cxrsynth.generate; cxrsynth.tune; cxrsynth.audit; cxrsynth.convert"
+    names = "cxrsynth.generate; cxrsynth.tune; cxrsynth.audit; cxrsynth.convert; cxrsynth.sanitize('Clear lungs.')"
     code = f"import sys, cxrsynth; {names}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

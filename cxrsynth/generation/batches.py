@@ -1,11 +1,12 @@
 """The batches of a data set: which reports each shard holds, and their prompts."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cxrsynth import console
+from cxrsynth.address import Location
 from cxrsynth.console import Advance
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.generation.plan import GenerateRun
@@ -38,7 +39,9 @@ def batches_to_make(
     run: GenerateRun, model: DiffusionModel, folder: OutputFolder, rows: Rows, advance: Advance
 ) -> Iterator[Batch]:
     """The batches of the shards that this process still has to make. No batch spans two shards."""
-    prompt_builder = PromptBuilder(run.prompt_format, model.spec.depicts, model.fits, classes=model.spec.classes)
+    prompt_builder = PromptBuilder(
+        run.prompt_format, model.spec.depicts, model.fits, classes=model.spec.classes, deid=run.settings.strength
+    )
     warned: set[str] = set()
     size, images = run.settings.shards.size, rows.usable * run.settings.images_per_report
     for index, first in enumerate(range(0, images, size)):
@@ -50,6 +53,7 @@ def batches_to_make(
         reports = {report.report_id: report for report, _ in members}
         prompts = {report_id: prompt_builder.build(report) for report_id, report in reports.items()}
         _warn_unsupported(prompts.values(), warned, model.name)
+        _warn_languages(run.settings.reports, reports, prompts)
         shard = Shard(index, _shard_record(members, prompts), prompts)
         for start in range(0, len(members), run.batch_size):
             end = start + run.batch_size
@@ -73,6 +77,16 @@ def _warn_unsupported(prompts: Iterable[BuiltPrompt], warned: set[str], model_na
             " unsupported_findings in the JSON of each sample, and counted in the manifest."
         )
     warned |= new
+
+
+def _warn_languages(table: Location, reports: Mapping[str, Report], prompts: Mapping[str, BuiltPrompt]) -> None:
+    """Name the reports in a language that de-identification does not cover."""
+    lines = [str(reports[name].line) for name, prompt in prompts.items() if prompt.sanitized["language"]]
+    if lines:
+        console.warn(
+            f"{table}: line{'s' * (len(lines) > 1)} {', '.join(lines)}: in a language that de-identification does not"
+            " cover: nothing of the text is used or stored, the prompt is made of the labels"
+        )
 
 
 def _shard_record(members: list[tuple[Report, int]], prompts: dict[str, BuiltPrompt]) -> dict[str, Any]:

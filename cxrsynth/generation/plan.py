@@ -223,6 +223,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
             "unpacked": shards.unpacked,
         },
         **accepted,
+        "deid": run.settings.strength.value,
         "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},
     }
 

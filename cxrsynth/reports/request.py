@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cxrsynth.reports.conditions import conditions_of
-from cxrsynth.reports.deid.sanitize import sanitize
+from cxrsynth.reports.deid.sanitize import Sanitized, sanitize
 from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS, FindingLabel, Labels, Status
 from cxrsynth.reports.prompt import (
@@ -21,7 +21,7 @@ from cxrsynth.reports.prompt import (
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.template import PromptFormat, PromptTemplate
 from cxrsynth.reports.values import content_fields, field_values
-from cxrsynth.settings import PromptStyle
+from cxrsynth.settings import Deid, PromptStyle
 
 _TEMPLATE = "template"  # prompt style of a sample whose prompt a template made
 
@@ -53,6 +53,7 @@ class PromptBuilder:
         depicts: what the model saw in training; None if its folder does not say.
         fits: whether a text fits the tokenizer.
         classes: findings that the model is conditioned on, for the format `class`.
+        deid: strength of the de-identification, of prompts and of `BuiltPrompt.text`.
     """
 
     def __init__(
@@ -62,16 +63,21 @@ class PromptBuilder:
         fits: Callable[[str], bool],
         *,
         classes: Sequence[str] = (),
+        deid: Deid = Deid.STANDARD,
     ) -> None:
         self._format = prompt_format
         self._classes = tuple(classes)
         self._depicts = depicts
         self._fits = fits
+        self._deid = deid
         self._reader = FindingsReader()
 
     def build(self, report: Report) -> BuiltPrompt:
         """Build the prompt of one report; label columns override labels read from the text."""
-        clean = sanitize(report.full_text)
+        clean = self._clean(report.full_text)
+        if not clean.covered:
+            # The sections alone may be too short to tell their language.
+            report = replace(report, text="", findings="", impression="")
         labels, sources = self._labels(report)
         subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
         request = limit_to_supported(subject, labels, self._depicts)
@@ -106,6 +112,9 @@ class PromptBuilder:
             unsupported_findings=request.unsupported_findings,
         )
 
+    def _clean(self, text: str) -> Sanitized:
+        return sanitize(text, strength=self._deid.value)
+
     def _labels(self, report: Report) -> tuple[dict[str, FindingLabel], dict[str, str]]:
         parsed = self._reader.read(report.full_text) if report.full_text else {}
         merged = {**parsed, **report.labels}
@@ -129,7 +138,7 @@ class PromptBuilder:
         }[style]
         # If the section is missing, or nothing is left of it ("No significant change."), the prompt is all the text of
         # the report; without any text, its labels. An empty prompt would request any image at all.
-        return sanitize(section).text or clean_text or canonical_prompt(request.subject, request.labels)
+        return self._clean(section).text or clean_text or canonical_prompt(request.subject, request.labels)
 
     def _from_template(
         self, template: PromptTemplate, report: Report, request: Request, clean_text: str, sanitized: Counter[str]
@@ -137,7 +146,13 @@ class PromptBuilder:
         """The prompt, and whether it was cut; what is removed from columns is added to `sanitized`."""
         canonical = canonical_prompt(request.subject, request.labels)
         values = field_values(
-            template, report, request.subject, clean_text=clean_text, canonical=canonical, removed=sanitized
+            template,
+            report,
+            request.subject,
+            clean=self._clean,
+            clean_text=clean_text,
+            canonical=canonical,
+            removed=sanitized,
         )
         # Without a word of the report, the prompt would request any image at all: as in the other formats, all text of
         # the report takes the place of a section that is missing, or else its labels.

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from cxrsynth.reports.deid.sanitize import sanitize
+from cxrsynth.reports.deid.sanitize import Sanitized
 from cxrsynth.reports.prompt import Subject, age_group
 from cxrsynth.reports.table.rows import UNKNOWN, Report
 from cxrsynth.reports.template import TEXT_FIELDS, PromptTemplate
@@ -35,6 +35,7 @@ def field_values(
     report: Report,
     subject: Subject,
     *,
+    clean: Callable[[str], Sanitized],
     clean_text: str,
     canonical: str,
     removed: Counter[str],
@@ -45,13 +46,14 @@ def field_values(
         template: whose fields are wanted.
         report: of the prompt.
         subject: what the model can show of the report's view and patient; nothing else is requested.
+        clean: removes identifiers from a text.
         clean_text: all text of the report, sanitized.
         canonical: the report's canonical prompt.
         removed: gets the number of items of each kind that are removed from columns.
     """
     known: Mapping[str, Callable[[], str]] = {
-        "impression": lambda: sanitize(report.impression).text,
-        "findings": lambda: sanitize(report.findings).text,
+        "impression": lambda: clean(report.impression).text,
+        "findings": lambda: clean(report.findings).text,
         "report": lambda: clean_text,
         "canonical": lambda: canonical,
         "age": lambda: _age(report.age_years, subject),
@@ -61,7 +63,7 @@ def field_values(
         "view": lambda: _VIEWS.get(subject.view or "", subject.view or ""),
     }
     return {
-        name: known[name]() if name in known else _of_column(name, report.fields.get(name, ""), removed)
+        name: known[name]() if name in known else _of_column(name, report.fields.get(name, ""), clean, removed)
         for name in template.fields
     }
 
@@ -80,7 +82,7 @@ def _race_group(race: str) -> str:
     return groups[0] if len(groups) == 1 else ""
 
 
-def _of_column(name: str, value: str, removed: Counter[str]) -> str:
+def _of_column(name: str, value: str, clean: Callable[[str], Sanitized], removed: Counter[str]) -> str:
     if value.casefold() in UNKNOWN or (name == "race" and value.casefold() in _UNKNOWN_RACES):
         return ""
     # A bare number is no age to the rules of `sanitize`; the name of its column says that it is one.
@@ -89,6 +91,6 @@ def _of_column(name: str, value: str, removed: Counter[str]) -> str:
     ):
         removed["age"] += 1
         return ""
-    clean = sanitize(value)
-    removed.update(clean.removed)
-    return clean.text
+    cleaned = clean(value)
+    removed.update(cleaned.removed)
+    return cleaned.text

@@ -81,6 +81,7 @@ def _summary(manifest: Mapping[str, Any]) -> list[str]:
         f"| Reports | {counts['reports']}{unused} |",
         f"| Format | {plan['shards']['format']} |",
         f"| Report text | {'sanitized' if text is IncludeText.SANITIZED else 'not included'} |",
+        f"| De-identification | {plan['deid']} |",
         f"| Model | {plan['model']['name']}, SHA-256 `{plan['model']['digest']}` |",
         f"| Software | cxrsynth {plan['versions']['cxrsynth']} |",
     ]
@@ -172,8 +173,9 @@ def _privacy(manifest: Mapping[str, Any]) -> list[str]:
     if IncludeText(manifest["plan"]["shards"]["include_text"]) is IncludeText.SANITIZED:
         removed = sum(manifest["sanitized"].values())
         lines += [
-            f"- Report text was sanitized by rules: {removed} passages removed, listed by kind in `{MANIFEST}`. Rules",
-            "  can miss identifiers: have the text reviewed before you share it.",
+            f"- Report text was sanitized by rules and dictionaries (strength `{manifest['plan']['deid']}`):",
+            f"  {removed} passages removed, listed by kind in `{MANIFEST}`. They can miss identifiers: have the text",
+            "  reviewed before you share it.",
         ]
     return lines
 

@@ -288,7 +288,7 @@ def test_no_id_and_no_text_is_in_any_output(made: tuple[Path, str]) -> None:
 
 def test_included_text_is_sanitized(tmp_path: Path, tiny_model: Path, table: Path) -> None:
     out = tmp_path / "out"
-    succeed(command(table, out, tiny_model, "--include-text", "sanitized"))
+    succeed(command(table, out, tiny_model, "--include-text", "sanitized", "--deid", "standard"))
     texts = [raw.decode() for name, raw in members(out).items() if name.endswith(".txt")]
     assert len(texts) == 7
     assert "Zorblattic heart size is normal." in texts[0]
@@ -297,6 +297,30 @@ def test_included_text_is_sanitized(tmp_path: Path, tiny_model: Path, table: Pat
     for word in ("Quibbleton", "Blatherwick", "03/14/2019", "QZX-77"):
         assert word.encode() not in everything
     assert sum(manifest(out)["sanitized"].values()) >= 2
+    assert manifest(out)["plan"]["deid"] == "standard"
+
+
+def test_text_is_stored_strictly_sanitized_unless_asked_otherwise(tmp_path: Path, tiny_model: Path) -> None:
+    rows = (
+        ("S-1", "Zorblattic heart size is normal. The lungs are clear.", "Left pleural effusion.", "PA", "F", "61"),
+        (
+            "S-2",
+            "Het hart is niet vergroot. Geen aanwijzingen voor pleuravocht aan de linker zijde.",
+            "",
+            "AP",
+            "M",
+            "50",
+        ),
+    )
+    table, out = write_table(tmp_path / "reports.csv", rows), tmp_path / "out"
+    printed = succeed(command(table, out, tiny_model, "--include-text", "sanitized"))
+    texts = [raw.decode() for name, raw in members(out).items() if name.endswith(".txt")]
+    assert manifest(out)["plan"]["deid"] == "strict"
+    assert "Zorblattic" not in texts[0]
+    assert "The lungs are clear." in texts[0]
+    assert "hart" not in "".join(texts)
+    assert manifest(out)["sanitized"]["language"] == 1
+    assert "line 3: in a language that de-identification does not cover" in " ".join(printed.split())
 
 
 def test_the_id_map_maps_ids_to_keys(tmp_path: Path, tiny_model: Path, table: Path) -> None:

@@ -15,6 +15,7 @@ def manifest(*, text: str = "none", shards: int = 2, unsupported: dict[str, int]
             "model": {"name": "tiny", "digest": "ab" * 32},
             "sampling": {"steps": 20, "guidance": 4.0, "sampler": "ddim"},
             "shards": {"format": "webdataset" if shards else "dicom", "include_text": text},
+            "deid": "strict",
             "versions": {"cxrsynth": "1.2.3"},
         },
         "counts": {"samples": 10, "reports": 5, "rejected": 1},
@@ -49,6 +50,8 @@ def test_it_says_what_the_data_set_is() -> None:
 def test_text_is_reviewed_only_where_there_is_text(text: str) -> None:
     card = dataset_card(manifest(text=text)).decode()
     assert ("4 passages removed" in card) == (text == "sanitized")
+    assert "| De-identification | strict |" in card
+    assert ("strength `strict`" in card) == (text == "sanitized")
     assert (f"| Report text | {'not included' if text == 'none' else text} |") in card
 
 

@@ -27,9 +27,12 @@ COMPARISON: re.Pattern[str] = re.compile(
     r" (?:ago|earlier|prior|before)\b"
     r"|\bsince\s(?:the\s|an?\s|his\s|her\s)?"
     rf"(?:(?:prior|previous|last|earlier|most|exam|study|radiograph|film|that|at)\b|{HOLES})"
-    r"|\b(?:unchanged|stable|similar|changed?|increased?|decreased?|improved|progress\w*|larger|smaller|new|worse\w*|resolved"
-    rf"|different)\s(?:in\s\w{{1,20}}\s)?(?:from|since|to|than)\s(?:the\s|that\s)?(?:(?:of|on|in|dated)\s)?(?:the\s)?{HOLES}"
-    r"|\b(?:new|unchanged|stable|changed?|increased?|decreased?|improved|worse\w*|progress\w*)\s(?:\w{1,20}\s){0,2}?since\b",
+    r"|\b(?:unchanged|stable|similar|changed?|increased?|decreased?|improved|progress\w*|larger|smaller"
+    r"|new|worse\w*|resolved"
+    rf"|different)\s(?:in\s\w{{1,20}}\s)?(?:from|since|to|than)\s(?:the\s|that\s)?(?:(?:of|on|in"
+    rf"|dated)\s)?(?:the\s)?{HOLES}"
+    r"|\b(?:new|unchanged|stable|changed?|increased?|decreased?|improved|worse\w*"
+    r"|progress\w*)\s(?:\w{1,20}\s){0,2}?since\b",
 )
 # Checked first, in lower case: a sentence without any of these is not searched for COMPARISON.
 COMPARISON_NEEDS: tuple[str, ...] = (
@@ -42,7 +45,8 @@ _STILL = (
 )
 # "stable", "interval": the word is removed, the finding stays.
 COMPARISON_WORD: re.Pattern[str] = re.compile(
-    r"\b(?:there\s(?:is|are|has\sbeen|have\sbeen)\s)?no\s(?:\w{2,12}ly\s)?(?:(?:significant|interval|definite|appreciable"
+    r"\b(?:there\s(?:is|are|has\sbeen|have\sbeen)\s)?no\s(?:\w{2,12}ly\s)?(?:(?:significant|interval"
+    r"|definite|appreciable"
     r"|substantial|major|marked|short-term|further|convincing|large|gross|real)\s){0,3}changes?\s(?:in|of)(?:\sthe)?\b"
     rf"|\b(?:once\s)?again\b|\bin the interval\b|\b{_STILL}"
     r"|\binterval(?:ly)?\b|\bnew(?:ly)?\b(?!\sYork)"

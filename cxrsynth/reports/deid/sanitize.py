@@ -1,16 +1,17 @@
 """Removes identifiers, de-identification marks and comparisons with earlier studies from the text of a report.
 
 The text becomes a prompt and may be shared, so whatever looks like an identifier is removed, even if it might not be
-one. There are only rules, no model: a bare name without title, label, degree or signature ("John Smith has a cough.")
-is not found. What is left of a sentence is repaired just enough to be readable.
+one. Rules find what has a form or stands in a context (`identifiers`, `contacts`), dictionaries find bare names of
+people and places (`dictionary`), and the clinical vocabulary says what is none. What is left of a sentence is repaired
+just enough to be readable.
 """
 
 import html
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cxrsynth.reports.deid.comparisons import (
     COMPARISON,
@@ -20,9 +21,12 @@ from cxrsynth.reports.deid.comparisons import (
     without_comparison_sections,
 )
 from cxrsynth.reports.deid.contacts import CONTACT, CONTACT_NEEDS, before_contact
+from cxrsynth.reports.deid.dictionary import without_names
 from cxrsynth.reports.deid.identifiers import RULES
+from cxrsynth.reports.deid.language import language_of
 from cxrsynth.reports.deid.rules import HOLE, take_out
 from cxrsynth.reports.deid.sentences import own_header, repair, sentences
+from cxrsynth.reports.deid.strict import is_clinical
 
 # Invisible characters that end a line or separate words.
 _BREAK = re.compile("\r\n?|[\u000b\u000c\u001c-\u001f\u0085\u2028\u2029]")
@@ -35,7 +39,8 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d{0,2});
 _HYPHEN = re.compile("[\u2010\u2011\u2212\ufe63]|(?<=\\w)[\u2012\u2013](?=\\w)|(?<=\\d)[\u2014\u2015](?=\\d)")
 _FULLWIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # of the ASCII signs
 _UNEVEN = re.compile(r"[^\S\n]{2,}|[^\S \n]")
-_SENTENCE_NEEDS = (*COMPARISON_NEEDS, *COMPARISON_WORD_NEEDS, *CONTACT_NEEDS)
+STRENGTHS = ("standard", "strict")
+_MOST_ROUNDS = 6  # until nothing changes; a text needs two, seldom three
 
 KINDS = (
     "mark",  # traces of an earlier de-identification: ___, XXXX, [**...**], <NAME>
@@ -51,6 +56,8 @@ KINDS = (
     "contact",  # who signed, dictated, was informed: to the end of the sentence
     "comparison",  # a sentence, or a COMPARISON section, about an earlier study
     "comparison_word",  # "stable", "interval": the word, not the finding
+    "sentence",  # strict: with a word or number that is not known to be clinical
+    "language",  # the whole text: in a language that the rules do not cover
 )
 
 
@@ -59,24 +66,52 @@ class Sanitized:
     """What is left of a text, and how many items of each kind were removed (see `KINDS`)."""
 
     text: str = field(repr=False)
-    removed: Mapping[str, int]
+    removed: Counter[str]
+
+    @property
+    def covered(self) -> bool:
+        """Whether the text is in a language that the rules cover. If not, nothing of it is left."""
+        return not self.removed.get("language")
 
 
-def sanitize(text: str) -> Sanitized:
+def sanitize(text: str, *, strength: Literal["standard", "strict"] = "standard") -> Sanitized:
     """Remove what identifies people, places and times, and what compares with earlier studies.
 
     Sentences that compare with an earlier study are removed whole. Of words such as "stable" or "interval" only the
     word is removed, so that the finding it qualifies stays. Text with nothing to remove comes back unchanged except for
     white space and the spelling of characters: rules see composed letters, plain hyphens, ASCII in place of fullwidth
-    characters, and no HTML entities. Time grows linearly with the text.
+    characters, and no HTML entities. Time grows linearly with the text. What is sanitized stays as it is when it is
+    sanitized again.
+
+    Args:
+        text: a report, or a part of one, in English, German, French, Spanish, Italian, Portuguese, Vietnamese, Chinese,
+            Japanese or Korean. Of a text in another language nothing is left, and `removed` counts one `language`.
+        strength: `standard`, or `strict`, which also drops any sentence with a word that is not of the clinical
+            vocabulary, a word with a capital that it should not have, or a number that is no measure.
+
+    Raises:
+        ValueError: for another strength.
     """
+    if strength not in STRENGTHS:
+        raise ValueError(f"strength: {strength!r}, expected one of {', '.join(STRENGTHS)}")
     removed: Counter[str] = Counter()
-    text = take_out(_plain(text), RULES, removed=removed)
+    text = _plain(text)
+    for _ in range(_MOST_ROUNDS):
+        before = text
+        text = _once(text, removed, strict=strength == "strict")
+        if text == before:
+            break
+    return Sanitized(text, removed)
+
+
+def _once(text: str, removed: Counter[str], *, strict: bool) -> str:
+    language = language_of(text)
+    if language is None:
+        removed["language"] += 1
+        return ""
+    text = take_out(text, RULES, removed=removed)
     text = without_comparison_sections(text, removed)
-    lower = text.lower()
-    if any(need in lower for need in _SENTENCE_NEEDS):
-        text = "".join(_sentence(sentence, removed) for sentence in sentences(text))
-    return Sanitized(_tidy(text), dict(removed))
+    return _tidy("".join(_sentence(sentence, removed, language, strict=strict) for sentence in sentences(text)))
 
 
 def _plain(text: str) -> str:
@@ -94,7 +129,7 @@ def _tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n ?", "\n", text)).strip()
 
 
-def _sentence(sentence: str, removed: Counter[str]) -> str:
+def _sentence(sentence: str, removed: Counter[str], language: str, *, strict: bool) -> str:
     lower = sentence.lower()
     if any(need in lower for need in COMPARISON_NEEDS) and COMPARISON.search(lower):
         removed["comparison"] += 1
@@ -110,4 +145,13 @@ def _sentence(sentence: str, removed: Counter[str]) -> str:
         if count:
             removed["comparison_word"] += count
             changed = True
-    return repair(sentence) if changed else sentence
+    sentence, count = without_names(sentence, language=language)
+    if count:
+        removed["name"] += count
+        changed = True
+    if changed:
+        sentence = repair(sentence)
+    if strict and not is_clinical(sentence, language):
+        removed["sentence"] += 1
+        return own_header(sentence)
+    return sentence

@@ -9,11 +9,17 @@ from cxrsynth.reports.deid.rules import HOLE, HOLES, MARK, NOUN
 _OWN_HEADER = re.compile(r"\s*(?:[A-Z][A-Za-z/ ]{2,30}:\s*|\(?\d{1,2}[.)]\s+)?")
 # What ends a sentence, depending on the text before it.
 BOUNDARY: re.Pattern[str] = re.compile(
-    r"[.?!]+[\"')\]]*(?=\s|$)|(?<=[a-z])\.(?=[A-Z][a-z])|\n\n|\n(?= ?(?:[A-Z][A-Za-z ]{2,30}:|\d{1,2}[.)] |[-*•] ))"
+    r"[.?!]+[\"')\]]*(?=\s|$)|[\u3002\uff01\uff1f]+|(?<=[a-z])\.(?=[A-Z][a-z])|\n\n|\n(?= "
+    r"?(?:[A-Z][A-Za-z ]{2,30}:|\d{1,2}[.)] |[-*•] ))"
 )
 # A full stop that does not end a sentence: an abbreviation, an initial, a number in a list.
 _NO_END = re.compile(
     r"(?:\b(?:vs|approx|e\.g|i\.e|etc|cf|fig|no|st|dr|mr|mrs|ms|prof|a\.m|p\.m)|(?<![\w.])[A-Z])$", re.IGNORECASE
+)
+# An initial ends a sentence if the next word is one that opens sentences.
+_INITIAL = re.compile(r"(?<![\w.])[A-Z]$")
+_OPENER = re.compile(
+    r"\s+(?:The|There|No|A|An|This|These|It|Lungs?|Heart|Cardiac|Mediastin\w+|Pleural|Right|Left|Bilateral|Findings?)\b"
 )
 _LIST_NUMBER = re.compile(r"\s*\(?\d{1,2}$")
 
@@ -54,7 +60,8 @@ def sentences(text: str) -> Iterator[str]:
     position = 0
     for match in BOUNDARY.finditer(text):
         before = text[max(position, match.start() - 8) : match.start()]
-        if match[0] == "." and (_NO_END.search(before) or _LIST_NUMBER.fullmatch(before)):
+        after_initial = _INITIAL.search(before) is not None and _OPENER.match(text, match.end()) is not None
+        if match[0] == "." and ((_NO_END.search(before) and not after_initial) or _LIST_NUMBER.fullmatch(before)):
             continue
         yield text[position : match.end()]
         position = match.end()

@@ -219,7 +219,7 @@ def test_no_planted_identifier_survives_in_real_reports(open_i: list[str]) -> No
         for _, planted, words in chosen:
             missed += [(planted, word) for word in survivors(result.text, words) if word not in report]
     assert missed == []
-    assert set(kinds) == set(KINDS)
+    assert set(kinds) == set(KINDS) - {"sentence", "language"}
 
 
 @pytest.mark.parametrize("unseen", ["\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\r"])
@@ -329,9 +329,14 @@ def test_long_adversarial_text_ends() -> None:
         "is ",
         "a@",
         "A,A,",
+        " ",
+        "Smith ",
+        "A Hospital ",
+        "Street ",
+        "Dr. ",
     ]
     code = (
         "import sys\nfrom cxrsynth.reports.deid.sanitize import sanitize\n"
-        "for piece in eval(sys.argv[1]):\n    sanitize((piece * 100_000)[:100_000] + 'x stable')\n"
+        "for piece in eval(sys.argv[1]):\n    sanitize((piece * 20_000)[:20_000] + 'x stable')\n"
     )
     subprocess.run([sys.executable, "-c", code, repr(pieces)], check=True, timeout=120)

@@ -1,0 +1,240 @@
+"""Patterns of ages above 89, dates and times."""
+
+import re
+
+from cxrsynth.reports.deid.pieces import DAY, EXACT, MONTH, UNIT, YEAR
+from cxrsynth.reports.deid.rules import Rule, make_rule
+
+_MONTH_NEEDS = "jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec"
+_MONTH_WORDS = (
+    "january february march april may june july august september october november december jan feb mar "
+    "apr jun jul aug sep sept oct nov dec"
+)
+_OLD = r"(?:9\d|1[0-4]\d)"
+_UNITS_OF_TEN = r"(?:[ -](?:one|two|three|four|five|six|seven|eight|nine))?"
+_YEAR_WORDS = (
+    r"(?:two[ -]thousand(?:[ -]and)?|twenty)[ -](?:oh[ -]\w{3,5}|one|two|three|four|five|six|seven|eight"
+    r"|nine|ten|eleven"
+    rf"|twelve|\w{{3,5}}teen|twenty{_UNITS_OF_TEN})"
+)
+_ORDINAL = (
+    r"(?:(?:twenty|thirty)[ -])?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth"
+    r"|\w{3,5}teenth|twentieth|thirtieth)"
+)
+
+
+def _fraction_or_date(match: re.Match[str]) -> bool:
+    """Whether a match is a date: true for 3/4, false for `lower 1/3`, `ribs 5/6`, `grade 2/6`."""
+    before = match.string[max(0, match.start() - 16) : match.start()].lower()
+    return not re.search(
+        r"(?:lower|upper|middle|mid|distal|proximal|grade|ratio|ribs?|levels?|approximately|images?"
+        r"|views?|films?|pages?"
+        r"|parts?|slices?|series|score|strength|about|disc|discs)\s$",
+        before,
+    )
+
+
+def _no_count(match: re.Match[str]) -> bool:
+    """Whether number words are a year: true for `two thousand nineteen`, false for `two thousand four ml`."""
+    return not re.match(
+        rf"\s?(?:{UNIT}|mills?|liters?|litres?|units?)", match.string[match.end() : match.end() + 12], re.I
+    )
+
+
+AGES: tuple[Rule, ...] = (
+    make_rule(
+        "age",
+        r"(?<![\w.])(?:9\d|1[0-4]\d)[\s-]{0,2}(?:y\.?\s?/?o\b(?:\.(?=\s[a-z]))?"
+        r"|(?:years?|yrs?|y)\b[\s-]?(?:old|of\sage|o\b)?"
+        r"|y/?(?=[mf]\b))",
+        digits=2,
+        needs="y",
+    ),
+    make_rule("age", r"(?<![\w.])(?:9\d|1[0-4]\d)\s?[MF]\b", digits=2, flags=EXACT),
+    make_rule(
+        "age",
+        r"\b(?:aged?|years of age)\b(?:\sof|\sis)?[:\s]\s?0?(?:9\d|1[0-4]\d)(?!\d|\.\d)y?(?:\syears\b)?",
+        digits=2,
+        needs="age",
+    ),
+    make_rule("age", r"\b(?:ninety|(?:one )?hundred)(?:[ -]\w{3,6})?[ -]years?(?:[ -]old)?\b", needs="ninety,hundred"),
+    make_rule("age", r"\b(?:nona|(?:super)?cente)(?:genarian|narian)s?\b", needs="narian,genarian"),
+    make_rule(
+        "age",
+        rf"(?<![\w.-]){_OLD}(?:\.\d{{1,2}})?[\s/-]{{1,3}}(?:years?|yrs?|(?:year[\s-]old\s)?(?:wo)?man\b"
+        rf"|(?:fe)?male\b|lady\b|gentleman\b)",
+        digits=2,
+        needs="y,male,man,lady",
+    ),
+    make_rule("age", rf"(?<![\w.-]){_OLD}\s?/\s?[MF]\b", digits=2, flags=EXACT),
+    make_rule("age", rf"(?<![\w.-]){_OLD}(?:st|nd|rd|th)\s(?:birthday|year of life)", digits=2, needs="birthday,life"),
+    make_rule(
+        "age", r"\b(?:early |mid[ -]?|late )?(?:(?:9|10)0['\u2019]?s|nineties)\b", needs="0s,0's,0\u2019s,nineties"
+    ),
+    make_rule(
+        "age",
+        rf"\b(?:aged?|age of|age:|age is)\s{{0,2}}(?:ninety|(?:one |a )?hundred(?: "
+        rf"and)?){_UNITS_OF_TEN}(?:[ -]\w{{3,7}})?(?=\W|$)",
+        needs="ninety,hundred",
+    ),
+    make_rule("age", rf"\bninety{_UNITS_OF_TEN}[ -](?:year|yr|y)", needs="ninety"),
+)
+DATES: tuple[Rule, ...] = (
+    make_rule(
+        "date",
+        rf"(?<![\d.]){YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.]{DAY}(?:[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?Z?)?(?!\d)",
+        digits=6,
+        between="-/.",
+    ),
+    make_rule(
+        "date",
+        rf"(?<![\d.])\d{{1,3}}([-/.])\d{{1,3}}\1(?:{YEAR}|\d\d)(?![\d/]|-\d|\s?(?:{UNIT}))",
+        digits=4,
+        between="-/.",
+    ),
+    make_rule(
+        "date",
+        rf"(?<![\d.])(?:\d{{1,2}}(?:\s?/\s?\d{{1,2}}\s?/\s?|\s?-\s?\d{{1,2}}\s?-\s?)(?:{YEAR})"
+        rf"|\d{{1,2}}\s/\s\d{{1,2}}\s/\s\d\d"
+        rf"|{YEAR}\s?([-/])\s?(?:0?[1-9]|1[0-2])\s?\1\s?{DAY})(?!\d)",
+        digits=4,
+        needs=" /,/ ,- , -",
+    ),
+    make_rule("date", rf"(?<![\w/.-])\d{{1,2}}/(?:{YEAR})\b", digits=5, between="/"),
+    make_rule("date", rf"(?<![\d.]){YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{4,6}})?(?!\d)", digits=8),
+    make_rule(
+        "date",
+        rf"\b{MONTH}[\s-]?{DAY}(?:st|nd|rd|th)?"
+        rf"(?:(?:,\s?|\s|-)(?:{YEAR}|['\u2019]\d\d)(?!\d)|(?![\d/.]\d|\w|\s?(?:{UNIT})))",
+        digits=1,
+        needs=_MONTH_NEEDS,
+    ),
+    make_rule(
+        "date",
+        rf"(?<![\w.]){DAY}(?:st|nd|rd|th)?(?:[\s-]?|\sof\s){MONTH}(?:[,\s-]{{0,2}}(?:{YEAR}|['\u2019]?\d\d))(?!\d)",
+        digits=3,
+        needs=_MONTH_NEEDS,
+    ),
+    make_rule(
+        "date",
+        rf"(?<![\w.]){DAY}(?:st|nd|rd|th)?(?:[\s-]|\sof\s)(?!may\b){MONTH}(?!\w)",
+        digits=1,
+        needs=_MONTH_NEEDS,
+    ),
+    make_rule(
+        "date", rf"(?<![\w.]){DAY}(?:st|nd|rd|th)?(?:[\s-]|\sof\s)(?:May|MAY)\b", digits=1, needs="may", flags=EXACT
+    ),
+    make_rule(
+        "date",
+        rf"\b{MONTH}[,\s-]{{0,2}}(?:of\s)?(?:{YEAR}|['\u2019]\d\d)(?!\d)",
+        digits=2,
+        needs=_MONTH_NEEDS,
+    ),
+    make_rule(
+        "date",
+        rf"(?<![\w/.-])(?:0?[1-9]|1[0-2])/{DAY}(?![\d/]|\.\d|\w|-\d|\s?(?:{UNIT}|of\b|ribs?\b|the\b|interspace))",
+        digits=2,
+        between="/",
+        if_true=_fraction_or_date,
+    ),
+    make_rule("date", rf"(?<![\w./-]){YEAR}(?![\w/]|\.\d|-\d|\s?(?:{UNIT}))", digits=4),
+    make_rule(
+        "date",
+        r"\b(?<=in |of )(?:early |late |mid[ -])?(?:January|February|March|April|May|June|July|August|September|October"
+        r"|November|December)\b|\b(?:January|February|April|August|September|October|November|December)\b"
+        r"|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b",
+        needs="january,february,march,april,may,june,july,august,september,october,november,december,day",
+        flags=EXACT,
+    ),
+    make_rule(
+        "date",
+        rf"\b(?:{_YEAR_WORDS}|nineteen[ -](?:hundred(?: and)?[ -]\w{{3,9}}|\w{{3,6}}ty{_UNITS_OF_TEN}))(?![\w-])",
+        needs="thousand,twenty,nineteen",
+        if_true=_no_count,
+    ),
+    make_rule(
+        "date",
+        r"\b(?:on|since|until|till|by|from|before|after)\s(?:the\s)?\d{1,2}(?:st|nd|rd"
+        r"|th)\b(?=\s?(?:[.,;)]|$|and\b|at\b|with\b|she\b|he\b))"
+        r"|\b\d{1,2}(?:st|nd|rd|th)\sof\s(?:this|last|the|next)\s(?:\w{1,10}\s)?month",
+        digits=1,
+        needs="st,nd,rd,th",
+    ),
+    make_rule(
+        "date",
+        rf"\b(?:the\s)?{_ORDINAL}\s(?:of\s)?{MONTH}(?!\w)|\b{MONTH}\s(?:the\s)?(?:{_ORDINAL}|{DAY}(?:st"
+        rf"|nd|rd|th))(?!\w)",
+        words=_MONTH_WORDS,
+    ),
+    make_rule("date", rf"(?<![\w.-])(?:0?[1-9]|1[0-2])[-.]{YEAR}(?![\d-])", digits=5, between="-."),
+    make_rule(
+        "date",
+        rf"\b{MONTH}[.\s-]{{0,2}}{DAY}[.,\s-]{{1,2}}(?:{YEAR}|['\u2019]?\d\d)(?!\d)",
+        digits=3,
+        needs=_MONTH_NEEDS,
+    ),
+    make_rule(
+        "date",
+        rf"(?<![\w.]){DAY}[./ -](?:I{{1,3}}|I?V|VI{{1,3}}|IX|XI{{0,2}})[./ -](?:{YEAR}|\d\d)(?!\d)",
+        digits=3,
+        flags=EXACT,
+    ),
+    make_rule("date", rf"\b{YEAR}-?W\d\d(?:-\d)?\b", digits=6, needs="w"),
+    make_rule(
+        "date",
+        r"\b(?:last|this|past|next|since)\s(?:spring|summer|fall|autumn|winter)\b(?!\s(?:down|from))"
+        r"|\b(?:christmas|thanksgiving|easter|halloween|new year'?s|labor day|memorial day|independence day|boxing day"
+        r"|ramadan|passover|diwali|lunar new year)(?:\s(?:day|eve))?\b",
+        needs=(
+            "spring,summer,fall,autumn,winter,christmas,thanksgiving,easter,halloween,day,year,ramadan,passover,diwali"
+        ),
+    ),
+    make_rule(
+        "date",
+        r"\b(?:january|february|september|october|november|december|(?:mon|tues|wednes|thurs|fri|satur|sun)days?)\b",
+        needs="ember,october,uary,day",
+    ),
+    make_rule(
+        "date",
+        r"\b(?:in|since|until|last|of|early|late|mid|this|from)\s(?:march|april|june|july|august)\b(?!\s(?:of\sthe))",
+        needs="march,april,june,july,august",
+    ),
+    make_rule(
+        "date",
+        r"\b(?:(?<=on )|(?<=last )|(?<=this )|(?<=since ))(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?"
+        r"|\b(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?(?=,?\s(?:\d|\ue000|\ue001))",
+        needs_exact="Mon,Tue,Wed,Thu,Fri,Sat,Sun",
+        flags=EXACT,
+    ),
+    make_rule("date", r"\b(?:in|since|of|from|circa)\s['\u2019]\d\d\b", digits=2, needs="',\u2019"),
+)
+TIMES: tuple[Rule, ...] = (
+    make_rule(
+        "time",
+        r"(?<![\d:.])(?:[01]?\d|2[0-4]):[0-5]\d(?::[0-5]\d)?(?:\s?[ap]\.m\.(?=\s[a-z,;])|\s?[ap]\.?m\b"
+        r"|\s?(?:hours|hrs?|h)\b)?"
+        r"(?:\s(?:[ECMP][SD]T|UTC|GMT)\b)?(?!\d)",
+        digits=3,
+        between=":",
+    ),
+    make_rule("time", r"(?<![\w.])(?:0?[1-9]|1[0-2])(?:[:.][0-5]\d)?\s?[ap](?:\.m\.(?=\s[a-z,;])|\.?m\b)", digits=1),
+    make_rule("time", r"(?<![\w.])(?:[01]\d|2[0-3]):?[0-5]\d\s?(?:hours|hrs?|h)\b", digits=4, needs="h"),
+    make_rule("time", rf"(?<=\bat )(?:[01]\d|2[0-3])[0-5]\d(?!\w|[.-]\d|\s?(?:{UNIT}))", digits=4),
+    make_rule("time", r"(?<![\w.])(?:[01]?\d|2[0-4])\s?h\s?[0-5]\d(?:\s?(?:min|m)\b)?(?!\w)", digits=3, needs="h"),
+    make_rule("time", r"(?<![\w.])(?:[01]?\d|2[0-4])[.:][0-5]\d[ap]\b", digits=3),
+    make_rule("time", r"(?<![\w.])(?:[01]\d|2[0-3])[0-5]\dZ\b", digits=4, flags=EXACT),
+    make_rule(
+        "time",
+        r"\b(?:half past|quarter (?:past|to|after)) (?:\w{3,6}|\d{1,2})\b"
+        r"|\b(?:\d{1,2}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve) "
+        r"o['\u2019]?clock\b(?! (?:position|axis))",
+        needs="half past,quarter,clock",
+    ),
+    make_rule(
+        "time",
+        r"\b(?:exam |study |arrival )?time\s?(?:of \w{1,12})?[:\s]\s?(?:[01]?\d|2[0-4])[0-5]\d(?![\w.]\d"
+        r"|\w|\s?(?:ms|msec|sec))",
+        digits=3,
+        needs="time",
+    ),
+)

@@ -1,0 +1,210 @@
+"""Patterns of numbers that identify (telephone, record, account, device, room), and of addresses on the net."""
+
+import re
+
+from cxrsynth.reports.deid.pieces import EXACT, UNIT
+from cxrsynth.reports.deid.rules import Rule, make_rule
+
+# What stands between a label and its number.
+_JOINT = (
+    r"(?:\s?(?:numbers?|nummer|num\b|no\b\.?|nr\b\.?|n\.|#|n[\u00ba\u00b0o]|ids?\b|code|key|card"
+    r"|tag))?\s?[:#=.\u2116-]{0,2}\s{0,2}(?:is\s|was\s|are\s)?[#(\[]?"
+)
+_VALUE = (
+    rf"(?:[a-z]{{1,6}}[-/ ]?)?\d[\w/-]{{0,40}}(?:\.\d[\w/-]{{0,20}}){{0,5}}(?:\s\d{{2,6}}(?![\w/-]|\.\d"
+    rf"|\s?(?:{UNIT}))){{0,4}}[)\]]?"
+)
+# Labels that are followed by a number of a person, even by a short one.
+_STRONG = (
+    r"(?:e?mrn|mr\s?#|urn|pid|mpi|empi|chi|nhi|ihi|uhid|ssn|social security|nino|nhs|csn|har|dob"
+    r"|medical record|accession|acc(?:ession)?\s?#"
+    r"|medicare|medicaid|hicn|mbi|npi|gmc|upin|dea|dln?|vin|imei|udi|s/n|sn|serial|licen[cs]e|passport"
+    r"|national id|nid|aadhaar"
+    r"|driver'?s licen[cs]e|licen[cs]e plate|number plate|(?:patient|pat|pt|study|exam|order|case|visit"
+    r"|encounter|account|acct|record|requisition|req|insurance|policy|chart"
+    r"|hospital|hosp|unit|subject|participant|job|dictation|document|doc|report|specimen|sample|lab"
+    r"|path(?:ology)?|film|x-?ray|image|admission|adm"
+    r"|episode|claim|auth(?:orization)?|member|subscriber|beneficiary|group|plan|reg|registration"
+    r"|certificate|cert|invoice|bill|receipt|ticket"
+    r"|tracking|confirmation|reference|ref|lot|batch|device|model|catalog|employee|staff|student|badge"
+    r"|trial|protocol|study arm|file|folder"
+    r"|ip|op|opd|ipd|er|ed|mr|cr|ct|us|dept|clinic|health card|identity|id card|license plate|plate|fin|tax|bank|iban)"
+    r"[\s.-]{0,2}(?:numbers?\b|num\b|no\b\.?|#|ids?\b|code\b)|(?<![\w-])id\s?(?:number|no\b\.?|[#:])|ae "
+    r"title|station name)"
+)
+# Labels of their own that other things have, too: followed by a number of four signs and more.
+_WEAK = (
+    r"(?:patient|pat|pt|subject|participant|visit|encounter|account|acct|record|order|accession|acc"
+    r"|admission|episode|chart|file|policy"
+    r"|member|claim|ref(?:erence)?|case|exam|study|film|job|dictation|document|lot|batch|group|plan"
+    r"|reg(?:istration)?|ticket|invoice"
+    r"|requisition|req|specimen|sample|certificate|badge|insurance|protocol|trial|plate|clinic)"
+)
+_WEAK_VALUE = r"(?=[\w/-]{0,12}\d[\w/-]{0,3}\d)(?=[\w/-]{4})(?:[a-z]{1,4}[-/]?)?\d[\w/-]{2,40}"
+_GROUPED = rf"\d{{2,4}}(?:\s\d{{2,6}}){{1,4}}(?!\s?(?:{UNIT}))"
+_PLACE_NUMBER = (
+    r"(?:no\b\.?\s?|number\s|nr\b\.?\s?|#\s?)?(?:[a-z]{1,2}-?)?\d{1,5}(?:-?[a-z]{1,2}\b|-\d{1,4})?(?![\w%]"
+    r"|[.,]\d|/\d|\s?(?:mm|cm|ml|cc|mg|hours?|hrs|days?|weeks?|views?|of)\b)"
+)
+
+
+def _not_a_lymph_node(match: re.Match[str]) -> bool:
+    """False for `station 4R node`, `2 units of blood` and `POD 2`."""
+    if match[0].startswith("POD"):
+        return False  # day after an operation
+    around = match.string[max(0, match.start() - 40) : match.end() + 40].lower()
+    return not re.search(r"node|nodal|lymph|paratrach|blood|prbc|insulin|heparin", around)
+
+
+def _is_a_number_of_something_else(match: re.Match[str]) -> bool:
+    """False for `group 2022 mm` and the like: a number with a unit after it."""
+    return not re.match(
+        rf"\s?(?:{UNIT}|weeks?|days?|years?|yrs?|y/?o|months?|hours?|views?|images?)\b",
+        match.string[match.end() : match.end() + 10],
+        re.I,
+    )
+
+
+NET: tuple[Rule, ...] = (
+    make_rule(
+        "email",
+        r"(?<![\w.+-])[\w.+-]{1,64}\s?(?:@|\(at\)|\[at\]|\{at\}|\sat\s(?=[\w-]{1,40}(?:\.|\sdot\s)(?:com"
+        r"|org|edu|net|gov|nhs)))\s?[\w-]{1,63}"
+        r"(?:\s?(?:\.(?=\w)|\(dot\)|\[dot\]|\sdot\s)\s?[\w-]{1,63}){1,6}",
+        needs="@,(at),[at],{at}, at ",
+        if_true=lambda match: not match[0].endswith("."),
+    ),
+    make_rule("url", r"\\{2}[\w.$-]{1,63}(?:\\[\w.$-]{1,63}){0,20}|\b[a-z]:\\[\w.$\\-]{1,200}", needs="\\"),
+    make_rule(
+        "url", r"(?<![\w/.])/(?:home|mnt|data|users?|usr|var|srv|net|share|export|opt|tmp)/[\w./-]{1,200}", needs="/"
+    ),
+    make_rule(
+        "url",
+        r"(?<![\w:])(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![\w:])"
+        r"|(?<![\w:])(?:[0-9a-f]{1,4}:{1,2}){3,7}[0-9a-f]{1,4}(?![\w:])",
+        needs=":,-",
+        digits=2,
+    ),
+    make_rule("email", r"[^\s@<>(),;:]{0,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,6}", needs="@"),
+    make_rule("url", r"(?:\b(?:https?|ftp|file)://|\bwww\.)\S{0,2000}(?<![.,;:)!?])", needs="://,www."),
+    make_rule(
+        "url",
+        r"(?<![\w.-])(?:[\w-]{1,63}\.){1,6}(?:com|org|edu|net|gov|mil|info|io|int|local|internal|lan"
+        r"|health|hospital|clinic|nhs\.uk|[a-z]{2}\.[a-z]{2}"
+        r"|[a-z]{2,3}(?=/\w))\b(?:/\S{0,500}(?<![.,;:)]))?",
+        needs=".",
+    ),
+)
+LABELLED: tuple[Rule, ...] = (
+    make_rule("number", rf"(?<![\w-]){_STRONG}{_JOINT}{_VALUE}", digits=3, if_true=_is_a_number_of_something_else),
+    make_rule(
+        "number",
+        rf"(?<![\w-]){_WEAK}{_JOINT}(?:{_WEAK_VALUE}|{_GROUPED})",
+        digits=3,
+        if_true=_is_a_number_of_something_else,
+    ),
+    make_rule(
+        "number",
+        r"(?<![\w-])(?:patient|pt|account|acct|record|encounter|visit|accession"
+        r"|order)\s?[:#]\s?#?(?:[a-z]{1,6}-?)?\d[\w-]{0,40}",
+        digits=1,
+        needs=":,#",
+    ),
+    make_rule(
+        "number",
+        r"(?<![\w-])(?:no\.|nr\.|n\u00b0|n\u00ba|#|\u2116)\s?(?:de\s\w{3,12}\s)?(?:[a-z]{1,4}-?)?\d{3,}[\w/-]{0,30}",
+        digits=3,
+        needs="no.,nr.,n\u00b0,n\u00ba,#,\u2116",
+    ),
+)
+ROOMS: tuple[Rule, ...] = (
+    make_rule(
+        "place",
+        r"(?<![\w-])(?:(?:icu|er|ed|or|ward|isolation|hospital)\s)?(?:room|rm|bed|bay|cubicle|suite|ward"
+        r"|unit|station|pod|bldg|building|wing|apartment|apt"
+        rf"|desk|booth|locker|floor|corridor|cube|curtain|chair|stretcher|theat(?:re|er)|resus|trauma "
+        rf"bay)\.?\s?:?\s?{_PLACE_NUMBER}",
+        digits=1,
+        words="room rm bed bay cubicle suite ward unit station pod bldg building wing apartment apt desk booth locker"
+        " floor"
+        " corridor cube curtain chair stretcher theatre theater resus trauma",
+        if_true=_not_a_lymph_node,
+    ),
+    make_rule(
+        "place",
+        r"(?<![\w-])(?:OR|ED|ER|ICU|MICU|SICU|CCU|CICU|NICU|PICU|PACU|Resus|RESUS"
+        r"|Trauma)\s#?\d{1,3}[A-Z]?(?![\w%]|[.,/-]\d|\s?(?:mm|cm|ml|hours?|hrs|days?|weeks?|views?)\b)",
+        digits=1,
+        flags=EXACT,
+    ),
+    make_rule(
+        "place",
+        r"(?<![\w-])\d{1,2}(?:st|nd|rd|th)?\s(?:North|South|East|West|NORTH|SOUTH|EAST|WEST)\b"
+        r"|\b(?:North|South|East|West)\s\d{1,2}[A-Z]?\b|\b\d{1,2}(?:st|nd|rd|th)\s[Ff]loor\b"
+        r"|\b[Ww]ard\s[A-Z][\w'-]{2,20}",
+        needs="north,south,east,west,floor,ward",
+        flags=EXACT,
+    ),
+)
+PHONES: tuple[Rule, ...] = (
+    make_rule(
+        "phone",
+        r"(?<![\w-])(?:bleep|pgr|spectralink|vocera|ascom|dect|voalte|hot ?line|help ?line|contact|ring"
+        r"|dial|text|sms|whatsapp|direct(?: line)?|switchboard|cell|tel[e\u00e9]?f(?:on|ono|one)?"
+        r"|t[e\u00e9]l|portable|m[o\u00f3]vil|celular|cellulare|telem[o\u00f3]vel|handy|call(?:ed)?"
+        r"|extn?|extension|beep(?:er)?|pager?|phone|questions)"
+        r"\b[.#:]{0,2}\s?(?:number|no\b\.?|#)?[:\s]{0,2}(?:is\s|at\s"
+        r"|on\s)?(?=[\d(+x])[\d(+x][\d().x/ -]{1,24}(?<=\d)(?<=\d\d\d)(?!\d|\s?(?:am|pm|" + UNIT + "))",
+        digits=3,
+        needs=(
+            "bleep,pgr,spectra,vocera,ascom,dect,voalte,line,contact,ring,dial,text,sms,whats,direct,"
+            "switch,cell,tel,t\u00e9l,port,m\u00f3vil,movil,handy,call,ext,beep,page,phone,questions"
+        ),
+    ),
+    make_rule("phone", rf"(?<![\w./-])\d-\d{{4}}(?![\d-]|\s?(?:{UNIT}))|\bx\s?\d{{3,6}}\b(?!\s?(?:{UNIT}))", digits=4),
+    make_rule(
+        "phone",
+        r"(?<![\w.-])0\d{2,4}[\s/-]\d{3,8}(?:[\s-]\d{2,6}){0,2}(?!\d)|(?<![\w.-])\d{2}(?:[ .]\d{2}){4}(?!\d)",
+        digits=7,
+    ),
+    # The first number of a call has taken its label; this is what stands after it.
+    make_rule("phone", r"\ue000\s{0,3}(?:,?\s?(?:x|ext\.?|extension)\s?\d{1,6})\b", digits=1, needs="x"),
+    make_rule(
+        "phone",
+        r"\b(?:tele)?(?:phone|fax|pager|beeper|cell|mobile|tel|ext(?:ension)?|page|call(?:back)?)\b[.#:]?\s?"
+        r"(?:number|no\b\.?|#)?[:\s]{0,2}(?:is\s|at\s)?(?=[\d(+x])[\d(+x][\d().x -]{1,24}(?<=\d)(?!\s?(?:am|pm|"
+        + UNIT
+        + "))",
+        digits=3,
+        needs="phone,fax,pag,beep,cell,mobile,tel,ext,call",
+    ),
+    make_rule(
+        "phone",
+        r"(?<![\w.+])(?:\+?\d{1,3}[\s.-]?)?(?:\(\d{3}\)|\d{3})[\s.-]?\d{3}[\s.-]\d{4}(?!\d)(?:,?\s?(?:x"
+        r"|ext\.?|extension)\s?\d{1,6})?",
+        digits=7,
+    ),
+    make_rule(
+        "phone",
+        r"(?<![\w.+-])\+\d[\d\s().-]{6,20}\d|(?<![\w.-])\d{3}[-.]\d{4}(?!\d)|\bx\s?\d{1,2}-?\d{4}\b",
+        digits=5,
+    ),
+)
+NUMBERS: tuple[Rule, ...] = (
+    make_rule(
+        "number",
+        r"(?<![\w.])\d{3}-\d{2}-\d{4}(?!\d)|(?<![\w.])\d{1,3}(?:\.\d{1,39}){3,30}(?!\d)",
+        digits=4,
+        between="-.",
+    ),
+    # A token of letters with four digits in a row, or five in all, that is neither a size nor a range of vertebrae.
+    make_rule(
+        "number",
+        r"(?<![\w.-])(?!(?:[tcls]\d{1,2}[-/]?)++(?![\w-]))(?!\d++-?(?:mm|cm|ml|cc|mg|kvp?|mas?"
+        r"|hu)\b)(?![\w-]{0,40}\d(?:mm|cm)(?![a-z]))"
+        r"(?=[\w-]*+(?<=[\w-]))(?=[\d_-]*+[^\W\d_])(?=(?:[^\W\d]|-)*+\d(?:[\w-]*?\d{4}|\d{3}"
+        r"|(?:(?:[^\W\d]|-)*+\d){4}))[\w-]++",
+        digits=4,
+    ),
+    make_rule("number", r"(?<![\d.])\d{6,}+(?:[-/]\d++)*+|(?<![\w.-])\d{2,}+(?:-\d{2,}+){2,}+", digits=6),
+)
