@@ -5,6 +5,7 @@ The commands as functions, and the data sets they make, ready for training:
 - `generate`, `tune`, `audit`, `convert`: what the commands of the same names do.
 - `open_dataset`: images, labels and metadata of a data set, ready for a PyTorch `DataLoader`.
 - `example_reports`: path of the example table of reports.
+- `read_findings`: the CheXpert observations that the text of a report states, each with status and side.
 
 Importing the package is fast: torch is imported by the first call.
 """
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from cxrsynth.errors import ReportsError as ReportsError
     from cxrsynth.errors import ShardError as ShardError
     from cxrsynth.generation.generate import Generated as Generated
+    from cxrsynth.reports.findings.reader import read_findings as read_findings
+    from cxrsynth.reports.labels import FindingLabel as FindingLabel
+    from cxrsynth.reports.labels import Side as Side
+    from cxrsynth.reports.labels import Status as Status
     from cxrsynth.tuning.tune import Tuned as Tuned
 
 # Public name -> the module that defines it, imported when the name is first used (PEP 562).
@@ -37,18 +42,22 @@ _PUBLIC = {
     "AuditReport": "auditing.audit",
     "Converted": "conversion.convert",
     "CxrsynthError": "errors",
+    "FindingLabel": "reports.labels",
     "Generated": "generation.generate",
     "ModelError": "errors",
     "OBSERVATIONS": "dataset",
     "RecipeError": "errors",
     "ReportsError": "errors",
     "ShardError": "errors",
+    "Side": "reports.labels",
+    "Status": "reports.labels",
     "Tuned": "tuning.tune",
     "audit": "api",
     "convert": "api",
     "example_reports": "api",
     "generate": "api",
     "open_dataset": "dataset",
+    "read_findings": "reports.findings.reader",
     "tune": "api",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -8,7 +8,8 @@ mention follows the CheXpert labeler (arXiv:1901.07031, section 2); docs/finding
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from threading import Lock
 
 import spacy
 from negspacy.negation import Negex
@@ -36,6 +37,9 @@ _UNSIDED = frozenset({"Cardiomegaly", "Enlarged Cardiomediastinum"})
 _RANK = {Status.PRESENT: 2, Status.UNCERTAIN: 1, Status.ABSENT: 0}
 
 
+_LOCK = Lock()  # a reader is not thread-safe
+
+
 @dataclass(frozen=True, slots=True)
 class _Mention:
     """One mention in one sentence; `name` is an observation, or OTHER or GENERAL."""
@@ -43,6 +47,20 @@ class _Mention:
     name: str
     status: Status
     sides: frozenset[Side] = frozenset()
+
+
+def read_findings(text: str) -> dict[str, FindingLabel]:
+    """The CheXpert observations that a report states, each with its status and, where it is said, its side.
+
+    Args:
+        text: of a report, whole or in part.
+
+    Returns:
+        Observation (a name of `cxrsynth.OBSERVATIONS`) -> label, in the order of that list; one that the report does
+        not mention has no key.
+    """
+    with _LOCK:
+        return _shared_reader().read(text)
 
 
 class FindingsReader:
@@ -93,7 +111,7 @@ class FindingsReader:
             labels["No Finding"] = FindingLabel(Status.ABSENT)
         elif any(m.status is Status.ABSENT for m in mentions):
             labels["No Finding"] = FindingLabel(Status.PRESENT)
-        return labels
+        return {name: labels[name] for name in OBSERVATIONS if name in labels}
 
     def read_many(self, texts: Iterable[str]) -> Iterator[dict[str, FindingLabel]]:
         """`read` for each text in turn, lazily."""
@@ -115,6 +133,11 @@ class FindingsReader:
             self._enlarged(self._normal(doc))
         sides = sides_of(doc)
         return tuple(mention for ent, side in zip(doc.ents, sides, strict=True) for mention in _mentions(ent, side))
+
+
+@cache
+def _shared_reader() -> FindingsReader:
+    return FindingsReader()
 
 
 def _first_words(cues: Cues) -> frozenset[str]:
