@@ -128,10 +128,13 @@ def _shard_record(members: list[tuple[Report, int]], prompts: dict[str, BuiltPro
     """Counts of one shard. What concerns a report is counted in the shard with the report's first image."""
     first = [prompts[report.report_id] for report, image_index in members if image_index == 0]
     sanitized: Counter[str] = sum((prompt.sanitized for prompt in first), Counter())
+    contradictions: Counter[str] = sum((prompt.contradictions for prompt in first), Counter())
     return {
         "samples": len(members),
         "sanitized": dict(sanitized),
         "prompts_truncated": sum(prompt.truncated for prompt in first),
+        "reports_not_in_english": sum(prompt.unread for prompt in first),
+        "label_contradictions": dict(contradictions),
         "unsupported_findings": dict(
             Counter(name for report, _ in members for name in prompts[report.report_id].unsupported_findings)
         ),
