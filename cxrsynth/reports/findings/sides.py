@@ -20,11 +20,12 @@ _NOT_A_SIDE = frozenset({"ventricle", "ventricular", "atrium", "atrial", "heart"
 _CLAUSE_ENDS = frozenset({",", ";", "but", "with", "however", "while", "without", "no", "although"})
 # Words between two terms that share a side: "left opacity, likely atelectasis", "... and effusion". A side carries over
 # forward across all of them, and backward ("atelectasis and effusion on the left") only across the first few.
-_JOINS_BACK = re.compile(r"(?:(?:and|or|&|versus|vs) ?)*")
+_JOINS_BACK = re.compile(r"(?:(?:and|or|&|versus|vs|representing) ?)*")
 _JOINS = re.compile(
     r"(?:(?:,|and|or|&|versus|vs|associated|adjacent|small|mild|minimal|with|consistent|compatible|may|represent(?:s|ing)?"
     r"|reflect(?:s|ing)?|likely|probabl[ey]|possibl[ey]|most|suggest(?:s|ing|ive)|concerning|for|of|which|could|be|due|to"
-    r"|pleural|a|the|either|focal|underlying|overlying|parapneumonic|compressive|trace|tiny|xxxx) ?)*"
+    r"|pleural|a|the|either|focal|underlying|overlying|parapneumonic|compressive|trace"
+    r"|tiny|left|right|costophrenic|cp|angle|xxxx) ?)*"
 )
 # Paired parts without a side mean both sides.
 _PAIRED = frozenset({"bases", "apices"})

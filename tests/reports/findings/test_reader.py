@@ -184,6 +184,8 @@ def test_not_mentioned(text: str, name: str) -> None:
         ("Effusion.", "Pleural Effusion", None),
         ("No left effusion.", "Pleural Effusion", None),
         ("LLL consolidation.", "Consolidation", Side.LEFT),
+        ("Atelectasis in keeping with collapse in the left base.", "Atelectasis", Side.LEFT),
+        ("Blunting of the right costophrenic angle, likely effusion.", "Pleural Effusion", Side.RIGHT),
         ("Small R effusion.", "Pleural Effusion", Side.RIGHT),
         ("Atelectasis (L).", "Atelectasis", Side.LEFT),
         ("Compression of L1, effusion.", "Pleural Effusion", None),
