@@ -6,6 +6,7 @@ The commands as functions, and the data sets they make, ready for training:
 - `open_dataset`: images, labels and metadata of a data set, ready for a PyTorch `DataLoader`.
 - `example_reports`: path of the example table of reports.
 - `sanitize`: a report without what identifies people, places and times.
+- `read_findings`: the CheXpert observations that the text of a report states, each with status and side.
 
 Importing the package is fast: torch is imported by the first call.
 """
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from cxrsynth.generation.generate import Generated as Generated
     from cxrsynth.reports.deid.sanitize import Sanitized as Sanitized
     from cxrsynth.reports.deid.sanitize import sanitize as sanitize
+    from cxrsynth.reports.findings.reader import read_findings as read_findings
+    from cxrsynth.reports.labels import FindingLabel as FindingLabel
+    from cxrsynth.reports.labels import Side as Side
+    from cxrsynth.reports.labels import Status as Status
     from cxrsynth.tuning.tune import Tuned as Tuned
 
 # Public name -> the module that defines it, imported when the name is first used (PEP 562).
@@ -40,6 +45,7 @@ _PUBLIC = {
     "AuditReport": "auditing.audit",
     "Converted": "conversion.convert",
     "CxrsynthError": "errors",
+    "FindingLabel": "reports.labels",
     "Generated": "generation.generate",
     "ModelError": "errors",
     "OBSERVATIONS": "dataset",
@@ -47,6 +53,8 @@ _PUBLIC = {
     "ReportsError": "errors",
     "Sanitized": "reports.deid.sanitize",
     "ShardError": "errors",
+    "Side": "reports.labels",
+    "Status": "reports.labels",
     "Tuned": "tuning.tune",
     "audit": "api",
     "convert": "api",
@@ -54,6 +62,7 @@ _PUBLIC = {
     "generate": "api",
     "open_dataset": "dataset",
     "sanitize": "reports.deid.sanitize",
+    "read_findings": "reports.findings.reader",
     "tune": "api",
 }
 __all__ = ["__version__", *_PUBLIC]

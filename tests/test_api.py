@@ -24,6 +24,16 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert not hasattr(cxrsynth, "nothing")
 
 
+def test_findings_are_read_from_a_text() -> None:
+    found = cxrsynth.read_findings("Small left effusion. No pneumothorax.")
+    assert found == {
+        "No Finding": cxrsynth.FindingLabel(cxrsynth.Status.ABSENT),
+        "Pneumothorax": cxrsynth.FindingLabel(cxrsynth.Status.ABSENT),
+        "Pleural Effusion": cxrsynth.FindingLabel(cxrsynth.Status.PRESENT, cxrsynth.Side.LEFT),
+    }
+    assert list(found) == [name for name in cxrsynth.OBSERVATIONS if name in found]
+
+
 def test_types_are_shipped() -> None:
     assert (Path(cxrsynth.__file__).parent / "py.typed").is_file()
 

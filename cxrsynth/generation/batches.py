@@ -93,7 +93,10 @@ def _shard_record(members: list[tuple[Report, int]], prompts: dict[str, BuiltPro
     """Counts of one shard that concern its reports: each counts in the shard with its first image."""
     first = [prompts[report.report_id] for report, image_index in members if image_index == 0]
     sanitized: Counter[str] = sum((prompt.sanitized for prompt in first), Counter())
+    contradictions: Counter[str] = sum((prompt.contradictions for prompt in first), Counter())
     return {
         "sanitized": dict(sanitized),
         "prompts_truncated": sum(prompt.truncated for prompt in first),
+        "reports_not_in_english": sum(prompt.unread for prompt in first),
+        "label_contradictions": dict(contradictions),
     }

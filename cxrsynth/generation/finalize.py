@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cxrsynth import console
 from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.generation.accept_counts import total_acceptance
@@ -64,6 +65,8 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         "files": files,
         "sanitized": _total(records, "sanitized"),
         "prompts_truncated": sum(record["prompts_truncated"] for record in records),
+        "reports_not_in_english": sum(record["reports_not_in_english"] for record in records),
+        "label_contradictions": _total(records, "label_contradictions"),
         "unsupported_findings": _total(records, "unsupported_findings"),
     }
     if run.settings.accept is not None:
@@ -72,8 +75,19 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         _write_not_accepted(folder, judged)
     folder.write(CARD, dataset_card(manifest))
     folder.finish(manifest)
+    _say_unread(manifest)
     folder.clean(drop_shards=run.settings.shards.unpacked)
     return manifest
+
+
+def _say_unread(manifest: dict[str, Any]) -> None:
+    """Warn of reports whose findings could not be read."""
+    unread, reports = manifest["reports_not_in_english"], manifest["counts"]["reports"]
+    if unread:
+        console.warn(
+            f"{unread:,} of {counted(reports, 'report')} {'is' if unread == 1 else 'are'} not in English: no findings"
+            " were read; give label columns"
+        )
 
 
 def _check_table(run: GenerateRun, folder: OutputFolder) -> None:

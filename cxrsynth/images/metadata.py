@@ -13,7 +13,7 @@ from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import age_group
 from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, find_roles, is_of_ids, observation_of
 from cxrsynth.reports.table.records import is_text
-from cxrsynth.reports.table.rows import Report, UnusableError, to_report
+from cxrsynth.reports.table.rows import Report, UnusableError, report_text, to_report
 from cxrsynth.reports.template import PromptTemplate
 
 if TYPE_CHECKING:
@@ -152,14 +152,14 @@ def _understood(line: int, record: Mapping[str, Any], roles: Mapping[str, str]) 
                 kept[name] = value
         report = _whole(line, kept, roles)
     assert report is not None  # a record without columns is always accepted
-    return replace(report, text=_text(text))
+    return replace(report, text=report_text(_text(text)))
 
 
 def _whole(line: int, record: Mapping[str, Any], roles: Mapping[str, str]) -> Report | None:
     here = {role: name for role, name in roles.items() if role != "report" and name in record}
     # A row of a report table needs text or labels; an image needs neither, so a filler takes their place.
     try:
-        return to_report(line, {**record, _FILLER: _FILLER}, roles=here | {"report": _FILLER})
+        return to_report(line, {**record, _FILLER: "filler"}, roles=here | {"report": _FILLER})
     except UnusableError:
         return None
 

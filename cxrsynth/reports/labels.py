@@ -54,3 +54,12 @@ class FindingLabel:
 
 
 Labels = Mapping[str, FindingLabel]
+
+
+def contradicts_no_finding(labels: Labels) -> set[str]:
+    """Observations that are present or uncertain, and do not go with No Finding; Support Devices do."""
+    return {
+        name
+        for name, label in labels.items()
+        if label.status is not Status.ABSENT and name not in (NO_FINDING, "Support Devices")
+    }

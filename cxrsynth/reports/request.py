@@ -8,7 +8,8 @@ from typing import Any
 from cxrsynth.reports.conditions import conditions_of
 from cxrsynth.reports.deid.sanitize import Sanitized, sanitize
 from cxrsynth.reports.findings.reader import FindingsReader
-from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS, FindingLabel, Labels, Status
+from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS, FindingLabel, Labels, Status, contradicts_no_finding
+from cxrsynth.reports.language import is_english
 from cxrsynth.reports.prompt import (
     Depicts,
     Request,
@@ -18,12 +19,23 @@ from cxrsynth.reports.prompt import (
     cut_at_sentence,
     limit_to_supported,
 )
+from cxrsynth.reports.sections import Kind, shown_text
 from cxrsynth.reports.table.rows import Report
-from cxrsynth.reports.template import PromptFormat, PromptTemplate
-from cxrsynth.reports.values import content_fields, field_values
+from cxrsynth.reports.template import TEXT_FIELDS, PromptFormat, PromptTemplate
+from cxrsynth.reports.values import content_fields, field_values, section_of
 from cxrsynth.settings import Deid, PromptStyle
 
 _TEMPLATE = "template"  # prompt style of a sample whose prompt a template made
+_ANY_CHEST = "Chest X-ray."  # for a report of which nothing is known; an empty prompt is no request at all
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt, whether it was cut, and the text of the report that its labels are read from."""
+
+    text: str
+    truncated: bool
+    source: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,9 @@ class BuiltPrompt:
     """The prompt of one report, and what goes with it. `metadata` is part of each sample's JSON and holds no free text.
 
     `labels` are all labels of the report, whether or not the model can show them; `conditions` are for a model with
-    ACE; `subject` is the requested view and patient, without what the model cannot show.
+    ACE; `subject` is the requested view and patient, without what the model cannot show. `unread` says that findings
+    could not be read, because the report is not in English, and that no column has them. `contradictions` counts labels
+    that were given up for others: in "columns", or read from the "text".
     """
 
     prompt: str = field(repr=False)
@@ -43,6 +57,11 @@ class BuiltPrompt:
     sanitized: Counter[str]
     truncated: bool
     unsupported_findings: tuple[str, ...]
+    unread: bool = False
+    contradictions: Counter[str] = field(default_factory=Counter)
+
+
+_SECTIONS = {PromptStyle.IMPRESSION: Kind.IMPRESSION, PromptStyle.FINDINGS: Kind.FINDINGS}
 
 
 class PromptBuilder:
@@ -73,27 +92,41 @@ class PromptBuilder:
         self._reader = FindingsReader()
 
     def build(self, report: Report) -> BuiltPrompt:
-        """Build the prompt of one report; label columns override labels read from the text."""
+        """Build the prompt of one report; label columns override labels read from the text.
+
+        A prompt in words and its labels come from the same text: what the prompt lost, by de-identification, the choice
+        of a section or a tokenizer's limit, is not a label. Labels of a prompt in codes are read from all of the
+        de-identified report.
+        """
         clean = self._clean(report.full_text)
+        has_text, in_english = bool(report.full_text), is_english(report.full_text)
         if not clean.covered:
             # The sections alone may be too short to tell their language.
             report = replace(report, text="", findings="", impression="")
-        labels, sources = self._labels(report)
         subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
-        request = limit_to_supported(subject, labels, self._depicts)
         sanitized = Counter(clean.removed)
+        given, contradictions = settled(report.labels)
+
+        def labels_of(text: str) -> dict[str, FindingLabel]:
+            return merged(self._reader.read(text) if in_english and text else {}, given)
+
+        request = limit_to_supported(subject, labels_of(clean.text), self._depicts)
         if isinstance(self._format, PromptTemplate):
             style, is_coded = _TEMPLATE, self._format.is_coded
-            prompt, truncated = self._from_template(self._format, report, request, clean.text, sanitized)
+            made = self._from_template(self._format, report, request, clean.text, sanitized)
         else:
             style, is_coded = self._format.value, self._format in (PromptStyle.CANONICAL, PromptStyle.CLASS)
-            prompt, truncated = cut_at_sentence(self._in_style(self._format, report, request, clean.text), self._fits)
+            made = self._in_style(self._format, report, request, clean.text)
+        prompt, truncated = made.text or _ANY_CHEST, made.truncated
+        labels = labels_of(made.source)
+        contradictions["text"] = len(overruled(self._reader.read(made.source), given)) if in_english else 0
+        request = limit_to_supported(subject, labels, self._depicts)
         metadata = {
             # The same keys for all samples, and no null: readers such as `datasets` infer columns from the first few.
             "view": subject.view or "",
             "sex": subject.sex or "",
             "age_group": subject.age_group or "",
-            "findings": {name: _finding_fact(labels.get(name), sources.get(name, "")) for name in OBSERVATIONS},
+            "findings": {name: _finding_fact(labels.get(name), given=name in given) for name in OBSERVATIONS},
             "unsupported_findings": "; ".join(request.unsupported_findings),
             "prompt_style": style,
             "prompt_truncated": truncated,
@@ -110,40 +143,33 @@ class PromptBuilder:
             sanitized=sanitized,
             truncated=truncated,
             unsupported_findings=request.unsupported_findings,
+            unread=has_text and not in_english and not report.labels,
+            contradictions=+contradictions,
         )
 
     def _clean(self, text: str) -> Sanitized:
         return sanitize(text, strength=self._deid.value)
 
-    def _labels(self, report: Report) -> tuple[dict[str, FindingLabel], dict[str, str]]:
-        parsed = self._reader.read(report.full_text) if report.full_text else {}
-        merged = {**parsed, **report.labels}
-        abnormal = any(
-            label.status is not Status.ABSENT and name not in ("No Finding", "Support Devices")
-            for name, label in merged.items()
-        )
-        if abnormal and "No Finding" not in report.labels:
-            merged.pop("No Finding", None)
-        return merged, {name: "column" if name in report.labels else "report" for name in merged}
-
-    def _in_style(self, style: PromptStyle, report: Report, request: Request, clean_text: str) -> str:
+    def _in_style(self, style: PromptStyle, report: Report, request: Request, clean_text: str) -> _Prompt:
         if style is PromptStyle.CANONICAL:
-            return canonical_prompt(request.subject, request.labels)
-        if style is PromptStyle.CLASS:
-            return class_of(request.labels, self._classes)
-        section = {
-            PromptStyle.IMPRESSION: report.impression,
-            PromptStyle.FINDINGS: report.findings,
-            PromptStyle.REPORT: "",
-        }[style]
-        # If the section is missing, or nothing is left of it ("No significant change."), the prompt is all the text of
-        # the report; without any text, its labels. An empty prompt would request any image at all.
-        return self._clean(section).text or clean_text or canonical_prompt(request.subject, request.labels)
+            text, source = canonical_prompt(request.subject, request.labels), clean_text
+        elif style is PromptStyle.CLASS:
+            text, source = class_of(request.labels, self._classes), clean_text
+        else:
+            # If the section is missing, or nothing is left of it ("No significant change."), the prompt is all that
+            # the report says of the image; without any of it, its labels.
+            text = source = self._clean(section_of(report, _SECTIONS[style])).text if style in _SECTIONS else clean_text
+            if not text:
+                text = source = self._clean(shown_text(report.full_text)).text
+            if not text:
+                text, source = canonical_prompt(request.subject, request.labels), ""
+        prompt, truncated = cut_at_sentence(text, self._fits)
+        return _Prompt(prompt, truncated, prompt if source == text else source)
 
     def _from_template(
         self, template: PromptTemplate, report: Report, request: Request, clean_text: str, sanitized: Counter[str]
-    ) -> tuple[str, bool]:
-        """The prompt, and whether it was cut; what is removed from columns is added to `sanitized`."""
+    ) -> _Prompt:
+        """The prompt of a template; what is removed from columns is added to `sanitized`."""
         canonical = canonical_prompt(request.subject, request.labels)
         values = field_values(
             template,
@@ -161,15 +187,20 @@ class PromptBuilder:
         if content and not any(values.get(name) for name in content):
             values[content[0]] = instead
         elif not any(values.values()):
-            return cut_at_sentence(instead or template.render({}), self._fits)
+            prompt, cut = cut_at_sentence(instead or template.render({}), self._fits)
+            return _Prompt(prompt, cut, clean_text)
         prompt = template.render(values)
         filled = [name for name in content if values.get(name)]
-        if len(filled) == 1 and not self._fits(prompt):
+        cut = not self._fits(prompt)
+        if len(filled) == 1 and cut:
             # The report is cut, not what stands after it.
             name = filled[0]
-            text, _ = cut_at_sentence(values[name], lambda part: self._fits(template.render({**values, name: part})))
-            return cut_at_sentence(template.render({**values, name: text}), self._fits)[0], True
-        return cut_at_sentence(prompt, self._fits)
+            values[name], _ = cut_at_sentence(
+                values[name], lambda part: self._fits(template.render({**values, name: part}))
+            )
+        prompt, _ = cut_at_sentence(template.render(values), self._fits)
+        in_words = [values[name] for name in filled if name in TEXT_FIELDS]
+        return _Prompt(prompt, cut, "\n\n".join(in_words) if in_words else clean_text)
 
 
 def class_of(labels: Labels, classes: Sequence[str]) -> str:
@@ -178,8 +209,40 @@ def class_of(labels: Labels, classes: Sequence[str]) -> str:
     return next((name for name in present if labels[name].status is Status.PRESENT), NO_FINDING)
 
 
-def _finding_fact(label: FindingLabel | None, source: str) -> dict[str, str]:
-    """One observation in a sample's JSON; `source` is `column` or `report`."""
+def settled(given: Labels) -> tuple[dict[str, FindingLabel], Counter[str]]:
+    """Labels of columns without those that contradict others, and how many these were.
+
+    The rule of the CheXpert labeler: No Finding does not go with a finding that is present or uncertain, other than
+    Support Devices. The finding stays, No Finding goes.
+    """
+    labels = dict(given)
+    no_finding = labels.get(NO_FINDING)
+    if no_finding and no_finding.status is Status.PRESENT and contradicts_no_finding(labels):
+        del labels[NO_FINDING]
+        return labels, Counter({"columns": 1})
+    return labels, Counter()
+
+
+def overruled(read: Labels, given: Labels) -> set[str]:
+    """Findings read from a text that columns say nothing of but No Finding: the column is right."""
+    no_finding = given.get(NO_FINDING)
+    if no_finding is None or no_finding.status is not Status.PRESENT:
+        return set()
+    return contradicts_no_finding(read) - set(given)
+
+
+def merged(read: Labels, given: Labels) -> dict[str, FindingLabel]:
+    """Labels read from a text, overridden by those of columns."""
+    dropped = overruled(read, given)
+    labels = {name: label for name, label in read.items() if name not in dropped} | dict(given)
+    if NO_FINDING not in given and contradicts_no_finding(labels):
+        labels.pop(NO_FINDING, None)
+    return labels
+
+
+def _finding_fact(label: FindingLabel | None, *, given: bool) -> dict[str, str]:
+    """One observation in a sample's JSON; its source is `column` if it was given, else `report`."""
     if label is None:
         return {"status": "not mentioned", "side": "", "source": ""}
+    source = "column" if given else "report"
     return {"status": label.status.value, "side": label.side.value if label.side else "", "source": source}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from cxrsynth.reports.deid.sanitize import Sanitized
 from cxrsynth.reports.prompt import Subject, age_group
+from cxrsynth.reports.sections import Kind, section_text
 from cxrsynth.reports.table.rows import UNKNOWN, Report
 from cxrsynth.reports.template import TEXT_FIELDS, PromptTemplate
 
@@ -30,6 +31,12 @@ def content_fields(template: PromptTemplate) -> list[str]:
     return of_report or [name for name in template.outside if name in template.columns]
 
 
+def section_of(report: Report, kind: Kind) -> str:
+    """The impression or findings of a report: its column, else the section of the whole report; empty without one."""
+    column = report.impression if kind is Kind.IMPRESSION else report.findings
+    return column or section_text(report.text, kind)
+
+
 def field_values(
     template: PromptTemplate,
     report: Report,
@@ -52,8 +59,8 @@ def field_values(
         removed: gets the number of items of each kind that are removed from columns.
     """
     known: Mapping[str, Callable[[], str]] = {
-        "impression": lambda: clean(report.impression).text,
-        "findings": lambda: clean(report.findings).text,
+        "impression": lambda: clean(section_of(report, Kind.IMPRESSION)).text,
+        "findings": lambda: clean(section_of(report, Kind.FINDINGS)).text,
         "report": lambda: clean_text,
         "canonical": lambda: canonical,
         "age": lambda: _age(report.age_years, subject),

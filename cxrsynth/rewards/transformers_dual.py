@@ -13,7 +13,9 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.deid.sanitize import sanitize
 from cxrsynth.reports.prompt import cut_at_sentence
+from cxrsynth.reports.sections import Kind
 from cxrsynth.reports.table.rows import Report
+from cxrsynth.reports.values import section_of
 from cxrsynth.rewards.consistency import ConsistencyReward
 from cxrsynth.runtime.pretrained import load_pretrained, load_processor, load_tokenizer
 
@@ -61,7 +63,7 @@ def load_dual_encoder(folder: Path, *, device: torch.device) -> ConsistencyRewar
 
 def _text_of(fits: Callable[[str], bool]) -> Callable[[Report], str]:
     def text_of(report: Report) -> str:
-        clean = sanitize(report.impression).text or sanitize(report.full_text).text
+        clean = sanitize(section_of(report, Kind.IMPRESSION)).text or sanitize(report.full_text).text
         return cut_at_sentence(clean, fits)[0]
 
     return text_of

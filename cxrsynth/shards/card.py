@@ -95,6 +95,8 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
         f"{sampling['steps']} {sampling['sampler']} steps, guidance scale {sampling['guidance']:g},"
         f" seed {plan['seed']}, {counted(plan['images_per_report'], 'image')} per report.",
     ]
+    if unread := manifest["reports_not_in_english"]:
+        lines += [f"Not in English, so that no findings were read: {counted(unread, 'report')}."]
     if manifest["prompts_truncated"]:
         lines += [f"Cut at a sentence to fit the model: {counted(manifest['prompts_truncated'], 'prompt')}."]
     return [*lines, f"`{MANIFEST}` records the whole plan."]

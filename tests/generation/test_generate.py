@@ -451,7 +451,7 @@ def test_limit_counts_usable_rows(tmp_path: Path, tiny_model: Path) -> None:
 
 def test_label_columns_win_over_the_text(tmp_path: Path, tiny_model: Path) -> None:
     header = ("report_id", "report", "Cardiomegaly", "Edema", "Pneumonia")
-    reports = write_table(tmp_path / "t.csv", (("a", "Cardiomegaly. No fracture.", "0", "-1", ""),), header)
+    reports = write_table(tmp_path / "t.csv", (("a", "No fracture. Cardiomegaly.", "0", "-1", ""),), header)
     succeed(command(reports, tmp_path / "out", tiny_model))
     [sample] = metadata(tmp_path / "out").values()
     assert sample["findings"]["Cardiomegaly"] == {"status": "absent", "side": "", "source": "column"}
@@ -824,6 +824,18 @@ def test_every_unsupported_finding_is_named_in_a_warning(tmp_path: Path, canonic
     printed = succeed(command(table, tmp_path / "out", canonical_model, "--shard-size", "1"))
     warnings = " ".join(line for line in printed.splitlines() if "warning:" in line)
     assert [name for name in manifest(tmp_path / "out")["unsupported_findings"] if name not in warnings] == []
+
+
+def test_what_could_not_be_read_or_contradicts_itself_is_counted(tmp_path: Path, canonical_model: Path) -> None:
+    rows = (("a", "Kein Pneumothorax.", "", ""), ("b", "Herz vergrößert.", "1", "1"), ("c", "No effusion.", "", ""))
+    reports = write_table(tmp_path / "t.csv", rows, ("report_id", "findings", "No Finding", "Pneumonia"))
+    printed = succeed(command(reports, tmp_path / "out", canonical_model, "--images-per-report", "2"))
+    said = " ".join(printed.split())
+    assert "1 of 3 reports is not in English: no findings were read; give label columns" in said
+    assert manifest(tmp_path / "out")["reports_not_in_english"] == 1
+    assert manifest(tmp_path / "out")["label_contradictions"] == {"columns": 1}
+    labels = [sample["findings"] for sample in metadata(tmp_path / "out").values()]
+    assert [one["Pneumothorax"]["status"] for one in labels] == ["not mentioned"] * 6
 
 
 def test_a_prompt_too_long_is_cut_and_counted(tmp_path: Path, tiny_model: Path) -> None:

@@ -106,7 +106,10 @@ def half_made(reference: Path, out: Path, shards: int) -> None:
     (out / ".cxrsynth" / "plan.json").write_text(json.dumps(says["plan"]), encoding="utf-8")
     for shard in says["shards"][:shards]:
         shutil.copy(reference / shard["name"], out)
-        counts = {"sanitized": {}, "prompts_truncated": 0, "unsupported_findings": {}}
+        counts = {"sanitized": {}, "prompts_truncated": 0, "unsupported_findings": {}} | {
+            "reports_not_in_english": 0,
+            "label_contradictions": {},
+        }
         record = out / ".cxrsynth" / f"{shard['name']}.json"
         record.write_text(json.dumps(shard | counts), encoding="utf-8")
 

@@ -1,6 +1,7 @@
 """Canonical prompts, the limit to what a model saw in training, and the cut to what fits its tokenizer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from cxrsynth.reports.prompt import (
 )
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
+from cxrsynth.reports.template import parse_template
 from cxrsynth.settings import PromptStyle
 
 PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
@@ -231,3 +233,75 @@ def test_no_prompt_is_empty_if_there_are_findings(style: PromptStyle) -> None:
         impression="No significant change from the prior study.",
     )
     assert prompt_builder.build(emptied).prompt == "Large left pleural effusion."
+
+
+WHOLE = (
+    "FINAL REPORT\nEXAMINATION: CHEST (PORTABLE AP)\n\nINDICATION: Edema?\n\nTECHNIQUE: One view\n\n"
+    "FINDINGS: Cardiomegaly.\n\nIMPRESSION: Left effusion."
+)
+
+
+@pytest.mark.parametrize(
+    ("style", "report", "prompt"),
+    [
+        (PromptStyle.IMPRESSION, {"text": WHOLE}, "Left effusion."),
+        (PromptStyle.FINDINGS, {"text": WHOLE}, "Cardiomegaly."),
+        (PromptStyle.FINDINGS, {"text": WHOLE, "findings": "Fracture."}, "Fracture."),
+        (PromptStyle.IMPRESSION, {"text": WHOLE.partition("IMPRESSION")[0]}, "Cardiomegaly."),
+        (PromptStyle.IMPRESSION, {"text": "INDICATION: Edema?", "view": "PA"}, "PA view."),
+    ],
+)
+def test_a_section_is_taken_from_a_whole_report(style: PromptStyle, report: dict[str, str], prompt: str) -> None:
+    assert PromptBuilder(style, None, lambda _: True).build(Report("a", line=2, **report)).prompt == prompt
+
+
+LOST = "A large left pneumothorax has developed compared to the prior study. Right effusion. No fracture."
+
+
+@pytest.mark.parametrize("style", [style for style in PromptStyle if style is not PromptStyle.CLASS])
+def test_labels_come_from_the_text_of_the_prompt(style: PromptStyle) -> None:
+    built = PromptBuilder(style, None, lambda _: True).build(Report("a", line=2, text=LOST))
+    assert "pneumothorax" not in built.prompt.lower()
+    assert set(built.labels) == {"Pleural Effusion", "Fracture"}
+
+
+def test_what_was_cut_or_stands_in_another_section_is_no_label() -> None:
+    report = Report("a", line=2, findings="Cardiomegaly.", impression="Right effusion. No fracture.")
+    builder = PromptBuilder(PromptStyle.IMPRESSION, None, fits_words(2))
+    assert set(builder.build(report).labels) == {"Pleural Effusion"}
+    template = PromptBuilder(parse_template("[{sex}. ]{impression}"), None, fits_words(2))
+    assert set(template.build(report).labels) == {"Pleural Effusion"}
+    canonical = PromptBuilder(PromptStyle.CANONICAL, None, fits_words(2))
+    assert set(canonical.build(report).labels) == {"Pleural Effusion", "Cardiomegaly", "Fracture"}
+
+
+@pytest.mark.parametrize("style", list(PromptStyle))
+@pytest.mark.parametrize("text", ["Kein Pneumothorax.", "Unchanged.", "No significant change since the prior study."])
+def test_no_prompt_is_empty(style: PromptStyle, text: str) -> None:
+    built = PromptBuilder(style, None, lambda _: True, classes=("Pneumothorax",)).build(Report("a", line=2, text=text))
+    assert built.prompt.strip()
+    assert built.labels == {}
+
+
+def test_a_report_that_is_not_in_english_is_counted_unless_columns_have_its_findings() -> None:
+    builder = PromptBuilder(PromptStyle.CANONICAL, None, lambda _: True)
+    german = Report("a", line=2, text="Kein Pneumothorax.")
+    assert builder.build(german).unread
+    labelled = builder.build(replace(german, labels={"Pneumothorax": FindingLabel(ABSENT)}))
+    assert not labelled.unread
+    assert labelled.prompt == "No pneumothorax."
+    assert not builder.build(replace(german, text="No pneumothorax.")).unread
+
+
+def test_contradictions_are_settled_and_counted() -> None:
+    builder = PromptBuilder(PromptStyle.CANONICAL, None, lambda _: True)
+    normal = {"No Finding": FindingLabel(PRESENT)}
+    both = builder.build(Report("a", line=2, labels=normal | {"Pneumonia": FindingLabel(UNCERTAIN)}))
+    assert both.labels == {"Pneumonia": FindingLabel(UNCERTAIN)}
+    assert both.contradictions == {"columns": 1}
+    read = builder.build(Report("a", line=2, labels=normal, text="Edema. Pacemaker. No fracture."))
+    assert set(read.labels) == {"No Finding", "Support Devices", "Fracture"}
+    assert read.contradictions == {"text": 1}
+    fine = normal | {"Support Devices": FindingLabel(PRESENT), "Edema": FindingLabel(ABSENT)}
+    assert builder.build(Report("a", line=2, labels=fine)).labels == fine
+    assert not builder.build(Report("a", line=2, labels=fine)).contradictions

@@ -270,7 +270,7 @@ def test_what_the_model_cannot_show_is_not_requested() -> None:
         ("{annotated}[, {sex}]", {"fields": {"annotated": ""}, "findings": "Edema", "sex": "M"}, "Edema, male"),
         ("[{sex}]", {"impression": "Edema."}, "Pulmonary edema."),
         ("[{race}]", {"impression": "Edema."}, "Edema."),
-        ("[{sex} ]{canonical}", {"impression": "Nothing to see."}, ""),
+        ("[{sex} ]{canonical}", {"impression": "Nothing to see."}, "Chest X-ray."),
     ],
 )
 def test_no_prompt_is_without_the_report(template: str, report: dict[str, Any], expected: str) -> None:

@@ -22,6 +22,7 @@ def manifest(*, text: str = "none", shards: int = 2, unsupported: dict[str, int]
         "shards": [{"name": f"cxr-00000{index}.tar"} for index in range(shards)],
         "sanitized": {"date": 3, "name": 1},
         "prompts_truncated": 0,
+        "reports_not_in_english": 2,
         "unsupported_findings": unsupported or {},
     }
 
@@ -61,3 +62,7 @@ def test_a_file_set_has_no_shards_to_read() -> None:
     assert "fileset/DICOMDIR" in card
     assert "webdataset" not in card
     assert "Unsupported findings in this data set" not in card
+
+
+def test_reports_that_were_not_read_are_counted_in_the_card() -> None:
+    assert "no findings were read: 2 reports" in dataset_card(manifest()).decode()

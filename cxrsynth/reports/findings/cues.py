@@ -18,34 +18,40 @@ _NEGATED_BREAKS = (
 )
 _NEGATED_DROP = {"versus", "rule out", "r/o", "ro", "evaluate for", "rules out", "doubt", "declined", "cause of"}
 _NEGATED_BEFORE = (
-    "negative for|absence of|clear of|resolution of|removal of|resolved|rather than|nor|neither|free from|lack of"
+    "nil|negative for|absence of|devoid of|clear of|resolution of|removal of|resolved|rather than|nor|neither|free from"
+    "|lack of"
 )
 _NEGATED_AFTER = (
     "is not seen|not be demonstrated|not be seen|not well seen|are not seen|not seen|not identified|not visualized"
     "|not evident|not present|not appreciated|no longer|absent|is absent|has resolved|have resolved|resolved"
     "|has cleared|have cleared|cleared|has been removed|have been removed|removed|excluded|ruled out|is unlikely"
     "|not demonstrated|not apparent|not detected|not enlarged|not significantly enlarged|not widened|not suspected"
-    "|not grossly enlarged"
+    "|not grossly enlarged|gone|is gone|are gone|disappeared|not visible|not noted|none seen"
 )
 _NEGATED_PSEUDO = (
     "cannot exclude|cannot be excluded|cannot rule out|cannot be ruled out|not excluded|not be excluded|not exclude"
-    "|not entirely excluded|not completely excluded|not changed|not significantly changed|no interval"
-    "|no significant interval|without significant change|without change|without interval change|can not be excluded"
+    "|not entirely excluded|not completely excluded|not changed|not significantly changed"
+    "|no interval change|no significant interval change|no interval improvement|no interval worsening"
+    "|no interval resolution"
+    "|no interval increase|no interval decrease|no improvement|no resolution|no significant interval"
+    "|without significant change|without change|without interval change|can not be excluded"
     "|can not exclude|no substantial change|not as|not completely|not fully|not optimally|not definitely"
     "|difficult to exclude|not entirely|partially resolved|nearly resolved|incompletely resolved|not resolved"
-    "|not cleared|almost resolved"
+    "|not cleared|almost resolved|cannot be assessed|cannot be evaluated|cannot be determined|cannot be measured"
+    "|cannot be quantified|not assessed|not included|not imaged|not well assessed|not well evaluated"
 )
 _HEDGED_BEFORE = (
     "possible|possibly|probable|probably|likely|may|might|could|suggest|suggests|suggesting|suggestive|suspicious"
     "|suspected|suspicion|suspect|concerning|concern|questionable|question|questioned|equivocal|cannot exclude"
     "|cannot rule out|versus|vs|perhaps|presumably|presumed|potentially|worrisome|borderline|differential|not exclude"
     "|can not exclude|apparent|difficult to exclude|cannot be excluded|favor|favors|favoring|favored|consider"
-    "|suggestion|possibility of|alternatively|indicate|clinical setting|correlate|?"
+    "|suggestion|possibility of|alternatively|indicate|clinical setting|correlate|query|queried"
 )
 _HEDGED_AFTER = (
     "cannot be excluded|not excluded|not be excluded|is possible|are possible|possible|is suspected|suspected"
     "|questionable|not entirely excluded|not completely excluded|can not be excluded|versus|vs|is questioned"
-    "|cannot be ruled out|borderline|consideration|a possibility|difficult to exclude|?"
+    "|cannot be ruled out|borderline|consideration|a possibility|difficult to exclude|in doubt|doubtful"
+    "|is favored|are favored|favored|is considered|are considered|cannot be confirmed"
 )
 _NORMAL = (
     "normal|unremarkable|clear|intact|within limits|within normal limits|within limits of normal|sharp|negative"

@@ -1,39 +1,51 @@
 """Reads the 14 CheXpert observations, with certainty and side, from a radiology report.
 
-Scope follows NegEx (Chapman et al. 2001, doi:10.1006/jbin.2001.1029) as implemented in negspacy: one pass finds what is
-denied, one what is hedged, and two more whether a named structure is called normal or enlarged. What counts as a
-mention follows the CheXpert labeler (arXiv:1901.07031, section 2); docs/findings.md gives its measured errors.
+Scope follows NegEx (Chapman et al. 2001, doi:10.1006/jbin.2001.1029): what is denied, what is hedged, and whether a
+named structure is called normal or enlarged. What counts as a mention follows the CheXpert labeler (arXiv:1901.07031,
+section 2); docs/findings.md gives its measured errors.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from threading import Lock
 
 import spacy
-from negspacy.negation import Negex
-from spacy.tokens import Span
 
-from cxrsynth.reports.findings.cues import ENLARGED_CUES, HEDGED_CUES, NEGATED_CUES, NORMAL_CUES, UNSAID_CUES, Cues
+from cxrsynth.reports.findings.compared import Since, without_earlier
+from cxrsynth.reports.findings.cues import ENLARGED_CUES, HEDGED_CUES, NEGATED_CUES, NORMAL_CUES, UNSAID_CUES
+from cxrsynth.reports.findings.scope import Marker, Scope, Statement
 from cxrsynth.reports.findings.sides import BOTH_SIDES, sides_of
 from cxrsynth.reports.findings.terms import ALSO, GENERAL, SKIP, TERMS, WHEN_ENLARGED, WHEN_NORMAL
-from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
+from cxrsynth.reports.findings.wording import reworded
+from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS, FindingLabel, Side, Status
+from cxrsynth.reports.language import is_english
+from cxrsynth.reports.sections import Kind, shown_sections
 
-# Sections on what was requested or done, not on what was seen; a blank line ends them too.
-_UNREAD = (
-    "indications?|(?:clinical |medical |patient )?history|clinical [a-z]+|comparisons?|technique"
-    "|reason for [a-z ]{2,30}|exam|examination|type of exam|procedure|views?|notification"
+_ABBREVIATED = re.compile(r"\b(vs|approx|dr|mr|mrs|ms|st|no(?= ?\.\s?\d)|fig|e\.g|i\.e)\.(?= ?[a-z\d])")
+_ASKED = re.compile(r"(?<=\w) ?\?+(?=\s|$)")
+_SPLIT = re.compile(
+    r"[.!]+(?=\s|$)|\n\s?(?=\n|[-*\u2022|]|\d+[.)]|[a-z][a-z /&]{1,40}(?: ?\([^()\n]{0,20}\))? ?[:=|])"
+    r"|(?<=[.;:]) ?\(?\d{1,2}[.)] (?=[a-z])|(?<=[a-z]) \d{1,2}\) (?=[a-z])|(?<=[a-z]{3})[.](?=[a-z]{3})"
 )
-_READ = "findings|impressions?|conclusions?|opinion|interpretation|summary|report|findings and impression"
-_SECTION = re.compile(rf"(?:^|(?<=[\s.]))(?:(?P<unread>{_UNREAD})|{_READ}) ?:|(?P<blank>\n\s*\n)", re.I)
-_SPLIT = re.compile(r"[.!]+(?=\s|$)|\n\s*(?=\n|[-*•]|\d+[.)])|(?<=[a-z]{3})[.](?=[A-Z])")
-_SOFTEN = re.compile(r"[-/_:()\[\]\"']+|\s+")
-_COMPARED = r"[<>]|(?:is )?(?:greater|larger|more|worse|less|smaller) than"
-_BOTH = re.compile(rf",?\s*\b(?:left|right|l|r)\s*(?:{_COMPARED})\s*(?:left|right|l|r)\b", re.I)
+_SOFTEN = re.compile(r"[-/_:()\[\]\"'|=*\u2013\u2014]+|\s+")
 _WORD = re.compile(r"[a-z]+|\?")
+_LONGEST = 1000  # characters that are read as one sentence; no report has such a sentence, but other text may
 
 _UNSIDED = frozenset({"Cardiomegaly", "Enlarged Cardiomediastinum"})
 _RANK = {Status.PRESENT: 2, Status.UNCERTAIN: 1, Status.ABSENT: 0}
+_JOINED = frozenset({"or", "and", "versus", "&", "nor"})
+_SHADOW_LIKE = frozenset({"Lung Lesion", "Lung Opacity"})  # what the shadow of a nipple looks like
+_CUES = {
+    "negated": NEGATED_CUES,
+    "hedged": HEDGED_CUES,
+    "unsaid": UNSAID_CUES,
+    "normal": NORMAL_CUES,
+    "enlarged": ENLARGED_CUES,
+}
+_LOCK = Lock()  # a reader is not thread-safe
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,26 @@ class _Mention:
     sides: frozenset[Side] = frozenset()
 
 
+def read_findings(text: str) -> dict[str, FindingLabel]:
+    """The CheXpert observations that a report states, each with its status and, where it is said, its side.
+
+    Sections on what was asked, done or compared are not read, a wet read only without a report, and an addendum
+    overrides the report that it corrects.
+
+    Args:
+        text: of a report, whole or in part. A report that is not in English is not read, which a warning says.
+
+    Returns:
+        Observation (a name of `cxrsynth.OBSERVATIONS`) -> label, in the order of that list; one that the report does
+        not mention has no key.
+    """
+    if not is_english(text):
+        warnings.warn("the report is not in English: no findings were read", stacklevel=2)
+        return {}
+    with _LOCK:
+        return _shared_reader().read(text)
+
+
 class FindingsReader:
     """Reads findings from reports. Create one and keep it: that takes tenths of a second, reading well under 1 ms.
 
@@ -52,90 +84,132 @@ class FindingsReader:
     """
 
     def __init__(self) -> None:
-        nlp = spacy.blank("en")
-        self._words = nlp.tokenizer
-        ruler = nlp.add_pipe("entity_ruler", config={"phrase_matcher_attr": "LOWER"})
         terms = [(name, term + s) for name, text in TERMS.items() for term in text.split("|") for s in ("", "s")]
-        ruler.add_patterns([{"label": name, "pattern": term} for name, term in terms])  # type: ignore[attr-defined]
-        self._mark_terms = ruler
-        self._mark_sentences = nlp.add_pipe("sentencizer")
         # A sentence without the last word of any term has no term; skipping it saves most of the time.
         self._last_words = frozenset(_WORD.findall(term)[-1] for _, term in terms)
-
-        def scope(extension: str, cues: Cues, types: Iterable[str] = ()) -> Negex:
-            return Negex(nlp, extension, cues, ent_types=list(types), extension_name=extension, chunk_prefix=[])
-
-        self._negated = scope("cxr_negated", NEGATED_CUES)
-        self._hedged = scope("cxr_hedged", HEDGED_CUES)
-        self._unsaid = scope("cxr_unsaid", UNSAID_CUES)
-        # Without the first word of any cue there is nothing for a pass to mark.
-        self._hedging = _first_words(HEDGED_CUES)
-        self._unsaying = _first_words(UNSAID_CUES)
-        self._normal = scope("cxr_normal", NORMAL_CUES, WHEN_NORMAL)
-        self._enlarged = scope("cxr_enlarged", ENLARGED_CUES, WHEN_ENLARGED)
+        self._marker = Marker(spacy.blank("en"), terms, _CUES)
         self._read_sentence = lru_cache(maxsize=1 << 16)(self._parse)
 
     def read(self, text: str) -> dict[str, FindingLabel]:
         """The label of each observation; one that the report does not mention has no key.
 
-        Indication, history, comparison and technique sections are not read. If mentions differ, present overrides
-        uncertain, uncertain overrides absent, and the side comes from the mentions that prevail. "No Finding" is
-        present when nothing else but Support Devices is present or uncertain, nothing else abnormal is named, and
-        something is denied.
+        Only sections that say what the image shows are read. If mentions differ, present overrides uncertain, uncertain
+        overrides absent, and the side comes from the mentions that prevail; a label in an addendum overrides that of
+        the report. "No Finding" is present when nothing else but Support Devices is present or uncertain, nothing else
+        abnormal is named, and something is denied. A report that is not in English has no labels.
         """
-        mentions = [mention for sentence in _sentences(text) for mention in self._read_sentence(sentence)]
-        labels = {}
-        for name in OBSERVATIONS:
-            if own := [mention for mention in mentions if mention.name == name]:
-                labels[name] = _settle(own)
-        found = any(m.status is not Status.ABSENT and m.name not in ("Support Devices", GENERAL) for m in mentions)
-        if found:
-            labels["No Finding"] = FindingLabel(Status.ABSENT)
-        elif any(m.status is Status.ABSENT for m in mentions):
-            labels["No Finding"] = FindingLabel(Status.PRESENT)
-        return labels
+        if not is_english(text):
+            return {}
+        report: list[_Mention] = []
+        addenda: list[_Mention] = []
+        for section in shown_sections(text):
+            mentions = addenda if section.kind is Kind.ADDENDUM else report
+            for sentence in _sentences(section.text):
+                mentions += self._read_sentence(sentence)
+        corrected = {mention.name for mention in addenda}
+        return _labels([*addenda, *(mention for mention in report if mention.name not in corrected)])
 
     def read_many(self, texts: Iterable[str]) -> Iterator[dict[str, FindingLabel]]:
         """`read` for each text in turn, lazily."""
         return map(self.read, texts)
 
     def _parse(self, sentence: str) -> tuple[_Mention, ...]:
-        words = frozenset(_WORD.findall(sentence))
+        return tuple(mention for statement in reworded(sentence) for mention in self._compared(statement))
+
+    def _compared(self, statement: str) -> Iterator[_Mention]:
+        """Mentions of this study; those of an earlier one as far as the statement says what became of them."""
+        comparison = without_earlier(statement)
+        if comparison is None:
+            yield from self._mentions(statement)
+            return
+        yield from self._mentions(comparison.now)
+        if comparison.since is not Since.UNSAID:
+            for mention in self._mentions(comparison.then):
+                gone = comparison.since is Since.GONE
+                yield _Mention(mention.name, Status.ABSENT) if gone else mention
+
+    def _mentions(self, text: str) -> list[_Mention]:
+        text = " ".join(_SOFTEN.sub(" ", text).split())
+        words = frozenset(_WORD.findall(text))
         if words.isdisjoint(self._last_words):
-            return ()
-        doc = self._mark_sentences(self._mark_terms(self._words(sentence)))
-        if not doc.ents:
-            return ()
-        self._negated(doc)
-        if words & self._hedging:
-            self._hedged(doc)
-        if words & self._unsaying:
-            self._unsaid(doc)
-        if any(ent.label_ in WHEN_NORMAL for ent in doc.ents):
-            self._enlarged(self._normal(doc))
-        sides = sides_of(doc)
-        return tuple(mention for ent, side in zip(doc.ents, sides, strict=True) for mention in _mentions(ent, side))
+            return []
+        marked = self._marker.mark(text)
+        if not marked.terms:
+            return []
+        hedged = _of_own_list(marked)
+        sides = sides_of(marked.words, marked.terms)
+        mentions = [m for i, own in enumerate(sides) for m in _mentions(marked, i, hedged, own)]
+        return list(_without_nipples(mentions)) if "nipple" in words or "nipples" in words else mentions
 
 
-def _first_words(cues: Cues) -> frozenset[str]:
-    """The first word of every cue before or after a term."""
-    return frozenset(_WORD.findall(cue)[0] for cue in (*cues["preceding_negations"], *cues["following_negations"]))
+@cache
+def _shared_reader() -> FindingsReader:
+    return FindingsReader()
 
 
-def _mentions(ent: Span, sides: frozenset[Side]) -> Iterator[_Mention]:
-    """The mention that one marked term makes, given its scopes."""
-    name = ent.label_
-    if name == SKIP or (ent._.cxr_unsaid and name != "Support Devices"):
+def _mentions(marked: Statement, number: int, hedges: Scope, sides: frozenset[Side]) -> Iterator[_Mention]:
+    """The mention that one term makes, given its scopes."""
+    term, scopes = marked.terms[number], marked.scopes
+    name = term.name
+    negated, hedged = number in scopes["negated"], number in hedges
+    if name == SKIP or (number in scopes["unsaid"] and name != "Support Devices"):
         return
     if name in WHEN_NORMAL:
-        if ent._.cxr_enlarged and name in WHEN_ENLARGED and not ent._.cxr_negated:
-            yield _Mention(WHEN_ENLARGED[name], Status.UNCERTAIN if ent._.cxr_hedged else Status.PRESENT)
-        elif ent._.cxr_normal and not ent._.cxr_enlarged:
+        enlarged = name in WHEN_ENLARGED and number in scopes["enlarged"]
+        if enlarged and not negated:
+            yield _Mention(WHEN_ENLARGED[name], Status.UNCERTAIN if hedged else Status.PRESENT)
+        elif number in scopes["normal"] and not enlarged:
             yield from (_Mention(denied, Status.ABSENT) for denied in WHEN_NORMAL[name] or (GENERAL,))
         return
-    status = Status.ABSENT if ent._.cxr_negated else Status.UNCERTAIN if ent._.cxr_hedged else Status.PRESENT
+    status = Status.ABSENT if negated else Status.UNCERTAIN if hedged else Status.PRESENT
     yield _Mention(name, status, sides)
-    yield from (_Mention(also, status, sides) for words, also in ALSO.items() if words in ent.text)
+    text = " ".join(marked.words[term.start : term.end])
+    yield from (_Mention(also, status, sides) for words, also in ALSO.items() if words in text)
+
+
+def _of_own_list(marked: Statement) -> Scope:
+    """Hedges; one after several terms is about the last of them, and those in one list with it.
+
+    In "opacity, atelectasis versus pneumonia" the opacity is there; in "atelectasis or pneumonia is possible" neither
+    is certain.
+    """
+    hedged = marked.scopes["hedged"]
+    if len(hedged.after) < 2:
+        return hedged
+    after = dict(hedged.after)
+    joined, follower = False, None
+    for number, term in reversed(list(enumerate(marked.terms))):
+        if number not in after:
+            follower = None
+        elif term.name not in WHEN_NORMAL and term.name not in (GENERAL, SKIP):
+            if follower is None or follower.start > after[number]:
+                joined = False
+            else:
+                between = marked.words[term.end : follower.start]
+                joined = (joined and between == [","]) or not _JOINED.isdisjoint(between)
+                if not joined:
+                    del after[number]
+            follower = term
+    return replace(hedged, after=after)
+
+
+def _without_nipples(mentions: Iterable[_Mention]) -> Iterator[_Mention]:
+    """A nodule or an opacity in a sentence on nipples is the shadow of one, if at most hedged."""
+    for mention in mentions:
+        if mention.name not in _SHADOW_LIKE or mention.status is not Status.PRESENT:
+            yield mention
+
+
+def _labels(mentions: Sequence[_Mention]) -> dict[str, FindingLabel]:
+    """One label for each observation mentioned, and No Finding."""
+    labels = {}
+    for name in OBSERVATIONS:
+        if own := [mention for mention in mentions if mention.name == name]:
+            labels[name] = _settle(own)
+    found = any(m.status is not Status.ABSENT and m.name not in ("Support Devices", GENERAL) for m in mentions)
+    if found or any(mention.status is Status.ABSENT for mention in mentions):
+        labels[NO_FINDING] = FindingLabel(Status.ABSENT if found else Status.PRESENT)
+    return {name: labels[name] for name in OBSERVATIONS if name in labels}
 
 
 def _settle(mentions: list[_Mention]) -> FindingLabel:
@@ -148,16 +222,13 @@ def _settle(mentions: list[_Mention]) -> FindingLabel:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Sentences of the sections that are read, in lower case, with hyphens and slashes separated from words."""
-    start, reading = 0, True
-    pieces = []
-    for heading in _SECTION.finditer(text):
-        pieces.append((reading, text[start : heading.start()]))
-        start, reading = heading.end(), heading["unread"] is None
-    pieces.append((reading, text[start:]))
-    for wanted, piece in pieces:
-        if wanted:
-            for sentence in _SPLIT.split(_BOTH.sub(" bilateral", piece)):
-                softened = _SOFTEN.sub(" ", sentence).strip().lower()
-                if softened:
-                    yield softened
+    """Sentences in lower case, with single blanks."""
+    for sentence in _SPLIT.split(_ASKED.sub(" is in doubt.", _ABBREVIATED.sub(r"\1", text.lower()))):
+        plain = " ".join(sentence.split())
+        while len(plain) > _LONGEST:
+            cut = plain.rfind(" ", 0, _LONGEST)
+            end = cut if cut > 0 else _LONGEST
+            yield plain[:end]
+            plain = plain[end:].lstrip()
+        if plain:
+            yield plain

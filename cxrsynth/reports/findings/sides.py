@@ -1,11 +1,10 @@
 """The side of each finding in a sentence: left, right or both."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from spacy.tokens import Doc
-
+from cxrsynth.reports.findings.scope import Term
 from cxrsynth.reports.findings.terms import WHEN_NORMAL
 from cxrsynth.reports.labels import Side
 
@@ -21,49 +20,48 @@ _NOT_A_SIDE = frozenset({"ventricle", "ventricular", "atrium", "atrial", "heart"
 _CLAUSE_ENDS = frozenset({",", ";", "but", "with", "however", "while", "without", "no", "although"})
 # Words between two terms that share a side: "left opacity, likely atelectasis", "... and effusion". A side carries over
 # forward across all of them, and backward ("atelectasis and effusion on the left") only across the first few.
-_JOINS_BACK = re.compile(r"(?:(?:and|or|&|versus|vs) ?)*")
+_JOINS_BACK = re.compile(r"(?:(?:and|or|&|versus|vs|representing) ?)*")
 _JOINS = re.compile(
     r"(?:(?:,|and|or|&|versus|vs|associated|adjacent|small|mild|minimal|with|consistent|compatible|may|represent(?:s|ing)?"
     r"|reflect(?:s|ing)?|likely|probabl[ey]|possibl[ey]|most|suggest(?:s|ing|ive)|concerning|for|of|which|could|be|due|to"
-    r"|pleural|a|the|either|focal|underlying|xxxx) ?)*"
+    r"|pleural|a|the|either|focal|underlying|overlying|parapneumonic|compressive|trace"
+    r"|tiny|left|right|costophrenic|cp|angle|xxxx) ?)*"
 )
 # Paired parts without a side mean both sides.
 _PAIRED = frozenset({"bases", "apices"})
 
 
-def sides_of(doc: Doc) -> list[frozenset[Side]]:
-    """The side of each term: that of its own clause, or that of a term joined to it by "and" or "or".
+def sides_of(words: Sequence[str], terms: Sequence[Term]) -> list[frozenset[Side]]:
+    """The side of each term: its own, that of its clause, or that of a term joined to it by "and" or "or".
 
-    `doc` is one sentence with its terms marked as entities. The result has one set for each term, in order, empty if no
-    side is named.
+    The result has one set for each term, in order, empty if no side is named.
     """
-    findings = [ent for ent in doc.ents if ent.label_ not in WHEN_NORMAL]
+    findings = [term for term in terms if term.name not in WHEN_NORMAL]
     sides: dict[int, frozenset[Side]] = {}
-    for index, ent in enumerate(findings):
+    for index, term in enumerate(findings):
         first = findings[index - 1].end if index else 0
-        last = findings[index + 1].start if index + 1 < len(findings) else len(doc)
-        sides[ent.start] = _side_words(doc, range(ent.start - 1, first - 1, -1)) or _side_words(
-            doc, range(ent.end, last)
-        )
+        last = findings[index + 1].start if index + 1 < len(findings) else len(words)
+        places = (range(term.start, term.end), range(term.start - 1, first - 1, -1), range(term.end, last))
+        sides[term.start] = next(filter(None, (_side_words(words, place) for place in places)), frozenset())
     pairs = list(pairwise(findings))
     for joins, ordered in ((_JOINS, pairs), (_JOINS_BACK, [(right, left) for left, right in reversed(pairs)])):
         for known, open_ in ordered:
-            between = doc[min(known.end, open_.end) : max(known.start, open_.start)]
-            if not sides[open_.start] and joins.fullmatch(between.text):
-                sides[open_.start] = sides[known.start]
-    return [sides.get(ent.start, frozenset()) for ent in doc.ents]
+            if not sides[open_.start] and sides[known.start]:
+                between = words[min(known.end, open_.end) : max(known.start, open_.start)]
+                if joins.fullmatch(" ".join(between)):
+                    sides[open_.start] = sides[known.start]
+    return [sides.get(term.start, frozenset()) for term in terms]
 
 
-def _side_words(doc: Doc, positions: Iterable[int]) -> frozenset[Side]:
+def _side_words(words: Sequence[str], positions: Iterable[int]) -> frozenset[Side]:
     """Sides named between a term and the end of its clause, in the order of `positions`."""
     found: frozenset[Side] = frozenset()
     paired = False
     for position in positions:
-        word = doc[position].lower_
+        word = words[position]
         if word in _CLAUSE_ENDS:
             break
-        follower = doc[position + 1].lower_ if position + 1 < len(doc) else ""
-        if word in _SIDES and follower not in _NOT_A_SIDE:
+        if word in _SIDES and (position + 1 >= len(words) or words[position + 1] not in _NOT_A_SIDE):
             found |= _SIDES[word]
         paired |= word in _PAIRED
     return found or (BOTH_SIDES if paired else found)

@@ -47,13 +47,15 @@ TERMS: dict[str, str] = {
     )
     + "|cardiomegaly|cardiac enlargement|heart enlargement|cardiac silhouette enlargement",
     "Lung Opacity": (
-        "opacity|opacities|opacification|opacified|infiltrate|infiltration|airspace disease|air space disease"
-        "|airspace process|air space process|airspace density|airspace densities|lung density|pulmonary density"
+        "opacity|opacities|opacification|opacified|infiltrate|infiltration|airspace disease"
+        "|airspace process|airspace density|airspace densities|lung density|pulmonary density"
         "|increased density|interstitial markings|interstitial prominence|interstitial changes|interstitial pattern"
         "|interstitial thickening|reticular markings|interstitial disease|interstitial lung disease"
         "|reticulonodular pattern|reticular pattern|retrocardiac density|basilar density|streaky density"
         "|streaky densities|patchy density|patchy densities|lower lobe density|basilar densities|alveolar disease"
         "|interstitial process|ill defined density|parenchymal density|parenchymal densities"
+        "|airspace shadowing|airspace change|shadowing"
+        "|ground glass change|reticular shadowing|airspace filling|consolidative change"
     ),
     "Lung Lesion": (
         "nodule|nodularity|mass|masses|nodular opacity|nodular opacities|nodular density|nodular densities|tumor"
@@ -66,12 +68,20 @@ TERMS: dict[str, str] = {
     )
     + "|edema|heart failure|chf|congestion|venous hypertension|vascular engorgement|fluid overload|volume overload"
     "|vascular redistribution|congestive failure|vascular prominence|indistinct vascular|prominent pulmonary vascular"
-    "|increased pulmonary vascular|increased lung vascularity",
+    "|increased pulmonary vascular|increased lung vascularity|cardiac failure|failure|kerley|cephalization"
+    "|upper lobe blood diversion|upper lobe diversion|upper lobe venous diversion|blood diversion"
+    "|decompensation|edematous",
     "Consolidation": "consolidation|consolidative|consolidated",
     "Pneumonia": "pneumonia|bronchopneumonia|pneumonitis|infection|infectious",
     "Atelectasis": "atelectasis|atelectases|atelectatic|collapse|collapsed lung|atelectasia",
-    "Pneumothorax": "pneumothorax|pneumothoraces|pneumothoraxes|hydropneumothorax",
-    "Pleural Effusion": "effusion|pleural fluid|hemothorax|hydrothorax|fluid in the fissure",
+    "Pneumothorax": "pneumothorax|pneumothoraces|pneumothoraxes|hydropneumothorax|hemopneumothorax|pyopneumothorax",
+    "Pleural Effusion": (
+        "effusion|pleural fluid|hemothorax|hydrothorax|fluid in the fissure|fluid in the minor fissure"
+        "|fluid in the major fissure|fluid in the right fissure|fluid in the horizontal fissure"
+        "|fluid in the oblique fissure"
+        "|fissural fluid|pleural collection|empyema|pyothorax|chylothorax|subpulmonic fluid|loculated fluid"
+        "|layering fluid"
+    ),
     "Pleural Other": (
         "pleural thickening|fibrothorax|pleural scarring|pleural scar|pleural parenchymal scarring"
         "|pleural parenchymal scar|pleural plaque|pleural calcification|thickening of the pleura"
@@ -86,7 +96,11 @@ TERMS: dict[str, str] = {
         "|subclavian line|jugular line|nasogastric|artificial valve|pigtail|drain|ett|dobhoff|swan ganz|screws"
         "|orthopedic plate|tube|portacatheter|pacing device|cardiac device|cardiac monitor|shunt|fixation|fusion"
         "|bone anchor|anchors|occluder|closure device|vascular filter|ivc filter|tubing|svc|superior vena cava"
-        "|cavoatrial junction|caval atrial junction|support lines|electrodes|lead"
+        "|cavoatrial junction|caval atrial junction|support lines|electrodes|lead|support device|monitoring device|iabp"
+        "|impella|ecmo|cannula|lvad|rvad|ventricular assist device|assist device|ngt|ogt|dobbhoff|feeding tube|et tube"
+        "|cvc|cvl|central venous access|central access|vascath|vas cath|permcath|permacath|hickman|broviac|port a cath"
+        "|gastrostomy|endoprosthesis|crt|tavi|tavr|mitraclip|watchman|amplatzer|pacing wire|pacemaker wire|annuloplasty"
+        "|mechanical valve|linq|tracheal tube|swan"
     ),
     "HEART": "heart|cardiac",
     "MEDIASTINUM": "mediastinum|mediastinal",
@@ -113,7 +127,7 @@ TERMS: dict[str, str] = {
         "|pulmonary hypertension|prominent|prominence|interstitial|fat pad|epicardial fat|cholecystectomy"
         "|post surgical|postsurgical|postoperative|subsegmental|hyperostosis|obscuration|lordosis|dislocation"
         "|pneumomediastinum|free air|free intraperitoneal air|sequela|sequelae|limited|suboptimal|bronchitis|calcific"
-        "|nipple|metallic|mitral annulus|curvature|granulomatous infection|breast implants|breast prostheses|piercing"
+        "|metallic|mitral annulus|curvature|granulomatous infection|breast implants|breast prostheses|piercing"
         "|dilated|endplate"
     ),
     GENERAL: "acute|active|cardiopulmonary|abnormality|abnormalities|disease|findings",
@@ -123,8 +137,17 @@ TERMS: dict[str, str] = {
         "|chest wall|port of entry|mediastinal shift|cardiac valve|lung apex|lung apices|mediastinal clips"
         "|coronary artery disease|nodular contour|left heart|right heart|mediastinal lymph nodes"
         "|mediastinal adenopathy|mediastinal calcifications|lung disease|portable|stent graft site"
-        "|degenerative disease|cardiac and pulmonary"
+        "|degenerative disease|cardiac and pulmonary|respiratory failure|renal failure|liver failure"
+        "|hepatic failure|kidney failure|failure to|hardware failure|vertebral collapse"
+        "|vertebral body collapse|collapsed vertebra"
+        "|nipple shadow"
     ),
 }
 # Terms that imply a second observation: part of the text -> that observation.
-ALSO = {"hydropneumo": "Pleural Effusion", "nodular opac": "Lung Opacity", "nodular dens": "Lung Opacity"}
+ALSO = {
+    "hydropneumo": "Pleural Effusion",
+    "hemopneumo": "Pleural Effusion",
+    "pyopneumo": "Pleural Effusion",
+    "nodular opac": "Lung Opacity",
+    "nodular dens": "Lung Opacity",
+}

@@ -18,6 +18,8 @@ MAX_ID_CHARS = 256
 _CACHED = 4096
 MAX_AGE_YEARS = 130
 
+# Texts that stand for a missing one, without signs; so does a text without a letter: "-", "___", "0".
+_NO_TEXT = re.compile(r"(?:n a|na|nan|none|null|nil|unknown|missing|not available|not applicable|x{2,}(?: x{2,})*)?")
 # What stands for a value that is not known.
 UNKNOWN = frozenset({"", "unknown", "unk", "na", "n/a", "nan", "none", "null", "other", "o", "u", "-", "?"})
 _SEXES: dict[str, Literal["M", "F"]] = {
@@ -81,8 +83,13 @@ class Report:
 
     @property
     def full_text(self) -> str:
-        """All text of the row, the whole report first, joined by blank lines."""
-        return "\n\n".join(part for part in (self.text, self.findings, self.impression) if part)
+        """All text of the row, the whole report first, joined by blank lines; what a part repeats stands once."""
+        parts: dict[str, str] = {}
+        for part in (self.text, self.findings, self.impression):
+            words = f" {_plain_words(part)} "
+            if part and not any(words in earlier for earlier in parts):
+                parts[words] = part
+        return "\n\n".join(parts.values())
 
 
 _VALUES = attrgetter(*(one.name for one in dataclass_fields(Report)))
@@ -117,7 +124,7 @@ def to_report(
     cells = {role: _cell(column, record.get(column)) for role, column in roles.items()}
     taken = set(roles.values())
     labels = _labels({column: value for column, value in record.items() if column not in taken})
-    text = {role: cells.get(role, "").strip() for role in TEXT_ROLES}
+    text = {role: report_text(cells.get(role, "")) for role in TEXT_ROLES}
     if not labels and not any(text.values()):
         raise UnusableError("empty text")
     return Report(
@@ -134,6 +141,17 @@ def to_report(
         patient_id=_patient_id(cells.get("patient_id", "")),
         fields={name: _whole(_cell(column, record.get(column)).strip()) for name, column in (fields or {}).items()},
     )
+
+
+def report_text(cell: str) -> str:
+    """Report text; empty for what stands for a missing one."""
+    words = _plain_words(cell)
+    is_missing = _NO_TEXT.fullmatch(words) or not any(map(str.isalpha, words))
+    return "" if is_missing else cell.strip()
+
+
+def _plain_words(text: str) -> str:
+    return " ".join(re.sub(r"[\W_]+", " ", text).casefold().split())
 
 
 def _cell(column: str, value: Any) -> str:

@@ -1,10 +1,12 @@
 """FindingsReader on own-written sentences, on arbitrary text, and on the Open-i reference as a whole."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrsynth.reports.findings.reader import FindingsReader
+from cxrsynth.reports.findings.reader import FindingsReader, read_findings
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from tests.benchmarks.findings_openi import archive, macro_f1, observations, positives, read_references, score
 
@@ -62,6 +64,76 @@ PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
         ("In comparison with the prior film, there is edema.", "Edema", PRESENT),
         ("findings:\n- no edema\n- effusion", "Pleural Effusion", PRESENT),
         ("Upper lobe collapse without\npneumothorax.", "Pneumothorax", ABSENT),
+        # Abbreviations and British spelling.
+        ("Basal PTX, unchanged.", "Pneumothorax", PRESENT),
+        ("RLL PNA.", "Pneumonia", PRESENT),
+        ("Bibasilar atx.", "Atelectasis", PRESENT),
+        ("Impella and ECMO cannulas unchanged.", "Support Devices", PRESENT),
+        ("IABP tip at the aortic knob.", "Support Devices", PRESENT),
+        ("OGT tip in the stomach.", "Support Devices", PRESENT),
+        ("The CTR is 0.61.", "Cardiomegaly", PRESENT),
+        ("CTR 48%.", "Cardiomegaly", ABSENT),
+        ("Raised CTR.", "Cardiomegaly", PRESENT),
+        ("Mild pulmonary oedema.", "Edema", PRESENT),
+        ("No sign of CCF.", "Edema", ABSENT),
+        ("Renal failure. Clear lungs.", "Lung Opacity", ABSENT),
+        ("Septal Kerley lines.", "Edema", PRESENT),
+        ("Haemopneumothorax.", "Pneumothorax", PRESENT),
+        ("Haemopneumothorax.", "Pleural Effusion", PRESENT),
+        ("Air-space shadowing in both bases.", "Lung Opacity", PRESENT),
+        ("Appearances in keeping with a lung tumour.", "Lung Lesion", PRESENT),
+        ("Shadowing c/w infection.", "Pneumonia", PRESENT),
+        ("Lungs w/o consolidation.", "Consolidation", ABSENT),
+        # Hedges, and what they are about.
+        ("Query nodule at the apex.", "Lung Lesion", UNCERTAIN),
+        ("? small effusion", "Pleural Effusion", UNCERTAIN),
+        ("Effusion? Cardiomegaly.", "Pleural Effusion", UNCERTAIN),
+        ("Effusion? Cardiomegaly.", "Cardiomegaly", PRESENT),
+        ("Right basal shadowing ?pneumonia.", "Lung Opacity", PRESENT),
+        ("Right basal shadowing ?pneumonia.", "Pneumonia", UNCERTAIN),
+        ("Basal opacity, edema vs. pneumonia.", "Lung Opacity", PRESENT),
+        ("Basal opacity, edema vs. pneumonia.", "Edema", UNCERTAIN),
+        ("Edema or pneumonia is possible.", "Edema", UNCERTAIN),
+        ("Effusion with underlying pneumonia cannot be ruled out.", "Pleural Effusion", PRESENT),
+        ("Consolidation is not completely excluded.", "Consolidation", UNCERTAIN),
+        ("We cannot entirely exclude a fracture.", "Fracture", UNCERTAIN),
+        ("An edema is most likely.", "Edema", UNCERTAIN),
+        ("Infection is favoured over edema.", "Pneumonia", UNCERTAIN),
+        # Two negations, and changes.
+        ("The absence of consolidation cannot be established.", "Consolidation", UNCERTAIN),
+        ("The lungs are not free of consolidation.", "Consolidation", PRESENT),
+        ("Nearly complete clearing of the edema.", "Edema", PRESENT),
+        ("The effusion has not increased.", "Pleural Effusion", PRESENT),
+        ("No interval appearance of an effusion.", "Pleural Effusion", ABSENT),
+        ("The nodule is gone.", "Lung Lesion", ABSENT),
+        ("The heart cannot be assessed due to an effusion.", "Pleural Effusion", PRESENT),
+        ("No effusion, moderate cardiomegaly.", "Cardiomegaly", PRESENT),
+        ("Lungs are overinflated but clear.", "Consolidation", ABSENT),
+        ("No acute bony injury.", "Fracture", ABSENT),
+        # Lines of templates and tables.
+        ("Edema: None. Fracture: Yes.", "Edema", ABSENT),
+        ("Edema: None. Fracture: Yes.", "Fracture", PRESENT),
+        ("Consolidation: no\nCardiomegaly: moderate", "Consolidation", ABSENT),
+        ("Consolidation: no\nCardiomegaly: moderate", "Cardiomegaly", PRESENT),
+        ("| Pneumothorax | negative |\n| Edema | positive |", "Pneumothorax", ABSENT),
+        ("| Pneumothorax | negative |\n| Edema | positive |", "Edema", PRESENT),
+        ("Edema\tno\nEffusion\tyes", "Edema", ABSENT),
+        ("Edema\tno\nEffusion\tyes", "Pleural Effusion", PRESENT),
+        ("Fracture: no displaced fracture", "Fracture", ABSENT),
+        ("Edema: no change", "Edema", PRESENT),
+        ("Edema (-), effusion (+)", "Edema", ABSENT),
+        ("Edema (-), effusion (+)", "Pleural Effusion", PRESENT),
+        ("Lines and tubes: none", "Support Devices", ABSENT),
+        ("Lines and tubes: ETT", "Support Devices", PRESENT),
+        # What was, and what is now.
+        ("In comparison to the old study that showed a fracture, none is seen.", "Fracture", ABSENT),
+        ("The last radiograph had shown edema, which persists.", "Edema", PRESENT),
+        ("A large effusion has developed compared to the prior study.", "Pleural Effusion", PRESENT),
+        # An addendum corrects the report.
+        ("FINDINGS: No fracture. Edema.\nADDENDUM: There is a rib fracture.", "Fracture", PRESENT),
+        ("FINDINGS: No fracture. Edema.\nADDENDUM: There is a rib fracture.", "Edema", PRESENT),
+        ("Addendum: no fracture.\nFINDINGS: Rib fracture.", "Fracture", ABSENT),
+        ("WET READ: Edema.", "Edema", PRESENT),
     ],
 )
 def test_status(text: str, name: str, status: Status) -> None:
@@ -77,6 +149,13 @@ def test_status(text: str, name: str, status: Status) -> None:
         ("CT is more sensitive for detecting nodules.", "Lung Lesion"),
         ("INDICATION: pneumonia. FINDINGS: Pacemaker.", "Pneumonia"),
         ("COMPARISON: film with effusion.\nIMPRESSION: Pacemaker.", "Pleural Effusion"),
+        ("Wet read: effusion.\nFindings: Pacemaker.", "Pleural Effusion"),
+        ("A nodule was seen on the prior study.", "Lung Lesion"),
+        ("Compared with the exam of May that demonstrated edema, a pacemaker is new.", "Edema"),
+        ("Nodular opacities at the bases are nipple shadows.", "Lung Lesion"),
+        ("Kein Pneumothorax.", "Pneumothorax"),
+        ("Pneumonia? Nein.", "Pneumonia"),
+        ("If edema is suspected, repeat the study.", "Edema"),
     ],
 )
 def test_not_mentioned(text: str, name: str) -> None:
@@ -104,6 +183,17 @@ def test_not_mentioned(text: str, name: str) -> None:
         ("Left effusion and cardiomegaly.", "Cardiomegaly", None),
         ("Effusion.", "Pleural Effusion", None),
         ("No left effusion.", "Pleural Effusion", None),
+        ("LLL consolidation.", "Consolidation", Side.LEFT),
+        ("Atelectasis in keeping with collapse in the left base.", "Atelectasis", Side.LEFT),
+        ("Blunting of the right costophrenic angle, likely effusion.", "Pleural Effusion", Side.RIGHT),
+        ("Small R effusion.", "Pleural Effusion", Side.RIGHT),
+        ("Atelectasis (L).", "Atelectasis", Side.LEFT),
+        ("Compression of L1, effusion.", "Pleural Effusion", None),
+        ("Left opacity more extensive than right.", "Lung Opacity", Side.BILATERAL),
+        ("Fluid in the right fissure.", "Pleural Effusion", Side.RIGHT),
+        ("Effusion: yes, left.", "Pleural Effusion", Side.LEFT),
+        ("Effusion: small, right", "Pleural Effusion", Side.RIGHT),
+        ("Left basal volume loss in keeping with collapse.", "Atelectasis", Side.LEFT),
     ],
 )
 def test_side(text: str, name: str, side: Side | None) -> None:
@@ -123,6 +213,10 @@ def test_present_beats_uncertain_beats_absent() -> None:
         ("Lungs clear. Pacemaker in place.", PRESENT),
         ("Lungs clear. Possible effusion.", ABSENT),
         ("Lungs clear. Tortuous aorta.", ABSENT),
+        ("Nil acute.", PRESENT),
+        ("NAD", PRESENT),
+        ("Unremarkable CXR.", PRESENT),
+        ("Lungs clear. Nipple shadows.", PRESENT),
     ],
 )
 def test_no_finding(text: str, status: Status) -> None:
@@ -153,6 +247,29 @@ def test_any_text_is_read(text: str) -> None:
     labels = READER.read(text)
     assert set(labels) <= set(OBSERVATIONS)
     assert all(label.side is None or label.status is not ABSENT for label in labels.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "effusion" + " " * 300_000 + "left",
+        "no left effusion and " * 10_000,
+        "effusion: none " * 10_000,
+        "effusion," * 20_000,
+        "absence of " * 10_000,
+        "prior study was " * 10_000,
+        "?" * 100_000,
+    ],
+)
+def test_time_is_linear_in_the_length(text: str) -> None:
+    started = time.process_time()
+    READER.read(text)
+    assert time.process_time() - started < 3
+
+
+def test_a_report_in_another_language_is_said_to_be_not_read() -> None:
+    with pytest.warns(UserWarning, match="not in English"):
+        assert read_findings("Kein Pneumothorax.") == {}
 
 
 def test_headings_map_to_observations() -> None:

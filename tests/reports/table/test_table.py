@@ -40,10 +40,30 @@ def only_reports(rows: list[Report | Rejected]) -> list[tuple[int, str]]:
     return [(row.line, row.report_id) for row in rows if isinstance(row, Report)]
 
 
+@pytest.mark.parametrize(
+    "cell",
+    ["NA", "n/a", "nan", "None", "none.", "null", "<NA>", ".", "-", "--", "___", "?", "XXXX", "xxx xxx.", "0", "[]"],
+)
+def test_a_missing_text_is_missing(cell: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f'id,report,impression\nx,"{cell}","{cell}"\ny,"{cell}",Edema.\n')
+    first, second = open_table(path).rows()
+    assert first == Rejected(2, "empty text")
+    assert isinstance(second, Report)
+    assert (second.text, second.full_text) == ("", "Edema.")
+
+
+def test_text_repeated_in_columns_stands_once() -> None:
+    whole = "FINDINGS: Clear lungs, large heart.\nIMPRESSION:  Cardiomegaly."
+    report = Report("x", line=2, text=whole, findings="Clear lungs,\nlarge heart.", impression="cardiomegaly.")
+    assert report.full_text == whole
+    assert Report("x", line=2, findings="Edema.", impression="Edema.").full_text == "Edema."
+    assert Report("x", line=2, text="Unclear.", findings="Clear.").full_text == "Unclear.\n\nClear."
+
+
 def test_a_row_becomes_a_report(tmp_path: Path) -> None:
     header = "Study_ID,Report,Findings,IMPRESSION,ViewPosition,PatientSex,Patient Age,pleural_effusion,No Finding,Edema"
     table = open_table(
-        write(tmp_path / "a.csv", f'\ufeff{header}\r\ns1,"Whole\nreport",Clear.,None.,ap,Female,067Y,1.0,,-1\r\n')
+        write(tmp_path / "a.csv", f'\ufeff{header}\r\ns1,"Whole\nreport",Clear.,Same.,ap,Female,067Y,1.0,,-1\r\n')
     )
     (report,) = table.rows()
 
@@ -52,13 +72,13 @@ def test_a_row_becomes_a_report(tmp_path: Path) -> None:
         line=2,
         text="Whole\nreport",
         findings="Clear.",
-        impression="None.",
+        impression="Same.",
         view="AP",
         sex="F",
         age_years=67.0,
         labels={"Pleural Effusion": FindingLabel(Status.PRESENT), "Edema": FindingLabel(Status.UNCERTAIN)},
     )
-    assert report.full_text == "Whole\nreport\n\nClear.\n\nNone."
+    assert report.full_text == "Whole\nreport\n\nClear.\n\nSame."
     assert table.columns[0] == "Study_ID"
     assert table.digest() == hashlib.sha256(table.path.read_bytes()).hexdigest()
     assert list(table.rows()) == [report]

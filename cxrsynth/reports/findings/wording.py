@@ -1,0 +1,227 @@
+"""Wording: abbreviations, British spelling and turns of phrase as the words that terms and cues are written in."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+_ABBREVIATIONS = {
+    **dict.fromkeys(("ptx", "pneumo"), "pneumothorax"),
+    "pna": "pneumonia",
+    **dict.fromkeys(("atx", "atel"), "atelectasis"),
+    "ctr": "cardiothoracic ratio",
+    **dict.fromkeys(("cxr", "cxrs"), "chest radiograph"),
+    **dict.fromkeys(("fx", "fxs", "frx"), "fracture"),
+    "mets": "metastases",
+    "nad": "no abnormality",
+    "gg": "ground glass",
+    "ggo": "ground glass opacity",
+    **dict.fromkeys(("ccf", "lvf"), "heart failure"),
+    "lul": "left upper lobe",
+    "lll": "left lower lobe",
+    "rul": "right upper lobe",
+    "rml": "right middle lobe",
+    "rll": "right lower lobe",
+    **dict.fromkeys(("luz", "lmz", "llz"), "left zone"),
+    **dict.fromkeys(("ruz", "rmz", "rlz"), "right zone"),
+    **dict.fromkeys(("lt",), "left"),
+    **dict.fromkeys(("rt",), "right"),
+    "vs": "versus",
+    "oedema": "edema",
+    "oedematous": "edematous",
+    "haemothorax": "hemothorax",
+    "haemothoraces": "hemothorax",
+    "haemopneumothorax": "hemopneumothorax",
+    "pneumothoraces": "pneumothorax",
+    **dict.fromkeys(("tumour", "tumours"), "tumor"),
+    **dict.fromkeys(("favour", "favours", "favouring"), "favor"),
+    "favoured": "favored",
+    "visualised": "visualized",
+    "cephalisation": "cephalization",
+    "mediastinal-widening": "mediastinal widening",
+    "pacemaker's": "pacemaker",
+}
+_ABBREVIATED = re.compile(rf"\b(?:{'|'.join(map(re.escape, _ABBREVIATIONS))})\b")
+_WORDS_OF = frozenset(_ABBREVIATIONS)
+_WORD = re.compile(r"[a-z]+|\?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A turn of phrase. It is looked for only in sentences that have one of the words `needs`."""
+
+    needs: frozenset[str]
+    pattern: re.Pattern[str]
+    instead: str | Callable[[re.Match[str]], str]
+
+
+def _turn(needs: str, pattern: str, instead: str | Callable[[re.Match[str]], str]) -> _Turn:
+    return _Turn(frozenset(needs.split()), re.compile(pattern), instead)
+
+
+def _ratio(match: re.Match[str]) -> str:
+    """A cardiothoracic ratio in a radiograph: enlarged above one half."""
+    number = float(match["number"])
+    return "heart is enlarged" if (number if number > 1 else number * 100) > 50 else "heart is normal"
+
+
+_SIDE = r"(?:left|right|l|r)"
+_COMPARED = (
+    r"(?:[<>]|(?:is )?(?:greater|larger|bigger|more|worse|less|smaller)(?: \w{1,12})? than(?: (?:on|in|at))?(?: the)?)"
+)
+_GROWN = r"(?:enlarged|increased|changed|worsened|progressed|grown|expanded)"
+_ANEW = (
+    "small|tiny|trace|moderate|large|mild|left|right|bilateral|bibasilar|patchy|increased|new|stable|minimal|minor"
+    "|persistent"
+)
+# In the order in which they are applied. Text is lower-case, on one line, with single blanks.
+_TURNS = (
+    _turn("r o", r"\br/o\b", "rule out"),
+    _turn("w", r"\bw/o\b", "without"),
+    _turn("w", r"\bw/(?=\s?\w)", "with "),
+    _turn("c", r"\bc/w\b", "representing"),
+    _turn("b", r"\bb/l\b", "bilateral"),
+    _turn("s", r"\bs/p\b", "status post"),
+    # Both sides, in a comparison of the two.
+    _turn(
+        "left right l r",
+        rf",?\s?\b(?:on the |in the |at the )?({_SIDE})\b((?: [a-z]{{3,14}}){{0,3}}) ?{_COMPARED} ?(?!\1\b){_SIDE}\b",
+        r" bilateral\2",
+    ),
+    _turn("l", r"(?<![\w/])(?<!\d )\bl(?=[ ,-])(?!-?\s?(?:\d|spine|spinal))", "left"),
+    _turn("r", r"(?<![\w/])(?<!\d )\br(?=[ ,-])(?!-?\s?\d)", "right"),
+    _turn("l r", r"\((l|r)\)", lambda match: "left" if match[1] == "l" else "right"),
+    _turn("air", r"\bair[ -]space\b", "airspace"),
+    _turn("?", r"\s?\?+\s?", " query "),
+    _turn(
+        "ratio",
+        r"\bcardio[- ]?thoracic ratio(?: \(ctr\))? ?(?:is|of|measures|=|:|was)? ?(?:about "
+        r"|approximately )?(?P<number>\d{2}(?:\.\d)?|0\.\d\d?)\s?%?",
+        _ratio,
+    ),
+    _turn(
+        "ratio heart cardiac",
+        r"\b(?:cardio[- ]?thoracic ratio|heart size|cardiac size|heart) (?:is |appears |remains )?(?:\w{4,10}ly )?"
+        r"(?:increased|raised|elevated|above normal|greater than normal)\b",
+        "heart is enlarged",
+    ),
+    _turn("ratio", r"\b(?:raised|increased|elevated|high) cardio[- ]?thoracic ratio\b", "heart is enlarged"),
+    # Two negations.
+    _turn(
+        "absence",
+        r"\babsence of (.{1,80}?) (?:cannot|can not|could not|can't) be (?:\w+ly )?(?:confirmed|established"
+        r"|proven|ensured|assured)\b",
+        r"possible \1",
+    ),
+    _turn(
+        "excluded ruled",
+        r"\b(?:can ?not|could not|can't|not)(?: (?!be\b)\w+ly)?(?: be| been)?(?: \w+ly)? (?:excluded|ruled out)\b",
+        "cannot be excluded",
+    ),
+    _turn(
+        "exclude rule",
+        r"\b(?:can ?not|could not|can't|does not|do not|not)(?: \w+ly)? (?:exclude|rule out)\b"
+        r"|\bdifficult to (?:\w+ly )?(?:rule out|exclude)\b"
+        r"(?= \w)",
+        "cannot exclude",
+    ),
+    _turn("free without negative", r"\bnot (?:\w+ly )?(?:free (?:of|from)|without|negative for|clear of)\b", "with"),
+    _turn("absent", r"\bnot absent\b", "present"),
+    # What has not gone, or has not come.
+    _turn(
+        "resolution resolved clearing cleared",
+        r"\b(?:near(?:ly)?|almost|partial(?:ly)?|incomplete(?:ly)?|largely|mostly"
+        r"|subtotal)[ -]?(?:complete(?:ly)?|total)? "
+        r"(?:resolution(?: of)?|clearing(?: of)?|resolved|cleared)\b",
+        "improved",
+    ),
+    _turn(
+        "enlarged increased changed worsened progressed grown expanded",
+        rf"\b(?:has|have)(?:n't| not) (?:\w+ly )?{_GROWN}\b",
+        "is stable",
+    ),
+    _turn(
+        "interval",
+        r"\b(no|without)((?: \w{5,12}(?:nt|te))? )interval (?=(?:development|appearance|occurrence)\b)",
+        r"\1\2",
+    ),
+    _turn("keeping consistent compatible", r"\b(?:in )?(?:keeping|consistent|compatible) with\b", "representing"),
+    _turn("likely probable", r"\b(?:is|are) (?:very |most |more )?(?:likely|probable)(?= ?$)", "is suspected"),
+    _turn("but", r"\bbut (?:otherwise |are |is )?(?=clear\b|normal\b|unremarkable\b)", "and "),
+    _turn("if", r"^if\b", "evaluate for"),
+    _turn(
+        "bony osseous skeletal bone bones rib",
+        r"\b(?:no|without|nil)((?: [a-z]{3,15}){0,3}) (?:bony|osseous|skeletal|bone|rib) (?:abnormalit\w+"
+        r"|injur\w+|patholog\w+|findings?|changes?)\b",
+        r"no\1 fracture",
+    ),
+    # "No pneumothorax, small effusion": two statements, unless the list goes on with "or".
+    _turn("no", rf"\bno ((?:[a-z]+ ?){{1,5}}), (?=(?:{_ANEW})\b)(?!.*\b(?:or|nor)\b)", r"no \1 but "),
+)
+
+# A line of a template or table: "Pneumothorax: none", "Effusion | yes | left".
+_FIELD = re.compile(r"(?:^|[;,] ?)([a-z][a-z /&]{1,40}?)(?: ?\([^()]{0,20}\))? ?[:=|] ?")
+_SIGNED = re.compile(
+    r"((?:[a-z]+ ){0,2}[a-z]+) ?\( ?(?:(-|\u2013|neg|negative|absent|no|none)|\+|pos|positive|present|yes) ?\)"
+)
+_DASHED = re.compile(
+    r"\b((?:[a-z]+ ){0,2}[a-z]+) [-\u2013\u2014] (?=(?:none|no|nil|negative|absent|yes|present|positive)\b ?(?:$|[;,]))"
+)
+_NONE = re.compile(
+    r"(?:none|no|nil|neg(?:ative)?|absent|false|n|0|not (?:seen|present|identified|visuali[sz]ed|detected"
+    r"|evident|noted|demonstrated"
+    r"|apparent)|none (?:seen|identified|present|detected|visuali[sz]ed|evident|noted))[ .,|-]*$|[-\u2013] ?$"
+)
+_DENIED = re.compile(r"(?:no|none|nil|without)\b(?!.*\bchanges?\b)")
+_THERE = re.compile(r"(?:yes|present|pos(?:itive)?|true|seen|noted|y|1|\+)(?:\b|(?<=\+))[ .,:;()|-]*")
+_NAMED = re.compile(
+    r"(?:pneumothora\w+|ptx|effusions?|o?edema|consolidations?|atelectas[ie]s|fractures?|cardiomegaly|nodules?|mass(?:es)?"
+    r"|opacit(?:y|ies)|pneumonia|pna|infiltrates?|lesions?|devices?|tubes?|lines?|catheters?|pacemaker|thickening|plaques?"
+    r"|congestion|collapse|drains?|hardware|failure)$"
+)
+
+
+def reworded(sentence: str) -> Iterator[str]:
+    """One sentence, in lower case, as one or more in the words of terms and cues.
+
+    A line of a template becomes a statement: "pneumothorax: none" gives "no pneumothorax".
+    """
+    sentence = (
+        _SIGNED.sub(lambda m: f"no {m[1]} ;" if m[2] else f"; {m[1]} ;", sentence) if "(" in sentence else sentence
+    )
+    if "\u2013" in sentence or "\u2014" in sentence or " - " in sentence:
+        sentence = _DASHED.sub(r"\1: ", sentence)
+    if ":" in sentence or "=" in sentence or "|" in sentence:
+        before, *fields = _FIELD.split(sentence.strip("| "))
+        if before.strip():
+            yield _turned(before)
+        for name, value in zip(fields[::2], fields[1::2], strict=True):
+            yield _turned(_statement(name.strip(), value.strip(" |")))
+    else:
+        yield _turned(sentence)
+
+
+def _statement(name: str, value: str) -> str:
+    """What a field says of its name."""
+    if not _NAMED.search(name):
+        return f"{name} {value}"
+    if _NONE.match(value):
+        return f"no {name}"
+    there = _THERE.match(value)
+    rest = (value[there.end() :] if there else value).replace(",", " ").strip(" )")
+    words = rest.split()
+    if there is None and _DENIED.match(value):
+        return value if set(name.split()) & set(words) else f"no {name}, {value}"
+    if len(words) <= 5 and not any(map(_NAMED.match, words)):
+        return f"{rest} {name}"
+    return f"{name} {rest}"
+
+
+def _turned(sentence: str) -> str:
+    words = frozenset(_WORD.findall(sentence))
+    if not words.isdisjoint(_WORDS_OF):
+        sentence = _ABBREVIATED.sub(lambda match: _ABBREVIATIONS[match[0]], sentence)
+        words = frozenset(_WORD.findall(sentence))
+    for turn in _TURNS:
+        if not turn.needs.isdisjoint(words):
+            sentence = turn.pattern.sub(turn.instead, sentence)
+    return sentence
