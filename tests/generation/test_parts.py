@@ -21,7 +21,7 @@ from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
 from tests.generation.making import command, hashes, manifest, write_table
-from tests.processes import Warm
+from tests.processes import TIMEOUT_S, Warm
 
 # 14 images in 7 shards of two batches.
 OPTIONS = ("--images-per-report", "2", "--shard-size", "2", "--batch-size", "1")
@@ -328,6 +328,6 @@ def test_torchrun_starts_a_killed_worker_again(rank: int, whole: tuple[Set, dict
     ]
     assert workers
     workers[0].kill()
-    assert launched.wait() == 0, launched.printed()
+    assert launched.wait(3 * TIMEOUT_S) == 0, launched.printed()
     assert "SIGKILL" in launched.printed() or "-9" in launched.printed()
     assert hashes(out) == expected
