@@ -50,9 +50,9 @@ class Warm:
         """Both streams so far."""
         return self._log.read_text() if self._log.exists() else ""
 
-    def wait(self) -> int:
-        """The exit code, once it has ended; ends it after two minutes."""
-        self._process.join(TIMEOUT_S)
+    def wait(self, limit_s: float = TIMEOUT_S) -> int:
+        """The exit code, once it has ended; ends it after two minutes, or `limit_s`."""
+        self._process.join(limit_s)
         if self._process.exitcode is None:
             self._process.terminate()  # not killed: a launcher ends its workers when asked to end
             self._process.join()

@@ -1,4 +1,4 @@
-"""The benchmarks of speed run: at the smallest size, where their numbers mean nothing."""
+"""The benchmarks of speed and scale run: at the smallest size, where their numbers mean nothing."""
 
 import re
 import subprocess
@@ -12,6 +12,7 @@ SMALL = {
     "generate_speed": ["--rounds", "1", "--steps", "2", "--images-per-report", "1"],
     "tune_speed": ["--rounds", "1", "--reports", "1", "--images", "2", "--batch", "2"],
     "audit_speed": ["--rounds", "1", "--images", "8"],
+    "scale": ["--rows", "200", "400"],
 }
 
 

@@ -67,10 +67,15 @@ def test_the_installed_package_is_tested_not_the_checkout() -> None:
 
 
 def test_the_package_carries_every_recipe_and_table_of_the_repository() -> None:
-    ours = {path.name: path.read_bytes() for path in (ROOT / "recipes").iterdir()}
-    assert {path.name: path.read_bytes() for path in packaged_folder().iterdir()} == ours
+    ours = _contents(ROOT / "recipes")
+    assert _contents(packaged_folder()) == ours
     assert packaged_recipes().keys() == {name.removesuffix(".yaml") for name in ours if name.endswith(".yaml")}
     assert all(packaged_recipes().values())
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_the_version_is_that_of_the_changelog_and_citation() -> None:

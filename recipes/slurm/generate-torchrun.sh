@@ -1,0 +1,21 @@
+#!/bin/bash
+# A data set by 2 nodes with 8 GPUs each, as one job. A worker that dies is started again, and goes on where it was.
+#SBATCH --job-name=cxrsynth-generate
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gres=gpu:8
+#SBATCH --cpus-per-task=32
+#SBATCH --mem=128G
+#SBATCH --time=12:00:00
+#SBATCH --requeue
+set -euo pipefail
+
+reports=${REPORTS:-reports.csv} # or s3://bucket/reports.parquet
+out=${OUT:-set}                 # a folder that all nodes see, or s3://bucket/set
+model=${MODEL:-nano}
+id_key=${ID_KEY:-id.key}
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+
+srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${GPUS_PER_NODE:-8}" --max-restarts 3 \
+    --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:${PORT:-29500}" \
+    -m cxrsynth generate "$reports" --out "$out" --model "$model" --id-key "$id_key"

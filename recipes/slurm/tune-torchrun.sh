@@ -1,0 +1,19 @@
+#!/bin/bash
+# One run of a recipe on 2 nodes with 8 GPUs each. After a failure, all workers start again from the last checkpoint.
+#SBATCH --job-name=cxrsynth-tune
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gres=gpu:8
+#SBATCH --cpus-per-task=32
+#SBATCH --mem=256G
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+set -euo pipefail
+
+recipe=${RECIPE:-nano-rlcf} # a file, or a name that `cxrsynth recipes list` shows
+out=${OUT:-runs/tuned}      # a folder that all nodes see
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+
+srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${GPUS_PER_NODE:-8}" --max-restarts 3 \
+    --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:${PORT:-29500}" \
+    -m cxrsynth tune "$recipe" --out "$out"

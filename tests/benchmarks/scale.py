@@ -1,0 +1,143 @@
+"""`python -m tests.benchmarks.scale`: what grows from 10,000 rows to a million, in time and in memory.
+
+`plan`: all that `generate` does before the first image: it reads the table, checks every row, draws up the plan, and
+prints the estimate of `--dry-run`; the model is a few channels wide (built in code by tests/conftest.py). `decide`:
+what an audit does with the scores of a set (rules, summary, scores.parquet, keep.csv), on scores made up here.
+
+Each measurement is a process of its own; memory is its peak resident set, less that of the same process with 100 rows.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.conftest import build_tiny_model
+
+_FEW = 100
+_MEASURE = """
+def measured(work):
+    import resource, sys, time
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sys.stdout.write(f"{time.perf_counter() - wall} {time.process_time() - cpu} {peak}")
+"""
+_PLAN = """
+import sys
+from pathlib import Path
+from cxrsynth.generation.generate import generate
+from cxrsynth.settings import Device, GenerateSettings, SamplingSettings
+settings = GenerateSettings(reports=Path(sys.argv[1]), out=Path(sys.argv[2]), model=sys.argv[3], dry_run=True,
+    id_key=Path(sys.argv[4]), sampling=SamplingSettings(steps=2, device=Device.CPU))
+measured(lambda: generate(settings))
+"""
+_DECIDE = """
+import sys
+from pathlib import Path
+import numpy as np
+import pyarrow as pa
+from cxrsynth.auditing.decide import Rules, decide
+from cxrsynth.auditing.score_table import scores_table, summaries, write_keep_list, write_scores
+count, out = int(sys.argv[1]), Path(sys.argv[2])
+rng = np.random.default_rng(0)
+findings = [["Edema"], ["Cardiomegaly", "Edema"], ["Pneumonia"], []]
+def scores(first, count):
+    columns = {f"reward_{name}": rng.normal(size=count).astype(np.float32) for name in ("posture", "diagnosis")}
+    columns |= {"check_blank": np.zeros(count, np.float32)}
+    columns |= {"key": [f"{first + row:020x}-00" for row in range(count)], "source": ["x.tar"] * count}
+    columns |= {"place": np.arange(count), "present": [findings[row % 4] for row in range(count)]}
+    columns |= {"absent": [[]] * count, "checks_failed": [["blank"] if row % 50 == 0 else [] for row in range(count)]}
+    return pa.table({name: pa.array(column) for name, column in columns.items()})
+def work():
+    table = scores_table([scores(first, min(1000, count - first)) for first in range(0, count, 1000)])
+    decided = decide(table, Rules(at_least={"posture": -2.0}, keep_fraction=0.5))
+    summaries(decided)
+    write_scores(out / "scores.parquet", decided)
+    write_keep_list(out / "keep.csv", decided)
+measured(work)
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some rows took. `memory_mb` is the peak of the process."""
+
+    wall_s: float
+    cpu_s: float
+    memory_mb: float
+
+
+def _run(code: str, *arguments: object) -> Cost:
+    command = [sys.executable, "-W", "ignore", "-c", _MEASURE + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    wall, cpu, peak = done.stdout.split()[-3:]
+    return Cost(float(wall), float(cpu), int(peak) / (1024 if sys.platform != "darwin" else 1024**2))
+
+
+def _write_reports(path: Path, count: int) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["report_id", "report", "view", "sex", "age"])
+        for row in range(count):
+            report = f"Nodule of {row % 30} mm in the left lung. No effusion. Heart size is normal."
+            writer.writerow([f"id-{row}", report, ("PA", "AP")[row % 2], "FM"[row % 2], 20 + row % 60])
+    return path
+
+
+def plan(count: int, folder: Path) -> Cost:
+    """Planning of a table with so many reports."""
+    model, key = folder / "tiny", folder / "id.key"
+    if not model.exists():
+        build_tiny_model(model)
+        key.write_text("0123456789abcdef" * 2)
+    table = _write_reports(folder / "reports.csv", count)
+    return _run(_PLAN, table, folder / "out", model, key)
+
+
+def decide(count: int, folder: Path) -> Cost:
+    """Decisions on so many scored images."""
+    return _run(_DECIDE, count, folder)
+
+
+def main() -> None:
+    """Print time, memory and how both grow."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--only", choices=["plan", "decide"])
+    options = parser.parse_args()
+    shown = Table("what", "rows", "time", "CPU time", "memory above 100 rows", "bytes a row")
+    ratios = []
+    with tempfile.TemporaryDirectory() as name:
+        for what, measure in {"plan": plan, "decide": decide}.items():
+            if options.only not in (None, what):
+                continue
+            few = measure(_FEW, Path(name))
+            costs = {count: measure(count, Path(name)) for count in options.rows}
+            for count, cost in costs.items():
+                more = cost.memory_mb - few.memory_mb
+                shown.add_row(
+                    what,
+                    f"{count:,}",
+                    f"{cost.wall_s:.1f} s",
+                    f"{cost.cpu_s:.1f} s",
+                    f"{more:.0f} MB of {cost.memory_mb:.0f}",
+                    f"{more * 2**20 / count:.0f}",
+                )
+            first, *_, last = costs.values() if len(costs) > 1 else (few, *costs.values())
+            ratios.append(f"{what}: memory, largest to smallest: ratio {last.memory_mb / first.memory_mb:.2f}")
+    console = Console()
+    console.print(shown)
+    console.print("\n".join(ratios))
+
+
+if __name__ == "__main__":
+    main()
