@@ -92,7 +92,7 @@ class MetadataReader:
         if findings is not None:
             report = replace(report, labels=_labels(findings))
         elif report.full_text:
-            report = replace(report, labels=self._read_text(report))
+            report = replace(report, labels=self._read_text(report), given=report.labels)
         known = (report.full_text, report.labels, report.view, report.sex, report.age_years, report.stated_age_group)
         group = report.stated_age_group or age_group(report.age_years)
         patient = _first(record, _PATIENT) if self._asked.patient_id is None else report.patient_id

@@ -45,7 +45,8 @@ class BuiltPrompt:
     `labels` are all labels of the report, whether or not the model can show them; `conditions` are for a model with
     ACE; `subject` is the requested view and patient, without what the model cannot show. `unread` says that findings
     could not be read, because the report is not in English, and that no column has them. `contradictions` counts labels
-    that were given up for others: in "columns", or read from the "text".
+    that were given up for others: in "columns", or read from the "text". `is_any` says that nothing is known of the
+    image, so that the prompt is one for any chest X-ray.
     """
 
     prompt: str = field(repr=False)
@@ -59,6 +60,7 @@ class BuiltPrompt:
     unsupported_findings: tuple[str, ...]
     unread: bool = False
     contradictions: Counter[str] = field(default_factory=Counter)
+    is_any: bool = False
 
 
 _SECTIONS = {PromptStyle.IMPRESSION: Kind.IMPRESSION, PromptStyle.FINDINGS: Kind.FINDINGS}
@@ -105,7 +107,7 @@ class PromptBuilder:
             report = replace(report, text="", findings="", impression="")
         subject = Subject(view=report.view, age_group=age_group(report.age_years), sex=report.sex)
         sanitized = Counter(clean.removed)
-        given, contradictions = settled(report.labels)
+        given, contradictions = settled(report.labels if report.given is None else report.given)
 
         def labels_of(text: str) -> dict[str, FindingLabel]:
             return merged(self._reader.read(text) if in_english and text else {}, given)
@@ -117,7 +119,8 @@ class PromptBuilder:
         else:
             style, is_coded = self._format.value, self._format in (PromptStyle.CANONICAL, PromptStyle.CLASS)
             made = self._in_style(self._format, report, request, clean.text)
-        prompt, truncated = made.text or _ANY_CHEST, made.truncated
+        is_any = not made.text.strip()
+        prompt, truncated = _ANY_CHEST if is_any else made.text, made.truncated
         labels = labels_of(made.source)
         contradictions["text"] = len(overruled(self._reader.read(made.source), given)) if in_english else 0
         request = limit_to_supported(subject, labels, self._depicts)
@@ -145,6 +148,7 @@ class PromptBuilder:
             unsupported_findings=request.unsupported_findings,
             unread=has_text and not in_english and not report.labels,
             contradictions=+contradictions,
+            is_any=is_any,
         )
 
     def _clean(self, text: str) -> Sanitized:

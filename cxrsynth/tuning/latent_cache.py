@@ -263,8 +263,8 @@ class ImageEncoder:
         if self._excluded.has(radiograph):
             return _HELD_OUT, None
         built = self._prompt_builder.build(radiograph.report)
-        # A report without any text that can be used would teach the empty prompt.
-        return (_USED, Pair(built.prompt, built.conditions)) if built.prompt.strip() else (_NO_REPORT, None)
+        # A report without any text that can be used would teach nothing.
+        return (_NO_REPORT, None) if built.is_any else (_USED, Pair(built.prompt, built.conditions))
 
 
 def _read(path: Path) -> _Part:

@@ -281,6 +281,7 @@ def test_no_prompt_is_empty(style: PromptStyle, text: str) -> None:
     built = PromptBuilder(style, None, lambda _: True, classes=("Pneumothorax",)).build(Report("a", line=2, text=text))
     assert built.prompt.strip()
     assert built.labels == {}
+    assert built.is_any == (built.prompt == "Chest X-ray.")
 
 
 def test_a_report_that_is_not_in_english_is_counted_unless_columns_have_its_findings() -> None:

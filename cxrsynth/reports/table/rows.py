@@ -60,7 +60,7 @@ class Report:
     `text` is the whole report if the table has a report column; `view` is PA, AP or LATERAL; `stated_age_group` is
     adult or child if that is known without an age; `has_id` is False if the table has no id column, and the id is made
     from the line; `patient_id` is empty if the patient is not known; `fields` holds what a prompt template takes from
-    columns as it is: field -> text.
+    columns as it is: field -> text; `given` are the labels of columns, where `labels` has those read from the text too.
     """
 
     report_id: str
@@ -76,6 +76,7 @@ class Report:
     has_id: bool = True
     patient_id: str = field(default="", repr=False)
     fields: dict[str, str] = field(default_factory=dict, repr=False)
+    given: dict[str, FindingLabel] | None = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type["Report"], tuple[Any, ...]]:
         """For pickle, which looks up the names of all fields anew for each object otherwise."""
