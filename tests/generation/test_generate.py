@@ -761,7 +761,7 @@ def test_unpacked_is_a_file_set_without_tars(
     rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["key"] for row in rows] == list(metadata(dicoms))
     assert all(row["synthetic"] is True for row in rows)
-    assert "Zorblattic" in rows[0]["text"]
+    assert "effusion" in rows[0]["text"]
     assert "7 images" in (out / "README.md").read_text()
     assert "webdataset" not in (out / "README.md").read_text()
 

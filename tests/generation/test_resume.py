@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from cxrsynth.cli import app
 from cxrsynth.diffusion.schedule import KNOWN_SCHEDULERS
 from cxrsynth.errors import ModelError
-from cxrsynth.generation import generate, plan
+from cxrsynth.generation import plan
+from cxrsynth.generation.draw import Drawer
 from tests.generation.making import command, hashes, manifest, write_table
 from tests.processes import TIMEOUT_S, Warm
 
@@ -330,16 +331,16 @@ def test_the_number_of_cores_does_not_change_the_bytes(
 def test_a_failure_leaves_the_shards_before_it_whole(
     job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = generate.sample_batch
+    draw = Drawer.draw
 
-    def sample_until_shard_three(run: Any, model: Any, batch: Any, stopped: Any) -> Any:
+    def draw_until_shard_three(self: Drawer, batch: Any, stopped: Any) -> Any:
         if batch.shard.index == 3:
             raise ModelError("shard 3")
-        return sample(run, model, batch, stopped)
+        return draw(self, batch, stopped)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "sample_batch", sample_until_shard_three)
+        patch.setattr(Drawer, "draw", draw_until_shard_three)
         code, printed = job.run_here(out, monkeypatch)
     assert code == 2
     assert "shard 3" in printed
