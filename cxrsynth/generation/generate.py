@@ -65,8 +65,9 @@ def generate(settings: GenerateSettings) -> Generated:
         if settings.dry_run:
             folder.check(run.plan)
             return replace(made, estimate=describe(run, made.reports, made.rejected))
+        complete = _is_complete(run, folder)
         try:
-            if _is_complete(run, folder) or _work(run, folder, rows, shards=made.shards):
+            if complete or _work(run, folder, rows, shards=made.shards):
                 return replace(_check_complete(run, folder, rows, made), already_complete=True)
             return _conclude(run, folder, rows, made) if run.processes.is_main else made
         except OSError as error:

@@ -46,7 +46,7 @@ class LocalPlace:
         try:
             with os.scandir(self.path / folder) as entries:
                 return {entry.name: None if entry.is_dir() else _size(entry) for entry in entries}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
             raise ShardError(f"{self.name}: cannot be read ({error.strerror})") from None
