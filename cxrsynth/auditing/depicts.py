@@ -1,6 +1,7 @@
 """`--write-depicts`: the findings that a model was measured to show, into its description."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from cxrsynth.runtime.files import write_atomically
 
 # Lower end of the interval that the AUROC of a finding must reach.
 PASSED = 0.6
+# Restricts no request.
+_ANYTHING = Depicts(
+    views=("AP", "LATERAL", "PA"),
+    age_groups=("adult", "child"),
+    sexes=("F", "M"),
+    findings={},
+    sides=False,
+    uncertain=False,
+)
 
 
 def check_model(folder: Path) -> None:
@@ -26,9 +36,12 @@ def check_model(folder: Path) -> None:
     """
     if not (folder / "model_index.json").is_file():
         raise ModelError(
-            f"--write-depicts {folder}: not a model folder, no model_index.json\n  name the model's folder"
+            f"--write-depicts {folder}: not a model folder, no model_index.json\n"
+            "  expected: a folder of your own, where its cxrsynth.json can be written; not nano, and no hub id"
         )
     read_spec(folder)
+    if not os.access(folder, os.W_OK):
+        raise ModelError(f"--write-depicts {folder}: cannot be written to\n  expected: a folder of your own")
 
 
 def check_origin(folder: Path, manifest: Mapping[str, Any] | None, record: Path) -> None:
@@ -54,7 +67,8 @@ def check_origin(folder: Path, manifest: Mapping[str, Any] | None, record: Path)
         )
         return
     found = model_digest(folder)
-    if wanted in (found, model_digest(folder, described=False)) or _read(record) == {"model": wanted, "now": found}:
+    known = (found, model_digest(folder, described=False), read_spec(folder).depicts_from)
+    if wanted in known or _read(record) == {"model": wanted, "now": found}:
         return
     raise ModelError(
         f"--write-depicts {folder}: not the model that made the images\n"
@@ -83,8 +97,9 @@ def write_depicts(
 ) -> list[str]:
     """Write what the audited images show into the model's `cxrsynth.json`, and return the findings that passed.
 
-    Views, sexes and age groups are those of the audited images; sides and uncertain findings are not measured and count
-    as not shown. The number beside a finding is that of the images that it was requested for.
+    Views, sexes and age groups are those of the audited images; where these state none, they stay as the description
+    had them, or all count as shown. Sides and uncertain findings are not measured and count as not shown. The number
+    beside a finding is that of the images that it was requested for.
 
     Args:
         folder: of the model that made the images.
@@ -100,13 +115,15 @@ def write_depicts(
     if not passed:
         raise ModelError(
             f"--write-depicts {folder}: no finding has an AUROC whose interval lies above {PASSED}\n"
-            "  nothing is written; audit more images, of reports with more findings"
+            "  the model's description stays as it was, the audit is complete; audit more images, of reports with more"
+            " findings"
         )
     seen = {name: tuple(sorted(filter(None, set(values)))) for name, values in subjects.items()}
+    had = read_spec(folder).depicts or _ANYTHING
     depicts = Depicts(
-        views=seen["view"],
-        age_groups=seen["age_group"],
-        sexes=seen["sex"],
+        views=seen["view"] or had.views,
+        age_groups=seen["age_group"] or had.age_groups,
+        sexes=seen["sex"] or had.sexes,
         findings=passed,
         sides=False,
         uncertain=False,
@@ -119,9 +136,9 @@ def write_depicts(
             return list(passed)
         if before is not None:
             console.say(f"{path}: replaces the depicts it had, with {counted(_findings_in(before), 'finding')}")
-        content["depicts"] = now
-        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
         made_by = recorded_model(manifest or {}).get("digest")
+        content |= {"depicts": now} | ({"depicts_from": made_by} if made_by else {})
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
         write_atomically(record, json.dumps({"model": made_by, "now": model_digest(folder)}).encode())
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be written ({error})") from None

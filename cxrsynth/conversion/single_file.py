@@ -5,6 +5,7 @@ that the checkpoint was trained with.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ _FAILURES = (*LOADING_ERRORS, SingleFileComponentError, NotImplementedError, Ass
 _COPIED = (".json", ".txt", ".model", ".safetensors")
 # Below this number, diffusers takes the plain weights whatever it is asked for.
 _LEAST_EMA = 101
+
+_LAYER = re.compile(
+    rf"(?P<stack>(?:{'|'.join(map(re.escape, TEXT))}).*(?:encoder\.layers|resblocks|encoder\.block))\.(?P<layer>\d+)\."
+)
 
 State = dict[str, Tensor]
 
@@ -127,7 +132,10 @@ def _read_part(
     if part in family.encoders:
         kind = _encoder_class(base, part, index)
         with _explained(settings, part):
-            return _encoder(state, kind, base=str(base), part=part)
+            encoder = _encoder(state, kind, base=str(base), part=part)
+            if encoder is not None:
+                _check_encoder(encoder, state)
+            return encoder
     held = _tensors_of(part, state)
     if not held:
         return None
@@ -177,6 +185,30 @@ def _encoder(state: State, kind: Any, *, base: str, part: str) -> Any:
     if kind.__name__.startswith("T5") and is_t5_in_single_file(state):
         return create_diffusers_t5_model_from_checkpoint(kind, **given)
     return None
+
+
+def _check_encoder(encoder: Any, state: State) -> None:
+    """Refuse a text encoder that lacks weights, or whose layers in the file are more than it has.
+
+    OpenCLIP's files have one layer more than models that use the last but one.
+
+    Raises:
+        ValueError: naming a weight, or both numbers of layers.
+    """
+    lacking = [name for name, weight in encoder.named_parameters() if weight.is_meta]
+    if lacking:
+        raise ValueError(f"{len(lacking)} of its tensors are missing, such as {lacking[0]}")
+    layers = getattr(encoder.config, "num_hidden_layers", None)
+    found: dict[str, set[int]] = {}
+    for name in state:
+        if (match := _LAYER.match(name)) is not None:
+            found.setdefault(match["stack"], set()).add(int(match["layer"]))
+    fits = {
+        len(places) - more for stack, places in found.items() for more in ((0, 1) if "resblocks" in stack else (0,))
+    }
+    if found and layers is not None and layers not in fits:
+        held = " and ".join(str(len(places)) for places in found.values())
+        raise ValueError(f"the file has {held} layers, its settings have {layers}")
 
 
 def _tensors_of(part: str, state: State) -> State:

@@ -35,7 +35,8 @@ class ModelSpec(BaseModel):
     or the name of a preset (`cxrsynth.reports.template`), in place of `prompt`. `negative_prompt` takes the place of
     the empty prompt in classifier-free guidance. `image_size` is for networks without a size of their own: pixels, or
     height and width in pixels. `classes` are the findings that a class-conditional model is conditioned on, in the
-    order of its classes.
+    order of its classes. `depicts_from` is the digest of the model as it made the images that `depicts` was measured
+    on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +45,7 @@ class ModelSpec(BaseModel):
     prompt: PromptStyle = PromptStyle.IMPRESSION
     prompt_template: str | None = None
     negative_prompt: str = ""
+    depicts_from: str | None = None
     defaults: SamplingDefaults = SamplingDefaults()
     depicts: Depicts | None = None
     image_size: _Pixels | tuple[_Pixels, _Pixels] | None = None

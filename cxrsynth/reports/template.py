@@ -18,7 +18,7 @@ FIELDS = {
     "findings": "the findings section, sanitized",
     "report": "the whole report, sanitized",
     "canonical": "fixed sentences of view, age group, sex and findings",
-    "age": "whole years; missing above 89",
+    "age": "whole years; missing above 89 and below 1",
     "age_group": "adult or child",
     "sex": "female or male",
     "view": "PA, AP or lateral",

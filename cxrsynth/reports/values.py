@@ -16,10 +16,16 @@ _VIEWS = {"LATERAL": "lateral"}
 # Of MIMIC-IV's races, besides the usual ones.
 _UNKNOWN_RACES = frozenset({"unable to obtain", "patient declined to answer"})
 # The groups that MIMIC-IV's races begin with, as RoentGen-v2 names them.
-_RACE_GROUPS = {"WHITE": ("white",), "BLACK": ("black", "african"), "ASIAN": ("asian",)} | {
+_RACE_GROUPS = {"WHITE": ("white", "caucasian"), "BLACK": ("black", "african"), "ASIAN": ("asian",)} | {
     "HISPANIC": ("hispanic", "latino", "latina")
 }
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+# What a person is not: "Not Hispanic or Latino", "Non-Hispanic White".
+_GROUP = "|".join(name for names in _RACE_GROUPS.values() for name in names)
+_DENIED = re.compile(rf"\b(?:not?|non)\b[\s-]*(?:of\s+)?(?:{_GROUP})(?:(?:\s*/\s*|\s+(?:or|nor|and)\s+)(?:{_GROUP}))*")
+# Words with "age" in them that are no ages.
+_NOT_AGES = re.compile(
+    r"image|language|average|percentage|dosage|stage|usage|message|page(?![a-z])|lineage|storage|package"
+)
 
 
 def content_fields(template: PromptTemplate) -> list[str]:
@@ -76,26 +82,29 @@ def field_values(
 
 
 def _age(age_years: float | None, subject: Subject) -> str:
-    """Whole years; empty above 89, and for an age group that the model cannot show."""
-    if age_years is None or int(age_years) > OLDEST_YEARS or age_group(age_years) != subject.age_group:
+    """Whole years; empty above 89, below 1, and for an age group that the model cannot show."""
+    if age_years is None or not 1 <= int(age_years) <= OLDEST_YEARS or age_group(age_years) != subject.age_group:
         return ""
     return str(int(age_years))
 
 
 def _race_group(race: str) -> str:
     """One of four groups; empty where the race names none of them, or more than one."""
-    words = set(re.findall(r"[a-z]+", race.casefold()))
+    words = set(re.findall(r"[a-z]+", _DENIED.sub(" ", race.casefold())))
     groups = [group for group, names in _RACE_GROUPS.items() if not words.isdisjoint(names)]
     return groups[0] if len(groups) == 1 else ""
+
+
+def _is_of_ages(name: str) -> bool:
+    """Whether a column's name says that it holds ages: `anchor_age`, `ageYears`, `PATIENTAGE`, but not `image`."""
+    return "age" in re.sub(_NOT_AGES, "", name.casefold())
 
 
 def _of_column(name: str, value: str, clean: Callable[[str], Sanitized], removed: Counter[str]) -> str:
     if value.casefold() in UNKNOWN or (name == "race" and value.casefold() in _UNKNOWN_RACES):
         return ""
     # A bare number is no age to the rules of `sanitize`; the name of its column says that it is one.
-    if {"age", "ages"} & set(map(str.lower, _WORD.findall(name))) and any(
-        int(number) > OLDEST_YEARS for number in re.findall(r"\d{1,9}", value)
-    ):
+    if _is_of_ages(name) and any(int(number) > OLDEST_YEARS for number in re.findall(r"\d{1,9}", value)):
         removed["age"] += 1
         return ""
     cleaned = clean(value)

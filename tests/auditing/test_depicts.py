@@ -97,6 +97,29 @@ def test_findings_that_pass_are_written_beside_what_is_there(
     assert not spec.depicts.sides
 
 
+def test_what_the_images_do_not_state_is_not_restricted(model: Path, tmp_path: Path) -> None:
+    nothing = {"view": ["PA", "PA"], "sex": [None, None], "age_group": [None, None]}
+    write_depicts(model, nothing, [row("Edema", 0.7)], manifest=None, record=tmp_path / "record.json")
+    depicts = read_spec(model).depicts
+    assert depicts is not None
+    assert (depicts.views, depicts.sexes, depicts.age_groups) == (("PA",), ("F", "M"), ("adult", "child"))
+    content = json.loads((model / "cxrsynth.json").read_text())
+    content["depicts"]["sexes"] = ["F"]
+    (model / "cxrsynth.json").write_text(json.dumps(content))
+    write_depicts(model, nothing, [row("Edema", 0.7)], manifest=None, record=tmp_path / "record.json")
+    assert read_spec(model).depicts == depicts.model_copy(update={"sexes": ("F",)})
+
+
+def test_a_second_audit_of_the_same_images_in_another_folder(model: Path, tmp_path: Path) -> None:
+    manifest = manifest_of(resolve_model(str(model)).digest)
+    (model / "cxrsynth.json").write_text(json.dumps({"name": "mine"}))
+    manifest = manifest_of(resolve_model(str(model)).digest)
+    write_depicts(model, AUDITED, [row("Edema", 0.7)], manifest=manifest, record=tmp_path / "record.json")
+    check_origin(model, manifest, tmp_path / "elsewhere.json")
+    with pytest.raises(ModelError, match="not the model that made the images"):
+        check_origin(model, manifest_of("0" * 64), tmp_path / "elsewhere.json")
+
+
 def test_nothing_is_written_where_nothing_passed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no finding has an AUROC whose interval lies above 0\.6"):
         write_depicts(tmp_path, AUDITED, [row("Edema", 0.5)], manifest=None, record=tmp_path / "record.json")

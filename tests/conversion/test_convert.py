@@ -294,6 +294,21 @@ def test_weights_too_few_or_too_many_are_refused(prefix: str, folders: dict[str,
             cxrsynth.convert(tmp_path / f"{name}.safetensors", tmp_path / "out", base=folders["stable_diffusion"])
 
 
+def test_a_text_encoder_with_layers_too_few_or_too_many_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Diffusers leaves out layers that the settings do not have, and fails on what is missing in saving."""
+    state = ldm_state(folders["stable_diffusion"])
+    text = {key: tensor for key, tensor in state.items() if key.startswith("cond_stage_model.") and ".layers.1." in key}
+    lacking = "cond_stage_model.transformer.text_model.final_layer_norm.bias"
+    for name, changed, said in (
+        ("more", state | {key.replace(".1.", ".2."): tensor.clone() for key, tensor in text.items()}, "3 layers"),
+        ("fewer", {key: tensor for key, tensor in state.items() if key not in text}, "tensors are missing, such as"),
+        ("less", {key: tensor for key, tensor in state.items() if key != lacking}, "1 of its tensors are missing"),
+    ):
+        save_file(changed, tmp_path / f"{name}.safetensors")
+        with pytest.raises(ModelError, match=rf"its text_encoder does not fit .*: .*{said}"):
+            cxrsynth.convert(tmp_path / f"{name}.safetensors", tmp_path / "out", base=folders["stable_diffusion"])
+
+
 def test_a_result_that_does_not_load_is_not_kept(folders: dict[str, Path], tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(folders["stable_diffusion"], source)

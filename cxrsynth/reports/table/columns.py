@@ -96,6 +96,18 @@ def find_labels(path: Location, names: tuple[str, ...], *, taken: Collection[str
     return labels
 
 
+# Words of a column's name that say whom or where it is about.
+_PEOPLE = frozenset(
+    {
+        *("name", "names", "firstname", "lastname", "surname", "author", "reader", "provider", "signer"),
+        *("physician", "physicians", "doctor", "radiologist", "surgeon", "nurse", "technologist"),
+        *("address", "street", "city", "zip", "zipcode", "hospital", "institution"),
+        *("phone", "telephone", "fax", "email", "ssn", "url"),
+    }
+)
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+
+
 def template_columns(
     path: Location, names: tuple[str, ...], template: PromptTemplate, *, roles: Mapping[str, str]
 ) -> dict[str, str]:
@@ -123,6 +135,11 @@ def template_columns(
             raise ReportsError(
                 f"{path}: the prompt template has {{{name}}}, a column of ids\n"
                 "  expected: another column; no id may be part of a prompt"
+            )
+        if _PEOPLE & set(map(str.casefold, _WORD.findall(name))):
+            raise ReportsError(
+                f"{path}: the prompt template has {{{name}}}, a column that names people or places\n"
+                "  expected: another column; no name or address may be part of a prompt"
             )
         if name == roles.get("age"):
             raise ReportsError(

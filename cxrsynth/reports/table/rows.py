@@ -17,6 +17,7 @@ MAX_ID_CHARS = 256
 # Cells of view, sex and age that are remembered: a table repeats them.
 _CACHED = 4096
 MAX_AGE_YEARS = 130
+_LAST_STATED = 89  # HIPAA's Safe Harbor groups all ages above
 
 # Texts that stand for a missing one, without signs; so does a text without a letter: "-", "___", "0".
 _NO_TEXT = re.compile(r"(?:n a|na|nan|none|null|nil|unknown|missing|not available|not applicable|x{2,}(?: x{2,})*)?")
@@ -43,11 +44,12 @@ _VIEW_EXTRAS = frozenset(
 )
 _VIEW_EXTRAS |= {"right", "semi", "projection", "decubitus", "lld", "rld", "xray", "x", "ray", "standing", "sitting"}
 _AGE = re.compile(
-    r"(?P<over>>|over\s+)?\s*(?P<number>\d{1,4}(?:\.\d{1,6})?)\s*\+?\s*(?P<unit>[a-z/.]{0,5}(?:\s+old)?)", re.ASCII
+    r"(?P<over>>|over\s+)?\s*(?P<number>\d{1,4}(?:\.\d{1,6})?)\s*(?P<plus>\+?)(?:\s*|-(?=[a-z]))(?P<unit>[a-z/.]{0,6}?(?:[\s-]+old)?)",
+    re.ASCII,
 )
 _YEARS_PER_UNIT = {
-    **dict.fromkeys(("", "y", "yr", "yrs", "year", "years", "yo", "y/o", "y.o.", "years old", "year old"), 1.0),
-    **dict.fromkeys(("m", "mo", "month"), 1 / 12),
+    **dict.fromkeys(("", "y", "yr", "yrs", "year", "years", "yo", "y/o", "y.o."), 1.0),
+    **dict.fromkeys(("m", "mo", "mos", "month", "months"), 1 / 12),
     **dict.fromkeys(("w", "wk", "week", "weeks"), 7 / 365.25),
     **dict.fromkeys(("d", "day", "days"), 1 / 365.25),
 }
@@ -241,15 +243,18 @@ def _sex(cell: str) -> Literal["M", "F"] | None:
 
 @lru_cache(_CACHED)
 def _age_years(cell: str) -> float | None:
-    """Years: a plain number, DICOM's 067Y, 006M, 010W, 005D, or a capped `>89`, `90+`."""
+    """Years: a plain number, DICOM's 067Y, 006M, 010W, 005D, or a capped `>89`, `89+`, `90+`."""
     word = cell.strip().lower()
     if word in UNKNOWN:
         return None
     match = _AGE.fullmatch(word)
-    if match is None or match["unit"] not in _YEARS_PER_UNIT:
+    unit = None if match is None else re.sub(r"[\s-]+old$", "", match["unit"])
+    if match is None or unit not in _YEARS_PER_UNIT:
         raise UnusableError("age: value not understood; expected years, or a number and Y, M, W or D")
-    # Over 89 is 90 at least: an age that no prompt states.
-    age_years = (float(match["number"]) + bool(match["over"])) * _YEARS_PER_UNIT[match["unit"]]
+    # Over 89, or 89 and more, is 90 at least: an age that no prompt states.
+    number = float(match["number"])
+    above = bool(match["over"]) or (bool(match["plus"]) and number == _LAST_STATED)
+    age_years = (number + above) * _YEARS_PER_UNIT[unit]
     if age_years > MAX_AGE_YEARS:
         raise UnusableError(f"age: over {MAX_AGE_YEARS} years")
     return age_years

@@ -161,6 +161,13 @@ def test_views(tmp_path: Path, view: str, expected: str | None) -> None:
         (">89", 90),
         ("over 89", 90),
         ("90+", 90),
+        ("89+", 90),
+        ("45+", 45),
+        ("6 months", 0.5),
+        ("6 mos", 0.5),
+        ("6 months old", 0.5),
+        ("52-year-old", 52),
+        ("52 years old", 52),
         ("0", 0),
     ],
 )

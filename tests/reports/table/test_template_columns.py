@@ -98,3 +98,12 @@ def test_ages_and_races_may_be_missing_in_clauses(tmp_path: Path) -> None:
 
 def test_a_report_with_fields_does_not_show_them() -> None:
     assert "secret" not in repr(Report("a", line=2, fields={"kind": "secret"}))
+
+
+@pytest.mark.parametrize("column", ["PatientName", "patient_name", "reading_physician", "Home Address", "HOSPITAL"])
+def test_columns_that_name_people_or_places_are_refused(column: str, tmp_path: Path) -> None:
+    """Names there are bare, and some are in no dictionary."""
+    path = tmp_path / "a.csv"
+    path.write_text(f"study_id,impression,{column}\n1,Clear.,x\n")
+    with pytest.raises(ReportsError, match=r"a\.csv: the prompt template has .*a column that names people or places"):
+        open_table(path).for_prompts(parse_template(f"[{{{column}}} ]{{impression}}"))
