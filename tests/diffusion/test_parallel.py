@@ -159,6 +159,8 @@ def test_memory_and_threads_bound_the_number_of_batches(
     with monkeypatch.context() as launcher:
         for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
             launcher.setenv(name, value)
+        launcher.setenv("MASTER_ADDR", "127.0.0.1")
+        launcher.setenv("MASTER_PORT", "29500")
         assert batches(round(3.9 * one)) == 1
     # A container's limit counts where it is lower.
     (tmp_path / "memory.current").write_text("1000\n")
