@@ -408,7 +408,8 @@ def convert(
     Args:
         source: model folder in diffusers' layout with `.bin` weights, or one file (`.ckpt`, `.pt`, `.pth`, `.bin`,
             `.safetensors`) in the layout of latent diffusion.
-        out: folder for the model; it must not exist.
+        out: folder for the model; it must not exist. A name that ends in `.safetensors` takes the tensors of one
+            pickled file as they are: LoRA weights, words of textual inversion, one network.
         base: for one file: model folder of the same architecture, for its settings, tokenizers and scheduler, and for
             parts that the file lacks.
         original_config: for one file: the YAML file it was trained with, if its sizes are not those of `base`.

@@ -356,7 +356,8 @@ def convert(
     """Turn a model with pickled weights, or in one file, into a model folder with safetensors. Runs no code in it."""
     with _user_errors():
         done = api.convert(source, out, base=base, original_config=original_config, ema=ema, name=name)
-        console.say(f"{out}: {done.family}; use it with cxrsynth generate --model {out}")
+        use = f"{done.family}; use it with cxrsynth generate --model {out}" if done.family else "weights as safetensors"
+        console.say(f"{out}: {use}")
 
 
 @recipes_app.command("list")

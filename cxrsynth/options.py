@@ -393,7 +393,14 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-ModelOut = Annotated[Path, Argument(metavar="OUT", help="Folder for the model; it must not exist.", show_default=False)]
+ModelOut = Annotated[
+    Path,
+    Argument(
+        metavar="OUT",
+        help="Folder for the model, or FILE.safetensors for pickled LoRA weights or words; it must not exist yet.",
+        show_default=False,
+    ),
+]
 Base = Annotated[
     Path | None,
     Option(

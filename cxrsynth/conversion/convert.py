@@ -12,21 +12,21 @@ from cxrsynth.conversion.base import check_base
 from cxrsynth.conversion.folder import convert_folder
 from cxrsynth.conversion.monai import convert_bundle, is_bundle
 from cxrsynth.conversion.single_file import convert_single_file
-from cxrsynth.conversion.weights import SUFFIXES
+from cxrsynth.conversion.weights import PICKLED, SUFFIXES, read_weights, write_weights
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ShardError
-from cxrsynth.runtime.files import folder_atomically, stable_json
+from cxrsynth.runtime.files import file_sha256, folder_atomically, stable_json
 from cxrsynth.settings import ConvertSettings, Precision
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A model that was converted and loaded once.
+    """A model that was converted and loaded once, or one file of weights.
 
     `model` is its folder, `family` the kind of model it is, and `digest` the SHA-256 over all files that decide its
-    images, as data sets record it.
+    images, as data sets record it. Of a file of weights, `model` is the file, `family` empty, and `digest` its SHA-256.
     """
 
     model: Path
@@ -44,6 +44,10 @@ def convert(settings: ConvertSettings) -> Converted:
     source, out = settings.source, settings.out
     _check(settings)
     try:
+        if out.suffix == ".safetensors":
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_weights(out, read_weights(source))
+            return Converted(model=out, family="", digest=file_sha256(out))
         with folder_atomically(out) as partial:
             if source.is_dir() and is_bundle(source):
                 convert_bundle(source, settings.base, partial)
@@ -73,10 +77,27 @@ def _check(settings: ConvertSettings) -> None:
         check_base(settings.base)
     if source.is_file() and source.suffix not in SUFFIXES:
         raise ModelError(f"{source}: expected a model folder, or a file that ends in {', '.join(SUFFIXES)}")
+    if settings.name is not None and not (0 < len(settings.name.strip()) <= 64 and settings.name.isprintable()):
+        raise ModelError(f"--name {settings.name!r}: expected 1 to 64 printable characters")
+    if out.suffix == ".safetensors":
+        _check_file(settings)
     if source.is_dir():
         for option, given in (("--original-config", settings.original_config), ("--ema", settings.ema or None)):
             if given is not None:
                 raise ModelError(f"{option}: belongs to a single file, and {source} is a folder")
+
+
+def _check_file(settings: ConvertSettings) -> None:
+    """Refuse what does not go with an output that is one file: tensors as they are, without a model around them."""
+    if not settings.source.is_file() or settings.source.suffix not in PICKLED:
+        raise ModelError(
+            f"{settings.source}: to write one file, {settings.out.name}, expected one pickled file"
+            f" ({', '.join(PICKLED)})\n  name a folder as OUT for a model"
+        )
+    given = {"--base": settings.base, "--original-config": settings.original_config, "--name": settings.name}
+    for option, value in (given | {"--ema": settings.ema or None}).items():
+        if value is not None:
+            raise ModelError(f"{option}: belongs to a model, and {settings.out.name} is a file of weights")
 
 
 def _name(folder: Path, name: str | None) -> None:

@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+from cxrsynth import console
 from cxrsynth.conversion.weights import PICKLED, read_weights, write_weights
 from cxrsynth.errors import ModelError
 
 _INDEX = ".bin.index"
+_SHOWN = 5
 # Settings, vocabularies, weights that are safe already, and texts for people. Never code.
 _COPIED = (".json", ".txt", ".model", ".safetensors", ".md")
 
@@ -36,6 +38,7 @@ def convert_folder(source: Path, out: Path) -> None:
             f"{source}: no pickled weights (.bin) in its parts, so there is nothing to convert\n"
             "  a folder with safetensors is used as it is: --model; for a single file, name the file itself"
         )
+    left_out = []
     for path in sorted(source.glob("*")) + sorted(source.glob("*/*")):
         # Links are followed: a snapshot of the hub consists of them.
         if not path.is_file() or path.name.startswith("."):
@@ -52,6 +55,14 @@ def convert_folder(source: Path, out: Path) -> None:
                 target.write_text(_renamed_index(path), encoding="utf-8")
         elif path.suffix in _COPIED or path.name.startswith("LICENSE"):
             shutil.copyfile(path, target)
+        elif path.suffix in PICKLED:
+            left_out.append(path.relative_to(source).as_posix())
+    if left_out:
+        console.warn(
+            f"{source}: no part of the model, left out: {', '.join(left_out[:_SHOWN])}"
+            f"{f' and {len(left_out) - _SHOWN} more' if len(left_out) > _SHOWN else ''}\n"
+            "  LoRA weights and learned words become safetensors with: cxrsynth convert FILE weights.safetensors"
+        )
     for folder in out.iterdir():
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # it held nothing of a model

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from cxrsynth.console import counted
 from cxrsynth.errors import ModelError
 
 DENOISER = "model.diffusion_model."
@@ -13,6 +14,8 @@ TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
 _TRAINING = ("first_stage_model.loss.", "first_stage_model.model_ema.", "vae.loss.")
 # The transformer that latent diffusion trains with its U-Net, as Cheff does; its code is x-transformers.
 _X_TRANSFORMERS = "cond_stage_model.transformer.attn_layers."
+_MOST_WORDS = 16  # tensors in a file that is taken for learned words
+_TO_SAFETENSORS = "if it is pickled, first: cxrsynth convert FILE weights.safetensors"
 # Self-attention of a U-Net without text.
 _UNCONDITIONAL = ".1.qkv.weight"
 
@@ -62,7 +65,9 @@ def check_layout(source: Path, names: Collection[str]) -> None:
 def _other_layout(names: Collection[str]) -> str:
     first = sorted(names)[0]
     if any("lora" in name for name in names):
-        return "LoRA weights, which need no conversion\n  use them with: generate --lora FILE"
+        return (
+            f"LoRA weights, which are no model by themselves\n  use them with: generate --lora FILE; {_TO_SAFETENSORS}"
+        )
     if any(name.startswith("middle_block.resnet_1.") for name in names):
         return (
             "a U-Net of MONAI (DiffusionModelUNet)\n  expected: the folder of its bundle, with configs/inference.json"
@@ -71,13 +76,18 @@ def _other_layout(names: Collection[str]) -> str:
         return "an autoencoder of MONAI\n  expected: the folder of its bundle, with configs/inference.json"
     if any(name.startswith(("down_blocks.", "transformer_blocks.", "encoder.down_blocks.")) for name in names):
         return (
-            "one network in diffusers' own names, which need no conversion\n"
+            "one network in diffusers' own names, no whole model\n"
             "  put it into a folder as diffusion_pytorch_model.safetensors, beside the config.json of the model it was"
-            " trained from, and use it with: generate --unet or --vae FOLDER; pickled weights in such a folder, within"
-            " their model's, are converted"
+            " trained from, and use it with: generate --unet or --vae FOLDER;"
+            f" {_TO_SAFETENSORS}"
         )
     if any(name.startswith((*VAE, *TEXT)) for name in names):
         return f"holds {what_it_holds(names)}, but no U-Net\n  expected: a checkpoint of a text-to-image model"
+    if len(names) <= _MOST_WORDS:
+        return (
+            f"{counted(len(names), 'tensor')}, such as {first}: no model\n"
+            f"  words of textual inversion are used with: generate --embeddings FILE; {_TO_SAFETENSORS}"
+        )
     return (
         f"{len(names)} tensors in an unknown layout, such as {first}\n"
         f"  expected: a checkpoint in latent diffusion's layout, with {DENOISER}*, first_stage_model.* and"

@@ -13,7 +13,7 @@ set -euo pipefail
 images=${IMAGES:-set}    # a folder that all nodes see, or s3://bucket/set
 out=${OUT:-set-audit}    # a folder that all nodes see
 id_key=${ID_KEY:-id.key} # the same on all nodes
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${GPUS_PER_NODE:-8}" --max-restarts 3 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:${PORT:-29500}" \

@@ -14,7 +14,7 @@ reports=${REPORTS:-reports.csv} # or s3://bucket/reports.parquet
 out=${OUT:-set}                 # a folder that all nodes see, or s3://bucket/set
 model=${MODEL:-nano}
 id_key=${ID_KEY:-id.key}
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${GPUS_PER_NODE:-8}" --max-restarts 3 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:${PORT:-29500}" \

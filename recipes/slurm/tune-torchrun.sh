@@ -12,7 +12,7 @@ set -euo pipefail
 
 recipe=${RECIPE:-nano-rlcf} # a file, or a name that `cxrsynth recipes list` shows
 out=${OUT:-runs/tuned}      # a folder that all nodes see
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${GPUS_PER_NODE:-8}" --max-restarts 3 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:${PORT:-29500}" \

@@ -265,13 +265,57 @@ def test_files_of_before_zip_and_tied_weights_are_read(tmp_path: Path) -> None:
         (["encoder.blocks.0.conv.weight"], "an autoencoder of MONAI"),
         (["down_blocks.0.resnets.0.conv1.weight"], "one network in diffusers' own names"),
         (["first_stage_model.encoder.conv_in.weight"], "holds an autoencoder, but no U-Net"),
-        (["blocks.0.attn.qkv.weight"], r"1 tensors in an unknown layout, such as blocks\.0\.attn"),
+        (
+            ["blocks.0.attn.qkv.weight"],
+            r"1 tensor, such as blocks\.0\.attn\.qkv\.weight: no model\n.*--embeddings FILE",
+        ),
+        ([f"blocks.{n}.qkv" for n in range(20)], r"20 tensors in an unknown layout, such as blocks\.0\.qkv"),
     ],
 )
 def test_other_layouts_are_named(names: list[str], said: str, folders: dict[str, Path], tmp_path: Path) -> None:
     save_file({name: torch.ones(1) for name in names}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=said):
         cxrsynth.convert(tmp_path / "model.safetensors", tmp_path / "out", base=folders["stable_diffusion"])
+
+
+def test_one_pickled_file_becomes_safetensors(tmp_path: Path) -> None:
+    """LoRA weights and learned words, which `generate` takes as safetensors alone."""
+    weights = {"<cxr>": torch.arange(6.0).half()}
+    (tmp_path / "source").mkdir()
+    source = tmp_path / "source" / "learned_embeds.bin"
+    torch.save(weights, source)
+    done = cxrsynth.convert(source, tmp_path / "new" / "words.safetensors")
+    assert (done.model, done.family) == (tmp_path / "new" / "words.safetensors", "")
+    found = load_file(done.model)
+    assert found.keys() == weights.keys()
+    assert found["<cxr>"].equal(weights["<cxr>"])
+    assert found["<cxr>"].dtype == torch.float16
+    for wrong, name, said in (
+        (done.model, None, "expected one pickled file"),
+        (source.parent, None, "expected one pickled file"),
+        (source, "x", "--name: belongs to a model"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            cxrsynth.convert(wrong, tmp_path / "other.safetensors", name=name)
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "n" * 65])
+def test_a_name_that_no_manifest_can_hold_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"--name .*: expected 1 to 64 printable characters"):
+        cxrsynth.convert(tmp_path / "model.ckpt", tmp_path / "out", name=name)
+
+
+def test_pickled_files_beside_the_parts_are_named(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folders["stable_diffusion"], source)
+    pickle_parts(source)
+    torch.save({"<cxr>": torch.ones(2)}, source / "learned_embeds.bin")
+    cxrsynth.convert(source, tmp_path / "out")
+    assert "no part of the model, left out: learned_embeds.bin" in capsys.readouterr().err
 
 
 def test_a_text_encoder_that_is_not_the_bases_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

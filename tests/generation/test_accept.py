@@ -134,6 +134,7 @@ def test_what_never_passes_is_listed(home: Home, accepted: tuple[Path, str], tmp
     assert f"already complete ({counts['samples']} images)" in again.text
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bytes(
     home: Home, accepted: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
     assert hashes(cut) == hashes(whole)
 
 
+@pytest.mark.slow
 def test_dicom_objects_say_what_was_decided(home: Home, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert home.accept(out, "--format", "dicom").code == 0

@@ -207,6 +207,7 @@ def plant(report: str, chosen: list[str], chance: random.Random) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_no_planted_identifier_survives_in_real_reports(open_i: list[str]) -> None:
     chance = random.Random(7)
     missed, kinds = [], Counter()
@@ -311,6 +312,7 @@ def test_any_text_is_taken_and_stand_ins_never_show(text: str) -> None:
     assert not re.search("[\ue000\ue001]", result.text)
 
 
+@pytest.mark.slow
 def test_long_adversarial_text_ends() -> None:
     pieces = [
         "1",
