@@ -15,9 +15,9 @@ from cxrsynth.reports.template import FIELDS, PromptTemplate
 # The first match counts: from a table with both `report` and `text`, `report` is read.
 _USUAL_NAMES = {
     "report": ("report", "reporttext", "text"),
-    "findings": ("findings",),
-    "impression": ("impression",),
-    "report_id": ("reportid", "studyid", "id", "uid"),
+    "findings": ("findings", "sectionfindings"),
+    "impression": ("impression", "sectionimpression"),
+    "report_id": ("reportid", "studyid", "id", "uid", "study", "dicomid"),
     "view": ("view", "viewposition"),
     "sex": ("sex", "gender", "patientsex", "patientgender"),
     "age": ("age", "patientage"),

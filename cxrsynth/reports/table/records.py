@@ -250,15 +250,20 @@ def _parquet_records(path: Location, columns: list[str]) -> Iterator[tuple[int, 
             raise ReportsError(f"{path}: damaged after row {line}\n  save or copy it again") from None
 
 
+# Types of Arrow that hold text, some of them in files of newer writers alone.
+_TEXTS = frozenset({"string", "large_string", "string_view", "binary", "large_binary", "binary_view"})
+
+
 def _parquet_values(column: Any) -> list[Any]:
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if str(column.type) in _TEXTS:
         # As bytes: one cell that cannot be decoded must cost its row, not the batch.
         return list(column.cast(pa.large_binary()).to_pylist())
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
+    if any(is_number(column.type) for is_number in numbers):
         return list(column.to_pylist())
     # Dates, lists and structs: no value is read, so none can be misread. None stays None, an empty cell.
     return [object() if valid else None for valid in column.is_valid().to_pylist()]

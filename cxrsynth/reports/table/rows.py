@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
+from decimal import Decimal
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Literal
@@ -28,25 +29,45 @@ _SEXES: dict[str, Literal["M", "F"]] = {
     **dict.fromkeys(("f", "female", "woman", "girl"), "F"),
 }
 _STATUSES = {
-    **dict.fromkeys(("1", "1.0", "present", "positive", "true", "yes"), Status.PRESENT),
-    **dict.fromkeys(("0", "0.0", "absent", "negative", "false", "no"), Status.ABSENT),
-    **dict.fromkeys(("-1", "-1.0", "uncertain"), Status.UNCERTAIN),
+    **dict.fromkeys(("present", "positive", "true", "yes"), Status.PRESENT),
+    **dict.fromkeys(("absent", "negative", "false", "no"), Status.ABSENT),
+    "uncertain": Status.UNCERTAIN,
 }
-_NOT_MENTIONED = frozenset({"", "nan", "none", "null", "not mentioned"})
+_NUMBERS = {1.0: Status.PRESENT, 0.0: Status.ABSENT, -1.0: Status.UNCERTAIN}  # CheXpert's
+_NOT_MENTIONED = UNKNOWN | {"<na>", "not mentioned"}
 _VIEW_WORDS = {
     **dict.fromkeys(("pa", "posteroanterior"), "PA"),
-    **dict.fromkeys(("ap", "anteroposterior", "portable", "supine", "semierect", "bedside"), "AP"),
-    **dict.fromkeys(("lateral", "lat", "ll", "rl", "l"), "LATERAL"),
+    **dict.fromkeys(("ap", "anteroposterior", "portable", "mobile", "supine", "sup", "semierect", "bedside"), "AP"),
+    **dict.fromkeys(("lateral", "lat", "la", "ll", "rl", "l"), "LATERAL"),
 }
 # Words that describe the image without naming its view.
 _VIEW_EXTRAS = frozenset(
     {"chest", "view", "views", "erect", "upright", "horizontal", "axial", "frontal", "and", "left"}
 )
 _VIEW_EXTRAS |= {"right", "semi", "projection", "decubitus", "lld", "rld", "xray", "x", "ray", "standing", "sitting"}
+_VIEW_EXTRAS |= {
+    "xr",
+    "cr",
+    "dx",
+    "cxr",
+    "cross",
+    "table",
+    "xtable",
+    "crosstable",
+    "single",
+    "one",
+    "two",
+    "image",
+}
+# How the names of views are written apart.
+_APART = re.compile(r"\b(postero|antero)[\s-]+(anterior|posterior)\b")
 _AGE = re.compile(
-    r"(?P<over>>|over\s+)?\s*(?P<number>\d{1,4}(?:\.\d{1,6})?)\s*(?P<plus>\+?)(?:\s*|-(?=[a-z]))(?P<unit>[a-z/.]{0,6}?(?:[\s-]+old)?)",
-    re.ASCII,
+    r"(?P<least>>=|\u2265)?(?P<over>>|over\s+)?\s*(?P<number>[0-9]{1,4}(?:\.[0-9]{1,6})?)\s*(?P<plus>\+?)(?:\s*|-(?=[a-z]))(?P<unit>[a-z/.]{0,6}?(?:[\s-]+old)?)",
 )
+_YEARS_AND_MONTHS = re.compile(
+    r"(?P<years>[0-9]{1,3})\s?y(?:rs?|ears?)?,?\s?(?P<months>[0-9]|1[01])\s?m(?:os?|onths?)?"
+)
+_NEWBORN = frozenset({"newborn", "neonate", "nb"})
 _YEARS_PER_UNIT = {
     **dict.fromkeys(("", "y", "yr", "yrs", "year", "years", "yo", "y/o", "y.o."), 1.0),
     **dict.fromkeys(("m", "mo", "mos", "month", "months"), 1 / 12),
@@ -169,7 +190,7 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 1 << 256:
         # Python does not print integers of thousands of digits.
         raise UnusableError(f"column {column!r}: number too large")
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float | Decimal):
         raise UnusableError(f"column {column!r}: expected text or a number")
     text = str(value)
     if "\0" in text:
@@ -189,16 +210,27 @@ def _labels(record: Mapping[str, Any]) -> dict[str, FindingLabel]:
         word = _cell(column, value).strip().lower()
         if word in _NOT_MENTIONED:
             continue
-        if word not in _STATUSES:
+        status = _status(word)
+        if status is None:
             raise UnusableError(f"{observation}: value not understood; expected 1, 0, -1 or nothing")
         if observation in labels:
             raise UnusableError(f"{observation}: given twice")
-        labels[observation] = FindingLabel(_STATUSES[word])
+        labels[observation] = FindingLabel(status)
     return labels
 
 
+def _status(word: str) -> Status | None:
+    """What a label cell says: a word, or CheXpert's number in any spelling (1.00, +1)."""
+    if word in _STATUSES:
+        return _STATUSES[word]
+    try:
+        return _NUMBERS.get(float(word)) if word.isascii() else None
+    except ValueError:
+        return None
+
+
 def _report_id(cell: str) -> str:
-    report_id = cell.strip()
+    report_id = _whole(cell.strip())
     if not report_id:
         raise UnusableError("empty id")
     if len(report_id) > MAX_ID_CHARS:
@@ -222,9 +254,10 @@ def _view(cell: str) -> str | None:
     word = cell.strip().lower()
     if word in UNKNOWN:
         return None
+    word = _APART.sub(r"\1\2", re.sub(r"(?<=\b[a-z])\.", "", word))  # P.A., postero-anterior
     words = re.findall(r"[a-z]+", word)
     rest = [word for word in words if word not in _VIEW_EXTRAS and word not in _VIEW_WORDS]
-    if rest or not words or not re.fullmatch(r"[a-z\s_/,&()-]+", word):
+    if rest or not words or not re.fullmatch(r"[a-z\s_/,&()\d-]+", word):
         raise UnusableError("view: value not understood; expected PA, AP or LATERAL")
     # A decubitus view is taken lying on the side, so it is none of the three.
     named = {_VIEW_WORDS[word] for word in words if word in _VIEW_WORDS}
@@ -243,17 +276,22 @@ def _sex(cell: str) -> Literal["M", "F"] | None:
 
 @lru_cache(_CACHED)
 def _age_years(cell: str) -> float | None:
-    """Years: a plain number, DICOM's 067Y, 006M, 010W, 005D, or a capped `>89`, `89+`, `90+`."""
-    word = cell.strip().lower()
+    """Years: a plain number, DICOM's 067Y, 006M, 010W, 005D, `45y 3m`, or a capped `>89`, `>=90`, `89+`, `90+`."""
+    word = " ".join(cell.lower().split())  # without blanks that do not break
     if word in UNKNOWN:
         return None
+    if word in _NEWBORN:
+        return 0.0
+    if (both := _YEARS_AND_MONTHS.fullmatch(word)) is not None:
+        return int(both["years"]) + int(both["months"]) / 12
     match = _AGE.fullmatch(word)
     unit = None if match is None else re.sub(r"[\s-]+old$", "", match["unit"])
     if match is None or unit not in _YEARS_PER_UNIT:
         raise UnusableError("age: value not understood; expected years, or a number and Y, M, W or D")
     # Over 89, or 89 and more, is 90 at least: an age that no prompt states.
     number = float(match["number"])
-    above = bool(match["over"]) or (bool(match["plus"]) and number == _LAST_STATED)
+    at_least = bool(match["plus"]) or bool(match["least"])
+    above = bool(match["over"]) or (at_least and number == _LAST_STATED)
     age_years = (number + above) * _YEARS_PER_UNIT[unit]
     if age_years > MAX_AGE_YEARS:
         raise UnusableError(f"age: over {MAX_AGE_YEARS} years")

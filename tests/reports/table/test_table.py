@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import tracemalloc
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -129,6 +130,48 @@ def test_labels_alone_are_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cell", "status"),
+    [
+        ("1.00", Status.PRESENT),
+        ("+1", Status.PRESENT),
+        ("-1.000", Status.UNCERTAIN),
+        ("0e0", Status.ABSENT),
+        *((cell, None) for cell in ("NA", "N/A", "<NA>", "nan", "?", "-", "unknown")),
+    ],
+)
+def test_label_cells(cell: str, status: Status | None, tmp_path: Path) -> None:
+    (report,) = rows_of(tmp_path / "a.csv", f"text,Edema\nclear,{cell}\n")
+
+    assert isinstance(report, Report)
+    assert report.labels == ({} if status is None else {"Edema": FindingLabel(status)})
+
+
+@pytest.mark.parametrize("cell", ["2", "0.5", "inf", "\u0661", "1 or 0"])
+def test_label_cells_that_say_nothing_known_are_refused(cell: str, tmp_path: Path) -> None:
+    assert only_rejected(rows_of(tmp_path / "a.csv", f"text,Edema\nclear,{cell}\n"))[0][1].startswith("Edema: value")
+
+
+def test_ids_as_tools_write_them(tmp_path: Path) -> None:
+    """A column with gaps becomes one of floating-point numbers; decimals are text to pyarrow."""
+    rows = rows_of(tmp_path / "a.csv", "study,section_findings\n50414267.0,clear\n7.5,clear\n")
+    assert only_reports(rows) == [(2, "50414267"), (3, "7.5")]
+    table = pa.table({"study_id": pa.array([Decimal("12"), Decimal("13")]), "section_impression": ["clear", "clear"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = [row for row in open_table(tmp_path / "a.parquet").rows() if isinstance(row, Report)]
+    assert [(row.report_id, row.impression) for row in found] == [("12", "clear"), ("13", "clear")]
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "binary", "large_binary", "string_view", "binary_view"])
+def test_text_in_any_type_of_parquet(kind: str, tmp_path: Path) -> None:
+    if not hasattr(pa, kind):
+        pytest.skip(f"pyarrow {pa.__version__} has no {kind}")
+    given = ["clear", "edema"] if "string" in kind else [b"clear", b"edema"]
+    pq.write_table(pa.table({"text": pa.array(given, getattr(pa, kind)())}), tmp_path / "a.parquet")
+    found = [row for row in open_table(tmp_path / "a.parquet").rows() if isinstance(row, Report)]
+    assert [row.text for row in found] == ["clear", "edema"]
+
+
+@pytest.mark.parametrize(
     ("view", "expected"),
     [
         ("PA", "PA"),
@@ -141,6 +184,14 @@ def test_labels_alone_are_enough(tmp_path: Path) -> None:
         ("", None),
         ("PA and lateral", None),
         ("lateral decubitus", None),
+        ("AP (Mobile) Semi-Erect", "AP"),
+        ("SUP", "AP"),
+        ("XTABLE LATERAL", "LATERAL"),
+        ("LA", "LATERAL"),
+        ("P.A.", "PA"),
+        ("postero-anterior", "PA"),
+        ("antero posterior", "AP"),
+        ("XR CHEST 1 VIEW", None),
     ],
 )
 def test_views(tmp_path: Path, view: str, expected: str | None) -> None:
@@ -167,6 +218,12 @@ def test_views(tmp_path: Path, view: str, expected: str | None) -> None:
         ("6 mos", 0.5),
         ("6 months old", 0.5),
         ("52-year-old", 52),
+        ("45y 3m", 45.25),
+        ("45 years\u00a06 months", 45.5),
+        ("newborn", 0),
+        (">=90", 90),
+        (">=89", 90),
+        ("12\u00a0years", 12),
         ("52 years old", 52),
         ("0", 0),
     ],
