@@ -6,7 +6,7 @@ from enum import Enum
 from functools import cached_property, lru_cache
 
 from cxrsynth.reports.deid.lexicon import also_names, clinical, core, fold, foreign_words, names, vocabulary
-from cxrsynth.reports.deid.rules import NOUN
+from cxrsynth.reports.deid.rules import DENIALS, NOUN
 
 TOKEN: re.Pattern[str] = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 _LOOK_BACK = 12
@@ -42,7 +42,7 @@ class Kind(Enum):
 def kind_of(token: str) -> Kind:
     """The kind of a token, without regard to its capitals."""
     word = fold(token).removesuffix("'s").replace("\u2019", "'")
-    if word in core():
+    if word in core() or word in DENIALS:
         return Kind.WORD
     if word in clinical("brands"):
         return Kind.BRAND
@@ -245,6 +245,8 @@ def _extend(sentence: Sentence, named: list[bool]) -> None:
 def _continues(sentence: Sentence, index: int, beside: int) -> bool:
     """Whether a token is a part of the name beside it."""
     word, kind = sentence.tokens[index][0], sentence.kinds[index]
+    if word.lower() in DENIALS:
+        return False
     if not word[0].isupper() or (word.isupper() and 1 < len(word) < 6 and not sentence.shouted):
         return False
     first, second = sorted((index, beside))

@@ -12,6 +12,28 @@ NOUN, MARK = "\ue000", "\ue001"
 HOLES = f"[{NOUN}{MARK}]"
 HOLE: re.Pattern[str] = re.compile(HOLES)
 
+# Words that deny what follows. Removed as the end of a name, they would turn a finding into its opposite.
+DENIALS = frozenset(
+    (
+        *("no", "not", "nor", "none", "without", "never", "neither", "non"),
+        *("kein", "keine", "keinen", "keiner", "keinem", "ohne", "nicht", "sans", "aucun", "aucune", "pas"),
+        *(
+            "sin",
+            "ning\u00fan",
+            "ningun",
+            "ninguna",
+            "sem",
+            "nenhum",
+            "nenhuma",
+            "senza",
+            "nessun",
+            "nessuna",
+            "kh\u00f4ng",
+        ),
+    )
+)
+_DENIAL_AT_END = re.compile(rf"(?<![\w])(?:{'|'.join(sorted(DENIALS))})\s*$", re.IGNORECASE)
+
 _NUMBER = re.compile(r"\d(?:[:/.-]?\d)*+")
 _JOINTS = frozenset(":/.-")
 _WORDS = re.compile(r"[^\W\d_]+")
@@ -123,16 +145,14 @@ def _has_one(text: str, needs: tuple[str, ...]) -> bool:
 
 def _replace(rule: Rule, text: str) -> tuple[str, int]:
     hole = MARK if rule.kind == "mark" else NOUN
-    if rule.if_true is None:
-        return rule.pattern.subn(f" {hole} ", text)
-    holds = rule.if_true
     count = 0
 
     def swap(match: re.Match[str]) -> str:
         nonlocal count
-        if not holds(match):
+        if rule.if_true is not None and not rule.if_true(match):
             return match[0]
         count += 1
-        return f" {hole} "
+        denial = _DENIAL_AT_END.search(match[0])
+        return f" {hole} {denial[0] if denial else ''}"
 
     return rule.pattern.sub(swap, text), count

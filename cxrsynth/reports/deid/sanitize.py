@@ -109,9 +109,14 @@ def _once(text: str, removed: Counter[str], *, strict: bool) -> str:
     if language is None:
         removed["language"] += 1
         return ""
-    text = take_out(text, RULES, removed=removed)
+    # By paragraphs: what is removed at the end of one must not join it to the next, whose negation would be lost.
+    text = "\n\n".join(take_out(part, RULES, removed=removed) for part in text.split("\n\n"))
     text = without_comparison_sections(text, removed)
-    return _tidy("".join(_sentence(sentence, removed, language, strict=strict) for sentence in sentences(text)))
+    parts = (
+        "".join(_sentence(sentence, removed, language, strict=strict) for sentence in sentences(part))
+        for part in text.split("\n\n")
+    )
+    return _tidy("\n\n".join(parts))
 
 
 def _plain(text: str) -> str:

@@ -20,6 +20,8 @@ _NEGATED_DROP = {"versus", "rule out", "r/o", "ro", "evaluate for", "rules out",
 _NEGATED_BEFORE = (
     "nil|negative for|absence of|devoid of|clear of|resolution of|removal of|resolved|rather than|nor|neither|free from"
     "|lack of"
+    # A sentence of another language in an English report.
+    "|kein|keine|keinen|ohne|sans|aucun|aucune|pas de|sin|sem|senza|nessun|nessuna"
 )
 _NEGATED_AFTER = (
     "is not seen|not be demonstrated|not be seen|not well seen|are not seen|not seen|not identified|not visualized"

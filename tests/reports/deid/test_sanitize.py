@@ -7,12 +7,15 @@ import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrsynth.reports.deid.sanitize import KINDS, sanitize
+from cxrsynth.reports.deid.sanitize import KINDS, STRENGTHS, sanitize
+from cxrsynth.reports.findings.reader import read_findings
+from cxrsynth.reports.labels import Status
 
 # Kind, the text planted, and the words of it that may not survive.
 PLANTED = [
@@ -342,3 +345,40 @@ def test_long_adversarial_text_ends() -> None:
         "for piece in eval(sys.argv[1]):\n    sanitize((piece * 20_000)[:20_000] + 'x stable')\n"
     )
     subprocess.run([sys.executable, "-c", code, repr(pieces)], check=True, timeout=120)
+
+
+IDENTIFIED = (
+    "CHEST 3/14/2019 14:32",
+    "Tech initials K. Broadnax",
+    "Final report signed by Desmond Achebe at 2019-03-14",
+    "/s/ Orla Fitzmaurice",
+    "CC: WINIFRED STUBBS, IAN LOCKE",
+    "Technologist: Keisha Broadnax",
+    "Signed, Margit Szabó",
+    "resides in walla walla washington",
+)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("between", ["\n\n", "\n", " "])
+@pytest.mark.parametrize("identified", IDENTIFIED)
+def test_what_is_removed_takes_no_negation_along(identified: str, between: str, strength: Any) -> None:
+    """Removed as the end of a name, or joined to the line before it, "No" would turn a finding into its opposite."""
+    for denied in ("No pneumothorax is seen.", "Without pneumothorax."):
+        text = sanitize(f"The lungs are clear.{between}{identified}{between}{denied}", strength=strength).text
+        label = read_findings(text).get("Pneumothorax")
+        assert label is None or label.status is Status.ABSENT, text
+        if between == "\n\n":
+            assert text.endswith(f"\n\n{denied}")
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_header_of_its_own_paragraph_stays(strength: Any) -> None:
+    report = "CHEST RADIOGRAPH 3/14/2019\n\nFINDINGS:\nNo pneumothorax. No effusion."
+    found = sanitize(report, strength=strength).text
+    assert found == "CHEST RADIOGRAPH\n\nFINDINGS:\nNo pneumothorax. No effusion."
+
+
+def test_negations_of_other_languages_are_no_names() -> None:
+    text = "The lungs are clear. Kein Pneumothorax. No effusion."
+    assert sanitize(text).text == text

@@ -283,3 +283,10 @@ def test_openi_macro_f1() -> None:
     assert len(references) > 3000
     scores = score(references, [positives(labels) for labels in READER.read_many(r.text for r in references)])
     assert macro_f1(scores) >= 0.80
+
+
+@pytest.mark.parametrize("sentence", ["Kein Pneumothorax.", "Ohne Pneumothorax.", "Pas de pneumothorax.", "Sin edema."])
+def test_a_denial_of_another_language_in_an_english_report(sentence: str) -> None:
+    name = "Edema" if "edema" in sentence else "Pneumothorax"
+    label = read_findings(f"The lungs are clear. {sentence} The heart is normal in size.").get(name)
+    assert label is None or label.status is Status.ABSENT
