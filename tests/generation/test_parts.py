@@ -9,7 +9,6 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
@@ -21,7 +20,7 @@ from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
 from tests.generation.making import command, hashes, manifest, write_table
-from tests.processes import TIMEOUT_S, Warm
+from tests.processes import Warm
 
 # 14 images in 7 shards of two batches.
 OPTIONS = ("--images-per-report", "2", "--shard-size", "2", "--batch-size", "1")
@@ -311,22 +310,4 @@ def test_a_part_divided_over_processes(whole: tuple[Set, dict[str, str]], tmp_pa
     assert launched.wait() == 0, launched.printed()
     assert sorted(path.name[4:10] for path in out.glob("*.tar")) == ["000000", "000002", "000004", "000006"]
     assert made.run(out, "--part", "2/2")[0] == 0
-    assert hashes(out) == expected
-
-
-@pytest.mark.slow
-def test_torchrun_starts_a_killed_worker_again(whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
-    made, expected = whole
-    out = tmp_path / "out"
-    launched = made.launch(out, "--standalone", "--nproc-per-node", "2", "--max-restarts", "2", log=tmp_path / "log")
-    launched.wait_until(lambda: any((out / f"cxr-{index:06d}.tar").exists() for index in range(0, 7, 2)))
-    workers = [
-        worker
-        for worker in psutil.Process(launched.pid).children(recursive=True)
-        if worker.environ().get("RANK") == "0" and "cxrsynth" in worker.cmdline()
-    ]
-    assert workers
-    workers[0].kill()
-    assert launched.wait(3 * TIMEOUT_S) == 0, launched.printed()
-    assert "SIGKILL" in launched.printed() or "-9" in launched.printed()
     assert hashes(out) == expected
