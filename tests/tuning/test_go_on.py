@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from cxrsynth.errors import ModelError
 from cxrsynth.tuning.evaluator import Evaluator
-from tests.generation.making import hashes
+from tests.generation.making import hashes, write_table
 from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -190,6 +190,10 @@ def test_only_a_complete_run_looks_at_the_test_and_every_look_is_recorded(
     content["reports"]["test"] = 2
     content["evaluation"] |= {"every": 1}
     path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    # Whichever reports the test gets, the evaluator's diagnosis has a finding to score.
+    sizes = ("Small", "Large", "Moderate", "Trace", "Tiny", "Massive", "Minimal")
+    rows = tuple((f"r{n}", "", f"{size} left pleural effusion.", "PA", "F", "50") for n, size in enumerate(sizes))
+    write_table(tmp_path / "reports.csv", rows)
     evaluate = Evaluator.evaluate
 
     def unanswered(self: Evaluator, *given: Any, **named: Any) -> Any:
