@@ -47,6 +47,10 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
     "forward": {"forward": {"num_minibatches": 1, "timesteps": 2}, "comparison": {"baseline_images": 2}},
 }
 
+# The reports of `generate`'s tests, where the fifth denies something too: the evaluator's diagnosis can score it, which
+# it cannot for an uncertain finding alone, and a small test set may hold no other.
+SCORED = tuple((*row[:2], f"{row[2]} No edema.", *row[3:]) if row[0] == "QZX-7785" else row for row in ROWS)
+
 
 def recipe(
     model: Path | str, table: Path | None = None, objective: str = "policy_gradient", **changes: Any
@@ -74,7 +78,7 @@ def recipe(
 
 def write_recipe(folder: Path, content: dict[str, Any]) -> Path:
     """The recipe as a file, its table of reports beside it."""
-    write_table(folder / "reports.csv", ROWS)
+    write_table(folder / "reports.csv", SCORED)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
