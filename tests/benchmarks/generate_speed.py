@@ -23,7 +23,7 @@ from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import sample_images
-from cxrsynth.generation import batches
+from cxrsynth.generation import draw
 from cxrsynth.generation.generate import generate
 from cxrsynth.settings import GenerateSettings, Precision, Sampler, SamplingSettings
 from cxrsynth.shards.tar import read_members
@@ -99,7 +99,7 @@ def _ours(options: argparse.Namespace, out: Path) -> tuple[float, float]:
     """Images/s from first batch to manifest, and the share of CPU time spent in the networks."""
     network: list[float] = []  # CPU seconds of each batch; list.append is atomic
     began: list[tuple[float, float]] = []
-    original = batches.sample_images
+    original = draw.sample_images
 
     def timed(*args: object, **kwargs: object) -> torch.Tensor:
         began.append((time.perf_counter(), time.process_time()))
@@ -108,11 +108,11 @@ def _ours(options: argparse.Namespace, out: Path) -> tuple[float, float]:
         network.append(time.thread_time() - before)
         return images
 
-    batches.sample_images = timed  # type: ignore[assignment]
+    draw.sample_images = timed  # type: ignore[assignment]
     try:
         done = generate(_settings(options, out, steps=options.steps))
     finally:
-        batches.sample_images = original
+        draw.sample_images = original
     wall, cpu = time.perf_counter() - began[0][0], time.process_time() - began[0][1]
     return done.samples / wall, sum(network) / cpu
 
