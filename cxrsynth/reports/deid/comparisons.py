@@ -63,12 +63,14 @@ _HEADER = re.compile(
     r"|^ ?[A-Z][A-Za-z ]{2,30}:|\n\n",
     re.MULTILINE,
 )
+# A line that ends without a full stop and far from the margin: the next one, with a capital, is another sentence.
+_SHORT_LINE = re.compile(r"[^\n.?!]{0,50}\n(?= ?[A-Z])")
 
 
 def without_comparison_sections(text: str, removed: Counter[str]) -> str:
     """Remove COMPARISON sections, and add their number to `removed`.
 
-    A section ends at the next header or blank line; if none follows, after one sentence.
+    A section ends at the next header or blank line; if none follows, after one sentence or one short line.
     """
     if "comparison" not in text.lower():
         return text
@@ -76,8 +78,13 @@ def without_comparison_sections(text: str, removed: Counter[str]) -> str:
     for match in _SECTION.finditer(text):
         if match.start() < position:
             continue
-        end = _HEADER.search(text, match.end()) or BOUNDARY.search(text, match.end())
+        header = _HEADER.search(text, match.end())
+        if header is not None:
+            end: int | None = header.start()
+        else:
+            last = _SHORT_LINE.match(text, match.end()) or BOUNDARY.search(text, match.end())
+            end = None if last is None else last.end()
         kept.append(text[position : match.start()])
-        position = len(text) if end is None else end.start() if end[0][-1:] in ":\n" else end.end()
+        position = len(text) if end is None else end
         removed["comparison"] += 1
     return "".join(kept) + text[position:]

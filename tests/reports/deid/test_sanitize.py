@@ -267,6 +267,12 @@ def test_clean_real_reports_lose_nothing_but_comparisons(open_i: list[str]) -> N
         ("Heart size within limits, stable mediastinal contours.", "Heart size within limits, mediastinal contours."),
         ("COMPARISON: 3/4/2021, CT of 2/1.\nFINDINGS: Clear lungs.", "FINDINGS: Clear lungs."),
         ("Comparison: None. The lungs are clear.", "The lungs are clear."),
+        ("COMPARISON: 3/14/2019\nLungs are clear.\nNo effusion.", "Lungs are clear.\nNo effusion."),
+        ("COMPARISON: NONE\nLUNGS ARE CLEAR.\nNO EFFUSION", "LUNGS ARE CLEAR.\nNO EFFUSION"),
+        (
+            "Comparison: Portable chest radiograph of the day before, taken in the\nEmergency room. Lungs are clear.",
+            "Lungs are clear.",
+        ),
         ("FINDINGS: Compared to prior, worse edema. Effusion.", "FINDINGS: Effusion."),
         ("1. Stable edema. 2. Worse than on the prior study.", "1. Edema."),
     ],
