@@ -78,6 +78,14 @@ AGES: tuple[Rule, ...] = (
         needs="ninety,hundred",
     ),
     make_rule("age", rf"\bninety{_UNITS_OF_TEN}[ -](?:year|yr|y)", needs="ninety"),
+    make_rule(
+        "age",
+        # One lookbehind for each word: they have a fixed length in Python.
+        rf"(?:(?<=\bhe\s)|(?<=\bpt\s)|(?<=\bshe\s)|(?<=\bpatient\s))(?:is|was|turned|turns)\s{_OLD}"
+        rf"(?![\w%/-]|\.\d|\s?(?:{UNIT}|kg|kilo|lbs?\b|pounds?|percent|degrees|beats|bpm|hours|days|weeks|cm))",
+        digits=2,
+        needs="he ,patient,pt ",
+    ),
 )
 DATES: tuple[Rule, ...] = (
     make_rule(
@@ -102,17 +110,18 @@ DATES: tuple[Rule, ...] = (
     ),
     make_rule("date", rf"(?<![\w/.-])\d{{1,2}}/(?:{YEAR})\b", digits=5, between="/"),
     make_rule("date", rf"(?<![\d.]){YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{4,6}})?(?!\d)", digits=8),
+    # Before the month with a day after it, of which `14 MAR 19` would leave the 14.
+    make_rule(
+        "date",
+        rf"(?<![\w.]){DAY}(?:st|nd|rd|th)?(?:[\s-]?|\sof\s){MONTH}(?:[,\s-]{{0,2}}(?:{YEAR}|['\u2019]?\d\d))(?!\d)",
+        digits=3,
+        needs=_MONTH_NEEDS,
+    ),
     make_rule(
         "date",
         rf"\b{MONTH}[\s-]?{DAY}(?:st|nd|rd|th)?"
         rf"(?:(?:,\s?|\s|-)(?:{YEAR}|['\u2019]\d\d)(?!\d)|(?![\d/.]\d|\w|\s?(?:{UNIT})))",
         digits=1,
-        needs=_MONTH_NEEDS,
-    ),
-    make_rule(
-        "date",
-        rf"(?<![\w.]){DAY}(?:st|nd|rd|th)?(?:[\s-]?|\sof\s){MONTH}(?:[,\s-]{{0,2}}(?:{YEAR}|['\u2019]?\d\d))(?!\d)",
-        digits=3,
         needs=_MONTH_NEEDS,
     ),
     make_rule(
@@ -136,6 +145,14 @@ DATES: tuple[Rule, ...] = (
         digits=2,
         between="/",
         if_true=_fraction_or_date,
+    ),
+    make_rule(
+        "date",
+        rf"\b(?:on|dated|since|until|before|after)\s(?:the\s)?(?:0?[1-9]|1[0-2])-{DAY}"
+        rf"(?![\w/-]|\.\d|\s?(?:{UNIT}|of\b|ribs?\b|views?\b|liters?\b|days?|weeks?|months?|years?|hours?))",
+        digits=2,
+        between="-",
+        needs="on ,dated,since,until,before,after",
     ),
     make_rule("date", rf"(?<![\w./-]){YEAR}(?![\w/]|\.\d|-\d|\s?(?:{UNIT}))", digits=4),
     make_rule(

@@ -267,6 +267,12 @@ def test_clean_real_reports_lose_nothing_but_comparisons(open_i: list[str]) -> N
         ("Heart size within limits, stable mediastinal contours.", "Heart size within limits, mediastinal contours."),
         ("COMPARISON: 3/4/2021, CT of 2/1.\nFINDINGS: Clear lungs.", "FINDINGS: Clear lungs."),
         ("Comparison: None. The lungs are clear.", "The lungs are clear."),
+        ("Left effusion on 14 MAR 19.", "Left effusion."),
+        ("Line placed on 3-14.", "Line placed."),
+        ("Fractures of ribs 3-5. Change on 5-6 ribs.", "Fractures of ribs 3-5. Change on 5-6 ribs."),
+        ("The patient is 101. No effusion.", "The patient. No effusion."),
+        ("He is 95 kg. Saturation was 92.", "He is 95 kg. Saturation was 92."),
+        ("Ivor Lewis esophagectomy. Rugger-jersey spine.", "Ivor Lewis esophagectomy. Rugger-jersey spine."),
         ("COMPARISON: 3/14/2019\nLungs are clear.\nNo effusion.", "Lungs are clear.\nNo effusion."),
         ("COMPARISON: NONE\nLUNGS ARE CLEAR.\nNO EFFUSION", "LUNGS ARE CLEAR.\nNO EFFUSION"),
         (
