@@ -29,6 +29,7 @@ _NEGATED_AFTER = (
     "|has cleared|have cleared|cleared|has been removed|have been removed|removed|excluded|ruled out|is unlikely"
     "|not demonstrated|not apparent|not detected|not enlarged|not significantly enlarged|not widened|not suspected"
     "|not grossly enlarged|gone|is gone|are gone|disappeared|not visible|not noted|none seen"
+    "|has been pulled|have been pulled|was pulled|were pulled"
 )
 _NEGATED_PSEUDO = (
     "cannot exclude|cannot be excluded|cannot rule out|cannot be ruled out|not excluded|not be excluded|not exclude"
@@ -39,6 +40,10 @@ _NEGATED_PSEUDO = (
     "|without significant change|without change|without interval change|can not be excluded"
     "|can not exclude|no substantial change|not as|not completely|not fully|not optimally|not definitely"
     "|difficult to exclude|not entirely|partially resolved|nearly resolved|incompletely resolved|not resolved"
+    "|not possible to exclude|impossible to exclude|unable to exclude|hard to exclude|not able to exclude"
+    "|has been pulled back|have been pulled back|was pulled back|were pulled back"
+    "|wrong to say that there is no|wrong to say there is no|incorrect to say that there is no|not true there is no"
+    "|not true that there is no"
     "|not cleared|almost resolved|cannot be assessed|cannot be evaluated|cannot be determined|cannot be measured"
     "|cannot be quantified|not assessed|not included|not imaged|not well assessed|not well evaluated"
 )
@@ -47,6 +52,7 @@ _HEDGED_BEFORE = (
     "|suspected|suspicion|suspect|concerning|concern|questionable|question|questioned|equivocal|cannot exclude"
     "|cannot rule out|versus|vs|perhaps|presumably|presumed|potentially|worrisome|borderline|differential|not exclude"
     "|can not exclude|apparent|difficult to exclude|cannot be excluded|favor|favors|favoring|favored|consider"
+    "|not possible to exclude|impossible to exclude|unable to exclude|hard to exclude|not able to exclude"
     "|suggestion|possibility of|alternatively|indicate|clinical setting|correlate|query|queried"
 )
 _HEDGED_AFTER = (
@@ -71,7 +77,10 @@ _UNSAID = (
     "history of|h o|evaluate for|evaluation for|assess for|evaluation of|rule out|r o|exclude|sensitive|detecting"
     "|detection of|to identify|obscure|to assess"
 )
-_UNSAID_PSEUDO = "cannot exclude|can not exclude|not exclude|difficult to exclude|cannot rule out"
+_UNSAID_PSEUDO = (
+    "cannot exclude|can not exclude|not exclude|difficult to exclude|cannot rule out|not possible to exclude"
+    "|impossible to exclude|unable to exclude|hard to exclude|not able to exclude"
+)
 
 
 def _cues(before: str, after: str, *, pseudo: str, breaks: str) -> Cues:

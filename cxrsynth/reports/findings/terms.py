@@ -73,7 +73,10 @@ TERMS: dict[str, str] = {
     "|decompensation|edematous",
     "Consolidation": "consolidation|consolidative|consolidated",
     "Pneumonia": "pneumonia|bronchopneumonia|pneumonitis|infection|infectious",
-    "Atelectasis": "atelectasis|atelectases|atelectatic|collapse|collapsed lung|atelectasia",
+    "Atelectasis": (
+        "atelectasis|atelectases|atelectatic|collapse|collapsed lung|collapsed left lung|collapsed right lung"
+        "|lung is collapsed|lungs are collapsed|lobe is collapsed|lobes are collapsed|collapsed lobe|atelectasia"
+    ),
     "Pneumothorax": "pneumothorax|pneumothoraces|pneumothoraxes|hydropneumothorax|hemopneumothorax|pyopneumothorax",
     "Pleural Effusion": (
         "effusion|pleural fluid|hemothorax|hydrothorax|fluid in the fissure|fluid in the minor fissure"

@@ -19,6 +19,11 @@ PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
     ("text", "name", "status"),
     [
         ("Moderate pulmonary edema.", "Edema", PRESENT),
+        ("It would be wrong to say that there is no effusion.", "Pleural Effusion", PRESENT),
+        ("PICC has been pulled; no lines remain.", "Support Devices", ABSENT),
+        ("The PICC has been pulled back 2 cm.", "Support Devices", PRESENT),
+        ("It is not possible to exclude pneumonia.", "Pneumonia", UNCERTAIN),
+        ("The left lung is collapsed.", "Atelectasis", PRESENT),
         ("No pleural effusion or pneumothorax.", "Pleural Effusion", ABSENT),
         ("No pleural effusion or pneumothorax.", "Pneumothorax", ABSENT),
         ("The lungs show no sign of pneumonia, edema, or mass.", "Lung Lesion", ABSENT),
