@@ -41,6 +41,11 @@ def convert_folder(source: Path, out: Path) -> None:
     left_out = []
     for path in sorted(source.glob("*")) + sorted(source.glob("*/*")):
         # Links are followed: a snapshot of the hub consists of them.
+        if path.is_symlink() and not path.exists():
+            raise ModelError(
+                f"{path}: a link to {path.readlink()}, which is not there\n"
+                "  a snapshot copied without the files it links to? Copy it again following links (cp -rL)"
+            )
         if not path.is_file() or path.name.startswith("."):
             continue
         target = out / path.relative_to(source)

@@ -115,6 +115,17 @@ def test_a_folder_of_pickled_parts(name: str, shards: int, folders: dict[str, Pa
     assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
 
 
+def test_a_link_to_a_file_that_is_not_there_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folders["stable_diffusion"], source)
+    pickle_parts(source, shards=1)
+    (source / "unet" / "config.json").unlink()
+    (source / "unet" / "config.json").symlink_to("../../blobs/abc")
+    with pytest.raises(ModelError, match=r"unet/config\.json: a link to \.\./\.\./blobs/abc, which is not there"):
+        cxrsynth.convert(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_in_half_precision_stay_so(folders: dict[str, Path], tmp_path: Path) -> None:
     source = tmp_path / "source"
     pipeline = DiffusionPipeline.from_pretrained(folders["stable_diffusion"], safety_checker=None)
