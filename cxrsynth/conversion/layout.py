@@ -1,7 +1,9 @@
 """What a single file of weights holds, by the names of its tensors."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from cxrsynth.console import counted
 from cxrsynth.errors import ModelError
@@ -14,6 +16,8 @@ TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
 _TRAINING = ("first_stage_model.loss.", "first_stage_model.model_ema.", "vae.loss.")
 # The transformer that latent diffusion trains with its U-Net, as Cheff does; its code is x-transformers.
 _X_TRANSFORMERS = "cond_stage_model.transformer.attn_layers."
+# Blocks of the transformers of Stable Diffusion 3 and of Flux.
+_TRANSFORMER_ALONE = ("joint_blocks.", "double_blocks.")
 _MOST_WORDS = 16  # tensors in a file that is taken for learned words
 _TO_SAFETENSORS = "if it is pickled, first: cxrsynth convert FILE weights.safetensors"
 # Self-attention of a U-Net without text.
@@ -23,6 +27,15 @@ _UNCONDITIONAL = ".1.qkv.weight"
 def is_vae_tensor(name: str) -> bool:
     """Whether a tensor belongs to the autoencoder itself."""
     return name.startswith(VAE) and not name.startswith(_TRAINING)
+
+
+def with_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names they have in a whole model, where a file holds the transformer of SD3 or Flux alone.
+
+    Its authors publish it without the prefix that files of whole models have.
+    """
+    alone = any(name.startswith(_TRANSFORMER_ALONE) for name in state)
+    return {f"{DENOISER}{name}" if alone else name: tensor for name, tensor in state.items()}
 
 
 def what_it_holds(names: Collection[str]) -> str:

@@ -24,7 +24,7 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 
 from cxrsynth.conversion.base import base_index
-from cxrsynth.conversion.layout import DENOISER, EMA, TEXT, check_layout, is_vae_tensor, what_it_holds
+from cxrsynth.conversion.layout import DENOISER, EMA, TEXT, check_layout, is_vae_tensor, what_it_holds, with_prefix
 from cxrsynth.conversion.original_config import OriginalConfig
 from cxrsynth.conversion.weights import read_weights
 from cxrsynth.diffusion.families import family_of
@@ -63,7 +63,7 @@ def convert_single_file(settings: ConvertSettings, out: Path) -> None:
     # Before the weights, which may take minutes to read.
     original = None if settings.original_config is None else OriginalConfig(settings.original_config)
     known = None if base is None else (family_of(base), _index(base), _parts(base, family_of(base)))
-    state = read_weights(source)
+    state = with_prefix(read_weights(source))
     check_layout(source, state)
     if base is None or known is None:
         raise ModelError(

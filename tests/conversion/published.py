@@ -168,6 +168,52 @@ def ldm_state(folder: Path, *, text: str = "clip") -> State:
     return {name: tensor.clone().contiguous() for name, tensor in state.items()}
 
 
+_SD3 = {
+    "pos_embed.proj": "x_embedder.proj",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "context_embedder": "context_embedder",
+    "proj_out": "final_layer.linear",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+}
+_SD3_BLOCK = {
+    "norm1.linear": "x_block.adaLN_modulation.1",
+    "norm1_context.linear": "context_block.adaLN_modulation.1",
+    "attn.to_out.0": "x_block.attn.proj",
+    "attn.to_add_out": "context_block.attn.proj",
+    "ff.net.0.proj": "x_block.mlp.fc1",
+    "ff.net.2": "x_block.mlp.fc2",
+    "ff_context.net.0.proj": "context_block.mlp.fc1",
+    "ff_context.net.2": "context_block.mlp.fc2",
+}
+
+
+def sd3_to_single(state: State) -> State:
+    """Names of Stability's own code for the transformer of Stable Diffusion 3."""
+    last = max(int(name.split(".")[1]) for name in state if name.startswith("transformer_blocks."))
+    swapped = ("norm_out.linear", f"transformer_blocks.{last}.norm1_context.linear")
+    found = {"pos_embed": state["pos_embed.pos_embed"]}
+    for name, tensor in state.items():
+        layer, _, kind = name.rpartition(".")
+        if layer.startswith(swapped):
+            scale, shift = tensor.chunk(2)  # the code has them the other way round
+            tensor = torch.cat([shift, scale])
+        if layer in _SD3:
+            found[f"{_SD3[layer]}.{kind}"] = tensor
+        elif layer.startswith("transformer_blocks."):
+            _, number, inside = layer.split(".", 2)
+            if inside in _SD3_BLOCK:
+                found[f"joint_blocks.{number}.{_SD3_BLOCK[inside]}.{kind}"] = tensor
+    for number in range(last + 1):
+        for block, names in (("x_block", "to_{}"), ("context_block", "add_{}_proj")):
+            for kind in ("weight", "bias"):
+                parts = [state[f"transformer_blocks.{number}.attn.{names.format(one)}.{kind}"] for one in "qkv"]
+                found[f"joint_blocks.{number}.{block}.attn.qkv.{kind}"] = torch.cat(parts)
+    return found
+
+
 def without_weights(folder: Path, out: Path) -> Path:
     """A copy of a model folder that holds settings, tokenizers and scheduler alone."""
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns("*.safetensors"))

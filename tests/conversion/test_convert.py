@@ -19,7 +19,7 @@ import cxrsynth
 from cxrsynth.cli import app
 from cxrsynth.conversion.weights import read_weights, write_weights
 from cxrsynth.errors import ModelError, ShardError
-from tests.conversion.published import ldm_state, pickle_parts, without_weights
+from tests.conversion.published import ldm_state, pickle_parts, prefixed, sd3_to_single, vae_to_ldm, without_weights
 from tests.diffusion.test_additions import by_diffusers, images_of, loaded
 from tests.families import autoencoder, build, stable_diffusion
 from tests.generation.making import hashes
@@ -151,6 +151,25 @@ def test_one_file_in_the_layout_of_latent_diffusion(
     cxrsynth.convert(source, tmp_path / "out", base=base)
     found = images_of(loaded(tmp_path / "out"))
     torch.testing.assert_close(found, of_source(folders[name]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_one_file_of_stable_diffusion_3(alone: bool, tmp_path: Path) -> None:
+    folder = build("sd3", tmp_path / "sd3")
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    expected = by_diffusers(pipeline)
+    state, parts = sd3_to_single(pipeline.transformer.state_dict()), ["transformer"]
+    if not alone:
+        state = prefixed("model.diffusion_model.", state)
+        state |= prefixed("first_stage_model.", vae_to_ldm(pipeline.vae.state_dict()))
+        parts += ["vae"]
+    path = tmp_path / "sd3_medium.safetensors"
+    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, path)
+    # Text encoders are seldom in the file; they come from the base.
+    for weights in (one for part in parts for one in (folder / part).glob("*.safetensors")):
+        weights.unlink()
+    cxrsynth.convert(path, tmp_path / "out", base=folder)
+    torch.testing.assert_close(images_of(loaded(tmp_path / "out")), expected, atol=1e-4, rtol=0)
 
 
 def test_the_base_has_what_the_file_lacks(folders: dict[str, Path], tmp_path: Path) -> None:
