@@ -40,6 +40,12 @@ _COPIED = (".json", ".txt", ".model", ".safetensors")
 # Below this number, diffusers takes the plain weights whatever it is asked for.
 _LEAST_EMA = 101
 
+# Empty tensors by which files of v-prediction models, which have no settings, say what they are.
+_MARKERS: dict[str, tuple[str, str | bool]] = {
+    "v_pred": ("prediction_type", "v_prediction"),
+    "ztsnr": ("rescale_betas_zero_snr", True),
+}
+
 _LAYER = re.compile(
     rf"(?P<stack>(?:{'|'.join(map(re.escape, TEXT))}).*(?:encoder\.layers|resblocks|encoder\.block))\.(?P<layer>\d+)\."
 )
@@ -92,9 +98,11 @@ def convert_single_file(settings: ConvertSettings, out: Path) -> None:
             network.save_pretrained(out / part, safe_serialization=True)
         else:
             _copy(base / part, out / part)
-    if original is not None:
-        path = out / "scheduler" / "scheduler_config.json"
-        path.write_bytes(stable_json(original.scheduler(json.loads(path.read_text(encoding="utf-8")))))
+    path = out / "scheduler" / "scheduler_config.json"
+    scheduler = json.loads(path.read_text(encoding="utf-8"))
+    stated = {key: value for name, (key, value) in _MARKERS.items() if name in state}
+    if original is not None or stated:
+        path.write_bytes(stable_json((original.scheduler(scheduler) if original else scheduler) | stated))
     # What the base has beside the parts, such as a safety checker, does not belong to this model.
     left_out = {part: [None, None] for part, kind in index.items() if isinstance(kind, list) and part not in parts}
     (out / INDEX).write_bytes(stable_json(index | left_out))

@@ -1,5 +1,6 @@
 """Models in the forms they are published in: once converted, their images are those of the source's pipeline."""
 
+import json
 import pickle
 import shutil
 import socket
@@ -170,6 +171,20 @@ def test_one_file_of_stable_diffusion_3(alone: bool, tmp_path: Path) -> None:
         weights.unlink()
     cxrsynth.convert(path, tmp_path / "out", base=folder)
     torch.testing.assert_close(images_of(loaded(tmp_path / "out")), expected, atol=1e-4, rtol=0)
+
+
+def test_a_file_that_is_marked_as_predicting_v(folders: dict[str, Path], tmp_path: Path) -> None:
+    state = ldm_state(folders["sdxl"], text="sdxl")
+    for name, marks in {"plain": [], "v": ["v_pred", "ztsnr"]}.items():
+        save_file(state | {mark: torch.tensor([]) for mark in marks}, tmp_path / f"{name}.safetensors")
+        cxrsynth.convert(tmp_path / f"{name}.safetensors", tmp_path / name, base=folders["sdxl"])
+    base, plain, found = (
+        json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        for folder in (folders["sdxl"], tmp_path / "plain", tmp_path / "v")
+    )
+    assert plain == base
+    assert base["prediction_type"] != "v_prediction"
+    assert found == base | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 
 
 def test_the_base_has_what_the_file_lacks(folders: dict[str, Path], tmp_path: Path) -> None:
