@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import age_group
 from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, find_roles, is_of_ids, observation_of
-from cxrsynth.reports.table.records import is_text
 from cxrsynth.reports.table.rows import Report, UnusableError, report_text, to_report
+from cxrsynth.reports.table.source import is_text
 from cxrsynth.reports.template import PromptTemplate
 
 if TYPE_CHECKING:

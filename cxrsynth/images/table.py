@@ -12,8 +12,8 @@ from cxrsynth.errors import ReportsError
 from cxrsynth.images import dicom, pictures
 from cxrsynth.images.metadata import is_metadata, plain
 from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed, template_columns
-from cxrsynth.reports.table.records import fetched, read_records, reading
-from cxrsynth.reports.table.table import FORMATS
+from cxrsynth.reports.table.records import read_records
+from cxrsynth.reports.table.source import checked
 from cxrsynth.reports.template import PromptTemplate
 
 # In order of preference.
@@ -92,19 +92,13 @@ class ImageRows:
 def open_rows(
     path: Location, *, columns: ColumnNames | None = None, template: PromptTemplate | None = None
 ) -> ImageRows:
-    """Read a CSV, JSONL or Parquet table of images; of a prompt template, its fields, too.
+    """Read a table of images; of a prompt template, its fields, too.
 
     Raises:
         ReportsError: if it cannot be read, has no column of file names, lacks a requested column, has one that must not
             be part of a prompt, or describes an image twice.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise ReportsError(f"{path}: unknown table format\n  expected a file ending in {', '.join(FORMATS)}")
-    with reading(path):
-        is_folder = path.is_dir()
-    if is_folder:
-        raise ReportsError(f"{path}: is a folder\n  expected one file; name a table inside it")
-    path = fetched(path)
+    path = checked(path)
     names = column_names(path)
     roles = find_roles(path, names, asked=columns or ColumnNames())
     find_labels(path, names, taken=set(roles.values()))

@@ -16,7 +16,7 @@ from cxrsynth.errors import RecipeError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.recipe.schema import Recipe, RewardSection, SftStage
-from cxrsynth.reports.table.records import reading
+from cxrsynth.reports.table.source import reading
 from cxrsynth.reports.template import PromptFormat
 from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward, origin

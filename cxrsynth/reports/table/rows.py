@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.table.columns import TEXT_ROLES, observation_of
-from cxrsynth.reports.table.records import is_text
+from cxrsynth.reports.table.source import is_text
 
 MAX_ID_CHARS = 256
 # Cells of view, sex and age that are remembered: a table repeats them.
@@ -220,11 +220,11 @@ def _labels(record: Mapping[str, Any]) -> dict[str, FindingLabel]:
 
 
 def _status(word: str) -> Status | None:
-    """What a label cell says: a word, or CheXpert's number in any spelling (1.00, +1)."""
+    """What a label cell says: a word, or CheXpert's number in any spelling (1.00, 1,0, +1)."""
     if word in _STATUSES:
         return _STATUSES[word]
     try:
-        return _NUMBERS.get(float(word)) if word.isascii() else None
+        return _NUMBERS.get(float(word.replace(",", "."))) if word.isascii() else None
     except ValueError:
         return None
 
@@ -278,6 +278,7 @@ def _sex(cell: str) -> Literal["M", "F"] | None:
 def _age_years(cell: str) -> float | None:
     """Years: a plain number, DICOM's 067Y, 006M, 010W, 005D, `45y 3m`, or a capped `>89`, `>=90`, `89+`, `90+`."""
     word = " ".join(cell.lower().split())  # without blanks that do not break
+    word = re.sub(r"(?<=\d),(?=\d)", ".", word)  # as German and French tables write numbers
     if word in UNKNOWN:
         return None
     if word in _NEWBORN:

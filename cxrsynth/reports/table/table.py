@@ -1,4 +1,4 @@
-"""A table of reports (CSV, JSONL or Parquet) as a stream: each row becomes a `Report` or a `Rejected` line.
+"""A table of reports (CSV, JSON, Parquet or Excel) as a stream: each row becomes a `Report` or a `Rejected` line.
 
 Rows are read one at a time. The only memory that grows with the table is 16 bytes per id, about 100 in Python's set, to
 find duplicates: about 100 MB for a million ids, and nothing for a table without an id column.
@@ -18,13 +18,13 @@ from cxrsynth.reports.table.columns import (
     listed,
     template_columns,
 )
-from cxrsynth.reports.table.records import fetched, read_records, reading
+from cxrsynth.reports.table.records import read_records
 from cxrsynth.reports.table.rows import Rejected, Report, UnusableError, to_report
 from cxrsynth.reports.table.seen import SeenIds
+from cxrsynth.reports.table.source import checked, reading
 from cxrsynth.reports.template import PromptFormat, PromptTemplate
 from cxrsynth.runtime.files import file_sha256
 
-FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet")
 # Roles that a template may have as fields, and that are missing in every row of a table without them.
 _NEEDED = ("age", "sex", "view", "race")
 
@@ -100,19 +100,7 @@ def open_table(path: Location | str, *, columns: ColumnNames | None = None) -> T
             has neither a text nor a label column.
     """
     path = parse_location(path) if isinstance(path, str) else path
-    if path.suffix.lower() not in FORMATS:
-        raise ReportsError(f"{path}: unknown kind of table\n  expected: a file ending in {', '.join(FORMATS)}")
-    with reading(path):
-        is_folder = path.is_dir()
-    if is_folder:
-        raise ReportsError(f"{path}: is a folder\n  expected: one file; name a table inside it")
-    path = fetched(path)
-    with reading(path), path.open("rb") as file:
-        start = file.read(4)
-    if not start:
-        raise ReportsError(f"{path}: the file is empty\n  expected: a table of reports")
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff") and path.suffix.lower() != ".parquet":
-        raise ReportsError(f"{path}: the file is UTF-16\n  expected: UTF-8; save it again as UTF-8")
+    path = checked(path)
     names = column_names(path)
     roles = find_roles(path, names, asked=columns or ColumnNames())
     labels = find_labels(path, names, taken={name for role, name in roles.items() if role != "race"})
