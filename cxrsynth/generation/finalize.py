@@ -68,6 +68,8 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         "reports_not_in_english": sum(record["reports_not_in_english"] for record in records),
         "label_contradictions": _total(records, "label_contradictions"),
         "unsupported_findings": _total(records, "unsupported_findings"),
+        "rejected_reasons": dict(rows.reasons),
+        "unread_cells": dict(rows.unread),
     }
     if run.settings.accept is not None:
         judged = [record["acceptance"] for record in records]

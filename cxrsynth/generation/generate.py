@@ -18,7 +18,7 @@ from cxrsynth.generation.dry_run import describe
 from cxrsynth.generation.finalize import finish_dataset, refuse_missing
 from cxrsynth.generation.id_map import write_id_map
 from cxrsynth.generation.plan import GenerateRun, open_generate, refuse_changed
-from cxrsynth.generation.rows import Rows, read_rows
+from cxrsynth.generation.rows import Rows, read_rows, say_left_out
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import GenerateSettings
 from cxrsynth.shards.encode import Encoder
@@ -60,6 +60,8 @@ def generate(settings: GenerateSettings) -> Generated:
             samples=rows.usable * settings.images_per_report,
             shards=shard_count(rows.usable, images_per_report=settings.images_per_report, size=settings.shards.size),
         )
+        if run.processes.is_main:
+            say_left_out(run.table, rows)
         if settings.part is not None:
             refuse_changed(run)  # at the end, only the last part looks
         if settings.dry_run:

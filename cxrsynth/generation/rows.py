@@ -1,19 +1,24 @@
 """The report table, read once: its usable reports and rejected rows are kept in temporary files."""
 
 import pickle
+import re
 import tempfile
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from cxrsynth import console
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
+from cxrsynth.shards.folder import REJECTED
 
 _ITEMS_PER_BLOCK = 256
+_LINES = re.compile(r" \(lines \d+ to \d+\)$")
 
 Item = TypeVar("Item")
 
@@ -28,6 +33,8 @@ class Rows:
     def __init__(self) -> None:
         self._usable: _Spool[Report] = _Spool()
         self._rejected: _Spool[Rejected] = _Spool()
+        self.reasons: Counter[str] = Counter()  # why rows were rejected, without their lines -> how many
+        self.unread: Counter[str] = Counter()  # role or observation -> cells that were not understood
 
     @property
     def usable(self) -> int:
@@ -43,8 +50,10 @@ class Rows:
         """Append the next row of the table."""
         if isinstance(row, Report):
             self._usable.append(row)
+            self.unread.update(row.unread)
         else:
             self._rejected.append(row)
+            self.reasons[_LINES.sub("", row.reason)] += 1
 
     def reports(self, first: int = 0, last: int | None = None) -> Iterator[Report]:
         """Usable reports number `first` up to, but not including, `last`, in table order."""
@@ -73,7 +82,7 @@ def read_rows(table: Table, *, limit: int | None, strict: bool) -> Rows:
     """
     rows = Rows()
     try:
-        for row in table.rows():
+        for row in table.rows(strict=strict):
             if limit is not None and rows.usable >= limit:
                 break
             if strict and isinstance(row, Rejected):
@@ -85,14 +94,37 @@ def read_rows(table: Table, *, limit: int | None, strict: bool) -> Rows:
         if not rows.usable:
             first = next(rows.rejected_rows(), None)
             why = "" if first is None else f"; the first: line {first.line}: {first.reason}"
+            others = f"\n  reasons: {listed_counts(rows.reasons)}" if len(rows.reasons) > 1 else ""
             raise ReportsError(
-                f"{table.path}: no usable row ({rows.rejected} rejected{why})\n"
+                f"{table.path}: no usable row ({rows.rejected} rejected{why}){others}\n"
                 "  expected: at least one row with report text or finding labels"
             )
     except BaseException:
         rows.__exit__(None, None, None)
         raise
     return rows
+
+
+def say_left_out(table: Table, rows: Rows) -> None:
+    """Warn of rows that were rejected, and of cells that were not understood."""
+    if rows.rejected:
+        console.warn(
+            f"{table.path}: {console.counted(rows.rejected, 'row')} rejected: {listed_counts(rows.reasons)}"
+            f" (see {REJECTED})"
+        )
+    if rows.unread:
+        cells = console.counted(rows.unread.total(), "cell")
+        console.warn(
+            f"{table.path}: {cells} not understood and left out: {listed_counts(rows.unread)}; --strict stops at the"
+            " first"
+        )
+
+
+def listed_counts(counts: Mapping[str, int], *, most: int = 5) -> str:
+    """`empty text 12, duplicate id 3`, the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    more = sum(count for _, count in ordered[most:])
+    return ", ".join(f"{name} {count:,}" for name, count in ordered[:most]) + (f", others {more:,}" if more else "")
 
 
 class _Spool(Generic[Item]):

@@ -97,6 +97,9 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
     ]
     if unread := manifest["reports_not_in_english"]:
         lines += [f"Not in English, so that no findings were read: {counted(unread, 'report')}."]
+    if cells := manifest["unread_cells"]:
+        named = ", ".join(f"{name} {count:,}" for name, count in sorted(cells.items()))
+        lines += [f"Cells of the table that were not understood and left out: {named}."]
     if manifest["prompts_truncated"]:
         lines += [f"Cut at a sentence to fit the model: {counted(manifest['prompts_truncated'], 'prompt')}."]
     return [*lines, f"`{MANIFEST}` records the whole plan."]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cxrsynth.errors import ReportsError, ShardError
-from cxrsynth.generation.rows import read_rows
+from cxrsynth.generation.rows import read_rows, say_left_out
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table, open_table
 from tests.generation.making import write_table
@@ -15,9 +15,11 @@ HEADER = ("report_id", "impression", "Edema", "view")
 
 
 def table_of(folder: Path, count: int) -> Table:
-    """Every seventh row has a view that is not understood."""
+    """Every seventh row has neither text nor label; every fifth a view that is not understood."""
     rows = tuple(
-        (f"r{number}", f"Findings number {number}.", "-1" if number % 3 else "", "odd" if number % 7 == 3 else "PA")
+        (f"r{number}", "", "", "")
+        if number % 7 == 3
+        else (f"r{number}", f"Findings number {number}.", "-1" if number % 3 else "", "PA" if number % 5 else "odd")
         for number in range(count)
     )
     return open_table(write_table(folder / "reports.csv", rows, HEADER))
@@ -54,10 +56,36 @@ def test_a_limit_ends_the_reading(tmp_path: Path) -> None:
 
 def test_strict_names_the_first_bad_row(tmp_path: Path) -> None:
     table = table_of(tmp_path, 600)
-    with pytest.raises(ReportsError, match=r"line 5: view: .*\n.*--strict"):
+    with pytest.raises(ReportsError, match=r"line 2: view: .*\n.*--strict"):
         read_rows(table, limit=None, strict=True)
-    with read_rows(table, limit=3, strict=True) as rows:
-        assert rows.usable == 3
+    rows = [f"r{number},Clear.,,PA\n" for number in range(4)]
+    path = tmp_path / "other.csv"
+    path.write_text("report_id,impression,Edema,view\n" + "".join(rows) + "r4,,,\n", encoding="utf-8")
+    with pytest.raises(ReportsError, match=r"line 6: empty text\n.*--strict"):
+        read_rows(open_table(path), limit=None, strict=True)
+    with read_rows(open_table(path), limit=4, strict=True) as found:
+        assert found.usable == 4
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = [
+        "id,impression,view,sex",
+        "1,Clear.,odd,M",
+        "2,Clear.,odd,?",
+        "3,,,",
+        "3,Clear.,PA,neither",
+        "3,Clear.,,",
+    ]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(content), encoding="utf-8")
+    table = open_table(path)
+    with read_rows(table, limit=None, strict=False) as rows:
+        assert rows.reasons == {"empty text": 1, "duplicate id": 1}
+        assert rows.unread == {"view": 2, "sex": 1}
+        say_left_out(table, rows)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 rows rejected: duplicate id 1, empty text 1" in said
+    assert "3 cells not understood and left out: view 2, sex 1" in said
 
 
 def test_a_temporary_file_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

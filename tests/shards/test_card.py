@@ -23,6 +23,7 @@ def manifest(*, text: str = "none", shards: int = 2, unsupported: dict[str, int]
         "sanitized": {"date": 3, "name": 1},
         "prompts_truncated": 0,
         "reports_not_in_english": 2,
+        "unread_cells": {"view": 2},
         "unsupported_findings": unsupported or {},
     }
 

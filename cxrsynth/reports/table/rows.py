@@ -2,19 +2,22 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.table.columns import TEXT_ROLES, observation_of
 from cxrsynth.reports.table.source import is_text
 
 MAX_ID_CHARS = 256
+_Value = TypeVar("_Value")
+# Roles without which a row can still be used.
+_CAN_BE_LOST = ("view", "sex", "age")
 # Cells of view, sex and age that are remembered: a table repeats them.
 _CACHED = 4096
 MAX_AGE_YEARS = 130
@@ -83,7 +86,8 @@ class Report:
     `text` is the whole report if the table has a report column; `view` is PA, AP or LATERAL; `stated_age_group` is
     adult or child if that is known without an age; `has_id` is False if the table has no id column, and the id is made
     from the line; `patient_id` is empty if the patient is not known; `fields` holds what a prompt template takes from
-    columns as it is: field -> text; `given` are the labels of columns, where `labels` has those read from the text too.
+    columns as it is: field -> text; `given` are the labels of columns, where `labels` has those read from the text too;
+    `unread` names the roles and observations whose cells were not understood.
     """
 
     report_id: str
@@ -100,6 +104,7 @@ class Report:
     patient_id: str = field(default="", repr=False)
     fields: dict[str, str] = field(default_factory=dict, repr=False)
     given: dict[str, FindingLabel] | None = field(default=None, repr=False, compare=False)
+    unread: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[type["Report"], tuple[Any, ...]]:
         """For pickle, which looks up the names of all fields anew for each object otherwise."""
@@ -132,38 +137,70 @@ class UnusableError(Exception):
 
 
 def to_report(
-    line: int, record: Mapping[str, Any], *, roles: Mapping[str, str], fields: Mapping[str, str] | None = None
+    line: int,
+    record: Mapping[str, Any],
+    *,
+    roles: Mapping[str, str],
+    fields: Mapping[str, str] | None = None,
+    strict: bool = False,
 ) -> Report:
     """The report of one row.
+
+    A cell of view, sex, age or a label that is not understood is left out, and named in `unread`.
 
     Args:
         line: where the row starts, the header being line 1; it becomes the id if there is no id column.
         record: column name -> value as in the file, including columns that are not read.
         roles: role -> column name.
         fields: field of a prompt template -> column name.
+        strict: a cell that is not understood costs the row.
 
     Raises:
-        UnusableError: if the row has neither text nor a label, or a value that is not understood.
+        UnusableError: if the row has neither text nor a label, or a value that it cannot do without.
     """
-    cells = {role: _cell(column, record.get(column)) for role, column in roles.items()}
+    problems: dict[str, UnusableError] = {}
+
+    def understood(name: str, read: Callable[[str], _Value | None], column: str | None) -> _Value | None:
+        if column is None:
+            return None
+        try:
+            return read(_cell(column, record.get(column)))
+        except UnusableError as problem:
+            if strict:
+                raise
+            problems.setdefault(name, problem)
+            return None
+
+    cells = {role: _cell(column, record.get(column)) for role, column in roles.items() if role not in _CAN_BE_LOST}
     taken = set(roles.values())
-    labels = _labels({column: value for column, value in record.items() if column not in taken})
+    labels = {}
+    for column in record:
+        # Checked in every row, not in the header: any JSONL row may be the first to name an observation.
+        observation = observation_of(column) if column not in taken else None
+        if observation is None:
+            continue
+        label = understood(observation, partial(_label, observation), column)
+        if label is not None:
+            if observation in labels:
+                raise UnusableError(f"{observation}: given twice")
+            labels[observation] = label
     text = {role: report_text(cells.get(role, "")) for role in TEXT_ROLES}
     if not labels and not any(text.values()):
-        raise UnusableError("empty text")
+        raise next(iter(problems.values()), UnusableError("empty text"))
     return Report(
         report_id=_report_id(cells["report_id"]) if "report_id" in cells else f"row-{line}",
         line=line,
         findings=text["findings"],
         impression=text["impression"],
         text=text["report"],
-        view=_view(cells.get("view", "")),
-        sex=_sex(cells.get("sex", "")),
-        age_years=_age_years(cells.get("age", "")),
+        view=understood("view", _view, roles.get("view")),
+        sex=understood("sex", _sex, roles.get("sex")),
+        age_years=understood("age", _age_years, roles.get("age")),
         labels=labels,
         has_id="report_id" in cells,
         patient_id=_patient_id(cells.get("patient_id", "")),
         fields={name: _whole(_cell(column, record.get(column)).strip()) for name, column in (fields or {}).items()},
+        unread=tuple(problems),
     )
 
 
@@ -200,23 +237,15 @@ def _cell(column: str, value: Any) -> str:
     return text
 
 
-def _labels(record: Mapping[str, Any]) -> dict[str, FindingLabel]:
-    labels = {}
-    for column, value in record.items():
-        # Checked in every row, not in the header: any JSONL row may be the first to name an observation.
-        observation = observation_of(column)
-        if observation is None:
-            continue
-        word = _cell(column, value).strip().lower()
-        if word in _NOT_MENTIONED:
-            continue
-        status = _status(word)
-        if status is None:
-            raise UnusableError(f"{observation}: value not understood; expected 1, 0, -1 or nothing")
-        if observation in labels:
-            raise UnusableError(f"{observation}: given twice")
-        labels[observation] = FindingLabel(status)
-    return labels
+def _label(observation: str, cell: str) -> FindingLabel | None:
+    """The label that a cell states; None if it states none."""
+    word = cell.strip().lower()
+    if word in _NOT_MENTIONED:
+        return None
+    status = _status(word)
+    if status is None:
+        raise UnusableError(f"{observation}: value not understood; expected 1, 0, -1 or nothing")
+    return FindingLabel(status)
 
 
 def _status(word: str) -> Status | None:

@@ -61,8 +61,10 @@ class Table:
                 )
         return replace(self, fields=fields)
 
-    def rows(self) -> Iterator[Report | Rejected]:
+    def rows(self, *, strict: bool = False) -> Iterator[Report | Rejected]:
         """Rows in file order, read lazily; every call starts from the beginning.
+
+        A cell of view, sex, age or a label that is not understood is left out; if `strict`, it costs the row.
 
         Without an id column, a row is called `row-<line>`: it keeps that id as long as the lines above it stay. Its
         `has_id` is False, unlike that of a row with such an id in its column.
@@ -78,7 +80,7 @@ class Table:
                 try:
                     if isinstance(record, str):
                         raise UnusableError(record)
-                    report = to_report(line, record, roles=roles, fields=self.fields)
+                    report = to_report(line, record, roles=roles, fields=self.fields, strict=strict)
                     if "report_id" in self.roles and not seen.add(report.report_id):
                         raise UnusableError("duplicate id")
                 except UnusableError as unusable:

@@ -147,8 +147,10 @@ def test_label_cells(cell: str, status: Status | None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", ["2", "0.5", "inf", "\u0661", "1 or 0"])
-def test_label_cells_that_say_nothing_known_are_refused(cell: str, tmp_path: Path) -> None:
-    assert only_rejected(rows_of(tmp_path / "a.csv", f"text,Edema\nclear,{cell}\n"))[0][1].startswith("Edema: value")
+def test_label_cells_that_say_nothing_known_are_left_out(cell: str, tmp_path: Path) -> None:
+    (report,) = rows_of(tmp_path / "a.csv", f"text,Edema\nclear,{cell}\n")
+    assert isinstance(report, Report)
+    assert (report.labels, report.unread) == ({}, ("Edema",))
 
 
 def test_ids_as_tools_write_them(tmp_path: Path) -> None:
@@ -236,17 +238,35 @@ def test_ages(tmp_path: Path, age: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cells", "name", "reason"),
+    [
+        ("XYZ,,,", "view", "view: value not understood"),
+        (",131,,", "age", "age: over 130"),
+        (",-3,,", "age", "age: value not understood"),
+        (",1-5,,", "age", "age: value not understood"),
+        (",٣,,", "age", "age: value not understood"),
+        (",,neither,", "sex", "sex: value not understood"),
+        (",,,maybe", "Edema", "Edema: value not understood"),
+    ],
+)
+def test_a_cell_that_is_not_understood_costs_the_cell(tmp_path: Path, cells: str, name: str, reason: str) -> None:
+    path = write(tmp_path / "a.csv", f"text,view,age,sex,Edema\nclear,{cells}\n")
+    (report,) = open_table(path).rows()
+    assert isinstance(report, Report)
+    assert report.unread == (name,)
+    assert (report.text, report.view, report.age_years, report.sex, report.labels) == ("clear", None, None, None, {})
+    (rejected,) = open_table(path).rows(strict=True)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
     ("cells", "reason"),
     [
         (",,,", "empty text"),
         ("1,,,", "empty text"),
         (" ,clear,,", "empty id"),
         ("0,clear,,", "duplicate id"),
-        ("1,clear,XYZ,", "view: value not understood"),
-        ("1,clear,,131", "age: over 130"),
-        ("1,clear,,-3", "age: value not understood"),
-        ("1,clear,,1-5", "age: value not understood"),
-        ("1,clear,,٣", "age: value not understood"),
         ("1,clear,", "3 fields where the header has 4"),
         ("1,clear,,,,", "6 fields where the header has 4"),
         ("1,cle\0ar,,", "NUL byte in column 'text'"),
@@ -498,10 +518,14 @@ def test_no_reason_contains_a_value(position: int, mess: str) -> None:
         rows = rows_of(Path(folder) / "a.csv", b"id,text,view,sex,age,Edema\n" + line + b"\n")
         jsonl = "".join(json.dumps({"text": "a", name: SECRET}) + "\n" for name in ("view", "sex", "age", "Edema"))
         rows += rows_of(Path(folder) / "a.jsonl", jsonl)
+        unread = [name for row in rows if isinstance(row, Report) for name in row.unread]
+        for name in ("a.csv", "a.jsonl"):
+            rows += open_table(Path(folder) / name).rows(strict=True)
 
     reasons = [reason for _, reason in only_rejected(rows)]
     assert len(reasons) >= 4
-    assert not any("zebulon" in reason or "quill" in reason for reason in reasons)
+    assert len(unread) >= 4
+    assert not any("zebulon" in reason or "quill" in reason for reason in reasons + unread)
 
 
 def test_a_table_without_a_header_shows_nothing_of_its_first_row(tmp_path: Path) -> None:
