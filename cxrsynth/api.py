@@ -102,7 +102,7 @@ def generate(
     The same arguments give the same bytes. A run that was interrupted resumes when it is called again.
 
     Args:
-        reports: CSV, JSONL or Parquet table of reports; `example_reports()` is the one in the package.
+        reports: CSV, JSON, Parquet or Excel table of reports; `example_reports()` is the one in the package.
         out: folder for the data set: new, empty, or an unfinished run to resume.
         model: `nano`, a model folder in diffusers' layout, or a model on the Hugging Face Hub.
         unet: folder of a UNet or transformer to use in place of the model's.
@@ -310,7 +310,7 @@ def audit(
         images: data set made by cxrsynth, WebDataset shards, or a folder of images or DICOM files.
         out: folder for the results; None for a folder beside `images` whose name ends in -audit.
         reference: real images to compare with, in any form that `images` can have.
-        table: CSV, JSONL or Parquet table that describes the files in `images`.
+        table: CSV, JSON, Parquet or Excel table that describes the files in `images`.
         reference_table: the same for the reference.
         columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`) -> column name.
         judges: backend of all reward models, or reward -> backend; only the rewards of a mapping are measured.

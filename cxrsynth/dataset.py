@@ -54,7 +54,7 @@ def open_dataset(
     Args:
         path: folder of a data set, one shard, or one image; or the address of one in an object store, as
             `s3://bucket/set`.
-        table: CSV, JSONL or Parquet table that describes the images, for data sets of other programs.
+        table: CSV, JSON, Parquet or Excel table that describes the images, for data sets of other programs.
         columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`) -> column name, for columns without a
             usual name.
         shuffle: samples in the shuffle buffer, which also turns on shuffling of shards; 0 keeps the order of the files.

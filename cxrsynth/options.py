@@ -19,7 +19,7 @@ Reports = Annotated[
     str | None,
     Argument(
         metavar="[REPORTS]",
-        help="CSV, JSONL or Parquet table of reports: a path, or s3://, gs://...",
+        help="CSV, JSON, Parquet or Excel table of reports: a path, or s3://, gs://...",
         show_default=False,
     ),
 ]
@@ -275,7 +275,7 @@ Reference = Annotated[
 AuditFolder = Annotated[Path | None, Option("--out", help="Folder for the results. Default: SHARDS with -audit.")]
 ImageTable = Annotated[
     str | None,
-    Option("--table", metavar="PATH", help="CSV, JSONL or Parquet table that describes the files in SHARDS."),
+    Option("--table", metavar="PATH", help="CSV, JSON, Parquet or Excel table that describes the files in SHARDS."),
 ]
 ReferenceTable = Annotated[
     str | None, Option(metavar="PATH", help="Table that describes the reference images.", rich_help_panel=_METRICS)

@@ -39,9 +39,7 @@ def batches_to_make(
     run: GenerateRun, model: DiffusionModel, folder: OutputFolder, rows: Rows, advance: Advance
 ) -> Iterator[Batch]:
     """The batches of the shards that this process still has to make. No batch spans two shards."""
-    prompt_builder = PromptBuilder(
-        run.prompt_format, model.spec.depicts, model.fits, classes=model.spec.classes, deid=run.settings.strength
-    )
+    prompt_builder = prompt_builder_of(run, model)
     warned: set[str] = set()
     size, images = run.settings.shards.size, rows.usable * run.settings.images_per_report
     for index, first in enumerate(range(0, images, size)):
@@ -58,6 +56,13 @@ def batches_to_make(
         for start in range(0, len(members), run.batch_size):
             end = start + run.batch_size
             yield Batch(shard, members[start:end], last=end >= len(members))
+
+
+def prompt_builder_of(run: GenerateRun, model: DiffusionModel) -> PromptBuilder:
+    """What makes the prompts of a run."""
+    return PromptBuilder(
+        run.prompt_format, model.spec.depicts, model.fits, classes=model.spec.classes, deid=run.settings.strength
+    )
 
 
 def _members(rows: Rows, first: int, last: int, *, images_per_report: int) -> list[tuple[Report, int]]:

@@ -12,7 +12,10 @@ from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
 from cxrsynth.errors import ModelError
+from cxrsynth.generation.batches import prompt_builder_of
 from cxrsynth.generation.plan import GenerateRun
+from cxrsynth.generation.rows import Rows
+from cxrsynth.reports.table.summary import describe_columns
 from cxrsynth.settings import ImageFormat, ShardFormat
 from cxrsynth.shards.plan import shard_count
 
@@ -22,9 +25,10 @@ _BYTES_BESIDE_IMAGE = 5_000  # tar headers and the JSON member
 _PROBE_CALLS = 3
 
 
-def describe(run: GenerateRun, reports: int, rejected: int) -> str:
-    """What the dry run prints."""
+def describe(run: GenerateRun, rows: Rows) -> str:
+    """What the dry run prints; the prompt of the first report among it, as the model would get it."""
     settings = run.settings
+    reports, rejected = rows.usable, rows.rejected
     images = reports * settings.images_per_report
     shards = shard_count(reports, images_per_report=settings.images_per_report, size=settings.shards.size)
     model = run.load_model()
@@ -35,10 +39,13 @@ def describe(run: GenerateRun, reports: int, rejected: int) -> str:
         at_once = min(pool.batches, math.ceil(batches / (parts * run.processes.count)))
         round_s = _seconds_per_round(run, model, pool, batches=at_once, size=min(run.batch_size, images))
     duration_s = math.ceil(batches / (at_once * parts * run.processes.count)) * round_s
+    prompt = prompt_builder_of(run, model).build(next(rows.reports())).prompt
     size_bytes = images * _bytes_per_image(run, model.image_shape)
     return (
         f"would make {counted(images, 'image')} of {model.image_shape[1]} x {model.image_shape[0]} pixels"
         f" from {counted(reports, 'report')} ({counted(rejected, 'row')} rejected)\n"
+        f"  columns: {describe_columns(run.table)}\n"
+        f"  first prompt: {prompt}\n"
         f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB{_part(run, shards)}\n"
         f"  model: {model.name}, {counted(run.steps, 'step')}, guidance {run.guidance:g}, {run.sampler.value},"
         f" {model.precision.value} on {model.device.type}\n"

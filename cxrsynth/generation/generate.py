@@ -19,6 +19,7 @@ from cxrsynth.generation.finalize import finish_dataset, refuse_missing
 from cxrsynth.generation.id_map import write_id_map
 from cxrsynth.generation.plan import GenerateRun, open_generate, refuse_changed
 from cxrsynth.generation.rows import Rows, read_rows, say_left_out
+from cxrsynth.reports.table.summary import describe_columns
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import GenerateSettings
 from cxrsynth.shards.encode import Encoder
@@ -60,13 +61,12 @@ def generate(settings: GenerateSettings) -> Generated:
             samples=rows.usable * settings.images_per_report,
             shards=shard_count(rows.usable, images_per_report=settings.images_per_report, size=settings.shards.size),
         )
-        if run.processes.is_main:
-            say_left_out(run.table, rows)
         if settings.part is not None:
             refuse_changed(run)  # at the end, only the last part looks
         if settings.dry_run:
             folder.check(run.plan)
-            return replace(made, estimate=describe(run, made.reports, made.rejected))
+            say_left_out(run.table, rows)
+            return replace(made, estimate=describe(run, rows))
         complete = _is_complete(run, folder)
         try:
             if complete or _work(run, folder, rows, shards=made.shards):
@@ -89,6 +89,9 @@ def _work(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) ->
         model, acceptor = run.load_model(), run.load_acceptor()
         if _begin(run, folder):
             return True
+        if run.processes.is_main:
+            console.say(f"{run.settings.reports}: {describe_columns(run.table)}")
+            say_left_out(run.table, rows)
         _make_shards(run, model, acceptor, folder, rows)
     run.processes.wait()
     return False

@@ -13,7 +13,7 @@ from cxrsynth.reports.table.records import read_header
 from cxrsynth.reports.template import FIELDS, PromptTemplate
 
 # The first match counts: from a table with both `report` and `text`, `report` is read.
-_USUAL_NAMES = {
+USUAL_NAMES = {
     "report": ("report", "reporttext", "text"),
     "findings": ("findings", "sectionfindings"),
     "impression": ("impression", "sectionimpression"),
@@ -27,7 +27,7 @@ _USUAL_NAMES = {
 # Roles whose columns hold report text.
 TEXT_ROLES: tuple[str, ...] = ("report", "findings", "impression")
 _ID_ROLES = ("report_id", "patient_id")
-_OF_IDS = frozenset(name for role in _ID_ROLES for name in _USUAL_NAMES[role])
+_OF_IDS = frozenset(name for role in _ID_ROLES for name in USUAL_NAMES[role])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def find_roles(path: Location, names: tuple[str, ...], *, asked: ColumnNames) ->
             close = difflib.get_close_matches(wanted, names, n=3)
             hint = f"\n  did you mean: {listed(close)}" if close else ""
             raise ReportsError(f"{path}: column {wanted!r} not found\n  columns: {listed(names)}{hint}")
-        usual = (by_usual_name[name] for name in _USUAL_NAMES[role] if name in by_usual_name)
+        usual = (by_usual_name[name] for name in USUAL_NAMES[role] if name in by_usual_name)
         column = wanted if wanted is not None else next(usual, None)
         if column is not None:
             roles[role] = column
@@ -167,11 +167,16 @@ def listed(names: tuple[str, ...] | list[str]) -> str:
 
     Without a header, the "names" are the first row: words of a report, or the number of a patient.
     """
-    if any(_reads_like_content(name) for name in names):
+    if not are_names(names):
         return f"{len(names)}, not shown: they read like a row of content, not like names (is the header missing?)"
     # A file that is not a table can have a "header" of any length, made of text: show little of it.
     shown = [name if len(name) <= 40 else f"{name[:40]}..." for name in names[:40]]
     return ", ".join(shown) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+
+
+def are_names(names: Collection[str]) -> bool:
+    """False if one reads like a cell: the header may be missing, and what stands in its place must not be shown."""
+    return not any(_reads_like_content(name) for name in names)
 
 
 def _reads_like_content(name: str) -> bool:
