@@ -99,7 +99,7 @@ class ReportsSection(Section):
     two sets, whatever its case, white space and punctuation.
     """
 
-    table: Path = Field(description="CSV, JSONL or Parquet table of reports; relative to the recipe.")
+    table: Path = Field(description="CSV, JSON, Parquet or Excel table of reports; relative to the recipe.")
     columns: _Columns = Field(
         default={},
         description="Role -> column name, as in the `--*-column` options of `generate`, and `patient_id`; by default,"
