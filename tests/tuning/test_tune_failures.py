@@ -70,12 +70,9 @@ def test_a_model_that_does_not_load_leaves_no_folder(tiny_model: Path, tmp_path:
 @pytest.mark.slow
 def test_a_hacked_reward_ends_the_stage_with_the_best_model(tiny_model: Path, tmp_path: Path) -> None:
     """The evaluator likes dark images, the reward bright ones."""
-    content = recipe(
-        tiny_model,
-        iterations=60,
-        images_per_report=8,
-        train={"unet": "frozen", "ace": {"subspace": 4, "exploration_std": 2.0}, "ace_learning_rate": 1.0},
-    )
+    # Images enough, and a rate high enough, that they become brighter whatever release of torch draws their noise.
+    train = {"unet": "full", "learning_rate": 3.0e-3, "ace": False}
+    content = recipe(tiny_model, iterations=60, images_per_report=8, train=train) | {"seed": 2}
     judge = {"evaluator": {"brightness": "dark"}, "hacking_margin": 1.0e-3}
     content["evaluation"] |= {"every": 5, "on_hacking": "stop"} | judge
     content["checkpoints"] = {"every": 100}
