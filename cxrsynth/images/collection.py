@@ -85,7 +85,7 @@ def open_collection(
 
     Args:
         path: a folder, a tar, one image, or the manifest.json of a cxrsynth data set.
-        table: CSV, JSON, Parquet or Excel that describes the images, one row each, found by file name. An image's metadata is
+        table: CSV, JSON, Parquet or Excel table of the images, one row each, found by file name. An image's metadata is
             then its row, plus what a DICOM header adds.
         columns: names of columns (and keys of JSON members) that differ from the usual ones.
         template: of prompts, whose fields are read, too.

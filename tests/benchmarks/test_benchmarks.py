@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -19,6 +20,8 @@ SMALL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_prints_its_ratio(name: str) -> None:
+    if name == "generate_speed" and int(transformers.__version__.partition(".")[0]) < 5:
+        pytest.skip("a pipeline reads nano's tokenizer with transformers 5 or later")
     # Last in line, as in conftest: an installed cxrsynth comes before the checkout.
     code = (
         f"import runpy, sys; sys.path.append({str(ROOT)!r}); "

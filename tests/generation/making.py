@@ -7,6 +7,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import diffusers
+
+from cxrsynth.diffusion.schedule import KNOWN_SCHEDULERS
+
 # Ids and words that occur nowhere else: if one is in an output, it leaked. Ids are complete, since three letters
 # occur in compressed pixels by chance.
 SECRET_WORDS = ("Zorblattic", "Quibbleton", "Blatherwick", "03/14/2019", "QZX-77", "qzx-77", "Xylograph")
@@ -29,6 +33,11 @@ def write_table(path: Path, rows: tuple[tuple[str, ...], ...] = ROWS, header: tu
         writer.writerow(header)
         writer.writerows(rows)
     return path
+
+
+def known_schedulers() -> set[str]:
+    """Those of `KNOWN_SCHEDULERS` that the installed diffusers has; the oldest allowed release lacks one."""
+    return {name for name in KNOWN_SCHEDULERS if hasattr(diffusers, name)}
 
 
 def command(reports: Path, out: Path, model: Path | str, *options: str) -> list[str]:

@@ -18,11 +18,10 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from cxrsynth.cli import app
-from cxrsynth.diffusion.schedule import KNOWN_SCHEDULERS
 from cxrsynth.errors import ModelError
 from cxrsynth.generation import plan
 from cxrsynth.generation.draw import Drawer
-from tests.generation.making import command, hashes, manifest, write_table
+from tests.generation.making import command, hashes, known_schedulers, manifest, write_table
 from tests.processes import TIMEOUT_S, Warm
 
 # 14 images in 7 shards of two batches: enough that a kill lands between two of either.
@@ -168,7 +167,7 @@ def test_ctrl_c_says_how_to_resume(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("named", sorted(KNOWN_SCHEDULERS))
+@pytest.mark.parametrize("named", sorted(known_schedulers()))
 def test_every_scheduler_resumes_to_the_same_bytes(
     named: str, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

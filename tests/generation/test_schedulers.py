@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 from cxrsynth.cli import app
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import check_scheduler
-from cxrsynth.diffusion.schedule import KNOWN_SCHEDULERS
 from cxrsynth.settings import Sampler
-from tests.generation.making import command, write_table
+from tests.generation.making import command, known_schedulers, write_table
 from tests.tuning.making import install_brightness, recipe, tune, write_recipe
 
 
@@ -87,7 +86,7 @@ def test_a_dry_run_asks_for_no_other_number_of_steps(tiny_model: Path, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(KNOWN_SCHEDULERS - {"DPMSolverSDEScheduler"}))
+@pytest.mark.parametrize("name", sorted(known_schedulers() - {"DPMSolverSDEScheduler"}))
 def test_every_scheduler_passes_with_settings_of_its_own(name: str, tiny_model: Path, tmp_path: Path) -> None:
     flow = {} if name.startswith("FlowMatch") else {"prediction_type": "v_prediction"}
     kept = {"skip_prk_steps": True} if name.startswith("PNDM") else {}

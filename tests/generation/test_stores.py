@@ -249,6 +249,8 @@ def test_nothing_at_an_address(store: Store) -> None:
 
 def test_a_missing_package_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    # Where another test has opened one.
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     for out, table in ((OUT.replace("memory", "s3"), None), (OUT, "s3://bucket/reports.csv")):
         code, printed = store.run(out, table=table)
         assert code == 2

@@ -65,7 +65,7 @@ def test_a_script_starts_what_can_be_run(script: Path, tmp_path: Path) -> None:
         assert context.params["part"] == "2/16"
         assert f"--array=1-{context.params['part'].rpartition('/')[2]}" in script.read_text()
     if script.stem == "tune-array":
-        assert (str(context.params["out"]), context.params["override"]) == ("runs/seed-2", ["seed=2"])
+        assert (str(context.params["out"]), *context.params["override"]) == ("runs/seed-2", "seed=2")
 
 
 def test_names_with_spaces_and_addresses_arrive(tmp_path: Path) -> None:

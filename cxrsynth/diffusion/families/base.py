@@ -32,6 +32,10 @@ class TextWidth(NamedTuple):
     given: int
 
 
+def _no_advice_on_masks(record: logging.LogRecord) -> bool:
+    return "attention_mask" not in str(record.msg)
+
+
 @dataclass(frozen=True)
 class Components:
     """The networks and tokenizers of one model, by the names of their folders, and what else its folder says.
@@ -104,6 +108,8 @@ class Family(ABC):
         kind = self.pipeline_class
         # It prints what it cuts of a prompt, which is report text.
         logging.getLogger(kind.__module__).setLevel(logging.ERROR)
+        # Before transformers 5, encoders advise a mask of padding, which these pipelines do without.
+        logging.getLogger("transformers.modeling_utils").addFilter(_no_advice_on_masks)
         parts = dict.fromkeys(self.optional) | {
             self.denoiser: denoiser,
             "vae": components.vae,
