@@ -94,6 +94,7 @@ def generate(
     deid: str | None = GenerateSettings.deid,
     id_key: str | PathLike[str] | None = GenerateSettings.id_key,
     id_map: str | PathLike[str] | None = GenerateSettings.id_map,
+    rejected: str | PathLike[str] | None = GenerateSettings.rejected,
     part: str | None = None,
     finish: bool = GenerateSettings.finish,
 ) -> "Generated":
@@ -120,7 +121,7 @@ def generate(
             for columns without a usual name.
         images_per_report: 1 to 100.
         limit: use only the first so many usable reports.
-        strict: stop at the first unusable row instead of setting it aside in rejected.csv.
+        strict: stop at the first unusable row instead of setting it aside (see `rejected`).
         dry_run: write nothing; the result's `estimate` holds counts, disk space and time.
         steps: denoising steps; None for the model's.
         guidance: classifier-free guidance scale, 1 turns it off, below it the empty prompt takes part; None for the
@@ -147,6 +148,7 @@ def generate(
             stored, else `standard`.
         id_key: file with the secret key for sample keys; None for a key created once in the user data folder.
         id_map: write the mapping from report ids to sample keys to this file, outside `out`.
+        rejected: write line and reason of rows that were not used to this file; None: `OUT.rejected.csv` beside `out`.
         part: `I/N`: make only every N-th shard, from number I on (1 to N). Parts may run at the same time, and in any
             order; the last to end completes the data set.
         finish: make no image; complete a data set of which all parts are made.
@@ -212,6 +214,7 @@ def generate(
         deid=None if deid is None else _choice("deid", Deid, deid),
         id_key=_path(id_key),
         id_map=_path(id_map),
+        rejected=_path(rejected),
         part=None if part is None else parse_part(part),
         finish=finish,
         sampling=SamplingSettings(

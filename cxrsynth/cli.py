@@ -109,6 +109,7 @@ def generate(
     deid: options.Deid = GenerateSettings.deid,
     id_key: options.IdKey = GenerateSettings.id_key,
     id_map: options.IdMap = GenerateSettings.id_map,
+    rejected: options.Rejected = GenerateSettings.rejected,
     part: options.PartOfSet = None,
     finish: options.Finish = GenerateSettings.finish,
     report_column: options.ReportColumn = None,
@@ -200,6 +201,7 @@ def generate(
             deid=deid,
             id_key=id_key,
             id_map=id_map,
+            rejected=rejected,
             part=part,
             finish=finish,
         )
@@ -209,9 +211,9 @@ def generate(
             left = f"{_count(done.missing, 'shard')} of other parts missing" if done.missing else "others are at work"
             console.say(f"{out}: part {part} is made; {left}")
         elif _is_main_process():
-            rejected = f", {_count(done.rejected, 'row')} not used, see rejected.csv" if done.rejected else ""
+            unused = f", {_count(done.rejected, 'row')} not used" if done.rejected else ""
             accepted = "" if done.accepted is None else f", {done.accepted} of them accepted"
-            made = f"{out}: {_count(done.samples, 'image')} in {_count(done.shards, 'shard')}{accepted}{rejected}"
+            made = f"{out}: {_count(done.samples, 'image')} in {_count(done.shards, 'shard')}{accepted}{unused}"
             again = f"{out}: already complete ({done.samples} images), nothing to do"
             console.say(again if done.already_complete else made)
 

@@ -175,6 +175,15 @@ IdMap = Annotated[
     ),
 ]
 
+Rejected = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Where to list rows that were not used, by line and reason; OUT.rejected.csv beside --out by default.",
+        rich_help_panel=_PRIVACY,
+    ),
+]
+
 # generate: what to accept.
 Accept = Annotated[
     bool,

@@ -234,6 +234,7 @@ class GenerateSettings:
     deid: Deid | None = None
     id_key: Path | None = None
     id_map: Path | None = None
+    rejected: Path | None = None
     part: Part | None = None
     finish: bool = False
     sampling: SamplingSettings = SamplingSettings()

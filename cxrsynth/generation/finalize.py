@@ -13,13 +13,13 @@ from cxrsynth import console
 from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.generation.accept_counts import total_acceptance
-from cxrsynth.generation.id_map import write_id_map
+from cxrsynth.generation.lists import write_id_map, write_rejected
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
 from cxrsynth.runtime.files import file_sha256, folder_atomically, open_atomically
 from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
-from cxrsynth.shards.folder import CARD, FILE_SET, METADATA, NOT_ACCEPTED, PREVIEW, REJECTED, OutputFolder
+from cxrsynth.shards.folder import CARD, FILE_SET, METADATA, NOT_ACCEPTED, PREVIEW, OutputFolder
 from cxrsynth.shards.plan import shard_name
 
 _PREVIEW_IMAGES = 24
@@ -48,7 +48,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
             f"{run.settings.out}: none of {rows.usable * run.settings.images_per_report} images was accepted, so there"
             " is nothing to share\n  lower the thresholds, or keep what is not accepted without --only-accepted"
         )
-    _write_rejected(folder, rows)
+    write_rejected(run, rows)
     write_id_map(run, rows)
     folder.write(PREVIEW, contact_sheet(_first_images(folder, shards)))
     files = _unpack(run, folder, shards=shards) if run.settings.shards.unpacked else {}
@@ -133,16 +133,6 @@ def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:
     for record in records:
         total.update(record[name])
     return dict(total)
-
-
-def _write_rejected(folder: OutputFolder, rows: Rows) -> None:
-    """Write rejected.csv: line and reason of each rejected row, no text and no id."""
-    with folder.new_file(REJECTED) as raw:
-        file = io.TextIOWrapper(raw, newline="", encoding="utf-8")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["line", "reason"])
-        writer.writerows([row.line, row.reason] for row in rows.rejected_rows())
-        file.detach()  # flushes
 
 
 def _write_not_accepted(folder: OutputFolder, judged: list[dict[str, Any]]) -> None:

@@ -16,9 +16,9 @@ from cxrsynth.generation.batches import Batch, batches_to_make
 from cxrsynth.generation.draw import Drawer, Drawn
 from cxrsynth.generation.dry_run import describe
 from cxrsynth.generation.finalize import finish_dataset, refuse_missing
-from cxrsynth.generation.id_map import write_id_map
+from cxrsynth.generation.lists import check_lists, rejected_list, write_id_map, write_rejected
 from cxrsynth.generation.plan import GenerateRun, open_generate, refuse_changed
-from cxrsynth.generation.rows import Rows, read_rows, say_left_out
+from cxrsynth.generation.rows import Rows, read_rows, refuse_unusable, say_left_out
 from cxrsynth.reports.table.summary import describe_columns
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import GenerateSettings
@@ -55,6 +55,8 @@ def generate(settings: GenerateSettings) -> Generated:
     run = open_generate(settings)
     folder = OutputFolder(settings.out)
     with read_rows(run.table, limit=settings.limit, strict=settings.strict) as rows:
+        check_lists(run, rows)
+        _refuse_unusable(run, rows)
         made = Generated(
             reports=rows.usable,
             rejected=rows.rejected,
@@ -65,7 +67,7 @@ def generate(settings: GenerateSettings) -> Generated:
             refuse_changed(run)  # at the end, only the last part looks
         if settings.dry_run:
             folder.check(run.plan)
-            say_left_out(run.table, rows)
+            say_left_out(run.table, rows, None)
             return replace(made, estimate=describe(run, rows))
         complete = _is_complete(run, folder)
         try:
@@ -76,6 +78,14 @@ def generate(settings: GenerateSettings) -> Generated:
             raise folder.failure(error) from None
         finally:
             folder.unlock()
+
+
+def _refuse_unusable(run: GenerateRun, rows: Rows) -> None:
+    """Raise ReportsError if no row can be used; the list of them is written all the same, to see why."""
+    listed = None if run.settings.dry_run else rejected_list(run)
+    if not rows.usable and listed is not None and run.processes.is_main:
+        write_rejected(run, rows)
+    refuse_unusable(run.table, rows, listed)
 
 
 def _work(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> bool:
@@ -91,7 +101,7 @@ def _work(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) ->
             return True
         if run.processes.is_main:
             console.say(f"{run.settings.reports}: {describe_columns(run.table)}")
-            say_left_out(run.table, rows)
+            say_left_out(run.table, rows, rejected_list(run))
         _make_shards(run, model, acceptor, folder, rows)
     run.processes.wait()
     return False

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import math
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -95,9 +94,10 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
             f"--unpacked: --out {settings.out} is an object store, and a DICOM file-set replaces a folder as a whole\n"
             "  write tars of DICOM objects there (--format dicom alone), or the file-set into a local folder"
         )
-    _check_outside(settings.id_map, settings.out, "--id-map")
-    if settings.id_map is not None:
-        _check_id_map(settings.id_map, settings)
+    for path, option in ((settings.id_map, "--id-map"), (settings.rejected, "--rejected")):
+        _check_outside(path, settings.out, option)
+        if path is not None:
+            _check_list(path, settings, option)
     _check_outside(settings.id_key, settings.out, "--id-key")
     device = choose_device(settings.sampling.device, local_rank=read_launch().local_rank)
     precision = choose_precision(settings.sampling.precision, device)
@@ -240,17 +240,12 @@ def _model_record(model: ResolvedModel) -> dict[str, str]:
     return {"name": name, "digest": model.digest} | revision
 
 
-def _check_id_map(path: Path, settings: GenerateSettings) -> None:
-    """Raise ShardError for an id map that would replace another file of the run, or that cannot be written."""
+def _check_list(path: Path, settings: GenerateSettings, option: str) -> None:
+    """Raise ShardError for a list that would replace another file of the run."""
     others = {"the table of reports": settings.reports, "--id-key": settings.id_key or default_id_key()}
     for what, other in others.items():
         if isinstance(other, Path) and path.resolve() == other.resolve():
-            raise ShardError(f"--id-map {path}: is {what}, which would be overwritten\n  name another file")
-    if path.is_dir():
-        raise ShardError(f"--id-map {path}: is a folder, expected a file")
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ShardError(f"--id-map {path}: cannot be written in {there}\n  name another file")
+            raise ShardError(f"{option} {path}: is {what}, which would be overwritten\n  name another file")
 
 
 def _check_outside(path: Path | None, out: Location, option: str) -> None:

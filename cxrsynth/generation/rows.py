@@ -8,6 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -15,7 +16,6 @@ from cxrsynth import console
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
-from cxrsynth.shards.folder import REJECTED
 
 _ITEMS_PER_BLOCK = 256
 _LINES = re.compile(r" \(lines \d+ to \d+\)$")
@@ -77,7 +77,7 @@ def read_rows(table: Table, *, limit: int | None, strict: bool) -> Rows:
     """Read the table, up to `limit` usable reports.
 
     Raises:
-        ReportsError: if the table cannot be read, has no usable row, or, with `strict`, has a row that cannot be used.
+        ReportsError: if the table cannot be read, or, with `strict`, has a row that cannot be used.
         ShardError: if the temporary files cannot be written.
     """
     rows = Rows()
@@ -88,29 +88,38 @@ def read_rows(table: Table, *, limit: int | None, strict: bool) -> Rows:
             if strict and isinstance(row, Rejected):
                 raise ReportsError(
                     f"{table.path}: line {row.line}: {row.reason}\n"
-                    "  fix the row, or leave out --strict to have such rows listed in rejected.csv"
+                    "  fix the row, or leave out --strict to leave such rows out and list them"
                 )
             rows.add(row)
-        if not rows.usable:
-            first = next(rows.rejected_rows(), None)
-            why = "" if first is None else f"; the first: line {first.line}: {first.reason}"
-            others = f"\n  reasons: {listed_counts(rows.reasons)}" if len(rows.reasons) > 1 else ""
-            raise ReportsError(
-                f"{table.path}: no usable row ({rows.rejected} rejected{why}){others}\n"
-                "  expected: at least one row with report text or finding labels"
-            )
     except BaseException:
         rows.__exit__(None, None, None)
         raise
     return rows
 
 
-def say_left_out(table: Table, rows: Rows) -> None:
-    """Warn of rows that were rejected, and of cells that were not understood."""
+def refuse_unusable(table: Table, rows: Rows, listed: Path | None) -> None:
+    """Raise ReportsError if no row can be used; `listed` is the file that lists the rejected ones, if any."""
+    if rows.usable:
+        return
+    first = next(rows.rejected_rows(), None)
+    why = "" if first is None else f"; the first: line {first.line}: {first.reason}"
+    others = f"\n  reasons: {listed_counts(rows.reasons)}" if len(rows.reasons) > 1 else ""
+    where = f"\n  all of them by line: {listed}" if listed is not None and rows.rejected else ""
+    raise ReportsError(
+        f"{table.path}: no usable row ({rows.rejected} rejected{why}){others}{where}\n"
+        "  expected: at least one row with report text or finding labels"
+    )
+
+
+def say_left_out(table: Table, rows: Rows, listed: Path | None) -> None:
+    """Warn of rows that were rejected, and of cells that were not understood.
+
+    `listed` is the file that will list the rows, if any.
+    """
     if rows.rejected:
+        where = "" if listed is None else f"; by line, at the end: {listed}"
         console.warn(
-            f"{table.path}: {console.counted(rows.rejected, 'row')} rejected: {listed_counts(rows.reasons)}"
-            f" (see {REJECTED})"
+            f"{table.path}: {console.counted(rows.rejected, 'row')} rejected: {listed_counts(rows.reasons)}{where}"
         )
     if rows.unread:
         cells = console.counted(rows.unread.total(), "cell")

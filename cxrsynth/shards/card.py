@@ -72,7 +72,7 @@ def _summary(manifest: Mapping[str, Any]) -> list[str]:
     plan, counts, shards = manifest["plan"], manifest["counts"], manifest["shards"]
     where = f"in {counted(len(shards), 'shard')}" if shards else "in one DICOM file-set"
     rejected = counted(counts["rejected"], "row")
-    unused = f"; {rejected} could not be used, see `{REJECTED}`" if counts["rejected"] else ""
+    unused = f"; {rejected} could not be used" if counts["rejected"] else ""
     text = IncludeText(plan["shards"]["include_text"])
     return [
         "| | |",
@@ -140,7 +140,7 @@ def _acceptance(manifest: Mapping[str, Any]) -> list[str]:
 
 def _contents(manifest: Mapping[str, Any]) -> list[str]:
     listed = f"- `{MANIFEST}`: the plan, counts, and the SHA-256 of each file"
-    beside = [listed, f"- `{REJECTED}`: rows of the table that could not be used, with reasons", f"- `{PREVIEW}`"]
+    beside = [listed, f"- `{PREVIEW}`"]
     if not manifest["shards"]:
         return [
             f"- `{FILE_SET}/`: the images; `{FILE_SET}/DICOMDIR` lists them",

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import warnings
 from collections import Counter
@@ -199,7 +200,7 @@ def test_the_plan_records_the_revision_of_a_hub_model(
 def test_the_folder_holds_what_the_manifest_says(made: tuple[Path, str]) -> None:
     found, says = hashes(made[0]), manifest(made[0])
     shards = [f"cxr-{index:06d}.tar" for index in range(5)]
-    assert sorted(found) == ["README.md", *shards, "manifest.json", "preview.png", "rejected.csv"]
+    assert sorted(found) == ["README.md", *shards, "manifest.json", "preview.png"]
     assert {shard["name"]: shard["sha256"] for shard in says["shards"]} == {name: found[name] for name in shards}
     assert [shard["samples"] for shard in says["shards"]] == [3, 3, 3, 3, 2]
     assert [shard["bytes"] for shard in says["shards"]] == [(made[0] / name).stat().st_size for name in shards]
@@ -431,9 +432,45 @@ def test_rows_that_cannot_be_used_are_set_aside(tmp_path: Path, tiny_model: Path
     reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
     printed = succeed(command(reports, tmp_path / "out", tiny_model))
     assert "3 rows not used" in printed
-    lines = (tmp_path / "out" / "rejected.csv").read_text().splitlines()
+    lines = (tmp_path / "out.rejected.csv").read_text().splitlines()
     assert lines == ["line,reason", "3,empty text", "6,duplicate id", "7,2 fields where the header has 6"]
     assert manifest(tmp_path / "out")["counts"] == {"reports": 3, "rejected": 3, "samples": 3}
+
+
+def test_rows_that_cannot_be_used_are_listed_even_if_all_are(tmp_path: Path, tiny_model: Path) -> None:
+    reports = write_table(tmp_path / "reports.csv", (BAD_ROWS[1], BAD_ROWS[4]))
+    arguments = command(reports, tmp_path / "out", tiny_model)
+    message = refuse(arguments)
+    assert "no usable row (2 rejected; the first: line 2: empty text)" in message
+    assert "reasons: 2 fields where the header has 6 1, empty text 1" in message
+    assert "out.rejected.csv" in message
+    lines = (tmp_path / "out.rejected.csv").read_text().splitlines()
+    assert lines == ["line,reason", "2,empty text", "3,2 fields where the header has 6"]
+    assert not (tmp_path / "out").exists()
+    # Once mended, the list of before is gone.
+    write_table(reports)
+    succeed(arguments)
+    assert not (tmp_path / "out.rejected.csv").exists()
+
+
+@pytest.mark.parametrize("option", ["--id-map", "--rejected"])
+def test_no_file_of_another_kind_is_overwritten_by_a_list(option: str, tmp_path: Path, tiny_model: Path) -> None:
+    reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
+    other, pipe, link = tmp_path / "notes.csv", tmp_path / "pipe", tmp_path / "link"
+    other.write_text("name,line\n")
+    os.mkfifo(pipe)
+    link.symlink_to(other)
+    for path in (other, pipe, link, Path(os.devnull)):
+        message = refuse(command(reports, tmp_path / "out", tiny_model, option, str(path)))
+        assert f"{option} {path}: is there already, and is no list of an earlier run" in message
+    assert other.read_text() == "name,line\n"
+    assert not (tmp_path / "out").exists()
+    own = tmp_path / "own.csv"
+    for _ in range(2):  # a list of ours is replaced
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        succeed(command(reports, tmp_path / "out", tiny_model, option, str(own)))
+        assert own.stat().st_mode & 0o777 == 0o600
+        assert len(own.read_text().splitlines()) == 4
 
 
 def test_strict_stops_at_the_first_such_row(tmp_path: Path, tiny_model: Path) -> None:
@@ -751,7 +788,6 @@ def test_unpacked_is_a_file_set_without_tars(
         "manifest.json",
         "metadata.jsonl",
         "preview.png",
-        "rejected.csv",
     }
     says = manifest(out)
     assert says["shards"] == []

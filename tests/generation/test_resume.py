@@ -123,7 +123,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     "plan": lambda out: (out / ".cxrsynth" / "plan.json").exists(),
     "partial": lambda out: any(out.glob(".cxr-000001.tar.partial")),
     "shard": lambda out: (out / "cxr-000002.tar").exists(),
-    "finish": lambda out: any(out.glob("*rejected.csv*")),
+    "finish": lambda out: any(out.glob("*preview.png*")),
 }
 
 

@@ -82,7 +82,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     with read_rows(table, limit=None, strict=False) as rows:
         assert rows.reasons == {"empty text": 1, "duplicate id": 1}
         assert rows.unread == {"view": 2, "sex": 1}
-        say_left_out(table, rows)
+        say_left_out(table, rows, None)
     said = " ".join(capsys.readouterr().err.split())
     assert "2 rows rejected: duplicate id 1, empty text 1" in said
     assert "3 cells not understood and left out: view 2, sex 1" in said

@@ -111,7 +111,7 @@ def test_a_run_gives_the_bytes_of_a_local_one(store: Store, expected: dict[str, 
     assert len(list(open_dataset(OUT))) == 14
 
 
-@pytest.mark.parametrize("moment", [".cxrsynth/plan.json", "cxr-000002.tar", "rejected.csv"])
+@pytest.mark.parametrize("moment", [".cxrsynth/plan.json", "cxr-000002.tar", "preview.png"])
 def test_a_killed_run_resumes(moment: str, store: Store, expected: dict[str, str], tmp_path: Path) -> None:
     process = store.start(log=tmp_path / "log")
     process.kill_when(store.has(moment))
