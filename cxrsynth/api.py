@@ -70,6 +70,7 @@ def generate(
     images_per_report: int = GenerateSettings.images_per_report,
     limit: int | None = GenerateSettings.limit,
     strict: bool = GenerateSettings.strict,
+    keep_order: bool = GenerateSettings.keep_order,
     dry_run: bool = GenerateSettings.dry_run,
     steps: int | None = SamplingSettings.steps,
     guidance: float | None = SamplingSettings.guidance,
@@ -122,6 +123,7 @@ def generate(
         images_per_report: 1 to 100.
         limit: use only the first so many usable reports.
         strict: stop at the first unusable row instead of setting it aside (see `rejected`).
+        keep_order: put samples in the order of the table, not of their keys; whoever has the table can line them up.
         dry_run: write nothing; the result's `estimate` holds counts, disk space and time.
         steps: denoising steps; None for the model's.
         guidance: classifier-free guidance scale, 1 turns it off, below it the empty prompt takes part; None for the
@@ -209,6 +211,7 @@ def generate(
         images_per_report=images_per_report,
         seed=seed,
         limit=limit,
+        keep_order=keep_order,
         strict=strict,
         dry_run=dry_run,
         deid=None if deid is None else _choice("deid", Deid, deid),

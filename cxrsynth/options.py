@@ -71,6 +71,14 @@ PromptTemplate = Annotated[
 ImagesPerReport = Annotated[int, Option(min=1, max=100, help="Images for each report.")]
 Limit = Annotated[int | None, Option(min=1, help="Use only the first N usable reports.")]
 StrictRows = Annotated[bool, Option("--strict", help="Stop at the first unusable row instead of setting it aside.")]
+KeepOrder = Annotated[
+    bool,
+    Option(
+        "--keep-order",
+        help="Put samples in the order of the table, not of their keys: whoever has the table can then line them up.",
+        rich_help_panel=_PRIVACY,
+    ),
+]
 DryRun = Annotated[bool, Option("--dry-run", help="Print counts, disk space and time, then stop. Writes nothing.")]
 
 PartOfSet = Annotated[

@@ -230,6 +230,7 @@ class GenerateSettings:
     seed: int = 0
     limit: int | None = None
     strict: bool = False
+    keep_order: bool = False
     dry_run: bool = False
     deid: Deid | None = None
     id_key: Path | None = None

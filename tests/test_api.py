@@ -49,6 +49,7 @@ def test_generate_gives_the_bytes_of_the_command(tiny_model: Path, tmp_path: Pat
     made = cxrsynth.generate(
         str(table),
         tmp_path / "function",
+        keep_order=True,
         model=str(tiny_model),
         steps=2,
         shard_size=3,

@@ -25,6 +25,7 @@ from cxrsynth.settings import GenerateSettings
 from cxrsynth.shards.encode import Encoder
 from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.plan import shard_count
+from cxrsynth.shards.sample import subject_key
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ def generate(settings: GenerateSettings) -> Generated:
             folder.check(run.plan)
             say_left_out(run.table, rows, None)
             return replace(made, estimate=describe(run, rows))
+        if not settings.keep_order:
+            # Whoever holds a public table could line up its rows with images in its order, without any key.
+            rows.order_by(lambda report: subject_key(run.id_key, report.report_id))
         complete = _is_complete(run, folder)
         try:
             if complete or _work(run, folder, rows, shards=made.shards):

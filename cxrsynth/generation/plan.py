@@ -200,6 +200,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
         "columns": dict(sorted(settings.columns.items())),
         "id_key_fingerprint": key_fingerprint(run.id_key),
         "limit": settings.limit,
+        "order": "table" if settings.keep_order else "key",
         "images_per_report": settings.images_per_report,
         "seed": settings.seed,
         **prompt,

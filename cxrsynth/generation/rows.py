@@ -6,7 +6,7 @@ import tempfile
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,8 @@ from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
 
 _ITEMS_PER_BLOCK = 256
+_SORTED_AT_ONCE = 20_000  # reports; about 2 kB each
+_MOST_BUCKETS = 128  # files that are open at once
 _LINES = re.compile(r" \(lines \d+ to \d+\)$")
 
 Item = TypeVar("Item")
@@ -55,8 +57,34 @@ class Rows:
             self._rejected.append(row)
             self.reasons[_LINES.sub("", row.reason)] += 1
 
+    def order_by(self, key: Callable[[Report], str]) -> None:
+        """Put the usable reports into the order of a key: hexadecimal digits, spread evenly, as those of a hash.
+
+        Memory stays bounded: what does not fit is distributed over files by the first digits, and sorted file by file.
+
+        Raises:
+            ShardError: if the temporary files cannot be written.
+        """
+        ordered: _Spool[Report] = _Spool()
+        buckets: list[_Spool[Report]] = [self._usable]
+        try:
+            if self.usable > _SORTED_AT_ONCE:
+                buckets = [_Spool() for _ in range(min(_MOST_BUCKETS, -(-self.usable // _SORTED_AT_ONCE)))]
+                for report in self.reports():
+                    buckets[int(key(report)[:8], 16) * len(buckets) >> 32].append(report)
+                self._usable.close()
+            for bucket in buckets:
+                for report in sorted(bucket.items(0, bucket.count), key=key):
+                    ordered.append(report)
+                bucket.close()
+        except BaseException:
+            for spool in (ordered, *buckets):
+                spool.close()
+            raise
+        self._usable = ordered
+
     def reports(self, first: int = 0, last: int | None = None) -> Iterator[Report]:
-        """Usable reports number `first` up to, but not including, `last`, in table order."""
+        """Usable reports number `first` up to, but not including, `last`, in table order, or that of `order_by`."""
         return self._usable.items(first, self.usable if last is None else min(last, self.usable))
 
     def rejected_rows(self) -> Iterator[Rejected]:

@@ -40,10 +40,14 @@ def known_schedulers() -> set[str]:
     return {name for name in KNOWN_SCHEDULERS if hasattr(diffusers, name)}
 
 
-def command(reports: Path, out: Path, model: Path | str, *options: str) -> list[str]:
-    """Arguments of a `generate` that takes a second; `options` override those given here."""
+def command(reports: Path, out: Path, model: Path | str, *options: str, keep_order: bool = True) -> list[str]:
+    """Arguments of a `generate` that takes a second; `options` override those given here.
+
+    Samples are in the order of the table, so that tests know which is which: the order of keys depends on the id key.
+    """
     usual = ["--steps", "2", "--shard-size", "3", "--batch-size", "2", "--device", "cpu", "--precision", "fp32"]
-    return ["generate", str(reports), "--out", str(out), "--model", str(model), *usual, *options]
+    order = ["--keep-order"] if keep_order else []
+    return ["generate", str(reports), "--out", str(out), "--model", str(model), *usual, *order, *options]
 
 
 def hashes(folder: Path) -> dict[str, str]:

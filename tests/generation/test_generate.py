@@ -473,6 +473,29 @@ def test_no_file_of_another_kind_is_overwritten_by_a_list(option: str, tmp_path:
         assert len(own.read_text().splitlines()) == 4
 
 
+def test_samples_are_in_the_order_of_their_keys(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    options, out = ("--images-per-report", "2", "--id-map", str(tmp_path / "ids.csv")), tmp_path / "out"
+    arguments = command(table, out, tiny_model, *options, keep_order=False)
+    succeed(arguments)
+    keys = list(metadata(out))
+    assert keys == sorted(keys)
+    assert len(keys) == 14
+    assert manifest(out)["plan"]["order"] == "key"
+    assert "already complete" in succeed(arguments)
+    # The images themselves are those of any other order.
+    succeed(command(table, tmp_path / "kept", tiny_model, *options))
+    kept = list(metadata(tmp_path / "kept"))
+    assert sorted(kept) == keys
+    ids = [line.split(",")[1] for line in (tmp_path / "ids.csv").read_text().splitlines()[1:]]
+    assert ids == kept
+    assert "order" in refuse(command(table, out, tiny_model, *options))
+    # In parts, the same bytes.
+    for part in (2, 1):
+        again = command(table, tmp_path / "parts", tiny_model, *options, "--part", f"{part}/2", keep_order=False)
+        succeed(again)
+    assert hashes(tmp_path / "parts") == hashes(out)
+
+
 def test_strict_stops_at_the_first_such_row(tmp_path: Path, tiny_model: Path) -> None:
     reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
     message = refuse(command(reports, tmp_path / "out", tiny_model, "--strict"))

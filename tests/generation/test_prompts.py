@@ -220,5 +220,6 @@ def test_the_function_takes_what_the_command_takes(table: Path, tiny_model: Path
         prompt_template="{impression}[ {race}]",
         columns={"race": "site note"},
         negative_prompt="clear",
+        keep_order=True,
     )
     assert hashes(tmp_path / "function") == hashes(tmp_path / "command")

@@ -1,5 +1,6 @@
 """The table, read once into temporary files."""
 
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -52,6 +53,23 @@ def test_a_limit_ends_the_reading(tmp_path: Path) -> None:
     with read_rows(table_of(tmp_path, 600), limit=300, strict=False) as rows:
         assert (rows.usable, rows.rejected) == (300, 50)
         assert next(rows.reports(299)).report_id == "r349"
+
+
+@pytest.mark.parametrize("at_once", [10, 100, 5000])
+def test_any_number_of_rows_is_put_in_order(at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cxrsynth.generation.rows._SORTED_AT_ONCE", at_once)
+    table = table_of(tmp_path, 2000)
+
+    def key(report: Report) -> str:
+        return hashlib.sha256(report.report_id.encode()).hexdigest()
+
+    with read_rows(table, limit=None, strict=False) as rows:
+        expected = sorted(rows.reports(), key=key)
+        rows.order_by(key)
+        assert rows.usable == len(expected) > 1500
+        assert list(rows.reports()) == expected
+        assert list(rows.reports(700, 1300)) == expected[700:1300]
+        assert rows.rejected > 0
 
 
 def test_strict_names_the_first_bad_row(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def _arguments(store: Store) -> dict[str, Any]:
         "reports": store.table,
         "out": OUT,
         "model": str(store.model),
+        "keep_order": True,
         "id_key": store.key,
         "images_per_report": 2,
         "shard_size": 3,
