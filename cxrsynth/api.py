@@ -71,6 +71,7 @@ def generate(
     limit: int | None = GenerateSettings.limit,
     strict: bool = GenerateSettings.strict,
     keep_order: bool = GenerateSettings.keep_order,
+    per_image: bool = GenerateSettings.per_image,
     dry_run: bool = GenerateSettings.dry_run,
     steps: int | None = SamplingSettings.steps,
     guidance: float | None = SamplingSettings.guidance,
@@ -123,6 +124,7 @@ def generate(
         images_per_report: 1 to 100.
         limit: use only the first so many usable reports.
         strict: stop at the first unusable row instead of setting it aside (see `rejected`).
+        per_image: the table has a row for each image: one with the id of an earlier row is another image of its report.
         keep_order: put samples in the order of the table, not of their keys; whoever has the table can line them up.
         dry_run: write nothing; the result's `estimate` holds counts, disk space and time.
         steps: denoising steps; None for the model's.
@@ -212,6 +214,7 @@ def generate(
         seed=seed,
         limit=limit,
         keep_order=keep_order,
+        per_image=per_image,
         strict=strict,
         dry_run=dry_run,
         deid=None if deid is None else _choice("deid", Deid, deid),

@@ -71,6 +71,14 @@ PromptTemplate = Annotated[
 ImagesPerReport = Annotated[int, Option(min=1, max=100, help="Images for each report.")]
 Limit = Annotated[int | None, Option(min=1, help="Use only the first N usable reports.")]
 StrictRows = Annotated[bool, Option("--strict", help="Stop at the first unusable row instead of setting it aside.")]
+PerImage = Annotated[
+    bool,
+    Option(
+        "--per-image",
+        help="The table has a row for each image, as MIMIC-CXR's and CheXpert's: a row with the id of an earlier one is"
+        " another image of its report.",
+    ),
+]
 KeepOrder = Annotated[
     bool,
     Option(

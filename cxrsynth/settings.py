@@ -231,6 +231,7 @@ class GenerateSettings:
     limit: int | None = None
     strict: bool = False
     keep_order: bool = False
+    per_image: bool = False
     dry_run: bool = False
     deid: Deid | None = None
     id_key: Path | None = None

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from cxrsynth import console
 from cxrsynth.address import Location
@@ -16,14 +16,16 @@ from cxrsynth.reports.table.rows import Report
 from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.plan import samples
 
+PromptKey: TypeAlias = tuple[str, int]
+
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard to make: its number, the counts of its reports, and the prompt of each report by report id."""
+    """One shard to make: its number, the counts of its reports, and the prompt of each row by `prompt_key`."""
 
     index: int
     record: dict[str, Any]
-    prompts: dict[str, BuiltPrompt]
+    prompts: dict[PromptKey, BuiltPrompt]
 
 
 @dataclass(frozen=True)
@@ -41,21 +43,27 @@ def batches_to_make(
     """The batches of the shards that this process still has to make. No batch spans two shards."""
     prompt_builder = prompt_builder_of(run, model)
     warned: set[str] = set()
-    size, images = run.settings.shards.size, rows.usable * run.settings.images_per_report
+    size, each = run.settings.shards.size, run.settings.images_per_report
+    images = rows.usable * each
     for index, first in enumerate(range(0, images, size)):
         last = min(first + size, images)
         if not run.makes(index) or folder.is_finished(index):
             advance(last - first, made=False)
             continue
-        members = _members(rows, first, last, images_per_report=run.settings.images_per_report)
-        reports = {report.report_id: report for report, _ in members}
-        prompts = {report_id: prompt_builder.build(report) for report_id, report in reports.items()}
+        members = _members(rows, first, last, images_per_report=each)
+        reports = {prompt_key(report): report for report, _ in members}
+        prompts = {key: prompt_builder.build(report) for key, report in reports.items()}
         _warn_unsupported(prompts.values(), warned, model.name)
         _warn_languages(run.settings.reports, reports, prompts)
-        shard = Shard(index, _shard_record(members, prompts), prompts)
+        shard = Shard(index, _shard_record(members, prompts, images_per_report=each), prompts)
         for start in range(0, len(members), run.batch_size):
             end = start + run.batch_size
             yield Batch(shard, members[start:end], last=end >= len(members))
+
+
+def prompt_key(report: Report) -> PromptKey:
+    """What distinguishes the rows of a table: their id, and their number among those with the same."""
+    return report.report_id, report.repeat
 
 
 def prompt_builder_of(run: GenerateRun, model: DiffusionModel) -> PromptBuilder:
@@ -66,11 +74,12 @@ def prompt_builder_of(run: GenerateRun, model: DiffusionModel) -> PromptBuilder:
 
 
 def _members(rows: Rows, first: int, last: int, *, images_per_report: int) -> list[tuple[Report, int]]:
-    """Images number `first` to `last` of the data set: for each its report, and its index among the report's images."""
+    """Images number `first` to `last` of the data set: for each its report, and its index among those of its id."""
     report = first // images_per_report
     reports = rows.reports(report, -(-last // images_per_report))
     start = report * images_per_report
-    return list(samples(reports, images_per_report))[first - start : last - start]
+    members = list(samples(reports, images_per_report))[first - start : last - start]
+    return [(report, report.repeat * images_per_report + index) for report, index in members]
 
 
 def _warn_unsupported(prompts: Iterable[BuiltPrompt], warned: set[str], model_name: str) -> None:
@@ -84,7 +93,9 @@ def _warn_unsupported(prompts: Iterable[BuiltPrompt], warned: set[str], model_na
     warned |= new
 
 
-def _warn_languages(table: Location, reports: Mapping[str, Report], prompts: Mapping[str, BuiltPrompt]) -> None:
+def _warn_languages(
+    table: Location, reports: Mapping[PromptKey, Report], prompts: Mapping[PromptKey, BuiltPrompt]
+) -> None:
     """Name the reports in a language that de-identification does not cover."""
     lines = [str(reports[name].line) for name, prompt in prompts.items() if prompt.sanitized["language"]]
     if lines:
@@ -94,9 +105,11 @@ def _warn_languages(table: Location, reports: Mapping[str, Report], prompts: Map
         )
 
 
-def _shard_record(members: list[tuple[Report, int]], prompts: dict[str, BuiltPrompt]) -> dict[str, Any]:
+def _shard_record(
+    members: list[tuple[Report, int]], prompts: dict[PromptKey, BuiltPrompt], *, images_per_report: int
+) -> dict[str, Any]:
     """Counts of one shard that concern its reports: each counts in the shard with its first image."""
-    first = [prompts[report.report_id] for report, image_index in members if image_index == 0]
+    first = [prompts[prompt_key(report)] for report, index in members if index == report.repeat * images_per_report]
     sanitized: Counter[str] = sum((prompt.sanitized for prompt in first), Counter())
     contradictions: Counter[str] = sum((prompt.contradictions for prompt in first), Counter())
     return {

@@ -12,7 +12,7 @@ from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError
 from cxrsynth.generation.accept import Acceptor, Outcome
-from cxrsynth.generation.batches import Batch
+from cxrsynth.generation.batches import Batch, prompt_key
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.reports.request import BuiltPrompt
 from cxrsynth.reports.table.rows import Report
@@ -45,7 +45,7 @@ class Drawer:
             ModelError: if the model produces pixels that are not finite.
             SamplingStopped: once `stopped` is set.
         """
-        prompts = [batch.shard.prompts[report.report_id] for report, _ in batch.members]
+        prompts = [batch.shard.prompts[prompt_key(report)] for report, _ in batch.members]
         subjects = [subject_key(self.run.id_key, report.report_id) for report, _ in batch.members]
         keys = [sample_key(subject, index) for subject, (_, index) in zip(subjects, batch.members, strict=True)]
 

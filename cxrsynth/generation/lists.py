@@ -70,10 +70,11 @@ def write_rejected(run: GenerateRun, rows: Rows) -> None:
 
 
 def _keys(run: GenerateRun, rows: Rows) -> Iterable[Sequence[object]]:
+    each = run.settings.images_per_report
     for report in rows.reports():
         subject = subject_key(run.id_key, report.report_id)
-        for index in range(run.settings.images_per_report):
-            yield report.report_id, sample_key(subject, index)
+        for index in range(each):
+            yield report.report_id, sample_key(subject, report.repeat * each + index)
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], option: str) -> None:

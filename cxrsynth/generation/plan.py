@@ -201,6 +201,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
         "id_key_fingerprint": key_fingerprint(run.id_key),
         "limit": settings.limit,
         "order": "table" if settings.keep_order else "key",
+        **({"per_image": True} if settings.per_image else {}),
         "images_per_report": settings.images_per_report,
         "seed": settings.seed,
         **prompt,

@@ -15,7 +15,7 @@ from typing import Generic, Self, TypeVar
 from cxrsynth import console
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.reports.table.rows import Rejected, Report
-from cxrsynth.reports.table.table import Table
+from cxrsynth.reports.table.table import DUPLICATE, Table
 
 _ITEMS_PER_BLOCK = 256
 _SORTED_AT_ONCE = 20_000  # reports; about 2 kB each
@@ -101,7 +101,7 @@ class Rows:
         self._rejected.close()
 
 
-def read_rows(table: Table, *, limit: int | None, strict: bool) -> Rows:
+def read_rows(table: Table, *, limit: int | None, strict: bool, per_image: bool = False) -> Rows:
     """Read the table, up to `limit` usable reports.
 
     Raises:
@@ -110,7 +110,7 @@ def read_rows(table: Table, *, limit: int | None, strict: bool) -> Rows:
     """
     rows = Rows()
     try:
-        for row in table.rows(strict=strict):
+        for row in table.rows(strict=strict, per_image=per_image):
             if limit is not None and rows.usable >= limit:
                 break
             if strict and isinstance(row, Rejected):
@@ -146,9 +146,9 @@ def say_left_out(table: Table, rows: Rows, listed: Path | None) -> None:
     """
     if rows.rejected:
         where = "" if listed is None else f"; by line, at the end: {listed}"
-        console.warn(
-            f"{table.path}: {console.counted(rows.rejected, 'row')} rejected: {listed_counts(rows.reasons)}{where}"
-        )
+        hint = "\n  one row for each image? --per-image" if rows.reasons[DUPLICATE] else ""
+        rejected = f"{console.counted(rows.rejected, 'row')} rejected: {listed_counts(rows.reasons)}"
+        console.warn(f"{table.path}: {rejected}{where}{hint}")
     if rows.unread:
         cells = console.counted(rows.unread.total(), "cell")
         console.warn(

@@ -171,9 +171,9 @@ def test_a_run_reads_the_rows_of_the_table_once(
 ) -> None:
     passes, rows = [], Table.rows
 
-    def counted(table: Table, *, strict: bool) -> Iterator[Report | Rejected]:
+    def counted(table: Table, **options: bool) -> Iterator[Report | Rejected]:
         passes.append(table.path)
-        return rows(table, strict=strict)
+        return rows(table, **options)
 
     monkeypatch.setattr(Table, "rows", counted)
     arguments = command(table, tmp_path / "out", tiny_model, "--id-map", str(tmp_path / "ids.csv"))
@@ -471,6 +471,34 @@ def test_no_file_of_another_kind_is_overwritten_by_a_list(option: str, tmp_path:
         succeed(command(reports, tmp_path / "out", tiny_model, option, str(own)))
         assert own.stat().st_mode & 0o777 == 0o600
         assert len(own.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("keep_order", [True, False])
+def test_a_row_for_each_image(keep_order: bool, tmp_path: Path, tiny_model: Path) -> None:
+    """As in MIMIC-CXR: one study, several images with views of their own."""
+    rows = (
+        *(("S1", "Left effusion.", "PA"), ("S2", "Clear lungs.", "AP"), ("S1", "Left effusion.", "LATERAL")),
+        *(("S2", "Clear lungs.", ""), ("S1", "Left effusion.", "AP"), ("S3", "", "")),
+    )
+    table = write_table(tmp_path / "t.csv", rows, ("study_id", "impression", "view"))
+    out, ids = tmp_path / "out", tmp_path / "ids.csv"
+    refused = succeed(command(table, tmp_path / "without", tiny_model))
+    assert "duplicate id 3" in refused
+    assert "one row for each image? --per-image" in refused
+    options = ("--per-image", "--images-per-report", "2", "--id-map", str(ids))
+    succeed(command(table, out, tiny_model, *options, keep_order=keep_order))
+    says = manifest(out)
+    assert says["counts"] == {"reports": 5, "rejected": 1, "samples": 10}
+    mapped = [line.split(",") for line in ids.read_text().splitlines()[1:]]
+    keys = {study: [key for one, key in mapped if one == study] for study in ("S1", "S2")}
+    assert [len(set(keys[study])) for study in ("S1", "S2")] == [6, 4]
+    found = metadata(out)
+    assert set(found) == set(keys["S1"]) | set(keys["S2"])
+    views = ["PA", "PA", "LATERAL", "LATERAL", "AP", "AP"]
+    for number, key in enumerate(sorted(keys["S1"])):
+        assert key.endswith(f"-{number:02d}")
+        assert (found[key]["image_index"], found[key].get("view")) == (number, views[number])
+    assert len({raw for name, raw in members(out).items() if name.endswith(".png")}) == 10
 
 
 def test_samples_are_in_the_order_of_their_keys(tmp_path: Path, tiny_model: Path, table: Path) -> None:

@@ -87,7 +87,8 @@ class Report:
     adult or child if that is known without an age; `has_id` is False if the table has no id column, and the id is made
     from the line; `patient_id` is empty if the patient is not known; `fields` holds what a prompt template takes from
     columns as it is: field -> text; `given` are the labels of columns, where `labels` has those read from the text too;
-    `unread` names the roles and observations whose cells were not understood.
+    `unread` names the roles and observations whose cells were not understood; `repeat` is the row's number among those
+    with its id, in a table with a row for each image.
     """
 
     report_id: str
@@ -105,6 +106,7 @@ class Report:
     fields: dict[str, str] = field(default_factory=dict, repr=False)
     given: dict[str, FindingLabel] | None = field(default=None, repr=False, compare=False)
     unread: tuple[str, ...] = ()
+    repeat: int = 0
 
     def __reduce__(self) -> tuple[type["Report"], tuple[Any, ...]]:
         """For pickle, which looks up the names of all fields anew for each object otherwise."""

@@ -25,6 +25,7 @@ from cxrsynth.reports.table.source import checked, reading
 from cxrsynth.reports.template import PromptFormat, PromptTemplate
 from cxrsynth.runtime.files import file_sha256
 
+DUPLICATE = "duplicate id"
 # Roles that a template may have as fields, and that are missing in every row of a table without them.
 _NEEDED = ("age", "sex", "view", "race")
 
@@ -61,10 +62,12 @@ class Table:
                 )
         return replace(self, fields=fields)
 
-    def rows(self, *, strict: bool = False) -> Iterator[Report | Rejected]:
+    def rows(self, *, strict: bool = False, per_image: bool = False) -> Iterator[Report | Rejected]:
         """Rows in file order, read lazily; every call starts from the beginning.
 
-        A cell of view, sex, age or a label that is not understood is left out; if `strict`, it costs the row.
+        A cell of view, sex, age or a label that is not understood is left out; if `strict`, it costs the row. A row
+        with the id of an earlier one is rejected; if `per_image`, it is another image of the same report, and has its
+        number as `repeat`.
 
         Without an id column, a row is called `row-<line>`: it keeps that id as long as the lines above it stay. Its
         `has_id` is False, unlike that of a row with such an id in its column.
@@ -81,8 +84,11 @@ class Table:
                     if isinstance(record, str):
                         raise UnusableError(record)
                     report = to_report(line, record, roles=roles, fields=self.fields, strict=strict)
-                    if "report_id" in self.roles and not seen.add(report.report_id):
-                        raise UnusableError("duplicate id")
+                    before = seen.add(report.report_id) if "report_id" in self.roles else 0
+                    if before and not per_image:
+                        raise UnusableError(DUPLICATE)
+                    if before:
+                        report = replace(report, repeat=before)
                 except UnusableError as unusable:
                     yield Rejected(line, str(unusable))
                 else:
