@@ -217,7 +217,7 @@ def parse_location(text: str | PathLike[str]) -> Location:
     """
     found = _SCHEME.match(text) if isinstance(text, str) else None
     if found is None:
-        return Path(text)
+        return parse_path(text)
     if found[1].lower() in ("file", "local"):
         return Path(unquote(urlsplit(str(text)).path))
     from fsspec import available_protocols
@@ -227,6 +227,23 @@ def parse_location(text: str | PathLike[str]) -> Location:
             f"{text}: no known kind of address\n  expected: a path, or s3://, gs://, az://, hf:// and others of fsspec"
         )
     return Address(str(text).rstrip("/"))
+
+
+def parse_path(text: str | PathLike[str]) -> Path:
+    """A path.
+
+    Raises:
+        ShardError: for an empty text, and for `~` that no shell has expanded: it would be a folder of that name.
+    """
+    if text == "":
+        raise ShardError("an empty text in place of a path\n  expected: a path; is a variable of the script not set?")
+    path = Path(text)
+    if path.parts[:1] and path.parts[0].startswith("~") and not Path(path.parts[0]).exists():
+        raise ShardError(
+            f"{path}: {path.parts[0]} is no folder here, and was not expanded\n"
+            f"  expected: the whole path, or ./{path} for a folder of that name"
+        )
+    return path
 
 
 def file_size(location: Location) -> int:

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cxrsynth.address import Location, parse_location
+from cxrsynth.address import Location, parse_location, parse_path
 from cxrsynth.recipe.packaged import EXAMPLE_REPORTS, find_recipe, packaged_folder
 from cxrsynth.settings import (
     DEFAULT_FAMILY,
@@ -454,7 +454,7 @@ def _location(text: str | PathLike[str] | None) -> Location | None:
 
 
 def _path(path: str | PathLike[str] | None) -> Path | None:
-    return None if path is None else Path(path)
+    return None if path is None else parse_path(path)
 
 
 def _columns(given: Mapping[str, str] | None, roles: Set[str]) -> dict[str, str]:

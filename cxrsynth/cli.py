@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from cxrsynth import __version__, api, console, options
 from cxrsynth.errors import CxrsynthError
 from cxrsynth.recipe.packaged import copy_recipe, packaged_recipes, read_recipe
 from cxrsynth.rewards.installed import describe_rewards
-from cxrsynth.runtime.interrupt import kept_interrupts
+from cxrsynth.runtime.interrupt import Terminated, kept_interrupts, terminated_as_interrupted
 from cxrsynth.runtime.processes import Launch, read_launch
 from cxrsynth.settings import (
     TUNING_FAMILY,
@@ -445,7 +446,7 @@ def _user_errors() -> Iterator[None]:
     launch = Launch()
     try:
         launch = read_launch()  # before any work
-        with kept_interrupts():
+        with terminated_as_interrupted(), kept_interrupts():
             yield
     except CxrsynthError as error:
         console.fail(f"[rank {launch.rank}] {error}" if launch.world_size > 1 else str(error))
@@ -455,9 +456,10 @@ def _user_errors() -> Iterator[None]:
             raise
         console.fail(f"{str(error.filename)[:80]}...: too long for this file system\n  choose a shorter name")
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         console.say("stopped; finished work is kept. Run the same command again to resume.")
-        raise typer.Exit(130) from None
+        # As shells count: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
+        raise typer.Exit(128 + (stopped.number if isinstance(stopped, Terminated) else signal.SIGINT)) from None
 
 
 def _quiet_libraries() -> None:

@@ -125,7 +125,9 @@ NegativePrompt = Annotated[
     ),
 ]
 SamplerName = Annotated[settings.Sampler | None, Option(help="Default: the model's.", rich_help_panel=_SAMPLING)]
-Seed = Annotated[int, Option(min=0, help="Seed of the starting noise.", rich_help_panel=_SAMPLING)]
+Seed = Annotated[
+    int, Option(min=0, max=settings.MOST_SEED, help="Seed of the starting noise.", rich_help_panel=_SAMPLING)
+]
 SamplingBatch = Annotated[
     int | None, Option(min=1, help="Images per batch. Default: 8, on a CPU 4.", rich_help_panel=_SAMPLING)
 ]
@@ -403,7 +405,9 @@ FailUnder = Annotated[
     Option(help="METRIC=VALUE: exit with code 3 if the metric misses the value. Repeatable.", rich_help_panel=_METRICS),
 ]
 StrictFiles = Annotated[bool, Option("--strict", help="Stop at the first file that cannot be read.")]
-AuditSeed = Annotated[int, Option("--seed", min=0, help="Seed for subsampling and confidence intervals.")]
+AuditSeed = Annotated[
+    int, Option("--seed", min=0, max=settings.MOST_SEED, help="Seed for subsampling and confidence intervals.")
+]
 AuditBatch = Annotated[int, Option("--batch-size", min=1, help="Images per batch.")]
 Workers = Annotated[int, Option(min=1, help="Threads that decode images.")]
 AuditDevice = Annotated[settings.Device, Option("--device", help="Where the reward models run.")]

@@ -11,6 +11,8 @@ REWARDS = ("posture", "diagnosis", "consistency")
 TUNING_FAMILY = "nano"  # of reward models, to tune with
 DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with
 
+MOST_SEED = 2**63 - 1  # of torch's generators, and of the manifest's readers
+
 
 class Sampler(StrEnum):
     """DDIM (arXiv:2010.02502), DPM-Solver++ 2M (arXiv:2211.01095), which needs fewer steps, Euler, or the model's own.

@@ -31,6 +31,7 @@ def sets(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sets")
     id_key = folder / "id.key"
     id_key.write_text("a key of more than sixteen bytes")
+    id_key.chmod(0o600)
     table = write_table(folder / "reports.csv")
     for name, chosen in FORMATS.items():
         cxrsynth.generate(

@@ -30,7 +30,16 @@ from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.reports.template import PromptFormat, PromptTemplate, TemplateError, parse_template
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
-from cxrsynth.settings import Device, GenerateSettings, Part, Precision, PromptStyle, Sampler
+from cxrsynth.settings import (
+    Device,
+    GenerateSettings,
+    Part,
+    Precision,
+    PromptStyle,
+    Sampler,
+    ShardFormat,
+    ShardSettings,
+)
 from cxrsynth.shards.encode import DatasetIdentity
 from cxrsynth.shards.plan import plan_digest
 from cxrsynth.shards.sample import default_id_key, key_fingerprint, load_id_key
@@ -99,6 +108,13 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         if path is not None:
             _check_list(path, settings, option)
     _check_outside(settings.id_key, settings.out, "--id-key")
+    if (
+        settings.id_key is not None
+        and isinstance(settings.reports, Path)
+        and _is_same(settings.id_key, settings.reports)
+    ):
+        raise ShardError(f"--id-key {settings.id_key}: is the table of reports, expected a file with a secret key")
+    _refuse_ignored(settings)
     device = choose_device(settings.sampling.device, local_rank=read_launch().local_rank)
     precision = choose_precision(settings.sampling.precision, device)
     guidance = settings.sampling.guidance
@@ -248,6 +264,25 @@ def _check_list(path: Path, settings: GenerateSettings, option: str) -> None:
     for what, other in others.items():
         if isinstance(other, Path) and path.resolve() == other.resolve():
             raise ShardError(f"{option} {path}: is {what}, which would be overwritten\n  name another file")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _refuse_ignored(settings: GenerateSettings) -> None:
+    """Raise ShardError for an option that the format has no use for."""
+    shards, usual = settings.shards, ShardSettings()
+    if shards.format is ShardFormat.DICOM and shards.image_format is not usual.image_format:
+        raise ShardError(
+            f"--image-format {shards.image_format.value}: DICOM objects hold no such files\n"
+            "  leave it out, or --format webdataset"
+        )
+    if shards.format is ShardFormat.WEBDATASET and shards.sop_class is not usual.sop_class:
+        raise ShardError(
+            f"--sop-class {shards.sop_class.value}: WebDataset shards hold no DICOM objects\n"
+            "  leave it out, or --format dicom"
+        )
 
 
 def _check_outside(path: Path | None, out: Location, option: str) -> None:

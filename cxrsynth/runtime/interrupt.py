@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: in a loop that has something to finish, a flag; elsewhere, an exception that is not lost."""
+"""Ctrl-C, SIGTERM, SIGHUP: in a loop that has something to finish, a flag; elsewhere, an exception that is not lost."""
 
 import _thread
 import signal
@@ -11,11 +11,22 @@ from typing import Any, Self
 
 from cxrsynth import console
 
+# What batch systems send some time before they kill, and what a terminal sends when it closes.
+_TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal other than Ctrl-C that ends the run as Ctrl-C does; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
 
 class Stop:
-    """Inside this context, SIGTERM and the first SIGINT only set `asked`; outside the main thread, nothing changes.
+    """Inside this context, SIGTERM, SIGHUP and the first SIGINT only set `asked`.
 
-    Batch systems send SIGTERM some time before they kill.
+    Outside the main thread nothing changes, and a signal that is ignored (SIGHUP, by nohup) stays so.
     """
 
     def __init__(self) -> None:
@@ -24,10 +35,8 @@ class Stop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {
-                signal.SIGINT: signal.signal(signal.SIGINT, self._interrupted),
-                signal.SIGTERM: signal.signal(signal.SIGTERM, self._interrupted),
-            }
+            heeded = [one for one in _TERMINATING if signal.getsignal(one) is not signal.SIG_IGN]
+            self._before = {one: signal.signal(one, self._interrupted) for one in (signal.SIGINT, *heeded)}
         return self
 
     def __exit__(
@@ -46,6 +55,25 @@ class Stop:
 
 
 @contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Inside this context, SIGTERM and SIGHUP raise `Terminated` in the main thread, unless they are ignored."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _TERMINATING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated(number)
+
+
+@contextmanager
 def kept_interrupts() -> Iterator[None]:
     """Inside this context, a Ctrl-C that arrives while an object is being cleared up is raised again after that.
 
@@ -56,9 +84,10 @@ def kept_interrupts() -> Iterator[None]:
     timers = []
 
     def hook(unraisable: Any) -> None:
-        if unraisable.exc_type is KeyboardInterrupt:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
             # From another thread, a moment later: raised at once, it would be discarded with this hook.
-            timers.append(threading.Timer(0.01, _interrupt_main_thread))
+            number = getattr(unraisable.exc_value, "number", signal.SIGINT)
+            timers.append(threading.Timer(0.01, _interrupt_main_thread, (number,)))
             timers[-1].start()
         else:
             before(unraisable)
@@ -72,8 +101,8 @@ def kept_interrupts() -> Iterator[None]:
             timer.join()  # here and not in what follows, which may be the end of the process
 
 
-def _interrupt_main_thread() -> None:
+def _interrupt_main_thread(number: int) -> None:
     if hasattr(signal, "pthread_kill"):  # ends its waits, too
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
         _thread.interrupt_main()

@@ -1,9 +1,12 @@
 """Samples and their keys."""
 
+import codecs
 import hashlib
 import hmac
+import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +21,8 @@ from cxrsynth.runtime.files import write_atomically
 
 _KEY_BYTES = 32
 _FIT_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_HOW_TO_MAKE = "create one: python -c 'import secrets; print(secrets.token_hex(32))' > FILE"
+_HOW_TO_MAKE = "create one: (umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > FILE)"
+_LEAST_DIFFERENT = 6  # bytes; of 32 random hexadecimal digits, 13 or 14 are different
 _KEPT_CHARS, _HASH_CHARS = 48, 12
 
 
@@ -90,19 +94,32 @@ def default_id_key() -> Path:
 def load_id_key(path: Path | None) -> bytes:
     """Read the key; without a path, create one in the per-user data folder (mode 0600) on first use.
 
+    White space around it and a byte order mark are not part of it.
+
     Raises:
-        ShardError: if the named file is missing, unreadable, or shorter than 16 bytes.
+        ShardError: if the named file is missing, unreadable, readable for everyone, shorter than 16 bytes, or of so few
+            different ones that it cannot be random.
     """
     if path is None:
         path = default_id_key()
         if not path.exists():
             _make_key(path)
     try:
-        key = path.read_bytes().strip()
+        key = path.read_bytes().removeprefix(codecs.BOM_UTF8).strip()
+        mode = path.stat().st_mode
     except OSError as error:
         raise ShardError(f"--id-key {path}: cannot be read ({error.strerror})\n  {_HOW_TO_MAKE}") from None
     if len(key) < 16:
         raise ShardError(f"--id-key {path}: {len(key)} bytes, expected at least 16\n  {_HOW_TO_MAKE}")
+    if len(set(key)) < _LEAST_DIFFERENT:
+        raise ShardError(
+            f"--id-key {path}: only {len(set(key))} different bytes, so it is no random key\n  {_HOW_TO_MAKE}"
+        )
+    if os.name == "posix" and mode & stat.S_IROTH:
+        raise ShardError(
+            f"--id-key {path}: everyone on this machine can read it, and with it test which reports are in a data set\n"
+            f"  chmod 600 {path}"
+        )
     return key
 
 

@@ -147,6 +147,7 @@ def test_nano_shows_an_effusion_that_was_asked_for(tmp_path: Path) -> None:
     table.write_text("\n".join(["report_id,impression,view", *rows]) + "\n")
     # The key decides the noise: with a new one each time, some sets of so few images would not show it.
     (tmp_path / "id.key").write_bytes(b"0123456789abcdef")
+    (tmp_path / "id.key").chmod(0o600)
     key = ("--id-key", str(tmp_path / "id.key"))
     made = CliRunner().invoke(app, command(table, tmp_path / "set", model, "--steps", "8", *key))
     assert made.exit_code == 0, made.output

@@ -70,7 +70,8 @@ def run_command(*arguments: object) -> None:
 
 def id_key(work: Path) -> Path:
     path = work / "id.key"
-    path.write_text("0" * 64 + "\n")
+    path.write_text("0123456789abcdef" * 4 + "\n")
+    path.chmod(0o600)
     return path
 
 

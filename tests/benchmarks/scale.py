@@ -99,6 +99,7 @@ def plan(count: int, folder: Path) -> Cost:
     if not model.exists():
         build_tiny_model(model)
         key.write_text("0123456789abcdef" * 2)
+        key.chmod(0o600)
     table = _write_reports(folder / "reports.csv", count)
     return _run(_PLAN, table, folder / "out", model, key)
 

@@ -33,6 +33,7 @@ class Home:
     def __init__(self, folder: Path, model: Path) -> None:
         self.model, self.table, self.key = model, write_table(folder / "reports.csv"), folder / "id.key"
         self.key.write_text("0123456789abcdef0123456789abcdef")
+        self.key.chmod(0o600)
         self.plain = folder / "plain"
         assert self.run(self.plain).code == 0
         self.threshold = float(np.median([brightness(image) for image in images(self.plain).values()]))

@@ -30,7 +30,7 @@ from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
 from cxrsynth.settings import Device, Precision, PromptStyle, Sampler
-from cxrsynth.shards.sample import sample_key, subject_key
+from cxrsynth.shards.sample import load_id_key, sample_key, subject_key
 from tests.conftest import build_tiny_model
 from tests.diffusion.test_additions import lora_of
 from tests.generation.making import (
@@ -106,6 +106,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "id.key"
     path.write_text("0123456789abcdef0123456789abcdef\n")
+    path.chmod(0o600)
     return path
 
 
@@ -348,6 +349,7 @@ def test_an_id_map_can_be_had_of_a_complete_folder(tmp_path: Path, tiny_model: P
 def test_an_id_map_replaces_no_other_file(tmp_path: Path, tiny_model: Path) -> None:
     table, key = write_table(tmp_path / "reports.csv"), tmp_path / "id.key"
     key.write_text("0123456789abcdef0123456789abcdef")
+    key.chmod(0o600)
     before = hashes(tmp_path)
     for taken, what in ((table, "table"), (tmp_path / "." / "id.key", "--id-key")):
         options = ("--id-key", str(key), "--id-map", str(taken))
@@ -394,12 +396,76 @@ def test_another_id_key_makes_other_sample_keys(
 ) -> None:
     other = tmp_path / "other.key"
     other.write_text("fedcba9876543210fedcba9876543210")
+    other.chmod(0o600)
     succeed(command(table, tmp_path / "out", tiny_model, "--id-key", str(other)))
     keys = set(metadata(tmp_path / "out"))
     assert len(keys) == 7
     assert not keys & set(metadata(made[0]))
     expected = {sample_key(subject_key(other.read_bytes(), row[0]), 0) for row in ROWS}
     assert keys == expected
+
+
+def test_a_byte_order_mark_is_no_part_of_the_key(tmp_path: Path, key_file: Path) -> None:
+    marked = tmp_path / "marked.key"
+    marked.write_bytes(b"\xef\xbb\xbf" + key_file.read_bytes())
+    marked.chmod(0o600)
+    assert load_id_key(marked) == load_id_key(key_file)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (b"0" * 64, 0o600, "only 1 different bytes, so it is no random key"),
+        (b"\0" * 32, 0o600, "only 1 different bytes"),
+        (b"0123456789abcdef" * 2, 0o644, "everyone on this machine can read it"),
+        (b"short", 0o600, "5 bytes, expected at least 16"),
+    ],
+)
+def test_keys_that_are_no_secret_are_refused(
+    content: bytes, mode: int, said: str, tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
+    key = tmp_path / "id.key"
+    key.write_bytes(content)
+    key.chmod(mode)
+    assert said in refuse(command(table, tmp_path / "out", tiny_model, "--id-key", str(key)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_table_is_no_key(tmp_path: Path, tiny_model: Path) -> None:
+    table = write_table(tmp_path / "reports.csv")
+    message = refuse(command(table, tmp_path / "out", tiny_model, "--id-key", str(table)))
+    assert "is the table of reports, expected a file with a secret key" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--out", ""), "an empty text in place of a path"),
+        (("--out", "~/set"), "~ is no folder here, and was not expanded"),
+        (("--id-map", "~someone/ids.csv"), "~someone is no folder here"),
+        (("--sop-class", "cr"), "--sop-class cr: WebDataset shards hold no DICOM objects"),
+        (("--format", "dicom", "--image-format", "png16"), "--image-format png16: DICOM objects hold no such files"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    options: tuple[str, ...], said: str, tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    assert said in " ".join(refuse(command(table, Path("out"), tiny_model, *options)).split())
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_seed_of_more_than_63_bits_is_refused(tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    result = CliRunner().invoke(app, command(table, tmp_path / "out", tiny_model, "--seed", str(2**63)))
+    assert result.exit_code == 2
+    assert "9223372036854775807" in result.output
+
+
+def test_a_link_without_its_file_is_explained(tmp_path: Path, tiny_model: Path) -> None:
+    link = tmp_path / "reports.csv"
+    link.symlink_to("elsewhere.csv")
+    assert "a link to elsewhere.csv, which is not there" in refuse(command(link, tmp_path / "out", tiny_model))
 
 
 def test_the_default_key_is_made_once(

@@ -33,6 +33,7 @@ class Set:
         self.home, self.model, self.table = home, model, write_table(home / "reports.csv")
         key = home / "id.key"
         key.write_text("0123456789abcdef" * 2)
+        key.chmod(0o600)
         self.options = (*OPTIONS, "--id-key", str(key))
 
     def run(self, out: Path, *options: str) -> tuple[int, str]:

@@ -90,14 +90,16 @@ class Job:
         return result.exit_code, result.stdout + result.stderr
 
 
-def interrupt_when(process: subprocess.Popen[str], seen: Callable[[], bool]) -> None:
-    """Send SIGINT as soon as a condition holds; fail if the process ends before."""
+def interrupt_when(
+    process: subprocess.Popen[str], seen: Callable[[], bool], number: signal.Signals = signal.SIGINT
+) -> None:
+    """Send a signal as soon as a condition holds; fail if the process ends before."""
     deadline = time.monotonic() + TIMEOUT_S
     while not seen():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.0005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
 
 
 def half_made(reference: Path, out: Path, shards: int) -> None:
@@ -149,15 +151,17 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_resume(
-    job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_ctrl_c_and_its_like_say_how_to_resume(
+    name: str, code: int, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     # Of a script in the background the signal would be ignored, here too.
-    process = job.start(out, before=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    interrupt_when(process, lambda: MOMENTS["partial"](out))
+    number = signal.Signals[name]
+    process = job.start(out, before=lambda: signal.signal(number, signal.SIG_DFL))
+    interrupt_when(process, lambda: MOMENTS["partial"](out), number)
     stderr = process.communicate(timeout=TIMEOUT_S)[1]
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Run the same command again to resume." in stderr
     assert "Traceback" not in stderr
     assert "ignored" not in stderr

@@ -35,6 +35,7 @@ class Store:
         self.table = write_table(home / "reports.csv")
         self.key = home / "id.key"
         self.key.write_text("0123456789abcdef" * 2)
+        self.key.chmod(0o600)
 
     @property
     def system(self) -> Any:

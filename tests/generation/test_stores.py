@@ -32,6 +32,7 @@ class Store:
         self.home, self.model, self.table = home, model, write_table(home / "reports.csv")
         self.key = home / "id.key"
         self.key.write_text("0123456789abcdef" * 2)
+        self.key.chmod(0o600)
         self.system = fsspec.filesystem("memory")
 
     def run(self, out: str, *options: str, table: str | None = None) -> tuple[int, str]:

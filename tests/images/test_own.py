@@ -35,6 +35,7 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     root = tmp_path_factory.mktemp("made")
     table = write_table(root / "reports.csv")
     write(root / "id.key", "0123456789abcdef0123456789abcdef")
+    (root / "id.key").chmod(0o600)
     for name, options in FORMATS.items():
         arguments = command(table, root / name, tiny_model, "--id-key", str(root / "id.key"), *options)
         result = CliRunner().invoke(app, arguments)

@@ -5,11 +5,11 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from cxrsynth.runtime.interrupt import kept_interrupts
+from cxrsynth.runtime.interrupt import Terminated, kept_interrupts, terminated_as_interrupted
 
 
 @pytest.fixture(autouse=True)
@@ -20,15 +20,40 @@ def default_handler() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def press() -> None:
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_other_signals_end_the_work_and_keep_their_number(name: str) -> None:
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        for begin in (press, Closing):
+            with pytest.raises(Terminated) as ended, terminated_as_interrupted(), kept_interrupts():
+                _begin_and_wait(begin, number)
+            assert ended.value.number == number
+        assert signal.getsignal(number) is signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)  # as nohup leaves SIGHUP
+        with terminated_as_interrupted():
+            press(number)
+    finally:
+        signal.signal(number, before)
+
+
+def _begin_and_wait(begin: Callable[[int], object], number: int) -> None:
+    begin(number)
+    time.sleep(2)
+
+
+def press(number: int = signal.SIGINT) -> None:
+    signal.pthread_kill(threading.main_thread().ident, number)  # type: ignore[arg-type]
 
 
 class Closing:
     """Presses Ctrl-C while it is cleared up."""
 
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        self._number = number
+
     def __del__(self) -> None:
-        press()
+        press(self._number)
         time.sleep(0)
 
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import IO, TextIO, cast
 
 from cxrsynth.address import Address, Location
@@ -92,6 +93,8 @@ def reading(path: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
+        if isinstance(path, Path) and path.is_symlink():
+            raise ReportsError(f"{path}: a link to {path.readlink()}, which is not there\n  mend the link") from None
         raise ReportsError(f"{path}: no such file\n  check the path") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise ReportsError(f"{path}: damaged, or not compressed with gzip\n  copy it again, or decompress it") from None
