@@ -86,6 +86,7 @@ def generate(
     image_format: str = ShardSettings.image_format,
     sop_class: str = ShardSettings.sop_class,
     unpacked: bool = ShardSettings.unpacked,
+    study_date: str | None = ShardSettings.study_date,
     include_text: str = ShardSettings.include_text,
     accept: bool = False,
     thresholds: Mapping[str, float] | None = None,
@@ -141,6 +142,7 @@ def generate(
         image_format: `png`, `jpg` or `png16`, in WebDataset shards.
         sop_class: `sc` (Secondary Capture) or `cr` (Computed Radiography), of DICOM objects.
         unpacked: write a DICOM file-set with a DICOMDIR instead of tars; needs `shard_format="dicom"`.
+        study_date: YYYYMMDD for StudyDate of DICOM objects, for archives that need one; None leaves it empty.
         include_text: `none` or `sanitized`: report text to store with each image.
         accept: draw an image again until it passes the quality checks of `audit` and `thresholds`.
         thresholds: with `accept`: reward -> lowest accepted score.
@@ -180,6 +182,7 @@ def generate(
         include_text=_choice("include_text", IncludeText, include_text),
         sop_class=_choice("sop_class", SopClass, sop_class),
         unpacked=unpacked,
+        study_date=study_date,
     )
     if unpacked and shards.format is not ShardFormat.DICOM:
         raise ValueError("unpacked: needs shard_format='dicom'")

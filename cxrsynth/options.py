@@ -160,6 +160,15 @@ SopClassName = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+StudyDate = Annotated[
+    str | None,
+    Option(
+        metavar="YYYYMMDD",
+        help="StudyDate of DICOM objects, for archives that need one; the same for all, and best one that nobody takes"
+        " for a day of an exam: 19000101. Empty by default.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Unpacked = Annotated[
     bool,
     Option("--unpacked", help="Write a DICOM file-set with a DICOMDIR instead of tars.", rich_help_panel=_OUTPUT),

@@ -117,6 +117,7 @@ class ShardSettings:
     include_text: IncludeText = IncludeText.NONE
     sop_class: SopClass = SopClass.SC
     unpacked: bool = False
+    study_date: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,12 +41,14 @@ def describe(run: GenerateRun, rows: Rows) -> str:
     duration_s = math.ceil(batches / (at_once * parts * run.processes.count)) * round_s
     prompt = prompt_builder_of(run, model).build(next(rows.reports())).prompt
     size_bytes = images * _bytes_per_image(run, model.image_shape)
+    # Tars are removed once all files of the file-set are there.
+    peak = ", twice that while it is written" if settings.shards.unpacked else ""
     return (
         f"would make {counted(images, 'image')} of {model.image_shape[1]} x {model.image_shape[0]} pixels"
         f" from {counted(reports, 'report')} ({counted(rejected, 'row')} rejected)\n"
         f"  columns: {describe_columns(run.table)}\n"
         f"  first prompt: {prompt}\n"
-        f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB{_part(run, shards)}\n"
+        f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB{peak}{_part(run, shards)}\n"
         f"  model: {model.name}, {counted(run.steps, 'step')}, guidance {run.guidance:g}, {run.sampler.value},"
         f" {model.precision.value} on {model.device.type}\n"
         f"  time: about {timedelta(seconds=round(duration_s))}{'' if parts == 1 else ' for each part'}"

@@ -21,6 +21,7 @@ from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
 from cxrsynth.shards.folder import CARD, FILE_SET, METADATA, NOT_ACCEPTED, PREVIEW, OutputFolder
 from cxrsynth.shards.plan import shard_name
+from cxrsynth.shards.tar import SYNTHETIC_NOTE
 
 _PREVIEW_IMAGES = 24
 
@@ -50,7 +51,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         )
     write_rejected(run, rows)
     write_id_map(run, rows)
-    folder.write(PREVIEW, contact_sheet(_first_images(folder, shards)))
+    folder.write(PREVIEW, contact_sheet(_first_images(folder, shards), comment=SYNTHETIC_NOTE))
     files = _unpack(run, folder, shards=shards) if run.settings.shards.unpacked else {}
     manifest = {
         "synthetic": True,
@@ -77,13 +78,18 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         _write_not_accepted(folder, judged)
     folder.write(CARD, dataset_card(manifest))
     folder.finish(manifest)
-    _say_unread(manifest)
+    _say_limits(manifest)
     folder.clean(drop_shards=run.settings.shards.unpacked)
     return manifest
 
 
-def _say_unread(manifest: dict[str, Any]) -> None:
-    """Warn of reports whose findings could not be read."""
+def _say_limits(manifest: dict[str, Any]) -> None:
+    """Warn of what the images cannot show: findings not read, prompts cut, findings that the model never saw."""
+    if cut := manifest["prompts_truncated"]:
+        console.warn(f"{counted(cut, 'prompt')} cut at a sentence to fit the model; no label says what was cut")
+    if unsupported := manifest["unsupported_findings"]:
+        named = ", ".join(f"{name} in {counted(count, 'image')}" for name, count in sorted(unsupported.items()))
+        console.say(f"requested, but never seen by the model in training: {named}")
     unread, reports = manifest["reports_not_in_english"], manifest["counts"]["reports"]
     if unread:
         console.warn(
@@ -162,13 +168,14 @@ def _unpack(run: GenerateRun, folder: OutputFolder, *, shards: int) -> dict[str,
 
     target = folder.path / FILE_SET
     with folder_atomically(target) as partial:
-        write_file_set(
+        stored = write_file_set(
             (content for name, content in _members(folder, shards) if name.endswith(".dcm")),
             partial,
             uid_seed=run.identity.seed,
         )
     with open_atomically(folder.path / METADATA) as file:
-        for row in _metadata_rows(folder, shards):
+        for row, one in zip(_metadata_rows(folder, shards), stored, strict=True):
+            row |= {"path": f"{FILE_SET}/{one.path}", "sop_instance_uid": one.sop_instance_uid}
             file.write((json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n").encode())
     return _hashes(folder.path, [folder.path / METADATA, *(p for p in sorted(target.rglob("*")) if p.is_file())])
 

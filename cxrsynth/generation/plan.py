@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ class GenerateRun:
     def identity(self) -> DatasetIdentity:
         """The origin that every DICOM object states."""
         model = self.plan["model"]
-        return DatasetIdentity(plan_digest(self.plan), model["name"], model["digest"], __version__)
+        # How samples are written decides no identity: as SC and as CR, an image belongs to one study.
+        seed = plan_digest({name: value for name, value in self.plan.items() if name != "shards"})
+        return DatasetIdentity(seed, model["name"], model["digest"], __version__)
 
     @property
     def common_metadata(self) -> dict[str, Any]:
@@ -239,6 +242,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
             "include_text": shards.include_text.value,
             "sop_class": shards.sop_class.value,
             "unpacked": shards.unpacked,
+            **({"study_date": shards.study_date} if shards.study_date else {}),
         },
         **accepted,
         "deid": run.settings.strength.value,
@@ -270,9 +274,21 @@ def _is_same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
+def _is_date(text: str) -> bool:
+    try:
+        return text.isascii() and text.isdigit() and len(text) == 8 and bool(datetime.strptime(text, "%Y%m%d"))
+    except ValueError:
+        return False
+
+
 def _refuse_ignored(settings: GenerateSettings) -> None:
     """Raise ShardError for an option that the format has no use for."""
     shards, usual = settings.shards, ShardSettings()
+    if shards.study_date is not None:
+        if shards.format is not ShardFormat.DICOM:
+            raise ShardError("--study-date: WebDataset shards hold no DICOM objects\n  leave it out, or --format dicom")
+        if not _is_date(shards.study_date):
+            raise ShardError(f"--study-date {shards.study_date}: expected a day as YYYYMMDD, such as 19000101")
     if shards.format is ShardFormat.DICOM and shards.image_format is not usual.image_format:
         raise ShardError(
             f"--image-format {shards.image_format.value}: DICOM objects hold no such files\n"

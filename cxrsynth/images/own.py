@@ -147,11 +147,15 @@ def _row(line: int, record: Mapping[str, Any] | str) -> Row | Unread:
     return Unread(line, record) if isinstance(record, str) else Row(line, record)
 
 
+# What a line of metadata.jsonl has beside the JSON of its image.
+_OF_THE_LINE = frozenset({"key", "text", "path", "sop_instance_uid"})
+
+
 def _with_members(radiograph: RawImage) -> RawImage:
     """The image with its line of metadata.jsonl as members, as in a shard, so that they go where the image goes."""
     members = dict(radiograph.members)
     if radiograph.row is not None:
-        record = {name: value for name, value in radiograph.row.record.items() if name not in ("key", "text")}
+        record = {name: value for name, value in radiograph.row.record.items() if name not in _OF_THE_LINE}
         members["json"] = stable_json(record)
         if isinstance(text := radiograph.row.record.get("text"), str):
             members["txt"] = text.encode()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from cxrsynth.console import counted
 from cxrsynth.settings import IncludeText
@@ -144,8 +145,14 @@ def _contents(manifest: Mapping[str, Any]) -> list[str]:
     if not manifest["shards"]:
         return [
             f"- `{FILE_SET}/`: the images; `{FILE_SET}/DICOMDIR` lists them",
-            f"- `{METADATA}`: one line of JSON per image, by sample key",
+            f"- `{METADATA}`: one line of JSON per image: sample key, path, SOP Instance UID and labels",
             *beside,
+            "",
+            "To send the images to an archive with DCMTK:",
+            "",
+            "```",
+            f'storescu +sd +r +sp "IM*" -aec ARCHIVE HOST PORT {FILE_SET}/',
+            "```",
         ]
     return [
         "- `cxr-*.tar`: shards in WebDataset layout; each image has a JSON file of the same name",
@@ -225,13 +232,16 @@ def kept_card(manifest: Mapping[str, Any]) -> bytes:
     return "\n".join(lines).encode()
 
 
-def contact_sheet(images: Iterable[npt.NDArray[np.float32]], *, columns: int = 6) -> bytes:
-    """Preview PNG of images [H, W] in [0, 1], side by side, each resized to 192 x 192 pixels."""
+def contact_sheet(images: Iterable[npt.NDArray[np.float32]], *, columns: int = 6, comment: str = "") -> bytes:
+    """Preview PNG of images [H, W] in [0, 1], side by side, each resized to 192 x 192 pixels; its comment, if any."""
     cells = [Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((_CELL, _CELL)) for image in images]
     columns = min(columns, len(cells))
     sheet = Image.new("L", (columns * _CELL, math.ceil(len(cells) / columns) * _CELL))
     for place, cell in enumerate(cells):
         sheet.paste(cell, (place % columns * _CELL, place // columns * _CELL))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    note = PngInfo()
+    if comment:
+        note.add_text("Comment", comment)
+    sheet.save(buffer, "PNG", pnginfo=note)
     return buffer.getvalue()

@@ -39,6 +39,7 @@ class DicomSettings:
     model_digest: str
     software_version: str
     sop_class: SopClass = SopClass.SC
+    study_date: str = ""
 
     def __post_init__(self) -> None:
         if not self.dataset_uid_seed:
@@ -184,8 +185,11 @@ def _set_patient_and_study(dataset: Dataset, settings: DicomSettings, *, subject
     dataset.PatientName = f"Synthetic^{subject_key[:12]}"
     dataset.PatientBirthDate = ""
     dataset.StudyInstanceUID = derived_uid(settings.dataset_uid_seed, "study", subject_key)
-    for keyword in ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"):
+    for keyword in ("StudyID", "AccessionNumber", "ReferringPhysicianName"):
         setattr(dataset, keyword, "")
+    # Type 2: empty unless the user has an archive that needs a date, which then is the same for all.
+    dataset.StudyDate = settings.study_date
+    dataset.StudyTime = "000000" if settings.study_date else ""
     # The module does not need it, but viewers and archives list this text.
     dataset.StudyDescription = "Synthetic chest radiograph"
 

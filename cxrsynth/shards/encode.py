@@ -53,6 +53,7 @@ class Encoder:
                 model_digest=self._identity.model_digest,
                 software_version=self._identity.software_version,
                 sop_class=self._settings.sop_class,
+                study_date=self._settings.study_date or "",
             ),
             key=sample.key,
             subject_key=sample.subject_key,

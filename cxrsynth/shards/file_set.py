@@ -16,6 +16,14 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from cxrsynth.shards.dicom_file import IMPLEMENTATION_VERSION_NAME, derived_uid, file_meta, strict_pydicom, to_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of a file-set: its path from the folder of the DICOMDIR, and its SOP Instance UID."""
+
+    path: str
+    sop_instance_uid: str
+
+
 @dataclass(frozen=True)
 class _Level:
     """One level of the directory: record type, file ID prefix, identifying keyword, and the keys of a record."""
@@ -55,7 +63,7 @@ _NEXT_AT: Final = 8
 _LOWER_AT: Final = 30
 
 
-def write_file_set(members: Iterable[bytes], folder: Path, *, uid_seed: str) -> None:
+def write_file_set(members: Iterable[bytes], folder: Path, *, uid_seed: str) -> list[StoredFile]:
     """Write DICOM files, and the DICOMDIR that lists them, into an empty folder; equal input gives equal bytes.
 
     Files lie in `PTnnnnnn/STnnnnnn/SEnnnnnn/IMnnnnnn`, numbered in order of arrival. One member is in memory at a
@@ -70,6 +78,9 @@ def write_file_set(members: Iterable[bytes], folder: Path, *, uid_seed: str) -> 
         folder: empty, or does not exist yet; parents are made.
         uid_seed: decides the file-set's UID.
 
+    Returns:
+        Path, from the folder, and SOP Instance UID of each member, in order of arrival.
+
     Raises:
         FileExistsError: if the folder holds something.
         ValueError: if two members are the same SOP instance, or a level of the directory has over a million entries.
@@ -80,15 +91,19 @@ def write_file_set(members: Iterable[bytes], folder: Path, *, uid_seed: str) -> 
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder}: not empty")
     patients: dict[str, _Record] = {}
+    stored = []
     for member in members:
-        path = folder.joinpath(*_file(member, patients))
+        file_id, uid = _file(member, patients)
+        path = folder.joinpath(*file_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(member)
+        stored.append(StoredFile("/".join(file_id), uid))
     (folder / "DICOMDIR").write_bytes(_directory(patients, uid_seed))
+    return stored
 
 
-def _file(member: bytes, patients: dict[str, _Record]) -> list[str]:
-    """Add a member to the directory; returns the components of its file ID."""
+def _file(member: bytes, patients: dict[str, _Record]) -> tuple[list[str], str]:
+    """Add a member to the directory; returns the components of its file ID, and its SOP Instance UID."""
     header = dcmread(BytesIO(member), stop_before_pixels=True)
     siblings, file_id, is_new = patients, list[str](), False
     for level in _LEVELS:
@@ -103,7 +118,7 @@ def _file(member: bytes, patients: dict[str, _Record]) -> list[str]:
         siblings = siblings[identity].children
     if not is_new:
         raise ValueError(f"file-set: SOP instance {header.SOPInstanceUID} appears twice, expected once")
-    return file_id
+    return file_id, str(header.SOPInstanceUID)
 
 
 def _encode_record(level: _Level, header: FileDataset, file_id: list[str]) -> bytes:

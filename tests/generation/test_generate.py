@@ -462,6 +462,36 @@ def test_a_seed_of_more_than_63_bits_is_refused(tmp_path: Path, tiny_model: Path
     assert "9223372036854775807" in result.output
 
 
+def test_both_classes_of_an_image_are_one_study(
+    tmp_path: Path, tiny_model: Path, table: Path, key_file: Path, dicoms: Path
+) -> None:
+    options = ("--format", "dicom", "--sop-class", "cr", "--study-date", "19000101", "--id-key", str(key_file))
+    succeed(command(table, tmp_path / "cr", tiny_model, *options))
+    found = {}
+    for folder in (dicoms, tmp_path / "cr"):
+        read = [pydicom.dcmread(io.BytesIO(raw)) for name, raw in members(folder).items() if name.endswith(".dcm")]
+        found[folder.name] = {one.PatientID: one for one in read}
+    (sc, cr) = found.values()
+    assert sc.keys() == cr.keys()
+    for patient, one in sc.items():
+        other = cr[patient]
+        assert one.StudyInstanceUID == other.StudyInstanceUID
+        assert one.SOPInstanceUID != other.SOPInstanceUID
+        assert (one.StudyDate, one.StudyTime) == ("", "")
+        assert (other.StudyDate, other.StudyTime) == ("19000101", "000000")
+
+
+@pytest.mark.parametrize("date", ["1900", "19001301", "1900-01-01"])
+def test_a_study_date_is_a_day(date: str, tmp_path: Path, tiny_model: Path, table: Path) -> None:
+    message = refuse(command(table, tmp_path / "out", tiny_model, "--format", "dicom", "--study-date", date))
+    assert f"--study-date {date}: expected a day as YYYYMMDD" in message
+    assert "hold no DICOM" in refuse(command(table, tmp_path / "out", tiny_model, "--study-date", "19000101"))
+
+
+def test_the_preview_says_that_it_is_synthetic(made: tuple[Path, str]) -> None:
+    assert Image.open(made[0] / "preview.png").info["Comment"].startswith("Synthetic chest X-ray")
+
+
 def test_a_link_without_its_file_is_explained(tmp_path: Path, tiny_model: Path) -> None:
     link = tmp_path / "reports.csv"
     link.symlink_to("elsewhere.csv")
@@ -911,6 +941,14 @@ def test_unpacked_is_a_file_set_without_tars(
     assert says["files"] == {name: found[name] for name in found if name.startswith(("fileset/", "metadata"))}
     objects = [instance.load() for instance in FileSet(out / "fileset" / "DICOMDIR")]
     assert len(objects) == 7
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    read = {row["path"]: pydicom.dcmread(out / row["path"], stop_before_pixels=True) for row in rows}
+    assert {path: str(one.SOPInstanceUID) for path, one in read.items()} == {
+        row["path"]: row["sop_instance_uid"] for row in rows
+    }
+    assert all(row["key"].startswith(read[row["path"]].PatientID.removeprefix("SYN-")) for row in rows)
+    assert len(read) == 7
+    assert 'storescu +sd +r +sp "IM*"' in (out / "README.md").read_text()
     rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["key"] for row in rows] == list(metadata(dicoms))
     assert all(row["synthetic"] is True for row in rows)
