@@ -1,6 +1,5 @@
 """`convert`, top to bottom: a model as it was published in, a folder in diffusers' layout with safetensors out."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ShardError
-from cxrsynth.runtime.files import file_sha256, folder_atomically, stable_json
+from cxrsynth.runtime.files import file_sha256, folder_atomically, read_json, stable_json, what_it_is
 from cxrsynth.settings import ConvertSettings, Precision
 
 
@@ -70,6 +69,8 @@ def _check(settings: ConvertSettings) -> None:
         raise ShardError(f"{out}: exists\n  expected: a new folder; convert replaces nothing")
     if not source.exists():
         raise ModelError(f"{source}: no such file or folder; download the model first")
+    if not source.is_dir() and not source.is_file():
+        raise ModelError(f"{source}: {what_it_is(source)}\n  expected: a model folder, or a file of weights")
     for what, folder in (("the folder that is converted", source), ("--base", settings.base)):
         if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise ShardError(f"{out}: lies inside {what}, {folder}, which is only read\n  choose a folder elsewhere")
@@ -108,7 +109,7 @@ def _name(folder: Path, name: str | None) -> None:
     spec: dict[str, Any] = {}
     if path.is_file():
         try:
-            spec = dict(json.loads(path.read_text(encoding="utf-8")))
+            spec = dict(read_json(path))
         except (ValueError, TypeError) as error:
             raise ModelError(f"{path.name}: not a valid model description\n  {error}") from None
     path.write_bytes(stable_json(spec | {"name": name}))

@@ -7,6 +7,7 @@ from pathlib import Path
 from cxrsynth import console
 from cxrsynth.conversion.weights import PICKLED, read_weights, write_weights
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import read_json
 
 _INDEX = ".bin.index"
 _SHOWN = 5
@@ -88,7 +89,7 @@ def _is_weights(path: Path) -> bool:
 
 def _renamed_index(path: Path) -> str:
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
         index["weight_map"] = {name: safetensors_name(file) for name, file in index["weight_map"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: cannot be read as an index of weights: {error}") from None

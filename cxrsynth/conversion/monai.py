@@ -13,7 +13,6 @@ Networks of MONAI Generative and of MONAI from 1.4 on are read, which name layer
 Source: configs/inference.json and scripts/sampler.py of the bundle; Pinaya et al., arXiv:2209.07162.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from cxrsynth.diffusion.families import family_of
 from cxrsynth.diffusion.resolve import INDEX
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.files import stable_json
+from cxrsynth.runtime.files import read_json, stable_json
 from cxrsynth.runtime.pretrained import LOADING_ERRORS
 
 CONFIG = Path("configs") / "inference.json"
@@ -89,7 +88,7 @@ def convert_bundle(source: Path, base: Path | None, out: Path) -> None:
             raise ModelError(f"--base {base}: missing {part}/\n  expected: the folder of stable-diffusion-2-1-base")
     index = base_index(base)
     try:
-        config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(source / CONFIG)
         unet = _unet(config["diffusion_def"], _latent_size(config["noise"]), _state(source, "unet"))
         vae = _autoencoder(config["autoencoder_def"], _scale(source), _state(source, "vae"))
         scheduler = _scheduler(config["scheduler"])

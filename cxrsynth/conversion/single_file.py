@@ -4,7 +4,6 @@ Diffusers would download settings that it does not find. It is given local ones 
 that the checkpoint was trained with.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from cxrsynth.diffusion.families import family_of
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.resolve import INDEX
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.files import stable_json
+from cxrsynth.runtime.files import read_json, stable_json
 from cxrsynth.runtime.pretrained import LOADING_ERRORS
 from cxrsynth.settings import ConvertSettings
 
@@ -99,7 +98,7 @@ def convert_single_file(settings: ConvertSettings, out: Path) -> None:
         else:
             _copy(base / part, out / part)
     path = out / "scheduler" / "scheduler_config.json"
-    scheduler = json.loads(path.read_text(encoding="utf-8"))
+    scheduler = read_json(path)
     stated = {key: value for name, (key, value) in _MARKERS.items() if name in state}
     if original is not None or stated:
         path.write_bytes(stable_json((original.scheduler(scheduler) if original else scheduler) | stated))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
+from cxrsynth.runtime.files import read_json
 
 ACE_FILE = "ace.safetensors"
 ACE_CONFIG = "ace.json"
@@ -209,7 +210,7 @@ def load_ace(path: Path) -> AdaptiveConditionEmbedding:
                 f"  expected: {ACE_FILE} with {ACE_CONFIG} beside it, as cxrsynth tune writes them"
             )
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
+        config = read_json(config_path)
         ace = AdaptiveConditionEmbedding(config["width"], tokens=config["tokens"], conditions=config["conditions"])
         ace.load_state_dict(load_file(weights))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:

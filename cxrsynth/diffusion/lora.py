@@ -1,7 +1,6 @@
 """LoRA weights of diffusers and peft, merged into a pipeline's networks; weights that fit only in part are refused."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import read_json
 from cxrsynth.runtime.pretrained import LOADING_ERRORS, quiet_libraries, reason
 from cxrsynth.settings import Lora
 
@@ -191,7 +191,7 @@ def _merge_peft(path: Path, state: dict[str, Tensor], scale: float, family: Fami
 def _check_kind(path: Path) -> None:
     """Raises ValueError for settings that cannot be read, or are not those of LoRA."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except ValueError:
         config = None
     if not isinstance(config, dict):

@@ -340,7 +340,13 @@ def _limit_tokenizers(folder: Path, components: Components) -> None:
         positions = getattr(config, "max_position_embeddings", None)
         if positions is not None and config.model_type in _POSITIONS_AFTER_PADDING:
             positions -= int(config.pad_token_id) + 1
-        longest = min(int(tokenizer.model_max_length), _UNLIMITED if positions is None else int(positions))
+        limit = tokenizer.model_max_length
+        if not isinstance(limit, int | float) or not limit >= 2:  # NaN is no limit, either
+            raise ModelError(
+                f"{folder / part / 'tokenizer_config.json'}: model_max_length {limit!r}\n"
+                "  expected: the number of tokens that the model was trained with"
+            )
+        longest = int(min(limit, _UNLIMITED if positions is None else int(positions)))
         if longest >= _UNLIMITED:
             raise ModelError(
                 f"{folder / part / 'tokenizer_config.json'}: no model_max_length, and the text encoder has no limit\n"

@@ -1,6 +1,6 @@
 """Denoiser, autoencoder, text encoders and tokenizers of a model folder, each from a folder of its own."""
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from cxrsynth.diffusion.families.base import Family
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime import pretrained
 from cxrsynth.runtime.clip import load_text_encoder
+from cxrsynth.runtime.files import read_json
 from cxrsynth.runtime.pretrained import load_pretrained
 
 # Heads that text embeddings do not need: those of a pretraining task, or of a model the encoder is part of.
@@ -47,6 +48,13 @@ def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> Autoencoder
     """
     kind = AutoencoderDC if _class_name(folder) == "AutoencoderDC" else AutoencoderKL
     vae, _ = load_pretrained(kind, folder, role="an autoencoder", dtype=dtype)
+    for name in ("scaling_factor", "shift_factor"):
+        value = vae.config.get(name)
+        is_number = isinstance(value, int | float) and math.isfinite(value) and (value != 0 or name == "shift_factor")
+        if not is_number and not (value is None and name == "shift_factor"):
+            raise ModelError(
+                f"{folder / 'config.json'}: {name} {value!r}, expected the number that the model was trained with"
+            )
     return vae  # type: ignore[no-any-return]
 
 
@@ -63,7 +71,8 @@ def load_encoder(folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
         ModelError: if the folder cannot be loaded, or its weights do not match the network.
     """
     config = _config(folder)
-    kind, architectures = config.get("model_type"), config.get("architectures") or []
+    kind, architectures = config.get("model_type"), config.get("architectures")
+    architectures = architectures if isinstance(architectures, list) else []
     if kind in (None, "clip", "clip_text_model") and "CLIPTextModelWithProjection" not in architectures:
         return load_text_encoder(folder).to(dtype)
     if kind in (None, "clip", "clip_text_model"):
@@ -102,7 +111,7 @@ def load_tokenizer(folder: Path, *, named: str | None = None) -> Any:
 
 def _tokenizer_class(folder: Path) -> str | None:
     try:
-        named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
+        named = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
     except (OSError, ValueError, AttributeError):
         return None
     return None if named is None else str(named)
@@ -115,7 +124,7 @@ def _class_name(folder: Path) -> str:
 def _config(folder: Path) -> dict[str, Any]:
     """Content of config.json; empty if it cannot be read, which loading says better."""
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = read_json(folder / "config.json")
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,7 +1,6 @@
 """From a model's name to its folder, description, digest and embeddings: found, checked and hashed once."""
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -22,8 +21,8 @@ from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults, read_spec
 from cxrsynth.errors import ModelError
-from cxrsynth.runtime.files import file_sha256
-from cxrsynth.runtime.pretrained import check_weights_name, hub_folder
+from cxrsynth.runtime.files import file_sha256, read_json
+from cxrsynth.runtime.pretrained import MODEL_SUFFIXES, check_files, check_weights_name, hub_folder
 from cxrsynth.settings import Additions, PromptStyle, Sampler
 
 INDEX = "model_index.json"
@@ -31,7 +30,6 @@ _ABOUT_INDEX = (
     f"\n  {INDEX} names the class of each part: download it from where the model was published, or write the folder"
     " with save_pretrained of its pipeline in diffusers"
 )
-_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 _NOTHING = Additions()
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -172,7 +170,14 @@ def find_model(name: str, *, option: str = "--model") -> Path:
 
 def _find(name: str, option: str) -> Path:
     folder = Path(str(files("cxrsynth") / "nano" / "assets")) if name == "nano" else Path(name)
-    return folder if folder.is_dir() else _from_hub(name, option)
+    folder = folder if folder.is_dir() else _from_hub(name, option)
+    known = {part for family in FAMILIES.values() for part in family.parts}
+    for checked in (folder, *(folder / part for part in sorted(known) if (folder / part).is_dir())):
+        try:
+            check_files(checked)
+        except OSError as error:
+            raise ModelError(f"{checked}: cannot be read ({error.strerror})") from None
+    return folder
 
 
 def _parts(folder: Path, family: Family, additions: Additions = _NOTHING) -> tuple[str, ...]:
@@ -230,7 +235,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {error}{_ABOUT_INDEX}") from None
     if not isinstance(content, dict):
@@ -241,7 +246,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def _from_hub(name: str, option: str) -> Path:
     """Download the configs and safetensors of a hub repository. Names that look like local paths are refused."""
     parts = sorted({part for family in FAMILIES.values() for part in family.parts})
-    wanted = [f"{part}/*{suffix}" for part in parts for suffix in _SUFFIXES]
+    wanted = [f"{part}/*{suffix}" for part in parts for suffix in MODEL_SUFFIXES]
     folder = hub_folder(name, patterns=["*.json", *wanted], needs_revision=False, folders="nano, a model folder")
     if folder is None:
         raise ModelError(
@@ -270,7 +275,7 @@ def model_digest(
         ModelError: if a file cannot be read.
     """
     parts = [folder / part for part in _parts(folder, family_of(folder, denoiser=additions.denoiser), additions)]
-    paths = [p for part in parts if part.is_dir() for p in part.iterdir() if p.suffix in _SUFFIXES]
+    paths = [p for part in parts if part.is_dir() for p in part.iterdir() if p.suffix in MODEL_SUFFIXES]
     beside = (folder / INDEX, *((folder / SPEC_FILE,) if described else ()))
     paths += [path for path in beside if path.exists()]
     named = [(path.relative_to(folder).as_posix(), path) for path in sorted(paths)]

@@ -4,7 +4,6 @@ A level is an index into the noise levels a model was trained with, from the lea
 discrete schedules of diffusion models, a^2 + s^2 = 1, and the straight paths of flow matching, a + s = 1.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +14,12 @@ from torch import Tensor
 
 from cxrsynth.diffusion.ddim import clean_and_noise
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import read_json
 from cxrsynth.runtime.pretrained import in_one_line
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 FLOW = "flow_prediction"
+_MOST_TIMESTEPS = 100_000
 SCHEDULER_FILE = "scheduler_config.json"
 # Where no signal is left, noise says nothing about the clean latents.
 _LEAST_ALPHA = 1e-5
@@ -233,7 +234,7 @@ def read_scheduler_config(folder: Path, *, named: str | None = None) -> dict[str
     """
     path = folder / SCHEDULER_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be loaded: {error}") from None
     if not isinstance(config, dict):
@@ -256,6 +257,11 @@ def read_scheduler_config(folder: Path, *, named: str | None = None) -> dict[str
     kind = config.get("prediction_type", "epsilon")
     if kind not in (*PREDICTIONS, FLOW):
         raise ModelError(f"{path}: prediction_type {kind!r}, expected {', '.join((*PREDICTIONS, FLOW))}")
+    count = config.get("num_train_timesteps", 1000)
+    if isinstance(count, int) and count > _MOST_TIMESTEPS:  # each has a number in memory
+        raise ModelError(
+            f"{path}: num_train_timesteps {count:,}\n  expected: at most {_MOST_TIMESTEPS:,}; most models have 1,000"
+        )
     try:
         schedule = noise_schedule(config, torch.device("cpu"))  # may reject its betas
     except Exception as error:  # whatever diffusers raises for values of the wrong type

@@ -1,6 +1,5 @@
 """`cxrsynth.json`: the description in a model folder. No torch here."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +9,14 @@ from cxrsynth.errors import ModelError
 from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.reports.template import PromptFormat, parse_template
+from cxrsynth.runtime.files import read_json
 from cxrsynth.settings import PromptStyle, Sampler
 
 SPEC_FILE = "cxrsynth.json"
+LONGEST_SIDE = 16_384  # pixels; no radiograph has more, and an image of as many fills the memory of most machines
 
 
-_Pixels = Annotated[int, Field(ge=1)]
+_Pixels = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 
 
 class SamplingDefaults(BaseModel):
@@ -41,7 +42,7 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str | None = None
+    name: Annotated[str, Field(max_length=256)] | None = None
     prompt: PromptStyle = PromptStyle.IMPRESSION
     prompt_template: str | None = None
     negative_prompt: str = ""
@@ -88,10 +89,10 @@ def read_spec(folder: Path) -> ModelSpec:
     if not path.exists():
         return ModelSpec()
     try:
-        return ModelSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return ModelSpec.model_validate(read_json(path))
     except ValidationError as error:
         wrong = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
         lines = (f"{place}: {message}" if place else message for place, message in wrong)
         raise ModelError(f"{path}: not a valid model description\n  " + "\n  ".join(lines)) from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: not a valid model description\n  {error}") from None

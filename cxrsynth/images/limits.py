@@ -1,7 +1,6 @@
 """Limits on untrusted files, and the error for a file that cannot be read."""
 
 import re
-import stat
 import struct
 import zlib
 from io import BufferedReader
@@ -11,6 +10,7 @@ from PIL import Image
 from pydicom.errors import InvalidDicomError
 
 from cxrsynth.address import Address, Location, unreachable
+from cxrsynth.runtime.files import is_regular
 
 # A current detector gives 4280 x 3520 pixels of 16 bits: 30 MB, 15 million pixels.
 MAX_MEMBER_BYTES = 128 << 20
@@ -79,6 +79,6 @@ def open_plain(path: Location) -> BufferedReader:
             raise
         except OSError as error:
             raise unreachable(path, error) from None
-    if not stat.S_ISREG(path.stat().st_mode):
+    if not is_regular(path):
         raise UnreadableError("a folder, pipe or device, expected a file")
     return path.open("rb")

@@ -1,7 +1,6 @@
 """Feature extractors: a reward model's trunk, a torchxrayvision network, or any image encoder of transformers."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from cxrsynth.rewards.backends import FAMILIES, family_folder, transformers_fold
 from cxrsynth.rewards.networks import FindingClassifier
 from cxrsynth.rewards.xrv import load_network, released_weights, xrv_images
 from cxrsynth.rewards.xrv_weights import ReleasedName
+from cxrsynth.runtime.files import read_json
 from cxrsynth.runtime.pretrained import LOADING_ERRORS, load_pretrained, load_processor
 
 _XRV = "xrv:"
@@ -144,7 +144,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _has_targets(folder: Path) -> bool:
     """Whether a folder's configuration is that of a torchxrayvision classifier, not of a transformers model."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and "targets" in config

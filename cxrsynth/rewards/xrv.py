@@ -1,6 +1,5 @@
 """torchxrayvision's pathology classifiers as reward models for diagnosis."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torchxrayvision.models import DenseNet, model_urls
 from cxrsynth.errors import ModelError
 from cxrsynth.rewards.diagnosis import DiagnosisReward
 from cxrsynth.rewards.xrv_weights import ReleasedName, cached_file, folder_state, released_state
+from cxrsynth.runtime.files import read_json
 
 # Where several heads stand for one observation, the first trained one is used.
 _HEADS = {
@@ -144,7 +144,7 @@ _ARCHITECTURES: dict[str, tuple[Callable[[int], nn.Module], int]] = {
 
 def _from_folder(folder: Path) -> Any:
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(folder / "config.json")
         make, resolution = _ARCHITECTURES[config.get("architecture", "densenet121")]
         targets = [str(target) for target in config["targets"]]
         network = _network(make, len(targets), folder_state(folder))

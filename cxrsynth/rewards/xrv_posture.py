@@ -1,6 +1,5 @@
 """torchxrayvision's chest segmentation as a second reward model for posture: where are the two lungs?"""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.rewards.networks import POSTURE
 from cxrsynth.rewards.posture import PostureReward
 from cxrsynth.rewards.xrv_weights import ReleasedName, cached_file, folder_state, released_state
+from cxrsynth.runtime.files import read_json
 
 # Name of the released weights, and where torchxrayvision's `PSPNet` downloads them from.
 RELEASED = "pspnet"
@@ -218,7 +218,7 @@ def _chord(corners: Points, outwards: Points, up: Points) -> Points:
 
 def _from_folder(folder: Path) -> LungPosture:
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(folder / "config.json")
         if config.get("architecture") != RELEASED:
             raise ValueError(f"config.json has architecture {config.get('architecture')!r}")
         return LungPosture(_network(folder_state(folder)), size=int(config.get("input_resolution", 512)))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchxrayvision.utils import download, get_cache_dir
 
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import check_regular
 
 _PIN = "@sha256:"
 
@@ -81,7 +82,8 @@ def network_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def folder_state(folder: Path) -> dict[str, Tensor]:
-    """Weights from a folder's `model.safetensors`, as `network_state` names them."""
+    """Weights from a folder's `model.safetensors`, as `network_state` names them; OSError if it is no file."""
+    check_regular(folder / "model.safetensors")
     return network_state(load_file(folder / "model.safetensors"))
 
 

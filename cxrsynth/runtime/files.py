@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cxrsynth.address import Location
+
+LONGEST_JSON = 1 << 28  # the largest vocabularies have a tenth of it
 
 
 def partial_path(path: Path) -> Path:
@@ -133,8 +136,57 @@ def stable_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def what_it_is(path: Path) -> str:
+    """What stands under a name, in words: a file, a folder, a pipe, a socket, a device, a link to nothing, nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a link to nothing" if path.is_symlink() else "nothing"
+    kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path is a file, and no folder, pipe or device. Raises OSError if there is nothing."""
+    return stat.S_ISREG(path.stat().st_mode)
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file: opening a pipe waits for a writer, and a device may never end.
+
+    Raises:
+        OSError: as for a file that cannot be opened.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not is_regular(path):
+        raise OSError(errno.EINVAL, f"{what_it_is(path)}, not a file", str(path))
+
+
+def read_json(path: Path, *, longest: int = LONGEST_JSON) -> Any:
+    """Content of a JSON file that somebody else may have written.
+
+    Args:
+        path: of the file.
+        longest: bytes that it may have.
+
+    Raises:
+        OSError: if it is no file, or cannot be read.
+        ValueError: if it is no JSON, longer than `longest`, or nested too deeply.
+    """
+    check_regular(path)
+    if (size := path.stat().st_size) > longest:
+        raise ValueError(f"{size:,} bytes, more than the {longest:,} that such a file may have")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def file_sha256(path: Location) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
+    """SHA-256 of a file's bytes, 64 hex digits. Raises OSError for what is no file, or cannot be read."""
+    if isinstance(path, Path):
+        check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

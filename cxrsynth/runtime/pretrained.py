@@ -1,7 +1,7 @@
 """Pretrained folders of transformers and diffusers, loaded safely: local safetensors, no code from the folder."""
 
-import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import LONGEST_JSON, read_json, what_it_is
 
 # What the libraries raise, depending on what is wrong with the files of a folder.
 LOADING_ERRORS = (
@@ -22,6 +23,7 @@ LOADING_ERRORS = (
     IndexError,
     AttributeError,
     RuntimeError,
+    ArithmeticError,
     ImportError,
     SafetensorError,
 )
@@ -35,6 +37,8 @@ _NOT_LEARNED = ("position_ids",)
 # One file or one of several, of weights in full precision or in a variant such as fp16.
 _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.safetensors")
 # A word is what is no name in brackets, as special tokens have, and has a letter or digit.
+# A network may be larger than its file where weights are tied, or some are not learned.
+_SPARE_NUMBERS, _LARGER = 1_000_000, 2
 _SPECIAL_NAME = re.compile(r"[<\[].*[>\]]")
 _TOKENIZER_FILES = (
     "tokenizer.json, or the vocabulary in the files of its kind: vocab.json and merges.txt (CLIP, RoBERTa),"
@@ -46,7 +50,8 @@ _SIZE_MISMATCH = re.compile(
     r" the shape in current model is torch\.Size\((\[[^]]*\])\)"
 )
 # Settings, weights and vocabularies; never pickles, never code.
-_DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+MODEL_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
+_DOWNLOADED = [f"*{suffix}" for suffix in MODEL_SUFFIXES]
 
 
 class Unmatched(NamedTuple):
@@ -123,6 +128,7 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     _check_folder(folder, role)
     of_transformers = kind.__module__.startswith("transformers")
     check_weights_name(folder, of_diffusers=not of_transformers)
+    _check_size(kind, folder, role)
     if of_transformers:
         # Without the second argument, a tensor of another shape would be an error that does not name it.
         further: dict[str, Any] = {"trust_remote_code": False, "ignore_mismatched_sizes": True}
@@ -148,6 +154,71 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     )
     # By hand: the argument that asks for a type has another name before transformers 4.56.
     return (network.to(dtype) if of_transformers else network).eval(), unmatched
+
+
+def _check_size(kind: Any, folder: Path, role: str) -> None:
+    """Refuse a configuration of a network far larger than its weights: it would fill the memory before it is refused.
+
+    Raises:
+        ModelError: saying how far the two are apart.
+    """
+    settings = _settings(folder / "config.json") if (folder / "config.json").is_file() else {}
+    named = dict(_whole_numbers(settings))
+    shapes = _shapes(folder)
+    longest = max((side for shape in shapes for side in shape), default=0)
+    if not shapes or max(named.values(), default=0) <= longest:
+        return  # no tensor of the network can be longer than those of the file
+    layers = {name: number for name, number in named.items() if "layers" in name or "depth" in name}
+    name = max(layers, key=layers.__getitem__, default="")
+    if name and layers[name] > len(shapes):
+        raise unusable(
+            folder, role, f"config.json has {name} {layers[name]:,}, but the weights are {len(shapes)} tensors"
+        )
+    try:
+        with quiet_libraries(), torch.device("meta"):
+            network = _from_settings(kind, folder)
+    except LOADING_ERRORS as error:
+        raise unusable(folder, role, reason(error)) from None
+    wanted, found = sum(weight.numel() for weight in network.parameters()), sum(map(math.prod, shapes))
+    if wanted > _LARGER * found + _SPARE_NUMBERS:
+        raise unusable(
+            folder, role, f"config.json describes a network of {wanted:,} weights, but there are {found:,} in its files"
+        )
+
+
+def _from_settings(kind: Any, folder: Path) -> Any:
+    """A network without its weights."""
+    import transformers
+
+    if not kind.__module__.startswith("transformers"):
+        return kind.from_config(kind.load_config(folder, local_files_only=True))
+    config_class = getattr(kind, "config_class", None) or transformers.AutoConfig
+    config = config_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return kind(config) if getattr(kind, "config_class", None) else kind.from_config(config)
+
+
+def _shapes(folder: Path) -> list[list[int]]:
+    """Shapes of all tensors in the weights of a folder; of files that cannot be read, none."""
+    shapes = []
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, "pt") as file:
+                shapes += [list(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+        except (SafetensorError, OSError):
+            continue
+    return shapes
+
+
+def _whole_numbers(value: object, name: str = "") -> Iterator[tuple[str, int]]:
+    """The whole numbers in settings, each with the name that it stands under."""
+    if isinstance(value, int):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _whole_numbers(inner, str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _whole_numbers(inner, name)
 
 
 def check_weights_name(folder: Path, *, of_diffusers: bool) -> None:
@@ -271,6 +342,24 @@ def hub_folder(
         ) from None
 
 
+def check_files(folder: Path) -> None:
+    """Refuse a folder in which the libraries would open what is no file, or settings that no model has the length of.
+
+    Raises:
+        ModelError: naming the first such file.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in MODEL_SUFFIXES:
+            continue
+        if not path.is_file():
+            raise ModelError(f"{path}: {what_it_is(path)}\n  expected: a file of a model, as it was published")
+        if path.suffix == ".json" and (size := path.stat().st_size) > LONGEST_JSON:
+            raise ModelError(
+                f"{path}: {size:,} bytes of settings\n  expected: at most {LONGEST_JSON:,}; the largest published"
+                " vocabularies have a tenth of that"
+            )
+
+
 def _check_folder(folder: Path, role: str) -> None:
     """Refuse what is no folder (the libraries would look for it at a hub), holds no settings, or asks for its own code.
 
@@ -279,6 +368,7 @@ def _check_folder(folder: Path, role: str) -> None:
     """
     if not folder.is_dir():
         raise unusable(folder, role, "no such folder")
+    check_files(folder)
     for path in sorted(folder.glob("*config.json")):
         settings = _settings(path)
         if not isinstance(settings, dict):
@@ -296,7 +386,7 @@ def _check_folder(folder: Path, role: str) -> None:
 
 def _settings(config: Path) -> object:
     try:
-        return json.loads(config.read_text(encoding="utf-8"))
+        return read_json(config)
     except OSError:
         return {}  # the library says so better
     except ValueError as error:

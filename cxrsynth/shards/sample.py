@@ -17,11 +17,12 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from cxrsynth.errors import ShardError
-from cxrsynth.runtime.files import write_atomically
+from cxrsynth.runtime.files import is_regular, what_it_is, write_atomically
 
 _KEY_BYTES = 32
 _FIT_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _HOW_TO_MAKE = "create one: (umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > FILE)"
+_LONGEST_KEY = 1 << 20  # bytes
 _LEAST_DIFFERENT = 6  # bytes; of 32 random hexadecimal digits, 13 or 14 are different
 _KEPT_CHARS, _HASH_CHARS = 48, 12
 
@@ -105,6 +106,12 @@ def load_id_key(path: Path | None) -> bytes:
         if not path.exists():
             _make_key(path)
     try:
+        if not is_regular(path):
+            raise ShardError(
+                f"--id-key {path}: {what_it_is(path)}, expected a file with a secret key\n  {_HOW_TO_MAKE}"
+            )
+        if (size := path.stat().st_size) > _LONGEST_KEY:
+            raise ShardError(f"--id-key {path}: {size:,} bytes, which is no key\n  {_HOW_TO_MAKE}")
         key = path.read_bytes().removeprefix(codecs.BOM_UTF8).strip()
         mode = path.stat().st_mode
     except OSError as error:

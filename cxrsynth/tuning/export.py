@@ -24,7 +24,7 @@ from cxrsynth.diffusion.schedule import SCHEDULER_FILE
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
-from cxrsynth.runtime.files import folder_atomically
+from cxrsynth.runtime.files import folder_atomically, read_json
 from cxrsynth.runtime.pretrained import variant
 from cxrsynth.settings import Precision
 
@@ -101,7 +101,7 @@ def _copy_part(source: Path, folder: Path) -> None:
     for path in list(folder.iterdir()):
         plain = path.with_name(path.name.replace(f".{named}.", ".").replace(f".{named}-", "-"))
         if path.name.endswith(f".index.{named}.json"):
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             files = content["weight_map"]
             content["weight_map"] = {name: file.replace(f".{named}-", "-") for name, file in files.items()}
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -136,7 +136,7 @@ def _save_denoiser(trained: Trained, source: ResolvedModel, folder: Path) -> Non
 
 def _forget_origin(config: Path) -> None:
     """Drop the source's path: it belongs to this machine, and equal weights would have different digests."""
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config)
     content.pop("_name_or_path", None)
     config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -146,11 +146,11 @@ def _write_index(source: ResolvedModel, partial: Path) -> None:
 
     Diffusers would fail to find a safety checker.
     """
-    index = json.loads((source.folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_json(source.folder / "model_index.json")
     gone = {name for name in index if not (partial / name).exists() and name not in source.parts}
     here = {name: [None, None] if isinstance(part, list) and name in gone else part for name, part in index.items()}
     for part, folder in replaced_parts(source.additions, source.family).items():
-        config = json.loads((folder / (SCHEDULER_FILE if part == "scheduler" else "config.json")).read_text("utf-8"))
+        config = read_json(folder / (SCHEDULER_FILE if part == "scheduler" else "config.json"))
         if "_class_name" in config:  # else it is of the source's class, or the usual one
             here[part] = ["diffusers", config["_class_name"]]
     (partial / "model_index.json").write_text(json.dumps(here, indent=2) + "\n", encoding="utf-8")
@@ -304,6 +304,6 @@ def _predictions(model: DiffusionModel) -> Tensor:
 def _write_spec(model: DiffusionModel, folder: Path, out: Path) -> None:
     """cxrsynth.json of the source under a name of its own."""
     path = folder / SPEC_FILE
-    spec: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    spec: dict[str, Any] = read_json(path) if path.is_file() else {}
     spec["name"] = model.name.removesuffix(_TUNED) + _TUNED
     (out / SPEC_FILE).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 `family_of` says which one a folder holds. Samplers, guidance, learning and export know only what `Family` answers.
 """
 
-import json
 from pathlib import Path
 
 from cxrsynth.diffusion.families.base import Family
@@ -16,6 +15,7 @@ from cxrsynth.diffusion.families.sdxl import StableDiffusionXL
 from cxrsynth.diffusion.families.stable_diffusion import StableDiffusion
 from cxrsynth.diffusion.families.unconditional import Unconditional
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import read_json
 
 _SDXL = StableDiffusionXL()
 _BY_DENOISER: dict[str, Family] = {
@@ -51,7 +51,7 @@ def family_of(folder: Path, *, denoiser: Path | None = None) -> Family:
         )
     config = found / "config.json"
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = read_json(config)
         named = str(content.get("_class_name", None if found.name == "transformer" else "UNet2DConditionModel"))
     except (OSError, ValueError, AttributeError) as error:
         problem = "no JSON object" if isinstance(error, AttributeError) else error

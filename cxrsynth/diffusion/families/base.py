@@ -13,7 +13,7 @@ from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, FlowMatch
 from torch import Tensor, nn
 
 from cxrsynth.diffusion.condition import MASK, TEXT, Condition
-from cxrsynth.diffusion.spec import ModelSpec, SamplingDefaults
+from cxrsynth.diffusion.spec import LONGEST_SIDE, ModelSpec, SamplingDefaults
 from cxrsynth.errors import ModelError
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -220,6 +220,8 @@ class Family(ABC):
             sizes = [size] if isinstance(size, int) else size
             if not isinstance(sizes, list | tuple) or not all(isinstance(one, int) for one in sizes) or len(sizes) > 2:
                 raise ModelError(f"{where}: sample_size {size}, expected the latents' height and width")
+            if not all(1 <= one <= LONGEST_SIDE for one in sizes):
+                raise ModelError(f"{where}: sample_size {size}, expected 1 to {LONGEST_SIDE:,} in height and width")
         self._check_latents(where, denoiser, components)
         self._check_encoders(where, denoiser, components)
 

@@ -1,6 +1,5 @@
 """Flux: a transformer over text and image together, CLIP's pooled embedding and T5's sequence, by flow matching."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from cxrsynth.diffusion.families.base import (
 )
 from cxrsynth.diffusion.spec import SPEC_FILE, SamplingDefaults
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import read_json
 from cxrsynth.settings import Sampler
 
 _POOLED = "pooled_projections"
@@ -63,7 +63,7 @@ class Flux(Family):
     def defaults_of(self, folder: Path) -> SamplingDefaults:
         """As in `Family`: without guidance where it is not an input."""
         try:
-            config = json.loads((folder / self.denoiser / "config.json").read_text(encoding="utf-8"))
+            config = read_json(folder / self.denoiser / "config.json")
         except (OSError, ValueError):
             return self.defaults  # loading says better what is wrong
         return self.defaults if config.get("guidance_embeds") else self.defaults.model_copy(update={"guidance": 1.0})

@@ -1,6 +1,5 @@
 """Stable Diffusion: a UNet with cross-attention to the embeddings of one text encoder, of any kind."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ from torch import Tensor
 from cxrsynth.diffusion.condition import TEXT, Condition
 from cxrsynth.diffusion.families.base import Components, Family, TextWidth, text_width
 from cxrsynth.errors import ModelError
+from cxrsynth.runtime.files import read_json
 
 
 class StableDiffusion(Family):
@@ -52,7 +52,7 @@ class StableDiffusion(Family):
     def text_size(self, folder: Path) -> tuple[int, int] | None:
         """As in `Family`: those of CLIP; others name them differently."""
         try:
-            config = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+            config = read_json(folder / "text_encoder" / "config.json")
             if not str(config.get("model_type", "clip")).startswith("clip"):
                 return None
             return int(config["max_position_embeddings"]), int(config["hidden_size"])

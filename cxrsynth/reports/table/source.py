@@ -11,6 +11,7 @@ from typing import IO, TextIO, cast
 
 from cxrsynth.address import Address, Location
 from cxrsynth.errors import ReportsError
+from cxrsynth.runtime.files import is_regular, what_it_is
 
 # Longest CSV record in characters, and longest JSON object in characters or bytes. A longer one is rejected without
 # being held in memory.
@@ -67,6 +68,13 @@ def checked(path: Location) -> Location:
         is_folder = path.is_dir()
     if is_folder:
         raise ReportsError(f"{path}: is a folder\n  expected: one file; name a table inside it")
+    if isinstance(path, Path):
+        with reading(path):
+            is_file = is_regular(path)
+        if not is_file:
+            raise ReportsError(
+                f"{path}: {what_it_is(path)}\n  expected: a file, which is read more than once; write the table to one"
+            )
     path = _fetched(path)
     with reading(path), path.open("rb") as file:
         start = file.read(4)
