@@ -72,6 +72,7 @@ def generate(
     strict: bool = GenerateSettings.strict,
     keep_order: bool = GenerateSettings.keep_order,
     per_image: bool = GenerateSettings.per_image,
+    labeler: str | PathLike[str] | None = GenerateSettings.labeler,
     dry_run: bool = GenerateSettings.dry_run,
     steps: int | None = SamplingSettings.steps,
     guidance: float | None = SamplingSettings.guidance,
@@ -126,6 +127,8 @@ def generate(
         limit: use only the first so many usable reports.
         strict: stop at the first unusable row instead of setting it aside (see `rejected`).
         per_image: the table has a row for each image: one with the id of an earlier row is another image of its report.
+        labeler: folder of a BERT labeler in CheXbert's layout, or a hub id `owner/name@revision`, that reads findings;
+            None for rules.
         keep_order: put samples in the order of the table, not of their keys; whoever has the table can line them up.
         dry_run: write nothing; the result's `estimate` holds counts, disk space and time.
         steps: denoising steps; None for the model's.
@@ -218,6 +221,7 @@ def generate(
         limit=limit,
         keep_order=keep_order,
         per_image=per_image,
+        labeler=_path(labeler),
         strict=strict,
         dry_run=dry_run,
         deid=None if deid is None else _choice("deid", Deid, deid),

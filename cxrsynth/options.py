@@ -71,6 +71,13 @@ PromptTemplate = Annotated[
 ImagesPerReport = Annotated[int, Option(min=1, max=100, help="Images for each report.")]
 Limit = Annotated[int | None, Option(min=1, help="Use only the first N usable reports.")]
 StrictRows = Annotated[bool, Option("--strict", help="Stop at the first unusable row instead of setting it aside.")]
+Labeler = Annotated[
+    Path | None,
+    Option(
+        help="Folder of a BERT labeler in CheXbert's layout (safetensors), or a hub id owner/name@revision, that reads"
+        " findings in place of the rules."
+    ),
+]
 PerImage = Annotated[
     bool,
     Option(

@@ -17,20 +17,22 @@ from cxrsynth.runtime.files import write_tensors
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = (*PICKLED, ".safetensors")
+_INNER = ("state_dict", "model_state_dict")
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, in the file's own types, on the CPU.
 
-    Training checkpoints keep them under `state_dict`; what else they hold (optimizer, counters) is left out.
+    Training checkpoints keep them under `state_dict` or `model_state_dict`; what else they hold (optimizer, counters)
+    is left out.
 
     Raises:
         ModelError: if the file cannot be read, or needs more than tensors, which would run code of its own.
     """
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _unpickle_tensors(path)
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    while isinstance(content, Mapping) and (inner := [n for n in _INNER if isinstance(content.get(n), Mapping)]):
+        content = content[inner[0]]
     found = {}
     if isinstance(content, Mapping):
         found = {name: one for name, one in content.items() if isinstance(name, str) and isinstance(one, Tensor)}

@@ -69,7 +69,12 @@ def prompt_key(report: Report) -> PromptKey:
 def prompt_builder_of(run: GenerateRun, model: DiffusionModel) -> PromptBuilder:
     """What makes the prompts of a run."""
     return PromptBuilder(
-        run.prompt_format, model.spec.depicts, model.fits, classes=model.spec.classes, deid=run.settings.strength
+        run.prompt_format,
+        model.spec.depicts,
+        model.fits,
+        classes=model.spec.classes,
+        deid=run.settings.strength,
+        reader=run.load_reader(),
     )
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.generation.accept import Acceptor, acceptance_plan, load_acceptor
+from cxrsynth.reports.findings.labeler import BertLabeler, labeler_digest
+from cxrsynth.reports.request import Reader
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.reports.template import PromptFormat, PromptTemplate, TemplateError, parse_template
@@ -67,6 +70,7 @@ class GenerateRun:
     batch_size: int
     load_model: Callable[[], DiffusionModel]
     load_acceptor: Callable[[], Acceptor | None]
+    load_reader: Callable[[], Reader | None]
 
     @property
     def identity(self) -> DatasetIdentity:
@@ -142,6 +146,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         batch_size=settings.sampling.batch_size or _BATCH_SIZE[device.type],
         load_model=lambda: load_model(model, device=device, precision=precision, negative_prompt=negative_prompt),
         load_acceptor=lambda: None if settings.accept is None else load_acceptor(settings.accept, device=device),
+        load_reader=cache(lambda: _labeler(settings.labeler, device)),
     )
     if run.negative_prompt and run.guidance == 1.0:
         raise ModelError(_negative_without_guidance(settings, model))
@@ -149,6 +154,13 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     _check_request(run, model)
     tell_additions(model)
     return replace(run, plan=_plan(run, model, device, precision))
+
+
+def _labeler(name: Path | None, device: torch.device) -> Reader | None:
+    """The labeler that was asked for; None for the rules. Raises ModelError if it cannot be loaded."""
+    if name is None:
+        return None
+    return BertLabeler(name, device=device)
 
 
 def refuse_changed(run: GenerateRun) -> None:
@@ -245,6 +257,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
             **({"study_date": shards.study_date} if shards.study_date else {}),
         },
         **accepted,
+        **({} if settings.labeler is None else {"labeler": labeler_digest(settings.labeler)}),
         "deid": run.settings.strength.value,
         "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},
     }

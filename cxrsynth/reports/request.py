@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from cxrsynth.reports.conditions import conditions_of
 from cxrsynth.reports.deid.sanitize import Sanitized, sanitize
@@ -63,6 +63,13 @@ class BuiltPrompt:
     is_any: bool = False
 
 
+class Reader(Protocol):
+    """Reads labels from the text of a report."""
+
+    def read(self, text: str) -> dict[str, FindingLabel]:
+        """The label of each observation that the text mentions, in the order of `OBSERVATIONS`."""
+
+
 _SECTIONS = {PromptStyle.IMPRESSION: Kind.IMPRESSION, PromptStyle.FINDINGS: Kind.FINDINGS}
 
 
@@ -75,6 +82,7 @@ class PromptBuilder:
         fits: whether a text fits the tokenizer.
         classes: findings that the model is conditioned on, for the format `class`.
         deid: strength of the de-identification, of prompts and of `BuiltPrompt.text`.
+        reader: reads labels from text; None for the rules.
     """
 
     def __init__(
@@ -85,13 +93,14 @@ class PromptBuilder:
         *,
         classes: Sequence[str] = (),
         deid: Deid = Deid.STANDARD,
+        reader: Reader | None = None,
     ) -> None:
         self._format = prompt_format
         self._classes = tuple(classes)
         self._depicts = depicts
         self._fits = fits
         self._deid = deid
-        self._reader = FindingsReader()
+        self._reader: Reader = FindingsReader() if reader is None else reader
 
     def build(self, report: Report) -> BuiltPrompt:
         """Build the prompt of one report; label columns override labels read from the text.

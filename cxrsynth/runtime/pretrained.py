@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,7 +128,7 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     _check_folder(folder, role)
     of_transformers = kind.__module__.startswith("transformers")
     check_weights_name(folder, of_diffusers=not of_transformers)
-    _check_size(kind, folder, role)
+    check_size(folder, role, lambda: _from_settings(kind, folder))
     if of_transformers:
         # Without the second argument, a tensor of another shape would be an error that does not name it.
         further: dict[str, Any] = {"trust_remote_code": False, "ignore_mismatched_sizes": True}
@@ -156,8 +156,13 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     return (network.to(dtype) if of_transformers else network).eval(), unmatched
 
 
-def _check_size(kind: Any, folder: Path, role: str) -> None:
+def check_size(folder: Path, role: str, make: Callable[[], Any]) -> None:
     """Refuse a configuration of a network far larger than its weights: it would fill the memory before it is refused.
+
+    Args:
+        folder: with `config.json` and weights.
+        role: what it is to be, for messages.
+        make: makes the network; called only where the configuration has a number above all sizes of tensors.
 
     Raises:
         ModelError: saying how far the two are apart.
@@ -176,7 +181,7 @@ def _check_size(kind: Any, folder: Path, role: str) -> None:
         )
     try:
         with quiet_libraries(), torch.device("meta"):
-            network = _from_settings(kind, folder)
+            network = make()
     except LOADING_ERRORS as error:
         raise unusable(folder, role, reason(error)) from None
     wanted, found = sum(weight.numel() for weight in network.parameters()), sum(map(math.prod, shapes))
