@@ -96,6 +96,7 @@ def generate(
     attempts: int = AcceptSettings.attempts,
     only_accepted: bool = AcceptSettings.only_accepted,
     deid: str | None = GenerateSettings.deid,
+    deid_model: str | PathLike[str] | None = GenerateSettings.deid_model,
     id_key: str | PathLike[str] | None = GenerateSettings.id_key,
     id_map: str | PathLike[str] | None = GenerateSettings.id_map,
     rejected: str | PathLike[str] | None = GenerateSettings.rejected,
@@ -155,6 +156,8 @@ def generate(
         only_accepted: with `accept`: leave out images that never pass; else they are written with `accepted: false`.
         deid: `standard` or `strict` (see `sanitize`), for prompts and stored text; None for `strict` where text is
             stored, else `standard`.
+        deid_model: folder of a spaCy or transformers model of named entities, or a hub id `owner/name@revision`, that
+            removes what it finds on top of the rules; needs `pip install 'cxrsynth[presidio]'`.
         id_key: file with the secret key for sample keys; None for a key created once in the user data folder.
         id_map: write the mapping from report ids to sample keys to this file, outside `out`.
         rejected: write line and reason of rows that were not used to this file; None: `OUT.rejected.csv` beside `out`.
@@ -225,6 +228,7 @@ def generate(
         strict=strict,
         dry_run=dry_run,
         deid=None if deid is None else _choice("deid", Deid, deid),
+        deid_model=_path(deid_model),
         id_key=_path(id_key),
         id_map=_path(id_map),
         rejected=_path(rejected),

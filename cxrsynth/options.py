@@ -195,6 +195,15 @@ Deid = Annotated[
         rich_help_panel=_PRIVACY,
     ),
 ]
+DeidModel = Annotated[
+    Path | None,
+    Option(
+        "--deid-model",
+        help="Folder of a spaCy or transformers model of named entities, or a hub id owner/name@revision, that removes"
+        " what it finds on top of the rules. Needs pip install 'cxrsynth\\[presidio]'.",
+        rich_help_panel=_PRIVACY,
+    ),
+]
 IdKey = Annotated[
     Path | None,
     Option(

@@ -215,9 +215,9 @@ class GenerateSettings:
     """All choices of one `generate` run.
 
     `prompt` or `prompt_template` (a template, or the name of a preset) None: as the model folder says. The same holds
-    for `negative_prompt`; an empty one is none. `deid` None: strict where text is stored, else standard. `labeler`
-    None: findings are read by rules. `accept` None: each image is drawn once. `part` None: all shards. `finish` makes
-    no image: it completes a folder in which all shards are.
+    for `negative_prompt`; an empty one is none. `deid` None: strict where text is stored, else standard. `deid_model`
+    None: rules alone. `labeler` None: findings are read by rules. `accept` None: each image is drawn once. `part` None:
+    all shards. `finish` makes no image: it completes a folder in which all shards are.
     """
 
     reports: Location
@@ -237,6 +237,7 @@ class GenerateSettings:
     per_image: bool = False
     dry_run: bool = False
     deid: Deid | None = None
+    deid_model: Path | None = None
     labeler: Path | None = None
     id_key: Path | None = None
     id_map: Path | None = None

@@ -75,6 +75,7 @@ def prompt_builder_of(run: GenerateRun, model: DiffusionModel) -> PromptBuilder:
         classes=model.spec.classes,
         deid=run.settings.strength,
         reader=run.load_reader(),
+        entities=run.load_entities(),
     )
 
 

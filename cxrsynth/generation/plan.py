@@ -28,6 +28,7 @@ from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.generation.accept import Acceptor, acceptance_plan, load_acceptor
+from cxrsynth.reports.deid.entity_model import EntityModel, entity_model_digest
 from cxrsynth.reports.findings.labeler import BertLabeler, labeler_digest
 from cxrsynth.reports.request import Reader
 from cxrsynth.reports.table.columns import ColumnNames
@@ -71,6 +72,7 @@ class GenerateRun:
     load_model: Callable[[], DiffusionModel]
     load_acceptor: Callable[[], Acceptor | None]
     load_reader: Callable[[], Reader | None]
+    load_entities: Callable[[], EntityModel | None]
 
     @property
     def identity(self) -> DatasetIdentity:
@@ -146,7 +148,8 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         batch_size=settings.sampling.batch_size or _BATCH_SIZE[device.type],
         load_model=lambda: load_model(model, device=device, precision=precision, negative_prompt=negative_prompt),
         load_acceptor=lambda: None if settings.accept is None else load_acceptor(settings.accept, device=device),
-        load_reader=cache(lambda: _labeler(settings.labeler, device)),
+        load_reader=cache(lambda: None if settings.labeler is None else BertLabeler(settings.labeler, device=device)),
+        load_entities=cache(lambda: _entity_model(settings.deid_model, device)),
     )
     if run.negative_prompt and run.guidance == 1.0:
         raise ModelError(_negative_without_guidance(settings, model))
@@ -156,11 +159,8 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     return replace(run, plan=_plan(run, model, device, precision))
 
 
-def _labeler(name: Path | None, device: torch.device) -> Reader | None:
-    """The labeler that was asked for; None for the rules. Raises ModelError if it cannot be loaded."""
-    if name is None:
-        return None
-    return BertLabeler(name, device=device)
+def _entity_model(name: Path | None, device: torch.device) -> EntityModel | None:
+    return None if name is None else EntityModel(name, device=device)
 
 
 def refuse_changed(run: GenerateRun) -> None:
@@ -259,6 +259,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
         **accepted,
         **({} if settings.labeler is None else {"labeler": labeler_digest(settings.labeler)}),
         "deid": run.settings.strength.value,
+        **({} if settings.deid_model is None else {"deid_model": entity_model_digest(settings.deid_model)}),
         "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},
     }
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cxrsynth.reports.conditions import conditions_of
 from cxrsynth.reports.deid.sanitize import Sanitized, sanitize
@@ -24,6 +24,9 @@ from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.template import TEXT_FIELDS, PromptFormat, PromptTemplate
 from cxrsynth.reports.values import content_fields, field_values, section_of
 from cxrsynth.settings import Deid, PromptStyle
+
+if TYPE_CHECKING:
+    from cxrsynth.reports.deid.entity_model import EntityModel
 
 _TEMPLATE = "template"  # prompt style of a sample whose prompt a template made
 _ANY_CHEST = "Chest X-ray."  # for a report of which nothing is known; an empty prompt is no request at all
@@ -83,6 +86,7 @@ class PromptBuilder:
         classes: findings that the model is conditioned on, for the format `class`.
         deid: strength of the de-identification, of prompts and of `BuiltPrompt.text`.
         reader: reads labels from text; None for the rules.
+        entities: finds named entities in what the rules of de-identification leave.
     """
 
     def __init__(
@@ -94,12 +98,14 @@ class PromptBuilder:
         classes: Sequence[str] = (),
         deid: Deid = Deid.STANDARD,
         reader: Reader | None = None,
+        entities: "EntityModel | None" = None,
     ) -> None:
         self._format = prompt_format
         self._classes = tuple(classes)
         self._depicts = depicts
         self._fits = fits
         self._deid = deid
+        self._entities = entities
         self._reader: Reader = FindingsReader() if reader is None else reader
 
     def build(self, report: Report) -> BuiltPrompt:
@@ -161,7 +167,7 @@ class PromptBuilder:
         )
 
     def _clean(self, text: str) -> Sanitized:
-        return sanitize(text, strength=self._deid.value)
+        return sanitize(text, strength=self._deid.value, model=self._entities)
 
     def _in_style(self, style: PromptStyle, report: Report, request: Request, clean_text: str) -> _Prompt:
         if style is PromptStyle.CANONICAL:

@@ -435,7 +435,7 @@ def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' own account of loading from the user: what matters of it is checked, and said better."""
     from transformers.utils import logging as transformers_logging
 
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft")]
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft", "presidio-analyzer")]
     levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -11,7 +11,9 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from cxrsynth.reports.deid.comparisons import (
     COMPARISON,
@@ -22,11 +24,15 @@ from cxrsynth.reports.deid.comparisons import (
 )
 from cxrsynth.reports.deid.contacts import CONTACT, CONTACT_NEEDS, before_contact
 from cxrsynth.reports.deid.dictionary import without_names
+from cxrsynth.reports.deid.entities import without_entities
 from cxrsynth.reports.deid.identifiers import RULES
 from cxrsynth.reports.deid.language import language_of
 from cxrsynth.reports.deid.rules import HOLE, take_out
 from cxrsynth.reports.deid.sentences import own_header, repair, sentences
 from cxrsynth.reports.deid.strict import is_clinical
+
+if TYPE_CHECKING:
+    from cxrsynth.reports.deid.entity_model import EntityModel
 
 # Invisible characters that end a line or separate words.
 _BREAK = re.compile("\r\n?|[\u000b\u000c\u001c-\u001f\u0085\u2028\u2029]")
@@ -57,6 +63,7 @@ KINDS = (
     "comparison",  # a sentence, or a COMPARISON section, about an earlier study
     "comparison_word",  # "stable", "interval": the word, not the finding
     "sentence",  # strict: with a word or number that is not known to be clinical
+    "entity",  # found by a model of the user's
     "language",  # the whole text: in a language that the rules do not cover
 )
 
@@ -74,7 +81,12 @@ class Sanitized:
         return not self.removed.get("language")
 
 
-def sanitize(text: str, *, strength: Literal["standard", "strict"] = "standard") -> Sanitized:
+def sanitize(
+    text: str,
+    *,
+    strength: Literal["standard", "strict"] = "standard",
+    model: "str | PathLike[str] | EntityModel | None" = None,
+) -> Sanitized:
     """Remove what identifies people, places and times, and what compares with earlier studies.
 
     Sentences that compare with an earlier study are removed whole. Of words such as "stable" or "interval" only the
@@ -88,20 +100,35 @@ def sanitize(text: str, *, strength: Literal["standard", "strict"] = "standard")
             Japanese or Korean. Of a text in another language nothing is left, and `removed` counts one `language`.
         strength: `standard`, or `strict`, which also drops any sentence with a word that is not of the clinical
             vocabulary, a word with a capital that it should not have, or a number that is no measure.
+        model: a folder of spaCy or transformers that finds named entities in what the rules leave; None for rules
+            alone. It needs `pip install 'cxrsynth[presidio]'`, and is loaded by the first call.
 
     Raises:
         ValueError: for another strength.
+        ModelError: if the model cannot be loaded.
     """
     if strength not in STRENGTHS:
         raise ValueError(f"strength: {strength!r}, expected one of {', '.join(STRENGTHS)}")
+    finder = _finder(model)
     removed: Counter[str] = Counter()
     text = _plain(text)
     for _ in range(_MOST_ROUNDS):
         before = text
         text = _once(text, removed, strict=strength == "strict")
+        if text == before and finder is not None and text:
+            text, count = without_entities(text, finder.find(text))
+            removed["entity"] += count
         if text == before:
             break
-    return Sanitized(text, removed)
+    return Sanitized(text, +removed)
+
+
+def _finder(model: "str | PathLike[str] | EntityModel | None") -> "EntityModel | None":
+    if model is None:
+        return None
+    from cxrsynth.reports.deid.entity_model import EntityModel, shared_entity_model
+
+    return model if isinstance(model, EntityModel) else shared_entity_model(Path(model))
 
 
 def _once(text: str, removed: Counter[str], *, strict: bool) -> str:
