@@ -200,7 +200,7 @@ DeidModel = Annotated[
     Option(
         "--deid-model",
         help="Folder of a spaCy or transformers model of named entities, or a hub id owner/name@revision, that removes"
-        " what it finds on top of the rules. Needs pip install 'cxrsynth\\[presidio]'.",
+        " what it finds on top of the rules. Needs the extra: presidio.",
         rich_help_panel=_PRIVACY,
     ),
 ]
