@@ -121,7 +121,7 @@ class ReportsSection(Section):
 
 
 class LoraSection(Section):
-    """Low-rank adapters on the UNet's attention (Hu et al., arXiv:2106.09685)."""
+    """Low-rank adapters on the attention of the UNet or transformer (Hu et al., arXiv:2106.09685)."""
 
     rank: _AtLeastOne = Field(default=16, description="Rank of each adapter.")
     alpha: _AtLeastOne | None = Field(default=None, description="Scale times rank; default: the rank.")
@@ -230,14 +230,14 @@ class TrainSection(Section):
     """What reinforcement learning trains, and how fast."""
 
     unet: Literal["full", "lora", "frozen"] = Field(
-        default="full", description="Train all weights, low-rank adapters, or nothing of the UNet."
+        default="full", description="Train all weights, low-rank adapters, or nothing of the UNet or transformer."
     )
     lora: LoraSection = Field(default=LoraSection(), description="Adapters, with `unet: lora`.")
     ace: _Switch | AceSection = Field(
         default=True, description="true: {subspace: 32, exploration_std: 0.3}; false: no embeddings."
     )
     learning_rate: _Positive = Field(
-        default=1.0e-5, description="Learning rate of the UNet; adapters want far more (nano: 5e-3)."
+        default=1.0e-5, description="Learning rate of the UNet or transformer; adapters want far more (nano: 5e-3)."
     )
     ace_learning_rate: _Positive = Field(default=1.0e-2, description="Learning rate of ACE.")
     schedule: Literal["constant", "cosine"] = Field(

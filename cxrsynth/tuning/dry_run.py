@@ -117,7 +117,7 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
         f"{counted(stage.iterations, 'iteration')} of {counted(stage.images, 'image')} and"
         f" {counted(stage.num_minibatches, 'update')}; {counted(stage.sampling.steps, 'step')},"
         f" guidance {guidance:g}, objective {stage.objective}",
-        f"trains {trained:,} numbers (UNet {counts['unet']:,}, ACE {counts['ace']:,})",
+        f"trains {trained:,} numbers ({run.model.family.denoiser_title} {counts['unet']:,}, ACE {counts['ace']:,})",
         f"an iteration about {sampled + at_first * sampling + updated:.0f} s at first, {sampled + updated:.0f} s where"
         f" the baseline's rewards are known; an evaluation of {counted(evaluated, 'image')} about {evaluating:.0f} s"
         + (f", the test of {counted(tested, 'image')} about {testing:.0f} s" if tested else ""),

@@ -36,7 +36,7 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
         [
             *_head(run, stage.model, section.stage),
             "",
-            f"- trained: UNet {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
+            f"- trained: {run.model.family.denoiser_title} {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
             f"- {counted(section.steps, 'step')} of {counted(section.batch_size, 'image')},"
             f" learning rate {train.learning_rate:g}"
             + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
@@ -71,8 +71,8 @@ def reinforcement_card(run: TuneRun, stage: "Reinforcement", best: int) -> str:
         *_head(run, stage.policy.model, section.stage),
         *_METHOD[section.objective],
         "",
-        f"- trained: UNet {section.train.unet}, ACE {'on' if section.train.ace else 'off'}"
-        f" ({', '.join(f'{n} {c}' for n, c in stage.policy.parameter_count().items())} numbers)",
+        f"- trained: {run.model.family.denoiser_title} {section.train.unet}, ACE {'on' if section.train.ace else 'off'}"
+        f" ({' and '.join(f'{count:,}' for count in stage.policy.parameter_count().values())} numbers)",
         f"- rewards: {', '.join(_reward(name, reward) for name, reward in section.rewards.items())}",
         f"- iterations: {section.iterations} of {counted(section.images, 'image')}; weights of iteration {best}"
         + (", the best according to the evaluator" if best == stage.best.iteration else ""),

@@ -106,6 +106,13 @@ def test_supervised_fine_tuning_learns(
     torch.testing.assert_close(found, by_diffusers(after.folder, noise, 3.0), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("name", "network"), [("sdxl", "UNet"), ("pixart", "transformer")])
+def test_a_dry_run_names_the_network(name: str, network: str, models: dict[str, Path], tmp_path: Path) -> None:
+    result = tune(write_recipe(tmp_path, content_of(models[name])), tmp_path / "run", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert f"numbers ({network} " in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize("name", FLOW)
 def test_ddim_is_refused_where_a_model_has_no_ddim_steps(name: str, models: dict[str, Path], tmp_path: Path) -> None:
     content = content_of(models[name])

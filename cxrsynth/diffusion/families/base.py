@@ -94,6 +94,11 @@ class Family(ABC):
         """The class of the denoiser."""
 
     @property
+    def denoiser_title(self) -> str:
+        """What the denoiser is, for messages."""
+        return "UNet" if self.denoiser == "unet" else "transformer"
+
+    @property
     def networks(self) -> tuple[str, ...]:
         """Folders that hold weights."""
         return (self.denoiser, *(() if self.in_pixels else ("vae",)), *self.encoders)
