@@ -32,11 +32,12 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
     section, train = stage.section, stage.section.train
     losses = [row["sft/loss"] for row in stage.progress.metrics.rows() if row["stage"] == stage.index][-_LAST:]
     trained = sum(weight.numel() for weight in stage.weights.values())
+    network = run.model.family.denoiser_title
     return "\n".join(
         [
             *_head(run, stage.model, section.stage),
             "",
-            f"- trained: {run.model.family.denoiser_title} {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
+            f"- trained: {network} {train.unet}{', text encoder' if train.text_encoder else ''} ({trained} numbers)",
             f"- {counted(section.steps, 'step')} of {counted(section.batch_size, 'image')},"
             f" learning rate {train.learning_rate:g}"
             + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
