@@ -21,6 +21,7 @@ _OF_PEOPLE = re.compile(
     r"|will|signed|read|reviewed|dictated|present|saw|denies|complains)\b",
 )
 _JOINED = re.compile(r"(?:,?\s|\s&\s|\sand\s|/|-|,?\s[A-Z]\.?\s)")
+_NAME_ENDS = re.compile(r"\s?(?:[,.;:)\]]|$)")
 _ENDS = re.compile(r"[.;:()\ue000\ue001]")  # what parts an eponym from its noun
 _FARTHEST = 40  # characters from an eponym to its noun
 _AHEAD = 4  # tokens after an eponym in which its noun stands: "Gilles de la Tourette syndrome"
@@ -247,6 +248,8 @@ def _continues(sentence: Sentence, index: int, beside: int) -> bool:
     word, kind = sentence.tokens[index][0], sentence.kinds[index]
     if word.lower() in DENIALS:
         return False
+    if word[0].islower():
+        return beside < index and kind is Kind.BOTH and _ends_lower_name(sentence, index)
     if not word[0].isupper() or (word.isupper() and 1 < len(word) < 6 and not sentence.shouted):
         return False
     first, second = sorted((index, beside))
@@ -257,6 +260,14 @@ def _continues(sentence: Sentence, index: int, beside: int) -> bool:
         return False
     is_plain = kind is Kind.WORD and (sentence.shouted or not forward or is_core)
     return not is_plain or len(word) == 1 or (forward and len(word) < 4)
+
+
+def _ends_lower_name(sentence: Sentence, index: int) -> bool:
+    """Whether a word follows a name in lower case and ends what it stands in: `patient john doe, 45`."""
+    before, token = sentence.tokens[index - 1], sentence.tokens[index]
+    is_lower_name = before[0][0].islower() and sentence.kinds[index - 1] is Kind.NAME
+    gap = sentence.text[before.end() : token.start()]
+    return is_lower_name and gap == " " and _NAME_ENDS.match(sentence.text, token.end()) is not None
 
 
 def _replace(tokens: list[re.Match[str]], named: list[bool], sentence: str) -> tuple[str, int]:

@@ -20,7 +20,8 @@ _STRONG = (
     r"|medical record|accession|acc(?:ession)?\s?#"
     r"|medicare|medicaid|hicn|mbi|npi|gmc|upin|dea|dln?|vin|imei|udi|s/n|sn|serial|licen[cs]e|passport"
     r"|national id|nid|aadhaar"
-    r"|driver'?s licen[cs]e|licen[cs]e plate|number plate|(?:patient|pat|pt|study|exam|order|case|visit"
+    r"|driver'?s licen[cs]e|(?:licen[cs]e|number|vehicle|car|registration) plate|(?:patient|pat|pt|study|exam"
+    r"|order|case|visit"
     r"|encounter|account|acct|record|requisition|req|insurance|policy|chart"
     r"|hospital|hosp|unit|subject|participant|job|dictation|document|doc|report|specimen|sample|lab"
     r"|path(?:ology)?|film|x-?ray|image|admission|adm"
@@ -190,7 +191,14 @@ PHONES: tuple[Rule, ...] = (
         digits=5,
     ),
 )
+_DIGIT = "(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|double|triple)"
 NUMBERS: tuple[Rule, ...] = (
+    # Dictated: `five five five one two one two`. Six in a row count nothing.
+    make_rule(
+        "number",
+        rf"(?<![\w-]){_DIGIT}(?:[\s,-]{{1,2}}{_DIGIT}){{5,20}}(?![\w-])",
+        words="zero oh one two three four five six seven eight nine double triple",
+    ),
     make_rule(
         "number",
         r"(?<![\w.])\d{3}-\d{2}-\d{4}(?!\d)|(?<![\w.])\d{1,3}(?:\.\d{1,39}){3,30}(?!\d)",

@@ -211,6 +211,10 @@ _STREET = (
     r"|Ter|Circle|Cir|Highway|Hwy|Parkway|Pkwy|Square|Sq"
     r"|Trail|Trl|Close|Crescent|Cres|Row|Mews|Walk|Alley|Plaza|Loop|Pike|Route|Rte|Gardens|Grove|Hill|Park)"
 )
+_STATE = (
+    r"A[LKZR]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]"
+    r"|W[AIVY]"
+)
 _TOWN = rf"(?:,\s{PROPER}(?:\s{PROPER}){{0,2}}){{0,2}}(?:,?\s\d{{5}}(?:-\d{{4}})?\b)?"
 _WHEREABOUTS = re.compile(
     r"\b(?:lives?|living|resid(?:es?|ing)|resident|native|visitors?|visiting|tourist|immigrant|(?:e"
@@ -232,6 +236,15 @@ PLACES: tuple[Rule, ...] = (
         digits=1,
         flags=EXACT,
     ),
+    # In lower case only after words that end nothing but a street: `2 tubes in place` is no address.
+    make_rule(
+        "place",
+        r"(?<![\w.])\d{1,5}\s(?:[a-z][a-z'-]{1,20}\s){1,3}(?:street|avenue|boulevard|highway|parkway)\b"
+        rf"(?:,\s[a-z]{{2,20}}(?:\s[a-z]{{2,20}})?(?=,?\s(?:{_STATE})\s\d))?(?:,?\s(?:{_STATE})\s\d{{5}}(?:-\d{{4}})?\b)?",
+        needs="street,avenue,boulevard,highway,parkway",
+        digits=1,
+    ),
+    make_rule("place", rf"(?<=,)\s(?:{_STATE})\s\d{{5}}(?:-\d{{4}})?\b", needs=",", digits=2),
     make_rule(
         "place",
         r"\b(?:p\.?\s?o\.?\s?box|post office box|postfach|apartado|casilla|bo[iî]te postale|caixa postal)\s?#?\d{1,8}",
@@ -240,8 +253,8 @@ PLACES: tuple[Rule, ...] = (
     ),
     make_rule(
         "place",
-        r"\b(?:A[LKZR]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]"
-        r"|T[NX]|UT|V[AT]|W[AIVY])\s\d{5}(?:-\d{4})?\b|\b(?i:zip|zip code|postal code|postcode|post code"
+        rf"\b(?:{_STATE})\s\d{{5}}(?:-\d{{4}})?\b"
+        r"|\b(?i:zip|zip code|postal code|postcode|post code"
         r"|plz|cap|cep)\s?:?\s?[A-Z\d][\w-]{2,5}(?:\s\d\w\w)?",
         needs="a,c,d,f,g,h,i,k,l,m,n,o,p,r,s,t,u,v,w,zip,post",
         digits=2,
@@ -265,6 +278,13 @@ PLACES: tuple[Rule, ...] = (
         if_true=lambda match: (
             any(not is_word(word) for word in _LETTERS.findall(match["where"])) or not _common_facility(match)
         ),
+    ),
+    make_rule(
+        "place",
+        r"(?<![\w-])(?:from|to|at|in|by)\s(?P<where>[a-z][a-z'\u2019-]{2,30}(?:\s[a-z][a-z'\u2019-]{1,30}){0,2}?)\s"
+        r"(?:hospital|medical cent(?:er|re)|clinic|infirmary|nursing home|hospice)(?![\w-])",
+        needs="hospi,medical,clinic,infirmary,nursing",
+        if_true=lambda match: any(not is_word(word) for word in _LETTERS.findall(match["where"].lower())),
     ),
     make_rule(
         "place",

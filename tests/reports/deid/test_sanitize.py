@@ -314,6 +314,39 @@ def test_gaps_are_closed_in_real_reports(open_i: list[str]) -> None:
         assert not re.search(r" [.,;]|[\ue000\ue001]", text), planted
 
 
+@pytest.mark.parametrize(
+    ("text", "gone"),
+    [
+        ("patient john long, mrn 1234567", ["john", "long", "1234567"]),
+        ("transferred from mercy general hospital in toledo", ["mercy", "toledo"]),
+        ("seen at saint vincent clinic today", ["vincent"]),
+        ("the patient lives at 14 oak street, springfield, il 62704", ["oak", "springfield", "62704"]),
+        ("lives in albany, ny 12207-1234", ["12207-1234"]),
+        ("call dr lee at five five five one two one two", ["lee", "five"]),
+        ("Vehicle plate ABC 1234", ["ABC", "1234"]),
+    ],
+)
+def test_lower_case_and_dictated_identifiers_go(text: str, gone: list[str]) -> None:
+    left = re.findall(r"[\w-]+", sanitize(text).text)
+    assert not set(gone) & set(left)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "There are 2 chest tubes in place.",
+        "Transferred from an outside hospital.",
+        "Films from the referring clinic.",
+        "Followed in the pulmonary clinic.",
+        "One two three nodules.",
+        "Growth plate of the humerus, 3 cm.",
+        "The study was done at 2 long breath holds.",
+    ],
+)
+def test_what_only_looks_like_them_stays(text: str) -> None:
+    assert sanitize(text).text == text
+
+
 def test_repr_hides_the_text() -> None:
     assert "cardiomegaly" not in repr(sanitize("Unchanged cardiomegaly."))
 
