@@ -25,6 +25,13 @@ from cxrsynth.reports.language import is_english
 from cxrsynth.reports.sections import Kind, shown_sections
 
 _ABBREVIATED = re.compile(r"\b(vs|approx|dr|mr|mrs|ms|st|no(?= ?\.\s?\d)|fig|e\.g|i\.e)\.(?= ?[a-z\d])")
+# "Effusion? Y": a question that its own line answers.
+_ANSWERED = re.compile(
+    r"(?<=[a-z)]) ?\?+ ?(?=(?:y|n|yes|no|none|neg(?:ative)?|pos(?:itive)?|present|absent)\b ?(?:[.,;\n]|$))"
+)
+# Boxes of a form: "[x] effusion [ ] edema", "effusion: [ ] yes [x] no". What has an empty one is not said.
+_UNTICKED = re.compile(r"(?:\[ ?\]|\u2610)[^\[\n\u2610-\u2612]*")
+_TICKED = re.compile(r"(:?) ?(?:\[ ?[x\u00d7\u2713\u2714] ?\]|[\u2611\u2612])")
 _ASKED = re.compile(r"(?<=\w) ?\?+(?=\s|$)")
 _SPLIT = re.compile(
     r"[.!]+(?=\s|$)|\n\s?(?=\n|[-*\u2022|]|\d+[.)]|[a-z][a-z /&]{1,40}(?: ?\([^()\n]{0,20}\))? ?[:=|])"
@@ -223,7 +230,12 @@ def _settle(mentions: list[_Mention]) -> FindingLabel:
 
 def _sentences(text: str) -> Iterator[str]:
     """Sentences in lower case, with single blanks."""
-    for sentence in _SPLIT.split(_ASKED.sub(" is in doubt.", _ABBREVIATED.sub(r"\1", text.lower()))):
+    text = text.lower()
+    if "[" in text or not text.isascii():
+        text = _TICKED.sub(lambda box: ":" if box[1] else "\n-", _UNTICKED.sub("", text))
+    if "?" in text:
+        text = _ASKED.sub(" is in doubt.", _ANSWERED.sub(": ", text))
+    for sentence in _SPLIT.split(_ABBREVIATED.sub(r"\1", text)):
         plain = " ".join(sentence.split())
         while len(plain) > _LONGEST:
             cut = plain.rfind(" ", 0, _LONGEST)

@@ -19,6 +19,13 @@ PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
     ("text", "name", "status"),
     [
         ("Moderate pulmonary edema.", "Edema", PRESENT),
+        ("Effusion? Y", "Pleural Effusion", PRESENT),
+        ("Effusion? N. Cardiomegaly? Yes", "Pleural Effusion", ABSENT),
+        ("Effusion? N. Cardiomegaly? Yes", "Cardiomegaly", PRESENT),
+        ("Effusion? No change from prior.", "Pleural Effusion", UNCERTAIN),
+        ("Pneumothorax: [ ] yes [x] no", "Pneumothorax", ABSENT),
+        ("[x] Cardiomegaly [ ] Effusion [x] Edema", "Edema", PRESENT),
+        ("\u2612 Effusion \u2610 Pneumothorax", "Pleural Effusion", PRESENT),
         ("It would be wrong to say that there is no effusion.", "Pleural Effusion", PRESENT),
         ("PICC has been pulled; no lines remain.", "Support Devices", ABSENT),
         ("The PICC has been pulled back 2 cm.", "Support Devices", PRESENT),
@@ -148,6 +155,8 @@ def test_status(text: str, name: str, status: Status) -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
+        ("[x] Cardiomegaly [ ] Effusion [x] Edema", "Pleural Effusion"),
+        ("\u2612 Effusion \u2610 Pneumothorax", "Pneumothorax"),
         ("", "No Finding"),
         ("Pericardial effusion.", "Pleural Effusion"),
         ("History of pneumonia.", "Pneumonia"),
