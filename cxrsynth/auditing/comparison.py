@@ -10,10 +10,14 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from cxrsynth import console
 from cxrsynth.auditing.folder import COMPARISON
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun, Examined
+from cxrsynth.errors import ShardError
 from cxrsynth.metrics.groups import measure_groups
 from cxrsynth.metrics.memorization.features import MatchSpace
 from cxrsynth.metrics.memorization.search import SearchReport, SearchSettings, check_reference, find_near_duplicates
@@ -22,13 +26,16 @@ from cxrsynth.runtime.files import stable_json, write_atomically
 
 @dataclass(frozen=True)
 class Comparison:
-    """`columns` are those of scores.parquet about the nearest real image; `memorization` and `fidelity` those parts
-    of summary.json.
+    """`columns` are those of scores.parquet about the nearest real image, `memorization` that part of summary.json.
+
+    `fidelity` is of all images, whether they are kept or not: rules may change without the pixels of the reference.
+    Where the reference is too small for the search, `columns` are empty, `memorization` is None and `problem` says why.
     """
 
     columns: dict[str, list[Any]]
-    memorization: dict[str, Any]
+    memorization: dict[str, Any] | None
     fidelity: list[dict[str, Any]]
+    problem: str | None = None
 
 
 def read_comparison(run: AuditRun) -> Comparison | None:
@@ -51,21 +58,55 @@ def compare_with_reference(run: AuditRun, images: Scored, reference: Scored) -> 
     kept = read_comparison(run)
     if kept is not None:
         return kept
-    memorization = _search(run, images, reference)
-    comparison = Comparison(
-        columns={
-            "nearest_real": [match.real or None for match in memorization.matches],
-            "nearest_real_similarity": [match.similarity if match.real else None for match in memorization.matches],
-            "memorized": [match.flagged for match in memorization.matches],
-        },
-        memorization=memorization.summary()
-        | {"autoencoder": None if run.autoencoder is None else run.autoencoder.as_json()},
-        fidelity=_fidelity(run, images, reference),
-    )
+    columns: dict[str, list[Any]] = {}
+    memorization: dict[str, Any] | None = None
+    problem = None
+    try:
+        found = _search(run, images, reference)
+    except ShardError as error:
+        # All images are scored by now: what cannot be measured costs itself alone.
+        problem = str(error)
+        console.warn(f"memorization was not examined: {error}")
+    else:
+        columns = {
+            "nearest_real": [match.real or None for match in found.matches],
+            "nearest_real_similarity": [match.similarity if match.real else None for match in found.matches],
+            "memorized": [match.flagged for match in found.matches],
+        }
+        memorization = found.summary() | {"autoencoder": None if run.autoencoder is None else run.autoencoder.as_json()}
+    comparison = Comparison(columns, memorization, _fidelity(run, images, reference), problem)
     content = {"key": _key(run), "comparison": asdict(comparison)}
     # Keys keep their order, which is that of the page.
     write_atomically(run.folder.parts / COMPARISON, json.dumps(content, allow_nan=False).encode())
     return comparison
+
+
+def fidelity_of_kept(
+    run: AuditRun, images: Scored, reference: Scored, comparison: Comparison, kept: npt.NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Fidelity and diversity of the kept images by group; that of all where all are kept.
+
+    The pixels of the reference may be gone by now. How alike its images are is taken from the comparison; how alike
+    kept and real images are is not measured then.
+
+    Args:
+        run: of the audit.
+        images: all that were audited.
+        reference: the real ones.
+        comparison: of all images.
+        kept: places of the kept ones.
+    """
+    if len(kept) == images.rows.num_rows:
+        return comparison.fidelity
+    console.say("measuring fidelity and diversity of the kept images")
+    file = run.folder.parts / ".images.pixels"
+    try:
+        made = images.image_table(images.pixels(file)).take(kept)
+        rows = measure_groups(made, reference.image_table(), seed=run.settings.seed)
+    finally:
+        file.unlink(missing_ok=True)
+    of_all = {row["group"]: row for row in comparison.fidelity}
+    return [row | {"ms_ssim_real": of_all.get(row["group"], {}).get("ms_ssim_real")} for row in rows]
 
 
 def _key(run: AuditRun) -> str | None:

@@ -3,17 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import TypeAdapter
 
 from cxrsynth import console
 from cxrsynth.address import Address
-from cxrsynth.auditing.comparison import Comparison
+from cxrsynth.auditing.comparison import Comparison, fidelity_of_kept
 from cxrsynth.auditing.decide import Reference, thresholds
 from cxrsynth.auditing.fail_under import missed
 from cxrsynth.auditing.score_table import summaries
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
+from cxrsynth.errors import ReportsError
 from cxrsynth.images.image import Damaged
 from cxrsynth.metrics.obedience import measure_obedience
 from cxrsynth.metrics.utility import measure_utility
@@ -32,6 +35,15 @@ def summarize(
 ) -> dict[str, Any]:
     """What summary.json holds; `failed` lists the thresholds of --fail-under that were missed."""
     identity = run.scorer.identity
+    not_measured = {} if comparison is None or comparison.problem is None else {"memorization": comparison.problem}
+    utility = None
+    if reference is not None and run.settings.utility:
+        try:
+            utility = _utility(run, images, reference, decided)
+        except ReportsError as error:
+            # All images are scored by now: what cannot be measured costs itself alone.
+            console.warn(f"utility was not measured: {error}")
+            not_measured["utility"] = str(error)
     summary: dict[str, Any] = {
         "version": identity["version"],
         "input": _collection(images) | {"manifest": run.images.collection.manifest},
@@ -42,9 +54,10 @@ def summarize(
         "thresholds": thresholds(run.rules, reference_rewards),
         **summaries(decided),
         "obedience": _obedience(run, images),
-        "fidelity": [] if comparison is None else comparison.fidelity,
+        **_fidelity(run, images, reference, comparison, decided),
         "memorization": None if comparison is None else comparison.memorization,
-        "utility": None if reference is None else _utility(run, images, reference),
+        "utility": utility,
+        "not_measured": not_measured,
         "provenance": {
             "cxrsynth": identity["version"],
             "family": identity["family"],
@@ -87,8 +100,23 @@ def _obedience(run: AuditRun, images: Scored) -> list[dict[str, Any]] | None:
     return measure_obedience(present, logits, run.scorer.findings, images.patients, seed=seed)
 
 
-def _utility(run: AuditRun, images: Scored, reference: Scored) -> dict[str, Any] | None:
-    if not run.settings.utility:
-        return None
+def _fidelity(
+    run: AuditRun, images: Scored, reference: Scored | None, comparison: Comparison | None, decided: pa.Table
+) -> dict[str, Any]:
+    """Of the kept images, and beside it of all where some were rejected: copies of real images would look best."""
+    if reference is None or comparison is None:
+        return {"fidelity": [], "fidelity_all": None}
+    of_kept = fidelity_of_kept(run, images, reference, comparison, _places(decided["kept"].to_pylist()))
+    return {"fidelity": of_kept, "fidelity_all": None if of_kept is comparison.fidelity else comparison.fidelity}
+
+
+def _utility(run: AuditRun, images: Scored, reference: Scored, decided: pa.Table) -> dict[str, Any]:
+    """Trained on the kept images, without those found to be copies, whatever the rules keep."""
     console.say("training on synthetic and on real images")
-    return measure_utility(images.image_table(), reference.image_table(), seed=run.settings.seed)
+    rows = zip(decided["kept"].to_pylist(), decided["memorized"].to_pylist(), strict=True)
+    chosen = images.image_table().take(_places([kept and not memorized for kept, memorized in rows]))
+    return measure_utility(chosen, reference.image_table(), seed=run.settings.seed)
+
+
+def _places(chosen: list[bool]) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(np.asarray(chosen, dtype=bool)).astype(np.int64)

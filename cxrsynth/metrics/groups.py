@@ -58,6 +58,22 @@ class ImageTable:
         if lengths != {len(self.features)}:
             raise ValueError(f"columns of {sorted(lengths)} images, expected {len(self.features)} as features have")
 
+    def take(self, places: Places) -> "ImageTable":
+        """The images at some places, in their order; all if `places` are all."""
+        chosen = places.tolist()
+        if len(chosen) == len(self.features):
+            return self
+        return ImageTable(
+            features=self.features[places],
+            view=[self.view[place] for place in chosen],
+            sex=[self.sex[place] for place in chosen],
+            age_group=[self.age_group[place] for place in chosen],
+            present=[self.present[place] for place in chosen],
+            patients=[self.patients[place] for place in chosen],
+            pixels=None if self.pixels is None else self.pixels[places],
+            absent=None if self.absent is None else [self.absent[place] for place in chosen],
+        )
+
     def denied(self) -> list[set[str]]:
         """`absent`, empty for every image if it is not given."""
         return [set() for _ in self.present] if self.absent is None else self.absent
@@ -88,7 +104,7 @@ def measure_groups(
         real: the reference, features of the same extractor.
         least: images a group needs on both sides; smaller ones are listed with their counts and None for every measure.
         seed: of the choice of images and of all resampling. A group's numbers do not depend on the other groups.
-        pairs: random pairs for MS-SSIM, if both tables have pixels.
+        pairs: random pairs for MS-SSIM: within the table that has pixels, and between the two if both have.
 
     Returns:
         One row per group, `all` first: its name, the number of `images` and of `real` images, `compared` (as many of
@@ -180,16 +196,20 @@ def _similarities(
     made: ImageTable, own: Places, real: ImageTable, theirs: Places, *, pairs: int, rng: np.random.Generator, seed: int
 ) -> dict[str, Any]:
     """MS-SSIM of `pairs` pairs, or as many as there are without a shared image: the pairs stay independent."""
-    if made.pixels is None or real.pixels is None:
-        return dict.fromkeys(_SIMILARITIES)
+    found: dict[str, Any] = dict.fromkeys(_SIMILARITIES)
+    if made.pixels is None:
+        return found
     pairs = min(pairs, len(own) // 2, len(theirs) // 2)
-    chosen, others = made.pixels[_some(own, 2 * pairs, rng)], real.pixels[_some(theirs, 2 * pairs, rng)]
-    found = (
+    chosen = made.pixels[_some(own, 2 * pairs, rng)]
+    if real.pixels is None:
+        return found | {"ms_ssim_within": asdict(similarity_within(chosen, pairs=pairs, seed=seed))}
+    others = real.pixels[_some(theirs, 2 * pairs, rng)]
+    intervals = (
         similarity_within(chosen, pairs=pairs, seed=seed),
         similarity_within(others, pairs=pairs, seed=seed),
         similarity_between(chosen, others, pairs=pairs, seed=seed),
     )
-    return {name: asdict(interval) for name, interval in zip(_SIMILARITIES, found, strict=True)}
+    return {name: asdict(interval) for name, interval in zip(_SIMILARITIES, intervals, strict=True)}
 
 
 def _some(places: Places, count: int, rng: np.random.Generator) -> Places:

@@ -108,8 +108,11 @@ def test_every_image_is_scored_and_decided(audited: Path) -> None:
     assert found["rewards"]["diagnosis"]["unscored"] == scores["reward_diagnosis"].null_count
     for kept, reasons in zip(scores["kept"].to_pylist(), scores["reasons"].to_pylist(), strict=True):
         assert kept == (not reasons)
-    [all_images, *_] = found["fidelity"]
-    assert (all_images["group"], all_images["images"], all_images["real"]) == ("all", 14, 24)
+    for name, images in (("fidelity", found["kept"]), ("fidelity_all", 14)):
+        [of_all, *_] = found[name]
+        assert (of_all["group"], of_all["images"], of_all["real"]) == ("all", images, 24)
+    assert found["rejected"]  # else there would be one of them
+    assert found["not_measured"] == {}
     assert found["memorization"]["sensitivity"]
 
 
@@ -454,15 +457,51 @@ def test_kept_images_never_go_into_the_reference_or_beside_the_findings(made: Pa
 
 
 @pytest.mark.parametrize("images", [1, 5])
-def test_a_reference_of_too_few_images_is_refused(images: int, made: Path, real: Path, tmp_path: Path) -> None:
+def test_a_reference_of_too_few_images_costs_the_search_alone(
+    images: int, made: Path, real: Path, tmp_path: Path
+) -> None:
     few = tmp_path / "few"
     few.mkdir()
     for place in range(images):
         shutil.copy(real / f"{place:02d}.png", few)
-    done = run(made, "--reference", few, "--out", tmp_path / "out")
-    assert done.exit_code == 2, done.output
-    assert f"reference: {counted(images, 'image')} of" in done.output
-    assert "Traceback" not in done.output
+    done = run(made, "--reference", few, "--out", tmp_path / "out", "--utility")
+    assert done.exit_code == 0, done.output
+    reason = f"reference: {counted(images, 'image')} of"
+    assert f"memorization was not examined: {reason}" in done.output
+    assert "utility was not measured: " in done.output
+    found = summary(tmp_path / "out")
+    assert found["memorization"] is None
+    assert found["utility"] is None
+    assert found["not_measured"]["memorization"].startswith(reason)
+    assert found["not_measured"].keys() == {"memorization", "utility"}
+    scores = pq.read_table(tmp_path / "out" / "scores.parquet")
+    assert scores["memorized"].null_count == scores.num_rows == 14
+    assert f"not examined</strong>: {reason}" in (tmp_path / "out" / "report.html").read_text()
+    # What was not measured is not passed.
+    again = run(made, "--reference", few, "--out", tmp_path / "out", "--fail-under", "memorization/flagged=0")
+    assert again.exit_code == 3, again.output
+
+
+def test_copies_that_are_rejected_count_for_nothing(real: Path, home: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    rows = ["filename,Edema"]
+    for place in range(24):
+        Image.open(real / f"{place:02d}.png").save(copies / f"{place:02d}.jpg", quality=90)
+        rows.append(f"{place:02d}.jpg,{place % 3 // 2}")
+    (tmp_path / "copies.csv").write_text("\n".join(rows) + "\n")
+    done = run(
+        *(copies, "--table", tmp_path / "copies.csv", "--out", tmp_path / "out", "--utility"),
+        *("--reference", real, "--reference-table", home / "real.csv", "--fail-under", "fidelity/all/frechet=1e9"),
+    )
+    assert done.exit_code == 3, done.output
+    found = summary(tmp_path / "out")
+    assert found["memorization"]["flagged"] == found["rejected"] == 24
+    assert found["kept"] == 0
+    assert found["fidelity"][0] | {"group": "all", "images": 0, "real": 24} == found["fidelity"][0]
+    assert found["fidelity_all"][0]["images"] == 24
+    assert found["failed"][0]["value"] is None
+    assert found["not_measured"].keys() == {"utility"}
 
 
 def test_a_family_without_posture_is_refused_and_never_looked_for_elsewhere(made: Path, tmp_path: Path) -> None:

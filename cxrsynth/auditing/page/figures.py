@@ -109,11 +109,13 @@ class Compared:
         return all((self.entry.get(measure.name) or {}).get("value") is None for measure in MEASURES)
 
 
-def compared(summary: Mapping[str, Any], *, kind: str) -> list[Compared]:
-    """Groups of one kind ("finding", "view"), or all images as one group of kind "all"."""
-    named = [(*entry["group"].partition(": "), entry) for entry in summary["fidelity"] or ()]
+def compared(summary: Mapping[str, Any], *, kind: str, of_all: bool = False) -> list[Compared]:
+    """Groups of one kind ("finding", "view"), or one group of kind "all": the kept images, or all with `of_all`."""
+    entries = summary["fidelity_all" if of_all else "fidelity"] or ()
+    named = [(*entry["group"].partition(": "), entry) for entry in entries]
+    title = "All images" if of_all or not summary["fidelity_all"] else "Kept images"
     return [
-        Compared(name or "All images", entry["images"], entry["real"], entry)
+        Compared(name or title, entry["images"], entry["real"], entry)
         for of_kind, _, name, entry in named
         if of_kind == kind
     ]

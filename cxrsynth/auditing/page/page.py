@@ -94,6 +94,7 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         "reasons": _by_count(summary["reasons"]),
         "histograms": {name: _histogram(place, name, summary, rows) for place, name in enumerate(rewards)},
         "fidelity": [*compared(summary, kind="all"), *compared(summary, kind="finding")],
+        "fidelity_all": compared(summary, kind="all", of_all=True),
         "fidelity_subgroups": compared_subgroups(summary),
         "obedience": summary.get("obedience") or (),
         "subgroups": subgroups(rows, rewards=_measured(summary, rows)),

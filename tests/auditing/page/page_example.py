@@ -156,6 +156,8 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         ],
         "findings": {finding: _by_finding(radiographs, finding) for finding in FINDINGS},
         "fidelity": _fidelity(len(radiographs)),
+        "fidelity_all": None,
+        "not_measured": {},
         "memorization": _memorization(radiographs),
         "utility": {
             "rows": _utility(),

@@ -203,6 +203,23 @@ def test_pairs_show_both_pictures_and_flag_near_duplicates(
     assert "real images of the reference: hand" not in alone.one("header")
 
 
+def test_all_images_stand_beside_the_kept_ones(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    assert "Kept images" not in Page(write(summary, rows)).section("fidelity")
+    [of_all, *_] = summary["fidelity"]
+    summary |= {"fidelity_all": [of_all | {"images": 321}]}
+    section = Page(write(summary, rows)).section("fidelity")
+    assert section.index("Kept images") < section.index("copies of real images make a set look better")
+    assert section.index("copies of real images make a set look better") < section.index("All images 321")
+
+
+def test_reasons_of_what_was_not_measured_are_given(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    reasons = {"memorization": "reference: 5 images of 5 patients", "utility": "no image has a finding"}
+    summary |= {"memorization": None, "utility": None, "not_measured": reasons}
+    page = Page(write(summary, rows))
+    assert f"not examined: {reasons['memorization']}. This page" in page.section("memorization")
+    assert f"not measured: {reasons['utility']}." in page.section("utility")
+
+
 def test_what_was_not_measured_is_said_and_is_no_zero(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
     rows = without(rows, "reward_consistency", "nearest_real", "nearest_real_similarity", "memorized")
     summary |= {"reference": None, "fidelity": [], "memorization": None, "utility": None, "failed": []}
