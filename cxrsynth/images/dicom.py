@@ -11,10 +11,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from cxrsynth.images.limits import DECODER_ERRORS, UnreadableError, refuse_large
 from cxrsynth.images.pictures import Pixels
@@ -22,6 +30,7 @@ from cxrsynth.shards.sample import sample_key
 
 EXTENSIONS = ("dcm", "dicom")
 _METADATA = ("ViewPosition", "PatientSex", "PatientAge", "PatientID")
+_OUTLIERS = 0.5  # percent of the pixels at either end
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 # `catch_warnings` changes a global: one thread at a time. Pixels are decoded outside of it.
 _WARNINGS = threading.Lock()
@@ -45,26 +54,54 @@ def is_dicom(start: bytes) -> bool:
 def read_dicom(content: bytes) -> DicomImage:
     """Decode a single-frame DICOM object in any transfer syntax for which pydicom has a decoder installed.
 
-    Applies the rescale or modality LUT, then the first VOI LUT or window, and inverts MONOCHROME1. Without a VOI, 8-bit
-    pixels keep their range and deeper ones are stretched between their smallest and largest value, as viewers do.
+    Applies the rescale or modality LUT, then the first VOI LUT or window that can be used, and inverts MONOCHROME1 and
+    an inverse presentation LUT. Without a VOI, 8-bit pixels keep their range; of deeper ones, black and white are the
+    levels that half a percent of the pixels lie below and above, so that a burned-in marker or a broken detector
+    element does not darken the rest. Padding is black, and part of no range. Pixels that are not square are resampled.
 
     Raises:
         UnreadableError: if there is no complete single-frame image that can be decoded here.
 
-    Source: DICOM PS3.3 C.7.6.3 (Image Pixel), C.11.1 (Modality LUT), C.11.2 (VOI LUT).
+    Source: DICOM PS3.3 C.7.6.3 (Image Pixel), C.7.5.1.1.2 (Pixel Padding Value), C.11.1 (Modality LUT), C.11.2 (VOI
+    LUT), C.11.6 (Presentation LUT shape).
     """
     with _parsing():
-        dataset = dcmread(BytesIO(content))
+        dataset = _parsed(content)
         header = {keyword: str(dataset.get(keyword) or "") for keyword in _METADATA}
         _check(dataset)
         voi = _voi(dataset)
     try:
         pixels = _gray(dataset, voi)
     except DECODER_ERRORS as error:
-        raise UnreadableError(f"DICOM pixels that cannot be decoded here ({type(error).__name__})") from None
+        problem = f"DICOM pixels that cannot be decoded here ({type(error).__name__})"
+        raise UnreadableError(problem + _advice(dataset)) from None
     if not np.isfinite(pixels).all():
         raise UnreadableError("DICOM pixels or rescaling that are not numbers")
     return DicomImage(pixels, header)
+
+
+def _parsed(content: bytes) -> Dataset:
+    """The elements of a file, or of one from before files had a preamble (PS3.10 7.1), as archives still hold them."""
+    if is_dicom(content[:132]):
+        return dcmread(BytesIO(content))
+    dataset = dcmread(BytesIO(content), force=True)
+    if "SOPClassUID" not in dataset:
+        raise ValueError("no elements")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def _advice(dataset: Dataset) -> str:
+    """What decodes the pixels, where it is known."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    is_compressed = syntax.is_transfer_syntax and not syntax.is_private and syntax.is_compressed
+    known = is_compressed and syntax != DeflatedExplicitVRLittleEndian
+    if not known or get_decoder(syntax).is_available:
+        return ""
+    return f": {syntax.name} needs a decoder: pip install 'cxrsynth[dicom]'"
 
 
 def key_of_ours(content: bytes) -> str:
@@ -116,7 +153,7 @@ def _check(dataset: Dataset) -> None:
 def _voi(dataset: Dataset) -> str:
     """`lut`, `window`, or empty if neither is usable; a LUT is preferred, as in pydicom."""
     sequence = dataset.get("VOILUTSequence")
-    if sequence and "LUTDescriptor" in sequence[0] and "LUTData" in sequence[0]:
+    if sequence and sequence[0].get("LUTDescriptor") and sequence[0].get("LUTData"):
         return "lut"
     center, width = (_first(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
     # PS3.3 C.11.2.1.2.1: the linear function, the default, needs a width of 1 or more.
@@ -133,24 +170,100 @@ def _first(value: Any) -> float | None:
 
 
 def _gray(dataset: Dataset, voi: str) -> Pixels:
-    stored = dataset.pixel_array
+    stored = _stored(dataset)
     if stored.ndim == 3 and stored.shape[2] == 3:
         # Already RGB: pydicom converts YBR by itself.
         return np.asarray((stored @ _LUMINANCE / (2 ** int(dataset.BitsStored) - 1)).clip(0, 1), dtype=np.float32)
     if stored.shape != (dataset.Rows, dataset.Columns):
         raise ValueError(f"{stored.ndim} dimensions")
-    values = apply_modality_lut(stored, dataset)
-    low, high = _range(dataset, values, voi)
+    padding = _padding(dataset, stored)
+    values = _rescaled(dataset, stored)
+    low, high = _range(dataset, values if padding is None else values[~padding], voi)
     with np.errstate(all="ignore"):
         if voi == "lut":
             # Rescaling gives floats, even with a slope of 1; a table needs whole numbers.
-            values = apply_voi(np.rint(values).astype(np.int64), dataset)
+            values = apply_voi(np.rint(values).astype(np.int64), _unpacked(dataset))
         elif voi == "window":
             values = apply_windowing(values, dataset)
         gray = ((values.astype(np.float64) - low) / (high - low)).clip(0, 1)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    # In images for presentation MONOCHROME1 comes with the inverse shape, which says the same again.
+    shape = str(dataset.get("PresentationLUTShape") or "").upper()
+    if dataset.PhotometricInterpretation == "MONOCHROME1" or shape == "INVERSE":
         gray = 1 - gray
-    return np.asarray(gray, dtype=np.float32)
+    if padding is not None:
+        gray = np.where(padding, 0.0, gray)
+    return _square_pixels(dataset, np.asarray(gray, dtype=np.float32))
+
+
+def _stored(dataset: Dataset) -> npt.NDArray[Any]:
+    """Stored values: the bits of a pixel that are its value, where others hold an overlay or nothing (PS3.5 8.1.1)."""
+    bits, high, allocated = (int(dataset[name].value) for name in ("BitsStored", "HighBit", "BitsAllocated"))
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated or not bits <= high + 1 <= allocated:
+        return np.asarray(dataset.pixel_array)
+    # pydicom takes the value for the lowest bits, and would drop those above it.
+    dataset.BitsStored = high + 1
+    try:
+        stored = np.asarray(dataset.pixel_array)
+    finally:
+        dataset.BitsStored = bits
+    if stored.dtype.kind not in "iu":
+        return stored
+    # Up to the highest bit, then down to the lowest: the sign comes along.
+    return (stored << (allocated - 1 - high)) >> (allocated - bits)
+
+
+def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Pixels that are no part of the image; None if there are none, or nothing else."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None or isinstance(value, MultiValue) or value == "":
+        return None
+    other = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if other in (None, "") else other)))
+    padding = (stored >= low) & (stored <= high)
+    return padding if padding.any() and not padding.all() else None
+
+
+def _rescaled(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Values after the modality LUT; a slope or intercept that is empty does nothing."""
+    sequence = dataset.get("ModalityLUTSequence")
+    if sequence and sequence[0].get("LUTDescriptor") and sequence[0].get("LUTData"):
+        return np.asarray(apply_modality_lut(stored, _unpacked(dataset)))
+    slope, intercept = _rescale(dataset)
+    return stored if (slope, intercept) == (1.0, 0.0) else stored.astype(np.float64) * slope + intercept
+
+
+def _rescale(dataset: Dataset) -> tuple[float, float]:
+    slope, intercept = (_first(dataset.get(keyword)) for keyword in ("RescaleSlope", "RescaleIntercept"))
+    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+
+
+def _unpacked(dataset: Dataset) -> Dataset:
+    """The data set with lookup tables of 8 bits one entry a word: some are packed two in a word (PS3.3 C.11.1.1)."""
+    for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+        for item in dataset.get(keyword) or ():
+            entries, _, bits = (int(number) for number in item.LUTDescriptor)
+            data = item["LUTData"]
+            if bits != 8 or data.VR != "OW" or len(data.value) not in (entries, entries + entries % 2):
+                continue
+            packed = np.frombuffer(data.value, dtype=np.uint8)[:entries].astype(np.uint16)
+            item.LUTData = packed.tobytes()
+            item["LUTData"].VR = "OW"
+    return dataset
+
+
+def _square_pixels(dataset: Dataset, gray: Pixels) -> Pixels:
+    """The image with as many pixels a length down as across; unchanged where nothing says otherwise."""
+    ratio = dataset.get("PixelAspectRatio")
+    if not isinstance(ratio, MultiValue) or len(ratio) != 2:
+        return gray
+    down, across = (float(side) for side in ratio)
+    if not (0 < down < np.inf and 0 < across < np.inf) or down == across or not 0.1 <= down / across <= 10:
+        return gray
+    height, width = gray.shape
+    size = (width, max(1, round(height * down / across)))
+    refuse_large(*size)
+    resized = Image.fromarray(gray).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32).clip(0, 1)
 
 
 def _range(dataset: Dataset, values: npt.NDArray[Any], voi: str) -> tuple[float, float]:
@@ -158,13 +271,15 @@ def _range(dataset: Dataset, values: npt.NDArray[Any], voi: str) -> tuple[float,
     if voi == "lut":
         return 0.0, 2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
     deep = int(dataset.BitsStored) > 8
-    if not voi and deep and values.min() < values.max():
-        return float(values.min()), float(values.max())
+    if not voi and deep:
+        low, high = (float(level) for level in np.percentile(values, (_OUTLIERS, 100 - _OUTLIERS)))
+        if low == high:  # most pixels are of one level
+            low, high = float(values.min()), float(values.max())
+        if low < high:
+            return low, high
     if dataset.get("ModalityLUTSequence"):
         return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
     bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
     low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    slope, intercept = (_first(dataset.get(keyword)) for keyword in ("RescaleSlope", "RescaleIntercept"))
-    if slope is None or intercept is None:
-        return low, high
+    slope, intercept = _rescale(dataset)
     return low * slope + intercept, high * slope + intercept

@@ -6,13 +6,14 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrsynth.images.limits import DECODER_ERRORS, UnreadableError, refuse_large
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_BITS = (8, 10, 12, 14, 16)
 _TIFF_PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 # `catch_warnings` changes a global: one thread at a time.
@@ -22,10 +23,13 @@ Pixels = npt.NDArray[np.float32]
 
 
 def read_picture(content: bytes) -> Pixels:
-    """Decode a PNG, JPEG, WebP or TIFF: [H, W] float32 in [0, 1] at native size, 8 or 16 bits.
+    """Decode a PNG, JPEG, WebP or TIFF: [H, W] float32 in [0, 1] at native size, of 8 or more bits.
 
-    Color becomes gray (ITU-R 601); transparency and EXIF rotation are ignored. The checksums of a PNG are verified;
-    JPEG and WebP have none, so only a separate hash can reveal flipped bytes.
+    Color becomes gray (ITU-R 601), a picture is turned as its EXIF orientation says, and transparency is ignored. White
+    in a picture of 16 bits is the largest value of the fewest bits, of 8, 10, 12, 14 and 16, that reach its brightest
+    pixel: detectors have 10 to 14, and files say nothing of it. The same holds for whole and floating-point numbers;
+    those up to 1 are taken as they are. The checksums of a PNG are verified; JPEG and WebP have none, so only a
+    separate hash can reveal flipped bytes.
 
     Raises:
         UnreadableError: if the bytes are not one complete picture of these kinds, or hold too many pixels.
@@ -38,7 +42,9 @@ def read_picture(content: bytes) -> Pixels:
             if image.format == "PNG":
                 with _open(content) as whole:
                     whole.verify()
-            return _gray(image)
+            # PIL inverts 8-bit TIFF pictures of this kind itself, but not deeper ones.
+            is_inverted = getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
+            return _gray(ImageOps.exif_transpose(image), is_inverted=is_inverted)
     except UnidentifiedImageError:
         raise UnreadableError("not a PNG, JPEG, WebP or TIFF picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -55,15 +61,28 @@ def _open(content: bytes) -> Image.Image:
         return Image.open(io.BytesIO(content), formats=_FORMATS)
 
 
-def _gray(image: Image.Image) -> Pixels:
-    if image.mode.startswith("I;16"):
-        levels = np.asarray(image).astype(np.float32) / np.float32(65535)
-        # PIL inverts 8-bit TIFF pictures of this kind itself, but not 16-bit ones.
-        white_is_zero = getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
-        return (1 - levels if white_is_zero else levels).astype(np.float32)
+def _gray(image: Image.Image, *, is_inverted: bool) -> Pixels:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        levels = np.asarray(image).astype(np.float32)
+        white = _white(levels)
+        if image.mode == "F" and float(levels.max()) <= 1:
+            white = 1.0
+        levels = levels / np.float32(white)
+        return (1 - levels if is_inverted else levels).astype(np.float32)
     if image.mode not in _EIGHT_BITS:
         raise UnreadableError(f"pixels of kind {image.mode}, expected 8 or 16 bits, gray or color")
     return np.asarray(image.convert("L")).astype(np.float32) / np.float32(255)
+
+
+def _white(levels: Pixels) -> float:
+    """The value of white: the largest of the fewest bits that reach the brightest pixel."""
+    low, high = float(levels.min()), float(levels.max())
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0:
+        raise UnreadableError("pixels that are negative or no numbers, expected gray levels from 0 up")
+    fits = [2.0**bits - 1 for bits in _BITS if high <= 2.0**bits - 1]
+    if not fits:
+        raise UnreadableError("pixels above 65,535, expected at most 16 bits")
+    return fits[0]
 
 
 def squared(pixels: Pixels, size: int) -> Pixels:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import transformers
 
+from cxrsynth.recipe.read import load_recipe
+from tests.benchmarks import tune_ablations
+
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "generate_speed": ["--rounds", "1", "--steps", "2", "--images-per-report", "1"],
@@ -33,3 +36,9 @@ def test_a_benchmark_prints_its_ratio(name: str) -> None:
     ratio = re.search(r"ratio[^\d]*(\d+\.\d+)", done.stdout + done.stderr)
     assert ratio is not None
     assert float(ratio[1]) > 0
+
+
+@pytest.mark.parametrize("name", tune_ablations.VARIANTS)
+def test_every_ablation_is_a_recipe(name: str) -> None:
+    variant = tune_ablations.VARIANTS[name]
+    load_recipe(tune_ablations.RECIPES / variant.recipe, overrides=variant.changes)

@@ -26,7 +26,7 @@ import yaml
 from cxrsynth import console
 from cxrsynth.settings import REWARDS
 
-_RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 _STAGE = "stages.0"
 _ACE = "{subspace: 32, exploration_std: 0.3}"
 _FORWARD = "nano-rlcf.yaml"
@@ -48,7 +48,7 @@ def _only(reward: str) -> Variant:
 VARIANTS = {
     "as in the recipe": Variant(),
     "policy gradient": Variant(recipe=_POLICY_GRADIENT),
-    "margin": Variant((f"{_STAGE}.comparison.kind=margin",)),
+    "margin": Variant((f"{_STAGE}.comparison={{kind: margin, baseline_images: 2}}",)),
     "group": Variant((f"{_STAGE}.comparison={{kind: group}}",)),
     "ACE alone": Variant((f"{_STAGE}.train={{unet: frozen, ace: {_ACE}, ace_learning_rate: 1.2e-2}}",)),
     "UNet and ACE": Variant((f"{_STAGE}.train.ace={_ACE}", f"{_STAGE}.train.ace_learning_rate=1.2e-2")),
@@ -80,7 +80,7 @@ def tune(variant: Variant, images: int, seed: int, out: Path) -> None:
     """One run, unless it is complete; evaluated at its end only."""
     if evaluated(out):
         return
-    recipe = _RECIPES / variant.recipe
+    recipe = RECIPES / variant.recipe
     stage = yaml.safe_load(recipe.read_text(encoding="utf-8"))["stages"][0]
     iterations = math.ceil(images / (stage["reports_per_iteration"] * stage["images_per_report"]))
     changes = (

@@ -1,5 +1,7 @@
 """DICOM bytes -> pixels as a viewer shows them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -7,16 +9,157 @@ from pydicom.uid import RLELossless
 
 from cxrsynth.images.dicom import read_dicom
 from cxrsynth.images.limits import UnreadableError
-from tests.images.making import as_image, dicom_of, levels
+from tests.images.making import Levels, as_image, dicom_of, levels
 
 STORED = levels(0).astype(np.uint16) * 16 + 5
+
+
+def stretched(stored: Levels) -> Levels:
+    """Black and white where half a percent of the pixels are below and above."""
+    low, high = np.percentile(stored, (0.5, 99.5))
+    return ((stored - low) / (high - low)).clip(0, 1)
 
 
 def test_eight_bits_keep_their_range_and_deeper_ones_are_stretched() -> None:
     grey = levels(1) // 2
     np.testing.assert_allclose(read_dicom(dicom_of(grey)).pixels, as_image(grey), atol=1e-6)
-    wanted = (STORED - STORED.min()) / np.ptp(STORED)
-    np.testing.assert_allclose(read_dicom(dicom_of(STORED)).pixels, wanted, atol=1e-6)
+    np.testing.assert_allclose(read_dicom(dicom_of(STORED)).pixels, stretched(STORED), atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0, 65535])
+def test_a_broken_pixel_or_a_marker_does_not_darken_the_rest(level: int) -> None:
+    smooth = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint16) * 8 + 1000
+    spoiled = smooth.copy()
+    spoiled[0, :20] = level  # 0.5% of the pixels
+    difference = read_dicom(dicom_of(spoiled)).pixels - read_dicom(dicom_of(smooth)).pixels
+    assert abs(difference[1:]).max() < 0.06
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("value", "limit"), [(0, None), (65535, None), (0, 3), (65535, 65000)])
+def test_padding_is_black_and_part_of_no_range(photometric: str, value: int, limit: int | None) -> None:
+    padded = STORED.copy()
+    padded[:3] = value
+    elements: dict[str, object] = {"PixelPaddingValue": value, "PhotometricInterpretation": photometric}
+    if limit is not None:
+        elements["PixelPaddingRangeLimit"] = limit
+        padded[0] = limit
+    found = read_dicom(dicom_of(padded, **elements)).pixels
+    assert (found[:3] == 0).all()
+    wanted = stretched(STORED[3:])
+    np.testing.assert_allclose(found[3:], 1 - wanted if photometric == "MONOCHROME1" else wanted, atol=1e-6)
+
+
+def test_empty_rescaling_and_empty_lookup_tables_do_nothing() -> None:
+    plain = read_dicom(dicom_of(STORED)).pixels
+    for elements in (
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": None, "RescaleIntercept": 5},
+        {"VOILUTSequence": [Dataset()]},
+        {"ModalityLUTSequence": [Dataset()]},
+    ):
+        np.testing.assert_allclose(read_dicom(dicom_of(STORED, **elements)).pixels, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("entries", [256, 255])
+def test_lookup_tables_of_8_bits_may_be_packed(entries: int) -> None:
+    table = np.arange(entries, dtype=np.uint8)[::-1].copy()
+    item = Dataset()
+    item.add_new(0x00283002, "US", [entries, 0, 8])
+    item.add_new(0x00283006, "OW", table.tobytes() + bytes(entries % 2))
+    gray = np.minimum(levels(3), entries - 1)
+    found = read_dicom(dicom_of(gray, VOILUTSequence=[item])).pixels
+    np.testing.assert_allclose(found, as_image(table[gray]), atol=1e-6)
+
+
+def test_an_inverse_presentation_is_inverted_once() -> None:
+    plain = read_dicom(dicom_of(STORED)).pixels
+    for photometric in ("MONOCHROME1", "MONOCHROME2"):
+        elements = {"PhotometricInterpretation": photometric, "PresentationLUTShape": "INVERSE"}
+        np.testing.assert_allclose(read_dicom(dicom_of(STORED, **elements)).pixels, 1 - plain, atol=1e-6)
+    same = read_dicom(dicom_of(STORED, PresentationLUTShape="IDENTITY")).pixels
+    np.testing.assert_array_equal(same, plain)
+
+
+@pytest.mark.parametrize("high", [11, 13, 15])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_beside_the_value_are_no_part_of_it(high: int, signed: bool) -> None:
+    values = levels(4).astype(np.int32) * 16 - (2048 if signed else 0)
+    words = (values << (high - 11)) & 0xFFFF
+    if high < 15:
+        words = (words & ((1 << (high + 1)) - 1)) | 1 << 15  # an overlay, as old files keep it
+    stored = words.astype(np.uint16).view(np.int16 if signed else np.uint16)
+    found = read_dicom(dicom_of(stored, BitsStored=12, HighBit=high)).pixels
+    np.testing.assert_allclose(found, stretched(values), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shape"), [([2, 1], (24, 12)), ([1, 2], (6, 12)), ([3, 3], (12, 12)), ([0, 1], (12, 12))]
+)
+def test_pixels_that_are_not_square_are_resampled(ratio: list[int], shape: tuple[int, int]) -> None:
+    found = read_dicom(dicom_of(levels(5), PixelAspectRatio=ratio)).pixels
+    assert found.shape == shape
+    assert abs(found.mean() - as_image(levels(5)).mean()) < 0.02
+
+
+def test_a_file_without_a_preamble_is_read() -> None:
+    whole = dicom_of(STORED)
+    np.testing.assert_array_equal(read_dicom(whole[132:]).pixels, read_dicom(whole).pixels)
+    bare = whole[whole.index(b"\x08\x00\x16\x00UI") :]  # without the group of the file itself, too
+    np.testing.assert_array_equal(read_dicom(bare).pixels, read_dicom(whole).pixels)
+
+
+# Small files that come with pydicom, of other modalities: what matters is the transfer syntax.
+@pytest.mark.parametrize(
+    ("name", "plain", "atol"),
+    [
+        ("MR_small_jpeg_ls_lossless.dcm", "MR_small.dcm", 0.0),
+        ("MR_small_jp2klossless.dcm", "MR_small.dcm", 0.0),
+        ("MR_small_RLE.dcm", "MR_small.dcm", 0.0),
+        ("MR_small_bigendian.dcm", "MR_small.dcm", 0.0),
+        ("JPEGLSNearLossless_16.dcm", None, 0.0),
+        ("JPEG2000.dcm", None, 0.0),
+    ],
+)
+def test_transfer_syntaxes(name: str, plain: str | None, atol: float) -> None:
+    from pydicom.data import get_testdata_file
+
+    def content(file: str) -> bytes:
+        path = get_testdata_file(file, download=False)
+        assert isinstance(path, str)
+        return Path(path).read_bytes()
+
+    found = read_dicom(content(name)).pixels
+    assert found.std() > 0.05
+    if plain is not None:
+        np.testing.assert_allclose(found, read_dicom(content(plain)).pixels, atol=atol)
+
+
+def test_lossless_jpeg_is_decoded_with_the_extra_or_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gdcm = pytest.importorskip("gdcm")
+    stored = levels(6).astype(np.uint16) * 16
+    (tmp_path / "plain.dcm").write_bytes(dicom_of(stored, BitsStored=12, HighBit=11))
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(tmp_path / "plain.dcm"))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(tmp_path / "lossless.dcm"))
+    assert writer.Write()
+    content = (tmp_path / "lossless.dcm").read_bytes()
+    np.testing.assert_allclose(read_dicom(content).pixels, stretched(stored), atol=1e-6)
+    from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
+
+    monkeypatch.setattr(JPEGLosslessSV1Decoder, "_available", {})
+    with pytest.raises(UnreadableError, match=r"JPEG Lossless.* needs a decoder: pip install 'cxrsynth\[dicom\]'"):
+        read_dicom(content)
 
 
 def test_a_uniform_image_keeps_its_gray_level() -> None:
@@ -61,8 +204,7 @@ def test_monochrome1_is_inverted() -> None:
 
 def test_signed_values_and_color() -> None:
     signed = STORED.astype(np.int16) - 2000
-    wanted = (signed - signed.min()) / np.ptp(signed)
-    np.testing.assert_allclose(read_dicom(dicom_of(signed)).pixels, wanted, atol=1e-6)
+    np.testing.assert_allclose(read_dicom(dicom_of(signed)).pixels, stretched(signed), atol=1e-6)
     grey = levels(2)
     rgb = np.repeat(grey[..., None], 3, axis=2)
     colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}

@@ -47,12 +47,32 @@ def test_color_is_weighted_as_by_the_eye() -> None:
     assert read_picture(encoded(green)) == pytest.approx(0.587, abs=0.003)
 
 
-def test_exif_rotation_is_ignored() -> None:
+def test_a_picture_is_turned_as_its_exif_orientation_says() -> None:
     exif = Image.Exif()
-    exif[274] = 6  # a quarter turn
+    exif[274] = 6  # to be shown a quarter turn clockwise
     wide = levels(3)[:5]
-    assert read_picture(encoded(wide, "JPEG", exif=exif)).shape == (5, 12)
-    np.testing.assert_array_equal(read_picture(encoded(wide, "PNG", exif=exif)), as_image(wide))
+    assert read_picture(encoded(wide, "JPEG", exif=exif)).shape == (12, 5)
+    turned = np.rot90(as_image(wide), -1)
+    np.testing.assert_array_equal(read_picture(encoded(wide, "PNG", exif=exif)), turned)
+    deep = wide.astype(np.uint16) * 257
+    np.testing.assert_allclose(read_picture(encoded(deep, "PNG", exif=exif)), turned, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "white"), [(8, 255), (10, 1023), (12, 4095), (14, 16383), (16, 65535)])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_values_of_fewer_bits_in_16_are_as_bright_as_they_were(kind: str, bits: int, white: int) -> None:
+    wanted = as_image(levels(1))
+    stored = np.rint(wanted * white).astype(np.uint16)
+    stored[0, 0] = white - 2  # a detector's brightest pixel is seldom white itself
+    found = read_picture(encoded(stored, kind))
+    np.testing.assert_allclose(found.ravel()[1:], wanted.ravel()[1:], atol=0.51 / 255 if bits == 8 else 1 / 1023)
+
+
+def test_floating_point_pictures() -> None:
+    wanted = as_image(levels(1))
+    np.testing.assert_array_equal(read_picture(encoded(wanted, "TIFF")), wanted)
+    np.testing.assert_allclose(read_picture(encoded(wanted * 4095, "TIFF")), wanted, atol=1e-6)
+    np.testing.assert_allclose(read_picture(encoded((wanted * 4095).astype(np.int32), "TIFF")), wanted, atol=1 / 4095)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -112,13 +132,13 @@ def test_too_many_pixels_are_refused_by_the_header(side: int) -> None:
 def test_other_formats_are_refused() -> None:
     frames = [Image.fromarray(levels(seed)) for seed in (1, 2)]
     twice = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
-    float_tiff = encoded(np.zeros((4, 4), np.float32), "TIFF")
     gif = encoded(levels(1), "GIF")
     for content, reason in ((b"", "not a PNG"), (b"text", "not a PNG"), (gif, "not a PNG"), (twice, "more than one")):
         with pytest.raises(UnreadableError, match=reason):
             read_picture(content)
-    with pytest.raises(UnreadableError, match="pixels of kind F"):
-        read_picture(float_tiff)
+    for value, reason in ((-1, "negative or no numbers"), (np.nan, "negative or no numbers"), (1e6, "above 65,535")):
+        with pytest.raises(UnreadableError, match=reason):
+            read_picture(encoded(np.full((4, 4), value, np.float32), "TIFF"))
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(40, 30, 16), (31, 31, 64), (90, 17, 17), (200, 300, 32)])
