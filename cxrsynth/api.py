@@ -332,7 +332,7 @@ def audit(
         reference: real images to compare with, in any form that `images` can have.
         table: CSV, JSON, Parquet or Excel table that describes the files in `images`.
         reference_table: the same for the reference.
-        columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`) -> column name.
+        columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`, `patient_id`, `file`) -> column name.
         judges: backend of all reward models, or reward -> backend; only the rewards of a mapping are measured.
         features: feature space for fidelity: a family of reward models, `xrv:NAME`, or an encoder folder.
         family: family of reward models that aligns images for the quality checks and the near-duplicate search.
@@ -381,7 +381,7 @@ def audit(
         out=_path(out),
         table=_location(table),
         reference_table=_location(reference_table),
-        columns=_columns(columns, _ROLES - {"report_id", "race"}),
+        columns=_columns(columns, (_ROLES - {"report_id", "race"}) | {"patient_id", "file"}),
         judges=_judges(judges),
         family=family,
         features=features,

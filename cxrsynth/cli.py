@@ -305,6 +305,8 @@ def audit(
     view_column: options.ViewColumn = None,
     sex_column: options.SexColumn = None,
     age_column: options.AgeColumn = None,
+    patient_column: options.PatientColumn = None,
+    file_column: options.FileColumn = None,
 ) -> None:
     """Score every image, decide which to keep, and report the metrics. Exit code 3: a --fail-under value is missed."""
     columns = {
@@ -314,6 +316,8 @@ def audit(
         "view": view_column,
         "sex": sex_column,
         "age": age_column,
+        "patient_id": patient_column,
+        "file": file_column,
     }
     judges = options.parse_judges(judge or [])
     thresholds = options.parse_thresholds(

@@ -265,6 +265,12 @@ IdColumn = Annotated[str | None, Option(help="Column with the report id.", rich_
 ViewColumn = Annotated[str | None, Option(help="Column with the view (PA, AP, lateral).", rich_help_panel=_COLUMNS)]
 SexColumn = Annotated[str | None, Option(help="Column with the patient's sex.", rich_help_panel=_COLUMNS)]
 AgeColumn = Annotated[str | None, Option(help="Column with the patient's age in years.", rich_help_panel=_COLUMNS)]
+PatientColumn = Annotated[
+    str | None, Option(help="Column with the patient: images of one are kept together.", rich_help_panel=_COLUMNS)
+]
+FileColumn = Annotated[
+    str | None, Option(help="Column with the image's file name or path, in either table.", rich_help_panel=_COLUMNS)
+]
 RaceColumn = Annotated[
     str | None, Option(help="Column with the patient's race, for prompt templates.", rich_help_panel=_COLUMNS)
 ]

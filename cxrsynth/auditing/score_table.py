@@ -201,9 +201,15 @@ def write_keep_list(path: Path, scores: Any) -> None:
 
 
 def decisions_csv(decided: Any, columns: Sequence[str]) -> bytes:
-    """Some columns of a decided table as CSV, reasons joined by "; "."""
+    """Some columns of a decided table as CSV, reasons joined by "; ".
+
+    A name that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     joined = pc.binary_join(decided["reasons"].cast(pa.list_(pa.string())), "; ")
     table = decided.set_column(decided.column_names.index("reasons"), "reasons", joined)
+    for name in ("key", "source"):
+        plain = pc.replace_substring_regex(table[name].cast(pa.string()), r"^([=+\-@\t\r])", r"'\1")
+        table = table.set_column(table.column_names.index(name), name, plain)
     return _csv(table.select(list(columns)))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cxrsynth import __version__
+from cxrsynth import __version__, console
 from cxrsynth.address import Address, Location
 from cxrsynth.auditing.autoencoder import Autoencoder, load_autoencoder
 from cxrsynth.auditing.decide import Rules
@@ -16,15 +16,17 @@ from cxrsynth.auditing.folder import AuditFolder
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, finding_heads
 from cxrsynth.auditing.write_kept import refuse_target, root_of
+from cxrsynth.console import counted
 from cxrsynth.diffusion.model import choose_device
-from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.memorization.registration import load_posture, to_canonical
 from cxrsynth.metrics.quality.checks import QualityChecks
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
-from cxrsynth.reports.table.columns import ColumnNames
+from cxrsynth.reports.table.columns import ColumnNames, column_names
+from cxrsynth.reports.table.source import checked
 from cxrsynth.rewards.backends import family_folder, load_reward
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rewards.digests import backend_digest
@@ -131,11 +133,34 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
 
 def _open_collections(settings: AuditSettings) -> tuple[Collection, Collection | None]:
     """The audited images and the reference."""
-    columns = ColumnNames(**settings.columns)
-    images = open_collection(settings.shards, table=settings.table, columns=columns)
+    asked = dict(settings.columns)
+    file_column = asked.pop("file", None)
+    columns = ColumnNames(**asked)
+    tables = [table for table in (settings.table, settings.reference_table) if table is not None]
+    if file_column is not None and not any(file_column in column_names(checked(table)) for table in tables):
+        where = ", ".join(map(str, tables)) or "no table is given"
+        raise ReportsError(f"--file-column {file_column}: no such column ({where})")
+    images = open_collection(settings.shards, table=settings.table, columns=columns, file_column=file_column)
+    _tell_table(images, settings.table)
     if settings.reference is None:
         return images, None
-    return images, open_collection(settings.reference, table=settings.reference_table, columns=columns)
+    reference = open_collection(
+        settings.reference, table=settings.reference_table, columns=columns, file_column=file_column
+    )
+    _tell_table(reference, settings.reference_table)
+    return images, reference
+
+
+def _tell_table(collection: Collection, table: Location | None) -> None:
+    """Say what is read from a table, and of how many images it says nothing."""
+    if table is None or read_launch().rank != 0:
+        return
+    console.say(f"{table}: {collection.columns_used}")
+    if collection.described is not None:
+        images, found = collection.described
+        if found < images:
+            missing = f"{images - found} of {counted(images, 'image')} in {collection.path}"
+            console.warn(f"{table}: {missing} have no row in it")
 
 
 def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes) -> Scorer:

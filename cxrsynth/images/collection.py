@@ -44,6 +44,9 @@ class Collection:
     _unread: tuple[Damaged, ...] = field(default=(), repr=False)
     # The table's part of every digest.
     _table: str = field(default="", repr=False)
+    # Which of the table's columns are read for what; images, and those of them with a row, where files are known.
+    columns_used: str = ""
+    described: tuple[int, int] | None = None
 
     def read(self, unit: Unit, *, workers: int = 2) -> Iterator[Radiograph | Damaged]:
         """Images of a unit in member order, decoded ahead of the caller by `workers` threads.
@@ -78,6 +81,7 @@ def open_collection(
     table: Location | None = None,
     columns: ColumnNames | None = None,
     template: PromptTemplate | None = None,
+    file_column: str | None = None,
 ) -> Collection:
     """Find out what is at `path`: a cxrsynth data set, a shard or a folder of shards, an image or a folder of images.
 
@@ -89,6 +93,7 @@ def open_collection(
             then its row, plus what a DICOM header adds.
         columns: names of columns (and keys of JSON members) that differ from the usual ones.
         template: of prompts, whose fields are read, too.
+        file_column: the table's column of file names, if it has that one; else a usual one.
 
     Raises:
         ShardError: if there is nothing at `path`, nothing that can be read as images, or a broken cxrsynth manifest.
@@ -98,16 +103,28 @@ def open_collection(
     manifest = read_manifest(root)
     if manifest is not None and table is not None:
         raise ShardError(f"{path}: a cxrsynth data set carries its own metadata\n  leave out the table")
-    rows = None if table is None else open_rows(table, columns=columns, template=template)
+    rows = None if table is None else open_rows(table, columns=columns, template=template, file_column=file_column)
     source = _own_source(root, only, manifest) if manifest is not None else _other_source(path, root, only, rows)
-    if isinstance(source, Files) and rows is not None and not source.any_row():
+    counts = source.counts() if isinstance(source, Files) and rows is not None else None
+    if counts is not None and not counts[1]:
         raise ReportsError(
             f"{table}: no row matches an image in {path}\n  expected file names, or paths, of the images there"
         )
     described = _Table() if table is None or rows is None else _Table.of(table, rows)
     kind = _kind(source)
     metadata = MetadataReader(columns, template)
-    return Collection(path, kind, manifest, source.units, source, metadata, described.unread, described.digest)
+    return Collection(
+        path,
+        kind,
+        manifest,
+        source.units,
+        source,
+        metadata,
+        described.unread,
+        described.digest,
+        columns_used="" if rows is None else rows.used,
+        described=counts,
+    )
 
 
 @dataclass(frozen=True)

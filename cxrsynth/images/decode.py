@@ -47,7 +47,7 @@ def decode(raw: RawImage | Damaged, metadata: MetadataReader) -> Radiograph | Da
             pixels = pictures.read_picture(content)
         row = raw.row or Row(raw.place + 1, _record(raw.members))
         # The record beside a DICOM object goes before its header: of two columns with one meaning, the first counts.
-        known = metadata.read({**row.record, **header, **row.record}, key=raw.key, line=row.line)
+        known = metadata.read({**row.record, **header, **row.record}, key=raw.key, line=row.line, path=raw.member)
     except UnreadableError as error:
         return Damaged(raw.source, shown(raw.member), str(error))
     return Radiograph(

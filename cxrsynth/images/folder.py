@@ -128,9 +128,10 @@ class Files:
         """Digest of the files' names, sizes and times."""
         return stat_digest(self._root, unit.files)
 
-    def any_row(self) -> bool:
-        """Whether the table has a row for any of the files."""
-        return any(self._row(name) is not None for unit in self.units for name in unit.files)
+    def counts(self) -> tuple[int, int]:
+        """How many files there are, and for how many of them the table has a row."""
+        found = [self._row(name) is not None for unit in self.units for name in unit.files]
+        return len(found), sum(found)
 
     def _row(self, name: str) -> Row | None:
         return None if self._rows is None else self._rows.find(name, self._here)

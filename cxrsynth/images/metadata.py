@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cxrsynth.images.layouts import VIEW_COLUMNS, class_of, named, patient_of, plain, view_of
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import age_group
 from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, find_roles, is_of_ids, observation_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _PATIENT = ("patientid", "subjectid", "patient", "subject")
 _AGE_GROUP = ("agegroup",)
-_LISTED = ("labels", "label", "findinglabels")
+_LISTED = ("labels", "label", "findinglabels", "class", "classname", "category", "diagnosis", "pathology")
 # Text columns, used if none has a usual name; `txt` is a WebDataset member.
 _CAPTION = ("caption", "txt")
 # NIH ChestX-ray14 names for observations that CheXpert calls otherwise; its other names have no counterpart.
@@ -34,6 +35,8 @@ _NIH_NAMES = {
 }
 _AGE_RANGE = re.compile(r"\s*(\d{1,3})\s*-\s*(\d{1,3})\s*", re.ASCII)
 _GROUPS: dict[str, Literal["adult", "child"]] = {"adult": "adult", "child": "child"}
+_AROUND_WORDS = " \t\n[](){}'\""  # as lists are written as text
+_OWN_VIEW = "\x02"
 _FILLER = "\x01"  # no column has this name
 
 
@@ -46,14 +49,9 @@ class ImageMetadata:
     patient: str = field(default="", repr=False)
 
 
-def plain(name: str) -> str:
-    """A column name without case, spaces, hyphens and underscores."""
-    return re.sub(r"[\s_-]+", "", name).casefold()
-
-
 def is_metadata(name: str, roles: Mapping[str, str]) -> bool:
     """Whether a column describes the image, by its role or its name."""
-    usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *_LISTED, *_CAPTION)
+    usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *_LISTED, *_CAPTION, *VIEW_COLUMNS)
     return usual or name in roles.values() or observation_of(name) is not None
 
 
@@ -74,14 +72,17 @@ class MetadataReader:
         self._template = template
         self._lock = threading.Lock()
 
-    def read(self, record: Mapping[str, Any], *, key: str, line: int) -> ImageMetadata:
+    def read(self, record: Mapping[str, Any], *, key: str, line: int, path: str = "") -> ImageMetadata:
         """Metadata of the image `key` from a record that starts on `line`.
 
-        `findings` may be text, or the object that `generate` writes.
+        `findings` may be text, or the object that `generate` writes. The image's path counts where the record says
+        nothing: it may name the patient, or lie in a folder of a class.
         """
         findings = record.get("findings") if isinstance(record.get("findings"), dict) else None
         record = {name: value for name, value in record.items() if not isinstance(value, dict | list)} | _joined(record)
         roles = self._roles(record)
+        if "view" not in roles and (view := view_of(record)):
+            record, roles = {**record, _OWN_VIEW: view}, {**roles, "view": _OWN_VIEW}
         fields = self._fields(record, roles)
         roles.pop("race", None)
         report = replace(_understood(line, record, roles), fields=fields)
@@ -93,9 +94,12 @@ class MetadataReader:
             report = replace(report, labels=_labels(findings))
         elif report.full_text:
             report = replace(report, labels=self._read_text(report), given=report.labels)
+        if not report.labels and not report.full_text and (folder := class_of(path)) is not None:
+            report = replace(report, labels={folder: FindingLabel(Status.PRESENT)})
         known = (report.full_text, report.labels, report.view, report.sex, report.age_years, report.stated_age_group)
         group = report.stated_age_group or age_group(report.age_years)
         patient = _first(record, _PATIENT) if self._asked.patient_id is None else report.patient_id
+        patient = patient or patient_of(path)
         return ImageMetadata(
             report if any(part is not None and part not in ("", {}) for part in known) else None, group, patient
         )
@@ -179,12 +183,12 @@ def _stated_group(record: Mapping[str, Any], roles: Mapping[str, str]) -> Litera
 
 
 def _listed(record: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, FindingLabel]:
-    """Observations named in a list of labels, `Effusion|Mass`; other words are ignored."""
+    """Observations named in a list of labels, `Effusion|Mass` or `['mass']`; other words are ignored."""
     taken = set(roles.values())
     text = _first({name: value for name, value in record.items() if name not in taken}, _LISTED)
-    words = [word for word in re.split(r"[|;,]", text) if word.strip()]
-    named = (observation_of(word.strip()) or _NIH_NAMES.get(plain(word)) for word in words)
-    return {name: FindingLabel(Status.PRESENT) for name in named if name is not None}
+    words = [word.strip(_AROUND_WORDS) for word in re.split(r"[|;,]", text)]
+    found = (named(word) or _NIH_NAMES.get(plain(word)) for word in words if word)
+    return {name: FindingLabel(Status.PRESENT) for name in found if name is not None}
 
 
 def _labels(findings: Mapping[str, Any]) -> dict[str, FindingLabel]:

@@ -8,9 +8,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cxrsynth.address import Location
+from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError
 from cxrsynth.images import dicom, pictures
-from cxrsynth.images.metadata import is_metadata, plain
+from cxrsynth.images.layouts import plain
+from cxrsynth.images.metadata import is_metadata
 from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed, template_columns
 from cxrsynth.reports.table.records import read_records
 from cxrsynth.reports.table.source import checked
@@ -41,8 +43,9 @@ class Unread:
 class ImageRows:
     """Rows of a table by file name. All are held in memory, compressed: about 0.5 kB per row of labels."""
 
-    def __init__(self, column: str, rows: Iterable[Row | Unread]) -> None:
-        """Raise ReportsError, without naming the table, if two rows name the same file."""
+    def __init__(self, column: str, rows: Iterable[Row | Unread], *, used: str = "") -> None:
+        """Raise ReportsError, without naming the table, if two rows name the same file; `used` says what is read."""
+        self.used = used
         self.unread: list[Unread] = []
         self._packed: list[bytes] = []
         self._by_name: dict[str, int] = {}
@@ -90,9 +93,19 @@ class ImageRows:
 
 
 def open_rows(
-    path: Location, *, columns: ColumnNames | None = None, template: PromptTemplate | None = None
+    path: Location,
+    *,
+    columns: ColumnNames | None = None,
+    template: PromptTemplate | None = None,
+    file_column: str | None = None,
 ) -> ImageRows:
     """Read a table of images; of a prompt template, its fields, too.
+
+    Args:
+        path: of the table.
+        columns: names that differ from the usual ones.
+        template: of prompts.
+        file_column: the column of file names; a usual one where it is None or not there.
 
     Raises:
         ReportsError: if it cannot be read, has no column of file names, lacks a requested column, has one that must not
@@ -101,21 +114,33 @@ def open_rows(
     path = checked(path)
     names = column_names(path)
     roles = find_roles(path, names, asked=columns or ColumnNames())
-    find_labels(path, names, taken=set(roles.values()))
+    labels = find_labels(path, names, taken=set(roles.values()))
     usual = {plain(name): name for name in reversed(names)}
     column = next((usual[name] for name in _FILE_COLUMNS if name in usual), None)
+    column = file_column if file_column in names else column
     if column is None:
         raise ReportsError(
             f"{path}: no column of image file names\n  columns: {listed(names)}\n"
-            "  expected path, filename, image, image_id, dicom_id or id"
+            "  expected path, filename, image, image_id, dicom_id or id; or name it with --file-column"
         )
     fields = {} if template is None else template_columns(path, names, template, roles=roles)
     used = {column, *fields.values()}
     wanted = [name for name in names if name in used or is_metadata(name, roles)]
     try:
-        return ImageRows(column, _rows(path, wanted, used, roles))
+        return ImageRows(column, _rows(path, wanted, used, roles), used=_used(column, names, roles, labels))
     except ReportsError as error:
         raise ReportsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _used(column: str, names: tuple[str, ...], roles: Mapping[str, str], labels: Mapping[str, str]) -> str:
+    """Which columns are read for what, in words."""
+    read = {"file": column} | {role.replace("_id", ""): name for role, name in roles.items() if role != "report_id"}
+    parts = [f"{role} from {name}" for role, name in read.items()]
+    if labels:
+        parts.append(counted(len(labels), "column of labels", "columns of labels"))
+    taken = {column, *roles.values(), *labels}
+    others = [name for name in names if name not in taken and is_metadata(name, roles)]
+    return ", ".join([*parts, *others])
 
 
 def _rows(path: Location, wanted: list[str], used: Set[str], roles: Mapping[str, str]) -> Iterator[Row | Unread]:

@@ -482,6 +482,27 @@ def test_a_reference_of_too_few_images_costs_the_search_alone(
     assert again.exit_code == 3, again.output
 
 
+def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, home: Path, tmp_path: Path) -> None:
+    whole = " ".join((home / "printed.txt").read_text().split())
+    assert "real.csv: file from filename, view from view, sex from sex, patient from patient_id, 1 column" in whole
+    assert "no known patient" not in whole
+    lines = (home / "real.csv").read_text().splitlines()
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["scan,owner", *(",".join(line.split(",")[:2]) for line in lines[1:21])]))
+    options = ("--reference", real, "--reference-table", table, "--file-column", "scan", "--patient-column", "owner")
+    done = run(made, *options, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    printed = " ".join(done.output.split())
+    assert "t.csv: file from scan, patient from owner" in printed
+    assert f"4 of 24 images in {real} have no row in it" in printed
+    assert "4 of 24 reference images have no known patient" in printed
+    for name, said in (("scam", "--file-column scam: no such column"), ("owner", "describe the same image")):
+        wrong = [name if option == "scan" else option for option in options]
+        done = run(made, *wrong, "--out", tmp_path / "wrong")
+        assert done.exit_code == 2, done.output
+        assert said in done.output
+
+
 def test_copies_that_are_rejected_count_for_nothing(real: Path, home: Path, tmp_path: Path) -> None:
     copies = tmp_path / "copies"
     copies.mkdir()

@@ -181,3 +181,10 @@ def test_keep_list(tmp_path: Path) -> None:
     write_keep_list(tmp_path / "keep.csv", odd)
     with (tmp_path / "keep.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file))[1][0] == 'o"d, key\n'
+
+
+@pytest.mark.parametrize(("key", "cell"), [("=1+2", "'=1+2"), ("@x", "'@x"), ("-a/b.png", "'-a/b.png"), ("a=b", "a=b")])
+def test_no_name_is_a_formula(tmp_path: Path, key: str, cell: str) -> None:
+    write_keep_list(tmp_path / "keep.csv", decide(scores_table([part([{"key": key}], rewards=())]), Rules()))
+    with (tmp_path / "keep.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file))[1][0] == cell

@@ -166,6 +166,9 @@ _SIGNED = re.compile(
 _DASHED = re.compile(
     r"\b((?:[a-z]+ ){0,2}[a-z]+) [-\u2013\u2014] (?=(?:none|no|nil|negative|absent|yes|present|positive)\b ?(?:$|[;,]))"
 )
+_SAID_OF_ALL = frozenset(
+    {"normal", "unremarkable", "normal study", "normal exam", "normal examination", "within normal limits"}
+)
 _NONE = re.compile(
     r"(?:none|no|nil|neg(?:ative)?|absent|false|n|0|not (?:seen|present|identified|visuali[sz]ed|detected"
     r"|evident|noted|demonstrated"
@@ -183,8 +186,12 @@ _NAMED = re.compile(
 def reworded(sentence: str) -> Iterator[str]:
     """One sentence, in lower case, as one or more in the words of terms and cues.
 
-    A line of a template becomes a statement: "pneumothorax: none" gives "no pneumothorax".
+    A line of a template becomes a statement: "pneumothorax: none" gives "no pneumothorax". A word alone, as captions
+    and impressions have it, is said of the chest: "normal".
     """
+    if sentence.strip(" .") in _SAID_OF_ALL:
+        yield "normal chest"
+        return
     sentence = (
         _SIGNED.sub(lambda m: f"no {m[1]} ;" if m[2] else f"; {m[1]} ;", sentence) if "(" in sentence else sentence
     )

@@ -1,0 +1,54 @@
+"""What the paths and tables of public data sets say in ways of their own: patients, views, and folders of a class."""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from cxrsynth.reports.labels import NO_FINDING
+from cxrsynth.reports.table.columns import observation_of
+
+# Each data set's way to name a patient in an image's path.
+_PATIENTS = (
+    re.compile(r"(?:^|/)(patient\d{4,6})/study\d+/", re.IGNORECASE),  # CheXpert
+    re.compile(r"(?:^|/)(p\d{8})/s\d{8}/"),  # MIMIC-CXR
+    re.compile(r"(?:^|/)(\d{8})_\d{3}\.(?:png|jpe?g)$", re.IGNORECASE),  # NIH ChestX-ray14
+    re.compile(r"(?:^|/)(person\d+)_(?:bacteria|virus)_\d+\.(?:png|jpe?g)$", re.IGNORECASE),  # Kermany
+)
+_FRONTAL_OR_LATERAL = ("frontal/lateral", "frontallateral")
+_AP_OR_PA = ("ap/pa", "appa")
+VIEW_COLUMNS = (*_FRONTAL_OR_LATERAL, *_AP_OR_PA)
+_NORMAL = frozenset({"normal", "nofinding", "nofindings", "healthy"})
+_HOLDS_IMAGES = frozenset({"images", "image", "img", "imgs", "png", "jpg"})
+
+
+def plain(name: str) -> str:
+    """A name without case, spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def patient_of(path: str) -> str:
+    """The patient that the path of an image names, empty where it is of no known layout."""
+    return next((found[1].casefold() for pattern in _PATIENTS if (found := pattern.search(path))), "")
+
+
+def class_of(path: str) -> str | None:
+    """The observation that the folder of an image is named after: `NORMAL`, `Pneumonia`, `Normal/images`."""
+    folders = [part for part in PurePosixPath(path).parts[:-1] if plain(part) not in _HOLDS_IMAGES]
+    return named(folders[-1]) if folders else None
+
+
+def named(word: str) -> str | None:
+    """The observation that a word of a label stands for; `normal` is No Finding."""
+    return NO_FINDING if plain(word) in _NORMAL else observation_of(word)
+
+
+def view_of(record: Mapping[str, Any]) -> str:
+    """The view that CheXpert's columns `Frontal/Lateral` and `AP/PA` say together, empty where they do not."""
+    values = {plain(name): str(value).strip().upper() for name, value in record.items() if plain(name) in VIEW_COLUMNS}
+    first, second = (
+        next((values[name] for name in names if name in values), "") for names in (_FRONTAL_OR_LATERAL, _AP_OR_PA)
+    )
+    if first.startswith("LAT"):
+        return "LATERAL"
+    return second if second in ("AP", "PA") else ""
