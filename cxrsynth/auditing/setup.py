@@ -20,6 +20,7 @@ from cxrsynth.console import counted
 from cxrsynth.diffusion.model import choose_device
 from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.images.collection import Collection, open_collection
+from cxrsynth.images.decode import IMAGE_EXTENSIONS
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.memorization.registration import load_posture, to_canonical
@@ -141,14 +142,25 @@ def _open_collections(settings: AuditSettings) -> tuple[Collection, Collection |
         where = ", ".join(map(str, tables)) or "no table is given"
         raise ReportsError(f"--file-column {file_column}: no such column ({where})")
     images = open_collection(settings.shards, table=settings.table, columns=columns, file_column=file_column)
+    _tell_passed_over(images)
     _tell_table(images, settings.table)
     if settings.reference is None:
         return images, None
     reference = open_collection(
         settings.reference, table=settings.reference_table, columns=columns, file_column=file_column
     )
+    _tell_passed_over(reference)
     _tell_table(reference, settings.reference_table)
     return images, reference
+
+
+def _tell_passed_over(collection: Collection) -> None:
+    """Name the images that are of no kind that is read."""
+    if collection.passed_over and read_launch().rank == 0:
+        kinds = ", ".join(f"{number} {suffix}" for suffix, number in collection.passed_over.items())
+        console.warn(
+            f"{collection.path}: passed over: {kinds}\n  convert them to one of: {', '.join(IMAGE_EXTENSIONS)}"
+        )
 
 
 def _tell_table(collection: Collection, table: Location | None) -> None:

@@ -2,10 +2,12 @@
 
 import hashlib
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from cxrsynth.address import Address, Location, unreachable
@@ -13,7 +15,7 @@ from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, decode
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
-from cxrsynth.images.folder import UNLISTED_ROOT, Files, extension_of, image_extension, walk
+from cxrsynth.images.folder import UNLISTED_ROOT, Files, extension_of, image_extension, looks_like_a_picture, walk
 from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.images.metadata import MetadataReader
 from cxrsynth.images.own import FileSet, OurShards, read_manifest
@@ -47,6 +49,8 @@ class Collection:
     # Which of the table's columns are read for what; images, and those of them with a row, where files are known.
     columns_used: str = ""
     described: tuple[int, int] | None = None
+    # Images of kinds that are not read: how many of each extension.
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def read(self, unit: Unit, *, workers: int = 2) -> Iterator[Radiograph | Damaged]:
         """Images of a unit in member order, decoded ahead of the caller by `workers` threads.
@@ -112,6 +116,11 @@ def open_collection(
         )
     described = _Table() if table is None or rows is None else _Table.of(table, rows)
     kind = _kind(source)
+    passed_over = Counter(
+        PurePosixPath(name).suffix.lower()
+        for name in (walk(root) if isinstance(source, Files) and only is None else ())
+        if looks_like_a_picture(name)
+    )
     metadata = MetadataReader(columns, template)
     return Collection(
         path,
@@ -124,6 +133,7 @@ def open_collection(
         described.digest,
         columns_used="" if rows is None else rows.used,
         described=counts,
+        passed_over=dict(passed_over.most_common()),
     )
 
 

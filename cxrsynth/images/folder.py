@@ -15,6 +15,11 @@ from cxrsynth.images.unit import Unit, file_units, stat_digest
 # The name `walk` gives a root that cannot be listed.
 UNLISTED_ROOT = "./"
 _PREAMBLE_BYTES = 132
+_MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"II*\0", "tif"), (b"MM\0*", "tif"))
+_UNREAD = frozenset(
+    {"bmp", "gif", "jp2", "j2k", "jxl", "pgm", "ppm", "pnm", "avif", "heic", "heif", "npy", "npz", "nii", "nrrd", "mha"}
+    | {"mhd", "hdr", "exr", "svg", "pdf"}
+)
 
 
 def walk(root: Location) -> Iterator[str]:
@@ -50,8 +55,21 @@ def extension_of(name: str) -> str:
     return extension if extension in IMAGE_EXTENSIONS else "dcm"
 
 
+def kind_of(start: bytes) -> str | None:
+    """The kind of an image by its first 132 bytes; None for any other file."""
+    if dicom.is_dicom(start):
+        return "dcm"
+    return next((kind for magic, kind in _MAGIC if start.startswith(magic)), None)
+
+
+def looks_like_a_picture(name: str) -> bool:
+    """Whether a file is an image of a kind that is not read."""
+    suffix = PurePosixPath(name).suffix.lower().removeprefix(".")
+    return suffix in _UNREAD
+
+
 def image_extension(path: Location) -> str | None:
-    """The kind of image in a file, by its extension; a file without one is DICOM if it starts like DICOM.
+    """The kind of image in a file, by its extension; of a file without one, by how it starts.
 
     A DICOMDIR is not an image: it lists the others. A file without an extension that cannot be opened counts as DICOM,
     so that reading it gives the reason.
@@ -64,7 +82,7 @@ def image_extension(path: Location) -> str | None:
         return None
     try:
         with open_plain(path) as file:
-            return "dcm" if dicom.is_dicom(file.read(_PREAMBLE_BYTES)) else None
+            return kind_of(file.read(_PREAMBLE_BYTES))
     except UnreadableError:
         return None
     except OSError:
@@ -99,7 +117,8 @@ def read_files(
         except OSError as error:
             yield Damaged(source, shown(name), f"cannot be read: {error.strerror or 'input error'}")
         else:
-            extension = extension_of(name)
+            suffix = PurePosixPath(name).suffix.lower().removeprefix(".")
+            extension = suffix if suffix in IMAGE_EXTENSIONS else kind_of(content[:_PREAMBLE_BYTES]) or "dcm"
             yield RawImage(key, source, place, name, extension, {extension: content}, row=find_row(key))
 
 

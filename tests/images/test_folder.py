@@ -36,6 +36,24 @@ def test_pictures_of_all_folders_by_path(tmp_path: Path) -> None:
     assert radiographs[1].members == {"png": encoded(levels(0))}
 
 
+def test_pictures_are_known_by_their_start_where_names_do_not_say(tmp_path: Path) -> None:
+    names = {"scan1": encoded(levels(0)), "scan2": encoded(levels(1), "TIFF"), "scan3": encoded(levels(2), "JPEG")}
+    for name, content in {**names, "notes": b"words", "scan4": dicom_of(levels(3))}.items():
+        write(tmp_path / name, content)
+    radiographs, damaged = read_all(open_collection(tmp_path))
+    assert not damaged
+    assert [radiograph.key for radiograph in radiographs] == ["scan1", "scan2", "scan3", "scan4"]
+    np.testing.assert_array_equal(radiographs[1].pixels, as_image(levels(1)))
+
+
+def test_images_that_are_passed_over_are_counted(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", encoded(levels(0)))
+    for name in ("b.bmp", "c.BMP", "d.npy", "e.txt", "f.csv"):
+        write(tmp_path / "sub" / name, b"x")
+    assert open_collection(tmp_path).passed_over == {".bmp": 2, ".npy": 1}
+    assert open_collection(tmp_path / "a.png").passed_over == {}
+
+
 def test_files_come_in_chunks_of_256(tmp_path: Path) -> None:
     content = encoded(levels(0, side=2))
     for index in range(300):
