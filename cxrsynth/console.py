@@ -142,7 +142,8 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     if overall is not None:
         # Groups are left to the report: they are many, and lines are short.
         rows = {name: [_interval(overall[name])] for name in _MEASURES}
-        output.print(_table("compared with the reference, all images", [f"{overall['compared']} images each"], rows))
+        which = "kept images" if summary["fidelity_all"] else "all images"
+        output.print(_table(f"compared with the reference, {which}", [f"{overall['compared']} images each"], rows))
     memorization = summary["memorization"]
     if memorization is not None:
         alarms = memorization["false_alarms"]

@@ -14,6 +14,7 @@ from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.scoring import score_collection
 from cxrsynth.auditing.setup import AuditRun, open_audit
 from cxrsynth.auditing.summary import summarize
+from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.duplicates import duplicates
 from cxrsynth.runtime.memory import memory_advice
@@ -113,6 +114,18 @@ def _duplicates(images: Scored) -> dict[str, list[Any]]:
     """Columns `duplicate_of` and `duplicate_similarity`."""
     keys = images.values("key")
     found = duplicates(images.thumbnails, keys, images.values("sha256"))
+    if images.examined.collection.manifest is None:
+        # In sets of ours a patient is a report, whose images should differ. Elsewhere these are follow-ups.
+        patient = dict(zip(keys, images.patients, strict=True))
+        again = [
+            key
+            for key, (first, alike) in found.items()
+            if alike < 1 and patient[key] and patient[key] == patient[first]
+        ]
+        if again:
+            number = counted(len(again), "image")
+            console.say(f"{number} resemble an earlier one of the same patient: follow-ups, which are no duplicates")
+        found = {key: one for key, one in found.items() if key not in again}
     return {
         "duplicate_of": [found[key][0] if key in found else None for key in keys],
         "duplicate_similarity": [found[key][1] if key in found else None for key in keys],

@@ -201,19 +201,18 @@ def write_keep_list(path: Path, scores: Any) -> None:
 
 
 def decisions_csv(decided: Any, columns: Sequence[str]) -> bytes:
-    """Some columns of a decided table as CSV, reasons joined by "; ".
-
-    A name that a spreadsheet would take for a formula begins with an apostrophe.
-    """
+    """Some columns of a decided table as CSV, reasons joined by "; "."""
     joined = pc.binary_join(decided["reasons"].cast(pa.list_(pa.string())), "; ")
     table = decided.set_column(decided.column_names.index("reasons"), "reasons", joined)
-    for name in ("key", "source"):
-        plain = pc.replace_substring_regex(table[name].cast(pa.string()), r"^([=+\-@\t\r])", r"'\1")
-        table = table.set_column(table.column_names.index(name), name, plain)
     return _csv(table.select(list(columns)))
 
 
 def _csv(table: Any) -> bytes:
+    """A table as CSV. A text that a spreadsheet would take for a formula begins with an apostrophe."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            plain = pc.replace_substring_regex(table[field.name], r"^([=+\-@\t\r])", r"'\1")
+            table = table.set_column(place, field.name, plain)
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(table, sink)
     return bytes(sink.getvalue().to_pybytes())

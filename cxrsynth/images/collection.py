@@ -15,7 +15,7 @@ from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, decode
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
-from cxrsynth.images.folder import UNLISTED_ROOT, Files, extension_of, image_extension, looks_like_a_picture, walk
+from cxrsynth.images.folder import UNLISTED_ROOT, Files, image_extension, looks_like_a_picture, walk
 from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.images.metadata import MetadataReader
 from cxrsynth.images.own import FileSet, OurShards, read_manifest
@@ -199,13 +199,15 @@ def _other_source(path: Location, root: Location, only: str | None, rows: ImageR
     tars = [name for name in names if name.lower().endswith(SUFFIXES)]
     if tars:
         return Shards(root, tars, rows)
-    radiographs = [name for name in names if name.endswith("/") or image_extension(root / name) is not None]
-    if not any(not name.endswith("/") for name in radiographs):
+    kinds = {name: None if name.endswith("/") else image_extension(root / name) for name in names}
+    radiographs = [name for name in names if name.endswith("/") or kinds[name] is not None]
+    found = {kind for kind in kinds.values() if kind is not None}
+    if not found:
         raise ShardError(
             f"{path}: no image among {counted(len(names), 'file')}\n"
             f"  expected shards ({', '.join(SUFFIXES)}), or files ending in {', '.join(IMAGE_EXTENSIONS)}"
         )
-    return Files(root, radiographs, rows)
+    return Files(root, radiographs, rows, all_dicom=found <= set(DICOM_EXTENSIONS))
 
 
 def _kind(source: Source) -> Kind:
@@ -213,5 +215,4 @@ def _kind(source: Source) -> Kind:
         return "cxrsynth"
     if isinstance(source, Shards):
         return "webdataset"
-    radiographs = (name for unit in source.units for name in unit.files if not name.endswith("/"))
-    return "dicom" if all(extension_of(name) in DICOM_EXTENSIONS for name in radiographs) else "folder"
+    return "dicom" if isinstance(source, Files) and source.all_dicom else "folder"

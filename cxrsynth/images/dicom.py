@@ -31,6 +31,8 @@ from cxrsynth.shards.sample import sample_key
 EXTENSIONS = ("dcm", "dicom")
 _METADATA = ("ViewPosition", "PatientSex", "PatientAge", "PatientID")
 _OUTLIERS = 0.5  # percent of the pixels at either end
+_TABLES = ("ModalityLUTSequence", "VOILUTSequence")
+_BITS = (8, 10, 12, 14, 16)
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 # `catch_warnings` changes a global: one thread at a time. Pixels are decoded outside of it.
 _WARNINGS = threading.Lock()
@@ -69,6 +71,7 @@ def read_dicom(content: bytes) -> DicomImage:
         dataset = _parsed(content)
         header = {keyword: str(dataset.get(keyword) or "") for keyword in _METADATA}
         _check(dataset)
+        _drop_empty(dataset)
         voi = _voi(dataset)
     try:
         pixels = _gray(dataset, voi)
@@ -150,10 +153,22 @@ def _check(dataset: Dataset) -> None:
             dataset[tag]
 
 
+def _drop_empty(dataset: Dataset) -> None:
+    """Take out lookup tables without content, and fill in half of a rescaling: pydicom would stumble over both."""
+    for keyword in _TABLES:
+        if keyword in dataset:
+            items = dataset.get(keyword)
+            if not items or not items[0].get("LUTDescriptor") or not items[0].get("LUTData"):
+                delattr(dataset, keyword)
+    if "RescaleSlope" in dataset or "RescaleIntercept" in dataset:
+        for keyword, neutral in (("RescaleSlope", "1"), ("RescaleIntercept", "0")):
+            if _first(dataset.get(keyword)) is None:
+                setattr(dataset, keyword, neutral)
+
+
 def _voi(dataset: Dataset) -> str:
     """`lut`, `window`, or empty if neither is usable; a LUT is preferred, as in pydicom."""
-    sequence = dataset.get("VOILUTSequence")
-    if sequence and sequence[0].get("LUTDescriptor") and sequence[0].get("LUTData"):
+    if "VOILUTSequence" in dataset:
         return "lut"
     center, width = (_first(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
     # PS3.3 C.11.2.1.2.1: the linear function, the default, needs a width of 1 or more.
@@ -197,6 +212,8 @@ def _gray(dataset: Dataset, voi: str) -> Pixels:
 
 def _stored(dataset: Dataset) -> npt.NDArray[Any]:
     """Stored values: the bits of a pixel that are its value, where others hold an overlay or nothing (PS3.5 8.1.1)."""
+    if "PixelData" not in dataset:
+        return np.asarray(dataset.pixel_array)  # floating-point numbers
     bits, high, allocated = (int(dataset[name].value) for name in ("BitsStored", "HighBit", "BitsAllocated"))
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated or not bits <= high + 1 <= allocated:
         return np.asarray(dataset.pixel_array)
@@ -225,8 +242,7 @@ def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_
 
 def _rescaled(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Values after the modality LUT; a slope or intercept that is empty does nothing."""
-    sequence = dataset.get("ModalityLUTSequence")
-    if sequence and sequence[0].get("LUTDescriptor") and sequence[0].get("LUTData"):
+    if "ModalityLUTSequence" in dataset:
         return np.asarray(apply_modality_lut(stored, _unpacked(dataset)))
     slope, intercept = _rescale(dataset)
     return stored if (slope, intercept) == (1.0, 0.0) else stored.astype(np.float64) * slope + intercept
@@ -239,9 +255,11 @@ def _rescale(dataset: Dataset) -> tuple[float, float]:
 
 def _unpacked(dataset: Dataset) -> Dataset:
     """The data set with lookup tables of 8 bits one entry a word: some are packed two in a word (PS3.3 C.11.1.1)."""
-    for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
-        for item in dataset.get(keyword) or ():
-            entries, _, bits = (int(number) for number in item.LUTDescriptor)
+    for keyword in _TABLES:
+        for item in (dataset.get(keyword) or ())[:1]:
+            entries, first, bits = (int(number) for number in item.LUTDescriptor)
+            if keyword == "ModalityLUTSequence" and bits not in (8, 16):
+                item.LUTDescriptor = [entries, first, 16]  # others are against PS3.3, and found all the same
             data = item["LUTData"]
             if bits != 8 or data.VR != "OW" or len(data.value) not in (entries, entries + entries % 2):
                 continue
@@ -249,6 +267,18 @@ def _unpacked(dataset: Dataset) -> Dataset:
             item.LUTData = packed.tobytes()
             item["LUTData"].VR = "OW"
     return dataset
+
+
+def _white(item: Dataset) -> float:
+    """White of a lookup table: the largest value of the fewest bits that reach its entries, of those it declares.
+
+    Tables that declare 16 bits and hold 12 are common.
+    """
+    declared = int(item.LUTDescriptor[2])
+    data = item.LUTData
+    entries = np.frombuffer(data, dtype="<u2") if isinstance(data, bytes) else np.atleast_1d(np.asarray(data))
+    highest = int(entries.max())
+    return 2.0 ** min((bits for bits in _BITS if highest < 1 << bits and bits <= declared), default=declared) - 1
 
 
 def _square_pixels(dataset: Dataset, gray: Pixels) -> Pixels:
@@ -269,16 +299,19 @@ def _square_pixels(dataset: Dataset, gray: Pixels) -> Pixels:
 def _range(dataset: Dataset, values: npt.NDArray[Any], voi: str) -> tuple[float, float]:
     """The values of black and white after the VOI (the range pydicom's windowing maps to), or without one."""
     if voi == "lut":
-        return 0.0, 2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
-    deep = int(dataset.BitsStored) > 8
+        return 0.0, _white(dataset.VOILUTSequence[0])
+    is_float = "PixelData" not in dataset
+    deep = is_float or int(dataset.BitsStored) > 8
     if not voi and deep:
         low, high = (float(level) for level in np.percentile(values, (_OUTLIERS, 100 - _OUTLIERS)))
         if low == high:  # most pixels are of one level
             low, high = float(values.min()), float(values.max())
         if low < high:
             return low, high
-    if dataset.get("ModalityLUTSequence"):
-        return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    if "ModalityLUTSequence" in dataset:
+        return 0.0, _white(dataset.ModalityLUTSequence[0])
+    if is_float:
+        return 0.0, max(1.0, float(values.max()))
     bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
     low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
     slope, intercept = _rescale(dataset)

@@ -49,16 +49,12 @@ def walk(root: Location) -> Iterator[str]:
     yield from sorted(names + unlisted)
 
 
-def extension_of(name: str) -> str:
-    """The extension of an image file; `dcm` if it has no known one."""
-    extension = PurePosixPath(name).suffix.lower().removeprefix(".")
-    return extension if extension in IMAGE_EXTENSIONS else "dcm"
-
-
 def kind_of(start: bytes) -> str | None:
     """The kind of an image by its first 132 bytes; None for any other file."""
     if dicom.is_dicom(start):
         return "dcm"
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "webp"
     return next((kind for magic, kind in _MAGIC if start.startswith(magic)), None)
 
 
@@ -133,8 +129,11 @@ def _read(path: Location) -> bytes:
 class Files:
     """Pictures and DICOM files of a folder, described by the rows of a table if there is one."""
 
-    def __init__(self, root: Location, names: Iterable[str], rows: ImageRows | None = None) -> None:
+    def __init__(
+        self, root: Location, names: Iterable[str], rows: ImageRows | None = None, *, all_dicom: bool = False
+    ) -> None:
         self._root = root
+        self.all_dicom = all_dicom
         self._here = PurePosixPath(root.url if isinstance(root, Address) else Path(os.path.abspath(root)).as_posix())
         self._rows = rows
         self.units = file_units(names)

@@ -482,6 +482,7 @@ def test_a_reference_of_too_few_images_costs_the_search_alone(
     assert again.exit_code == 3, again.output
 
 
+@pytest.mark.usefixtures("audited")
 def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, home: Path, tmp_path: Path) -> None:
     whole = " ".join((home / "printed.txt").read_text().split())
     assert "real.csv: file from filename, view from view, sex from sex, patient from patient_id, 1 column" in whole
@@ -501,6 +502,27 @@ def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, ho
         done = run(made, *wrong, "--out", tmp_path / "wrong")
         assert done.exit_code == 2, done.output
         assert said in done.output
+
+
+def test_follow_ups_of_a_patient_are_no_duplicates(real: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, quality in (("a", 90), ("b", 60), ("c", 90)):
+        Image.open(real / "00.png").save(folder / f"{name}.jpg", quality=quality)
+    for place in range(1, 8):
+        shutil.copy(real / f"{place:02d}.png", folder)
+    rows = ["filename,patient_id", "a.jpg,one", "b.jpg,one", "c.jpg,one", *(f"{n:02d}.png,p{n}" for n in range(1, 8))]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    done = run(folder, "--table", tmp_path / "t.csv", "--out", tmp_path / "out")
+    assert "1 image resemble an earlier one of the same patient" in done.output
+    scores = pq.read_table(tmp_path / "out" / "scores.parquet", columns=["key", "duplicate_of"]).to_pydict()
+    found = dict(zip(scores["key"], scores["duplicate_of"], strict=True))
+    assert found["c.jpg"] == "a.jpg"  # equal to the byte: a copy, whoever it shows
+    assert found["b.jpg"] is None
+    (tmp_path / "t.csv").write_text("\n".join(rows).replace("b.jpg,one", "b.jpg,two"))
+    run(folder, "--table", tmp_path / "t.csv", "--out", tmp_path / "other")
+    scores = pq.read_table(tmp_path / "other" / "scores.parquet", columns=["key", "duplicate_of"]).to_pydict()
+    assert dict(zip(scores["key"], scores["duplicate_of"], strict=True))["b.jpg"] == "a.jpg"
 
 
 def test_copies_that_are_rejected_count_for_nothing(real: Path, home: Path, tmp_path: Path) -> None:

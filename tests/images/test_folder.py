@@ -40,9 +40,12 @@ def test_pictures_are_known_by_their_start_where_names_do_not_say(tmp_path: Path
     names = {"scan1": encoded(levels(0)), "scan2": encoded(levels(1), "TIFF"), "scan3": encoded(levels(2), "JPEG")}
     for name, content in {**names, "notes": b"words", "scan4": dicom_of(levels(3))}.items():
         write(tmp_path / name, content)
-    radiographs, damaged = read_all(open_collection(tmp_path))
+    write(tmp_path / "scan5", encoded(levels(4), "WEBP"))
+    collection = open_collection(tmp_path)
+    assert collection.kind == "folder"
+    radiographs, damaged = read_all(collection)
     assert not damaged
-    assert [radiograph.key for radiograph in radiographs] == ["scan1", "scan2", "scan3", "scan4"]
+    assert [radiograph.key for radiograph in radiographs] == ["scan1", "scan2", "scan3", "scan4", "scan5"]
     np.testing.assert_array_equal(radiographs[1].pixels, as_image(levels(1)))
 
 

@@ -100,7 +100,13 @@ class QualityChecks:
         values = torch.stack([measured[name] for name in self.names], 1)
         limits = torch.tensor([self.thresholds[name] for name in self.names])
         low = torch.tensor([CHECKS[name].fails == "below" for name in self.names])
-        return QualityTable(self.names, values, torch.where(low, values < limits, values > limits))
+        failed = torch.where(low, values < limits, values > limits)
+        if self._likeness is not None:
+            # What resembles a chest in no position is none; to call it inverted or turned as well says nothing.
+            least = self.thresholds["not_a_chest"]
+            for name, resembles in (("inverted", chest), ("turned", torch.maximum(chest, like.turned))):
+                failed[:, self.names.index(name)] &= resembles >= least
+        return QualityTable(self.names, values, failed)
 
 
 def _refuse_others(images: Tensor) -> None:
