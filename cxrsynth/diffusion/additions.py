@@ -125,6 +125,8 @@ def check_additions(additions: Additions, family: Family) -> None:
             f"--scheduler {additions.scheduler}: no {SCHEDULER_FILE} there, nor in a folder scheduler/ of it\n"
             "  expected: scheduler/ of a model folder, the model folder itself, or a hub id"
         )
+    if additions.vae is not None and family.in_pixels:
+        raise ModelError(f"--vae: {family.title} works on pixels, without an autoencoder\n  leave the option out")
     for lora in additions.loras:
         lora_file(lora.path)
     if additions.embeddings and not family.learns_words:

@@ -21,6 +21,7 @@ from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults, read_spec
 from cxrsynth.errors import ModelError
+from cxrsynth.reports.prompt import Depicts
 from cxrsynth.runtime.files import file_sha256, read_json
 from cxrsynth.runtime.pretrained import MODEL_SUFFIXES, check_files, check_weights_name, hub_folder
 from cxrsynth.settings import Additions, PromptStyle, Sampler
@@ -31,6 +32,8 @@ _ABOUT_INDEX = (
     " with save_pretrained of its pipeline in diffusers"
 )
 _NOTHING = Additions()
+# Of a model that is told nothing: its images do not depend on what a report says.
+_NOTHING_ASKED = Depicts(views=(), age_groups=(), sexes=(), findings={}, sides=False, uncertain=False)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -102,6 +105,11 @@ def resolve_model(
             f"{ace or folder / ACE_FILE}: adaptive condition embeddings, but {folder} is {family.title}\n"
             "  leave them out: they are added to text embeddings"
         )
+    if family.flow_only and not is_flow(family.settled_scheduler(_scheduler_config(folder, additions))):
+        raise ModelError(
+            f"{additions.scheduler or folder / 'scheduler'}: a discrete schedule, but {family.title} learned by flow"
+            " matching\n  expected: the scheduler that the model was published with, as FlowMatchEulerDiscreteScheduler"
+        )
     spec = _spec(folder, family)
     if "defaults" not in spec.model_fields_set:
         spec = spec.model_copy(update={"defaults": _defaults(folder, family, additions)})
@@ -138,6 +146,8 @@ def _spec(folder: Path, family: Family) -> ModelSpec:
     texts = [name for name in ("negative_prompt", "prompt_template") if getattr(spec, name)]
     if texts and not family.has_text:
         raise ModelError(f"{path}: {', '.join(texts)}: {family.title} takes no text\n  leave out: {', '.join(texts)}")
+    if not family.has_text and not spec.classes and spec.depicts is None:
+        spec = spec.model_copy(update={"depicts": _NOTHING_ASKED})
     if spec.classes and "prompt" not in spec.model_fields_set:
         spec = spec.model_copy(update={"prompt": PromptStyle.CLASS})
     if (spec.prompt is PromptStyle.CLASS) != bool(spec.classes):

@@ -86,7 +86,10 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
 def _say_limits(manifest: dict[str, Any]) -> None:
     """Warn of what the images cannot show: findings not read, prompts cut, findings that the model never saw."""
     if cut := manifest["prompts_truncated"]:
-        console.warn(f"{counted(cut, 'prompt')} cut at a sentence to fit the model; no label says what was cut")
+        console.warn(
+            f"{counted(cut, 'prompt')} cut to fit the model, at the end of a sentence or word where one fits; no label"
+            " says what was cut"
+        )
     if unsupported := manifest["unsupported_findings"]:
         named = ", ".join(f"{name} in {counted(count, 'image')}" for name, count in sorted(unsupported.items()))
         console.say(f"requested, but never seen by the model in training: {named}")

@@ -191,6 +191,8 @@ def _negative_without_guidance(settings: GenerateSettings, model: ResolvedModel)
     asked = settings.negative_prompt is not None
     where = "--negative-prompt" if asked else f"{model.folder / SPEC_FILE}: negative_prompt"
     without = "leave it out" if asked else "leave it out with --negative-prompt ''"
+    if not model.family.has_text:
+        return f"{where}: {model.family.title} has no guidance\n  {without}"
     return (
         f"{where}: does nothing at guidance 1, which uses the report's prompt alone\n  raise --guidance, or {without}"
     )
@@ -205,11 +207,20 @@ def _check_request(run: GenerateRun, model: ResolvedModel) -> None:
     if not model.family.has_text and run.guidance != 1.0:
         raise ModelError(f"--guidance {run.guidance:g}: {model.family.title} has no guidance\n  use: --guidance 1")
     style = run.prompt_format
+    given = {"--prompt": run.settings.prompt, "--prompt-template": run.settings.prompt_template}
+    for option, value in given.items():
+        if value is not None and not _is_conditioned(model):
+            raise ModelError(f"{option}: {model.family.title} takes no prompt\n  leave the option out")
     if model.spec.classes and style is not PromptStyle.CLASS:
         asked = f"--prompt {style.value}" if isinstance(style, PromptStyle) else "--prompt-template"
         raise ModelError(f"{asked}: the model takes a class, no text\n  use: --prompt class")
     if style is PromptStyle.CLASS and not model.spec.classes:
         raise ModelError("--prompt class: the model has no classes\n  use: another prompt format")
+
+
+def _is_conditioned(model: ResolvedModel) -> bool:
+    """Whether images depend on what a report says."""
+    return model.family.has_text or bool(model.spec.classes)
 
 
 def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precision: Precision) -> dict[str, Any]:
@@ -237,6 +248,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
         "seed": settings.seed,
         **prompt,
         "model": _model_record(model),
+        **({} if _is_conditioned(model) else {"conditioned": False}),
         "sampling": {
             "steps": run.steps,
             "guidance": run.guidance,

@@ -48,9 +48,7 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
         "",
         "## Labels",
         "",
-        "The JSON of each image lists the findings its report states. They were requested from the model; no",
-        "radiologist checked that the image shows them. Findings and views that the model never saw in training are",
-        "listed under `unsupported_findings`: do not use those labels.",
+        *_labels(manifest),
         "",
         *_unsupported(manifest),
         "## What it cannot show",
@@ -67,6 +65,19 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _labels(manifest: Mapping[str, Any]) -> list[str]:
+    if not manifest["plan"].get("conditioned", True):
+        return [
+            "The JSON of each image lists the findings that its report states. The model was not told of them, and the",
+            "image does not show them: do not use them as labels. `unsupported_findings` lists them all.",
+        ]
+    return [
+        "The JSON of each image lists the findings its report states. They were requested from the model; no",
+        "radiologist checked that the image shows them. Findings and views that the model never saw in training are",
+        "listed under `unsupported_findings`: do not use those labels.",
+    ]
 
 
 def _summary(manifest: Mapping[str, Any]) -> list[str]:
@@ -92,7 +103,9 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
     plan = manifest["plan"]
     sampling = plan["sampling"]
     lines = [
-        "The model generated each image from a prompt, and each prompt was made from one radiology report:",
+        "The model generated each image from a prompt, and each prompt was made from one radiology report:"
+        if plan.get("conditioned", True)
+        else "The model takes no prompt: an image does not depend on the report that it is named after.",
         f"{sampling['steps']} {sampling['sampler']} steps, guidance scale {sampling['guidance']:g},"
         f" seed {plan['seed']}, {counted(plan['images_per_report'], 'image')} per report.",
     ]
@@ -102,7 +115,8 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
         named = ", ".join(f"{name} {count:,}" for name, count in sorted(cells.items()))
         lines += [f"Cells of the table that were not understood and left out: {named}."]
     if manifest["prompts_truncated"]:
-        lines += [f"Cut at a sentence to fit the model: {counted(manifest['prompts_truncated'], 'prompt')}."]
+        cut = counted(manifest["prompts_truncated"], "prompt")
+        lines += [f"Cut to fit the model, at the end of a sentence or word where one fits: {cut}."]
     return [*lines, f"`{MANIFEST}` records the whole plan."]
 
 

@@ -1,6 +1,7 @@
 """UNets without text: our images are those of the plain pipelines of diffusers from the same noise."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from cxrsynth.errors import ModelError
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.request import PromptBuilder, class_of
 from cxrsynth.reports.table.rows import Report
-from cxrsynth.settings import PromptStyle, Sampler
+from cxrsynth.settings import Additions, PromptStyle, Sampler
 from tests.diffusion.test_families import dpmpp, loaded
 from tests.families import CLASSES, WITHOUT_TEXT, build
+from tests.generation.making import command, manifest, metadata, write_table
+from tests.generation.test_generate import refuse, succeed
 
 BY_CLASS = ("by class", "by timestep of class")
 STEPS = 4
@@ -157,3 +160,51 @@ def test_embeddings_beside_a_model_without_text_are_refused(tmp_path: Path) -> N
 def test_the_folder_is_the_one_that_diffusers_saves(folders: dict[str, Path]) -> None:
     index = json.loads((folders["gray"] / "model_index.json").read_text())
     assert {name for name in index if not name.startswith("_")} == {"unet", "scheduler"}
+
+
+def test_a_model_that_takes_no_prompt_says_so(folders: dict[str, Path], tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path / "r.csv", (("a", "Small left pleural effusion.", "LATERAL"),), ("id", "report", "view")
+    )
+    arguments = command(table, tmp_path / "out", folders["gray"], "--steps", "2", "--guidance", "1")
+    printed = succeed(arguments)
+    assert "Pleural Effusion, view LATERAL" in " ".join(printed.split())
+    (sample,) = metadata(tmp_path / "out").values()
+    assert sample["unsupported_findings"] == "view LATERAL; Pleural Effusion"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "does not depend on the report" in card
+    assert "do not use them as labels" in card
+    assert "They were requested from the model" not in card
+    assert manifest(tmp_path / "out")["plan"]["conditioned"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--prompt", "findings"), "--prompt: a model without text takes no prompt"),
+        (("--prompt-template", "roentgen"), "--prompt-template: a model without text takes no prompt"),
+        (("--negative-prompt", "bad"), "has no guidance\n  leave it out"),
+        (("--vae", "{folder}"), "--vae: a model without text works on pixels"),
+    ],
+)
+def test_options_that_mean_nothing_to_it_are_refused(
+    options: tuple[str, str], said: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    vae = build("stable_diffusion", tmp_path / "other")
+    table = write_table(tmp_path / "r.csv", (("a", "Clear lungs."),), ("id", "report"))
+    option, value = options
+    arguments = command(table, tmp_path / "out", folders["gray"], "--guidance", "1", option, value.format(folder=vae))
+    assert said in refuse(arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["sana", "sd3", "flux", "lumina2"])
+def test_a_discrete_schedule_on_a_model_of_flow_matching_is_refused(name: str, tmp_path: Path) -> None:
+    folder, other = build(name, tmp_path / name), build("stable_diffusion", tmp_path / "other")
+    laid_over = Additions(scheduler=other / "scheduler")
+    with pytest.raises(ModelError, match=r"a discrete schedule, but .* learned by flow matching"):
+        resolve_model(str(folder), additions=laid_over)
+    shutil.rmtree(folder / "scheduler")
+    shutil.copytree(other / "scheduler", folder / "scheduler")
+    with pytest.raises(ModelError, match=r"scheduler.*: a discrete schedule|model_index"):
+        resolve_model(str(folder))

@@ -81,6 +81,7 @@ class Family(ABC):
     in_pixels: ClassVar[bool] = False  # no autoencoder: latents are images in [-1, 1]
     # Without text there are no empty prompt, no classifier-free guidance and no adaptive condition embeddings.
     has_text: ClassVar[bool] = True
+    flow_only: ClassVar[bool] = False  # all that are published learned by flow matching, never by a discrete schedule
     takes_image_size: ClassVar[bool] = False  # whether `image_size` of cxrsynth.json decides the size of images
 
     @property

@@ -44,6 +44,7 @@ class Flux(Family):
 
     name = "flux"
     title = "a Flux model"
+    flow_only = True
     encoders = ("text_encoder", "text_encoder_2")
     tokenizers = ("tokenizer", "tokenizer_2")
     encoder_classes: ClassVar[Mapping[str, str]] = {

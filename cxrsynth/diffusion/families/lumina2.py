@@ -33,6 +33,7 @@ class Lumina2(Family):
 
     name = "lumina2"
     title = "a Lumina-Image 2 model"
+    flow_only = True
     defaults = SamplingDefaults(steps=30, guidance=4.0, sampler=Sampler.EULER)
     large_encoders = True
     encoder_classes: ClassVar[Mapping[str, str]] = {"text_encoder": "(?!CLIP).*"}

@@ -32,6 +32,7 @@ class Sana(Family):
 
     name = "sana"
     title = "a Sana model"
+    flow_only = True
     defaults = SamplingDefaults(steps=20, guidance=4.5, sampler=Sampler.DPMPP)
     large_encoders = True
     encoder_classes: ClassVar[Mapping[str, str]] = {"text_encoder": "(?!CLIP).*"}

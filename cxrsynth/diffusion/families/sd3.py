@@ -22,6 +22,7 @@ class StableDiffusion3(Family):
 
     name = "sd3"
     title = "a Stable Diffusion 3 model"
+    flow_only = True
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     tokenizers = ("tokenizer", "tokenizer_2", "tokenizer_3")
     optional = frozenset({"text_encoder_3", "tokenizer_3"})
