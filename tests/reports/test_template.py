@@ -295,8 +295,8 @@ def test_the_report_is_cut_and_not_what_stands_after_it() -> None:
     assert found.prompt == "Left effusion. Right edema. female."
     assert found.truncated
     assert found.metadata["prompt_truncated"] is True
-    alone = built("{findings}", fits, findings="One two three four five six seven eight.")
-    assert alone.prompt == "One two three four five six"
+    alone = built("{findings}", fits, findings="Both lungs are clear without any focal opacity.")
+    assert alone.prompt == "Both lungs are clear without any"
     two = built("{findings} {impression}", fits, findings="Left effusion.", impression="Right edema. Big old heart.")
     assert (two.prompt, two.truncated) == ("Left effusion. Right edema.", True)
     long = built("{impression} one two three four five six seven", fits, impression="Edema.")
