@@ -116,11 +116,6 @@ def open_collection(
         )
     described = _Table() if table is None or rows is None else _Table.of(table, rows)
     kind = _kind(source)
-    passed_over = Counter(
-        PurePosixPath(name).suffix.lower()
-        for name in (walk(root) if isinstance(source, Files) and only is None else ())
-        if looks_like_a_picture(name)
-    )
     metadata = MetadataReader(columns, template)
     return Collection(
         path,
@@ -133,7 +128,7 @@ def open_collection(
         described.digest,
         columns_used="" if rows is None else rows.used,
         described=counts,
-        passed_over=dict(passed_over.most_common()),
+        passed_over=source.passed_over if isinstance(source, Files) else {},
     )
 
 
@@ -207,7 +202,10 @@ def _other_source(path: Location, root: Location, only: str | None, rows: ImageR
             f"{path}: no image among {counted(len(names), 'file')}\n"
             f"  expected shards ({', '.join(SUFFIXES)}), or files ending in {', '.join(IMAGE_EXTENSIONS)}"
         )
-    return Files(root, radiographs, rows, all_dicom=found <= set(DICOM_EXTENSIONS))
+    passed_over = Counter(PurePosixPath(name).suffix.lower() for name in names if looks_like_a_picture(name))
+    return Files(
+        root, radiographs, rows, all_dicom=found <= set(DICOM_EXTENSIONS), passed_over=dict(passed_over.most_common())
+    )
 
 
 def _kind(source: Source) -> Kind:

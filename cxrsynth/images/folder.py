@@ -1,7 +1,7 @@
 """Images in files of their own: pictures and DICOM objects in a folder and below it."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from cxrsynth.address import Address, Location, unreachable
@@ -130,10 +130,17 @@ class Files:
     """Pictures and DICOM files of a folder, described by the rows of a table if there is one."""
 
     def __init__(
-        self, root: Location, names: Iterable[str], rows: ImageRows | None = None, *, all_dicom: bool = False
+        self,
+        root: Location,
+        names: Iterable[str],
+        rows: ImageRows | None = None,
+        *,
+        all_dicom: bool = False,
+        passed_over: Mapping[str, int] | None = None,
     ) -> None:
         self._root = root
         self.all_dicom = all_dicom
+        self.passed_over = dict(passed_over or {})
         self._here = PurePosixPath(root.url if isinstance(root, Address) else Path(os.path.abspath(root)).as_posix())
         self._rows = rows
         self.units = file_units(names)
