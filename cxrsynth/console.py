@@ -236,8 +236,8 @@ def training_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]
     started, shown_at, begun = time.monotonic(), float("-inf"), None
 
     def text(row: Mapping[str, Any]) -> str:
-        speed = row["time/images_per_s"]
-        return f"loss {row['sft/loss']:.4f}, gradient {row['sft/grad_norm']:.3g}, {speed:.2f} images/s"
+        speed, kind = row["time/images_per_s"], "sft" if "sft/loss" in row else "distill"
+        return f"loss {row[f'{kind}/loss']:.4f}, gradient {row[f'{kind}/grad_norm']:.3g}, {speed:.2f} images/s"
 
     def line(iteration: int, row: Mapping[str, Any]) -> None:
         nonlocal shown_at, begun

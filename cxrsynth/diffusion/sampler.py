@@ -116,10 +116,26 @@ def check_scheduler(
         latents = zeros + 1
         drawing = _step_noise(scheduler, latents) if sampler is Sampler.MODEL else {}
         for timestep in scheduler.timesteps:
-            scaled = _scaled(scheduler, latents, timestep)
+            scaled = scaled_input(scheduler, latents, timestep)
             latents = scheduler.step(zeros * scaled, timestep, latents, return_dict=False, **drawing)[0]
         if not latents.isfinite().all():
             raise ValueError("its steps give numbers that are not finite")
+
+
+def sampling_timesteps(config: dict[str, Any], family: Family, sampler: Sampler, *, steps: int) -> Tensor:
+    """Timesteps of a sampler before any network is loaded, in descending order.
+
+    Where they depend on the image's size, they are those of some size.
+
+    Raises:
+        ModelError: as `make_scheduler` does.
+    """
+    with _explained(SCHEDULER_FILE, config, f"{steps} steps of {sampler.value}"):
+        scheduler = _scheduler(config, sampler)
+        mu = 1.0 if _shifts_by_size(scheduler) else None
+        _set_timesteps(scheduler, config, sampler, family, steps=steps, device=torch.device("cpu"), mu=mu)
+    timesteps: Tensor = scheduler.timesteps
+    return timesteps
 
 
 @contextmanager
@@ -201,7 +217,7 @@ def _shifts_by_size(scheduler: Any) -> bool:
     return bool(getattr(scheduler.config, "use_dynamic_shifting", False))
 
 
-def _scaled(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
+def scaled_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
     """Latents as the network is given them."""
     scaling = getattr(scheduler, "scale_model_input", None)  # flow matching has none
     scaled: Tensor = latents if scaling is None else scaling(latents, timestep)
@@ -334,7 +350,7 @@ def sample_images(
     latents = sample_latents(
         model, condition, noise, sampler=sampler, steps=steps, guidance=guidance, calls=calls, stopped=stopped
     )
-    _end_if(stopped)
+    stop_if(stopped)
     return decode_latents(model, latents).cpu()
 
 
@@ -371,8 +387,8 @@ def sample_latents(
     latents: Tensor = noise.to(model.device) * getattr(scheduler, "init_noise_sigma", 1.0)
     drawing = _step_noise(scheduler, noise) if sampler is Sampler.MODEL else {}
     for timestep in scheduler.timesteps[:calls]:
-        _end_if(stopped)
-        prediction = predict_noise(model, _scaled(scheduler, latents, timestep), timestep, condition, guidance)
+        stop_if(stopped)
+        prediction = predict_noise(model, scaled_input(scheduler, latents, timestep), timestep, condition, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawing)[0]
     return latents
 
@@ -385,7 +401,7 @@ def _step_noise(scheduler: Any, noise: Tensor) -> dict[str, Any]:
     return {"generator": [torch.Generator().manual_seed(int.from_bytes(seed, "little") >> 1) for seed in seeds]}
 
 
-def _end_if(stopped: threading.Event | None) -> None:
+def stop_if(stopped: threading.Event | None) -> None:
     if stopped is not None and stopped.is_set():
         raise SamplingStopped
 

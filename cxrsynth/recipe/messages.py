@@ -52,15 +52,21 @@ def _what(one: Any) -> str:
         case "missing":
             return "missing"
         case "union_tag_not_found":
-            return "has no stage\n  expected: stage: sft, rlcf or ddpo"
+            return f"has no stage\n  expected: stage: {_kinds()}"
         case "union_tag_invalid":
-            return f"stage {one['ctx']['tag']!r}\n  expected: sft, rlcf or ddpo"
+            return f"stage {one['ctx']['tag']!r}\n  expected: {_kinds()}"
         case "value_error":
             return str(one["ctx"]["error"])
         case _:
             found = one["input"]
             shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
             return f"found {shown}\n  expected: {one['msg'].removeprefix('Input should be ')}"
+
+
+def _kinds() -> str:
+    """The values of `stage`."""
+    *others, last = STAGES
+    return f"{', '.join(others)} or {last}"
 
 
 def _unknown_key(loc: tuple[int | str, ...]) -> str:

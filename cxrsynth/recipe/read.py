@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.messages import explain, renamed_keys
 from cxrsynth.recipe.override import override
-from cxrsynth.recipe.schema import Recipe, RewardSection, Section, SftStage, Stage
+from cxrsynth.recipe.schema import DistillStage, Recipe, RewardSection, Section, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
 from cxrsynth.settings import parse_lora
 
@@ -146,6 +146,8 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
     def stage(place: int, given: Stage) -> Stage:
         if isinstance(given, SftStage):
             return _with(given, data=path(given.data), table=path(given.table))
+        if isinstance(given, DistillStage):
+            return given
         rewards = {key: reward(one, f"stages.{place}.rewards.{key}") for key, one in given.rewards.items()}
         return _with(given, rewards=rewards)
 

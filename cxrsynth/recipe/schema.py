@@ -197,6 +197,107 @@ class SftStage(Section):
         return min(500, self.steps // 10) if self.train.warmup is None else self.train.warmup
 
 
+class DistillTrainSection(Section):
+    """What distillation trains, and how fast."""
+
+    unet: Literal["full", "lora"] = Field(default="full", description="Train all weights, or low-rank adapters.")
+    lora: LoraSection = Field(default=LoraSection(), description="Adapters, with `unet: lora`.")
+    learning_rate: _Positive = Field(
+        default=1.0e-4, description="Learning rate; adapters want about ten times as much."
+    )
+    warmup: _AtLeastZero | None = Field(
+        default=None,
+        description="Steps over which the learning rate rises; default: a tenth of all steps, at most 100.",
+    )
+    cooldown: _AtLeastZero | None = Field(
+        default=None,
+        description="Steps at the end over which the learning rate falls to zero; default: a third of all steps.",
+    )
+    weight_decay: _NotNegative = Field(default=0.0, description="Weight decay of AdamW.")
+    grad_norm: _Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
+    ema_decay: _Decay | None = Field(
+        default=0.995, description="Decay of the averaged weights, which become the model; null: no averaging."
+    )
+
+
+class TeacherSection(Section):
+    """How the model that is distilled samples: the one that the stage starts from, as `generate` would use it."""
+
+    steps: _AtLeastOne | None = Field(
+        default=None,
+        description="Denoising steps, which must visit the noise levels of the distilled model: mostly a multiple of"
+        " its steps. Default: what the model folder recommends.",
+    )
+    sampler: Literal["ddim", "dpm++", "euler"] | None = Field(
+        default=None,
+        description="Sampler; default: what the model folder recommends, `dpm++` where that is `model`, which may draw"
+        " noise at each step.",
+    )
+    guidance: _NotNegative | None = Field(
+        default=None,
+        description="Classifier-free guidance scale, which the distilled model has learned and no longer needs;"
+        " default: what the model folder recommends.",
+    )
+
+
+class DistillStage(Section):
+    """Distillation: a model that needs a few denoising steps without guidance, in place of many with it.
+
+    The teacher samples trajectories of the training reports; no real images are needed. The distilled model learns to
+    land, from where the teacher was, where the teacher went many steps later.
+    """
+
+    stage: Literal["distill"] = Field(description="Kind of stage.")
+    sampling_steps: Annotated[_Count, Field(ge=1, le=16)] = Field(
+        default=4, description="Denoising steps of the distilled model."
+    )
+    teacher: TeacherSection = Field(default=TeacherSection(), description="How trajectories are sampled.")
+    trajectories: _AtLeastOne = Field(
+        default=4096,
+        description="Trajectories that the teacher samples, in turn of the training reports; each is learned from many"
+        " times.",
+    )
+    steps: Annotated[_Count, Field(ge=1, le=999_999)] = Field(description="Optimizer steps.")
+    batch_size: _AtLeastOne = Field(default=32, description="Denoising steps of trajectories per optimizer step.")
+    micro_batch: _AtLeastOne | None = Field(
+        default=None, description="Latents per forward pass; default: 8, on a CPU 4."
+    )
+    train: DistillTrainSection = Field(default=DistillTrainSection(), description="What is trained.")
+    checkpoint_every: _AtLeastOne = Field(default=500, description="Steps between checkpoints.")
+    cache_gib: _Positive = Field(
+        default=16.0, description="Disk space in the run folder for trajectories (GiB), freed when the stage ends."
+    )
+
+    @model_validator(mode="after")
+    def _check_one_pass_of_the_batch(self) -> "DistillStage":
+        if self.batch_size > self.trajectories:
+            raise ValueError(
+                f"batch_size {self.batch_size}: more than the {self.trajectories} trajectories\n"
+                "  expected: at most as many"
+            )
+        return self
+
+    @property
+    def length(self) -> int:
+        """Rows of metrics the stage writes, its evaluation not counted."""
+        return self.steps
+
+    @property
+    def memory_advice(self) -> str:
+        """What to lower when memory runs out."""
+        return f"lower micro_batch first{_LOWER_NEXT}"
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps over which the learning rate rises."""
+        return min(100, self.steps // 10) if self.train.warmup is None else self.train.warmup
+
+    def decay(self, step: int) -> float:
+        """Share of the learning rate at a step, counted from 0: 1, then falling to zero."""
+        over = self.steps // 3 if self.train.cooldown is None else self.train.cooldown
+        return min(1.0, (self.steps - step) / max(1, over))
+
+
 class AceSection(Section):
     """Adaptive condition embeddings (ACE), added to the text embeddings: either free `tokens` or a `subspace`."""
 
@@ -624,9 +725,14 @@ class DdpoStage(ReinforcementStage):
             yield from self._alone()
 
 
-Stage = Annotated[SftStage | RlcfStage | DdpoStage, Field(discriminator="stage")]
+Stage = Annotated[SftStage | DistillStage | RlcfStage | DdpoStage, Field(discriminator="stage")]
 # By the value of `stage`.
-STAGES: dict[str, type[Section]] = {"sft": SftStage, "rlcf": RlcfStage, "ddpo": DdpoStage}
+STAGES: dict[str, type[Section]] = {
+    "sft": SftStage,
+    "distill": DistillStage,
+    "rlcf": RlcfStage,
+    "ddpo": DdpoStage,
+}
 
 
 class EvaluationSection(Section):
@@ -680,7 +786,7 @@ class EvaluationSection(Section):
 
 
 class CheckpointSection(Section):
-    """Checkpoints, from which the same command resumes. Stages `sft` have an interval of their own."""
+    """Checkpoints, from which the same command resumes. Stages `sft` and `distill` have an interval of their own."""
 
     every: _AtLeastOne = Field(default=10, description="Iterations between checkpoints.")
     keep: _AtLeastOne = Field(default=2, description="Newest checkpoints to keep; the best one is kept besides.")

@@ -20,8 +20,9 @@ _PANELS = (
     ("Norm of the prediction over the baseline's", ("policy/norm_ratio",)),
     ("KL divergence", ("policy/approx_kl", "policy/baseline_kl")),
     ("Clip fraction", ("policy/clip_fraction",)),
-    ("Gradient norm", ("policy/grad_norm", "sft/grad_norm")),
+    ("Gradient norm", ("policy/grad_norm", "sft/grad_norm", "distill/grad_norm")),
     ("Fine-tuning loss", ("sft/loss",)),
+    ("Distillation loss", ("distill/loss",)),
 )
 _COLUMNS = 3
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import psutil
@@ -14,9 +14,10 @@ from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
 from cxrsynth.recipe.read import dump_recipe
-from cxrsynth.recipe.schema import DdpoStage, RlcfStage, SftStage
+from cxrsynth.recipe.schema import DdpoStage, DistillStage, RlcfStage, SftStage
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.runtime.memory import memory_advice
+from cxrsynth.tuning.distill import Distillation
 from cxrsynth.tuning.finetune import Supervision
 from cxrsynth.tuning.latent_cache import Pair, TrainingImages
 from cxrsynth.tuning.policy_gradient import PolicyGradient
@@ -45,6 +46,10 @@ def describe(run: TuneRun) -> str:
         with memory_advice(stage.memory_advice):
             if isinstance(stage, SftStage):
                 lines += [head + line for line in _supervision(run, stage, index)]
+            elif isinstance(stage, DistillStage):
+                distilled = Distillation(run, stage, index, checkpoint=run.model)
+                lines += [head + line for line in _distillation(distilled)]
+                run = replace(run, used=distilled.defaults)
             else:
                 lines += [head + line for line in _reinforcement(run, stage, index)]
     return "\n".join(lines)
@@ -87,6 +92,49 @@ def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
     ]
 
 
+def _distillation(made: Distillation) -> list[str]:
+    run, stage, few, teaching = made.run, made.section, made.few, made.teaching
+    batch = min(made.micro_batch, stage.batch_size)
+    device, shape = made.model.device, made.model.latent_shape
+    text, empty = (part.clone() for part in encode_prompts(made.model, [made.model.any_prompt] * batch))
+    latents = torch.stack([seeded_noise(shape, "estimate", i) for i in range(batch)]).to(device)
+    timesteps = few.timesteps[torch.zeros(batch, dtype=torch.int64, device=device)]
+
+    def passes(guidance: float, learn: bool) -> None:
+        with torch.set_grad_enabled(learn):
+            condition = guided_condition(made.model, text, empty, guidance)
+            predicted = predict_noise(made.model, latents, timesteps, condition, guidance)
+            if learn:
+                torch.autograd.grad(predicted.sum(), list(made.weights.values()), materialize_grads=True)
+
+    with made.pool() as pool:
+
+        def timed(guidance: float, learn: bool) -> float:
+            for _ in range(2):  # the second counts
+                started = time.monotonic()
+                list(pool.map_in_order(lambda _: passes(guidance, learn), range(pool.batches)))
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+            return time.monotonic() - started
+
+        teacher, student = timed(teaching.guidance, False), timed(made.guidance, True)
+        side_by_side = pool.batches * run.accelerator.num_processes
+    sampling = stage.trajectories / batch / side_by_side * teaching.steps * teacher
+    step = math.ceil(stage.batch_size / batch / side_by_side) * student
+    trained = sum(weight.numel() for weight in made.weights.values())
+    networks = sum(weight.numel() * weight.element_size() for weight in made.model.denoiser.parameters())
+    memory = _peak_bytes(run) + _ADAMW_BYTES * trained + networks
+    return [
+        f"{counted(stage.sampling_steps, 'step')} of {made.defaults.sampler.value} without classifier-free guidance in"
+        f" place of {teaching.steps} of {teaching.sampler.value} at guidance {teaching.guidance:g}",
+        f"{counted(stage.trajectories, 'trajectory', 'trajectories')} of the teacher about"
+        f" {timedelta(seconds=round(sampling))}, {made.trajectories.byte_count / 2**30:.2f} GiB of disk",
+        f"{stage.steps} steps of {stage.batch_size}, trains {trained:,} numbers",
+        f"about {step:.1f} s a step, {timedelta(seconds=round(sampling + stage.steps * step))} in all (without the"
+        f" comparison at the end); {memory / 2**30:.1f} GiB {_where(run)} for weights, teacher, optimizer and a step",
+    ]
+
+
 def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> list[str]:
     # A later stage is measured on the model the run starts from: its networks are the same.
     made = Reinforcement(run, stage, index, checkpoint=run.model)
@@ -104,7 +152,7 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     evaluation = run.recipe.evaluation
     evaluated = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
     evaluated = min(evaluated, len(run.held_out) * evaluation.images_per_report)
-    steps = evaluation.steps or run.model.spec.defaults.steps
+    steps = evaluation.steps or run.defaults.steps
     evaluating = evaluated / batch / side_by_side * steps * step.forward_s
     times = stage.iterations // evaluation.every + 2
     tested = len(run.test) * evaluation.images_per_report if index == run.tested_stage else 0

@@ -57,17 +57,15 @@ class HeldOut:
 class RewardPair:
     """The rewards that tune, with their weights by name, and the independent ones, which take no part in training."""
 
-    tuning: RewardSuite
+    tuning: RewardSuite | None
     weights: Mapping[str, float]
     independent: RewardSuite
 
     @property
     def all_weights(self) -> dict[str, dict[str, float]]:
         """Weight of each reward in the total of its kind, in the order of the columns; independent ones weigh 1."""
-        return {
-            TUNING: {name: self.weights[name] for name in self.tuning.names},
-            EVALUATOR: dict.fromkeys(self.independent.names, 1.0),
-        }
+        tuning = {} if self.tuning is None else {TUNING: {name: self.weights[name] for name in self.tuning.names}}
+        return tuning | {EVALUATOR: dict.fromkeys(self.independent.names, 1.0)}
 
     @property
     def titles(self) -> list[str]:
@@ -76,7 +74,8 @@ class RewardPair:
 
     def __call__(self, images: Tensor, reports: Sequence[Report]) -> Tensor:
         """Images [B, 1, H, W] and their reports -> rewards [B, R], the tuning rewards first."""
-        return torch.cat([suite(images, reports).values for suite in (self.tuning, self.independent)], 1)
+        suites = [suite for suite in (self.tuning, self.independent) if suite is not None]
+        return torch.cat([suite(images, reports).values for suite in suites], 1)
 
 
 @dataclass(frozen=True)
@@ -115,22 +114,26 @@ class Evaluator:
         self._pool, self._group = pool, group
         self._baseline: EvaluatedImages | None = None
 
-    def evaluate(self, model: DiffusionModel, *, whose: str = "the policy's") -> EvaluatedImages:
+    def evaluate(
+        self, model: DiffusionModel, *, whose: str = "the policy's", sampling: EvaluationSampling | None = None
+    ) -> EvaluatedImages:
         """All images of one model with their rewards and features; the same on every process.
 
         Args:
             model: the policy, or its baseline.
             whose: that model in messages.
+            sampling: for a model that is used in another way.
 
         Raises:
             ModelError: if pixels are not finite, or a reward is nan for every image.
         """
-        places, size = list(range(len(self._samples))), self.sampling.batch_size
+        used = sampling or self.sampling
+        places, size = list(range(len(self._samples))), used.batch_size
         batches = [places[first : first + size] for first in range(0, len(places), size)]
         rows = [
             row
             for batch, made in self._pool.map_in_order(
-                lambda batch: self._evaluate_batch(model, batch), self._group.share(batches)
+                lambda batch: self._evaluate_batch(model, batch, used), self._group.share(batches)
             )
             for row in zip(batch, *made, strict=True)
         ]
@@ -139,16 +142,18 @@ class Evaluator:
         check_answers(rewards, self.rewards.titles, f"{whose} images of {self.held_out.name.replace(' ', '-')} reports")
         return EvaluatedImages(images, rewards, features)
 
-    def _evaluate_batch(self, model: DiffusionModel, places: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluate_batch(
+        self, model: DiffusionModel, places: list[int], sampling: EvaluationSampling
+    ) -> tuple[Tensor, Tensor, Tensor]:
         name, examples = self.held_out.name, [self._samples[place][0] for place in places]
         keys = [(self._samples[place][0].report.report_id, self._samples[place][1]) for place in places]
         images = sample_images(
             model,
             [example.prompt for example in examples],
             torch.stack([seeded_noise(model.latent_shape, self.held_out.noise_seed, name, *key) for key in keys]),
-            sampler=self.sampling.sampler,
-            steps=self.sampling.steps,
-            guidance=self.sampling.guidance,
+            sampler=sampling.sampler,
+            steps=sampling.steps,
+            guidance=sampling.guidance,
             conditions=[example.conditions for example in examples],
             stopped=self._pool.stopped,
         )
@@ -156,13 +161,19 @@ class Evaluator:
         rewards = self.rewards(images, [example.report for example in examples])
         return (images[:, 0] * 255).round().to(torch.uint8), rewards, self.features.extractor(images)
 
-    def baseline(self, context: Callable[[], AbstractContextManager[DiffusionModel]], cache: Path) -> EvaluatedImages:
+    def baseline(
+        self,
+        context: Callable[[], AbstractContextManager[DiffusionModel]],
+        cache: Path,
+        *,
+        sampling: EvaluationSampling | None = None,
+    ) -> EvaluatedImages:
         """The baseline's images, sampled once a run and kept in the file `cache`; a damaged file is made again."""
         if self._baseline is None:
             with context() as model:
                 self._baseline = self._cached(cache, model.image_shape)
                 if self._baseline is None:
-                    self._baseline = self.evaluate(model, whose="the baseline's")
+                    self._baseline = self.evaluate(model, whose="the baseline's", sampling=sampling)
                     if self._group.is_main:
                         parts = {name: tensor.contiguous() for name, tensor in vars(self._baseline).items()}
                         write_tensors(cache, parts, metadata={_DIGEST: _digest(parts)})
@@ -199,7 +210,14 @@ class Evaluator:
             seed=self.held_out.noise_seed,
         )
 
-    def sheet(self, policy: EvaluatedImages, baseline: EvaluatedImages, *, pairs: int) -> Image.Image:
+    def sheet(
+        self,
+        policy: EvaluatedImages,
+        baseline: EvaluatedImages,
+        *,
+        pairs: int,
+        what: str = "baseline above, policy below",
+    ) -> Image.Image:
         """Contact sheet of the first `pairs` reports, the baseline's image above the policy's."""
         places = list(range(0, len(self._samples), self.held_out.images_per_report))[:pairs]
         columns = min(6, max(1, len(places)))
@@ -213,29 +231,31 @@ class Evaluator:
                 cell = Image.fromarray(images[place].numpy()).resize((_CELL, _CELL))
                 sheet.paste(cell, (left, top + 16 + row * _CELL))
             if index % columns == 0:
-                draw.text((4, top + 3), "baseline above, policy below, same noise", fill=255)
+                draw.text((4, top + 3), f"{what}, same noise", fill=255)
         return sheet
 
 
 def open_evaluator(
     run: TuneRun,
-    tuning: RewardSuite,
+    tuning: RewardSuite | None,
     weights: Mapping[str, float],
     *,
     case: Callable[[Report], PromptExample],
     pool: OrderedPool,
     batch: int,
     test: bool = False,
+    sampling: EvaluationSampling | None = None,
 ) -> Evaluator:
     """The run's evaluator; features of the reference images are computed here.
 
     Args:
         run: holds the reports and the recipe.
-        tuning: the rewards that tune, with `weights` by their names.
+        tuning: the rewards that tune, with `weights` by their names; None where none do.
         case: gives each report its prompt.
         pool: where batches run.
         batch: images per batch.
         test: on all test reports, in place of those held out.
+        sampling: as the model is used; None for the recipe's evaluation, else as the model folder recommends.
 
     Raises:
         ShardError: if there are too few reference images.
@@ -243,8 +263,8 @@ def open_evaluator(
     section = run.recipe.evaluation
     loaded = run.loaded
     if loaded.evaluator is None or loaded.extractor is None:
-        raise ValueError("no evaluator is loaded for a run without reinforcement learning")
-    defaults = run.model.spec.defaults
+        raise ValueError("no evaluator is loaded for a run whose stages are all supervised")
+    defaults = run.defaults
     reference = None
     if loaded.reference is not None:
         reference = _reference(loaded.reference, loaded.extractor, quiet=not run.is_main)
@@ -253,7 +273,8 @@ def open_evaluator(
         HeldOut([case(report) for report in reports], section.images_per_report, run.recipe.seed, name),
         RewardPair(tuning, weights, loaded.evaluator),
         features=FeatureSpace(loaded.extractor, reference),
-        sampling=EvaluationSampling(
+        sampling=sampling
+        or EvaluationSampling(
             sampler=defaults.sampler,
             steps=section.steps or defaults.steps,
             guidance=run.guidance(section.guidance),

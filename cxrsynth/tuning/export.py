@@ -21,7 +21,7 @@ from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
 from cxrsynth.diffusion.schedule import SCHEDULER_FILE
-from cxrsynth.diffusion.spec import SPEC_FILE
+from cxrsynth.diffusion.spec import SPEC_FILE, SamplingDefaults
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
 from cxrsynth.runtime.files import folder_atomically, read_json
@@ -29,7 +29,7 @@ from cxrsynth.runtime.pretrained import variant
 from cxrsynth.settings import Precision
 
 CARD = "model_card.md"
-_TUNED = "-tuned"
+_TUNED, _DISTILLED = "-tuned", "-distilled"
 _PROBES = 4
 
 
@@ -37,12 +37,15 @@ _PROBES = 4
 class Trained:
     """A model in memory and its trained `weights`, whose names begin with their network's.
 
-    `adapters` says that the denoiser's trained weights are low-rank adapters.
+    `adapters` says that the denoiser's trained weights are low-rank adapters. `defaults` and `scheduler` are how a
+    distilled model is used, and its scheduler's configuration; None for a model that is used as its source is.
     """
 
     model: DiffusionModel
     weights: Mapping[str, nn.Parameter] = field(repr=False)
     adapters: bool
+    defaults: SamplingDefaults | None = None
+    scheduler: Mapping[str, Any] | None = None
 
     @property
     def parts(self) -> set[str]:
@@ -71,7 +74,9 @@ def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str)
                     _copy_part(folder / part, partial / part)
             _save_laid_over(trained, source, partial)
             _write_index(source, partial)
-            _write_spec(trained.model, folder, partial)
+            _write_spec(trained, folder, partial)
+            if trained.scheduler is not None:
+                _write_scheduler(trained.scheduler, partial)
             # In float32: half precision may not resolve the change that tuning made.
             denoiser = trained.model.family.denoiser
             if denoiser in trained.parts:
@@ -301,9 +306,26 @@ def _predictions(model: DiffusionModel) -> Tensor:
         return torch.cat([model.predict(probe, middle, condition).cpu() for probe in probes])
 
 
-def _write_spec(model: DiffusionModel, folder: Path, out: Path) -> None:
-    """cxrsynth.json of the source under a name of its own."""
+def _write_scheduler(config: Mapping[str, Any], out: Path) -> None:
+    """A scheduler of its own, also for plain diffusers."""
+    text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+    (out / "scheduler" / SCHEDULER_FILE).write_text(text, encoding="utf-8")
+    path = out / "model_index.json"
+    index = read_json(path) | {"scheduler": ["diffusers", config["_class_name"]]}
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_spec(trained: Trained, folder: Path, out: Path) -> None:
+    """cxrsynth.json of the source under a name of its own; of a distilled model, with its own sampling defaults."""
     path = folder / SPEC_FILE
     spec: dict[str, Any] = read_json(path) if path.is_file() else {}
-    spec["name"] = model.name.removesuffix(_TUNED) + _TUNED
+    name = trained.model.name
+    if trained.defaults is None:
+        spec["name"] = name.removesuffix(_TUNED) + _TUNED
+    else:
+        spec |= {
+            "name": name.removesuffix(_DISTILLED) + _DISTILLED,
+            "defaults": trained.defaults.model_dump(mode="json"),
+        }
+        spec.pop("negative_prompt", None)  # without guidance it would do nothing, and has been learned
     (out / SPEC_FILE).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")

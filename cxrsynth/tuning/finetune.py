@@ -1,14 +1,12 @@
 """One stage of supervised fine-tuning, `sft`: denoising real images under the prompts of their reports."""
 
 import random
-import time
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cxrsynth import console
-from cxrsynth.diffusion.adapters import add_adapters
 from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.finetune import denoising_loss
 from cxrsynth.diffusion.model import DiffusionModel, load_model
@@ -16,17 +14,15 @@ from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import guided_condition
-from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import SamplingSection, SftStage
 from cxrsynth.reports.request import PromptBuilder
-from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
-from cxrsynth.runtime.batches import chunks
-from cxrsynth.runtime.gradients import add_gradients
+from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.tuning.export import Trained
 from cxrsynth.tuning.latent_cache import ExcludedReports, ImageEncoder, TrainingImages
 from cxrsynth.tuning.model_card import supervision_card
+from cxrsynth.tuning.regression import Regression
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
 
@@ -41,50 +37,25 @@ class Supervision:
 
     def __init__(self, run: TuneRun, section: SftStage, index: int, *, checkpoint: ResolvedModel) -> None:
         self.run, self.section, self.index = run, section, index
-        train = section.train
         self.model: DiffusionModel = load_model(
-            checkpoint, device=run.device, precision=run.precision, mixed=True, float32_denoiser=train.unet == "full"
+            checkpoint,
+            device=run.device,
+            precision=run.precision,
+            mixed=True,
+            float32_denoiser=section.train.unet == "full",
         )
-        self.weights = self._trained_weights()
-        self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=train.learning_rate, weight_decay=train.weight_decay
-        )
+        self.regression = Regression(run, section, self.model)
+        self.weights = self.regression.weights
         self.micro_batch = run.batch_size(SamplingSection(batch_size=section.micro_batch))
         self.images = ImagesSummary()
         self.progress = StageProgress(
             run,
             index,
             self.weights,
-            self.optimizer,
-            ema_decay=train.ema_decay,
+            self.regression.optimizer,
+            ema_decay=section.train.ema_decay,
             remembered={"images": self.images},
         )
-
-    def _trained_weights(self) -> dict[str, nn.Parameter]:
-        """Turn on gradients for what the recipe trains; those parameters, by name."""
-        train, denoiser, family = self.section.train, self.model.denoiser, self.model.family
-        if train.unet == "lora":
-            lora = train.lora
-            add_adapters(denoiser, family.adapted_layers, rank=lora.rank, alpha=lora.alpha, seed=self.run.recipe.seed)
-        else:
-            denoiser.requires_grad_(True)
-        if self.run.recipe.model.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
-        networks = {family.denoiser: denoiser}
-        if train.text_encoder:
-            if not family.learns_text:
-                raise ModelError(
-                    f"train.text_encoder: {family.title} keeps its text encoders as they are\n  leave it out"
-                )
-            networks |= self.model.components.encoders
-            for encoder in self.model.components.encoders.values():
-                encoder.requires_grad_(True)
-        return {
-            f"{part}.{name}": weight
-            for part, network in networks.items()
-            for name, weight in network.named_parameters()
-            if weight.requires_grad
-        }
 
     def train(self) -> None:
         """Train from where the stage stands to its end. Raises as `Stage.train`, `step` and reading the images do."""
@@ -104,7 +75,7 @@ class Supervision:
     def result(self) -> Trained:
         """The model, with averaged weights where the recipe wants them."""
         self.progress.keep_averaged()
-        return Trained(self.model, self.weights, adapters=self.section.train.unet == "lora")
+        return Trained(self.model, self.weights, adapters=self.regression.adapters)
 
     def test(self) -> None:
         """As `Stage.test`: only stages of reinforcement learning are tested."""
@@ -114,63 +85,22 @@ class Supervision:
         return supervision_card(self.run, self)
 
     def step(self, step: int, images: TrainingImages, pool: OrderedPool) -> dict[str, float]:
-        """One optimizer step, counted from 0. Returns its row of metrics.
-
-        Raises:
-            ModelError: if loss or gradient is not a number.
-        """
-        started = time.monotonic()
-        rate = self.section.train.learning_rate * min(1.0, (step + 1) / max(1, self.section.warmup_steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        specs = rollout_specs(
+        """One optimizer step, counted from 0. Returns its row of metrics. Raises as `Regression.step` does."""
+        row = self.regression.step(
             step,
-            seed=self.run.recipe.seed,
-            reports=len(images),
-            per_iteration=self.section.batch_size,
-            images=1,
-            pool=1,
+            self.regression.specs(step, len(images)),
+            lambda batch: self.loss(step, batch, images),
+            pool,
+            micro_batch=self.micro_batch,
         )
-        batches = list(chunks(specs, self.micro_batch))
-        loss = float(self.run.add_up(self.gradients(step, self.run.group.share(batches), images, pool)))
-        for weight in self.weights.values():
-            assert weight.grad is not None
-            weight.grad = self.run.add_up(weight.grad)
-        norm = float(nn.utils.clip_grad_norm_(self.weights.values(), self.section.train.grad_norm))
-        for name, value in (("loss", loss), ("gradient", norm)):
-            if not torch.isfinite(torch.tensor(value)):
-                raise ModelError(
-                    f"step {step + 1}: the {name} is not a number\n  try a lower learning rate, or precision: fp32"
-                )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.progress.average()
-        taken = time.monotonic() - started
-        return {
-            "sft/loss": loss,
-            "sft/grad_norm": norm,
-            "sft/learning_rate": rate,
-            "time/step_s": taken,
-            "time/images_per_s": self.section.batch_size / taken,
-        }
+        return row
 
     def gradients(
-        self, step: int, batches: Sequence[list[RolloutSpec]], images: TrainingImages, pool: OrderedPool
+        self, step: int, batches: Sequence[Sequence[RolloutSpec]], images: TrainingImages, pool: OrderedPool
     ) -> Tensor:
-        """Put the gradient of these micro-batches into every weight's `grad`; returns their loss.
-
-        Both are shares of the mean over all `batch_size` images of the step.
-        """
-        weights = list(self.weights.values())
-        for weight in weights:
-            weight.grad = torch.zeros_like(weight)
-
-        def one(batch: list[RolloutSpec]) -> tuple[Tensor, Tensor]:
-            loss = self.loss(step, batch, images).sum() / self.section.batch_size
-            return loss, loss.detach().cpu().double()
-
-        losses = add_gradients(pool, batches, one, weights)
-        return torch.stack(losses).sum() if losses else torch.zeros((), dtype=torch.float64)
+        """As `Regression.gradients`, of a step's loss."""
+        return self.regression.gradients(batches, lambda batch: self.loss(step, batch, images), pool)
 
     @property
     def cond_dropout_prob(self) -> float:

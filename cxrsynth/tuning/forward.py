@@ -44,7 +44,7 @@ class Forward:
         del first
         stage, sampling = self.stage, self.stage.section.sampling
         drawing = CleanDrawing(
-            sampling.sampler or stage.run.model.spec.defaults.sampler,
+            sampling.sampler or stage.run.defaults.sampler,
             steps=sampling.steps,
             guidance=stage.guidance,
             seed=stage.seed,

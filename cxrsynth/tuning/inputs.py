@@ -15,7 +15,7 @@ from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.errors import RecipeError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
-from cxrsynth.recipe.schema import Recipe, RewardSection, SftStage
+from cxrsynth.recipe.schema import DistillStage, Recipe, ReinforcementStage, RewardSection, SftStage
 from cxrsynth.reports.table.source import reading
 from cxrsynth.reports.template import PromptFormat
 from cxrsynth.rewards.augmented import AugmentedReward
@@ -73,6 +73,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device, prompt_format: PromptFo
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SftStage):
             images[index] = open_images(stage, prompt_format)
+        if not isinstance(stage, ReinforcementStage):
             continue
         suite: dict[str, Reward] = {}
         for name, section in stage.rewards.items():
@@ -80,7 +81,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device, prompt_format: PromptFo
                 one = _ensemble(f"stages.{index}.rewards.{name}", section, [reward(name, b) for b in section.backends])
                 suite[name] = AugmentedReward(one, views=section.augment) if section.augment > 1 else one
         rewards[index] = RewardSuite(suite)
-    if not rewards:
+    if not rewards and not any(isinstance(stage, DistillStage) for stage in recipe.stages):
         return LoadedInputs(images, rewards)
     _warn_of_dependence(recipe)
     evaluation = recipe.evaluation
@@ -111,7 +112,7 @@ def _warn_of_dependence(recipe: Recipe) -> None:
     tuned = {
         origin(name, backend)
         for stage in recipe.stages
-        if not isinstance(stage, SftStage)
+        if isinstance(stage, ReinforcementStage)
         for name, section in stage.rewards.items()
         if section.weight > 0
         for backend in section.backends
@@ -181,7 +182,7 @@ def input_digests(run: TuneRun) -> dict[str, str]:
             found[f"stages.{index}.data"] = _names_and_sizes(loaded.images[index])
             if stage.table is not None:
                 found[f"stages.{index}.table"] = _digest(stage.table)
-        else:
+        elif isinstance(stage, ReinforcementStage):
             found |= {
                 f"stages.{index}.rewards.{name}" + (f".{place}" if place else ""): backend_digest(name, backend)
                 for name in loaded.rewards[index].names

@@ -1,5 +1,6 @@
 """The model card of a tuned model."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.verdict import EVALUATION, TEST
 
 if TYPE_CHECKING:  # stages write their own cards
+    from cxrsynth.tuning.distill import Distillation
     from cxrsynth.tuning.finetune import Supervision
     from cxrsynth.tuning.reinforce import Reinforcement
 
@@ -51,11 +53,78 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
     )
 
 
+def distillation_card(run: TuneRun, stage: "Distillation") -> str:
+    """Of a stage of distillation."""
+    section, train, teaching = stage.section, stage.section.train, stage.teaching
+    rows = [row for row in stage.progress.metrics.rows() if row["stage"] == stage.index]
+    losses = [row["distill/loss"] for row in rows if "distill/loss" in row][-_LAST:]
+    trained = sum(weight.numel() for weight in stage.weights.values())
+    passes = teaching.steps * (1 if teaching.guidance == 1 or stage.model.takes_guidance else 2)
+    lines = [
+        *_head(run, stage.model, section.stage),
+        f"It takes {counted(section.sampling_steps, 'pass', 'passes')} of the network in place of {passes}: along its"
+        " teacher's trajectories, after progressive distillation (arXiv:2202.00512) with guidance baked in"
+        " (arXiv:2210.03142).",
+        "",
+        f"- use: {counted(stage.defaults.steps, 'step')} of {stage.defaults.sampler.value}, guidance"
+        f" {stage.defaults.guidance:g}, as `cxrsynth.json` says; other steps give other images than these",
+        f"- teacher: {counted(teaching.steps, 'step')} of {teaching.sampler.value}, guidance {teaching.guidance:g}",
+        f"- trained: {run.model.family.denoiser_title} {train.unet} ({trained:,} numbers)",
+        f"- {counted(section.steps, 'step')} of {section.batch_size} on"
+        f" {counted(section.trajectories, 'trajectory', 'trajectories')} of training reports, learning rate"
+        f" {train.learning_rate:g}"
+        + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
+        f"- reports: {run.reports.summary}",
+        f"- mean loss of the last {counted(len(losses), 'step')}: {fmean(losses):.4f}",
+        "",
+        *_table_of_teacher(rows, len(run.test)),
+        "All settings are in the run's `recipe.yaml`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table_of_teacher(rows: Sequence[Mapping[str, Any]], test: int) -> list[str]:
+    """Student and teacher on reports that neither chose."""
+    own = [row for row in rows if f"{TEST}/evaluator/total/margin" in row]
+    if not own:
+        return []
+    row = {key.removeprefix(f"{TEST}/"): value for key, value in own[-1].items()}
+    names = [key.removesuffix("/policy") for key in row if key.endswith("/policy")]
+    return [
+        f"On {'test' if test else 'held-out'} reports, with the same noise for both models (95% intervals by bootstrap"
+        " over reports):",
+        "",
+        "| reward | teacher | distilled | difference | win rate |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {name.replace('/', ' ')} | {row[f'{name}/baseline']:.3f} | {row[f'{name}/policy']:.3f}"
+            f" | {_with_interval(row, f'{name}/margin')} | {_with_interval(row, f'{name}/win_rate')} |"
+            for name in names
+            if None not in (row[f"{name}/baseline"], row[f"{name}/policy"])
+        ),
+        "",
+        _frechet_line(row, "teacher"),
+        f"- MS-SSIM between images (lower is more diverse): {row['ms_ssim']:.3f}, teacher"
+        f" {row['baseline_ms_ssim']:.3f}",
+        "",
+    ]
+
+
+def _frechet_line(row: Mapping[str, Any], baseline: str) -> str:
+    if "frechet_to_real" in row:
+        return (
+            f"- Frechet distance to real images: {row['frechet_to_real']:.3f}, {baseline}"
+            f" {row['baseline_frechet_to_real']:.3f}"
+        )
+    return f"- Frechet distance to the {baseline}'s images: {row['frechet_to_baseline']:.3f}"
+
+
 def _head(run: TuneRun, model: DiffusionModel, stage: str) -> list[str]:
     """Title, and what the stage began with; `model` is a stage's own, which may be what an earlier stage left."""
     repository = run.recipe.model.checkpoint.partition("@")[0]
     lines = [
-        f"# {model.name.removesuffix('-tuned')}, tuned",
+        f"# {model.name.removesuffix('-tuned')}, {'distilled' if stage == 'distill' else 'tuned'}",
         "",
         f"Made by `cxrsynth tune` ({stage}) from {model.name}, SHA-256"
         f" `{model.digest}`. Images are synthetic and not for diagnosis; all limits of that model apply.",
@@ -136,14 +205,8 @@ def _result_table(stage: "Reinforcement", best: int) -> list[str]:
         f"- win rate over all rewards: tuning {_with_interval(row, 'tuning/total/win_rate')}, evaluator"
         f" {_with_interval(row, 'evaluator/total/win_rate')}",
     ]
-    if "frechet_to_real" in row:
-        lines.append(
-            f"- Frechet distance to real images: {row['frechet_to_real']:.3f}, baseline"
-            f" {row['baseline_frechet_to_real']:.3f}"
-        )
-    else:
-        lines.append(f"- Frechet distance to the baseline's images: {row['frechet_to_baseline']:.3f}")
     lines += [
+        _frechet_line(row, "baseline"),
         f"- MS-SSIM between images (lower is more diverse): {row['ms_ssim']:.3f}, baseline"
         f" {row['baseline_ms_ssim']:.3f}",
         "",

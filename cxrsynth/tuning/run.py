@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cxrsynth.diffusion.resolve import ResolvedModel
+from cxrsynth.diffusion.spec import SamplingDefaults
 from cxrsynth.images.collection import Collection
 from cxrsynth.metrics.features import Extractor
-from cxrsynth.recipe.schema import Recipe, SamplingSection, SftStage
+from cxrsynth.recipe.schema import Recipe, ReinforcementStage, SamplingSection
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
@@ -32,8 +33,8 @@ _STAGE_STRIDE = 1_000_003
 class LoadedInputs:
     """What the recipe names beside models and reports, loaded once: image collections and reward models.
 
-    `images` and `rewards` are by stage. Without a stage of reinforcement learning nothing is evaluated, and
-    `evaluator`, `extractor` and `reference` are None.
+    `images` and `rewards` are by stage. Where all stages are supervised nothing is evaluated, and `evaluator`,
+    `extractor` and `reference` are None.
     """
 
     images: Mapping[int, Collection]
@@ -56,6 +57,16 @@ class TuneRun:
     model: ResolvedModel  # the first stage starts from it
     reports: ReportSets = field(repr=False)
     loaded: LoadedInputs = field(repr=False)
+    used: SamplingDefaults | None = None  # after a stage `distill`: how the model is used that it left
+
+    @property
+    def defaults(self) -> SamplingDefaults:
+        """How the model that the stage starts from is used."""
+        return self.used or self.model.spec.defaults
+
+    def starting_from(self, checkpoint: ResolvedModel) -> "TuneRun":
+        """The same run for a stage that starts from another model than the first."""
+        return replace(self, used=checkpoint.spec.defaults)
 
     @property
     def training(self) -> Sequence[Report]:
@@ -75,7 +86,7 @@ class TuneRun:
     @property
     def tested_stage(self) -> int | None:
         """The stage whose best weights are evaluated on the test reports: the last one of reinforcement learning."""
-        tuned = [index for index, stage in enumerate(self.recipe.stages) if not isinstance(stage, SftStage)]
+        tuned = [index for index, stage in enumerate(self.recipe.stages) if isinstance(stage, ReinforcementStage)]
         return tuned[-1] if tuned and self.test else None
 
     @property
@@ -120,7 +131,7 @@ class TuneRun:
 
     def guidance(self, scale: float | None) -> float:
         """Guidance scale: the recipe's, else what the model folder recommends."""
-        return self.model.spec.defaults.guidance if scale is None else scale
+        return self.defaults.guidance if scale is None else scale
 
     def prompt_examples(self, fits: Callable[[str], bool]) -> Callable[[Report], PromptExample]:
         """A function from reports to prompts, labels and conditions; each report is worked on once.

@@ -9,18 +9,20 @@ from types import TracebackType
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
+from cxrsynth.diffusion.few_steps import few_step_sampler
 from cxrsynth.diffusion.model import choose_device, choose_precision
 from cxrsynth.diffusion.notices import tell_additions
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.schedule import is_flow
-from cxrsynth.diffusion.spec import SPEC_FILE
-from cxrsynth.errors import RecipeError
+from cxrsynth.diffusion.spec import SPEC_FILE, SamplingDefaults
+from cxrsynth.errors import ModelError, RecipeError
 from cxrsynth.recipe.read import load_recipe
-from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage, SftStage
+from cxrsynth.recipe.schema import DdpoStage, DistillStage, Recipe, ReinforcementStage, RlcfStage, SftStage
 from cxrsynth.runtime.processes import ProcessGroup, read_launch, refuse_sharding
 from cxrsynth.runtime.together import ending_together
 from cxrsynth.settings import Precision, Sampler, TuneSettings
+from cxrsynth.tuning.distill import check_distillation
 from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
@@ -123,9 +125,14 @@ def _check_negative_prompt(recipe: Recipe, model: ResolvedModel, path: Path) -> 
     """
     if not model.spec.negative_prompt:
         return
-    tuned = [(i, stage) for i, stage in enumerate(recipe.stages) if not isinstance(stage, SftStage)]
-    scales = {f"stages.{index}.sampling.guidance": stage.sampling.guidance for index, stage in tuned}
-    if tuned:
+    scales: dict[str, float | None] = {}
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, DistillStage):
+            scales[f"stages.{index}.teacher.guidance"] = stage.teacher.guidance
+            break  # it leaves a model without a negative prompt
+        if isinstance(stage, ReinforcementStage):
+            scales[f"stages.{index}.sampling.guidance"] = stage.sampling.guidance
+    if any(key.endswith("sampling.guidance") for key in scales):
         scales["evaluation.guidance"] = recipe.evaluation.guidance
     wrong = [
         f"{path}: {key}: 1, but the model has a negative prompt ({model.folder / SPEC_FILE}), which does nothing at 1\n"
@@ -151,6 +158,9 @@ def _check_without_text(recipe: Recipe, model: ResolvedModel, path: Path) -> Non
         if isinstance(stage, SftStage):
             if stage.cond_dropout_prob:
                 wrong.append((f"{where}.cond_dropout_prob: {stage.cond_dropout_prob:g}", "0, no prompt is empty"))
+            continue
+        if isinstance(stage, DistillStage):
+            scales[f"{where}.teacher.guidance"] = stage.teacher.guidance
             continue
         scales[f"{where}.sampling.guidance"] = stage.sampling.guidance
         if stage.train.ace:
@@ -181,7 +191,7 @@ def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
     wanted = {
         f"stages.{index}.sampling.steps": stage.sampling.steps
         for index, stage in enumerate(recipe.stages)
-        if not isinstance(stage, SftStage)
+        if isinstance(stage, ReinforcementStage)
     } | {"evaluation.steps": recipe.evaluation.steps or 0}
     wrong = [
         f"{path}: {key}: {steps}, the model's schedule has {limit} timesteps"
@@ -192,7 +202,7 @@ def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
         wrong += [
             f"{path}: {key}\n  expected: {expected}, because the model ({model.family.title}) learned by flow matching"
             for index, stage in enumerate(recipe.stages)
-            if not isinstance(stage, SftStage)
+            if isinstance(stage, ReinforcementStage)
             for key, expected in _not_for_flow(f"stages.{index}", stage)
         ]
     if wrong:
@@ -208,12 +218,29 @@ def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
 
 
 def _samplings(recipe: Recipe, model: ResolvedModel) -> Iterator[tuple[str, Sampler, int]]:
-    """Everything that will sample: its key in the recipe, sampler and steps."""
+    """Everything that will sample: its key in the recipe, sampler and steps. Raises as `check_distillation` does."""
     defaults = model.spec.defaults
-    tuned = [(i, stage) for i, stage in enumerate(recipe.stages) if not isinstance(stage, SftStage)]
-    for index, stage in tuned:
+    tuned = False
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, DistillStage):
+            defaults = _distilled(stage, model, defaults, where=f"stages.{index}")
+        if not isinstance(stage, ReinforcementStage):
+            continue
+        tuned = True
         own = stage.sampling.sampler or defaults.sampler
         sampler = Sampler.DDIM if stage.objective == "policy_gradient" else own
         yield f"stages.{index}.sampling", sampler, stage.sampling.steps
     if tuned:
         yield "evaluation", defaults.sampler, recipe.evaluation.steps or defaults.steps
+
+
+def _distilled(
+    stage: DistillStage, model: ResolvedModel, defaults: SamplingDefaults, *, where: str
+) -> SamplingDefaults:
+    """How a distilled model is sampled. Raises ModelError if its teacher does not go with it."""
+    try:
+        check_distillation(stage, model, defaults)
+    except ModelError as error:
+        raise ModelError(f"{where}.teacher.steps: {error}") from None
+    sampler = few_step_sampler(model.scheduler_config())
+    return SamplingDefaults(steps=stage.sampling_steps, guidance=1.0, sampler=sampler)

@@ -13,6 +13,7 @@ from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import TuneSettings
+from cxrsynth.tuning.distill import Distillation
 from cxrsynth.tuning.dry_run import describe
 from cxrsynth.tuning.export import CARD, save_tuned
 from cxrsynth.tuning.finetune import Supervision
@@ -23,7 +24,12 @@ from cxrsynth.tuning.setup import open_tune
 from cxrsynth.tuning.stage import Stage
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
-_STAGES: dict[str, Callable[..., Stage]] = {"sft": Supervision, "rlcf": Reinforcement, "ddpo": Reinforcement}
+_STAGES: dict[str, Callable[..., Stage]] = {
+    "sft": Supervision,
+    "distill": Distillation,
+    "rlcf": Reinforcement,
+    "ddpo": Reinforcement,
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ def _open_stage(run: TuneRun, index: int, checkpoint: ResolvedModel) -> Stage:
     if run.is_main and count > 1:
         console.say(f"stage {index + 1} of {count}: {section.stage}")
     with memory_advice(section.memory_advice):
-        return _STAGES[section.stage](run, section, index, checkpoint=checkpoint)
+        return _STAGES[section.stage](run.starting_from(checkpoint), section, index, checkpoint=checkpoint)
 
 
 def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel, opened: Stage | None) -> None:
@@ -137,7 +143,7 @@ def _export(run: TuneRun, index: int) -> Tuned:
             "  the same command without --export trains on"
         )
     source = resolve_model(str(run.stage_model(index - 1))) if index else run.model
-    stage = _STAGES[section.stage](run, section, index, checkpoint=source)
+    stage = _STAGES[section.stage](run.starting_from(source), section, index, checkpoint=source)
     stage.progress.load(folder)
     trained = stage.result()
     if run.is_main:

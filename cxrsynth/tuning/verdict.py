@@ -30,7 +30,10 @@ class EvaluatedImages:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Policy against baseline. `evaluator` and `tuning` are mean margins, in SDs of the baseline's rewards."""
+    """Policy against baseline. `evaluator` and `tuning` are mean margins, in SDs of the baseline's rewards.
+
+    `tuning` is nan where no rewards tune.
+    """
 
     numbers: dict[str, float]
     evaluator: float
@@ -45,6 +48,7 @@ class Verdict:
             f" {self.numbers.get(f'{kind}/total/margin_high', nan):+.3f}),"
             f" win rate {self.numbers[f'{kind}/total/win_rate']:.2f}"
             for kind in (TUNING, EVALUATOR)
+            if f"{kind}/total/margin" in self.numbers
         )
 
     def as_row(self, prefix: str = EVALUATION) -> dict[str, float]:
@@ -73,7 +77,9 @@ def compare_models(
     """
     numbers = _compare_rewards(policy.rewards, baseline.rewards, weights, images_per_report)
     numbers |= _compare_images(policy, baseline, reference, seed)
-    return Verdict(numbers, evaluator=numbers[f"{EVALUATOR}/total/margin"], tuning=numbers[f"{TUNING}/total/margin"])
+    return Verdict(
+        numbers, evaluator=numbers[f"{EVALUATOR}/total/margin"], tuning=numbers.get(f"{TUNING}/total/margin", nan)
+    )
 
 
 def hacking_warning(verdict: Verdict, *, evaluator: float, tuning: float, margin: float) -> str | None:

@@ -1,0 +1,289 @@
+"""One stage of distillation, `distill`: few denoising steps without guidance, in place of many with it.
+
+    teacher <- the model that the stage starts from, as it is used: S steps of its sampler, guided
+    for every trajectory (report, x_T):                                                    # once, kept on disk
+        x_1 ... x_K <- where the teacher is at the student's noise levels, the clean latents last
+    for every step:
+        k <- one of the student's K steps for each trajectory of the batch
+        p <- the prediction with which the student, at x_k, lands at x_(k+1)
+        descend |student(x_k) - p|^2, measured on the velocity
+    at the end, an evaluator that took no part compares student and teacher on the same noise
+
+How it differs from progressive distillation (Salimans and Ho, arXiv:2202.00512): one stage in place of one for each
+halving, with the guidance of Meng et al. (arXiv:2210.03142) baked in at one scale; and along the teacher's own
+trajectories, so that no images are needed and each of its passes is learned from many times.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from cxrsynth import console
+from cxrsynth.diffusion.condition import Condition
+from cxrsynth.diffusion.few_steps import (
+    check_nested,
+    few_step_config,
+    few_step_sampler,
+    few_steps,
+    teacher_states,
+    with_few_step_config,
+)
+from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.parallel import SamplingPool
+from cxrsynth.diffusion.resolve import ResolvedModel
+from cxrsynth.diffusion.sampler import guided_condition
+from cxrsynth.diffusion.spec import SamplingDefaults
+from cxrsynth.errors import ModelError
+from cxrsynth.recipe.schema import DistillStage, SamplingSection, TeacherSection
+from cxrsynth.rl.rollout_spec import RolloutSpec
+from cxrsynth.runtime.files import open_atomically
+from cxrsynth.runtime.interrupt import Stop
+from cxrsynth.settings import Sampler
+from cxrsynth.tuning.evaluator import EvaluationSampling, open_evaluator
+from cxrsynth.tuning.export import Trained
+from cxrsynth.tuning.model_card import distillation_card
+from cxrsynth.tuning.regression import Regression
+from cxrsynth.tuning.run import TuneRun
+from cxrsynth.tuning.stage import StageProgress
+from cxrsynth.tuning.trajectories import Trajectories
+from cxrsynth.tuning.verdict import TEST
+
+
+def teacher_sampling(section: TeacherSection, defaults: SamplingDefaults) -> SamplingDefaults:
+    """Steps, guidance and sampler of the teacher: the recipe's, else what the model folder recommends."""
+    usual = Sampler.DPMPP if defaults.sampler is Sampler.MODEL else defaults.sampler
+    return SamplingDefaults(
+        steps=section.steps or defaults.steps,
+        guidance=defaults.guidance if section.guidance is None else section.guidance,
+        sampler=usual if section.sampler is None else Sampler(section.sampler),
+    )
+
+
+def check_distillation(section: DistillStage, model: ResolvedModel, defaults: SamplingDefaults) -> None:
+    """Refuse a teacher whose steps do not go with those of the distilled model, before any network is loaded.
+
+    Args:
+        section: of the recipe.
+        model: with the teacher's noise schedule.
+        defaults: how the teacher is used.
+
+    Raises:
+        ModelError: naming what is expected.
+    """
+    teaching = teacher_sampling(section.teacher, defaults)
+    config = few_step_config(model.scheduler_config())
+    check_nested(config, model.family, teaching.sampler, steps=teaching.steps, count=section.sampling_steps)
+
+
+class Distillation:
+    """A stage `distill`: the student, which starts as a copy of its teacher, and the teacher's trajectories.
+
+    All randomness comes from the seed, the stage, the step and a trajectory's place.
+    """
+
+    def __init__(self, run: TuneRun, section: DistillStage, index: int, *, checkpoint: ResolvedModel) -> None:
+        self.run, self.section, self.index, self.checkpoint = run, section, index, checkpoint
+        self.teaching = teacher_sampling(section.teacher, checkpoint.spec.defaults)
+        check_distillation(section, checkpoint, checkpoint.spec.defaults)
+        self.model: DiffusionModel = with_few_step_config(
+            load_model(
+                checkpoint,
+                device=run.device,
+                precision=run.precision,
+                mixed=True,
+                float32_denoiser=section.train.unet == "full",
+                negative_prompt="",  # what the teacher's guidance led away from is learned
+            )
+        )
+        self.few = few_steps(self.model, section.sampling_steps)
+        self.regression = Regression(run, section, self.model)
+        self.weights = self.regression.weights
+        self.micro_batch = run.batch_size(SamplingSection(batch_size=section.micro_batch))
+        self.example = run.prompt_examples(self.model.fits)
+        self.trajectories = Trajectories(
+            run.folder.latents(index),
+            section.trajectories,
+            (section.sampling_steps, *self.model.latent_shape),
+            depends_on=[
+                checkpoint.digest,
+                run.precision.value,
+                self.micro_batch,
+                self.teaching.model_dump(mode="json"),
+                run.stage_seed(index),
+                self.few.timesteps.tolist(),
+            ],
+            seed=run.stage_seed(index),
+        )
+        self.trajectories.check_room(section.cache_gib * 2**30)
+        self.progress = StageProgress(
+            run,
+            index,
+            self.weights,
+            self.regression.optimizer,
+            ema_decay=section.train.ema_decay,
+            remembered={},
+        )
+
+    @property
+    def guidance(self) -> float:
+        """The student's scale: none, or the teacher's, where it is an input of the network."""
+        return self.teaching.guidance if self.model.takes_guidance else 1.0
+
+    @property
+    def defaults(self) -> SamplingDefaults:
+        """How the student is used."""
+        sampler = few_step_sampler(self.model.scheduler_config)
+        return SamplingDefaults(steps=self.section.sampling_steps, guidance=self.guidance, sampler=sampler)
+
+    def train(self) -> None:
+        """Train from where the stage stands to its end. Raises as `Stage.train`, `step` and `sample` do."""
+        total = self.section.steps
+        self.progress.resume(total, "step")
+        if self.progress.first == total:
+            return
+        self.sample()
+        with (
+            self.pool() as pool,
+            console.training_view(total, quiet=not self.run.is_main) as show,
+            Stop() as stop,
+        ):
+            for step in self.progress.iterations(total, save_every=self.section.checkpoint_every, stop=stop):
+                row = self.step(step, pool)
+                self.progress.write(step + 1, row)
+                show(step + 1, row)
+        self.progress.draw(now=True)
+
+    def sample(self) -> None:
+        """Sample the trajectories that are not there yet, each process its share.
+
+        Raises:
+            ModelError, OSError: as `Trajectories.sample` does.
+        """
+        run, trajectories = self.run, self.trajectories
+        missing = [places for places in run.group.share(trajectories.files) if not trajectories.is_there(places)]
+        if missing:
+            teacher, count = self.teacher(), sum(map(len, missing))
+            with (
+                SamplingPool(teacher, batch_size=self.micro_batch, threads_per_batch=1) as pool,
+                console.image_progress(count, quiet=not run.is_main, what="trajectories sampled") as advance,
+            ):
+                for places in missing:
+                    trajectories.sample(
+                        places,
+                        lambda batch: self.states(teacher, batch, pool),
+                        pool,
+                        batch_size=self.micro_batch,
+                        advance=advance,
+                    )
+        run.wait()
+
+    def teacher(self) -> DiffusionModel:
+        """The model that the stage starts from, under the noise levels that both share."""
+        run = self.run
+        return with_few_step_config(load_model(self.checkpoint, device=run.device, precision=run.precision))
+
+    def states(self, teacher: DiffusionModel, places: Sequence[int], pool: SamplingPool) -> Tensor:
+        """Where the teacher is when each of the student's steps ends, [B, K, C, h, w] float32."""
+        guidance = self.teaching.guidance
+        return teacher_states(
+            teacher,
+            self._condition(teacher, places, guidance),
+            torch.stack([self.trajectories.noise(place) for place in places]),
+            sampler=self.teaching.sampler,
+            steps=self.teaching.steps,
+            guidance=guidance,
+            few=self.few,
+            stopped=pool.stopped,
+        )
+
+    def step(self, step: int, pool: SamplingPool) -> dict[str, float]:
+        """One optimizer step, counted from 0. Returns its row of metrics. Raises as `Regression.step` does."""
+        row = self.regression.step(
+            step,
+            self.regression.specs(step, len(self.trajectories)),
+            lambda batch: self.loss(step, batch),
+            pool,
+            micro_batch=self.micro_batch,
+        )
+        self.progress.average()
+        return row
+
+    def loss(self, step: int, batch: Sequence[RolloutSpec]) -> Tensor:
+        """Squared error of the velocity for each of a micro-batch's trajectories, [B] float32."""
+        places, device = [spec.report for spec in batch], self.model.device
+        own = [(spec.place + step) % self.few.count for spec in batch]  # every step as often as the others
+        ends = [self.trajectories.ends(place, one) for place, one in zip(places, own, strict=True)]
+        start, end = (torch.stack(side).to(device) for side in zip(*ends, strict=True))
+        steps = torch.tensor(own, device=device)
+        levels = self.few.levels[steps]
+        condition = self._condition(self.model, places, self.guidance)
+        predicted = self.model.predict(start, self.few.timesteps[steps], condition)
+        wanted = self.few.prediction(steps, start, end)
+        found, target = (self.model.schedule.velocity(start, one, levels) for one in (predicted, wanted))
+        return (found - target).square().mean(dim=(1, 2, 3))
+
+    def _condition(self, model: DiffusionModel, places: Sequence[int], guidance: float) -> Condition:
+        """The condition as `generate` builds it: of the reports in turn, with the model's ACE if it has one."""
+        training = self.run.training
+        examples = [self.example(training[place % len(training)]) for place in places]
+        with torch.no_grad():
+            text, empty = model.encode([example.prompt for example in examples])
+            mask = None if model.ace is None else model.ace.mask([example.conditions for example in examples])
+            return guided_condition(model, text, empty, guidance, mask=mask)
+
+    def result(self) -> Trained:
+        """The student, with averaged weights where the recipe wants them, and how it is used."""
+        self.progress.keep_averaged()
+        config = self.model.scheduler_config
+        return Trained(
+            self.model, self.weights, adapters=self.regression.adapters, defaults=self.defaults, scheduler=config
+        )
+
+    def test(self) -> None:
+        """Compare student and teacher on test reports, else on held-out ones: nothing was chosen by either."""
+        run, metrics = self.run, self.progress.metrics
+        if run.is_main:
+            metrics.drop_test(stage=self.index)
+            console.say("comparing the distilled model with its teacher")
+        run.wait()
+        with self.pool() as pool:
+            evaluator = open_evaluator(
+                run,
+                None,
+                {},
+                case=self.example,
+                pool=pool,
+                batch=self.micro_batch,
+                test=bool(run.test),
+                sampling=self._sampling(self.defaults),
+            )
+            cache = run.folder.baseline_images / f"{self.index}-teacher.safetensors"
+            try:
+                teacher = evaluator.baseline(self._teacher, cache, sampling=self._sampling(self.teaching))
+                student = evaluator.evaluate(self.model, whose="the distilled model's")
+            except ModelError as error:
+                raise ModelError(f"{error}\n  --export writes the distilled model without a test") from None
+            verdict = evaluator.verdict(student, teacher)
+            if run.is_main and (pairs := run.recipe.evaluation.sheet):
+                sheet = evaluator.sheet(student, teacher, pairs=pairs, what="teacher above, distilled below")
+                with open_atomically(run.folder.sheets / f"{self.index}-distilled.png") as file:
+                    sheet.save(file, "PNG")
+        self.progress.write(self.section.steps, verdict.as_row(TEST))
+        if run.is_main:
+            console.say(f"distilled against teacher: {verdict.summary}")
+
+    def _teacher(self) -> AbstractContextManager[DiffusionModel]:
+        return nullcontext(load_model(self.checkpoint, device=self.run.device, precision=self.run.precision))
+
+    def _sampling(self, found: SamplingDefaults) -> EvaluationSampling:
+        return EvaluationSampling(found.sampler, found.steps, found.guidance, self.micro_batch)
+
+    def card(self) -> str:
+        """Text of the model card."""
+        return distillation_card(self.run, self)
+
+    def pool(self) -> SamplingPool:
+        """Threads that batches run on; a context."""
+        return SamplingPool(self.model, batch_size=self.micro_batch, threads_per_batch=1)

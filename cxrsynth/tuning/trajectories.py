@@ -1,0 +1,114 @@
+"""What a teacher visits on its way from noise to images, sampled once and kept on disk while a student learns it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cxrsynth.diffusion.noise import seeded_noise
+from cxrsynth.errors import ModelError, RecipeError
+from cxrsynth.runtime.files import write_atomically
+from cxrsynth.runtime.pool import OrderedPool
+
+_PER_FILE = 64
+_BYTES = 2  # float16: an error of 5e-4 in a target, where the network's own is larger by far
+
+
+class Trajectories:
+    """States of N trajectories in files of a folder, float16; a file found there is not sampled again.
+
+    Args:
+        folder: of the files.
+        count: N.
+        shape: of the states of one trajectory, [K, C, h, w].
+        depends_on: everything the states depend on, as plain JSON.
+        seed: of their noise.
+    """
+
+    def __init__(
+        self, folder: Path, count: int, shape: tuple[int, ...], *, depends_on: Sequence[object], seed: int
+    ) -> None:
+        self._folder, self._count, self._shape, self._seed = folder, count, shape, seed
+        self._identity = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def byte_count(self) -> int:
+        """Disk space of all of them."""
+        return self._count * torch.Size(self._shape).numel() * _BYTES
+
+    def check_room(self, limit_bytes: float) -> None:
+        """Raises RecipeError if they take more disk space than is allowed."""
+        if self.byte_count > limit_bytes:
+            raise RecipeError(
+                f"cache_gib {limit_bytes / 2**30:g}: {self._count:,} trajectories take"
+                f" {self.byte_count / 2**30:.1f} GiB\n"
+                "  raise it if the disk has room, or sample fewer trajectories"
+            )
+
+    @property
+    def files(self) -> list[range]:
+        """The trajectories of each file."""
+        return [range(first, min(first + _PER_FILE, self._count)) for first in range(0, self._count, _PER_FILE)]
+
+    def noise(self, place: int) -> Tensor:
+        """x_T of a trajectory, [C, h, w] float32."""
+        return seeded_noise(self._shape[1:], self._seed, "trajectory", place)
+
+    def is_there(self, places: range) -> bool:
+        """Whether a file has been sampled, and can be read."""
+        try:
+            with safe_open(self._path(places), framework="pt") as file:
+                return tuple(file.get_slice("states").get_shape()) == (len(places), *self._shape)
+        except (OSError, SafetensorError):
+            return False
+
+    def sample(
+        self,
+        places: range,
+        states: Callable[[Sequence[int]], Tensor],
+        pool: OrderedPool,
+        *,
+        batch_size: int,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Sample the trajectories of one file.
+
+        Args:
+            places: of the file.
+            states: samples a batch, [B, K, C, h, w] float32.
+            pool: where batches run.
+            batch_size: trajectories a batch.
+            advance: told how many are done.
+
+        Raises:
+            ModelError: if latents are not numbers.
+            OSError: if they cannot be written.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
+        parts = []
+        for batch, found in pool.map_in_order(states, batches):
+            kept = found.cpu().half()
+            if not kept.isfinite().all():
+                raise ModelError("the teacher's latents are not numbers\n  try precision: fp32")
+            parts.append(kept)
+            advance(len(batch))
+        write_atomically(self._path(places), save({"states": torch.cat(parts)}))
+
+    def ends(self, place: int, step: int) -> tuple[Tensor, Tensor]:
+        """Where a trajectory is before and after one of the student's steps, [C, h, w] float32 each."""
+        places = self.files[place // _PER_FILE]
+        with safe_open(self._path(places), framework="pt") as file:
+            rows = file.get_slice("states")[place - places[0]]
+        return self.noise(place) if step == 0 else rows[step - 1].float(), rows[step].float()
+
+    def _path(self, places: range) -> Path:
+        return self._folder / f"{self._identity}-{places[0]:08d}.safetensors"
