@@ -1,7 +1,6 @@
 """Few steps: what a student must predict to land where its teacher went, on every family and schedule."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest

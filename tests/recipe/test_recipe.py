@@ -104,7 +104,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.0.train.unet: found 'ful'\n  expected: 'full', 'lora' or 'frozen'",
         "r.yaml: stages.0.rewards.posture.wieght: unknown key\n  known keys: augment, backend, std_weight, weight\n"
         "  did you mean: weight",
-        "r.yaml: stages.1: stage 'ddpp'\n  expected: sft, rlcf or ddpo",
+        "r.yaml: stages.1: stage 'ddpp'\n  expected: sft, distill, rlcf or ddpo",
         "r.yaml: stages.2: has no stage",
         "r.yaml: stages.3.train: nothing is trained",
         "r.yaml: stages.4.train.ace.tokns: unknown key\n  known keys: exploration_std, subspace, tokens",

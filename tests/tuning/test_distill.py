@@ -94,7 +94,11 @@ def test_the_student_learns_to_land_where_its_teacher_goes(tiny_model: Path, tmp
 
 
 def test_the_result_is_used_in_few_steps_without_guidance(tmp_path: Path) -> None:
-    spec = {"name": "own", "negative_prompt": "blurry", "defaults": {"steps": 6, "guidance": 2.5, "sampler": "dpm++"}}
+    spec: dict[str, object] = {
+        "name": "own",
+        "negative_prompt": "blurry",
+        "defaults": {"steps": 6, "guidance": 2.5, "sampler": "dpm++"},
+    }
     source = build_tiny_model(tmp_path / "source", spec=spec)
     content = recipe(source, teacher={})
     out = tmp_path / "run"

@@ -1,6 +1,7 @@
 """`python -m cxrsynth.nano.build.example_reports FILE` writes synthetic reports to tune nano on (nano-reports.csv).
 
-`--subgroup --rows 160` writes subgroup-reports.csv: adults with at least one finding.
+`--subgroup --rows 160` writes subgroup-reports.csv: adults with at least one finding. `--rows 3200 --seed 1 --omit
+0.15` writes the table that nano-fast was distilled on.
 
 The reports belong to no patient: subjects and findings are sampled, the text comes from the build's grammar. Rows whose
 text the findings reader does not read as the sampled findings are dropped.
@@ -27,7 +28,13 @@ _ADULT = {
 _DENIABLE = ("Cardiomegaly", "Lung Opacity", "Edema", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion")
 
 
-def main(out: Annotated[Path, typer.Argument()], rows: int = 400, subgroup: bool = False, seed: int = 0) -> None:
+def main(
+    out: Annotated[Path, typer.Argument()],
+    rows: int = 400,
+    subgroup: bool = False,
+    seed: int = 0,
+    omit: Annotated[float, typer.Option(help="Share of rows without view, without sex, and without age.")] = 0.0,
+) -> None:
     """Write the table."""
     rng, reader = random.Random(seed), FindingsReader()
     written: list[dict[str, str]] = []
@@ -42,16 +49,11 @@ def main(out: Annotated[Path, typer.Argument()], rows: int = 400, subgroup: bool
         if present - {"No Finding"} == set(radiograph.present) - {"No Finding"} and not absent & set(
             radiograph.present
         ):
-            subject = radiograph.subject
-            written.append(
-                {
-                    "report_id": f"{'adult' if subgroup else 'nano'}-{len(written) + 1:03d}",
-                    "view": subject.view or "",
-                    "sex": subject.sex or "",
-                    "age": str(age),
-                    "report": text,
-                }
-            )
+            subject = {"view": radiograph.subject.view or "", "sex": radiograph.subject.sex or "", "age": str(age)}
+            if omit:
+                subject = {name: value if rng.random() >= omit else "" for name, value in subject.items()}
+            report_id = f"{'adult' if subgroup else 'nano'}-{len(written) + 1:03d}"
+            written.append({"report_id": report_id, **subject, "report": text})
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(written[0]), lineterminator="\n")
         writer.writeheader()
