@@ -63,6 +63,7 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
     for reward in rewards:
         metrics += [Metric(("rewards", reward, statistic)) for statistic in _STATISTICS]
         metrics += [Metric(("rewards", reward, "unscored"), _AT_MOST, low=0)]
+        metrics += [Metric(("rewards_kept", reward, statistic)) for statistic in _STATISTICS]
     for finding in (*OBSERVATIONS, NONE_STATED):
         metrics += [Metric(("findings", finding, name), low=0) for name in ("images", "kept")]
         metrics += [Metric(("findings", finding, "kept_fraction"), low=0, high=1)]

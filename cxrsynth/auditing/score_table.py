@@ -157,7 +157,8 @@ def summaries(scores: Any) -> dict[str, Any]:
     """The parts of summary.json that follow from a decided table: kept, rejected, reasons, rewards, findings.
 
     An image counts under each of its reasons and findings. Undefined rewards are left out of means and quantiles, which
-    are null where no reward is defined.
+    are null where no reward is defined. `rewards_kept` are those of the kept images: rules on rewards raise them by
+    choice, so they say nothing of the model.
     """
     kept = np.asarray(scores["kept"].to_numpy(), dtype=bool)
     values = {name: reward_values(scores, name) for name in reward_names(scores)}
@@ -172,6 +173,7 @@ def summaries(scores: Any) -> dict[str, Any]:
         "rejected": int((~kept).sum()),
         "reasons": dict(sorted(reasons.items())),
         "rewards": {name: _distribution(column) for name, column in values.items()},
+        "rewards_kept": {name: _distribution(column[kept]) for name, column in values.items()},
         "findings": findings,
     }
 

@@ -53,7 +53,7 @@ def summarize(
         "features": identity["features"],
         "thresholds": thresholds(run.rules, reference_rewards),
         **summaries(decided),
-        "obedience": _obedience(run, images),
+        **_obedience(run, images, decided),
         **_fidelity(run, images, reference, comparison, decided),
         "memorization": None if comparison is None else comparison.memorization,
         "utility": utility,
@@ -91,13 +91,25 @@ def _settings(run: AuditRun) -> dict[str, Any]:
     return dict(given) | addresses | {"device": run.scorer.device.type, "rules": run.rules.as_json()}
 
 
-def _obedience(run: AuditRun, images: Scored) -> list[dict[str, Any]] | None:
-    """None where the diagnosis reward is no classifier of findings."""
+def _obedience(run: AuditRun, images: Scored, decided: pa.Table) -> dict[str, list[dict[str, Any]] | None]:
+    """Of all images and, where some were rejected, of the kept ones; None where diagnosis is no classifier."""
     if not run.scorer.findings or not images.rows.num_rows:
-        return None
+        return {"obedience": None, "obedience_kept": None}
     present = [set(names) for names in images.values("present")]
-    logits, seed = images.finding_logits, run.settings.seed
-    return measure_obedience(present, logits, run.scorer.findings, images.patients, seed=seed)
+    logits, patients = images.finding_logits, images.patients
+
+    def measured(places: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+        return measure_obedience(
+            [present[place] for place in places],
+            logits[places],
+            run.scorer.findings,
+            [patients[place] for place in places],
+            seed=run.settings.seed,
+        )
+
+    kept = _places(decided["kept"].to_pylist())
+    of_all = measured(np.arange(len(present)))
+    return {"obedience": of_all, "obedience_kept": None if len(kept) == len(present) else measured(kept)}
 
 
 def _fidelity(

@@ -574,6 +574,25 @@ def test_kept_images_are_written_again_byte_for_byte(made: Path, tmp_path: Path)
     assert {row["key"]: row["reward_posture"] for row in second.to_pylist()} == pytest.approx(rewards, abs=1e-4)
 
 
+def test_rewards_and_obedience_of_kept_images_stand_beside_those_of_all(
+    audited: Path, made: Path, tmp_path: Path
+) -> None:
+    every = pq.read_table(audited / "scores.parquet")["reward_posture"].to_numpy()
+    middle = float(np.median(every))
+    checks = [f"--ignore-check={name}" for name in CHECKS]
+    limits = ("--min-posture", str(middle), "--fail-under", f"rewards_kept/posture/p5={middle - 1e-4}")
+    done = run(made, "--out", tmp_path / "out", *limits, *checks)
+    assert done.exit_code == 0, done.output
+    found, rows = summary(tmp_path / "out"), pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
+    kept = [row for row in rows if row["kept"]]
+    assert 0 < len(kept) < len(rows)
+    assert found["rewards"]["posture"]["mean"] == pytest.approx(np.mean([row["reward_posture"] for row in rows]))
+    assert found["rewards_kept"]["posture"]["mean"] == pytest.approx(np.mean([row["reward_posture"] for row in kept]))
+    for name, of in (("obedience", rows), ("obedience_kept", kept)):
+        requested = {row["finding"]: row["requested"] for row in found[name]}
+        assert requested == {finding: sum(finding in row["present"] for row in of) for finding in requested}, name
+
+
 def test_a_missed_threshold_is_exit_code_3(made: Path, tmp_path: Path) -> None:
     done = run(made, "--out", tmp_path / "out", "--min-posture", "1", "--fail-under", "kept_fraction=0.5")
     assert done.exit_code == 3, done.output

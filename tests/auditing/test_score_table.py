@@ -145,6 +145,8 @@ def test_summaries_written_out() -> None:
         }
     )
     assert (found["rewards"]["dia"]["mean"], found["rewards"]["dia"]["unscored"]) == (3.0, 2)
+    assert (found["rewards_kept"]["posture"]["mean"], found["rewards_kept"]["posture"]["p5"]) == (-1.0, -1.0)
+    assert (found["rewards_kept"]["dia"]["mean"], found["rewards_kept"]["dia"]["unscored"]) == (4.0, 0)
     assert found["findings"] == {
         "Edema": {"images": 2, "kept": 1, "posture": -1.5, "dia": 4.0},
         "Fracture": {"images": 2, "kept": 0, "posture": -4.0, "dia": 2.0},

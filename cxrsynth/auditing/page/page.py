@@ -97,6 +97,7 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         "fidelity_all": compared(summary, kind="all", of_all=True),
         "fidelity_subgroups": compared_subgroups(summary),
         "obedience": summary.get("obedience") or (),
+        "obedience_kept": {row["finding"]: row["auroc"] for row in summary.get("obedience_kept") or ()},
         "subgroups": subgroups(rows, rewards=_measured(summary, rows)),
         "similarities": _similarities(summary, rows),
         "utility": utility_table(summary),

@@ -150,6 +150,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         "rejected": len(radiographs) - kept,
         "reasons": dict(Counter(reason for row in radiographs for reason in row["reasons"])),
         "rewards": {name: _quantiles(rows[f"reward_{name}"]) for name in REWARDS},
+        "rewards_kept": {name: _quantiles(rows.filter(rows["kept"])[f"reward_{name}"]) for name in REWARDS},
         "thresholds": [
             {"rule": "at least", "on": "diagnosis", "value": -1.2},
             {"rule": "best of each finding", "on": "consistency", "value": 0.9},

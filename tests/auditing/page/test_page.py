@@ -220,6 +220,22 @@ def test_reasons_of_what_was_not_measured_are_given(summary: dict[str, Any], row
     assert f"not measured: {reasons['utility']}." in page.section("utility")
 
 
+def test_rewards_and_obedience_of_the_kept_images_stand_beside_those_of_all(
+    summary: dict[str, Any], rows: pa.Table, write: Write
+) -> None:
+    area = {"value": 0.8123, "low": 0.7, "high": 0.9}
+    row = {"finding": "Edema", "requested": 40, "not_requested": 60}
+    summary |= {"obedience": [{**row, "auroc": area}], "obedience_kept": [{**row, "auroc": area | {"value": 0.8456}}]}
+    page = Page(write(summary, rows))
+    assert "Rewards over all images and over the kept ones" in page.section("rewards")
+    assert "posture, kept" in page.section("rewards")
+    assert "AUROC, kept images" in page.section("obedience")
+    assert "0.846" in page.section("obedience")
+    page = Page(write(summary | {"rejected": 0, "obedience_kept": None}, rows))
+    assert "kept" not in page.section("rewards").partition("Rewards over all images")[2]
+    assert "kept" not in page.section("obedience")
+
+
 def test_what_was_not_measured_is_said_and_is_no_zero(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
     rows = without(rows, "reward_consistency", "nearest_real", "nearest_real_similarity", "memorized")
     summary |= {"reference": None, "fidelity": [], "memorization": None, "utility": None, "failed": []}
@@ -249,6 +265,7 @@ def test_a_set_without_images_or_models_has_a_page(summary: dict[str, Any], rows
         "rejected": 0,
         "reasons": {},
         "rewards": {},
+        "rewards_kept": {},
         "reward_models": {},
         "findings": {},
     }
