@@ -110,7 +110,7 @@ def generate(
     Args:
         reports: CSV, JSON, Parquet or Excel table of reports; `example_reports()` is the one in the package.
         out: folder for the data set: new, empty, or an unfinished run to resume.
-        model: `nano`, a model folder in diffusers' layout, or a model on the Hugging Face Hub.
+        model: `nano`, `nano-fast`, a model folder in diffusers' layout, or a model on the Hugging Face Hub.
         unet: folder of a UNet or transformer to use in place of the model's.
         vae: folder of an autoencoder to use in place of the model's.
         scheduler: folder of a scheduler, or of a model with one, to use in place of the model's.

@@ -36,7 +36,8 @@ DatasetFolder = Annotated[
 Model = Annotated[
     str,
     Option(
-        help="nano, a model folder in diffusers' layout, or a Hugging Face model: owner/name or owner/name@revision."
+        help="nano, nano-fast (4 steps without guidance), a model folder in diffusers' layout, or a Hugging Face model:"
+        " owner/name or owner/name@revision."
     ),
 ]
 Unet = Annotated[

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cxrsynth.address import Location
 
+PACKAGED_MODELS = {"nano": "assets", "nano-fast": "fast"}  # and their folders
 REWARDS = ("posture", "diagnosis", "consistency")
 TUNING_FAMILY = "nano"  # of reward models, to tune with
 DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with

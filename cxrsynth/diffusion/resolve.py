@@ -24,7 +24,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.runtime.files import file_sha256, read_json
 from cxrsynth.runtime.pretrained import MODEL_SUFFIXES, check_files, check_weights_name, hub_folder
-from cxrsynth.settings import Additions, PromptStyle, Sampler
+from cxrsynth.settings import PACKAGED_MODELS, Additions, PromptStyle, Sampler
 
 INDEX = "model_index.json"
 _ABOUT_INDEX = (
@@ -86,7 +86,7 @@ def resolve_model(
     """Find a model, read its description, check its embeddings and hash its files.
 
     Args:
-        name: `nano`, a folder in diffusers' layout, or a hub id `owner/name` or `owner/name@revision`.
+        name: `nano`, `nano-fast`, a folder in diffusers' layout, or a hub id `owner/name` or `owner/name@revision`.
         ace: file or folder of adaptive condition embeddings; None uses those in the model's folder, if any.
         additions: what is laid over the folder.
         option: what names the model, for messages: an option, or the key of a recipe.
@@ -113,7 +113,7 @@ def resolve_model(
     spec = _spec(folder, family)
     if "defaults" not in spec.model_fields_set:
         spec = spec.model_copy(update={"defaults": _defaults(folder, family, additions)})
-    from_hub = name != "nano" and not Path(name).is_dir()
+    from_hub = name not in PACKAGED_MODELS and not Path(name).is_dir()
     hub_name, _, revision = name.partition("@")
     called = hub_name.rpartition("/")[2] if from_hub else folder.resolve().name
     return ResolvedModel(
@@ -179,7 +179,7 @@ def find_model(name: str, *, option: str = "--model") -> Path:
 
 
 def _find(name: str, option: str) -> Path:
-    folder = Path(str(files("cxrsynth") / "nano" / "assets")) if name == "nano" else Path(name)
+    folder = Path(str(files("cxrsynth") / "nano" / PACKAGED_MODELS[name])) if name in PACKAGED_MODELS else Path(name)
     folder = folder if folder.is_dir() else _from_hub(name, option)
     known = {part for family in FAMILIES.values() for part in family.parts}
     for checked in (folder, *(folder / part for part in sorted(known) if (folder / part).is_dir())):
@@ -257,10 +257,13 @@ def _from_hub(name: str, option: str) -> Path:
     """Download the configs and safetensors of a hub repository. Names that look like local paths are refused."""
     parts = sorted({part for family in FAMILIES.values() for part in family.parts})
     wanted = [f"{part}/*{suffix}" for part in parts for suffix in MODEL_SUFFIXES]
-    folder = hub_folder(name, patterns=["*.json", *wanted], needs_revision=False, folders="nano, a model folder")
+    folder = hub_folder(
+        name, patterns=["*.json", *wanted], needs_revision=False, folders="nano, nano-fast, a model folder"
+    )
     if folder is None:
         raise ModelError(
-            f"{option} {name}: no such folder\n  expected: nano, a model folder, or a hub id owner/name[@revision]"
+            f"{option} {name}: no such folder\n"
+            "  expected: nano, nano-fast, a model folder, or a hub id owner/name[@revision]"
         )
     return folder
 

@@ -13,7 +13,7 @@ from cxrsynth.recipe.messages import explain, renamed_keys
 from cxrsynth.recipe.override import override
 from cxrsynth.recipe.schema import DistillStage, Recipe, RewardSection, Section, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
-from cxrsynth.settings import parse_lora
+from cxrsynth.settings import PACKAGED_MODELS, parse_lora
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -120,7 +120,7 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         return (folder / given).resolve() if isinstance(given, Path) else given
 
     def name(given: str) -> str:
-        built_in = given in ("nano", *FAMILIES)
+        built_in = given in (*PACKAGED_MODELS, *FAMILIES)
         return str((folder / given).resolve()) if (folder / given).is_dir() and not built_in else given
 
     def beside(given: Path) -> Path:

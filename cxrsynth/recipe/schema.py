@@ -58,7 +58,8 @@ class ModelSection(Section):
 
     checkpoint: str = Field(
         default="nano",
-        description="`nano`, a model folder in diffusers' layout, or a Hugging Face model `owner/name[@revision]`.",
+        description="`nano`, `nano-fast`, a model folder in diffusers' layout, or a Hugging Face model"
+        " `owner/name[@revision]`.",
     )
     unet: Path | None = Field(
         default=None, description="Folder of a UNet or transformer to start from in place of the checkpoint's."

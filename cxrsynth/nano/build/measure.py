@@ -39,7 +39,7 @@ def measure(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None
         *framed,
         known=val.radiographs,
         real=areas,
-        measurable=[head for head, one in areas.items() if _beyond_chance(one)],
+        measurable=reliable_heads(areas),
         count=settings.measure.images,
         pairs=settings.measure.pairs,
         seed=settings.seed,
@@ -50,9 +50,13 @@ def measure(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None
     log.info("measured %s", out)
 
 
-def _beyond_chance(head: dict[str, Any]) -> bool:
-    """Whether a head is better than chance on real images; with fewer than five images an interval means nothing."""
-    return bool(head["auroc"]["low"] > 0.5 and min(head["present"], head["absent"]) >= _LEAST)
+def reliable_heads(heads: dict[str, dict[str, Any]]) -> list[str]:
+    """Heads that are better than chance on real images; with fewer than five images an interval means nothing."""
+    return [
+        name
+        for name, head in heads.items()
+        if head["auroc"]["low"] > 0.5 and min(head["present"], head["absent"]) >= _LEAST
+    ]
 
 
 def _reward_model_numbers(folder: Path, val: SplitImages, settings: BuildConfig) -> dict[str, Any]:
