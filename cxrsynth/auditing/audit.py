@@ -6,7 +6,7 @@ from typing import Any
 
 from cxrsynth import console
 from cxrsynth.auditing.comparison import compare_with_reference, needs_reference_pixels
-from cxrsynth.auditing.decide import decide
+from cxrsynth.auditing.decide import Reference, decide, thresholds
 from cxrsynth.auditing.depicts import write_depicts
 from cxrsynth.auditing.results import write_results
 from cxrsynth.auditing.score_table import reward_names, reward_values, scores_table
@@ -60,14 +60,19 @@ def audit(settings: AuditSettings) -> AuditReport | None:
 
 
 def _score(run: AuditRun) -> None:
-    """Score the images, then the reference; every process takes its share of the units."""
+    """Score the reference, then the images; every process takes its share of the units.
+
+    Rules on the reference can be checked once it is scored: before the images, of which there are more.
+    """
     with memory_advice("lower --batch-size"):
-        score_collection(run, run.images, what="images")
-        run.processes.wait()
         if run.reference is not None:
             with_pixels = needs_reference_pixels(run, run.reference)
             score_collection(run, run.reference, what="reference images", with_pixels=with_pixels)
             run.processes.wait()
+            if run.rules.percentile:
+                thresholds(run.rules, _rewards(Scored(run.reference)))
+        score_collection(run, run.images, what="images")
+        run.processes.wait()
 
 
 def _conclude(run: AuditRun) -> dict[str, Any]:
@@ -80,9 +85,7 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     comparison = None if reference is None else compare_with_reference(run, images, reference)
     if comparison is not None:
         columns |= comparison.columns
-    real = (
-        {} if reference is None else {one: reward_values(reference.rows, one) for one in reward_names(reference.rows)}
-    )
+    real = {} if reference is None else _rewards(reference)
     decided = decide(scores_table([images.rows], columns), run.rules, real)
     summary = summarize(run, images, reference, comparison, decided, real)
     write_results(run, images, reference, decided, summary)
@@ -97,6 +100,11 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
         )
         console.say(f"{run.settings.write_depicts}: depicts {', '.join(found)}")
     return summary
+
+
+def _rewards(scored: Scored) -> Reference:
+    """Each reward of all images."""
+    return {name: reward_values(scored.rows, name) for name in reward_names(scored.rows)}
 
 
 def _refuse_unreadable(images: Scored) -> None:

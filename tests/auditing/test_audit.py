@@ -593,6 +593,18 @@ def test_rewards_and_obedience_of_kept_images_stand_beside_those_of_all(
         assert requested == {finding: sum(finding in row["present"] for row in of) for finding in requested}, name
 
 
+def test_a_rule_that_the_reference_cannot_give_is_refused_before_the_images_are_scored(
+    made: Path, real: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = run(made, "--reference", real, "--beat-reference", "diagnosis=5", "--out", out)
+    assert done.exit_code == 2, done.output
+    assert "--beat-reference diagnosis: this reward is undefined for every image of the reference" in done.output
+    shown = [line for line in done.output.splitlines() if "images/s" in line]
+    assert shown
+    assert all("reference images" in line for line in shown)
+
+
 def test_a_missed_threshold_is_exit_code_3(made: Path, tmp_path: Path) -> None:
     done = run(made, "--out", tmp_path / "out", "--min-posture", "1", "--fail-under", "kept_fraction=0.5")
     assert done.exit_code == 3, done.output
