@@ -8,6 +8,7 @@ from cxrsynth import console
 from cxrsynth.auditing.comparison import compare_with_reference, needs_reference_pixels
 from cxrsynth.auditing.decide import Reference, decide, thresholds
 from cxrsynth.auditing.depicts import write_depicts
+from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.results import write_results
 from cxrsynth.auditing.score_table import reward_names, reward_values, scores_table
 from cxrsynth.auditing.scored import Scored
@@ -40,8 +41,8 @@ def audit(settings: AuditSettings) -> AuditReport | None:
     Scores are kept in `.cxrsynth-audit/`, which only its owner can read (mode 0700): a stopped audit resumes there, and
     the same command with other rules decides anew without scoring. When the audit is complete, that folder holds
     scores, features, metadata, keyed pseudonyms of patients, and pictures of the audited images; the pixels of the
-    reference are deleted unless `keep_reference_pixels` is set. The names of the nearest real images remain in
-    scores.parquet and summary.json, and small pictures of at most 24 of them in report.html.
+    reference are deleted unless `keep_reference_pixels` is set. Small pictures of at most 24 of the nearest real images
+    are in report.html. Elsewhere real images have keyed names, which `.cxrsynth-audit/real-names.csv` translates.
 
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can fix.
@@ -82,13 +83,14 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     reference = None if run.reference is None else Scored(run.reference)
     console.say("comparing images with each other")
     columns = _duplicates(images)
-    comparison = None if reference is None else compare_with_reference(run, images, reference)
+    names = RealNames(run.scorer.id_key)
+    comparison = None if reference is None else names.hide_in(compare_with_reference(run, images, reference))
     if comparison is not None:
         columns |= comparison.columns
     real = {} if reference is None else _rewards(reference)
     decided = decide(scores_table([images.rows], columns), run.rules, real)
-    summary = summarize(run, images, reference, comparison, decided, real)
-    write_results(run, images, reference, decided, summary)
+    summary = summarize(run, images, reference, comparison, decided, real, names)
+    write_results(run, images, reference, decided, summary, names)
     if run.settings.write_depicts is not None:
         subjects = {name: images.values(name) for name in ("view", "age_group", "sex")}
         found = write_depicts(

@@ -13,6 +13,7 @@ _STATE = ".cxrsynth-audit"
 SCORES, KEEP, SUMMARY, PAGE = "scores.parquet", "keep.csv", "summary.json", "report.html"
 COMPARISON = "comparison.json"
 _DEPICTS = "depicts.json"
+_REAL_NAMES = "real-names.csv"
 
 
 class AuditFolder:
@@ -22,6 +23,7 @@ class AuditFolder:
         self.path = path
         self.parts = path / _STATE
         self.depicts = self.parts / _DEPICTS
+        self.real_names = self.parts / _REAL_NAMES
         self._folder = LockedFolder(
             path,
             lock=f"{_STATE}/lock",
@@ -33,6 +35,7 @@ class AuditFolder:
                 f"{_STATE}/*.parquet",
                 f"{_STATE}/{COMPARISON}",
                 f"{_STATE}/{_DEPICTS}",
+                f"{_STATE}/{_REAL_NAMES}",
             ),
             scratch=(f"{_STATE}/.*.pixels",),
             kept="scores of finished units are kept",

@@ -9,6 +9,7 @@ import pyarrow as pa
 from cxrsynth import console
 from cxrsynth.auditing.folder import KEEP, PAGE, SCORES, SUMMARY
 from cxrsynth.auditing.page.page import PAIRS_SHOWN, write_page
+from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.score_table import write_keep_list, write_scores
 from cxrsynth.auditing.scored import Previews, Scored
 from cxrsynth.auditing.setup import AuditRun
@@ -17,7 +18,12 @@ from cxrsynth.runtime.files import stable_json, write_atomically
 
 
 def write_results(
-    run: AuditRun, images: Scored, reference: Scored | None, decided: pa.Table, summary: Mapping[str, Any]
+    run: AuditRun,
+    images: Scored,
+    reference: Scored | None,
+    decided: pa.Table,
+    summary: Mapping[str, Any],
+    names: RealNames,
 ) -> None:
     """Write all files. The summary comes last: where it is, the others are whole and the real pixels are deleted."""
     folder = run.folder.path
@@ -27,21 +33,24 @@ def write_results(
     if run.settings.write_kept is not None:
         _write_kept(run, images, decided, summary, run.settings.write_kept)
     console.say("writing the report")
-    previews = None if reference is None else Previews(reference, _real_keys(summary))
+    previews = None if reference is None else Previews(reference, map(names.name, _real_keys(summary)))
     write_page(
         folder / PAGE,
         summary,
         decided,
         Previews(images).get,
-        reference_thumbnails=None if previews is None else previews.get,
+        reference_thumbnails=None if previews is None else lambda hidden: previews.get(names.name(hidden)),
     )
+    if reference is not None:
+        names.write(run.folder.real_names)
     _tidy(run)
     write_atomically(folder / SUMMARY, stable_json(summary))
 
 
 def _real_keys(summary: Mapping[str, Any]) -> list[str]:
-    """The real images that the page shows."""
-    return [pair["real"] for pair in (summary["memorization"] or {}).get("nearest", ())[:PAIRS_SHOWN]]
+    """The real images that the page shows, by their keyed names."""
+    pairs = (summary["memorization"] or {}).get("nearest", ())[:PAIRS_SHOWN]
+    return [pair["real"] for pair in pairs if pair["real"]]
 
 
 def _tidy(run: AuditRun) -> None:

@@ -1,6 +1,7 @@
 """summary.json: everything an audit found, and the settings it found it with."""
 
 from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from cxrsynth.address import Address
 from cxrsynth.auditing.comparison import Comparison, fidelity_of_kept
 from cxrsynth.auditing.decide import Reference, thresholds
 from cxrsynth.auditing.fail_under import missed
+from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.score_table import summaries
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
@@ -32,8 +34,12 @@ def summarize(
     comparison: Comparison | None,
     decided: pa.Table,
     reference_rewards: Reference,
+    names: RealNames,
 ) -> dict[str, Any]:
-    """What summary.json holds; `failed` lists the thresholds of --fail-under that were missed."""
+    """What summary.json holds; `failed` lists the thresholds of --fail-under that were missed.
+
+    It may be handed on with the set: real images have keyed names, and of paths only the last part is there.
+    """
     identity = run.scorer.identity
     not_measured = {} if comparison is None or comparison.problem is None else {"memorization": comparison.problem}
     utility = None
@@ -47,10 +53,10 @@ def summarize(
     summary: dict[str, Any] = {
         "version": identity["version"],
         "input": _collection(images) | {"manifest": run.images.collection.manifest},
-        "reference": None if reference is None else _collection(reference),
-        "settings": _settings(run),
-        "reward_models": identity["reward_models"],
-        "features": identity["features"],
+        "reference": None if reference is None else _collection(reference, names),
+        "settings": _without_folders(_settings(run)),
+        "reward_models": _without_folders(identity["reward_models"]),
+        "features": _without_folders(identity["features"]),
         "thresholds": thresholds(run.rules, reference_rewards),
         **summaries(decided),
         **_obedience(run, images, decided),
@@ -60,14 +66,14 @@ def summarize(
         "not_measured": not_measured,
         "provenance": {
             "cxrsynth": identity["version"],
-            "family": identity["family"],
+            "family": _without_folders(identity["family"]),
             "image_size": identity["image_size"],
         },
     }
     return summary | {"failed": missed(run.thresholds, summary)}
 
 
-def _collection(scored: Scored) -> dict[str, Any]:
+def _collection(scored: Scored, names: RealNames | None = None) -> dict[str, Any]:
     collection, damaged = scored.examined.collection, scored.examined.cache.damaged()
     return {
         "path": collection.path.name,
@@ -75,20 +81,37 @@ def _collection(scored: Scored) -> dict[str, Any]:
         "images": scored.rows.num_rows,
         "units": len(collection.units),
         "damaged_count": len(damaged),
-        "damaged": [_damage(one) for one in damaged[:_DAMAGED_LISTED]],
+        "damaged": [_damage(one, names) for one in damaged[:_DAMAGED_LISTED]],
     }
 
 
-def _damage(one: Damaged) -> Mapping[str, str]:
-    return {"source": one.source, "member": one.member, "reason": one.reason}
+def _damage(one: Damaged, names: RealNames | None) -> Mapping[str, str]:
+    where = {"source": one.source, "member": one.member}
+    if names is not None:
+        where = {part: text and names.hide(text) for part, text in where.items()}
+    return {**where, "reason": one.reason}
 
 
 def _settings(run: AuditRun) -> dict[str, Any]:
-    """Every option of the command, defaults and the device found included; paths as given."""
+    """Every option of the command, defaults and the device found included."""
     # Not where the results go: they may be moved.
     given = TypeAdapter(AuditSettings).dump_python(run.settings, mode="json", exclude={"out", "rules"})
     addresses = {name: str(value) for name, value in vars(run.settings).items() if isinstance(value, Address)}
     return dict(given) | addresses | {"device": run.scorer.device.type, "rules": run.rules.as_json()}
+
+
+def _without_folders(found: Any) -> Any:
+    """The same with the last part of every local path in it."""
+    if isinstance(found, Mapping):
+        return {key: _without_folders(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_without_folders(value) for value in found]
+    if not isinstance(found, str) or "://" in found:
+        return found
+    kind, colon, rest = found.partition(":")  # features of a kind: `kind:folder`
+    if colon and "/" in rest:
+        return f"{kind}:{PurePath(rest).name}"
+    return PurePath(found).name if "/" in found and Path(found).exists() else found
 
 
 def _obedience(run: AuditRun, images: Scored, decided: pa.Table) -> dict[str, list[dict[str, Any]] | None]:

@@ -141,7 +141,8 @@ def check_nested(config: dict[str, Any], family: Family, sampler: Sampler, *, st
 
 def _is_near(timestep: Tensor, other: Tensor, all_of_them: Tensor) -> Tensor:
     """Whether timesteps are the same up to rounding; those of flow matching are no whole numbers."""
-    return (timestep.double() - other.double()).abs() < 1e-3 * all_of_them[0].double()
+    mine, others, first = (one.cpu().double() for one in (timestep, other, all_of_them[0]))  # MPS has no float64
+    return (mine - others).abs() < 1e-3 * first
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """`audit` from end to end: with the packaged reward models, on sets that a tiny model made."""
 
+import csv
 import hashlib
 import json
 import os
@@ -116,11 +117,32 @@ def test_every_image_is_scored_and_decided(audited: Path) -> None:
     assert found["memorization"]["sensitivity"]
 
 
+def test_what_is_handed_on_names_no_real_image_and_no_folder(audited: Path, home: Path) -> None:
+    """A file's name is often a patient's number; the private folder leads back to it."""
+    found = summary(audited)
+    nearest = [pair["real"] for pair in found["memorization"]["nearest"]]
+    assert nearest
+    assert all(re.fullmatch(r"real-[0-9a-f]{12}", name) for name in nearest)
+    scores = pq.read_table(audited / "scores.parquet")["nearest_real"].to_pylist()
+    assert set(nearest) <= set(scores)
+    private = audited / ".cxrsynth-audit"
+    assert private.stat().st_mode & 0o77 == 0
+    rows = list(csv.DictReader((private / "real-names.csv").open()))
+    names = {row["keyed_name"]: row["name"] for row in rows}
+    assert set(filter(None, scores)) <= names.keys()
+    real = {path.name for path in (home / "real").iterdir()}
+    assert {names[name] for name in nearest} <= real
+    for file in ("summary.json", "scores.parquet", "report.html", "keep.csv"):
+        content = (audited / file).read_bytes()
+        assert str(home).encode() not in content, file
+        assert not [name for name in real if name.encode() in content], file
+
+
 def test_all_options_are_in_the_summary(audited: Path, made: Path, home: Path) -> None:
     settings = summary(audited)["settings"]
     assert settings.keys() == {option.name for option in fields(AuditSettings)} - {"out"}
-    assert settings["shards"] == str(made)
-    assert settings["reference_table"] == str(home / "real.csv")
+    assert settings["shards"] == made.name
+    assert settings["reference_table"] == "real.csv"
     assert (settings["probes"], settings["device"], settings["features"]) == (2, "cpu", "nano-judge")
     assert settings["judges"] == dict.fromkeys(("posture", "diagnosis", "consistency"), "nano-judge")
     page = (audited / "report.html").read_text()
