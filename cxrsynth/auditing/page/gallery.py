@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from cxrsynth.auditing.page.figures import figure
+from cxrsynth.auditing.page.reasons import measured
 
 Indices = npt.NDArray[np.int64]
 
@@ -72,12 +73,15 @@ def _smaller(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One image of the gallery. `rewards` and `metadata` are pairs of name and text."""
+    """One image of the gallery. `rewards` and `metadata` are pairs of name and text.
+
+    So are `reasons`: the text is what a check measured, and its limit.
+    """
 
     key: str
     kept: bool
     picture: str | None
-    reasons: Sequence[str]
+    reasons: Sequence[tuple[str, str]]
     findings: Sequence[str]
     rewards: Sequence[tuple[str, str]]
     metadata: Sequence[tuple[str, str]]
@@ -152,7 +156,7 @@ def _card(image: Mapping[str, Any], picture: str | None, rewards: Sequence[str])
         key=image["key"],
         kept=image["kept"],
         picture=picture,
-        reasons=image["reasons"] or (),
+        reasons=[(reason, measured(reason, image)) for reason in image["reasons"] or ()],
         findings=image["present"] or (),
         rewards=[(name, figure(image[f"reward_{name}"])) for name in rewards],
         metadata=[(title, figure(value) if isinstance(value, float) else str(value)) for title, value in metadata]

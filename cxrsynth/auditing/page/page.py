@@ -36,6 +36,7 @@ from cxrsynth.auditing.page.figures import (
     utility_table,
 )
 from cxrsynth.auditing.page.gallery import Pictures, make_gallery
+from cxrsynth.auditing.page.reasons import meaning
 from cxrsynth.runtime.files import write_atomically
 
 Thumbnails = Callable[[str], bytes | None]
@@ -92,6 +93,7 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         "measures": MEASURES,
         "reasons_chart": charts.bars("reasons", _by_count(summary["reasons"]), label="images rejected"),
         "reasons": _by_count(summary["reasons"]),
+        "meanings": {reason: meaning(reason) for reason in summary["reasons"]},
         "histograms": {name: _histogram(place, name, summary, rows) for place, name in enumerate(rewards)},
         "fidelity": [*compared(summary, kind="all"), *compared(summary, kind="finding")],
         "fidelity_all": compared(summary, kind="all", of_all=True),

@@ -21,6 +21,7 @@ class Check:
     split `val`.
     """
 
+    meaning: str  # of a failure, in words
     unit: str
     fails: Literal["below", "above"]
     threshold: float
@@ -29,17 +30,33 @@ class Check:
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
         # Lowest of 2,053 training images: 0.055. Noise, plain and shaded pictures are below 0.04.
-        "blank": Check("range of coarse gray levels, of full range", "below", 0.05),
+        "blank": Check(
+            "hardly any structure: blank, or noise", "range of coarse gray levels, of full range", "below", 0.05
+        ),
         # Exceeded by one training image.
-        "saturated": Check("share of the middle at one end of the gray levels", "above", 0.03),
+        "saturated": Check(
+            "large parts purely black or white", "share of the middle at one end of the gray levels", "above", 0.03
+        ),
         # Lowest of the training images: 36. Images with 16 levels are below 16.
-        "clipped": Check("gray levels in use, of 256", "below", 32.0),
+        "clipped": Check("few gray levels, as after clipping", "gray levels in use, of 256", "below", 32.0),
         # 0.2%, 0.2% and 0.3% of the training images fall below.
-        "inverted": Check("correlation with a mean chest, minus that of the negative", "below", 0.0),
-        "not_a_chest": Check("correlation with a mean chest, of the image or its negative", "below", 0.35),
-        "turned": Check("correlation with a mean chest, minus that of the rotated image", "below", 0.0),
+        "inverted": Check(
+            "black and white exchanged", "correlation with a mean chest, minus that of the negative", "below", 0.0
+        ),
+        "not_a_chest": Check(
+            "does not resemble a frontal chest",
+            "correlation with a mean chest, of the image or its negative",
+            "below",
+            0.35,
+        ),
+        "turned": Check(
+            "rotated by 90, 180 or 270 degrees",
+            "correlation with a mean chest, minus that of the rotated image",
+            "below",
+            0.0,
+        ),
         # Side markers are rows of one or two letters, some of three ("A-P").
-        "text": Check("letters in a row", "above", 3.5),
+        "text": Check("burned-in text", "letters in a row", "above", 3.5),
     }
 )
 # These compare with mean chests, and are left out without them.

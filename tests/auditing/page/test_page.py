@@ -29,6 +29,8 @@ from cxrsynth.auditing.page.figures import (
 )
 from cxrsynth.auditing.page.gallery import PICTURE_BYTES, choose
 from cxrsynth.auditing.page.page import write_page
+from cxrsynth.auditing.page.reasons import meaning
+from cxrsynth.metrics.quality.checks import CHECKS
 from tests.auditing.page.page_example import (
     ENDING,
     FINDINGS,
@@ -400,6 +402,37 @@ def test_the_gallery_holds_rejected_images_of_every_reason_and_kept_ones_of_ever
     assert places == sorted(places)
     assert len(images_of(write(summary, rows, gallery=4000))) == 400
     assert images_of(write(summary, rows, gallery=0)) == []
+
+
+def test_reasons_are_explained_and_cards_say_what_was_measured(
+    summary: dict[str, Any], rows: pa.Table, write: Write
+) -> None:
+    reasons = ["check: blank", "duplicate", "posture<-2.5", "memorized", "diagnosis below p5 of reference", "mine"]
+    radiographs = rows.to_pylist()
+    radiographs[0] |= {"reasons": reasons, "kept": False, "check_blank": 0.0123}
+    summary["reasons"] = dict.fromkeys(reasons, 1)
+    page = Page(write(summary, pa.Table.from_pylist(radiographs, rows.schema)))
+    section = page.section("reasons")
+    for expected in (
+        "hardly any structure: blank, or noise (range of coarse gray levels, of full range: below 0.0500)",
+        "the same picture as an earlier image of the set",
+        "posture is worse than --min posture=-2.5",
+        "more similar to a real image than",
+        "(--beat-reference)",
+    ):
+        assert expected in section
+    assert "check: blank 0.0123, at least 0.0500" in page.section("gallery")
+    assert all(meaning(f"check: {name}") for name in CHECKS)
+    assert meaning("outside best 0.50 of Edema")
+    assert meaning("<b>") == meaning("mine") == meaning("check: other") == ""
+
+
+def test_the_page_says_what_to_do_next(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    assert "--write-kept FOLDER" in Page(write(summary, rows)).one("header")
+    clean = summary | {"rejected": 0, "reference": None, "fidelity": [], "memorization": None, "utility": None}
+    header = Page(write(clean, rows)).one("header")
+    assert "No image was rejected: look through the gallery" in header
+    assert "--reference FOLDER" in header
 
 
 def test_choosing_takes_groups_in_turn() -> None:

@@ -147,6 +147,51 @@ def test_search_and_filters_work_together(visit: Visit, rows: pa.Table) -> None:
     assert len(shown(page)) == 60
 
 
+def test_many_images_are_shown_in_parts(visit: Visit, tmp_path: Path) -> None:
+    rows = example_rows(150, seed=3)
+    path = tmp_path / "report.html"
+    write_page(path, example_summary(rows), rows, radiograph)
+    page, keys = visit(path.as_uri()), rows["key"].to_pylist()
+    assert shown(page) == keys[:60]
+    assert page.locator("#shown").text_content() == "60 of 150 images of the gallery shown, 150 match"
+    page.locator("#more").click()
+    assert shown(page) == keys[:120]
+    page.wait_for_function("document.activeElement === document.querySelectorAll('.enlarge')[60]")
+    # Stepping through the large pictures goes beyond what is shown, and back to a card that is there.
+    page.locator(".enlarge").nth(119).click()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#viewer-title").text_content() == keys[120]
+    page.keyboard.press("Escape")
+    assert shown(page) == keys[:121]
+    page.locator("#more").click()
+    assert shown(page) == keys
+    assert page.locator("#more").is_hidden()
+    page.locator("#decision").select_option("kept")
+    kept = [row["key"] for row in rows.to_pylist() if row["kept"]]
+    assert shown(page) == kept[:60]
+    page.locator("#reset").click()
+    assert shown(page) == keys[:60]
+
+
+def test_choices_can_be_read_in_full(visit: Visit) -> None:
+    page = visit()
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        cut = page.evaluate(
+            """() => [...document.querySelectorAll("#sort, #direction, #decision")].filter((select) => {
+                const probe = document.createElement("span");
+                probe.style.font = getComputedStyle(select).font;
+                probe.style.position = "absolute";
+                probe.textContent = select.selectedOptions[0].text;
+                document.body.append(probe);
+                const wide = probe.getBoundingClientRect().width;
+                probe.remove();
+                return wide + 40 > select.getBoundingClientRect().width;  // 40: padding and arrow
+            }).map((select) => select.id)"""
+        )
+        assert cut == []
+
+
 @pytest.mark.slow
 def test_an_image_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Table) -> None:
     keys = rows["key"].to_pylist()

@@ -42,15 +42,20 @@
       image.key.toLowerCase().includes(text);
   };
 
+  // A phone does not lay out hundreds of pictures at once.
+  const PER_PAGE = 60;
   let shown = images;
+  let limit = PER_PAGE;
   const update = () => {
     const matches = wanted();
     const ordered = [...images].sort(compare(get("sort").value, get("direction").value === "up" ? 1 : -1));
     shown = ordered.filter(matches);
-    const visible = new Set(shown);
+    const visible = new Set(shown.slice(0, limit));
     for (const image of images) image.card.hidden = !visible.has(image);
     list.append(...ordered.map((image) => image.card));
-    get("shown").textContent = `${shown.length} of ${images.length} images of the gallery shown`;
+    const matching = visible.size < shown.length ? `, ${shown.length} match` : "";
+    get("shown").textContent = `${visible.size} of ${images.length} images of the gallery shown${matching}`;
+    get("more").hidden = visible.size === shown.length;
     get("none").hidden = shown.length > 0 || images.length === 0;
   };
 
@@ -87,17 +92,33 @@
   viewer.addEventListener("click", (event) => {
     if (event.target === viewer) viewer.close();
   });
-  viewer.addEventListener("close", () => shown[current].card.querySelector(".enlarge").focus());
+  viewer.addEventListener("close", () => {
+    if (current >= limit) {
+      limit = current + 1;
+      update();
+    }
+    shown[current].card.querySelector(".enlarge").focus();
+  });
   get("before").addEventListener("click", () => step(-1));
   get("after").addEventListener("click", () => step(1));
   get("close").addEventListener("click", () => viewer.close());
 
   const controls = document.querySelector(".controls");
-  controls.addEventListener("input", update);
+  const startAgain = () => {
+    limit = PER_PAGE;
+    update();
+  };
+  controls.addEventListener("input", startAgain);
+  get("more").addEventListener("click", () => {
+    const first = limit;
+    limit += PER_PAGE;
+    update();
+    shown[first].card.querySelector(".enlarge").focus();
+  });
   get("reset").addEventListener("click", () => {
     for (const select of controls.querySelectorAll("select")) select.selectedIndex = 0;
     get("search").value = "";
-    update();
+    startAgain();
   });
   controls.hidden = false;
   update();
