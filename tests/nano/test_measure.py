@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from cxrsynth.nano.build.images import Radiograph
-from cxrsynth.nano.build.measure import _beyond_chance
+from cxrsynth.nano.build.measure import reliable_heads
 from cxrsynth.nano.build.measure_generator import _adherence, _matched, _movement, _others, _prompted, _unrelated
 from cxrsynth.reports.prompt import Subject
 
@@ -69,10 +69,10 @@ def test_adherence_is_relative_where_real_images_are_recognized() -> None:
 
 def test_a_head_is_reliable_from_five_images_on() -> None:
     auroc = {"value": 0.8, "low": 0.6, "high": 0.9}
-    assert _beyond_chance({"auroc": auroc, "present": 5, "absent": 90})
-    assert not _beyond_chance({"auroc": auroc, "present": 4, "absent": 90})
-    assert not _beyond_chance({"auroc": auroc, "present": 90, "absent": 1})
-    assert not _beyond_chance({"auroc": auroc | {"low": 0.5}, "present": 90, "absent": 90})
+    assert reliable_heads({"a": {"auroc": auroc, "present": 5, "absent": 90}}) == ["a"]
+    assert reliable_heads({"a": {"auroc": auroc, "present": 4, "absent": 90}}) == []
+    assert reliable_heads({"a": {"auroc": auroc, "present": 90, "absent": 1}}) == []
+    assert reliable_heads({"a": {"auroc": auroc | {"low": 0.5}, "present": 90, "absent": 90}}) == []
 
 
 HEADS = ["No Finding", "Cardiomegaly", "Lung Opacity", "Edema", "Pneumonia", "Pneumothorax", "Child"]

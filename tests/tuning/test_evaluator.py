@@ -60,7 +60,7 @@ def test_images_of_a_report_are_consecutive_and_do_not_depend_on_the_batch(
     with OrderedPool(1, threads=1) as pool:
         evaluator = make_evaluator(extractor, pool)
         together = evaluator.evaluate(model)
-        alone = evaluator._evaluate_batch(model, [3])
+        alone = evaluator._evaluate_batch(model, [3], evaluator.sampling)
     assert together.images.shape == (4, *model.image_shape)
     assert (together.images[3].int() - alone[0][0].int()).abs().max() <= 1
     assert [(one.report.report_id, image) for one, image in evaluator.held_out.samples] == [
