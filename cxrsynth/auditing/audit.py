@@ -14,7 +14,7 @@ from cxrsynth.auditing.score_table import reward_names, reward_values, scores_ta
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.scoring import score_collection
 from cxrsynth.auditing.setup import AuditRun, open_audit
-from cxrsynth.auditing.summary import summarize
+from cxrsynth.auditing.summary import summarize, unknown_patients
 from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.duplicates import duplicates
@@ -81,6 +81,8 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     images = Scored(run.images)
     _refuse_unreadable(images)
     reference = None if run.reference is None else Scored(run.reference)
+    if reference is not None and (caveat := unknown_patients(reference)) is not None:
+        console.warn(f"{caveat}\n  name the column of patients with --patient-column")
     console.say("comparing images with each other")
     columns = _duplicates(images)
     names = RealNames(run.scorer.id_key)

@@ -128,13 +128,6 @@ def _search(run: AuditRun, images: Scored, reference: Scored) -> SearchReport:
     console.say("searching for near-duplicates of real images")
     seed = run.settings.seed
     real = reference.image_set()
-    unknown = reference.patients.count("")
-    if unknown:
-        console.warn(
-            f"{unknown} of {len(reference.patients)} reference images have no known patient: images of one patient may"
-            " be taken for two, which raises the threshold of the search and the AUROC of utility\n"
-            "  name the column of patients with --patient-column"
-        )
     check_reference(real)  # before features are fitted on it
     return find_near_duplicates(
         images.image_set(),

@@ -64,6 +64,7 @@ def summarize(
         "memorization": None if comparison is None else comparison.memorization,
         "utility": utility,
         "not_measured": not_measured,
+        "caveats": _caveats(images, reference),
         "provenance": {
             "cxrsynth": identity["version"],
             "family": _without_folders(identity["family"]),
@@ -81,8 +82,32 @@ def _collection(scored: Scored, names: RealNames | None = None) -> dict[str, Any
         "images": scored.rows.num_rows,
         "units": len(collection.units),
         "damaged_count": len(damaged),
+        "columns": collection.columns_used or None,
         "damaged": [_damage(one, names) for one in damaged[:_DAMAGED_LISTED]],
     }
+
+
+def unknown_patients(reference: Scored) -> str | None:
+    """What follows where patients of the reference are unknown; None where all are known."""
+    count = reference.patients.count("")
+    if not count:
+        return None
+    return (
+        f"{count} of {len(reference.patients)} reference images have no known patient: images of one patient may be"
+        " taken for two, which raises the threshold of the search and the AUROC of utility"
+    )
+
+
+def _caveats(images: Scored, reference: Scored | None) -> list[str]:
+    """What a reader of the numbers must know."""
+    found = []
+    for name, scored in (("audited images", images), ("reference images", reference)):
+        described = None if scored is None else scored.examined.collection.described
+        if described is not None and described[1] < described[0]:
+            found.append(f"{described[0] - described[1]} of {described[0]} {name} have no row in the table")
+    if reference is not None and (caveat := unknown_patients(reference)) is not None:
+        found.append(caveat)
+    return found
 
 
 def _damage(one: Damaged, names: RealNames | None) -> Mapping[str, str]:

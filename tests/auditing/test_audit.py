@@ -509,6 +509,7 @@ def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, ho
     whole = " ".join((home / "printed.txt").read_text().split())
     assert "real.csv: file from filename, view from view, sex from sex, patient from patient_id, 1 column" in whole
     assert "no known patient" not in whole
+    assert summary(home / "audit")["caveats"] == []
     lines = (home / "real.csv").read_text().splitlines()
     table = tmp_path / "t.csv"
     table.write_text("\n".join(["scan,owner", *(",".join(line.split(",")[:2]) for line in lines[1:21])]))
@@ -519,6 +520,15 @@ def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, ho
     assert "t.csv: file from scan, patient from owner" in printed
     assert f"4 of 24 images in {real} have no row in it" in printed
     assert "4 of 24 reference images have no known patient" in printed
+    found = summary(tmp_path / "out")
+    assert found["reference"]["columns"] == "file from scan, patient from owner"
+    assert [caveat.partition(":")[0] for caveat in found["caveats"]] == [
+        "4 of 24 reference images have no row in the table",
+        "4 of 24 reference images have no known patient",
+    ]
+    assert all(caveat in (tmp_path / "out" / "report.html").read_text() for caveat in found["caveats"])
+    again = run(made, *options, "--out", tmp_path / "out", "--min-posture", "-100")  # nothing is compared anew
+    assert "4 of 24 reference images have no known patient" in " ".join(again.output.split())
     for name, said in (("scam", "--file-column scam: no such column"), ("owner", "describe the same image")):
         wrong = [name if option == "scan" else option for option in options]
         done = run(made, *wrong, "--out", tmp_path / "wrong")

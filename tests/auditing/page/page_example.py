@@ -159,6 +159,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         "fidelity": _fidelity(len(radiographs)),
         "fidelity_all": None,
         "not_measured": {},
+        "caveats": [],
         "memorization": _memorization(radiographs),
         "utility": {
             "rows": _utility(),

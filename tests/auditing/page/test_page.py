@@ -427,6 +427,12 @@ def test_reasons_are_explained_and_cards_say_what_was_measured(
     assert meaning("<b>") == meaning("mine") == meaning("check: other") == ""
 
 
+def test_caveats_stand_at_the_top(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    said = "4 of 24 reference images have no known patient"
+    assert said in Page(write(summary | {"caveats": [said]}, rows)).one("header")
+    assert "Read the numbers with care" not in Page(write(summary, rows)).one("header")
+
+
 def test_the_page_says_what_to_do_next(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
     assert "--write-kept FOLDER" in Page(write(summary, rows)).one("header")
     clean = summary | {"rejected": 0, "reference": None, "fidelity": [], "memorization": None, "utility": None}
