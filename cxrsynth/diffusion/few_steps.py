@@ -11,47 +11,97 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.sampler import make_scheduler, predict_noise, sampling_timesteps, scaled_input, stop_if
-from cxrsynth.diffusion.schedule import is_flow, with_known_betas
+from cxrsynth.diffusion.schedule import FLOW, is_flow, with_known_betas
 from cxrsynth.errors import ModelError
 from cxrsynth.settings import Sampler
 
-# A first step must begin in noise, and all steps must be linear. Noise levels other than the schedule's own would not
-# be visited by other samplers.
-_PLAIN: dict[str, Any] = {
+# A first step must begin in noise alone, and teacher and student must visit the same noise levels. A folder may have
+# others for its own samplers.
+_TRAILING: dict[str, Any] = {
     "timestep_spacing": "trailing",
-    "clip_sample": False,
-    "thresholding": False,
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
     "use_lu_lambdas": False,
 }
+# The student's steps must be linear in its prediction.
+_LINEAR: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+_ROUNDING = 1.5e-3  # of the first timestep: how far apart the same noise level may lie on two schedulers
 
 
-def few_step_sampler(config: dict[str, Any]) -> Sampler:
-    """The sampler of few-step models with this scheduler's configuration."""
-    return Sampler.EULER if is_flow(config) else Sampler.DDIM
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler's configuration, and the sampler that goes with it."""
+
+    config: dict[str, Any]
+    sampler: Sampler
+
+    def of(self, model: DiffusionModel) -> DiffusionModel:
+        """The same networks under this configuration."""
+        return replace(model, components=replace(model.components, scheduler_config=self.config))
 
 
-def few_step_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a student's scheduler: the teacher's noise levels, in steps that begin in noise alone."""
-    if is_flow(config):
-        return config
-    found = DDIMScheduler.from_config({**with_known_betas(config), **_PLAIN}).config
-    return {"_class_name": "DDIMScheduler", **{k: v for k, v in found.items() if k != "_use_default_values"}}
+def student_schedule(config: dict[str, Any], family: Family) -> Schedule:
+    """The schedule of a few-step model, which plain diffusers samples in the same steps.
+
+    DDIM for discrete schedules. For flow matching, Euler's steps over evenly spaced noise levels, which are then
+    shifted. Where the family's pipeline gives them to the scheduler, this is flow matching's own Euler scheduler; by
+    itself that one spends its last step next to the image. There, DPM-Solver++ of first order takes the same steps.
+
+    Args:
+        config: of the model's own scheduler.
+        family: of the model.
+    """
+    if not is_flow(config):
+        return Schedule(_config_of(DDIMScheduler, {**with_known_betas(config), **_TRAILING, **_LINEAR}), Sampler.DDIM)
+    if family.noise_levels(2) is not None:
+        shift = config.get("shift", config.get("flow_shift", 1.0))
+        return Schedule(_config_of(FlowMatchEulerDiscreteScheduler, {**config, "shift": shift}), Sampler.EULER)
+    return Schedule(_flow_config(config, order=1), Sampler.DPMPP)
 
 
-def with_few_step_config(model: DiffusionModel) -> DiffusionModel:
-    """The same networks under `few_step_config`: as teacher or student."""
-    config = few_step_config(model.scheduler_config)
-    return replace(model, components=replace(model.components, scheduler_config=config))
+def teacher_schedule(config: dict[str, Any], family: Family, sampler: Sampler) -> Schedule:
+    """A teacher's sampler, over the noise levels that its student's steps are among.
+
+    Args:
+        config: of the model's own scheduler.
+        family: of the model.
+        sampler: how the model is used.
+    """
+    if not is_flow(config):
+        return Schedule({**config, **_TRAILING}, sampler)
+    if sampler is Sampler.EULER:
+        return student_schedule(config, family)
+    return Schedule(_flow_config(config, order=2), Sampler.DPMPP)
+
+
+def _flow_config(config: dict[str, Any], *, order: int) -> dict[str, Any]:
+    """DPM-Solver++ over the noise levels of flow matching, with the shift of any scheduler's configuration."""
+    given = {
+        "prediction_type": FLOW,
+        "use_flow_sigmas": True,
+        "flow_shift": config.get("flow_shift", config.get("shift", 1.0)),
+        "solver_order": order,
+        "algorithm_type": "dpmsolver++",
+        "final_sigmas_type": "zero",
+    }
+    kept = ("num_train_timesteps", "use_dynamic_shifting", "time_shift_type")
+    shifting = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    found = _config_of(DPMSolverMultistepScheduler, {name: config[name] for name in kept if name in config} | given)
+    return found | {name: config[name] for name in shifting if name in config}
+
+
+def _config_of(kind: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that a scheduler has when it is made from another."""
+    found = kind.from_config({**config, "_class_name": kind.__name__}).config
+    return {"_class_name": kind.__name__, **{key: one for key, one in found.items() if not key.startswith("_")}}
 
 
 @dataclass(frozen=True)
@@ -83,25 +133,25 @@ class FewSteps:
         return (end - kept * start) / moved
 
 
-def few_steps(model: DiffusionModel, count: int) -> FewSteps:
+def few_steps(model: DiffusionModel, student: Schedule, count: int) -> FewSteps:
     """The steps of a student.
 
     Args:
-        model: under `with_few_step_config`.
+        model: under `student`'s configuration.
+        student: its schedule.
         count: K.
 
     Raises:
         ModelError: if its schedule has fewer timesteps, or a step depends on no prediction.
     """
-    sampler = few_step_sampler(model.scheduler_config)
 
     def landed(latents: float, prediction: float) -> Tensor:
-        scheduler = make_scheduler(model, sampler, steps=count)
+        scheduler = make_scheduler(model, student.sampler, steps=count)
         at, given = (torch.full((1, 1, 1, 1), value) for value in (latents, prediction))
         ends = [scheduler.step(given, timestep, at, return_dict=False)[0] for timestep in scheduler.timesteps]
         return torch.stack(ends).flatten().float()
 
-    timesteps = make_scheduler(model, sampler, steps=count).timesteps
+    timesteps = make_scheduler(model, student.sampler, steps=count).timesteps
     kept, moved = landed(1.0, 0.0), landed(0.0, 1.0)
     if not moved.abs().min() > 1e-4:
         raise ModelError(f"a step of {count} goes nowhere whatever the model predicts\n  expected: fewer steps")
@@ -109,40 +159,45 @@ def few_steps(model: DiffusionModel, count: int) -> FewSteps:
     return FewSteps(*(part.to(model.device) for part in (timesteps, levels, kept, moved)))
 
 
-def check_nested(config: dict[str, Any], family: Family, sampler: Sampler, *, steps: int, count: int) -> None:
-    """Refuse a teacher that does not visit the noise levels at which the student's steps begin.
+def nested_steps(teacher: Schedule, student: Schedule, family: Family, *, steps: int, count: int, exact: bool) -> int:
+    """The teacher's steps, if it visits the noise levels at which the student's begin; else the nearest count.
 
     Args:
-        config: of the teacher's scheduler, by `few_step_config`.
+        teacher: how the teacher samples.
+        student: the student's schedule.
         family: of the model.
-        sampler: of the teacher.
-        steps: of the teacher.
+        steps: of the teacher, as wanted.
         count: steps of the student.
+        exact: refuse another count than `steps`.
 
     Raises:
         ModelError: naming the counts nearest to `steps` that do; also for what the schedule does not allow.
     """
-    wanted = sampling_timesteps(config, family, few_step_sampler(config), steps=count).double()
+    wanted = sampling_timesteps(student.config, family, student.sampler, steps=count).double()
 
     def fits(number: int) -> bool:
-        own = sampling_timesteps(config, family, sampler, steps=number).double()
-        return bool(own[0] == wanted[0]) and all(bool(_is_near(own, one, wanted).any()) for one in wanted)
+        own = sampling_timesteps(teacher.config, family, teacher.sampler, steps=number).double()
+        return bool(_is_near(own[0], wanted[0], wanted)) and all(
+            bool(_is_near(own, one, wanted).any()) for one in wanted
+        )
 
     if steps >= count and fits(steps):
-        return
-    most = min(int(config.get("num_train_timesteps", 1000)), steps + 50)
-    others = [number for number in range(count, most + 1) if fits(number)]
-    nearest = sorted(sorted(others, key=lambda number: abs(number - steps))[:3])
+        return steps
+    most = min(int(teacher.config.get("num_train_timesteps", 1000)), max(steps, count) + 2 * count)
+    others = sorted((n for n in range(count, most + 1) if fits(n)), key=lambda number: abs(number - steps))
+    if others and not exact:
+        return others[0]
+    expected = ", ".join(map(str, sorted(others[:3]))) or "another sampler of the teacher (teacher.sampler)"
     raise ModelError(
-        f"{steps} steps of {sampler.value} do not visit the noise levels at which {count} steps begin\n"
-        f"  expected: {', '.join(map(str, nearest)) or 'another sampler'}"
+        f"{steps} steps of {teacher.sampler.value} do not visit the noise levels at which"
+        f" {'1 step begins' if count == 1 else f'{count} steps begin'}\n  expected: {expected}"
     )
 
 
 def _is_near(timestep: Tensor, other: Tensor, all_of_them: Tensor) -> Tensor:
     """Whether timesteps are the same up to rounding; those of flow matching are no whole numbers."""
     mine, others, first = (one.cpu().double() for one in (timestep, other, all_of_them[0]))  # MPS has no float64
-    return (mine - others).abs() < 1e-3 * first
+    return (mine - others).abs() <= _ROUNDING * first
 
 
 @torch.no_grad()
@@ -160,11 +215,11 @@ def teacher_states(
     """Where the teacher is when the student's steps end: noisy latents, the clean ones last, [B, K, C, h, w] float32.
 
     Args:
-        model: the teacher, under `with_few_step_config`.
+        model: the teacher, under its `teacher_schedule`.
         condition: from `guided_condition`.
         noise: x_T, [B, C, h, w] float32 standard normal.
         sampler: of the teacher: any that draws no noise.
-        steps: of the teacher, checked by `check_nested`.
+        steps: of the teacher, from `nested_steps`.
         guidance: scale of classifier-free guidance.
         few: of the student.
         stopped: checked before each step.

@@ -7,6 +7,7 @@ import yaml
 from cxrsynth.errors import RecipeError
 
 # Everything else decides what was learned and measured so far.
+_EVALUATED = ("rlcf", "ddpo")  # stages that keep their best checkpoint
 MAY_CHANGE = ("iterations", "train.learning_rate", "train.ace_learning_rate", "train.schedule")
 
 
@@ -33,6 +34,12 @@ def check_changes(before: str, now: str, stage: int) -> None:
         RecipeError: if nothing differs, or something that must not.
     """
     found = changes(before, now)
+    kinds = [one.get("stage") for one in yaml.safe_load(now).get("stages", [])]
+    if kinds[stage : stage + 1] and kinds[stage] not in _EVALUATED:
+        raise RecipeError(
+            f"--from-best: stage {stage} is {kinds[stage]}, which keeps no best checkpoint\n"
+            "  choose a new folder for other settings, or leave out --from-best to resume"
+        )
     if not found:
         raise RecipeError(
             "--from-best: the recipe is the one of the run, which would repeat itself\n"

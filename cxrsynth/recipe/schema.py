@@ -227,7 +227,7 @@ class TeacherSection(Section):
     steps: _AtLeastOne | None = Field(
         default=None,
         description="Denoising steps, which must visit the noise levels of the distilled model: mostly a multiple of"
-        " its steps. Default: what the model folder recommends.",
+        " its steps. Default: what the model folder recommends, or the nearest count that visits them.",
     )
     sampler: Literal["ddim", "dpm++", "euler"] | None = Field(
         default=None,

@@ -23,12 +23,12 @@ from torch import Tensor
 from cxrsynth import console
 from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.few_steps import (
-    check_nested,
-    few_step_config,
-    few_step_sampler,
+    Schedule,
     few_steps,
+    nested_steps,
+    student_schedule,
+    teacher_schedule,
     teacher_states,
-    with_few_step_config,
 )
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.parallel import SamplingPool
@@ -36,7 +36,7 @@ from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import guided_condition
 from cxrsynth.diffusion.spec import SamplingDefaults
 from cxrsynth.errors import ModelError
-from cxrsynth.recipe.schema import DistillStage, SamplingSection, TeacherSection
+from cxrsynth.recipe.schema import DistillStage, SamplingSection
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
@@ -51,30 +51,32 @@ from cxrsynth.tuning.trajectories import Trajectories
 from cxrsynth.tuning.verdict import TEST
 
 
-def teacher_sampling(section: TeacherSection, defaults: SamplingDefaults) -> SamplingDefaults:
-    """Steps, guidance and sampler of the teacher: the recipe's, else what the model folder recommends."""
-    usual = Sampler.DPMPP if defaults.sampler is Sampler.MODEL else defaults.sampler
-    return SamplingDefaults(
-        steps=section.steps or defaults.steps,
-        guidance=defaults.guidance if section.guidance is None else section.guidance,
-        sampler=usual if section.sampler is None else Sampler(section.sampler),
-    )
+def teacher_sampling(section: DistillStage, model: ResolvedModel, defaults: SamplingDefaults) -> SamplingDefaults:
+    """Steps, guidance and sampler of the teacher: the recipe's, else what the model folder recommends.
 
-
-def check_distillation(section: DistillStage, model: ResolvedModel, defaults: SamplingDefaults) -> None:
-    """Refuse a teacher whose steps do not go with those of the distilled model, before any network is loaded.
+    Steps that the recipe leaves open are the nearest count that visits the noise levels of the student.
 
     Args:
         section: of the recipe.
-        model: with the teacher's noise schedule.
+        model: with the teacher's noise schedule; nothing is loaded.
         defaults: how the teacher is used.
 
     Raises:
-        ModelError: naming what is expected.
+        ModelError: if the recipe's steps do not visit them, or the model's schedule does not allow them.
     """
-    teaching = teacher_sampling(section.teacher, defaults)
-    config = few_step_config(model.scheduler_config())
-    check_nested(config, model.family, teaching.sampler, steps=teaching.steps, count=section.sampling_steps)
+    config, teacher = model.scheduler_config(), section.teacher
+    usual = Sampler.DPMPP if defaults.sampler is Sampler.MODEL else defaults.sampler
+    sampler = usual if teacher.sampler is None else Sampler(teacher.sampler)
+    steps = nested_steps(
+        teacher_schedule(config, model.family, sampler),
+        student_schedule(config, model.family),
+        model.family,
+        steps=teacher.steps or defaults.steps,
+        count=section.sampling_steps,
+        exact=teacher.steps is not None,
+    )
+    guidance = defaults.guidance if teacher.guidance is None else teacher.guidance
+    return SamplingDefaults(steps=steps, guidance=guidance, sampler=sampler)
 
 
 class Distillation:
@@ -85,9 +87,9 @@ class Distillation:
 
     def __init__(self, run: TuneRun, section: DistillStage, index: int, *, checkpoint: ResolvedModel) -> None:
         self.run, self.section, self.index, self.checkpoint = run, section, index, checkpoint
-        self.teaching = teacher_sampling(section.teacher, checkpoint.spec.defaults)
-        check_distillation(section, checkpoint, checkpoint.spec.defaults)
-        self.model: DiffusionModel = with_few_step_config(
+        self.teaching = teacher_sampling(section, checkpoint, run.defaults)
+        self.schedule = student_schedule(checkpoint.scheduler_config(), checkpoint.family)
+        self.model: DiffusionModel = self.schedule.of(
             load_model(
                 checkpoint,
                 device=run.device,
@@ -97,7 +99,7 @@ class Distillation:
                 negative_prompt="",  # what the teacher's guidance led away from is learned
             )
         )
-        self.few = few_steps(self.model, section.sampling_steps)
+        self.few = few_steps(self.model, self.schedule, section.sampling_steps)
         self.regression = Regression(run, section, self.model)
         self.weights = self.regression.weights
         self.micro_batch = run.batch_size(SamplingSection(batch_size=section.micro_batch))
@@ -134,8 +136,9 @@ class Distillation:
     @property
     def defaults(self) -> SamplingDefaults:
         """How the student is used."""
-        sampler = few_step_sampler(self.model.scheduler_config)
-        return SamplingDefaults(steps=self.section.sampling_steps, guidance=self.guidance, sampler=sampler)
+        return SamplingDefaults(
+            steps=self.section.sampling_steps, guidance=self.guidance, sampler=self.schedule.sampler
+        )
 
     def train(self) -> None:
         """Train from where the stage stands to its end. Raises as `Stage.train`, `step` and `sample` do."""
@@ -178,11 +181,17 @@ class Distillation:
                         advance=advance,
                     )
         run.wait()
+        trajectories.check_all_there()
 
     def teacher(self) -> DiffusionModel:
-        """The model that the stage starts from, under the noise levels that both share."""
+        """The model that the stage starts from, sampled over noise levels that both share."""
         run = self.run
-        return with_few_step_config(load_model(self.checkpoint, device=run.device, precision=run.precision))
+        loaded = load_model(self.checkpoint, device=run.device, precision=run.precision)
+        return self._teaching_schedule.of(loaded)
+
+    @property
+    def _teaching_schedule(self) -> Schedule:
+        return teacher_schedule(self.checkpoint.scheduler_config(), self.checkpoint.family, self.teaching.sampler)
 
     def states(self, teacher: DiffusionModel, places: Sequence[int], pool: SamplingPool) -> Tensor:
         """Where the teacher is when each of the student's steps ends, [B, K, C, h, w] float32."""
@@ -191,7 +200,7 @@ class Distillation:
             teacher,
             self._condition(teacher, places, guidance),
             torch.stack([self.trajectories.noise(place) for place in places]),
-            sampler=self.teaching.sampler,
+            sampler=self._teaching_schedule.sampler,
             steps=self.teaching.steps,
             guidance=guidance,
             few=self.few,

@@ -44,7 +44,7 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
             f" learning rate {train.learning_rate:g}"
             + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
             f"- data: {stage.images.text}; {counted(len(run.held_out), 'report')} held out, {len(run.test)} for a test",
-            f"- mean loss of the last {counted(len(losses), 'step')}: {fmean(losses):.4f}",
+            *_mean_loss(losses),
             "- It may have memorized training images: `cxrsynth audit --reference` searches for near-duplicates.",
             "",
             "All settings are in the run's `recipe.yaml`.",
@@ -75,13 +75,18 @@ def distillation_card(run: TuneRun, stage: "Distillation") -> str:
         f" {train.learning_rate:g}"
         + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
         f"- reports: {run.reports.summary}",
-        f"- mean loss of the last {counted(len(losses), 'step')}: {fmean(losses):.4f}",
+        *_mean_loss(losses),
         "",
         *_table_of_teacher(rows, len(run.test)),
         "All settings are in the run's `recipe.yaml`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _mean_loss(losses: Sequence[float]) -> list[str]:
+    """A line of the card; none where the rows of metrics were lost."""
+    return [f"- mean loss of the last {counted(len(losses), 'step')}: {fmean(losses):.4f}"] if losses else []
 
 
 def _table_of_teacher(rows: Sequence[Mapping[str, Any]], test: int) -> list[str]:

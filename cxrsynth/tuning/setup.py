@@ -9,7 +9,7 @@ from types import TracebackType
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
-from cxrsynth.diffusion.few_steps import few_step_sampler
+from cxrsynth.diffusion.few_steps import student_schedule
 from cxrsynth.diffusion.model import choose_device, choose_precision
 from cxrsynth.diffusion.notices import tell_additions
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
@@ -22,7 +22,7 @@ from cxrsynth.recipe.schema import DdpoStage, DistillStage, Recipe, Reinforcemen
 from cxrsynth.runtime.processes import ProcessGroup, read_launch, refuse_sharding
 from cxrsynth.runtime.together import ending_together
 from cxrsynth.settings import Precision, Sampler, TuneSettings
-from cxrsynth.tuning.distill import check_distillation
+from cxrsynth.tuning.distill import teacher_sampling
 from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
@@ -239,8 +239,8 @@ def _distilled(
 ) -> SamplingDefaults:
     """How a distilled model is sampled. Raises ModelError if its teacher does not go with it."""
     try:
-        check_distillation(stage, model, defaults)
+        teacher_sampling(stage, model, defaults)
     except ModelError as error:
         raise ModelError(f"{where}.teacher.steps: {error}") from None
-    sampler = few_step_sampler(model.scheduler_config())
+    sampler = student_schedule(model.scheduler_config(), model.family).sampler
     return SamplingDefaults(steps=stage.sampling_steps, guidance=1.0, sampler=sampler)

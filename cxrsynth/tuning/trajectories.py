@@ -16,6 +16,7 @@ from cxrsynth.runtime.files import write_atomically
 from cxrsynth.runtime.pool import OrderedPool
 
 _PER_FILE = 64
+_DIGEST = "sha256"  # in a file's header, of its states
 _BYTES = 2  # float16: an error of 5e-4 in a target, where the network's own is larger by far
 
 
@@ -63,12 +64,22 @@ class Trajectories:
         return seeded_noise(self._shape[1:], self._seed, "trajectory", place)
 
     def is_there(self, places: range) -> bool:
-        """Whether a file has been sampled, and can be read."""
+        """Whether a file has been sampled, and holds what was written."""
         try:
             with safe_open(self._path(places), framework="pt") as file:
-                return tuple(file.get_slice("states").get_shape()) == (len(places), *self._shape)
+                states, digest = file.get_tensor("states"), (file.metadata() or {}).get(_DIGEST)
         except (OSError, SafetensorError):
             return False
+        return tuple(states.shape) == (len(places), *self._shape) and digest == _digest_of(states)
+
+    def check_all_there(self) -> None:
+        """Raises ModelError if a file is missing here: other processes may have sampled it on another machine."""
+        missing = sum(not self._path(places).is_file() for places in self.files)
+        if missing:
+            raise ModelError(
+                f"{self._folder}: {missing} of {len(self.files)} files of trajectories are not here\n"
+                "  expected: an --out that all processes share; each samples a part"
+            )
 
     def sample(
         self,
@@ -95,20 +106,34 @@ class Trajectories:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
         parts = []
-        for batch, found in pool.map_in_order(states, batches):
-            kept = found.cpu().half()
+        for batch, made in pool.map_in_order(states, batches):
+            kept = made.cpu().half()
             if not kept.isfinite().all():
                 raise ModelError("the teacher's latents are not numbers\n  try precision: fp32")
             parts.append(kept)
             advance(len(batch))
-        write_atomically(self._path(places), save({"states": torch.cat(parts)}))
+        found = torch.cat(parts)
+        write_atomically(self._path(places), save({"states": found}, metadata={_DIGEST: _digest_of(found)}))
 
     def ends(self, place: int, step: int) -> tuple[Tensor, Tensor]:
-        """Where a trajectory is before and after one of the student's steps, [C, h, w] float32 each."""
-        places = self.files[place // _PER_FILE]
-        with safe_open(self._path(places), framework="pt") as file:
-            rows = file.get_slice("states")[place - places[0]]
+        """Where a trajectory is before and after one of the student's steps, [C, h, w] float32 each.
+
+        Raises:
+            ModelError: if its file cannot be read.
+        """
+        path = self._path(range(place // _PER_FILE * _PER_FILE, self._count))
+        try:
+            with safe_open(path, framework="pt") as file:
+                rows = file.get_slice("states")[place % _PER_FILE]
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{path}: cannot be read any more ({error})\n  the same command samples what is missing, and goes on"
+            ) from None
         return self.noise(place) if step == 0 else rows[step - 1].float(), rows[step].float()
 
     def _path(self, places: range) -> Path:
         return self._folder / f"{self._identity}-{places[0]:08d}.safetensors"
+
+
+def _digest_of(states: Tensor) -> str:
+    return hashlib.sha256(states.contiguous().numpy().tobytes()).hexdigest()

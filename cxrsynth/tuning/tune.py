@@ -1,7 +1,7 @@
 """`cxrsynth tune`: a recipe in, a tuned model out. Stages run in order, each from the model the last one left."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -61,6 +61,7 @@ def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
     if settings.dry_run:
         return Tuned(run.folder.model, estimate=describe(run))
     if complete:
+        _remove_caches(run, range(len(run.recipe.stages)))
         return Tuned(run.folder.model, already_complete=True)
     if settings.export or settings.from_best:
         run.folder.refuse_no_run()
@@ -82,6 +83,8 @@ def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
         for index in range(len(run.recipe.stages)):
             if not (run.stage_model(index) / CARD).is_file():
                 _run_stage(run, index, checkpoint, first)
+            else:
+                _remove_caches(run, [index])
             first = None  # its networks are no longer needed
             if index + 1 < len(run.recipe.stages):
                 checkpoint = resolve_model(str(run.stage_model(index)))
@@ -123,8 +126,15 @@ def _run_stage(run: TuneRun, index: int, checkpoint: ResolvedModel, opened: Stag
         stage.test()
         if run.is_main:
             save_tuned(trained, run.stage_model(index), source=checkpoint, card=stage.card())
-            shutil.rmtree(run.folder.latents(index), ignore_errors=True)
+            _remove_caches(run, [index])
     run.wait()
+
+
+def _remove_caches(run: TuneRun, stages: Iterable[int]) -> None:
+    """Free the disk space of latents and trajectories of stages that are complete; a killed run may have left some."""
+    if run.is_main:
+        for index in stages:
+            shutil.rmtree(run.folder.latents(index), ignore_errors=True)
 
 
 def _export(run: TuneRun, index: int) -> Tuned:

@@ -116,7 +116,8 @@ def test_a_run_gives_the_bytes_of_a_local_one(store: Store, expected: dict[str, 
 def test_a_killed_run_resumes(moment: str, store: Store, expected: dict[str, str], tmp_path: Path) -> None:
     process = store.start(log=tmp_path / "log")
     process.kill_when(store.has(moment))
-    assert not store.has("manifest.json")()
+    if moment != "preview.png":  # the manifest follows at once
+        assert not store.has("manifest.json")()
     there = {one["name"]: one["LastModified"] for one in store.system.ls(OUT, detail=True) if "tar" in one["name"]}
     code, printed = store.run(OUT)
     assert code == 0, printed

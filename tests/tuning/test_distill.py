@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DistillStage
 from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
 from cxrsynth.runtime.batches import chunks
@@ -23,6 +24,7 @@ from cxrsynth.settings import Precision, Sampler, TuneSettings
 from cxrsynth.tuning.distill import Distillation
 from cxrsynth.tuning.setup import open_tune
 from tests.conftest import build_tiny_model
+from tests.diffusion.test_families import PROMPTS, by_diffusers, noise_of
 from tests.families import FAMILIES, build
 from tests.generation.making import hashes
 from tests.processes import Warm, process_group
@@ -200,23 +202,30 @@ def test_two_processes_learn_what_one_does(tiny_model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_is_distilled(name: str, tmp_path: Path) -> None:
-    """With adapters: they are small enough for any model."""
+@pytest.mark.parametrize("name", [*FAMILIES, "sd3 by DPM-Solver", "sana by DPM-Solver"])
+def test_every_family_is_distilled_and_sampled_by_plain_diffusers(name: str, tmp_path: Path) -> None:
+    """With adapters: they are small enough for any model. The steps of the teacher are the nearest that fit."""
+    name, _, solver = name.partition(" by ")
     source = build(name, tmp_path / "source")
+    if solver:
+        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+        DPMSolverMultistepScheduler(**flow).save_pretrained(source / "scheduler")
+        index = json.loads((source / "model_index.json").read_text())
+        index["scheduler"] = ["diffusers", "DPMSolverMultistepScheduler"]
+        (source / "model_index.json").write_text(json.dumps(index))
     train = {"unet": "lora", "lora": {"rank": 2}, "learning_rate": 1.0e-2}
-    teacher = {"steps": 4, "guidance": 3.0, "sampler": "euler"}
-    content = recipe(source, sampling_steps=2 if name != "sd3" else 4, train=train, teacher=teacher)
+    content = recipe(source, sampling_steps=4, steps=1, batch_size=2, trajectories=2, train=train, teacher={})
     result = tune(write_recipe(tmp_path, content), tmp_path / "run")
     assert result.exit_code == 0, result.output
-    model = resolve_model(str(tmp_path / "run" / "model"))
-    defaults = model.spec.defaults
-    assert (defaults.steps, defaults.sampler) == (
-        content["stages"][0]["sampling_steps"],
-        Sampler.DDIM if name in ("stable_diffusion", "sdxl", "pixart") else Sampler.EULER,
-    )
-    takes = load_model(model, device=torch.device("cpu"), precision=Precision.FP32).takes_guidance
-    assert defaults.guidance == (3.0 if takes else 1.0)
+    resolved = resolve_model(str(tmp_path / "run" / "model"))
+    model = load_model(resolved, device=torch.device("cpu"), precision=Precision.FP32)
+    defaults = resolved.spec.defaults
+    expected = {"sd3": Sampler.DPMPP, "sana": Sampler.DPMPP, "flux": Sampler.EULER, "lumina2": Sampler.EULER}
+    assert (defaults.steps, defaults.sampler) == (4, expected.get(name, Sampler.DDIM))
+    assert defaults.guidance == (3.5 if model.takes_guidance else 1.0)
+    noise = noise_of(model)
+    ours = sample_images(model, PROMPTS, noise, sampler=defaults.sampler, steps=4, guidance=defaults.guidance)
+    torch.testing.assert_close(ours, by_diffusers(resolved.folder, noise, defaults.guidance), atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
@@ -265,6 +274,79 @@ def test_adaptive_embeddings_stay(tiny_model: Path, tmp_path: Path, monkeypatch:
     assert result.exit_code == 0, result.output
     for name in ("ace.json", "ace.safetensors"):
         assert (tmp_path / "run" / "model" / name).read_bytes() == (source / name).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "zeros", "gone"])
+def test_damaged_trajectories_are_sampled_again(damage: str, tiny_model: Path, tmp_path: Path) -> None:
+    with stage_of(tmp_path, recipe(tiny_model)) as stage:
+        [path] = stage.run.folder.latents(0).iterdir()
+        before = path.read_bytes()
+        changed = bytearray(before)
+        if damage == "flipped":
+            changed[-100] ^= 1
+        elif damage == "zeros":
+            changed[-1000:] = bytes(1000)
+        path.write_bytes(changed[:-10] if damage == "cut" else changed)
+        if damage == "gone":
+            path.unlink()
+        [places] = stage.trajectories.files
+        assert not stage.trajectories.is_there(places)
+        stage.sample()
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_trajectories_lost_under_way_end_the_run_with_a_message(damage: str, tiny_model: Path, tmp_path: Path) -> None:
+    with stage_of(tmp_path, recipe(tiny_model)) as stage:
+        [path] = stage.run.folder.latents(0).iterdir()
+        path.unlink()
+        with pytest.raises(ModelError, match="1 of 1 files of trajectories are not here"):
+            stage.trajectories.check_all_there()
+        if damage == "cut":
+            path.write_bytes(b"12345678")
+        with pytest.raises(ModelError, match="cannot be read any more"):
+            stage.loss(0, batch_of(0))
+
+
+def test_a_run_whose_metrics_were_lost_still_leaves_its_model(tiny_model: Path, tmp_path: Path) -> None:
+    path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    shutil.rmtree(out / "model")
+    (out / "metrics.jsonl").unlink()
+    (out / "checkpoints" / "latents-0").mkdir()  # as a run leaves it that is killed before it is removed
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    assert "mean loss" not in (out / "model" / "model_card.md").read_text()
+    (out / "checkpoints" / "latents-0").mkdir(exist_ok=True)
+    assert "already complete" in tune(path, out).output
+    assert not (out / "checkpoints" / "latents-0").exists()
+
+
+def test_other_settings_are_not_sent_to_a_best_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert tune(write_recipe(tmp_path, recipe(tiny_model)), out).exit_code == 0
+    shutil.rmtree(out / "model")
+    other = write_recipe(tmp_path, recipe(tiny_model, train={"learning_rate": 2.0e-3, "ema_decay": 0.9}))
+    result = tune(other, out)
+    assert result.exit_code == 2
+    assert "--from-best" not in result.output
+    result = tune(other, out, "--from-best")
+    assert result.exit_code == 2
+    assert "stage 0 is distill, which keeps no best checkpoint" in result.output
+
+
+def test_a_second_distillation_starts_from_what_the_first_leaves(tiny_model: Path, tmp_path: Path) -> None:
+    """Its teacher is used as the first one's result is; the dry run says so, too."""
+    content = recipe(tiny_model, sampling_steps=4)
+    content["stages"].append(recipe(tiny_model, sampling_steps=1, teacher={})["stages"][0])
+    path = write_recipe(tmp_path, content)
+    estimate = tune(path, tmp_path / "run", "--dry-run")
+    assert estimate.exit_code == 0, estimate.output
+    assert "stage 2, distill: 1 step of ddim" in estimate.output
+    assert "in place of 4 of ddim at guidance 1" in estimate.output
+    result = tune(path, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "1 pass of the network in place of 4" in (tmp_path / "run" / "model" / "model_card.md").read_text()
 
 
 def test_a_dry_run_says_what_it_takes(tiny_model: Path, tmp_path: Path) -> None:
