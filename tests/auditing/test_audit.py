@@ -206,7 +206,11 @@ def test_a_killed_and_stopped_audit_ends_as_one_never_stopped(
     assert not (out / "summary.json").exists()
     done = run(*arguments)
     assert done.exit_code == 0, done.output
-    assert parts(out).items() >= scored.items()
+    folder = out / ".cxrsynth-audit"
+    # The reference's file is written once more at the end, without its pixels.
+    shown = {name for name in scored if "thumbnail" in pq.read_schema(folder / name).names}
+    assert len(shown) == len(scored) - 1
+    assert parts(out).items() >= {name: scored[name] for name in shown}.items()
     for name in FINDINGS:
         assert (out / name).read_bytes() == (audited / name).read_bytes(), name
 
