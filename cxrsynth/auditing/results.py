@@ -25,13 +25,14 @@ def write_results(
     summary: Mapping[str, Any],
     names: RealNames,
 ) -> None:
-    """Write all files. The summary comes last: where it is, the others are whole and the real pixels are deleted."""
+    """Write all files. The summary comes last: where it is, the others are whole and the real pixels are deleted.
+
+    The kept images follow. If they cannot be written, the findings are there, and the same command writes them.
+    """
     folder = run.folder.path
     (folder / SUMMARY).unlink(missing_ok=True)
     write_scores(folder / SCORES, decided)
     write_keep_list(folder / KEEP, decided)
-    if run.settings.write_kept is not None:
-        _write_kept(run, images, decided, summary, run.settings.write_kept)
     console.say("writing the report")
     previews = None if reference is None else Previews(reference, map(names.name, _real_keys(summary)))
     write_page(
@@ -45,6 +46,8 @@ def write_results(
         names.write(run.folder.real_names)
     _tidy(run)
     write_atomically(folder / SUMMARY, stable_json(summary))
+    if run.settings.write_kept is not None:
+        _write_kept(run, images, decided, summary, run.settings.write_kept)
 
 
 def _real_keys(summary: Mapping[str, Any]) -> list[str]:

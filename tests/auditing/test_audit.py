@@ -1,6 +1,7 @@
 """`audit` from end to end: with the packaged reward models, on sets that a tiny model made."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from cxrsynth.auditing import results
 from cxrsynth.auditing.autoencoder import load_autoencoder
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.cli import app
@@ -608,6 +610,24 @@ def test_kept_images_are_written_again_byte_for_byte(made: Path, tmp_path: Path)
     first, second = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("out", "again"))
     rewards = {row["key"]: row["reward_posture"] for row in first.to_pylist() if row["kept"]}
     assert {row["key"]: row["reward_posture"] for row in second.to_pylist()} == pytest.approx(rewards, abs=1e-4)
+
+
+def test_kept_images_that_cannot_be_written_cost_no_findings(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checks = [f"--ignore-check={name}" for name in CHECKS]
+    arguments = (made, "--out", tmp_path / "out", "--write-kept", tmp_path / "kept", *checks)
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_kept", full)
+        done = run(*arguments)
+    assert done.exit_code == 2, done.output
+    assert "No space left" in done.output
+    assert all((tmp_path / "out" / name).exists() for name in FINDINGS)
+    assert run(*arguments).exit_code == 0
+    assert (tmp_path / "kept" / "manifest.json").exists()
 
 
 def test_rewards_and_obedience_of_kept_images_stand_beside_those_of_all(
