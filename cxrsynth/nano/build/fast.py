@@ -162,6 +162,7 @@ def fast_card(numbers: dict[str, Any]) -> str:
             " holds.",
             "",
             f"Use it as its `cxrsynth.json` says ({steps} steps of DDIM, guidance 1): it knows no other noise levels.",
+            *([numbers["made_by"]["note"]] if "note" in numbers["made_by"] else []),
             "",
             "## Evaluation",
             "",
