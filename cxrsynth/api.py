@@ -18,6 +18,8 @@ from cxrsynth.address import Location, parse_location, parse_path
 from cxrsynth.recipe.packaged import EXAMPLE_REPORTS, find_recipe, packaged_folder
 from cxrsynth.settings import (
     DEFAULT_FAMILY,
+    FEWEST_READ,
+    MOST_READ,
     REWARDS,
     TUNING_FAMILY,
     AcceptSettings,
@@ -316,6 +318,8 @@ def audit(
     probes: int = AuditSettings.probes,
     generator: str | None = AuditSettings.generator,
     keep_reference_pixels: bool = AuditSettings.keep_reference_pixels,
+    reader_study: int | None = AuditSettings.reader_study,
+    reader_answers: Sequence[str | PathLike[str]] | None = None,
     id_key: str | PathLike[str] | None = AuditSettings.id_key,
     fail_under: Mapping[str, float] | Sequence[str] = AuditSettings.fail_under,
     strict: bool = AuditSettings.strict,
@@ -348,6 +352,8 @@ def audit(
         probes: reference images to plant near-duplicates of, which measures how well the search finds them.
         generator: model that made the images; near-duplicates are also planted with its autoencoder. None: nano's.
         keep_reference_pixels: leave the pixels of the reference in `.cxrsynth-audit` when the audit is complete.
+        reader_study: make reader-study.html with so many images, half of them real, an even number from 4 to 500.
+        reader_answers: files that readers saved from that page, to be scored.
         id_key: file with the secret key for pseudonyms of patients; None for the one in the user data folder.
         fail_under: metric -> value that it must reach (or, for a distance, not pass); or texts `METRIC=VALUE`.
         strict: stop at the first file that cannot be read instead of counting it as damaged.
@@ -373,6 +379,7 @@ def audit(
         _check_range(name, value, low=1)
     _check_range("keep_fraction", keep_fraction, low=0, high=1)
     _check_range("seed", seed, low=0)
+    _check_range("reader_study", reader_study, low=FEWEST_READ, high=MOST_READ)
     for reward, percentile in (beat_reference or {}).items():
         _check_range(f"beat_reference[{reward!r}]", percentile, low=0, high=100)
     settings = AuditSettings(
@@ -398,6 +405,8 @@ def audit(
         probes=probes,
         generator=generator,
         keep_reference_pixels=keep_reference_pixels,
+        reader_study=reader_study,
+        reader_answers=tuple(map(parse_path, reader_answers or ())),
         id_key=_path(id_key),
         fail_under=tuple(_assignments(fail_under)),
         strict=strict,

@@ -151,11 +151,35 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
         found = {name: [f"{one['caught']} of {one['of']}"] for name, one in memorization["sensitivity"].items()}
         found["false alarms on held-out real patients"] = [f"{alarms['caught']} of {alarms['of']}"]
         output.print(_table("planted near-duplicates of reference images", ["found"], found))
+    if (study := summary["reader_study"]) is not None:
+        _print_study(output, study)
     for miss in summary["failed"]:
         value = "not measured" if miss["value"] is None else f"{miss['value']:.4g}"
         said = f" {miss['metric']}: {value}, expected {miss['limit']} {miss['threshold']:g}"
         output.print(Text.assemble(("failed:", "red"), said))
     say(f"{out}: report.html, summary.json, scores.parquet, keep.csv")
+
+
+def _print_study(output: Console, study: Mapping[str, Any]) -> None:
+    """A reader study, and what its readers answered."""
+    scores = study["scores"]
+    named = f"reader study {study['study']}: {study['real']} real and {study['synthetic']} synthetic images"
+    if scores is None:
+        output.print(f"{named} in reader-study.html; --reader-answers FILE scores what readers save there")
+        return
+    output.print(f"{named}; guessing is right about {scores['chance']:g}")
+    columns = ("images", "right", "quality, real - synthetic", "s/image")
+    rows = {"all": [str(scores["accuracy"]["answers"]), *_read(scores)]}
+    rows |= {one["name"]: [f"{one['answered']} of {one['of']}", *_read(one)] for one in scores["readers"]}
+    output.print(_table("reader", columns, rows))
+
+
+def _read(scores: Mapping[str, Any]) -> list[str]:
+    return [
+        _interval(scores["accuracy"]),
+        _interval(scores["quality"]["difference"]),
+        _number(scores["seconds"]["p50"]),
+    ]
 
 
 def print_recipes(recipes: Mapping[str, str]) -> None:
@@ -197,8 +221,12 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _interval(measured: Mapping[str, float] | None) -> str:
-    return "-" if measured is None else f"{measured['value']:.3g} ({measured['low']:.3g} to {measured['high']:.3g})"
+def _interval(measured: Mapping[str, float | None] | None) -> str:
+    if measured is None or measured["value"] is None:
+        return "-"
+    if measured["low"] is None:
+        return f"{measured['value']:.3g}"
+    return f"{measured['value']:.3g} ({measured['low']:.3g} to {measured['high']:.3g})"
 
 
 class ShowIteration(Protocol):

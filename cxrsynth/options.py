@@ -416,6 +416,25 @@ Generator = Annotated[
         rich_help_panel=_METRICS,
     ),
 ]
+ReaderStudy = Annotated[
+    int | None,
+    Option(
+        metavar="N",
+        min=settings.FEWEST_READ,
+        max=settings.MOST_READ,
+        help="Make reader-study.html: N images, half of them real, for readers to tell apart, blinded. It holds real"
+        " radiographs: treat it as the reference.",
+        rich_help_panel=_METRICS,
+    ),
+]
+ReaderAnswers = Annotated[
+    list[Path] | None,
+    Option(
+        metavar="FILE",
+        help="Answers that a reader saved from reader-study.html, to be scored. Repeatable, one file of each reader.",
+        rich_help_panel=_METRICS,
+    ),
+]
 KeepReferencePixels = Annotated[
     bool,
     Option(

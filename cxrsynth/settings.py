@@ -12,6 +12,7 @@ REWARDS = ("posture", "diagnosis", "consistency")
 TUNING_FAMILY = "nano"  # of reward models, to tune with
 DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with
 
+FEWEST_READ, MOST_READ = 4, 500  # images of a reader study
 MOST_SEED = 2**63 - 1  # of torch's generators, and of the manifest's readers
 
 
@@ -275,8 +276,9 @@ class AuditSettings:
     near-duplicate search. Near-duplicates of `probes` reference images are planted to measure how well the search finds
     them; the kind `autoencoded` with the autoencoder of `generator` (a model as `generate` takes it), None for nano's.
     `write_depicts` is a model's folder whose description gets the findings that the images were measured to show.
-    `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `id_key` None: the key in
-    the user's data folder. `out` None: beside the input.
+    `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `reader_study` is how many
+    images a reader study is made of, half of them real; `reader_answers` are the files its readers saved. `id_key`
+    None: the key in the user's data folder. `out` None: beside the input.
     """
 
     shards: Location
@@ -296,6 +298,8 @@ class AuditSettings:
     probes: int = 100
     generator: str | None = None
     keep_reference_pixels: bool = False
+    reader_study: int | None = None
+    reader_answers: tuple[Path, ...] = ()
     id_key: Path | None = None
     fail_under: tuple[str, ...] = ()
     strict: bool = False

@@ -8,6 +8,7 @@ from cxrsynth import console
 from cxrsynth.auditing.comparison import compare_with_reference, needs_reference_pixels
 from cxrsynth.auditing.decide import Reference, decide, thresholds
 from cxrsynth.auditing.depicts import write_depicts
+from cxrsynth.auditing.reader_study.study import reader_study
 from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.results import write_results
 from cxrsynth.auditing.score_table import reward_names, reward_values, scores_table
@@ -91,7 +92,8 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
         columns |= comparison.columns
     real = {} if reference is None else _rewards(reference)
     decided = decide(scores_table([images.rows], columns), run.rules, real)
-    summary = summarize(run, images, reference, comparison, decided, real, names)
+    study = reader_study(run, images, reference, decided)
+    summary = summarize(run, images, reference, comparison, decided, real, names, study)
     write_results(run, images, reference, decided, summary, names)
     if run.settings.write_depicts is not None:
         subjects = {name: images.values(name) for name in ("view", "age_group", "sex")}

@@ -17,6 +17,7 @@ OPTION = "--fail-under"
 _STATISTICS = ("mean", "p5", "p25", "p50", "p75", "p95")
 _SUBGROUPS = ("view: AP", "view: LATERAL", "view: PA", "sex: F", "sex: M", "age group: adult", "age group: child")
 _GROUPS = ("all", *(f"finding: {name}" for name in OBSERVATIONS), *_SUBGROUPS)
+_SCORES = ("reader_study", "scores")
 _LIFT, _AUROC = ("utility", "lift"), ("utility", "auroc")
 # Parts of names before 0.2.0.
 _RENAMED = {"not_told": "unscored", "no finding told": NONE_STATED}
@@ -60,6 +61,9 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
         Metric(("memorization", "false_alarms"), _AT_MOST, low=0, high=1),
     ]
     metrics += [Metric(("memorization", "sensitivity", name), low=0, high=1) for name in alterations]
+    # The better readers tell synthetic images from real ones, the worse these are.
+    metrics += [Metric((*_SCORES, name), _AT_MOST, low=0, high=1) for name in ("accuracy", "sensitivity")]
+    metrics += [Metric((*_SCORES, "quality", "difference"), _AT_MOST, low=-4, high=4)]
     for reward in rewards:
         metrics += [Metric(("rewards", reward, statistic)) for statistic in _STATISTICS]
         metrics += [Metric(("rewards", reward, "unscored"), _AT_MOST, low=0)]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cxrsynth.address import refuse_address
+from cxrsynth.auditing.reader_study.key import PATTERN
 from cxrsynth.auditing.write_kept import lies_inside
 from cxrsynth.errors import ShardError
 from cxrsynth.runtime.folder import LockedFolder
@@ -11,6 +12,7 @@ from cxrsynth.settings import AuditSettings
 _STATE = ".cxrsynth-audit"
 
 SCORES, KEEP, SUMMARY, PAGE = "scores.parquet", "keep.csv", "summary.json", "report.html"
+STUDY_PAGE = "reader-study.html"
 COMPARISON = "comparison.json"
 _DEPICTS = "depicts.json"
 _REAL_NAMES = "real-names.csv"
@@ -32,10 +34,12 @@ class AuditFolder:
                 KEEP,
                 SUMMARY,
                 PAGE,
+                STUDY_PAGE,
                 f"{_STATE}/*.parquet",
                 f"{_STATE}/{COMPARISON}",
                 f"{_STATE}/{_DEPICTS}",
                 f"{_STATE}/{_REAL_NAMES}",
+                f"{_STATE}/{PATTERN}",
             ),
             scratch=(f"{_STATE}/.*.pixels",),
             kept="scores of finished units are kept",

@@ -13,6 +13,7 @@ from cxrsynth.auditing.decide import Rules
 from cxrsynth.auditing.depicts import check_model, check_origin
 from cxrsynth.auditing.fail_under import Threshold, known_metrics, parse_thresholds
 from cxrsynth.auditing.folder import AuditFolder
+from cxrsynth.auditing.reader_study.answers import Answered, read_answers
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, finding_heads
 from cxrsynth.auditing.write_kept import refuse_target, root_of
@@ -49,7 +50,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class AuditRun:
-    """What all parts of `audit` share. `autoencoder` is None without a reference."""
+    """What all parts of `audit` share. `autoencoder` is None without a reference, `answers` where none are scored."""
 
     settings: AuditSettings
     images: Examined
@@ -59,6 +60,7 @@ class AuditRun:
     rules: Rules
     thresholds: tuple[Threshold, ...]
     folder: AuditFolder
+    answers: Answered | None
     processes: ProcessGroup
 
 
@@ -79,7 +81,11 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     )
     rewards = tuple(settings.judges)
     thresholds = parse_thresholds(settings.fail_under, known_metrics(rewards, ALTERATIONS))
+    answers = read_answers(settings.reader_answers, folder.parts) if settings.reader_answers else None
     images, reference = _open_collections(settings)
+    if settings.reader_study is not None:
+        for collection in filter(None, (images, reference)):
+            _refuse_few(collection, settings.reader_study)
     if settings.write_depicts is not None:
         check_origin(settings.write_depicts, images.manifest, folder.depicts)
     device = choose_device(settings.device, local_rank=read_launch().local_rank)
@@ -95,6 +101,7 @@ def open_audit(settings: AuditSettings) -> AuditRun:
         rules=rules,
         thresholds=thresholds,
         folder=folder,
+        answers=answers,
         processes=join_processes(cpu=device.type == "cpu"),
     )
 
@@ -121,6 +128,11 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
             "--generator: its autoencoder is needed only where images are compared with real ones\n"
             "  name these with --reference, or leave --generator out"
         )
+    if settings.reader_study is not None:
+        if settings.reference is None:
+            raise ShardError("--reader-study: needs real images\n  name them with --reference")
+        if settings.reader_study % 2:
+            raise ShardError(f"--reader-study {settings.reader_study}: half are real, expected an even number")
     if settings.write_depicts is not None:
         check_model(settings.write_depicts)
     if settings.write_kept is None:
@@ -130,6 +142,18 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
             refuse_target(settings.write_kept, given)
     if settings.write_kept.resolve() == out.resolve():
         raise ShardError(f"--write-kept {settings.write_kept}: is where the findings go\n  choose another folder")
+
+
+def _refuse_few(collection: Collection, count: int) -> None:
+    """Raises ShardError for a collection known beforehand to have too few images for a reader study."""
+    known = (collection.manifest or {}).get("counts", {}).get("samples")
+    if known is None and all(unit.files for unit in collection.units):
+        known = sum(len(unit.files) for unit in collection.units)
+    if known is not None and known < count // 2:
+        raise ShardError(
+            f"--reader-study {count}: {counted(known, 'image')} in {collection.path}, {count // 2} are needed\n"
+            f"  ask for at most {2 * known}, or give more images"
+        )
 
 
 def _open_collections(settings: AuditSettings) -> tuple[Collection, Collection | None]:

@@ -14,6 +14,7 @@ from cxrsynth.address import Address
 from cxrsynth.auditing.comparison import Comparison, fidelity_of_kept
 from cxrsynth.auditing.decide import Reference, thresholds
 from cxrsynth.auditing.fail_under import missed
+from cxrsynth.auditing.reader_study.study import ReaderStudy
 from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.score_table import summaries
 from cxrsynth.auditing.scored import Scored
@@ -35,6 +36,7 @@ def summarize(
     decided: pa.Table,
     reference_rewards: Reference,
     names: RealNames,
+    study: ReaderStudy,
 ) -> dict[str, Any]:
     """What summary.json holds; `failed` lists the thresholds of --fail-under that were missed.
 
@@ -50,6 +52,8 @@ def summarize(
             # All images are scored by now: what cannot be measured costs itself alone.
             console.warn(f"utility was not measured: {error}")
             not_measured["utility"] = str(error)
+    if study.problem is not None:
+        not_measured["reader_study"] = study.problem
     summary: dict[str, Any] = {
         "version": identity["version"],
         "input": _collection(images) | {"manifest": run.images.collection.manifest},
@@ -63,8 +67,9 @@ def summarize(
         **_fidelity(run, images, reference, comparison, decided),
         "memorization": None if comparison is None else comparison.memorization,
         "utility": utility,
+        "reader_study": study.summary,
         "not_measured": not_measured,
-        "caveats": _caveats(images, reference),
+        "caveats": [*_caveats(images, reference), *study.caveats],
         "provenance": {
             "cxrsynth": identity["version"],
             "family": _without_folders(identity["family"]),

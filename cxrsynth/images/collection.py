@@ -3,8 +3,8 @@
 import hashlib
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cxrsynth.address import Address, Location, unreachable
 from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
-from cxrsynth.images.decode import IMAGE_EXTENSIONS, decode
+from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage, decode
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
 from cxrsynth.images.folder import UNLISTED_ROOT, Files, image_extension, looks_like_a_picture, walk
 from cxrsynth.images.image import Damaged, Radiograph
@@ -64,6 +64,15 @@ class Collection:
         raw = self._source.raw_images(unit)
         jobs = chain(self._unread, raw) if unit == self.units[0] else raw
         return in_order(jobs, partial(decode, metadata=self._metadata), workers=workers)
+
+    def read_only(self, unit: Unit, keys: Set[str], *, workers: int = 2) -> Iterator[Radiograph]:
+        """The images of a unit with these keys, in member order; no other is decoded, and no other file is read."""
+        if isinstance(self._source, Files):
+            unit = replace(unit, files=tuple(name for name in unit.files if name in keys))
+        wanted = (raw for raw in self._source.raw_images(unit) if isinstance(raw, RawImage) and raw.key in keys)
+        for found in in_order(wanted, partial(decode, metadata=self._metadata), workers=workers):
+            if isinstance(found, Radiograph):
+                yield found
 
     def digest_of(self, unit: Unit) -> str:
         """Identity of a unit and of its table, 64 hex digits, computed without reading the unit.

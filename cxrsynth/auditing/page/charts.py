@@ -111,6 +111,27 @@ def cumulative(name: str, curves: Sequence[Curve], *, label: str, threshold: flo
     return _svg(figure, name, f"Cumulative distribution of {label}: {names}")
 
 
+def intervals(
+    name: str, rows: Mapping[str, tuple[float, float, float]], *, label: str, chance: float | None = None
+) -> Markup:
+    """Shares in [0, 1] with their intervals, a row each: name -> value, low, high. `chance` is a dashed line."""
+    figure, axes = _canvas(62 + 24 * max(len(rows), 1), left=0.36)
+    for place, (value, low, high) in enumerate(rows.values()):
+        axes.plot([low, high], [place, place], color=KEPT, linewidth=1.6)
+        axes.plot([value], [place], color=KEPT, marker="o", markersize=5)
+    axes.set_yticks(np.arange(len(rows)), [_shortened(row) for row in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    if chance is not None:
+        axes.axvline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="guessing")
+    axes.set_xlabel(_printable(label), parse_math=False)
+    axes.tick_params(left=False)
+    axes.grid(axis="x")
+    if chance is not None:
+        _legend(axes, height=62 + 24 * max(len(rows), 1))
+    return _svg(figure, name, f"{label} of each row with its 95% interval; the table next to it has the numbers")
+
+
 def _canvas(height: int, *, left: float = 0.13, right: float = 0.03) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH / 72, height / 72))
     bottom, top = 40 / height, 6 / height

@@ -4,13 +4,9 @@ Style and script are part of the page, and its Content-Security-Policy names the
 nothing is loaded. Text from outside (keys, file names, reasons) is escaped.
 """
 
-import base64
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -36,12 +32,14 @@ from cxrsynth.auditing.page.figures import (
     utility_table,
 )
 from cxrsynth.auditing.page.gallery import Pictures, make_gallery
+from cxrsynth.auditing.page.inline import asset, content_policy, environment
 from cxrsynth.auditing.page.reasons import meaning
 from cxrsynth.runtime.files import write_atomically
 
 Thumbnails = Callable[[str], bytes | None]
 
 PAIRS_SHOWN = 24
+_HERE = "cxrsynth.auditing.page"
 _LISTED = 200  # rows of a table of damage
 _CURVE_POINTS = 200
 _LONG_MANIFEST_PARTS = ("shards", "files")  # one entry per file: they stay in the manifest
@@ -105,6 +103,7 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         "utility": utility_table(summary),
         "lift": (summary["utility"] or {}).get("lift") or (),
         "unprobed": (summary["utility"] or {}).get("too_few") or (),
+        "reader_chart": _reader_chart(summary),
         "provenance": _provenance(summary),
         "manifest": _short_manifest(summary),
         "listed": _LISTED,
@@ -112,48 +111,27 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
 
 
 def _render(context: Mapping[str, Any]) -> str:
-    style, script = _asset("page.css"), _asset("page.js")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+    style, script = asset(_HERE, "page.css"), asset(_HERE, "page.js")
+    policy = content_policy(style, script, images=True)
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render({**context, "style": style, "script": script, "policy": policy})
     )
-    ours = {"style": Markup(style), "script": Markup(script), "policy": Markup(policy)}
-    return _environment().get_template("report.html.jinja").render({**context, **ours})
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cxrsynth.auditing.page", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    made = environment(_HERE)
+    made.filters |= {
         "count": count,
         "figure": figure,
         "flat": flat,
         "interval": interval,
         "quantile_title": quantile_title,
-        "script_json": script_json,
     }
-    environment.globals |= {"share": share}
-    return environment
-
-
-def script_json(value: Any) -> Markup:
-    """JSON that cannot end the script element around it."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def _asset(name: str) -> str:
-    return (resources.files("cxrsynth.auditing.page") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    made.globals |= {"share": share}
+    return made
 
 
 def _without_nan(rows: pa.Table) -> pa.Table:
@@ -222,6 +200,16 @@ def _similarities(summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
         if curves
         else None
     )
+
+
+def _reader_chart(summary: Mapping[str, Any]) -> Markup | None:
+    """How often readers were right about real or synthetic, all together and each; None without answers."""
+    scores = (summary["reader_study"] or {}).get("scores")
+    if scores is None:
+        return None
+    named = {"all readers": scores["accuracy"]} | {one["name"]: one["accuracy"] for one in scores["readers"]}
+    rows = {name: (one["value"], one["low"], one["high"]) for name, one in named.items()}
+    return charts.intervals("readers", rows, label="share right", chance=scores["chance"])
 
 
 @dataclass(frozen=True, slots=True)

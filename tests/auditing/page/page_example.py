@@ -166,6 +166,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
             "lift": [{"finding": "Edema", "group": "all", **_interval(0.021, 0.018)}],
             "too_few": [{"finding": "Pneumothorax", "group": "sex: F", "in": "test", "present": 3, "absent": 90}],
         },
+        "reader_study": None,
         "failed": [{"metric": "coverage", "value": 0.6312, "threshold": 0.7, "limit": "at least"}],
         "provenance": {
             "command": "cxrsynth audit sets/winter-2031 --reference real/held-out --out evidence --min-diagnosis=-1.2",

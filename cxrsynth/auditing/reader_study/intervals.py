@@ -1,0 +1,73 @@
+"""95% intervals of what readers answered."""
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm, ttest_ind
+
+Found = dict[str, float | int | None]
+
+_Z = float(norm.ppf(0.975))
+
+
+def wilson(successes: float, of: float) -> tuple[float, float]:
+    """Wilson's score interval of a proportion; `of`, above zero, need not be whole.
+
+    Source: Wilson, Journal of the American Statistical Association 22 (1927), 209-212.
+    """
+    share, square = successes / of, _Z**2
+    center = (share + square / (2 * of)) / (1 + square / of)
+    half = _Z * sqrt(share * (1 - share) / of + square / (4 * of**2)) / (1 + square / of)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def proportion(right: npt.NDArray[np.float64]) -> Found:
+    """The share of right answers, and its Wilson interval at the effective number of answers.
+
+    Answers about one image are alike, and so are those of one reader, so there is less in them than their number says.
+    The effective number is the one at which independent answers would vary as much as these do, by the variance
+    clustered both ways (images and readers). It is at most the number of answers, and at most that of images where all
+    answers are alike. With two or three readers the interval says little of other readers.
+
+    Args:
+        right: [R, N] 1 where reader r was right about image n, 0 where wrong, nan where not asked.
+
+    Source: two-way clustering: Cameron, Gelbach, Miller, Journal of Business & Economic Statistics 29 (2011), 238-249;
+    effective size: Korn, Graubard, Survey Methodology 24 (1998), 193-201.
+    """
+    asked = ~np.isnan(right)
+    count = int(asked.sum())
+    if not count:
+        return {"value": None, "low": None, "high": None, "answers": 0}
+    share = float(np.nansum(right) / count)
+    rest = np.where(asked, right - share, 0.0)
+    images = int(asked.any(0).sum())
+    variance = _clustered(rest.sum(0), images)
+    if (readers := int(asked.any(1).sum())) > 1:
+        by_reader = _clustered(rest.sum(1), readers)
+        variance = max(variance, by_reader, variance + by_reader - float((rest**2).sum()))
+    spread = share * (1 - share)
+    effective = min(count, spread * count**2 / variance) if variance and spread else min(count, images)
+    low, high = wilson(share * effective, effective)
+    return {"value": share, "low": low, "high": high, "answers": count}
+
+
+def difference(one: Sequence[float], other: Sequence[float]) -> Found:
+    """Mean of `one` minus mean of `other`, with Welch's interval; without an interval for fewer than two of either."""
+    if not one or not other:
+        return {"value": None, "low": None, "high": None}
+    value = float(np.mean(one) - np.mean(other))
+    if min(len(one), len(other)) < 2:
+        return {"value": value, "low": None, "high": None}
+    if not np.ptp(one) and not np.ptp(other):
+        return {"value": value, "low": value, "high": value}
+    interval: Any = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    return {"value": value, "low": float(interval.low), "high": float(interval.high)}
+
+
+def _clustered(sums: npt.NDArray[np.float64], clusters: int) -> float:
+    """Variance of a total by the sums of its clusters, corrected for their number."""
+    return float((sums**2).sum()) * (clusters / (clusters - 1) if clusters > 1 else 1.0)
