@@ -168,7 +168,7 @@ def _print_study(output: Console, study: Mapping[str, Any]) -> None:
         output.print(f"{named} in reader-study.html; --reader-answers FILE scores what readers save there")
         return
     output.print(f"{named}; guessing is right about {scores['chance']:g}")
-    columns = ("images", "right", "quality, real - synthetic", "s/image")
+    columns = ("images", "right", "quality gap", "s/image")
     rows = {"all": [str(scores["accuracy"]["answers"]), *_read(scores)]}
     rows |= {one["name"]: [f"{one['answered']} of {one['of']}", *_read(one)] for one in scores["readers"]}
     output.print(_table("reader", columns, rows))

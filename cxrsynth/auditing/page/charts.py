@@ -115,7 +115,8 @@ def intervals(
     name: str, rows: Mapping[str, tuple[float, float, float]], *, label: str, chance: float | None = None
 ) -> Markup:
     """Shares in [0, 1] with their intervals, a row each: name -> value, low, high. `chance` is a dashed line."""
-    figure, axes = _canvas(62 + 24 * max(len(rows), 1), left=0.36)
+    height = 62 + 24 * max(len(rows), 1)
+    figure, axes = _canvas(height, left=0.44)
     for place, (value, low, high) in enumerate(rows.values()):
         axes.plot([low, high], [place, place], color=KEPT, linewidth=1.6)
         axes.plot([value], [place], color=KEPT, marker="o", markersize=5)
@@ -128,7 +129,7 @@ def intervals(
     axes.tick_params(left=False)
     axes.grid(axis="x")
     if chance is not None:
-        _legend(axes, height=62 + 24 * max(len(rows), 1))
+        _legend(axes, height=height)
     return _svg(figure, name, f"{label} of each row with its 95% interval; the table next to it has the numbers")
 
 

@@ -152,8 +152,9 @@ def _tell(key: StudyKey) -> None:
             f"--reader-study: the smallest image has a short side of {key.side} pixels, and all are shown at that size:"
             " readers see little"
         )
-    if key.matched["view"] < pairs:
-        console.warn(
-            f"--reader-study: in {key.matched['view']} of {pairs} pairs of a synthetic and a real image the view is the"
-            " same: readers may go by the others"
-        )
+    for name, what, least in (("view", "view is", pairs), ("present", "findings are", pairs / 2)):
+        if key.matched[name] < least:
+            console.warn(
+                f"--reader-study: in {key.matched[name]} of {pairs} pairs of a synthetic and a real image the {what}"
+                " the same: readers may go by the others"
+            )

@@ -239,3 +239,29 @@ def test_answers_about_another_set_come_with_a_caveat(studied: Path, home: Path,
     finally:
         (home / "made" / gone).write_bytes(content)
         assert run(home, "--reader-study", "12").exit_code == 0
+
+
+def test_reports_are_shown_de_identified_where_every_image_has_one(studied: Path, home: Path, tmp_path: Path) -> None:
+    """As written for the audit: with names, headings and lines."""
+    for kind in ("made", "real"):
+        head, *rows = (home / f"{kind}.csv").read_text().splitlines()
+        text = "FINDINGS: The heart is enlarged.\n\nIMPRESSION: Cardiomegaly. Discussed with Dr. Quibbleton."
+        lines = [f"{head},report", *(f'{row},"{text}"' for row in rows)]
+        (tmp_path / f"{kind}.csv").write_text("\n".join(lines) + "\n")
+    tables = (
+        "--table",
+        tmp_path / "made.csv",
+        "--reference",
+        home / "real",
+        "--reference-table",
+        tmp_path / "real.csv",
+    )
+    checks = [f"--ignore-check={name}" for name in IGNORED]
+    arguments = ("audit", home / "made", *tables, "--out", tmp_path / "out", "--device", "cpu", *checks)
+    done = CliRunner().invoke(app, [*map(str, arguments), "--reader-study", "4", "--probes", "2"])
+    assert done.exit_code == 0, done.output
+    assert "2 real radiographs and reports of real patients: treat it" in done.output
+    assert "Quibbleton" not in done.output
+    page = (tmp_path / "out" / "reader-study.html").read_text()
+    assert set(data_of(page)["texts"]) == {"The heart is enlarged. Cardiomegaly."}
+    assert "Quibbleton" not in page
