@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrsynth.errors import ReportsError, ShardError
+from cxrsynth.images import folder as images_folder
 from cxrsynth.images.collection import open_collection
 from cxrsynth.images.image import Damaged
 from cxrsynth.reports.table.columns import ColumnNames
@@ -34,6 +35,16 @@ def test_pictures_of_all_folders_by_path(tmp_path: Path) -> None:
     assert {radiograph.report for radiograph in radiographs} == {None}
     np.testing.assert_array_equal(radiographs[1].pixels, as_image(levels(0)))
     assert radiographs[1].members == {"png": encoded(levels(0))}
+
+
+def test_some_pictures_are_read_without_opening_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = open_collection(folder(tmp_path))
+    opened: list[str] = []
+    plain = images_folder.open_plain
+    monkeypatch.setattr(images_folder, "open_plain", lambda path: (opened.append(path.name), plain(path))[1])
+    found = list(collection.read_only(collection.units[0], {"b/y.jpeg", "z.webp"}))
+    assert [radiograph.key for radiograph in found] == ["b/y.jpeg", "z.webp"]
+    assert opened == ["y.jpeg", "z.webp"]
 
 
 def test_pictures_are_known_by_their_start_where_names_do_not_say(tmp_path: Path) -> None:

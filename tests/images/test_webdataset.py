@@ -46,6 +46,12 @@ def test_a_shard_gives_its_images_in_order(tmp_path: Path, name: str) -> None:
         assert dict(radiograph.members) == {"png": encoded(levels(index)), "json": b'{"view": "PA", "sex": "F"}'}
 
 
+def test_some_images_of_a_shard_are_read_without_the_others(tmp_path: Path) -> None:
+    collection = opened(tmp_path, tar_of([member("a.png", PNG), member("b.png", b"broken"), member("c.png", PNG)]))
+    found = list(collection.read_only(collection.units[0], {"a/a", "a/b", "a/none"}))
+    assert [radiograph.key for radiograph in found] == ["a/a"]
+
+
 def test_shards_are_sorted_units_and_their_equal_keys_stay_distinct(tmp_path: Path) -> None:
     for name in ("b.tar", "train/a.tar", ".hidden.tar"):
         write(tmp_path / name, shard_of(1))

@@ -255,13 +255,18 @@ def test_window_level_and_zoom(visit: Visit) -> None:
     page.mouse.move(middle[0] - 56, middle[1])
     page.mouse.up()
     assert page.locator("#window").input_value() == "200"
-    page.mouse.move(box["x"] + 1, box["y"] + 1)
+    pointer = (box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.6)
+    page.mouse.move(*pointer)
     page.mouse.wheel(0, -500)
     page.wait_for_function("document.querySelector('#zoom').textContent === '272%'")
     corner = page.locator("#canvas").bounding_box()
     assert corner is not None
     # The point under the pointer stays.
-    assert (corner["x"], corner["y"]) == (pytest.approx(box["x"], abs=3), pytest.approx(box["y"], abs=3))
+    under = [
+        (pointer[place] - corner[side]) / corner[length]
+        for place, side, length in ((0, "x", "width"), (1, "y", "height"))
+    ]
+    assert under == [pytest.approx(0.75, abs=0.005), pytest.approx(0.6, abs=0.005)]
     page.keyboard.press("t")
     page.mouse.move(*middle)
     page.mouse.down()

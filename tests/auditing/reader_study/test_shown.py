@@ -27,13 +27,13 @@ def test_all_are_asked_about_a_text_or_none() -> None:
 
 def test_a_report_is_de_identified_and_has_no_headings_or_lines() -> None:
     text = (
-        "INDICATION: Cough, seen by Dr. Miller.\nFINDINGS: Heart size normal.\n\n"
+        "INDICATION: Cough, seen by Dr. Miller.\nFINDINGS: Heart size normal. Zorblattic lungs.\n\n"
         "IMPRESSION: No edema.\nSigned John Smith MD 03/04/2019"
     )
     found = texts_of(Report(report_id="1", line=1, text=text))["report"]
     assert "Heart size normal." in found
     assert "No edema." in found
-    for word in ("Miller", "Smith", "2019", "FINDINGS", "Cough", "\n"):
+    for word in ("Miller", "Zorblattic", "Smith", "2019", "FINDINGS", "Cough", "\n"):
         assert word not in found
 
 
