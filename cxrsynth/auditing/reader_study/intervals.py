@@ -30,7 +30,8 @@ def proportion(right: npt.NDArray[np.float64]) -> Found:
     Answers about one image are alike, and so are those of one reader, so there is less in them than their number says.
     The effective number is the one at which independent answers would vary as much as these do, by the variance
     clustered both ways (images and readers). It is at most the number of answers, and at most that of images where all
-    answers are alike. With two or three readers the interval says little of other readers.
+    answers are alike. The variance of two or three readers is hardly known: where their skill differs, the interval is
+    too narrow (docs/audit.md has its coverage).
 
     Args:
         right: [R, N] 1 where reader r was right about image n, 0 where wrong, nan where not asked.

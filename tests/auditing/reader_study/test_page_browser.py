@@ -147,6 +147,7 @@ def test_from_first_to_last_click(visit: Visit, folder: Path, tmp_path: Path, wi
     assert (found["accuracy"]["value"], found["sensitivity"]["value"], found["specificity"]["value"]) == (0.75, 0.5, 1)
 
 
+@pytest.mark.slow
 def test_progress_is_kept_and_another_reader_starts_anew(visit: Visit) -> None:
     page = visit()
     begin(page, "First")
@@ -202,6 +203,7 @@ def test_the_text_comes_after_the_answers_and_fixes_them(visit: Visit) -> None:
     assert pressed(page) == ["real", "4", "Edema", "partly"]
 
 
+@pytest.mark.slow
 def test_no_finding_excludes_all_but_devices(visit: Visit) -> None:
     page = visit()
     begin(page, "A")
@@ -284,6 +286,7 @@ def test_window_level_and_zoom(visit: Visit) -> None:
     assert level_at(page, 30) == 90
 
 
+@pytest.mark.slow
 def test_two_fingers_zoom(visit: Visit) -> None:
     page = visit(390, touch=True)
     begin(page, "A")
@@ -298,6 +301,7 @@ def test_two_fingers_zoom(visit: Visit) -> None:
     assert page.locator("#window").input_value() == "256"
 
 
+@pytest.mark.slow
 def test_time_stops_while_the_page_is_hidden(visit: Visit) -> None:
     page = visit()
     hide = """(hidden) => {
@@ -318,6 +322,7 @@ def test_time_stops_while_the_page_is_hidden(visit: Visit) -> None:
     assert [one["seconds"] for one in content["answers"]] == [7, 3]
 
 
+@pytest.mark.slow
 def test_a_browser_that_keeps_nothing_says_so(visit: Visit) -> None:
     page = visit()
     page.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }")
@@ -329,6 +334,7 @@ def test_a_browser_that_keeps_nothing_says_so(visit: Visit) -> None:
     assert len(content["answers"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_sticks_out_and_everything_has_a_name(visit: Visit, width: int) -> None:
     page = visit(width)

@@ -235,6 +235,7 @@ def test_too_few_images_of_different_patients_cost_the_study_alone(home: Path) -
     assert "--reader-study 22: 10 kept synthetic images of different patients" in done.output
 
 
+@pytest.mark.slow
 def test_answers_about_another_set_come_with_a_caveat(studied: Path, home: Path, tmp_path: Path) -> None:
     file = answers(home, tmp_path, "Ann", 0)
     gone = next(one["key"] for one in key_of(home)["images"].values() if one["kind"] == "synthetic")
@@ -249,6 +250,7 @@ def test_answers_about_another_set_come_with_a_caveat(studied: Path, home: Path,
         assert run(home, "--reader-study", "12").exit_code == 0
 
 
+@pytest.mark.slow
 def test_reports_are_shown_de_identified_where_every_image_has_one(studied: Path, home: Path, tmp_path: Path) -> None:
     """As written for the audit: with names, headings and lines."""
     for kind in ("made", "real"):
