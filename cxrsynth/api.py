@@ -303,6 +303,8 @@ def audit(
     reference: str | PathLike[str] | None = None,
     table: str | PathLike[str] | None = None,
     reference_table: str | PathLike[str] | None = None,
+    split: str | None = AuditSettings.split,
+    reference_split: str | None = AuditSettings.reference_split,
     columns: Mapping[str, str] | None = None,
     judges: str | Mapping[str, str] = DEFAULT_FAMILY,
     features: str = AuditSettings.features,
@@ -336,6 +338,8 @@ def audit(
         reference: real images to compare with, in any form that `images` can have.
         table: CSV, JSON, Parquet or Excel table that describes the files in `images`.
         reference_table: the same for the reference.
+        split: of a public data set whose splits are known, only this one: train, val, test, or a name of its own.
+        reference_split: the same for the reference.
         columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`, `patient_id`, `file`) -> column name.
         judges: backend of all reward models, or reward -> backend; only the rewards of a mapping are measured.
         features: feature space for fidelity: a family of reward models, `xrv:NAME`, or an encoder folder.
@@ -388,6 +392,8 @@ def audit(
         out=_path(out),
         table=_location(table),
         reference_table=_location(reference_table),
+        split=split,
+        reference_split=reference_split,
         columns=_columns(columns, (_ROLES - {"report_id", "race"}) | {"patient_id", "file"}),
         judges=_judges(judges),
         family=family,

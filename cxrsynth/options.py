@@ -339,6 +339,12 @@ ImageTable = Annotated[
 ReferenceTable = Annotated[
     str | None, Option(metavar="PATH", help="Table that describes the reference images.", rich_help_panel=_METRICS)
 ]
+Split = Annotated[
+    str | None, Option(metavar="NAME", help="Only one split, where a data set's are known: train, val or test.")
+]
+ReferenceSplit = Annotated[
+    str | None, Option(metavar="NAME", help="The same for the reference images.", rich_help_panel=_METRICS)
+]
 Judge = Annotated[
     list[str] | None,
     Option(

@@ -278,7 +278,8 @@ class AuditSettings:
     `write_depicts` is a model's folder whose description gets the findings that the images were measured to show.
     `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `reader_study` is how many
     images a reader study is made of, half of them real; `reader_answers` are the files its readers saved. `id_key`
-    None: the key in the user's data folder. `out` None: beside the input.
+    None: the key in the user's data folder. `out` None: beside the input. `split` and `reference_split` are parts of
+    data sets whose splits are known; None for all.
     """
 
     shards: Location
@@ -286,6 +287,8 @@ class AuditSettings:
     out: Path | None = None
     table: Location | None = None
     reference_table: Location | None = None
+    split: str | None = None
+    reference_split: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     judges: dict[str, str] = field(default_factory=dict)
     family: str = DEFAULT_FAMILY

@@ -165,22 +165,34 @@ def _open_collections(settings: AuditSettings) -> tuple[Collection, Collection |
     if file_column is not None and not any(file_column in column_names(checked(table)) for table in tables):
         where = ", ".join(map(str, tables)) or "no table is given"
         raise ReportsError(f"--file-column {file_column}: no such column ({where})")
-    images = open_collection(settings.shards, table=settings.table, columns=columns, file_column=file_column)
-    _tell_passed_over(images)
-    _tell_table(images, settings.table)
+    images = open_collection(
+        settings.shards, table=settings.table, columns=columns, file_column=file_column, split=settings.split
+    )
+    _tell(images, settings.table)
     if settings.reference is None:
         return images, None
     reference = open_collection(
-        settings.reference, table=settings.reference_table, columns=columns, file_column=file_column
+        settings.reference,
+        table=settings.reference_table,
+        columns=columns,
+        file_column=file_column,
+        split=settings.reference_split,
     )
-    _tell_passed_over(reference)
-    _tell_table(reference, settings.reference_table)
+    _tell(reference, settings.reference_table)
     return images, reference
+
+
+def _tell(collection: Collection, table: Location | None) -> None:
+    """Say what is read of a collection, and what is not."""
+    if read_launch().rank == 0:
+        _tell_passed_over(collection)
+        _tell_layout(collection)
+        _tell_table(collection, table)
 
 
 def _tell_passed_over(collection: Collection) -> None:
     """Name the images that are of no kind that is read."""
-    if collection.passed_over and read_launch().rank == 0:
+    if collection.passed_over:
         kinds = ", ".join(f"{number} {suffix}" for suffix, number in collection.passed_over.items())
         console.warn(
             f"{collection.path}: passed over: {kinds}\n  convert them to one of: {', '.join(IMAGE_EXTENSIONS)}"
@@ -188,15 +200,27 @@ def _tell_passed_over(collection: Collection) -> None:
 
 
 def _tell_table(collection: Collection, table: Location | None) -> None:
-    """Say what is read from a table, and of how many images it says nothing."""
-    if table is None or read_launch().rank != 0:
-        return
-    console.say(f"{table}: {collection.columns_used}")
+    """Say what is read from a table, and of how many images neither it nor a layout's tables say anything."""
+    if table is not None:
+        console.say(f"{table}: {collection.columns_used}")
     if collection.described is not None:
         images, found = collection.described
         if found < images:
             missing = f"{images - found} of {counted(images, 'image')} in {collection.path}"
-            console.warn(f"{table}: {missing} have no row in it")
+            console.warn(f"{table}: {missing} have no row in it" if table else f"{missing} have no row in its tables")
+
+
+def _tell_layout(collection: Collection) -> None:
+    """Name the layout that was recognized, what is read of it, and which of its labels are lost."""
+    layout = collection.layout
+    if layout is None:
+        return
+    read = [f"{gives} from {file}" for file, gives in layout.tables.items()]
+    splits = ", ".join(f"{name} {count}" for name, count in layout.splits.items())
+    chosen = f"split {layout.split} of {splits}" if layout.split else f"splits: {splits}"
+    console.say("; ".join([f"{collection.path}: {layout.name}", *read, *([chosen] if splits else [])]))
+    for caveat in layout.caveats:
+        console.warn(f"{collection.path}: {caveat}")
 
 
 def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes) -> Scorer:

@@ -84,6 +84,7 @@ def _collection(scored: Scored, names: RealNames | None = None) -> dict[str, Any
     return {
         "path": collection.path.name,
         "kind": collection.kind,
+        "layout": None if collection.layout is None else collection.layout.as_json(),
         "images": scored.rows.num_rows,
         "units": len(collection.units),
         "damaged_count": len(damaged),
@@ -110,6 +111,9 @@ def _caveats(images: Scored, reference: Scored | None) -> list[str]:
         described = None if scored is None else scored.examined.collection.described
         if described is not None and described[1] < described[0]:
             found.append(f"{described[0] - described[1]} of {described[0]} {name} have no row in the table")
+        layout = None if scored is None else scored.examined.collection.layout
+        if layout is not None:
+            found += [f"{name}: {caveat}" for caveat in layout.caveats]
     if reference is not None and (caveat := unknown_patients(reference)) is not None:
         found.append(caveat)
     return found

@@ -17,6 +17,9 @@ from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage, decode
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
 from cxrsynth.images.folder import UNLISTED_ROOT, Files, image_extension, looks_like_a_picture, walk
 from cxrsynth.images.image import Damaged, Radiograph
+from cxrsynth.images.layouts.find import of_split, open_layout
+from cxrsynth.images.layouts.layout import Recognized
+from cxrsynth.images.layouts.splits import split_of_path
 from cxrsynth.images.metadata import MetadataReader
 from cxrsynth.images.own import FileSet, OurShards, read_manifest
 from cxrsynth.images.table import ImageRows, open_rows
@@ -51,6 +54,8 @@ class Collection:
     described: tuple[int, int] | None = None
     # Images of kinds that are not read: how many of each extension.
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    # The public data set, or kind of file, whose layout was recognized.
+    layout: Recognized | None = None
 
     def read(self, unit: Unit, *, workers: int = 2) -> Iterator[Radiograph | Damaged]:
         """Images of a unit in member order, decoded ahead of the caller by `workers` threads.
@@ -95,10 +100,12 @@ def open_collection(
     columns: ColumnNames | None = None,
     template: PromptTemplate | None = None,
     file_column: str | None = None,
+    split: str | None = None,
 ) -> Collection:
     """Find out what is at `path`: a cxrsynth data set, a shard or a folder of shards, an image or a folder of images.
 
-    Folders are searched recursively. Pictures beside a shard are not read: most are previews.
+    Folders are searched recursively. Pictures beside a shard are not read: most are previews. Public data sets are
+    recognized by their paths and tables (cxrsynth.images.layouts), which then describe the images unless `table` does.
 
     Args:
         path: a folder, a tar, one image, or the manifest.json of a cxrsynth data set.
@@ -107,6 +114,7 @@ def open_collection(
         columns: names of columns (and keys of JSON members) that differ from the usual ones.
         template: of prompts, whose fields are read, too.
         file_column: the table's column of file names, if it has that one; else a usual one.
+        split: of a data set whose splits are known, only this one: train, val, test, or a name of its own.
 
     Raises:
         ShardError: if there is nothing at `path`, nothing that can be read as images, or a broken cxrsynth manifest.
@@ -117,9 +125,15 @@ def open_collection(
     if manifest is not None and table is not None:
         raise ShardError(f"{path}: a cxrsynth data set carries its own metadata\n  leave out the table")
     rows = None if table is None else open_rows(table, columns=columns, template=template, file_column=file_column)
-    source = _own_source(root, only, manifest) if manifest is not None else _other_source(path, root, only, rows)
-    counts = source.counts() if isinstance(source, Files) and rows is not None else None
-    if counts is not None and not counts[1]:
+    if manifest is not None:
+        if split is not None:
+            raise ShardError(f"{path}: a data set of cxrsynth has no splits\n  leave out the split")
+        opened = _Opened(_own_source(root, only, manifest))
+    else:
+        opened = _other_source(path, root, only, rows, split)
+    source = opened.source
+    counts = source.counts() if isinstance(source, Files) else None
+    if counts is not None and not counts[1] and rows is not None:
         raise ReportsError(
             f"{table}: no row matches an image in {path}\n  expected file names, or paths, of the images there"
         )
@@ -134,11 +148,21 @@ def open_collection(
         source,
         metadata,
         described.unread,
-        described.digest,
+        described.digest or (stat_digest(root, opened.tables) if opened.tables else ""),
         columns_used="" if rows is None else rows.used,
         described=counts,
         passed_over=source.passed_over if isinstance(source, Files) else {},
+        layout=opened.layout,
     )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A source, the layout it was recognized by, and the layout's tables that describe it."""
+
+    source: Source
+    layout: Recognized | None = None
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,11 +213,13 @@ def _place_in_store(address: Address) -> tuple[Address, str | None]:
 def _own_source(root: Location, only: str | None, manifest: dict[str, Any]) -> Source:
     listed = {shard["name"] for shard in manifest["shards"]}
     if only is not None and only not in listed:
-        return _other_source(root / only, root, only, None)
+        return _other_source(root / only, root, only, None, None).source
     return OurShards(root, manifest, only=only) if listed else FileSet(root, manifest)
 
 
-def _other_source(path: Location, root: Location, only: str | None, rows: ImageRows | None) -> Source:
+def _other_source(
+    path: Location, root: Location, only: str | None, rows: ImageRows | None, split: str | None
+) -> _Opened:
     """Any other collection. Raises ShardError if there is nothing that can be read as images."""
     names = list(walk(root)) if only is None else [only]
     if names == [UNLISTED_ROOT]:
@@ -202,7 +228,8 @@ def _other_source(path: Location, root: Location, only: str | None, rows: ImageR
         raise ShardError(f"{path}: an empty folder\n  expected shards, pictures or DICOM files")
     tars = [name for name in names if name.lower().endswith(SUFFIXES)]
     if tars:
-        return Shards(root, tars, rows)
+        tars = tars if split is None else of_split(tars, {name: split_of_path(name) for name in tars}, split, root=path)
+        return _Opened(Shards(root, tars, rows))
     kinds = {name: None if name.endswith("/") else image_extension(root / name) for name in names}
     radiographs = [name for name in names if name.endswith("/") or kinds[name] is not None]
     found = {kind for kind in kinds.values() if kind is not None}
@@ -212,9 +239,16 @@ def _other_source(path: Location, root: Location, only: str | None, rows: ImageR
             f"  expected shards ({', '.join(SUFFIXES)}), or files ending in {', '.join(IMAGE_EXTENSIONS)}"
         )
     passed_over = Counter(PurePosixPath(name).suffix.lower() for name in names if looks_like_a_picture(name))
-    return Files(
-        root, radiographs, rows, all_dicom=found <= set(DICOM_EXTENSIONS), passed_over=dict(passed_over.most_common())
+    laid = open_layout(root, names, radiographs, split=split, has_table=rows is not None)
+    source = Files(
+        root,
+        laid.images,
+        laid.rows if rows is None else rows,
+        all_dicom=found <= set(DICOM_EXTENSIONS),
+        passed_over=dict(passed_over.most_common()),
+        beside=laid.beside,
     )
+    return _Opened(source, laid.recognized, laid.tables)
 
 
 def _kind(source: Source) -> Kind:

@@ -8,7 +8,8 @@ from cxrsynth.address import Address, Location, unreachable
 from cxrsynth.images import dicom
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage
 from cxrsynth.images.image import Damaged
-from cxrsynth.images.limits import MAX_MEMBER_BYTES, UnreadableError, open_plain, shown
+from cxrsynth.images.layouts.find import LayoutRows
+from cxrsynth.images.limits import MAX_MEMBER_BYTES, MAX_TEXT_BYTES, UnreadableError, open_plain, shown
 from cxrsynth.images.table import ImageRows, Row
 from cxrsynth.images.unit import Unit, file_units, stat_digest
 
@@ -92,6 +93,7 @@ def read_files(
     *,
     find_row: Callable[[str], Row | None] = lambda _: None,
     check: Callable[[str, bytes], str] = lambda name, content: name,
+    beside: tuple[str, ...] = (),
 ) -> Iterator[RawImage | Damaged]:
     """The images of some files, in order.
 
@@ -101,6 +103,7 @@ def read_files(
         source: name of this unit of the collection.
         find_row: the table row of the image with this key.
         check: file name and content -> the image's key; may raise UnreadableError.
+        beside: extensions of files with the image's name that belong to it.
     """
     for place, name in enumerate(names):
         try:
@@ -115,7 +118,21 @@ def read_files(
         else:
             suffix = PurePosixPath(name).suffix.lower().removeprefix(".")
             extension = suffix if suffix in IMAGE_EXTENSIONS else kind_of(content[:_PREAMBLE_BYTES]) or "dcm"
-            yield RawImage(key, source, place, name, extension, {extension: content}, row=find_row(key))
+            members = {extension: content} | _members_beside(root, name, beside)
+            yield RawImage(key, source, place, name, extension, members, row=find_row(key))
+
+
+def _members_beside(root: Location, name: str, extensions: tuple[str, ...]) -> dict[str, bytes]:
+    """Content of those files that there are; one that is too long is refused as it is decoded."""
+    members = {}
+    for extension in extensions:
+        path = root / f"{name.rpartition('.')[0]}.{extension}"
+        try:
+            with open_plain(path) as file:
+                members[extension] = file.read(MAX_TEXT_BYTES + 1)
+        except (OSError, UnreadableError):
+            continue
+    return members
 
 
 def _read(path: Location) -> bytes:
@@ -133,29 +150,37 @@ class Files:
         self,
         root: Location,
         names: Iterable[str],
-        rows: ImageRows | None = None,
+        rows: ImageRows | LayoutRows | None = None,
         *,
         all_dicom: bool = False,
         passed_over: Mapping[str, int] | None = None,
+        beside: tuple[str, ...] = (),
     ) -> None:
         self._root = root
         self.all_dicom = all_dicom
         self.passed_over = dict(passed_over or {})
         self._here = PurePosixPath(root.url if isinstance(root, Address) else Path(os.path.abspath(root)).as_posix())
         self._rows = rows
+        self._beside = beside
         self.units = file_units(names)
 
     def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
         """Images of one chunk of files; the key of an image is its path in the folder."""
-        yield from read_files(self._root, unit.files, unit.name, find_row=self._row)
+        yield from read_files(self._root, unit.files, unit.name, find_row=self._row, beside=self._beside)
 
     def digest_of(self, unit: Unit) -> str:
-        """Digest of the files' names, sizes and times."""
-        return stat_digest(self._root, unit.files)
+        """Digest of the names, sizes and times of the files and of what lies beside them."""
+        others = [f"{name.rpartition('.')[0]}.{extension}" for extension in self._beside for name in unit.files]
+        others += self._rows.reports_of(unit.files) if isinstance(self._rows, LayoutRows) else []
+        return stat_digest(self._root, [*unit.files, *others])
 
-    def counts(self) -> tuple[int, int]:
-        """How many files there are, and for how many of them the table has a row."""
-        found = [self._row(name) is not None for unit in self.units for name in unit.files]
+    def counts(self) -> tuple[int, int] | None:
+        """How many files there are, and for how many of them a table has a row; None without a table."""
+        rows = self._rows
+        if rows is None or (isinstance(rows, LayoutRows) and not rows.describes):
+            return None
+        has_row = rows.has_row if isinstance(rows, LayoutRows) else lambda name: self._row(name) is not None
+        found = [has_row(name) for unit in self.units for name in unit.files]
         return len(found), sum(found)
 
     def _row(self, name: str) -> Row | None:

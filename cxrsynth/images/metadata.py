@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cxrsynth.images.layouts import VIEW_COLUMNS, class_of, named, patient_of, plain, view_of
+from cxrsynth.images.layouts.paths import VIEW_COLUMNS, class_of, named, patient_of, plain, view_of
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import age_group
 from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, find_roles, is_of_ids, observation_of

@@ -11,7 +11,7 @@ from cxrsynth.address import Location
 from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError
 from cxrsynth.images import dicom, pictures
-from cxrsynth.images.layouts import plain
+from cxrsynth.images.layouts.paths import plain
 from cxrsynth.images.metadata import is_metadata
 from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed, template_columns
 from cxrsynth.reports.table.records import read_records

@@ -37,7 +37,7 @@ _STATUSES = {
     "uncertain": Status.UNCERTAIN,
 }
 _NUMBERS = {1.0: Status.PRESENT, 0.0: Status.ABSENT, -1.0: Status.UNCERTAIN}  # CheXpert's
-_NOT_MENTIONED = UNKNOWN | {"<na>", "not mentioned"}
+MISSING_LABELS = UNKNOWN | {"<na>", "not mentioned"}
 _VIEW_WORDS = {
     **dict.fromkeys(("pa", "posteroanterior"), "PA"),
     **dict.fromkeys(("ap", "anteroposterior", "portable", "mobile", "supine", "sup", "semierect", "bedside"), "AP"),
@@ -242,15 +242,15 @@ def _cell(column: str, value: Any) -> str:
 def _label(observation: str, cell: str) -> FindingLabel | None:
     """The label that a cell states; None if it states none."""
     word = cell.strip().lower()
-    if word in _NOT_MENTIONED:
+    if word in MISSING_LABELS:
         return None
-    status = _status(word)
+    status = status_of(word)
     if status is None:
         raise UnusableError(f"{observation}: value not understood; expected 1, 0, -1 or nothing")
     return FindingLabel(status)
 
 
-def _status(word: str) -> Status | None:
+def status_of(word: str) -> Status | None:
     """What a label cell says: a word, or CheXpert's number in any spelling (1.00, 1,0, +1)."""
     if word in _STATUSES:
         return _STATUSES[word]

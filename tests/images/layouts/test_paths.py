@@ -6,7 +6,7 @@ import pytest
 
 from cxrsynth.images.collection import open_collection
 from cxrsynth.images.image import Radiograph
-from cxrsynth.images.layouts import class_of, patient_of
+from cxrsynth.images.layouts.paths import class_of, patient_of
 from cxrsynth.reports.labels import Side, Status
 from tests.images.making import encoded, levels, read_all, write
 
@@ -76,13 +76,13 @@ def test_nih(tmp_path: Path) -> None:
     lines += ["00000001_000.png,Cardiomegaly|Effusion,0,1,58,M,PA", "00000001_001.png,No Finding,1,1,58,M,AP"]
     lines += ["00000002_000.png,Mass,0,2,81,F,PA"]
     found = read(folder, write(tmp_path / "Data_Entry_2017.csv", "\n".join(lines)))
-    assert [one.patient for one in found.values()] == ["1", "1", "2"]  # the table's own name comes first
+    assert [one.patient for one in found.values()] == ["1", "1", "2"]  # as the table has them
     assert [sorted(present(one)) for one in found.values()] == [
         ["Cardiomegaly", "Pleural Effusion"],
         ["No Finding"],
         ["Lung Lesion"],
     ]
-    assert [one.patient for one in read(folder).values()] == ["00000001", "00000001", "00000002"]
+    assert [one.patient for one in read(folder).values()] == ["1", "1", "2"]  # and the paths say the same
 
 
 def test_kermany_and_other_folders_of_a_class(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""Labels of one image, from its rows in a table of a data set."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from cxrsynth.images.layouts.paths import plain
+from cxrsynth.images.layouts.vocabulary import BROADER, Vocabulary
+from cxrsynth.reports.labels import OPACITY_KINDS, Status
+from cxrsynth.reports.table.columns import observation_of
+from cxrsynth.reports.table.rows import MISSING_LABELS, status_of
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+_AROUND_WORDS = " \t\n[](){}'\""  # as lists are written as text
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Observation -> status; one that is not mentioned has no entry.
+
+    `without` are words of the data set that stand for no observation, `unknown` those that it is not known to have.
+    """
+
+    statuses: Mapping[str, Status]
+    without: frozenset[str] = frozenset()
+    unknown: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+LabelReader: TypeAlias = Callable[[Rows], Labels]
+
+
+def observed(rows: Rows) -> Labels:
+    """Columns named after observations, with 1, 0, -1 or nothing: present, absent, uncertain, not mentioned."""
+    statuses, unknown = {}, set()
+    for column, value in rows[0].items():
+        observation = observation_of(column)
+        word = cell_text(value).lower()
+        if observation is None or word in MISSING_LABELS:
+            continue
+        status = status_of(word)
+        if status is None:
+            unknown.add(f"{observation} {word}")
+        else:
+            statuses[observation] = status
+    return Labels(statuses, unknown=frozenset(unknown))
+
+
+def listed(column: str, vocabulary: Vocabulary, *, open_ended: bool = False) -> LabelReader:
+    """A list of words, `Effusion|Mass` or `['mass', 'nodule']`. What it does not name is unknown, not absent.
+
+    `open_ended`: words beyond the vocabulary are the data set's, too.
+    """
+
+    def read(rows: Rows) -> Labels:
+        return in_words(words_in(cell_text(rows[0].get(column))), vocabulary, open_ended=open_ended)
+
+    return read
+
+
+def voted(vocabulary: Vocabulary) -> LabelReader:
+    """Rows of one reader each, with 1 or 0 in columns named after words."""
+
+    def read(rows: Rows) -> Labels:
+        asked = [name for name in rows[0] if plain(name) in vocabulary]
+        votes = [{name for name in asked if status_of(cell_text(row[name])) is Status.PRESENT} for row in rows]
+        return _agreed(votes, asked, vocabulary)
+
+    return read
+
+
+def boxed(column: str, reader: str, vocabulary: Vocabulary) -> LabelReader:
+    """Rows of one box each, `column` saying of what and `reader` whose. Every reader has a row, if of No finding."""
+
+    def read(rows: Rows) -> Labels:
+        votes: dict[str, set[str]] = {}
+        for row in rows:
+            votes.setdefault(cell_text(row.get(reader)), set()).add(cell_text(row.get(column)))
+        return _agreed(list(votes.values()), list(vocabulary), vocabulary)
+
+    return read
+
+
+def _agreed(votes: Sequence[set[str]], asked: Sequence[str], vocabulary: Vocabulary) -> Labels:
+    """What all readers saw is present, what none saw absent, the rest uncertain."""
+    by_reader = [{name for word in vote for name in vocabulary.get(plain(word), ())} for vote in votes]
+    statuses: dict[str, Status] = {}
+    for observation in sorted({name for word in asked for name in vocabulary[plain(word)]}):
+        saw = [observation in seen for seen in by_reader]
+        if any(saw):
+            statuses[observation] = Status.PRESENT if all(saw) else Status.UNCERTAIN
+        elif observation not in BROADER:
+            statuses[observation] = Status.ABSENT
+    # In the observations' hierarchy, unlike in such lists, each of these is a lung opacity.
+    if any(statuses.get(kind, Status.ABSENT) is not Status.ABSENT for kind in OPACITY_KINDS):
+        statuses = {name: one for name, one in statuses.items() if (name, one) != ("Lung Opacity", Status.ABSENT)}
+    words = set[str]().union(*votes)
+    return Labels(
+        statuses,
+        frozenset(word for word in words if vocabulary.get(plain(word)) == ()),
+        frozenset(word for word in words if plain(word) not in vocabulary),
+    )
+
+
+def in_words(words: Sequence[str], vocabulary: Vocabulary, *, open_ended: bool = False) -> Labels:
+    """Observations that words name as present."""
+    known = {word: vocabulary.get(plain(word)) for word in words}
+    found = [observation for several in known.values() for observation in several or ()]
+    unmapped = {word for word, several in known.items() if several == () or (several is None and open_ended)}
+    unknown = frozenset() if open_ended else frozenset(word for word, several in known.items() if several is None)
+    return Labels(dict.fromkeys(found, Status.PRESENT), frozenset(unmapped), unknown)
+
+
+def words_in(text: str) -> list[str]:
+    """The words of a list written as text."""
+    words = [word.strip(_AROUND_WORDS) for word in re.split(r"[|;,]", text)]
+    return [word for word in words if word and word.casefold() not in MISSING_LABELS]
+
+
+def cell_text(value: Any) -> str:
+    """A cell as text: bytes, as tables in Parquet have them, are decoded; whole numbers have no fraction."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None or value != value else str(value).strip()
