@@ -13,6 +13,11 @@ from typing import Any, Literal
 from cxrsynth.address import Address, Location, unreachable
 from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
+from cxrsynth.images.archive import SUFFIX as ZIP
+from cxrsynth.images.archive import ZipFolder, Zipped
+from cxrsynth.images.arrow.parquet import SUFFIX as PARQUET
+from cxrsynth.images.arrow.parquet import ParquetImages, open_parquet
+from cxrsynth.images.arrow.saved import SavedImages, open_saved
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage, decode
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
 from cxrsynth.images.folder import UNLISTED_ROOT, Files, image_extension, looks_like_a_picture, walk
@@ -30,7 +35,7 @@ from cxrsynth.reports.template import PromptTemplate
 from cxrsynth.runtime.pool import in_order
 from cxrsynth.shards.folder import MANIFEST
 
-Kind = Literal["cxrsynth", "webdataset", "folder", "dicom"]
+Kind = Literal["cxrsynth", "webdataset", "parquet", "arrow", "zip", "folder", "dicom"]
 
 __all__ = ["Collection", "Kind", "Unit", "open_collection"]
 
@@ -104,11 +109,12 @@ def open_collection(
 ) -> Collection:
     """Find out what is at `path`: a cxrsynth data set, a shard or a folder of shards, an image or a folder of images.
 
-    Folders are searched recursively. Pictures beside a shard are not read: most are previews. Public data sets are
-    recognized by their paths and tables (cxrsynth.images.layouts), which then describe the images unless `table` does.
+    Folders are searched recursively. Pictures beside a shard, or a Parquet file of images, are not read: most are
+    previews. Public data sets are recognized by their paths and tables (cxrsynth.images.layouts), which then describe
+    the images unless `table` does.
 
     Args:
-        path: a folder, a tar, one image, or the manifest.json of a cxrsynth data set.
+        path: a folder, a tar, a zip archive of images, one image, or the manifest.json of a cxrsynth data set.
         table: CSV, JSON, Parquet or Excel table of the images, one row each, found by file name. An image's metadata is
             then its row, plus what a DICOM header adds.
         columns: names of columns (and keys of JSON members) that differ from the usual ones.
@@ -121,7 +127,7 @@ def open_collection(
         ReportsError: if the table cannot be used.
     """
     root, only = _place(path)
-    manifest = read_manifest(root)
+    manifest = None if isinstance(root, Zipped) else read_manifest(root)
     if manifest is not None and table is not None:
         raise ShardError(f"{path}: a cxrsynth data set carries its own metadata\n  leave out the table")
     rows = None if table is None else open_rows(table, columns=columns, template=template, file_column=file_column)
@@ -185,7 +191,8 @@ def _place(path: Location) -> tuple[Location, str | None]:
         ShardError: if there is nothing.
     """
     if isinstance(path, Address):
-        return _place_in_store(path)
+        root, only = _place_in_store(path)
+        return (Zipped.root(path), None) if only is not None and path.suffix.lower() == ZIP else (root, only)
     try:
         is_file = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
@@ -196,6 +203,8 @@ def _place(path: Location) -> tuple[Location, str | None]:
         if not path.is_dir():
             raise ShardError(f"{path}: a pipe or device\n  expected a folder or a file")
         return path, None
+    if path.suffix.lower() == ZIP:
+        return Zipped.root(path), None
     return path.parent, None if path.name == MANIFEST else path.name
 
 
@@ -227,12 +236,26 @@ def _other_source(
     if not names:
         raise ShardError(f"{path}: an empty folder\n  expected shards, pictures or DICOM files")
     tars = [name for name in names if name.lower().endswith(SUFFIXES)]
+    if isinstance(root, Zipped) and (tars or any(name.lower().endswith((PARQUET, ".arrow")) for name in names)):
+        raise ShardError(f"{path}: an archive of shards, not of images\n  unpack it, and name the folder")
     if tars:
         tars = tars if split is None else of_split(tars, {name: split_of_path(name) for name in tars}, split, root=path)
         return _Opened(Shards(root, tars, rows))
+    saved = open_saved(root, names, rows, split) or open_parquet(
+        root, [name for name in names if name.lower().endswith(PARQUET)], rows, split
+    )
+    if saved is not None:
+        return _Opened(saved, saved.recognized)
     kinds = {name: None if name.endswith("/") else image_extension(root / name) for name in names}
     radiographs = [name for name in names if name.endswith("/") or kinds[name] is not None]
     found = {kind for kind in kinds.values() if kind is not None}
+    zips = [name for name in names if name.lower().endswith(ZIP)]
+    if not found and zips:
+        root = ZipFolder.of(root, zips)
+        names = sorted({*names, *root.members()})
+        kinds = {name: None if name.endswith("/") else image_extension(root / name) for name in names}
+        radiographs = [name for name in names if kinds[name] is not None]
+        found = {kind for kind in kinds.values() if kind is not None}
     if not found:
         raise ShardError(
             f"{path}: no image among {counted(len(names), 'file')}\n"
@@ -256,4 +279,8 @@ def _kind(source: Source) -> Kind:
         return "cxrsynth"
     if isinstance(source, Shards):
         return "webdataset"
+    if isinstance(source, ParquetImages | SavedImages):
+        return "parquet" if isinstance(source, ParquetImages) else "arrow"
+    if isinstance(source, Files) and source.in_archives:
+        return "zip"
     return "dicom" if isinstance(source, Files) and source.all_dicom else "folder"

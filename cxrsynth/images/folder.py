@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from cxrsynth.address import Address, Location, unreachable
 from cxrsynth.images import dicom
+from cxrsynth.images.archive import ZipFolder, Zipped
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.layouts.find import LayoutRows
@@ -15,11 +16,11 @@ from cxrsynth.images.unit import Unit, file_units, stat_digest
 
 # The name `walk` gives a root that cannot be listed.
 UNLISTED_ROOT = "./"
-_PREAMBLE_BYTES = 132
+START_BYTES = 132
 _MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"II*\0", "tif"), (b"MM\0*", "tif"))
 _UNREAD = frozenset(
     {"bmp", "gif", "jp2", "j2k", "jxl", "pgm", "ppm", "pnm", "avif", "heic", "heif", "npy", "npz", "nii", "nrrd", "mha"}
-    | {"mhd", "hdr", "exr", "svg", "pdf"}
+    | {"mhd", "hdr", "exr", "svg", "pdf", "zip"}
 )
 
 
@@ -79,7 +80,7 @@ def image_extension(path: Location) -> str | None:
         return None
     try:
         with open_plain(path) as file:
-            return kind_of(file.read(_PREAMBLE_BYTES))
+            return kind_of(file.read(START_BYTES))
     except UnreadableError:
         return None
     except OSError:
@@ -117,7 +118,7 @@ def read_files(
             yield Damaged(source, shown(name), f"cannot be read: {error.strerror or 'input error'}")
         else:
             suffix = PurePosixPath(name).suffix.lower().removeprefix(".")
-            extension = suffix if suffix in IMAGE_EXTENSIONS else kind_of(content[:_PREAMBLE_BYTES]) or "dcm"
+            extension = suffix if suffix in IMAGE_EXTENSIONS else kind_of(content[:START_BYTES]) or "dcm"
             members = {extension: content} | _members_beside(root, name, beside)
             yield RawImage(key, source, place, name, extension, members, row=find_row(key))
 
@@ -162,6 +163,7 @@ class Files:
         self._here = PurePosixPath(root.url if isinstance(root, Address) else Path(os.path.abspath(root)).as_posix())
         self._rows = rows
         self._beside = beside
+        self.in_archives = isinstance(root, Zipped | ZipFolder)
         self.units = file_units(names)
 
     def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:

@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cxrsynth.images.layouts.paths import VIEW_COLUMNS, class_of, named, patient_of, plain, view_of
+from cxrsynth.images.layouts.labels import words_in
+from cxrsynth.images.layouts.paths import VIEW_COLUMNS, class_of, patient_of, plain, view_of
+from cxrsynth.images.layouts.vocabulary import observations_of
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import age_group
 from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, find_roles, is_of_ids, observation_of
@@ -22,20 +24,11 @@ if TYPE_CHECKING:
 
 _PATIENT = ("patientid", "subjectid", "patient", "subject")
 _AGE_GROUP = ("agegroup",)
-_LISTED = ("labels", "label", "findinglabels", "class", "classname", "category", "diagnosis", "pathology")
+LISTED = ("labels", "label", "findinglabels", "class", "classname", "category", "diagnosis", "pathology")
 # Text columns, used if none has a usual name; `txt` is a WebDataset member.
 _CAPTION = ("caption", "txt")
-# NIH ChestX-ray14 names for observations that CheXpert calls otherwise; its other names have no counterpart.
-_NIH_NAMES = {
-    "effusion": "Pleural Effusion",
-    "infiltration": "Lung Opacity",
-    "mass": "Lung Lesion",
-    "nodule": "Lung Lesion",
-    "pleuralthickening": "Pleural Other",
-}
 _AGE_RANGE = re.compile(r"\s*(\d{1,3})\s*-\s*(\d{1,3})\s*", re.ASCII)
 _GROUPS: dict[str, Literal["adult", "child"]] = {"adult": "adult", "child": "child"}
-_AROUND_WORDS = " \t\n[](){}'\""  # as lists are written as text
 _OWN_VIEW = "\x02"
 _FILLER = "\x01"  # no column has this name
 
@@ -51,7 +44,7 @@ class ImageMetadata:
 
 def is_metadata(name: str, roles: Mapping[str, str]) -> bool:
     """Whether a column describes the image, by its role or its name."""
-    usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *_LISTED, *_CAPTION, *VIEW_COLUMNS)
+    usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *LISTED, *_CAPTION, *VIEW_COLUMNS)
     return usual or name in roles.values() or observation_of(name) is not None
 
 
@@ -185,10 +178,9 @@ def _stated_group(record: Mapping[str, Any], roles: Mapping[str, str]) -> Litera
 def _listed(record: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, FindingLabel]:
     """Observations named in a list of labels, `Effusion|Mass` or `['mass']`; other words are ignored."""
     taken = set(roles.values())
-    text = _first({name: value for name, value in record.items() if name not in taken}, _LISTED)
-    words = [word.strip(_AROUND_WORDS) for word in re.split(r"[|;,]", text)]
-    found = (named(word) or _NIH_NAMES.get(plain(word)) for word in words if word)
-    return {name: FindingLabel(Status.PRESENT) for name in found if name is not None}
+    text = _first({name: value for name, value in record.items() if name not in taken}, LISTED)
+    found = (name for word in words_in(text) for name in observations_of(word) or ())
+    return {name: FindingLabel(Status.PRESENT) for name in found}
 
 
 def _labels(findings: Mapping[str, Any]) -> dict[str, FindingLabel]:

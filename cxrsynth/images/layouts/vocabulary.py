@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from cxrsynth.images.layouts.paths import plain
+from cxrsynth.images.layouts.paths import named, plain
 
 # A word as `plain` writes it -> the observations that it stands for, none where it has no counterpart among them.
 Vocabulary: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -38,6 +38,13 @@ NIH: Final = _vocabulary(
     },
     without="Emphysema, Fibrosis, Hernia",
 )
+
+
+def observations_of(word: str) -> tuple[str, ...] | None:
+    """Observations that a word stands for, whoever's: CheXpert's and NIH's names and `normal`; None if unknown."""
+    observation = named(word)
+    return NIH.get(plain(word)) if observation is None else (observation,)
+
 
 # Bustos et al. 2019 (arXiv:1901.07441); its other words, over a hundred, have no counterpart.
 PADCHEST: Final = _vocabulary(
