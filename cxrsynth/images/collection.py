@@ -1,6 +1,7 @@
 """Image collections of any kind, in units that processes can share and a resumed run can skip."""
 
 import hashlib
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
@@ -35,6 +36,8 @@ from cxrsynth.reports.template import PromptTemplate
 from cxrsynth.runtime.pool import in_order
 from cxrsynth.shards.folder import MANIFEST
 
+# What img2dataset writes beside each shard.
+_IMG2DATASET = re.compile(r"(?:^|/)\d{5,}_stats\.json$")
 Kind = Literal["cxrsynth", "webdataset", "parquet", "arrow", "zip", "folder", "dicom"]
 
 __all__ = ["Collection", "Kind", "Unit", "open_collection"]
@@ -240,7 +243,8 @@ def _other_source(
         raise ShardError(f"{path}: an archive of shards, not of images\n  unpack it, and name the folder")
     if tars:
         tars = tars if split is None else of_split(tars, {name: split_of_path(name) for name in tars}, split, root=path)
-        return _Opened(Shards(root, tars, rows))
+        layout = Recognized("img2dataset") if any(_IMG2DATASET.search(name) for name in names) else None
+        return _Opened(Shards(root, tars, rows), layout)
     saved = open_saved(root, names, rows, split) or open_parquet(
         root, [name for name in names if name.lower().endswith(PARQUET)], rows, split
     )

@@ -14,6 +14,10 @@ EXTENSIONS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _BITS = (8, 10, 12, 14, 16)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SEVERAL_CHANNELS = (2, 4, 6)  # color, gray with transparency, color with transparency
+_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_TIFF_BITS = 258
 _TIFF_PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 # `catch_warnings` changes a global: one thread at a time.
@@ -44,6 +48,11 @@ def read_picture(content: bytes) -> Pixels:
                     whole.verify()
             # PIL inverts 8-bit TIFF pictures of this kind itself, but not deeper ones.
             is_inverted = getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
+            if image.mode in _EIGHT_BITS and max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,))) > 8:
+                # PIL would keep the upper 8 of them: a picture of 12 bits would be all but black.
+                raise UnreadableError("a color TIFF of more than 8 bits, expected gray, or a PNG")
+            if _is_deep_color(content):
+                return _deep_color(content, image)
             return _gray(ImageOps.exif_transpose(image), is_inverted=is_inverted)
     except UnidentifiedImageError:
         raise UnreadableError("not a PNG, JPEG, WebP or TIFF picture") from None
@@ -59,6 +68,36 @@ def _open(content: bytes) -> Image.Image:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(content), formats=_FORMATS)
+
+
+def _is_deep_color(content: bytes) -> bool:
+    """Whether a PNG has 16 bits in several channels: PIL keeps the upper 8 of them."""
+    # Bit depth and color type of its first chunk, whose place is fixed (PNG 11.2.1).
+    return content.startswith(_PNG) and content[24] == 16 and content[25] in _SEVERAL_CHANNELS
+
+
+def _deep_color(content: bytes, image: Image.Image) -> Pixels:
+    """Gray of a PNG with 16 bits in each of several channels, turned as `image` says."""
+    channels = _deep_channels(content)
+    colors = channels[:3] if len(channels) >= 3 else channels[:1]  # without transparency
+    weights = _LUMINANCE if len(colors) == 3 else np.ones(1, dtype=np.float32)
+    gray = Image.fromarray(np.tensordot(weights, colors, axes=1) / np.float32(_white(colors)))
+    gray.info = {"exif": image.info["exif"]} if "exif" in image.info else {}
+    return np.asarray(ImageOps.exif_transpose(gray), dtype=np.float32)
+
+
+def _deep_channels(content: bytes) -> Pixels:
+    """[C, H, W] of a PNG with 16 bits a channel."""
+    import torch
+
+    try:
+        from torchvision.io import ImageReadMode, decode_png
+    except ImportError:
+        raise UnreadableError("16 bits of color, which this release of torchvision does not decode") from None
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of 0.29: torchcodec is to take its place
+        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        return np.asarray(decode_png(encoded, mode=ImageReadMode.UNCHANGED).numpy(), dtype=np.float32)
 
 
 def _gray(image: Image.Image, *, is_inverted: bool) -> Pixels:

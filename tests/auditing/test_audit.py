@@ -542,6 +542,70 @@ def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, ho
         assert said in done.output
 
 
+def test_a_data_set_is_recognized_named_and_used_by_its_splits(real: Path, tmp_path: Path) -> None:
+    root = tmp_path / "CheXpert-v1.0-small"
+    rows = {
+        "train": ["Path,Sex,Age,Frontal/Lateral,AP/PA,Edema"],
+        "valid": ["Path,Sex,Age,Frontal/Lateral,AP/PA,Edema"],
+    }
+    for place, picture in enumerate(sorted(real.glob("*.png"))):
+        part = "valid" if place < 6 else "train"
+        name = f"{part}/patient{place // 2 + 1:05d}/study{place % 2 + 1}/view1_frontal.png"
+        (root / name).parent.mkdir(parents=True)
+        shutil.copy(picture, root / name)
+        rows[part].append(f"{root.name}/{name},Female,60,Frontal,PA,{place % 2}.0")
+    for part, lines in rows.items():
+        (root / f"{part}.csv").write_text("\n".join([*lines, ""]))
+    out = tmp_path / "out"
+    done = run(root, "--split", "val", "--reference", root, "--reference-split", "train", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "CheXpert; labels, views, sexes, ages of train from train.csv" in done.output
+    assert "split val of train 18, val 6" in done.output
+    found = summary(out)
+    assert (found["input"]["images"], found["reference"]["images"]) == (6, 18)
+    assert found["input"]["layout"] == {
+        "name": "CheXpert",
+        "tables": {
+            f"{part}.csv": f"labels, views, sexes, ages of {split}"
+            for part, split in (("train", "train"), ("valid", "val"))
+        },
+        "missing": [],
+        "splits": {"train": 18, "val": 6},
+        "split": "val",
+        "labels_without_observation": {},
+        "labels_not_understood": {"kinds": 0, "images": 0},
+    }
+    assert found["findings"]["Edema"]["images"] == 3
+    assert not any("no known patient" in caveat for caveat in found["caveats"])
+    refused = run(root, "--split", "other", "--out", tmp_path / "refused")
+    assert refused.exit_code == 2
+    assert "its splits: train, val" in refused.output
+    (root / "train.csv").unlink()
+    (root / "valid.csv").unlink()
+    done = run(root, "--out", tmp_path / "without")
+    assert done.exit_code == 0, done.output
+    [caveat] = summary(tmp_path / "without")["caveats"]
+    assert caveat.startswith("audited images: CheXpert without its table of labels")
+
+
+def test_an_audit_of_parquet_resumes_where_it_stopped(real: Path, tmp_path: Path) -> None:
+    pictures = [picture.read_bytes() for picture in sorted(real.glob("*.png"))]
+    folder, out = tmp_path / "set", tmp_path / "out"
+    folder.mkdir()
+    for part, chosen in (("train", pictures[:12]), ("test", pictures[12:])):
+        pq.write_table(pa.table({"image": chosen, "label": ["Edema"] * len(chosen)}), folder / f"{part}-0.parquet")
+    first = run(folder, "--out", out)
+    assert first.exit_code == 0, first.output
+    assert summary(out)["input"]["layout"]["splits"] == {"test": 12, "train": 12}
+    before = {path.name: path.stat().st_mtime_ns for path in (out / ".cxrsynth-audit").rglob("*.parquet")}
+    pq.write_table(pa.table({"image": pictures[12:20]}), folder / "test-0.parquet")
+    assert run(folder, "--out", out).exit_code == 0
+    assert summary(out)["input"]["images"] == 20
+    after = {path.name: path.stat().st_mtime_ns for path in (out / ".cxrsynth-audit").rglob("*.parquet")}
+    same = [name for name in after if before.get(name) == after[name]]
+    assert len(same) == 1  # the file that did not change is not scored again
+
+
 def test_follow_ups_of_a_patient_are_no_duplicates(real: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()

@@ -1,10 +1,14 @@
 """Picture bytes -> pixels, and the square that networks take."""
 
+import io
 import struct
+import sys
 import zlib
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -56,6 +60,73 @@ def test_a_picture_is_turned_as_its_exif_orientation_says() -> None:
     np.testing.assert_array_equal(read_picture(encoded(wide, "PNG", exif=exif)), turned)
     deep = wide.astype(np.uint16) * 257
     np.testing.assert_allclose(read_picture(encoded(deep, "PNG", exif=exif)), turned, atol=1e-6)
+
+
+def test_progressive_and_cmyk_pictures_are_read_as_others() -> None:
+    smooth = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4
+    grey = Image.fromarray(smooth)
+    for content in (
+        encoded(grey, "JPEG", quality=95, progressive=True),
+        encoded(grey.convert("RGB"), "JPEG", quality=95, progressive=True),
+        encoded(grey.convert("CMYK"), "JPEG", quality=95),
+        encoded(grey.convert("CMYK"), "TIFF"),
+    ):
+        assert abs(read_picture(content) - as_image(smooth)).max() < 0.02
+
+
+def deep_png(channels: npt.NDArray[np.uint16], color: int, exif: bytes = b"") -> bytes:
+    """A PNG of 16 bits a channel, [H, W, C], which PIL does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width = channels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n" + header + (chunk(b"eXIf", exif) if exif else b"") + chunk(b"IDAT", zlib.compress(rows))
+    ) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("color", "colors", "alpha"), [(2, 3, 0), (6, 3, 1), (4, 1, 1)])
+def test_all_16_bits_of_color_and_transparent_pngs_are_read(color: int, colors: int, alpha: int) -> None:
+    clear = [np.full_like(DEEP, 65535)] * alpha
+    found = read_picture(deep_png(np.stack([DEEP] * colors + clear, axis=-1), color))
+    np.testing.assert_allclose(found, DEEP / 65535, atol=1e-6)
+    # 12 bits of them: with the upper 8 alone, this picture would be almost black.
+    found = read_picture(deep_png(np.stack([DEEP >> 4] * colors + clear, axis=-1), color))
+    np.testing.assert_allclose(found, (DEEP >> 4) / 4095, atol=1e-6)
+
+
+def test_deep_color_is_weighted_and_turned_as_other_pictures_are() -> None:
+    green = np.zeros((4, 6, 3), np.uint16)
+    green[:2, :, 1] = 65535
+    exif = Image.Exif()
+    exif[274] = 6
+    found = read_picture(deep_png(green, 2, exif.tobytes().removeprefix(b"Exif\0\0")))
+    assert found.shape == (6, 4)
+    np.testing.assert_allclose(found[:, 2:], 0.587, atol=1e-6)
+    assert not found[:, :2].any()
+
+
+def test_deep_color_is_refused_where_nothing_decodes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.io", None)
+    with pytest.raises(UnreadableError, match="16 bits of color"):
+        read_picture(deep_png(np.stack([DEEP] * 3, axis=-1), 2))
+
+
+def test_a_color_tiff_of_16_bits_is_refused() -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.stack([DEEP] * 3, axis=-1), photometric="rgb")
+    with pytest.raises(UnreadableError, match="a color TIFF of more than 8 bits"):
+        read_picture(buffer.getvalue())
+
+
+def test_a_broken_deep_picture_is_refused() -> None:
+    content = deep_png(np.stack([DEEP] * 3, axis=-1), 2)
+    for broken in (content[:-30], content[: len(content) // 2]):
+        with pytest.raises(UnreadableError):
+            read_picture(broken)
 
 
 @pytest.mark.parametrize(("bits", "white"), [(8, 255), (10, 1023), (12, 4095), (14, 16383), (16, 65535)])

@@ -23,6 +23,7 @@ from cxrsynth.reports.table.records import read_records
 from cxrsynth.reports.table.source import checked, open_text
 
 _SAMPLED: Final = 1000
+_LOOKED_INTO: Final = 50  # tables of the same kind of name: some sets have one for each image
 _SPLIT = "split"
 _LIST: Final = ".txt"
 # Keys beside the columns of a record; no column has such a name.
@@ -77,7 +78,8 @@ def _tables(root: Location, names: Sequence[str], layout: Layout) -> dict[str, T
 def _file_of(root: Location, names: Sequence[str], table: Table, layout: Layout) -> str | None:
     """The file of a table: the first pattern with one counts, the highest folder, and `x.csv` before `x.csv.gz`."""
     for pattern in table.files:
-        fitting = [name for name in _matching(names, pattern) if not table.has or _has(root / name, table.has)]
+        highest_first = sorted(_matching(names, pattern), key=lambda name: name.count("/"))[:_LOOKED_INTO]
+        fitting = [name for name in highest_first if not table.has or _has(root / name, table.has)]
         plain = {name for name in fitting if f"{name}.gz" in fitting}
         fitting = [name for name in fitting if name.removesuffix(".gz") not in plain or name in plain]
         if fitting:
@@ -97,7 +99,10 @@ def _matching(names: Sequence[str], pattern: str) -> list[str]:
 
 
 def _has(path: Location, columns: tuple[str, ...]) -> bool:
-    return set(columns) <= set(column_names(checked(path)))
+    try:
+        return set(columns) <= set(column_names(checked(path)))
+    except ReportsError:
+        return False  # whatever it is, it is not this table
 
 
 @dataclass
@@ -131,7 +136,8 @@ class LayoutRows:
     def find(self, name: str, here: PurePosixPath | None = None) -> Row | None:
         """What is known of the image with this path; None of a path that the layout does not have."""
         match = self._layout.path.search(name)
-        if match is None:
+        # What lies beside an image is read with it.
+        if match is None or self._layout.beside:
             return None
         record = {name: value for name, value in self._facts(match).items() if name not in (_WITHOUT, _UNKNOWN)}
         report = None if self._layout.report is None else self._text(self._layout.report(match))

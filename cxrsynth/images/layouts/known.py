@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cxrsynth.images.layouts.labels import Labels, Rows, boxed, cell_text, in_words, listed, observed, voted
+from cxrsynth.images.layouts.labels import Labels, Rows, boxed, cell_text, in_words, listed, marked, observed, voted
 from cxrsynth.images.layouts.layout import Layout, Table
 from cxrsynth.images.layouts.paths import view_of
 from cxrsynth.images.layouts.vocabulary import KERMANY, NIH, PADCHEST, RSNA, RSNA_OBSERVATIONS, VINBIGDATA, VINDR
@@ -74,7 +74,6 @@ CHESTXRAY14: Final = Layout(
                 "age": "Patient Age",
             },
             labels=listed("Finding Labels", NIH),
-            has=("Image Index", "Finding Labels"),
             is_needed=True,
         ),
         Table("the split train_val", ("train_val_list*.txt",), "", constants={"split": "train_val"}),
@@ -199,4 +198,46 @@ KERMANY_LAYOUT: Final = Layout(
     is_distinctive=True,
 )
 
-LAYOUTS: Final = (MIMIC, CHEXPERT, CHESTXRAY14, PADCHEST_LAYOUT, VINDR_LAYOUT, RSNA_LAYOUT, KERMANY_LAYOUT)
+# Dutt et al. 2025 (arXiv:2505.10496): tables of the benchmark's inputs, and the one that SynthCheX-75K was made with.
+CHEXGENBENCH: Final = Layout(
+    "CheXGenBench",
+    _path(r"(?P<image>[^/]+)"),
+    (
+        Table(
+            "prompts",
+            ("*.csv",),
+            "img_savename",
+            columns={"report": lambda row: cell_text(row.get("annotated_prompt") or row.get("prompt"))},
+            labels=marked("chexpert_labels"),
+            has=("img_savename",),
+        ),
+        Table(
+            "prompts, labels",
+            ("*.csv",),
+            "synthetic_filename",
+            columns={"report": "annotated_prompt"},
+            labels=marked("chexpert_labels"),
+            has=("synthetic_filename", "annotated_prompt"),
+        ),
+    ),
+)
+
+# Its output in files; what it writes as shards is a WebDataset.
+IMG2DATASET: Final = Layout(
+    "img2dataset",
+    _path(r"\d{5,}/(?P<image>\d{9,})"),
+    is_distinctive=True,
+    beside=("json", "txt"),
+)
+
+LAYOUTS: Final = (
+    MIMIC,
+    CHEXPERT,
+    CHESTXRAY14,
+    PADCHEST_LAYOUT,
+    VINDR_LAYOUT,
+    RSNA_LAYOUT,
+    KERMANY_LAYOUT,
+    CHEXGENBENCH,
+    IMG2DATASET,
+)

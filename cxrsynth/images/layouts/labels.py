@@ -12,6 +12,7 @@ from cxrsynth.reports.table.columns import observation_of
 from cxrsynth.reports.table.rows import MISSING_LABELS, status_of
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
+_MARK = re.compile(r"['\"]([^'\"]{1,64})['\"]\s*:\s*(-?\d+(?:\.\d+)?)")
 _AROUND_WORDS = " \t\n[](){}'\""  # as lists are written as text
 
 
@@ -54,6 +55,21 @@ def listed(column: str, vocabulary: Vocabulary, *, open_ended: bool = False) -> 
 
     def read(rows: Rows) -> Labels:
         return in_words(words_in(cell_text(rows[0].get(column))), vocabulary, open_ended=open_ended)
+
+    return read
+
+
+def marked(column: str) -> LabelReader:
+    """An object of observations written as text, `{'Edema': 1, 'Fracture': 0}`. Of 0, nothing is known.
+
+    Sets that are made so write 0 for what a report denies and for what it does not mention alike.
+    """
+
+    def read(rows: Rows) -> Labels:
+        marks = {name: status_of(value) for name, value in _MARK.findall(cell_text(rows[0].get(column)))}
+        known = {observation: status for name, status in marks.items() if (observation := observation_of(name))}
+        statuses = {name: status for name, status in known.items() if status not in (None, Status.ABSENT)}
+        return Labels(statuses, unknown=frozenset(name for name in marks if observation_of(name) is None))
 
     return read
 

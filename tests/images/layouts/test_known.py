@@ -1,15 +1,18 @@
 """Each public data set in a tiny twin of its layout: what is read of an image against the rows of its own tables."""
 
 import gzip
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.images.image import Radiograph
 from cxrsynth.reports.labels import OBSERVATIONS
-from tests.images.making import dicom_of, encoded, levels, read_all, write
+from tests.images.making import dicom_of, encoded, levels, member, read_all, tar_of, write
 
 
 def images_at(root: Path, *names: str) -> None:
@@ -609,7 +612,112 @@ def test_kermanys_third_release_names_all_patients(tmp_path: Path) -> None:
     assert [found[name].patient for name in names] == ["1049278", "1008087"]
 
 
+# CheXGenBench and SynthCheX-75K
+
+SYNTHETIC = ["SyntheticImg_02aa804e-bde0afdd.png", "SyntheticImg_174413ec-4ec4c1f7.png"]
+
+
+def test_what_synthchex_was_made_with(tmp_path: Path) -> None:
+    images_at(tmp_path, *(f"images/{name}" for name in SYNTHETIC))
+    csv(
+        tmp_path / "generations_with_metadata.csv",
+        "synthetic_filename,annotated_prompt,chexpert_labels",
+        f"{SYNTHETIC[0]},Large left pleural effusion.,\"{{'Pleural Effusion': 1, 'Edema': 0, 'Fracture': -1.0}}\"",
+        f"{SYNTHETIC[1]},No pneumothorax.,\"{{'Edema': 1, 'Zebra': 1, 'Fracture': None}}\"",
+    )
+    collection, found = opened(tmp_path)
+    first, second = (found[f"images/{name}"] for name in SYNTHETIC)
+    assert [one.report and one.report.full_text for one in (first, second)] == [
+        "Large left pleural effusion.",
+        "No pneumothorax.",
+    ]
+    assert first.report is not None
+    assert first.report.given is not None
+    # Of 0, nothing is known; the text may still deny the finding.
+    assert {name: str(label.status) for name, label in first.report.given.items()} == {
+        "Pleural Effusion": "present",
+        "Fracture": "uncertain",
+    }
+    assert (labels(second)["Edema"], labels(second)["Pneumothorax"]) == ("present", "absent")
+    assert collection.layout is not None
+    assert (collection.layout.name, collection.described) == ("CheXGenBench", (2, 2))
+    assert collection.layout.caveats == ["labels not understood: 1 kind in 1 image"]
+
+
+@pytest.mark.parametrize("column", ["prompt", "annotated_prompt"])
+def test_the_inputs_of_chexgenbench(tmp_path: Path, column: str) -> None:
+    images_at(tmp_path, *(f"assets/synthetic_images/{name}" for name in SYNTHETIC))
+    csv(
+        tmp_path / "assets/CSV/prompt_INFO.csv",
+        f"{column},img_savename",
+        f"Edema.,{SYNTHETIC[0]}",
+        f"Mild cardiomegaly.,assets/synthetic_images/{SYNTHETIC[1]}",
+    )
+    found = opened(tmp_path)[1]
+    texts = [found[f"assets/synthetic_images/{name}"].report for name in SYNTHETIC]
+    assert [one and one.full_text for one in texts] == ["Edema.", "Mild cardiomegaly."]
+
+
+# img2dataset
+
+IMG2DATASET_ROWS = [
+    {
+        "caption": "Large left pleural effusion.",
+        "view": "PA",
+        "patient_id": "p1",
+        "key": "000000000",
+        "status": "success",
+    },
+    {"caption": "normal", "view": "LATERAL", "patient_id": "p2", "key": "000000001", "status": "success"},
+]
+
+
+def test_img2dataset_in_files(tmp_path: Path) -> None:
+    for place, row in enumerate(IMG2DATASET_ROWS):
+        stem = tmp_path / "00000" / row["key"]
+        write(stem.with_suffix(".jpg"), encoded(levels(place), "JPEG"))
+        write(stem.with_suffix(".txt"), row["caption"])
+        write(stem.with_suffix(".json"), json.dumps(row | {"url": "https://example.org/a", "exif": "{}"}))
+    write(tmp_path / "00000_stats.json", "{}")
+    pq.write_table(pa.table({"key": [row["key"] for row in IMG2DATASET_ROWS]}), tmp_path / "00000.parquet")
+    collection, found = opened(tmp_path)
+    assert collection.layout is not None
+    assert collection.layout.name == "img2dataset"
+    assert [subject(one)[:2] for one in found.values()] == [("p1", "PA"), ("p2", "LATERAL")]
+    assert [one.report and one.report.full_text for one in found.values()] == [
+        "Large left pleural effusion.",
+        "normal",
+    ]
+    assert set(found["00000/000000000.jpg"].members) == {"jpg", "json", "txt"}
+    before = collection.digest_of(collection.units[0])
+    write(tmp_path / "00000/000000000.json", "{}")
+    assert collection.digest_of(collection.units[0]) != before
+
+
+def test_img2dataset_in_shards(tmp_path: Path) -> None:
+    members = []
+    for place, row in enumerate(IMG2DATASET_ROWS):
+        members.append(member(f"{row['key']}.jpg", encoded(levels(place), "JPEG")))
+        members.append(member(f"{row['key']}.txt", row["caption"].encode()))
+        members.append(member(f"{row['key']}.json", json.dumps(row).encode()))
+    write(tmp_path / "00000.tar", tar_of(members))
+    write(tmp_path / "00000_stats.json", "{}")
+    pq.write_table(pa.table({"key": [row["key"] for row in IMG2DATASET_ROWS]}), tmp_path / "00000.parquet")
+    collection, found = opened(tmp_path)
+    assert (collection.kind, collection.layout and collection.layout.name) == ("webdataset", "img2dataset")
+    assert [subject(one)[:2] for one in found.values()] == [("p1", "PA"), ("p2", "LATERAL")]
+
+
+def test_splits_of_shards_are_those_of_their_names(tmp_path: Path) -> None:
+    for name in ("train-000.tar", "train-001.tar", "test-000.tar"):
+        write(tmp_path / name, tar_of([member("a.png", encoded(levels(0)))]))
+    assert sorted(opened(tmp_path, "train")[1]) == ["train-000/a", "train-001/a"]
+    with pytest.raises(ShardError, match="its splits: test, train"):
+        open_collection(tmp_path, split="val")
+
+
 def test_other_folders_have_no_layout(tmp_path: Path) -> None:
     images_at(tmp_path, "NORMAL/a.png", "PNEUMONIA/b.png")
     csv(tmp_path / "train.csv", "a,b", "1,2")
+    csv(tmp_path / "broken.csv", "a,a", "1,2")
     assert opened(tmp_path)[0].layout is None
