@@ -118,9 +118,10 @@ class Survey:
 class LayoutRows:
     """What the tables of a layout say of each image. Of all their rows only those of `images` are held, compressed."""
 
-    def __init__(self, root: Location, found: Found, images: Iterable[str]) -> None:
-        """Read the tables. Raises ReportsError if one cannot be used."""
+    def __init__(self, root: Location, found: Found, names: Sequence[str], images: Iterable[str]) -> None:
+        """Read the tables; `names` are all files there. Raises ReportsError if one cannot be used."""
         self._root, self._layout = root, found.layout
+        self._texts = {name for name in names if name.endswith(".txt")} if found.layout.report is not None else set()
         self._tables = [(file, table, dict[str, bytes]()) for file, table in found.tables.items()]
         matches = [match for name in images if (match := found.layout.path.search(name)) is not None]
         wanted = {table.by: {match[table.by] for match in matches} for _, table, _ in self._tables}
@@ -169,11 +170,11 @@ class LayoutRows:
         return any(table.labels or table.columns for _, table, _ in self._tables)
 
     def reports_of(self, names: Iterable[str]) -> list[str]:
-        """Paths of the reports of some images, whether they are there or not."""
+        """Paths of the reports of some images, as far as they are there."""
         if self._layout.report is None:
             return []
         matches = (self._layout.path.search(name) for name in names)
-        return sorted({self._layout.report(match) for match in matches if match is not None})
+        return sorted({self._layout.report(match) for match in matches if match is not None} & self._texts)
 
     def _facts(self, match: re.Match[str]) -> dict[str, Any]:
         groups = {name: value for name, value in match.groupdict().items() if value is not None}
@@ -192,6 +193,8 @@ class LayoutRows:
 
     def _text(self, file: str) -> str | None:
         """The text of a report, None where there is none that can be read."""
+        if file not in self._texts:
+            return None
         try:
             with open_plain(self._root / file) as opened:
                 content = opened.read(MAX_TEXT_BYTES + 1)
@@ -329,7 +332,7 @@ def open_layout(
     found = None if has_table and split is None else find_layout(root, names, images)
     if found is None:
         return Laid(images if split is None else of_split(images, {}, split, root=root))
-    rows = LayoutRows(root, found, images)
+    rows = LayoutRows(root, found, names, images)
     survey = rows.survey(images)
     if split is not None:
         images = of_split(images, survey.split_of, split, root=root)

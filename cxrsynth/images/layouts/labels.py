@@ -13,6 +13,7 @@ from cxrsynth.reports.table.rows import MISSING_LABELS, status_of
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 _MARK = re.compile(r"['\"]([^'\"]{1,64})['\"]\s*:\s*(-?\d+(?:\.\d+)?)")
+_LONGEST_WORD = 45
 _AROUND_WORDS = " \t\n[](){}'\""  # as lists are written as text
 
 
@@ -122,9 +123,11 @@ def in_words(words: Sequence[str], vocabulary: Vocabulary, *, open_ended: bool =
     """Observations that words name as present."""
     known = {word: vocabulary.get(plain(word)) for word in words}
     found = [observation for several in known.values() for observation in several or ()]
-    unmapped = {word for word, several in known.items() if several == () or (several is None and open_ended)}
-    unknown = frozenset() if open_ended else frozenset(word for word, several in known.items() if several is None)
-    return Labels(dict.fromkeys(found, Status.PRESENT), frozenset(unmapped), unknown)
+    # A sentence is no label, and must not be quoted as one.
+    others = {word for word, several in known.items() if several is None}
+    named = {word for word in others if open_ended and len(word) <= _LONGEST_WORD}
+    unmapped = {word for word, several in known.items() if several == ()} | named
+    return Labels(dict.fromkeys(found, Status.PRESENT), frozenset(unmapped), frozenset(others - named))
 
 
 def words_in(text: str) -> list[str]:

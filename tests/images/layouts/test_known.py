@@ -388,7 +388,8 @@ PADCHEST_NAMES = [
 def padchest(root: Path) -> Path:
     images_at(root, *PADCHEST_NAMES)
     ids = [Path(name).name for name in PADCHEST_NAMES]
-    words = "\"['pleural effusion', ' pneumonia', 'kyphosis', 'NSG tube', '']\""
+    sentence = "a sentence that somebody wrote in place of labels"
+    words = f"\"['pleural effusion', ' pneumonia', 'kyphosis', 'NSG tube', '', '{sentence}']\""
     gz(
         root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz",
         PADCHEST_HEADER,
@@ -418,6 +419,7 @@ def test_padchest(tmp_path: Path) -> None:
     assert collection.layout is not None
     assert (collection.layout.name, collection.layout.splits) == ("PadChest", {})
     assert collection.layout.without == {"kyphosis": 1}
+    assert collection.layout.unknown_kinds == 1
 
 
 # VinDr-CXR
