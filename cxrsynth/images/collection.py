@@ -53,9 +53,9 @@ class Collection:
     units: tuple[Unit, ...] = field(repr=False)
     _source: Source = field(repr=False)
     _metadata: MetadataReader = field(repr=False)
-    # Unreadable lines of the table, reported with the first unit.
+    # Unreadable lines of tables, reported with the first unit.
     _unread: tuple[Damaged, ...] = field(default=(), repr=False)
-    # The table's part of every digest.
+    # The tables' part of every digest.
     _table: str = field(default="", repr=False)
     # Which of the table's columns are read for what; images, and those of them with a row, where files are known.
     columns_used: str = ""
@@ -156,7 +156,7 @@ def open_collection(
         source.units,
         source,
         metadata,
-        described.unread,
+        described.unread or opened.unread,
         described.digest or (stat_digest(root, opened.tables) if opened.tables else ""),
         columns_used="" if rows is None else rows.used,
         described=counts,
@@ -172,6 +172,7 @@ class _Opened:
     source: Source
     layout: Recognized | None = None
     tables: tuple[str, ...] = ()
+    unread: tuple[Damaged, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,7 @@ def _other_source(
         passed_over=dict(passed_over.most_common()),
         beside=laid.beside,
     )
-    return _Opened(source, laid.recognized, laid.tables)
+    return _Opened(source, laid.recognized, laid.tables, () if laid.rows is None else tuple(laid.rows.unread))
 
 
 def _kind(source: Source) -> Kind:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cxrsynth.address import Location
 from cxrsynth.errors import ReportsError, ShardError
+from cxrsynth.images.image import Damaged
 from cxrsynth.images.layouts.known import LAYOUTS
 from cxrsynth.images.layouts.labels import Labels, cell_text
 from cxrsynth.images.layouts.layout import Column, Layout, Recognized, Table
@@ -26,6 +27,7 @@ _SAMPLED: Final = 1000
 _LOOKED_INTO: Final = 50  # tables of the same kind of name: some sets have one for each image
 _SPLIT = "split"
 _LIST: Final = ".txt"
+_TABLES: Final = (".csv", ".csv.gz", _LIST)  # not x.csv.gz.md5
 # Keys beside the columns of a record; no column has such a name.
 _WITHOUT, _UNKNOWN = "\x03", "\x04"
 
@@ -95,7 +97,7 @@ def _file_of(root: Location, names: Sequence[str], table: Table, layout: Layout)
 
 
 def _matching(names: Sequence[str], pattern: str) -> list[str]:
-    return [name for name in names if fnmatch(name.rpartition("/")[2], pattern)]
+    return [name for name in names if name.endswith(_TABLES) and fnmatch(name.rpartition("/")[2], pattern)]
 
 
 def _has(path: Location, columns: tuple[str, ...]) -> bool:
@@ -125,8 +127,9 @@ class LayoutRows:
         self._tables = [(file, table, dict[str, bytes]()) for file, table in found.tables.items()]
         matches = [match for name in images if (match := found.layout.path.search(name)) is not None]
         wanted = {table.by: {match[table.by] for match in matches} for _, table, _ in self._tables}
+        self.unread: list[Damaged] = []
         for file, table, rows in self._tables:
-            for key, facts in _read(root / file, table, found.layout, wanted[table.by]):
+            for key, facts in _read(root / file, table, found.layout, wanted[table.by], self.unread):
                 rows[key] = zlib.compress(json.dumps(facts).encode())
 
     @property
@@ -212,11 +215,13 @@ def _as_facts(labels: Labels) -> dict[str, Any]:
     return facts
 
 
-def _read(path: Location, table: Table, layout: Layout, wanted: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and facts of each wanted image, or group of images, of a table."""
+def _read(
+    path: Location, table: Table, layout: Layout, wanted: set[str], unread: list[Damaged]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and facts of each wanted image, or group of images, of a table; lines that cannot be read go to `unread`."""
     rows: dict[str, list[Mapping[str, Any]]] = {}
     done: dict[str, dict[str, Any]] = {}
-    for line, row in _records(path, table):
+    for line, row in _records(path, table, unread):
         key = _key(_value(row, table.key), table, layout)
         if key not in wanted:
             continue
@@ -233,7 +238,7 @@ def _read(path: Location, table: Table, layout: Layout, wanted: set[str]) -> Ite
         yield key, _facts_of(several, table)
 
 
-def _records(path: Location, table: Table) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _records(path: Location, table: Table, unread: list[Damaged]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     path_read = path if path.name.endswith(_LIST) else checked(path)
     if path.name.endswith(_LIST):
         with open_text(path_read) as lines:
@@ -245,7 +250,9 @@ def _records(path: Location, table: Table) -> Iterator[tuple[int, Mapping[str, A
     if lacking:
         raise ReportsError(f"{path}: no column {', '.join(lacking)}\n  copy the table again, or leave it out")
     for line, record in read_records(path_read, list(names)):
-        if not isinstance(record, str):
+        if isinstance(record, str):
+            unread.append(Damaged(path.name, f"line {line}", record))
+        else:
             yield line, record
 
 

@@ -192,6 +192,21 @@ def test_two_tables_that_could_be_the_same_are_refused(tmp_path: Path) -> None:
         open_collection(root)
 
 
+def test_lines_of_tables_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
+    root = chestxray14(tmp_path / "nih")
+    with (root / "Data_Entry_2017.csv").open("a") as file:
+        file.write("00000013_005.png,Mass\n")
+    found, damaged = read_all(open_collection(root))
+    assert len(found) == 4
+    assert [(one.source, one.member) for one in damaged] == [("Data_Entry_2017.csv", "line 6")]
+
+
+def test_what_lies_beside_a_table_is_no_table(tmp_path: Path) -> None:
+    root = mimic(tmp_path / "mimic")
+    write(root / "mimic-cxr-2.0.0-split.csv.gz.md5", "0" * 32)
+    assert opened(root)[0].layout.splits == {"test": 1, "train": 2, "val": 1}  # type: ignore[union-attr]
+
+
 def test_a_folder_of_two_data_sets_is_refused(tmp_path: Path) -> None:
     mimic(tmp_path / "all" / "mimic")
     chestxray14(tmp_path / "all" / "nih")
