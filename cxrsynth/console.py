@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 _PLAIN_EVERY_S = 10.0
-_DISTANCES = ("frechet", "kid", "precision", "recall", "density", "coverage")
+_DISTANCES = ("frechet", "frechet_infinity", "kid", "mmd", "precision", "recall", "density", "coverage")
 _DAMAGED_SHOWN = 3
 _MEASURES = (*_DISTANCES, "ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
 
@@ -141,9 +141,7 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     overall = next((row for row in summary["fidelity"] if row["group"] == "all" and row["frechet"]), None)
     if overall is not None:
         # Groups are left to the report: they are many, and lines are short.
-        rows = {name: [_interval(overall[name])] for name in _MEASURES}
-        which = "kept images" if summary["fidelity_all"] else "all images"
-        output.print(_table(f"compared with the reference, {which}", [f"{overall['compared']} images each"], rows))
+        _print_fidelity(output, overall, "kept images" if summary["fidelity_all"] else "all images")
     memorization = summary["memorization"]
     if memorization is not None:
         alarms = memorization["false_alarms"]
@@ -180,6 +178,23 @@ def _read(scores: Mapping[str, Any]) -> list[str]:
         _interval(scores["quality"]["difference"]),
         _number(scores["seconds"]["p50"]),
     ]
+
+
+def _print_fidelity(output: Console, overall: Mapping[str, Any], which: str) -> None:
+    """Each measure, beside it the floor, and what is missing or means little."""
+    floor = overall["floor"] or {}
+    audited = floor["audited"] if floor and floor["images"] < overall["compared"] else {}
+    columns = [f"{overall['compared']} images each"]
+    if floor:
+        columns += [f"real, {floor['images']} each"] + ([f"audited, {floor['images']} each"] if audited else [])
+    rows = {}
+    for name in _MEASURES:
+        beside = [_interval(floor.get(name)), _number(audited.get(name))]
+        rows[name] = [_interval(overall[name]), *beside[: len(columns) - 1]]
+    output.print(_table(f"compared with the reference, {which}", columns, rows))
+    for part, word in (("not_measured", "not measured: "), ("warnings", "")):
+        for name, why in overall[part].items():
+            output.print(f"  {name}: {word}{why}", markup=False)
 
 
 def print_recipes(recipes: Mapping[str, str]) -> None:

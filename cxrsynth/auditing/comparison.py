@@ -23,6 +23,9 @@ from cxrsynth.metrics.memorization.features import MatchSpace
 from cxrsynth.metrics.memorization.search import SearchReport, SearchSettings, check_reference, find_near_duplicates
 from cxrsynth.runtime.files import stable_json, write_atomically
 
+# Number of the set of measures: a comparison with other ones is made anew.
+_FIDELITY = 2
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -114,6 +117,7 @@ def _key(run: AuditRun) -> str | None:
     if run.reference is None or run.autoencoder is None:
         return None
     parts = {
+        "fidelity": _FIDELITY,
         "images": run.images.cache.fingerprint(),
         "reference": run.reference.cache.fingerprint(),
         "seed": run.settings.seed,

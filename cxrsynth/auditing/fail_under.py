@@ -75,7 +75,10 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
     for group in _GROUPS:
         metrics += [
             Metric(("fidelity", group, "frechet"), _AT_MOST, low=0),
+            Metric(("fidelity", group, "frechet_infinity"), _AT_MOST, low=0),
+            Metric(("fidelity", group, "floor", "frechet_ratio"), _AT_MOST, low=0),
             Metric(("fidelity", group, "kid"), _AT_MOST),
+            Metric(("fidelity", group, "mmd"), _AT_MOST),
         ]
         metrics += [Metric(("fidelity", group, name), low=0, high=1) for name in ("precision", "recall", "coverage")]
         metrics += [Metric(("fidelity", group, "density"), low=0)]

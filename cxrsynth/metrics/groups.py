@@ -10,10 +10,13 @@ import numpy.typing as npt
 from cxrsynth.metrics.diversity import similarity_between, similarity_within
 from cxrsynth.metrics.fidelity import (
     Features,
+    Units,
     frechet_interval,
     kernel_interval,
     manifold_intervals,
 )
+from cxrsynth.metrics.floors import floor_problem, measure_floor, rows_by_patient
+from cxrsynth.metrics.frechet_infinity import FEWEST_UNITS, frechet_infinity, infinity_problem
 from cxrsynth.reports.labels import OBSERVATIONS
 
 Places = npt.NDArray[np.int64]
@@ -23,6 +26,9 @@ MOST = 5000
 NEIGHBORS = 5
 # Above this width a round of the Frechet distance takes half a second, so there are half as many.
 _WIDE = 512
+# Below these sizes a number means little (docs/audit.md has the simulation): more than half of the Frechet distance is
+# bias, and the intervals of the four are wider than 0.2.
+FEW_PER_FEATURE, FEW_NEIGHBORS = 2, 100
 _MANIFOLDS = ("precision", "recall", "density", "coverage")
 _SIMILARITIES = ("ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
 
@@ -108,9 +114,10 @@ def measure_groups(
 
     Returns:
         One row per group, `all` first: its name, the number of `images` and of `real` images, `compared` (as many of
-        each side, chosen at random, `MOST` at most), each measure's value and interval under its name, and `yardstick`:
-        Frechet distance and KID of real images against real images of other patients at the same count, None if there
-        are too few.
+        each side, chosen at random, `MOST` at most), each measure's value and interval under its name, `floor`
+        (`measure_floor`), `not_measured`: which of these is None and why, and `warnings`: which measures mean little at
+        this size and why. Images of one patient (of the audited ones: of one report) are resampled together where at
+        least `FEWEST_UNITS` are known.
 
     Raises:
         ValueError: if the features differ in width.
@@ -125,11 +132,18 @@ def measure_groups(
         row: dict[str, Any] = {"group": name, "images": len(own), "real": len(theirs)}
         enough = min(len(own), len(theirs)) >= max(least, NEIGHBORS + 1)
         rng = np.random.default_rng([seed, *name.encode()])
-        rows.append(row | (_measured(made, own, real, theirs, pairs=pairs, rng=rng) if enough else _UNMEASURED))
+        if enough:
+            row |= _measured(made, own, real, theirs, pairs=pairs, least=least, rng=rng)
+        else:
+            few = f"{len(own)} audited and {len(theirs)} real images, expected at least {least} of each"
+            row |= _UNMEASURED | {"not_measured": {"all": few}, "warnings": {}}
+        rows.append(row)
     return rows
 
 
-_UNMEASURED = dict.fromkeys(("compared", "frechet", "kid", *_MANIFOLDS, *_SIMILARITIES, "yardstick"))
+_UNMEASURED = dict.fromkeys(
+    ("compared", "frechet", "frechet_infinity", "kid", "mmd", *_MANIFOLDS, *_SIMILARITIES, "floor"), None
+)
 
 
 def _in_order(names: set[str]) -> list[str]:
@@ -145,51 +159,79 @@ def _in_order(names: set[str]) -> list[str]:
 
 
 def _measured(
-    made: ImageTable, own: Places, real: ImageTable, theirs: Places, *, pairs: int, rng: np.random.Generator
+    made: ImageTable,
+    own: Places,
+    real: ImageTable,
+    theirs: Places,
+    *,
+    pairs: int,
+    least: int,
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
     count = min(len(own), len(theirs), MOST)
     seed = int(rng.integers(2**31))
-    chosen, others = _features(made, _some(own, count, rng)), _features(real, _some(theirs, count, rng))
+    chosen, others = _some(own, count, rng), _some(theirs, count, rng)
+    similarities = _similarities(made, own, real, theirs, pairs=pairs, rng=rng, seed=seed)
+    compared = _features(made, chosen), _features(real, others)
+    units = _units(made, chosen), _units(real, others)
+    patients = rows_by_patient(real.patients, theirs)
+    missing = {
+        "frechet_infinity": infinity_problem(count, compared[0].shape[1], min(len(np.unique(of)) for of in units)),
+        "floor": floor_problem(patients, least=least),
+    }
+    floor = None
+    if missing["floor"] is None:
+        floor = measure_floor(
+            real.features, patients, compared[0], units[0], least=least, neighbours=NEIGHBORS, rng=rng
+        )
     return {
         "compared": count,
-        **_distances(chosen, others, seed=seed),
-        **asdict(manifold_intervals(others, chosen, neighbours=NEIGHBORS, seed=seed)),
-        **_similarities(made, own, real, theirs, pairs=pairs, rng=rng, seed=seed),
-        "yardstick": _yardstick(real, theirs, count, rng=rng, seed=seed),
+        **_distances(*compared, units=units, extrapolated=missing["frechet_infinity"] is None, seed=seed),
+        **asdict(
+            manifold_intervals(compared[1], compared[0], neighbours=NEIGHBORS, units=(units[1], units[0]), seed=seed)
+        ),
+        **similarities,
+        "floor": floor,
+        "not_measured": {name: why for name, why in missing.items() if why is not None},
+        "warnings": _warnings(count, compared[0].shape[1]),
     }
 
 
-def _distances(first: Features, second: Features, *, seed: int) -> dict[str, Any]:
-    rounds = 100 if first.shape[1] <= _WIDE else 50
+def _distances(
+    first: Features, second: Features, *, units: tuple[Units, Units], extrapolated: bool, seed: int
+) -> dict[str, Any]:
+    wide = first.shape[1] > _WIDE
+    infinity = None
+    if extrapolated:
+        infinity = asdict(frechet_infinity(first, second, units=units, blocks=10 if wide else 20, seed=seed))
+    kid = kernel_interval(first, second, seed=seed)
+    alone = all(int(of.max()) + 1 == len(of) for of in units)
     return {
-        "frechet": asdict(frechet_interval(first, second, rounds=rounds, seed=seed)),
-        "kid": asdict(kernel_interval(first, second, seed=seed)),
+        "frechet": asdict(frechet_interval(first, second, units=units, rounds=50 if wide else 100, seed=seed)),
+        "frechet_infinity": infinity,
+        "kid": asdict(kid),
+        "mmd": asdict(kid if alone else kernel_interval(first, second, units=units, seed=seed)),
     }
 
 
-def _yardstick(
-    real: ImageTable, places: Places, count: int, *, rng: np.random.Generator, seed: int
-) -> dict[str, Any] | None:
-    """Real images against as many of other patients."""
-    halves = _halves(real, places, rng)
-    if min(len(half) for half in halves) < count:
-        return None
-    first, second = (_features(real, _some(half, count, rng)) for half in halves)
-    return _distances(first, second, seed=seed)
+def _units(table: ImageTable, places: Places) -> Units:
+    """Patients by number; images of unknown patients, and all where too few are known, count as their own."""
+    named = [table.patients[place] or f"image {place}" for place in places.tolist()]
+    numbers = np.unique(named, return_inverse=True)[1]
+    return np.asarray(numbers if numbers.max() + 1 >= FEWEST_UNITS else np.arange(len(places)), dtype=np.int64)
 
 
-def _halves(real: ImageTable, places: Places, rng: np.random.Generator) -> tuple[Places, Places]:
-    """Places in two halves without a common patient; images of unknown patients are in neither."""
-    of_patient: dict[str, list[int]] = {}
-    for place in places.tolist():
-        if real.patients[place]:
-            of_patient.setdefault(real.patients[place], []).append(place)
-    names = list(of_patient)
-    halves: tuple[list[int], list[int]] = ([], [])
-    for turn in rng.permutation(len(names)):
-        # Into the smaller half: this keeps the halves even despite patients with many images.
-        min(halves, key=len).extend(of_patient[names[turn]])
-    return np.asarray(halves[0], dtype=np.int64), np.asarray(halves[1], dtype=np.int64)
+def _warnings(count: int, width: int) -> dict[str, str]:
+    """Measures that mean little at this sample size, and why."""
+    found = {}
+    if count < FEW_PER_FEATURE * width:
+        found["frechet"] = (
+            f"{count} images for {width} features: most of the value may come from the number of images; compare it"
+            " with the floor"
+        )
+    if count < FEW_NEIGHBORS:
+        found |= dict.fromkeys(_MANIFOLDS, f"{count} images: intervals wider than 0.2")
+    return found
 
 
 def _similarities(

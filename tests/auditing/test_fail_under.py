@@ -18,7 +18,13 @@ SUMMARY: dict[str, Any] = {
     "rewards": {"posture": {"mean": -1.0, "p5": -2.0, "unscored": 3}, "diagnosis": {"mean": None, "unscored": 200}},
     "findings": {"Edema": {"images": 20, "kept": 15, "posture": -1.5}, NONE_STATED: {"images": 4, "kept": 1}},
     "fidelity": [
-        {"group": "all", "frechet": {"value": 30.0, "low": 1.0, "high": 90.0}, "precision": {"value": 0.7}},
+        {
+            "group": "all",
+            "frechet": {"value": 30.0, "low": 1.0, "high": 90.0},
+            "frechet_infinity": {"value": -0.5, "low": -1.0, "high": 0.2},
+            "precision": {"value": 0.7},
+            "floor": {"images": 100, "frechet_ratio": 1.5},
+        },
         {"group": "finding: Edema", "frechet": None, "kid": {"value": -0.01}, "ms_ssim_within": {"value": 0.3}},
     ],
     "memorization": {
@@ -49,6 +55,7 @@ MEASURED = [
     (f"findings/{NONE_STATED}/kept_fraction", 0.25, False),
     ("findings/Edema/posture", -1.5, False),
     ("fidelity/all/frechet", 30, True),
+    ("fidelity/all/floor/frechet_ratio", 1.5, True),
     ("fidelity/all/precision", 0.7, False),
     ("fidelity/finding: Edema/kid", -0.01, True),
     ("fidelity/finding: Edema/ms_ssim_within", 0.3, True),

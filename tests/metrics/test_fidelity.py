@@ -1,8 +1,11 @@
-"""Measures of fidelity: closed forms, a written-out sum, and laws."""
+"""Measures of fidelity: closed forms, the papers' equations written out, and laws."""
+
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -19,6 +22,9 @@ from cxrsynth.metrics.fidelity import (
     manifold_intervals,
     manifolds,
 )
+from tests.metrics.populations import populations
+
+MANIFOLDS = ("precision", "recall", "density", "coverage")
 
 
 def cloud(count: int, width: int = 4, *, seed: int = 0, shift: float = 0.0) -> Features:
@@ -163,7 +169,7 @@ def test_kernel_interval_holds_the_truth_as_often_as_it_says() -> None:
 def test_kernel_resampling_never_pairs_a_image_with_itself() -> None:
     one, other = cloud(6, seed=1), cloud(5, seed=2)
     times = np.array([[2.0, 1, 1, 1, 1, 0]])
-    drawn = _kernel_distances(one, other, times, np.ones((1, 5)))[0]
+    drawn = _kernel_distances(one, other, times, np.ones((1, 5)), (np.arange(6), np.arange(5)))[0]
 
     def kernel(a: Features, b: Features) -> Features:
         return np.asarray((a @ b.T / 4 + 1) ** 3)
@@ -184,6 +190,115 @@ def test_manifold_intervals_lie_around_their_values() -> None:
         assert interval.value == getattr(values, name)
         assert interval.low < interval.value < interval.high
     assert found == manifold_intervals(real, made, seed=3)
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.5])
+def test_manifold_intervals_hold_the_mean_as_often_as_they_say(apart: float) -> None:
+    first, second, _ = populations(16, apart=apart)
+
+    def sets(seed: int) -> tuple[Features, Features]:
+        rng = np.random.default_rng(seed)
+        return first.draw(100, rng)[0], second.draw(100, rng)[0]
+
+    drawn = [asdict(manifolds(*sets(seed))) for seed in range(1000, 1200)]
+    means = {name: np.mean([one[name] for one in drawn]) for name in MANIFOLDS}
+    found = [asdict(manifold_intervals(*sets(seed), rounds=25, seed=seed)) for seed in range(60)]
+    for name, mean in means.items():
+        held = np.mean([one[name]["low"] <= mean <= one[name]["high"] for one in found])
+        assert held >= 0.88, name  # with both manifolds fixed: 0.72 to 0.88
+    density = np.asarray([[one["density"][part] for part in ("low", "value", "high")] for one in found])
+    widths = density[:, 2] - density[:, 0]
+    assert 3.0 < widths.mean() / density[:, 1].std() < 6.0  # not by being wide
+
+
+def test_images_of_a_patient_are_resampled_together() -> None:
+    first, second, _ = populations(16, apart=0.3, per_unit=8)
+    rng = np.random.default_rng(0)
+    (one, own), (other, theirs) = first.draw(160, rng), second.draw(160, rng)
+    units = own, theirs
+    for interval in (frechet_interval, kernel_interval):
+        whole, torn = interval(one, other, units=units), interval(one, other)
+        assert (whole.value == torn.value) == (interval is frechet_interval)
+        assert whole.high - whole.low > 1.2 * (torn.high - torn.low)
+    whole_ones, torn_ones = manifold_intervals(one, other, units=units), manifold_intervals(one, other)
+    assert whole_ones.density.value == torn_ones.density.value
+    wide, narrow = whole_ones.coverage, torn_ones.coverage
+    assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
+
+
+def test_kernel_distance_between_units_is_unbiased_where_images_of_a_unit_are_alike() -> None:
+    """KID takes the likeness of a patient's images for that of the population, and equal sets for different ones."""
+    population, _, _ = populations(8, apart=0.0, per_unit=4)
+    found = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        (one, own), (other, theirs) = population.draw(60, rng), population.draw(60, rng)
+        found.append([kernel_distance(one, other), kernel_distance(one, other, units=(own, theirs))])
+    error = np.std(found, axis=0) / 200**0.5
+    kid, between_units = np.mean(found, axis=0)
+    assert abs(between_units) < 4 * error[1]
+    assert kid > 8 * error[0]
+
+
+def test_kernel_distance_leaves_out_pairs_of_a_unit() -> None:
+    one, other = cloud(6, seed=1), cloud(5, seed=2)
+    units = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 2, 3])
+
+    def within(features: Features, of: Features) -> float:
+        return float(((features @ features.T / 4 + 1) ** 3)[of[:, None] != of].mean())
+
+    expected = within(one, units[0]) + within(other, units[1]) - 2 * ((one @ other.T / 4 + 1) ** 3).mean()
+    assert kernel_distance(one, other, units=units) == pytest.approx(expected)
+
+
+def test_subsamples_of_many_images_are_small_and_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, _ = populations(8, apart=0.5)
+    rng = np.random.default_rng(0)
+    one, other = first.draw(800, rng)[0], second.draw(800, rng)[0]
+    half = manifold_intervals(one, other, rounds=100)
+    monkeypatch.setattr(fidelity, "_HALF", 200)
+    quarter = manifold_intervals(one, other, rounds=100)
+    for name in MANIFOLDS:
+        widths = [getattr(each, name).high - getattr(each, name).low for each in (half, quarter)]
+        assert widths[1] == pytest.approx(widths[0], rel=0.35), name
+
+
+def test_manifold_intervals_need_halves_with_neighbours() -> None:
+    with pytest.raises(ValueError, match="5 real and 5 made images, expected more than 5"):
+        manifold_intervals(cloud(10), cloud(10, seed=1))
+
+
+def test_the_frechet_distance_is_its_equation() -> None:
+    """Heusel et al., equation 6, with the root of the product of the covariances as it stands there."""
+    one, other = (
+        cloud(90, 12, seed=1) @ np.random.default_rng(0).normal(size=(12, 12)),
+        cloud(70, 12, seed=2, shift=0.3),
+    )
+    first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+    difference = one.mean(0) - other.mean(0)
+    expected = difference @ difference + np.trace(first + second - 2 * np.real(sqrtm(first @ second)))
+    assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-6)
+
+
+def test_manifolds_are_their_equations_image_by_image() -> None:
+    """Naeem et al., equations 1 to 4 and section 3, with plain loops."""
+    real, made, k = cloud(40, 3, seed=1), cloud(35, 3, seed=2, shift=0.8), 5
+
+    def apart(one: Features, other: Features) -> float:
+        return float(sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5)
+
+    def radius(place: int, features: Features) -> float:
+        others = sorted(apart(features[place], other) for i, other in enumerate(features) if i != place)
+        return others[k - 1]
+
+    balls, made_balls = [radius(i, real) for i in range(40)], [radius(j, made) for j in range(35)]
+    within = [[apart(y, x) < ball for x, ball in zip(real, balls, strict=True)] for y in made]
+    reached = [any(apart(x, y) < ball for y, ball in zip(made, made_balls, strict=True)) for x in real]
+    found = manifolds(real, made, neighbours=k)
+    assert found.precision == pytest.approx(sum(any(row) for row in within) / 35)
+    assert found.recall == pytest.approx(sum(reached) / 40)
+    assert found.density == pytest.approx(sum(sum(row) for row in within) / (k * 35))
+    assert found.coverage == pytest.approx(sum(any(row[i] for row in within) for i in range(40)) / 40)
 
 
 def test_manifolds_are_those_of_all_distances_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

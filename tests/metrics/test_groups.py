@@ -1,4 +1,4 @@
-"""Fidelity by group: equal counts, too few, the yardstick, and laws of shift."""
+"""Fidelity by group: equal counts, too few, the floor, and laws of shift."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,10 +8,10 @@ import pytest
 
 from cxrsynth.metrics import groups
 from cxrsynth.metrics.fidelity import frechet_distance
-from cxrsynth.metrics.groups import ImageTable, _halves, measure_groups
+from cxrsynth.metrics.groups import ImageTable, measure_groups
 from tests.auditing.tables import table
 
-MEASURES = ("frechet", "kid", "precision", "recall", "density", "coverage")
+MEASURES = ("frechet", "frechet_infinity", "kid", "mmd", "precision", "recall", "density", "coverage")
 
 
 def rows(made: ImageTable, real: ImageTable, **options: Any) -> dict[str, dict[str, Any]]:
@@ -23,7 +23,9 @@ def test_equal_sets_are_near_and_shifted_ones_are_not() -> None:
     same, shifted = (rows(table(150, seed=2, shift=shift), real)["all"] for shift in (0.0, 1.0))
     assert same["compared"] == shifted["compared"] == 150
     assert abs(same["kid"]["value"]) < 0.3 < shifted["kid"]["low"]
-    assert same["frechet"]["value"] < 3 * same["yardstick"]["frechet"]["value"]
+    assert same["floor"]["frechet_ratio"] < 2 < 10 < shifted["floor"]["frechet_ratio"]
+    assert same["frechet_infinity"]["low"] < 0.2 * same["frechet"]["value"]
+    assert shifted["frechet_infinity"]["low"] <= 8.0 <= shifted["frechet_infinity"]["high"]  # 8 features, shifted by 1
     assert shifted["frechet"]["low"] > same["frechet"]["high"]
     assert shifted["coverage"]["high"] < same["coverage"]["low"]
     for name in MEASURES:
@@ -48,7 +50,9 @@ def test_every_group_is_compared_at_equal_counts_or_listed_as_too_few() -> None:
     counted = sum("Edema" in names for names in made.present)
     assert found["finding: Edema"]["images"] == found["finding: Edema"]["compared"] == counted
     assert (found["finding: Fracture"]["images"], found["finding: Fracture"]["real"]) == (1, 0)
-    assert all(found["finding: Fracture"][name] is None for name in (*MEASURES, "compared", "yardstick"))
+    assert all(found["finding: Fracture"][name] is None for name in (*MEASURES, "compared", "floor"))
+    few = {"all": "1 audited and 0 real images, expected at least 50 of each"}
+    assert found["finding: Fracture"]["not_measured"] == few
     assert len({tuple(row) for row in found.values()}) == 1
     assert rows(made, real, least=200)["view: PA"]["frechet"] is None
 
@@ -77,20 +81,39 @@ def test_no_more_than_the_most_are_compared(monkeypatch: pytest.MonkeyPatch) -> 
     assert max(seen) == (60, 60)
 
 
-def test_the_yardstick_wants_patients_enough() -> None:
+def test_the_floor_wants_patients_enough() -> None:
     made = table(100, seed=2)
-    assert rows(made, table(220, seed=1))["all"]["yardstick"] is not None
-    assert rows(made, table(190, seed=1))["all"]["yardstick"] is None
-    unknown = replace(table(400, seed=1), patients=[""] * 400)
-    assert rows(made, unknown)["all"]["yardstick"] is None
+    row = rows(made, table(220, seed=1))["all"]
+    assert (row["floor"]["images"], row["floor"]["patients"], row["not_measured"]) == (100, 110, {})
+    assert rows(made, table(190, seed=1))["all"]["floor"]["images"] == 94  # what the smaller half has
+    unknown = rows(made, replace(table(400, seed=1), patients=[""] * 400))["all"]
+    assert unknown["floor"] is None
+    assert unknown["not_measured"] == {"floor": "real images of 0 known patients, expected at least 20"}
 
 
-def test_the_halves_share_no_patient() -> None:
-    real = table(101, seed=1, per_patient=7)
-    first, second = _halves(real, np.arange(101), np.random.default_rng(0))
-    assert len(first) + len(second) == 101
-    assert abs(len(first) - len(second)) <= 7
-    assert not {real.patients[place] for place in first} & {real.patients[place] for place in second}
+def test_a_measure_that_means_little_at_its_size_says_so() -> None:
+    wide = np.random.default_rng(0).normal(size=(240, 60)).astype(np.float32)
+    made, real = (replace(table(120, seed=seed), features=wide[120 * seed :][:120]) for seed in (0, 1))
+    assert rows(made, real)["all"]["warnings"] == {}
+    few = rows(made.take(np.arange(70)), real)["all"]
+    assert set(few["warnings"]) == {"frechet", "precision", "recall", "density", "coverage"}
+    assert few["warnings"]["frechet"].startswith("70 images for 60 features")
+    assert few["frechet_infinity"] is not None
+    fewest = rows(made.take(np.arange(60)), real)["all"]
+    assert fewest["frechet_infinity"] is None
+    assert fewest["not_measured"]["frechet_infinity"] == "60 images for 60 features, expected more images than features"
+
+
+def test_images_of_a_patient_widen_the_intervals() -> None:
+    """Every image six times: the distances stay, and what they rest on is a sixth."""
+    once, others = table(60, seed=1, per_patient=1), table(60, seed=2, shift=0.3, per_patient=1)
+    real, made = once.take(np.arange(360) % 60), others.take(np.arange(360) % 60)
+    known = rows(made, real)["all"]
+    torn = rows(replace(made, patients=[""] * 360), replace(real, patients=[""] * 360))["all"]
+    assert known["kid"] == torn["kid"] == torn["mmd"]
+    assert known["mmd"]["value"] < known["kid"]["value"]  # copies are no evidence of a narrow population
+    for name in ("frechet", "frechet_infinity", "mmd"):
+        assert known[name]["high"] - known[name]["low"] > 1.5 * (torn[name]["high"] - torn[name]["low"]), name
 
 
 def test_diversity_is_measured_where_there_are_pixels() -> None:

@@ -25,14 +25,33 @@ MEASURES = (
     Measure(
         "frechet",
         "Fréchet distance",
-        "distance between the two sets of features, each modeled as one Gaussian; 0 is equal, lower is better",
+        "distance between the two sets of features, each modeled as one Gaussian; lower is better, and the fewer the "
+        "images, the higher even for equal sets; the interval is that of its mean at this number of images",
+    ),
+    Measure(
+        "frechet_infinity",
+        "Fréchet distance, extrapolated",
+        "the same distance for infinitely many images, so that it can be compared across numbers of images; equal sets "
+        "scatter around 0; the interval is that of the distance between the two populations",
     ),
     Measure(
         "kid",
         "KID",
-        "the same distance by a kernel, without assuming a Gaussian; lower is better, equal sets scatter around 0",
+        "a distance by a kernel, without assuming a Gaussian; lower is better, equal sets scatter around 0; the "
+        "interval takes all images for independent",
     ),
-    Measure("precision", "Precision", "share of audited images that fall among the real ones; higher is better"),
+    Measure(
+        "mmd",
+        "MMD by patient",
+        "KID without pairs of images of one patient (or report), which are more alike than others and raise it; the "
+        "interval is that of the distance between the two populations",
+    ),
+    Measure(
+        "precision",
+        "Precision",
+        "share of audited images that fall among the real ones; higher is better; its interval, and those of recall, "
+        "density and coverage, are those of the mean at this number of images",
+    ),
     Measure(
         "recall",
         "Recall",
@@ -102,6 +121,17 @@ class Compared:
     images: int
     real: int
     entry: Mapping[str, Any]
+
+    @property
+    def cautions(self) -> list[str]:
+        """Why measures are missing, and which ones mean little at this number of images."""
+        titles = {measure.name: measure.title for measure in MEASURES} | {"floor": "Floor (real against real)"}
+        missing, little = (self.entry.get(part) or {} for part in ("not_measured", "warnings"))
+        found = [f"{titles[name]}: not measured: {why}" for name, why in missing.items() if name in titles]
+        same: dict[str, list[str]] = {}
+        for name, why in little.items():
+            same.setdefault(why, []).append(titles[name])
+        return found + [f"{', '.join(names)}: {why}" for why, names in same.items()]
 
     @property
     def too_few(self) -> bool:

@@ -158,7 +158,8 @@ def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) 
     assert all(name in page.section("rewards") for name in REWARDS)
     edema = summary["findings"]["Edema"]
     assert f"Edema {edema['images']} {edema['kept']} " in page.section("findings")
-    assert "14.2 12.3 to 16.1 real: 6.12" in page.section("fidelity")
+    assert "14.2 12.3 to 16.1 real: 6.12 8.0 5.8 to 10.2" in page.section("fidelity")
+    assert "Fréchet distance: 80 images for 256 features: mostly bias" in page.section("fidelity")
     assert "Pneumothorax 7 9 too few images to measure" in page.section("fidelity")
     assert "child 7 9 too few images to measure" in page.section("subgroups")
     assert "with equal counts" in page.section("fidelity")
@@ -172,6 +173,22 @@ def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) 
     assert summary["provenance"]["command"] in page.section("provenance")
     assert "shards" not in page.section("provenance").replace("shard-", "")
     assert [name for name, _, text in page.found if name == "svg"] == ["svg"] * 5
+
+
+def test_a_floor_of_fewer_images_stands_beside_the_audited_ones_at_its_size(
+    summary: dict[str, Any], rows: pa.Table, write: Write
+) -> None:
+    [of_all, *others] = summary["fidelity"]
+    floor = of_all["floor"] | {"images": 40, "audited": of_all["floor"]["audited"] | {"frechet": 20.2}}
+    missing = {"frechet_infinity": None, "not_measured": {"frechet_infinity": "80 images for 256 features"}}
+    summary |= {"fidelity": [of_all | missing | {"floor": floor}, *others]}
+    section = Page(write(summary, rows)).section("fidelity")
+    assert "14.2 12.3 to 16.1 real: 6.12, 20.2 here" in section
+    assert "Fréchet distance, extrapolated: not measured: 80 images for 256 features" in section
+    summary |= {"fidelity": [of_all | {"floor": None, "not_measured": {"floor": "no known patients"}}]}
+    section = Page(write(summary, rows)).section("fidelity")
+    assert "real: " not in section
+    assert "Floor (real against real): not measured: no known patients" in section
 
 
 def test_subgroups_are_counted_in_the_rows(rows: pa.Table, shared: str) -> None:

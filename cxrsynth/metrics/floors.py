@@ -1,0 +1,133 @@
+"""What real images of other patients give: the floor below which no measure can show a set to be better.
+
+The reference is split into halves by patient, several times over, and the halves are compared as the audited images are
+with the reference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrsynth.metrics.fidelity import Features, Units, frechet_distance, kernel_distance, manifolds
+from cxrsynth.metrics.frechet_infinity import FEWEST_UNITS
+
+Rows = npt.NDArray[np.int64]
+
+SPLITS = 10
+# Images of a half, at most: this bounds the time, and the audited images are then measured at that size too.
+MOST = 1000
+
+
+def measure_floor(
+    features: npt.NDArray[np.floating[Any]],
+    of_patients: Sequence[Sequence[int]],
+    made: Features,
+    reports: Units,
+    *,
+    least: int,
+    neighbours: int,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Each measure between two halves of the reference that share no patient, over `SPLITS` splits.
+
+    Splits share images, so their range is that of this reference, not an interval of all possible ones.
+
+    Args:
+        features: of the reference [N, D].
+        of_patients: rows of each known patient (`rows_by_patient`).
+        made: features of the audited images that were compared [M, D].
+        reports: whose each of them is [M].
+        least: images that a half needs.
+        neighbours: k of precision, recall, density and coverage.
+        rng: of the splits.
+
+    Returns:
+        `images` in each half: M, or as many as there are, `MOST` at most; number of `patients` and `splits`; for each
+        measure its mean (`value`), lowest and highest (`low`, `high`) over the splits; `audited`: the mean of each
+        measure for as many audited images against one half; `frechet_ratio`: the Frechet distance of `audited` over
+        that of real images.
+
+    Raises:
+        ValueError: if `floor_problem` finds one.
+    """
+    problem = floor_problem(of_patients, least=least)
+    if problem is not None:
+        raise ValueError(problem)
+    splits = [halves(of_patients, rng) for _ in range(SPLITS)]
+    count = min(len(made), MOST, *(len(half) for split in splits for half in split))
+    owner = np.zeros(len(features), dtype=np.int64)
+    for patient, rows in enumerate(of_patients):
+        owner[list(rows)] = patient
+    floors, audited = [], []
+    for split in splits:
+        some, others = (rng.choice(half, count, replace=False) for half in split)
+        real = _Set(features[others].astype(np.float64), owner[others])
+        floors.append(_measured(_Set(features[some].astype(np.float64), owner[some]), real, neighbours))
+        chosen = rng.choice(len(made), count, replace=False)
+        audited.append(_measured(_Set(made[chosen], reports[chosen]), real, neighbours))
+    ranges = {name: _range([each[name] for each in floors]) for name in floors[0]}
+    means = {name: float(np.mean([each[name] for each in audited])) for name in floors[0]}
+    # Both are far from 0: their bias alone is. Halves that are copies of each other have no ratio.
+    ratio = means["frechet"] / ranges["frechet"]["value"] if ranges["frechet"]["value"] > 0 else None
+    about = {"images": count, "patients": len(of_patients), "splits": SPLITS}
+    return about | ranges | {"audited": means, "frechet_ratio": ratio}
+
+
+def floor_problem(of_patients: Sequence[Sequence[int]], *, least: int) -> str | None:
+    """Why a reference of these patients has no floor; None where it has."""
+    if len(of_patients) < FEWEST_UNITS:
+        return f"real images of {len(of_patients)} known patients, expected at least {FEWEST_UNITS}"
+    smaller = min(len(half) for half in halves(of_patients, np.random.default_rng(0)))
+    if smaller < least:
+        return f"{smaller} real images in one half of the patients, expected at least {least}"
+    return None
+
+
+def rows_by_patient(patients: Sequence[str], rows: Rows) -> list[list[int]]:
+    """Of `rows`, those of each patient; images of unknown patients are left out."""
+    found: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        if patients[row]:
+            found.setdefault(patients[row], []).append(row)
+    return list(found.values())
+
+
+def halves(of_patients: Sequence[Sequence[int]], rng: np.random.Generator) -> tuple[Rows, Rows]:
+    """Rows in two halves without a common patient: of all patients, or of as many as give `MOST` images twice."""
+    found: tuple[list[int], list[int]] = ([], [])
+    for turn in rng.permutation(len(of_patients)).tolist():
+        # Into the smaller half: this keeps the halves even despite patients with many images.
+        smaller = min(found, key=len)
+        if len(smaller) >= MOST:
+            break
+        smaller.extend(of_patients[turn])
+    return np.asarray(found[0], dtype=np.int64), np.asarray(found[1], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    features: Features
+    owner: Units
+
+    @property
+    def units(self) -> Units:
+        return np.asarray(np.unique(self.owner, return_inverse=True)[1], dtype=np.int64)
+
+
+def _measured(made: _Set, real: _Set, neighbours: int) -> dict[str, float]:
+    units = made.units, real.units
+    kid = kernel_distance(made.features, real.features)
+    alone = all(int(of.max()) + 1 == len(of) for of in units)
+    return {
+        "frechet": frechet_distance(made.features, real.features),
+        "kid": kid,
+        "mmd": kid if alone else kernel_distance(made.features, real.features, units=units),
+        **asdict(manifolds(real.features, made.features, neighbours=neighbours)),
+    }
+
+
+def _range(values: list[float]) -> dict[str, float]:
+    return {"value": float(np.mean(values)), "low": min(values), "high": max(values)}

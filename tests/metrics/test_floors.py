@@ -1,0 +1,83 @@
+"""Real against real: halves by patient, sizes, and what has no floor."""
+
+import numpy as np
+import pytest
+
+from cxrsynth.metrics import floors
+from cxrsynth.metrics.fidelity import Features
+from cxrsynth.metrics.floors import floor_problem, halves, measure_floor, rows_by_patient
+
+MEASURES = ("frechet", "kid", "mmd", "precision", "recall", "density", "coverage")
+
+
+def reference(patients: int, per_patient: int, *, shared: float = 0.0) -> tuple[Features, list[list[int]]]:
+    """Features of width 6, `shared` of whose variance the images of a patient have in common, and each one's rows."""
+    rng = np.random.default_rng(1)
+    owner = np.arange(patients * per_patient) // per_patient
+    features = np.sqrt(1 - shared) * rng.normal(size=(len(owner), 6))
+    features += np.sqrt(shared) * rng.normal(size=(patients, 6))[owner]
+    return features, rows_by_patient([f"p{one}" for one in owner], np.arange(len(owner)))
+
+
+def found_for(features: Features, of_patients: list[list[int]], made: Features, least: int = 50) -> dict[str, object]:
+    rng = np.random.default_rng(0)
+    return measure_floor(features, of_patients, made, np.arange(len(made)), least=least, neighbours=5, rng=rng)
+
+
+def test_the_halves_share_no_patient() -> None:
+    patients = [f"p{place // 7}" for place in range(101)]
+    patients[4] = ""
+    first, second = halves(rows_by_patient(patients, np.arange(101)), np.random.default_rng(0))
+    assert sorted([*first, *second]) == [place for place in range(101) if place != 4]
+    assert abs(len(first) - len(second)) <= 7
+    assert not {patients[place] for place in first} & {patients[place] for place in second}
+
+
+def test_halves_end_at_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floors, "MOST", 30)
+    first, second = halves([[row] for row in range(1000)], np.random.default_rng(0))
+    assert len(first) == len(second) == 30
+
+
+def test_the_floor_is_what_equal_sets_measure_and_others_lie_above() -> None:
+    features, of_patients = reference(200, 2)
+    rng = np.random.default_rng(2)
+    equal, other = rng.normal(size=(150, 6)), rng.normal(0.8, 1.0, size=(150, 6))
+    same, far = (found_for(features, of_patients, made) for made in (equal, other))
+    assert (same["images"], same["patients"], same["splits"]) == (150, 200, 10)
+    for name in MEASURES:
+        floor = same[name]
+        assert isinstance(floor, dict)
+        assert floor["low"] < floor["value"] < floor["high"]
+    assert 0.5 < same["frechet_ratio"] < 1.5  # type: ignore[operator]
+    assert far["frechet_ratio"] > 5  # type: ignore[operator]
+    assert abs(same["kid"]["value"]) < 0.1  # type: ignore[index]
+    assert same["audited"].keys() == set(MEASURES)  # type: ignore[attr-defined]
+
+
+def test_images_of_one_patient_in_both_halves_would_lower_the_floor() -> None:
+    """Halves by image: each image's sibling is in the other half, and the sets look more alike than sets can."""
+    features, of_patients = reference(150, 2, shared=0.9)
+    by_patient = found_for(features, of_patients, features[:100])
+    by_image = found_for(features, [[row] for row in range(len(features))], features[:100])
+    assert by_patient["frechet"]["value"] > 1.15 * by_image["frechet"]["value"]  # type: ignore[index]
+    assert by_patient["coverage"]["value"] < by_image["coverage"]["value"]  # type: ignore[index]
+
+
+def test_a_small_reference_gives_a_floor_of_the_size_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, of_patients = reference(120, 1)
+    made = np.random.default_rng(3).normal(size=(110, 6))
+    assert found_for(features, of_patients, made)["images"] == 60
+    monkeypatch.setattr(floors, "MOST", 55)
+    assert found_for(features, of_patients, made)["images"] == 55
+
+
+def test_what_has_no_floor_says_why() -> None:
+    assert floor_problem([[row] for row in range(200)], least=50) is None
+    assert floor_problem([], least=50) == "real images of 0 known patients, expected at least 20"
+    many = [list(range(100 * one, 100 * one + 100)) for one in range(19)]
+    assert floor_problem(many, least=50) == "real images of 19 known patients, expected at least 20"
+    few = [[row] for row in range(98)]
+    assert floor_problem(few, least=50) == "49 real images in one half of the patients, expected at least 50"
+    with pytest.raises(ValueError, match="49 real images"):
+        found_for(np.zeros((98, 6)), few, np.zeros((60, 6)))
