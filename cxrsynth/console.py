@@ -189,7 +189,7 @@ def _print_fidelity(output: Console, overall: Mapping[str, Any], which: str) -> 
         columns += [f"real, {floor['images']} each"] + ([f"audited, {floor['images']} each"] if audited else [])
     rows = {}
     for name in _MEASURES:
-        beside = [_interval(floor.get(name)), _number(audited.get(name))]
+        beside = [_number((floor.get(name) or {}).get("value")), _number(audited.get(name))]
         rows[name] = [_interval(overall[name]), *beside[: len(columns) - 1]]
     output.print(_table(f"compared with the reference, {which}", columns, rows))
     for part, word in (("not_measured", "not measured: "), ("warnings", "")):

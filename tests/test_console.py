@@ -5,8 +5,10 @@ import os
 import pty
 import sys
 import threading
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cxrsynth import console
 
@@ -104,3 +106,25 @@ def test_messages_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) ->
     console.print_rewards({"[red]": r"a\[b"})
     assert r"a\[b" in (printed := capsys.readouterr().out)
     assert "[red]" in printed
+
+
+def test_the_floor_stands_beside_each_measure_at_its_size(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = {"value": 14.2, "low": 12.3, "high": 16.1}
+    names = ("frechet", "kid", "mmd", "precision", "recall", "density", "coverage")
+    row: dict[str, Any] = dict.fromkeys((*names, "ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real"), measured)
+    row |= {"frechet_infinity": None, "compared": 150, "warnings": {"frechet": "150 images for 160 features"}}
+    row["not_measured"] = {"frechet_infinity": "too few"}
+    floor: dict[str, Any] = {"images": 70, "audited": dict.fromkeys(names, 20.25)}
+    row["floor"] = floor | {name: {"value": 6.12, "low": 5.0, "high": 7.0} for name in names}
+    console._print_fidelity(Console(width=100), row, "all images")
+    shown = capsys.readouterr().out
+    assert [line.split() for line in shown.splitlines() if "frechet " in line] == [
+        ["frechet", "14.2", "(12.3", "to", "16.1)", "6.12", "20.2"]
+    ]
+    assert "real, 70 each   audited, 70 each" in shown
+    assert "frechet_infinity: not measured: too few" in shown
+    assert "frechet: 150 images for 160 features" in shown
+    console._print_fidelity(Console(width=100), row | {"floor": floor | row["floor"] | {"images": 150}}, "all images")
+    assert "audited, " not in capsys.readouterr().out
+    console._print_fidelity(Console(width=100), row | {"floor": None}, "all images")
+    assert "real, " not in capsys.readouterr().out
