@@ -183,7 +183,7 @@ def test_a_floor_of_fewer_images_stands_beside_the_audited_ones_at_its_size(
     missing = {"frechet_infinity": None, "not_measured": {"frechet_infinity": "80 images for 256 features"}}
     summary |= {"fidelity": [of_all | missing | {"floor": floor}, *others]}
     section = Page(write(summary, rows)).section("fidelity")
-    assert "14.2 12.3 to 16.1 real: 6.12, 20.2 here" in section
+    assert "80 real: 40 14.2 12.3 to 16.1 real: 6.12, 20.2 here" in section
     assert "Fréchet distance, extrapolated: not measured: 80 images for 256 features" in section
     summary |= {"fidelity": [of_all | {"floor": None, "not_measured": {"floor": "no known patients"}}]}
     section = Page(write(summary, rows)).section("fidelity")
