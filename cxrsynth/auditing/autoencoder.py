@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from cxrsynth import console
@@ -28,7 +28,7 @@ class Autoencoder:
     digest: str
     is_generator: bool | None
     device: torch.device
-    vae: AutoencoderKL | AutoencoderDC = field(repr=False)
+    vae: AutoencoderKL | AutoencoderDC | AutoencoderTiny = field(repr=False)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:

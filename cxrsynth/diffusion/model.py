@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from cxrsynth.diffusion.ace import ConditionEmbedding, check_ace
@@ -374,6 +375,6 @@ def _vae_dtype(precision: Precision) -> torch.dtype:
 
 def _finish_in_float32(vae: Any) -> None:
     """Run the decoder's last convolution in float32: bfloat16 has 8 significant bits, an image has 12."""
-    last = vae.decoder.conv_out
+    last = vae.decoder.layers[-1] if isinstance(vae, AutoencoderTiny) else vae.decoder.conv_out
     last.to(torch.float32)
     last.register_forward_pre_hook(lambda _, inputs: tuple(value.float() for value in inputs))

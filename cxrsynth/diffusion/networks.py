@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import transformers
-from diffusers import AutoencoderDC, AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.errors import ModelError
@@ -40,13 +40,13 @@ def load_unet(folder: Path, *, dtype: torch.dtype = torch.float32) -> UNet2DCond
     return unet  # type: ignore[no-any-return]
 
 
-def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> AutoencoderKL | AutoencoderDC:
+def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> AutoencoderKL | AutoencoderDC | AutoencoderTiny:
     """Load an autoencoder, on the CPU and in eval mode.
 
     Raises:
         ModelError: if the folder cannot be loaded, or its weights do not match the network.
     """
-    kind = AutoencoderDC if _class_name(folder) == "AutoencoderDC" else AutoencoderKL
+    kind = {one.__name__: one for one in (AutoencoderDC, AutoencoderTiny)}.get(_class_name(folder), AutoencoderKL)
     vae, _ = load_pretrained(kind, folder, role="an autoencoder", dtype=dtype)
     for name in ("scaling_factor", "shift_factor"):
         value = vae.config.get(name)
@@ -59,8 +59,11 @@ def load_vae(folder: Path, *, dtype: torch.dtype = torch.float32) -> Autoencoder
 
 
 def encoded_mean(found: Any) -> torch.Tensor:
-    """Latents from what an autoencoder's `encode` gives: the mean of a posterior, or the latents themselves (DC-AE)."""
-    latents: torch.Tensor = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
+    """Latents from what an autoencoder's `encode` gives: the mean of a posterior, or the latents themselves."""
+    if hasattr(found, "latent_dist"):
+        mean: torch.Tensor = found.latent_dist.mode()
+        return mean
+    latents: torch.Tensor = found.latent if hasattr(found, "latent") else found.latents
     return latents
 
 

@@ -414,7 +414,7 @@ def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
     """
     if model.vae is None:
         return _to_gray(latents)
-    dtype = next(model.vae.decoder.conv_in.parameters()).dtype
+    dtype = next(model.vae.decoder.parameters()).dtype
     scaled = to_decoder(model.vae, latents.float()).to(dtype).contiguous(memory_format=torch.channels_last)
     pixels = model.vae.decode(scaled, return_dict=False)[0]
     return _to_gray(pixels)
@@ -436,7 +436,7 @@ def encode_images(model: DiffusionModel, images: Tensor) -> Tensor:
     """
     if model.vae is None:
         return (images * 2 - 1).expand(-1, model.latent_shape[0], -1, -1).to(model.device).float()
-    dtype = next(model.vae.encoder.conv_in.parameters()).dtype
+    dtype = next(model.vae.encoder.parameters()).dtype
     pixels = (images * 2 - 1).expand(-1, int(model.vae.config.in_channels), -1, -1)
     shown = pixels.to(model.device, dtype).contiguous(memory_format=torch.channels_last)
     found = model.vae.encode(shown)

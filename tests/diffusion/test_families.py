@@ -12,6 +12,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import (
+    AutoencoderTiny,
     DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
@@ -21,8 +22,10 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cxrsynth.diffusion.additions import Additions
 from cxrsynth.diffusion.families import FAMILIES as KNOWN
 from cxrsynth.diffusion.model import DiffusionModel, load_model
+from cxrsynth.diffusion.networks import load_vae
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import encode_images, guided_condition, make_scheduler, predict_noise, sample_images
 from cxrsynth.diffusion.schedule import KNOWN_SCHEDULERS, read_scheduler_config
@@ -129,6 +132,50 @@ def test_images_are_those_of_diffusers(name: str, guidance: float, folders: dict
         found = sample_images(model, PROMPTS, noise, sampler=sampler, steps=STEPS, guidance=guidance)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert (found[0] - found[1]).abs().max() > 1e-4  # not the same image whatever the prompt
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "sana"])
+def test_a_tiny_autoencoder_decodes_as_in_diffusers(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """In the place of the model's, as TAESD and its kin are used; and it encodes what it decodes."""
+    shutil.copytree(folders[name], tmp_path / "own")
+    if name == "flux":  # its images have the size that the autoencoder names, which a tiny one does not
+        (tmp_path / "own" / "cxrsynth.json").write_text(
+            json.dumps({"image_size": list(loaded(folders[name]).image_shape)})
+        )
+    shutil.copytree(tmp_path / "own", tmp_path / "model", ignore=shutil.ignore_patterns("vae"))
+    wide = load_vae(folders[name] / "vae").config
+    sides = (8,) * len(wide.block_out_channels)
+    vae = AutoencoderTiny(
+        in_channels=wide.in_channels,
+        out_channels=wide.out_channels,
+        latent_channels=wide.latent_channels,
+        encoder_block_out_channels=sides,
+        decoder_block_out_channels=sides,
+        num_encoder_blocks=(1,) * len(sides),
+        num_decoder_blocks=(1,) * len(sides),
+        scaling_factor=0.5,
+    )
+    with torch.no_grad():
+        vae.decoder.layers[-1].bias.fill_(0.5)  # gray, whatever the random weights
+    vae.save_pretrained(tmp_path / "model" / "vae")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    index["vae"] = ["diffusers", "AutoencoderTiny"]
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    model = loaded(tmp_path / "model")
+    noise = noise_of(model)
+    found = sample_images(model, PROMPTS, noise, sampler=Sampler.MODEL, steps=STEPS, guidance=3.0)
+    torch.testing.assert_close(found, by_diffusers(tmp_path / "model", noise, 3.0), atol=1e-4, rtol=0)
+    assert found.std() > 1e-3
+    with torch.no_grad():
+        latents = vae.encode((found * 2 - 1).expand(-1, wide.in_channels, -1, -1)).latents
+    torch.testing.assert_close(encode_images(model, found), latents * 0.5, atol=1e-4, rtol=1e-4)
+    over = load_model(
+        resolve_model(str(tmp_path / "own"), additions=Additions(vae=tmp_path / "model" / "vae")),
+        device=CPU,
+        precision=Precision.FP32,
+    )
+    again = sample_images(over, PROMPTS, noise, sampler=Sampler.MODEL, steps=STEPS, guidance=3.0)
+    torch.testing.assert_close(again, found)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.25, 1.0, 2.0])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from cxrsynth.diffusion.condition import MASK, TEXT, Condition
@@ -235,7 +235,9 @@ class Family(ABC):
         if components.vae is None:
             return
         kind = type(components.vae).__name__
-        if kind != self.vae_class:
+        # A tiny autoencoder is distilled from that of a model, for the same latents.
+        stands_in = isinstance(components.vae, AutoencoderTiny) and self.vae_class == "AutoencoderKL"
+        if kind != self.vae_class and not stands_in:
             raise ModelError(
                 f"{components.folders['vae']}: an {kind}, but {self.title} has an {self.vae_class}\n"
                 "  expected: the autoencoder that the model was trained with"
@@ -280,7 +282,7 @@ def text_width(encoder: Any) -> int:
     return int(getattr(config, "hidden_size", None) or config.d_model)
 
 
-def spatial_factor(vae: AutoencoderKL | AutoencoderDC | None) -> int:
+def spatial_factor(vae: AutoencoderKL | AutoencoderDC | AutoencoderTiny | None) -> int:
     """Pixels per side of a latent; 1 without an autoencoder."""
     if vae is None:
         return 1
@@ -289,7 +291,7 @@ def spatial_factor(vae: AutoencoderKL | AutoencoderDC | None) -> int:
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
-def decoder_width(vae: AutoencoderKL | AutoencoderDC | None) -> int:
+def decoder_width(vae: AutoencoderKL | AutoencoderDC | AutoencoderTiny | None) -> int:
     """Channels of the decoder's largest maps; 0 without an autoencoder."""
     if vae is None:
         return 0

@@ -167,7 +167,7 @@ def _image_size(components: Components) -> tuple[int, int]:
     config = components.vae.config
     size = components.spec.image_size
     if size is None and "sample_size" not in config.get("_use_default_values", ()):
-        size = config.sample_size
+        size = config.get("sample_size")  # a tiny autoencoder has none
     if size is None:
         raise ValueError("no image size")
     height, width = (size, size) if isinstance(size, int) else size
