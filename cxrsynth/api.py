@@ -319,6 +319,13 @@ def audit(
     utility: bool = AuditSettings.utility,
     probes: int = AuditSettings.probes,
     generator: str | None = AuditSettings.generator,
+    members: str | PathLike[str] | None = None,
+    non_members: str | PathLike[str] | None = None,
+    members_table: str | PathLike[str] | None = None,
+    non_members_table: str | PathLike[str] | None = None,
+    members_split: str | None = AuditSettings.members_split,
+    non_members_split: str | None = AuditSettings.non_members_split,
+    attacked: int = AuditSettings.attacked,
     keep_reference_pixels: bool = AuditSettings.keep_reference_pixels,
     reader_study: int | None = AuditSettings.reader_study,
     reader_answers: Sequence[str | PathLike[str]] | None = None,
@@ -355,6 +362,13 @@ def audit(
         utility: train classifiers on synthetic and real images and test them on real ones.
         probes: reference images to plant near-duplicates of, which measures how well the search finds them.
         generator: model that made the images; near-duplicates are also planted with its autoencoder. None: nano's.
+        members: images that the generator was trained on, which are attacked (membership inference).
+        non_members: images of other patients, held out of its training.
+        members_table: table that describes the members.
+        non_members_table: the same for the non-members.
+        members_split: one split of the members, where a data set's are known.
+        non_members_split: the same for the non-members.
+        attacked: about how many images of each of the two the attacks are tried on.
         keep_reference_pixels: leave the pixels of the reference in `.cxrsynth-audit` when the audit is complete.
         reader_study: make reader-study.html with so many images, half of them real, an even number from 4 to 500.
         reader_answers: files that readers saved from that page, to be scored.
@@ -381,6 +395,7 @@ def audit(
         "workers": workers,
     }.items():
         _check_range(name, value, low=1)
+    _check_range("attacked", attacked, low=20)
     _check_range("keep_fraction", keep_fraction, low=0, high=1)
     _check_range("seed", seed, low=0)
     _check_range("reader_study", reader_study, low=FEWEST_READ, high=MOST_READ)
@@ -410,6 +425,13 @@ def audit(
         utility=utility,
         probes=probes,
         generator=generator,
+        members=_location(members),
+        non_members=_location(non_members),
+        members_table=_location(members_table),
+        non_members_table=_location(non_members_table),
+        members_split=members_split,
+        non_members_split=non_members_split,
+        attacked=attacked,
         keep_reference_pixels=keep_reference_pixels,
         reader_study=reader_study,
         reader_answers=tuple(map(parse_path, reader_answers or ())),

@@ -151,6 +151,13 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
         output.print(_table("planted near-duplicates of reference images", ["found"], found))
     if (study := summary["reader_study"]) is not None:
         _print_study(output, study)
+    membership = summary["membership"]
+    if membership is not None:
+        rows = {
+            name: [_interval(one["auc"]), _interval(one["true_positives"]["0.01"])]
+            for name, one in membership["attacks"].items()
+        }
+        output.print(_table("attack on the model", ["AUC (0.5: guessing)", "found at 1% false alarms"], rows))
     for miss in summary["failed"]:
         value = "not measured" if miss["value"] is None else f"{miss['value']:.4g}"
         said = f" {miss['metric']}: {value}, expected {miss['limit']} {miss['threshold']:g}"

@@ -418,7 +418,10 @@ Probes = Annotated[
 Generator = Annotated[
     str | None,
     Option(
-        help="Model that made the images; near-duplicates are also planted with its autoencoder. Default: nano's.",
+        "--model",
+        "--generator",
+        help="Model that made the images: near-duplicates are also planted with its autoencoder (default: nano's), and"
+        " it is attacked with --members and --non-members.",
         rich_help_panel=_METRICS,
     ),
 ]
@@ -440,6 +443,40 @@ ReaderAnswers = Annotated[
         help="Answers that a reader saved from reader-study.html, to be scored. Repeatable, one file of each reader.",
         rich_help_panel=_METRICS,
     ),
+]
+Members = Annotated[
+    str | None,
+    Option(
+        metavar="PATH",
+        help="Images that --model was trained on: can they be told from --non-members by who has its weights?",
+        rich_help_panel=_METRICS,
+    ),
+]
+NonMembers = Annotated[
+    str | None,
+    Option(
+        metavar="PATH",
+        help="Images of other patients from the same source, held out of training.",
+        rich_help_panel=_METRICS,
+    ),
+]
+MembersTable = Annotated[
+    str | None, Option(metavar="PATH", help="Table that describes the members.", rich_help_panel=_METRICS)
+]
+NonMembersTable = Annotated[
+    str | None, Option(metavar="PATH", help="Table that describes the non-members.", rich_help_panel=_METRICS)
+]
+MembersSplit = Annotated[
+    str | None,
+    Option(metavar="NAME", help="Only one split of the members, as train.", rich_help_panel=_METRICS),
+]
+NonMembersSplit = Annotated[
+    str | None,
+    Option(metavar="NAME", help="Only one split of the non-members, as test.", rich_help_panel=_METRICS),
+]
+Attacked = Annotated[
+    int,
+    Option(min=20, help="About how many images of each of the two the attacks are tried on.", rich_help_panel=_METRICS),
 ]
 KeepReferencePixels = Annotated[
     bool,

@@ -275,6 +275,7 @@ class AuditSettings:
     `judges` maps rewards to backends. The posture regressor of `family` aligns images for the quality checks and the
     near-duplicate search. Near-duplicates of `probes` reference images are planted to measure how well the search finds
     them; the kind `autoencoded` with the autoencoder of `generator` (a model as `generate` takes it), None for nano's.
+    About `attacked` images of `members`, which the model was trained on, and of `non_members` are attacked with it.
     `write_depicts` is a model's folder whose description gets the findings that the images were measured to show.
     `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `reader_study` is how many
     images a reader study is made of, half of them real; `reader_answers` are the files its readers saved. `id_key`
@@ -300,6 +301,13 @@ class AuditSettings:
     utility: bool = False
     probes: int = 100
     generator: str | None = None
+    members: Location | None = None
+    non_members: Location | None = None
+    members_table: Location | None = None
+    non_members_table: Location | None = None
+    members_split: str | None = None
+    non_members_split: str | None = None
+    attacked: int = 500
     keep_reference_pixels: bool = False
     reader_study: int | None = None
     reader_answers: tuple[Path, ...] = ()

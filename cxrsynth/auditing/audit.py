@@ -63,7 +63,7 @@ def audit(settings: AuditSettings) -> AuditReport | None:
 
 
 def _score(run: AuditRun) -> None:
-    """Score the reference, then the images; every process takes its share of the units.
+    """Score the reference, the images, and what the model is attacked with; every process takes its share of the units.
 
     Rules on the reference can be checked once it is scored: before the images, of which there are more.
     """
@@ -76,6 +76,13 @@ def _score(run: AuditRun) -> None:
                 thresholds(run.rules, _rewards(Scored(run.reference)))
         score_collection(run, run.images, what="images")
         run.processes.wait()
+        if run.membership is not None:
+            attacked = {"members": run.membership.members, "non-members": run.membership.others}
+            for what, examined in attacked.items():
+                score_collection(
+                    run, examined, what=f"{what} attacked", with_pixels=False, scorer=run.membership.scorer
+                )
+            run.processes.wait()
 
 
 def _conclude(run: AuditRun) -> dict[str, Any]:

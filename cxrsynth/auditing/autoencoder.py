@@ -21,7 +21,7 @@ class Autoencoder:
     """Images through a latent diffusion model's autoencoder: what that model's copy of an image would look like.
 
     `is_generator` is True where `digest` is that of the model in the manifest of the audited images, None where the
-    model was named with --generator but the manifest does not confirm it, False for a stand-in.
+    model was named with --model but the manifest does not confirm it, False for a stand-in.
     """
 
     model: str
@@ -44,7 +44,7 @@ class Autoencoder:
 
 
 def load_autoencoder(generator: str | None, manifest: Mapping[str, Any] | None, device: torch.device) -> Autoencoder:
-    """The autoencoder of the generator named by --generator, else nano's.
+    """The autoencoder of the generator named by --model, else nano's.
 
     Args:
         generator: a model as `generate --model` takes it.
@@ -58,12 +58,13 @@ def load_autoencoder(generator: str | None, manifest: Mapping[str, Any] | None, 
     model = _resolve(generator)
     if model.family.in_pixels:
         raise ModelError(
-            f"--generator {generator}: a model in pixel space, which has no autoencoder\n  leave --generator out"
+            f"--model {generator}: a model in pixel space, which has no autoencoder\n"
+            "  leave it out, or audit against the reference and attack the model in two runs"
         )
     confirmed = model.digest == recorded.get("digest")
     if generator is not None and recorded and not confirmed:
         console.warn(
-            f"--generator {generator}: not the model in the manifest of the audited images\n"
+            f"--model {generator}: not the model in the manifest of the audited images\n"
             f"  found: digest {model.digest}\n  expected: {recorded.get('name')}, digest {recorded.get('digest')}\n"
             "  near-duplicates will be planted with the autoencoder of the model you named"
         )
@@ -85,4 +86,4 @@ def recorded_model(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _resolve(generator: str | None) -> ResolvedModel:
-    return resolve_model(generator or _STAND_IN, option="--generator")
+    return resolve_model(generator or _STAND_IN, option="--model")

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cxrsynth import console
+from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.folder import COMPARISON
 from cxrsynth.auditing.scored import Scored
-from cxrsynth.auditing.setup import AuditRun, Examined
+from cxrsynth.auditing.setup import AuditRun
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.groups import measure_groups
 from cxrsynth.metrics.memorization.features import MatchSpace

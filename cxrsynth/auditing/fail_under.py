@@ -9,6 +9,8 @@ from typing import Any
 
 from cxrsynth.auditing.score_table import NONE_STATED
 from cxrsynth.errors import RecipeError
+from cxrsynth.metrics.membership.attacks import ATTACKS
+from cxrsynth.metrics.membership.inference import COMBINED
 from cxrsynth.metrics.utility import BOTH, REAL, SYNTHETIC
 from cxrsynth.reports.labels import OBSERVATIONS
 
@@ -64,6 +66,9 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
     # The better readers tell synthetic images from real ones, the worse these are.
     metrics += [Metric((*_SCORES, name), _AT_MOST, low=0, high=1) for name in ("accuracy", "sensitivity")]
     metrics += [Metric((*_SCORES, "quality", "difference"), _AT_MOST, low=-4, high=4)]
+    metrics += [
+        Metric(("membership", "attacks", name, "auc"), _AT_MOST, low=0, high=1) for name in (*ATTACKS, COMBINED)
+    ]
     for reward in rewards:
         metrics += [Metric(("rewards", reward, statistic)) for statistic in _STATISTICS]
         metrics += [Metric(("rewards", reward, "unscored"), _AT_MOST, low=0)]

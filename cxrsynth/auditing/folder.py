@@ -52,7 +52,12 @@ class AuditFolder:
     def check(self, settings: AuditSettings) -> None:
         """Raise ShardError for a folder that holds something else, or lies inside what is audited."""
         refuse_address(self.path, f"--out {self.path}")
-        for option, given in (("SHARDS", settings.shards), ("--reference", settings.reference)):
+        for option, given in (
+            ("SHARDS", settings.shards),
+            ("--reference", settings.reference),
+            ("--members", settings.members),
+            ("--non-members", settings.non_members),
+        ):
             if given is not None and lies_inside(self.path, given):
                 raise ShardError(f"--out {self.path}: lies inside {option} {given}\n  an audit never touches its input")
         self._folder.refuse_file()

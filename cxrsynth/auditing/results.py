@@ -58,7 +58,8 @@ def _real_keys(summary: Mapping[str, Any]) -> list[str]:
 
 def _tidy(run: AuditRun) -> None:
     """Delete scores that are no longer asked for, and the pixels of real images unless they are to be kept."""
-    examined = [one for one in (run.images, run.reference) if one is not None]
+    attacked = () if run.membership is None else (run.membership.members, run.membership.others)
+    examined = [one for one in (run.images, run.reference, *attacked) if one is not None]
     run.images.cache.delete_others({one.cache.path(unit) for one in examined for unit in one.collection.units})
     if run.reference is not None and not run.settings.keep_reference_pixels:
         run.reference.cache.delete_pixels()

@@ -71,7 +71,9 @@ class ScoreCache:
     ) -> None:
         """Write a unit's rows and its damage, whole or not at all; the full pixels of at most `full` images stay."""
         damage = json.dumps([[one.source, one.member, one.reason] for one in damaged]).encode()
-        table = _with_full_images(full, pa.concat_tables(rows) if rows else schema.empty_table())
+        table = pa.concat_tables(rows) if rows else schema.empty_table()
+        if "image" in schema.names:
+            table = _with_full_images(full, table)
         self._write(unit, table.replace_schema_metadata({_DAMAGED: damage}))
 
     def _write(self, unit: Unit, table: pa.Table) -> None:

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
+from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.scorer import IMAGE_SIZE, LOGITS, PREVIEW_SIZE, preview
-from cxrsynth.auditing.setup import Examined
 from cxrsynth.images.collection import Unit
 from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import squared

@@ -1,13 +1,17 @@
 """Every unit of a collection scored, shared out among processes; units scored before are not scored again."""
 
-from collections.abc import Iterator
+import hashlib
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import pyarrow as pa
 import torch
 
 from cxrsynth import console
-from cxrsynth.auditing.setup import AuditRun, Examined
+from cxrsynth.auditing.examined import Examined
+from cxrsynth.auditing.setup import AuditRun
 from cxrsynth.console import Advance
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Unit
@@ -25,19 +29,44 @@ class _Batch:
     damaged: list[Damaged] = field(default_factory=list)
 
 
-def score_collection(run: AuditRun, examined: Examined, *, what: str, with_pixels: bool = True) -> None:
+class RowScorer(Protocol):
+    """Makes one row of each image."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        ...
+
+    def schema(self) -> pa.Schema:
+        """Columns of the rows."""
+        ...
+
+    def __call__(self, radiographs: Sequence[Radiograph], *, keep_image: bool = False) -> pa.Table:
+        """One row per image, in order."""
+        ...
+
+
+def score_collection(
+    run: AuditRun, examined: Examined, *, what: str, with_pixels: bool = True, scorer: RowScorer | None = None
+) -> None:
     """Score the units of this process; batches run in parallel while the next ones are decoded.
 
-    `with_pixels` False: units whose pixels were deleted count as scored.
+    Args:
+        run: of the audit.
+        examined: what is scored, and where the scores go.
+        what: the images, for the line of progress.
+        with_pixels: False counts units whose pixels were deleted as scored.
+        scorer: makes the rows; None for the audit's.
     """
-    on_cpu = run.scorer.device.type == "cpu"
+    scorer = run.scorer if scorer is None else scorer
+    on_cpu = scorer.device.type == "cpu"
     threads = torch.get_num_threads()
     pool = OrderedPool(threads if on_cpu else 1, threads=1 if on_cpu else threads)
-    total = (examined.collection.manifest or {}).get("counts", {}).get("samples")
+    total = _expected(examined)
     full = examined.full_images_per_unit
 
     def rows_of(batch: _Batch) -> pa.Table | None:
-        return run.scorer(batch.radiographs, keep_image=full > 0) if batch.radiographs else None
+        return scorer(batch.radiographs, keep_image=full > 0) if batch.radiographs else None
 
     with console.image_progress(total, quiet=not run.processes.is_main, what=what) as advance, pool:
         rows: list[pa.Table] = []
@@ -46,7 +75,7 @@ def score_collection(run: AuditRun, examined: Examined, *, what: str, with_pixel
                 rows.append(scored)
                 advance(scored.num_rows)
             if batch.last:
-                examined.cache.write(batch.unit, rows, batch.damaged, run.scorer.schema(), full=full)
+                examined.cache.write(batch.unit, rows, batch.damaged, scorer.schema(), full=full)
                 rows = []
 
 
@@ -63,20 +92,46 @@ def _batches(run: AuditRun, examined: Examined, advance: Advance, with_pixels: b
             yield from _batches_of(run, examined, unit)
 
 
+def _expected(examined: Examined) -> int | None:
+    """How many images will be scored, where that is known."""
+    if examined.most_per_unit is not None:
+        return None
+    samples: int | None = (examined.collection.manifest or {}).get("counts", {}).get("samples")
+    return samples
+
+
 def _batches_of(run: AuditRun, examined: Examined, unit: Unit) -> Iterator[_Batch]:
     """A unit's images in batches."""
     radiographs: list[Radiograph] = []
     damaged: list[Damaged] = []
-    for found in examined.collection.read(unit, workers=run.settings.workers):
-        if isinstance(found, Damaged):
-            _stop_if_strict(run, found)
-            damaged.append(found)
-            continue
+
+    def readable() -> Iterator[Radiograph]:
+        for found in examined.collection.read(unit, workers=run.settings.workers):
+            if isinstance(found, Damaged):
+                _stop_if_strict(run, found)
+                damaged.append(found)
+            else:
+                yield found
+
+    most = examined.most_per_unit
+    for found in readable() if most is None else _chosen(readable(), most):
         radiographs.append(found)
         if len(radiographs) == run.settings.batch_size:
             yield _Batch(unit, radiographs)
             radiographs = []
     yield _Batch(unit, radiographs, last=True, damaged=damaged)
+
+
+def _chosen(radiographs: Iterator[Radiograph], most: int) -> list[Radiograph]:
+    """At most `most` images, by a hash of their content: the same ones in whatever order they come."""
+    kept: list[tuple[int, int, Radiograph]] = []  # a heap; the largest hash is first, as the least of negative ones
+    for place, radiograph in enumerate(radiographs):
+        rank = -int.from_bytes(hashlib.sha256(f"chosen {radiograph.sha256}".encode()).digest()[:8], "big")
+        if len(kept) < most:
+            heapq.heappush(kept, (rank, -place, radiograph))
+        else:
+            heapq.heappushpop(kept, (rank, -place, radiograph))
+    return [radiograph for _, _, radiograph in sorted(kept, key=lambda one: -one[1])]
 
 
 def _stop_if_strict(run: AuditRun, damaged: Damaged) -> None:

@@ -11,8 +11,10 @@ from cxrsynth.address import Address, Location
 from cxrsynth.auditing.autoencoder import Autoencoder, load_autoencoder
 from cxrsynth.auditing.decide import Rules
 from cxrsynth.auditing.depicts import check_model, check_origin
+from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.fail_under import Threshold, known_metrics, parse_thresholds
 from cxrsynth.auditing.folder import AuditFolder
+from cxrsynth.auditing.membership import Membership, load_membership
 from cxrsynth.auditing.reader_study.answers import Answered, read_answers
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, finding_heads
@@ -40,23 +42,19 @@ from cxrsynth.shards.sample import key_fingerprint, load_id_key
 
 
 @dataclass(frozen=True)
-class Examined:
-    """A collection, where its scores are kept, and how many images of each unit keep their full pixels."""
-
-    collection: Collection
-    cache: ScoreCache
-    full_images_per_unit: int = 0
-
-
-@dataclass(frozen=True)
 class AuditRun:
-    """What all parts of `audit` share. `autoencoder` is None without a reference, `answers` where none are scored."""
+    """What all parts of `audit` share.
+
+    `autoencoder` is None without a reference, `membership` without members to attack the model with, `answers` where
+    none are scored.
+    """
 
     settings: AuditSettings
     images: Examined
     reference: Examined | None
     scorer: Scorer
     autoencoder: Autoencoder | None
+    membership: Membership | None
     rules: Rules
     thresholds: tuple[Threshold, ...]
     folder: AuditFolder
@@ -86,18 +84,21 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     if settings.reader_study is not None:
         for collection in filter(None, (images, reference)):
             _refuse_few(collection, settings.reader_study)
+    attacked = _open_attacked(settings)
     if settings.write_depicts is not None:
         check_origin(settings.write_depicts, images.manifest, folder.depicts)
     device = choose_device(settings.device, local_rank=read_launch().local_rank)
     scorer = load_scorer(settings, device=device, id_key=load_id_key(settings.id_key))
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
     autoencoder = load_autoencoder(settings.generator, images.manifest, device) if reference else None
+    membership = load_membership(settings, *attacked, scorer, folder.parts) if attacked else None
     return AuditRun(
         settings=settings,
         images=_examined(images, folder, scorer, settings),
         reference=_examined(reference, folder, scorer, settings, probes=settings.probes) if reference else None,
         scorer=scorer,
         autoencoder=autoencoder,
+        membership=membership,
         rules=rules,
         thresholds=thresholds,
         folder=folder,
@@ -123,11 +124,7 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
     """Raises ShardError for options that do not go together, or a folder that kept images cannot go to."""
     if settings.reference is None and settings.utility:
         raise ShardError("--utility: needs real images to test on\n  name them with --reference")
-    if settings.reference is None and settings.generator is not None:
-        raise ShardError(
-            "--generator: its autoencoder is needed only where images are compared with real ones\n"
-            "  name these with --reference, or leave --generator out"
-        )
+    _check_membership_options(settings)
     if settings.reader_study is not None:
         if settings.reference is None:
             raise ShardError("--reader-study: needs real images\n  name them with --reference")
@@ -137,7 +134,7 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
         check_model(settings.write_depicts)
     if settings.write_kept is None:
         return
-    for given in (settings.shards, settings.reference):
+    for given in (settings.shards, settings.reference, settings.members, settings.non_members):
         if given is not None:
             refuse_target(settings.write_kept, given)
     if settings.write_kept.resolve() == out.resolve():
@@ -156,30 +153,70 @@ def _refuse_few(collection: Collection, count: int) -> None:
         )
 
 
+def _check_membership_options(settings: AuditSettings) -> None:
+    """Raises ShardError for a model that nothing is done with, or an attack that lacks one of its three parts."""
+    if settings.members is None and settings.non_members is None:
+        if settings.reference is None and settings.generator is not None:
+            raise ShardError(
+                "--model: needed only where images are compared with real ones, or the model itself is attacked\n"
+                "  name real images with --reference, or its training images with --members, or leave --model out"
+            )
+        alone: tuple[tuple[str, object], ...] = (
+            ("--members-table", settings.members_table),
+            ("--non-members-table", settings.non_members_table),
+            ("--members-split", settings.members_split),
+            ("--non-members-split", settings.non_members_split),
+        )
+        for option, given in alone:
+            if given is not None:
+                raise ShardError(f"{option}: there are no images that it is about\n  name them, or leave it out")
+        return
+    parts: tuple[tuple[str, object, str], ...] = (
+        ("--model", settings.generator, "the model that is attacked"),
+        ("--members", settings.members, "images that the model was trained on"),
+        ("--non-members", settings.non_members, "images of other patients, which it never saw"),
+    )
+    for option, given, what in parts:
+        if given is None:
+            raise ShardError(f"{option}: missing\n  membership inference needs {what}")
+
+
 def _open_collections(settings: AuditSettings) -> tuple[Collection, Collection | None]:
     """The audited images and the reference."""
-    asked = dict(settings.columns)
-    file_column = asked.pop("file", None)
-    columns = ColumnNames(**asked)
-    tables = [table for table in (settings.table, settings.reference_table) if table is not None]
-    if file_column is not None and not any(file_column in column_names(checked(table)) for table in tables):
-        where = ", ".join(map(str, tables)) or "no table is given"
-        raise ReportsError(f"--file-column {file_column}: no such column ({where})")
-    images = open_collection(
-        settings.shards, table=settings.table, columns=columns, file_column=file_column, split=settings.split
-    )
-    _tell(images, settings.table)
+    _check_file_column(settings)
+    images = _open(settings.shards, settings.table, settings.split, settings)
     if settings.reference is None:
         return images, None
-    reference = open_collection(
-        settings.reference,
-        table=settings.reference_table,
-        columns=columns,
-        file_column=file_column,
-        split=settings.reference_split,
+    return images, _open(settings.reference, settings.reference_table, settings.reference_split, settings)
+
+
+def _open_attacked(settings: AuditSettings) -> tuple[Collection, Collection] | None:
+    """Members and non-members; None where the model is not attacked."""
+    if settings.members is None or settings.non_members is None:
+        return None
+    return (
+        _open(settings.members, settings.members_table, settings.members_split, settings),
+        _open(settings.non_members, settings.non_members_table, settings.non_members_split, settings),
     )
-    _tell(reference, settings.reference_table)
-    return images, reference
+
+
+def _check_file_column(settings: AuditSettings) -> None:
+    """Raises ReportsError if no table has the column of file names that was asked for."""
+    named = settings.columns.get("file")
+    given = (settings.table, settings.reference_table, settings.members_table, settings.non_members_table)
+    tables = [table for table in given if table is not None]
+    if named is not None and not any(named in column_names(checked(table)) for table in tables):
+        where = ", ".join(map(str, tables)) or "no table is given"
+        raise ReportsError(f"--file-column {named}: no such column ({where})")
+
+
+def _open(path: Location, table: Location | None, split: str | None, settings: AuditSettings) -> Collection:
+    """A collection, or a split of it, having said what of it is not read."""
+    asked = dict(settings.columns)
+    file_column = asked.pop("file", None)
+    collection = open_collection(path, table=table, columns=ColumnNames(**asked), file_column=file_column, split=split)
+    _tell(collection, table)
+    return collection
 
 
 def _tell(collection: Collection, table: Location | None) -> None:

@@ -54,6 +54,14 @@ def summarize(
             not_measured["utility"] = str(error)
     if study.problem is not None:
         not_measured["reader_study"] = study.problem
+    membership = None
+    if run.membership is not None:
+        console.say("comparing members with non-members")
+        try:
+            membership = run.membership.measure(seed=run.settings.seed)
+        except ValueError as error:
+            console.warn(f"membership was not measured: {error}")
+            not_measured["membership"] = str(error)
     summary: dict[str, Any] = {
         "version": identity["version"],
         "input": _collection(images) | {"manifest": run.images.collection.manifest},
@@ -66,6 +74,7 @@ def summarize(
         **_obedience(run, images, decided),
         **_fidelity(run, images, reference, comparison, decided),
         "memorization": None if comparison is None else comparison.memorization,
+        "membership": membership,
         "utility": utility,
         "reader_study": study.summary,
         "not_measured": not_measured,

@@ -81,6 +81,10 @@ class NoiseSchedule(Protocol):
         """The velocity of a perfect prediction."""
         ...
 
+    def clean_and_noise(self, noisy: Tensor, velocity: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean latents and the noise that a velocity says x_t consists of."""
+        ...
+
     def snr_weights(self, levels: Tensor, *, gamma: float) -> Tensor:
         """Min-SNR weights [B] for errors of what the network predicts.
 
@@ -136,6 +140,10 @@ class DiscreteSchedule:
     def velocity_target(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """As in `NoiseSchedule`."""
         return self.scheduler.get_velocity(clean, noise, levels)  # type: ignore[no-any-return]
+
+    def clean_and_noise(self, noisy: Tensor, velocity: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `NoiseSchedule`, float32."""
+        return clean_and_noise("v_prediction", noisy, velocity, self._alpha[levels].float()[:, None, None, None])
 
     def snr_weights(self, levels: Tensor, *, gamma: float) -> Tensor:
         """min(SNR, gamma) on the error of the clean latents, converted to what the model predicts.
@@ -200,6 +208,11 @@ class FlowSchedule:
     def velocity_target(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """As in `NoiseSchedule`."""
         return noise - clean
+
+    def clean_and_noise(self, noisy: Tensor, velocity: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `NoiseSchedule`."""
+        std = self._std[levels][:, None, None, None]
+        return noisy - std * velocity, noisy + (1 - std) * velocity
 
     def snr_weights(self, levels: Tensor, *, gamma: float) -> Tensor:
         """min(SNR, gamma) on the error of the clean latents, s times that of the velocity."""

@@ -439,7 +439,7 @@ def test_near_duplicates_are_planted_with_the_autoencoder_of_the_generator(
     assert "no manifest confirms" in (tmp_path / "out" / "report.html").read_text()
     stand_in = summary(audited)["memorization"]["autoencoder"]
     assert (stand_in["model"], stand_in["is_generator"]) == ("nano", False)
-    assert "name their generator with --generator" in (audited / "report.html").read_text()
+    assert "name their generator with --model" in (audited / "report.html").read_text()
 
 
 def test_the_autoencoder_is_the_one_of_the_model_named(tiny_model: Path) -> None:
@@ -454,7 +454,7 @@ def test_the_autoencoder_is_the_one_of_the_model_named(tiny_model: Path) -> None
     nano = {"plan": {"model": {"name": "nano", "digest": load_autoencoder(None, None, torch.device("cpu")).digest}}}
     for recorded in (nano, {"plan": {}, "source": nano}):
         assert load_autoencoder(None, recorded, torch.device("cpu")).is_generator is True
-    with pytest.raises(ModelError, match="--generator no-such-model: no such folder"):
+    with pytest.raises(ModelError, match="--model no-such-model: no such folder"):
         load_autoencoder("no-such-model", None, torch.device("cpu"))
 
 

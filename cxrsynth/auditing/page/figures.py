@@ -9,6 +9,9 @@ from typing import Any
 import pyarrow as pa
 from markupsafe import Markup
 
+from cxrsynth.metrics.membership.attacks import DISCREPANCY, LOSS, PROXIMAL, ROUND_TRIP
+from cxrsynth.metrics.membership.inference import COMBINED, FALSE_POSITIVES, WITHOUT_MODEL
+
 UNMEASURED = Markup('<span class="unmeasured">not measured</span>')
 
 
@@ -111,6 +114,37 @@ def _decimals(value: float) -> int:
     if not value or not math.isfinite(value):
         return 0
     return min(6, max(0, 2 - math.floor(math.log10(abs(value)))))
+
+
+_ATTACKS = {
+    LOSS: "the training loss at five noise levels",
+    PROXIMAL: "whether noise that the network sees in the image comes back (PIA)",
+    ROUND_TRIP: "whether steps into the noise and back return (SecMI)",
+    DISCREPANCY: "how much the report lowers the loss (CLiD)",
+    COMBINED: "all of these, weighed as suits other patients best",
+    WITHOUT_MODEL: "the images alone, by the features of this audit",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """An attack on the model, what it looks at, its AUC, and the members found at each of `FALSE_POSITIVES`."""
+
+    name: str
+    meaning: str
+    auc: Mapping[str, float]
+    found: Sequence[Mapping[str, float] | None]
+
+
+def attacks(summary: Mapping[str, Any]) -> list[list[Attack]]:
+    """The attacks of a summary; what knows nothing of the model stands apart."""
+    measured = (summary.get("membership") or {}).get("attacks") or {}
+    every = [
+        Attack(name, meaning, one["auc"], [one["true_positives"][f"{share:g}"] for share in FALSE_POSITIVES])
+        for name, meaning in _ATTACKS.items()
+        if (one := measured.get(name)) is not None
+    ]
+    return [every[:-1], every[-1:]] if every else []
 
 
 @dataclass(frozen=True, slots=True)

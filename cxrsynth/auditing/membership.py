@@ -1,0 +1,229 @@
+"""Membership inference on the model: images it was trained on and held-out ones, attacked alike and compared."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from cxrsynth.auditing.examined import Examined
+from cxrsynth.auditing.score_cache import ScoreCache
+from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, metadata_columns
+from cxrsynth.console import counted
+from cxrsynth.diffusion.model import DiffusionModel, choose_precision, load_model
+from cxrsynth.diffusion.resolve import resolve_model
+from cxrsynth.diffusion.sampler import encode_images
+from cxrsynth.images.collection import Collection
+from cxrsynth.images.image import Radiograph
+from cxrsynth.images.pictures import centered, squared
+from cxrsynth.metrics.features import Extractor
+from cxrsynth.metrics.membership.attacks import ATTACKS, DISCREPANCY, Attacks
+from cxrsynth.metrics.membership.inference import LEAST, measure_attacks
+from cxrsynth.reports.request import PromptBuilder
+from cxrsynth.settings import AuditSettings, Precision
+
+MEMBERS, OTHERS = "members", "non_members"
+_METADATA = ("key", "sha256", "patient")
+
+
+@dataclass(frozen=True)
+class AttackScorer:
+    """What the attacks find in a batch of images, one row each."""
+
+    model: DiffusionModel
+    attacks: Attacks
+    prompt_builder: PromptBuilder
+    extractor: Extractor
+    device: torch.device
+    id_key: bytes
+
+    def __call__(self, radiographs: Sequence[Radiograph], *, keep_image: bool = False) -> pa.Table:
+        """One row per image, in order. No pixels are kept, whatever `keep_image`."""
+        shown = [centered(radiograph.pixels, self.model.image_shape) for radiograph in radiographs]
+        clean = encode_images(self.model, torch.from_numpy(np.stack(shown))[:, None])
+        built = [None if one.report is None else self.prompt_builder.build(one.report) for one in radiographs]
+        told = [None if one is None or one.is_any else one for one in built]
+        found = self.attacks(
+            clean,
+            [radiograph.sha256 for radiograph in radiographs],
+            [None if one is None else one.prompt for one in told],
+            [() if one is None else one.conditions for one in told],
+        )
+        squares = np.stack([squared(radiograph.pixels, IMAGE_SIZE) for radiograph in radiographs])
+        with torch.inference_mode():
+            features = self.extractor(torch.from_numpy(squares)[:, None]).float().cpu().numpy()
+        metadata = metadata_columns(radiographs, self.id_key)
+        columns = {name: metadata[name] for name in _METADATA} | {
+            "prompted": [one is not None for one in told],
+            "attacks": list(found.numpy()),
+            "features": list(features),
+        }
+        return pa.table(columns, schema=self.schema())
+
+    def schema(self) -> pa.Schema:
+        """Columns of the rows."""
+        return pa.schema(
+            [
+                *((name, pa.string()) for name in _METADATA),
+                ("prompted", pa.bool_()),
+                ("attacks", pa.list_(pa.float32(), len(self.attacks.names))),
+                ("features", pa.list_(pa.float32(), self.extractor.width)),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A model under attack: images it was trained on, images it never saw, and what attacks them."""
+
+    members: Examined
+    others: Examined
+    scorer: AttackScorer
+
+    def measure(self, *, seed: int) -> dict[str, Any]:
+        """That part of summary.json, once both collections are scored.
+
+        Raises:
+            ValueError: for too few patients.
+        """
+        members, others = (_Rows.of(one, self.scorer) for one in (self.members, self.others))
+        apart = others.without(members)
+        left_out = len(others) - len(apart)
+        for what, rows in (("--members", members), ("--non-members", apart)):
+            if rows.patients < LEAST:
+                raise ValueError(
+                    f"{what}: {counted(rows.patients, 'patient')} left, expected at least {LEAST}"
+                    + (f"; {counted(left_out, 'image')} of members' patients were left out" if left_out else "")
+                )
+        both = [members.table, apart.table]
+        values = np.concatenate([_matrix(table["attacks"]) for table in both])
+        prompted = all(pc.all(table["prompted"]).as_py() for table in both)
+        attacks = {
+            attack: values[
+                :, [place for place, name in enumerate(self.scorer.attacks.names) if name.startswith(attack)]
+            ]
+            for attack in ATTACKS
+            if prompted or attack != DISCREPANCY
+        }
+        model = self.scorer.model
+        found = measure_attacks(
+            attacks,
+            np.concatenate([_matrix(table["features"]) for table in both]),
+            np.repeat([True, False], [len(members), len(apart)]),
+            [patient for table in both for patient in table["patient"].to_pylist()],
+            seed=seed,
+        )
+        return {
+            "model": {"name": model.name, "digest": model.digest},
+            MEMBERS: members.as_json(self.members.collection),
+            OTHERS: apart.as_json(self.others.collection),
+            "left_out": left_out,
+            "prompted": prompted,
+            "passes_per_image": self.scorer.attacks.passes,
+            "attacks": found,
+        }
+
+
+def _matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """A column of lists of equal length, [N, K]."""
+    return np.asarray(column.to_pylist(), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Attacked images."""
+
+    table: pa.Table
+
+    @classmethod
+    def of(cls, examined: Examined, scorer: AttackScorer) -> "_Rows":
+        """Every image once."""
+        table = pa.concat_tables(examined.cache.tables()).combine_chunks()
+        hashes = table["sha256"].to_pylist()
+        first = {one: place for place, one in reversed(list(enumerate(hashes)))}
+        return cls(table.take(sorted(first.values())).select(scorer.schema().names))
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def patients(self) -> int:
+        """How many there are; an image of unknown patient counts as one."""
+        known = [one for one in self.table["patient"].to_pylist() if one]
+        return len(set(known)) + len(self) - len(known)
+
+    def without(self, members: "_Rows") -> "_Rows":
+        """Those that are no image of the members, nor of a patient of theirs."""
+        hashes, patients = (set(members.table[name].to_pylist()) for name in ("sha256", "patient"))
+        rows = zip(self.table["sha256"].to_pylist(), self.table["patient"].to_pylist(), strict=True)
+        return _Rows(
+            self.table.filter(pa.array([own not in hashes and not (of and of in patients) for own, of in rows]))
+        )
+
+    def as_json(self, collection: Collection) -> dict[str, Any]:
+        """What summary.json says of them."""
+        unknown = self.table["patient"].to_pylist().count("")
+        return {
+            "path": collection.path.name,
+            "images": len(self),
+            "patients": self.patients,
+            "patients_unknown": unknown,
+        }
+
+
+def load_membership(
+    settings: AuditSettings,
+    members: Collection,
+    others: Collection,
+    scorer: Scorer,
+    folder: Path,
+) -> Membership:
+    """The attacked model, and about `settings.attacked` images of both collections; scores are kept in `folder`.
+
+    Raises:
+        ModelError: if the model cannot be loaded.
+    """
+    assert settings.generator is not None
+    resolved = resolve_model(settings.generator, option="--model")
+    precision = choose_precision(Precision.AUTO, scorer.device)
+    model = load_model(resolved, device=scorer.device, precision=precision)
+    spec = model.spec
+    attacking = AttackScorer(
+        model=model,
+        attacks=Attacks(model, seed=settings.seed),
+        prompt_builder=PromptBuilder(spec.prompt_format, spec.depicts, model.fits, classes=spec.classes),
+        extractor=scorer.extractor,
+        device=scorer.device,
+        id_key=scorer.id_key,
+    )
+    identity = {
+        "version": scorer.identity["version"],
+        "id_key_fingerprint": scorer.identity["id_key_fingerprint"],
+        "features": scorer.identity["features"],
+        "columns": dict(sorted(settings.columns.items())),
+        "model": model.digest,
+        "precision": precision.value,
+        "attacks": attacking.attacks.names,
+        "seed": settings.seed,
+    }
+    seen, unseen = (_some(one, settings.attacked, identity, folder) for one in (members, others))
+    return Membership(seen, unseen, attacking)
+
+
+def _some(collection: Collection, count: int, identity: dict[str, Any], folder: Path) -> Examined:
+    """About `count` images of a collection: some of every unit, or one of some of its units."""
+    units = collection.units
+    if len(units) > count:
+        ranked = sorted(units, key=lambda unit: hashlib.sha256(unit.name.encode("utf-8", "surrogateescape")).digest())
+        chosen = set(ranked[:count])
+        collection = replace(collection, units=tuple(unit for unit in units if unit in chosen))
+    each = ceil(count / len(collection.units))
+    return Examined(collection, ScoreCache(folder, collection, identity | {"most": each}), most_per_unit=each)

@@ -1,0 +1,1 @@
+"""Membership inference: can who holds a model's weights tell the images it was trained on from others?"""
