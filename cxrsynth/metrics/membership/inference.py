@@ -66,11 +66,12 @@ def measure_attacks(
     found = {name: _measured(_standardized(columns).sum(1), members, weights) for name, columns in attacks.items()}
     halves = StratifiedGroupKFold(2, shuffle=True, random_state=seed)
     fitted, tested = next(halves.split(groups, members, groups))
+    own = _resampled(groups[tested], members[tested], rounds=rounds, seed=seed)
     every = np.concatenate(list(attacks.values()), axis=1)
     for name, columns in ((COMBINED, every), (WITHOUT_MODEL, features)):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=1000))
         model.fit(columns[fitted], members[fitted])
-        found[name] = _measured(model.decision_function(columns[tested]), members[tested], weights[:, tested])
+        found[name] = _measured(model.decision_function(columns[tested]), members[tested], own)
     return found
 
 

@@ -74,6 +74,12 @@ def test_true_positives_are_counted_at_no_more_than_the_share() -> None:
     assert found["auc"]["value"] == pytest.approx(0.5 * 0.99)
 
 
+def test_the_fewest_patients_give_numbers() -> None:
+    for seed in range(3):
+        for attack in attacked(0.0, each=10, seed=seed).values():
+            assert np.isfinite([attack["auc"][name] for name in ("value", "low", "high")]).all()
+
+
 def test_too_few_patients_are_refused() -> None:
     with pytest.raises(ValueError, match="expected at least 10"):
         attacked(0.0, each=9)
