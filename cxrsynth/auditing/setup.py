@@ -1,6 +1,6 @@
 """One `audit` run made ready: inputs opened, networks loaded, rules and thresholds checked before hours of scoring."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from cxrsynth.images.decode import IMAGE_EXTENSIONS
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.memorization.registration import load_posture, to_canonical
-from cxrsynth.metrics.quality.checks import QualityChecks
+from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.reports.table.columns import ColumnNames, column_names
 from cxrsynth.reports.table.source import checked
@@ -271,9 +271,10 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
     check_family(folder)
     posture = load_posture(folder, device)
     extractor = load_extractor(settings.features, device=device)
+    checks = QualityChecks(Likeness.load(folder, posture))
     return Scorer(
         suite=suite,
-        checks=QualityChecks(Likeness.load(folder, posture)),
+        checks=checks,
         extractor=extractor,
         register=to_canonical(posture),
         device=device,
@@ -292,6 +293,7 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
                 "mean_chests": file_sha256(folder / TEMPLATES_FILE),
             },
             "findings": list(finding_heads(suite)),
+            "checks": {name: asdict(CHECKS[name]) for name in checks.names},
             "features": {"name": extractor.name, "digest": extractor.digest, "width": extractor.width},
         },
     )

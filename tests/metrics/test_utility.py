@@ -52,6 +52,20 @@ def test_labels_that_lie_turn_the_ranking() -> None:
     assert area(found(lying, table(200, seed=1)), "synthetic")["high"] < 0.5
 
 
+def test_shuffled_labels_teach_nothing() -> None:
+    areas = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        real, made = (
+            replace(one, present=[one.present[place] for place in rng.permutation(len(one.present))])
+            for one in (table(600, seed=1), table(600, seed=2))
+        )
+        result = found(made, real)
+        areas += [area(result, trained_on) for trained_on in ("synthetic", "real", "real + synthetic")]
+    assert np.mean([one["value"] for one in areas]) == pytest.approx(0.5, abs=0.03)
+    assert np.mean([one["low"] <= 0.5 <= one["high"] for one in areas]) >= 0.8
+
+
 def test_a_group_is_tested_on_its_own_images() -> None:
     real = table(600, seed=1)
     hidden = np.array([sex == "M" for sex in real.sex])
