@@ -35,6 +35,7 @@ from cxrsynth.auditing.page.figures import (
 from cxrsynth.auditing.page.gallery import Pictures, make_gallery
 from cxrsynth.auditing.page.inline import asset, content_policy, environment
 from cxrsynth.auditing.page.reasons import meaning
+from cxrsynth.auditing.page.verdicts import verdicts
 from cxrsynth.metrics.membership.inference import FALSE_POSITIVES
 from cxrsynth.runtime.files import write_atomically
 
@@ -102,6 +103,7 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         "obedience_kept": {row["finding"]: row["auroc"] for row in summary.get("obedience_kept") or ()},
         "subgroups": subgroups(rows, rewards=_measured(summary, rows)),
         "similarities": _similarities(summary, rows),
+        "verdicts": verdicts(summary),
         "attacks": attacks(summary),
         "false_positives": FALSE_POSITIVES,
         "utility": utility_table(summary),

@@ -1,0 +1,146 @@
+"""The three questions of who decides about a release, with the number that answers each, its floor and its limit."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cxrsynth.metrics.membership.inference import COMBINED
+
+Summary = Mapping[str, Any]
+
+LOOK, HELP, FOUND = "Do they look right?", "Do they help?", "Can a patient be found in them?"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A question, what was measured in one sentence, what stands behind it, and what it cannot say."""
+
+    question: str
+    answer: str
+    details: tuple[str, ...]
+    limit: str
+    section: str  # of the page, where the numbers come from
+
+
+def verdicts(summary: Summary) -> list[Verdict]:
+    """The verdicts on an audit, by its summary. They never say that a set is safe: no measure here can."""
+    return [
+        Verdict(
+            LOOK,
+            _closeness(summary),
+            tuple(_looks(summary)),
+            "Distances are in features of a network: what these do not see, they do not count.",
+            "fidelity",
+        ),
+        Verdict(
+            HELP,
+            _help(summary),
+            tuple(_lifts(summary)),
+            "Of a linear classifier on the features of this audit; a network trained on pixels may gain more or less.",
+            "utility",
+        ),
+        Verdict(
+            FOUND,
+            _copies(summary),
+            tuple(_searches(summary)),
+            "What these searches and attacks do not find may still be there.",
+            "memorization",
+        ),
+    ]
+
+
+def _overall(summary: Summary) -> Mapping[str, Any]:
+    return next((row for row in summary["fidelity"] or () if row["group"] == "all"), {})
+
+
+def _closeness(summary: Summary) -> str:
+    if not summary["reference"]:
+        return "Not compared with real images: there is no reference."
+    floor = _overall(summary).get("floor")
+    if not floor:
+        return "Not measured against a floor of real images."
+    made, real = floor["audited"]["frechet"], floor["frechet"]
+    if made <= real["high"]:
+        return f"As close to the real images as these are to each other, as far as {floor['images']:,} images tell."
+    return f"{_times(floor['frechet_ratio'])} as far from the real images as these are from each other."
+
+
+def _times(ratio: float | None) -> str:
+    return "Many times" if ratio is None else f"{ratio:.1f} times"
+
+
+def _looks(summary: Summary) -> Iterator[str]:
+    row = _overall(summary)
+    floor = row.get("floor")
+    if floor:
+        real, made = floor["frechet"], floor["audited"]
+        yield (
+            f"Fréchet distance {made['frechet']:.3g}; between real images {real['value']:.3g}"
+            f" ({real['low']:.3g} to {real['high']:.3g}), {floor['images']:,} images each"
+        )
+        yield (
+            f"{made['coverage']:.0%} of real images have one of these near them; {floor['coverage']['value']:.0%} have"
+            " another real one"
+        )
+    elif row and (reason := (row.get("not_measured") or {}).get("floor")):
+        yield f"No floor: {reason}"
+    total = summary["kept"] + summary["rejected"]
+    yield f"{summary['kept']:,} of {total:,} images passed the checks and rules"
+    accuracy = ((summary["reader_study"] or {}).get("scores") or {}).get("accuracy")
+    if accuracy:
+        low, high = f"{accuracy['low']:.0%}", f"{accuracy['high']:.0%}"
+        yield f"Readers told real from synthetic in {accuracy['value']:.0%} of cases ({low} to {high}); 50% is guessing"
+
+
+def _lift(summary: Summary) -> list[Mapping[str, Any]]:
+    return [row for row in (summary["utility"] or {}).get("lift") or () if row["group"] == "all"]
+
+
+def _help(summary: Summary) -> str:
+    rows = _lift(summary)
+    if not rows:
+        return "Not measured (--utility, with a reference that has labels)."
+    raised, lowered = (sum(one) for one in ([row["low"] > 0 for row in rows], [row["high"] < 0 for row in rows]))
+    found = [f"raise the AUROC of {raised}" if raised else "", f"lower that of {lowered}" if lowered else ""]
+    said = " and ".join(filter(None, found)) or "change that of none measurably,"
+    return f"Added to real images they {said} of {len(rows)} {'finding' if len(rows) == 1 else 'findings'}."
+
+
+def _lifts(summary: Summary) -> Iterator[str]:
+    rows = sorted(_lift(summary), key=lambda row: -abs(row["value"]))
+    for row in rows[:3]:
+        yield f"{row['finding']}: {row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def _copies(summary: Summary) -> str:
+    memorization = summary["memorization"]
+    if memorization is None:
+        return "Copies of real images were not looked for."
+    flagged = memorization["flagged"]
+    if not flagged:
+        return "None was found to be nearer to a real image than real images of different patients are to each other."
+    return (
+        f"{flagged:,} {'is' if flagged == 1 else 'are'} nearer to a real image than real images of different patients"
+        " are to each other."
+    )
+
+
+def _searches(summary: Summary) -> Iterator[str]:
+    memorization = summary["memorization"]
+    shares = {
+        name: one["caught"] / one["of"]
+        for name, one in ((memorization or {}).get("sensitivity") or {}).items()
+        if one["of"]
+    }
+    if shares:
+        worst, best = min(shares, key=lambda name: shares[name]), max(shares.values())
+        yield f"The search finds {shares[worst]:.0%} ({worst}) to {best:.0%} of the copies planted in the reference"
+    membership = summary.get("membership")
+    if membership:
+        auc = membership["attacks"][COMBINED]["auc"]
+        yield (
+            f"From the weights of {membership['model']['name']}, members are told from others with an AUC of"
+            f" {auc['value']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}); 0.5 is guessing"
+        )
+    else:
+        yield "The model itself was not attacked (--model, --members, --non-members)"

@@ -1,0 +1,75 @@
+"""The verdicts at the head of the page: what they say of numbers, and of numbers that are not there."""
+
+import re
+from typing import Any
+
+import pytest
+
+from cxrsynth.auditing.page.verdicts import FOUND, HELP, LOOK, Verdict, verdicts
+from tests.auditing.page.page_example import example_rows, example_summary
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    return example_summary(example_rows())
+
+
+def of(summary: dict[str, Any], question: str) -> Verdict:
+    return next(one for one in verdicts(summary) if one.question == question)
+
+
+def test_closeness_is_that_to_the_floor(summary: dict[str, Any]) -> None:
+    verdict = of(summary, LOOK)
+    assert verdict.answer == "2.3 times as far from the real images as these are from each other."
+    assert "Fréchet distance 14.2; between real images 6.12 (5.22 to 7.02), 80 images each" in verdict.details
+    summary["fidelity"][0]["floor"]["audited"]["frechet"] = 7.0
+    assert of(summary, LOOK).answer.startswith("As close to the real images as these are to each other, as far as 80")
+
+
+def test_without_a_floor_or_a_reference_it_says_so(summary: dict[str, Any]) -> None:
+    summary["fidelity"][0] |= {"floor": None, "not_measured": {"floor": "real images of 7 known patients"}}
+    assert of(summary, LOOK).answer == "Not measured against a floor of real images."
+    assert "No floor: real images of 7 known patients" in of(summary, LOOK).details
+    summary |= {"reference": None, "fidelity": [], "memorization": None, "utility": None}
+    assert [one.answer for one in verdicts(summary)] == [
+        "Not compared with real images: there is no reference.",
+        "Not measured (--utility, with a reference that has labels).",
+        "Copies of real images were not looked for.",
+    ]
+
+
+def test_help_counts_findings_by_their_intervals(summary: dict[str, Any]) -> None:
+    assert of(summary, HELP).answer == "Added to real images they raise the AUROC of 1 of 1 finding."
+    summary["utility"]["lift"] += [
+        {"finding": "Pneumonia", "group": "all", "value": -0.1, "low": -0.2, "high": -0.05},
+        {"finding": "Fracture", "group": "all", "value": 0.0, "low": -0.1, "high": 0.1},
+        {"finding": "Fracture", "group": "sex: F", "value": 0.3, "low": 0.2, "high": 0.4},
+    ]
+    verdict = of(summary, HELP)
+    assert verdict.answer == "Added to real images they raise the AUROC of 1 and lower that of 1 of 3 findings."
+    assert verdict.details[0] == "Pneumonia: -0.100 (-0.200 to -0.050)"
+    summary["utility"]["lift"] = summary["utility"]["lift"][2:3]
+    assert "change that of none measurably, of 1 finding" in of(summary, HELP).answer
+
+
+def test_copies_the_search_and_the_attack(summary: dict[str, Any]) -> None:
+    flagged = summary["memorization"]["flagged"]
+    assert of(summary, FOUND).answer.startswith(f"{flagged} are nearer to a real image than")
+    assert "The search finds 66% (blended) to 98% of the copies planted in the reference" in of(summary, FOUND).details
+    assert any("was not attacked" in detail for detail in of(summary, FOUND).details)
+    auc = {"value": 0.8, "low": 0.7, "high": 0.9}
+    summary["membership"] = {"model": {"name": "nano"}, "attacks": {"combined": {"auc": auc}}}
+    assert any("an AUC of 0.80 (0.70 to 0.90)" in detail for detail in of(summary, FOUND).details)
+    summary["memorization"]["flagged"] = 0
+    assert of(summary, FOUND).answer.startswith("None was found")
+
+
+def test_readers_are_quoted(summary: dict[str, Any]) -> None:
+    summary["reader_study"] = {"scores": {"accuracy": {"value": 0.62, "low": 0.51, "high": 0.72}}}
+    assert any("in 62% of cases (51% to 72%)" in detail for detail in of(summary, LOOK).details)
+
+
+def test_no_verdict_promises_anything(summary: dict[str, Any]) -> None:
+    said = " ".join(" ".join((one.answer, one.limit, *one.details)) for one in verdicts(summary))
+    assert not re.search(r"\b(safe|anonymous|private|guarantee|proves?)\b", said, re.IGNORECASE)
+    assert all(one.limit for one in verdicts(summary))
