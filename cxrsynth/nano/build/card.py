@@ -3,6 +3,7 @@
 from typing import Any
 
 from cxrsynth.diffusion.spec import ModelSpec
+from cxrsynth.metrics.membership.inference import COMBINED
 from cxrsynth.nano.build.config import BuildConfig
 
 _PARTS = ("value", "low", "high")
@@ -143,6 +144,7 @@ def _evaluation(numbers: dict[str, Any], settings: BuildConfig) -> list[str]:
         f"- {psnr['top_octave']:.0%} of the energy in the upper half of spatial frequencies is preserved.",
         "",
         *_generator(numbers.get("generator")),
+        *_membership(numbers.get("membership")),
         *_reward_models(numbers.get("reward_models")),
     ]
 
@@ -178,6 +180,37 @@ def _generator(numbers: dict[str, Any] | None) -> list[str]:
         " to a training image than 99% of real val images are.",
         "",
         *_adherence(numbers),
+    ]
+
+
+def _membership(numbers: dict[str, Any] | None) -> list[str]:
+    if numbers is None:
+        return ["### Membership", "", "Not measured: whether the weights tell whom nano was trained on.", ""]
+    attacks = numbers["attacks"]
+    found = attacks[COMBINED]["auc"]
+    said = (
+        "The weights tell a little of who was in the training set"
+        if found["low"] > 0.5
+        else "The attacks cannot tell who was in the training set"
+    )
+    return [
+        "### Membership",
+        "",
+        "Can whoever holds the weights tell the images that nano was trained on from others?"
+        f" {numbers['members']} images of split `train` and {numbers['non_members']} of split `val` in the canonical"
+        " frame, from the same sources, each with its own prompt, attacked as `cxrsynth audit --members` does:",
+        "",
+        "| attack | AUC (0.5 is guessing) | members found at 1% false alarms |",
+        "| --- | --- | --- |",
+        *(
+            f"| {name} | {_interval(one['auc'])} | {_interval(one['true_positives']['0.01'], percent=True)} |"
+            if one["true_positives"]["0.01"]
+            else f"| {name} | {_interval(one['auc'])} | not measurable |"
+            for name, one in attacks.items()
+        ),
+        "",
+        f"- {said}: AUC {_interval(found)} by all attacks together.",
+        "",
     ]
 
 

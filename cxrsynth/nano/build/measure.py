@@ -12,6 +12,7 @@ from cxrsynth.nano.build.classifier import targets
 from cxrsynth.nano.build.config import BuildConfig
 from cxrsynth.nano.build.export import CARD_FILE, FAMILIES_FOLDER, NUMBERS_FILE
 from cxrsynth.nano.build.measure_generator import Framed, ImageGenerator, generator_numbers
+from cxrsynth.nano.build.measure_membership import membership_numbers
 from cxrsynth.nano.build.measure_reward_models import classifier_numbers, dual_encoder_numbers, posture_numbers
 from cxrsynth.nano.build.reward_models import FAMILIES, SplitImages, load_split, logits_of
 from cxrsynth.nano.build.training import log
@@ -45,6 +46,10 @@ def measure(data: Path, work: Path, out: Path, *, settings: BuildConfig) -> None
         seed=settings.seed,
         sheet=work / "sheet.png",
     )
+    log.info("generator measured")
+    model = ImageGenerator(out).model
+    numbers["membership"] = membership_numbers(model, classifier, *framed, seed=settings.seed)
+    log.info("membership measured")
     path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     (out / CARD_FILE).write_text(model_card(read_spec(out), numbers, settings), encoding="utf-8")
     log.info("measured %s", out)

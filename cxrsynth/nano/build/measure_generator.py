@@ -155,8 +155,8 @@ def _fidelity(
     """
     equal = min(len(val.radiographs), len(images))
     chosen = rng.sample(range(len(val.radiographs)), equal)
-    real = _features(classifier, val.images[chosen])
-    generated, trained = _features(classifier, images[:equal]), _features(classifier, train.images)
+    real = features_of(classifier, val.images[chosen])
+    generated, trained = features_of(classifier, images[:equal]), features_of(classifier, train.images)
     sources = [val.radiographs[place].group for place in chosen]
     samples = [trained[_matched(sources, train.radiographs, rng)] for _ in range(_RESAMPLES)]
     numbers: dict[str, Any] = {"images": equal, "resamples": _RESAMPLES}
@@ -304,7 +304,8 @@ def _small(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _features(classifier: FindingClassifier, images: Tensor) -> Any:
+def features_of(classifier: FindingClassifier, images: Tensor) -> Any:
+    """The classifier's features of images [N, 1, H, W]: float64 [N, D]."""
     return torch.cat([classifier.trunk(part) for part in images.split(32)]).double().numpy()
 
 
