@@ -10,7 +10,7 @@ from typing import Any
 from cxrsynth.auditing.score_table import NONE_STATED
 from cxrsynth.errors import RecipeError
 from cxrsynth.metrics.membership.attacks import ATTACKS
-from cxrsynth.metrics.membership.inference import COMBINED
+from cxrsynth.metrics.membership.inference import COMBINED, FALSE_POSITIVES
 from cxrsynth.metrics.utility import BOTH, REAL, SYNTHETIC
 from cxrsynth.reports.labels import OBSERVATIONS
 
@@ -66,9 +66,12 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
     # The better readers tell synthetic images from real ones, the worse these are.
     metrics += [Metric((*_SCORES, name), _AT_MOST, low=0, high=1) for name in ("accuracy", "sensitivity")]
     metrics += [Metric((*_SCORES, "quality", "difference"), _AT_MOST, low=-4, high=4)]
-    metrics += [
-        Metric(("membership", "attacks", name, "auc"), _AT_MOST, low=0, high=1) for name in (*ATTACKS, COMBINED)
-    ]
+    for attack in (*ATTACKS, COMBINED):
+        metrics += [Metric(("membership", "attacks", attack, "auc"), _AT_MOST, low=0, high=1)]
+        metrics += [
+            Metric(("membership", "attacks", attack, "true_positives", f"{share:g}"), _AT_MOST, low=0, high=1)
+            for share in FALSE_POSITIVES
+        ]
     for reward in rewards:
         metrics += [Metric(("rewards", reward, statistic)) for statistic in _STATISTICS]
         metrics += [Metric(("rewards", reward, "unscored"), _AT_MOST, low=0)]
@@ -80,7 +83,7 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
     for group in _GROUPS:
         metrics += [
             Metric(("fidelity", group, "frechet"), _AT_MOST, low=0),
-            Metric(("fidelity", group, "frechet_infinity"), _AT_MOST, low=0),
+            Metric(("fidelity", group, "frechet_infinity"), _AT_MOST),  # of equal populations it scatters around 0
             Metric(("fidelity", group, "floor", "frechet_ratio"), _AT_MOST, low=0),
             Metric(("fidelity", group, "kid"), _AT_MOST),
             Metric(("fidelity", group, "mmd"), _AT_MOST),
@@ -145,8 +148,10 @@ def _metric(name: str, known: Mapping[str, Metric]) -> Metric:
 def _families(known: Mapping[str, Metric]) -> str:
     """The known metrics; those that differ only in a finding or a group are written once."""
     wild = dict.fromkeys((*OBSERVATIONS, NONE_STATED), "FINDING") | dict.fromkeys(_GROUPS, "GROUP")
+    wild |= dict.fromkeys((*ATTACKS, COMBINED), "ATTACK")
     families = dict.fromkeys("/".join(wild.get(part, part) for part in metric.path) for metric in known.values())
-    return f"{', '.join(families)}\n  GROUP is one of: {'; '.join(_GROUPS)}"
+    attacks = "; ".join((*ATTACKS, COMBINED))
+    return f"{', '.join(families)}\n  GROUP is one of: {'; '.join(_GROUPS)}\n  ATTACK is one of: {attacks}"
 
 
 def _value(name: str, written: str, metric: Metric) -> float:

@@ -1,7 +1,7 @@
 """Membership inference on the model: images it was trained on and held-out ones, attacked alike and compared."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -16,7 +16,7 @@ import torch
 
 from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.score_cache import ScoreCache
-from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, metadata_columns
+from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, metadata_columns, pseudonym
 from cxrsynth.console import counted
 from cxrsynth.diffusion.model import DiffusionModel, choose_precision, load_model
 from cxrsynth.diffusion.resolve import resolve_model
@@ -87,15 +87,24 @@ class Membership:
     members: Examined
     others: Examined
     scorer: AttackScorer
+    every_member: Collection  # of which `members` may be a part
 
-    def measure(self, *, seed: int) -> dict[str, Any]:
+    def measure(self, *, seed: int, workers: int) -> dict[str, Any]:
         """That part of summary.json, once both collections are scored.
+
+        Args:
+            seed: of the statistics.
+            workers: threads that read the members which were not attacked: their patients are members, too.
 
         Raises:
             ValueError: for too few patients.
         """
         members, others = (_Rows.of(one, self.scorer) for one in (self.members, self.others))
-        apart = others.without(members)
+        known = list(self.every_member.identities(workers=workers))
+        apart = others.without(
+            {sha256 for sha256, _ in known},
+            {pseudonym(self.scorer.id_key, patient) for patient in {patient for _, patient in known} if patient},
+        )
         left_out = len(others) - len(apart)
         for what, rows in (("--members", members), ("--non-members", apart)):
             if rows.patients < LEAST:
@@ -127,9 +136,26 @@ class Membership:
             OTHERS: apart.as_json(self.others.collection),
             "left_out": left_out,
             "prompted": prompted,
+            "caveats": _caveats(members, apart, prompted=prompted),
             "passes_per_image": self.scorer.attacks.passes,
             "attacks": found,
         }
+
+
+def _caveats(members: "_Rows", others: "_Rows", *, prompted: bool) -> list[str]:
+    """What a reader of the numbers must know."""
+    found = []
+    unknown = [
+        f"{rows.unknown} {what}" for what, rows in (("members", members), ("non-members", others)) if rows.unknown
+    ]
+    if unknown:
+        found.append(
+            f"the patients of {' and '.join(unknown)} are unknown: intervals take each image for a patient, and images"
+            " of one patient may be on both sides"
+        )
+    if not prompted:
+        found.append("some attacked images have no report or labels: the discrepancy with and without was not measured")
+    return found
 
 
 def _matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
@@ -160,9 +186,13 @@ class _Rows:
         known = [one for one in self.table["patient"].to_pylist() if one]
         return len(set(known)) + len(self) - len(known)
 
-    def without(self, members: "_Rows") -> "_Rows":
-        """Those that are no image of the members, nor of a patient of theirs."""
-        hashes, patients = (set(members.table[name].to_pylist()) for name in ("sha256", "patient"))
+    @property
+    def unknown(self) -> int:
+        """Images whose patient is unknown."""
+        return int(self.table["patient"].to_pylist().count(""))
+
+    def without(self, hashes: Set[str], patients: Set[str]) -> "_Rows":
+        """Those that are none of these images, nor of these patients."""
         rows = zip(self.table["sha256"].to_pylist(), self.table["patient"].to_pylist(), strict=True)
         return _Rows(
             self.table.filter(pa.array([own not in hashes and not (of and of in patients) for own, of in rows]))
@@ -170,12 +200,11 @@ class _Rows:
 
     def as_json(self, collection: Collection) -> dict[str, Any]:
         """What summary.json says of them."""
-        unknown = self.table["patient"].to_pylist().count("")
         return {
             "path": collection.path.name,
             "images": len(self),
             "patients": self.patients,
-            "patients_unknown": unknown,
+            "patients_unknown": self.unknown,
         }
 
 
@@ -215,7 +244,7 @@ def load_membership(
         "seed": settings.seed,
     }
     seen, unseen = (_some(one, settings.attacked, identity, folder) for one in (members, others))
-    return Membership(seen, unseen, attacking)
+    return Membership(seen, unseen, attacking, members)
 
 
 def _some(collection: Collection, count: int, identity: dict[str, Any], folder: Path) -> Examined:

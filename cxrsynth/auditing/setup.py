@@ -25,6 +25,7 @@ from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.images.decode import IMAGE_EXTENSIONS
 from cxrsynth.metrics.features import load_extractor
+from cxrsynth.metrics.membership.inference import LEAST
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.memorization.registration import load_posture, to_canonical
 from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks
@@ -141,11 +142,17 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
         raise ShardError(f"--write-kept {settings.write_kept}: is where the findings go\n  choose another folder")
 
 
-def _refuse_few(collection: Collection, count: int) -> None:
-    """Raises ShardError for a collection known beforehand to have too few images for a reader study."""
-    known = (collection.manifest or {}).get("counts", {}).get("samples")
+def _known_count(collection: Collection) -> int | None:
+    """How many images a collection has, where that is known without reading it; damaged ones are counted."""
+    known: int | None = (collection.manifest or {}).get("counts", {}).get("samples")
     if known is None and all(unit.files for unit in collection.units):
         known = sum(len(unit.files) for unit in collection.units)
+    return known
+
+
+def _refuse_few(collection: Collection, count: int) -> None:
+    """Raises ShardError for a collection known beforehand to have too few images for a reader study."""
+    known = _known_count(collection)
     if known is not None and known < count // 2:
         raise ShardError(
             f"--reader-study {count}: {counted(known, 'image')} in {collection.path}, {count // 2} are needed\n"
@@ -194,10 +201,22 @@ def _open_attacked(settings: AuditSettings) -> tuple[Collection, Collection] | N
     """Members and non-members; None where the model is not attacked."""
     if settings.members is None or settings.non_members is None:
         return None
-    return (
+    if (settings.members, settings.members_split) == (settings.non_members, settings.non_members_split):
+        raise ShardError(
+            f"--non-members {settings.non_members}: the same images as --members\n"
+            "  expected: images of other patients, which the model never saw"
+        )
+    found = (
         _open(settings.members, settings.members_table, settings.members_split, settings),
         _open(settings.non_members, settings.non_members_table, settings.non_members_split, settings),
     )
+    for option, collection in zip(("--members", "--non-members"), found, strict=True):
+        known = _known_count(collection)
+        if known is not None and known < LEAST:
+            raise ShardError(
+                f"{option} {collection.path}: {counted(known, 'image')}, expected those of at least {LEAST} patients"
+            )
+    return found
 
 
 def _check_file_column(settings: AuditSettings) -> None:

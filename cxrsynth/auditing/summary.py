@@ -58,7 +58,9 @@ def summarize(
     if run.membership is not None:
         console.say("comparing members with non-members")
         try:
-            membership = run.membership.measure(seed=run.settings.seed)
+            membership = run.membership.measure(seed=run.settings.seed, workers=run.settings.workers)
+            for caveat in membership["caveats"]:
+                console.warn(f"membership: {caveat}")
         except ValueError as error:
             console.warn(f"membership was not measured: {error}")
             not_measured["membership"] = str(error)

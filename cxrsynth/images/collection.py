@@ -19,7 +19,7 @@ from cxrsynth.images.archive import ZipFolder, Zipped
 from cxrsynth.images.arrow.parquet import SUFFIX as PARQUET
 from cxrsynth.images.arrow.parquet import ParquetImages, open_parquet
 from cxrsynth.images.arrow.saved import SavedImages, open_saved
-from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage, decode
+from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage, decode, identify
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
 from cxrsynth.images.folder import UNLISTED_ROOT, Files, image_extension, looks_like_a_picture, walk
 from cxrsynth.images.image import Damaged, Radiograph
@@ -86,6 +86,12 @@ class Collection:
         for found in in_order(wanted, partial(decode, metadata=self._metadata), workers=workers):
             if isinstance(found, Radiograph):
                 yield found
+
+    def identities(self, *, workers: int = 2) -> Iterator[tuple[str, str]]:
+        """SHA-256 and patient of every readable image, units in order; pictures are read, not decoded."""
+        for unit in self.units:
+            raw = self._source.raw_images(unit)
+            yield from filter(None, in_order(raw, partial(identify, metadata=self._metadata), workers=workers))
 
     def digest_of(self, unit: Unit) -> str:
         """Identity of a unit and of its table, 64 hex digits, computed without reading the unit.
@@ -264,7 +270,8 @@ def _other_source(
     if not found:
         raise ShardError(
             f"{path}: no image among {counted(len(names), 'file')}\n"
-            f"  expected shards ({', '.join(SUFFIXES)}), or files ending in {', '.join(IMAGE_EXTENSIONS)}"
+            f"  expected shards ({', '.join(SUFFIXES)}), Parquet files with rows and a column of images, a saved"
+            f" Hugging Face data set, or files ending in {', '.join(IMAGE_EXTENSIONS)}, also in a zip archive"
         )
     passed_over = Counter(PurePosixPath(name).suffix.lower() for name in names if looks_like_a_picture(name))
     laid = open_layout(root, names, radiographs, split=split, has_table=rows is not None)

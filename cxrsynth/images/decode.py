@@ -63,6 +63,21 @@ def decode(raw: RawImage | Damaged, metadata: MetadataReader) -> Radiograph | Da
     )
 
 
+def identify(raw: RawImage | Damaged, metadata: MetadataReader) -> tuple[str, str] | None:
+    """SHA-256 and patient of an image, as `decode` gives them; pixels are decoded for DICOM only. None if damaged."""
+    if isinstance(raw, Damaged):
+        return None
+    if raw.extension in dicom.EXTENSIONS:  # the patient may be in the header
+        found = decode(raw, metadata)
+        return None if isinstance(found, Damaged) else (found.sha256, found.patient)
+    try:
+        row = raw.row or Row(raw.place + 1, _record(raw.members))
+        known = metadata.read(row.record, key=raw.key, line=row.line, path=raw.member)
+    except UnreadableError:
+        return None
+    return hashlib.sha256(raw.members[raw.extension]).hexdigest(), raw.patient or known.patient
+
+
 def _record(members: Mapping[str, bytes]) -> dict[str, Any]:
     """The JSON member, with the text member added as `txt`.
 

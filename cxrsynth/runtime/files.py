@@ -178,7 +178,7 @@ def read_json(path: Path, *, longest: int = LONGEST_JSON) -> Any:
     if (size := path.stat().st_size) > longest:
         raise ValueError(f"{size:,} bytes, more than the {longest:,} that such a file may have")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -128,7 +128,7 @@ def test_the_same_images_are_chosen_in_whatever_order(home: Path, tiny_model: Pa
 
 
 def test_too_few_patients_cost_the_attack_alone(home: Path, tiny_model: Path, tmp_path: Path) -> None:
-    pictures(tmp_path / "few", range(40, 45), table=tmp_path / "few.csv")
+    pictures(tmp_path / "few", range(40, 45), table=tmp_path / "few.csv", each=3)
     shutil.copytree(home / "set", tmp_path / "set")
     shutil.copytree(home / "members", tmp_path / "members")
     shutil.copy(home / "members.csv", tmp_path)
@@ -138,6 +138,31 @@ def test_too_few_patients_cost_the_attack_alone(home: Path, tiny_model: Path, tm
     assert found["membership"] is None
     assert "--non-members: 5 patients left, expected at least 10" in found["not_measured"]["membership"]
     assert "5 patients left" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_patients_of_members_that_were_not_attacked_are_left_out_too(
+    home: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Twenty of fifty members are attacked; every non-member is of a patient of the fifty."""
+    pictures(tmp_path / "many", range(50), table=tmp_path / "many.csv", each=1)
+    pictures(tmp_path / "theirs", range(50), table=tmp_path / "theirs.csv", each=1)
+    for path in (tmp_path / "theirs").iterdir():
+        Image.open(path).rotate(180).save(path)  # other images
+    shutil.copytree(home / "set", tmp_path / "set")
+    result = run(tmp_path, tmp_path / "out", tiny_model, "--attacked", "20", members="many", others="theirs")
+    assert result.exit_code == 0, result.output
+    assert "0 patients left" in summary(tmp_path / "out")["not_measured"]["membership"]
+    assert "20 images of members' patients were left out" in result.output
+
+
+def test_unknown_patients_are_said(home: Path, tiny_model: Path, tmp_path: Path) -> None:
+    command = ["audit", home / "set", "--out", tmp_path, "--model", tiny_model, *OPTIONS]
+    command += ["--members", home / "members", "--non-members", home / "others"]
+    result = CliRunner().invoke(app, [str(one) for one in command])
+    assert result.exit_code == 0, result.output
+    assert "the patients of 30 members and 30 non-members are unknown" in " ".join(result.output.split())
+    assert "are unknown" in (tmp_path / "report.html").read_text()
+    assert len(summary(tmp_path)["membership"]["caveats"]) == 2  # no reports either
 
 
 def test_without_reports_the_discrepancy_is_not_measured(home: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -150,7 +175,7 @@ def test_without_reports_the_discrepancy_is_not_measured(home: Path, tiny_model:
     found = summary(tmp_path / "out")["membership"]
     assert found["prompted"] is False
     assert "discrepancy" not in found["attacks"]
-    assert "was not measured" in (tmp_path / "out" / "report.html").read_text()
+    assert "some attacked images have no report or labels" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -160,6 +185,12 @@ def test_without_reports_the_discrepancy_is_not_measured(home: Path, tiny_model:
         (("--non-members", "{}/others", "--model", "nano"), "--members: missing"),
         (("--members", "{}/members", "--non-members", "{}/others"), "--model: missing"),
         (("--members-table", "{}/members.csv"), "no images that it is about"),
+        (("--members", "{}/members", "--non-members", "{}/members", "--model", "nano"), "the same images as --members"),
+        (
+            ("--members", "{}/set", "--non-members", "{}/others", "--model", "nano"),
+            "4 images, expected those of at least",
+        ),
+        (("--fail-under", "membership/attacks/loss/true_positives/0.1=0.6"), "ATTACK is one of: loss; proximal"),
         (("--members", "{}/nowhere", "--non-members", "{}/others", "--model", "nano"), "nowhere"),
         (("--members", "{}/members", "--non-members", "{}/others", "--model", "no-such-model"), "no-such-model"),
         (("--fail-under", "membership/attacks/los/auc=0.6"), "membership/attacks/loss/auc"),

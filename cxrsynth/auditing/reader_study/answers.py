@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from cxrsynth.auditing.reader_study.key import StudyKey, read_key
 from cxrsynth.errors import ShardError
@@ -27,9 +27,16 @@ class _Checked(BaseModel):
 class Reader(_Checked):
     """Who answered: initials or a code, the kind of experience, and years of it."""
 
-    name: Annotated[str, Field(min_length=1, max_length=40)]
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
     role: Literal["radiologist", "radiology resident", "other physician", "radiographer", "other"]
     years: Annotated[float, Field(ge=0, le=80)] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str) -> str:
+        if not name.isprintable():  # it is shown on terminals
+            raise ValueError("expected a name of printable characters")
+        return name
 
 
 class Answer(_Checked):
@@ -40,7 +47,7 @@ class Answer(_Checked):
     quality: Annotated[int, Field(ge=1, le=5)] | None = None
     findings: list[str] = []
     match: Literal["yes", "partly", "no"] | None = None
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 0.0
 
     @field_validator("findings")
     @classmethod
@@ -110,7 +117,8 @@ def _read(path: Path) -> AnswerFile:
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(map(str, found["loc"]))
-        raise ShardError(f"{_OPTION} {path}: {where}: {found['msg']}\n  {_ONCE_MORE}") from None
+        said = f"{where}: {found['msg']}" if where else "not the answers of a reader"
+        raise ShardError(f"{_OPTION} {path}: {said}\n  {_ONCE_MORE}") from None
     except OSError as error:
         raise ShardError(f"{_OPTION} {path}: cannot be read ({error.strerror})\n  {_ONCE_MORE}") from None
     except ValueError:

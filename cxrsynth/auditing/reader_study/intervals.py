@@ -21,7 +21,8 @@ def wilson(successes: float, of: float) -> tuple[float, float]:
     share, square = successes / of, _Z**2
     center = (share + square / (2 * of)) / (1 + square / of)
     half = _Z * sqrt(share * (1 - share) / of + square / (4 * of**2)) / (1 + square / of)
-    return max(0.0, center - half), min(1.0, center + half)
+    # Rounding may put an end on the wrong side of a share of 0 or 1.
+    return min(share, max(0.0, center - half)), max(share, min(1.0, center + half))
 
 
 def proportion(right: npt.NDArray[np.float64]) -> Found:

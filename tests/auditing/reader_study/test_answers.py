@@ -42,6 +42,9 @@ def test_answers_are_read(keys: Path, tmp_path: Path) -> None:
         ({"format": "something else"}, "format: "),
         ({"version": 2}, "version: "),
         ({"reader": {"name": "", "role": "radiologist"}}, r"reader\.name: "),
+        ({"reader": {"name": "  ", "role": "radiologist"}}, r"reader\.name: "),
+        ({"reader": {"name": "\x1b[31mred", "role": "radiologist"}}, r"reader\.name: .*printable characters"),
+        ({"answers": [answer("r0", "real", seconds=1e308)]}, r"answers\.0\.seconds: "),
         ({"secret": 1}, "secret: Extra inputs are not permitted"),
         ({"study": "f" * 16}, "answers to study ffffffffffffffff, which has no key"),
         ({"study": "../../etc/passwd"}, "study: "),
@@ -65,9 +68,22 @@ def test_a_damaged_file_is_refused(keys: Path, tmp_path: Path, content: bytes) -
         read_answers([tmp_path / "none.json"], keys)
 
 
+def test_a_mark_at_the_beginning_of_a_file_is_passed_over(keys: Path, tmp_path: Path) -> None:
+    path = write(tmp_path, "A", file_of("A", [answer("r0", "real")]))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_answers([path], keys).files[0].reader.name == "A"
+
+
+def test_another_kind_of_json_names_no_class(keys: Path, tmp_path: Path) -> None:
+    path = tmp_path / "A.json"
+    path.write_text("[]")
+    with pytest.raises(ShardError, match="not the answers of a reader"):
+        read_answers([path], keys)
+
+
 def test_files_must_fit_together(keys: Path, tmp_path: Path) -> None:
     first = write(tmp_path, "first", file_of("Ann", [answer("r0", "real")]))
-    again = write(tmp_path, "again", file_of("ANN", [answer("r0", "real")]))
+    again = write(tmp_path, "again", file_of("ANN ", [answer("r0", "real")]))
     other = write(tmp_path, "other", file_of("Bob", [answer("r0", "real")], study="e" * 16))
     with pytest.raises(ShardError, match=r"again\.json: reader 'ANN' also answered in .*first\.json"):
         read_answers([first, again], keys)
