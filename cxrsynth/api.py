@@ -331,6 +331,7 @@ def audit(
     reader_answers: Sequence[str | PathLike[str]] | None = None,
     id_key: str | PathLike[str] | None = AuditSettings.id_key,
     fail_under: Mapping[str, float] | Sequence[str] = AuditSettings.fail_under,
+    compare: str | PathLike[str] | None = AuditSettings.compare,
     strict: bool = AuditSettings.strict,
     seed: int = AuditSettings.seed,
     batch_size: int = AuditSettings.batch_size,
@@ -374,6 +375,7 @@ def audit(
         reader_answers: files that readers saved from that page, to be scored.
         id_key: file with the secret key for pseudonyms of patients; None for the one in the user data folder.
         fail_under: metric -> value that it must reach (or, for a distance, not pass); or texts `METRIC=VALUE`.
+        compare: summary.json of another audit, or its folder, whose numbers stand beside this one's.
         strict: stop at the first file that cannot be read instead of counting it as damaged.
         seed: seed for subsampling and confidence intervals, 0 or more.
         batch_size: images per batch.
@@ -437,6 +439,7 @@ def audit(
         reader_answers=tuple(map(parse_path, reader_answers or ())),
         id_key=_path(id_key),
         fail_under=tuple(_assignments(fail_under)),
+        compare=_path(compare),
         strict=strict,
         seed=seed,
         batch_size=batch_size,

@@ -498,6 +498,15 @@ FailUnder = Annotated[
     list[str] | None,
     Option(help="METRIC=VALUE: exit with code 3 if the metric misses the value. Repeatable.", rich_help_panel=_METRICS),
 ]
+CompareWith = Annotated[
+    Path | None,
+    Option(
+        "--compare",
+        metavar="PATH",
+        help="summary.json of another audit, or its folder: its numbers stand beside this one's.",
+        rich_help_panel=_METRICS,
+    ),
+]
 StrictFiles = Annotated[bool, Option("--strict", help="Stop at the first file that cannot be read.")]
 AuditSeed = Annotated[
     int, Option("--seed", min=0, max=settings.MOST_SEED, help="Seed for subsampling and confidence intervals.")

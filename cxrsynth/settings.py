@@ -313,6 +313,7 @@ class AuditSettings:
     reader_answers: tuple[Path, ...] = ()
     id_key: Path | None = None
     fail_under: tuple[str, ...] = ()
+    compare: Path | None = None
     strict: bool = False
     seed: int = 0
     batch_size: int = 16

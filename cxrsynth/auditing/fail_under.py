@@ -166,6 +166,16 @@ def _value(name: str, written: str, metric: Metric) -> float:
     return value
 
 
+def measured_interval(path: tuple[str, ...], summary: Mapping[str, Any]) -> dict[str, float | None] | None:
+    """Value, low and high at a path of a summary; None where there is no value. Counts and means have no interval."""
+    value = _measured(path, summary)
+    if value is None:
+        return None
+    found = _found(path, summary)
+    ends = {end: _number(found.get(end)) if isinstance(found, Mapping) else None for end in ("low", "high")}
+    return {"value": value, **ends}
+
+
 def _measured(path: tuple[str, ...], summary: Mapping[str, Any]) -> float | None:
     """The number a summary has at a path, None where there is none."""
     first, *rest = path
@@ -179,6 +189,12 @@ def _measured(path: tuple[str, ...], summary: Mapping[str, Any]) -> float | None
     if first == "findings" and rest[-1] == "kept_fraction":
         finding = (summary.get("findings") or {}).get(rest[0]) or {}
         return _share(finding.get("kept"), finding.get("images"))
+    return _number(_found(path, summary))
+
+
+def _found(path: tuple[str, ...], summary: Mapping[str, Any]) -> Any:
+    """What a summary has at a path."""
+    first, *rest = path
     found = summary.get(first)
     if first == "fidelity":
         found = {group["group"]: group for group in found or ()}
@@ -186,7 +202,7 @@ def _measured(path: tuple[str, ...], summary: Mapping[str, Any]) -> float | None
         found, rest = _utility(path, found or {}), []
     for name in rest:
         found = found.get(name) if isinstance(found, Mapping) else None
-    return _number(found)
+    return found
 
 
 def _utility(path: tuple[str, ...], utility: Mapping[str, Any]) -> Any:

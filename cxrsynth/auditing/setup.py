@@ -1,14 +1,17 @@
 """One `audit` run made ready: inputs opened, networks loaded, rules and thresholds checked before hours of scoring."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cxrsynth import __version__, console
 from cxrsynth.address import Address, Location
 from cxrsynth.auditing.autoencoder import Autoencoder, load_autoencoder
+from cxrsynth.auditing.compare import read_summary
 from cxrsynth.auditing.decide import Rules
 from cxrsynth.auditing.depicts import check_model, check_origin
 from cxrsynth.auditing.examined import Examined
@@ -47,7 +50,7 @@ class AuditRun:
     """What all parts of `audit` share.
 
     `autoencoder` is None without a reference, `membership` without members to attack the model with, `answers` where
-    none are scored.
+    none are scored, `other` (a summary) without an audit to compare with.
     """
 
     settings: AuditSettings
@@ -60,6 +63,7 @@ class AuditRun:
     thresholds: tuple[Threshold, ...]
     folder: AuditFolder
     answers: Answered | None
+    other: Mapping[str, Any] | None
     processes: ProcessGroup
 
 
@@ -81,6 +85,7 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     rewards = tuple(settings.judges)
     thresholds = parse_thresholds(settings.fail_under, known_metrics(rewards, ALTERATIONS))
     answers = read_answers(settings.reader_answers, folder.parts) if settings.reader_answers else None
+    other = None if settings.compare is None else read_summary(settings.compare)
     images, reference = _open_collections(settings)
     if settings.reader_study is not None:
         for collection in filter(None, (images, reference)):
@@ -104,6 +109,7 @@ def open_audit(settings: AuditSettings) -> AuditRun:
         thresholds=thresholds,
         folder=folder,
         answers=answers,
+        other=other,
         processes=join_processes(cpu=device.type == "cpu"),
     )
 

@@ -11,9 +11,10 @@ from pydantic import TypeAdapter
 
 from cxrsynth import console
 from cxrsynth.address import Address
+from cxrsynth.auditing.compare import compare
 from cxrsynth.auditing.comparison import Comparison, fidelity_of_kept
 from cxrsynth.auditing.decide import Reference, thresholds
-from cxrsynth.auditing.fail_under import missed
+from cxrsynth.auditing.fail_under import known_metrics, missed
 from cxrsynth.auditing.reader_study.study import ReaderStudy
 from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.score_table import summaries
@@ -21,6 +22,7 @@ from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
 from cxrsynth.errors import ReportsError
 from cxrsynth.images.image import Damaged
+from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.obedience import measure_obedience
 from cxrsynth.metrics.utility import measure_utility
 from cxrsynth.settings import AuditSettings
@@ -87,7 +89,9 @@ def summarize(
             "image_size": identity["image_size"],
         },
     }
-    return summary | {"failed": missed(run.thresholds, summary)}
+    known = known_metrics(tuple(run.settings.judges), ALTERATIONS)
+    compared = None if run.other is None else compare(summary, run.other, known)
+    return summary | {"compared": compared, "failed": missed(run.thresholds, summary)}
 
 
 def _collection(scored: Scored, names: RealNames | None = None) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         "subgroups": subgroups(rows, rewards=_measured(summary, rows)),
         "similarities": _similarities(summary, rows),
         "verdicts": verdicts(summary),
+        **_compared_with(summary),
         "attacks": attacks(summary),
         "false_positives": FALSE_POSITIVES,
         "utility": utility_table(summary),
@@ -138,6 +139,18 @@ def _environment() -> jinja2.Environment:
     }
     made.globals |= {"share": share}
     return made
+
+
+def _compared_with(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The other audit, and the metrics of both: of all images, and by finding or subgroup."""
+    compared_with = summary.get("compared")
+    rows = compared_with["rows"] if compared_with else []
+    of_group = [row["metric"].startswith("findings/") or ": " in row["metric"] for row in rows]
+    return {
+        "compared_with": compared_with,
+        "compared_rows": [row for row, grouped in zip(rows, of_group, strict=True) if not grouped],
+        "compared_groups": [row for row, grouped in zip(rows, of_group, strict=True) if grouped],
+    }
 
 
 def _without_nan(rows: pa.Table) -> pa.Table:

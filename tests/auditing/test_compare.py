@@ -1,0 +1,116 @@
+"""`--compare`: the numbers of two audits side by side, and what is not comparable."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cxrsynth.auditing.compare import compare, read_summary
+from cxrsynth.auditing.fail_under import known_metrics
+from cxrsynth.cli import app
+from cxrsynth.errors import ShardError
+from tests.auditing.page.page_example import REWARDS, example_rows, example_summary
+from tests.generation.making import command, write_table
+
+KNOWN = known_metrics(REWARDS, ("shifted",))
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    return example_summary(example_rows())
+
+
+def rows(this: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["metric"]: row for row in compare(this, other, KNOWN)["rows"]}
+
+
+def test_numbers_stand_beside_each_other(summary: dict[str, Any]) -> None:
+    other = copy.deepcopy(summary)
+    other["input"]["path"] = "before"
+    other["fidelity"][0]["kid"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    found = compare(summary, other, KNOWN)
+    assert found["with"] == {"path": "before", "version": summary["version"]}
+    assert found["refused"] == []
+    row = rows(summary, other)["fidelity/all/kid"]
+    assert row["this"] == pytest.approx(summary["fidelity"][0]["kid"])
+    assert (row["other"]["value"], row["limit"], row["apart"]) == (0.5, "at most", True)
+    assert rows(summary, other)["fidelity/all/frechet"]["apart"] is False
+    kept = rows(summary, other)["kept"]
+    assert kept["this"] == {"value": summary["kept"], "low": None, "high": None}
+    assert kept["apart"] is None
+    assert "membership/attacks/loss/auc" not in rows(summary, other)  # in neither
+
+
+@pytest.mark.parametrize(
+    ("change", "differs", "lost", "left"),
+    [
+        (
+            {"reward_models": {"posture": {"digest": "x", "backend": "mine"}}},
+            "reward posture",
+            "rewards/posture/mean",
+            "rewards/diagnosis/mean",
+        ),
+        (
+            {"features": {"name": "rad-dino", "digest": "x"}},
+            "features",
+            "fidelity/all/kid",
+            "fidelity/all/ms_ssim_within",
+        ),
+        ({"reference": {"path": "other", "images": 9}}, "reference", "memorization/flagged", "kept_fraction"),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_compared(
+    summary: dict[str, Any], change: dict[str, Any], differs: str, lost: str, left: str
+) -> None:
+    other = copy.deepcopy(summary)
+    for name, value in change.items():
+        other[name] = other[name] | value if name == "reward_models" else value
+    assert lost in rows(summary, summary)
+    found = rows(summary, other)
+    assert lost not in found
+    assert left in found
+    assert [one["differs"] for one in compare(summary, other, KNOWN)["refused"]] == [differs]
+
+
+def test_other_numbers_of_images_leave_what_does_not_depend_on_them(summary: dict[str, Any]) -> None:
+    other = copy.deepcopy(summary)
+    other["fidelity"][0]["compared"] = 79
+    found = rows(summary, other)
+    assert "fidelity/all/frechet" not in found
+    assert "fidelity/all/kid" in found
+    [refused] = compare(summary, other, KNOWN)["refused"]
+    assert refused == {"differs": "number of images", "why": "fidelity on 80 images here, on 79 there"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"input": 1, "kept": 2}'])
+def test_what_is_no_summary_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(ShardError, match=r"--compare .*summary\.json: .*\n  expected the summary\.json"):
+        read_summary(tmp_path)
+    with pytest.raises(ShardError, match="cannot be read"):
+        read_summary(tmp_path / "nowhere")
+
+
+def test_an_audit_is_compared_with_an_earlier_one(tiny_model: Path, tmp_path: Path) -> None:
+    made = CliRunner().invoke(app, command(write_table(tmp_path / "reports.csv"), tmp_path / "set", tiny_model))
+    assert made.exit_code == 0, made.output
+    audit = ["audit", str(tmp_path / "set"), "--device", "cpu", "--out"]
+    first = CliRunner().invoke(app, [*audit, str(tmp_path / "first")])
+    assert first.exit_code == 0, first.output
+    options = ["--min-posture", "-1000", "--compare", str(tmp_path / "first")]
+    second = CliRunner().invoke(app, [*audit, str(tmp_path / "second"), *options])
+    assert second.exit_code == 0, second.output
+    found = json.loads((tmp_path / "second" / "summary.json").read_text())["compared"]
+    of_metric = {row["metric"]: row for row in found["rows"]}
+    assert of_metric["rewards/posture/mean"]["this"] == of_metric["rewards/posture/mean"]["other"]
+    page = (tmp_path / "second" / "report.html").read_text()
+    assert "Compared with another audit" in page
+    assert '<th scope="row">rewards/posture/mean</th>' in page
+    assert "Compared with another audit" not in (tmp_path / "first" / "report.html").read_text()
+    assert json.loads((tmp_path / "first" / "summary.json").read_text())["compared"] is None
+    missing = CliRunner().invoke(app, [*audit, str(tmp_path / "third"), "--compare", str(tmp_path / "nowhere")])
+    assert missing.exit_code == 2, missing.output
+    assert not (tmp_path / "third").exists()
