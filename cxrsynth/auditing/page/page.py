@@ -4,6 +4,7 @@ Style and script are part of the page, and its Content-Security-Policy names the
 nothing is loaded. Text from outside (keys, file names, reasons) is escaped.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -142,15 +143,19 @@ def _environment() -> jinja2.Environment:
 
 
 def _compared_with(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The other audit, and the metrics of both: of all images, and by finding or subgroup."""
+    """The other audit, and the metrics of both: those of all images, and the many others."""
     compared_with = summary.get("compared")
     rows = compared_with["rows"] if compared_with else []
-    of_group = [row["metric"].startswith("findings/") or ": " in row["metric"] for row in rows]
     return {
         "compared_with": compared_with,
-        "compared_rows": [row for row, grouped in zip(rows, of_group, strict=True) if not grouped],
-        "compared_groups": [row for row, grouped in zip(rows, of_group, strict=True) if grouped],
+        "compared_rows": [row for row in rows if not _is_detail(row["metric"])],
+        "compared_details": [row for row in rows if _is_detail(row["metric"])],
     }
+
+
+def _is_detail(metric: str) -> bool:
+    """Whether a metric is of a finding or a subgroup, or a percentile."""
+    return ": " in metric or re.match(r"findings/|rewards_kept/|rewards/.*/(p\d+|unscored)", metric) is not None
 
 
 def _without_nan(rows: pa.Table) -> pa.Table:
