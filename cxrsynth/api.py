@@ -33,6 +33,7 @@ from cxrsynth.settings import (
     IncludeText,
     Precision,
     PromptStyle,
+    Protocol,
     RuleSettings,
     Sampler,
     SamplingSettings,
@@ -327,6 +328,7 @@ def audit(
     non_members_split: str | None = AuditSettings.non_members_split,
     attacked: int = AuditSettings.attacked,
     keep_reference_pixels: bool = AuditSettings.keep_reference_pixels,
+    protocol: str | None = AuditSettings.protocol,
     reader_study: int | None = AuditSettings.reader_study,
     reader_answers: Sequence[str | PathLike[str]] | None = None,
     id_key: str | PathLike[str] | None = AuditSettings.id_key,
@@ -371,6 +373,7 @@ def audit(
         non_members_split: the same for the non-members.
         attacked: about how many images of each of the two the attacks are tried on.
         keep_reference_pixels: leave the pixels of the reference in `.cxrsynth-audit` when the audit is complete.
+        protocol: also report under the names of a published benchmark, `chexgenbench`; needs a reference.
         reader_study: make reader-study.html with so many images, half of them real, an even number from 4 to 500.
         reader_answers: files that readers saved from that page, to be scored.
         id_key: file with the secret key for pseudonyms of patients; None for the one in the user data folder.
@@ -435,6 +438,7 @@ def audit(
         non_members_split=non_members_split,
         attacked=attacked,
         keep_reference_pixels=keep_reference_pixels,
+        protocol=None if protocol is None else _choice("protocol", Protocol, protocol),
         reader_study=reader_study,
         reader_answers=tuple(map(parse_path, reader_answers or ())),
         id_key=_path(id_key),

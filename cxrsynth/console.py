@@ -151,6 +151,8 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
         output.print(_table("planted near-duplicates of reference images", ["found"], found))
     if (study := summary["reader_study"]) is not None:
         _print_study(output, study)
+    if (protocol := summary["protocol"]) is not None:
+        _print_protocol(output, protocol)
     membership = summary["membership"]
     if membership is not None:
         rows = {
@@ -163,6 +165,43 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
         said = f" {miss['metric']}: {value}, expected {miss['limit']} {miss['threshold']:g}"
         output.print(Text.assemble(("failed:", "red"), said))
     say(f"{out}: report.html, summary.json, scores.parquet, keep.csv")
+
+
+def _print_protocol(output: Console, found: Mapping[str, Any]) -> None:
+    """The metrics of a benchmark, beside its rows where they may be compared. The page has the rest."""
+    metrics, features = found["metrics"], found["features"]
+    compared = "too few to compare" if found["compared"] is None else f"{found['compared']:,} of each compared"
+    output.print(
+        f"{found['title']} ({found['paper']}): all {counted(found['images'], 'image')} against"
+        f" {counted(found['real'], 'real image')}, {compared}; features {features['name']}"
+        f" (SHA-256 {features['digest'][:12]}, {features['width']} numbers per image)",
+        markup=False,
+    )
+    if metrics:
+        rows = {one["title"]: [_interval(one)] for one in metrics.values()}
+        output.print(_table(found["title"], ["this audit"], rows))
+    if published := found["published"]["overall"]:
+        names = [name for name in metrics if any(name in row for row in published.values())]
+        beside = {"this audit": [_number(metrics[name]["value"]) for name in names]}
+        beside |= {model: [_number(row[name]) for name in names] for model, row in published.items()}
+        output.print(_table("model, published", names, beside))
+    by_pathology = {name: [_number(one["value"]), str(one["compared"])] for name, one in found["pathologies"].items()}
+    if by_pathology:
+        output.print(_table("FID by pathology", ("this audit", "images each"), by_pathology))
+    for why in found["refused"].values():
+        output.print(f"  not compared: {why}", markup=False)
+    few = [name for name in found["not_measured"] if name.startswith("FID of ")]
+    if few:
+        output.print(
+            f"  FID of {counted(len(few), 'pathology', 'pathologies')}: not measured: too few images state them"
+        )
+    for name, why in found["not_measured"].items():
+        if name not in few:
+            output.print(f"  {name}: not measured: {why}", markup=False)
+    for note in found["notes"]:
+        output.print(f"  {note}", markup=False)
+    if published:
+        output.print(f"  published rows: {found['sources']['overall']}", markup=False)
 
 
 def _print_study(output: Console, study: Mapping[str, Any]) -> None:

@@ -425,6 +425,13 @@ Generator = Annotated[
         rich_help_panel=_METRICS,
     ),
 ]
+AuditProtocol = Annotated[
+    settings.Protocol | None,
+    Option(
+        help="Also report under the names of a published benchmark, beside its rows where the features are the same.",
+        rich_help_panel=_METRICS,
+    ),
+]
 ReaderStudy = Annotated[
     int | None,
     Option(

@@ -131,6 +131,8 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
     """Raises ShardError for options that do not go together, or a folder that kept images cannot go to."""
     if settings.reference is None and settings.utility:
         raise ShardError("--utility: needs real images to test on\n  name them with --reference")
+    if settings.reference is None and settings.protocol is not None:
+        raise ShardError(f"--protocol {settings.protocol}: needs real images\n  name them with --reference")
     _check_membership_options(settings)
     if settings.reader_study is not None:
         if settings.reference is None:

@@ -15,6 +15,7 @@ from cxrsynth.auditing.compare import compare
 from cxrsynth.auditing.comparison import Comparison, fidelity_of_kept
 from cxrsynth.auditing.decide import Reference, thresholds
 from cxrsynth.auditing.fail_under import known_metrics, missed
+from cxrsynth.auditing.protocol import apply_protocol
 from cxrsynth.auditing.reader_study.study import ReaderStudy
 from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.score_table import summaries
@@ -89,6 +90,8 @@ def summarize(
             "image_size": identity["image_size"],
         },
     }
+    protocol = run.settings.protocol
+    summary["protocol"] = None if protocol is None else apply_protocol(protocol, summary)
     known = known_metrics(tuple(run.settings.judges), ALTERATIONS)
     compared = None if run.other is None else compare(summary, run.other, known)
     return summary | {"compared": compared, "failed": missed(run.thresholds, summary)}

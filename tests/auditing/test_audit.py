@@ -119,6 +119,31 @@ def test_every_image_is_scored_and_decided(audited: Path) -> None:
     assert found["memorization"]["sensitivity"]
 
 
+def test_a_benchmark_gets_its_names_and_no_values_in_other_features(audited: Path, real: Path, tmp_path: Path) -> None:
+    assert summary(audited)["protocol"] is None
+    assert 'id="protocol"' not in (audited / "report.html").read_text()
+    # Enough of either to be measured.
+    enough = tmp_path / "real"
+    shutil.copytree(real, enough)
+    for place in range(60):
+        level = np.random.default_rng(place).integers(0, 256, (6, 6), dtype=np.uint8)
+        image = Image.fromarray(level).resize((96, 96), Image.Resampling.BICUBIC)
+        image.save(enough / f"more-{place}.png")
+    out = tmp_path / "out"
+    done = run(enough, "--reference", enough, "--out", out, "--protocol", "chexgenbench", "--judge", "posture=nano")
+    assert done.exit_code == 0, done.output
+    found = summary(out)
+    assert found["settings"]["protocol"] == "chexgenbench"
+    protocol, of_all = found["protocol"], (found["fidelity_all"] or found["fidelity"])[0]
+    assert protocol["metrics"]["FID"]["value"] == of_all["frechet"]["value"]
+    assert protocol["metrics"]["FID"]["digest"] == found["features"]["digest"]
+    assert (protocol["images"], protocol["compared"]) == (84, 84)
+    assert protocol["published"] == {"overall": {}, "pathologies": {}}
+    for text in (done.output, (out / "report.html").read_text()):
+        assert "this audit used nano-judge (160 numbers per image)" in text
+        assert "SD V1-4" not in text
+
+
 def test_what_is_handed_on_names_no_real_image_and_no_folder(audited: Path, home: Path) -> None:
     """A file's name is often a patient's number; the private folder leads back to it."""
     found = summary(audited)
@@ -749,6 +774,8 @@ def test_a_missed_threshold_is_exit_code_3(made: Path, tmp_path: Path) -> None:
         (("--family", "no-such-family"), "no-such-family"),
         (("--ignore-check", "blnk"), "blank"),
         (("--utility",), "--reference"),
+        (("--protocol", "chexgenbench"), "--reference"),
+        (("--protocol", "chexgenbnch"), "'chexgenbench'"),
         (("--reference", "/no/such/folder"), "/no/such/folder"),
     ],
 )

@@ -1,0 +1,213 @@
+"""`--protocol`: what an audit measured under the names of a published benchmark, beside the benchmark's own rows.
+
+A distance means nothing without the features it is measured in. Published values are given only where the audit used
+the same network; elsewhere the comparison is refused in words. Values and their source are in `chexgenbench.json`.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from cxrsynth.metrics.utility import SYNTHETIC
+from cxrsynth.settings import Protocol
+
+ALIGNMENT, DOWNSTREAM = "Alignment Score", "Downstream AUROC"
+# The benchmark's metrics in its order, and those of the audit that they are.
+_FIDELITY = {
+    "FID": "frechet",
+    "KID": "kid",
+    "Precision": "precision",
+    "Recall": "recall",
+    "Density": "density",
+    "Coverage": "coverage",
+}
+_METRICS = ("FID", "KID", ALIGNMENT, "Precision", "Recall", "Density", "Coverage", DOWNSTREAM)
+_WITH_NETWORK = ("FID", "KID", ALIGNMENT)  # the benchmark's tables have the network in these names
+_NEVER = {
+    "Re-ID Score (average, maximum, count above the threshold), Latent Distance, Pixel Distance": "the benchmark's"
+    " re-identification network is published as pickled weights, which cxrsynth never loads; `memorization` and"
+    " `membership` answer the same question in other ways",
+    "FID, KID and Inception Score of InceptionV3": "the audit measures in one feature space, that of --features",
+    "FRD": "radiomic features are not measured",
+    "Radiology report generation": "needs LLaVA-Rad to be fine-tuned on the images",
+}
+
+
+def apply_protocol(protocol: Protocol, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The part `protocol` of summary.json.
+
+    Args:
+        protocol: the benchmark.
+        summary: the other parts, of an audit against a reference. Those of all images are taken, since no published
+            model had its images chosen.
+
+    Returns:
+        `title`, `paper`, `data` and `sources` of the benchmark; `features` of the audit; how many images were
+        `compared` on each side, of how many `images` and `real` ones; `metrics`: by the benchmark's name the `title`
+        with the network in it, the `network` measured with, its `digest`, `value`, `low` and `high` (null where there
+        is no interval); `pathologies`: FID of
+        each that was measured, with `compared`; `not_measured`: why, by name; `published`: rows of the benchmark, with
+        the metrics that may be compared alone, and `refused`: why others may not, by name; `notes` on what differs.
+    """
+    found = json.loads(files("cxrsynth.auditing").joinpath(f"{protocol}.json").read_text("utf-8"))
+    fidelity = {row["group"]: row for row in summary["fidelity_all"] or summary["fidelity"]}
+    overall, features = fidelity["all"], summary["features"]
+    missing: dict[str, str] = {}
+    metrics = _metrics(summary, overall, missing)
+    names = found["pathologies"]["columns"]
+    pathologies = _pathologies(fidelity, names, missing)
+    refused = _refused(found, metrics, features)
+    for name, one in metrics.items():
+        one["title"] = f"{name} ({_title(one['network'], found)})" if name in _WITH_NETWORK else name
+    comparable = metrics.keys() - {name for several in refused for name in several}
+    rows = _published(found["overall"], comparable)
+    of_pathologies = _published(found["pathologies"], pathologies.keys() if "FID" in comparable else ())
+    notes = _notes(found, summary, same_features="FID" in comparable)
+    return {
+        "name": str(protocol),
+        **{name: found[name] for name in ("title", "paper", "data")},
+        "sources": {name: found[name]["source"] for name in ("overall", "pathologies")},
+        "features": features,
+        **{name: overall[name] for name in ("compared", "images", "real")},
+        "metrics": metrics,
+        "pathologies": pathologies,
+        "not_measured": missing | _NEVER,
+        "published": {"overall": rows, "pathologies": of_pathologies},
+        "refused": {", ".join(several): why for several, why in refused.items()},
+        "notes": notes + (found["pathologies"]["notes"] if of_pathologies else []),
+    }
+
+
+def _metrics(
+    summary: Mapping[str, Any], overall: Mapping[str, Any], missing: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """What was measured of all images; `missing` is given the reasons for the rest."""
+    features, judge = summary["features"], summary["reward_models"].get("consistency")
+    of_features = {"network": features["name"], "digest": features["digest"]}
+    found: dict[str, dict[str, Any]] = {}
+    for name in _METRICS:
+        if name == ALIGNMENT:
+            mean = summary["rewards"].get("consistency", {}).get("mean")
+            if judge is None or mean is None:
+                missing[name] = "the reward `consistency` was not measured, or no image has a report"
+            else:
+                found[name] = {"network": judge["backend"], "digest": judge["digest"], **_alone(mean)}
+        elif name == DOWNSTREAM:
+            areas = _downstream(summary["utility"])
+            if areas:
+                found[name] = {**of_features, **_alone(float(np.mean(areas))), "findings": len(areas)}
+            else:
+                asked = "no finding has enough images" if summary["utility"] else "needs --utility"
+                missing[name] = summary["not_measured"].get("utility", asked).replace("\n ", ";")
+        elif (measured := overall[_FIDELITY[name]]) is None:
+            missing[name] = _reason(overall)
+        else:
+            found[name] = of_features | measured
+    return found
+
+
+def _alone(value: float) -> dict[str, float | None]:
+    return {"value": value, "low": None, "high": None}
+
+
+def _downstream(utility: Mapping[str, Any] | None) -> list[float]:
+    """AUROC of each finding on all held-out real images, after training on synthetic ones; the benchmark's macro mean
+    is that of these.
+    """
+    return [
+        row["auroc"]["value"]
+        for row in (utility or {}).get("rows", ())
+        if row["group"] == "all" and row["trained_on"] == SYNTHETIC
+    ]
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    reasons: Mapping[str, str] = row["not_measured"]
+    return reasons.get("all", "too few images")
+
+
+def _pathologies(
+    fidelity: Mapping[str, Mapping[str, Any]], names: list[str], missing: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """FID by pathology; `missing` is given the reasons for the rest."""
+    found = {}
+    for name in names:
+        row = fidelity.get(f"finding: {name}")
+        if row is not None and row["frechet"] is not None:
+            found[name] = {**row["frechet"], "compared": row["compared"]}
+        else:
+            missing[f"FID of {name}"] = "no image states it" if row is None else _reason(row)
+    return found
+
+
+def _refused(
+    found: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], features: Mapping[str, Any]
+) -> dict[tuple[str, ...], str]:
+    """Why published values of measured metrics are not given, by metrics."""
+    refused = {}
+    in_features = tuple(name for name in metrics if name in _FIDELITY)
+    same = _is(features["name"], found["features"]) and features["width"] == found["features"]["width"]
+    if in_features and not same:
+        refused[in_features] = _across(in_features, found["features"], _network(features)) + (
+            f": run again with --features {found['features']['names'][0]}@REVISION, or a folder named"
+            f" {found['features']['names'][-1]}"
+        )
+    if ALIGNMENT in metrics and not _is(metrics[ALIGNMENT]["network"], found["alignment"]):
+        refused[(ALIGNMENT,)] = _across((ALIGNMENT,), found["alignment"], metrics[ALIGNMENT]["network"])
+    if DOWNSTREAM in metrics:
+        refused[(DOWNSTREAM,)] = (
+            f"published {DOWNSTREAM} is not included: no table of it was found beside the benchmark's others"
+        )
+    return refused
+
+
+def _is(name: str, network: Mapping[str, Any]) -> bool:
+    """Whether a network loaded by a name is a published one, at any revision of the hub or in a folder so named."""
+    return name.partition("@")[0] in network["names"]
+
+
+def _title(name: str, found: Mapping[str, Any]) -> str:
+    """A network by the benchmark's name for it, where it has one."""
+    known = (network for network in (found["features"], found["alignment"]) if _is(name, network))
+    return next((str(network["title"]) for network in known), name)
+
+
+def _across(metrics: tuple[str, ...], theirs: Mapping[str, Any], ours: str) -> str:
+    network = _network({"name": f"{theirs['title']}: {theirs['names'][0]}", "width": theirs["width"]})
+    return f"published {', '.join(metrics)} {'is' if len(metrics) == 1 else 'are'} of {network}, this audit used {ours}"
+
+
+def _network(features: Mapping[str, Any]) -> str:
+    return str(features["name"]) + ("" if features["width"] is None else f" ({features['width']} numbers per image)")
+
+
+def _published(table: Mapping[str, Any], names: Collection[str]) -> dict[str, dict[str, float]]:
+    """Model -> column -> value, of some columns; empty where there are none."""
+    chosen = [name for name in table["columns"] if name in names]
+    if not chosen:
+        return {}
+    rows = {model: dict(zip(table["columns"], values, strict=True)) for model, values in table["rows"].items()}
+    return {model: {name: row[name] for name in chosen} for model, row in rows.items()}
+
+
+def _notes(found: Mapping[str, Any], summary: Mapping[str, Any], *, same_features: bool) -> list[str]:
+    """What a reader who compares must know."""
+    notes = []
+    if summary["utility"]:
+        notes.append(
+            f"{DOWNSTREAM}: a linear probe on the features of this audit, trained on the kept images; the benchmark"
+            " trains a network on 20,000 images"
+        )
+    if same_features:
+        side = summary["provenance"]["image_size"]
+        notes += [
+            f"published values are of {found['data']}; other reference images, prompts or numbers of images give other"
+            " values for the same model",
+            f"published features: {found['features']['preparation']}; this audit: the center square at {side} x {side}",
+            "the published network is recognized by its name and width alone: make sure that"
+            f" {summary['features']['name']} holds the released weights",
+        ]
+    return notes

@@ -1,0 +1,182 @@
+"""A benchmark's names for what an audit measured, and its published rows only where the features are the same."""
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cxrsynth.auditing.page.page import write_page
+from cxrsynth.auditing.protocol import apply_protocol
+from cxrsynth.console import print_audit
+from cxrsynth.reports.labels import OBSERVATIONS
+from cxrsynth.settings import Protocol
+from tests.auditing.page.page_example import example_rows, example_summary
+
+IN_FEATURES = ("FID", "KID", "Precision", "Recall", "Density", "Coverage")
+RADDINO = {"name": "microsoft/rad-dino@0123abc", "digest": "d1" * 32, "width": 768}
+SUMMARY = example_summary(example_rows(60))
+
+
+def audited(**others: Any) -> dict[str, Any]:
+    """The example's numbers, with parts replaced."""
+    provenance = {"image_size": 256}
+    return {**SUMMARY, "provenance": provenance, **others}
+
+
+def reported(**others: Any) -> dict[str, Any]:
+    return apply_protocol(Protocol.CHEXGENBENCH, audited(**others))
+
+
+def test_measures_of_the_audit_get_the_names_of_the_benchmark() -> None:
+    found = reported()
+    values = {name: one["value"] for name, one in found["metrics"].items()}
+    assert values.pop("Alignment Score") == SUMMARY["rewards"]["consistency"]["mean"]
+    assert values == {
+        "FID": 14.213,
+        "KID": 0.00213,
+        "Precision": 0.8123,
+        "Recall": 0.6312,
+        "Density": 0.951,
+        "Coverage": 0.6312,
+        "Downstream AUROC": pytest.approx(0.74),  # of three findings, trained on synthetic images, on all patients
+    }
+    assert found["metrics"]["FID"] | {"title": ""} == {
+        "network": "nano-judge diagnosis", "digest": "c4" * 32, "value": 14.213, "low": 14.213 - 1.9,
+        "high": 14.213 + 1.9, "title": "",
+    }  # fmt: skip
+    assert found["metrics"]["Downstream AUROC"]["findings"] == 3
+    assert found["metrics"]["Alignment Score"]["digest"] == "2a" * 32
+    titles = [one["title"] for one in found["metrics"].values()]
+    assert titles[:4] == ["FID (nano-judge diagnosis)", "KID (nano-judge diagnosis)", "Alignment Score (nano-judge)",
+                          "Precision"]  # fmt: skip
+    assert (found["compared"], found["images"], found["real"]) == (80, 60, 512)
+    assert found["features"] == SUMMARY["features"]
+
+
+def test_fid_is_given_by_pathology_and_what_is_missing_has_a_reason() -> None:
+    found = reported()
+    assert {name: one["compared"] for name, one in found["pathologies"].items()} == dict.fromkeys(
+        ("Cardiomegaly", "Edema", "Pleural Effusion", "Support Devices"), 80
+    )
+    assert found["not_measured"]["FID of Pneumothorax"] == "too few"
+    assert found["not_measured"]["FID of Fracture"] == "no image states it"
+    assert any(name.startswith("Re-ID Score") for name in found["not_measured"])
+    named = {name.removeprefix("FID of ") for name in found["not_measured"]} | found["pathologies"].keys()
+    assert set(OBSERVATIONS) <= named
+
+
+def test_what_was_not_measured_is_no_number() -> None:
+    measures = (*(row for row in SUMMARY["fidelity"][0] if row not in ("group", "images", "real")),)
+    few = {**SUMMARY["fidelity"][0], **dict.fromkeys(measures), "not_measured": {"all": "9 audited images"}}
+    found = reported(
+        fidelity=[few], utility=None, rewards={"consistency": {"mean": None}}, features=RADDINO, not_measured={}
+    )
+    assert (found["metrics"], found["pathologies"], found["refused"]) == ({}, {}, {})
+    assert found["published"] == {"overall": {}, "pathologies": {}}
+    assert {found["not_measured"][name] for name in IN_FEATURES} == {"9 audited images"}
+    assert found["not_measured"]["Downstream AUROC"] == "needs --utility"
+    assert "consistency" in found["not_measured"]["Alignment Score"]
+
+
+def test_all_images_count_as_no_published_model_had_its_images_chosen() -> None:
+    [of_all, *rest] = SUMMARY["fidelity"]
+    kept = [{**of_all, "frechet": {"value": 1.0, "low": 0.5, "high": 1.5}}, *rest]
+    assert reported(fidelity=kept, fidelity_all=SUMMARY["fidelity"])["metrics"]["FID"]["value"] == 14.213
+
+
+def test_values_in_other_features_are_refused_in_words() -> None:
+    found = reported()
+    assert found["published"] == {"overall": {}, "pathologies": {}}
+    assert found["refused"]["FID, KID, Precision, Recall, Density, Coverage"] == (
+        "published FID, KID, Precision, Recall, Density, Coverage are of RadDino: microsoft/rad-dino (768 numbers per"
+        " image), this audit used nano-judge diagnosis (256 numbers per image): run again with --features"
+        " microsoft/rad-dino@REVISION, or a folder named rad-dino"
+    )
+    assert "BioViL-T" in found["refused"]["Alignment Score"]
+    assert "not included" in found["refused"]["Downstream AUROC"]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"width": 384},
+        {"name": "microsoft/rad-dino-maira-2@0123abc"},
+        {"name": "somebody/rad-dino@0123abc"},
+        {"name": "xrv:rad-dino"},
+    ],
+)
+def test_features_that_resemble_the_published_ones_are_others(others: dict[str, Any]) -> None:
+    found = reported(features=RADDINO | others)
+    assert found["published"] == {"overall": {}, "pathologies": {}}
+    assert ", ".join(IN_FEATURES) in found["refused"]
+
+
+@pytest.mark.parametrize("name", ["microsoft/rad-dino@0123abc", "rad-dino"])
+def test_in_the_same_features_published_rows_stand_beside(name: str) -> None:
+    found = reported(features=RADDINO | {"name": name})
+    rows = found["published"]["overall"]
+    assert len(rows) == 11
+    assert rows["Sana"] == {
+        "FID": 54.225, "KID": 0.016, "Precision": 0.674, "Recall": 0.614, "Density": 0.52, "Coverage": 0.548,
+    }  # fmt: skip
+    # Of the pathologies that were measured alone.
+    assert found["published"]["pathologies"]["LLM-CXR"] == {
+        "Cardiomegaly": 71.37, "Edema": 83.18, "Pleural Effusion": 67.83, "Support Devices": 67.54,
+    }  # fmt: skip
+    assert found["refused"].keys() == {"Alignment Score", "Downstream AUROC"}
+    assert found["metrics"]["FID"]["title"] == "FID (RadDino)"
+    assert any("299 x 299" in note and "256 x 256" in note for note in found["notes"])
+    assert any("misprints" in note for note in found["notes"])
+
+
+def test_alignment_by_the_published_network_is_compared() -> None:
+    judge = {"backend": "microsoft/BiomedVLP-BioViL-T@0123abc", "digest": "b1" * 32, "unit": "cosine"}
+    found = reported(reward_models={"consistency": judge})
+    assert found["published"]["overall"]["Sana"] == {"Alignment Score": 0.695}
+    assert found["published"]["pathologies"] == {}
+
+
+def test_published_tables_are_whole_and_name_their_source() -> None:
+    table = json.loads(files("cxrsynth.auditing").joinpath("chexgenbench.json").read_text("utf-8"))
+    for part in ("overall", "pathologies"):
+        assert "github.com/Raman1121/CheXGenBench" in table[part]["source"]
+        assert len(table[part]["rows"]) == 11
+        assert {len(row) for row in table[part]["rows"].values()} == {len(table[part]["columns"])}
+    assert table["overall"]["rows"].keys() == table["pathologies"]["rows"].keys()
+    assert set(table["pathologies"]["columns"]) == set(OBSERVATIONS)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_page_shows_published_rows_where_they_may_be_compared_alone(same: bool, tmp_path: Path) -> None:
+    summary = audited(**({"features": RADDINO} if same else {}))
+    summary["protocol"] = apply_protocol(Protocol.CHEXGENBENCH, summary)
+    write_page(tmp_path / "report.html", summary, example_rows(60), lambda key: None)
+    page = (tmp_path / "report.html").read_text()
+    assert '<a href="#protocol">CheXGenBench</a>' in page
+    section = page[page.index('<section id="protocol"') :]
+    section = section[: section.index("</section>")]
+    assert ("54.225" in section) is same
+    assert ("83.18" in section) is same
+    assert ("run again with --features" in section) is not same
+    assert (">FID (RadDino)<" in section) is same
+    assert summary["features"]["digest"] in section
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_console_shows_published_rows_where_they_may_be_compared_alone(
+    same: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = audited(membership=None, memorization=None, **({"features": RADDINO} if same else {}))
+    summary["input"] = SUMMARY["input"] | {"damaged_count": 0}
+    summary["protocol"] = apply_protocol(Protocol.CHEXGENBENCH, summary)
+    print_audit(summary, Path("out"))
+    printed = capsys.readouterr().out
+    assert re.search(rf"FID \({'RadDino' if same else 'nano-judge diagnosis'}\) +14.2 \(12.3 to 16.1\)", printed)
+    assert bool(re.search(r"this audit +14.2 +0.00213 +0.812 ", printed)) is same
+    assert bool(re.search(r"Sana +54.2 +0.016 +0.674 ", printed)) is same
+    assert ("sana-performance.png" in printed) is same
+    assert re.search(r"Edema +14.2 +80", printed)
+    assert "FID of 10 pathologies: not measured" in printed
