@@ -1,4 +1,4 @@
-"""A model that was fine-tuned on fifty images is caught by the attacks; one that never saw them is not."""
+"""A model that was fine-tuned on thirty images is caught by the attacks; one that never saw them is not."""
 
 import csv
 import json
@@ -10,12 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cxrsynth.cli import app
-from cxrsynth.metrics.membership.attacks import DISCREPANCY, PROXIMAL
+from cxrsynth.metrics.membership.attacks import PROXIMAL
+from cxrsynth.metrics.membership.inference import COMBINED
 from cxrsynth.nano.build.example_reports import main as write_reports
 
 pytestmark = pytest.mark.slow
 
-EACH = 50
+EACH = 30
 
 
 def run(*arguments: object) -> None:
@@ -48,7 +49,7 @@ stages:
   - stage: sft
     data: {home / "members"}
     table: {home / "members.csv"}
-    steps: 200
+    steps: 120
     batch_size: 16
     micro_batch: 8
     train: {{unet: full, learning_rate: 5.0e-4, ema_decay: null}}
@@ -70,8 +71,8 @@ def attacked(home: Path, model: object, out: Path) -> dict[str, Any]:
 
 def test_only_the_model_that_saw_them_gives_its_images_away(home: Path, tmp_path: Path) -> None:
     caught = attacked(home, home / "run" / "model", tmp_path / "caught")
-    assert caught[PROXIMAL]["auc"]["low"] > 0.6, caught
-    assert caught[DISCREPANCY]["auc"]["low"] > 0.5, caught
+    assert caught[PROXIMAL]["auc"]["low"] > 0.55, caught
+    assert caught[COMBINED]["auc"]["value"] > 0.65, caught
     innocent = attacked(home, "nano", tmp_path / "innocent")
     for name, attack in innocent.items():
         assert attack["auc"]["low"] < 0.5 < attack["auc"]["high"], (name, attack)
