@@ -66,12 +66,11 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
     # The better readers tell synthetic images from real ones, the worse these are.
     metrics += [Metric((*_SCORES, name), _AT_MOST, low=0, high=1) for name in ("accuracy", "sensitivity")]
     metrics += [Metric((*_SCORES, "quality", "difference"), _AT_MOST, low=-4, high=4)]
-    for attack in (*ATTACKS, COMBINED):
-        metrics += [Metric(("membership", "attacks", attack, "auc"), _AT_MOST, low=0, high=1)]
-        metrics += [
-            Metric(("membership", "attacks", attack, "true_positives", f"{share:g}"), _AT_MOST, low=0, high=1)
-            for share in FALSE_POSITIVES
-        ]
+    metrics += [
+        Metric(("membership", "attacks", attack, *found), _AT_MOST, low=0, high=1)
+        for attack in (*ATTACKS, COMBINED)
+        for found in (("auc",), *(("true_positives", f"{share:g}") for share in FALSE_POSITIVES))
+    ]
     for reward in rewards:
         metrics += [Metric(("rewards", reward, statistic)) for statistic in _STATISTICS]
         metrics += [Metric(("rewards", reward, "unscored"), _AT_MOST, low=0)]

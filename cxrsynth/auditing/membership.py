@@ -25,7 +25,7 @@ from cxrsynth.images.collection import Collection
 from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import centered, squared
 from cxrsynth.metrics.features import Extractor
-from cxrsynth.metrics.membership.attacks import ATTACKS, DISCREPANCY, Attacks
+from cxrsynth.metrics.membership.attacks import DISCREPANCY, Attacks
 from cxrsynth.metrics.membership.inference import LEAST, measure_attacks
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.settings import AuditSettings, Precision
@@ -50,19 +50,19 @@ class AttackScorer:
         shown = [centered(radiograph.pixels, self.model.image_shape) for radiograph in radiographs]
         clean = encode_images(self.model, torch.from_numpy(np.stack(shown))[:, None])
         built = [None if one.report is None else self.prompt_builder.build(one.report) for one in radiographs]
-        told = [None if one is None or one.is_any else one for one in built]
+        requests = [None if one is None or one.is_any else one for one in built]
         found = self.attacks(
             clean,
             [radiograph.sha256 for radiograph in radiographs],
-            [None if one is None else one.prompt for one in told],
-            [() if one is None else one.conditions for one in told],
+            [None if one is None else one.prompt for one in requests],
+            [() if one is None else one.conditions for one in requests],
         )
         squares = np.stack([squared(radiograph.pixels, IMAGE_SIZE) for radiograph in radiographs])
         with torch.inference_mode():
             features = self.extractor(torch.from_numpy(squares)[:, None]).float().cpu().numpy()
         metadata = metadata_columns(radiographs, self.id_key)
         columns = {name: metadata[name] for name in _METADATA} | {
-            "prompted": [one is not None for one in told],
+            "prompted": [one is not None for one in requests],
             "attacks": list(found.numpy()),
             "features": list(features),
         }
@@ -115,13 +115,9 @@ class Membership:
         both = [members.table, apart.table]
         values = np.concatenate([_matrix(table["attacks"]) for table in both])
         prompted = all(pc.all(table["prompted"]).as_py() for table in both)
-        attacks = {
-            attack: values[
-                :, [place for place, name in enumerate(self.scorer.attacks.names) if name.startswith(attack)]
-            ]
-            for attack in ATTACKS
-            if prompted or attack != DISCREPANCY
-        }
+        attacks = self.scorer.attacks.by_attack(values)
+        if not prompted:
+            del attacks[DISCREPANCY]
         model = self.scorer.model
         found = measure_attacks(
             attacks,

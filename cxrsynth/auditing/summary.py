@@ -57,16 +57,7 @@ def summarize(
             not_measured["utility"] = str(error)
     if study.problem is not None:
         not_measured["reader_study"] = study.problem
-    membership = None
-    if run.membership is not None:
-        console.say("comparing members with non-members")
-        try:
-            membership = run.membership.measure(seed=run.settings.seed, workers=run.settings.workers)
-            for caveat in membership["caveats"]:
-                console.warn(f"membership: {caveat}")
-        except ValueError as error:
-            console.warn(f"membership was not measured: {error}")
-            not_measured["membership"] = str(error)
+    membership = _membership(run, not_measured)
     summary: dict[str, Any] = {
         "version": identity["version"],
         "input": _collection(images) | {"manifest": run.images.collection.manifest},
@@ -195,6 +186,23 @@ def _fidelity(
         return {"fidelity": [], "fidelity_all": None}
     of_kept = fidelity_of_kept(run, images, reference, comparison, _places(decided["kept"].to_pylist()))
     return {"fidelity": of_kept, "fidelity_all": None if of_kept is comparison.fidelity else comparison.fidelity}
+
+
+def _membership(run: AuditRun, not_measured: dict[str, str]) -> dict[str, Any] | None:
+    """What attacks on the model found; None without them, or where `not_measured` then says why."""
+    if run.membership is None:
+        return None
+    console.say("comparing members with non-members")
+    try:
+        found = run.membership.measure(seed=run.settings.seed, workers=run.settings.workers)
+    except ValueError as error:
+        # As for utility: what cannot be measured costs itself alone.
+        console.warn(f"membership was not measured: {error}")
+        not_measured["membership"] = str(error)
+        return None
+    for caveat in found["caveats"]:
+        console.warn(f"membership: {caveat}")
+    return found
 
 
 def _utility(run: AuditRun, images: Scored, reference: Scored, decided: pa.Table) -> dict[str, Any]:

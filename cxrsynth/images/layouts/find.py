@@ -344,7 +344,7 @@ def open_layout(
     if split is not None:
         images = of_split(images, survey.split_of, split, root=root)
         survey = replace(rows.survey(images), split_of=survey.split_of)
-    told = recognized(found, survey, split=split)
+    known_layout = recognized(found, survey, split=split)
     if has_table:
-        return Laid(images, recognized=told)
-    return Laid(images, rows, told, tuple(rows.files), found.layout.beside)
+        return Laid(images, recognized=known_layout)
+    return Laid(images, rows, known_layout, tuple(rows.files), found.layout.beside)

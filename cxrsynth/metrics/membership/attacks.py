@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -44,6 +46,11 @@ class Attacks:
         percent = [f"{100 * place:g}%" for place in _PLACES]
         named = [f"{attack} {level}" for attack in (LOSS, PROXIMAL, DISCREPANCY) for level in percent]
         return [*named, f"{ROUND_TRIP} {100 * _ROUND_TRIP_END:g}%"]
+
+    def by_attack(self, found: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+        """Results [N, K] by attack, the columns of each."""
+        of = [next(attack for attack in ATTACKS if name.startswith(attack)) for name in self.names]
+        return {attack: found[:, [one == attack for one in of]] for attack in ATTACKS}
 
     @property
     def passes(self) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.sampler import encode_images
-from cxrsynth.metrics.membership.attacks import ATTACKS, Attacks
+from cxrsynth.metrics.membership.attacks import Attacks
 from cxrsynth.metrics.membership.inference import LEAST, measure_attacks
 from cxrsynth.nano.build.images import Radiograph, caption
 from cxrsynth.nano.build.measure_generator import Framed, features_of
@@ -51,16 +51,13 @@ def membership_numbers(
         return None
     attacks = Attacks(model, seed=seed)
     found = _attacked(attacks, model, radiographs, images)
-    columns = {
-        name: found[:, [place for place, column in enumerate(attacks.names) if column.startswith(name)]]
-        for name in ATTACKS
-    }
+    features = features_of(classifier, images)
     members = np.arange(len(radiographs)) < len(places)
     patients = [radiograph.patient_id for radiograph in radiographs]
     return {
         "members": len(places),
         "non_members": len(val.radiographs),
-        "attacks": measure_attacks(columns, features_of(classifier, images), members, patients, seed=seed),
+        "attacks": measure_attacks(attacks.by_attack(found), features, members, patients, seed=seed),
     }
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from cxrsynth.auditing.page.page import write_page
 from tests.auditing.page.page_example import ENDING, HOSTILE, example_rows, example_summary, radiograph
-from tests.programs import require
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 
@@ -38,16 +37,6 @@ def url(rows: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str:
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
     write_page(path, example_summary(rows), rows, radiograph, reference_thumbnails=radiograph)
     return path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["sync_api.Browser"]:
-    program = require("chromium", "chromium")
-    with sync_api.sync_playwright() as playwright:
-        # Root in a container has no sandbox; the page is our own.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from cxrsynth.auditing.reader_study.answers import read_answers
 from cxrsynth.auditing.reader_study.key import KeyedImage, StudyKey, write_key
 from cxrsynth.auditing.reader_study.page import FINDING_KEYS, Shown, write_study_page
 from cxrsynth.auditing.reader_study.scores import score
-from tests.programs import require
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 
@@ -46,16 +45,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key = StudyKey(study=STUDY, seed=0, side=SIDE, text="findings", matched={"view": 2, "present": 0}, images=images)
     write_key(folder, key)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["sync_api.Browser"]:
-    program = require("chromium", "chromium")
-    with sync_api.sync_playwright() as playwright:
-        # Root in a container has no sandbox; the page is our own.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

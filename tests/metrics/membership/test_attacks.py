@@ -129,6 +129,14 @@ def test_passes_are_counted_and_the_loss_is_that_of_training(
     assert {name.split(" ")[0] for name in found} == {LOSS, PROXIMAL, DISCREPANCY, ROUND_TRIP.split(" ")[0]}
 
 
+def test_columns_go_to_their_attacks(model: DiffusionModel) -> None:
+    attacks = Attacks(model, seed=0)
+    places = attacks.by_attack(np.arange(len(attacks.names), dtype=np.float64)[None])
+    named = {name: [attacks.names[int(place)] for place in found[0]] for name, found in places.items()}
+    assert {name: len(of) for name, of in named.items()} == {LOSS: 5, PROXIMAL: 5, ROUND_TRIP: 1, DISCREPANCY: 5}
+    assert all(one.startswith(name) for name, of in named.items() for one in of)
+
+
 def test_without_a_prompt_there_is_no_discrepancy(model: DiffusionModel) -> None:
     clean = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(3))
     found = found_by(model, clean, [PROMPTS[0], None])
