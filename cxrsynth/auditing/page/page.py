@@ -35,6 +35,7 @@ from cxrsynth.auditing.page.figures import (
 )
 from cxrsynth.auditing.page.gallery import Pictures, make_gallery
 from cxrsynth.auditing.page.inline import asset, content_policy, environment
+from cxrsynth.auditing.page.methods import METHODS
 from cxrsynth.auditing.page.reasons import meaning
 from cxrsynth.auditing.page.verdicts import verdicts
 from cxrsynth.metrics.membership.inference import FALSE_POSITIVES
@@ -93,6 +94,7 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         "synthetic": bool((summary["input"].get("manifest") or {}).get("synthetic")),
         "rewards": rewards,
         "measures": MEASURES,
+        "methods": METHODS,
         "reasons_chart": charts.bars("reasons", _by_count(summary["reasons"]), label="images rejected"),
         "reasons": _by_count(summary["reasons"]),
         "meanings": {reason: meaning(reason) for reason in summary["reasons"]},

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from cxrsynth.auditing.page.methods import METHODS
 from cxrsynth.auditing.page.page import write_page
 from tests.auditing.page.page_example import ENDING, HOSTILE, example_rows, example_summary, radiograph
 
@@ -240,6 +241,43 @@ def test_text_stands_out_from_its_ground_in_light_and_dark(visit: Visit) -> None
             assert drawn == f"rgb({', '.join(str(level) for level in bytes.fromhex(palette[name][1:]))})"
         grounds.append(palette["paper"])
     assert grounds[0] != grounds[1]
+
+
+@pytest.mark.slow
+def test_on_paper_everything_is_there_on_white_within_the_page(visit: Visit) -> None:
+    page = visit()
+    # A4, landscape, less margins of 12 mm, at 96 dots an inch.
+    page.set_viewport_size({"width": int((297 - 24) / 25.4 * 96), "height": 700})
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate(PALETTE)["paper"] == "#ffffff"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for gone in ("nav", ".controls", ".skip", "#more"):
+        assert page.locator(gone).filter(visible=True).count() == 0, gone
+    folds = page.locator("details:not([open])")
+    before = folds.count()
+    assert before > 3
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert folds.count() == 0
+    width = page.evaluate("document.documentElement.clientWidth")
+    beyond = """(width) => [...document.querySelectorAll("body *")]
+        .filter((one) => !one.closest("svg, dialog, .skip") && one.getBoundingClientRect().right > width + 0.5)
+        .map((one) => one.tagName + "." + one.className + " " + one.textContent.trim().slice(0, 30))"""
+    assert page.evaluate(beyond, width) == []
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert folds.count() == before
+
+
+def test_each_section_with_numbers_says_how_they_are_computed(visit: Visit) -> None:
+    page = visit()
+    found = page.evaluate("[...document.querySelectorAll('details.how')].map((one) => one.closest('section').id)")
+    assert found == [section for section in METHODS if section != "obedience"]  # which the example does not measure
+    assert page.locator("#obedience .unmeasured").count() == 1
+    for section in found:
+        fold = page.locator(f"#{section} details.how")
+        assert not fold.locator("p").first.is_visible()
+        fold.locator("summary").click()
+        assert fold.locator("p").all_text_contents() == list(METHODS[section])
+        assert fold.locator("p").last.is_visible()
 
 
 def contrast(one: str, other: str) -> float:

@@ -122,4 +122,14 @@
   });
   controls.hidden = false;
   update();
+
+  // Paper has no folds to open: all are open while the page is printed.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    for (const one of folded) one.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const one of folded) one.open = false;
+  });
 })();

@@ -1,0 +1,48 @@
+"""How the numbers of each section of the page are computed, in a paragraph or two a reader can open.
+
+The longer text, with what each interval is of, is docs/audit.md; both say the same.
+"""
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "rewards": (
+        "Posture: minus the distance to an upright, centered chest, in units of 5% of the width, 10% of scale and 5 "
+        "degrees.",
+        "Diagnosis: mean log-likelihood (nats) of the findings that the report states or denies, both sides weighted "
+        "equally; uncertain findings, and those unknown to the reward model, are left out.",
+        "Consistency: cosine similarity of image and report in a dual encoder.",
+        "Networks of your own have units of their own: the unit stands above each histogram, the network under "
+        "Provenance.",
+    ),
+    "findings": (
+        "Findings are read from each image's report or labels. Means are over the images whose reward is defined.",
+    ),
+    "obedience": (
+        "For each finding, AUROC of the classifier's probability between the images whose report states it and the "
+        "others; the 95% interval resamples reports.",
+    ),
+    "fidelity": (
+        "Each image becomes a row of features. As many audited as real images are compared, 5,000 at most, chosen at "
+        "random.",
+        "Fréchet distance: the squared one of two Gaussians (Heusel et al., arXiv 1706.08500). Extrapolated: a line in "
+        "one over the number of images, through the whole sets and through them without one block of images after the "
+        "other, to infinitely many (after Chong and Forsyth, arXiv 1911.07023).",
+        "KID: squared maximum mean discrepancy of a polynomial kernel, unbiased (Binkowski et al., arXiv 1801.01401). "
+        "MMD by patient: the same without pairs of images of one patient or report.",
+        "Precision and recall (Kynkäänniemi et al., arXiv 1904.06991), density and coverage (Naeem et al., arXiv "
+        "2002.09797): by the five nearest neighbors. MS-SSIM (Wang et al., 2003): mean over random pairs.",
+        "Floor: the same measure between two halves of the reference that share no patient, mean of ten splits. In "
+        "the intervals, images of one patient or report are resampled together where at least 20 are known; in KID "
+        "they are not.",
+    ),
+    "memorization": (
+        "The nearest real image of every audited image is searched by features fitted on the reference, then verified "
+        "by the correlation of the two images once they are registered. The threshold is what real images of different "
+        "patients show of each other.",
+        "Sensitivity: copies planted in the reference are searched in the same way. False alarms: real images of "
+        "patients held out of the reference.",
+    ),
+    "utility": (
+        "A linear probe on the features is trained on synthetic, on real, and on both kinds of images, and tested on "
+        "real images of held-out patients, by finding and subgroup. Rejected images and copies are never trained on.",
+    ),
+}
