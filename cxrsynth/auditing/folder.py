@@ -12,6 +12,7 @@ from cxrsynth.settings import AuditSettings
 _STATE = ".cxrsynth-audit"
 
 SCORES, KEEP, SUMMARY, PAGE = "scores.parquet", "keep.csv", "summary.json", "report.html"
+SHARED_PAGE = "share/report.html"
 STUDY_PAGE = "reader-study.html"
 COMPARISON = "comparison.json"
 _DEPICTS = "depicts.json"
@@ -34,6 +35,7 @@ class AuditFolder:
                 KEEP,
                 SUMMARY,
                 PAGE,
+                SHARED_PAGE,
                 STUDY_PAGE,
                 f"{_STATE}/*.parquet",
                 f"{_STATE}/{COMPARISON}",

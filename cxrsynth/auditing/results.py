@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from cxrsynth import console
-from cxrsynth.auditing.folder import KEEP, PAGE, SCORES, SUMMARY
-from cxrsynth.auditing.page.page import PAIRS_SHOWN, write_page
+from cxrsynth.auditing.folder import KEEP, PAGE, SCORES, SHARED_PAGE, SUMMARY
+from cxrsynth.auditing.page.page import PAIRS_SHOWN, is_synthetic, write_page
 from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.score_table import write_keep_list, write_scores
 from cxrsynth.auditing.scored import Previews, Scored
@@ -42,12 +42,23 @@ def write_results(
         Previews(images).get,
         reference_thumbnails=None if previews is None else lambda hidden: previews.get(names.name(hidden)),
     )
+    _write_shared(run, images, decided, summary)
     if reference is not None:
         names.write(run.folder.real_names)
     _tidy(run)
     write_atomically(folder / SUMMARY, stable_json(summary))
     if run.settings.write_kept is not None:
         _write_kept(run, images, decided, summary, run.settings.write_kept)
+
+
+def _write_shared(run: AuditRun, images: Scored, decided: pa.Table, summary: Mapping[str, Any]) -> None:
+    """Write the page that may be handed on. There is none of images that no manifest calls synthetic."""
+    page = run.folder.path / SHARED_PAGE
+    if is_synthetic(summary):
+        page.parent.mkdir(exist_ok=True)
+        write_page(page, summary, decided, Previews(images).get, handed_on=True)
+    else:
+        page.unlink(missing_ok=True)
 
 
 def _real_keys(summary: Mapping[str, Any]) -> list[str]:

@@ -42,7 +42,7 @@ from tests.processes import Warm, process_group
 from tests.rewards.making import install_reward, replaced
 
 OPTIONS = ("--device", "cpu", "--probes", "2")
-FINDINGS = ("scores.parquet", "keep.csv", "summary.json", "report.html")
+FINDINGS = ("scores.parquet", "keep.csv", "summary.json", "report.html", "share/report.html")
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,7 @@ def test_a_benchmark_gets_its_names_and_no_values_in_other_features(audited: Pat
     out = tmp_path / "out"
     done = run(enough, "--reference", enough, "--out", out, "--protocol", "chexgenbench", "--judge", "posture=nano")
     assert done.exit_code == 0, done.output
+    assert not (out / "share").exists()  # no manifest calls these images synthetic
     found = summary(out)
     assert found["settings"]["protocol"] == "chexgenbench"
     protocol, of_all = found["protocol"], (found["fidelity_all"] or found["fidelity"])[0]
@@ -159,7 +160,7 @@ def test_what_is_handed_on_names_no_real_image_and_no_folder(audited: Path, home
     assert set(filter(None, scores)) <= names.keys()
     real = {path.name for path in (home / "real").iterdir()}
     assert {names[name] for name in nearest} <= real
-    for file in ("summary.json", "scores.parquet", "report.html", "keep.csv"):
+    for file in FINDINGS:
         content = (audited / file).read_bytes()
         assert str(home).encode() not in content, file
         assert not [name for name in real if name.encode() in content], file

@@ -5,7 +5,7 @@ nothing is loaded. Text from outside (keys, file names, reasons) is escaped.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
@@ -58,6 +58,7 @@ def write_page(
     *,
     reference_thumbnails: Thumbnails | None = None,
     gallery: int = 400,
+    handed_on: bool = False,
 ) -> None:
     """Write the page of an audit, whole or not at all; equal inputs give equal bytes.
 
@@ -69,13 +70,21 @@ def write_page(
         reference_thumbnails: the same for a reference image; without it the page shows no real image.
         gallery: most images shown. A picture takes at most 32 kB, so that the page stays below
             1 MB + 32 kB x (gallery + 48).
+        handed_on: for people who may not see the reference: no picture of a real image, nor of an audited one that is
+            a near-duplicate of a real image.
 
     Raises:
         ValueError: for a picture that is neither PNG nor JPEG.
     """
     rows = _without_nan(rows)
     pictures = Pictures()
+    if handed_on:
+        copies = {
+            key for key, copy in zip(*(rows[name].to_pylist() for name in ("key", "memorized")), strict=True) if copy
+        }
+        thumbnails, reference_thumbnails = _without(copies, thumbnails), None
     context = _measures(summary, rows) | {
+        "handed_on": handed_on,
         "pairs": _pairs(summary, pictures, thumbnails, reference_thumbnails),
         "gallery": make_gallery(
             rows, lambda key: pictures.uri(thumbnails(key)), rewards=_measured(summary, rows), limit=max(0, gallery)
@@ -91,7 +100,7 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
     return {
         "summary": summary,
         "title": PurePath(str(summary["input"]["path"])).name or str(summary["input"]["path"]),
-        "synthetic": bool((summary["input"].get("manifest") or {}).get("synthetic")),
+        "synthetic": is_synthetic(summary),
         "rewards": rewards,
         "measures": MEASURES,
         "methods": METHODS,
@@ -248,6 +257,15 @@ class Pair:
     flagged: bool
     made_picture: str | None
     real_picture: str | None
+
+
+def is_synthetic(summary: Mapping[str, Any]) -> bool:
+    """Whether the manifest of the audited images says that they are synthetic."""
+    return bool((summary["input"].get("manifest") or {}).get("synthetic"))
+
+
+def _without(hidden: Collection[str], thumbnails: Thumbnails) -> Thumbnails:
+    return lambda key: None if key in hidden else thumbnails(key)
 
 
 def _pairs(summary: Mapping[str, Any], pictures: Pictures, made: Thumbnails, real: Thumbnails | None) -> Sequence[Pair]:

@@ -537,3 +537,29 @@ def test_numbers() -> None:
         ("a.b", "1, x"), ("c", "not set"), ("d", '[{"e": 1}]'),
     ]  # fmt: skip
     assert len(dict(flat({"long": "x" * 10_000}))["long"]) < 700
+
+
+def test_the_page_to_hand_on_has_no_picture_of_a_real_image_or_its_copy(tmp_path: Path) -> None:
+    rows = example_rows(60)
+    copies = {row["key"] for row in rows.to_pylist() if row["memorized"]}
+    summary = example_summary(rows)
+    pairs = summary["memorization"]["nearest"]
+    assert copies & {pair["key"] for pair in pairs}
+    for handed_on in (False, True):
+        made: set[str] = set()
+        real: set[str] = set()
+        path = tmp_path / f"{handed_on}.html"
+        write_page(
+            path,
+            summary,
+            rows,
+            lambda key: (made.add(key), radiograph(key))[1],  # noqa: B023
+            reference_thumbnails=lambda name: (real.add(name), radiograph(name))[1],  # noqa: B023
+            handed_on=handed_on,
+        )
+        page = path.read_text()
+        pictured = {pair["key"] for pair in pairs} | set(rows["key"].to_pylist())
+        assert made == (pictured - copies if handed_on else pictured)
+        assert bool(real) is not handed_on
+        assert ("may be handed on" in page) is handed_on
+        assert ("share this page only with people who may see the reference" in page) is not handed_on
