@@ -11,11 +11,13 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.networks import load_vae
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import sample_images
-from cxrsynth.nano.build import fast
+from cxrsynth.nano.build import fast, fast_autoencoder
 from cxrsynth.nano.build.fast import NAME, export_fast, fast_card, images_per_second
+from cxrsynth.nano.build.training import step_generator
 from cxrsynth.settings import Precision, Sampler
 from tests.nano.test_nano import PROMPTS, by_diffusers, is_a_chest
 
@@ -57,7 +59,9 @@ def test_diffusers_samples_it_as_it_is() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(find_model(NAME), safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     assert isinstance(pipeline.scheduler, DDIMScheduler)
-    [image] = pipeline(PROMPTS[:1], num_inference_steps=4, guidance_scale=1.0).images
+    [image] = pipeline(
+        PROMPTS[:1], num_inference_steps=resolve_model(NAME).spec.defaults.steps, guidance_scale=1.0
+    ).images
     assert is_a_chest(np.asarray(image, dtype=np.float32) / 255)
 
 
@@ -71,6 +75,47 @@ def test_its_card_agrees_with_its_numbers_and_its_other_networks_are_those_of_na
             assert (folder / part / path.name).read_bytes() == path.read_bytes(), path
     ours, theirs = (resolve_model(name).spec for name in (NAME, "nano"))
     assert (ours.prompt, ours.depicts) == (theirs.prompt, theirs.depicts)
+
+
+def test_an_autoencoder_of_its_own_changes_the_card() -> None:
+    numbers = json.loads((find_model(NAME) / "numbers.json").read_text(encoding="utf-8"))
+    numbers["made_by"]["own_autoencoder"] = True
+    card = fast_card(numbers)
+    assert "Its autoencoder is narrower than nano's" in card
+    assert "nano; text encoder and tokenizer are nano's" in card
+    assert "fast_autoencoder --model" in card
+    assert "Decoding takes as long as before" not in card
+
+
+def test_a_narrow_autoencoder_fits_nanos_latents() -> None:
+    nano = load_vae(find_model("nano") / "vae")
+    narrow = fast_autoencoder.narrow_autoencoder(nano)
+    image = torch.zeros(1, 1, 256, 256)
+    with torch.no_grad():
+        means = [vae.encode(image).latent_dist.mean for vae in (nano, narrow)]
+        drawn = narrow.decode(means[1]).sample
+    assert means[0].shape == means[1].shape
+    assert drawn.shape == image.shape
+    sizes = [sum(weight.numel() for weight in vae.decoder.parameters()) for vae in (nano, narrow)]
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_a_crop_of_examples_is_the_same_place_in_both_and_counts_what_padding_does_not_reach() -> None:
+    latents = torch.arange(32.0 * 32).reshape(1, 1, 32, 32).expand(101, 8, 32, 32)
+    images = latents[:, :1].repeat_interleave(8, -1).repeat_interleave(8, -2)
+    corners = set()
+    for step in range(60):
+        crop, target, inside = fast_autoencoder._crops(latents, images, step_generator(0, step))
+        assert torch.equal(crop[:, :1], target[:, :, ::8, ::8])
+        pairs, (top, bottom, left, right) = fast_autoencoder._crops(images, latents, step_generator(0, step)), inside[0]
+        assert all(torch.equal(a, b) for a, b in zip(pairs, (target, crop, inside), strict=True))
+        assert top == (0 if crop[0, 0, 0, 0] < 32 else 16)
+        assert bottom == (160 if crop[0, 0, -1, 0] >= 31 * 32 else 144)
+        assert left == (0 if crop[0, 0, 0, 0] % 32 == 0 else 16)
+        assert right == (160 if crop[0, 0, 0, -1] % 32 == 31 else 144)
+        assert fast_autoencoder.cut(target, inside).shape[2:] == (bottom - top, right - left)
+        corners.add(float(crop[0, 0, 0, 0]))
+    assert len(corners) > 30
 
 
 def test_both_models_stay_below_the_size_limit_together() -> None:
@@ -88,9 +133,11 @@ def test_exporting_halves_the_network_and_names_the_model(tiny_model: Path, tmp_
             (source / path.relative_to(load)).write_bytes(path.read_bytes())
     (source / "cxrsynth.json").write_text('{"name": "nano-distilled", "defaults": {"steps": 2, "guidance": 1.0}}')
     (source / "model_card.md").write_text("of the run")
-    export_fast(source, tmp_path / "out")
+    export_fast(source, tmp_path / "out", autoencoder=find_model("nano") / "vae")
     assert json.loads((tmp_path / "out" / "cxrsynth.json").read_text())["name"] == NAME
     assert not (tmp_path / "out" / "model_card.md").exists()
+    for path in (find_model("nano") / "vae").iterdir():
+        assert (tmp_path / "out" / "vae" / path.name).read_bytes() == path.read_bytes()
     before, after = (
         load_file(one / "unet" / "diffusion_pytorch_model.safetensors") for one in (source, tmp_path / "out")
     )

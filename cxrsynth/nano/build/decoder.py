@@ -79,7 +79,7 @@ def sharpen_decoder(
     vae.requires_grad_(False)
     decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True).train()
     plain = [parameter.detach().clone() for parameter in decoder.parameters()]
-    early = _early_layers(classifier)
+    early = early_layers(classifier)
     optimizer = torch.optim.AdamW(
         [
             {"params": list(decoder.parameters()), "peak": settings.learning_rate},
@@ -133,7 +133,7 @@ def sharpen_decoder(
     return vae.eval()
 
 
-def _early_layers(classifier: FindingClassifier) -> nn.Module:
+def early_layers(classifier: FindingClassifier) -> nn.Module:
     """The classifier's layers up to its second block, frozen: images in [-1, 1] -> maps."""
     layers = list(classifier.trunk.network.children())[:6]
     return nn.Sequential(*layers).requires_grad_(False).eval()

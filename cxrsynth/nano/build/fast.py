@@ -1,8 +1,9 @@
-"""`python -m cxrsynth.nano.build.fast --model MODEL --data DIR --work DIR`: the package's nano-fast, and its numbers.
+"""`python -m cxrsynth.nano.build.fast --model MODEL --data DIR --work DIR` writes nano-fast.
 
-MODEL is what the recipe `nano-distill` left. Its UNet is stored in half precision, the folder is named nano-fast, and
-both models are measured in one run on the prompts of val images: fidelity, prompt adherence, prompt pairs,
-memorization, and images per second.
+MODEL is what the recipe `nano-distill` left. With `--autoencoder VAE`, what `cxrsynth.nano.build.fast_autoencoder` left
+takes the place of nano's autoencoder. The UNet is stored in half precision, the folder is named nano-fast, and both
+models are measured in one run on the prompts of val images: fidelity, prompt adherence, prompt pairs, memorization, and
+images per second.
 """
 
 import json
@@ -32,6 +33,7 @@ NAME, TEACHER = "nano-fast", "nano"
 _OUT = Path(__file__).parents[1] / "fast"
 _CONFIG = Path(__file__).with_name("config.yaml")
 _ROUNDS, _PER_ROUND = 6, 32
+_MODEL, _WORK = "--model runs/nano-fast/model", "--work checkpoints/"  # in the card's commands
 
 
 def main(
@@ -39,26 +41,32 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder with images/ and manifests/.")],
     work: Annotated[Path, typer.Option(help="Work folder, for the sheets of images.")],
     out: Annotated[Path, typer.Option(help="The model folder to write.")] = _OUT,
+    autoencoder: Annotated[Path | None, typer.Option(help="Autoencoder that `fast_autoencoder` left.")] = None,
 ) -> None:
     """Write nano-fast and measure it beside nano."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     settings = load_config(_CONFIG)
     work.mkdir(parents=True, exist_ok=True)
-    numbers = {
-        "made_by": {"recipe": "nano-distill", "steps": _steps(model)},
-        **_measured({NAME: model, TEACHER: find_model(TEACHER)}, data, work, settings),
-    }
     with folder_atomically(out) as partial:
-        export_fast(model, partial)
+        export_fast(model, partial, autoencoder=autoencoder)
+        numbers = {
+            "made_by": {
+                "recipe": "nano-distill",
+                "steps": read_spec(model).defaults.steps,
+                "own_autoencoder": autoencoder is not None,
+            },
+            **_measured({NAME: partial, TEACHER: find_model(TEACHER)}, data, work, settings),
+        }
         (partial / NUMBERS_FILE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         (partial / CARD_FILE).write_text(fast_card(numbers), encoding="utf-8")
     log.info("wrote %s", out)
 
 
-def export_fast(model: Path, out: Path) -> None:
-    """Copy a distilled nano to `out`, its UNet in half precision, under the name nano-fast."""
-    ignored = shutil.ignore_patterns(CARD_FILE, "unet")
+def export_fast(model: Path, out: Path, *, autoencoder: Path | None = None) -> None:
+    """Copy a distilled nano to `out` as nano-fast: UNet in half precision, `autoencoder` in place of nano's."""
+    ignored = shutil.ignore_patterns(CARD_FILE, "unet", "vae")
     shutil.copytree(model, out, ignore=ignored, dirs_exist_ok=True)
+    shutil.copytree(autoencoder or model / "vae", out / "vae")
     unet = load_unet(model / "unet").half()
     unet.save_pretrained(out / "unet", safe_serialization=True)
     config = read_json(out / "unet" / "config.json")
@@ -66,10 +74,6 @@ def export_fast(model: Path, out: Path) -> None:
     (out / "unet" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     spec = read_json(out / SPEC_FILE) | {"name": NAME}
     (out / SPEC_FILE).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
-
-
-def _steps(model: Path) -> int:
-    return read_spec(model).defaults.steps
 
 
 def _measured(models: dict[str, Path], data: Path, work: Path, settings: BuildConfig) -> dict[str, Any]:
@@ -128,7 +132,8 @@ def images_per_second(generators: dict[str, ImageGenerator]) -> dict[str, Any]:
 def fast_card(numbers: dict[str, Any]) -> str:
     """The model card as Markdown: both models side by side."""
     fast, nano, speed = numbers[NAME], numbers[TEACHER], numbers["images_per_second"]
-    steps = numbers["made_by"]["steps"]
+    steps, own = numbers["made_by"]["steps"], numbers["made_by"].get("own_autoencoder", False)
+    unchanged = f"{'' if own else 'autoencoder, '}text encoder and tokenizer"
     times = speed["times"]
     rows = [
         ("Frechet distance to real val images", _interval(fast, nano, "fidelity", "frechet_generated_to_val")),
@@ -157,10 +162,14 @@ def fast_card(numbers: dict[str, Any]) -> str:
             f"# {NAME}: nano in {steps} steps without guidance",
             "",
             f"Distilled from nano by `cxrsynth tune nano-distill` on synthetic reports and nano's own images: {steps}"
-            " passes of the UNet in place of 40. No real image was used beyond those that trained nano; autoencoder,"
-            " text encoder and tokenizer are nano's. All that nano's model card says of use, data, licenses and limits"
-            " holds.",
+            f" passes of the UNet in place of 40. No real image was used beyond those that trained nano; {unchanged}"
+            " are nano's. All that nano's model card says of use, data, licenses and limits holds.",
             "",
+            *(
+                ["Its autoencoder is narrower than nano's, and learned from it on nano-fast's images.", ""]
+                if own
+                else []
+            ),
             f"Use it as its `cxrsynth.json` says ({steps} steps of DDIM, guidance 1): it knows no other noise levels.",
             *([numbers["made_by"]["note"]] if "note" in numbers["made_by"] else []),
             "",
@@ -176,14 +185,20 @@ def fast_card(numbers: dict[str, Any]) -> str:
             f"- The Frechet distance is {ratio:.2f} times that of nano.",
             f"- {speed[NAME]:.1f} images per second against {speed[TEACHER]:.1f} on {speed['threads']} CPU cores,"
             f" decoding included: {times['value']:.1f} times as many ({times['low']:.1f} to {times['high']:.1f})."
-            " Decoding takes as long as before.",
+            + ("" if own else " Decoding takes as long as before."),
             "",
             "## How to reproduce",
             "",
             "```",
             "python -m cxrsynth.nano.build.example_reports reports.csv --rows 3200 --seed 1 --omit 0.15",
             "cxrsynth tune nano-distill --set reports.table=reports.csv --out runs/nano-fast",
-            "python -m cxrsynth.nano.build.fast --model runs/nano-fast/model --data DIR --work checkpoints/",
+            *(
+                [f"python -m cxrsynth.nano.build.fast_autoencoder {_MODEL} --reports reports.csv {_WORK}"]
+                if own
+                else []
+            ),
+            f"python -m cxrsynth.nano.build.fast {_MODEL} --data DIR {_WORK}"
+            + (" --autoencoder checkpoints/fast-autoencoder" if own else ""),
             "```",
             "",
         ]
