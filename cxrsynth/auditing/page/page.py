@@ -79,9 +79,7 @@ def write_page(
     rows = _without_nan(rows)
     pictures = Pictures()
     if handed_on:
-        copies = {
-            key for key, copy in zip(*(rows[name].to_pylist() for name in ("key", "memorized")), strict=True) if copy
-        }
+        copies = set(rows.filter(rows["memorized"])["key"].to_pylist())  # none where nothing was searched for
         thumbnails, reference_thumbnails = _without(copies, thumbnails), None
     context = _measures(summary, rows) | {
         "handed_on": handed_on,

@@ -563,3 +563,6 @@ def test_the_page_to_hand_on_has_no_picture_of_a_real_image_or_its_copy(tmp_path
         assert bool(real) is not handed_on
         assert ("may be handed on" in page) is handed_on
         assert ("share this page only with people who may see the reference" in page) is not handed_on
+    write_page(path, summary | {"memorization": None}, rows, radiograph, handed_on=True)
+    assert "may be handed on" not in path.read_text()
+    assert "were not searched for" in path.read_text()
