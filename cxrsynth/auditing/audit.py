@@ -1,12 +1,12 @@
 """`audit`, top to bottom: images in; which are kept and why, and the metrics of the set, out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cxrsynth import console
 from cxrsynth.auditing.comparison import compare_with_reference, needs_reference_pixels
-from cxrsynth.auditing.decide import Reference, decide, thresholds
+from cxrsynth.auditing.decide import Reference, decide, thresholds, with_usual_rules
 from cxrsynth.auditing.depicts import write_depicts
 from cxrsynth.auditing.reader_study.study import reader_study
 from cxrsynth.auditing.real_names import RealNames
@@ -99,6 +99,7 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     if comparison is not None:
         columns |= comparison.columns
     real = {} if reference is None else _rewards(reference)
+    run = replace(run, rules=with_usual_rules(run.rules, real))
     decided = decide(scores_table([images.rows], columns), run.rules, real)
     study = reader_study(run, images, reference, decided)
     summary = summarize(run, images, reference, comparison, decided, real, names, study)

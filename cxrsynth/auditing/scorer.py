@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cxrsynth.images.image import Radiograph
-from cxrsynth.images.pictures import squared
+from cxrsynth.images.pictures import Pixels, squared
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.metrics.memorization.features import thumbnails
 from cxrsynth.metrics.quality.checks import QualityChecks
@@ -55,7 +55,8 @@ class Scorer:
         images = torch.from_numpy(np.stack(squares))[:, None]  # [B, 1, H, W]
         reports = [radiograph.report or Report(report_id=radiograph.key, line=0) for radiograph in radiographs]
         columns = metadata_columns(radiographs, self.id_key)
-        columns |= self._rewards(images, reports) | self._checks(images) | self._features(images)
+        columns |= self._rewards(images, reports) | self._features(images)
+        columns |= self._checks(images, [radiograph.pixels for radiograph in radiographs])
         columns["preview"] = [preview(image[0]) for image in images]
         columns["image"] = [_levels(image[0]).tobytes() if keep_image else None for image in images]
         return pa.table(columns, schema=self.schema())
@@ -85,8 +86,8 @@ class Scorer:
             columns[REWARD + name] = _with_nulls(values)
         return columns
 
-    def _checks(self, images: Tensor) -> dict[str, Any]:
-        found = self.checks(images)
+    def _checks(self, images: Tensor, stored: Sequence[Pixels]) -> dict[str, Any]:
+        found = self.checks(images, stored)
         columns: dict[str, Any] = {
             CHECK + name: found.values[:, place].tolist() for place, name in enumerate(found.names)
         }

@@ -32,6 +32,7 @@ from cxrsynth.metrics.membership.inference import LEAST
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.memorization.registration import load_posture, to_canonical
 from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks
+from cxrsynth.metrics.quality.framing import framing_digest, load_framing
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.reports.table.columns import ColumnNames, column_names
 from cxrsynth.reports.table.source import checked
@@ -298,7 +299,7 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
     check_family(folder)
     posture = load_posture(folder, device)
     extractor = load_extractor(settings.features, device=device)
-    checks = QualityChecks(Likeness.load(folder, posture))
+    checks = QualityChecks(Likeness.load(folder, posture), load_framing(device))
     return Scorer(
         suite=suite,
         checks=checks,
@@ -319,6 +320,7 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
                 "digest": backend_digest("posture", settings.family),
                 "mean_chests": file_sha256(folder / TEMPLATES_FILE),
             },
+            "framing": framing_digest(),
             "findings": list(finding_heads(suite)),
             "checks": {name: asdict(CHECKS[name]) for name in checks.names},
             "features": {"name": extractor.name, "digest": extractor.digest, "width": extractor.width},

@@ -20,6 +20,7 @@ from cxrsynth.errors import RecipeError
 from cxrsynth.images.pictures import squared
 from cxrsynth.metrics.memorization.registration import load_posture
 from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks
+from cxrsynth.metrics.quality.framing import framing_digest, load_framing
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import REWARDS, load_reward
@@ -119,9 +120,9 @@ class Acceptor:
 
     @torch.inference_mode()
     def _judge(self, images: Tensor, reports: Sequence[Report], stored: Callable[[Image], Image]) -> list[Outcome]:
-        seen = [squared(stored(image[0].numpy()), _IMAGE_SIZE) for image in images]
-        batch = torch.from_numpy(np.stack(seen))[:, None]  # [B, 1, S, S]
-        found = self.checks(batch)
+        seen = [stored(image[0].numpy()) for image in images]
+        batch = torch.from_numpy(np.stack([squared(one, _IMAGE_SIZE) for one in seen]))[:, None]  # [B, 1, S, S]
+        found = self.checks(batch, seen)
         scores = {name: reward(batch, reports).float().cpu() for name, reward in self.rewards.items()}
         return [
             self._outcome({name: column[place] for name, column in scores.items()}, found.names, failed)
@@ -149,7 +150,7 @@ def load_acceptor(settings: AcceptSettings, *, device: torch.device) -> Acceptor
     folder = _checks_folder()
     return Acceptor(
         rewards={name: load_reward(name, settings.judges[name], device=device) for name in sorted(settings.thresholds)},
-        checks=QualityChecks(Likeness.load(folder, load_posture(folder, device))),
+        checks=QualityChecks(Likeness.load(folder, load_posture(folder, device)), load_framing(device)),
         thresholds=settings.thresholds,
         ignored_checks=frozenset(settings.ignored_checks),
         attempts=settings.attempts,
@@ -190,6 +191,7 @@ def acceptance_plan(settings: AcceptSettings) -> dict[str, Any]:
         "checks": {
             "posture": backend_digest("posture", DEFAULT_FAMILY),
             "mean_chests": file_sha256(folder / TEMPLATES_FILE),
+            "framing": framing_digest(),
         },
     }
 

@@ -85,7 +85,7 @@ def stretch_contrast(images: Tensor, *, tail: float = 0.005) -> Tensor:
     return torch.where((high < 256) & (high > low), wide, levels / 255.0).to(images.dtype)
 
 
-class _SavedNetwork(PyTorchModelHubMixin):
+class SavedNetwork(PyTorchModelHubMixin):
     """A network that is saved as a folder."""
 
     @classmethod
@@ -105,7 +105,7 @@ class _SavedNetwork(PyTorchModelHubMixin):
             return super().from_pretrained(folder, local_files_only=True, strict=True)
 
 
-class FindingClassifier(nn.Module, _SavedNetwork):
+class FindingClassifier(nn.Module, SavedNetwork):
     """Findings, view, age group and sex, one logit each.
 
     Args:
@@ -132,7 +132,7 @@ class FindingClassifier(nn.Module, _SavedNetwork):
         return self.head(self.trunk(images)) / self.temperature + self.offset  # type: ignore[no-any-return]
 
 
-class PostureRegressor(nn.Module, _SavedNetwork):
+class PostureRegressor(nn.Module, SavedNetwork):
     """Warp between a chest and the canonical frame: shift, log scale, rotation.
 
     Source: spatial transformer (Jaderberg et al., arXiv:1506.02025), trained on known warps from a zero initialization.
@@ -153,7 +153,7 @@ class PostureRegressor(nn.Module, _SavedNetwork):
         return self.head(self.trunk(images)) * self.reach  # type: ignore[no-any-return]
 
 
-class DualEncoder(nn.Module, _SavedNetwork):
+class DualEncoder(nn.Module, SavedNetwork):
     """Images and texts in a shared space, compared by cosine similarity.
 
     Source: CLIP (Radford et al., arXiv:2103.00020), on `CLIPTextModel` and a `Trunk`.

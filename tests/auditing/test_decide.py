@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrsynth.auditing.decide import Rules, decide, thresholds
+from cxrsynth.auditing.decide import Rules, decide, thresholds, with_usual_rules
 from cxrsynth.auditing.score_table import NONE_STATED, scores_table
 from cxrsynth.errors import RecipeError
 from tests.auditing.score_rows import part
@@ -220,6 +220,25 @@ def test_rules_are_checked_before_there_are_scores() -> None:
 def test_numbers_outside_their_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=r"(--min posture|--beat-reference posture|--keep-fraction).*expected"):
         Rules(**wrong)
+
+
+def test_an_image_must_fit_its_report_as_nearly_all_real_ones_do_unless_told_otherwise() -> None:
+    real = {"consistency": np.linspace(0, 1, 201), "posture": np.linspace(0, 1, 201)}
+    rules = with_usual_rules(Rules(percentile={"posture": 5}), real)
+    assert rules.percentile == {"posture": 5, "consistency": 0.5}
+    scores = table(*({"key": str(value), "consistency": value} for value in (0.0, 0.005, 1.0)), rewards=["consistency"])
+    kept = decisions(scores, with_usual_rules(Rules(), real), real)
+    assert kept == {"0.0": ["consistency below p0.5 of reference"], "0.005": [], "1.0": []}
+
+
+@pytest.mark.parametrize("rules", [Rules(at_least={"consistency": -1}), Rules(percentile={"consistency": 0})])
+def test_given_rules_replace_the_usual_ones(rules: Rules) -> None:
+    assert with_usual_rules(rules, {"consistency": np.linspace(0, 1, 201)}) == rules
+
+
+def test_few_real_reports_make_no_rule() -> None:
+    few = np.concatenate([np.linspace(0, 1, 199), np.full(100, np.nan)])
+    assert with_usual_rules(Rules(), {"consistency": few}) == with_usual_rules(Rules(), {}) == Rules()
 
 
 def test_rules_as_json() -> None:

@@ -1,6 +1,7 @@
 """Recall of the quality checks on faults made from real images, and their false rejections of good ones.
 
-Run: python -m tests.benchmarks.quality_checks --data DIR [--family DIR] [--made SHARD.tar] [--split val]
+Run: python -m tests.benchmarks.quality_checks --data DIR [--family DIR] [--made SHARD.tar] [--laterals TAR]
+[--split val]
 
 Every fault is made from images of the split (or generated, where it shows no chest), then all checks are applied.
 Recall is the share that fails the check named for the fault, or, in the last column, any check.
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from cxrsynth.metrics.memorization.registration import load_posture
 from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks, QualityTable
+from cxrsynth.metrics.quality.framing import load_framing
 from cxrsynth.metrics.quality.likeness import Likeness
 from cxrsynth.nano.build.images import GROUPS, Radiograph, load_images
 
@@ -170,6 +172,7 @@ def faults() -> Iterator[Fault]:
     for size in (10, 12, 16, 20, 28):
         yield Fault(f"text: font of {size} pixels", ("text",), lettered(size))
     other = ("not_a_chest", "turned", "inverted", "blank")
+    yield from _framing_and_texture()
     for blur in (2.0, 8.0, 20.0):
         yield Fault(
             f"no chest: noise of {blur:.0f} pixels",
@@ -181,6 +184,78 @@ def faults() -> Iterator[Fault]:
     yield Fault("no chest: a quarter of the image", other, quarter)
     for kind, pictures in (("photographs", _named(PHOTOGRAPHS)), ("textures", _named(TEXTURES)), ("slices", _slices())):
         yield Fault(f"no chest: {kind}", other, _any_of(pictures))
+
+
+def _framing_and_texture() -> Iterator[Fault]:
+    for sigma in (1.0, 1.5, 3.0):
+        yield Fault(f"blurred: Gaussian of {sigma:g} pixels", ("blurred",), blurred(sigma))
+    for side in (64, 128):
+        yield Fault(f"enlarged from {side} pixels", ("blurred",), enlarged(side, Image.Resampling.BICUBIC))
+    yield Fault("enlarged from 64, pixel by pixel", ("blocks",), enlarged(64, Image.Resampling.NEAREST))
+    for quality in (5, 10, 20):
+        yield Fault(f"JPEG of quality {quality}", ("blocks",), compressed(quality))
+    yield Fault("mirrored", ("mirrored",), lambda radiograph, rng: radiograph[:, ::-1].copy())
+    for degrees in (5, 10, 15, 25):
+        yield Fault(f"rotated by {degrees} degrees, black beyond", ("rotated",), rotated(degrees, "constant"))
+        yield Fault(f"rotated by {degrees} degrees, edge repeated", ("rotated",), rotated(degrees, "nearest"))
+    for zoom in (1.3, 1.5, 2.0):
+        yield Fault(f"zoomed by {zoom:g}", ("cropped",), zoomed(zoom, zoom))
+    yield Fault("squeezed to 60% of the width", ("not_frontal",), zoomed(1.0, 0.6))
+    yield Fault("one half, drawn out", ("not_frontal",), one_half)
+
+
+def blurred(sigma: float) -> Make:
+    """Gaussian blur, in pixels."""
+    return lambda radiograph, rng: ndimage.gaussian_filter(radiograph, sigma)
+
+
+def enlarged(side: int, how: Image.Resampling) -> Make:
+    """Shrunk to `side` pixels and enlarged again, in 256 levels."""
+
+    def make(radiograph: Gray, rng: np.random.Generator) -> Gray:
+        image = Image.fromarray((radiograph * 255).round().astype(np.uint8))
+        small = image.resize((side, side), Image.Resampling.BOX)
+        return np.asarray(small.resize(image.size, how), dtype=np.float32) / 255
+
+    return make
+
+
+def compressed(quality: int) -> Make:
+    """Written as JPEG and read back."""
+
+    def make(radiograph: Gray, rng: np.random.Generator) -> Gray:
+        buffer = io.BytesIO()
+        Image.fromarray((radiograph * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+        return np.asarray(Image.open(buffer), dtype=np.float32) / 255
+
+    return make
+
+
+def rotated(degrees: float, outside: str) -> Make:
+    """Rotated to either side; `outside` as `scipy.ndimage.rotate` has it."""
+
+    def make(radiograph: Gray, rng: np.random.Generator) -> Gray:
+        angle = degrees * rng.choice((-1, 1))
+        return np.clip(ndimage.rotate(radiograph, angle, reshape=False, order=1, mode=outside), 0, 1)
+
+    return make
+
+
+def zoomed(down: float, across: float) -> Make:
+    """Enlarged in each direction about the center, or shrunk, with black beyond."""
+
+    def make(radiograph: Gray, rng: np.random.Generator) -> Gray:
+        matrix = np.array([1 / down, 1 / across])
+        offset = (SIDE - 1) / 2 * (1 - matrix)
+        return np.clip(ndimage.affine_transform(radiograph, matrix, offset, order=1), 0, 1)
+
+    return make
+
+
+def one_half(radiograph: Gray, rng: np.random.Generator) -> Gray:
+    """The left or right half at twice its width."""
+    half = radiograph[:, : SIDE // 2] if rng.random() < 0.5 else radiograph[:, SIDE // 2 :]
+    return np.clip(ndimage.zoom(half, (1, 2), order=1), 0, 1)
 
 
 def _any_of(pictures: list[Gray]) -> Make:
@@ -242,9 +317,9 @@ def raw_pixels(data: Path, radiographs: list[Radiograph]) -> Tensor:
 
 
 def made_images(path: Path) -> Tensor:
-    """The PNGs of a shard, [N, 1, H, W] in [0, 1]."""
+    """The pictures of a shard, [N, 1, H, W] in [0, 1]."""
     with tarfile.open(path) as tar:
-        files = [tar.extractfile(member) for member in tar if member.name.endswith(".png")]
+        files = [tar.extractfile(member) for member in tar if member.name.endswith((".png", ".jpg"))]
         pictures = [np.asarray(Image.open(io.BytesIO(file.read())).convert("L")) for file in files if file]
     return torch.from_numpy(np.stack(pictures))[:, None].float() / 255
 
@@ -263,7 +338,7 @@ def write_false_rejects(
         sys.stdout.write(rejected("generated", examine(checks, made_images(made))) + "\n")
 
 
-def write_recall(checks: QualityChecks, images: Tensor) -> None:
+def write_recall(checks: QualityChecks, images: Tensor, laterals: Path | None) -> None:
     """The table of faults."""
     sys.stdout.write("\n| fault | images | by | recall | rejected at all |\n| --- | ---: | --- | ---: | ---: |\n")
     for fault in faults():
@@ -274,6 +349,10 @@ def write_recall(checks: QualityChecks, images: Tensor) -> None:
         shares = [100 * one.float().mean().item() for one in (caught, table.failed.any(1))]
         by = " or ".join(fault.checks)
         sys.stdout.write(f"| {fault.name} | {len(images)} | {by} | {shares[0]:.1f}% | {shares[1]:.1f}% |\n")
+    if laterals is not None:
+        failed = examine(checks, made_images(laterals)).failed
+        share = 100 * failed.any(1).float().mean().item()
+        sys.stdout.write(f"| real lateral views | {len(failed)} | any | {share:.1f}% | {share:.1f}% |\n")
 
 
 def main() -> None:
@@ -281,19 +360,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="collection of real images")
     parser.add_argument("--family", type=Path, default=PACKAGED, help="family of reward models")
+    parser.add_argument("--laterals", type=Path, help="tar of real lateral views")
     parser.add_argument("--made", type=Path, help="shard of generated images")
     parser.add_argument("--split", default="val")
     parser.add_argument("--images", type=int, default=100, help="images each fault is made from")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    checks = QualityChecks(Likeness.load(args.family, load_posture(args.family, torch.device("cpu"))))
+    checks = QualityChecks(
+        Likeness.load(args.family, load_posture(args.family, torch.device("cpu"))), load_framing(torch.device("cpu"))
+    )
     radiographs, _ = load_images(args.data, size=SIDE, split=args.split)
     images = raw_pixels(args.data, radiographs)
     limits = ", ".join(f"{name} {CHECKS[name].fails} {limit:g}" for name, limit in checks.thresholds.items())
     sys.stdout.write(f"Fails: {limits}\n")
     write_false_rejects(checks, radiographs, images, args.made)
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: args.images]
-    write_recall(checks, images[chosen])
+    write_recall(checks, images[chosen], args.laterals)
     started = time.process_time()
     examine(checks, images[:256])
     whole = (time.process_time() - started) / len(images[:256])

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from PIL import Image
 
+from cxrsynth.metrics.quality import checks
 from cxrsynth.shards.folder import OutputFolder
 from tests.generation.making import command, hashes, manifest, members, metadata, write_table
 from tests.generation.test_generate import Result, run
@@ -23,7 +24,7 @@ BRIGHTNESS = HONEST.replace(
     "return torch.where(torch.tensor(['clear' in r.text for r in reports]), torch.nan, images.mean((1, 2, 3)))",
 )
 # A few channels of random weights make no chest.
-CHECKS = [f"--ignore-check={name}" for name in ("not_a_chest", "inverted", "turned", "blank", "clipped", "saturated")]
+CHECKS = [f"--ignore-check={name}" for name in checks.CHECKS]
 BASE = ("--images-per-report", "2", "--include-text", "sanitized", "--shard-size", "5")
 
 

@@ -112,8 +112,8 @@ CONFIG = {
 }
 
 
-def write_images(data: Path, *, tier: str = "open") -> Path:
-    """Six groups of five images of 32 pixels, the last two of each in split `val`."""
+def write_images(data: Path, *, tier: str = "open", size: int = 32) -> Path:
+    """Six groups of five images of `size` pixels, the last two of each in split `val`."""
     rng = np.random.default_rng(0)
     (data / "images").mkdir(parents=True)
     (data / "manifests").mkdir()
@@ -126,7 +126,7 @@ def write_images(data: Path, *, tier: str = "open") -> Path:
             writer.writeheader()
             for place in range(5):
                 jpeg = io.BytesIO()
-                Image.fromarray(rng.integers(20, 120, (32, 32), dtype=np.uint8)).save(jpeg, "JPEG")
+                Image.fromarray(rng.integers(20, 120, (size, size), dtype=np.uint8)).save(jpeg, "JPEG")
                 info = tarfile.TarInfo(f"{group}-{place}.jpg")
                 info.size = len(jpeg.getvalue())
                 tar.addfile(info, io.BytesIO(jpeg.getvalue()))

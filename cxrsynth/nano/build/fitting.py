@@ -72,7 +72,9 @@ def fit(
     network.eval()
 
 
-def augmented(pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:
+def augmented(
+    pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.Generator, *, outside: str = "zeros"
+) -> Tensor:
     """Augment images: shift, zoom, rotation, gamma, noise, a blank rectangle, the blur of 64 pixels for half of them.
 
     The blur keeps a network from recognizing the source of an image, and so its findings, by sharpness.
@@ -82,6 +84,7 @@ def augmented(pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.
         frames: matrices [B, 2, 3], the part of each image that is shown.
         settings: extent of the augmentation, and output size.
         rng: random generator of the step.
+        outside: what lies beyond the edges, see `resampled`.
 
     Returns:
         float32 [B, 1, size, size] in [0, 1].
@@ -89,7 +92,7 @@ def augmented(pixels: Tensor, frames: Tensor, settings: FitSettings, rng: torch.
     count = len(pixels)
     reach = torch.tensor([settings.shift, settings.shift, settings.zoom, settings.zoom, settings.rotation_rad])
     warps = (torch.rand(count, 5, generator=rng) * 2 - 1) * reach
-    images = resampled(pixels, compose(frames, warp_matrices(warps)), settings.size)
+    images = resampled(pixels, compose(frames, warp_matrices(warps)), settings.size, outside=outside)
     blurred = nn.functional.interpolate(
         nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True),
         (settings.size, settings.size),
@@ -119,13 +122,16 @@ def _rectangles(count: int, settings: FitSettings, rng: torch.Generator) -> Tens
     return (inside[:, 0, :, None] & inside[:, 1, None, :] & chosen[:, None, None])[:, None]
 
 
-def resampled(pixels: Tensor, matrices: Tensor, size: int) -> Tensor:
-    """Resample uint8 [B, 1, H, W] by matrices [B, 2, 3] to float32 [B, 1, size, size] in [0, 1]."""
+def resampled(pixels: Tensor, matrices: Tensor, size: int, *, outside: str = "zeros") -> Tensor:
+    """Resample uint8 [B, 1, H, W] by matrices [B, 2, 3] to float32 [B, 1, size, size] in [0, 1].
+
+    `outside`: black beyond the edges (`zeros`), the edge repeated (`border`), or the image mirrored (`reflection`).
+    """
     radiographs = pixels.float() / 255.0
     grid = nn.functional.affine_grid(matrices, [len(radiographs), 1, size, size], align_corners=False)
     if radiographs.shape[-1] > size:
         radiographs = nn.functional.interpolate(radiographs, (size, size), mode="bilinear", antialias=True)
-    return nn.functional.grid_sample(radiographs, grid, padding_mode="zeros", align_corners=False)
+    return nn.functional.grid_sample(radiographs, grid, padding_mode=outside, align_corners=False)
 
 
 def sample_batch(weights: Tensor, settings: FitSettings, rng: torch.Generator) -> Tensor:

@@ -1,5 +1,7 @@
 """Quality checks on images drawn by nano and on mean chests, spoilt in known ways."""
 
+import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 from torch import Tensor
 
 from cxrsynth.diffusion.model import load_model
@@ -17,9 +20,11 @@ from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError
 from cxrsynth.metrics.memorization.registration import load_posture
 from cxrsynth.metrics.quality.burned_in import longest_row
-from cxrsynth.metrics.quality.checks import CHECKS, LIKENESS_CHECKS, QualityChecks
+from cxrsynth.metrics.quality.checks import CHECKS, FRAMING_CHECKS, LIKENESS_CHECKS, QualityChecks
+from cxrsynth.metrics.quality.framing import FRAMING_FAULTS, load_framing
 from cxrsynth.metrics.quality.gray_levels import effective_levels, end_share, structure
 from cxrsynth.metrics.quality.likeness import Likeness, to_canonical
+from cxrsynth.metrics.quality.texture import block_edges, fineness
 from cxrsynth.rewards.backends import family_folder
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.runtime.warps import warp, warp_matrices
@@ -38,7 +43,7 @@ def family() -> Path:
 
 @pytest.fixture(scope="module")
 def checks(family: Path) -> QualityChecks:
-    return QualityChecks(Likeness.load(family, load_posture(family, CPU)))
+    return QualityChecks(Likeness.load(family, load_posture(family, CPU)), load_framing(CPU))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +177,7 @@ def test_a_badly_placed_chest_is_still_a_chest(checks: QualityChecks, radiograph
     moves = torch.tensor([[0.2, -0.1, 0.1, 0.2, 0.1], [-0.2, 0.15, -0.1, -0.1, -0.15], [0.0, 0.2, 0.25, 0.25, 0.0]])
     for move in moves:
         moved = warp(radiographs, warp_matrices(move[None]).expand(3, -1, -1))
-        assert failed(checks, moved) == [set()] * 3
+        assert not {"not_a_chest", "turned", "inverted"} & set().union(*failed(checks, moved))
     searching = Likeness(Likeness.load(family, load_posture(family, CPU)).templates)
     assert (searching(radiographs).upright > 0.5).all()
     assert (searching(radiographs).upright > searching(radiographs).inverted).all()
@@ -240,6 +245,88 @@ def test_large_images_are_read_too(radiographs: Tensor) -> None:
     assert (longest_row(large) > CHECKS["text"].threshold).all()
 
 
+@pytest.mark.parametrize(
+    ("faults", "move"),
+    [
+        ({"rotated"}, [0.0, 0.0, 0.0, 0.0, math.radians(12)]),
+        ({"rotated"}, [0.0, 0.0, 0.0, 0.0, math.radians(-25)]),
+        ({"cropped"}, [0.0, 0.0, -0.6, -0.6, 0.0]),
+        ({"cropped", "inverted"}, [0.3, -0.3, -0.6, -0.6, 0.0]),
+        ({"not_frontal"}, [0.0, 0.0, 0.5, 0.0, 0.0]),
+        ({"not_frontal", "not_a_chest", "inverted"}, [0.45, 0.0, -0.65, 0.0, 0.0]),
+    ],
+    ids=["to one side", "to the other", "middle", "corner", "squeezed", "one lung"],
+)
+def test_faults_of_framing_are_reported(
+    checks: QualityChecks, radiographs: Tensor, faults: set[str], move: list[float]
+) -> None:
+    moved = warp(radiographs, warp_matrices(torch.tensor([move])).expand(3, -1, -1))
+    assert all(names & faults for names in failed(checks, moved))
+
+
+def test_a_mirror_image_is_reported_as_nothing_else(checks: QualityChecks, radiographs: Tensor) -> None:
+    assert failed(checks, radiographs.flip(-1)) == [{"mirrored"}] * 3
+
+
+def test_mirroring_turns_one_sign_and_changes_nothing_else(radiographs: Tensor) -> None:
+    network = load_framing(CPU)
+    with torch.inference_mode():
+        there, mirrored = network(radiographs), network(radiographs.flip(-1))
+    assert FRAMING_FAULTS[0] == "mirrored"
+    assert torch.allclose(there[:, 0], -mirrored[:, 0], atol=1e-4)
+    assert torch.allclose(there[:, 1:], mirrored[:, 1:], atol=1e-4)
+
+
+def smaller(radiographs: Tensor, side: int) -> Tensor:
+    return F.interpolate(radiographs, (side, side), mode="bilinear", antialias=True)
+
+
+def enlarged(radiographs: Tensor, mode: str) -> Tensor:
+    levels = F.interpolate(radiographs, (256, 256), mode=mode).clamp(0, 1) * 255
+    return levels.round() / 255
+
+
+def test_soft_images_are_blurred_and_small_ones_are_not(checks: QualityChecks, radiographs: Tensor) -> None:
+    for mode in ("bilinear", "bicubic"):
+        assert all("blurred" in names for names in failed(checks, enlarged(smaller(radiographs, 64), mode)))
+    soft = torch.from_numpy(ndimage.gaussian_filter(radiographs.numpy(), sigma=(0, 0, 1.5, 1.5)))
+    assert all("blurred" in names for names in failed(checks, soft))
+    small = smaller(radiographs, 160)
+    stored = list(small[:, 0].numpy())
+    table = checks(enlarged(small, "bilinear"), stored)
+    assert not table.failed[:, table.names.index("blurred")].any()
+    with pytest.raises(ValueError, match="2 stored images for 3"):
+        checks(radiographs, stored[:2])
+
+
+def test_contrast_does_not_change_how_fine_an_image_is(radiographs: Tensor) -> None:
+    full, low = ((one * 255).round() / 255 for one in (radiographs, radiographs * 0.4 + 0.3))
+    assert torch.allclose(fineness(full), fineness(low), atol=0.05)
+    assert fineness(torch.full((1, 1, 128, 128), 0.5)).item() == 0
+
+
+def through_jpeg(radiograph: Tensor, quality: int) -> Tensor:
+    buffer = io.BytesIO()
+    Image.fromarray((radiograph[0].numpy() * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+    with Image.open(buffer) as image:
+        return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
+
+
+def test_blocks_are_reported_at_whatever_place_and_size(checks: QualityChecks, radiographs: Tensor) -> None:
+    coarse = torch.stack([through_jpeg(one, 5) for one in radiographs])
+    assert all("blocks" in names for names in failed(checks, coarse))
+    fine = torch.stack([through_jpeg(one, 90) for one in radiographs])
+    assert all("blocks" not in names for names in failed(checks, fine))
+    assert all(block_edges(one[0, 3:, 5:].numpy()) > CHECKS["blocks"].threshold for one in coarse)
+    large = F.interpolate(radiographs, (512, 512), mode="bicubic").clamp(0, 1)
+    large = torch.stack([through_jpeg(one, 5) for one in large])
+    assert all("blocks" in names for names in failed(checks, F.avg_pool2d(large, 2)))
+    assert all("blocks" in names for names in failed(checks, enlarged(smaller(radiographs, 64), "nearest")))
+    # What resizing hides is seen in the stored image.
+    table = checks(smaller(large, 200), list(large[:, 0].numpy()))
+    assert table.failed[:, table.names.index("blocks")].all()
+
+
 def test_batches_do_not_matter(checks: QualityChecks, radiographs: Tensor) -> None:
     mixed = torch.cat(
         [radiographs, 1 - radiographs, radiographs.rot90(2, (2, 3)), written(radiographs, "ROOM 1204", 14, at=(9, 9))]
@@ -251,9 +338,11 @@ def test_batches_do_not_matter(checks: QualityChecks, radiographs: Tensor) -> No
     assert torch.equal(whole.values, checks(mixed).values)
 
 
-def test_without_likeness_its_checks_are_left_out(radiographs: Tensor) -> None:
-    table = QualityChecks()(radiographs)
+def test_without_likeness_or_framing_their_checks_are_left_out(radiographs: Tensor) -> None:
+    table = QualityChecks(framing=load_framing(CPU))(radiographs)
     assert set(table.names) == set(CHECKS) - set(LIKENESS_CHECKS)
+    table = QualityChecks()(radiographs)
+    assert set(table.names) == set(CHECKS) - set(LIKENESS_CHECKS) - set(FRAMING_CHECKS)
     assert not table.failed.any()
 
 
@@ -261,7 +350,7 @@ def test_thresholds_are_the_callers(radiographs: Tensor) -> None:
     strict = QualityChecks(thresholds={"blank": 0.99, "text": -1.0})(radiographs)
     for name in strict.names:
         assert strict.failed[:, strict.names.index(name)].all() == (name in ("blank", "text"))
-    with pytest.raises(ValueError, match=r"inverted.*checks made: blank, saturated, clipped, text"):
+    with pytest.raises(ValueError, match=r"inverted.*checks made: blank, saturated, clipped, blurred, blocks, text"):
         QualityChecks(thresholds={"inverted": 0.1})
 
 
