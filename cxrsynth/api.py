@@ -328,6 +328,7 @@ def audit(
     non_members_split: str | None = AuditSettings.non_members_split,
     attacked: int = AuditSettings.attacked,
     keep_reference_pixels: bool = AuditSettings.keep_reference_pixels,
+    show_real: bool = AuditSettings.show_real,
     protocol: str | None = AuditSettings.protocol,
     reader_study: int | None = AuditSettings.reader_study,
     reader_answers: Sequence[str | PathLike[str]] | None = None,
@@ -373,6 +374,7 @@ def audit(
         non_members_split: the same for the non-members.
         attacked: about how many images of each of the two the attacks are tried on.
         keep_reference_pixels: leave the pixels of the reference in `.cxrsynth-audit` when the audit is complete.
+        show_real: show small pictures of the real images that are nearest to audited ones in report.html.
         protocol: also report under the names of a published benchmark, `chexgenbench`; needs a reference.
         reader_study: make reader-study.html with so many images, half of them real, an even number from 4 to 500.
         reader_answers: files that readers saved from that page, to be scored.
@@ -438,6 +440,7 @@ def audit(
         non_members_split=non_members_split,
         attacked=attacked,
         keep_reference_pixels=keep_reference_pixels,
+        show_real=show_real,
         protocol=None if protocol is None else _choice("protocol", Protocol, protocol),
         reader_study=reader_study,
         reader_answers=tuple(map(parse_path, reader_answers or ())),

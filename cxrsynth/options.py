@@ -493,6 +493,14 @@ KeepReferencePixels = Annotated[
         rich_help_panel=_PRIVACY,
     ),
 ]
+ShowReal = Annotated[
+    bool,
+    Option(
+        "--show-real",
+        help="Show the real images that are nearest to audited ones in report.html, which nobody else should then see.",
+        rich_help_panel=_PRIVACY,
+    ),
+]
 PatientKey = Annotated[
     Path | None,
     Option(

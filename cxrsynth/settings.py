@@ -283,7 +283,8 @@ class AuditSettings:
     them; the kind `autoencoded` with the autoencoder of `generator` (a model as `generate` takes it), None for nano's.
     About `attacked` images of `members`, which the model was trained on, and of `non_members` are attacked with it.
     `write_depicts` is a model's folder whose description gets the findings that the images were measured to show.
-    `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `protocol` is a benchmark
+    `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `show_real` shows small
+    pictures of the real images that are nearest to audited ones on the page. `protocol` is a benchmark
     whose names and published rows are reported. `reader_study` is how many images a reader study is made of, half of
     them real; `reader_answers` are the files its readers saved. `id_key`
     None: the key in the user's data folder. `out` None: beside the input. `split` and `reference_split` are parts of
@@ -316,6 +317,7 @@ class AuditSettings:
     non_members_split: str | None = None
     attacked: int = 500
     keep_reference_pixels: bool = False
+    show_real: bool = False
     protocol: Protocol | None = None
     reader_study: int | None = None
     reader_answers: tuple[Path, ...] = ()

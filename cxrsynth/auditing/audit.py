@@ -42,9 +42,10 @@ def audit(settings: AuditSettings) -> AuditReport | None:
     Scores are kept in `.cxrsynth-audit/`, which only its owner can read (mode 0700): a stopped audit resumes there, and
     the same command with other rules decides anew without scoring. When the audit is complete, that folder holds
     scores, features, metadata, keyed pseudonyms of patients, and pictures of the audited images; the pixels of the
-    reference are deleted unless `keep_reference_pixels` is set. Small pictures of at most 24 of the nearest real images
-    are in report.html, and large ones in reader-study.html if that is asked for; which of them are real is known in
-    `.cxrsynth-audit/` alone. Elsewhere real images have keyed names, which `.cxrsynth-audit/real-names.csv` translates.
+    reference are deleted unless `keep_reference_pixels` is set. With `show_real`, small pictures of at most 24 of the
+    nearest real images are in report.html; large ones are in reader-study.html if that is asked for, and which of them
+    are real is known in `.cxrsynth-audit/` alone. Elsewhere real images have keyed names, which
+    `.cxrsynth-audit/real-names.csv` translates.
 
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can fix.

@@ -34,7 +34,10 @@ def write_results(
     write_scores(folder / SCORES, decided)
     write_keep_list(folder / KEEP, decided)
     console.say("writing the report")
-    previews = None if reference is None else Previews(reference, map(names.name, _real_keys(summary)))
+    shown = reference if run.settings.show_real else None
+    previews = None if shown is None else Previews(shown, map(names.name, _real_keys(summary)))
+    # A page of an earlier run that may be handed on would not belong to this one.
+    (folder / SHARED_PAGE).unlink(missing_ok=True)
     write_page(
         folder / PAGE,
         summary,
@@ -57,8 +60,6 @@ def _write_shared(run: AuditRun, images: Scored, decided: pa.Table, summary: Map
     if is_synthetic(summary):
         page.parent.mkdir(exist_ok=True)
         write_page(page, summary, decided, Previews(images).get, handed_on=True)
-    else:
-        page.unlink(missing_ok=True)
 
 
 def _real_keys(summary: Mapping[str, Any]) -> list[str]:

@@ -166,6 +166,28 @@ def test_what_is_handed_on_names_no_real_image_and_no_folder(audited: Path, home
         assert not [name for name in real if name.encode() in content], file
 
 
+def test_real_images_are_shown_only_if_asked_for(
+    audited: Path, made: Path, real: Path, home: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(audited, tmp_path / "out")
+    before, again = (audited / "report.html").read_text(), ("--reference-table", home / "real.csv", "--out", out)
+    assert "run audit again with --show-real" in before
+    assert "No picture of a real image is on this page" in before
+    assert "The page to hand on is share/report.html" in before
+    done = run(made, "--reference", real, *again, "--show-real")
+    assert done.exit_code == 0, done.output
+    page = out / "report.html"
+    shown = page.read_text()
+    assert shown.count("data:image/") > before.count("data:image/")
+    assert "share this page only with people who may see the reference" in shown
+    assert page.stat().st_mode & 0o77 == 0
+    shared = [(folder / "share/report.html").read_text() for folder in (out, audited)]
+    assert shared[0].count("data:image/") == shared[1].count("data:image/") < before.count("data:image/") + 1
+    assert run(made, "--reference", real, *again).exit_code == 0
+    assert page.read_text() == before
+    assert page.stat().st_mode & 0o77
+
+
 def test_all_options_are_in_the_summary(audited: Path, made: Path, home: Path) -> None:
     settings = summary(audited)["settings"]
     assert settings.keys() == {option.name for option in fields(AuditSettings)} - {"out"}

@@ -67,7 +67,8 @@ def write_page(
         summary: what summary.json holds.
         rows: what scores.parquet holds, one row per image.
         thumbnails: small PNG or JPEG of an audited image by its key, None where there is none.
-        reference_thumbnails: the same for a reference image; without it the page shows no real image.
+        reference_thumbnails: the same for a reference image; without it the page shows no real image. With it, only its
+            owner can read the page.
         gallery: most images shown. A picture takes at most 32 kB, so that the page stays below
             1 MB + 32 kB x (gallery + 48).
         handed_on: for people who may not see the reference: no picture of a real image, nor of an audited one that is
@@ -89,7 +90,8 @@ def write_page(
         ),
         "pictures": pictures,
     }
-    write_atomically(path, _render(context).encode("utf-8", "replace"))
+    mode = 0o666 if reference_thumbnails is None else 0o600  # real images are for the owner
+    write_atomically(path, _render(context).encode("utf-8", "replace"), mode=mode)
 
 
 def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
