@@ -53,6 +53,19 @@ def mirrored(thumbs: Thumbs) -> Thumbs:
     return np.ascontiguousarray(thumbs[:, :, ::-1])
 
 
+def inverted(thumbs: Thumbs, mean: Vectors) -> npt.NDArray[np.bool_]:
+    """Which thumbnails are negatives, bool [N]: what they show correlates negatively with the mean image [T, T]."""
+    shown = (thumbs > 0).reshape(len(thumbs), -1)
+    flat, expected = thumbs.reshape(len(thumbs), -1).astype(np.float32), mean.ravel()
+    total, other = flat.sum(1), shown @ expected
+    return np.asarray(flat @ expected < total * other / shown.sum(1).clip(min=1))
+
+
+def negatives(thumbs: Thumbs) -> Thumbs:
+    """Gray levels inverted; what is black beyond an image's edge stays black."""
+    return np.where(thumbs > 0, 255 - thumbs, thumbs)
+
+
 def details(thumbs: Thumbs, *, reach: int = 8, half: bool = False) -> Tensor:
     """Edges rather than exposure: local mean subtracted, local contrast equalized; [N, 1, T, T] float32.
 
@@ -87,21 +100,13 @@ class MatchSpace:
         sample = thumbs[np.linspace(0, len(thumbs) - 1, min(len(thumbs), _FITTED_ON)).round().astype(int)]
         plain = _flat(sample).astype(np.float64)
         generator = torch.Generator().manual_seed(seed)
-        moves = [_flat(_jittered(sample, generator)) - plain for _ in range(2)]
-        within = np.sum([move.T @ move for move in moves], axis=0) / (4 * len(plain))
-        within += 0.1 * np.trace(within) / len(within) * np.eye(len(within))
+        moves = [_flat(jittered(sample, generator)) - plain for _ in range(2)]
         # With as many directions as images, all images of the fit would be equally far apart, near-duplicates too.
-        width = min(_WIDTH, max(1, len(plain) // 4))
-        power, directions = eigh(
-            np.cov(plain, rowvar=False), within, subset_by_index=(len(within) - width, len(within) - 1)
-        )
-        weighed = directions / np.sqrt(power.clip(min=1e-9))
-        return cls(plain.mean(0).astype(np.float32), weighed.astype(np.float32))
+        return cls(*discriminants(plain, moves, min(_WIDTH, max(1, len(plain) // 4))))
 
     def features(self, thumbs: Thumbs) -> Vectors:
         """Images [N, T, T] -> unit vectors [N, D]; compare by cosine."""
-        found = (_flat(thumbs) - self.mean) @ self.directions
-        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-9), dtype=np.float32)
+        return unit((_flat(thumbs) - self.mean) @ self.directions)
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
@@ -111,6 +116,24 @@ class MatchSpace:
     def load(cls, path: Path) -> "MatchSpace":
         """Read what `save` wrote."""
         return cls(**load_file(path))
+
+
+def discriminants(
+    plain: npt.NDArray[np.float64], moves: Sequence[npt.NDArray[np.float64]], width: int
+) -> tuple[Vectors, Vectors]:
+    """Mean [S] and whitened discriminants [S, width] of samples [N, S], given their changes under small moves."""
+    within = np.sum([move.T @ move for move in moves], axis=0) / (2 * len(moves) * len(plain))
+    within += 0.1 * np.trace(within) / len(within) * np.eye(len(within))
+    power, directions = eigh(
+        np.cov(plain, rowvar=False), within, subset_by_index=(len(within) - width, len(within) - 1)
+    )
+    weighed = directions / np.sqrt(power.clip(min=1e-9))
+    return plain.mean(0).astype(np.float32), weighed.astype(np.float32)
+
+
+def unit(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:
+    """Vectors [..., D] at length 1."""
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(min=1e-9), dtype=np.float32)
 
 
 def _flat(thumbs: Thumbs) -> Vectors:
@@ -126,7 +149,7 @@ def _flat(thumbs: Thumbs) -> Vectors:
     return np.concatenate(parts) if parts else np.zeros((0, _SIDE * _SIDE), np.float32)
 
 
-def _jittered(thumbs: Thumbs, generator: torch.Generator) -> Thumbs:
+def jittered(thumbs: Thumbs, generator: torch.Generator) -> Thumbs:
     """Each image moved a little and made brighter or darker."""
     count = len(thumbs)
     moves = (torch.rand(count, 5, generator=generator) * 2 - 1) * torch.tensor(_JITTER)

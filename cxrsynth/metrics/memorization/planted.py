@@ -10,27 +10,42 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from skimage.exposure import equalize_adapthist
 from torch import Tensor
 
 from cxrsynth.runtime.warps import warp, warp_matrices
 
 Autoencode = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the same through an autoencoder
 
-_SHIFT, _ROTATION_DEG, _ZOOM, _GAMMA, _NOISE, _JPEG_QUALITY = 0.03, 3.0, 0.05, 0.7, 0.05, 30
+_ROTATION_DEG, _GAMMA, _NOISE, _JPEG_QUALITY = 3.0, 0.7, 0.05, 30
+_SHIFTS = {"shifted": 0.03, "shifted_12": 0.12}
+_ZOOMS = {"zoomed": 0.05, "zoomed_15": 0.15, "zoomed_30": 0.30}
+_BLENDS = {"blended": 0.5, "blended_65": 0.65}  # share of the image
+_CROP, _PATCH, _CLIP_LIMIT = 0.8, 100 / 256, 0.03  # shares of a side; of `equalize_adapthist`
 _BATCH = 8  # images through the autoencoder at a time
 # What is done to an image; the report lists the kinds in this order.
 ALTERATIONS = {
     "exact": "nothing",
     "shifted": "3% of its width and height",
+    "shifted_12": "12% of its width and height",
     "rotated": "3 degrees",
     "zoomed": "5%",
+    "zoomed_15": "15%",
+    "zoomed_30": "30%",
+    "cropped": "a corner, 80% of width and height, at full size",
     "contrast": "gamma 0.7, gray levels compressed to 80%",
+    "clahe": "contrast-limited adaptive histogram equalization, clip limit 0.03",
+    "inverted": "black and white exchanged",
     "noise": "Gaussian, standard deviation 5% of full range",
     "jpeg": "quality 30",
     "mirrored": "left and right exchanged",
     "blended": "50% with an image of another patient",
+    "blended_65": "65% of it, 35% of an image of another patient",
+    "half": "one half of an image of another patient replaced by its own",
+    "patch": "one square of 39% of the width pasted into an image of another patient",
     "autoencoded": "through a latent diffusion model's autoencoder",
 }
+MIXED = (*_BLENDS, "half", "patch")  # with an image of another patient
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,32 +106,69 @@ def altered(kind: str, images: Tensor, *, partners: Tensor, seed: int, autoencod
     """
     rng = torch.Generator().manual_seed(seed)
     sign = torch.randint(2, (len(images), 2), generator=rng) * 2.0 - 1.0
-    still = torch.zeros(len(images))
-    way, other_way = sign.unbind(1)
-    # Shifts count half widths.
-    moves = {
-        "shifted": (2 * _SHIFT * way, 2 * _SHIFT * other_way, still, still, still),
-        "rotated": (still, still, still, still, math.radians(_ROTATION_DEG) * way),
-        "zoomed": (still, still, math.log(1 + _ZOOM) * way, math.log(1 + _ZOOM) * way, still),
-    }
-    if kind in moves:
-        return warp(images, warp_matrices(torch.stack(moves[kind], 1)))
+    if kind in (*_SHIFTS, *_ZOOMS, "rotated"):
+        return warp(images, warp_matrices(_move(kind, sign)))
+    if kind in _BLENDS:
+        return _BLENDS[kind] * images + (1 - _BLENDS[kind]) * partners
     match kind:
         case "exact":
             return images
+        case "cropped":
+            return _cropped(images, sign)
         case "contrast":
             return images**_GAMMA * 0.8 + 0.1
+        case "clahe":
+            equal = [equalize_adapthist(image.double().numpy(), clip_limit=_CLIP_LIMIT) for image in images[:, 0]]
+            return torch.from_numpy(np.stack(equal)[:, None]).float()
+        case "inverted":
+            return 1 - images
         case "noise":
             return (images + _NOISE * torch.randn(images.shape, generator=rng)).clamp(0, 1)
         case "jpeg":
             return torch.stack([_through_jpeg(image) for image in images])
         case "mirrored":
             return images.flip(-1)
-        case "blended":
-            return (images + partners) / 2
+        case "half" | "patch":
+            return torch.where(_pasted(kind, images, rng), images, partners)
         case "autoencoded" if autoencode is not None:
             return torch.cat([autoencode(part) for part in images.split(_BATCH)]).clamp(0, 1)
     raise ValueError(f"alteration {kind!r}: expected {', '.join(ALTERATIONS)}; autoencoded with an autoencoder")
+
+
+def _move(kind: str, sign: Tensor) -> Tensor:
+    """The five numbers of `warp_matrices`, [P, 5], from the direction of each move [P, 2]."""
+    move = torch.zeros(len(sign), 5)
+    if kind in _SHIFTS:
+        move[:, :2] = 2 * _SHIFTS[kind] * sign  # in half widths
+    elif kind in _ZOOMS:
+        move[:, 2:4] = math.log(1 + _ZOOMS[kind]) * sign[:, :1]
+    else:
+        move[:, 4] = math.radians(_ROTATION_DEG) * sign[:, 0]
+    return move
+
+
+def _cropped(images: Tensor, sign: Tensor) -> Tensor:
+    """A corner of each image at full size."""
+    scale = torch.full((len(images), 2), math.log(_CROP))
+    move = torch.cat(((1 - _CROP) * sign, scale, torch.zeros(len(images), 1)), 1)
+    return warp(images, warp_matrices(move))
+
+
+def _pasted(kind: str, images: Tensor, rng: torch.Generator) -> Tensor:
+    """Which pixels of each image replace its partner's, bool [P, 1, H, W]: each half in turn, or a square."""
+    pasted = torch.zeros(images.shape, dtype=torch.bool)
+    height, width = images.shape[-2:]
+    side = round(_PATCH * min(height, width))
+    rows, columns = (torch.randint(n - side + 1, (len(images),), generator=rng).tolist() for n in (height, width))
+    halves = [slice(width // 2), slice(width // 2, None), slice(height // 2), slice(height // 2, None)]
+    for number, mask in enumerate(pasted[:, 0]):
+        if kind == "patch":
+            mask[rows[number] : rows[number] + side, columns[number] : columns[number] + side] = True
+        elif number % 4 < 2:
+            mask[:, halves[number % 4]] = True
+        else:
+            mask[halves[number % 4]] = True
+    return pasted
 
 
 def _through_jpeg(image: Tensor) -> Tensor:

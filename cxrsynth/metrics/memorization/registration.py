@@ -113,6 +113,55 @@ def fit_pairs(moving: Tensor, fixed: Tensor, *, start: Tensor, blurs: tuple[int,
     return Fit(torch.where(better, after, before), torch.where(better[:, None, None], matrices, start))
 
 
+@torch.inference_mode()
+def fit_regions(
+    moving: Tensor, fixed: Tensor, weight: Tensor, *, start: Tensor, blurs: tuple[int, ...], further: float
+) -> Tensor:
+    """As `fit_pairs`, but each pair in a region of its own: the matrices [P, 2, 3].
+
+    Args:
+        moving: details of the images to move, [P, 1, h, w].
+        fixed: details of the images they are compared with, [P, 1, h, w].
+        weight: of the pixels of the fixed images, [P, 1, h, w], above zero somewhere.
+        start: matrices [P, 2, 3] to start from.
+        blurs: reach of the box blur at each step, 0 for none.
+        further: how far the matrices may go from the start, in their units.
+    """
+    weights = weight.flatten(1)[..., None]
+    weights = weights / weights.sum(1, keepdim=True)
+    identity = torch.eye(2, 3)
+    targets: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    matrices = start
+    for blur in blurs:
+        if blur not in targets:
+            soft = local_mean(fixed, blur)
+            slopes = _slopes(soft)
+            targets[blur] = local_mean(moving, blur), soft, (slopes * weights) @ _solver(slopes, weights)
+        soft_moving, target, lead = targets[blur]
+        seen, wanted = (_weighted(side, weights) for side in (warp(soft_moving, matrices), target))
+        powers = [(side.square() * weights).sum(1).clamp_min(1e-6) for side in (wanted, seen)]
+        scale = (powers[0] / powers[1]).sqrt()
+        correlated = (scale * (seen * wanted * weights).sum(1) / powers[0]).clamp_min(_WEAKEST)
+        change = ((seen * (scale / correlated)[:, None] - wanted) * lead).sum(1)
+        moved = compose(matrices, inverse(identity + change.view(-1, 2, 3).clamp(-_REACH, _REACH)))
+        matrices = start + (moved - start).clamp(-further, further)
+    before, after = (_region_correlation(warp(moving, there), fixed, weights) for there in (start, matrices))
+    return torch.where((after > before)[:, None, None], matrices, start)
+
+
+def _weighted(images: Tensor, weights: Tensor) -> Tensor:
+    """[P, 1, h, w] as columns [P, hw, 1], their weighted means subtracted; weights [P, hw, 1] of sum 1."""
+    flat = images.flatten(1)[..., None]
+    return flat - (flat * weights).sum(1, keepdim=True)
+
+
+def _region_correlation(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """Normalized cross-correlation of pairs [P, 1, h, w] under weights [P, hw, 1]; [P]."""
+    a, b = _weighted(first, weights), _weighted(second, weights)
+    powers = [(side.square() * weights).sum(1).clamp_min(0.1) for side in (a, b)]
+    return ((a * b * weights).sum(1) / (powers[0] * powers[1]).sqrt()).flatten()
+
+
 def correlation(first: Tensor, second: Tensor) -> Tensor:
     """Normalized cross-correlation of pairs [P, 1, h, w] and [Q, 1, h, w] as in `fit_pairs`, middle weighted; [P]."""
     sides = _Sides.of(first, second)
@@ -152,7 +201,7 @@ class _Target:
     def of(cls, image: Tensor) -> "_Target":
         weight = _middle(image).flatten()
         slopes = _slopes(image)
-        lead = slopes * weight[:, None] @ _solver(slopes, weight)
+        lead = slopes * weight[:, None] @ _solver(slopes, weight[:, None])
         return cls(image, lead, _centered(image, weight)[:, None] @ lead, lead.sum(1, keepdim=True))
 
 
@@ -182,8 +231,8 @@ def _slopes(images: Tensor) -> Tensor:
 
 
 def _solver(slopes: Tensor, weight: Tensor) -> Tensor:
-    """Damped inverse curvature, [P, 6, 6]."""
-    curvature = slopes.transpose(1, 2) @ (slopes * weight[:, None])
+    """Damped inverse curvature [P, 6, 6] under weights [hw, 1] or [P, hw, 1]."""
+    curvature = slopes.transpose(1, 2) @ (slopes * weight)
     mean = curvature.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
     inverted: Tensor = torch.linalg.inv(curvature + _DAMPING * mean[:, None, None] * torch.eye(6))
     return inverted

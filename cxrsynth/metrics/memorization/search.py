@@ -16,14 +16,16 @@ from scipy.stats import binomtest
 from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.features import MatchSpace, Thumbs, Vectors, thumbnails
-from cxrsynth.metrics.memorization.planted import ALTERATIONS, Autoencode, Probes, altered
+from cxrsynth.metrics.memorization.looks import Searchable
+from cxrsynth.metrics.memorization.planted import ALTERATIONS, MIXED, Autoencode, Probes, altered
 from cxrsynth.metrics.memorization.registration import Register
-from cxrsynth.metrics.memorization.verification import Gallery, Mask, Nearest, Places, compare
+from cxrsynth.metrics.memorization.verification import Mask, Nearest, Places
 
 FEWEST = 20  # reference images; fewer do not show how similar different patients are
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _FEATURES = (
-    "linear discriminants of local contrast, 64 x 64 pixels; correlation of fine detail of registered candidates"
+    "linear discriminants of local contrast, 64 x 64 pixels, of images and of patches; correlation of fine detail of"
+    " registered candidates, whole and in the best window of 25 x 25 pixels"
 )
 
 
@@ -160,17 +162,17 @@ def find_near_duplicates(
     settings = settings or SearchSettings()
     check_reference(reference)
     groups = reference.groups()
-    gallery = Gallery.of(reference.thumbs, groups, space)
+    real = Searchable.of(reference.thumbs, groups, space, seed=settings.seed)
     held = _held_out(groups, settings)
-    null = _real_to_real(gallery, ~held, settings)
+    null = _real_to_real(real, reference.thumbs, groups, ~held, settings)
     threshold = _threshold(null, settings)
-    nearest = compare(made.thumbs, gallery, leave_out=np.full(len(made.keys), -1)).best()
+    nearest = real.nearest(made.thumbs, leave_out=np.full(len(made.keys), -1))
     return SearchReport(
         matches=_matches(made.keys, reference.keys, nearest, threshold),
         threshold=threshold,
         made_to_real=_quantiles(nearest.similarity),
         real_to_real=_quantiles(null),
-        sensitivity=_sensitivity(probes, reference, gallery, threshold, register, autoencode, settings.seed),
+        sensitivity=_sensitivity(probes, reference, real, threshold, register, autoencode, settings.seed),
         false_alarms=_false_alarms(reference.thumbs, groups, held, threshold, settings.seed),
         patients_known=bool(reference.patients) and all(reference.patients),
     )
@@ -185,12 +187,14 @@ def _held_out(groups: Places, settings: SearchSettings) -> Mask:
     return np.isin(groups, order[taken])
 
 
-def _real_to_real(gallery: Gallery, eligible: Mask, settings: SearchSettings) -> Vectors:
+def _real_to_real(
+    real: Searchable, thumbs: Thumbs, groups: Places, eligible: Mask, settings: SearchSettings
+) -> Vectors:
     """Similarity of a sample of the eligible real images to the nearest image of another patient."""
     places = eligible.nonzero()[0]
     if len(places) > settings.sample:
         places = np.sort(np.random.default_rng([settings.seed, 2]).choice(places, settings.sample, replace=False))
-    return compare(gallery.thumbs[places], gallery, leave_out=gallery.groups[places]).best().similarity
+    return real.nearest(thumbs[places], leave_out=groups[places]).similarity
 
 
 def _threshold(null: Vectors, settings: SearchSettings) -> float:
@@ -220,15 +224,15 @@ def _false_alarms(thumbs: Thumbs, groups: Places, held: Mask, threshold: float, 
     Features are fitted anew without these patients, as synthetic images have no part in the fit either.
     """
     rest = thumbs[~held]
-    without = Gallery.of(rest, groups[~held], MatchSpace.fit(rest, seed=seed))
-    nearest = compare(thumbs[held], without, leave_out=np.full(int(held.sum()), -1)).best()
+    without = Searchable.of(rest, groups[~held], MatchSpace.fit(rest, seed=seed), seed=seed)
+    nearest = without.nearest(thumbs[held], leave_out=np.full(int(held.sum()), -1))
     return Share.among(nearest.similarity > threshold)
 
 
 def _sensitivity(
     probes: Probes | None,
     reference: ImageSet,
-    gallery: Gallery,
+    real: Searchable,
     threshold: float,
     register: Register,
     autoencode: Autoencode | None,
@@ -239,7 +243,7 @@ def _sensitivity(
         return {}
     place_of = {key: place for place, key in enumerate(reference.keys)}
     places = np.array([place_of[key] for key in probes.keys], np.int64)
-    groups = gallery.groups[places]
+    groups = real.gallery.groups[places]
     partner = _partners(groups)
     images = torch.from_numpy(probes.images).float() / 255.0
     found = {}
@@ -247,9 +251,9 @@ def _sensitivity(
         if kind == "autoencoded" and autoencode is None:
             continue
         planted = altered(kind, images, partners=images[partner], seed=seed, autoencode=autoencode)
-        # A blend must be recognized by the image it is planted of: its other half is hidden from the search.
-        leave_out = groups[partner] if kind == "blended" else np.full(len(groups), -1)
-        nearest = compare(thumbnails(planted, register), gallery, leave_out=leave_out).best()
+        # A mixture must be recognized by the image it is planted of: its other part is hidden from the search.
+        leave_out = groups[partner] if kind in MIXED else np.full(len(groups), -1)
+        nearest = real.nearest(thumbnails(planted, register), leave_out=leave_out)
         found[kind] = Share.among(nearest.similarity > threshold)
     return found
 

@@ -18,9 +18,9 @@ def plant(kind: str, *, seed: int = 0) -> torch.Tensor:
     return altered(kind, IMAGES, partners=PARTNERS, seed=seed, autoencode=lambda images: images * 2)
 
 
-def middle(images: torch.Tensor) -> torch.Tensor:
+def middle(images: torch.Tensor, edge: int) -> torch.Tensor:
     """Without the edge, beyond which a moved image holds nothing."""
-    return images[..., 12:-12, 12:-12]
+    return images[..., edge:-edge, edge:-edge]
 
 
 @pytest.mark.parametrize("kind", list(ALTERATIONS))
@@ -39,13 +39,18 @@ def test_images_are_moved_by_what_is_said() -> None:
         "rotated": [(0, 0, 0, 0, angle) for angle in (math.radians(-3), math.radians(3))],
         "zoomed": [(0, 0, scale, scale, 0) for scale in (-math.log(1.05), math.log(1.05))],
     }
+    undo["shifted_12"] = [(dx, dy, 0, 0, 0) for dx in (-0.24, 0.24) for dy in (-0.24, 0.24)]
+    for share in (15, 30):
+        scales = (-math.log(1 + share / 100), math.log(1 + share / 100))
+        undo[f"zoomed_{share}"] = [(0, 0, scale, scale, 0) for scale in scales]
     for kind, moves in undo.items():
         planted = plant(kind)
         undone = [warp(planted, warp_matrices(torch.tensor([move]).expand(6, 5))) for move in moves]
-        back = torch.stack([correlation(middle(radiographs), middle(IMAGES)) for radiographs in undone])
+        edge = 40 if kind in ("shifted_12", "zoomed_30") else 20 if kind == "zoomed_15" else 12
+        back = torch.stack([correlation(middle(one, edge), middle(IMAGES, edge)) for one in undone])
         best = back.max(0)
         assert best.values.min() > 0.99, kind
-        assert (correlation(middle(planted), middle(IMAGES)) < best.values).all(), kind
+        assert (correlation(middle(planted, edge), middle(IMAGES, edge)) < best.values).all(), kind
         assert len(set(best.indices.tolist())) > 1, kind  # not all the same way
 
 
@@ -53,10 +58,51 @@ def test_grey_levels_are_changed_as_said() -> None:
     assert (plant("noise") - IMAGES).std() == pytest.approx(0.05, abs=0.005)
     assert torch.allclose(plant("contrast"), IMAGES**0.7 * 0.8 + 0.1)
     assert torch.allclose(plant("blended"), (IMAGES + PARTNERS) / 2)
+    assert torch.allclose(plant("blended_65"), 0.65 * IMAGES + 0.35 * PARTNERS)
+    assert torch.allclose(plant("inverted"), 1 - IMAGES)
     assert torch.allclose(plant("mirrored").flip(-1), IMAGES)
     assert torch.allclose(plant("autoencoded"), (IMAGES * 2).clamp(0, 1))
     assert 0.002 < (plant("jpeg") - IMAGES).abs().mean() < 0.03
     assert not torch.equal(plant("noise"), plant("noise", seed=1))
+
+
+def test_contrast_is_equalized_locally() -> None:
+    """Flat regions gain most: the spread within squares becomes more even, and edges stay where they are."""
+
+    def spreads(images: torch.Tensor) -> torch.Tensor:
+        return images.unfold(2, 16, 16).unfold(3, 16, 16).std((-1, -2)).flatten(1)
+
+    before, after = spreads(IMAGES), spreads(plant("clahe"))
+    assert (after.min(1).values / after.max(1).values > before.min(1).values / before.max(1).values).all()
+    assert (correlation(plant("clahe"), IMAGES) > 0.65).all()
+
+
+def test_a_corner_is_shown_at_full_size() -> None:
+    planted, side = plant("cropped"), 128
+    corners = []
+    for first, image in zip(planted, IMAGES, strict=True):
+        pieces = [
+            image[:, rows, columns]
+            for rows in (slice(102), slice(26, side))
+            for columns in (slice(102), slice(26, side))
+        ]
+        larger = torch.nn.functional.interpolate(torch.stack(pieces), (side, side), mode="bilinear")
+        alike = correlation(larger, first[None].expand(4, -1, -1, -1))
+        assert alike.max() > 0.98
+        corners.append(int(alike.argmax()))
+    assert len(set(corners)) > 1
+
+
+def test_halves_and_patches_replace_the_partners_pixels() -> None:
+    for kind, share in (("half", 0.5), ("patch", (50 / 128) ** 2)):
+        planted = plant(kind)
+        own, other = planted == IMAGES, planted == PARTNERS
+        assert (own | other).all()
+        assert own.float().mean((1, 2, 3)).numpy() == pytest.approx(share, abs=0.01), kind
+        assert len({tuple(mask.flatten().tolist()) for mask in own}) > 2, kind
+        for mask in own[:, 0] & ~other[:, 0]:
+            rows, columns = mask.any(1).sum(), mask.any(0).sum()
+            assert mask.sum() / (rows * columns) > 0.98, kind  # one rectangle
 
 
 def test_what_cannot_be_planted_is_refused() -> None:
