@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cxrsynth.metrics.memorization.features import Thumbs, thumbnails
-from cxrsynth.metrics.memorization.patches import GRID, PatchIndex, Places, seen_pixels
+from cxrsynth.metrics.memorization.patches import GRID, SIDE, PatchIndex, Places, _agreed, seen_pixels
 from cxrsynth.metrics.memorization.registration import unmoved
 from cxrsynth.runtime.warps import compose, warp, warp_matrices
 from tests.metrics.made_images import made_images, made_thumbs
@@ -33,7 +33,9 @@ def first(index: PatchIndex, thumbs: Thumbs, *, leave_out: Places = NOBODY) -> P
     return index.vote(thumbs, leave_out=leave_out[: len(thumbs)], scales=PLAIN, count=1).places[:, 0]
 
 
-@pytest.mark.parametrize("move", [{"shift": 0.3}, {"shift": -0.3}, {"scale": 0.85}, {"scale": 1.2}])
+@pytest.mark.parametrize(
+    "move", [{"shift": 0.3}, {"shift": -0.3}, {"scale": 0.85}, {"scale": 1.2}, {"shift": 0.2, "scale": 0.8}]
+)
 def test_votes_lead_back_to_the_image(index: PatchIndex, move: dict[str, float]) -> None:
     """The matrix found undoes the move: one after the other they leave the middle where it was."""
     votes = index.vote(moved(**move), leave_out=NOBODY, scales=PLAIN, count=1)
@@ -43,6 +45,16 @@ def test_votes_lead_back_to_the_image(index: PatchIndex, move: dict[str, float])
     both = compose(warp_matrices(done), votes.start[:, 0][torch.from_numpy(right)])
     error = (both - torch.eye(2, 3)).abs().median(0).values
     assert error.max() < 0.12, error
+
+
+def test_the_middle_of_the_patches_is_led_to_where_it_was_seen() -> None:
+    """Off the center of the image, where scale and shift depend on each other."""
+    there = np.array([[0, 0], [9, 0], [0, 9], [9, 12]])  # x, y of first pixels
+    here = np.round(1.2 * there + np.array([4, 2])).astype(np.int64)
+    [matrix] = _agreed(here, there, np.ones(4), np.zeros(4, np.int64), np.ones(1)).numpy()
+    assert 1.05 < matrix[0, 0] == matrix[1, 1] < 1.25
+    middles = [(2 * corners.mean(0) + SIDE) / GRID - 1 for corners in (there, here)]  # half widths
+    assert matrix[:, :2] @ middles[0] + matrix[:, 2] == pytest.approx(middles[1], abs=1e-6)
 
 
 def test_a_scale_of_the_search_undoes_what_patches_do_not_bear(index: PatchIndex) -> None:

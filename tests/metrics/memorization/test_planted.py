@@ -49,7 +49,7 @@ def test_images_are_moved_by_what_is_said() -> None:
         edge = 40 if kind in ("shifted_12", "zoomed_30") else 20 if kind == "zoomed_15" else 12
         back = torch.stack([correlation(middle(one, edge), middle(IMAGES, edge)) for one in undone])
         best = back.max(0)
-        assert best.values.min() > 0.99, kind
+        assert best.values.min() > (0.995 if edge > 12 else 0.99), kind
         assert (correlation(middle(planted, edge), middle(IMAGES, edge)) < best.values).all(), kind
         assert len(set(best.indices.tolist())) > 1, kind  # not all the same way
 

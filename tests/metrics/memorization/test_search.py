@@ -86,6 +86,8 @@ def test_sensitivity_and_false_alarms_are_counted_with_intervals(report: SearchR
         assert share.of == 16
         assert share.caught >= LEAST_CAUGHT.get(kind, 14), kind
         assert 0 <= share.low < share.caught / share.of <= share.high <= 1
+    # The image it is pasted into would be found in each case: it is hidden.
+    assert report.sensitivity["patch"].caught < 16
     assert report.false_alarms.of == 24  # a fifth of the reference
     assert report.false_alarms.caught <= 2
     # Wilson's interval of 0 of 10 (Brown, Cai, DasGupta 2001, equation 4): upper end z^2 / (n + z^2).
