@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.networks import load_vae
@@ -16,6 +16,7 @@ from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import find_model, resolve_model
 from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.nano.build import fast, fast_autoencoder
+from cxrsynth.nano.build.autoencoder import encode_moments
 from cxrsynth.nano.build.fast import NAME, export_fast, fast_card, images_per_second
 from cxrsynth.nano.build.training import step_generator
 from cxrsynth.settings import Precision, Sampler
@@ -116,6 +117,36 @@ def test_a_crop_of_examples_is_the_same_place_in_both_and_counts_what_padding_do
         assert fast_autoencoder.cut(target, inside).shape[2:] == (bottom - top, right - left)
         corners.add(float(crop[0, 0, 0, 0]))
     assert len(corners) > 30
+
+
+def test_both_halves_of_a_narrow_autoencoder_learn_and_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    nano = load_vae(find_model("nano") / "vae")
+    latents = torch.randn(4, nano.config.latent_channels, 32, 32, generator=generator)
+    with torch.no_grad():
+        images = nano.decode(latents).sample
+    save_file(
+        {"latents": latents.half(), "images": images.half(), "moments": encode_moments(nano, images).half()},
+        tmp_path / "fast-autoencoder.safetensors",
+    )
+    monkeypatch.setattr(fast_autoencoder, "_HELD_OUT", 2)
+    monkeypatch.setattr(fast_autoencoder, "_TRAINED", 2)
+    reports = tmp_path / "reports.csv"  # not read: there are examples already
+    fast_autoencoder.main(
+        find_model("nano"), reports, tmp_path, decoder_steps=2, sharpening_steps=2, encoder_steps=2, seed=3
+    )
+    written = load_vae(tmp_path / fast_autoencoder.FOLDER)
+    torch.manual_seed(3)
+    untrained = fast_autoencoder.narrow_autoencoder(nano).half().state_dict()
+    halves = ("encoder.", "quant_conv.", "decoder.", "post_quant_conv.")
+    for half in halves:
+        kept = {name: one for name, one in written.state_dict().items() if name.startswith(half)}
+        assert any(not torch.equal(one.float(), untrained[name].float()) for name, one in kept.items()), half
+        assert all(one.isfinite().all() for one in kept.values())
+    plain, sharp = (torch.load(tmp_path / f"fast-{name}.pt", weights_only=True) for name in ("decoder", "sharpening"))
+    assert any(not torch.equal(one, sharp["decoder"][name]) for name, one in plain["half"].items())
 
 
 def test_both_models_stay_below_the_size_limit_together() -> None:

@@ -101,12 +101,17 @@ def random_crops(pixels: Tensor, count: int, crop: int, rng: torch.Generator) ->
 
 def encode_mean(vae: AutoencoderKL, images: Tensor, *, batch_size: int = 8) -> Tensor:
     """Posterior means of images in [-1, 1]: [N, 1, H, W] -> [N, C, h, w] float32. Each core takes a batch."""
+    return encode_moments(vae, images, batch_size=batch_size).chunk(2, 1)[0]
+
+
+def encode_moments(vae: AutoencoderKL, images: Tensor, *, batch_size: int = 8) -> Tensor:
+    """Posterior means and log-variances: [N, 1, H, W] -> [N, 2C, h, w] float32. Each core takes a batch."""
 
     @torch.no_grad()  # grad mode is per thread
     def encode(chunk: Tensor) -> Tensor:
         with forward_context():
-            mean: Tensor = vae.encode(chunk).latent_dist.mean
-        return mean.float()
+            moments: Tensor = vae.encode(chunk).latent_dist.parameters
+        return moments.float()
 
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return torch.cat(list(pool.map(encode, images.split(batch_size))))

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -74,12 +75,60 @@ def sharpen_decoder(
 
     Source: Esser et al., arXiv:2012.09841 (adversarial and feature loss on an autoencoder).
     """
-    torch.manual_seed(seed)
-    discriminator = PatchDiscriminator(settings.width).train()
     vae.requires_grad_(False)
     decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True).train()
     plain = [parameter.detach().clone() for parameter in decoder.parameters()]
-    early = early_layers(classifier)
+
+    def draw(radiographs: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            latents = vae.encode(radiographs).latent_dist.mean
+        return vae.decode(latents).sample, radiographs
+
+    train_against_discriminator(
+        decoder,
+        draw,
+        lambda step: [random_crops(pixels, settings.batch_size, settings.crop, step_generator(seed + 2, step))],
+        early_layers(classifier),
+        checkpoint,
+        settings=settings,
+        seed=seed,
+        save_every=save_every,
+        parts=parts,
+    )
+    with torch.no_grad():
+        # Interpolate between plain and sharp, so as not to invent detail (arXiv:1809.00219, section 3.4).
+        for parameter, start in zip(decoder.parameters(), plain, strict=True):
+            parameter.copy_(torch.lerp(start, parameter, settings.blend))
+    return vae.eval()
+
+
+def train_against_discriminator(
+    decoder: nn.Module,
+    draw: Callable[..., tuple[Tensor, Tensor]],
+    batch: Callable[[int], Sequence[Tensor]],
+    early: nn.Module,
+    checkpoint: Path,
+    *,
+    settings: DecoderSettings,
+    seed: int,
+    save_every: int,
+    parts: int,
+) -> None:
+    """Train `decoder` in place so that what it draws is taken for its targets; resumes from `checkpoint`.
+
+    Args:
+        decoder: what is trained.
+        draw: from a part of a batch to images drawn with `decoder` and their targets, both [B, 1, H, W] in [-1, 1].
+        batch: from a step to the tensors of its batch.
+        early: which details matter, see `early_layers`.
+        checkpoint: file of the run.
+        settings: steps, learning rate, weights of the three losses.
+        seed: of the discriminator's weights.
+        save_every: steps between checkpoints.
+        parts: parts of a batch, one per core.
+    """
+    torch.manual_seed(seed)
+    discriminator = PatchDiscriminator(settings.width).train()
     optimizer = torch.optim.AdamW(
         [
             {"params": list(decoder.parameters()), "peak": settings.learning_rate},
@@ -95,17 +144,15 @@ def sharpen_decoder(
     gradients = PartGradients(parts)
     parameters = [*decoder.parameters(), *discriminator.parameters()]
 
-    def loss(radiographs: Tensor) -> Tensor:
+    def loss(*part: Tensor) -> Tensor:
         with forward_context():
-            with torch.no_grad():
-                latents = vae.encode(radiographs).latent_dist.mean
-            decoded = vae.decode(latents).sample
-            scores = opponent(decoded).float()
-            both = discriminator(torch.cat((radiographs, decoded.detach().float()))).float()
-            details = F.l1_loss(early(decoded).float(), early(radiographs).float().detach())
+            drawn, target = draw(*part)
+            scores = opponent(drawn).float()
+            both = discriminator(torch.cat((target, drawn.detach().float()))).float()
+            details = F.l1_loss(early(drawn).float(), early(target).float().detach())
         real, fake = both.chunk(2)
         # Two losses in one sum: neither term has a gradient in the other network.
-        decoder_loss = reconstruction_loss(decoded.float(), radiographs) + settings.feature_weight * details
+        decoder_loss = reconstruction_loss(drawn.float(), target) + settings.feature_weight * details
         decoder_loss = decoder_loss - settings.adversarial_weight * scores.mean()
         total: Tensor = decoder_loss + F.relu(1 - real).mean() + F.relu(1 + fake).mean()
         return total
@@ -114,23 +161,17 @@ def sharpen_decoder(
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * warmup_stable_decay(step, steps=settings.steps)
-        radiographs = random_crops(pixels, settings.batch_size, settings.crop, step_generator(seed + 2, step))
-        losses += gradients(loss, (radiographs,), parameters)
+        losses += gradients(loss, batch(step), parameters)
         for group in optimizer.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         optimizer.step()
         opponent.load_state_dict(discriminator.state_dict())
         if (step + 1) % 100 == 0:
             rate = (step + 1 - first) * settings.batch_size / (time.monotonic() - started)
-            log.info("decoder %d/%d loss %.4f, %.0f crops/s", step + 1, settings.steps, losses / 100, rate)
+            log.info("sharpening %d/%d loss %.4f, %.0f crops/s", step + 1, settings.steps, losses / 100, rate)
             losses = 0.0
         if (step + 1) % save_every == 0 or step + 1 == settings.steps:
             save_state(checkpoint, step=step + 1, optimizer=optimizer, decoder=decoder, discriminator=discriminator)
-    with torch.no_grad():
-        # Interpolate between plain and sharp, so as not to invent detail (arXiv:1809.00219, section 3.4).
-        for parameter, start in zip(decoder.parameters(), plain, strict=True):
-            parameter.copy_(torch.lerp(start, parameter, settings.blend))
-    return vae.eval()
 
 
 def early_layers(classifier: FindingClassifier) -> nn.Module:
