@@ -17,7 +17,13 @@ from cxrsynth.recipe.packaged import packaged_folder, packaged_recipes
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(cxrsynth.__file__).parent
 # Import name -> distribution, where they differ.
-DISTRIBUTIONS = {"PIL": "pillow", "faiss": "faiss-cpu", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 
 
 def imported(folder: Path) -> set[str]:
