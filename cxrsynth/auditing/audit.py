@@ -40,7 +40,8 @@ def audit(settings: AuditSettings) -> AuditReport | None:
     """Score every image, decide which to keep, and write the results; None in every process but the main one.
 
     Scores are kept in `.cxrsynth-audit/`, which only its owner can read (mode 0700): a stopped audit resumes there, and
-    the same command with other rules decides anew without scoring. When the audit is complete, that folder holds
+    the same command with other rules decides anew without scoring. What an earlier audit found is deleted once all
+    inputs are checked, so that one which fails leaves no page of another. When the audit is complete, that folder holds
     scores, features, metadata, keyed pseudonyms of patients, and pictures of the audited images; the pixels of the
     reference are deleted unless `keep_reference_pixels` is set. With `show_real`, small pictures of at most 24 of the
     nearest real images are in report.html; large ones are in reader-study.html if that is asked for, and which of them

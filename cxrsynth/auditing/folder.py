@@ -67,5 +67,11 @@ class AuditFolder:
             raise ShardError(f"--out {self.path}: not empty, and no audit was written there\n  choose a new folder")
 
     def start(self) -> None:
-        """Make the folder and take its lock. Raises ShardError if that fails."""
+        """Make the folder, take its lock, and delete what an earlier audit found there.
+
+        An audit that fails leaves no page of another set or of other options, which somebody might hand on. The scores
+        stay: the earlier command finds the same again. Raises ShardError if the lock is taken.
+        """
         self._folder.lock()
+        for name in (SUMMARY, SHARED_PAGE, PAGE, KEEP, SCORES):
+            (self.path / name).unlink(missing_ok=True)

@@ -30,14 +30,11 @@ def write_results(
     The kept images follow. If they cannot be written, the findings are there, and the same command writes them.
     """
     folder = run.folder.path
-    (folder / SUMMARY).unlink(missing_ok=True)
     write_scores(folder / SCORES, decided)
     write_keep_list(folder / KEEP, decided)
     console.say("writing the report")
     shown = reference if run.settings.show_real else None
     previews = None if shown is None else Previews(shown, map(names.name, _real_keys(summary)))
-    # A page of an earlier run that may be handed on would not belong to this one.
-    (folder / SHARED_PAGE).unlink(missing_ok=True)
     write_page(
         folder / PAGE,
         summary,

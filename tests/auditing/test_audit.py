@@ -326,10 +326,17 @@ def test_damage_is_counted_and_skipped_and_strict_stops(made: Path, tmp_path: Pa
     found = summary(tmp_path / "out")
     assert found["input"]["images"] == 14 - 6
     assert {one["source"] for one in found["input"]["damaged"]} == {shards[1].name, shards[2].name}
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in FINDINGS}
+    assert run(damaged, "--out", tmp_path / "out", "--min", "postur=1").exit_code == 2
+    assert before == {name: (tmp_path / "out" / name).read_bytes() for name in FINDINGS}, "nothing was begun"
     strict = run(damaged, "--out", tmp_path / "out", "--strict")
     assert strict.exit_code == 2
     assert shards[1].name in strict.output
     assert "Traceback" not in strict.output
+    # The pages of an audit that ended are not those of one that did not.
+    assert not [name for name in FINDINGS if (tmp_path / "out" / name).exists()]
+    assert run(damaged, "--out", tmp_path / "out").exit_code == 0
+    assert before == {name: (tmp_path / "out" / name).read_bytes() for name in FINDINGS}
     for shard in shards[1:3]:
         shutil.copy(made / shard.name, shard)
     assert run(damaged, "--out", tmp_path / "out").exit_code == 0
