@@ -134,6 +134,8 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
         raise ShardError("--utility: needs real images to test on\n  name them with --reference")
     if settings.reference is None and settings.protocol is not None:
         raise ShardError(f"--protocol {settings.protocol}: needs real images\n  name them with --reference")
+    if settings.reference is None and settings.show_real:
+        raise ShardError("--show-real: there are no real images to show\n  name them with --reference")
     _check_membership_options(settings)
     if settings.reader_study is not None:
         if settings.reference is None:

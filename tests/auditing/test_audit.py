@@ -172,10 +172,12 @@ def test_real_images_are_shown_only_if_asked_for(
     out = shutil.copytree(audited, tmp_path / "out")
     before, again = (audited / "report.html").read_text(), ("--reference-table", home / "real.csv", "--out", out)
     assert "run audit again with --show-real" in before
-    assert "No picture of a real image is on this page" in before
+    assert "No image of the reference is on this page" in before
     assert "The page to hand on is share/report.html" in before
+    scored = parts(out)
     done = run(made, "--reference", real, *again, "--show-real")
     assert done.exit_code == 0, done.output
+    assert parts(out) == scored
     page = out / "report.html"
     shown = page.read_text()
     assert shown.count("data:image/") > before.count("data:image/")
@@ -804,6 +806,7 @@ def test_a_missed_threshold_is_exit_code_3(made: Path, tmp_path: Path) -> None:
         (("--family", "no-such-family"), "no-such-family"),
         (("--ignore-check", "blnk"), "blank"),
         (("--utility",), "--reference"),
+        (("--show-real",), "--reference"),
         (("--protocol", "chexgenbench"), "--reference"),
         (("--protocol", "chexgenbnch"), "'chexgenbench'"),
         (("--reference", "/no/such/folder"), "/no/such/folder"),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from cxrsynth.auditing.page.figures import figure
-from cxrsynth.auditing.page.reasons import measured
+from cxrsynth.auditing.page.reasons import Limit, measured
 
 Indices = npt.NDArray[np.int64]
 
@@ -26,7 +26,7 @@ _METADATA = {
     "sex": "Sex",
     "age_group": "Age group",
     "duplicate_of": "Duplicate of",
-    "duplicate_similarity": "Similarity to it",
+    "duplicate_similarity": "Similarity",
     "nearest_real": "Nearest real image",
     "nearest_real_similarity": "Similarity to it",
 }
@@ -75,12 +75,15 @@ def _smaller(data: bytes) -> bytes:
 class Card:
     """One image of the gallery. `rewards` and `metadata` are pairs of name and text.
 
-    So are `reasons`: the text is what a check measured, and its limit.
+    So are `reasons`: the text is what was measured, and the limit. `original` is the key of the image that this one
+    repeats, if it is a duplicate.
     """
 
     key: str
     kept: bool
     picture: str | None
+    original: str | None
+    original_picture: str | None
     reasons: Sequence[tuple[str, str]]
     findings: Sequence[str]
     rewards: Sequence[tuple[str, str]]
@@ -98,15 +101,27 @@ class Gallery:
 
 
 def make_gallery(
-    rows: pa.Table, pictures: Callable[[str], str | None], *, rewards: Sequence[str], limit: int
+    rows: pa.Table,
+    pictures: Pictures,
+    thumbnails: Callable[[str], bytes | None],
+    *,
+    rewards: Sequence[str],
+    limits: Mapping[str, Limit],
+    count: int,
 ) -> Gallery:
-    """At most `limit` images: up to half rejected, evenly over the reasons, then kept ones over the findings."""
+    """At most `count` images: up to half rejected, evenly over the reasons, then kept ones over the findings.
+
+    Duplicates come with a picture of the image that they repeat, whether that is among them or not.
+    """
     kept = rows["kept"].to_numpy(zero_copy_only=False).astype(bool)
-    rejected = choose(_by_value(rows["reasons"], ~kept), limit // 2)
-    chosen = choose(_by_value(rows["present"], kept), limit - len(rejected))
+    rejected = choose(_by_value(rows["reasons"], ~kept), count // 2)
+    chosen = choose(_by_value(rows["present"], kept), count - len(rejected))
     images = rows.take(pa.array(sorted([*rejected, *chosen]), pa.int64())).to_pylist()
+    wanted = {key for image in images for key in (image["key"], image["duplicate_of"])}
+    # In the order of the set: those of one shard are read at once.
+    read = {key: thumbnails(key) for key in rows["key"].to_pylist() if key in wanted}
     return Gallery(
-        [_card(image, pictures(image["key"]), rewards) for image in images],
+        [_card(image, lambda key: pictures.uri(read.get(key)), rewards, limits) for image in images],
         [_data(image, rewards) for image in images],
         rejected=len(rejected),
         kept=len(chosen),
@@ -149,14 +164,22 @@ def _by_value(column: pa.ChunkedArray, wanted: npt.NDArray[np.bool_]) -> list[In
     return [group for group in groups if len(group)]
 
 
-def _card(image: Mapping[str, Any], picture: str | None, rewards: Sequence[str]) -> Card:
+def _card(
+    image: Mapping[str, Any],
+    picture: Callable[[str], str | None],
+    rewards: Sequence[str],
+    limits: Mapping[str, Limit],
+) -> Card:
+    original = image["duplicate_of"]
     metadata = [(title, image[name]) for name, title in _METADATA.items() if image[name] is not None]
     findings = [("Present", ", ".join(image["present"] or ())), ("Absent", ", ".join(image["absent"] or ()))]
     return Card(
         key=image["key"],
         kept=image["kept"],
-        picture=picture,
-        reasons=[(reason, measured(reason, image)) for reason in image["reasons"] or ()],
+        picture=picture(image["key"]),
+        original=original,
+        original_picture=None if original is None else picture(original),
+        reasons=[(reason, measured(reason, image, limits)) for reason in image["reasons"] or ()],
         findings=image["present"] or (),
         rewards=[(name, figure(image[f"reward_{name}"])) for name in rewards],
         metadata=[(title, figure(value) if isinstance(value, float) else str(value)) for title, value in metadata]

@@ -36,7 +36,7 @@ from cxrsynth.auditing.page.figures import (
 from cxrsynth.auditing.page.gallery import Pictures, make_gallery
 from cxrsynth.auditing.page.inline import asset, content_policy, environment
 from cxrsynth.auditing.page.methods import METHODS
-from cxrsynth.auditing.page.reasons import meaning
+from cxrsynth.auditing.page.reasons import limits, meaning
 from cxrsynth.auditing.page.verdicts import verdicts
 from cxrsynth.metrics.membership.inference import FALSE_POSITIVES
 from cxrsynth.runtime.files import write_atomically
@@ -69,8 +69,8 @@ def write_page(
         thumbnails: small PNG or JPEG of an audited image by its key, None where there is none.
         reference_thumbnails: the same for a reference image; without it the page shows no real image. With it, only its
             owner can read the page.
-        gallery: most images shown. A picture takes at most 32 kB, so that the page stays below
-            1 MB + 32 kB x (gallery + 48).
+        gallery: most images shown, and with duplicates the ones that they repeat. A picture takes at most 32 kB, so
+            that the page stays below 1 MB + 32 kB x (1.5 x gallery + 48).
         handed_on: for people who may not see the reference: no picture of a real image, nor of an audited one that is
             a near-duplicate of a real image.
 
@@ -86,7 +86,12 @@ def write_page(
         "handed_on": handed_on,
         "pairs": _pairs(summary, pictures, thumbnails, reference_thumbnails),
         "gallery": make_gallery(
-            rows, lambda key: pictures.uri(thumbnails(key)), rewards=_measured(summary, rows), limit=max(0, gallery)
+            rows,
+            pictures,
+            thumbnails,
+            rewards=_measured(summary, rows),
+            limits=limits(summary),
+            count=max(0, gallery),
         ),
         "pictures": pictures,
     }

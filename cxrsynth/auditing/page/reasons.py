@@ -1,14 +1,17 @@
-"""What a reason for rejection means, in words; and what was measured of an image that a check rejected."""
+"""What a reason for rejection means, in words; and what was measured of an image that it rejects."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cxrsynth.auditing.page.figures import figure
+from cxrsynth.metrics.memorization.duplicates import NEAR_DUPLICATE
 from cxrsynth.metrics.quality.checks import CHECKS
 
-_CHECK = "check: "
+_CHECK, _AT_LEAST, _OF_REFERENCE = "check: ", "at least", " of reference"
 _FIXED = {
-    "duplicate": "the same picture as an earlier image of the set, or nearly",
+    "duplicate": "the same picture as an earlier image of the set, or nearly (correlation of fine detail with the most"
+    f" similar of its duplicates: {figure(NEAR_DUPLICATE)} or more)",
     "memorized": "more similar to a real image than images of different patients are to each other",
 }
 
@@ -25,7 +28,7 @@ def meaning(reason: str) -> str:
     reward, _, limit = reason.partition("<")
     if _is_number(limit):
         return f"{reward} is worse than --min {reward}={limit}"
-    if reason.endswith(" of reference"):
+    if reason.endswith(_OF_REFERENCE):
         return "worse than that share of the real images (--beat-reference)"
     if reason.startswith("outside best "):
         return "not among the best of its finding (--keep-fraction)"
@@ -40,12 +43,35 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def measured(reason: str, image: Mapping[str, Any]) -> str:
-    """What a check measured of an image, and its limit; empty for other reasons."""
-    name = reason.removeprefix(_CHECK)
-    value = image.get(f"check_{name}")
-    if not reason.startswith(_CHECK) or name not in CHECKS or value is None:
-        return ""
-    check = CHECKS[name]
-    least = "at least" if check.fails == "below" else "at most"
-    return f"{figure(value)}, {least} {figure(check.threshold)}"
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What of an image is held against a limit: a column of scores.parquet."""
+
+    column: str
+    words: str  # before the limit, of images that pass
+    value: float
+
+
+def limits(summary: Mapping[str, Any]) -> dict[str, Limit]:
+    """The limit behind each reason that has one."""
+    found = {
+        f"{_CHECK}{name}": Limit(f"check_{name}", _AT_LEAST if check.fails == "below" else "at most", check.threshold)
+        for name, check in CHECKS.items()
+    }
+    found["duplicate"] = Limit("duplicate_similarity", "below", NEAR_DUPLICATE)
+    if summary["memorization"]:
+        found["memorized"] = Limit("nearest_real_similarity", "at most", summary["memorization"]["threshold"])
+    for one in summary["thresholds"] or ():
+        limit = Limit(f"reward_{one['on']}", _AT_LEAST, one["value"])
+        if one["rule"] == _AT_LEAST:
+            found[f"{one['on']}<{one['value']}"] = limit
+        elif one["rule"].endswith(_OF_REFERENCE):
+            found[f"{one['on']} below {one['rule']}"] = limit
+    return found
+
+
+def measured(reason: str, image: Mapping[str, Any], limits: Mapping[str, Limit]) -> str:
+    """What was measured of an image that a reason rejects, and the limit; empty where there is none."""
+    limit = limits.get(reason)
+    value = None if limit is None else image.get(limit.column)
+    return "" if limit is None or value is None else f"{figure(value)}, {limit.words} {figure(limit.value)}"

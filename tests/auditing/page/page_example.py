@@ -14,7 +14,7 @@ MATHS = "$\\frac{a}{b}$ & 'quoted' \"key\""
 FINDINGS = ("Cardiomegaly", "Pleural Effusion", "Edema", "Pneumothorax", "Support Devices")
 REASONS = (
     "diagnosis below threshold",
-    "near duplicate",
+    "duplicate",
     "too near a real image",
     "blank",
     "inverted",
@@ -76,6 +76,9 @@ def example_rows(radiographs: int = 300, *, seed: int = 0) -> pa.Table:
     rows = [_row(rng, place) for place in range(radiographs)]
     for row, key in zip(rows, (HOSTILE, ENDING, MATHS), strict=False):
         row["key"] = key
+    for row in rows:
+        if "duplicate" in row["reasons"]:
+            row["duplicate_of"] = next(other["key"] for other in rows if other is not row)
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
@@ -84,7 +87,7 @@ def _row(rng: np.random.Generator, place: int) -> dict[str, Any]:
     reasons = rng.choice(REASONS, size=1 + int(rng.random() < 0.3), replace=False).tolist() if rejected else []
     findings = [name for name, share in zip(FINDINGS, (0.4, 0.3, 0.2, 0.05, 0.3), strict=True) if rng.random() < share]
     worse = 0.9 if rejected else 0.0
-    duplicate = "near duplicate" in reasons
+    duplicate = "duplicate" in reasons
     return {
         "key": f"{rng.integers(16**10):010x}-{place % 4}",
         "source": f"shard-{place // 100:05d}.tar",
@@ -99,7 +102,7 @@ def _row(rng: np.random.Generator, place: int) -> dict[str, Any]:
         "reward_consistency": rng.normal(0.45 - worse / 5, 0.12),
         "check_blank": rng.random(),
         "checks_failed": [name for name in reasons if name in ("blank", "inverted", "text burned in")],
-        "duplicate_of": "00000000aa-0" if duplicate else None,
+        "duplicate_of": None,
         "duplicate_similarity": 0.98 if duplicate else None,
         "nearest_real": f"real-{rng.integers(500):04d}",
         "nearest_real_similarity": 0.97 if "too near a real image" in reasons else rng.beta(8, 6),

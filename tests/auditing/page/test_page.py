@@ -215,11 +215,29 @@ def test_pairs_show_both_pictures_and_flag_near_duplicates(
     assert shown["Real image real-2"] == data_uri(picture("real-2"))
     assert "made-1 real-1 Similarity 0.970 flagged made-2 real-2 Similarity 0.410" in page.section("memorization")
     assert page.section("memorization").count("flagged") == 1
-    assert "shows 2 real images of the reference" in page.one("header")
+    assert "shows 2 real radiographs of the reference. Treat it as you treat the reference" in page.one("header")
     assert "patients are unknown, so it may show the same one" in page.section("memorization")
+    summary["memorization"]["nearest"] = [pair | {"real": "real-1"} for pair in nearest[:2]]
+    page = Page(write(summary, rows, reference_thumbnails=picture))
+    assert "shows 1 real radiograph of the reference" in page.one("header")
     alone = Page(write(summary, rows))
     assert not any((own.get("alt") or "").startswith("Real image") for _, own, _ in alone.found)
-    assert "real images of the reference: hand" not in alone.one("header")
+    assert "of the reference. Treat it" not in alone.one("header")
+    assert "run audit again with --show-real" in alone.section("memorization")
+
+
+@pytest.mark.parametrize("searched", [True, False])
+@pytest.mark.parametrize("real", [None, picture])
+def test_the_owners_page_names_the_one_to_hand_on(
+    searched: bool, real: Callable[[str], bytes] | None, summary: dict[str, Any], rows: pa.Table, write: Write
+) -> None:
+    pointer = "The page to hand on is share/report.html."
+    summary |= {} if searched else {"memorization": None}
+    assert pointer in Page(write(summary, rows, reference_thumbnails=real)).one("header")
+    assert pointer not in Page(write(summary, rows, handed_on=True)).one("header")
+    # Of images that may be real there is no such page.
+    summary["input"]["manifest"] = None
+    assert pointer not in Page(write(summary, rows, reference_thumbnails=real)).one("header")
 
 
 def test_all_images_stand_beside_the_kept_ones(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
@@ -444,6 +462,53 @@ def test_reasons_are_explained_and_cards_say_what_was_measured(
     assert meaning("<b>") == meaning("mine") == meaning("check: other") == ""
 
 
+def test_cards_say_what_was_measured_and_the_limit(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    measured = {
+        "check: blank": ("check_blank", 0.0123, "0.0123, at least 0.0500"),
+        "duplicate": ("duplicate_similarity", 0.913, "0.913, below 0.700"),
+        "memorized": ("nearest_real_similarity", 0.957, "0.957, at most 0.920"),
+        "posture<-2.5": ("reward_posture", -3.25, "-3.25, at least -2.50"),
+        "consistency below p0.5 of reference": ("reward_consistency", 0.123, "0.123, at least 0.234"),
+        "outside best 0.50 of Edema": (None, None, ""),
+    }
+    summary["thresholds"] = [
+        {"rule": "at least", "on": "posture", "value": -2.5},
+        {"rule": "p0.5 of reference", "on": "consistency", "value": 0.234},
+        {"rule": "best of each finding", "on": "all rewards", "value": 0.5},
+    ]
+    radiographs = rows.to_pylist()
+    for place, (reason, (column, value, _)) in enumerate(measured.items()):
+        radiographs[place] |= {"reasons": [reason], "kept": False} | ({column: value} if column else {})
+    page = Page(write(summary, pa.Table.from_pylist(radiographs, rows.schema)))
+    why = page.all("ul", class_="why")
+    assert why[: len(measured)] == [f"{reason} {text}".strip() for reason, (_, _, text) in measured.items()]
+    summary["memorization"] = None
+    assert "0.957, at most" not in write(summary, pa.Table.from_pylist(radiographs, rows.schema))
+
+
+def test_a_duplicate_stands_beside_what_it_repeats(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
+    radiographs = [row | {"reasons": [], "kept": True, "duplicate_of": None} for row in rows.to_pylist()]
+    first, last = radiographs[3]["key"], radiographs[-1]["key"]
+    repeats = {"reasons": ["duplicate"], "kept": False, "duplicate_similarity": 0.9, "duplicate_of": first}
+    radiographs[-1] |= repeats
+    changed = pa.Table.from_pylist(radiographs, rows.schema)
+    # One image of the gallery is rejected, one kept: the original need not be the latter.
+    page = Page(write(summary | {"memorization": None}, changed, gallery=2))
+    images = [(own["alt"], own["src"]) for name, own, _ in page.found if name == "img"]
+    beside = [(f"Image {last}, rejected", last), (f"Image {first}, which it repeats", first)]
+    assert len(images) == 3
+    assert images[-2:] == [(alt, data_uri(picture(key))) for alt, key in beside]
+    assert f"this image repeats {first} {last} rejected" in page.section("gallery")
+    assert "3 pictures" in page.one("footer")
+    assert len(page.all("li", class_="card is-rejected is-pair")) == len(page.all("span", class_="two")) == 1
+    # An original that is a near-duplicate of a real image is not handed on either.
+    radiographs[3] |= {"memorized": True}
+    changed = pa.Table.from_pylist(radiographs, rows.schema)
+    page = Page(write(summary | {"memorization": None}, changed, gallery=2, handed_on=True))
+    assert not [own for _, own, _ in page.found if own.get("src") == data_uri(picture(first))]
+    assert [own for _, own, _ in page.found if own.get("src") == data_uri(picture(last))]
+
+
 def test_caveats_stand_at_the_top(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
     said = "4 of 24 reference images have no known patient"
     assert said in Page(write(summary | {"caveats": [said]}, rows)).one("header")
@@ -483,7 +548,9 @@ def test_large_pictures_are_made_smaller(summary: dict[str, Any], rows: pa.Table
     noise = np.random.default_rng(0).integers(0, 256, (700, 500), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
-    write_page(tmp_path / "report.html", summary, rows, lambda key: buffer.getvalue(), gallery=4)
+    write_page(
+        tmp_path / "report.html", summary, without(rows, "duplicate_of"), lambda key: buffer.getvalue(), gallery=4
+    )
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     sources = [own["src"] or "" for name, own, _ in page.found if name == "img"]
     assert len(sources) == 4 + 12

@@ -16,7 +16,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 FILTERS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
     ("decision", "kept", lambda row: row["kept"]),
     ("decision", "rejected", lambda row: not row["kept"]),
-    ("reason", "near duplicate", lambda row: "near duplicate" in row["reasons"]),
+    ("reason", "duplicate", lambda row: "duplicate" in row["reasons"]),
     ("finding", "Edema", lambda row: "Edema" in row["present"]),
     ("view", "AP", lambda row: row["view"] == "AP"),
 )
@@ -209,20 +209,44 @@ def test_an_image_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Tabl
     assert viewer.is_hidden()
 
 
+def test_a_duplicate_stands_beside_what_it_repeats(visit: Visit, rows: pa.Table) -> None:
+    duplicates = [row["key"] for row in rows.to_pylist() if row["duplicate_of"]]
+    page = visit()
+    cards = page.locator(".card.is-pair")
+    assert cards.locator(".key").all_text_contents() == duplicates
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        first, second = (cards.first.locator("img").nth(place).bounding_box() for place in (0, 1))
+        single = page.locator(".card:not(.is-pair) img").first.bounding_box()
+        assert first["y"] == second["y"]
+        assert first["x"] + first["width"] <= second["x"]
+        # As large as a card of its own shows it.
+        assert min(first["width"], second["width"]) > 0.9 * single["width"]
+        cards.first.locator(".enlarge").click()
+        viewer = page.locator("#viewer")
+        assert viewer.locator("img").count() == 2
+        assert f"repeats {HOSTILE}" in viewer.text_content()
+        shown = [viewer.locator("img").nth(place).bounding_box() for place in (0, 1)]
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in shown)
+        page.keyboard.press("Escape")
+
+
 @pytest.mark.slow
 def test_nothing_sticks_out(visit: Visit) -> None:
     page = visit()
     beyond = """(width) => [...document.querySelectorAll("body *")]
         .filter((one) => !one.closest(".scroll, .skip, svg") && one.getBoundingClientRect().right > width + 0.5)
         .map((one) => one.tagName + "." + one.className)"""
+    assert page.locator(".is-pair").count() > 1
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(beyond, width) == []
-        page.locator(".enlarge").first.click()
-        assert page.evaluate("document.querySelector('#viewer').scrollWidth") <= width
-        assert page.evaluate(beyond, width) == []
-        page.keyboard.press("Escape")
+        for card in (".card:not(.is-pair)", ".is-pair"):
+            page.locator(f"{card} .enlarge").first.click()
+            assert page.evaluate("document.querySelector('#viewer').scrollWidth") <= width
+            assert page.evaluate(beyond, width) == []
+            page.keyboard.press("Escape")
 
 
 @pytest.mark.slow
