@@ -119,6 +119,7 @@ def test_every_image_is_scored_and_decided(audited: Path) -> None:
     assert found["memorization"]["sensitivity"]
 
 
+@pytest.mark.slow
 def test_a_benchmark_gets_its_names_and_no_values_in_other_features(audited: Path, real: Path, tmp_path: Path) -> None:
     assert summary(audited)["protocol"] is None
     assert 'id="protocol"' not in (audited / "report.html").read_text()

@@ -104,6 +104,7 @@ def test_a_second_run_attacks_nothing_again(
     assert summary(done[0])["membership"] == before
 
 
+@pytest.mark.slow
 def test_the_same_images_are_chosen_in_whatever_order(home: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Twenty of thirty; renamed files come in another order."""
     shutil.copytree(home / "members", tmp_path / "renamed")
@@ -155,6 +156,7 @@ def test_patients_of_members_that_were_not_attacked_are_left_out_too(
     assert "20 images of members' patients were left out" in result.output
 
 
+@pytest.mark.slow
 def test_unknown_patients_are_said(home: Path, tiny_model: Path, tmp_path: Path) -> None:
     command = ["audit", home / "set", "--out", tmp_path, "--model", tiny_model, *OPTIONS]
     command += ["--members", home / "members", "--non-members", home / "others"]
@@ -165,6 +167,7 @@ def test_unknown_patients_are_said(home: Path, tiny_model: Path, tmp_path: Path)
     assert len(summary(tmp_path)["membership"]["caveats"]) == 2  # no reports either
 
 
+@pytest.mark.slow
 def test_without_reports_the_discrepancy_is_not_measured(home: Path, tiny_model: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "bare", range(30, 42), table=tmp_path / "bare.csv", each=1, report=False)
     for name in ("set", "members"):

@@ -20,6 +20,7 @@ def attacked(
     return measure_attacks({"loss": own + leak * members[:, None]}, features, members, patients, seed=0, rounds=rounds)
 
 
+@pytest.mark.slow
 def test_without_a_leak_the_interval_holds_one_half_as_often_as_it_says() -> None:
     runs = [attacked(0.0, each=40, seed=seed, rounds=60) for seed in range(25)]
     for name in ("loss", COMBINED):
