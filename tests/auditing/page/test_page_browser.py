@@ -146,12 +146,13 @@ def test_many_images_are_shown_in_parts(visit: Visit, tmp_path: Path) -> None:
     assert page.locator("#shown").text_content() == "60 of 150 images of the gallery shown, 150 match"
     page.locator("#more").click()
     assert shown(page) == keys[:120]
-    page.wait_for_function("document.activeElement === document.querySelectorAll('.enlarge')[60]")
+    sync_api.expect(page.locator(".enlarge").nth(60)).to_be_focused()
     # Stepping through the large pictures goes beyond what is shown, and back to a card that is there.
     page.locator(".enlarge").nth(119).click()
     page.keyboard.press("ArrowRight")
     assert page.locator("#viewer-title").text_content() == keys[120]
     page.keyboard.press("Escape")
+    sync_api.expect(page.locator(".enlarge").nth(120)).to_be_focused()  # closing is reported a little later
     assert shown(page) == keys[:121]
     page.locator("#more").click()
     assert shown(page) == keys
@@ -202,7 +203,7 @@ def test_an_image_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Tabl
     assert title.text_content() == keys[0]
     page.keyboard.press("Escape")
     assert viewer.is_hidden()
-    page.wait_for_function("document.activeElement === document.querySelectorAll('.enlarge')[0]")
+    sync_api.expect(page.locator(".enlarge").nth(0)).to_be_focused()
     page.keyboard.press("Space")
     assert viewer.is_visible()
     page.keyboard.press("Enter")  # on "Close"

@@ -249,7 +249,7 @@ def test_window_level_and_zoom(visit: Visit) -> None:
     pointer = (box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.6)
     page.mouse.move(*pointer)
     page.mouse.wheel(0, -500)
-    page.wait_for_function("document.querySelector('#zoom').textContent === '272%'")
+    sync_api.expect(page.locator("#zoom")).to_have_text("272%")
     corner = page.locator("#canvas").bounding_box()
     assert corner is not None
     # The point under the pointer stays.
