@@ -61,7 +61,7 @@ def main() -> None:
         (now - then) / len(queries) * 1e3
         for now, then in ((time.perf_counter(), started), (time.process_time(), spent))
     )
-    table.add_row("search and second look, ms an image", f"{wall:.2f} ({used:.2f} of processor time)")
+    table.add_row("look at whole images, ms an image", f"{wall:.2f} ({used:.2f} of processor time)")
     table.add_row("reference images, width", f"{features.shape[0]}, {features.shape[1]}")
     table.add_row("memory of the index, MB", f"{index.size_bytes / 1e6:.0f}")
     table.add_row("memory of the thumbnails, MB", f"{thumbs.nbytes / 1e6:.0f}")
