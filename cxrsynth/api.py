@@ -309,6 +309,7 @@ def audit(
     columns: Mapping[str, str] | None = None,
     judges: str | Mapping[str, str] = DEFAULT_FAMILY,
     features: str = AuditSettings.features,
+    verifier: str = AuditSettings.verifier,
     family: str = AuditSettings.family,
     thresholds: Mapping[str, float] | None = None,
     beat_reference: Mapping[str, float] | None = None,
@@ -354,6 +355,7 @@ def audit(
         columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`, `patient_id`, `file`) -> column name.
         judges: backend of all reward models, or reward -> backend; only the rewards of a mapping are measured.
         features: feature space for fidelity: a family of reward models, `xrv:NAME`, or an encoder folder.
+        verifier: what recognizes patients of the reference: nano's verifier, a folder of another, or an encoder folder.
         family: family of reward models that aligns images for the quality checks and the near-duplicate search.
         thresholds: reward -> lowest accepted score.
         beat_reference: reward -> percentile (0 to 100) of the reference's scores that an image must reach.
@@ -420,6 +422,7 @@ def audit(
         judges=_judges(judges),
         family=family,
         features=features,
+        verifier=verifier,
         rules=RuleSettings(
             thresholds=dict(thresholds or {}),
             percentiles=dict(beat_reference or {}),

@@ -359,6 +359,13 @@ Features = Annotated[
         rich_help_panel=_REWARD_MODELS,
     ),
 ]
+Verifier = Annotated[
+    str,
+    Option(
+        help="What recognizes patients of the reference: nano's verifier, a folder of another, or an encoder folder.",
+        rich_help_panel=_REWARD_MODELS,
+    ),
+]
 Family = Annotated[
     str,
     Option(

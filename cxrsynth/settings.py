@@ -11,6 +11,7 @@ PACKAGED_MODELS = {"nano": "assets", "nano-fast": "fast"}  # and their folders
 REWARDS = ("posture", "diagnosis", "consistency")
 TUNING_FAMILY = "nano"  # of reward models, to tune with
 DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with
+DEFAULT_VERIFIER = "nano"  # of patients
 
 FEWEST_READ, MOST_READ = 4, 500  # images of a reader study
 MOST_SEED = 2**63 - 1  # of torch's generators, and of the manifest's readers
@@ -279,8 +280,9 @@ class AuditSettings:
     """All choices of one `audit` run.
 
     `judges` maps rewards to backends. The posture regressor of `family` aligns images for the quality checks and the
-    near-duplicate search. Near-duplicates of `probes` reference images are planted to measure how well the search finds
-    them; the kind `autoencoded` with the autoencoder of `generator` (a model as `generate` takes it), None for nano's.
+    near-duplicate search. `verifier` recognizes patients of the reference. Near-duplicates of `probes` reference images
+    are planted to measure how well the search finds them; the kind `autoencoded` with the autoencoder of `generator` (a
+    model as `generate` takes it), None for nano's.
     About `attacked` images of `members`, which the model was trained on, and of `non_members` are attacked with it.
     `write_depicts` is a model's folder whose description gets the findings that the images were measured to show.
     `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `show_real` shows small
@@ -302,6 +304,7 @@ class AuditSettings:
     judges: dict[str, str] = field(default_factory=dict)
     family: str = DEFAULT_FAMILY
     features: str = DEFAULT_FAMILY
+    verifier: str = DEFAULT_VERIFIER
     rules: RuleSettings = RuleSettings()
     write_kept: Path | None = None
     write_depicts: Path | None = None

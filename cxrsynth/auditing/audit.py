@@ -10,6 +10,7 @@ from cxrsynth.auditing.decide import Reference, decide, thresholds, with_usual_r
 from cxrsynth.auditing.depicts import write_depicts
 from cxrsynth.auditing.reader_study.study import reader_study
 from cxrsynth.auditing.real_names import RealNames
+from cxrsynth.auditing.reidentification import Reidentification, reidentify
 from cxrsynth.auditing.results import write_results
 from cxrsynth.auditing.score_table import reward_names, reward_values, scores_table
 from cxrsynth.auditing.scored import Scored
@@ -100,11 +101,12 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     comparison = None if reference is None else names.hide_in(compare_with_reference(run, images, reference))
     if comparison is not None:
         columns |= comparison.columns
+    patients = Reidentification() if reference is None else reidentify(run, images, reference, names)
     real = {} if reference is None else _rewards(reference)
     run = replace(run, rules=with_usual_rules(run.rules, real))
-    decided = decide(scores_table([images.rows], columns), run.rules, real)
+    decided = decide(scores_table([images.rows], {**columns, **patients.columns}), run.rules, real)
     study = reader_study(run, images, reference, decided)
-    summary = summarize(run, images, reference, comparison, decided, real, names, study)
+    summary = summarize(run, images, reference, comparison, patients, decided, real, names, study)
     write_results(run, images, reference, decided, summary, names)
     if run.settings.write_depicts is not None:
         subjects = {name: images.values(name) for name in ("view", "age_group", "sex")}

@@ -17,7 +17,7 @@ _LONGEST = 1 << 28  # bytes
 _EXPECTED = "expected the summary.json of another audit, or its folder"
 _COUNTS = ("images", "kept", "kept_fraction")
 _SIZED = ("frechet", "precision", "recall", "density", "coverage")  # depend on the number of images
-_FEATURES, _REFERENCE, _SIZE = "features", "reference", "number of images"
+_FEATURES, _REFERENCE, _SIZE, _VERIFIER = "features", "reference", "number of images", "verifier"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,8 @@ def _depends_on(metric: Metric) -> set[str]:
             return {_FEATURES, _REFERENCE}
         case "memorization":
             return {_REFERENCE}
+        case "reidentification":
+            return {_REFERENCE, _VERIFIER}
     return set()
 
 
@@ -106,6 +108,9 @@ def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
     features = [summary.get("features") or {} for summary in (this, other)]
     if features[0].get("digest") != features[1].get("digest"):
         yield _FEATURES, f"{features[0].get('name')} here, {features[1].get('name')} there"
+    verifiers = [(summary.get("reidentification") or {}).get("verifier") or {} for summary in (this, other)]
+    if verifiers[0].get("digest") != verifiers[1].get("digest"):
+        yield _VERIFIER, f"{verifiers[0].get('name')} here, {verifiers[1].get('name')} there"
     references = [summary.get("reference") for summary in (this, other)]
     if all(references) and _which(references[0]) != _which(references[1]):
         yield _REFERENCE, f"{_which(references[0])} here, {_which(references[1])} there"

@@ -62,6 +62,11 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
         Metric(("memorization", "flagged_fraction"), _AT_MOST, low=0, high=1),
         Metric(("memorization", "false_alarms"), _AT_MOST, low=0, high=1),
     ]
+    metrics += [
+        Metric(("reidentification", "matched"), _AT_MOST, low=0),
+        Metric(("reidentification", "matched_fraction"), _AT_MOST, low=0, high=1),
+        Metric(("reidentification", "reference", "auc"), low=0, high=1),
+    ]
     metrics += [Metric(("memorization", "sensitivity", name), low=0, high=1) for name in alterations]
     # The better readers tell synthetic images from real ones, the worse these are.
     metrics += [Metric((*_SCORES, name), _AT_MOST, low=0, high=1) for name in ("accuracy", "sensitivity")]
@@ -182,8 +187,8 @@ def _measured(path: tuple[str, ...], summary: Mapping[str, Any]) -> float | None
         return _share(summary.get("kept"), _sum(summary.get("kept"), summary.get("rejected")))
     if path == ("damaged",):
         return _number((summary.get("input") or {}).get("damaged_count"))  # `damaged` lists the first of them only
-    if path == ("memorization", "flagged_fraction"):
-        flagged = (summary.get("memorization") or {}).get("flagged")
+    if path in (("memorization", "flagged_fraction"), ("reidentification", "matched_fraction")):
+        flagged = (summary.get(first) or {}).get(path[1].removesuffix("_fraction"))
         return _share(flagged, (summary.get("input") or {}).get("images"))
     if first == "findings" and rest[-1] == "kept_fraction":
         finding = (summary.get("findings") or {}).get(rest[0]) or {}

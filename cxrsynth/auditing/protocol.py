@@ -28,8 +28,8 @@ _METRICS = ("FID", "KID", ALIGNMENT, "Precision", "Recall", "Density", "Coverage
 _WITH_NETWORK = ("FID", "KID", ALIGNMENT)  # the benchmark's tables have the network in these names
 _NEVER = {
     "Re-ID Score (average, maximum, count above the threshold), Latent Distance, Pixel Distance": "the benchmark's"
-    " re-identification network is published as pickled weights, which cxrsynth never loads; `memorization` and"
-    " `membership` answer the same question in other ways",
+    " re-identification network is published as pickled weights, which cxrsynth never loads; `memorization`,"
+    " `reidentification` and `membership` answer the same question in other ways",
     "FID, KID and Inception Score of InceptionV3": "the audit measures in one feature space, that of --features",
     "FRD": "radiomic features are not measured",
     "Radiology report generation": "needs LLaVA-Rad to be fine-tuned on the images",

@@ -61,8 +61,8 @@ def _write_shared(run: AuditRun, images: Scored, decided: pa.Table, summary: Map
 
 def _real_keys(summary: Mapping[str, Any]) -> list[str]:
     """The real images that the page shows, by their keyed names."""
-    pairs = (summary["memorization"] or {}).get("nearest", ())[:PAIRS_SHOWN]
-    return [pair["real"] for pair in pairs if pair["real"]]
+    parts = (summary["memorization"], summary["reidentification"])
+    return [pair["real"] for part in parts for pair in (part or {}).get("nearest", ())[:PAIRS_SHOWN] if pair["real"]]
 
 
 def _tidy(run: AuditRun) -> None:

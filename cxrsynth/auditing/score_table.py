@@ -36,6 +36,9 @@ _FOUND = {
     "nearest_real": pa.string(),
     "nearest_real_similarity": pa.float32(),
     "memorized": pa.bool_(),
+    "nearest_patient": pa.string(),
+    "nearest_patient_score": pa.float32(),
+    "source_score": pa.float32(),
 }
 _DECIDED = {"kept": pa.bool_(), "reasons": pa.list_(pa.string())}
 _NEVER_NULL = ("key", "source", "place", "present", "absent", "checks_failed", "kept", "reasons")

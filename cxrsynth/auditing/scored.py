@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from cxrsynth.auditing.examined import Examined
-from cxrsynth.auditing.scorer import IMAGE_SIZE, LOGITS, PREVIEW_SIZE, preview
+from cxrsynth.auditing.scorer import EMBEDDING, IMAGE_SIZE, LOGITS, PREVIEW_SIZE, preview
 from cxrsynth.images.collection import Unit
 from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import squared
 from cxrsynth.metrics.groups import ImageTable
-from cxrsynth.metrics.memorization.features import THUMB
+from cxrsynth.metrics.memorization.features import THUMB, unit
 from cxrsynth.metrics.memorization.planted import ProbeKeeper, Probes
 from cxrsynth.metrics.memorization.search import ImageSet
 
@@ -52,16 +52,17 @@ class Scored:
     @cached_property
     def features(self) -> npt.NDArray[np.float32]:
         """[N, D] float32."""
-        width = self.rows.schema.field("features").type.list_size
-        flat = pc.list_flatten(self.rows["features"]).to_numpy(zero_copy_only=False)
-        return np.asarray(flat, dtype=np.float32).reshape(-1, width)
+        return self._matrix("features")
 
     @cached_property
     def finding_logits(self) -> npt.NDArray[np.float32]:
         """[N, K] float32, in the order of the classifier's outputs."""
-        width = self.rows.schema.field(LOGITS).type.list_size
-        flat = pc.list_flatten(self.rows[LOGITS]).to_numpy(zero_copy_only=False)
-        return np.asarray(flat, dtype=np.float32).reshape(-1, width)
+        return self._matrix(LOGITS)
+
+    @cached_property
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        """Of the verifier, of length 1, [N, D] float32."""
+        return unit(self._matrix(EMBEDDING))
 
     @cached_property
     def thumbnails(self) -> npt.NDArray[np.uint8]:
@@ -70,6 +71,11 @@ class Scored:
         for table in self.examined.cache.tables(["thumbnail"]):
             packed += b"".join(table["thumbnail"].to_pylist())
         return np.frombuffer(packed, dtype=np.uint8).reshape(-1, THUMB, THUMB)
+
+    def _matrix(self, column: str) -> npt.NDArray[np.float32]:
+        width = self.rows.schema.field(column).type.list_size
+        flat = pc.list_flatten(self.rows[column]).to_numpy(zero_copy_only=False)
+        return np.asarray(flat, dtype=np.float32).reshape(-1, width)
 
     def image_set(self) -> ImageSet:
         """What the search for near-duplicates compares."""

@@ -17,6 +17,7 @@ from cxrsynth.images.pictures import Pixels, squared
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.metrics.memorization.features import thumbnails
 from cxrsynth.metrics.quality.checks import QualityChecks
+from cxrsynth.metrics.reidentification.verifier import Verifier
 from cxrsynth.reports.labels import Status
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite, check_images
@@ -29,6 +30,7 @@ PREVIEW_SIZE = 128
 _PREVIEW_QUALITY = 92
 REWARD, CHECK = "reward_", "check_"
 LOGITS = "finding_logits"
+EMBEDDING = "embedding"
 # The columns that hold what an image looks like.
 PIXEL_COLUMNS = ("thumbnail", "preview", "image")
 
@@ -37,8 +39,9 @@ PIXEL_COLUMNS = ("thumbnail", "preview", "image")
 class Scorer:
     """All networks that score an image. `register` brings [B, 1, H, W] to the canonical frame.
 
-    `id_key` keys the pseudonyms of patients. `identity` is everything the scores depend on besides the image: digests
-    and versions of the networks, and a fingerprint of the key.
+    `id_key` keys the pseudonyms of patients. `verifier` is None where there is nobody to recognize. `identity` is
+    everything the scores depend on besides the image: digests and versions of the networks, and a fingerprint of the
+    key.
     """
 
     suite: RewardSuite
@@ -48,6 +51,7 @@ class Scorer:
     device: torch.device
     id_key: bytes = field(repr=False)
     identity: dict[str, Any]
+    verifier: Verifier | None = None
 
     def __call__(self, radiographs: Sequence[Radiograph], *, keep_image: bool = False) -> pa.Table:
         """One row per image, in order; see `row_schema`. `keep_image` also stores the full pixels in column `image`."""
@@ -64,7 +68,11 @@ class Scorer:
     def schema(self) -> pa.Schema:
         """Columns of the rows."""
         return row_schema(
-            tuple(self.suite.rewards), self.checks.names, width=self.extractor.width, findings=len(self.findings)
+            tuple(self.suite.rewards),
+            self.checks.names,
+            width=self.extractor.width,
+            findings=len(self.findings),
+            embedding=self.verifier.embed.width if self.verifier else 0,
         )
 
     @property
@@ -98,7 +106,10 @@ class Scorer:
     def _features(self, images: Tensor) -> dict[str, Any]:
         features = self.extractor(images).float().cpu().numpy()
         small = thumbnails(images, self.register)
-        return {"features": list(features), "thumbnail": [one.tobytes() for one in small]}
+        columns: dict[str, Any] = {"features": list(features), "thumbnail": [one.tobytes() for one in small]}
+        if self.verifier is not None:
+            columns[EMBEDDING] = list(self.verifier.embed(images).numpy())
+        return columns
 
 
 def finding_heads(suite: RewardSuite) -> tuple[str, ...]:
@@ -106,9 +117,16 @@ def finding_heads(suite: RewardSuite) -> tuple[str, ...]:
     return next((reward.heads for reward in suite.rewards.values() if isinstance(reward, DiagnosisReward)), ())
 
 
-def row_schema(rewards: Sequence[str], checks: Sequence[str], *, width: int, findings: int) -> pa.Schema:
-    """Rows of a scored unit; `width` is that of the features, `findings` the number of the classifier's outputs."""
-    texts = [(name, pa.string()) for name in ("key", "source", "sha256", "patient", "view", "sex", "age_group")]
+def row_schema(
+    rewards: Sequence[str], checks: Sequence[str], *, width: int, findings: int, embedding: int = 0
+) -> pa.Schema:
+    """Rows of a scored unit.
+
+    `width` is that of the features, `findings` the number of the classifier's outputs, `embedding` the width of a
+    verifier's embeddings, 0 without one.
+    """
+    names = ("key", "source", "sha256", "report", "patient", "view", "sex", "age_group")
+    texts = [(name, pa.string()) for name in names]
     return pa.schema(
         [
             *texts,
@@ -120,6 +138,7 @@ def row_schema(rewards: Sequence[str], checks: Sequence[str], *, width: int, fin
             ("checks_failed", pa.list_(pa.string())),
             ("features", pa.list_(pa.float32(), width)),
             (LOGITS, pa.list_(pa.float32(), findings)),
+            *([(EMBEDDING, pa.list_(pa.float32(), embedding))] if embedding else []),
             *((name, pa.binary()) for name in PIXEL_COLUMNS),
         ]
     )
@@ -132,6 +151,9 @@ def metadata_columns(radiographs: Sequence[Radiograph], id_key: bytes) -> dict[s
         "key": [radiograph.key for radiograph in radiographs],
         "source": [radiograph.source for radiograph in radiographs],
         "sha256": [radiograph.sha256 for radiograph in radiographs],
+        "report": [
+            subject_key(id_key, radiograph.report_id) if radiograph.report_id else "" for radiograph in radiographs
+        ],
         "patient": [pseudonym(id_key, radiograph.patient) for radiograph in radiographs],
         "view": [report.view if report else None for report in reports],
         "sex": [report.sex if report else None for report in reports],

@@ -34,6 +34,7 @@ from cxrsynth.metrics.memorization.registration import load_posture, to_canonica
 from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks
 from cxrsynth.metrics.quality.framing import framing_digest, load_framing
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
+from cxrsynth.metrics.reidentification.verifier import load_verifier
 from cxrsynth.reports.table.columns import ColumnNames, column_names
 from cxrsynth.reports.table.source import checked
 from cxrsynth.rewards.backends import family_folder, load_reward
@@ -134,6 +135,8 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
         raise ShardError("--utility: needs real images to test on\n  name them with --reference")
     if settings.reference is None and settings.protocol is not None:
         raise ShardError(f"--protocol {settings.protocol}: needs real images\n  name them with --reference")
+    if settings.reference is None and settings.verifier != AuditSettings.verifier:
+        raise ShardError(f"--verifier {settings.verifier}: nobody to recognize\n  name real images with --reference")
     if settings.reference is None and settings.show_real:
         raise ShardError("--show-real: there are no real images to show\n  name them with --reference")
     _check_membership_options(settings)
@@ -302,6 +305,7 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
     posture = load_posture(folder, device)
     extractor = load_extractor(settings.features, device=device)
     checks = QualityChecks(Likeness.load(folder, posture), load_framing(device))
+    verifier = None if settings.reference is None else load_verifier(settings.verifier, device=device)
     return Scorer(
         suite=suite,
         checks=checks,
@@ -325,8 +329,10 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
             "framing": framing_digest(),
             "findings": list(finding_heads(suite)),
             "checks": {name: asdict(CHECKS[name]) for name in checks.names},
-            "features": {"name": extractor.name, "digest": extractor.digest, "width": extractor.width},
+            "features": extractor.as_json(),
+            "verifier": None if verifier is None else verifier.embed.as_json(),
         },
+        verifier=verifier,
     )
 
 

@@ -18,6 +18,7 @@ from cxrsynth.auditing.fail_under import known_metrics, missed
 from cxrsynth.auditing.protocol import apply_protocol
 from cxrsynth.auditing.reader_study.study import ReaderStudy
 from cxrsynth.auditing.real_names import RealNames
+from cxrsynth.auditing.reidentification import Reidentification
 from cxrsynth.auditing.score_table import summaries
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
@@ -36,6 +37,7 @@ def summarize(
     images: Scored,
     reference: Scored | None,
     comparison: Comparison | None,
+    reidentification: Reidentification,
     decided: pa.Table,
     reference_rewards: Reference,
     names: RealNames,
@@ -47,6 +49,8 @@ def summarize(
     """
     identity = run.scorer.identity
     not_measured = {} if comparison is None or comparison.problem is None else {"memorization": comparison.problem}
+    if reidentification.problem is not None:
+        not_measured["reidentification"] = reidentification.problem
     utility = None
     if reference is not None and run.settings.utility:
         try:
@@ -70,6 +74,7 @@ def summarize(
         **_obedience(run, images, decided),
         **_fidelity(run, images, reference, comparison, decided),
         "memorization": None if comparison is None else comparison.memorization,
+        "reidentification": _without_folders(reidentification.summary),
         "membership": membership,
         "utility": utility,
         "reader_study": study.summary,

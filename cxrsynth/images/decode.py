@@ -59,6 +59,7 @@ def decode(raw: RawImage | Damaged, metadata: MetadataReader) -> Radiograph | Da
         report=known.report,
         age_group=known.age_group,
         patient=raw.patient or known.patient,
+        report_id=known.report_id,
         members=raw.members,
     )
 

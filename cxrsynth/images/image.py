@@ -17,7 +17,7 @@ class Radiograph:
     there, from 0; `key` is unique in the collection. `pixels` are [H, W] float32 in [0, 1], bright bone on dark lung
     whatever the file's photometric interpretation. `report` is None if nothing is known of the image. `members` are the
     bytes of the sample by extension, as they were read, if they can be written again; `sha256` is that of the image
-    member. `patient` identifies the patient, empty if unknown.
+    member. `patient` identifies the patient, `report_id` the report; both are empty if unknown.
     """
 
     key: str
@@ -28,6 +28,7 @@ class Radiograph:
     report: Report | None = field(default=None, repr=False)
     age_group: str | None = None
     patient: str = field(default="", repr=False)
+    report_id: str = field(default="", repr=False)
     members: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 

@@ -35,11 +35,12 @@ _FILLER = "\x01"  # no column has this name
 
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
-    """What is known of an image. `report` is None if nothing is."""
+    """What is known of an image. `report` is None if nothing is; `report_id` is empty where no column has it."""
 
     report: Report | None = field(default=None, repr=False)
     age_group: str | None = None
     patient: str = field(default="", repr=False)
+    report_id: str = field(default="", repr=False)
 
 
 def is_metadata(name: str, roles: Mapping[str, str]) -> bool:
@@ -79,6 +80,7 @@ class MetadataReader:
         fields = self._fields(record, roles)
         roles.pop("race", None)
         report = replace(_understood(line, record, roles), fields=fields)
+        report_id = report.report_id if report.has_id else ""
         if not report.has_id:
             report = replace(report, report_id=key, has_id=True)
         report = replace(report, stated_age_group=_stated_group(record, roles))
@@ -94,7 +96,10 @@ class MetadataReader:
         patient = _first(record, _PATIENT) if self._asked.patient_id is None else report.patient_id
         patient = patient or patient_of(path)
         return ImageMetadata(
-            report if any(part is not None and part not in ("", {}) for part in known) else None, group, patient
+            report if any(part is not None and part not in ("", {}) for part in known) else None,
+            group,
+            patient,
+            report_id,
         )
 
     def _roles(self, record: Mapping[str, Any]) -> dict[str, str]:

@@ -19,7 +19,10 @@ from cxrsynth.reports.table.source import checked
 from cxrsynth.reports.template import PromptTemplate
 
 # In order of preference.
-_FILE_COLUMNS = ("path", "filename", "image", "imageid", "dicomid", "imageindex", "imagefilename", "id", "key")
+_FILE_COLUMNS = (
+    "path", "filename", "file", "filepath", "imagepath", "image", "imageid", "dicomid", "imageindex", "imagefilename",
+    "id", "key",
+)  # fmt: skip
 _SUFFIXES = tuple(f".{extension}" for extension in (*pictures.EXTENSIONS, *dicom.EXTENSIONS))
 _AMBIGUOUS = -1
 
@@ -121,7 +124,7 @@ def open_rows(
     if column is None:
         raise ReportsError(
             f"{path}: no column of image file names\n  columns: {listed(names)}\n"
-            "  expected path, filename, image, image_id, dicom_id or id; or name it with --file-column"
+            "  expected path, filename, file, image, image_id, dicom_id or id; or name it with --file-column"
         )
     fields = {} if template is None else template_columns(path, names, template, roles=roles)
     used = {column, *fields.values()}

@@ -40,6 +40,10 @@ class Extractor:
     width: int
     _encode: Callable[[Tensor], Tensor] = field(repr=False)
 
+    def as_json(self) -> dict[str, Any]:
+        """Name, digest and width, as in summary.json."""
+        return {"name": self.name, "digest": self.digest, "width": self.width}
+
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B, 1, H, W] float32 in [0, 1] -> [B, D] float32, on the CPU.

@@ -42,6 +42,15 @@ METHODS: dict[str, tuple[str, ...]] = {
         "Sensitivity: copies planted in the reference are searched in the same way. False alarms: real images of "
         "patients held out of the reference.",
     ),
+    "reidentification": (
+        "A network was trained to give images of one patient similar embeddings; the score of two images is their "
+        "cosine. Each audited image is compared with every image of the reference, and with the one that its own "
+        "report is of, where identifiers say which that is.",
+        "The threshold is the 99th percentile of the best scores that images of the reference have with other "
+        "patients' images: 1% of images of patients who are not in the reference would match. False matches are "
+        "counted with the threshold of the other half of the patients. The last row shows what would be found: "
+        "patients of whom one image is matched to another.",
+    ),
     "utility": (
         "A linear probe on the features is trained on synthetic, on real, and on both kinds of images, and tested on "
         "real images of held-out patients, by finding and subgroup. Rejected images and copies are never trained on.",

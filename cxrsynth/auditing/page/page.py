@@ -47,6 +47,7 @@ PAIRS_SHOWN = 24
 _HERE = "cxrsynth.auditing.page"
 _LISTED = 200  # rows of a table of damage
 _CURVE_POINTS = 200
+_SCORES = ("nearest_real_similarity", "duplicate_similarity", "nearest_patient_score", "source_score")
 _LONG_MANIFEST_PARTS = ("shards", "files")  # one entry per file: they stay in the manifest
 
 
@@ -70,7 +71,7 @@ def write_page(
         reference_thumbnails: the same for a reference image; without it the page shows no real image. With it, only its
             owner can read the page.
         gallery: most images shown, and with duplicates the ones that they repeat. A picture takes at most 32 kB, so
-            that the page stays below 1 MB + 32 kB x (1.5 x gallery + 48).
+            that the page stays below 1 MB + 32 kB x (1.5 x gallery + 96).
         handed_on: for people who may not see the reference: no picture of a real image, nor of an audited one that is
             a near-duplicate of a real image.
 
@@ -84,7 +85,8 @@ def write_page(
         thumbnails, reference_thumbnails = _without(copies, thumbnails), None
     context = _measures(summary, rows) | {
         "handed_on": handed_on,
-        "pairs": _pairs(summary, pictures, thumbnails, reference_thumbnails),
+        "pairs": _pairs(summary["memorization"], pictures, thumbnails, reference_thumbnails),
+        "patient_pairs": _pairs(summary["reidentification"], pictures, thumbnails, reference_thumbnails),
         "gallery": make_gallery(
             rows,
             pictures,
@@ -177,7 +179,7 @@ def _is_detail(metric: str) -> bool:
 def _without_nan(rows: pa.Table) -> pa.Table:
     """Numbers as float64, null for nan: a nan would make every mean nan."""
     for place, name in enumerate(rows.column_names):
-        if name.startswith(("reward_", "check_")) or name in ("nearest_real_similarity", "duplicate_similarity"):
+        if name.startswith(("reward_", "check_")) or name in _SCORES:
             column = pc.cast(rows[name], pa.float64())
             rows = rows.set_column(place, name, pc.if_else(pc.is_finite(column), column, None))
     return rows
@@ -273,7 +275,9 @@ def _without(hidden: Collection[str], thumbnails: Thumbnails) -> Thumbnails:
     return lambda key: None if key in hidden else thumbnails(key)
 
 
-def _pairs(summary: Mapping[str, Any], pictures: Pictures, made: Thumbnails, real: Thumbnails | None) -> Sequence[Pair]:
+def _pairs(
+    part: Mapping[str, Any] | None, pictures: Pictures, made: Thumbnails, real: Thumbnails | None
+) -> Sequence[Pair]:
     return [
         Pair(
             pair["key"],
@@ -283,7 +287,7 @@ def _pairs(summary: Mapping[str, Any], pictures: Pictures, made: Thumbnails, rea
             pictures.uri(made(pair["key"])),
             pictures.uri(real(pair["real"])) if real else None,
         )
-        for pair in (summary["memorization"] or {}).get("nearest", ())[:PAIRS_SHOWN]
+        for pair in (part or {}).get("nearest", ())[:PAIRS_SHOWN]
         if pair["real"]
     ]
 

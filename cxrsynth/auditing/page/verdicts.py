@@ -135,6 +135,15 @@ def _searches(summary: Summary) -> Iterator[str]:
     if shares:
         worst, best = min(shares, key=lambda name: shares[name]), max(shares.values())
         yield f"The search finds {shares[worst]:.0%} ({worst}) to {best:.0%} of the copies planted in the reference"
+    found = summary.get("reidentification")
+    if found:
+        real, follow_ups = found["reference"]["false_matches"], found["reference"]["found"]
+        images, by_chance = found["share"], real["caught"] / real["of"]
+        finds = f", which finds {follow_ups['caught'] / follow_ups['of']:.0%} of follow-up images" if follow_ups else ""
+        yield (
+            f"{images['caught'] / images['of']:.1%} are taken for a patient of the reference by a verifier{finds}; of"
+            f" real images of other patients, {by_chance:.1%} are"
+        )
     membership = summary.get("membership")
     if membership:
         auc = membership["attacks"][COMBINED]["auc"]

@@ -38,11 +38,15 @@ class ImageSet:
     patients: tuple[str, ...] = ()
 
     def groups(self) -> Places:
-        """Number of each image's patient, [N]; an image of an unknown patient counts as one of its own."""
-        numbers: dict[tuple[str, int], int] = {}
-        patients = self.patients or ("",) * len(self.keys)
-        named = [(patient, -1 if patient else place) for place, patient in enumerate(patients)]
-        return np.array([numbers.setdefault(name, len(numbers)) for name in named], np.int64)
+        """Number of each image's patient, [N], see `patient_numbers`."""
+        return patient_numbers(self.patients or ("",) * len(self.keys))
+
+
+def patient_numbers(patients: Sequence[str]) -> Places:
+    """Number of each image's patient, from 0, [N]; an image of an unknown patient counts as one of its own."""
+    numbers: dict[tuple[str, int], int] = {}
+    named = [(patient, -1 if patient else place) for place, patient in enumerate(patients)]
+    return np.array([numbers.setdefault(name, len(numbers)) for name in named], np.int64)
 
 
 @dataclass(frozen=True, slots=True)

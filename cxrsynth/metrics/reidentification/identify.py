@@ -1,0 +1,217 @@
+"""Patients of a reference who are recognized in other images, and how well the verifier recognizes anybody.
+
+An image is matched if it is closer to some reference image than a stated share of real images of other patients are.
+Follow-up images in the reference show how many images of its patients would be matched.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrsynth.metrics.fidelity import Interval
+from cxrsynth.metrics.memorization.features import Vectors
+from cxrsynth.metrics.memorization.search import Share
+from cxrsynth.metrics.memorization.verification import Mask, Places
+
+FALSE_MATCHES = 0.01  # share of real images of other patients that the threshold lets match
+FEWEST = 100  # patients; the quantile of fewer does not exist
+_SAMPLE = 2000  # reference images, with all of their patients' images, that the threshold is found from
+_BLOCK = 256  # images compared at a time
+_ROUNDS = 1000
+_QUANTILES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99, "p100": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a verifier does on the reference itself.
+
+    `threshold` is that of an image's best score among all of the reference, `pair_threshold` that of one pair's, both
+    at `FALSE_MATCHES`. `false_matches` counts real images of other patients over a threshold that was found without
+    them; `found` patients of whom another image is matched to one of them, None where no patient has two images. `auc`
+    is of pairs of one patient against pairs of two, each patient weighing the same; 95% interval over patients.
+    """
+
+    threshold: float
+    pair_threshold: float
+    false_matches: Share
+    found: Share | None
+    auc: Interval | None
+    others: dict[str, float]
+    same: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The reference image with the highest score of each of N images, [N], and that score."""
+
+    places: Places
+    scores: Vectors
+
+
+def calibrate(vectors: Vectors, patients: Places, *, seed: int) -> Calibration:
+    """Find the threshold, and measure the verifier, on real images.
+
+    Args:
+        vectors: embeddings of length 1, [M, D].
+        patients: number of each image's patient, [M]; an image of an unknown patient counts as one of its own.
+        seed: of the sample, the halves and the bootstrap.
+
+    Raises:
+        ValueError: for fewer than `FEWEST` patients.
+    """
+    count = len(np.unique(patients))
+    if count < FEWEST:
+        raise ValueError(f"{count} patients in the reference, expected at least {FEWEST}")
+    rng = np.random.default_rng([seed, 3])
+    sample = _whole_patients(patients, rng)
+    other, same = _apart(vectors, patients, sample)
+    own = patients[sample]
+    pairs = _pair_scores(vectors[sample], own)
+    pair_threshold = float(np.quantile(pairs.others, 1 - FALSE_MATCHES))
+    threshold = float(np.quantile(other, 1 - FALSE_MATCHES))
+    again = np.flatnonzero(same > -np.inf)
+    # One image a patient: patients with many follow-ups would count as many.
+    _, first = np.unique(own[again], return_index=True)
+    return Calibration(
+        threshold,
+        pair_threshold,
+        Share.among(_over_other_half(other, own, rng)),
+        Share.among(same[again[first]] > threshold) if len(first) else None,
+        _auc(pairs, rng),
+        quantiles(other),
+        quantiles(pairs.same),
+    )
+
+
+def separation(vectors: Vectors, patients: Places, *, seed: int) -> Interval | None:
+    """AUC of pairs of images of one patient against pairs of two, as in `Calibration`; None without such a pair.
+
+    Args:
+        vectors: embeddings of length 1, [M, D]; all pairs are formed.
+        patients: number of each image's patient, [M].
+        seed: of the bootstrap.
+    """
+    return _auc(_pair_scores(vectors, patients), np.random.default_rng([seed, 3]))
+
+
+def best_matches(made: Vectors, real: Vectors) -> Best:
+    """The closest of real [M, D] to each of made [N, D], both of length 1; exact."""
+    places, scores = np.zeros(len(made), np.int64), np.zeros(len(made), np.float32)
+    for first, block in _blocks(made, real):
+        rows = slice(first, first + len(block))
+        places[rows] = block.argmax(1)
+        scores[rows] = block.max(1)
+    return Best(places, scores)
+
+
+def source_scores(made: Vectors, real: Vectors, sources: Sequence[Sequence[int]]) -> Vectors:
+    """The score of each image with the closest of its own sources among the real ones, [N]; nan without a source."""
+    return np.array(
+        [(real[list(own)] @ vector).max() if len(own) else np.nan for vector, own in zip(made, sources, strict=True)],
+        dtype=np.float32,
+    )
+
+
+def closer_to_source(made: Vectors, real: Vectors, sources: Sequence[Sequence[int]], *, seed: int) -> Interval:
+    """Share of other reference images that an image is less close to than to its source; mean, 0.5 by chance.
+
+    Args:
+        made: embeddings [N, D] of length 1.
+        real: those of the reference, [M, D].
+        sources: places of each image's sources, one at least. Images of one report have the same.
+        seed: of the bootstrap, which resamples reports.
+    """
+    closer = np.zeros(len(made))
+    for first, block in _blocks(made, real):
+        for row, scores in enumerate(block):
+            own = list(sources[first + row])
+            others = np.delete(scores, own)
+            best = scores[own].max()
+            closer[first + row] = ((others < best).mean() + (others <= best).mean()) / 2
+    _, reports = np.unique([min(own) for own in sources], return_inverse=True)
+    return _mean_of_groups(closer, reports, np.random.default_rng([seed, 4]))
+
+
+def quantiles(scores: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
+    """Quantiles by name; none of no scores."""
+    if not len(scores):
+        return {}
+    values = np.quantile(scores, list(_QUANTILES.values()))
+    return dict(zip(_QUANTILES, values.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Scores of pairs of real images: `others` of two patients, `same` of one, and the patient of each of these."""
+
+    others: Vectors
+    same: Vectors
+    patients: Places
+
+
+def _blocks(rows: Vectors, columns: Vectors) -> Iterator[tuple[int, Vectors]]:
+    """Cosines of some rows at a time with all columns, and the first of these rows."""
+    for first in range(0, len(rows), _BLOCK):
+        yield first, rows[first : first + _BLOCK] @ columns.T
+
+
+def _whole_patients(patients: Places, rng: np.random.Generator) -> Places:
+    """Places of the images of random patients, up to `_SAMPLE` images, in order."""
+    sizes = np.bincount(patients)
+    order = rng.permutation(np.flatnonzero(sizes))
+    taken = order[: max(FEWEST, int(np.searchsorted(np.cumsum(sizes[order]), _SAMPLE, "right")))]
+    return np.flatnonzero(np.isin(patients, taken)).astype(np.int64)
+
+
+def _apart(vectors: Vectors, patients: Places, sample: Places) -> tuple[Vectors, Vectors]:
+    """Best score of sampled images with other patients' images, and with others of their own (-inf for none), [S]."""
+    other, same = np.zeros(len(sample), np.float32), np.zeros(len(sample), np.float32)
+    for first, block in _blocks(vectors[sample], vectors):
+        places = sample[first : first + len(block)]
+        own = patients[places][:, None] == patients
+        other[first : first + len(block)] = np.where(own, -np.inf, block).max(1)
+        own[np.arange(len(block)), places] = False
+        same[first : first + len(block)] = np.where(own, block, -np.inf).max(1)
+    return other, same
+
+
+def _over_other_half(scores: Vectors, patients: Places, rng: np.random.Generator) -> Mask:
+    """Which scores are over the threshold that the other half of the patients gives, [S]."""
+    known = np.unique(patients)
+    half = np.isin(patients, rng.permutation(known)[: len(known) // 2])
+    thresholds = np.where(
+        half, np.quantile(scores[~half], 1 - FALSE_MATCHES), np.quantile(scores[half], 1 - FALSE_MATCHES)
+    )
+    return np.asarray(scores > thresholds)
+
+
+def _pair_scores(vectors: Vectors, patients: Places) -> _Pairs:
+    scores = vectors @ vectors.T
+    upper = np.triu(np.ones(scores.shape, bool), 1)
+    own = patients[:, None] == patients
+    rows, _ = np.nonzero(upper & own)
+    return _Pairs(scores[upper & ~own], scores[upper & own], patients[rows])
+
+
+def _auc(pairs: _Pairs, rng: np.random.Generator) -> Interval | None:
+    """AUC of pairs of one patient against those of two; resampled are the patients with several images."""
+    if not len(pairs.same):
+        return None
+    ordered = np.sort(pairs.others)
+    below = np.searchsorted(ordered, pairs.same, "left") + np.searchsorted(ordered, pairs.same, "right")
+    return _mean_of_groups(below / (2 * len(ordered)), np.unique(pairs.patients, return_inverse=True)[1], rng)
+
+
+def _mean_of_groups(values: npt.NDArray[np.floating[Any]], groups: Places, rng: np.random.Generator) -> Interval:
+    """Mean over groups of their means, and its 95% percentile interval over resampled groups, numbered from 0."""
+    means = np.bincount(groups, values) / np.bincount(groups)
+    drawn = [means[rng.integers(len(means), size=len(means))].mean() for _ in range(_ROUNDS)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float(means.mean()), float(low), float(high))

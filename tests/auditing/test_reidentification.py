@@ -1,0 +1,155 @@
+"""`audit --reference`: patients who are recognized, what is said of them, and what is refused."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from cxrsynth.cli import app
+from cxrsynth.metrics.reidentification.verifier import PatientVerifier
+
+PATIENTS = 110
+COPIED, STRANGERS = 20, 20
+
+
+def picture(path: Path, seed: list[int]) -> None:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6), dtype=np.uint8)
+    Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(path)
+
+
+def written(folder: Path, rows: list[dict[str, str]]) -> Path:
+    with folder.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reference of two images of each patient; audited are copies of some of them, and pictures of nobody."""
+    home = tmp_path_factory.mktemp("reidentification")
+    (home / "real").mkdir()
+    (home / "set").mkdir()
+    rows = []
+    for patient in range(PATIENTS):
+        for place in range(2):
+            name = f"{patient:03d}-{place}"
+            picture(home / "real" / f"{name}.png", [patient, place])
+            rows.append(
+                {"filename": f"{name}.png", "report_id": f"study-{name}", "patient_id": f"Secretname-{patient}"}
+            )
+    written(home / "real", rows)
+    rows = []
+    for place in range(COPIED + STRANGERS):
+        picture(home / "set" / f"{place}.png", [place, 0] if place < COPIED else [1000 + place, 0])
+        source = f"study-{place:03d}-0" if place < COPIED else f"another-{place}"
+        rows.append({"filename": f"{place}.png", "report_id": source, "impression": "Clear lungs."})
+    written(home / "set", rows)
+    torch.manual_seed(0)
+    trunk = {"kind": "resnet", "size": 32, "widths": [16, 16], "depths": [1, 1]}
+    PatientVerifier(trunk, 16).save_pretrained(home / "verifier")
+    return home
+
+
+def run(home: Path, out: Path, *options: object, reference: str = "real") -> Any:
+    tables = ("--table", home / "set.csv", "--reference-table", home / f"{reference}.csv")
+    arguments = ["audit", home / "set", "--reference", home / reference, *tables, "--out", out, "--probes", "1"]
+    return CliRunner().invoke(app, [str(one) for one in (*arguments, "--device", "cpu", *options)])
+
+
+@pytest.fixture(scope="module")
+def done(home: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(home / "user-data"))
+        result = run(home, home / "out", "--verifier", home / "verifier")
+    assert result.exit_code == 0, result.output
+    return home / "out"
+
+
+def summary(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return found
+
+
+def test_copies_are_matched_with_their_patients(done: Path) -> None:
+    rows = pq.read_table(done / "scores.parquet").to_pylist()
+    scores = {int(row["key"].split(".")[0]): row["nearest_patient_score"] for row in rows}
+    assert all(scores[place] == pytest.approx(1.0, abs=1e-3) for place in range(COPIED))
+    found = summary(done)["reidentification"]
+    threshold = found["reference"]["threshold"]
+    assert found["matched"] == sum(score >= threshold for score in scores.values()) >= COPIED
+    assert found["share"]["caught"] == found["matched"]
+    assert found["share"]["of"] == COPIED + STRANGERS
+    assert found["verifier"]["name"] == "verifier"
+    assert found["verifier"]["held_out"] is None
+    names = dict(csv.reader((done / ".cxrsynth-audit" / "real-names.csv").open()))
+    nearest = {int(row["key"].split(".")[0]): names[row["nearest_patient"]] for row in rows}
+    assert [nearest[place] for place in range(COPIED)] == [f"{place:03d}-0.png" for place in range(COPIED)]
+
+
+def test_sources_are_found_by_the_identifiers_of_reports(done: Path) -> None:
+    rows = {int(row["key"].split(".")[0]): row for row in pq.read_table(done / "scores.parquet").to_pylist()}
+    assert all(rows[place]["source_score"] == pytest.approx(1.0, abs=1e-3) for place in range(COPIED))
+    assert all(rows[place]["source_score"] is None for place in range(COPIED, COPIED + STRANGERS))
+    sources = summary(done)["reidentification"]["sources"]
+    assert sources["images"] == sources["matched"] == COPIED
+    assert sources["closer"]["value"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_page_says_what_was_found_and_names_nobody(done: Path) -> None:
+    page = (done / "report.html").read_text()
+    found = summary(done)["reidentification"]
+    assert f"{found['matched']} of {COPIED + STRANGERS} images" in page
+    assert "are taken for a patient of the reference by a verifier" in page
+    for file in (page, (done / "summary.json").read_text()):
+        assert "Secretname" not in file
+        assert "study-" not in file
+
+
+def test_without_a_reference_nobody_is_compared(home: Path, tmp_path: Path) -> None:
+    arguments = ["audit", home / "set", "--out", tmp_path / "out", "--device", "cpu"]
+    refused = CliRunner().invoke(app, [str(one) for one in (*arguments, "--verifier", home / "verifier")])
+    assert refused.exit_code == 2
+    assert "--verifier" in refused.output
+    assert not (tmp_path / "out").exists()
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == 0, result.output
+    assert summary(tmp_path / "out")["reidentification"] is None
+    assert "Re-identification was <strong>not examined" in (tmp_path / "out" / "report.html").read_text()
+    assert pq.read_table(tmp_path / "out" / "scores.parquet")["nearest_patient"].null_count == COPIED + STRANGERS
+
+
+def test_few_patients_cost_this_part_alone(home: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for patient in range(30):
+        picture(few / f"{patient:03d}-0.png", [patient, 0])
+    rows = [{"filename": f"{patient:03d}-0.png", "patient_id": str(patient)} for patient in range(30)]
+    written(few, rows)
+    result = run(home, tmp_path / "out", "--fail-under", "reidentification/matched=0", reference=str(few))
+    assert result.exit_code == 3, result.output  # what was not measured misses its threshold
+    found = summary(tmp_path / "out")
+    assert found["reidentification"] is None
+    assert found["not_measured"]["reidentification"] == "30 patients in the reference, expected at least 100"
+    assert found["memorization"] is not None
+
+
+def test_other_rules_need_no_scoring_and_thresholds_fail(
+    home: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "user-data"))
+    before = summary(done)["reidentification"]
+    result = run(home, done, "--verifier", home / "verifier", "--fail-under", "reidentification/matched_fraction=0.1")
+    assert result.exit_code == 3, result.output
+    found = summary(done)
+    assert found["reidentification"] == before
+    assert [one["metric"] for one in found["failed"]] == ["reidentification/matched_fraction"]
+    assert found["failed"][0]["value"] == pytest.approx(before["matched"] / (COPIED + STRANGERS))
