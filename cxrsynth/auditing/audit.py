@@ -44,7 +44,7 @@ def audit(settings: AuditSettings) -> AuditReport | None:
     the same command with other rules decides anew without scoring. What an earlier audit found is deleted once all
     inputs are checked, so that one which fails leaves no page of another. When the audit is complete, that folder holds
     scores, features, metadata, keyed pseudonyms of patients, and pictures of the audited images; the pixels of the
-    reference are deleted unless `keep_reference_pixels` is set. With `show_real`, small pictures of at most 24 of the
+    reference are deleted unless `keep_reference_pixels` is set. With `show_real`, small pictures of at most 48 of the
     nearest real images are in report.html; large ones are in reader-study.html if that is asked for, and which of them
     are real is known in `.cxrsynth-audit/` alone. Elsewhere real images have keyed names, which
     `.cxrsynth-audit/real-names.csv` translates.

@@ -22,6 +22,7 @@ from cxrsynth.reports.labels import Status
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite, check_images
 from cxrsynth.rewards.diagnosis import DiagnosisReward
+from cxrsynth.rewards.networks import features_once
 from cxrsynth.shards.sample import subject_key
 
 # Images of any size are brought to this side first; each network then resamples to its own input.
@@ -59,8 +60,9 @@ class Scorer:
         images = torch.from_numpy(np.stack(squares))[:, None]  # [B, 1, H, W]
         reports = [radiograph.report or Report(report_id=radiograph.key, line=0) for radiograph in radiographs]
         columns = metadata_columns(radiographs, self.id_key)
-        columns |= self._rewards(images, reports) | self._features(images)
-        columns |= self._checks(images, [radiograph.pixels for radiograph in radiographs])
+        with features_once():
+            columns |= self._rewards(images, reports) | self._features(images)
+            columns |= self._checks(images, [radiograph.pixels for radiograph in radiographs])
         columns["preview"] = [preview(image[0]) for image in images]
         columns["image"] = [_levels(image[0]).tobytes() if keep_image else None for image in images]
         return pa.table(columns, schema=self.schema())

@@ -6,6 +6,8 @@ gray images [B, 1, H, W] float32 in [0, 1] of any size and resample them to thei
 
 import contextlib
 import io
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,11 +19,28 @@ from torchxrayvision.models import DenseNet
 from transformers import CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetModel
 
 from cxrsynth.runtime.clip import accept_any_names
+from cxrsynth.runtime.files import file_sha256
 
 # Heads beside the findings: is the view AP (rather than PA), is the subject a child, is the subject female.
 SUBJECT_HEADS = ("AP view", "Child", "Female")
 _BLACK = 5  # gray level of 255 below which a pixel counts as black
 POSTURE = ("shift_x", "shift_y", "log_scale_x", "log_scale_y", "rotation_rad")
+
+
+_KNOWN: ContextVar[dict[tuple[str, int], tuple[Tensor, Tensor]] | None] = ContextVar("known", default=None)
+
+
+@contextlib.contextmanager
+def features_once() -> Iterator[None]:
+    """Inside, in one thread and without gradients, trunks loaded from the same weights see the same images once.
+
+    The images of a batch are scored by networks that were loaded for different purposes from the same file.
+    """
+    token = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
 
 
 class Trunk(nn.Module):
@@ -30,6 +49,7 @@ class Trunk(nn.Module):
     def __init__(self, kind: str, *, size: int, widths: list[int], depths: list[int]) -> None:
         super().__init__()
         self.size = size
+        self.digest: str | None = None  # of the weights, where these were loaded and are not trained any more
         if kind == "densenet":
             # `widths`: first convolution, growth rate.
             network = DenseNet(
@@ -51,7 +71,15 @@ class Trunk(nn.Module):
             raise ValueError(f"trunk {kind!r}: expected densenet or resnet")
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 1, H, W] in [0, 1] -> [B, F]."""
+        """[B, 1, H, W] in [0, 1] -> [B, F]; see `features_once`."""
+        known = _KNOWN.get()
+        if known is None or self.digest is None or torch.is_grad_enabled():
+            return self._features(images)
+        if (self.digest, id(images)) not in known:
+            known[self.digest, id(images)] = images, self._features(images)  # kept, so that no other gets its id
+        return known[self.digest, id(images)][1]
+
+    def _features(self, images: Tensor) -> Tensor:
         maps = self.network(stretch_contrast(_resize(images, self.size)) * 2 - 1)
         if not isinstance(maps, Tensor):
             maps = maps.last_hidden_state
@@ -102,7 +130,13 @@ class SavedNetwork(PyTorchModelHubMixin):
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
         with contextlib.redirect_stdout(io.StringIO()):  # the library prints where it loads from
-            return super().from_pretrained(folder, local_files_only=True, strict=True)
+            network: Any = super().from_pretrained(folder, local_files_only=True, strict=True)
+        # On the CPU 1.4 to 1.7 times as fast.
+        network.to(memory_format=torch.channels_last)
+        for module in network.modules():
+            if isinstance(module, Trunk):
+                module.digest = file_sha256(Path(folder) / "model.safetensors")
+        return network  # type: ignore[no-any-return]
 
 
 class FindingClassifier(nn.Module, SavedNetwork):

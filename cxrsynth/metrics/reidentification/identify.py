@@ -73,7 +73,7 @@ def calibrate(vectors: Vectors, patients: Places, *, seed: int) -> Calibration:
     sample = _whole_patients(patients, rng)
     other, same = _apart(vectors, patients, sample)
     own = patients[sample]
-    pairs = _pair_scores(vectors[sample], own)
+    pairs = pair_scores(vectors[sample], own)
     pair_threshold = float(np.quantile(pairs.others, 1 - FALSE_MATCHES))
     threshold = float(np.quantile(other, 1 - FALSE_MATCHES))
     again = np.flatnonzero(same > -np.inf)
@@ -98,7 +98,7 @@ def separation(vectors: Vectors, patients: Places, *, seed: int) -> Interval | N
         patients: number of each image's patient, [M].
         seed: of the bootstrap.
     """
-    return _auc(_pair_scores(vectors, patients), np.random.default_rng([seed, 3]))
+    return _auc(pair_scores(vectors, patients), np.random.default_rng([seed, 3]))
 
 
 def best_matches(made: Vectors, real: Vectors) -> Best:
@@ -148,7 +148,7 @@ def quantiles(scores: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pairs:
+class Pairs:
     """Scores of pairs of real images: `others` of two patients, `same` of one, and the patient of each of these."""
 
     others: Vectors
@@ -192,15 +192,16 @@ def _over_other_half(scores: Vectors, patients: Places, rng: np.random.Generator
     return np.asarray(scores > thresholds)
 
 
-def _pair_scores(vectors: Vectors, patients: Places) -> _Pairs:
+def pair_scores(vectors: Vectors, patients: Places) -> Pairs:
+    """Cosines of all pairs of embeddings [M, D] of length 1, by whether they are of one patient, `patients` [M]."""
     scores = vectors @ vectors.T
     upper = np.triu(np.ones(scores.shape, bool), 1)
     own = patients[:, None] == patients
     rows, _ = np.nonzero(upper & own)
-    return _Pairs(scores[upper & ~own], scores[upper & own], patients[rows])
+    return Pairs(scores[upper & ~own], scores[upper & own], patients[rows])
 
 
-def _auc(pairs: _Pairs, rng: np.random.Generator) -> Interval | None:
+def _auc(pairs: Pairs, rng: np.random.Generator) -> Interval | None:
     """AUC of pairs of one patient against those of two; resampled are the patients with several images."""
     if not len(pairs.same):
         return None

@@ -164,6 +164,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         "not_measured": {},
         "caveats": [],
         "memorization": _memorization(radiographs),
+        "reidentification": _reidentification(radiographs),
         "utility": {
             "rows": _utility(),
             "lift": [{"finding": "Edema", "group": "all", **_interval(0.021, 0.018)}],
@@ -218,6 +219,51 @@ def _fidelity(radiographs: int) -> list[dict[str, Any]]:
         else {"group": group, "images": radiographs if group == "all" else 80, "real": 512, **measured}
         for group in groups
     ]
+
+
+def _reidentification(radiographs: list[dict[str, Any]]) -> dict[str, Any]:
+    def share(caught: int, of: int) -> dict[str, float]:
+        return {"caught": caught, "of": of, "low": 0.8 * caught / of, "high": min(1.0, 1.2 * caught / of)}
+
+    nearest = sorted(radiographs, key=lambda row: -row["nearest_real_similarity"])[12:24]
+    quantiles = {"p5": 0.41, "p50": 0.62, "p95": 0.81, "p100": 0.93}
+    return {
+        "verifier": {
+            "name": "nano",
+            "digest": "6c" * 32,
+            "width": 128,
+            "held_out": {"auc": _interval(0.912, 0.031), "patients": 37, "images": 209},
+        },
+        "false_match_rate": 0.01,
+        "matched": 7,
+        "share": share(7, len(radiographs)),
+        "made_to_real": quantiles,
+        "reference": {
+            "threshold": 0.83,
+            "pair_threshold": 0.71,
+            "false_matches": share(6, 512),
+            "found": share(31, 140),
+            "auc": _interval(0.884, 0.022),
+            "others": quantiles,
+            "same": {"p5": 0.31, "p50": 0.78, "p95": 0.94, "p100": 0.97},
+        },
+        "sources": {
+            "images": 60,
+            "matched": 2,
+            "share": share(2, 60),
+            "scores": quantiles,
+            "closer": _interval(0.71, 0.04),
+        },
+        "nearest": [
+            {
+                "key": row["key"],
+                "real": row["nearest_real"],
+                "similarity": row["nearest_real_similarity"],
+                "flagged": row["nearest_real_similarity"] > 0.83,
+            }
+            for row in nearest
+        ],
+    }
 
 
 def _memorization(radiographs: list[dict[str, Any]]) -> dict[str, Any]:

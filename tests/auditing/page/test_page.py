@@ -209,16 +209,20 @@ def test_pairs_show_both_pictures_and_flag_near_duplicates(
     ]
     summary["memorization"]["patients_known"] = False
     summary["memorization"]["nearest"] = nearest
+    summary["reidentification"]["nearest"] = [nearest[0] | {"real": "real-9", "similarity": 0.88}]
     page = Page(write(summary, rows, reference_thumbnails=picture))
     shown = {own["alt"]: own["src"] for name, own, _ in page.found if name == "img"}
     assert shown["Audited image made-1"] == data_uri(picture("made-1"))
     assert shown["Real image real-2"] == data_uri(picture("real-2"))
-    assert "made-1 real-1 Similarity 0.970 flagged made-2 real-2 Similarity 0.410" in page.section("memorization")
-    assert page.section("memorization").count("flagged") == 1
-    assert "shows 2 real radiographs of the reference. Treat it as you treat the reference" in page.one("header")
+    assert "made-1 real-1 Similarity 0.970 above the threshold made-2 real-2 Similarity 0.410" in page.section(
+        "memorization"
+    )
+    assert "made-1 real-9 Similarity 0.880 above the threshold" in page.section("reidentification")
+    assert page.section("memorization").count("above the threshold") == 1
+    assert "shows 3 real radiographs of the reference. Treat it as you treat the reference" in page.one("header")
     assert "patients are unknown, so it may show the same one" in page.section("memorization")
     summary["memorization"]["nearest"] = [pair | {"real": "real-1"} for pair in nearest[:2]]
-    page = Page(write(summary, rows, reference_thumbnails=picture))
+    page = Page(write(summary | {"reidentification": None}, rows, reference_thumbnails=picture))
     assert "shows 1 real radiograph of the reference" in page.one("header")
     alone = Page(write(summary, rows))
     assert not any((own.get("alt") or "").startswith("Real image") for _, own, _ in alone.found)
@@ -275,7 +279,14 @@ def test_rewards_and_obedience_of_the_kept_images_stand_beside_those_of_all(
 
 def test_what_was_not_measured_is_said_and_is_no_zero(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
     rows = without(rows, "reward_consistency", "nearest_real", "nearest_real_similarity", "memorized")
-    summary |= {"reference": None, "fidelity": [], "memorization": None, "utility": None, "failed": []}
+    summary |= {
+        "reference": None,
+        "fidelity": [],
+        "memorization": None,
+        "reidentification": None,
+        "utility": None,
+        "failed": [],
+    }
     summary["input"] |= {"manifest": None, "damaged": []}
     nothing = dict.fromkeys(("mean", "std", "p5", "p25", "p50", "p75", "p95"))
     summary["rewards"]["consistency"] = {**nothing, "unscored": len(rows)}
@@ -493,7 +504,7 @@ def test_a_duplicate_stands_beside_what_it_repeats(summary: dict[str, Any], rows
     radiographs[-1] |= repeats
     changed = pa.Table.from_pylist(radiographs, rows.schema)
     # One image of the gallery is rejected, one kept: the original need not be the latter.
-    page = Page(write(summary | {"memorization": None}, changed, gallery=2))
+    page = Page(write(summary | {"memorization": None, "reidentification": None}, changed, gallery=2))
     images = [(own["alt"], own["src"]) for name, own, _ in page.found if name == "img"]
     beside = [(f"Image {last}, rejected", last), (f"Image {first}, which it repeats", first)]
     assert len(images) == 3
@@ -553,7 +564,7 @@ def test_large_pictures_are_made_smaller(summary: dict[str, Any], rows: pa.Table
     )
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     sources = [own["src"] or "" for name, own, _ in page.found if name == "img"]
-    assert len(sources) == 4 + 12
+    assert len(sources) == 4 + 2 * 12
     assert all(len(source) < PICTURE_BYTES * 4 / 3 + 50 for source in sources)
     image = Image.open(io.BytesIO(base64.b64decode(sources[0].partition(",")[2])))
     assert (image.format, image.size) == ("JPEG", (183, 256))
@@ -567,7 +578,7 @@ def test_pictures_are_png_or_jpeg_or_missing(summary: dict[str, Any], rows: pa.T
     assert page.all("img") == []
     assert "no picture" in page.section("gallery")
     write_page(path, summary, rows, radiograph, gallery=2)
-    assert path.read_text(encoding="utf-8").count("data:image/jpeg;base64,/9j/") == 2 + 12
+    assert path.read_text(encoding="utf-8").count("data:image/jpeg;base64,/9j/") == 2 + 2 * 12
     before = path.read_bytes()
     with pytest.raises(ValueError, match="neither PNG nor JPEG"):
         write_page(path, summary, rows, lambda key: b"<svg onload=alert(1)>")
