@@ -1,7 +1,8 @@
 """Fidelity: how close a set of images is to a set of real ones, in the feature space of a named extractor.
 
 The FID and KID of torchmetrics need pixels and a network; FID takes eigenvalues of an asymmetric product, KID needs
-equal counts. The numbers here agree with theirs (see the tests) and are fast enough to resample.
+equal counts. The numbers here agree with theirs, with torch-fidelity's and with prdc's (see the tests) and are fast
+enough to resample.
 """
 
 from collections.abc import Callable, Iterator
@@ -111,7 +112,8 @@ def kernel_distance(first: Features, second: Features, *, units: tuple[Units, Un
     """Unbiased squared maximum mean discrepancy under the cubic polynomial kernel; may be below 0 for equal sets.
 
     Within a set all pairs of images count (KID), or with `units` those of different units: images of one patient are
-    more alike than images of two, which raises the distance to a set of other patients.
+    more alike than images of two, which raises the distance to a set of other patients. torch-fidelity averages KID
+    over random subsets of equal size.
 
     Source: Binkowski et al., arXiv:1801.01401, equation 4 and section 4 (KID).
     """
@@ -192,6 +194,9 @@ class ManifoldIntervals:
 
 def manifolds(real: Features, made: Features, *, neighbours: int = 5) -> Manifolds:
     """Precision, recall, density and coverage of synthetic features [M, D] against real ones [N, D].
+
+    A neighborhood ends before its k-th neighbor, as in prdc: of real images that are the same more than k times, a
+    further copy is in none. torch-fidelity counts the k-th neighbor in.
 
     Raises:
         ValueError: if a set has no more images than `neighbours`.
