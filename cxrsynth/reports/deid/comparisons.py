@@ -13,9 +13,15 @@ _STUDY = (
     r"(?:exam\w*|stud(?:y|ies)|films?|radiograph\w*|x-?rays?|x\b|ct\b|cts\b|cta\b|mri?\b|pet\b|cxrs?|scans?|images?"
     r"|imaging|reports?|views?|tomogra\w*|series|date|visit|time)"
 )
+_THEN_A_STUDY = rf"(?:\s[\w/-]{{1,20}}){{0,5}}?(?:\s{_STUDY}|\s{{0,2}}{HOLES})"
+# "Compared to the left", "compared size of both lungs", "comparable volumes": of one part of the image with another.
+_WITHIN_IMAGE = (
+    r"(?:(?:ed|ison|able)\s(?:to|with)\s(?:(?:the|its)\s)?(?:left|right|contralateral|opposite|other)\b"
+    r"|ed\s(?:size|volumes?|width|height|density|aeration|lucency|transparency)\b|abl[ey]\b(?!\s(?:to|with))|ative)"
+)
 # A sentence with a match is removed. Matched against lower-case text, which is faster than ignoring case.
 COMPARISON: re.Pattern[str] = re.compile(
-    r"\bcompar(?!t)\w*"
+    rf"\bcompar(?!t)(?!{_WITHIN_IMAGE}(?!{_THEN_A_STUDY}))\w*"
     rf"|\b{_EARLIER}\s(?:(?!{_NOT_BETWEEN})[\w/-]{{1,20}}\s){{0,4}}?{_STUDY}"
     rf"|\b(?:last|old)\s(?:chest\s|outside\s)?{_STUDY}"
     rf"|\b{_EARLIER}\s(?:[\w/-]{{1,20}}\s){{0,2}}?{HOLES}"

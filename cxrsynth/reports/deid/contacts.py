@@ -5,6 +5,11 @@ import re
 from cxrsynth.reports.deid.lexicon import core
 from cxrsynth.reports.deid.rules import HOLES, MARK, NOUN
 
+# "Performed with the patient supine": how an image was made or looked at, not by whom.
+_TECHNIQUE = (
+    r"certainty|confidence|nipple|markers?|fluoroscop|inspiration|expiration|(?:(?:iv|oral|intravenous|and|or|without)\s){0,3}contrast"
+    r"|(?:the\s)?patient\s(?:supine|prone|upright|erect|seated|sitting|standing|lying|rotated|in\s)"
+)
 # From a match on, a sentence is about people, not about the chest: the rest of it is removed.
 CONTACT: re.Pattern[str] = re.compile(
     r"\b(?:(?:electronically\s)?(?:dictated|signed|read|reviewed|interpreted|transcribed|verified"
@@ -17,7 +22,7 @@ CONTACT: re.Pattern[str] = re.compile(
     r"(?:,?\s(?:and\s\w{1,20}|electronically|digitally|verbally|personally|in conjunction|on|at|in|as"
     r"|date|time|the|final|report"
     rf"|[ap]\.?m\.?|\w{{1,10}}ly|{HOLES}),?){{0,8}}\s(?:by|with(?!\s(?:caution|care|attention|reference"
-    rf"|the\s(?:benefit|exception|aid|use)|an?\s|no\s|respect)))\b"
+    rf"|the\s(?:benefit|exception|aid|use)|an?\s|no\s|respect|{_TECHNIQUE})))\b"
     r"|(?:electronically\s)?signed\s?:|dictated\s?:|(?:discussed|discussion)\b(?!\s(?:above|below))"
     r"|d/w\b|communicated\b"
     r"|conveyed\b|relayed\b|telephoned\b|phoned\b|paged\b|notified\b|notification\b"

@@ -40,7 +40,7 @@ def language_of(text: str) -> str | None:
     if len(words) < _FEW_WORDS:
         return best if known[best] > english else "en"
     other = max(sum(word in _words(language) for word in words) for language in _OTHERS)
-    if other > known[best]:
+    if other > known[best] and not all(len(word) == 1 or word in vocabulary() for word in words):
         return None
     in_english = sum(word in vocabulary() for word in words)
     if known[best] * 6 < len(words) and in_english * 2 < len(words):

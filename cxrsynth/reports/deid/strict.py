@@ -21,7 +21,7 @@ _UNITS = (
 _ALLOWED_NUMBER = re.compile(
     rf"(?:\d{{1,3}}(?:[.,]\d{{1,3}})?(?:{_UNITS})?|\d{{1,2}}(?:st|nd|rd|th)"
     rf"|(?:[ctls]-?\d{{1,2}})(?:[-/](?:[ctls]?\d{{1,2}}))*|x\d{{1,2}}|\d{{1,2}}x|#\d"
-    rf"|\d{{1,2}}[-/+]\d{{1,2}}(?:[-/]\d{{1,2}})?"
+    rf"|\d{{1,2}}[-/+]\d{{1,2}}(?:[-/]\d{{1,2}})?|\d{{1,2}}\.\d/\d{{1,2}}\.\d"
     rf"|\d{{1,3}}(?:\.\d{{1,2}})?-\d{{1,3}}(?:\.\d{{1,2}})?(?:{_UNITS})?"
     rf"|\d{{1,3}}(?:x\d{{1,3}}){{1,2}}(?:{_UNITS})?|o2|co2|[23]d|fio2|spo2|pao2|sao2|paco2|h1n1"
     rf"|t[1-4][a-c]?(?:n[0-3](?:m[01])?)?"
@@ -40,6 +40,7 @@ _MEASURED = re.compile(
 _LONG_NUMBER = re.compile(r"\d{4,}|\d{1,3}(?:,\d{3})+")
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 _LONG_SHOUT = 4
+_LIST_NUMBER = re.compile(r"\s*\d{1,2}[.)](?=[A-Z][a-z])")  # without the usual blank: "2.No effusion."
 
 
 def is_clinical(sentence: str, language: str) -> bool:
@@ -49,6 +50,8 @@ def is_clinical(sentence: str, language: str) -> bool:
     """
     if _HAN.search(sentence):
         return False
+    if number := _LIST_NUMBER.match(sentence):
+        sentence = sentence[number.end() :]
     tokens = list(TOKEN.finditer(sentence))
     parsed = Sentence(sentence, tokens, [kind_of(token[0]) for token in tokens], language)
     if not all(_is_known(parsed, index, language) for index in range(len(tokens))):

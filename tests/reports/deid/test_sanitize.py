@@ -157,6 +157,15 @@ DR chest, supine view.
 About 500 ml of pleural fluid.
 No evidence of pneumothorax, effusion or edema.
 The drain lies in the right upper quadrant.
+Compared size of both lungs is similar.
+The right apex is dense compared to the left.
+In comparison to the contralateral side, the left lung is smaller.
+Lung volumes are comparable.
+Examination was performed with nipple markers.
+A CT was performed with intravenous contrast.
+The study was performed with the patient supine.
+A nodule is seen with certainty on the PA view only.
+S-shaped curvature thoracic spine noted.
 """.strip().splitlines()
 
 
@@ -281,6 +290,11 @@ def test_clean_real_reports_lose_nothing_but_comparisons(open_i: list[str]) -> N
         ),
         ("FINDINGS: Compared to prior, worse edema. Effusion.", "FINDINGS: Effusion."),
         ("1. Stable edema. 2. Worse than on the prior study.", "1. Edema."),
+        ("Compared to the left lung on the prior study, less fluid. Clear.", "Clear."),
+        ("Compared to the left lateral decubitus film, less fluid. Clear.", "Clear."),
+        ("Compared with the right effusion on 3/4/2019, less fluid. Clear.", "Clear."),
+        ("Findings are comparable to those of ___. Clear.", "Clear."),
+        ("Comparable to the study of 3/4/2019. Clear.", "Clear."),
     ],
 )
 def test_comparisons_go_and_findings_stay(text: str, left: str) -> None:
@@ -297,6 +311,7 @@ def test_comparisons_go_and_findings_stay(text: str, left: str) -> None:
         ("A 92-year-old woman with cough.", "Woman with cough."),
         ("Lead (placed 3/2019) in the ventricle.", "Lead (placed) in the ventricle."),
         ("Nodule of 2.3 cm (see 3/4/2021).", "Nodule of 2.3 cm (see)."),
+        ("Lungs are clear. Performed with technologist Wexlorp.", "Lungs are clear."),
         ("Lungs are clear. Dictated by: John Q. Smith, M.D. on March 4, 2021.", "Lungs are clear."),
     ],
 )

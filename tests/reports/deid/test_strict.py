@@ -16,6 +16,7 @@ from cxrsynth.reports.deid.sanitize import KINDS, sanitize
         "Effusion 48215.",  # a long number without a unit
         "Effusion AB12.",
         "The XQ is large.",
+        "2.The opacity is qwxzzy.",
         "患者左侧胸腔积液。",  # no vocabulary
     ],
 )
@@ -37,6 +38,8 @@ def test_strict_drops_a_sentence_with_what_is_not_known_to_be_clinical(sentence:
         "SVC, RA and RV leads; COPD with 26mm bullae.",
         "A 45-year-old woman. SpO2 of 92% on 4 L.",
         "1. Cardiomegaly.\n2. Small effusion (left).",
+        "1.Small effusion. 2.No pneumothorax.",
+        "Cardiothoracic ratio of 16.2/24.7.",
         "T-spine is intact.",
         "SMALL LEFT EFFUSION. NO PNEUMOTHORAX.",
     ],
