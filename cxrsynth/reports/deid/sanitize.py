@@ -30,6 +30,7 @@ from cxrsynth.reports.deid.language import language_of
 from cxrsynth.reports.deid.rules import HOLE, take_out
 from cxrsynth.reports.deid.sentences import own_header, repair, sentences
 from cxrsynth.reports.deid.strict import is_clinical
+from cxrsynth.reports.text import check_text
 
 if TYPE_CHECKING:
     from cxrsynth.reports.deid.entity_model import EntityModel
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _BREAK = re.compile("\r\n?|[\u000b\u000c\u001c-\u001f\u0085\u2028\u2029]")
 _UNSEEN = re.compile(
     "[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb\ue000\ue001\U000e0000-\U000e01ef]"
+    "\u2060-\u206f\ud800-\udfff\ufe00-\ufe0f\ufeff\ufff9-\ufffb\ue000\ue001\U000e0000-\U000e01ef]"
 )
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d{0,2});")
 # Hyphens, and dashes used as hyphens.
@@ -104,9 +105,11 @@ def sanitize(
             alone. It needs `pip install 'cxrsynth[presidio]'`, and is loaded by the first call.
 
     Raises:
+        ReportsError: if the text is no `str`.
         ValueError: for another strength.
         ModelError: if the model cannot be loaded.
     """
+    check_text(text, function="sanitize")
     if strength not in STRENGTHS:
         raise ValueError(f"strength: {strength!r}, expected one of {', '.join(STRENGTHS)}")
     finder = _finder(model)

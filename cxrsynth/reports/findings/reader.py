@@ -23,6 +23,7 @@ from cxrsynth.reports.findings.wording import reworded
 from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.language import is_english
 from cxrsynth.reports.sections import Kind, shown_sections
+from cxrsynth.reports.text import check_text
 
 _ABBREVIATED = re.compile(r"\b(vs|approx|dr|mr|mrs|ms|st|no(?= ?\.\s?\d)|fig|e\.g|i\.e)\.(?= ?[a-z\d])")
 # "Effusion? Y": a question that its own line answers.
@@ -39,6 +40,7 @@ _SPLIT = re.compile(
 )
 _SOFTEN = re.compile(r"[-/_:()\[\]\"'|=*\u2013\u2014]+|\s+")
 _WORD = re.compile(r"[a-z]+|\?")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one; spaCy takes none
 _LONGEST = 1000  # characters that are read as one sentence; no report has such a sentence, but other text may
 
 _UNSIDED = frozenset({"Cardiomegaly", "Enlarged Cardiomediastinum"})
@@ -76,7 +78,11 @@ def read_findings(text: str) -> dict[str, FindingLabel]:
     Returns:
         Observation (a name of `cxrsynth.OBSERVATIONS`) -> label, in the order of that list; one that the report does
         not mention has no key.
+
+    Raises:
+        ReportsError: if the text is no `str`.
     """
+    check_text(text, function="read_findings")
     if not is_english(text):
         warnings.warn("the report is not in English: no findings were read", stacklevel=2)
         return {}
@@ -109,7 +115,7 @@ class FindingsReader:
             return {}
         report: list[_Mention] = []
         addenda: list[_Mention] = []
-        for section in shown_sections(text):
+        for section in shown_sections(_LONE_SURROGATE.sub(" ", text)):
             mentions = addenda if section.kind is Kind.ADDENDUM else report
             for sentence in _sentences(section.text):
                 mentions += self._read_sentence(sentence)
