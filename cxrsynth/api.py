@@ -307,6 +307,7 @@ def audit(
     split: str | None = AuditSettings.split,
     reference_split: str | None = AuditSettings.reference_split,
     columns: Mapping[str, str] | None = None,
+    labeler: str | PathLike[str] | None = AuditSettings.labeler,
     judges: str | Mapping[str, str] = DEFAULT_FAMILY,
     features: str = AuditSettings.features,
     verifier: str = AuditSettings.verifier,
@@ -353,6 +354,8 @@ def audit(
         split: of a public data set whose splits are known, only this one: train, val, test, or a name of its own.
         reference_split: the same for the reference.
         columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`, `patient_id`, `file`) -> column name.
+        labeler: folder of a BERT labeler in CheXbert's layout, or a hub id `owner/name@revision`, that reads findings
+            from reports; None for rules. Data sets of cxrsynth have their findings.
         judges: backend of all reward models, or reward -> backend; only the rewards of a mapping are measured.
         features: feature space for fidelity: a family of reward models, `xrv:NAME`, or an encoder folder.
         verifier: what recognizes patients of the reference: nano's verifier, a folder of another, or an encoder folder.
@@ -419,6 +422,7 @@ def audit(
         split=split,
         reference_split=reference_split,
         columns=_columns(columns, (_ROLES - {"report_id", "race"}) | {"patient_id", "file"}),
+        labeler=_path(labeler),
         judges=_judges(judges),
         family=family,
         features=features,

@@ -289,7 +289,8 @@ class AuditSettings:
     pictures of the real images that are nearest to audited ones on the page. `protocol` is a benchmark
     whose names and published rows are reported. `reader_study` is how many images a reader study is made of, half of
     them real; `reader_answers` are the files its readers saved. `id_key`
-    None: the key in the user's data folder. `out` None: beside the input. `split` and `reference_split` are parts of
+    None: the key in the user's data folder. `out` None: beside the input. `labeler` None: rules read findings from
+    reports. `split` and `reference_split` are parts of
     data sets whose splits are known; None for all.
     """
 
@@ -301,6 +302,7 @@ class AuditSettings:
     split: str | None = None
     reference_split: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    labeler: Path | None = None
     judges: dict[str, str] = field(default_factory=dict)
     family: str = DEFAULT_FAMILY
     features: str = DEFAULT_FAMILY

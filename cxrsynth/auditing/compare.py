@@ -17,7 +17,8 @@ _LONGEST = 1 << 28  # bytes
 _EXPECTED = "expected the summary.json of another audit, or its folder"
 _COUNTS = ("images", "kept", "kept_fraction")
 _SIZED = ("frechet", "precision", "recall", "density", "coverage")  # depend on the number of images
-_FEATURES, _REFERENCE, _SIZE, _VERIFIER = "features", "reference", "number of images", "verifier"
+_FEATURES, _REFERENCE, _SIZE = "features", "reference", "number of images"
+_LABELER, _VERIFIER = "labeler", "verifier"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +84,16 @@ def _depends_on(metric: Metric) -> set[str]:
     first, *rest = metric.path
     match first:
         case "rewards" | "rewards_kept":
-            return {f"reward {rest[0]}"}
+            return {f"reward {rest[0]}", _LABELER}
         case "findings":
-            return set() if rest[1] in _COUNTS else {f"reward {rest[1]}"}
-        case "fidelity" if rest[1].startswith("ms_ssim"):
-            return set()
+            return {_LABELER} if rest[1] in _COUNTS else {f"reward {rest[1]}", _LABELER}
         case "fidelity":
-            return {_FEATURES, _REFERENCE, *((_SIZE,) if rest[1] in _SIZED else ())}
+            group = {_LABELER} if rest[0].startswith("finding") else set()
+            if rest[1].startswith("ms_ssim"):
+                return group
+            return group | {_FEATURES, _REFERENCE, *((_SIZE,) if rest[1] in _SIZED else ())}
         case "utility":
-            return {_FEATURES, _REFERENCE}
+            return {_FEATURES, _REFERENCE, _LABELER}
         case "memorization":
             return {_REFERENCE}
         case "reidentification":
@@ -105,6 +107,10 @@ def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
     for name in [name for name in judges if name in others]:
         if judges[name].get("digest") != others[name].get("digest"):
             yield f"reward {name}", f"{judges[name].get('backend')} here, {others[name].get('backend')} there"
+    labelers = [(summary.get("provenance") or {}).get("labeler") for summary in (this, other)]
+    if labelers[0] != labelers[1]:
+        here, there = ("rules" if one is None else str(one)[:12] for one in labelers)
+        yield _LABELER, f"{here} here, {there} there"
     features = [summary.get("features") or {} for summary in (this, other)]
     if features[0].get("digest") != features[1].get("digest"):
         yield _FEATURES, f"{features[0].get('name')} here, {features[1].get('name')} there"

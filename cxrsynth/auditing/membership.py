@@ -27,7 +27,7 @@ from cxrsynth.images.pictures import centered, squared
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.metrics.membership.attacks import DISCREPANCY, Attacks
 from cxrsynth.metrics.membership.inference import LEAST, measure_attacks
-from cxrsynth.reports.request import PromptBuilder
+from cxrsynth.reports.request import PromptBuilder, Reader
 from cxrsynth.settings import AuditSettings, Precision
 
 MEMBERS, OTHERS = "members", "non_members"
@@ -210,8 +210,11 @@ def load_membership(
     others: Collection,
     scorer: Scorer,
     folder: Path,
+    labeler: Reader | None = None,
 ) -> Membership:
     """The attacked model, and about `settings.attacked` images of both collections; scores are kept in `folder`.
+
+    `labeler` reads the labels of prompts, None for the rules.
 
     Raises:
         ModelError: if the model cannot be loaded.
@@ -224,7 +227,9 @@ def load_membership(
     attacking = AttackScorer(
         model=model,
         attacks=Attacks(model, seed=settings.seed),
-        prompt_builder=PromptBuilder(spec.prompt_format, spec.depicts, model.fits, classes=spec.classes),
+        prompt_builder=PromptBuilder(
+            spec.prompt_format, spec.depicts, model.fits, classes=spec.classes, reader=labeler
+        ),
         extractor=scorer.extractor,
         device=scorer.device,
         id_key=scorer.id_key,
@@ -233,6 +238,7 @@ def load_membership(
         "version": scorer.identity["version"],
         "id_key_fingerprint": scorer.identity["id_key_fingerprint"],
         "features": scorer.identity["features"],
+        **({"labeler": scorer.identity["labeler"]} if "labeler" in scorer.identity else {}),
         "columns": dict(sorted(settings.columns.items())),
         "model": model.digest,
         "precision": precision.value,

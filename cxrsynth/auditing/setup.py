@@ -35,6 +35,8 @@ from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks
 from cxrsynth.metrics.quality.framing import framing_digest, load_framing
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.metrics.reidentification.verifier import load_verifier
+from cxrsynth.reports.findings.labeler import labeler_record, load_labeler
+from cxrsynth.reports.request import Reader
 from cxrsynth.reports.table.columns import ColumnNames, column_names
 from cxrsynth.reports.table.source import checked
 from cxrsynth.rewards.backends import family_folder, load_reward
@@ -88,18 +90,19 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     thresholds = parse_thresholds(settings.fail_under, known_metrics(rewards, ALTERATIONS))
     answers = read_answers(settings.reader_answers, folder.parts) if settings.reader_answers else None
     other = None if settings.compare is None else read_summary(settings.compare)
-    images, reference = _open_collections(settings)
+    device = choose_device(settings.device, local_rank=read_launch().local_rank)
+    labeler = load_labeler(settings.labeler, device=device)
+    images, reference = _open_collections(settings, labeler)
     if settings.reader_study is not None:
         for collection in filter(None, (images, reference)):
             _refuse_few(collection, settings.reader_study)
-    attacked = _open_attacked(settings)
+    attacked = _open_attacked(settings, labeler)
     if settings.write_depicts is not None:
         check_origin(settings.write_depicts, images.manifest, folder.depicts)
-    device = choose_device(settings.device, local_rank=read_launch().local_rank)
     scorer = load_scorer(settings, device=device, id_key=load_id_key(settings.id_key))
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
     autoencoder = load_autoencoder(settings.generator, images.manifest, device) if reference else None
-    membership = load_membership(settings, *attacked, scorer, folder.parts) if attacked else None
+    membership = load_membership(settings, *attacked, scorer, folder.parts, labeler) if attacked else None
     return AuditRun(
         settings=settings,
         images=_examined(images, folder, scorer, settings),
@@ -202,16 +205,16 @@ def _check_membership_options(settings: AuditSettings) -> None:
             raise ShardError(f"{option}: missing\n  membership inference needs {what}")
 
 
-def _open_collections(settings: AuditSettings) -> tuple[Collection, Collection | None]:
+def _open_collections(settings: AuditSettings, labeler: Reader | None) -> tuple[Collection, Collection | None]:
     """The audited images and the reference."""
     _check_file_column(settings)
-    images = _open(settings.shards, settings.table, settings.split, settings)
+    images = _open(settings.shards, settings.table, settings.split, settings, labeler)
     if settings.reference is None:
         return images, None
-    return images, _open(settings.reference, settings.reference_table, settings.reference_split, settings)
+    return images, _open(settings.reference, settings.reference_table, settings.reference_split, settings, labeler)
 
 
-def _open_attacked(settings: AuditSettings) -> tuple[Collection, Collection] | None:
+def _open_attacked(settings: AuditSettings, labeler: Reader | None) -> tuple[Collection, Collection] | None:
     """Members and non-members; None where the model is not attacked."""
     if settings.members is None or settings.non_members is None:
         return None
@@ -221,8 +224,8 @@ def _open_attacked(settings: AuditSettings) -> tuple[Collection, Collection] | N
             "  expected: images of other patients, which the model never saw"
         )
     found = (
-        _open(settings.members, settings.members_table, settings.members_split, settings),
-        _open(settings.non_members, settings.non_members_table, settings.non_members_split, settings),
+        _open(settings.members, settings.members_table, settings.members_split, settings, labeler),
+        _open(settings.non_members, settings.non_members_table, settings.non_members_split, settings, labeler),
     )
     for option, collection in zip(("--members", "--non-members"), found, strict=True):
         known = _known_count(collection)
@@ -243,11 +246,15 @@ def _check_file_column(settings: AuditSettings) -> None:
         raise ReportsError(f"--file-column {named}: no such column ({where})")
 
 
-def _open(path: Location, table: Location | None, split: str | None, settings: AuditSettings) -> Collection:
+def _open(
+    path: Location, table: Location | None, split: str | None, settings: AuditSettings, labeler: Reader | None
+) -> Collection:
     """A collection, or a split of it, having said what of it is not read."""
     asked = dict(settings.columns)
     file_column = asked.pop("file", None)
-    collection = open_collection(path, table=table, columns=ColumnNames(**asked), file_column=file_column, split=split)
+    collection = open_collection(
+        path, table=table, columns=ColumnNames(**asked), file_column=file_column, split=split, labeler=labeler
+    )
     _tell(collection, table)
     return collection
 
@@ -331,6 +338,7 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
             "checks": {name: asdict(CHECKS[name]) for name in checks.names},
             "features": extractor.as_json(),
             "verifier": None if verifier is None else verifier.embed.as_json(),
+            **labeler_record(settings.labeler),
         },
         verifier=verifier,
     )

@@ -84,6 +84,7 @@ def summarize(
             "cxrsynth": identity["version"],
             "family": _without_folders(identity["family"]),
             "image_size": identity["image_size"],
+            "labeler": identity.get("labeler"),
         },
     }
     protocol = run.settings.protocol

@@ -29,7 +29,7 @@ from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.generation.accept import Acceptor, acceptance_plan, load_acceptor
 from cxrsynth.reports.deid.entity_model import EntityModel, entity_model_digest
-from cxrsynth.reports.findings.labeler import BertLabeler, labeler_digest
+from cxrsynth.reports.findings.labeler import labeler_record, load_labeler
 from cxrsynth.reports.request import Reader
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
@@ -148,7 +148,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         batch_size=settings.sampling.batch_size or _BATCH_SIZE[device.type],
         load_model=lambda: load_model(model, device=device, precision=precision, negative_prompt=negative_prompt),
         load_acceptor=lambda: None if settings.accept is None else load_acceptor(settings.accept, device=device),
-        load_reader=cache(lambda: None if settings.labeler is None else BertLabeler(settings.labeler, device=device)),
+        load_reader=cache(lambda: load_labeler(settings.labeler, device=device)),
         load_entities=cache(lambda: _entity_model(settings.deid_model, device)),
     )
     if run.negative_prompt and run.guidance == 1.0:
@@ -269,7 +269,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
             **({"study_date": shards.study_date} if shards.study_date else {}),
         },
         **accepted,
-        **({} if settings.labeler is None else {"labeler": labeler_digest(settings.labeler)}),
+        **labeler_record(settings.labeler),
         "deid": run.settings.strength.value,
         **({} if settings.deid_model is None else {"deid_model": entity_model_digest(settings.deid_model)}),
         "versions": {"cxrsynth": __version__} | {package: version(package) for package in _PACKAGES},

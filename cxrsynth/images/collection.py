@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cxrsynth.address import Address, Location, unreachable
 from cxrsynth.console import counted
@@ -39,6 +39,9 @@ from cxrsynth.shards.folder import MANIFEST
 # What img2dataset writes beside each shard.
 _IMG2DATASET = re.compile(r"(?:^|/)\d{5,}_stats\.json$")
 Kind = Literal["cxrsynth", "webdataset", "parquet", "arrow", "zip", "folder", "dicom"]
+
+if TYPE_CHECKING:
+    from cxrsynth.reports.request import Reader
 
 __all__ = ["Collection", "Kind", "Unit", "open_collection"]
 
@@ -115,6 +118,7 @@ def open_collection(
     template: PromptTemplate | None = None,
     file_column: str | None = None,
     split: str | None = None,
+    labeler: "Reader | None" = None,
 ) -> Collection:
     """Find out what is at `path`: a cxrsynth data set, a shard or a folder of shards, an image or a folder of images.
 
@@ -130,6 +134,7 @@ def open_collection(
         template: of prompts, whose fields are read, too.
         file_column: the table's column of file names, if it has that one; else a usual one.
         split: of a data set whose splits are known, only this one: train, val, test, or a name of its own.
+        labeler: reads labels from the text of reports; None for the rules.
 
     Raises:
         ShardError: if there is nothing at `path`, nothing that can be read as images, or a broken cxrsynth manifest.
@@ -154,7 +159,7 @@ def open_collection(
         )
     described = _Table() if table is None or rows is None else _Table.of(table, rows)
     kind = _kind(source)
-    metadata = MetadataReader(columns, template)
+    metadata = MetadataReader(columns, template, labeler)
     return Collection(
         path,
         kind,

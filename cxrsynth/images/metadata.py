@@ -20,7 +20,7 @@ from cxrsynth.reports.table.source import is_text
 from cxrsynth.reports.template import PromptTemplate
 
 if TYPE_CHECKING:
-    from cxrsynth.reports.request import PromptBuilder
+    from cxrsynth.reports.request import PromptBuilder, Reader
 
 _PATIENT = ("patientid", "subjectid", "patient", "subject")
 _AGE_GROUP = ("agegroup",)
@@ -59,10 +59,17 @@ class MetadataReader:
     Args:
         columns: names of columns that differ from the usual ones.
         template: of prompts; the columns among its fields are kept as they are, without those of ids and ages.
+        labeler: reads labels from text; None for the rules.
     """
 
-    def __init__(self, columns: ColumnNames | None = None, template: PromptTemplate | None = None) -> None:
+    def __init__(
+        self,
+        columns: ColumnNames | None = None,
+        template: PromptTemplate | None = None,
+        labeler: "Reader | None" = None,
+    ) -> None:
         self._asked = columns or ColumnNames()
+        self._labeler = labeler
         self._template = template
         self._lock = threading.Lock()
 
@@ -134,7 +141,7 @@ class MetadataReader:
         from cxrsynth.reports.request import PromptBuilder
         from cxrsynth.settings import PromptStyle
 
-        return PromptBuilder(PromptStyle.CANONICAL, None, lambda _: True)
+        return PromptBuilder(PromptStyle.CANONICAL, None, lambda _: True, reader=self._labeler)
 
 
 def _joined(record: Mapping[str, Any]) -> dict[str, str]:

@@ -163,7 +163,13 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
             lora=tuple(map(lora, recipe.model.lora)),
             embeddings=tuple(map(beside, recipe.model.embeddings)),
         ),
-        reports=_with(reports, table=path(reports.table), held_out=path(reports.held_out), test=path(reports.test)),
+        reports=_with(
+            reports,
+            table=path(reports.table),
+            held_out=path(reports.held_out),
+            test=path(reports.test),
+            labeler=reports.labeler and beside(reports.labeler),
+        ),
         stages=tuple(stage(place, one) for place, one in enumerate(recipe.stages)),
         evaluation=_with(
             evaluation,

@@ -119,6 +119,11 @@ class ReportsSection(Section):
         " result. Default: as many as are evaluated of those held out, but at most a quarter of the other reports, and"
         " none if that is fewer than 2.",
     )
+    labeler: Path | None = Field(
+        default=None,
+        description="Folder of a BERT labeler in CheXbert's layout, or a hub id `owner/name@revision`, that reads the"
+        " labels of all reports, those of the images of a stage `sft`, too; default: rules.",
+    )
 
 
 class LoraSection(Section):

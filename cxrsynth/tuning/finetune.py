@@ -15,7 +15,6 @@ from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import guided_condition
 from cxrsynth.recipe.schema import SamplingSection, SftStage
-from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.runtime.pool import OrderedPool
@@ -154,9 +153,7 @@ class Supervision:
         encoder = ImageEncoder(
             collection,
             self.model,
-            PromptBuilder(
-                run.model.spec.prompt_format, run.model.spec.depicts, self.model.fits, classes=run.model.spec.classes
-            ),
+            run.prompt_builder(self.model.fits),
             excluded=excluded,
             folder=run.folder.latents(self.index),
             limit_bytes=self.section.cache_gib * 2**30,

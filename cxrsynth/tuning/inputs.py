@@ -16,6 +16,7 @@ from cxrsynth.errors import RecipeError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.recipe.schema import DistillStage, Recipe, ReinforcementStage, RewardSection, SftStage
+from cxrsynth.reports.findings.labeler import labeler_digest, load_labeler
 from cxrsynth.reports.table.source import reading
 from cxrsynth.reports.template import PromptFormat
 from cxrsynth.rewards.augmented import AugmentedReward
@@ -28,6 +29,8 @@ from cxrsynth.runtime.processes import read_launch
 from cxrsynth.tuning.latent_cache import open_images
 from cxrsynth.tuning.run import LoadedInputs, TuneRun
 from cxrsynth.tuning.splits import HELD_OUT, TEST, ReportSets
+
+LABELER = "reports.labeler"
 
 
 def _names_and_sizes(radiographs: Collection) -> str:
@@ -68,11 +71,12 @@ def load_inputs(recipe: Recipe, *, device: torch.device, prompt_format: PromptFo
     def reward(name: str, backend: str) -> Reward:
         return load_reward(name, backend, device=device)
 
+    labeler = load_labeler(recipe.reports.labeler, device=device, option=f"{LABELER}:")
     images: dict[int, Collection] = {}
     rewards: dict[int, RewardSuite] = {}
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, SftStage):
-            images[index] = open_images(stage, prompt_format)
+            images[index] = open_images(stage, prompt_format, labeler)
         if not isinstance(stage, ReinforcementStage):
             continue
         suite: dict[str, Reward] = {}
@@ -82,7 +86,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device, prompt_format: PromptFo
                 suite[name] = AugmentedReward(one, views=section.augment) if section.augment > 1 else one
         rewards[index] = RewardSuite(suite)
     if not rewards and not any(isinstance(stage, DistillStage) for stage in recipe.stages):
-        return LoadedInputs(images, rewards)
+        return LoadedInputs(images, rewards, labeler=labeler)
     _warn_of_dependence(recipe)
     evaluation = recipe.evaluation
     return LoadedInputs(
@@ -91,6 +95,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device, prompt_format: PromptFo
         evaluator=RewardSuite({name: reward(name, backend) for name, backend in evaluation.evaluators.items()}),
         extractor=load_extractor(evaluation.features, device=device),
         reference=None if evaluation.reference is None else open_collection(evaluation.reference),
+        labeler=labeler,
     )
 
 
@@ -174,6 +179,8 @@ def input_digests(run: TuneRun) -> dict[str, str]:
         "model.checkpoint": run.model.digest,
         "reports.table": _digest(recipe.reports.table),
     }
+    if recipe.reports.labeler is not None:
+        found[LABELER] = labeler_digest(recipe.reports.labeler)
     for key in (HELD_OUT, TEST):
         if isinstance(given := getattr(recipe.reports, key), Path):
             found[f"reports.{key}"] = _digest(given)

@@ -28,7 +28,7 @@ from cxrsynth.images.collection import Unit, open_collection
 from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.images.pictures import centered
 from cxrsynth.recipe.schema import SftStage
-from cxrsynth.reports.request import PromptBuilder
+from cxrsynth.reports.request import PromptBuilder, Reader
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.template import PromptFormat, PromptTemplate
@@ -40,14 +40,15 @@ from cxrsynth.tuning.splits import text_key
 _USED, _DAMAGED, _NO_REPORT, _HELD_OUT = "used", "could not be read", "without a report", "of held-out or test reports"
 
 
-def open_images(stage: SftStage, prompt_format: PromptFormat) -> ImageCollection:
-    """The images a stage trains on, with what their prompts need.
+def open_images(stage: SftStage, prompt_format: PromptFormat, labeler: Reader | None = None) -> ImageCollection:
+    """The images a stage trains on, with what their prompts need; `labeler` None: labels are read by rules.
 
     Raises:
         ShardError, ReportsError: as `open_collection` does.
     """
     template = prompt_format if isinstance(prompt_format, PromptTemplate) else None
-    return open_collection(stage.data, table=stage.table, columns=ColumnNames(**stage.columns), template=template)
+    columns = ColumnNames(**stage.columns)
+    return open_collection(stage.data, table=stage.table, columns=columns, template=template, labeler=labeler)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cxrsynth.diffusion.spec import SamplingDefaults
 from cxrsynth.images.collection import Collection
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.recipe.schema import Recipe, ReinforcementStage, SamplingSection
-from cxrsynth.reports.request import PromptBuilder
+from cxrsynth.reports.request import PromptBuilder, Reader
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.rollouts import PromptExample
@@ -33,8 +33,8 @@ _STAGE_STRIDE = 1_000_003
 class LoadedInputs:
     """What the recipe names beside models and reports, loaded once: image collections and reward models.
 
-    `images` and `rewards` are by stage. Where all stages are supervised nothing is evaluated, and `evaluator`,
-    `extractor` and `reference` are None.
+    `images` and `rewards` are by stage. `labeler` None: labels are read by rules. Where all stages are supervised
+    nothing is evaluated, and `evaluator`, `extractor` and `reference` are None.
     """
 
     images: Mapping[int, Collection]
@@ -42,6 +42,7 @@ class LoadedInputs:
     evaluator: RewardSuite | None = None
     extractor: Extractor | None = None
     reference: Collection | None = None
+    labeler: Reader | None = None
 
 
 @dataclass(frozen=True)
@@ -133,15 +134,18 @@ class TuneRun:
         """Guidance scale: the recipe's, else what the model folder recommends."""
         return self.defaults.guidance if scale is None else scale
 
+    def prompt_builder(self, fits: Callable[[str], bool]) -> PromptBuilder:
+        """What makes the prompts of all stages; `fits` says whether a text fits the tokenizer."""
+        spec = self.model.spec
+        return PromptBuilder(spec.prompt_format, spec.depicts, fits, classes=spec.classes, reader=self.loaded.labeler)
+
     def prompt_examples(self, fits: Callable[[str], bool]) -> Callable[[Report], PromptExample]:
         """A function from reports to prompts, labels and conditions; each report is worked on once.
 
         Args:
             fits: whether a text fits the tokenizer.
         """
-        prompt_builder = PromptBuilder(
-            self.model.spec.prompt_format, self.model.spec.depicts, fits, classes=self.model.spec.classes
-        )
+        prompt_builder = self.prompt_builder(fits)
 
         @lru_cache(maxsize=100_000)
         def example(place: int, of: str) -> PromptExample:

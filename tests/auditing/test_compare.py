@@ -59,6 +59,7 @@ def test_numbers_stand_beside_each_other(summary: dict[str, Any]) -> None:
             "fidelity/all/kid",
             "fidelity/all/ms_ssim_within",
         ),
+        ({"provenance": {"labeler": "x"}}, "labeler", "rewards/diagnosis/mean", "fidelity/all/kid"),
         ({"reference": {"path": "other", "images": 9}}, "reference", "memorization/flagged", "kept_fraction"),
     ],
 )

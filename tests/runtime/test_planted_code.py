@@ -68,6 +68,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Path, Path, Path], list[object]]]] = {
     "generate --scheduler": ("model", of_generate("--scheduler", "scheduler")),
     "generate --labeler": ("dual", of_generate("--labeler")),
     "generate --deid-model": ("dual", of_generate("--deid-model")),
+    "audit --labeler": ("dual", of_audit("--labeler")),
     "audit --generator": ("model", of_audit("--generator")),
     "audit --family": ("family", of_audit("--family")),
     "audit --features": ("dual", of_audit("--features")),

@@ -8,6 +8,7 @@ which come from the rules where both agree on the status.
 import hashlib
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -48,19 +49,23 @@ _UNUSED = ("bert.pooler.",)  # in CheXbert's checkpoint, but not in the way of i
 _CACHED = 4096  # texts: a prompt's labels are asked for more than once
 
 
+OPTION = "--labeler"
+
+
 class BertLabeler:
-    """Labels of reports by a BERT, in the interface of `FindingsReader`.
+    """Labels of reports by a BERT, in the interface of `FindingsReader`; threads may share one.
 
     Args:
         name: a folder, or a hub id `owner/name@revision`.
         device: where it runs.
+        option: how errors call what named it.
 
     Raises:
         ModelError: if the folder cannot be loaded as a labeler.
     """
 
-    def __init__(self, name: Path, *, device: torch.device) -> None:
-        folder = find_labeler(name)
+    def __init__(self, name: Path, *, device: torch.device, option: str = OPTION) -> None:
+        folder = find_labeler(name, option=option)
         self._device = device
         self._tokenizer = load_tokenizer(transformers.AutoTokenizer, folder, role=f"the tokenizer of {_ROLE}")
         self._network = _load(folder).to(device)
@@ -70,6 +75,7 @@ class BertLabeler:
             problem = f"its tokenizer has {len(self._tokenizer)} tokens, its network {known}"
             raise unusable(folder, _ROLE, problem, expected=_EXPECTED)
         self._rules = FindingsReader()
+        self._lock = Lock()  # neither the rules nor the tokenizer are thread-safe
         self._statuses = lru_cache(maxsize=_CACHED)(self._labeled)
 
     def read(self, text: str) -> dict[str, FindingLabel]:
@@ -80,8 +86,9 @@ class BertLabeler:
         shown = " ".join(shown_text(text).split()) if is_english(text) else ""
         if not shown:
             return {}
-        sided = self._rules.read(text)
-        labels = {name: FindingLabel(status) for name, status in self._statuses(shown).items()}
+        with self._lock:
+            sided = self._rules.read(text)
+            labels = {name: FindingLabel(status) for name, status in self._statuses(shown).items()}
         agreed = {name: label for name, label in sided.items() if labels.get(name, label).status is label.status}
         return {name: agreed.get(name, label) for name, label in labels.items()}
 
@@ -93,7 +100,17 @@ class BertLabeler:
         return {name: status for name in OBSERVATIONS if (status := found[name]) is not None}
 
 
-def find_labeler(name: Path) -> Path:
+def load_labeler(name: Path | None, *, device: torch.device, option: str = OPTION) -> BertLabeler | None:
+    """The labeler that the user named; None, for the rules, if none is. Raises ModelError as `BertLabeler` does."""
+    return None if name is None else BertLabeler(name, device=device, option=option)
+
+
+def labeler_record(name: Path | None) -> dict[str, str]:
+    """What plans and identities of scores record of a labeler: nothing for the rules."""
+    return {} if name is None else {"labeler": labeler_digest(name)}
+
+
+def find_labeler(name: Path, *, option: str = OPTION) -> Path:
     """The folder of a labeler, downloaded if need be.
 
     Raises:
@@ -101,11 +118,11 @@ def find_labeler(name: Path) -> Path:
     """
     folder = name if name.is_dir() else hub_folder(str(name), folders="a labeler's folder")
     if folder is None:
-        raise ModelError(f"--labeler {name}: no such folder\n  expected: {_EXPECTED}")
+        raise ModelError(f"{option} {name}: no such folder\n  expected: {_EXPECTED}")
     check_files(folder)
     missing = [file for file in ("config.json", _WEIGHTS) if not (folder / file).is_file()]
     if missing:
-        raise ModelError(f"--labeler {folder}: no {' and no '.join(missing)} there\n  expected: {_EXPECTED}")
+        raise ModelError(f"{option} {folder}: no {' and no '.join(missing)} there\n  expected: {_EXPECTED}")
     return folder
 
 
