@@ -11,10 +11,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxrsynth.console import counted
-from cxrsynth.settings import IncludeText
+from cxrsynth.settings import Deid, IncludeText
 from cxrsynth.shards.folder import FILE_SET, KEYS, MANIFEST, METADATA, NOT_ACCEPTED, PREVIEW, REJECTED
 
 _CELL = 192
+# Percent of planted names and places that were removed, as docs/privacy.md gives them (tests.benchmarks.deid_recall).
+_RECALL = {Deid.STANDARD: ("99.41", "99.92"), Deid.STRICT: ("99.94", "99.95")}
 _INTENDED_USE = [
     "Research: developing and testing software for chest radiographs, and adding to real training data.",
     "Confirm on real images whatever you find on these.",
@@ -198,10 +200,12 @@ def _privacy(manifest: Mapping[str, Any]) -> list[str]:
     ]
     if IncludeText(manifest["plan"]["shards"]["include_text"]) is IncludeText.SANITIZED:
         removed = sum(manifest["sanitized"].values())
+        names, places = _RECALL[Deid(manifest["plan"]["deid"])]
         lines += [
             f"- Report text was sanitized by rules and dictionaries (strength `{manifest['plan']['deid']}`):",
             f"  {removed} passages removed, listed by kind in `{MANIFEST}`. They can miss identifiers: have the text",
-            "  reviewed before you share it.",
+            "  reviewed before you share it. Of names planted in 500 English reports of Open-i this strength removed",
+            f"  {names}%, of places {places}%; other reports, forms and languages were not measured.",
         ]
     return lines
 

@@ -1,16 +1,20 @@
 """Recall and precision of the sanitizer on surrogates planted in Open-i reports, and its speed.
 
 Run: python -m tests.benchmarks.deid_recall --data reports_openi.csv [--identities 50] [--reports 500]
+     [--beside presidio philter-lite] [--spacy-model en_core_web_sm] [--beside-texts 2000]
 
 Names, towns, hospitals, numbers and dates of invented people are planted where radiologists write them: in a header, in
 the history, inside the findings, and in the signature. The lists below were written for this script. They are not those
-of the sanitizer; how many of their words its dictionaries have is printed. Presidio (with spaCy's en_core_web_sm) and
-philter-lite are measured on the same texts where they are installed, on the first `--others` of them.
+of the sanitizer; how many of their words its dictionaries have is printed.
+
+Harmless are the distinct sentences of the reports as they were published, without those that have a mark of Open-i's
+own de-identification (XXXX) or compare with an earlier study, which the sanitizer removes on purpose: nothing in them
+may change. `--beside` measures other tools on the first texts, and the sanitizer once more on just these. Presidio
+needs presidio-analyzer and a model of spaCy; philter-lite needs nltk's averaged_perceptron_tagger_eng.
 """
 
 import argparse
 import csv
-import importlib.util
 import platform
 import random
 import re
@@ -19,12 +23,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import binomtest
 
 import cxrsynth
+from cxrsynth.reports.deid.comparisons import COMPARISON, COMPARISON_WORD
 from cxrsynth.reports.deid.lexicon import fold, names
 from cxrsynth.reports.deid.sanitize import sanitize
 
@@ -187,8 +193,8 @@ def interval(hits: int, count: int) -> str:
     return f"{100 * hits / count:.2f} ({100 * low:.2f}-{100 * high:.2f})"
 
 
-def measure(title: str, clean: Callable[[str], str], planted: list[Planted]) -> str:
-    """Markdown row: recall by kind, share of clinical words kept, texts per second of processor time."""
+def measure(title: str, clean: Callable[[str], str], planted: list[Planted], harmless: list[str]) -> str:
+    """Markdown row: recall by kind, words kept, harmless sentences unchanged, texts a second of processor time."""
     found: Counter[str] = Counter()
     count: Counter[str] = Counter()
     words_left = words = 0
@@ -207,46 +213,71 @@ def measure(title: str, clean: Callable[[str], str], planted: list[Planted]) -> 
         words += expected.total()
         words_left += (expected & Counter(re.findall(r"[a-z]+", lower))).total()
     cells = [interval(found[kind], count[kind]) for kind in KINDS]
-    cells += [interval(found.total(), count.total()), interval(words_left, words), f"{len(planted) / seconds:.0f}"]
+    unchanged = sum(" ".join(clean(sentence).split()) == sentence for sentence in harmless)
+    cells += [interval(found.total(), count.total()), interval(words_left, words), interval(unchanged, len(harmless))]
+    cells.append(f"{len(planted) / seconds:.0f}")
     return f"| {title} | {' | '.join(cells)} |"
 
 
-def presidio() -> Callable[[str], str] | None:
-    """Presidio's analyzer with spaCy's small English model; None if either is not installed."""
-    if importlib.util.find_spec("presidio_analyzer") is None or importlib.util.find_spec("en_core_web_sm") is None:
-        return None
+def harmless_sentences(path: Path) -> list[str]:
+    """Distinct sentences of the published reports that name nobody and compare with nothing."""
+    with path.open(newline="", encoding="utf-8") as file:
+        texts = [f"{row['findings']} {row['impression']}" for row in csv.DictReader(file)]
+    sentences = {" ".join(sentence.split()) for text in texts for sentence in re.split(r"(?<=[.?!])\s+", text)}
+    return sorted(
+        sentence
+        for sentence in sentences
+        if re.search(r"[a-z]{2}", sentence)
+        and not re.search(r"X{3,}|<BR>", sentence)
+        and not COMPARISON.search(sentence.lower())
+        and not COMPARISON_WORD.search(sentence)
+    )
+
+
+def presidio(model: str) -> Callable[[str], str]:
+    """Presidio's analyzer as it comes, with a model of spaCy; what it finds becomes a blank."""
     from presidio_analyzer import AnalyzerEngine
     from presidio_analyzer.nlp_engine import NlpEngineProvider
 
-    models = [{"lang_code": "en", "model_name": "en_core_web_sm"}]
+    models = [{"lang_code": "en", "model_name": model}]
     provider = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models})
     engine = AnalyzerEngine(nlp_engine=provider.create_engine())
 
     def clean(text: str) -> str:
-        for span in sorted(engine.analyze(text, language="en"), key=lambda span: -span.start):
-            text = text[: span.start] + " " + text[span.end :]
-        return text
+        letters = list(text)
+        for span in engine.analyze(text, language="en"):
+            letters[span.start : span.end] = " " * (span.end - span.start)
+        return "".join(letters)
 
     return clean
 
 
-def philter() -> Callable[[str], str] | None:
-    """philter-lite with its own filters; None if it, or the tagger of nltk it needs, is not installed."""
-    if importlib.util.find_spec("philter_lite") is None:
-        return None
+def philter() -> Callable[[str], str]:
+    """philter-lite with all filters of its own configuration; what it finds becomes asterisks."""
     import philter_lite
 
     module: Any = philter_lite
     filters = module.load_filters(str(Path(module.__file__).parent / "configs" / "philter_delta.toml"))
 
     def clean(text: str) -> str:
-        return str(module.transform_text_asterisk(text, module.detect_phi(text, patterns=filters)))
+        include, _, _ = module.detect_phi(text, patterns=filters)
+        return str(module.transform_text_asterisk(text, include))
 
-    try:
-        clean("The lungs are clear.")
-    except LookupError:
-        return None
     return clean
+
+
+def other_tools(names: list[str], model: str) -> Iterator[tuple[str, Callable[[str], str]]]:
+    """Title and function of each tool, tried once.
+
+    Raises:
+        ImportError, LookupError: if one, or the data it needs, is not installed.
+    """
+    for name in names:
+        tool = presidio(model) if name == "presidio" else philter()
+        tool("The lungs are clear.")
+        package = {"presidio": "presidio-analyzer"}.get(name, name)
+        with_model = f", {Path(model).name}" if name == "presidio" else ""
+        yield f"{package} {metadata.version(package)}{with_model}", tool
 
 
 def main() -> None:
@@ -255,30 +286,42 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="CSV of Open-i with columns findings and impression")
     parser.add_argument("--identities", type=int, default=50)
     parser.add_argument("--reports", type=int, default=500)
-    parser.add_argument("--others", type=int, default=500, help="texts that Presidio and philter-lite are measured on")
+    parser.add_argument("--beside", nargs="+", default=[], choices=["presidio", "philter-lite"])
+    parser.add_argument("--spacy-model", default="en_core_web_sm", help="package or folder, for Presidio")
+    parser.add_argument("--beside-texts", type=int, default=2000, help="texts and sentences of the comparison")
     options = parser.parse_args()
+    try:
+        others = list(other_tools(options.beside, options.spacy_model))
+    except (ImportError, LookupError, OSError) as error:
+        parser.error(f"--beside: not installed: {str(error).strip()}")
     reports = read_reports(options.data, options.reports)
     planted = [
         plant(report, random.Random(f"{identity}/{number}"))
         for identity in range(options.identities)
         for number, report in enumerate(reports)
     ]
+    harmless = harmless_sentences(options.data)
     known = sum(fold(name) in names() for name in (*GIVEN, *SURNAMES))
     sys.stdout.write(
         f"cxrsynth {cxrsynth.__version__}, Python {platform.python_version()}, {platform.machine()}\n"
-        f"{len(reports)} reports x {options.identities} identities;"
+        f"{len(reports)} reports x {options.identities} identities; {len(harmless)} harmless sentences;"
         f" {known} of {len(GIVEN) + len(SURNAMES)} names are in the dictionaries\n\n"
-        f"| % (95% interval) | {' | '.join(KINDS)} | all | clinical words kept | texts/s |\n"
-        f"|{' --- |' * (len(KINDS) + 4)}\n"
+        f"| % (95% interval) | {' | '.join(KINDS)} | all | clinical words kept | harmless unchanged | texts/s |\n"
+        f"|{' --- |' * (len(KINDS) + 5)}\n"
     )
     sanitize("Warm.")
-    sys.stdout.write(measure("standard", lambda text: sanitize(text).text, planted) + "\n")
-    sys.stdout.write(measure("strict", lambda text: sanitize(text, strength="strict").text, planted) + "\n")
-    for title, tool in (("Presidio, en_core_web_sm", presidio()), ("philter-lite", philter())):
-        few = planted[: options.others]
-        sys.stdout.write(
-            f"{title}: not installed\n" if tool is None else measure(f"{title}, {len(few)} texts", tool, few) + "\n"
-        )
+    own: list[tuple[str, Callable[[str], str]]] = [
+        ("standard", lambda text: sanitize(text).text),
+        ("strict", lambda text: sanitize(text, strength="strict").text),
+    ]
+    for title, tool in own:
+        sys.stdout.write(measure(title, tool, planted, harmless) + "\n")
+        sys.stdout.flush()
+    few, sentences = planted[: options.beside_texts], random.Random(0).sample(harmless, len(harmless))
+    for title, tool in [*own, *others] if others else []:
+        row = measure(f"{title}, {len(few)} texts", tool, few, sentences[: options.beside_texts])
+        sys.stdout.write(row + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

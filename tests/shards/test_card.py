@@ -1,10 +1,14 @@
 """The dataset card says what its data set is, and nothing that is not so."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cxrsynth.settings import Deid
 from cxrsynth.shards.card import dataset_card
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def manifest(*, text: str = "none", shards: int = 2, unsupported: dict[str, int] | None = None) -> dict[str, Any]:
@@ -46,6 +50,19 @@ def test_it_says_what_the_data_set_is() -> None:
     ):
         assert part in card
     assert max(map(len, card.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("strength", Deid)
+def test_the_recall_it_quotes_is_that_of_the_documentation(strength: Deid) -> None:
+    rows = (DOCS / "privacy.md").read_text().splitlines()
+    (row,) = [row for row in rows if row.startswith(f"| `{strength.value}` |")]
+    names, places = (cell.split()[0] for cell in row.split("|")[2:4])
+    (head,) = [row for row in rows if row.startswith("| | names | places |")]
+    assert head
+    made = manifest(text="sanitized")
+    made["plan"]["deid"] = strength.value
+    card = " ".join(dataset_card(made).decode().split())
+    assert f"this strength removed {names}%, of places {places}%" in card
 
 
 @pytest.mark.parametrize("text", ["none", "sanitized"])
