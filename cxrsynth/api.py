@@ -480,8 +480,8 @@ def convert(
     loaded once before it gets its name.
 
     Args:
-        source: model folder in diffusers' layout with `.bin` weights, or one file (`.ckpt`, `.pt`, `.pth`, `.bin`,
-            `.safetensors`) in the layout of latent diffusion.
+        source: model folder in diffusers' layout with `.bin` weights, one file (`.ckpt`, `.pt`, `.pth`, `.bin`,
+            `.safetensors`) in the layout of latent diffusion, or the folder of BioViL-T as published.
         out: folder for the model; it must not exist. A name that ends in `.safetensors` takes the tensors of one
             pickled file as they are: LoRA weights, words of textual inversion, one network.
         base: for one file: model folder of the same architecture, for its settings, tokenizers and scheduler, and for

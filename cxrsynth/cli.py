@@ -405,7 +405,7 @@ def convert(
     """Turn a model with pickled weights, or in one file, into a model folder with safetensors. Runs no code in it."""
     with _user_errors():
         done = api.convert(source, out, base=base, original_config=original_config, ema=ema, name=name)
-        use = f"{done.family}; use it with cxrsynth generate --model {out}" if done.family else "weights as safetensors"
+        use = f"{done.family}; use it with {done.use}" if done.family else "weights as safetensors"
         console.say(f"{out}: {use}")
 
 

@@ -542,8 +542,8 @@ Source = Annotated[
     Path,
     Argument(
         metavar="SOURCE",
-        help="Model folder with pickled weights (.bin), or one file (.ckpt, .pt, .safetensors) in the layout of latent"
-        " diffusion.",
+        help="Model folder with pickled weights (.bin), one file (.ckpt, .pt, .safetensors) in the layout of latent"
+        " diffusion, or BioViL-T's folder, for --judge.",
         show_default=False,
     ),
 ]

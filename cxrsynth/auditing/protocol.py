@@ -65,7 +65,7 @@ def apply_protocol(protocol: Protocol, summary: Mapping[str, Any]) -> dict[str, 
     comparable = metrics.keys() - {name for several in refused for name in several}
     rows = _published(found["overall"], comparable)
     of_pathologies = _published(found["pathologies"], pathologies.keys() if "FID" in comparable else ())
-    notes = _notes(found, summary, same_features="FID" in comparable)
+    notes = _notes(found, summary, comparable)
     return {
         "name": str(protocol),
         **{name: found[name] for name in ("title", "paper", "data")},
@@ -156,7 +156,10 @@ def _refused(
             f" {found['features']['names'][-1]}"
         )
     if ALIGNMENT in metrics and not _is(metrics[ALIGNMENT]["network"], found["alignment"]):
-        refused[(ALIGNMENT,)] = _across((ALIGNMENT,), found["alignment"], metrics[ALIGNMENT]["network"])
+        refused[(ALIGNMENT,)] = _across((ALIGNMENT,), found["alignment"], metrics[ALIGNMENT]["network"]) + (
+            f": convert it to a folder named {found['alignment']['names'][-1]}, and run again with --judge"
+            " consistency=FOLDER"
+        )
     if DOWNSTREAM in metrics:
         refused[(DOWNSTREAM,)] = (
             f"published {DOWNSTREAM} is not included: no table of it was found beside the benchmark's others"
@@ -193,21 +196,31 @@ def _published(table: Mapping[str, Any], names: Collection[str]) -> dict[str, di
     return {model: {name: row[name] for name in chosen} for model, row in rows.items()}
 
 
-def _notes(found: Mapping[str, Any], summary: Mapping[str, Any], *, same_features: bool) -> list[str]:
+def _notes(found: Mapping[str, Any], summary: Mapping[str, Any], comparable: Collection[str]) -> list[str]:
     """What a reader who compares must know."""
-    notes = []
+    notes, named = [], []
+    side = summary["provenance"]["image_size"]
     if summary["utility"]:
         notes.append(
             f"{DOWNSTREAM}: a linear probe on the features of this audit, trained on the kept images; the benchmark"
             " trains a network on 20,000 images"
         )
-    if same_features:
-        side = summary["provenance"]["image_size"]
+    if "FID" in comparable:
+        named.append(summary["features"]["name"])
+        notes.append(
+            f"published features: {found['features']['preparation']}; this audit: the center square at {side} x {side}"
+        )
+    if ALIGNMENT in comparable:
+        named.append(summary["reward_models"]["consistency"]["backend"])
+        notes.append(
+            f"published {ALIGNMENT}: {found['alignment']['preparation']}; this audit: the center square at"
+            f" {side} x {side}, and the impression of a report, or all of it where it has none"
+        )
+    if named:
         notes += [
             f"published values are of {found['data']}; other reference images, prompts or numbers of images give other"
             " values for the same model",
-            f"published features: {found['features']['preparation']}; this audit: the center square at {side} x {side}",
-            "the published network is recognized by its name and width alone: make sure that"
-            f" {summary['features']['name']} holds the released weights",
+            "a published network is recognized by its name, and width of features, alone: make sure that"
+            f" {' and '.join(named)} {'holds' if len(named) == 1 else 'hold'} the released weights",
         ]
     return notes

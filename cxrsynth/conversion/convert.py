@@ -1,4 +1,4 @@
-"""`convert`, top to bottom: a model as it was published in, a folder in diffusers' layout with safetensors out."""
+"""`convert`, top to bottom: a model as it was published in, a folder with safetensors out."""
 
 import os
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cxrsynth.conversion.base import check_base
+from cxrsynth.conversion.biovil_t import convert_biovil_t, is_published
 from cxrsynth.conversion.folder import convert_folder
 from cxrsynth.conversion.monai import convert_bundle, is_bundle
 from cxrsynth.conversion.single_file import convert_single_file
@@ -16,6 +17,7 @@ from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.runtime.files import file_sha256, folder_atomically, read_json, stable_json, what_it_is
 from cxrsynth.settings import ConvertSettings, Precision
 
@@ -24,13 +26,15 @@ from cxrsynth.settings import ConvertSettings, Precision
 class Converted:
     """A model that was converted and loaded once, or one file of weights.
 
-    `model` is its folder, `family` the kind of model it is, and `digest` the SHA-256 over all files that decide its
-    images, as data sets record it. Of a file of weights, `model` is the file, `family` empty, and `digest` its SHA-256.
+    `model` is its folder, `family` the kind of model it is, `digest` the SHA-256 over all files that decide its
+    images or scores, as data sets and audits record it, and `use` the command and option that take it. Of a file of
+    weights, `model` is the file, `family` and `use` empty, and `digest` its SHA-256.
     """
 
     model: Path
     family: str
     digest: str
+    use: str = ""
 
 
 def convert(settings: ConvertSettings) -> Converted:
@@ -48,6 +52,10 @@ def convert(settings: ConvertSettings) -> Converted:
             write_weights(out, read_weights(source))
             return Converted(model=out, family="", digest=file_sha256(out))
         with folder_atomically(out) as partial:
+            if is_published(source):
+                convert_biovil_t(source, partial)
+                digest = backend_digest("consistency", str(partial))
+                return Converted(out, "BioViL-T", digest, use=f"cxrsynth audit SET --judge consistency={out}")
             if source.is_dir() and is_bundle(source):
                 convert_bundle(source, settings.base, partial)
             elif source.is_dir():
@@ -59,7 +67,7 @@ def convert(settings: ConvertSettings) -> Converted:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise ShardError(f"{error.filename or out}: {reason}\n  nothing was written to {out}") from None
-    return Converted(model=out, family=found.family.title, digest=found.digest)
+    return Converted(out, found.family.title, found.digest, use=f"cxrsynth generate --model {out}")
 
 
 def _check(settings: ConvertSettings) -> None:
@@ -86,6 +94,10 @@ def _check(settings: ConvertSettings) -> None:
         for option, given in (("--original-config", settings.original_config), ("--ema", settings.ema or None)):
             if given is not None:
                 raise ModelError(f"{option}: belongs to a single file, and {source} is a folder")
+    if is_published(source):
+        for option, other in (("--base", settings.base), ("--name", settings.name)):
+            if other is not None:
+                raise ModelError(f"{option}: belongs to a model that makes images, and {source} is BioViL-T")
 
 
 def _check_file(settings: ConvertSettings) -> None:

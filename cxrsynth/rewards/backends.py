@@ -3,7 +3,7 @@
 No released weights were available for testing: torchxrayvision's DenseNet, ResNet and PSPNet and the CLIP and SigLIP of
 transformers are tested with randomly initialized networks of the real classes, saved to a folder (or to the file that
 torchxrayvision downloads) and loaded back. BiomedCLIP, CheXzero and CXR-CLIP need conversion to a folder that
-transformers loads, which is untested. BioViL-T is not supported: its package, hi-ml-multimodal, is not a dependency.
+transformers loads, which is untested. BioViL-T is tested with random weights under the names of its published code.
 """
 
 from functools import lru_cache
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from cxrsynth.errors import ModelError
 from cxrsynth.rewards.base import Reward
 from cxrsynth.rewards.installed import FAMILIES as FAMILIES
 from cxrsynth.rewards.installed import unknown_backend
@@ -29,8 +30,9 @@ def load_reward(name: str, backend: str, *, device: torch.device) -> Reward:
             class is called with `backend` and `device` (see `Reward`), and held to the contract by `OwnReward`.
         backend: a family (`nano`, `nano-judge`, or a folder laid out like one). For posture also `pspnet` or a folder
             of torchxrayvision's PSPNet; for diagnosis released torchxrayvision weights or a folder of them; for
-            consistency a transformers folder or a hub id `owner/name@revision`. Released weights may be followed by
-            the SHA-256 of their file, `densenet121-res224-all@sha256:<digest>`; those that are pickled must be.
+            consistency a transformers folder, a hub id `owner/name@revision`, or BioViL-T as `cxrsynth convert` makes
+            it. Released weights may be followed by the SHA-256 of their file,
+            `densenet121-res224-all@sha256:<digest>`; those that are pickled must be.
         device: where its networks run.
 
     Raises:
@@ -51,12 +53,24 @@ def load_reward(name: str, backend: str, *, device: torch.device) -> Reward:
         if backend.partition("@")[0] == RELEASED or Path(backend).is_dir():
             return load_lung_posture(backend, device=device)
     if name == "consistency":
-        from cxrsynth.rewards.transformers_dual import load_dual_encoder
-
         folder = transformers_folder(backend)
         if folder is not None:
-            return load_dual_encoder(folder, device=device)
+            return _dual_encoder(backend, folder, device)
     raise unknown_backend(name, backend)
+
+
+def _dual_encoder(backend: str, folder: Path, device: torch.device) -> Reward:
+    from cxrsynth.rewards.biovil_t import MODEL_TYPE, PUBLISHED_TYPE, load_biovil_t, model_type
+    from cxrsynth.rewards.transformers_dual import load_dual_encoder
+
+    kind = model_type(folder)
+    if kind == PUBLISHED_TYPE:
+        raise ModelError(
+            f"{backend}: BioViL-T or CXR-BERT as published ({PUBLISHED_TYPE}), whose networks are code of its own\n"
+            "  expected: a folder converted once from all published files, the image model (.pt) included:"
+            " cxrsynth convert PUBLISHED FOLDER"
+        )
+    return (load_biovil_t if kind == MODEL_TYPE else load_dual_encoder)(folder, device=device)
 
 
 def family_folder(backend: str) -> Path | None:

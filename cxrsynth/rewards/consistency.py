@@ -5,7 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from cxrsynth.reports.deid.sanitize import sanitize
+from cxrsynth.reports.prompt import cut_at_sentence
+from cxrsynth.reports.sections import Kind
 from cxrsynth.reports.table.rows import Report
+from cxrsynth.reports.values import section_of
 
 
 class ConsistencyReward:
@@ -41,3 +45,17 @@ class ConsistencyReward:
         cosine = (self._encode_images(images).float() * self._encode_texts(texts).float()).sum(1).cpu()
         has_text = torch.tensor([bool(text.strip()) for text in texts])
         return torch.where(has_text, cosine, torch.nan)
+
+
+def text_of(fits: Callable[[str], bool]) -> Callable[[Report], str]:
+    """Report -> its impression, or all of it where it has none: de-identified, and cut at a sentence so that it fits.
+
+    Args:
+        fits: whether a text is short enough for the encoder.
+    """
+
+    def found(report: Report) -> str:
+        clean = sanitize(section_of(report, Kind.IMPRESSION)).text or sanitize(report.full_text).text
+        return cut_at_sentence(clean, fits)[0]
+
+    return found

@@ -1,7 +1,6 @@
 """Consistency with any image-text dual encoder of transformers: CLIP, SigLIP and their relatives."""
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from cxrsynth.errors import ModelError
-from cxrsynth.reports.deid.sanitize import sanitize
-from cxrsynth.reports.prompt import cut_at_sentence
-from cxrsynth.reports.sections import Kind
-from cxrsynth.reports.table.rows import Report
-from cxrsynth.reports.values import section_of
-from cxrsynth.rewards.consistency import ConsistencyReward
+from cxrsynth.rewards.consistency import ConsistencyReward, text_of
 from cxrsynth.runtime.pretrained import load_pretrained, load_processor, load_tokenizer
 
 _ROLE = "a dual encoder of images and texts (CLIP, SigLIP)"
@@ -58,15 +52,7 @@ def load_dual_encoder(folder: Path, *, device: torch.device) -> ConsistencyRewar
         with tokenizer_lock:
             return len(tokenizer(text, verbose=False).input_ids) <= length
 
-    return ConsistencyReward(encode_images, encode_texts, text_of=_text_of(fits))
-
-
-def _text_of(fits: Callable[[str], bool]) -> Callable[[Report], str]:
-    def text_of(report: Report) -> str:
-        clean = sanitize(section_of(report, Kind.IMPRESSION)).text or sanitize(report.full_text).text
-        return cut_at_sentence(clean, fits)[0]
-
-    return text_of
+    return ConsistencyReward(encode_images, encode_texts, text_of=text_of(fits))
 
 
 def _text_length(model: Any, tokenizer: Any) -> int:

@@ -3,19 +3,24 @@
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import huggingface_hub.errors
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import LONGEST_JSON, read_json, what_it_is
 
+# What transformers 5 raises where a setting has another type than its class expects; a plain exception.
+_WRONG_TYPE: type[Exception] = getattr(huggingface_hub.errors, "StrictDataclassError", ValueError)
 # What the libraries raise, depending on what is wrong with the files of a folder.
 LOADING_ERRORS = (
+    _WRONG_TYPE,
     OSError,
     ValueError,
     TypeError,
@@ -65,10 +70,26 @@ class Unmatched(NamedTuple):
     mismatched: frozenset[str] = frozenset()
     unexpected: frozenset[str] = frozenset()
 
+    @classmethod
+    def between(cls, network: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> "Unmatched":
+        """What differs between a network's `state_dict` and weights by name."""
+        shared = network.keys() & weights.keys()
+        return cls(
+            missing=frozenset(network.keys() - shared),
+            mismatched=frozenset(name for name in shared if network[name].shape != weights[name].shape),
+            unexpected=frozenset(weights.keys() - shared),
+        )
+
     def refuse(
-        self, folder: Path, role: str, *, may_miss: Sequence[str] = (), may_hold: Sequence[str] | None = ()
+        self,
+        folder: Path,
+        role: str,
+        *,
+        may_miss: Sequence[str] = (),
+        may_hold: Sequence[str] | None = (),
+        expected: str = _FOLDER_FILES,
     ) -> None:
-        """Refuse weights that do not match their network; arguments as for `load_pretrained`.
+        """Refuse weights that do not match their network; arguments as for `load_pretrained` and `unusable`.
 
         Raises:
             ModelError: naming one of the tensors.
@@ -77,7 +98,9 @@ class Unmatched(NamedTuple):
         def refuse(problem: str, names: frozenset[str], allowed: Sequence[str] = ()) -> None:
             refused = sorted(name for name in names if not any(part in name for part in allowed))
             if refused:
-                raise unusable(folder, role, f"{len(refused)} tensors are {problem}, such as {refused[0]}")
+                raise unusable(
+                    folder, role, f"{len(refused)} tensors are {problem}, such as {refused[0]}", expected=expected
+                )
 
         refuse("missing from its weights", self.missing, may_miss)
         refuse("of another shape than the network's", self.mismatched)
@@ -125,7 +148,7 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     Raises:
         ModelError: if the folder cannot be loaded, or asks for its own code.
     """
-    _check_folder(folder, role)
+    check_folder(folder, role)
     of_transformers = kind.__module__.startswith("transformers")
     check_weights_name(folder, of_diffusers=not of_transformers)
     check_size(folder, role, lambda: _from_settings(kind, folder))
@@ -294,7 +317,7 @@ def load_tokenizer(kind: Any, folder: Path, *, role: str) -> Any:
 
 
 def _load_processor(kind: Any, folder: Path, role: str, expected: str, **settings: Any) -> Any:
-    _check_folder(folder, role)
+    check_folder(folder, role)
     try:
         with quiet_libraries():
             found = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
@@ -365,8 +388,12 @@ def check_files(folder: Path) -> None:
             )
 
 
-def _check_folder(folder: Path, role: str) -> None:
+def check_folder(folder: Path, role: str) -> None:
     """Refuse what is no folder (the libraries would look for it at a hub), holds no settings, or asks for its own code.
+
+    Args:
+        folder: of a network.
+        role: what it is to be, for messages.
 
     Raises:
         ModelError: naming the file.
@@ -410,6 +437,8 @@ def reason(error: Exception) -> str:
         )
     if isinstance(error, KeyError):
         return f"{text} is missing"
+    if isinstance(error, _WRONG_TYPE):
+        text = " ".join(text.split())  # the field on one line, what is wrong with it on the next
     # diffusers goes on to advise arguments that the user cannot give.
     text = in_one_line(text.partition(" If you want to instead")[0])
     if isinstance(error, (TypeError, AttributeError, IndexError)):  # these speak of the library's code, not of a file

@@ -95,7 +95,10 @@ def test_values_in_other_features_are_refused_in_words() -> None:
         " image), this audit used nano-judge diagnosis (256 numbers per image): run again with --features"
         " microsoft/rad-dino@REVISION, or a folder named rad-dino"
     )
-    assert "BioViL-T" in found["refused"]["Alignment Score"]
+    assert found["refused"]["Alignment Score"] == (
+        "published Alignment Score is of BioViL-T: microsoft/BiomedVLP-BioViL-T, this audit used nano-judge: convert it"
+        " to a folder named BiomedVLP-BioViL-T, and run again with --judge consistency=FOLDER"
+    )
     assert "not included" in found["refused"]["Downstream AUROC"]
 
 
@@ -133,10 +136,13 @@ def test_in_the_same_features_published_rows_stand_beside(name: str) -> None:
 
 
 def test_alignment_by_the_published_network_is_compared() -> None:
-    judge = {"backend": "microsoft/BiomedVLP-BioViL-T@0123abc", "digest": "b1" * 32, "unit": "cosine"}
+    judge = {"backend": "BiomedVLP-BioViL-T", "digest": "b1" * 32, "unit": "cosine"}
     found = reported(reward_models={"consistency": judge})
     assert found["published"]["overall"]["Sana"] == {"Alignment Score": 0.695}
     assert found["published"]["pathologies"] == {}
+    assert any("make sure that BiomedVLP-BioViL-T holds the released weights" in note for note in found["notes"])
+    assert any("the whole prompt; this audit: the center square at 256 x 256" in note for note in found["notes"])
+    assert "Alignment Score" not in found["refused"]
 
 
 def test_published_tables_are_whole_and_name_their_source() -> None:

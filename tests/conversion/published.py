@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torchvision.models import resnet50
+from transformers import BertConfig, BertForMaskedLM
 
 State = dict[str, Tensor]
 _RESNET = {
@@ -218,3 +220,89 @@ def without_weights(folder: Path, out: Path) -> Path:
     """A copy of a model folder that holds settings, tokenizers and scheduler alone."""
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns("*.safetensors"))
     return out
+
+
+BIOVIL_T_WORDS = (
+    "[PAD] [UNK] [CLS] [SEP] [MASK] . clear lungs left lower lobe pneumonia no pleural effusion heart is normal"
+)
+
+
+def biovil_t_image_state() -> State:
+    """Tensors of BioViL-T's image model at random, by the names and shapes of hi-ml-multimodal's `ImageModel`."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "encoder.missing_previous_emb": (1, 256, 1, 1),
+        "encoder.backbone_to_vit.weight": (256, 2048, 1, 1),
+        "encoder.vit_pooler.type_embed": (2, 1, 256),
+        "encoder.vit_pooler.norm_post.weight": (256,),
+        "encoder.vit_pooler.norm_post.bias": (256,),
+        "projector.model.0.weight": (128, 512, 1, 1),
+        "projector.model.1.weight": (128,),
+        "projector.model.1.bias": (128,),
+        "projector.model.1.running_mean": (128,),
+        "projector.model.1.running_var": (128,),
+        "projector.model.3.weight": (128, 128, 1, 1),
+        "projector.model.3.bias": (128,),
+    }
+    for block in range(3):
+        for layer in ("norm1", "norm2", "attn.proj_q", "attn.proj_k", "attn.proj_v", "attn.proj", "mlp.fc1", "mlp.fc2"):
+            name = f"encoder.vit_pooler.blocks.{block}.{layer}"
+            shapes[f"{name}.weight"] = (256,) if layer.startswith("norm") else (256, 256)
+            if layer not in ("attn.proj_q", "attn.proj_k", "attn.proj_v"):
+                shapes[f"{name}.bias"] = (256,)
+    made = {name: torch.randn(shape) / shape[-1] ** 0.5 for name, shape in shapes.items()}
+    made["projector.model.1.running_var"] = torch.rand(128) + 0.5
+    counted = {"projector.model.1.num_batches_tracked": torch.tensor(9)}
+    return prefixed("encoder.encoder.", resnet50(weights=None).state_dict()) | made | counted
+
+
+def biovil_t_text_state(config: BertConfig) -> State:
+    """Tensors of its text model at random, by the names of `CXRBertModel`, with a pooler as published."""
+    width, made = config.hidden_size, BertForMaskedLM(config).state_dict()
+    made |= {"bert.pooler.dense.weight": torch.rand(width, width), "bert.pooler.dense.bias": torch.rand(width)}
+    head = {
+        "dense_to_hidden.weight": (128, width),
+        "dense_to_hidden.bias": (128,),
+        "LayerNorm.weight": (128,),
+        "LayerNorm.bias": (128,),
+        "dense_to_output.weight": (128, 128),
+        "dense_to_output.bias": (128,),
+    }
+    return made | {f"cls_projection_head.{name}": torch.randn(shape) for name, shape in head.items()}
+
+
+def biovil_t(folder: Path, image: State, *, pickled_text: bool = False) -> Path:
+    """BioViL-T's folder as published, its text model narrow, with these tensors of the image model.
+
+    The code that its settings name leaves a file `ran` where it runs.
+    """
+    words = BIOVIL_T_WORDS.split()
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        initializer_range=0.5,  # at the default of 0.02, the first token hardly depends on the others
+    )
+    folder.mkdir(parents=True)
+    torch.save(image, folder / "biovil_t_image_model_proj_size_128.pt")
+    text = {name: tensor.clone() for name, tensor in biovil_t_text_state(config).items()}
+    if pickled_text:
+        torch.save(text, folder / "pytorch_model.bin")
+    else:
+        save_file(text, folder / "model.safetensors", metadata={"format": "pt"})
+    code = {"AutoConfig": "configuration_cxrbert.CXRBertConfig", "AutoModel": "modeling_cxrbert.CXRBertModel"}
+    own = {"model_type": "cxr-bert", "architectures": ["CXRBertModel"], "projection_size": 128, "auto_map": code}
+    (folder / "config.json").write_text(json.dumps(config.to_dict() | own))
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokenizer = {
+        "do_lower_case": True,
+        "model_max_length": 1000000000000000019884624838656,
+        "tokenizer_class": "CXRBertTokenizer",
+        "auto_map": {"AutoTokenizer": ["configuration_cxrbert.CXRBertTokenizer", None]},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    for name in ("configuration_cxrbert.py", "modeling_cxrbert.py"):
+        (folder / name).write_text(f"from pathlib import Path\nPath({str(folder / 'ran')!r}).touch()\n")
+    return folder

@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
-from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+from transformers import AutoModel, BitImageProcessor, Dinov2Config, Dinov2Model
 
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import resolve_model
@@ -122,6 +122,12 @@ def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
     save_file(state | {name: torch.zeros(7)}, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=f"1 tensors are of another shape than the network's, such as {name}"):
         load_pretrained(Dinov2Model, folder, role="an image encoder")
+
+
+def test_a_setting_of_another_type_is_named(folder: Path) -> None:
+    plant(folder / "config.json", hidden_size="wide")
+    with pytest.raises(ModelError, match=r"cannot be loaded as an image encoder: .*hidden_size.*wide"):
+        load_pretrained(AutoModel, folder, role="an image encoder")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
