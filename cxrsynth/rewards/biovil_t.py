@@ -24,7 +24,6 @@ from cxrsynth.runtime.files import check_regular, read_json
 from cxrsynth.runtime.pretrained import (
     LOADING_ERRORS,
     Unmatched,
-    check_folder,
     check_size,
     load_tokenizer,
     quiet_libraries,
@@ -113,8 +112,9 @@ def load_biovil_t(folder: Path, *, device: torch.device) -> ConsistencyReward:
     Raises:
         ModelError: if the folder cannot be loaded.
     """
-    network = _load_network(folder).to(device)
+    # Refuses a folder that asks for code of its own, before anything else is read.
     tokenizer = load_tokenizer(BertTokenizer, folder, role=_ROLE)
+    network = _load_network(folder).to(device)
     length = min(int(network.bert.config.max_position_embeddings), int(tokenizer.model_max_length))
     # A tokenizer shared by threads returns wrong tokens without an error.
     tokenizer_lock = threading.Lock()
@@ -158,7 +158,6 @@ def make_network(config: Any) -> BioViLT:
 
 
 def _load_network(folder: Path) -> BioViLT:
-    check_folder(folder, _ROLE)
     try:
         config = read_json(folder / "config.json")
         check_size(folder, _ROLE, lambda: make_network(config))

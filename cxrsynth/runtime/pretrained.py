@@ -148,7 +148,7 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     Raises:
         ModelError: if the folder cannot be loaded, or asks for its own code.
     """
-    check_folder(folder, role)
+    _check_folder(folder, role)
     of_transformers = kind.__module__.startswith("transformers")
     check_weights_name(folder, of_diffusers=not of_transformers)
     check_size(folder, role, lambda: _from_settings(kind, folder))
@@ -317,7 +317,7 @@ def load_tokenizer(kind: Any, folder: Path, *, role: str) -> Any:
 
 
 def _load_processor(kind: Any, folder: Path, role: str, expected: str, **settings: Any) -> Any:
-    check_folder(folder, role)
+    _check_folder(folder, role)
     try:
         with quiet_libraries():
             found = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
@@ -388,12 +388,8 @@ def check_files(folder: Path) -> None:
             )
 
 
-def check_folder(folder: Path, role: str) -> None:
+def _check_folder(folder: Path, role: str) -> None:
     """Refuse what is no folder (the libraries would look for it at a hub), holds no settings, or asks for its own code.
-
-    Args:
-        folder: of a network.
-        role: what it is to be, for messages.
 
     Raises:
         ModelError: naming the file.
