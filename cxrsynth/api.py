@@ -320,6 +320,7 @@ def audit(
     write_depicts: str | PathLike[str] | None = AuditSettings.write_depicts,
     shard_size: int = AuditSettings.shard_size,
     utility: bool = AuditSettings.utility,
+    utility_model: str | None = AuditSettings.utility_model,
     probes: int = AuditSettings.probes,
     generator: str | None = AuditSettings.generator,
     members: str | PathLike[str] | None = None,
@@ -369,6 +370,8 @@ def audit(
             into its cxrsynth.json.
         shard_size: images per shard in `write_kept`.
         utility: train classifiers on synthetic and real images and test them on real ones.
+        utility_model: network to train for `utility`: `nano` or `nano-judge` (from random weights), or any that
+            `features` takes (from its own weights). None: a linear probe on the features.
         probes: reference images to plant near-duplicates of, which measures how well the search finds them.
         generator: model that made the images; near-duplicates are also planted with its autoencoder. None: nano's.
         members: images that the generator was trained on, which are attacked (membership inference).
@@ -437,6 +440,7 @@ def audit(
         write_depicts=_path(write_depicts),
         shard_size=shard_size,
         utility=utility,
+        utility_model=utility_model,
         probes=probes,
         generator=generator,
         members=_location(members),

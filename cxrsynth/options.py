@@ -414,6 +414,15 @@ Utility = Annotated[
         rich_help_panel=_METRICS,
     ),
 ]
+UtilityModel = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        help="Network that --utility trains on pixels, in place of a linear probe on features: nano or nano-judge (from"
+        " random weights), or any that --features takes (from its own weights).",
+        rich_help_panel=_METRICS,
+    ),
+]
 Probes = Annotated[
     int,
     Option(

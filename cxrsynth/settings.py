@@ -287,11 +287,11 @@ class AuditSettings:
     `write_depicts` is a model's folder whose description gets the findings that the images were measured to show.
     `keep_reference_pixels` leaves the pixels of the reference in the audit's state folder. `show_real` shows small
     pictures of the real images that are nearest to audited ones on the page. `protocol` is a benchmark
-    whose names and published rows are reported. `reader_study` is how many images a reader study is made of, half of
-    them real; `reader_answers` are the files its readers saved. `id_key`
-    None: the key in the user's data folder. `out` None: beside the input. `labeler` None: rules read findings from
-    reports. `split` and `reference_split` are parts of
-    data sets whose splits are known; None for all.
+    whose names and published rows are reported. `utility_model` is a network that `utility` trains in place of a probe.
+    `reader_study` is how many images a reader study is made of, half of them real; `reader_answers` are the files its
+    readers saved. `id_key` None: the key in the user's data folder. `out` None: beside the input. `labeler` None: rules
+    read findings from reports. `split` and `reference_split` are parts of data sets whose splits are known; None for
+    all.
     """
 
     shards: Location
@@ -312,6 +312,7 @@ class AuditSettings:
     write_depicts: Path | None = None
     shard_size: int = 1000
     utility: bool = False
+    utility_model: str | None = None
     probes: int = 100
     generator: str | None = None
     members: Location | None = None

@@ -18,7 +18,7 @@ _EXPECTED = "expected the summary.json of another audit, or its folder"
 _COUNTS = ("images", "kept", "kept_fraction")
 _SIZED = ("frechet", "precision", "recall", "density", "coverage")  # depend on the number of images
 _FEATURES, _REFERENCE, _SIZE = "features", "reference", "number of images"
-_LABELER, _VERIFIER = "labeler", "verifier"
+_LABELER, _MODEL, _VERIFIER = "labeler", "model of utility", "verifier"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _depends_on(metric: Metric) -> set[str]:
                 return group
             return group | {_FEATURES, _REFERENCE, *((_SIZE,) if rest[1] in _SIZED else ())}
         case "utility":
-            return {_FEATURES, _REFERENCE, _LABELER}
+            return {_FEATURES, _REFERENCE, _LABELER, _MODEL}
         case "memorization":
             return {_REFERENCE}
         case "reidentification":
@@ -120,6 +120,9 @@ def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
     references = [summary.get("reference") for summary in (this, other)]
     if all(references) and _which(references[0]) != _which(references[1]):
         yield _REFERENCE, f"{_which(references[0])} here, {_which(references[1])} there"
+    models = [_trained(summary) for summary in (this, other)]
+    if None not in models and models[0] != models[1]:
+        yield _MODEL, f"{models[0]} here, {models[1]} there"
     sizes = [_compared(summary) for summary in (this, other)]
     if None not in sizes and sizes[0] != sizes[1]:
         yield _SIZE, f"fidelity on {sizes[0]} images here, on {sizes[1]} there"
@@ -127,6 +130,15 @@ def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
 
 def _which(reference: Any) -> str:
     return f"{reference.get('path')} ({reference.get('images')} images)"
+
+
+def _trained(summary: Summary) -> str | None:
+    """What utility trained; None where it was not measured."""
+    utility = summary.get("utility")
+    model = (utility or {}).get("model")
+    if not utility:
+        return None
+    return f"{model['name']} ({model['digest'] or model['starts_from']})" if model else "a linear probe"
 
 
 def _compared(summary: Summary) -> int | None:

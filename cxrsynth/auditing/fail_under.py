@@ -1,7 +1,7 @@
 """`--fail-under METRIC=VALUE`: thresholds on numbers of summary.json, upper ones where less is better."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import product
@@ -11,7 +11,8 @@ from cxrsynth.auditing.score_table import NONE_STATED
 from cxrsynth.errors import RecipeError
 from cxrsynth.metrics.membership.attacks import ATTACKS
 from cxrsynth.metrics.membership.inference import COMBINED, FALSE_POSITIVES
-from cxrsynth.metrics.utility import BOTH, REAL, SYNTHETIC
+from cxrsynth.metrics.utility.cohorts import BOTH, REAL, TRAINED_ON
+from cxrsynth.metrics.utility.measure import GAP_KINDS
 from cxrsynth.reports.labels import OBSERVATIONS
 
 OPTION = "--fail-under"
@@ -20,7 +21,8 @@ _STATISTICS = ("mean", "p5", "p25", "p50", "p75", "p95")
 _SUBGROUPS = ("view: AP", "view: LATERAL", "view: PA", "sex: F", "sex: M", "age group: adult", "age group: child")
 _GROUPS = ("all", *(f"finding: {name}" for name in OBSERVATIONS), *_SUBGROUPS)
 _SCORES = ("reader_study", "scores")
-_LIFT, _AUROC = ("utility", "lift"), ("utility", "auroc")
+_LIFT, _AUROC, _MEAN = (("utility", part) for part in ("lift", "auroc", "mean"))
+_MISSED, _GAP = ("utility", "underdiagnosis"), ("utility", "gap")
 # Parts of names before 0.2.0.
 _RENAMED = {"not_told": "unscored", "no finding told": NONE_STATED}
 _AT_LEAST, _AT_MOST = "at least", "at most"
@@ -96,10 +98,25 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
         metrics += [Metric(("fidelity", group, "density"), low=0)]
         # The more alike the images of a set, the less diverse it is.
         metrics += [Metric(("fidelity", group, "ms_ssim_within"), _AT_MOST, low=0, high=1)]
-    for finding, group in product(OBSERVATIONS, ("all", *_SUBGROUPS)):
-        metrics += [Metric((*_LIFT, finding, group), low=-1, high=1)]
-        metrics += [Metric((*_AUROC, kind, finding, group), low=0, high=1) for kind in (SYNTHETIC, REAL, BOTH)]
+    metrics += list(_of_utility())
     return {"/".join(metric.path): metric for metric in metrics}
+
+
+def _of_utility() -> Iterator[Metric]:
+    """Of each training set; lifts are over real images alone."""
+    for name in TRAINED_ON:
+        yield Metric((*_MEAN, name, "auroc"), low=0, high=1)
+        for finding, group in product(OBSERVATIONS, ("all", *_SUBGROUPS)):
+            yield Metric((*_AUROC, name, finding, group), low=0, high=1)
+            if not group.startswith("view"):
+                yield Metric((*_MISSED, name, finding, group), _AT_MOST, low=0, high=1)
+        # However a gap is signed, less of it is better.
+        for finding, kind in product(OBSERVATIONS, GAP_KINDS):
+            yield Metric((*_GAP, name, finding, kind), _AT_MOST, low=0, high=1)
+        if name != REAL:
+            yield Metric((*_MEAN, name, "lift"), low=-1, high=1)
+            for finding, group in product(OBSERVATIONS, ("all", *_SUBGROUPS)):
+                yield Metric((*_LIFT, name, finding, group), low=-1, high=1)
 
 
 def parse_thresholds(texts: Sequence[str], known: Mapping[str, Metric]) -> tuple[Threshold, ...]:
@@ -140,7 +157,10 @@ def missed(thresholds: Iterable[Threshold], summary: Mapping[str, Any]) -> list[
 def _metric(name: str, known: Mapping[str, Metric]) -> Metric:
     if name in known:
         return known[name]
-    renamed = "/".join(_RENAMED.get(part, part) for part in name.split("/"))
+    parts = [_RENAMED.get(part, part) for part in name.split("/")]
+    if tuple(parts[:2]) == _LIFT and len(parts) == 4:  # the only lift before 0.3.0
+        parts.insert(2, BOTH)
+    renamed = "/".join(parts)
     if renamed in known:
         raise RecipeError(f"{OPTION} {name}: this metric has another name now\n  use: {renamed}")
     same_end = [one for one in known if one.rpartition("/")[2] == name.rpartition("/")[2]]
@@ -152,10 +172,13 @@ def _metric(name: str, known: Mapping[str, Metric]) -> Metric:
 def _families(known: Mapping[str, Metric]) -> str:
     """The known metrics; those that differ only in a finding or a group are written once."""
     wild = dict.fromkeys((*OBSERVATIONS, NONE_STATED), "FINDING") | dict.fromkeys(_GROUPS, "GROUP")
-    wild |= dict.fromkeys((*ATTACKS, COMBINED), "ATTACK")
+    wild |= dict.fromkeys((*ATTACKS, COMBINED), "ATTACK") | dict.fromkeys(TRAINED_ON, "TRAINED_ON")
     families = dict.fromkeys("/".join(wild.get(part, part) for part in metric.path) for metric in known.values())
     attacks = "; ".join((*ATTACKS, COMBINED))
-    return f"{', '.join(families)}\n  GROUP is one of: {'; '.join(_GROUPS)}\n  ATTACK is one of: {attacks}"
+    return (
+        f"{', '.join(families)}\n  GROUP is one of: {'; '.join(_GROUPS)}\n  ATTACK is one of: {attacks}"
+        f"\n  TRAINED_ON is one of: {'; '.join(TRAINED_ON)}"
+    )
 
 
 def _value(name: str, written: str, metric: Metric) -> float:
@@ -210,12 +233,19 @@ def _found(path: tuple[str, ...], summary: Mapping[str, Any]) -> Any:
 
 
 def _utility(path: tuple[str, ...], utility: Mapping[str, Any]) -> Any:
-    """The row of a lift, or the AUROC of a row, named by its parts."""
-    rows: dict[tuple[str, ...], Any] = {
-        (*_AUROC, row["trained_on"], row["finding"], row["group"]): row["auroc"] for row in utility.get("rows", ())
-    }
-    rows |= {(*_LIFT, row["finding"], row["group"]): row for row in utility.get("lift", ())}
-    return rows.get(path)
+    """The number of a row that is named by its parts."""
+
+    def rows(part: str) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+        for row in utility.get(part) or ():
+            yield (row.get("trained_on", BOTH), row["finding"], row.get("group") or row["kind"]), row
+
+    found: dict[tuple[str, ...], Any] = {(*_AUROC, *name): row["auroc"] for name, row in rows("rows")}
+    found |= {(*_LIFT, *name): row for name, row in rows("lift")}
+    found |= {(*_MISSED, *name): row["rate"] for name, row in rows("underdiagnosis")}
+    found |= {(*_GAP, *name): abs(row["value"]) for name, row in rows("gaps")}
+    for row in utility.get("mean") or ():
+        found |= {(*_MEAN, row["trained_on"], part): row[part] for part in ("auroc", "lift")}
+    return found.get(path)
 
 
 def _number(found: Any) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cxrsynth.metrics.utility import SYNTHETIC
+from cxrsynth.metrics.utility.cohorts import SYNTHETIC
 from cxrsynth.settings import Protocol
 
 ALIGNMENT, DOWNSTREAM = "Alignment Score", "Downstream AUROC"
@@ -98,7 +98,9 @@ def _metrics(
         elif name == DOWNSTREAM:
             areas = _downstream(summary["utility"])
             if areas:
-                found[name] = {**of_features, **_alone(float(np.mean(areas))), "findings": len(areas)}
+                model = summary["utility"].get("model")
+                of_model = {"network": model["name"], "digest": model["digest"]} if model else of_features
+                found[name] = {**of_model, **_alone(float(np.mean(areas))), "findings": len(areas)}
             else:
                 asked = "no finding has enough images" if summary["utility"] else "needs --utility"
                 missing[name] = summary["not_measured"].get("utility", asked).replace("\n ", ";")
@@ -122,6 +124,11 @@ def _downstream(utility: Mapping[str, Any] | None) -> list[float]:
         for row in (utility or {}).get("rows", ())
         if row["group"] == "all" and row["trained_on"] == SYNTHETIC
     ]
+
+
+def _learner(utility: Mapping[str, Any]) -> str:
+    model = utility.get("model")
+    return f"{model['name']}, from {model['starts_from']}" if model else "a linear probe on the features of this audit"
 
 
 def _reason(row: Mapping[str, Any]) -> str:
@@ -202,8 +209,8 @@ def _notes(found: Mapping[str, Any], summary: Mapping[str, Any], comparable: Col
     side = summary["provenance"]["image_size"]
     if summary["utility"]:
         notes.append(
-            f"{DOWNSTREAM}: a linear probe on the features of this audit, trained on the kept images; the benchmark"
-            " trains a network on 20,000 images"
+            f"{DOWNSTREAM}: {_learner(summary['utility'])}, trained on the kept images; the benchmark trains a network"
+            " on 20,000 images"
         )
     if "FID" in comparable:
         named.append(summary["features"]["name"])

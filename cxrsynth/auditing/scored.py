@@ -1,7 +1,7 @@
 """A collection once it is scored: its rows, and its pictures as far as they are needed."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 
 from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.scorer import EMBEDDING, IMAGE_SIZE, LOGITS, PREVIEW_SIZE, preview
+from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Unit
 from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import squared
@@ -105,18 +106,22 @@ class Scored:
         )
 
     def pixels(self, path: Path) -> npt.NDArray[np.uint8]:
-        """Previews decoded into a file at `path`, [N, P, P] uint8: only those of sampled pairs are ever in memory."""
+        """Previews decoded into a file at `path`, [N, P, P] uint8: only those of sampled pairs are ever in memory.
+
+        Raises:
+            ShardError: if an image has to be read again and is gone.
+        """
         count = self.rows.num_rows
         if not count:
             return np.zeros((0, PREVIEW_SIZE, PREVIEW_SIZE), dtype=np.uint8)
         pixels = np.memmap(path, dtype=np.uint8, mode="w+", shape=(count, PREVIEW_SIZE, PREVIEW_SIZE))
-        for place, jpeg in enumerate(self._previews()):
+        previews = Previews(self)
+        for place, key in enumerate(self.values("key")):
+            jpeg = previews.get(key)
+            if jpeg is None:
+                raise ShardError(f"{self.examined.collection.path}: image {key} can no longer be read")
             pixels[place] = np.asarray(Image.open(io.BytesIO(jpeg)))
         return pixels
-
-    def _previews(self) -> Iterator[bytes]:
-        for table in self.examined.cache.tables(["preview"]):
-            yield from table["preview"].to_pylist()
 
 
 class Previews:

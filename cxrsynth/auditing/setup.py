@@ -35,6 +35,7 @@ from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks
 from cxrsynth.metrics.quality.framing import framing_digest, load_framing
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.metrics.reidentification.verifier import load_verifier
+from cxrsynth.metrics.utility.network import Classifier, load_classifier
 from cxrsynth.reports.findings.labeler import labeler_record, load_labeler
 from cxrsynth.reports.request import Reader
 from cxrsynth.reports.table.columns import ColumnNames, column_names
@@ -54,7 +55,8 @@ class AuditRun:
     """What all parts of `audit` share.
 
     `autoencoder` is None without a reference, `membership` without members to attack the model with, `answers` where
-    none are scored, `other` (a summary) without an audit to compare with.
+    none are scored, `utility_model` where utility is that of a probe, `other` (a summary)
+    without an audit to compare with.
     """
 
     settings: AuditSettings
@@ -63,6 +65,7 @@ class AuditRun:
     scorer: Scorer
     autoencoder: Autoencoder | None
     membership: Membership | None
+    utility_model: Classifier | None
     rules: Rules
     thresholds: tuple[Threshold, ...]
     folder: AuditFolder
@@ -103,6 +106,9 @@ def open_audit(settings: AuditSettings) -> AuditRun:
     rules.check(rewards, rewards if reference else (), scorer.checks.names)
     autoencoder = load_autoencoder(settings.generator, images.manifest, device) if reference else None
     membership = load_membership(settings, *attacked, scorer, folder.parts, labeler) if attacked else None
+    utility_model = None
+    if settings.utility_model is not None:
+        utility_model = load_classifier(settings.utility_model, device=device, seed=settings.seed)
     return AuditRun(
         settings=settings,
         images=_examined(images, folder, scorer, settings),
@@ -110,6 +116,7 @@ def open_audit(settings: AuditSettings) -> AuditRun:
         scorer=scorer,
         autoencoder=autoencoder,
         membership=membership,
+        utility_model=utility_model,
         rules=rules,
         thresholds=thresholds,
         folder=folder,
@@ -136,6 +143,8 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
     """Raises ShardError for options that do not go together, or a folder that kept images cannot go to."""
     if settings.reference is None and settings.utility:
         raise ShardError("--utility: needs real images to test on\n  name them with --reference")
+    if settings.utility_model is not None and not settings.utility:
+        raise ShardError("--utility-model: names what --utility trains\n  add --utility, or leave it out")
     if settings.reference is None and settings.protocol is not None:
         raise ShardError(f"--protocol {settings.protocol}: needs real images\n  name them with --reference")
     if settings.reference is None and settings.verifier != AuditSettings.verifier:

@@ -22,11 +22,11 @@ from cxrsynth.auditing.reidentification import Reidentification
 from cxrsynth.auditing.score_table import summaries
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
-from cxrsynth.errors import ReportsError
+from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.images.image import Damaged
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.obedience import measure_obedience
-from cxrsynth.metrics.utility import measure_utility
+from cxrsynth.metrics.utility.measure import measure_utility
 from cxrsynth.settings import AuditSettings
 
 _DAMAGED_LISTED = 1000
@@ -55,7 +55,7 @@ def summarize(
     if reference is not None and run.settings.utility:
         try:
             utility = _utility(run, images, reference, decided)
-        except ReportsError as error:
+        except (ReportsError, ModelError, ShardError) as error:
             # All images are scored by now: what cannot be measured costs itself alone.
             console.warn(f"utility was not measured: {error}")
             not_measured["utility"] = str(error)
@@ -215,8 +215,21 @@ def _utility(run: AuditRun, images: Scored, reference: Scored, decided: pa.Table
     """Trained on the kept images, without those found to be copies, whatever the rules keep."""
     console.say("training on synthetic and on real images")
     rows = zip(decided["kept"].to_pylist(), decided["memorized"].to_pylist(), strict=True)
-    chosen = images.image_table().take(_places([kept and not memorized for kept, memorized in rows]))
-    return measure_utility(chosen, reference.image_table(), seed=run.settings.seed)
+    chosen = _places([kept and not memorized for kept, memorized in rows])
+    # The folder sweeps files of this name, which a killed run leaves.
+    files = [run.folder.parts / f".{side}.pixels" for side in ("images", "reference")]
+    try:
+        made, real = (
+            one.image_table(None if run.utility_model is None else one.pixels(path))
+            for one, path in zip((images, reference), files, strict=True)
+        )
+        found = measure_utility(
+            made.take(chosen), real, seed=run.settings.seed, network=run.utility_model, say=console.say
+        )
+        return found | {"model": _without_folders(found["model"])}
+    finally:
+        for path in files:
+            path.unlink(missing_ok=True)
 
 
 def _places(chosen: list[bool]) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchxrayvision.models import DenseNet
 from transformers import AutoImageProcessor, AutoModel
 
@@ -22,6 +22,7 @@ from cxrsynth.runtime.pretrained import LOADING_ERRORS, load_pretrained, load_pr
 
 _XRV = "xrv:"
 _ENCODER = "an image encoder"
+_Loaded = tuple[nn.Module, Callable[[Tensor], Tensor], list[Path]]
 _EXPECTED = (
     f"{', '.join(FAMILIES)}, xrv:<released weights, or a folder of them>, a folder laid out like a reward family, "
     "or an image encoder of transformers: a folder, or a hub id owner/name@revision"
@@ -33,12 +34,14 @@ class Extractor:
     """Images to features, without gradient; an image's features do not depend on its batch, up to rounding.
 
     `name` is the name it was loaded by, `digest` the SHA-256 of weights and settings, `width` the number of features.
+    To train it on, `encode` does the same with gradient, through the weights of `network`, which may hold more.
     """
 
     name: str
     digest: str
     width: int
-    _encode: Callable[[Tensor], Tensor] = field(repr=False)
+    encode: Callable[[Tensor], Tensor] = field(repr=False)
+    network: nn.Module = field(repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Name, digest and width, as in summary.json."""
@@ -55,10 +58,10 @@ class Extractor:
             raise ValueError(f"images {tuple(images.shape)} of {images.dtype}, expected [B, 1, H, W] float32")
         if len(images) and not (images.amin() >= 0 and images.amax() <= 1):
             raise ValueError("images contain values outside [0, 1], or values that are not numbers")
-        return self._encode(images).float().cpu()
+        return self.encode(images).float().cpu()
 
 
-def load_extractor(name: str, *, device: torch.device) -> Extractor:
+def load_extractor(name: str, *, device: torch.device, role: str = "features") -> Extractor:
     """Load an extractor.
 
     Args:
@@ -68,6 +71,7 @@ def load_extractor(name: str, *, device: torch.device) -> Extractor:
             `owner/name@revision` of an image encoder (`AutoModel` with `AutoImageProcessor`: RAD-DINO, CLIP, SigLIP),
             in safetensors.
         device: where it runs.
+        role: what it is to be, for messages.
 
     Raises:
         ModelError: if there is none of that name, or it cannot be loaded, or the same image gives other features each
@@ -75,18 +79,19 @@ def load_extractor(name: str, *, device: torch.device) -> Extractor:
     """
     family = family_folder(name)
     if family is not None:
-        encode, weights = _of_family(family / "classifier", device)
+        network, encode, weights = _of_family(family / "classifier", device)
     elif name.startswith(_XRV) or _has_targets(Path(name)):
-        encode, weights = _of_xrv(name.removeprefix(_XRV), device)
+        network, encode, weights = _of_xrv(name.removeprefix(_XRV), device)
     else:
         folder = transformers_folder(name)
         if folder is None:
-            raise ModelError(f"features {name!r}: unknown, and no such folder\n  expected: {_EXPECTED}")
-        encode, weights = _of_transformers(folder, device)
-    return Extractor(name, _digest(weights + _settings_beside(weights[0])), _probed_width(name, encode), encode)
+            raise ModelError(f"{role} {name!r}: unknown, and no such folder\n  expected: {_EXPECTED}")
+        network, encode, weights = _of_transformers(folder, device)
+    digest = _digest(weights + _settings_beside(weights[0]))
+    return Extractor(name, digest, _probed_width(f"{role} {name!r}", encode), encode, network)
 
 
-def _of_family(folder: Path, device: torch.device) -> tuple[Callable[[Tensor], Tensor], list[Path]]:
+def _of_family(folder: Path, device: torch.device) -> _Loaded:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ModelError(f"{folder}: no model.safetensors\n  expected: a finding classifier, with config.json")
@@ -94,10 +99,10 @@ def _of_family(folder: Path, device: torch.device) -> tuple[Callable[[Tensor], T
         classifier = FindingClassifier.from_pretrained(folder).eval().to(device)
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded as a finding classifier: {error}") from None
-    return lambda images: classifier.trunk(images.to(device)), [weights]
+    return classifier.trunk, lambda images: classifier.trunk(images.to(device)), [weights]
 
 
-def _of_xrv(name: str, device: torch.device) -> tuple[Callable[[Tensor], Tensor], list[Path]]:
+def _of_xrv(name: str, device: torch.device) -> _Loaded:
     folder = Path(name)
     network = load_network(name)
     if not isinstance(network, DenseNet):
@@ -111,10 +116,10 @@ def _of_xrv(name: str, device: torch.device) -> tuple[Callable[[Tensor], Tensor]
         # The library's `features2`, which also prints.
         return F.relu(network.features(xrv_images(images.to(device), side))).mean((2, 3))
 
-    return encode, [weights]
+    return network, encode, [weights]
 
 
-def _of_transformers(folder: Path, device: torch.device) -> tuple[Callable[[Tensor], Tensor], list[Path]]:
+def _of_transformers(folder: Path, device: torch.device) -> _Loaded:
     # A pooler is a head that pretraining may leave out; so is all of a classifier beyond its encoder.
     model, missing = load_pretrained(AutoModel, folder, role=_ENCODER, may_miss=("pooler",), may_hold=None)
     processor = load_processor(AutoImageProcessor, folder, role=_ENCODER)
@@ -127,7 +132,7 @@ def _of_transformers(folder: Path, device: torch.device) -> tuple[Callable[[Tens
         pixels = processor(images=rgb, do_rescale=False, return_tensors="pt").pixel_values
         return _pooled(encoder(pixel_values=pixels.to(device)), trained=not missing)
 
-    return encode, _weight_files(folder)
+    return encoder, encode, _weight_files(folder)
 
 
 def _pooled(output: Any, *, trained: bool) -> Tensor:
@@ -169,19 +174,19 @@ def _digest(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _probed_width(name: str, encode: Callable[[Tensor], Tensor]) -> int:
+def _probed_width(what: str, encode: Callable[[Tensor], Tensor]) -> int:
     """Number of features, by a test image; refuses encoders that mask at random (MAE) or return no vector."""
     radiograph = torch.linspace(0, 1, 64 * 64).reshape(1, 1, 64, 64)
     try:
         with torch.inference_mode():
             first, again = encode(radiograph), encode(radiograph)
     except LOADING_ERRORS as error:
-        raise ModelError(f"features {name!r}: cannot encode an image: {error}\n  expected: {_EXPECTED}") from None
+        raise ModelError(f"{what}: cannot encode an image: {error}\n  expected: {_EXPECTED}") from None
     if first.dim() != 2 or not first.isfinite().all():
-        raise ModelError(f"features {name!r}: {tuple(first.shape)} for one image, expected one finite vector")
+        raise ModelError(f"{what}: {tuple(first.shape)} for one image, expected one finite vector")
     if not torch.equal(first, again):
         raise ModelError(
-            f"features {name!r}: the same image has other features each time\n"
+            f"{what}: the same image has other features each time\n"
             "  expected: an encoder without random masks, such as RAD-DINO, CLIP or SigLIP"
         )
     return int(first.shape[1])

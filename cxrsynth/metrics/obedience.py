@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxrsynth.metrics.fidelity import Features
-from cxrsynth.metrics.utility import auroc_interval
+from cxrsynth.metrics.utility.intervals import auroc_interval
 from cxrsynth.reports.labels import OBSERVATIONS
 
 

@@ -37,7 +37,24 @@ SUMMARY: dict[str, Any] = {
             {"finding": "Edema", "group": "sex: F", "trained_on": "real + synthetic", "auroc": {"value": 0.8}},
             {"finding": "Edema", "group": "all", "trained_on": "real + synthetic", "auroc": {"value": 0.9}},
         ],
-        "lift": [{"finding": "Edema", "group": "all", "value": 0.05, "low": -0.1, "high": 0.1}],
+        "lift": [
+            {
+                "finding": "Edema",
+                "group": "all",
+                "trained_on": "synthetic then real",
+                "value": 0.05,
+                "low": -0.1,
+                "high": 0.1,
+            }
+        ],
+        "mean": [
+            {"trained_on": "real", "auroc": {"value": 0.81}, "lift": None},
+            {"trained_on": "synthetic then real", "auroc": {"value": 0.84}, "lift": {"value": 0.03}},
+        ],
+        "underdiagnosis": [
+            {"finding": "Edema", "group": "sex: F", "trained_on": "real", "rate": {"value": 0.3}, "images": 20}
+        ],
+        "gaps": [{"finding": "Edema", "trained_on": "real", "kind": "sex", "value": -0.2, "low": -0.3, "high": 0.0}],
     },
 }
 
@@ -64,7 +81,11 @@ MEASURED = [
     ("memorization/sensitivity/rotated", 0.9, False),
     ("memorization/false_alarms", 0.02, True),
     ("utility/auroc/real + synthetic/Edema/sex: F", 0.8, False),
-    ("utility/lift/Edema/all", 0.05, False),
+    ("utility/lift/synthetic then real/Edema/all", 0.05, False),
+    ("utility/mean/real/auroc", 0.81, False),
+    ("utility/mean/synthetic then real/lift", 0.03, False),
+    ("utility/underdiagnosis/real/Edema/sex: F", 0.3, True),
+    ("utility/gap/real/Edema/sex", 0.2, True),
 ]
 
 
@@ -97,7 +118,8 @@ def test_a_metric_fails_on_its_bad_side_only(metric: str, value: float, less_is_
         "fidelity/finding: Edema/frechet=1e9",
         "fidelity/view: PA/kid=1e9",
         "memorization/sensitivity/JPEG=0",
-        "utility/lift/Edema/sex: M=-1",
+        "utility/lift/synthetic then real/Edema/sex: M=-1",
+        "utility/gap/real/Edema/age group=1",
         "utility/auroc/real/Edema/all=0",
     ],
 )
@@ -134,6 +156,8 @@ def test_several_are_kept_in_order() -> None:
         ("rewards/postur/mean=0", "did you mean: rewards/posture/mean"),
         ("fidelity/all/frechet_distance=3", "did you mean: fidelity/all/frechet"),
         ("frechet=3", "did you mean: fidelity/all/frechet"),
+        ("utility/lift/Edema/all=0", r"use: utility/lift/real \+ synthetic/Edema/all$"),
+        ("utility/lift/real/Edema/all=0", "did you mean: utility/"),
         ("nonsense=1", "known: kept, kept_fraction, "),
         ("rewards/consistency/mean=0", "no such metric"),
         ("memorization/sensitivity/blurred=0.5", "no such metric"),
@@ -160,5 +184,6 @@ def test_findings_and_groups_are_listed_once() -> None:
     message = str(caught.value)
     assert "findings/FINDING/kept_fraction" in message
     assert "fidelity/GROUP/frechet" in message
-    assert "utility/lift/FINDING/GROUP" in message
+    assert "utility/lift/TRAINED_ON/FINDING/GROUP" in message
+    assert "TRAINED_ON is one of: synthetic; real; " in message
     assert len(message) < 2500

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
-from cxrsynth.metrics.utility import BOTH, REAL, SYNTHETIC
+from cxrsynth.metrics.utility.cohorts import BOTH, REAL, SYNTHETIC
 from cxrsynth.nano.build.images import GROUPS, Radiograph, load_images
 from cxrsynth.reports.labels import OBSERVATIONS
 

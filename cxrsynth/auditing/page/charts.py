@@ -115,6 +115,23 @@ def intervals(
     name: str, rows: Mapping[str, tuple[float, float, float]], *, label: str, chance: float | None = None
 ) -> Markup:
     """Shares in [0, 1] with their intervals, a row each: name -> value, low, high. `chance` is a dashed line."""
+    return _intervals(name, rows, label=label, limits=(0, 1), line=None if chance is None else ("guessing", chance))
+
+
+def differences(name: str, rows: Mapping[str, tuple[float, float, float]], *, label: str) -> Markup:
+    """Differences with their intervals, a row each: name -> value, low, high. A dashed line marks 0."""
+    reach = 1.1 * max(0.01, *(abs(end) for row in rows.values() for end in row))
+    return _intervals(name, rows, label=label, limits=(-reach, reach), line=("no difference", 0))
+
+
+def _intervals(
+    name: str,
+    rows: Mapping[str, tuple[float, float, float]],
+    *,
+    label: str,
+    limits: tuple[float, float],
+    line: tuple[str, float] | None,
+) -> Markup:
     height = 62 + 24 * max(len(rows), 1)
     figure, axes = _canvas(height, left=0.44)
     for place, (value, low, high) in enumerate(rows.values()):
@@ -122,13 +139,13 @@ def intervals(
         axes.plot([value], [place], color=KEPT, marker="o", markersize=5)
     axes.set_yticks(np.arange(len(rows)), [_shortened(row) for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(0, 1)
-    if chance is not None:
-        axes.axvline(chance, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="guessing")
+    axes.set_xlim(*limits)
+    if line is not None:
+        axes.axvline(line[1], color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=line[0])
     axes.set_xlabel(_printable(label), parse_math=False)
     axes.tick_params(left=False)
     axes.grid(axis="x")
-    if chance is not None:
+    if line is not None:
         _legend(axes, height=height)
     return _svg(figure, name, f"{label} of each row with its 95% interval; the table next to it has the numbers")
 

@@ -223,30 +223,44 @@ def _grouped(rows: pa.Table, column: str, rewards: Sequence[str]) -> list[Group]
 
 @dataclass(frozen=True, slots=True)
 class UtilityRow:
-    """One finding in one group of patients: an entry for each training set, None where there is none."""
+    """One finding in one group of patients, and an entry for each training set, None where there is none."""
 
     finding: str
     group: str
+    images: int | None
     entries: tuple[Mapping[str, Any] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class UtilityTable:
-    """How well classifiers do on real images, by what they were trained on."""
+    """Numbers by what was trained on."""
 
     trained_on: tuple[str, ...]
     rows: tuple[UtilityRow, ...]
 
 
-def utility_table(summary: Mapping[str, Any]) -> UtilityTable | None:
-    """The summary's list of results, a column for each training set; None where there are none."""
-    entries = (summary.get("utility") or {}).get("rows") or ()
+def utility_table(summary: Mapping[str, Any], part: str, *, value: str | None = None) -> UtilityTable | None:
+    """A list of the summary's utility with a column for each training set; None where there is none.
+
+    Args:
+        summary: of the audit.
+        part: of its utility.
+        value: where a row of it has its interval; None if it is one itself.
+    """
+    entries = (summary.get("utility") or {}).get(part) or ()
     trained_on = tuple(dict.fromkeys(str(entry["trained_on"]) for entry in entries))
     cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for entry in entries:
-        cells.setdefault((str(entry["finding"]), str(entry["group"])), {})[str(entry["trained_on"])] = entry
+        # Between two groups, the difference of the first and the second.
+        group = entry["group"] if "group" in entry else " minus ".join(entry["between"])
+        cells.setdefault((str(entry["finding"]), str(group)), {})[str(entry["trained_on"])] = entry
     rows = tuple(
-        UtilityRow(finding, group, tuple(cell.get(name) for name in trained_on))
+        UtilityRow(
+            finding,
+            group,
+            next(iter(cell.values())).get("images"),
+            tuple(cell[name].get(value) if value and name in cell else cell.get(name) for name in trained_on),
+        )
         for (finding, group), cell in cells.items()
     )
     return UtilityTable(trained_on, rows) if rows else None

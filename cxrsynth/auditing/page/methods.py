@@ -52,7 +52,15 @@ METHODS: dict[str, tuple[str, ...]] = {
         "patients of whom one image is matched to another.",
     ),
     "utility": (
-        "A linear probe on the features is trained on synthetic, on real, and on both kinds of images, and tested on "
-        "real images of held-out patients, by finding and subgroup. Rejected images and copies are never trained on.",
+        "Half of the real patients are tested on, whatever was trained on. Rejected images and copies are never "
+        "trained on. Differences to real images alone are of the same resampled patients (bootstrap).",
+        "A linear probe on the features (logistic regression, L2 chosen by cross-validation by patient), or the "
+        "network of --utility-model, which takes as many steps on real images in every way of training. Balanced: as "
+        "many synthetic images of each sex in each age group; for a probe also with and without the finding, where "
+        "there are enough. Synthetic then real: the penalty of the probe is centered on what synthetic images taught, "
+        "and the strength of that is chosen by cross-validation; a network is trained on synthetic images first.",
+        "Underdiagnosis: share of the patients with a finding who are called negative (for No Finding: who are called "
+        "normal; Seyyed-Kalantari et al., Nature Medicine 2021), at the threshold that calls 80% of the others "
+        "negative among real training patients held out. The intervals hold the threshold fixed.",
     ),
 }

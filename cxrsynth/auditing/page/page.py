@@ -39,12 +39,14 @@ from cxrsynth.auditing.page.methods import METHODS
 from cxrsynth.auditing.page.reasons import limits, meaning
 from cxrsynth.auditing.page.verdicts import verdicts
 from cxrsynth.metrics.membership.inference import FALSE_POSITIVES
+from cxrsynth.metrics.utility.cohorts import BOTH, PRETRAINED
 from cxrsynth.runtime.files import write_atomically
 
 Thumbnails = Callable[[str], bytes | None]
 
 PAIRS_SHOWN = 24
 _HERE = "cxrsynth.auditing.page"
+_DETAILS = re.compile(r"findings/|rewards_kept/|utility/(?!mean/)|rewards/.*/(p\d+|unscored)")
 _LISTED = 200  # rows of a table of damage
 _CURVE_POINTS = 200
 _SCORES = ("nearest_real_similarity", "duplicate_similarity", "nearest_patient_score", "source_score")
@@ -126,9 +128,7 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         **_compared_with(summary),
         "attacks": attacks(summary),
         "false_positives": FALSE_POSITIVES,
-        "utility": utility_table(summary),
-        "lift": (summary["utility"] or {}).get("lift") or (),
-        "unprobed": (summary["utility"] or {}).get("too_few") or (),
+        **_utility(summary),
         "reader_chart": _reader_chart(summary),
         "provenance": _provenance(summary),
         "manifest": _short_manifest(summary),
@@ -160,6 +160,32 @@ def _environment() -> jinja2.Environment:
     return made
 
 
+def _utility(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What classifiers reached: how far above real images alone, in charts, and everything in tables."""
+    utility = summary["utility"] or {}
+    means = {row["trained_on"]: row["lift"] for row in utility.get("mean") or () if row["lift"]}
+    overall = [row for row in utility.get("lift") or () if row["group"] == "all"]
+    by_set = {
+        name: {row["finding"]: row for row in overall if row["trained_on"] == name} for name in (BOTH, PRETRAINED)
+    }
+    lifts = {"mean over findings": means, **by_set}
+    return {
+        "utility": utility_table(summary, "rows", value="auroc"),
+        "utility_means": utility.get("mean") or (),
+        "utility_charts": {name: _lift_chart(place, rows) for place, (name, rows) in enumerate(lifts.items()) if rows},
+        "lift": utility_table(summary, "lift"),
+        "underdiagnosis": utility_table(summary, "underdiagnosis", value="rate"),
+        "gaps": utility_table(summary, "gaps"),
+        "untrained": utility.get("not_measured") or {},
+        "unprobed": utility.get("too_few") or (),
+    }
+
+
+def _lift_chart(place: int, rows: Mapping[str, Mapping[str, float]]) -> Markup:
+    ends = {name: (row["value"], row["low"], row["high"]) for name, row in rows.items()}
+    return charts.differences(f"lift-{place}", ends, label="AUROC minus that of real images alone")
+
+
 def _compared_with(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The other audit, and the metrics of both: those of all images, and the many others."""
     compared_with = summary.get("compared")
@@ -173,7 +199,7 @@ def _compared_with(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_detail(metric: str) -> bool:
     """Whether a metric is of a finding or a subgroup, or a percentile."""
-    return ": " in metric or re.match(r"findings/|rewards_kept/|rewards/.*/(p\d+|unscored)", metric) is not None
+    return ": " in metric or _DETAILS.match(metric) is not None
 
 
 def _without_nan(rows: pa.Table) -> pa.Table:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxrsynth.metrics.membership.inference import COMBINED
+from cxrsynth.metrics.utility.cohorts import BOTH, PRETRAINED, REAL
 
 Summary = Mapping[str, Any]
 
@@ -36,7 +37,7 @@ def verdicts(summary: Summary) -> list[Verdict]:
             HELP,
             _help(summary),
             tuple(_lifts(summary)),
-            "Of a linear classifier on the features of this audit; a network trained on pixels may gain more or less.",
+            _of_what(summary),
             "utility",
         ),
         Verdict(
@@ -92,24 +93,46 @@ def _looks(summary: Summary) -> Iterator[str]:
         yield f"Readers told real from synthetic in {accuracy['value']:.0%} of cases ({low} to {high}); 50% is guessing"
 
 
-def _lift(summary: Summary) -> list[Mapping[str, Any]]:
-    return [row for row in (summary["utility"] or {}).get("lift") or () if row["group"] == "all"]
+def _lift(summary: Summary, trained_on: str) -> list[Mapping[str, Any]]:
+    rows = (summary["utility"] or {}).get("lift") or ()
+    return [row for row in rows if row["group"] == "all" and row["trained_on"] == trained_on]
 
 
 def _help(summary: Summary) -> str:
-    rows = _lift(summary)
-    if not rows:
-        return "Not measured (--utility, with a reference that has labels)."
+    ways = {"Added to real images": BOTH, "Trained on before real images": PRETRAINED}
+    said = [_change(way, rows) for way, name in ways.items() if (rows := _lift(summary, name))]
+    return " ".join(said) or "Not measured (--utility, with a reference that has labels)."
+
+
+def _change(way: str, rows: list[Mapping[str, Any]]) -> str:
     raised, lowered = (sum(one) for one in ([row["low"] > 0 for row in rows], [row["high"] < 0 for row in rows]))
     found = [f"raise the AUROC of {raised}" if raised else "", f"lower that of {lowered}" if lowered else ""]
     said = " and ".join(filter(None, found)) or "change that of none measurably,"
-    return f"Added to real images they {said} of {len(rows)} {'finding' if len(rows) == 1 else 'findings'}."
+    return f"{way} they {said} of {len(rows)} {'finding' if len(rows) == 1 else 'findings'}."
 
 
 def _lifts(summary: Summary) -> Iterator[str]:
-    rows = sorted(_lift(summary), key=lambda row: -abs(row["value"]))
-    for row in rows[:3]:
-        yield f"{row['finding']}: {row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    utility = summary["utility"] or {}
+    for row in utility.get("mean") or ():
+        lift = row["lift"]
+        if lift:
+            over = f"{row['findings']} {'finding' if row['findings'] == 1 else 'findings'}"
+            change = f"{lift['value']:+.3f} ({lift['low']:+.3f} to {lift['high']:+.3f})"
+            yield f"{row['trained_on']}: mean AUROC {change} over {over}"
+    apart = {
+        name: [row for row in utility.get("gaps") or () if row["trained_on"] == name] for name in (REAL, PRETRAINED)
+    }
+    for name, rows in apart.items():
+        if rows:
+            unequal = sum(row["low"] > 0 or row["high"] < 0 for row in rows)
+            yield f"{name}: underdiagnosis differs by sex or age in {unequal} of {len(rows)} comparisons"
+
+
+def _of_what(summary: Summary) -> str:
+    model = (summary["utility"] or {}).get("model")
+    if model:
+        return f"Of {model['name']}, trained from {model['starts_from']}; other networks may gain more or less."
+    return "Of a linear classifier on the features of this audit; a network trained on pixels may gain more or less."
 
 
 def _copies(summary: Summary) -> str:

@@ -167,7 +167,39 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         "reidentification": _reidentification(radiographs),
         "utility": {
             "rows": _utility(),
-            "lift": [{"finding": "Edema", "group": "all", **_interval(0.021, 0.018)}],
+            "lift": [
+                {"finding": "Edema", "group": "all", "trained_on": "real + synthetic", **_interval(0.021, 0.018)},
+                {"finding": "Edema", "group": "all", "trained_on": "synthetic then real", **_interval(0.032, 0.018)},
+            ],
+            "mean": [
+                {"trained_on": "real", "auroc": _interval(0.8, 0.02), "lift": None, "findings": 3},
+                *(
+                    {"trained_on": name, "auroc": _interval(0.82, 0.02), "lift": _interval(lift, 0.015), "findings": 3}
+                    for name, lift in (("real + synthetic", 0.012), ("synthetic then real", 0.023))
+                ),
+            ],
+            "underdiagnosis": [
+                {
+                    "finding": "Edema",
+                    "group": group,
+                    "trained_on": "real",
+                    "rate": _interval(rate, 0.08),
+                    "images": 41,
+                    "others_called_positive": 0.22,
+                }
+                for group, rate in (("all", 0.31), ("sex: F", 0.37), ("sex: M", 0.25))
+            ],
+            "gaps": [
+                {
+                    "finding": "Edema",
+                    "trained_on": "real",
+                    "kind": "sex",
+                    "between": ["sex: F", "sex: M"],
+                    **_interval(0.12, 0.08),
+                }
+            ],
+            "not_measured": {"real + balanced synthetic": "3 synthetic images show F, child, expected at least 10"},
+            "model": None,
             "too_few": [{"finding": "Pneumothorax", "group": "sex: F", "in": "test", "present": 3, "absent": 90}],
         },
         "reader_study": None,

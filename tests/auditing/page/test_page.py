@@ -166,13 +166,17 @@ def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) 
     assert "rotated 190 of 200 95.0% 91.1% to 97.3%" in page.section("memorization")
     assert "held-out real patients 1 of 400 0.2% 0.0% to 1.4%" in page.section("memorization")
     assert "0.740 0.709 to 0.771" in page.section("utility")
-    assert "Edema all 0.0210 0.0030 to 0.0390" in page.section("utility")
+    assert "Edema all 0.0210 0.0030 to 0.0390 0.0320 0.0140 to 0.0500" in page.section("utility")
+    assert "synthetic then real 3 0.820 0.800 to 0.840 0.0230 0.0080 to 0.0380" in page.section("utility")
+    assert "Edema sex: F 41 0.370 0.290 to 0.450" in page.section("utility")
+    assert "Edema sex: F minus sex: M 0.120 0.040 to 0.200" in page.section("utility")
+    assert "real + balanced synthetic: not measured, 3 synthetic images show F, child" in page.section("utility")
     assert "Pneumothorax, sex: F: 3 images with it and 90 without" in page.section("utility")
     assert "../../<b>.png leaves its folder" in page.section("damage")
     assert "c4" * 32 in page.section("provenance")
     assert summary["provenance"]["command"] in page.section("provenance")
     assert "shards" not in page.section("provenance").replace("shard-", "")
-    assert [name for name, _, text in page.found if name == "svg"] == ["svg"] * 5
+    assert [name for name, _, text in page.found if name == "svg"] == ["svg"] * 8
 
 
 def test_a_floor_of_fewer_images_stands_beside_the_audited_ones_at_its_size(

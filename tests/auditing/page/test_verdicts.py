@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cxrsynth.auditing.page.verdicts import FOUND, HELP, LOOK, Verdict, verdicts
+from cxrsynth.metrics.utility.cohorts import BOTH
 from tests.auditing.page.page_example import example_rows, example_summary
 
 
@@ -39,17 +40,30 @@ def test_without_a_floor_or_a_reference_it_says_so(summary: dict[str, Any]) -> N
 
 
 def test_help_counts_findings_by_their_intervals(summary: dict[str, Any]) -> None:
-    assert of(summary, HELP).answer == "Added to real images they raise the AUROC of 1 of 1 finding."
+    first = "Trained on before real images they raise the AUROC of 1 of 1 finding."
+    assert of(summary, HELP).answer == f"Added to real images they raise the AUROC of 1 of 1 finding. {first}"
+    lifts = (("Pneumonia", "all", -0.1, 0.05), ("Fracture", "all", 0.0, 0.1), ("Fracture", "sex: F", 0.3, 0.1))
     summary["utility"]["lift"] += [
-        {"finding": "Pneumonia", "group": "all", "value": -0.1, "low": -0.2, "high": -0.05},
-        {"finding": "Fracture", "group": "all", "value": 0.0, "low": -0.1, "high": 0.1},
-        {"finding": "Fracture", "group": "sex: F", "value": 0.3, "low": 0.2, "high": 0.4},
+        {"finding": finding, "group": group, "trained_on": BOTH, "value": v, "low": v - reach, "high": v + reach}
+        for finding, group, v, reach in lifts
     ]
+    said = "Added to real images they raise the AUROC of 1 and lower that of 1 of 3 findings."
+    assert of(summary, HELP).answer == f"{said} {first}"
+    summary["utility"]["lift"] = summary["utility"]["lift"][3:4]
+    expected = "Added to real images they change that of none measurably, of 1 finding."
+    assert of(summary, HELP).answer == expected
+
+
+def test_help_gives_means_gaps_and_what_was_trained(summary: dict[str, Any]) -> None:
     verdict = of(summary, HELP)
-    assert verdict.answer == "Added to real images they raise the AUROC of 1 and lower that of 1 of 3 findings."
-    assert verdict.details[0] == "Pneumonia: -0.100 (-0.200 to -0.050)"
-    summary["utility"]["lift"] = summary["utility"]["lift"][2:3]
-    assert "change that of none measurably, of 1 finding" in of(summary, HELP).answer
+    assert verdict.details == (
+        "real + synthetic: mean AUROC +0.012 (-0.003 to +0.027) over 3 findings",
+        "synthetic then real: mean AUROC +0.023 (+0.008 to +0.038) over 3 findings",
+        "real: underdiagnosis differs by sex or age in 1 of 1 comparisons",
+    )
+    assert "linear classifier" in verdict.limit
+    summary["utility"]["model"] = {"name": "nano", "starts_from": "random weights"}
+    assert of(summary, HELP).limit.startswith("Of nano, trained from random weights;")
 
 
 def test_copies_the_search_and_the_attack(summary: dict[str, Any]) -> None:
