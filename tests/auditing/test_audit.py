@@ -807,6 +807,7 @@ def test_a_missed_threshold_is_exit_code_3(made: Path, tmp_path: Path) -> None:
         (("--family", "no-such-family"), "no-such-family"),
         (("--ignore-check", "blnk"), "blank"),
         (("--utility",), "--reference"),
+        (("--utility-model", "nano"), "add --utility, or leave it out"),
         (("--show-real",), "--reference"),
         (("--protocol", "chexgenbench"), "--reference"),
         (("--protocol", "chexgenbnch"), "'chexgenbench'"),

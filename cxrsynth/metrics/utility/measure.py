@@ -104,10 +104,11 @@ def measure_utility(
     test = Tested.of(real, split.test, rounds=rounds, seed=seed)
     findings = _findings(made, real)
     learner: Learner = Probes(cohorts, test.features)
-    if network is not None:
+    testable = [finding for finding in findings if _is_enough(truth_of(finding, test.present), least)]
+    if network is not None and testable:
         assert real.pixels is not None
         pixels = np.asarray(real.pixels[split.test])
-        learner = train_networks(network, cohorts, findings, pixels, seed=seed, say=say)
+        learner = train_networks(network, cohorts, testable, pixels, seed=seed, say=say)
     parts = ("rows", "lift", "mean", "underdiagnosis", "gaps", "too_few")
     found: Found = {part: [] for part in parts}
     measured = {}
@@ -122,6 +123,10 @@ def measure_utility(
         "balanced_by": [name for name in findings if cohorts.balanced_by(name)],
         "not_measured": {} if cohorts.unbalanced is None else {BALANCED: cohorts.unbalanced},
     }
+
+
+def _is_enough(truth: Truth, least: int) -> bool:
+    return min(int(truth.sum()), int((~truth).sum())) >= least
 
 
 def _findings(made: ImageTable, real: ImageTable) -> list[str]:
@@ -159,7 +164,7 @@ def _can_train(finding: str, arm: Arm, learner: Learner, too_few: list[Found], l
     for stage, images in arm.stages():
         labels = truth_of(finding, images.present)
         few = _few(finding, labels, "all", stage)
-        if min(few["present"], few["absent"]) >= least:
+        if _is_enough(labels, least):
             if learner.can_train(finding, stage, images):
                 continue
             few |= {"patients": len(set(images.patients))}
@@ -174,11 +179,10 @@ def _enough(
 ) -> Iterator[tuple[str, Truth]]:
     """Groups with at least `least` images that have the finding and `least` that lack it; the others are listed."""
     for group, mask in groups.items():
-        few = _few(finding, truth[mask], group, "test")
-        if min(few["present"], few["absent"]) >= least:
+        if _is_enough(truth[mask], least):
             yield group, mask
         else:
-            too_few.append(few)
+            too_few.append(_few(finding, truth[mask], group, "test"))
 
 
 def _few(finding: str, truth: Truth, group: str, where: str) -> Found:
