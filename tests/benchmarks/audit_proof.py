@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
-from cxrsynth.metrics.utility.cohorts import BOTH, REAL, SYNTHETIC
+from cxrsynth.metrics.utility.cohorts import TRAINED_ON
 from cxrsynth.nano.build.images import GROUPS, Radiograph, load_images
 from cxrsynth.reports.labels import OBSERVATIONS
 
@@ -191,14 +191,23 @@ def _print_fidelity(summary: dict[str, Any]) -> None:
 
 
 def _print_utility(utility: dict[str, Any]) -> None:
-    """AUROC by finding and group; the last column is real + synthetic less real."""
-    typer.echo(f"\n{utility['split']}\n\n| finding | group | images | {SYNTHETIC} | {REAL} | {BOTH} | lift |")
-    typer.echo("| --- " * 7 + "|")
-    for lift in utility["lift"]:
-        own = [row for row in utility["rows"] if (row["finding"], row["group"]) == (lift["finding"], lift["group"])]
-        by = {row["trained_on"]: _interval(row["auroc"]) for row in own}
-        areas = " | ".join(by.get(name, "too few") for name in (SYNTHETIC, REAL, BOTH))
-        typer.echo(f"| {lift['finding']} | {lift['group']} | {own[0]['images']} | {areas} | {_interval(lift)} |")
+    """AUROC by finding, group and training set, with the difference to real images alone in brackets."""
+    typer.echo(
+        f"\n{utility['split']} {utility['not_measured']}\n\n| finding | group | images | {' | '.join(TRAINED_ON)} |"
+    )
+    typer.echo("| --- " * (3 + len(TRAINED_ON)) + "|")
+    lifts = {(row["finding"], row["group"], row["trained_on"]): row for row in utility["lift"]}
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in utility["rows"]:
+        cells.setdefault((row["finding"], row["group"]), {})[row["trained_on"]] = row
+    for place, by in cells.items():
+        areas = [
+            _interval(by[name]["auroc"]) + (f" [{_interval(lifts[*place, name])}]" if (*place, name) in lifts else "")
+            if name in by
+            else "not measured"
+            for name in TRAINED_ON
+        ]
+        typer.echo(f"| {' | '.join(place)} | {next(iter(by.values()))['images']} | {' | '.join(areas)} |")
 
 
 def _interval(found: dict[str, float]) -> str:
