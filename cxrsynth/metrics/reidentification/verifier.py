@@ -69,14 +69,15 @@ def load_verifier(name: str, *, device: torch.device) -> Verifier:
     """
     folder = packaged_verifier() if name == DEFAULT_VERIFIER else Path(name)
     if not _is_verifier(folder):
-        return Verifier(load_extractor(name, device=device))
+        return Verifier(load_extractor(name, device=device, role="--verifier"))
     try:
         network = PatientVerifier.from_pretrained(folder).float().eval().to(device)
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder}: cannot be loaded as a verifier: {error}") from None
     digest = file_sha256(folder / _WEIGHTS)
     width = network.head.out_features
-    return Verifier(Extractor(name, digest, width, lambda images: network(images.to(device))), network.held_out)
+    embed = Extractor(name, digest, width, lambda images: network(images.to(device)), network)
+    return Verifier(embed, network.held_out)
 
 
 def _is_verifier(folder: Path) -> bool:
