@@ -83,7 +83,7 @@ def load_classifier(name: str, *, device: torch.device, seed: int) -> Classifier
     config = read_json(family / "classifier" / "config.json")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        trunk = Trunk(**(config["trunk"] | {"size": _OWN_SIZE})).to(device, memory_format=torch.channels_last)
+        trunk = Trunk(**(config["trunk"] | {"size": _OWN_SIZE})).to(device).to(memory_format=torch.channels_last)
     return Classifier(name, None, trunk.features, trunk, lambda images: trunk(images.to(device)))
 
 
