@@ -115,7 +115,7 @@ def test_every_image_is_scored_and_decided(audited: Path) -> None:
         [of_all, *_] = found[name]
         assert (of_all["group"], of_all["images"], of_all["real"]) == ("all", images, 24)
     assert found["rejected"]  # else there would be one of them
-    assert found["not_measured"] == {}
+    assert found["not_measured"].keys() == {"reidentification"}  # of 12 patients
     assert found["memorization"]["sensitivity"]
 
 
@@ -559,7 +559,7 @@ def test_a_reference_of_too_few_images_costs_the_search_alone(
     assert found["memorization"] is None
     assert found["utility"] is None
     assert found["not_measured"]["memorization"].startswith(reason)
-    assert found["not_measured"].keys() == {"memorization", "utility"}
+    assert found["not_measured"].keys() == {"memorization", "reidentification", "utility"}
     scores = pq.read_table(tmp_path / "out" / "scores.parquet")
     assert scores["memorized"].null_count == scores.num_rows == 14
     assert f"not examined</strong>: {reason}" in (tmp_path / "out" / "report.html").read_text()
@@ -704,7 +704,7 @@ def test_copies_that_are_rejected_count_for_nothing(real: Path, home: Path, tmp_
     assert found["fidelity"][0] | {"group": "all", "images": 0, "real": 24} == found["fidelity"][0]
     assert found["fidelity_all"][0]["images"] == 24
     assert found["failed"][0]["value"] is None
-    assert found["not_measured"].keys() == {"utility"}
+    assert found["not_measured"].keys() == {"reidentification", "utility"}
 
 
 def test_a_family_without_posture_is_refused_and_never_looked_for_elsewhere(made: Path, tmp_path: Path) -> None:
