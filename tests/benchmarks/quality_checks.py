@@ -99,6 +99,20 @@ def noise(radiograph: Gray, rng: np.random.Generator, *, blur: float = 0.0) -> G
     return np.clip(drawn, 0, 1).astype(np.float32)
 
 
+def power_law(exponent: float) -> Make:
+    """Noise whose amplitude falls with frequency as 1 / f ** exponent: as natural images' does for 1."""
+    rows, columns = np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None]
+    frequency = np.hypot(rows, columns)
+    frequency[0, 0] = 1.0
+
+    def make(radiograph: Gray, rng: np.random.Generator) -> Gray:
+        drawn = np.fft.ifft2(np.fft.fft2(rng.standard_normal((SIDE, SIDE))) / frequency**exponent).real
+        drawn = (drawn - drawn.mean()) / drawn.std() * 0.2 + 0.5
+        return np.clip(drawn, 0, 1).astype(np.float32)
+
+    return make
+
+
 def shade(radiograph: Gray, rng: np.random.Generator) -> Gray:
     """A plain gray that changes smoothly across, with a little noise."""
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
@@ -182,6 +196,8 @@ def faults() -> Iterator[Fault]:
     yield Fault("no chest: limbs", other, limb)
     yield Fault("no chest: patches in another order", other, shuffled)
     yield Fault("no chest: a quarter of the image", other, quarter)
+    for exponent in (1.0, 1.5, 2.0, 2.5, 3.0):
+        yield Fault(f"noise, amplitude 1/f^{exponent:g}", other, power_law(exponent))
     for kind, pictures in (("photographs", _named(PHOTOGRAPHS)), ("textures", _named(TEXTURES)), ("slices", _slices())):
         yield Fault(f"no chest: {kind}", other, _any_of(pictures))
 
