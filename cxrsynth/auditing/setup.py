@@ -37,6 +37,7 @@ from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.metrics.reidentification.verifier import load_verifier
 from cxrsynth.metrics.utility.network import Classifier, load_classifier
 from cxrsynth.reports.findings.labeler import labeler_record, load_labeler
+from cxrsynth.reports.labels import OBSERVATIONS
 from cxrsynth.reports.request import Reader
 from cxrsynth.reports.table.columns import ColumnNames, column_names
 from cxrsynth.reports.table.source import checked
@@ -289,6 +290,12 @@ def _tell_table(collection: Collection, table: Location | None) -> None:
     """Say what is read from a table, and of how many images neither it nor a layout's tables say anything."""
     if table is not None:
         console.say(f"{table}: {collection.columns_used}")
+    if collection.strange_labels:
+        console.warn(
+            f"{table}: the labels of {counted(len(collection.strange_labels), 'row')} have words that stand for no"
+            f" observation (the first: line {collection.strange_labels[0]}); these findings stay unknown\n"
+            f"  observations: {', '.join(OBSERVATIONS)}"
+        )
     if collection.described is not None:
         images, found = collection.described
         if found < images:

@@ -126,6 +126,9 @@ def _caveats(images: Scored, reference: Scored | None) -> list[str]:
         described = None if scored is None else scored.examined.collection.described
         if described is not None and described[1] < described[0]:
             found.append(f"{described[0] - described[1]} of {described[0]} {name} have no row in the table")
+        strange = () if scored is None else scored.examined.collection.strange_labels
+        if strange:
+            found.append(f"labels of {len(strange)} rows for the {name} have words that stand for no observation")
         layout = None if scored is None else scored.examined.collection.layout
         if layout is not None:
             found += [f"{name}: {caveat}" for caveat in layout.caveats]

@@ -4,7 +4,7 @@ import hashlib
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -63,6 +63,8 @@ class Collection:
     # Which of the table's columns are read for what; images, and those of them with a row, where files are known.
     columns_used: str = ""
     described: tuple[int, int] | None = None
+    # Lines of the table whose list of labels has a word that stands for no observation.
+    strange_labels: Sequence[int] = ()
     # Images of kinds that are not read: how many of each extension.
     passed_over: Mapping[str, int] = field(default_factory=dict)
     # The public data set, or kind of file, whose layout was recognized.
@@ -171,6 +173,7 @@ def open_collection(
         described.digest or (stat_digest(root, opened.tables) if opened.tables else ""),
         columns_used="" if rows is None else rows.used,
         described=counts,
+        strange_labels=() if rows is None else rows.strange,
         passed_over=source.passed_over if isinstance(source, Files) else {},
         layout=opened.layout,
     )

@@ -189,10 +189,18 @@ def _stated_group(record: Mapping[str, Any], roles: Mapping[str, str]) -> Litera
 
 def _listed(record: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, FindingLabel]:
     """Observations named in a list of labels, `Effusion|Mass` or `['mass']`; other words are ignored."""
-    taken = set(roles.values())
-    text = _first({name: value for name, value in record.items() if name not in taken}, LISTED)
-    found = (name for word in words_in(text) for name in observations_of(word) or ())
+    found = (name for word in _label_words(record, roles) for name in observations_of(word) or ())
     return {name: FindingLabel(Status.PRESENT) for name in found}
+
+
+def labels_understood(record: Mapping[str, Any], roles: Mapping[str, str]) -> bool:
+    """Whether every word of a record's list of labels stands for an observation, or for none as `normal` does."""
+    return all(observations_of(word) is not None for word in _label_words(record, roles))
+
+
+def _label_words(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[str]:
+    taken = set(roles.values())
+    return words_in(_first({name: value for name, value in record.items() if name not in taken}, LISTED))
 
 
 def _labels(findings: Mapping[str, Any]) -> dict[str, FindingLabel]:

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,7 +12,7 @@ from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError
 from cxrsynth.images import dicom, pictures
 from cxrsynth.images.layouts.paths import plain
-from cxrsynth.images.metadata import is_metadata
+from cxrsynth.images.metadata import is_metadata, labels_understood
 from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed, template_columns
 from cxrsynth.reports.table.records import read_records
 from cxrsynth.reports.table.source import checked
@@ -46,9 +46,21 @@ class Unread:
 class ImageRows:
     """Rows of a table by file name. All are held in memory, compressed: about 0.5 kB per row of labels."""
 
-    def __init__(self, column: str, rows: Iterable[Row | Unread], *, used: str = "") -> None:
-        """Raise ReportsError, without naming the table, if two rows name the same file; `used` says what is read."""
+    def __init__(
+        self,
+        column: str,
+        rows: Iterable[Row | Unread],
+        *,
+        used: str = "",
+        understood: Callable[[Mapping[str, Any]], bool] = lambda record: True,
+    ) -> None:
+        """Raise ReportsError, without naming the table, if two rows name the same file.
+
+        `used` says what is read; lines of which a record is not `understood` are `strange`.
+        """
         self.used = used
+        self.strange: list[int] = []
+        self._understood = understood
         self.unread: list[Unread] = []
         self._packed: list[bytes] = []
         self._by_name: dict[str, int] = {}
@@ -90,6 +102,8 @@ class ImageRows:
             first = self._row(self._by_name[name]).line
             raise ReportsError(f"lines {first} and {row.line} describe the same image\n  expected one row per image")
         self._by_name[name] = index
+        if not self._understood(row.record):
+            self.strange.append(row.line)
         for known, short in ((self._by_stem, _stem(name)), (self._by_file, _stem(name.rpartition("/")[2]))):
             known[short] = _AMBIGUOUS if short in known else index
         self._packed.append(zlib.compress(json.dumps([row.line, row.record]).encode()))
@@ -130,7 +144,12 @@ def open_rows(
     used = {column, *fields.values()}
     wanted = [name for name in names if name in used or is_metadata(name, roles)]
     try:
-        return ImageRows(column, _rows(path, wanted, used, roles), used=_used(column, names, roles, labels))
+        return ImageRows(
+            column,
+            _rows(path, wanted, used, roles),
+            used=_used(column, names, roles, labels),
+            understood=lambda record: labels_understood(record, roles),
+        )
     except ReportsError as error:
         raise ReportsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 

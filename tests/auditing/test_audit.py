@@ -568,6 +568,23 @@ def test_a_reference_of_too_few_images_costs_the_search_alone(
     assert again.exit_code == 3, again.output
 
 
+def test_label_words_that_stand_for_nothing_are_counted_and_never_quoted(
+    made: Path, real: Path, tmp_path: Path
+) -> None:
+    words = ["Cardiomegaly|Secretword", "['mass', 'secretword']", "normal", "No Finding", "effusion;edema", "", "nan"]
+    rows = [f'{place:02d}.png,patient-{place},"{word}"' for place, word in enumerate(words)]
+    (tmp_path / "t.csv").write_text("\n".join(["filename,patient_id,labels", *rows]))
+    options = ("--reference", real, "--reference-table", tmp_path / "t.csv")
+    done = run(made, *options, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    printed = " ".join(done.output.split())
+    assert "the labels of 2 rows have words that stand for no observation (the first: line 2)" in printed
+    found = summary(tmp_path / "out")
+    assert "labels of 2 rows for the reference images have words that stand for no observation" in found["caveats"]
+    everything = printed + json.dumps(found) + (tmp_path / "out" / "report.html").read_text()
+    assert "ecretword" not in everything
+
+
 @pytest.mark.usefixtures("audited")
 def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, home: Path, tmp_path: Path) -> None:
     whole = " ".join((home / "printed.txt").read_text().split())
