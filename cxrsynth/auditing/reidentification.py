@@ -13,6 +13,7 @@ from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
 from cxrsynth.metrics.memorization.features import Vectors
 from cxrsynth.metrics.memorization.search import Share, patient_numbers
+from cxrsynth.metrics.memorization.verification import Places
 from cxrsynth.metrics.reidentification.identify import (
     FALSE_MATCHES,
     Best,
@@ -26,6 +27,7 @@ from cxrsynth.metrics.reidentification.identify import (
 from cxrsynth.shards.sample import subject_key
 
 _NEAREST = 24
+_COMPARED = 2000  # images compared with other images like their sources
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
     if verifier is None or not images.rows.num_rows:
         return Reidentification()
     console.say("comparing patients")
-    real = reference.embeddings
+    real, patients = reference.embeddings, patient_numbers(reference.patients)
     try:
-        calibration = calibrate(real, patient_numbers(reference.patients), seed=run.settings.seed)
+        calibration = calibrate(real, patients, seed=run.settings.seed)
     except ValueError as error:
         # All images are scored by now: what cannot be measured costs itself alone.
         console.warn(f"re-identification was not examined: {error}")
@@ -63,12 +65,14 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
         "nearest_patient_score": best.scores.tolist(),
         "source_score": [None if np.isnan(score) else score for score in own.tolist()],
     }
+    matched = _matched_sources(own, calibration)
+    closer = _closer(images.embeddings, reference, sources, patients, seed=run.settings.seed) if matched else None
     summary = {
         "verifier": verifier.embed.as_json() | {"held_out": verifier.held_out},
         "false_match_rate": FALSE_MATCHES,
         "reference": calibration.as_json(),
         **_matches(best, calibration),
-        "sources": _of_sources(images.embeddings, real, sources, own, calibration, seed=run.settings.seed),
+        "sources": matched | {"closer": closer} if matched else None,
         "nearest": _nearest(images.values("key"), hidden, best, calibration.threshold),
     }
     return Reidentification(columns, summary)
@@ -106,27 +110,33 @@ def _matches(best: Best, calibration: Calibration) -> dict[str, Any]:
     return {"matched": matched.caught, "share": asdict(matched), "made_to_real": quantiles(best.scores)}
 
 
-def _of_sources(
-    made: Vectors,
-    real: Vectors,
-    sources: Sequence[Sequence[int]],
-    scores: Vectors,
-    calibration: Calibration,
-    *,
-    seed: int,
-) -> dict[str, Any] | None:
-    """How close images are to those that their own reports are of; None where no image has such a one."""
-    known = [place for place, score in enumerate(scores) if not np.isnan(score)]
-    if not known:
-        return None
-    share = Share.among(scores[known] >= calibration.pair_threshold)
-    return {
-        "images": len(known),
-        "matched": share.caught,
-        "share": asdict(share),
-        "scores": quantiles(scores[known]),
-        "closer": asdict(closer_to_source(made[known], real, [sources[place] for place in known], seed=seed)),
-    }
+def _matched_sources(scores: Vectors, calibration: Calibration) -> dict[str, Any]:
+    """Scores of images with those that their own reports are of; empty where no image has such a one."""
+    known = scores[~np.isnan(scores)]
+    if not len(known):
+        return {}
+    share = Share.among(known >= calibration.pair_threshold)
+    return {"images": len(known), "matched": share.caught, "share": asdict(share), "scores": quantiles(known)}
+
+
+def _closer(
+    made: Vectors, reference: Scored, sources: Sequence[Sequence[int]], patients: Places, *, seed: int
+) -> dict[str, float] | None:
+    """See `closer_to_source`; of a sample of the images, like images being those of one view, sex and age group."""
+    known = np.array([place for place, own in enumerate(sources) if own], np.int64)
+    if len(known) > _COMPARED:
+        known = np.sort(np.random.default_rng([seed, 5]).choice(known, _COMPARED, replace=False))
+    kinds = list(zip(*(reference.values(name) for name in ("view", "sex", "age_group")), strict=True))
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    found = closer_to_source(
+        made[known],
+        reference.embeddings,
+        [sources[place] for place in known],
+        patients,
+        np.array([numbers[kind] for kind in kinds], np.int64),
+        seed=seed,
+    )
+    return None if found is None else asdict(found)
 
 
 def _nearest(keys: Sequence[str], real: Sequence[str], best: Best, threshold: float) -> list[dict[str, Any]]:

@@ -119,24 +119,37 @@ def source_scores(made: Vectors, real: Vectors, sources: Sequence[Sequence[int]]
     )
 
 
-def closer_to_source(made: Vectors, real: Vectors, sources: Sequence[Sequence[int]], *, seed: int) -> Interval:
-    """Share of other reference images that an image is less close to than to its source; mean, 0.5 by chance.
+def closer_to_source(
+    made: Vectors, real: Vectors, sources: Sequence[Sequence[int]], patients: Places, kinds: Places, *, seed: int
+) -> Interval | None:
+    """Share of like images of other patients that an image is less close to than to its source; mean, 0.5 by chance.
 
     Args:
         made: embeddings [N, D] of length 1.
         real: those of the reference, [M, D].
         sources: places of each image's sources, one at least. Images of one report have the same.
+        patients: number of each reference image's patient, [M].
+        kinds: number of each reference image's kind, [M]: a source is compared with others of its kind, since what a
+            prompt states makes an image closer to all of these.
         seed: of the bootstrap, which resamples reports.
+
+    Returns:
+        None where no source has another image of its kind.
     """
-    closer = np.zeros(len(made))
+    closer = np.full(len(made), np.nan)
     for first, block in _blocks(made, real):
         for row, scores in enumerate(block):
             own = list(sources[first + row])
-            others = np.delete(scores, own)
-            best = scores[own].max()
-            closer[first + row] = ((others < best).mean() + (others <= best).mean()) / 2
-    _, reports = np.unique([min(own) for own in sources], return_inverse=True)
-    return _mean_of_groups(closer, reports, np.random.default_rng([seed, 4]))
+            like = np.isin(kinds, kinds[own]) & ~np.isin(patients, patients[own])
+            if like.any():
+                others, best = scores[like], scores[own].max()
+                closer[first + row] = ((others < best).mean() + (others <= best).mean()) / 2
+    known = ~np.isnan(closer)
+    if not known.any():
+        return None
+    reports = np.array([min(own) for own in sources])[known]
+    numbers = np.unique(reports, return_inverse=True)[1]
+    return _mean_of_groups(closer[known], numbers, np.random.default_rng([seed, 4]))
 
 
 def quantiles(scores: npt.NDArray[np.floating[Any]]) -> dict[str, float]:

@@ -133,13 +133,33 @@ def test_sources_are_those_named() -> None:
 
 def test_images_made_from_their_sources_are_closer_to_them_and_others_are_not() -> None:
     rng = np.random.default_rng(8)
-    real, _ = people(rng, 200, 1, noise=0.5)
-    sources = [[place] for place in range(200)]
-    near = closer_to_source(unit(real + 0.3 * rng.standard_normal(real.shape)), real, sources, seed=0)
+    real, patients = people(rng, 200, 1, noise=0.5)
+    sources, kinds = [[place] for place in range(200)], np.zeros(200, np.int64)
+    near = closer_to_source(unit(real + 0.3 * rng.standard_normal(real.shape)), real, sources, patients, kinds, seed=0)
+    assert near is not None
     assert near.low > 0.9
     covered = 0
     for seed in range(20):
         unrelated, _ = people(np.random.default_rng(100 + seed), 200, 1, noise=0.5)
-        found = closer_to_source(unrelated, real, sources, seed=seed)
+        found = closer_to_source(unrelated, real, sources, patients, kinds, seed=seed)
+        assert found is not None
         covered += found.low <= 0.5 <= found.high
     assert covered >= 16
+
+
+def test_sources_are_compared_with_other_patients_of_their_kind() -> None:
+    rng = np.random.default_rng(9)
+    of_kind = rng.standard_normal((2, 16)) * 3
+    kinds = np.arange(200) % 2
+    real = unit(of_kind[kinds] + rng.standard_normal((200, 16)))
+    made = unit(of_kind[kinds] + rng.standard_normal((200, 16)))  # what the prompt states, and nothing of the source
+    sources, patients = [[place] for place in range(200)], np.arange(200)
+    within = closer_to_source(made, real, sources, patients, kinds, seed=0)
+    across = closer_to_source(made, real, sources, patients, np.zeros(200, np.int64), seed=0)
+    assert within is not None
+    assert across is not None
+    assert within.low < 0.5 < within.high
+    assert across.low > 0.6
+    # Other images of the source's patient are no others; without others there is nothing to compare with.
+    assert closer_to_source(made, real, sources, np.zeros(200, np.int64), kinds, seed=0) is None
+    assert closer_to_source(made, real, sources, patients, np.arange(200), seed=0) is None
