@@ -18,10 +18,10 @@ CONTACT: re.Pattern[str] = re.compile(
     r"|referred|ordered|seen|confirmed|checked"
     r"|released|validated|completed|generated|created|acknowledged|countersigned|cosigned|co-signed"
     r"|discussed|witnessed|supervised)"
-    # Between the verb and who: when, how and where it was done.
-    r"(?:,?\s(?:and\s\w{1,20}|electronically|digitally|verbally|personally|in conjunction|on|at|in|as"
+    # Between the verb and who: when, how and where it was done. A placeholder has two spaces on either side.
+    r"(?:,?\s{1,2}(?:and\s\w{1,20}|electronically|digitally|verbally|personally|in conjunction|on|at|in|as"
     r"|date|time|the|final|report"
-    rf"|[ap]\.?m\.?|\w{{1,10}}ly|{HOLES}),?){{0,8}}\s(?:by|with(?!\s(?:caution|care|attention|reference"
+    rf"|[ap]\.?m\.?|\w{{1,10}}ly|{HOLES}),?){{0,8}}(?:\s{{1,2}}by|\swith(?!\s(?:caution|care|attention|reference"
     rf"|the\s(?:benefit|exception|aid|use)|an?\s|no\s|respect|{_TECHNIQUE})))\b"
     r"|(?:electronically\s)?signed\s?:|dictated\s?:|(?:discussed|discussion)\b(?!\s(?:above|below))"
     r"|d/w\b|communicated\b"

@@ -1,6 +1,7 @@
 """Bare names of people and places in a sentence, by dictionary: what no rule finds by the words around it."""
 
 import re
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
@@ -9,6 +10,7 @@ from cxrsynth.reports.deid.lexicon import also_names, clinical, core, fold, fore
 from cxrsynth.reports.deid.rules import DENIALS, NOUN
 
 TOKEN: re.Pattern[str] = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+_PARTS = re.compile("['\u2019-]")
 _LOOK_BACK = 12
 _OPENERS = r"[:;\u2022*\n]|[-.)]\s|\d[.)]"
 _OPENS = re.compile(rf"(?:^|{_OPENERS})[\s\"'(\[]*$")
@@ -25,6 +27,7 @@ _NAME_ENDS = re.compile(r"\s?(?:[,.;:)\]]|$)")
 _ENDS = re.compile(r"[.;:()\ue000\ue001]")  # what parts an eponym from its noun
 _FARTHEST = 40  # characters from an eponym to its noun
 _AHEAD = 4  # tokens after an eponym in which its noun stands: "Gilles de la Tourette syndrome"
+_SHORTEST = 3  # letters of a name that is looked for elsewhere in its report
 _BETWEEN = frozenset({"de", "la", "and", "von", "of", "the", "s", "del", "le", "van", "du"})
 
 
@@ -135,6 +138,8 @@ class Sentence:
     tokens: list[re.Match[str]]
     kinds: list[Kind]
     language: str
+    # What the report says are names, see `words_of_name`.
+    introduced: Set[str] = frozenset()
 
     @cached_property
     def shouted(self) -> bool:
@@ -160,10 +165,25 @@ class Sentence:
         rest = self.text[token.end() : token.end() + 60]
         return _OF_PEOPLE.match(rest) is not None or token[0].endswith(("'s", "\u2019s"))
 
+    def is_introduced(self, index: int) -> bool:
+        """Whether the report says elsewhere that a token, or a part of it, is a name."""
+        return not self.introduced.isdisjoint(words_of_name(self.tokens[index][0])) if self.introduced else False
+
     def precedes_name(self, index: int) -> bool:
         if index + 1 >= len(self.tokens) or self.kinds[index + 1] is not Kind.NAME:
             return False
         return _JOINED.fullmatch(self.text, self.tokens[index].end(), self.tokens[index + 1].start()) is not None
+
+
+def words_of_name(name: str) -> Iterator[str]:
+    """The words of a name and their parts, folded, without short ones and those that the vocabulary has.
+
+    A report that names its patient in full goes on with a part of the name: `Patient: Mbali Nkosi. Mbali has a cough.`
+    """
+    for word in TOKEN.findall(name):
+        for part in {word, *_PARTS.split(word)}:
+            if len(part) >= _SHORTEST and kind_of(part) in (Kind.NAME, Kind.UNKNOWN):
+                yield fold(part).removesuffix("'s")
 
 
 def opens_sentence(sentence: str, start: int) -> bool:
@@ -179,27 +199,39 @@ def has_capitals_throughout(words: list[str]) -> bool:
     return len(plain) > 1 and sum(word[0].isupper() for word in plain) * 2 > len(plain)
 
 
-def without_names(sentence: str, *, language: str) -> tuple[str, int]:
+def without_names(sentence: str, *, language: str, introduced: Set[str] = frozenset()) -> tuple[str, int]:
     """Replace names of people and places by placeholders.
 
     Args:
         sentence: one sentence.
         language: of the report, see `language_of`. In English, a word with a capital inside a sentence is taken for a
             name even if it is in no dictionary.
+        introduced: names of the report, as `words_of_name` gives them: names wherever they have a capital.
 
     Returns:
         The sentence, and the number of names.
     """
+    tokens, named = _find_names(sentence, language, introduced)
+    return _replace(tokens, named, sentence) if any(named) else (sentence, 0)
+
+
+def names_after(sentence: str, position: int, *, language: str) -> list[str]:
+    """The words that `without_names` removes of a sentence from a position on."""
+    tokens, named = _find_names(sentence, language, frozenset())
+    return [token[0] for token, is_name in zip(tokens, named, strict=True) if is_name and token.start() >= position]
+
+
+def _find_names(sentence: str, language: str, introduced: Set[str]) -> tuple[list[re.Match[str]], list[bool]]:
+    """The tokens of a sentence, and which of them are names."""
     tokens = list(TOKEN.finditer(sentence))
     kinds = [kind_of(token[0]) for token in tokens]
     if all(kind is Kind.WORD for kind in kinds):
-        return sentence, 0
-    parsed = Sentence(sentence, tokens, kinds, language)
+        return tokens, [False] * len(tokens)
+    parsed = Sentence(sentence, tokens, kinds, language, introduced)
     named = [_is_name(parsed, index) for index in range(len(tokens))]
-    if not any(named):
-        return sentence, 0
-    _extend(parsed, named)
-    return _replace(tokens, named, sentence)
+    if any(named):
+        _extend(parsed, named)
+    return tokens, named
 
 
 def _is_name(sentence: Sentence, index: int) -> bool:
@@ -210,10 +242,12 @@ def _is_name(sentence: Sentence, index: int) -> bool:
         return False
     if kind in (Kind.EPONYM, Kind.NAME, Kind.BOTH) and names_an_illness(sentence.tokens, index, sentence.text):
         return False
+    has_capital = word[0] != word[0].lower()
+    if has_capital and sentence.is_introduced(index):
+        return True
     if kind is Kind.EPONYM:
         folded = fold(word).removesuffix("'s")
         kind = Kind.NAME if folded in names() else Kind.BOTH if folded in also_names() else Kind.WORD
-    has_capital = word[0] != word[0].lower()
     if kind is Kind.NAME and not has_capital:
         return sentence.is_english and len(word) > 3 and "-" not in word
     if not has_capital or kind is Kind.WORD:

@@ -244,7 +244,7 @@ FOREIGN: tuple[Rule, ...] = (
         r"|(?:laudado|assinado|ditado|liberado|solicitado|encaminhado|revisado"
         r"|discutido)\s(?:em\s)?(?:[\ue000\ue001]\s?)?(?:por|pel[oa]|com)|(?:người|bác s[iĩ])\s(?:đọc|ký"
         r"|kết luận)|firma(?:do)?:|signature|unterschrift|assinatura)\s?:?\s?"
-        rf"(?:[\ue000\ue001]|[^\W\d_][\w'\u2019-]{{0,40}}\.?)(?:[\s,]{{1,2}}{PROPER}){{0,5}}",
+        rf"(?P<who>(?:[\ue000\ue001]|[^\W\d_][\w'\u2019-]{{0,40}}\.?)(?:[\s,]{{1,2}}{PROPER}){{0,5}})",
         flags=EXACT,
         words=(
             "befundet diktiert freigegeben validiert vidiert signiert unterschrieben angefordert "

@@ -53,6 +53,8 @@ def _not_a_lymph_node(match: re.Match[str]) -> bool:
     """False for `station 4R node`, `2 units of blood` and `POD 2`."""
     if match[0].startswith("POD"):
         return False  # day after an operation
+    if not match[0].lower().startswith(("station", "unit")):
+        return True
     around = match.string[max(0, match.start() - 40) : match.end() + 40].lower()
     return not re.search(r"node|nodal|lymph|paratrach|blood|prbc|insulin|heparin", around)
 

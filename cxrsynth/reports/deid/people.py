@@ -2,7 +2,7 @@
 
 import re
 
-from cxrsynth.reports.deid.lexicon import LATIN, core, fold, foreign_words, is_word
+from cxrsynth.reports.deid.lexicon import LATIN, clinical, core, fold, foreign_words, is_word
 from cxrsynth.reports.deid.pieces import (
     CAPITAL,
     DEGREE,
@@ -33,6 +33,11 @@ def _is_labelled(match: re.Match[str]) -> bool:
     if _ALSO_OF_THINGS.match(match[0]):
         return names_someone(match)
     return not all(word in core() for word in _LETTERS.findall(match["who"].lower()) if len(word) > 1)
+
+
+def _is_typist(match: re.Match[str]) -> bool:
+    """As `_is_labelled`; what is an abbreviation elsewhere are initials here: `Transcribed: cad`."""
+    return not all(word in clinical("core") for word in _LETTERS.findall(match["who"].lower()) if len(word) > 1)
 
 
 def _are_initials(match: re.Match[str]) -> bool:
@@ -91,7 +96,7 @@ NAMES: tuple[Rule, ...] = (
         r"\b(?i:(?:patient|pt|physician|provider|radiologist|doctor|attending|resident|referrer"
         r"|referring|ordering|mother"
         r"|father|spouse|guardian|relative)(?:['\u2019]s)?\s)?(?i:name)(?:\s(?i:is)\s|\s?[:=]\s?)"
-        rf"(?:{PARTICLES}{WORD}(?:,?\s{{0,2}}{PARTICLES}{WORD}){{0,4}}|{SMALL_NAME})",
+        rf"(?P<who>{PARTICLES}{WORD}(?:,?\s{{0,2}}{PARTICLES}{WORD}){{0,4}}|{SMALL_NAME})",
         needs="name",
         flags=EXACT,
     ),
@@ -141,7 +146,7 @@ NAMES: tuple[Rule, ...] = (
         r"(?<![\w-])(?:signed|transcribed|dictated|typed|author|typist|verified"
         r"|transcriptionist)\s?(?:by\s?)?:\s?(?P<who>[^\W\d_]{2,20}(?:\s[^\W\d_]{1,20}){0,2})",
         needs=":",
-        if_true=_is_labelled,
+        if_true=_is_typist,
     ),
     make_rule(
         "name",
@@ -174,7 +179,7 @@ NAMES: tuple[Rule, ...] = (
         flags=EXACT,
         if_true=names_someone,
     ),
-    make_rule("name", r"[^\W\d_][\w'\u2019-]{0,40}\^[\w'\u2019^.-]{0,120}", needs="^"),
+    make_rule("name", r"(?P<who>[^\W\d_][\w'\u2019-]{0,40}\^[\w'\u2019^.-]{0,120})", needs="^"),
     # Initials of who dictated and who typed: JQS/abc, JS:mkt, D: JS T: mkt.
     make_rule(
         "name",

@@ -111,13 +111,16 @@ def make_rule(
     )
 
 
-def take_out(text: str, rules: Iterable[Rule], *, removed: Counter[str]) -> str:
-    """Replace each match of each rule, in order, by a placeholder; the number of each kind is added to `removed`."""
+def take_out(text: str, rules: Iterable[Rule], *, removed: Counter[str], people: list[str]) -> str:
+    """Replace each match of each rule, in order, by a placeholder.
+
+    The number of each kind is added to `removed`, and the group `who` of each match that has one to `people`.
+    """
     contents = _contents(text)
     for rule in rules:
         if not _may_match(rule, text, contents):
             continue
-        text, count = _replace(rule, text)
+        text, count = _replace(rule, text, people)
         if count:
             removed[rule.kind] += count
             contents = _contents(text)
@@ -143,8 +146,9 @@ def _has_one(text: str, needs: tuple[str, ...]) -> bool:
     return not needs
 
 
-def _replace(rule: Rule, text: str) -> tuple[str, int]:
+def _replace(rule: Rule, text: str, people: list[str]) -> tuple[str, int]:
     hole = MARK if rule.kind == "mark" else NOUN
+    names_people = "who" in rule.pattern.groupindex
     count = 0
 
     def swap(match: re.Match[str]) -> str:
@@ -152,6 +156,8 @@ def _replace(rule: Rule, text: str) -> tuple[str, int]:
         if rule.if_true is not None and not rule.if_true(match):
             return match[0]
         count += 1
+        if names_people:
+            people.append(match["who"])
         denial = _DENIAL_AT_END.search(match[0])
         return f" {hole} {denial[0] if denial else ''}"
 

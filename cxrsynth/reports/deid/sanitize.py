@@ -23,7 +23,7 @@ from cxrsynth.reports.deid.comparisons import (
     without_comparison_sections,
 )
 from cxrsynth.reports.deid.contacts import CONTACT, CONTACT_NEEDS, before_contact
-from cxrsynth.reports.deid.dictionary import without_names
+from cxrsynth.reports.deid.dictionary import names_after, without_names, words_of_name
 from cxrsynth.reports.deid.entities import without_entities
 from cxrsynth.reports.deid.identifiers import RULES
 from cxrsynth.reports.deid.language import language_of
@@ -114,10 +114,11 @@ def sanitize(
         raise ValueError(f"strength: {strength!r}, expected one of {', '.join(STRENGTHS)}")
     finder = _finder(model)
     removed: Counter[str] = Counter()
+    introduced: set[str] = set()
     text = _plain(text)
     for _ in range(_MOST_ROUNDS):
         before = text
-        text = _once(text, removed, strict=strength == "strict")
+        text = _once(text, removed, introduced, strict=strength == "strict")
         if text == before and finder is not None and text:
             text, count = without_entities(text, finder.find(text))
             removed["entity"] += count
@@ -134,16 +135,20 @@ def _finder(model: "str | PathLike[str] | EntityModel | None") -> "EntityModel |
     return model if isinstance(model, EntityModel) else shared_entity_model(Path(model))
 
 
-def _once(text: str, removed: Counter[str], *, strict: bool) -> str:
+def _once(text: str, removed: Counter[str], introduced: set[str], *, strict: bool) -> str:
+    """One round; the names that the report introduces are added to `introduced`, and found in the round after, too."""
     language = language_of(text)
     if language is None:
         removed["language"] += 1
         return ""
     # By paragraphs: what is removed at the end of one must not join it to the next, whose negation would be lost.
-    text = "\n\n".join(take_out(part, RULES, removed=removed) for part in text.split("\n\n"))
+    people: list[str] = []
+    text = "\n\n".join(take_out(part, RULES, removed=removed, people=people) for part in text.split("\n\n"))
+    for name in people:
+        introduced.update(words_of_name(name))
     text = without_comparison_sections(text, removed)
     parts = (
-        "".join(_sentence(sentence, removed, language, strict=strict) for sentence in sentences(part))
+        "".join(_sentence(sentence, removed, introduced, language, strict=strict) for sentence in sentences(part))
         for part in text.split("\n\n")
     )
     return _tidy("\n\n".join(parts))
@@ -164,7 +169,7 @@ def _tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n ?", "\n", text)).strip()
 
 
-def _sentence(sentence: str, removed: Counter[str], language: str, *, strict: bool) -> str:
+def _sentence(sentence: str, removed: Counter[str], introduced: set[str], language: str, *, strict: bool) -> str:
     lower = sentence.lower()
     if any(need in lower for need in COMPARISON_NEEDS) and COMPARISON.search(lower):
         removed["comparison"] += 1
@@ -174,13 +179,17 @@ def _sentence(sentence: str, removed: Counter[str], language: str, *, strict: bo
         contact = CONTACT.search(sentence)
         if contact:
             removed["contact"] += 1
-            sentence, changed = before_contact(sentence[: contact.start()]), True
+            head = before_contact(sentence[: contact.start()])
+            # "Mbali Nkosi was notified" leaves no head.
+            for name in names_after(sentence, contact.end() if head else 0, language=language):
+                introduced.update(words_of_name(name))
+            sentence, changed = head, True
     if any(need in lower for need in COMPARISON_WORD_NEEDS):
         sentence, count = COMPARISON_WORD.subn(" ", sentence)
         if count:
             removed["comparison_word"] += count
             changed = True
-    sentence, count = without_names(sentence, language=language)
+    sentence, count = without_names(sentence, language=language, introduced=introduced)
     if count:
         removed["name"] += count
         changed = True

@@ -339,6 +339,8 @@ def test_gaps_are_closed_in_real_reports(open_i: list[str]) -> None:
         ("lives in albany, ny 12207-1234", ["12207-1234"]),
         ("call dr lee at five five five one two one two", ["lee", "five"]),
         ("Vehicle plate ABC 1234", ["ABC", "1234"]),
+        ("The lungs are clear. Transcribed: cad.", ["cad"]),
+        ("Bedside film in room 1236 at 08:28. Calcified lymph nodes.", ["1236"]),
     ],
 )
 def test_lower_case_and_dictated_identifiers_go(text: str, gone: list[str]) -> None:
@@ -354,6 +356,7 @@ def test_lower_case_and_dictated_identifiers_go(text: str, gone: list[str]) -> N
         "Films from the referring clinic.",
         "Followed in the pulmonary clinic.",
         "One two three nodules.",
+        "Station 4 lymph nodes are calcified.",
         "Growth plate of the humerus, 3 cm.",
         "The study was done at 2 long breath holds.",
     ],
