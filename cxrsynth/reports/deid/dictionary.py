@@ -222,11 +222,11 @@ def names_after(sentence: str, position: int, *, language: str) -> list[str]:
 
 
 def _find_names(sentence: str, language: str, introduced: Set[str]) -> tuple[list[re.Match[str]], list[bool]]:
-    """The tokens of a sentence, and which of them are names."""
+    """The tokens of a sentence, and which of them are names; no tokens if all are plain words."""
+    kinds = [kind_of(word) for word in TOKEN.findall(sentence)]
+    if kinds.count(Kind.WORD) == len(kinds):
+        return [], []
     tokens = list(TOKEN.finditer(sentence))
-    kinds = [kind_of(token[0]) for token in tokens]
-    if all(kind is Kind.WORD for kind in kinds):
-        return tokens, [False] * len(tokens)
     parsed = Sentence(sentence, tokens, kinds, language, introduced)
     named = [_is_name(parsed, index) for index in range(len(tokens))]
     if any(named):

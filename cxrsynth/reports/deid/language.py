@@ -31,7 +31,8 @@ def language_of(text: str) -> str | None:
             return None
         if len(_HAN_KANA_HANGUL.findall(text)) * 4 > letters:
             return "cjk"
-    words = [fold(word) for word in _WORD.findall(text[: _MOST_WORDS * 8])][:_MOST_WORDS]
+    words = _WORD.findall(text[: _MOST_WORDS * 8])[:_MOST_WORDS]
+    words = [word.lower() for word in words] if text.isascii() else [fold(word) for word in words]
     english = sum(word in _words("en") for word in words)
     if english >= len(words) * _ENGLISH_SHARE and text.isascii():
         return "en"

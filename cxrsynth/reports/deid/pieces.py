@@ -8,9 +8,11 @@ STOP = (
     r"|a|an|it|he|she|we|they|small|large|stable|mildly|bilateral|status|lines?|tubes?|lungs|new|not"
     r"|time|phone|telephone|pager|drs?|mrs?|ms|mx|miss|prof|professor|doctors?)(?![\w'\u2019-])"
 )
-WORD = rf"(?:(?:{CAPITAL}\.\s?){{1,3}}|(?!{STOP}){CAPITAL}[\w'\u2019-]{{0,60}})"
+# The capital is asked for first: most words have none, and then STOP is not tried.
+_NO_STOP = rf"(?={CAPITAL})(?!{STOP})"
+WORD = rf"(?:(?:{CAPITAL}\.\s?){{1,3}}|{_NO_STOP}{CAPITAL}[\w'\u2019-]{{0,60}})"
 # A word of a name or place with an abbreviated saint or an initial; the full stop of a sentence is no part of it.
-PROPER = rf"(?:(?:St|Ste|Mt|Ft|Sta|Sto)\.|(?!{STOP})(?:{CAPITAL}\.(?=\s?{CAPITAL})|{CAPITAL}[\w'\u2019-]{{0,40}}))"
+PROPER = rf"(?:(?:St|Ste|Mt|Ft|Sta|Sto)\.|{_NO_STOP}(?:{CAPITAL}\.(?=\s?{CAPITAL})|{CAPITAL}[\w'\u2019-]{{0,40}}))"
 PARTICLES = r"(?:(?i:van|von|der|den|de|da|dos|del|di|la|le|el|al|bin|ibn|ter|ten)\s+){0,3}"
 NAME = rf"{PARTICLES}{WORD}(?:\s*+{PARTICLES}{WORD}){{0,3}}(?:,?\s(?:Jr|Sr|II|III)\b\.?)?"
 # In text without capitals any word may be the name.

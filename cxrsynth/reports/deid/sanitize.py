@@ -27,7 +27,7 @@ from cxrsynth.reports.deid.dictionary import names_after, without_names, words_o
 from cxrsynth.reports.deid.entities import without_entities
 from cxrsynth.reports.deid.identifiers import RULES
 from cxrsynth.reports.deid.language import language_of
-from cxrsynth.reports.deid.rules import HOLE, take_out
+from cxrsynth.reports.deid.rules import HOLE, has_one, take_out
 from cxrsynth.reports.deid.sentences import own_header, repair, sentences
 from cxrsynth.reports.deid.strict import is_clinical
 from cxrsynth.reports.text import check_text
@@ -171,11 +171,11 @@ def _tidy(text: str) -> str:
 
 def _sentence(sentence: str, removed: Counter[str], introduced: set[str], language: str, *, strict: bool) -> str:
     lower = sentence.lower()
-    if any(need in lower for need in COMPARISON_NEEDS) and COMPARISON.search(lower):
+    if has_one(lower, COMPARISON_NEEDS) and COMPARISON.search(lower):
         removed["comparison"] += 1
         return own_header(sentence)
     changed = HOLE.search(sentence) is not None
-    if any(need in lower for need in CONTACT_NEEDS):
+    if has_one(lower, CONTACT_NEEDS):
         contact = CONTACT.search(sentence)
         if contact:
             removed["contact"] += 1
@@ -184,7 +184,7 @@ def _sentence(sentence: str, removed: Counter[str], introduced: set[str], langua
             for name in names_after(sentence, contact.end() if head else 0, language=language):
                 introduced.update(words_of_name(name))
             sentence, changed = head, True
-    if any(need in lower for need in COMPARISON_WORD_NEEDS):
+    if has_one(lower, COMPARISON_WORD_NEEDS):
         sentence, count = COMPARISON_WORD.subn(" ", sentence)
         if count:
             removed["comparison_word"] += count

@@ -365,6 +365,11 @@ def test_what_only_looks_like_them_stays(text: str) -> None:
     assert sanitize(text).text == text
 
 
+def test_a_placeholder_does_not_call_for_the_rules_of_other_scripts() -> None:
+    text = "The nodule lies in the mid 12 cm of the left lung."
+    assert sanitize(f"XXXX. {text}").text == text
+
+
 def test_repr_hides_the_text() -> None:
     assert "cardiomegaly" not in repr(sanitize("Unchanged cardiomegaly."))
 
