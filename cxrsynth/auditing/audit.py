@@ -55,7 +55,7 @@ def audit(settings: AuditSettings) -> AuditReport | None:
     run = open_audit(settings)
     try:
         if run.processes.is_main:
-            run.folder.start()
+            run.folder.start(keep_study=bool(run.settings.reader_answers))
         run.processes.wait()
         _score(run)
         return AuditReport(run.folder.path, _conclude(run)) if run.processes.is_main else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from cxrsynth.auditing.fail_under import Metric, measured_interval
@@ -36,8 +36,13 @@ class Compared:
     apart: bool | None
 
 
-def read_summary(path: Path) -> dict[str, Any]:
+def read_summary(path: Path, known: Mapping[str, Metric]) -> dict[str, Any]:
     """The summary of another audit: its summary.json, or the folder that holds it.
+
+    Args:
+        path: of it.
+        known: metrics that will be compared: the summary is compared with itself, so that damage shows before hours of
+            scoring.
 
     Raises:
         ShardError: if it cannot be read, or is no summary.
@@ -51,6 +56,10 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise ShardError(f"{OPTION} {file}: damaged, not JSON\n  {_EXPECTED}") from None
     if not isinstance(found, dict) or not isinstance(found.get("input"), dict) or "kept" not in found:
         raise ShardError(f"{OPTION} {file}: not the summary of an audit\n  {_EXPECTED}")
+    try:
+        compare(found, found, known)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        raise ShardError(f"{OPTION} {file}: damaged, parts of it are not what an audit writes\n  {_EXPECTED}") from None
     return found
 
 
@@ -73,7 +82,7 @@ def compare(this: Summary, other: Summary, known: Mapping[str, Metric]) -> dict[
         if one is not None and two is not None and not _depends_on(metric) & differs.keys():
             rows.append(asdict(Compared(name, one, two, metric.limit, _apart(one, two))))
     return {
-        "with": {"path": str(other["input"].get("path", "")), "version": other.get("version")},
+        "with": {"path": PurePath(str(other["input"].get("path", ""))).name, "version": other.get("version")},
         "rows": rows,
         "refused": [{"differs": what, "why": why} for what, why in differs.items()],
     }

@@ -66,12 +66,13 @@ class AuditFolder:
         if not self.parts.is_dir() and self._folder.names():
             raise ShardError(f"--out {self.path}: not empty, and no audit was written there\n  choose a new folder")
 
-    def start(self) -> None:
+    def start(self, *, keep_study: bool = False) -> None:
         """Make the folder, take its lock, and delete what an earlier audit found there.
 
         An audit that fails leaves no page of another set or of other options, which somebody might hand on. The scores
-        stay: the earlier command finds the same again. Raises ShardError if the lock is taken.
+        stay: the earlier command finds the same again. `keep_study` leaves the page of a reader study whose answers are
+        scored. Raises ShardError if the lock is taken.
         """
         self._folder.lock()
-        for name in (SUMMARY, SHARED_PAGE, PAGE, KEEP, SCORES):
+        for name in (SUMMARY, SHARED_PAGE, PAGE, KEEP, SCORES, *(() if keep_study else (STUDY_PAGE,))):
             (self.path / name).unlink(missing_ok=True)

@@ -27,6 +27,8 @@ from cxrsynth.metrics.reidentification.identify import (
 from cxrsynth.shards.sample import subject_key
 
 _NEAREST = 24
+_NO_SOURCE = "no image's report is known to be that of an image in the reference"
+_OTHER_KEY = "the data set was made with another id key than this audit's (--id-key)"
 _COMPARED = 2000  # images compared with other images like their sources
 
 
@@ -66,6 +68,9 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
         "source_score": [None if np.isnan(score) else score for score in own.tolist()],
     }
     matched = _matched_sources(own, calibration)
+    reason = None if matched else _NO_SOURCE if _has_our_key(run) else _OTHER_KEY
+    if reason is not None:
+        console.say(f"sources were not examined: {reason}")
     closer = _closer(images.embeddings, reference, sources, patients, seed=run.settings.seed) if matched else None
     summary = {
         "verifier": verifier.embed.as_json() | {"held_out": verifier.held_out},
@@ -73,6 +78,7 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
         "reference": calibration.as_json(),
         **_matches(best, calibration),
         "sources": matched | {"closer": closer} if matched else None,
+        "sources_not_measured": reason,
         "nearest": _nearest(images.values("key"), hidden, best, calibration.threshold),
     }
     return Reidentification(columns, summary)
@@ -88,16 +94,17 @@ def _sources(run: AuditRun, images: Scored, reference: Scored) -> list[list[int]
     for place, (report, key) in enumerate(zip(reference.values("report"), reference.values("key"), strict=True)):
         for name in {report, *_own_names(run, key)} - {""}:
             places.setdefault(name, []).append(place)
-    return [places.get(name, []) for name in _report_names(run, images)]
+    patients = reference.patients
+    # What images of several patients have in common is no report's identifier.
+    known = {name: found for name, found in places.items() if len({patients[place] for place in found}) == 1}
+    return [known.get(name, []) for name in _report_names(run, images)]
 
 
 def _report_names(run: AuditRun, images: Scored) -> list[str]:
-    """Keyed name of each image's report, empty where it has none but that of the image itself."""
-    keys = images.values("key")
+    """Keyed name of each image's report, empty where it has none."""
     if images.examined.collection.manifest is not None:
-        return [key.rpartition("-")[0] for key in keys]
-    named = zip(images.values("report"), keys, strict=True)
-    return ["" if report in _own_names(run, key) else report for report, key in named]
+        return [key.rpartition("-")[0] for key in images.values("key")]
+    return images.values("report")
 
 
 def _own_names(run: AuditRun, key: str) -> set[str]:
@@ -106,8 +113,15 @@ def _own_names(run: AuditRun, key: str) -> set[str]:
 
 
 def _matches(best: Best, calibration: Calibration) -> dict[str, Any]:
-    matched = Share.among(best.scores >= calibration.threshold)
+    matched = Share.among(best.scores > calibration.threshold)
     return {"matched": matched.caught, "share": asdict(matched), "made_to_real": quantiles(best.scores)}
+
+
+def _has_our_key(run: AuditRun) -> bool:
+    """Whether samples are named by the key of this audit; true where they are named by none."""
+    manifest = run.images.collection.manifest
+    made = None if manifest is None else manifest["plan"].get("id_key_fingerprint")
+    return made in (None, run.scorer.identity["id_key_fingerprint"])
 
 
 def _matched_sources(scores: Vectors, calibration: Calibration) -> dict[str, Any]:
@@ -115,7 +129,7 @@ def _matched_sources(scores: Vectors, calibration: Calibration) -> dict[str, Any
     known = scores[~np.isnan(scores)]
     if not len(known):
         return {}
-    share = Share.among(known >= calibration.pair_threshold)
+    share = Share.among(known > calibration.pair_threshold)
     return {"images": len(known), "matched": share.caught, "share": asdict(share), "scores": quantiles(known)}
 
 
@@ -147,7 +161,7 @@ def _nearest(keys: Sequence[str], real: Sequence[str], best: Best, threshold: fl
             "key": keys[place],
             "real": real[place],
             "similarity": float(best.scores[place]),
-            "flagged": bool(best.scores[place] >= threshold),
+            "flagged": bool(best.scores[place] > threshold),
         }
         for place in order
     ]

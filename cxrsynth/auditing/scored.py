@@ -1,6 +1,7 @@
 """A collection once it is scored: its rows, and its pictures as far as they are needed."""
 
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from PIL import Image
+from scipy.cluster.hierarchy import DisjointSet
 
 from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.scorer import EMBEDDING, IMAGE_SIZE, LOGITS, PREVIEW_SIZE, preview
@@ -45,10 +47,38 @@ class Scored:
     def patients(self) -> list[str]:
         """Each image's patient as a number in order of appearance, empty where unknown.
 
-        Numbers, not pseudonyms: these depend on the key, and splits by patient must not.
+        Numbers, not pseudonyms: these depend on the key, and splits by patient must not. Patients of whom the same file
+        is listed are one: as two they would show different patients to be alike.
         """
         numbers: dict[str, str] = {}
-        return [numbers.setdefault(one, str(len(numbers))) if one else "" for one in self.values("patient")]
+        people = DisjointSet(filter(None, self._listed))
+        for names in self._shared_files.values():
+            for name in names[1:]:
+                people.merge(names[0], name)
+        return [numbers.setdefault(people[name], str(len(numbers))) if name else "" for name in self._listed]
+
+    @property
+    def listed_twice(self) -> int:
+        """Images whose file is listed under another patient, too, or several times without one."""
+        return sum(map(len, self._shared_files.values()))
+
+    @cached_property
+    def _listed(self) -> list[str]:
+        """Each image's patient; of files listed several times without one, a name of their own."""
+        hashes = self.values("sha256")
+        times = Counter(hashes)
+        return [
+            patient or (f"file {sha256}" if times[sha256] > 1 else "")
+            for patient, sha256 in zip(self.values("patient"), hashes, strict=True)
+        ]
+
+    @cached_property
+    def _shared_files(self) -> dict[str, list[str]]:
+        """Patients of each file that is listed under more than one name, or several times without one."""
+        names: dict[str, list[str]] = {}
+        for sha256, name in zip(self.values("sha256"), self._listed, strict=True):
+            names.setdefault(sha256, []).append(name)
+        return {sha256: found for sha256, found in names.items() if len(set(found)) > 1 or found[0].startswith("file ")}
 
     @cached_property
     def features(self) -> npt.NDArray[np.float32]:

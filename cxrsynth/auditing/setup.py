@@ -91,9 +91,10 @@ def open_audit(settings: AuditSettings) -> AuditRun:
         ignored_checks=frozenset(settings.rules.ignored_checks),
     )
     rewards = tuple(settings.judges)
-    thresholds = parse_thresholds(settings.fail_under, known_metrics(rewards, ALTERATIONS))
+    known = known_metrics(rewards, ALTERATIONS)
+    thresholds = parse_thresholds(settings.fail_under, known)
     answers = read_answers(settings.reader_answers, folder.parts) if settings.reader_answers else None
-    other = None if settings.compare is None else read_summary(settings.compare)
+    other = None if settings.compare is None else read_summary(settings.compare, known)
     device = choose_device(settings.device, local_rank=read_launch().local_rank)
     labeler = load_labeler(settings.labeler, device=device)
     images, reference = _open_collections(settings, labeler)

@@ -134,6 +134,11 @@ def _caveats(images: Scored, reference: Scored | None) -> list[str]:
             found += [f"{name}: {caveat}" for caveat in layout.caveats]
     if reference is not None and (caveat := unknown_patients(reference)) is not None:
         found.append(caveat)
+    if reference is not None and reference.listed_twice:
+        found.append(
+            f"{reference.listed_twice} reference images are files listed under several patients, or several times"
+            " without one: these patients count as one"
+        )
     return found
 
 
@@ -148,6 +153,10 @@ def _settings(run: AuditRun) -> dict[str, Any]:
     """Every option of the command, defaults and the device found included."""
     # Not where the results go: they may be moved.
     given = TypeAdapter(AuditSettings).dump_python(run.settings, mode="json", exclude={"out", "rules"})
+    # Of paths the last part, of those that do not exist yet, too.
+    paths = {name: value.name for name, value in vars(run.settings).items() if isinstance(value, Path)}
+    given |= {name: last for name, last in paths.items() if name in given}
+    given["reader_answers"] = [path.name for path in run.settings.reader_answers]
     addresses = {name: str(value) for name, value in vars(run.settings).items() if isinstance(value, Address)}
     return dict(given) | addresses | {"device": run.scorer.device.type, "rules": run.rules.as_json()}
 

@@ -156,7 +156,7 @@ def open_rows(
 
 def _used(column: str, names: tuple[str, ...], roles: Mapping[str, str], labels: Mapping[str, str]) -> str:
     """Which columns are read for what, in words."""
-    read = {"file": column} | {role.replace("_id", ""): name for role, name in roles.items() if role != "report_id"}
+    read = {"file": column} | {role.replace("_id", ""): name for role, name in roles.items()}
     parts = [f"{role} from {name}" for role, name in read.items()]
     if labels:
         parts.append(counted(len(labels), "column of labels", "columns of labels"))

@@ -736,6 +736,11 @@ def test_a_family_without_posture_is_refused_and_never_looked_for_elsewhere(made
 
 def test_kept_images_are_written_again_byte_for_byte(made: Path, tmp_path: Path) -> None:
     checks = [f"--ignore-check={name}" for name in CHECKS]
+    kept = tmp_path / "secretword" / "kept"
+    (tmp_path / "secretword").mkdir()
+    done = run(made, "--out", tmp_path / "elsewhere", "--write-kept", kept, "--shard-size", "5", *checks)
+    assert "secretword" not in (tmp_path / "elsewhere" / "summary.json").read_text()
+    assert "secretword" not in (tmp_path / "elsewhere" / "report.html").read_text()
     done = run(made, "--out", tmp_path / "out", "--write-kept", tmp_path / "kept", "--shard-size", "5", *checks)
     assert done.exit_code == 0, done.output
     kept = summary(tmp_path / "out")["kept"]

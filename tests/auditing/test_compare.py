@@ -86,13 +86,39 @@ def test_other_numbers_of_images_leave_what_does_not_depend_on_them(summary: dic
     assert refused == {"differs": "number of images", "why": "fidelity on 80 images here, on 79 there"}
 
 
+@pytest.mark.parametrize(
+    ("part", "damaged"),
+    [
+        ("utility", {"rows": [{}]}),
+        ("fidelity", [{}]),
+        ("features", "nano"),
+        ("reference", "real"),
+        ("reidentification", ["nano"]),
+        ("reward_models", {"posture": "nano"}),
+        ("kept", 10**400),
+    ],
+)
+def test_a_damaged_summary_is_refused_before_any_work(
+    part: str, damaged: object, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {part: damaged}))
+    with pytest.raises(ShardError, match=r"--compare .*summary\.json: damaged.*\n  expected the summary\.json"):
+        read_summary(tmp_path, KNOWN)
+
+
+def test_of_the_other_audit_only_the_last_part_of_its_path_is_named(summary: dict[str, Any]) -> None:
+    other = copy.deepcopy(summary)
+    other["input"]["path"] = "/home/dr-secretword/set"
+    assert compare(summary, other, KNOWN)["with"]["path"] == "set"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"input": 1, "kept": 2}'])
 def test_what_is_no_summary_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(content)
     with pytest.raises(ShardError, match=r"--compare .*summary\.json: .*\n  expected the summary\.json"):
-        read_summary(tmp_path)
+        read_summary(tmp_path, {})
     with pytest.raises(ShardError, match="cannot be read"):
-        read_summary(tmp_path / "nowhere")
+        read_summary(tmp_path / "nowhere", {})
 
 
 def test_an_audit_is_compared_with_an_earlier_one(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from cxrsynth.cli import app
 from cxrsynth.metrics.reidentification.verifier import PatientVerifier
+from tests.auditing.page.test_page import Page
 
 PATIENTS = 110
 COPIED, STRANGERS = 20, 20
@@ -102,6 +105,58 @@ def test_sources_are_found_by_the_identifiers_of_reports(done: Path) -> None:
     sources = summary(done)["reidentification"]["sources"]
     assert sources["images"] == sources["matched"] == COPIED
     assert sources["closer"]["value"] == pytest.approx(1.0, abs=0.01)
+
+
+def other_tables(
+    home: Path, tmp_path: Path, change: Callable[[dict[str, str]], dict[str, str]], *, copies: int = 0
+) -> Path:
+    """The same images, all rows of both tables changed; `copies` of reference images are listed once more."""
+    for name in ("set", "real"):
+        shutil.copytree(home / name, tmp_path / name)
+        with (home / f"{name}.csv").open(newline="") as file:
+            rows = [change(row) for row in csv.DictReader(file)]
+        for place in range(copies if name == "real" else 0):
+            shutil.copy(home / "real" / f"{place:03d}-0.png", tmp_path / "real" / f"again-{place}.png")
+            rows.append(
+                {"filename": f"again-{place}.png", "report_id": f"other-{place}", "patient_id": f"other-{place}"}
+            )
+        written(tmp_path / name, rows)
+    shutil.copytree(home / "verifier", tmp_path / "verifier")
+    return tmp_path
+
+
+def test_files_listed_under_two_patients_hide_nobody(home: Path, tmp_path: Path) -> None:
+    twice = other_tables(home, tmp_path, lambda row: row, copies=15)
+    result = run(twice, twice / "out", "--verifier", twice / "verifier")
+    assert result.exit_code == 0, result.output
+    found = summary(twice / "out")
+    assert found["reidentification"]["reference"]["threshold"] < 0.9999
+    assert found["reidentification"]["matched"] >= COPIED
+    assert any(caveat.startswith("30 reference images are files listed under several") for caveat in found["caveats"])
+
+
+def test_an_identifier_that_all_images_share_is_none(home: Path, tmp_path: Path) -> None:
+    shared = other_tables(home, tmp_path, lambda row: row | {"report_id": "XR CHEST 2 VIEWS"})
+    result = run(shared, shared / "out", "--verifier", shared / "verifier")
+    assert result.exit_code == 0, result.output
+    found = summary(shared / "out")["reidentification"]
+    assert found["sources"] is None
+    assert found["sources_not_measured"] == "no image's report is known to be that of an image in the reference"
+    assert f"sources were not examined: {found['sources_not_measured']}" in " ".join(result.output.split())
+    assert "nan" not in Page((shared / "out" / "report.html").read_text()).section("reidentification")
+
+
+def test_images_named_after_their_reports_have_sources(home: Path, tmp_path: Path) -> None:
+    named = other_tables(home, tmp_path, lambda row: row)
+    with (named / "set.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        (named / "set" / row["filename"]).rename(named / "set" / f"{row['report_id']}.png")
+    written(named / "set", [row | {"filename": f"{row['report_id']}.png"} for row in rows])
+    result = run(named, named / "out", "--verifier", named / "verifier")
+    assert result.exit_code == 0, result.output
+    assert "report from report_id" in " ".join(result.output.split())
+    assert summary(named / "out")["reidentification"]["sources"]["images"] == COPIED
 
 
 def test_the_page_says_what_was_found_and_names_nobody(done: Path) -> None:

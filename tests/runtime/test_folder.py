@@ -149,6 +149,18 @@ def test_a_data_set_is_not_begun_beside_files_of_others(tmp_path: Path) -> None:
         OutputFolder(tmp_path).check({})
 
 
+def test_a_reader_study_with_real_images_outlives_only_the_scoring_of_its_answers(tmp_path: Path) -> None:
+    audit = AuditFolder(tmp_path)
+    touch(tmp_path, "reader-study.html", "report.html")
+    audit.start(keep_study=True)
+    audit.unlock()
+    assert (tmp_path / "reader-study.html").exists()
+    assert not (tmp_path / "report.html").exists()
+    audit.start()
+    audit.unlock()
+    assert not (tmp_path / "reader-study.html").exists()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
 def test_what_an_audit_knows_of_patients_is_its_owners_alone(tmp_path: Path) -> None:
     (tmp_path / ".cxrsynth-audit").mkdir(mode=0o755)  # of an earlier version

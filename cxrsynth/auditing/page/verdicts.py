@@ -77,7 +77,7 @@ def _looks(summary: Summary) -> Iterator[str]:
         real, made = floor["frechet"], floor["audited"]
         yield (
             f"Fréchet distance {made['frechet']:.3g}; between real images {real['value']:.3g}"
-            f" ({real['low']:.3g} to {real['high']:.3g}), {floor['images']:,} images each"
+            f" ({real['low']:.3g} to {real['high']:.3g}), means of ten draws of {floor['images']:,} images each"
         )
         yield (
             f"{made['coverage']:.0%} of real images have one of these near them; {floor['coverage']['value']:.0%} have"
@@ -101,13 +101,14 @@ def _lift(summary: Summary, trained_on: str) -> list[Mapping[str, Any]]:
 def _help(summary: Summary) -> str:
     ways = {"Added to real images": BOTH, "Trained on before real images": PRETRAINED}
     said = [_change(way, rows) for way, name in ways.items() if (rows := _lift(summary, name))]
-    return " ".join(said) or "Not measured (--utility, with a reference that has labels)."
+    reason = summary["not_measured"].get("utility") or "--utility, with a reference that has labels"
+    return " ".join(said) or f"Not measured ({reason})."
 
 
 def _change(way: str, rows: list[Mapping[str, Any]]) -> str:
     raised, lowered = (sum(one) for one in ([row["low"] > 0 for row in rows], [row["high"] < 0 for row in rows]))
     found = [f"raise the AUROC of {raised}" if raised else "", f"lower that of {lowered}" if lowered else ""]
-    said = " and ".join(filter(None, found)) or "change that of none measurably,"
+    said = " and ".join(filter(None, found)) or "measurably change the AUROC of none,"
     return f"{way} they {said} of {len(rows)} {'finding' if len(rows) == 1 else 'findings'}."
 
 
@@ -167,6 +168,9 @@ def _searches(summary: Summary) -> Iterator[str]:
             f"{images['caught'] / images['of']:.1%} are taken for a patient of the reference by a verifier{finds}; of"
             f" real images of other patients, {by_chance:.1%} are"
         )
+    else:
+        reason = summary["not_measured"].get("reidentification") or "it needs a reference"
+        yield f"Whether a patient is recognized was not examined: {reason}"
     membership = summary.get("membership")
     if membership:
         auc = membership["attacks"][COMBINED]["auc"]

@@ -83,4 +83,12 @@ def load_verifier(name: str, *, device: torch.device) -> Verifier:
 def _is_verifier(folder: Path) -> bool:
     """Whether a folder was saved by `PatientVerifier`."""
     config = folder / "config.json"
-    return (folder / _WEIGHTS).is_file() and config.is_file() and {"trunk", "width"} <= read_json(config).keys()
+    if not (folder / _WEIGHTS).is_file() or not config.is_file():
+        return False
+    try:
+        found = read_json(config)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{config}: cannot be read as settings: {error}\n  expected: those of a verifier") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{config}: cannot be read as settings: no JSON object\n  expected: those of a verifier")
+    return {"trunk", "width"} <= found.keys()

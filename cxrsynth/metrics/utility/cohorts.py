@@ -115,7 +115,7 @@ class Cohorts:
         if not sexes:
             return "no synthetic image has a known sex and age group"
         if len(sexes) * len(ages) == 1:
-            return f"all synthetic images show one sex and age group ({', '.join(sexes | ages)})"
+            return f"all synthetic images show one sex and age group ({', '.join([*sexes, *ages])})"
         few = {f"{sex}, {age}": self.synthetic.subjects.count((sex, age)) for sex in sexes for age in ages}
         rarest = min(sorted(few), key=lambda name: few[name])
         if few[rarest] < self.least:

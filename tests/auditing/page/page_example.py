@@ -286,6 +286,7 @@ def _reidentification(radiographs: list[dict[str, Any]]) -> dict[str, Any]:
             "scores": quantiles,
             "closer": _interval(0.71, 0.04),
         },
+        "sources_not_measured": None,
         "nearest": [
             {
                 "key": row["key"],

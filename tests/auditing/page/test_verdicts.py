@@ -22,7 +22,10 @@ def of(summary: dict[str, Any], question: str) -> Verdict:
 def test_closeness_is_that_to_the_floor(summary: dict[str, Any]) -> None:
     verdict = of(summary, LOOK)
     assert verdict.answer == "2.3 times as far from the real images as these are from each other."
-    assert "Fréchet distance 14.2; between real images 6.12 (5.22 to 7.02), 80 images each" in verdict.details
+    assert (
+        "Fréchet distance 14.2; between real images 6.12 (5.22 to 7.02), means of ten draws of 80 images each"
+        in verdict.details
+    )
     summary["fidelity"][0]["floor"]["audited"]["frechet"] = 7.0
     assert of(summary, LOOK).answer.startswith("As close to the real images as these are to each other, as far as 80")
 
@@ -50,7 +53,7 @@ def test_help_counts_findings_by_their_intervals(summary: dict[str, Any]) -> Non
     said = "Added to real images they raise the AUROC of 1 and lower that of 1 of 3 findings."
     assert of(summary, HELP).answer == f"{said} {first}"
     summary["utility"]["lift"] = summary["utility"]["lift"][3:4]
-    expected = "Added to real images they change that of none measurably, of 1 finding."
+    expected = "Added to real images they measurably change the AUROC of none, of 1 finding."
     assert of(summary, HELP).answer == expected
 
 

@@ -128,5 +128,5 @@ def test_a_column_of_files_can_be_named(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "id,scan,Edema\n1,a.png,1\n2,c.png,1\n")
     collection = open_collection(folder, table=table, file_column="scan")
     assert collection.described == (2, 1)
-    assert collection.columns_used == "file from scan, 1 column of labels"
+    assert collection.columns_used == "file from scan, report from id, 1 column of labels"
     assert present(read(folder, table, "scan")["a.png"]) == ["Edema"]

@@ -70,6 +70,13 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, fault: str) -> None:
     assert str(folder) in str(caught.value)
 
 
+@pytest.mark.parametrize("config", ["[]", "{bad", "7"])
+def test_settings_that_are_none_are_refused(folder: Path, config: str) -> None:
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ModelError, match="cannot be read as settings"):
+        load_verifier(str(folder), device=CPU)
+
+
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ModelError, match="nowhere"):
         load_verifier("nowhere", device=CPU)
