@@ -125,6 +125,7 @@ def other_tables(
     return tmp_path
 
 
+@pytest.mark.slow
 def test_files_listed_under_two_patients_hide_nobody(home: Path, tmp_path: Path) -> None:
     twice = other_tables(home, tmp_path, lambda row: row, copies=15)
     result = run(twice, twice / "out", "--verifier", twice / "verifier")
@@ -135,6 +136,7 @@ def test_files_listed_under_two_patients_hide_nobody(home: Path, tmp_path: Path)
     assert any(caveat.startswith("30 reference images are files listed under several") for caveat in found["caveats"])
 
 
+@pytest.mark.slow
 def test_an_identifier_that_all_images_share_is_none(home: Path, tmp_path: Path) -> None:
     shared = other_tables(home, tmp_path, lambda row: row | {"report_id": "XR CHEST 2 VIEWS"})
     result = run(shared, shared / "out", "--verifier", shared / "verifier")
@@ -146,6 +148,7 @@ def test_an_identifier_that_all_images_share_is_none(home: Path, tmp_path: Path)
     assert "nan" not in Page((shared / "out" / "report.html").read_text()).section("reidentification")
 
 
+@pytest.mark.slow
 def test_images_named_after_their_reports_have_sources(home: Path, tmp_path: Path) -> None:
     named = other_tables(home, tmp_path, lambda row: row)
     with (named / "set.csv").open(newline="") as file:

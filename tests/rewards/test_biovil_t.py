@@ -110,6 +110,7 @@ def texts_by_hand(source: Path, texts: tuple[str, ...]) -> Tensor:
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_scores_are_the_cosines_of_the_published_computation(source: Path, folder: Path) -> None:
     levels = pictures()
     reward = load_reward("consistency", str(folder), device=CPU)

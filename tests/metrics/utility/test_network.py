@@ -80,6 +80,7 @@ def test_shuffled_labels_teach_a_network_nothing(own: Classifier) -> None:
     assert np.mean(covered) >= 0.8
 
 
+@pytest.mark.slow
 def test_useful_images_first_help_and_useless_ones_do_not(own: Classifier) -> None:
     """Real images of a few patients do not teach the finding by themselves."""
     real = pictures(400, seed=1, contrast=13)
