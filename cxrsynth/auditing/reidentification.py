@@ -58,7 +58,7 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
         console.warn(f"re-identification was not examined: {error}")
         return Reidentification(problem=str(error))
     best = best_matches(images.embeddings, real)
-    sources = _sources(run, images, reference)
+    sources = _sources(run, images, reference, patients)
     own = source_scores(images.embeddings, real, sources)
     keys = reference.values("key")
     hidden = [names.hide(keys[place]) for place in best.places]
@@ -84,7 +84,7 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
     return Reidentification(columns, summary)
 
 
-def _sources(run: AuditRun, images: Scored, reference: Scored) -> list[list[int]]:
+def _sources(run: AuditRun, images: Scored, reference: Scored, patients: Places) -> list[list[int]]:
     """Places of the reference images that each image's report is of; none where no identifier says so.
 
     A reference image is known by the identifier of its report or by its file's name, an audited one by its report's:
@@ -94,8 +94,7 @@ def _sources(run: AuditRun, images: Scored, reference: Scored) -> list[list[int]
     for place, (report, key) in enumerate(zip(reference.values("report"), reference.values("key"), strict=True)):
         for name in {report, *_own_names(run, key)} - {""}:
             places.setdefault(name, []).append(place)
-    patients = reference.patients
-    # What images of several patients have in common is no report's identifier.
+    # What images of several patients have in common is no report's identifier; unknown patients count as several.
     known = {name: found for name, found in places.items() if len({patients[place] for place in found}) == 1}
     return [known.get(name, []) for name in _report_names(run, images)]
 

@@ -20,8 +20,8 @@ from cxrsynth.rewards.biovil_t import (
     make_network,
     model_type,
 )
-from cxrsynth.runtime.files import read_json, stable_json
-from cxrsynth.runtime.pretrained import LOADING_ERRORS, Unmatched, quiet_libraries, reason
+from cxrsynth.runtime.files import stable_json
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, Unmatched, quiet_libraries, read_settings, reason
 
 IMAGE_WEIGHTS = "biovil_t_image_model_proj_size_128.pt"
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -79,7 +79,7 @@ def convert_biovil_t(source: Path, out: Path) -> None:
 
 def _config(file: Path) -> dict[str, Any]:
     """Settings of the converted folder: those of the text model within, without the name of its code."""
-    published = _settings(file)
+    published = read_settings(file, expected=_EXPECTED)
     code = ("auto_map", "architectures", "model_type", "projection_size")
     return {
         "architectures": [BioViLT.__name__],
@@ -103,17 +103,7 @@ def _copy_tokenizer(source: Path, out: Path) -> None:
     for name in _VOCABULARY:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
-    settings = _settings(source / _TOKENIZER) if (source / _TOKENIZER).is_file() else {}
+    settings = read_settings(source / _TOKENIZER, expected=_EXPECTED) if (source / _TOKENIZER).is_file() else {}
     # The published class is BertTokenizer under another name, and its code lies in the folder.
     kept = {name: value for name, value in settings.items() if name != "auto_map"}
     (out / _TOKENIZER).write_bytes(stable_json(kept | {"tokenizer_class": "BertTokenizer"}))
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    try:
-        found = read_json(file)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read as settings: {error}\n  expected: {_EXPECTED}") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{file}: cannot be read as settings: no JSON object\n  expected: {_EXPECTED}")
-    return found

@@ -450,6 +450,21 @@ def in_one_line(said: object) -> str:
     return f"{text[:_LONGEST]}..." if len(text) > _LONGEST else text
 
 
+def read_settings(file: Path, *, expected: str) -> dict[str, Any]:
+    """Content of a `config.json` or the like.
+
+    Raises:
+        ModelError: if it cannot be read, or is no JSON object; `expected` says what should be there.
+    """
+    try:
+        found = read_json(file)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: cannot be read as settings: {error}\n  expected: {expected}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{file}: cannot be read as settings: no JSON object\n  expected: {expected}")
+    return found
+
+
 def unusable(folder: Path, role: str, problem: object, *, expected: str = _FOLDER_FILES) -> ModelError:
     """The error for a folder that cannot be loaded as what it is to be."""
     return ModelError(f"{folder}: cannot be loaded as {role}: {problem}\n  expected: {expected}")

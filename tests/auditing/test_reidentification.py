@@ -185,6 +185,7 @@ def test_without_a_reference_nobody_is_compared(home: Path, tmp_path: Path) -> N
     assert pq.read_table(tmp_path / "out" / "scores.parquet")["nearest_patient"].null_count == COPIED + STRANGERS
 
 
+@pytest.mark.slow
 def test_few_patients_cost_this_part_alone(home: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()

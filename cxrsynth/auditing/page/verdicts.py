@@ -130,7 +130,9 @@ def _lifts(summary: Summary) -> Iterator[str]:
 
 
 def _of_what(summary: Summary) -> str:
-    model = (summary["utility"] or {}).get("model")
+    if not summary["utility"]:
+        return "Training on them was not tried."
+    model = summary["utility"].get("model")
     if model:
         return f"Of {model['name']}, trained from {model['starts_from']}; other networks may gain more or less."
     return "Of a linear classifier on the features of this audit; a network trained on pixels may gain more or less."

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from cxrsynth.errors import ModelError
 from cxrsynth.metrics.features import Extractor, load_extractor
 from cxrsynth.rewards.networks import SavedNetwork, Trunk
-from cxrsynth.runtime.files import file_sha256, read_json
-from cxrsynth.runtime.pretrained import LOADING_ERRORS
+from cxrsynth.runtime.files import file_sha256
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, read_settings
 from cxrsynth.settings import DEFAULT_VERIFIER
 
 _WEIGHTS = "model.safetensors"
@@ -85,10 +85,4 @@ def _is_verifier(folder: Path) -> bool:
     config = folder / "config.json"
     if not (folder / _WEIGHTS).is_file() or not config.is_file():
         return False
-    try:
-        found = read_json(config)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{config}: cannot be read as settings: {error}\n  expected: those of a verifier") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{config}: cannot be read as settings: no JSON object\n  expected: those of a verifier")
-    return {"trunk", "width"} <= found.keys()
+    return {"trunk", "width"} <= read_settings(config, expected="those of a verifier").keys()

@@ -71,7 +71,7 @@ def measure_utility(
             patient counts as a patient of its own.
         seed: of the split, of the choice of training images (`MOST` of a kind), of networks and of the bootstrap.
         network: trained on pixels, which both tables then have; None for a probe on the features.
-        say: told which network is being trained.
+        say: called with which network is being trained.
         least: images with a finding, and without it, needed to train on it or to test it in a group.
         rounds: of the bootstrap over test patients.
 

@@ -132,7 +132,7 @@ def train_networks(
         findings: K outputs.
         test: pixels of the test images, [N, H, W].
         seed: of the head's weights, the batches and the patients held out.
-        say: told what is being trained.
+        say: called with what is being trained.
 
     Raises:
         ModelError: if a loss is not finite.

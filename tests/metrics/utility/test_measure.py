@@ -41,6 +41,7 @@ def noisy(radiographs: ImageTable, *, seed: int, width: int = 100) -> ImageTable
     return replace(radiographs, features=np.hstack([radiographs.features, more]))
 
 
+@pytest.mark.slow
 def test_useful_images_lift_and_useless_ones_do_not() -> None:
     real = noisy(table(400, seed=1, share=0.15), seed=3)
     useful, useless = (noisy(table(800, seed=2, effect=effect), seed=4) for effect in (2.0, 0.0))
