@@ -1,7 +1,7 @@
 """Which images are kept, and why: rules over the scores of a set. Pure; the order of the images changes nothing."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fractions import Fraction
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.stats import rankdata
 
-from cxrsynth.auditing.score_table import finding_groups, reward_names, reward_values
+from cxrsynth.auditing.score_table import finding_groups, reward_names, reward_values, rows_by_value
 from cxrsynth.errors import RecipeError
 
 Reference = Mapping[str, npt.NDArray[np.floating[Any]]]
+Rejection = tuple[npt.NDArray[np.int64], str]  # rows, and the reason that rejects them
 
 # The percentile that images must reach unless told otherwise, and the least images that show it. Of real validation
 # images with the report of another, 81% lie below this percentile of the training images, and 0.9% with their own.
@@ -106,21 +108,38 @@ def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any
     """
     reference = reference or {}
     rules.check(reward_names(scores), reference)
-    reasons: list[list[str]] = [[] for _ in range(scores.num_rows)]
-    for rejected, reason in _alone(scores, rules, reference):
-        for row in np.flatnonzero(rejected).tolist():
-            reasons[row].append(reason)
+    rejections = list(_alone(scores, rules, reference))
     if rules.keep_fraction is not None:
-        passed = {row for row, found in enumerate(reasons) if not found}
         names = sorted(set(rules.rank_on or reward_names(scores)))
-        for row, outside in _outside_best(scores, names, fraction=rules.keep_fraction, passed=passed):
-            reasons[row] += outside
+        passed = _free_of(rejections, scores.num_rows)
+        rejections += _outside_best(scores, names, fraction=rules.keep_fraction, passed=passed)
     decided = scores.drop_columns([name for name in ("kept", "reasons") if name in scores.column_names])
-    decided = decided.append_column(
-        pa.field("kept", pa.bool_(), nullable=False), pa.array([not found for found in reasons], pa.bool_())
-    )
-    kind = pa.list_(pa.string())
-    return decided.append_column(pa.field("reasons", kind, nullable=False), pa.array(reasons, kind))
+    kept = pa.array(_free_of(rejections, scores.num_rows), pa.bool_())
+    reasons = _reasons(rejections, scores.num_rows)
+    decided = decided.append_column(pa.field("kept", pa.bool_(), nullable=False), kept)
+    return decided.append_column(pa.field("reasons", reasons.type, nullable=False), reasons)
+
+
+def _free_of(rejections: Sequence[Rejection], count: int) -> npt.NDArray[np.bool_]:
+    """Which of `count` images nothing rejects, [N]."""
+    free = np.ones(count, dtype=bool)
+    for rows, _ in rejections:
+        free[rows] = False
+    return free
+
+
+def _reasons(rejections: Sequence[Rejection], count: int) -> Any:
+    """The reasons of each of `count` images, in the order given: pyarrow array of lists of strings.
+
+    Built without a Python object an image, of which there may be millions.
+    """
+    rows = np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in rejections)])
+    counts = np.array([len(rows) for rows, _ in rejections], dtype=np.int64)
+    codes = np.repeat(np.arange(len(rejections), dtype=np.int32), counts)
+    in_order = np.argsort(rows, kind="stable")
+    ends = np.cumsum(np.bincount(rows, minlength=count), dtype=np.int32)
+    texts = pa.array([text for _, text in rejections], pa.string())
+    return pa.ListArray.from_arrays(np.append(np.int32(0), ends), texts.take(pa.array(codes[in_order])))
 
 
 def with_usual_rules(rules: Rules, reference: Reference) -> Rules:
@@ -151,23 +170,27 @@ def thresholds(rules: Rules, reference: Reference | None = None) -> list[dict[st
     return found
 
 
-def _alone(scores: Any, rules: Rules, reference: Reference) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
-    """Each reason that concerns one image by itself, and the images it rejects, [N]."""
-    failed = _column(scores, "checks_failed")
-    for name in sorted({check for checks in failed for check in checks or ()} - rules.ignored_checks):
-        yield np.array([name in (checks or ()) for checks in failed], dtype=bool), f"check: {name}"
-    yield np.array([original is not None for original in _column(scores, "duplicate_of")], dtype=bool), "duplicate"
-    yield np.array([flagged is True for flagged in _column(scores, "memorized")], dtype=bool), "memorized"
+def _alone(scores: Any, rules: Rules, reference: Reference) -> Iterator[Rejection]:
+    """Each reason that concerns one image by itself, and the images it rejects."""
+    if "checks_failed" in scores.column_names:
+        for name, rows in rows_by_value(scores["checks_failed"]).items():
+            if name not in rules.ignored_checks:
+                yield rows, f"check: {name}"
+    if "duplicate_of" in scores.column_names:
+        yield _where(np.asarray(scores["duplicate_of"].is_valid())), "duplicate"
+    if "memorized" in scores.column_names:
+        flagged = scores["memorized"].cast(pa.bool_()).fill_null(False)
+        yield _where(flagged.to_numpy().astype(bool)), "memorized"
     for name, least in sorted(rules.at_least.items()):
         # In float32 like the scores: -1.1 there lies below the -1.1 a user writes.
-        yield reward_values(scores, name) < np.float32(least), f"{name}<{float(least)}"
+        yield _where(reward_values(scores, name) < np.float32(least)), f"{name}<{float(least)}"
     for name, percentile in sorted(rules.percentile.items()):
         limit = _reference_limit(name, percentile, reference)
-        yield reward_values(scores, name) < limit, f"{name} below p{percentile:g} of reference"
+        yield _where(reward_values(scores, name) < limit), f"{name} below p{percentile:g} of reference"
 
 
-def _column(scores: Any, name: str) -> list[Any]:
-    return list(scores[name].to_pylist()) if name in scores.column_names else [None] * scores.num_rows
+def _where(rejected: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(rejected).astype(np.int64)
 
 
 def _reference_limit(name: str, percentile: float, reference: Reference) -> np.float32:
@@ -182,28 +205,27 @@ def _reference_limit(name: str, percentile: float, reference: Reference) -> np.f
     return np.float32(np.percentile(defined, percentile))
 
 
-def _outside_best(
-    scores: Any, names: list[str], *, fraction: float, passed: set[int]
-) -> Iterator[tuple[int, list[str]]]:
-    """Rows of `passed` that are not among the best of any of their findings, with one reason per finding."""
-    keys = scores["key"].to_pylist()
+def _outside_best(scores: Any, names: list[str], *, fraction: float, passed: npt.NDArray[np.bool_]) -> list[Rejection]:
+    """Of the images that passed, those that are not among the best of any of their findings, for each finding."""
+    place_of_key = np.argsort(np.asarray(pc.sort_indices(scores["key"])))
     values = np.stack([reward_values(scores, name) for name in names], axis=1)  # [N, R]
     written = f"{fraction:.2f}" if round(fraction, 2) == fraction else f"{fraction:g}"
-    best: set[int] = set()
-    outside: dict[int, list[str]] = {}
+    best = np.zeros(scores.num_rows, dtype=bool)
+    outside: list[Rejection] = []
     for finding, rows in finding_groups(scores).items():
-        order = _best_first([row for row in rows if row in passed], values, keys)
+        order = _best_first(rows[passed[rows]], values, place_of_key)
         # By its decimal digits: in floating point a tenth of 30 images would round up to 4.
         places = math.ceil(Fraction(repr(float(fraction))) * len(order))
-        best.update(order[:places])
-        for row in order[places:]:
-            outside.setdefault(row, []).append(f"outside best {written} of {finding}")
-    yield from ((row, reasons) for row, reasons in sorted(outside.items()) if row not in best)
+        best[order[:places]] = True
+        outside.append((order[places:], f"outside best {written} of {finding}"))
+    return [(rows[~best[rows]], reason) for rows, reason in outside]
 
 
-def _best_first(rows: list[int], values: npt.NDArray[np.float32], keys: list[str]) -> list[int]:
+def _best_first(
+    rows: npt.NDArray[np.int64], values: npt.NDArray[np.float32], place_of_key: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
     """The rows with a defined reward, by their mean rank among each other over the rewards, then by key."""
-    ranked = [row for row in rows if not np.isnan(values[row]).all()]
+    ranked = rows[~np.isnan(values[rows]).all(axis=1)]
     standing = np.full((len(ranked), values.shape[1]), 0.5)  # [G, R], in (0, 1); undefined in the middle
     for column in range(values.shape[1]):
         group = values[ranked, column]
@@ -211,7 +233,7 @@ def _best_first(rows: list[int], values: npt.NDArray[np.float32], keys: list[str
         standing[defined, column] = (rankdata(group[defined]) - 0.5) / max(1, defined.sum())
     # Rounded: equal sums of thirds differ in their last bits.
     mean = np.round(standing.mean(axis=1), 9)
-    return [ranked[place] for place in sorted(range(len(ranked)), key=lambda one: (-mean[one], keys[ranked[one]]))]
+    return ranked[np.lexsort((place_of_key[ranked], -mean))]
 
 
 def _refuse_unknown(option: str, what: str, names: Collection[str], known: Collection[str]) -> None:

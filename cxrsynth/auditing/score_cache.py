@@ -92,8 +92,14 @@ class ScoreCache:
 
     def columns(self) -> list[str]:
         """Names of the columns that every unit has: pixels may be deleted."""
-        names = pq.read_schema(self.path(self._collection.units[0])).names
-        return [name for name in names if name not in PIXEL_COLUMNS]
+        return [name for name in self._schema().names if name not in PIXEL_COLUMNS]
+
+    def width(self, column: str) -> int:
+        """How many numbers each vector of a column has."""
+        return int(self._schema().field(column).type.list_size)
+
+    def _schema(self) -> pa.Schema:
+        return pq.read_schema(self.path(self._collection.units[0]))
 
     def damaged(self) -> list[Damaged]:
         """Everything that cannot be read, in order."""

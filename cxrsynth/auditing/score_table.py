@@ -1,9 +1,9 @@
 """The table of scores, one row per image: its columns, its file, and what summary.json takes from it."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from cxrsynth.errors import ModelError, ShardError
-from cxrsynth.runtime.files import write_atomically
+from cxrsynth.runtime.files import open_atomically
 
 # Images without a finding stated as present. "No Finding" is a finding: the report says that the chest is normal.
 NONE_STATED = "no finding stated"
@@ -42,6 +42,7 @@ _FOUND = {
 }
 _DECIDED = {"kept": pa.bool_(), "reasons": pa.list_(pa.string())}
 _NEVER_NULL = ("key", "source", "place", "present", "absent", "checks_failed", "kept", "reasons")
+_WRITTEN_AT_ONCE = 1 << 16  # rows: a million stay in memory as Arrow columns, and are never copied whole
 _QUANTILES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 
 
@@ -108,10 +109,17 @@ def _refuse_infinite(table: Any, reward: str) -> None:
 def write_scores(path: Path, scores: Any) -> None:
     """Write scores.parquet, whole or not at all; equal tables give equal bytes whatever their chunks."""
     schema = scores_schema(reward_names(scores), check_names(scores), decided="kept" in scores.column_names)
-    sink = pa.BufferOutputStream()
-    table = scores.select(schema.names).cast(schema).combine_chunks()
-    pq.write_table(table, sink, version="2.6", compression="zstd", compression_level=3, row_group_size=1 << 16)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    with (
+        open_atomically(path) as file,
+        pq.ParquetWriter(file, schema, version="2.6", compression="zstd", compression_level=3) as writer,
+    ):
+        for piece in _pieces(scores.select(schema.names)):
+            writer.write_table(piece.cast(schema).combine_chunks(), row_group_size=_WRITTEN_AT_ONCE)
+
+
+def _pieces(table: Any) -> Iterator[Any]:
+    """The table in pieces of some rows; an empty one in none."""
+    return (table.slice(first, _WRITTEN_AT_ONCE) for first in range(0, table.num_rows, _WRITTEN_AT_ONCE))
 
 
 def read_scores(path: Path) -> Any:
@@ -147,12 +155,37 @@ def reward_values(scores: Any, reward: str) -> npt.NDArray[np.float32]:
     return np.asarray(known.to_numpy(), dtype=np.float32)
 
 
-def finding_groups(scores: Any) -> dict[str, list[int]]:
+def rows_by_value(lists: Any) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows in whose list each value stands, ascending and once each, sorted by value.
+
+    Args:
+        lists: pyarrow ChunkedArray of lists of strings; a null is an empty list.
+    """
+    whole = lists.combine_chunks()
+    parents = np.asarray(pc.list_parent_indices(whole), dtype=np.int64)
+    encoded = pc.dictionary_encode(pc.cast(pc.list_flatten(whole), pa.string()))
+    codes = np.asarray(encoded.indices.to_numpy(zero_copy_only=False))
+    order = np.argsort(codes, kind="stable")
+    names = encoded.dictionary.to_pylist()
+    ends = np.searchsorted(codes[order], np.arange(len(names) + 1))
+    found = {
+        name: np.unique(parents[order[start:end]]) for name, start, end in zip(names, ends, ends[1:], strict=False)
+    }
+    return dict(sorted(found.items()))
+
+
+def rows_without_value(lists: Any) -> npt.NDArray[np.int64]:
+    """Rows whose list is empty or null, ascending."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    return np.flatnonzero(np.asarray(lengths) == 0).astype(np.int64)
+
+
+def finding_groups(scores: Any) -> dict[str, npt.NDArray[np.int64]]:
     """Rows of each finding stated as present, sorted by name; an image with several findings is in several groups."""
-    groups: dict[str, list[int]] = {}
-    for row, present in enumerate(scores["present"].to_pylist()):
-        for name in sorted(set(present or ())) or [NONE_STATED]:
-            groups.setdefault(name, []).append(row)
+    groups = rows_by_value(scores["present"])
+    without = rows_without_value(scores["present"])
+    if len(without):
+        groups[NONE_STATED] = np.union1d(groups.get(NONE_STATED, without[:0]), without)
     return dict(sorted(groups.items()))
 
 
@@ -165,7 +198,7 @@ def summaries(scores: Any) -> dict[str, Any]:
     """
     kept = np.asarray(scores["kept"].to_numpy(), dtype=bool)
     values = {name: reward_values(scores, name) for name in reward_names(scores)}
-    reasons = Counter(reason for several in scores["reasons"].to_pylist() for reason in several)
+    reasons = {reason: len(rows) for reason, rows in rows_by_value(scores["reasons"]).items()}
     findings = {
         finding: {"images": len(rows), "kept": int(kept[rows].sum())}
         | {name: _mean(column[rows]) for name, column in values.items()}
@@ -174,7 +207,7 @@ def summaries(scores: Any) -> dict[str, Any]:
     return {
         "kept": int(kept.sum()),
         "rejected": int((~kept).sum()),
-        "reasons": dict(sorted(reasons.items())),
+        "reasons": reasons,
         "rewards": {name: _distribution(column) for name, column in values.items()},
         "rewards_kept": {name: _distribution(column[kept]) for name, column in values.items()},
         "findings": findings,
@@ -202,22 +235,31 @@ def _mean(values: npt.NDArray[np.float32]) -> float | None:
 
 def write_keep_list(path: Path, scores: Any) -> None:
     """Write keep.csv, whole or not at all: key, source, kept (true or false), reasons joined by "; "."""
-    write_atomically(path, decisions_csv(scores, ("key", "source", "kept", "reasons")))
+    with open_atomically(path) as file:
+        _write_decisions(file, scores, ("key", "source", "kept", "reasons"))
 
 
 def decisions_csv(decided: Any, columns: Sequence[str]) -> bytes:
     """Some columns of a decided table as CSV, reasons joined by "; "."""
-    joined = pc.binary_join(decided["reasons"].cast(pa.list_(pa.string())), "; ")
-    table = decided.set_column(decided.column_names.index("reasons"), "reasons", joined)
-    return _csv(table.select(list(columns)))
+    sink = io.BytesIO()
+    _write_decisions(sink, decided, columns)
+    return sink.getvalue()
 
 
-def _csv(table: Any) -> bytes:
+def _write_decisions(sink: IO[bytes], decided: Any, columns: Sequence[str]) -> None:
+    # One piece at least, for the header of a table without rows.
+    pieces = [decided, *_pieces(decided)][bool(decided.num_rows) :]
+    for place, piece in enumerate(pieces):
+        chosen = piece.select(list(columns))
+        joined = pc.binary_join(chosen["reasons"].cast(pa.list_(pa.string())), "; ")
+        named = chosen.set_column(chosen.column_names.index("reasons"), "reasons", joined)
+        write_csv(sink, named, header=place == 0)
+
+
+def write_csv(sink: IO[bytes], table: Any, *, header: bool = True) -> None:
     """A table as CSV. A text that a spreadsheet would take for a formula begins with an apostrophe."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
             plain = pc.replace_substring_regex(table[field.name], r"^([=+\-@\t\r])", r"'\1")
             table = table.set_column(place, field.name, plain)
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(table, sink)
-    return bytes(sink.getvalue().to_pybytes())
+    pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(include_header=header))

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.cluster.hierarchy import DisjointSet
 
 from cxrsynth.auditing.examined import Examined
-from cxrsynth.auditing.scorer import EMBEDDING, IMAGE_SIZE, LOGITS, PREVIEW_SIZE, preview
+from cxrsynth.auditing.scorer import EMBEDDING, FEATURES, IMAGE_SIZE, LOGITS, PREVIEW_SIZE, VECTOR_COLUMNS, preview
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Unit
 from cxrsynth.images.image import Radiograph
@@ -30,14 +30,15 @@ from cxrsynth.metrics.memorization.search import ImageSet
 
 @dataclass(frozen=True)
 class Scored:
-    """All rows of a collection, pixels excepted: those are read from disk by what needs them."""
+    """All rows of a collection, pixels and vectors excepted: those are read from disk by what needs them."""
 
     examined: Examined
     rows: pa.Table = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         cache = self.examined.cache
-        object.__setattr__(self, "rows", pa.concat_tables(cache.tables(cache.columns())).combine_chunks())
+        columns = [name for name in cache.columns() if name not in VECTOR_COLUMNS]
+        object.__setattr__(self, "rows", pa.concat_tables(cache.tables(columns)).combine_chunks())
 
     def values(self, column: str) -> list[Any]:
         """One column as Python values."""
@@ -83,7 +84,7 @@ class Scored:
     @cached_property
     def features(self) -> npt.NDArray[np.float32]:
         """[N, D] float32."""
-        return self._matrix("features")
+        return self._matrix(FEATURES)
 
     @cached_property
     def finding_logits(self) -> npt.NDArray[np.float32]:
@@ -104,9 +105,15 @@ class Scored:
         return np.frombuffer(packed, dtype=np.uint8).reshape(-1, THUMB, THUMB)
 
     def _matrix(self, column: str) -> npt.NDArray[np.float32]:
-        width = self.rows.schema.field(column).type.list_size
-        flat = pc.list_flatten(self.rows[column]).to_numpy(zero_copy_only=False)
-        return np.asarray(flat, dtype=np.float32).reshape(-1, width)
+        """The vectors of all images that have one, [N, D] float32."""
+        cache = self.examined.cache
+        matrix = np.empty((self.rows.num_rows, cache.width(column)), dtype=np.float32)
+        filled = 0
+        for table in cache.tables([column]):
+            vectors = pc.list_flatten(table[column]).to_numpy().reshape(-1, matrix.shape[1])
+            matrix[filled : filled + len(vectors)] = vectors
+            filled += len(vectors)
+        return matrix[:filled]
 
     def image_set(self) -> ImageSet:
         """What the search for near-duplicates compares."""

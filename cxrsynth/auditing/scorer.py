@@ -30,8 +30,9 @@ IMAGE_SIZE = 256
 PREVIEW_SIZE = 128
 _PREVIEW_QUALITY = 92
 REWARD, CHECK = "reward_", "check_"
-LOGITS = "finding_logits"
-EMBEDDING = "embedding"
+FEATURES, LOGITS, EMBEDDING = "features", "finding_logits", "embedding"
+# Vectors, which are most of what is kept of an image beside its pixels.
+VECTOR_COLUMNS = (FEATURES, LOGITS, EMBEDDING)
 # The columns that hold what an image looks like.
 PIXEL_COLUMNS = ("thumbnail", "preview", "image")
 
@@ -108,7 +109,7 @@ class Scorer:
     def _features(self, images: Tensor) -> dict[str, Any]:
         features = self.extractor(images).float().cpu().numpy()
         small = thumbnails(images, self.register)
-        columns: dict[str, Any] = {"features": list(features), "thumbnail": [one.tobytes() for one in small]}
+        columns: dict[str, Any] = {FEATURES: list(features), "thumbnail": [one.tobytes() for one in small]}
         if self.verifier is not None:
             columns[EMBEDDING] = list(self.verifier.embed(images).numpy())
         return columns
@@ -138,7 +139,7 @@ def row_schema(
             *((REWARD + name, pa.float32()) for name in rewards),
             *((CHECK + name, pa.float32()) for name in checks),
             ("checks_failed", pa.list_(pa.string())),
-            ("features", pa.list_(pa.float32(), width)),
+            (FEATURES, pa.list_(pa.float32(), width)),
             (LOGITS, pa.list_(pa.float32(), findings)),
             *([(EMBEDDING, pa.list_(pa.float32(), embedding))] if embedding else []),
             *((name, pa.binary()) for name in PIXEL_COLUMNS),

@@ -1,6 +1,7 @@
 """The images an audit kept, written again: members byte for byte unchanged, in new shards with a new manifest."""
 
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from PIL import Image
 
 from cxrsynth import __version__
 from cxrsynth.address import Location, refuse_address
-from cxrsynth.auditing.score_table import _csv, decisions_csv
+from cxrsynth.auditing.score_table import decisions_csv, write_csv
 from cxrsynth.errors import ShardError
 from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.runtime.files import stable_json
@@ -292,7 +293,9 @@ def _finish(
     lists = {REJECTED: decisions_csv(decided.filter(pc.invert(decided["kept"])), ("key", "source", "reasons"))}
     renamed = {new: old for old, new in sorted(names.items()) if old != new}
     if renamed:
-        lists[KEYS] = _csv(pa.table({"key": list(renamed), "input_key": list(renamed.values())}))
+        with io.BytesIO() as sink:
+            write_csv(sink, pa.table({"key": list(renamed), "input_key": list(renamed.values())}))
+            lists[KEYS] = sink.getvalue()
     for name, content in lists.items():
         folder.write(name, content)
     if preview:

@@ -169,7 +169,8 @@ def test_summaries_where_nothing_is_defined_hold_nulls_not_nan() -> None:
 
 def test_a_finding_stated_twice_counts_once() -> None:
     radiographs = [{"key": "a", "present": ["Edema", "Edema"]}, {"key": "b"}]
-    assert finding_groups(scores_table([part(radiographs, rewards=())])) == {"Edema": [0], NONE_STATED: [1]}
+    groups = finding_groups(scores_table([part(radiographs, rewards=())]))
+    assert {name: rows.tolist() for name, rows in groups.items()} == {"Edema": [0], NONE_STATED: [1]}
 
 
 def test_keep_list(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def main(
     seeds: int = 3,
     gain: float = 0.05,
     by: Annotated[str, typer.Option(help=f"{EVALUATOR} or {TUNING}.")] = EVALUATOR,
-    every: Annotated[int, typer.Option(help="Iterations between evaluations of ours; the plain loop: 1.")] = 1,
+    every: Annotated[int, typer.Option(help="Iterations between evaluations of ours.")] = 1,
+    plain_every: Annotated[int, typer.Option(help="The same of the plain loop, whose evaluations take long.")] = 1,
     most_minutes: float = 30.0,
     patience: float = 12.0,
     reports: int = 100,
@@ -99,7 +100,9 @@ def main(
                     return
                 if not plain.exists():
                     other = plain_runner(stage, evaluator, baseline, learning_rate=learning_rate, seed=seed, by=by)
-                    race(f"{_PLAIN}, seed {seed}", other, plain, gain=gain, every=1, seconds=patience * reached)
+                    race(
+                        f"{_PLAIN}, seed {seed}", other, plain, gain=gain, every=plain_every, seconds=patience * reached
+                    )
         found.append(Ratio.of(_read(ours), _read(plain), gain))
         console.say(f"seed {seed}: {found[-1]}")
     console.say(f"ratio by the {by}'s gain of {gain:g}: {summary(found)}")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from cxrsynth.auditing.page.figures import figure
 from cxrsynth.auditing.page.reasons import Limit, measured
+from cxrsynth.auditing.score_table import rows_by_value, rows_without_value
 
 Indices = npt.NDArray[np.int64]
 
@@ -148,20 +148,10 @@ def choose(groups: Iterable[Indices], count: int) -> list[int]:
     return sorted(taken)
 
 
-def _by_value(column: pa.ChunkedArray, wanted: npt.NDArray[np.bool_]) -> list[Indices]:
+def _by_value(lists: pa.ChunkedArray, wanted: npt.NDArray[np.bool_]) -> list[Indices]:
     """Places of the wanted rows with each value of a column of lists, and of those with an empty list."""
-    lists = column.combine_chunks()
-    parents = np.asarray(pc.list_parent_indices(lists), dtype=np.int64)
-    encoded = pc.dictionary_encode(pc.cast(pc.list_flatten(lists), pa.string()))
-    codes = np.asarray(encoded.indices.to_numpy(zero_copy_only=False))
-    empty = wanted.copy()
-    empty[parents] = False
-    groups = [np.flatnonzero(empty)]
-    names = encoded.dictionary.to_pylist()
-    for code in sorted(range(len(names)), key=names.__getitem__):
-        holding = parents[codes == code]
-        groups.append(holding[wanted[holding]])
-    return [group for group in groups if len(group)]
+    groups = [rows_without_value(lists), *rows_by_value(lists).values()]
+    return [chosen for group in groups if len(chosen := group[wanted[group]])]
 
 
 def _card(
