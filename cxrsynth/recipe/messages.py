@@ -1,5 +1,6 @@
 """Turns the validation errors of a recipe into messages for people."""
 
+import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -33,9 +34,34 @@ RENAMED_KEYS: tuple[tuple[type[Section], str, str], ...] = (
 def explain(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
     """One paragraph per error in the recipe `data`: where, what was found, what was expected."""
     all_errors = error.errors(include_url=False)
-    for one in all_errors:
-        if not _is_consequence(one, all_errors):
-            yield f"{_where(one['loc'], data)}: {_what(one)}"
+    found = [one for one in all_errors if not _is_consequence(one, all_errors)]
+    for one in found:
+        yield f"{_where(one['loc'], data)}: {_what(one)}"
+    for place in sorted({one["loc"][1] for one in found if one["loc"][:1] == ("stages",) and len(one["loc"]) > 3}):
+        yield from _hidden([one for one in found if one["loc"][:2] == ("stages", place)], data)
+
+
+def _hidden(errors: Sequence[Any], data: Mapping[str, Any]) -> Iterator[str]:
+    """What is contradictory in a stage beside its unknown keys: with those, pydantic looks no further.
+
+    Nothing where the stage has errors of another kind. Without the values that have them it would be another stage.
+    """
+    if any(one["type"] != "extra_forbidden" for one in errors):
+        return
+    _, place, kind = errors[0]["loc"][:3]
+    stage = copy.deepcopy(data["stages"][place])
+    for one in errors:
+        section: Any = stage
+        for step in one["loc"][3:-1]:
+            section = section.get(step, section) if isinstance(section, dict) else section
+        if isinstance(section, dict):
+            section.pop(one["loc"][-1], None)
+    try:
+        STAGES[kind].model_validate(stage)
+    except ValidationError as error:
+        for one in error.errors(include_url=False):
+            if one["type"] == "value_error":
+                yield f"{_where(('stages', place, kind, *one['loc']), data)}: {_what(one)}"
 
 
 def renamed_keys(error: ValidationError) -> list[str]:

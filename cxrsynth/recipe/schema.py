@@ -450,7 +450,7 @@ class ComparisonSection(Section):
         description="Of `win_probability` and `margin` with `objective: forward`: subtract the mean of the report's"
         " other images, by default. `false` keeps what the report's images have in common, which is mostly how strong"
         " the few images of the baseline are: an image better than the baseline's then counts as good, however good the"
-        " others are.",
+        " others are. Without effect where a report has one image, or one mirrored pair.",
     )
     beta: _Positive | None = Field(default=None, description="Steepness of `sigmoid`; default: 1.")
     baseline_images: _AtLeastOne | None = Field(
@@ -503,7 +503,7 @@ class ForwardSection(Section):
     weighting: Literal["velocity", "adaptive"] = Field(
         default="velocity",
         description="Unit of the error: that of the velocity, or the squared error of the clean latents divided by its"
-        " mean absolute value.",
+        " mean absolute value, as published, which was not measured here.",
     )
     old_decay: Annotated[float, Field(ge=0, lt=1), _REFUSE_SWITCH] = Field(
         default=0.3, description="How much of itself the policy that samples keeps after an iteration."
@@ -707,10 +707,11 @@ class RlcfStage(ReinforcementStage):
         kinds, kind = _KINDS[self.objective], self.comparison.kind
         if kind not in kinds:
             yield (f"comparison.kind {kind}: not one of objective: {self.objective}\n  expected: {', '.join(kinds)}")
-            return
+        used = kinds[kind] if kind in kinds else tuple(key for keys in kinds.values() for key in keys)
+        by = f"kind: {kind} of " if kind in kinds else ""
         for key in ("temperature", "beta", "baseline_images", "pool", "centre"):
-            if getattr(self.comparison, key) is not None and key not in kinds[kind]:
-                yield f"comparison.{key}: not used by kind: {kind} of objective: {self.objective}, leave it out"
+            if getattr(self.comparison, key) is not None and key not in used:
+                yield f"comparison.{key}: not used by {by}objective: {self.objective}, leave it out or set it to null"
         if kind == "group":
             yield from self._alone()
 

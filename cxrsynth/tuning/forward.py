@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cxrsynth.recipe.schema import RlcfStage
+from cxrsynth.recipe.schema import ForwardSection, RlcfStage
 from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.rl.experience import CleanSamples, Conditioning
 from cxrsynth.rl.forward_update import ForwardUpdater
@@ -86,7 +86,7 @@ class Forward:
         learned = self._centred(optimality, rewards, ids, specs)
         advantage = shift_advantage(optimality, specs)
         stats = updater(samples, learned, advantage, report_ids=ids, key=stage.key(iteration))
-        self._follow(iteration)
+        follow(self.old, stage.policy.weights, self.settings, iteration)
         return (
             feedback.row(stage.suite.names, stage.weight_tensor)
             | {"feedback/optimality": float(optimality.mean()), "feedback/optimality_std": float(learned.std())}
@@ -133,14 +133,17 @@ class Forward:
         known = (~rewards.isnan() & (self.stage.weight_tensor > 0)).any(1)
         return centred(optimality, ids, [spec.stream for spec in specs], known=known)
 
-    @torch.no_grad()
-    def _follow(self, iteration: int) -> None:
-        """Let the weights that sample follow the policy."""
-        settings = self.settings
-        rise = min(1.0, iteration / settings.old_warmup) if settings.old_warmup else 1.0
-        weights = self.stage.policy.weights
-        for name, old in self.old.items():
-            old.lerp_(weights[name], 1 - settings.old_decay * rise)
+
+@torch.no_grad()
+def follow(old: Mapping[str, Tensor], weights: Mapping[str, Tensor], settings: ForwardSection, iteration: int) -> None:
+    """Let the weights that sample follow the policy's, in place, at the end of an iteration.
+
+    The share that stays rises from 0 in the first iteration, after which they are the policy's, to `old_decay` after
+    `old_warmup` iterations (DiffusionNFT, arXiv:2509.16117).
+    """
+    rise = min(1.0, iteration / settings.old_warmup) if settings.old_warmup else 1.0
+    for name, value in old.items():
+        value.lerp_(weights[name], 1 - settings.old_decay * rise)
 
 
 def clean_samples(conditioning: Conditioning, latents: Sequence[Tensor], shape: tuple[int, int, int]) -> CleanSamples:

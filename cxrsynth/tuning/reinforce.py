@@ -6,6 +6,7 @@
         rewards <- every reward model scores the images                                      # [N, R]
         baseline rewards <- the same for K images of the frozen baseline a report            # [N, K, R], cached
         r <- probability that an image beats one of the baseline's, mean over rewards        # [N] in [0, 1]
+        r <- r - mean r of the report's other images + 1/2, within [0, 1]
         for every minibatch of (image x_0, noise level t):
             x_t, target <- noise x_0 again; what a perfect prediction would be
             positive, negative <- old -/+ strength * (old - prediction)
@@ -18,9 +19,10 @@ That is `objective: forward` (tuning/forward.py). `objective: policy_gradient` (
 published method: trajectories, log-probabilities of their steps, clipped ratios.
 
 How `forward` differs from DiffusionNFT (Zheng et al., arXiv:2509.16117), whose loss it is:
-1. An image is good if it beats the frozen baseline's images of the same report, not if it is above the mean of its
-   group. The feedback is bounded, and stops pushing where the baseline is beaten. `comparison.kind: group` and the
-   stage `ddpo` compare within the group.
+1. An image is scored by how often it beats the frozen baseline's images of the same report. That is bounded: where
+   the baseline is beaten, images hardly differ any more, and nothing pushes. What is learned from is its difference
+   from the report's other images (`comparison.centre`), as in a group. `comparison.kind: group` and the stage `ddpo`
+   compare the rewards themselves within the group.
 2. Several rewards, each compared by itself, so that none outweighs another by its unit.
 3. The error is that of the velocity, whatever the network predicts; DiffusionNFT has flow matching models only.
 4. The condition can be an action too: each image may shift its adaptive condition embedding (ACE), both ways in pairs.

@@ -1,13 +1,14 @@
 """`python -m tests.benchmarks.tune_ablations --work DIR`: what each part of RLCF adds, by the independent evaluator.
 
-Tunes a recipe as it is, and with one thing changed, with several seeds each; every run makes equally many images. Each
-run has a folder of its own under `--work`, so that the same command goes on after an interruption, and prints the table
-of what is complete.
+Tunes a recipe as it is, and with one thing changed, with several seeds each; every run makes equally many images. The
+policy gradient has a recipe of its own, which trains adapters and ACE; `same training` is the first recipe with it.
+Each run has a folder of its own under `--work`, so that the same command goes on after an interruption, and prints the
+table of what is complete.
 
-Gains are over the baseline on held-out reports, in standard deviations of the baseline's rewards: the mean over seeds
-with a 95% interval from the intervals of the runs, each over its reports. The held-out reports of two seeds overlap, so
-the intervals are somewhat too narrow. Compare variants at similar Frechet distances: gains that cost more of it are
-cheaper to reach.
+Gains are over the baseline on held-out reports, of each reward in its own unit, in total in standard deviations of the
+baseline's rewards: the mean over seeds with a 95% interval from the intervals of the runs, each over its reports. The
+held-out reports of two seeds overlap, so the intervals are somewhat too narrow. Compare variants at similar Frechet
+distances: gains that cost more of it are cheaper to reach.
 """
 
 import json
@@ -48,6 +49,15 @@ def _only(reward: str) -> Variant:
 VARIANTS = {
     "as in the recipe": Variant(),
     "policy gradient": Variant(recipe=_POLICY_GRADIENT),
+    "policy gradient, same training": Variant(
+        (
+            f"{_STAGE}.objective=policy_gradient",
+            f"{_STAGE}.forward=null",
+            f"{_STAGE}.comparison={{kind: margin, baseline_images: 1, pool: 1}}",
+            f"{_STAGE}.update={{num_minibatches: 1, timestep_fraction: 0.2, kl_weight: 0.05}}",
+        )
+    ),
+    "win probability, not centred": Variant((f"{_STAGE}.comparison.centre=false",)),
     "margin": Variant((f"{_STAGE}.comparison={{kind: margin, baseline_images: 2}}",)),
     "group": Variant((f"{_STAGE}.comparison={{kind: group}}",)),
     "ACE alone": Variant((f"{_STAGE}.train={{unet: frozen, ace: {_ACE}, ace_learning_rate: 1.2e-2}}",)),

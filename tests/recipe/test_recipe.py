@@ -13,6 +13,9 @@ from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage
 RECIPES = Path(__file__).parents[2] / "recipes"
 GOOD = {"reports": {"table": "r.csv"}, "stages": [{"stage": "rlcf", "iterations": 3}]}
 
+# The method as published, and a run that is too short to exploit a reward.
+_WITHOUT_VIEWS = {"nano-policy-gradient", "smoke"}
+
 
 def refusal(tmp_path: Path, content: object, *overrides: str) -> str:
     path = tmp_path / "r.yaml"
@@ -40,6 +43,12 @@ def test_every_recipe_loads_and_states_hardware_and_time(path: Path, tmp_path: P
     assert "Time:" in comment or "time" in comment
     reinforced = [stage for stage in recipe.stages if isinstance(stage, RlcfStage | DdpoStage)]
     assert all(stage.images >= 4 for stage in reinforced)
+    if path.stem not in _WITHOUT_VIEWS:
+        assert all(reward.augment > 1 for stage in reinforced for reward in stage.rewards.values())
+    for stage in reinforced:
+        # What guidance multiplies shows as too much contrast.
+        guided = stage.forward is not None and (stage.sampling.guidance or 0) > 2
+        assert not guided or stage.forward.max_norm_ratio is not None
     if recipe.model.checkpoint == "nano":
         assert recipe.reports.table.is_file()
     if any("xrv" in reward.backend for stage in reinforced for reward in stage.rewards.values()):
@@ -138,7 +147,8 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_an_old_key_is_refused_with_its_new_name(place: str, old: str, new: str, tmp_path: Path) -> None:
-    stages = [*GOOD["stages"], {"stage": "sft", "data": "images", "steps": 3}]
+    gradient = {"objective": "policy_gradient"} if place in ("stages.0.advantage", "stages.0.update") else {}
+    stages = [GOOD["stages"][0] | gradient, {"stage": "sft", "data": "images", "steps": 3}]
     found = refusal(tmp_path, GOOD | {"stages": stages}, f"{place}.{old}=1")
     assert found == f"--set {place}.{old}: renamed to {new}"
 
@@ -374,6 +384,13 @@ def test_what_belongs_to_another_objective_is_refused_all_at_once(tmp_path: Path
         "  expected: win_probability, margin, group",
     ]
     assert stage_refusal(
+        tmp_path, objective="policy_gradient", comparison={"kind": "win_probability", "temperature": 0.5, "pool": 2}
+    ) == [
+        "comparison.kind win_probability: not one of objective: policy_gradient",
+        "  expected: margin, sigmoid, sign",
+        "comparison.temperature: not used by objective: policy_gradient, leave it out or set it to null",
+    ]
+    assert stage_refusal(
         tmp_path, objective="policy_gradient", forward={}, sampling={"sampler": "ddim"}, comparison={"kind": "group"}
     ) == [
         "forward: belongs to objective: forward, and this stage has objective: policy_gradient",
@@ -396,8 +413,29 @@ def test_what_belongs_to_another_objective_is_refused_all_at_once(tmp_path: Path
 def test_a_comparison_has_no_settings_that_do_nothing(comparison: dict[str, object], key: str, tmp_path: Path) -> None:
     kind = comparison.get("kind", "win_probability")
     assert stage_refusal(tmp_path, comparison=comparison) == [
-        f"comparison.{key}: not used by kind: {kind} of objective: forward, leave it out"
+        f"comparison.{key}: not used by kind: {kind} of objective: forward, leave it out or set it to null"
     ]
+
+
+def test_an_unknown_key_hides_no_contradiction(tmp_path: Path) -> None:
+    sections = {
+        "train": {"ace": False, "learnin_rate": 1e-4},
+        "sampling": {"eta": 1.0},
+        "comparison": {"kind": "group"},
+    }
+    found = refusal(
+        tmp_path, GOOD | {"stages": [{"stage": "rlcf", "iterations": 3, "images_per_report": 1} | sections]}
+    )
+    assert "stages.0.train.learnin_rate: unknown key" in found
+    assert "stages.0: sampling.eta: belongs to objective: policy_gradient" in found
+    assert "images_per_report 1: an image is compared with the others of its report" in found
+    # Without the value that has another error it would be another stage, of which nothing can be said.
+    sections["train"] = {"ace": False, "learnin_rate": 1e-4, "ema_decay": 7}
+    found = refusal(
+        tmp_path, GOOD | {"stages": [{"stage": "rlcf", "iterations": 3, "images_per_report": 1} | sections]}
+    )
+    assert "ema_decay" in found
+    assert "sampling.eta" not in found
 
 
 @pytest.mark.parametrize("stage", [{"comparison": {"kind": "group"}}, {"stage": "ddpo"}])

@@ -25,7 +25,7 @@ from cxrsynth.rl.rollouts import CleanDrawing, Collector, PromptExample
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.settings import Precision, Sampler
-from cxrsynth.tuning.forward import clean_samples, shift_advantage
+from cxrsynth.tuning.forward import clean_samples, follow, shift_advantage
 from tests.rl.test_update import CPU, Brightness, snapshot
 
 OPTIMALITY = torch.tensor([0.9, 0.1, 0.7, 0.4])
@@ -128,6 +128,36 @@ def test_images_as_good_as_the_baselines_teach_nothing(unet: str, tiny_model: Pa
     assert stats.baseline_distance == 0.0
     assert stats.norm_ratio == pytest.approx(1.0, abs=1e-6)
     assert all(torch.allclose(weight, before[name], atol=1e-6) for name, weight in snapshot(made.policy).items())
+
+
+def test_adaptive_weights_change_the_update_and_add_up(tiny_model: Path) -> None:
+    plain, whole, parts = (
+        learned(tiny_model, weighting=weighting, micro_batch=size)
+        for weighting, size in (("velocity", 4), ("adaptive", 4), ("adaptive", 1))
+    )
+    for name, change in whole.items():
+        assert change.isfinite().all()
+        assert torch.allclose(parts[name], change, rtol=1e-3, atol=1e-6), name
+    assert any(not torch.allclose(plain[name], change, rtol=1e-2) for name, change in whole.items())
+
+
+def test_the_noise_level_is_what_a_noisy_latent_has_of_the_noise(tiny_model: Path) -> None:
+    process = ForwardProcess(load_model(resolve_model(str(tiny_model)), device=CPU, precision=Precision.FP32))
+    levels = process.levels(torch.tensor([0.0, 0.4, 0.99]))
+    noise = torch.ones(3, 1, 1, 1)
+    torch.testing.assert_close(process.noise_level(levels), process.noisy(0 * noise, noise, levels).flatten())
+    assert process.noise_level(levels).diff().gt(0).all()
+
+
+@pytest.mark.parametrize(
+    ("warmup", "stays"), [(0, {0: 0.5, 9: 0.5}), (4, {0: 0.0, 2: 0.25, 4: 0.5, 9: 0.5})], ids=["at once", "rising"]
+)
+def test_the_weights_that_sample_follow_the_policy(warmup: int, stays: dict[int, float]) -> None:
+    settings = ForwardSection(old_decay=0.5, old_warmup=warmup)
+    for iteration, share in stays.items():
+        old = {"weight": torch.ones(2)}
+        follow(old, {"weight": torch.zeros(2), "another": torch.ones(1)}, settings, iteration)
+        assert old["weight"].tolist() == [share] * 2
 
 
 def test_mirrored_optimality_turns_the_gradient_around(tiny_model: Path) -> None:
