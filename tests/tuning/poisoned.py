@@ -14,6 +14,7 @@ from cxrsynth.errors import ModelError
 from cxrsynth.rl import rollouts
 from cxrsynth.rl.forward_update import ForwardUpdater
 from cxrsynth.rl.update import Updater
+from cxrsynth.tuning import stage
 from cxrsynth.tuning.evaluator import Evaluator
 
 
@@ -37,6 +38,15 @@ def lose(owner: Any) -> None:
     owner._loss = lambda *given, **named: replace(original(*given, **named), loss=torch.tensor(torch.nan))
 
 
+def damage() -> None:
+    """It cannot read the checkpoint."""
+
+    def unreadable(*_: Any, **__: Any) -> None:
+        raise ModelError("poisoned")
+
+    stage.load_checkpoint = unreadable
+
+
 def sleep() -> None:
     """In the first rollout."""
 
@@ -56,6 +66,8 @@ def main() -> None:
         lose(Updater)
     elif what == "evaluation" and last:
         fail(Evaluator, "_evaluate_batch")
+    elif what == "checkpoint" and last:
+        damage()
     elif what == "while the other works":
         fail(rollouts, "check_pixels") if last else sleep()
     elif what == "never comes" and last:

@@ -67,6 +67,19 @@ def test_a_failure_of_one_process_ends_both(
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_one_process_cannot_read_ends_both(tiny_model: Path, tmp_path: Path) -> None:
+    content = recipe(tiny_model, objective="forward", **SEVERAL)
+    content["checkpoints"] = {"every": 1}
+    run = tmp_path / "run"
+    alone = Warm("cxrsynth", "tune", write_recipe(tmp_path, content), "--out", run, log=tmp_path / "alone.log")
+    alone.kill_when(lambda: (run / "checkpoints" / "0-000001").is_dir())
+    healthy, failed = run_two("checkpoint", content, tmp_path)
+    assert "error: [rank 1]" in failed
+    assert "poisoned" in failed
+    assert "error: [rank 0] process 1 has failed" in healthy
+
+
+@pytest.mark.slow
 def test_the_wait_for_other_processes_ends(tiny_model: Path, tmp_path: Path) -> None:
     waited, _ = run_two("never comes", recipe(tiny_model, **SEVERAL), tmp_path, "--max-wait", "0.1")
     assert "the other processes did not answer for 0.1 minutes" in waited
