@@ -12,6 +12,7 @@ from cxrsynth import console
 from cxrsynth.diffusion.networks import encoded_mean, load_vae
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import ModelError
+from cxrsynth.shards.plan import as_generated
 
 _STAND_IN = "nano"
 
@@ -79,9 +80,7 @@ def load_autoencoder(generator: str | None, manifest: Mapping[str, Any] | None, 
 
 def recorded_model(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     """Name and digest of the generator; of kept images, the manifest of the set they came from records it."""
-    while "source" in manifest:
-        manifest = manifest["source"]
-    model = (manifest.get("plan") or {}).get("model")
+    model = (as_generated(manifest).get("plan") or {}).get("model")
     return model if isinstance(model, Mapping) else {}
 
 

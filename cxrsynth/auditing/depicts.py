@@ -14,6 +14,7 @@ from cxrsynth.diffusion.spec import SPEC_FILE, read_spec
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.runtime.files import write_atomically
+from cxrsynth.shards.plan import as_generated
 
 # Lower end of the interval that the AUROC of a finding must reach.
 PASSED = 0.6
@@ -45,7 +46,9 @@ def check_model(folder: Path) -> None:
 
 
 def check_origin(folder: Path, manifest: Mapping[str, Any] | None, record: Path) -> None:
-    """Refuse a model that did not make the audited images; warn where they do not say which one did.
+    """Refuse a model that did not make the audited images, and images that were selected as they were made.
+
+    It warns where these do not say which model made them.
 
     The model's digest covers its description. That may have changed by an earlier audit of the same images, or may not
     have been there when they were made.
@@ -56,8 +59,13 @@ def check_origin(folder: Path, manifest: Mapping[str, Any] | None, record: Path)
         record: from `write_depicts`, if an earlier audit wrote it.
 
     Raises:
-        ModelError: if it is another one.
+        ModelError: if it is another one, or the images were selected as they were made.
     """
+    if "acceptance" in (as_generated(manifest or {}).get("plan") or {}):
+        raise ModelError(
+            f"--write-depicts {folder}: the images were drawn until they passed (`generate --accept`), so they show"
+            " more than the model does\n  audit images of the same model made without --accept"
+        )
     made_by = recorded_model(manifest or {})
     wanted = made_by.get("digest")
     if wanted is None:

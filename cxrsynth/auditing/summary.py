@@ -28,6 +28,7 @@ from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.obedience import measure_obedience
 from cxrsynth.metrics.utility.measure import measure_utility
 from cxrsynth.settings import AuditSettings
+from cxrsynth.shards.plan import as_generated
 
 _DAMAGED_LISTED = 1000
 
@@ -79,7 +80,7 @@ def summarize(
         "utility": utility,
         "reader_study": study.summary,
         "not_measured": not_measured,
-        "caveats": [*_caveats(images, reference), *study.caveats],
+        "caveats": [*_selection(run), *_caveats(images, reference), *study.caveats],
         "provenance": {
             "cxrsynth": identity["version"],
             "family": _without_folders(identity["family"]),
@@ -138,6 +139,36 @@ def _caveats(images: Scored, reference: Scored | None) -> list[str]:
         found.append(
             f"{reference.listed_twice} reference images are files listed under several patients, or several times"
             " without one: these patients count as one"
+        )
+    return found
+
+
+def _selection(run: AuditRun) -> list[str]:
+    """What follows where the images were drawn until they passed: they, or those they were kept from."""
+    made = as_generated(run.images.collection.manifest or {})
+    rules = (made.get("plan") or {}).get("acceptance")
+    if rules is None:
+        return []
+    total = made.get("acceptance", {}).get("total")
+    rates = (
+        f": of {total['images']}, {total['accepted_at_first']} passed at once, {total['accepted']} in the end"
+        if total
+        else ""
+    )
+    found = [
+        "the audited images are no unfiltered sample of the model, which `generate --accept` drew again until they"
+        f" passed its rules{rates}"
+    ]
+    measured = run.scorer.identity["reward_models"]
+    again = [
+        name
+        for name, judge in rules["reward_models"].items()
+        if name in measured and measured[name]["digest"] == judge["digest"]
+    ]
+    if again:
+        found.append(
+            f"{', '.join(again)}: measured by the networks that decided which images were accepted, so high scores are"
+            " no evidence of quality"
         )
     return found
 

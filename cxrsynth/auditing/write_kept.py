@@ -27,6 +27,8 @@ from cxrsynth.shards.folder import CARD, KEYS, MANIFEST, PREVIEW, REJECTED, STAT
 from cxrsynth.shards.sample import fit_keys
 
 _PREVIEW_IMAGES, _PREVIEW_SIDE = 24, 192
+# Of the input's manifest, what tells how its images came about.
+_OF_THE_SOURCE = ("plan", "acceptance", "audit", "source")
 _FIT_MEMBER = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # a name in a USTAR header
 
 
@@ -139,8 +141,7 @@ def write_kept(
     )
     folder = OutputFolder(out, option="--write-kept")
     if folder.check(plan):
-        folder.verify()
-        folder.clean(drop_shards=False)
+        folder.clean(folder.verify())
         return replace(done, already_complete=True)
     folder.start(plan)
     try:
@@ -278,7 +279,7 @@ def _manifest(folder: OutputFolder, plan: dict[str, Any], origin: Origin, done: 
             {name: (record or {})[name] for name in ("name", "sha256", "bytes", "samples")} for record in records
         ],
         "audit": dict(origin.audit),
-        "source": dict(origin.source) | {name: theirs[name] for name in ("plan", "audit", "source") if name in theirs},
+        "source": dict(origin.source) | {name: theirs[name] for name in _OF_THE_SOURCE if name in theirs},
     }
 
 
@@ -301,5 +302,6 @@ def _finish(
     if preview:
         folder.write(PREVIEW, contact_sheet(preview))
     folder.write(CARD, kept_card(manifest))
-    folder.finish(manifest | {"files": {name: hashlib.sha256(lists[name]).hexdigest() for name in sorted(lists)}})
-    folder.clean(drop_shards=False)
+    manifest |= {"files": {name: hashlib.sha256(lists[name]).hexdigest() for name in sorted(lists)}}
+    folder.finish(manifest)
+    folder.clean(manifest)

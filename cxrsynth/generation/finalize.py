@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,11 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         )
     write_rejected(run, rows)
     write_id_map(run, rows)
-    folder.write(PREVIEW, contact_sheet(_first_images(folder, shards), comment=SYNTHETIC_NOTE))
-    files = _unpack(run, folder, shards=shards) if run.settings.shards.unpacked else {}
+    # A shard none of whose images was accepted is no part of the set: readers take a tar without members for broken.
+    full = [index for index, record in enumerate(records) if record["samples"]]
+    folder.write(PREVIEW, contact_sheet(_first_images(folder, full), comment=SYNTHETIC_NOTE))
+    files = _unpack(run, folder, full) if run.settings.shards.unpacked else {}
+    listed = [{name: records[index][name] for name in ("name", "sha256", "bytes", "samples")} for index in full]
     manifest = {
         "synthetic": True,
         "note": "Synthetic images made by a generative model, of no patient. Not for diagnosis.",
@@ -62,7 +65,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
             "rejected": rows.rejected,
             "samples": samples,
         },
-        "shards": [] if files else [{k: r[k] for k in ("name", "sha256", "bytes", "samples")} for r in records],
+        "shards": [] if files else listed,
         "files": files,
         "sanitized": _total(records, "sanitized"),
         "prompts_truncated": sum(record["prompts_truncated"] for record in records),
@@ -79,7 +82,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
     folder.write(CARD, dataset_card(manifest))
     folder.finish(manifest)
     _say_limits(manifest)
-    folder.clean(drop_shards=run.settings.shards.unpacked)
+    folder.clean(manifest)
     return manifest
 
 
@@ -155,17 +158,17 @@ def _write_not_accepted(folder: OutputFolder, judged: list[dict[str, Any]]) -> N
         file.detach()  # flushes
 
 
-def _members(folder: OutputFolder, shards: int) -> Iterator[tuple[str, bytes]]:
-    for index in range(shards):
+def _members(folder: OutputFolder, shards: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+    for index in shards:
         yield from folder.members(index)
 
 
-def _first_images(folder: OutputFolder, shards: int) -> Iterator[Any]:
+def _first_images(folder: OutputFolder, shards: Sequence[int]) -> Iterator[Any]:
     images = (decode_member(name, content) for name, content in _members(folder, shards))
     return islice((image for image in images if image is not None), _PREVIEW_IMAGES)
 
 
-def _unpack(run: GenerateRun, folder: OutputFolder, *, shards: int) -> dict[str, str]:
+def _unpack(run: GenerateRun, folder: OutputFolder, shards: Sequence[int]) -> dict[str, str]:
     """Write a DICOM file-set with DICOMDIR, and all JSON members as lines; return path -> SHA-256."""
     from cxrsynth.shards.file_set import write_file_set
 
@@ -183,7 +186,7 @@ def _unpack(run: GenerateRun, folder: OutputFolder, *, shards: int) -> dict[str,
     return _hashes(folder.path, [folder.path / METADATA, *(p for p in sorted(target.rglob("*")) if p.is_file())])
 
 
-def _metadata_rows(folder: OutputFolder, shards: int) -> Iterator[dict[str, Any]]:
+def _metadata_rows(folder: OutputFolder, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
     """The JSON member of each sample, with its key, and its text if it has any."""
     row: dict[str, Any] = {}
     for name, content in _members(folder, shards):

@@ -143,14 +143,17 @@ def _begin(run: GenerateRun, folder: OutputFolder) -> bool:
 def _counted(made: Generated, manifest: dict[str, Any]) -> Generated:
     """With the counts of a complete data set: images that were not accepted may have been left out."""
     accepted = manifest.get("acceptance", {}).get("total", {}).get("accepted")
-    return replace(made, samples=manifest["counts"]["samples"], accepted=accepted)
+    # A file-set has no shards; of those that were made, empty ones are not listed.
+    shards = len(manifest["shards"]) or made.shards
+    return replace(made, samples=manifest["counts"]["samples"], shards=shards, accepted=accepted)
 
 
 def _check_complete(run: GenerateRun, folder: OutputFolder, rows: Rows, made: Generated) -> Generated:
     """Verify the files of a complete data set, and write the id map if one is asked for."""
     if run.processes.is_main:
-        made = _counted(made, folder.verify())
-        folder.clean(drop_shards=run.settings.shards.unpacked)
+        manifest = folder.verify()
+        made = _counted(made, manifest)
+        folder.clean(manifest)
         write_id_map(run, rows)
     return made
 

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from cxrsynth.console import counted
 from cxrsynth.settings import Deid, IncludeText
 from cxrsynth.shards.folder import FILE_SET, KEYS, MANIFEST, METADATA, NOT_ACCEPTED, PREVIEW, REJECTED
+from cxrsynth.shards.plan import as_generated
 
 _CELL = 192
 # Percent of planted names and places that were removed, as docs/privacy.md gives them (tests.benchmarks.deid_recall).
@@ -236,6 +237,7 @@ def kept_card(manifest: Mapping[str, Any]) -> bytes:
         f"- {counted(counts['samples'], 'image')} in {counted(len(shards), 'shard')}, of"
         f" {counts['samples'] + counts['rejected']} audited; {REJECTED} gives the reasons for each rejected one",
         *([f"- model: {model['name']}, SHA-256 `{model['digest']}`"] if {"name", "digest"} <= model.keys() else []),
+        *_selected(manifest),
         "- every file is byte for byte the one in the audited set",
         *([f"- {counted(counts['renamed'], 'image')} with a new key, see {KEYS}"] if counts["renamed"] else []),
         f"- audited by: cxrsynth {manifest['plan']['versions']['cxrsynth']}",
@@ -248,6 +250,19 @@ def kept_card(manifest: Mapping[str, Any]) -> bytes:
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _selected(manifest: Mapping[str, Any]) -> list[str]:
+    """Where the images were drawn until they passed, before any audit."""
+    judged = as_generated(manifest).get("acceptance")
+    if judged is None:
+        return []
+    total = judged["total"]
+    return [
+        f"- no unfiltered sample of the model: `generate --accept` drew images again until they passed its rules; of"
+        f" {counted(total['images'], 'image')}, {total['accepted_at_first']} passed at once, {total['accepted']} in the"
+        f" end (`{MANIFEST}`, `source`)"
+    ]
 
 
 def contact_sheet(images: Iterable[npt.NDArray[np.float32]], *, columns: int = 6, comment: str = "") -> bytes:

@@ -200,10 +200,15 @@ class OutputFolder:
             )
         return dict(manifest)
 
-    def clean(self, *, drop_shards: bool) -> None:
-        """Delete the state folder of a complete set, and its tars if they were only an intermediate step."""
-        if drop_shards:
-            self._delete_shards()
+    def clean(self, manifest: dict[str, Any]) -> None:
+        """Delete the state folder of a complete set, and the shards made for it that the manifest does not list.
+
+        These are empty, or were only a step towards a file-set. Another file of such a name has no record, and stays.
+        """
+        listed = {f"{shard['name']}.json" for shard in manifest["shards"]}
+        records = {name for name in self._place.sizes(STATE) if name.startswith("cxr-")}
+        unlisted = {name.removesuffix(".json") for name in records - listed}
+        self._place.delete(name for name in self._place.sizes() if name in unlisted)
         self._place.delete_folder(STATE)
 
     def _delete_shards(self) -> None:

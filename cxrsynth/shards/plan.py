@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cxrsynth.runtime.batches import Item
@@ -47,3 +47,10 @@ def plan_differences(found: dict[str, Any], wanted: dict[str, Any], *, prefix: s
         elif old != new:
             lines.append(f"{prefix}{name}: {old!r} there, {new!r} now")
     return lines
+
+
+def as_generated(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a manifest records of the set that `generate` made, from which images may since have been kept by audits."""
+    while "source" in manifest:
+        manifest = manifest["source"]
+    return manifest

@@ -126,6 +126,15 @@ def test_nothing_is_written_where_nothing_passed(tmp_path: Path) -> None:
     assert not (tmp_path / "cxrsynth.json").exists()
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_images_that_were_drawn_until_they_passed_are_refused(kept: bool, model: Path, tmp_path: Path) -> None:
+    made = manifest_of(resolve_model(str(model)).digest)
+    made["plan"]["acceptance"] = {"attempts": 4}
+    manifest = {"plan": {}, "source": {"kind": "cxrsynth"} | made} if kept else made
+    with pytest.raises(ModelError, match="drawn until they passed"):
+        check_origin(model, manifest, tmp_path / "record.json")
+
+
 def test_a_folder_that_is_no_models_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "image.png").write_bytes(b"")

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,20 @@ def test_a_kept_set_can_be_audited_and_kept_from_again(ours: Path, tmp_path: Pat
     source = manifest(tmp_path / "kept2")["source"]
     assert source["source"]["plan"] == PLAN
     assert source["audit"] == {"kept": 6, "reward_models": {"posture": "nano-judge"}}
+
+
+def test_a_selection_before_the_audit_is_not_forgotten(ours: Path, tmp_path: Path) -> None:
+    rates = {"total": {"images": 14, "accepted_at_first": 5, "accepted": 9}, "by_finding": {}}
+    path = ours / "manifest.json"
+    path.write_bytes(stable_json(json.loads(path.read_text()) | {"acceptance": rates}))
+    write(ours, KEPT, tmp_path / "kept")
+    assert manifest(tmp_path / "kept")["source"]["acceptance"] == rates
+    write(tmp_path / "kept", "rkkkkk", tmp_path / "kept2")
+    assert manifest(tmp_path / "kept2")["source"]["source"]["acceptance"] == rates
+    for kept in ("kept", "kept2"):
+        card = (tmp_path / kept / "README.md").read_text(encoding="utf-8")
+        assert "no unfiltered sample of the model" in card
+        assert "of 14 images, 5 passed at once, 9 in the end" in card
 
 
 def test_the_same_audit_gives_the_same_bytes_on_any_number_of_workers(ours: Path, tmp_path: Path) -> None:
