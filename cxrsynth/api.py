@@ -152,7 +152,8 @@ def generate(
         study_date: YYYYMMDD for StudyDate of DICOM objects, for archives that need one; None leaves it empty.
         include_text: `none` or `sanitized`: report text to store with each image.
         accept: draw an image again until it passes the quality checks of `audit` and `thresholds`.
-        thresholds: with `accept`: reward -> lowest accepted score.
+        thresholds: with `accept`: reward -> lowest accepted score; `view`, `sex` and `age` stand for agreement with the
+            report, in log-odds by a classifier.
         judges: with `accept`: backend of all reward models, or reward -> backend.
         ignored_checks: with `accept`: names of quality checks that must not reject images.
         attempts: with `accept`: draws of one image at most, 1 to 100.

@@ -233,7 +233,8 @@ Accept = Annotated[
     bool,
     Option(
         "--accept",
-        help="Draw an image again until it passes the quality checks of audit and the thresholds given with --min.",
+        help="Draw an image again until it passes the quality checks of audit and the thresholds given with --min:"
+        " rewards, or view=0, sex=0, age=0 for agreement with the report by a classifier.",
         rich_help_panel=_SELECTION,
     ),
 ]

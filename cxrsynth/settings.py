@@ -133,9 +133,10 @@ class ShardSettings:
 class AcceptSettings:
     """Which images `generate` accepts; the others are drawn again.
 
-    `thresholds` maps a reward to its lowest accepted score, `judges` rewards to backends. `attempts`: draws of one
-    image at most. `only_accepted`: images that never pass are left out. The family that tunes judges here too, so that
-    an audit's own stays independent of the selection.
+    `thresholds` maps a reward, or an agreement (`view`, `sex`, `age`: log-odds by the classifier of diagnosis), to its
+    lowest accepted score, `judges` rewards to backends. `attempts`: draws of one image at most. `only_accepted`: images
+    that never pass are left out. The family that tunes judges here too, so that an audit's own stays independent of the
+    selection.
     """
 
     thresholds: dict[str, float] = field(default_factory=dict)

@@ -26,8 +26,11 @@ from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import REWARDS, load_reward
 from cxrsynth.rewards.base import Reward
 from cxrsynth.rewards.digests import backend_digest
+from cxrsynth.rewards.installed import own_rewards
+from cxrsynth.rewards.networks import features_once
+from cxrsynth.rewards.subject import AGREEMENTS, agreement_digest, load_agreement
 from cxrsynth.runtime.files import file_sha256
-from cxrsynth.settings import DEFAULT_FAMILY, AcceptSettings
+from cxrsynth.settings import TUNING_FAMILY, AcceptSettings
 
 # As in `audit`: networks resample from this side to their own input.
 _IMAGE_SIZE = 256
@@ -123,7 +126,8 @@ class Acceptor:
         seen = [stored(image[0].numpy()) for image in images]
         batch = torch.from_numpy(np.stack([squared(one, _IMAGE_SIZE) for one in seen]))[:, None]  # [B, 1, S, S]
         found = self.checks(batch, seen)
-        scores = {name: reward(batch, reports).float().cpu() for name, reward in self.rewards.items()}
+        with features_once():
+            scores = {name: reward(batch, reports).float().cpu() for name, reward in self.rewards.items()}
         return [
             self._outcome({name: column[place] for name, column in scores.items()}, found.names, failed)
             for place, failed in enumerate(found.failed.tolist())
@@ -149,7 +153,7 @@ def load_acceptor(settings: AcceptSettings, *, device: torch.device) -> Acceptor
     """Load what judges images. Raises ModelError for a reward model that cannot be loaded."""
     folder = _checks_folder()
     return Acceptor(
-        rewards={name: load_reward(name, settings.judges[name], device=device) for name in sorted(settings.thresholds)},
+        rewards={name: _load(name, backend, device) for name, backend in _judges(settings).items()},
         checks=QualityChecks(Likeness.load(folder, load_posture(folder, device)), load_framing(device)),
         thresholds=settings.thresholds,
         ignored_checks=frozenset(settings.ignored_checks),
@@ -164,10 +168,10 @@ def acceptance_plan(settings: AcceptSettings) -> dict[str, Any]:
         RecipeError: for a threshold or check that there is none of.
         ModelError: for a reward model that is not there.
     """
-    for name in sorted(settings.thresholds.keys() - settings.judges.keys()):
+    for name in sorted(settings.thresholds.keys() - _judges(settings).keys()):
         raise RecipeError(
             f"--min {name}: no reward of that name is measured\n"
-            f"  known: {', '.join(REWARDS)}; a reward of your own needs --judge {name}=BACKEND"
+            f"  known: {', '.join((*REWARDS, *AGREEMENTS))}; a reward of your own needs --judge {name}=BACKEND"
         )
     for name, value in settings.thresholds.items():
         if not math.isfinite(value):
@@ -185,16 +189,37 @@ def acceptance_plan(settings: AcceptSettings) -> dict[str, Any]:
         "ignored_checks": sorted(settings.ignored_checks),
         "only_accepted": settings.only_accepted,
         "reward_models": {
-            name: {"backend": settings.judges[name], "digest": backend_digest(name, settings.judges[name])}
-            for name in sorted(settings.thresholds)
+            name: {"backend": backend, "digest": _digest(name, backend)} for name, backend in _judges(settings).items()
         },
         "checks": {
-            "posture": backend_digest("posture", DEFAULT_FAMILY),
+            "posture": backend_digest("posture", TUNING_FAMILY),
             "mean_chests": file_sha256(folder / TEMPLATES_FILE),
             "framing": framing_digest(),
         },
     }
 
 
+def _judges(settings: AcceptSettings) -> dict[str, str]:
+    """Backend of each reward with a threshold, by name; agreement is judged by the classifier of diagnosis."""
+    known = dict(settings.judges)
+    if "diagnosis" in known:
+        known = dict.fromkeys(AGREEMENTS, known["diagnosis"]) | known
+    return {name: known[name] for name in sorted(settings.thresholds) if name in known}
+
+
+def _load(name: str, backend: str, device: torch.device) -> Reward:
+    return (load_agreement if _is_agreement(name) else load_reward)(name, backend, device=device)
+
+
+def _digest(name: str, backend: str) -> str:
+    return (agreement_digest if _is_agreement(name) else backend_digest)(name, backend)
+
+
+def _is_agreement(name: str) -> bool:
+    """A user's own reward of such a name comes first."""
+    return name in AGREEMENTS and name not in own_rewards()
+
+
 def _checks_folder() -> Path:
-    return Path(str(files("cxrsynth") / "nano" / "assets" / "judges" / DEFAULT_FAMILY))
+    """Of the family whose posture network registers images for the checks: that of an audit stays out of decisions."""
+    return Path(str(files("cxrsynth") / "nano" / "assets" / "judges" / TUNING_FAMILY))

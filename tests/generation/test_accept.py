@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,19 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import torch
 from PIL import Image
 
+from cxrsynth import open_dataset
+from cxrsynth.generation.accept import acceptance_plan
+from cxrsynth.images.collection import open_collection
+from cxrsynth.images.image import Radiograph
+from cxrsynth.images.pictures import squared
 from cxrsynth.metrics.quality import checks
+from cxrsynth.reports.table.rows import Report
+from cxrsynth.rewards.digests import backend_digest
+from cxrsynth.rewards.subject import AGREEMENTS, load_agreement
+from cxrsynth.settings import DEFAULT_FAMILY, REWARDS, TUNING_FAMILY, AcceptSettings
 from cxrsynth.shards.folder import OutputFolder
 from tests.generation.making import command, hashes, manifest, members, metadata, write_table
 from tests.generation.test_generate import Result, run
@@ -136,6 +147,101 @@ def test_what_never_passes_is_listed(home: Home, accepted: tuple[Path, str], tmp
     assert f"already complete ({counts['samples']} images)" in again.text
 
 
+ONE_EACH = ("--only-accepted", "--shard-size", "1")
+
+
+@pytest.fixture(scope="module")
+def sparse(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of one image a shard, without those that never passed. Do not change it."""
+    out = tmp_path_factory.mktemp("sparse") / "out"
+    done = home.accept(out, *ONE_EACH)
+    assert done.code == 0, done.text
+    full = len(metadata(out))
+    assert 0 < full < 14
+    assert f"{full} images in {full} shards" in done.text
+    return out
+
+
+def test_a_shard_without_accepted_images_is_no_part_of_the_set(sparse: Path, home: Home) -> None:
+    """Other programs stumble over a tar without members; ours call it broken."""
+    listed = manifest(sparse)["shards"]
+    assert {shard["name"] for shard in listed} == {path.name for path in sparse.glob("*.tar")}
+    assert {shard["samples"] for shard in listed} == {1}
+    assert {about["key"] for _, _, about in open_dataset(sparse)} == metadata(sparse).keys()
+    read = open_collection(sparse)
+    assert all(isinstance(one, Radiograph) for unit in read.units for one in read.read(unit))
+    before = hashes(sparse)
+    assert "already complete" in home.accept(sparse, *ONE_EACH).text
+    assert hashes(sparse) == before
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("--part=2/2", "--part=1/2"),
+        pytest.param(("--part=1/3", "--part=3/3", "--part=2/3", "--finish"), marks=pytest.mark.slow),
+    ],
+)
+def test_parts_leave_out_the_same_shards(parts: tuple[str, ...], sparse: Path, home: Home, tmp_path: Path) -> None:
+    for part in parts:
+        done = home.accept(tmp_path / "out", *ONE_EACH, part)
+        assert done.code == 0, done.text
+    assert hashes(tmp_path / "out") == hashes(sparse)
+
+
+def test_a_run_killed_before_it_removes_empty_shards_is_cleaned_by_the_next(
+    sparse: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def dies(self: OutputFolder, manifest: dict[str, Any]) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OutputFolder, "clean", dies)
+        assert home.accept(out, *ONE_EACH).code == 2
+    assert (out / "manifest.json").exists()
+    assert len(list(out.glob("*.tar"))) == 14
+    foreign = out / "cxr-000099.tar"
+    foreign.write_bytes(b"put there by somebody else")
+    assert "already complete" in home.accept(out, *ONE_EACH).text
+    assert foreign.exists()
+    foreign.unlink()
+    assert hashes(out) == hashes(sparse)
+
+
+@pytest.mark.slow
+def test_an_audit_says_that_the_set_was_selected(sparse: Path, home: Home, tmp_path: Path) -> None:
+    """In the summary and on the page, and of what it keeps; what the model depicts is not measured on it."""
+    total = manifest(sparse)["acceptance"]["total"]
+    rates = f"of 14, {total['accepted_at_first']} passed at once, {total['accepted']} in the end"
+    found, kept, checks = tmp_path / "found", tmp_path / "kept", [*CHECKS, "--judge=own=any"]
+    first = run(["audit", str(sparse), "--out", str(found), "--write-kept", str(kept), *checks])
+    assert first.code == 0, first.text
+    again = run(["audit", str(kept), "--out", str(tmp_path / "again"), *checks])
+    assert again.code == 0, again.text
+    for audited in (found, tmp_path / "again"):
+        summary = json.loads((audited / "summary.json").read_text())
+        assert summary["input"]["damaged_count"] == 0
+        said, independence = summary["caveats"]
+        assert "no unfiltered sample of the model" in said
+        assert rates in said
+        assert independence.startswith("own: measured by the networks that decided")
+        assert rates in (audited / "report.html").read_text()
+    assert rates.replace("14", "14 images") in (kept / "README.md").read_text()
+    refused = run(["audit", str(sparse), "--out", str(tmp_path / "none"), "--write-depicts", str(home.model)])
+    assert refused.code == 2
+    assert "drawn until they passed" in refused.text
+    assert not (tmp_path / "none").exists()
+
+
+def test_parts_give_the_bytes_of_one_run(home: Home, accepted: tuple[Path, str], tmp_path: Path) -> None:
+    for part in ("2/2", "1/2"):
+        done = home.accept(tmp_path / "out", "--part", part)
+        assert done.code == 0, done.text
+    assert hashes(tmp_path / "out") == hashes(accepted[0])
+
+
 @pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bytes(
     home: Home, accepted: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -186,6 +292,38 @@ def test_nothing_accepted_is_no_data_set(home: Home, tmp_path: Path) -> None:
     assert all("check: not_a_chest" in one["failed"] for one in metadata(tmp_path / "kept").values())
 
 
+def test_view_sex_and_age_can_be_rules(home: Home, tmp_path: Path) -> None:
+    """Scores are those of nano's classifier on the image as it is stored; what a report does not state rejects none."""
+    out = tmp_path / "out"
+    rules = [f"--min={name}=0" for name in AGREEMENTS]
+    done = home.run(out, "--accept", "--attempts", "2", *rules, *CHECKS)
+    assert done.code == 0, done.text
+    rewards = {name: load_agreement(name, TUNING_FAMILY, device=torch.device("cpu")) for name in AGREEMENTS}
+    about, seen = metadata(out), images(out)
+    assert {one["scores"].count("=") for one in about.values()} >= {0, 2, 3}
+    for key, one in about.items():
+        report = Report(
+            key, 0, view=one["view"] or None, sex=one["sex"] or None, stated_age_group=one["age_group"] or None
+        )
+        pixels = torch.from_numpy(squared(seen[key].astype(np.float32) / 255, 256))[None, None]
+        expected = {name: reward(pixels, [report]).item() for name, reward in rewards.items()}
+        scores = {
+            name: float(text) for name, _, text in (pair.partition("=") for pair in one["scores"].split("; ") if pair)
+        }
+        assert scores == pytest.approx({name: value for name, value in expected.items() if value == value}, abs=1e-3)
+        assert one["failed"] == "; ".join(f"{name}<0.0" for name in sorted(scores) if scores[name] < 0)
+    digest = backend_digest("diagnosis", TUNING_FAMILY)
+    judged = manifest(out)["plan"]["acceptance"]["reward_models"]
+    assert judged == {name: {"backend": TUNING_FAMILY, "digest": digest} for name in AGREEMENTS}
+
+
+def test_no_network_of_an_audits_own_family_decides() -> None:
+    """Its rewards would be no independent evidence of the selected set."""
+    plan = acceptance_plan(AcceptSettings(thresholds=dict.fromkeys((*REWARDS, *AGREEMENTS), 0.0)))
+    digests = {judge["digest"] for judge in plan["reward_models"].values()} | {plan["checks"]["posture"]}
+    assert not digests & {backend_digest(name, DEFAULT_FAMILY) for name in REWARDS}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -194,9 +332,17 @@ def test_nothing_accepted_is_no_data_set(home: Home, tmp_path: Path) -> None:
         (["--attempts", "2"], "--attempts.*needs --accept"),
         (
             ["--accept", "--min", "sharpness=1"],
-            r"--min sharpness: no reward of that name is measured\n known: posture",
+            r"--min sharpness: no reward of that name is measured\n known: posture, .*, view, sex, age; a",
         ),
         (["--accept", "--judge", "own=any"], r"--judge own: decides nothing\n give a threshold with --min own=VALUE"),
+        (
+            ["--accept", "--min", "view=0", "--judge", "diagnosis=densenet121-res224-all"],
+            "view: 'densenet121-res224-all' is no family.*--judge view=FAMILY",
+        ),
+        (
+            ["--accept", "--judge", "view=nano"],
+            r"--judge view: decides nothing\n give a threshold with --min view=VALUE",
+        ),
         (["--accept", "--ignore-check", "blur"], r"--ignore-check blur: no check of that name\n known: blank"),
         (["--accept", "--min-posture", "0", "--judge", "posture=/nowhere"], "posture.*/nowhere"),
         (["--accept", "--min-posture", "nan"], "posture.*expected a finite number"),
