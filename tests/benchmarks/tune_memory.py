@@ -265,7 +265,7 @@ def _tune(model: Path, objective: str) -> None:
     } | _OBJECTIVES[objective]
     recipe = {
         "model": {"checkpoint": str(model), "device": "cpu", "gradient_checkpointing": True},
-        "reports": {"table": str(_REPORTS), "limit": 3, "held_out": 2, "test": 0},
+        "reports": {"table": str(_REPORTS), "limit": 6, "held_out": 2, "test": 0},  # one prompt has no directions
         "stages": [stage],
     }
     with tempfile.TemporaryDirectory() as folder:
