@@ -14,7 +14,7 @@ import typer
 
 from cxrsynth import __version__, api, console, options
 from cxrsynth.errors import CxrsynthError
-from cxrsynth.recipe.packaged import copy_recipe, packaged_recipes, read_recipe
+from cxrsynth.recipe.packaged import copy_recipe, packaged_recipes, packaged_scripts, read_recipe
 from cxrsynth.rewards.installed import describe_rewards
 from cxrsynth.runtime.interrupt import Terminated, kept_interrupts, terminated_as_interrupted
 from cxrsynth.runtime.processes import Launch, read_launch
@@ -41,7 +41,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
-recipes_app = typer.Typer(help="List, show and copy the recipes that come with cxrsynth.", no_args_is_help=True)
+recipes_app = typer.Typer(
+    help="List, show and copy the recipes and job scripts that come with cxrsynth.", no_args_is_help=True
+)
 app.add_typer(recipes_app, name="recipes")
 rewards_app = typer.Typer(help="List the rewards that can be used, and check one of your own.", no_args_is_help=True)
 app.add_typer(rewards_app, name="rewards")
@@ -413,20 +415,20 @@ def convert(
 
 @recipes_app.command("list")
 def list_recipes() -> None:
-    """List the recipes and what each one does."""
-    console.print_recipes(packaged_recipes())
+    """List the recipes and job scripts, and what each one does."""
+    console.print_recipes(packaged_recipes(), packaged_scripts())
 
 
 @recipes_app.command("show")
 def show_recipe(name: options.RecipeName) -> None:
-    """Print a recipe."""
+    """Print a recipe or job script."""
     with _user_errors():
         typer.echo(read_recipe(name), nl=False)
 
 
 @recipes_app.command("copy")
 def copy(name: options.RecipeName, folder: options.CopyFolder) -> None:
-    """Copy a recipe, and the tables it reads, to a folder of yours. Existing files are not replaced."""
+    """Copy a recipe with its tables, or a job script, to a folder of yours. Existing files are not replaced."""
     with _user_errors():
         for path in copy_recipe(name, folder):
             console.say(str(path))

@@ -243,9 +243,10 @@ def _print_fidelity(output: Console, overall: Mapping[str, Any], which: str) -> 
             output.print(f"  {name}: {word}{why}", markup=False)
 
 
-def print_recipes(recipes: Mapping[str, str]) -> None:
-    """Names of recipes and what they do, as a table on standard output."""
+def print_recipes(recipes: Mapping[str, str], scripts: Mapping[str, str]) -> None:
+    """Names of recipes and of job scripts and what they do, as tables on standard output."""
     _print_names("recipe", "what it does", recipes)
+    _print_names("job script", "what it does", scripts)
 
 
 def print_rewards(rewards: Mapping[str, str]) -> None:

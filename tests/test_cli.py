@@ -165,6 +165,38 @@ def test_recipes_are_listed_shown_and_copied_with_their_tables(tmp_path: Path) -
     assert load_recipe(tmp_path / "own" / "smoke.yaml").reports.table == tmp_path / "own" / "nano-reports.csv"
 
 
+def test_job_scripts_are_listed_shown_and_copied(tmp_path: Path) -> None:
+    listed = CliRunner().invoke(cli.app, ["recipes", "list"], env={"COLUMNS": "200"})
+    rows = {line.split()[0]: line for line in listed.stdout.splitlines() if line.strip()}
+    assert "A data set in 16 parts" in rows["slurm/generate-array.sh"]
+    assert "!/bin/bash" not in listed.stdout
+    assert "SBATCH" not in listed.stdout
+    text = (api.packaged_folder() / "slurm" / "generate-array.sh").read_text(encoding="utf-8")
+    for name in ("slurm/generate-array.sh", "slurm/generate-array"):
+        assert CliRunner().invoke(cli.app, ["recipes", "show", name]).stdout == text
+    copied = CliRunner().invoke(cli.app, ["recipes", "copy", "slurm/generate-array.sh", str(tmp_path)])
+    assert copied.exit_code == 0
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"generate-array.sh": text}
+    again = CliRunner().invoke(cli.app, ["recipes", "copy", "slurm/generate-array.sh", str(tmp_path)])
+    assert again.exit_code == 2
+    assert "generate-array.sh: exists already" in again.stderr
+
+
+def test_a_job_script_without_its_folder_is_refused_with_the_nearest_and_is_no_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("show", "copy"):
+        folder = [str(tmp_path)] if command == "copy" else []
+        done = CliRunner().invoke(cli.app, ["recipes", command, "generate-array", *folder])
+        assert done.exit_code == 2
+        assert "did you mean: slurm/generate-array.sh" in done.stderr
+    tuned = CliRunner().invoke(cli.app, ["tune", "generate-array.sh"])
+    assert tuned.exit_code == 2
+    assert "no recipe of this name" in tuned.stderr
+    assert "slurm/" not in tuned.stderr
+
+
 def test_rewards_are_listed_with_those_of_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = install_reward(tmp_path, HONEST, monkeypatch, name="brightness").stem
     listed = CliRunner().invoke(cli.app, ["rewards", "list"], env={"COLUMNS": "200"})

@@ -1,7 +1,7 @@
-"""The recipes and tables that come with cxrsynth: found, listed, shown and copied."""
+"""The recipes, tables and job scripts that come with cxrsynth: found, listed, shown and copied."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +24,12 @@ def packaged_recipes() -> dict[str, str]:
     return {path.stem: _first_sentence(path) for path in sorted(packaged_folder().glob("*.yaml"))}
 
 
+def packaged_scripts() -> dict[str, str]:
+    """Name with its folder (`slurm/generate-array.sh`) -> what the job script does; sorted by name."""
+    folder = packaged_folder()
+    return {path.relative_to(folder).as_posix(): _first_sentence(path) for path in sorted(folder.glob("*/*.sh"))}
+
+
 def find_recipe(recipe: Path) -> Path:
     """A recipe file: `recipe` itself where there is such a file, else the packaged recipe of this name.
 
@@ -32,27 +38,28 @@ def find_recipe(recipe: Path) -> Path:
     """
     if recipe.is_file() or recipe.name != str(recipe):
         return recipe  # a path that does not exist is reported by whoever reads it
-    return _packaged(str(recipe))
+    return _packaged(str(recipe), packaged_recipes())
 
 
 def read_recipe(name: str) -> str:
-    """Text of a packaged recipe.
+    """Text of a packaged recipe or job script.
 
     Raises:
         RecipeError: if there is none of this name.
     """
-    return _packaged(name).read_text(encoding="utf-8")
+    return _packaged(name, packaged_recipes() | packaged_scripts()).read_text(encoding="utf-8")
 
 
 def copy_recipe(name: str, folder: Path) -> list[Path]:
-    """Copy a packaged recipe, and the packaged tables it reads, into `folder`; returns the new paths.
+    """Copy a packaged recipe with the packaged tables it reads, or a job script, into `folder`; returns the new paths.
 
     Raises:
-        RecipeError: if there is no recipe of this name.
+        RecipeError: if there is neither of this name.
         ShardError: if a file exists already or cannot be written. Nothing is copied where one exists.
     """
-    source = _packaged(name)
-    copies = {path: folder / path.name for path in [source, *_files_read_by(source)]}
+    source = _packaged(name, packaged_recipes() | packaged_scripts())
+    read = _files_read_by(source) if source.suffix == ".yaml" else []
+    copies = {path: folder / path.name for path in [source, *read]}
     for target in copies.values():
         if target.exists():
             raise ShardError(f"{target}: exists already\n  choose another folder, or move the file away")
@@ -63,25 +70,26 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
         raise ShardError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
-def _packaged(name: str) -> Path:
-    path = packaged_folder() / f"{name.removesuffix('.yaml')}.yaml"
-    known = packaged_recipes()
-    if path.stem not in known:
-        close = get_close_matches(path.stem, [*known], n=1)
-        hint = f"\n  did you mean: {close[0]}" if close else ""
-        raise RecipeError(
-            f"{name}: no such file, and no recipe of this name in the package{hint}\n  packaged: {', '.join(known)}"
-        )
-    return path
+def _packaged(name: str, known: Collection[str]) -> Path:
+    """The file of a name as it is listed; `.yaml` may stand behind a recipe's, `.sh` be left out of a script's."""
+    for listed in (name, name.removesuffix(".yaml"), f"{name}.sh"):
+        if listed in known:
+            return packaged_folder() / (listed if listed.endswith(".sh") else f"{listed}.yaml")
+    close = get_close_matches(name.removesuffix(".yaml"), known, n=1)
+    hint = f"\n  did you mean: {close[0]}" if close else ""
+    raise RecipeError(
+        f"{name}: no such file, and no recipe of this name in the package{hint}\n  packaged: {', '.join(known)}"
+    )
 
 
 def _first_sentence(path: Path) -> str:
-    """Of the comment on top of a recipe, which may run over several lines."""
+    """Of the comment on top of a recipe or script, which may run over several lines."""
     comment: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
+        if not line.startswith("#") or line.startswith("#SBATCH"):
             break
-        comment.append(line.lstrip("# ").strip())
+        if not line.startswith("#!"):
+            comment.append(line.lstrip("# ").strip())
     sentence, stop, _ = " ".join(comment).partition(". ")
     return sentence + stop.strip()
 

@@ -14,7 +14,8 @@ parts=${PARTS:-16}              # as many as in --array above; SLURM_ARRAY_TASK_
 reports=${REPORTS:-reports.csv} # or s3://bucket/reports.parquet
 out=${OUT:-set}                 # a folder that all nodes see, or s3://bucket/set
 model=${MODEL:-nano}
+batch_size=${BATCH_SIZE:-64} # part of the plan: the same for all parts, and for a set that is resumed
 id_key=${ID_KEY:-id.key} # one key for all parts: (umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > id.key)
 
 exec cxrsynth generate "$reports" --out "$out" --model "$model" --id-key "$id_key" \
-    --part "$SLURM_ARRAY_TASK_ID/$parts"
+    --batch-size "$batch_size" --part "$SLURM_ARRAY_TASK_ID/$parts"

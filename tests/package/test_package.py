@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import cxrsynth
-from cxrsynth.recipe.packaged import packaged_folder, packaged_recipes
+from cxrsynth.recipe.packaged import packaged_folder, packaged_recipes, packaged_scripts
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(cxrsynth.__file__).parent
@@ -80,7 +80,8 @@ def test_the_package_carries_every_recipe_and_table_of_the_repository() -> None:
     ours = _contents(ROOT / "recipes")
     assert _contents(packaged_folder()) == ours
     assert packaged_recipes().keys() == {name.removesuffix(".yaml") for name in ours if name.endswith(".yaml")}
-    assert all(packaged_recipes().values())
+    assert packaged_scripts().keys() == {name for name in ours if name.endswith(".sh")} != set()
+    assert all((packaged_recipes() | packaged_scripts()).values())
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """The job scripts for Slurm: what each starts is what torchrun and cxrsynth understand."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ SLURM = {
     "SLURM_JOB_NODELIST": "node[1-2]",
     "SLURM_JOB_NUM_NODES": "2",
 }
-# Each prints its arguments, one a line, and srun runs what it is given.
+# Each prints its arguments, one a line, and srun says how many cores it gives a task and runs what it is given.
 PROGRAMS = {
-    "srun": 'exec "$@"',
+    "srun": 'echo "cores: ${SRUN_CPUS_PER_TASK-}" >&2; exec "$@"',
     "scontrol": "printf 'node1\\nnode2\\n'",
     "torchrun": "printf '%s\\n' torchrun \"$@\"",
     "cxrsynth": "printf '%s\\n' cxrsynth \"$@\"",
@@ -34,17 +35,21 @@ def test_there_are_scripts_for_every_command() -> None:
     }
 
 
-def started(script: Path, tmp_path: Path, **environment: str) -> list[str]:
-    """The program that a script starts in the end, and its arguments."""
+def run(script: Path, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A script, run with the stand-ins for programs."""
     for name, text in PROGRAMS.items():
         program = tmp_path / name
         program.write_text(f"#!/bin/bash\n{text}\n")
         program.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
+    return subprocess.run(
         ["bash", str(script)], env=SLURM | {"PATH": path} | environment, capture_output=True, text=True, check=True
     )
-    return done.stdout.splitlines()
+
+
+def started(script: Path, tmp_path: Path, **environment: str) -> list[str]:
+    """The program that a script starts in the end, and its arguments."""
+    return run(script, tmp_path, **environment).stdout.splitlines()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: str(script.stem))
@@ -73,5 +78,21 @@ def test_names_with_spaces_and_addresses_arrive(tmp_path: Path) -> None:
     arguments = started(packaged_folder() / "slurm" / "generate-array.sh", tmp_path, **given)
     assert arguments == [
         *("cxrsynth", "generate", "s3://b/my reports.csv", "--out", "s3://b/a set", "--model", "nano"),
-        *("--id-key", "my key", "--part", "2/3"),
+        *("--id-key", "my key", "--batch-size", "64", "--part", "2/3"),
     ]
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if "srun" in s.read_text()], ids=lambda s: str(s.stem))
+def test_srun_gets_the_cores_that_the_job_asked_for(script: Path, tmp_path: Path) -> None:
+    assert "cores: 32\n" in run(script, tmp_path, SLURM_CPUS_PER_TASK="32").stderr
+    assert "cores: 1\n" in run(script, tmp_path).stderr
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.stem.startswith("generate")], ids=lambda s: str(s.stem))
+def test_the_batch_is_that_of_the_sizing_unless_another_is_given(script: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "many-machines.md").read_text(encoding="utf-8")
+    sized = re.search(r"\| nano, 256 x 256, batch (\d+) \|", page)
+    assert sized is not None
+    for given, expected in (({}, sized[1]), ({"BATCH_SIZE": "8"}, "8")):
+        arguments = started(script, tmp_path, **given)
+        assert arguments[arguments.index("--batch-size") + 1] == expected
