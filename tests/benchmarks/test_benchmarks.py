@@ -13,7 +13,9 @@ from tests.benchmarks import tune_ablations
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "generate_speed": ["--rounds", "1", "--steps", "2", "--images-per-report", "1"],
+    "generate_speed": ["--rounds", "1", "--steps", "2", "--images-per-report", "1", "--limit", "4"],
+    "network_share": ["--repeats", "1", "--batches", "1"],
+    "network_tried": ["--repeats", "1", "--images", "1", "--only", "int8, the rest as"],
     "tune_speed": ["--rounds", "1", "--reports", "1", "--images", "2", "--batch", "2"],
     "audit_speed": ["--rounds", "1", "--images", "8"],
     "scale": ["--rows", "200", "400"],
