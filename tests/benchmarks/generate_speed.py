@@ -25,6 +25,7 @@ from diffusers import StableDiffusionPipeline
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from cxrsynth import console
 from cxrsynth.diffusion.model import choose_precision, load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import find_model, resolve_model
@@ -46,6 +47,9 @@ class Speed:
     images_per_s: float
     cpu_s_per_image: float
 
+    def __str__(self) -> str:
+        return f"{self.images_per_s:.3f} images/s, {self.cpu_s_per_image:.2f} CPU s an image"
+
 
 def main() -> None:
     """Print the ratio, the overhead and the pixel differences."""
@@ -65,8 +69,10 @@ def main() -> None:
         for round_index in range(options.rounds):
             for name, dtype in _PLAIN.items():
                 speeds[name].append(_plain_loop(options, prompts, dtype, Path(folder) / f"{name}-{round_index}"))
+                console.say(f"round {round_index + 1}, {name}: {speeds[name][-1]}")
             speed, share = _ours(options, Path(folder) / f"ours-{round_index}")
             speeds["ours"].append(speed)
+            console.say(f"round {round_index + 1}, ours: {speed}")
             network.append(share)
     mean, largest = _pixel_difference(options)
     own = choose_precision(Precision.AUTO, torch.device("cpu")).value
