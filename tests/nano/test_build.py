@@ -146,11 +146,21 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("multiplies", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_build_uses_bfloat16_only_where_the_cpu_multiplies_it(
-    multiplies: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("multiplies", "capabilities", "dtype"),
+    [
+        (True, {}, torch.bfloat16),
+        (False, {}, torch.float32),
+        (True, {"avx512_fp16": True, "amx_bf16": True}, torch.bfloat16),
+        (True, {"avx512_fp16": True, "amx_bf16": False}, torch.float32),
+    ],
+    ids=["yes", "no", "with AMX", "with AMX hidden"],
+)
+def test_a_build_uses_bfloat16_only_where_the_cpu_is_faster_with_it(
+    multiplies: bool, capabilities: dict[str, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     with forward_context():
         product = torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2))
     assert product.dtype is dtype

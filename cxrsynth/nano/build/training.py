@@ -22,7 +22,7 @@ def cores() -> int:
 
 
 def forward_context() -> torch.autocast:
-    """Context for forward passes on this thread: autocast to bfloat16 where the CPU multiplies it, otherwise none.
+    """Context for forward passes on this thread: autocast to bfloat16 where the CPU is faster with it, otherwise none.
 
     A CPU that does not takes a hundred times as long in bfloat16. Networks trained in float32 differ slightly.
     """
