@@ -122,6 +122,17 @@ _FIRST_WORDS = re.compile(
     r"|clinical (?:details|history|information|indications?)|reasons? for (?:exam\w*|study)))"
     r" (?!(?:is|are|was|were|with|to|of|for|and|made|on|in|by|has|have|limit\w*)\b)(?=\w))"
 )
+# In a line that begins with such a heading, others follow without a colon: "Indication Cough Findings Clear lungs."
+_INLINE = re.compile(
+    r"(?<= )((?:Clinical )?(?:Findings?|Impressions?|Conclusions?|Opinion|Comparisons?|Techniques?|History"
+    r"|Indications?))"
+    r" (?=[A-Z])"
+    r"|(?<= )(?<!\bNO )(?<!\bTHE )(?<!\bOTHER )(?<!ABNORMAL )(?<!SIGNIFICANT )(?<!INCIDENTAL )(?<!CLINICAL )"
+    r"(?<!ACUTE )(?<!PRIOR )(?<!IN )(?<!FOR )"
+    r"(FINDINGS|IMPRESSION|CONCLUSION|OPINION|COMPARISON|TECHNIQUE)"
+    r" (?!(?:OF|ON|IN|AT|FROM|FOR|TO|WITH|AND|OR|IS|ARE|WAS|WERE|SUGGEST\w*|CONSISTENT"
+    r"|CONCERNING|COMPATIBLE)\b)(?=[A-Z])"
+)
 _CODE_LINE = re.compile(r"(?m)^ ?[A-TV-Z]\d{2}\.[\dA-Z]{1,4}\b[^\n]*$")
 _BLANK_LINE = re.compile(r"\n ?\n")
 _SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
@@ -203,6 +214,10 @@ def _headings(text: str) -> Iterator[_Heading]:
     for match in _FIRST_WORDS.finditer(text):
         if (kind := _kind(match[1] or match[2], long=True)) is not None:
             yield _Heading(match.start(), match.end(), _KINDS.index(kind))
+        line_end = text.find("\n", match.end())
+        for inline in _INLINE.finditer(text, match.end(), len(text) if line_end < 0 else line_end):
+            if (kind := _kind(inline[1] or inline[2])) is not None:
+                yield _Heading(inline.start(), inline.end(), _KINDS.index(kind))
 
 
 def _last_words(line: str) -> tuple[Kind | None, int]:

@@ -163,6 +163,11 @@ def positives(labels: dict[str, FindingLabel]) -> frozenset[str]:
     return frozenset(name for name, label in labels.items() if label.status is not Status.ABSENT)
 
 
+def stated(labels: dict[str, FindingLabel]) -> frozenset[str]:
+    """Observations read as present."""
+    return frozenset(name for name, label in labels.items() if label.status is Status.PRESENT)
+
+
 def score(references: Sequence[Reference], read: Sequence[frozenset[str]]) -> dict[str, Score]:
     """Per observation: presence as read against presence as coded."""
     pairs = list(zip((reference.positives for reference in references), read, strict=True))
@@ -225,7 +230,7 @@ def main() -> None:
         scores = score([references[i] for i in kept], [read[i] for i in kept])
         sys.stdout.write(f"\n{title}: {len(kept)} reports, macro F1 {macro_f1(scores):.3f}\n\n{table(scores)}\n")
         sys.stdout.write(f"\n{side_line([references[i] for i in kept], [labels[i] for i in kept])}\n")
-    sure = [frozenset(n for n, label in one.items() if label.status is Status.PRESENT) for one in labels]
+    sure = [stated(one) for one in labels]
     for title, wanted in (("Development", (True,)), ("Held-out", (False,)), ("All", (True, False))):
         kept = [i for i, reference in enumerate(references) if reference.is_dev in wanted]
         scores = score([references[i] for i in kept], [sure[i] for i in kept])

@@ -54,11 +54,13 @@ _HEDGED_BEFORE = (
     "|can not exclude|apparent|difficult to exclude|cannot be excluded|favor|favors|favoring|favored|consider"
     "|not possible to exclude|impossible to exclude|unable to exclude|hard to exclude|not able to exclude"
     "|suggestion|possibility of|alternatively|indicate|clinical setting|correlate|query|queried"
+    "|doubt|doubtful|doubted|dubious"
 )
 _HEDGED_AFTER = (
     "cannot be excluded|not excluded|not be excluded|is possible|are possible|possible|is suspected|suspected"
     "|questionable|not entirely excluded|not completely excluded|can not be excluded|versus|vs|is questioned"
-    "|cannot be ruled out|borderline|consideration|a possibility|difficult to exclude|in doubt|doubtful"
+    "|cannot be ruled out|borderline|consideration|a possibility|difficult to exclude|in doubt|doubtful|doubted|dubious"
+    "|less likely"
     "|is favored|are favored|favored|is considered|are considered|cannot be confirmed"
 )
 _NORMAL = (

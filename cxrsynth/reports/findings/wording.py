@@ -73,6 +73,10 @@ _ANEW = (
     "small|tiny|trace|moderate|large|mild|left|right|bilateral|bibasilar|patchy|increased|new|stable|minimal|minor"
     "|persistent"
 )
+_FINDING = (
+    r"(?:pneumothora\w+|effusions?|edema|consolidations?|atelectas[ie]s|fractures?|cardiomegaly|nodules?|mass(?:es)?"
+    r"|opacit(?:y|ies)|pneumonia|infiltrates?|lesions?|congestion|collapse)"
+)
 # In the order in which they are applied. Text is lower-case, on one line, with single blanks.
 _TURNS = (
     _turn("r o", r"\br/o\b", "rule out"),
@@ -126,6 +130,13 @@ _TURNS = (
     ),
     _turn("free without negative", r"\bnot (?:\w+ly )?(?:free (?:of|from)|without|negative for|clear of)\b", "with"),
     _turn("absent", r"\bnot absent\b", "present"),
+    _turn("doubt doubts", r"\b(?:no|without|beyond|little)(?: any| a| all| reasonable){0,2} doubts?\b", "definitely"),
+    _turn(
+        "unlikely",
+        r"\b(?:is |are )?unlikely to (?:be|represent|reflect|indicate)\b"
+        r"|(?:^|[,;] )unlikely (?=[a-z])(?!and\b|or\b|to\b|but\b)",
+        " ; no ",
+    ),
     # What has not gone, or has not come.
     _turn(
         "resolution resolved clearing cleared",
@@ -154,17 +165,43 @@ _TURNS = (
         r"|injur\w+|patholog\w+|findings?|changes?)\b",
         r"no\1 fracture",
     ),
+    # "The right effusion has resolved, the left has increased": the finding is named once, and said of each side.
+    _turn(
+        "left right",
+        rf"\b(?P<side>left|right)\b(?: |-)?(?P<name>(?:[a-z]+ ){{0,3}}?{_FINDING})\b(?P<said>[^,;]{{1,60}}?)"
+        r"(?:[,;]| and| but| while| whereas){1,2} (?:that )?(?:on )?(?:the )?(?!(?P=side)\b)(?P<other>left|right)"
+        r"(?: one| side)?(?= (?:has|have|is|was|appears?|persists?|remains?|shows?)\b)",
+        r"\g<side> \g<name>\g<said> ; \g<other> \g<name>",
+    ),
+    # Gone is what stands before the verb, not what the next clause names.
+    _turn(
+        "resolved cleared gone disappeared removed",
+        r"\b((?:has|have|is|are)(?: now| since| been| completely| entirely| fully){0,2}"
+        r" (?:resolved|cleared|gone|disappeared|removed))(?:,| and| but| while| whereas){1,2}"
+        r" (?!as\b|so\b|nor\b)(?=(?:[a-z]+ ){1,6}(?:has|have|is|are|persists?|remains?|appears?)\b)",
+        r"\1 ; ",
+    ),
+    # A finding that could not be looked for is neither there nor absent.
+    _turn(
+        "assessed evaluated examined determined imaged included assessable evaluable",
+        rf"\b((?:{_FINDING}(?:,|,? or|,? and) (?:[a-z]+ )?)*{_FINDING}) (?:(?:is|are|was|were|has|have) )?"
+        r"(?:not|cannot|can ?not|could not|can't)(?: be| been)?(?: [a-z]+ly| well| fully)?"
+        r" (?:assessed|evaluated|examined|determined|imaged|included|assessable|evaluable)\b",
+        r"; evaluate for \1 ;",
+    ),
     # "No pneumothorax, small effusion": two statements, unless the list goes on with "or".
     _turn("no", rf"\bno ((?:[a-z]+ ?){{1,5}}), (?=(?:{_ANEW})\b)(?!.*\b(?:or|nor)\b)", r"no \1 but "),
 )
 
 # A line of a template or table: "Pneumothorax: none", "Effusion | yes | left".
-_FIELD = re.compile(r"(?:^|[;,] ?)([a-z][a-z /&]{1,40}?)(?: ?\([^()]{0,20}\))? ?[:=|] ?")
+_FIELD = re.compile(r"(?:^|[;,] ?)([a-z][a-z /&]{1,40}?)(?: ?\(([^()]{0,20})\))? ?[:=|] ?")
+_OF_SIDE = re.compile(r"(?:left|right|[lr]t?|both|bilateral|b/l)(?: sides?)?")
 _SIGNED = re.compile(
     r"((?:[a-z]+ ){0,2}[a-z]+) ?\( ?(?:(-|\u2013|neg|negative|absent|no|none)|\+|pos|positive|present|yes) ?\)"
 )
 _DASHED = re.compile(
-    r"\b((?:[a-z]+ ){0,2}[a-z]+) [-\u2013\u2014] (?=(?:none|no|nil|negative|absent|yes|present|positive)\b ?(?:$|[;,]))"
+    r"\b((?:[a-z]+ ){0,2}[a-z]+) [-\u2013\u2014] (?=(?:none|no|nil|negative|absent|yes|present|positive)\b ?(?:$|[;,(]"
+    r"|(?:on|in|at|left|right|bilateral\w*)\b))"
 )
 _SAID_OF_ALL = frozenset(
     {"normal", "unremarkable", "normal study", "normal exam", "normal examination", "within normal limits"}
@@ -174,6 +211,14 @@ _NONE = re.compile(
     r"|evident|noted|demonstrated"
     r"|apparent)|none (?:seen|identified|present|detected|visuali[sz]ed|evident|noted))[ .,|-]*$|[-\u2013] ?$"
 )
+# Nothing is said of the finding: the field is empty, or does not apply.
+_UNSAID = re.compile(
+    r"(?:n ?/ ?a|n\.? ?a|not applicable|unknown|pending|x{2,}|(?:(?:was |is )?not|cannot be|can ?not be|could not be"
+    r"|unable to|not able to be)(?: \w+ly| well| fully| be)? (?:assess(?:ed|able)?|evaluat(?:ed|e)|evaluable|examined?"
+    r"|determined?|reported|specified|documented|mentioned|stated|imaged|included|recorded|performed|done|known)"
+    r"|(?:limited|no) (?:assessment|evaluation))\b|(?:[^\w?]|_)*$(?<![-\u2013+])"
+)
+_UNSURE = re.compile(r"(?:indeterminate|uncertain|unclear|unsure|unconfirmed)\b")
 _DENIED = re.compile(r"(?:no|none|nil|without)\b(?!.*\bchanges?\b)")
 _THERE = re.compile(r"(?:yes|present|pos(?:itive)?|true|seen|noted|y|1|\+)(?:\b|(?<=\+))[ .,:;()|-]*")
 _NAMED = re.compile(
@@ -201,25 +246,30 @@ def reworded(sentence: str) -> Iterator[str]:
         before, *fields = _FIELD.split(sentence.strip("| "))
         if before.strip():
             yield _turned(before)
-        for name, value in zip(fields[::2], fields[1::2], strict=True):
-            yield _turned(_statement(name.strip(), value.strip(" |")))
+        for name, aside, value in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
+            side = aside if aside and _OF_SIDE.fullmatch(aside.strip()) else ""
+            yield _turned(_statement(name.strip(), value.strip(" |"), side.strip()))
     else:
         yield _turned(sentence)
 
 
-def _statement(name: str, value: str) -> str:
-    """What a field says of its name."""
+def _statement(name: str, value: str, side: str = "") -> str:
+    """What a field says of its name, and of the side beside it; what follows a value that says nothing."""
     if not _NAMED.search(name):
         return f"{name} {value}"
     if _NONE.match(value):
         return f"no {name}"
+    if _UNSAID.match(value):
+        return re.split("[,;]", value, maxsplit=1)[1] if re.search("[,;]", value) else ""
+    if _UNSURE.match(value):
+        return f"possible {side} {name}"
     there = _THERE.match(value)
     rest = (value[there.end() :] if there else value).replace(",", " ").strip(" )")
     words = rest.split()
     if there is None and _DENIED.match(value):
         return value if set(name.split()) & set(words) else f"no {name}, {value}"
     if len(words) <= 5 and not any(map(_NAMED.match, words)):
-        return f"{rest} {name}"
+        return f"{rest} {side} {name}"
     return f"{name} {rest}"
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cxrsynth.reports.findings.reader import FindingsReader, read_findings
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
-from tests.benchmarks.findings_openi import archive, macro_f1, observations, positives, read_references, score
+from tests.benchmarks.findings_openi import archive, macro_f1, observations, positives, read_references, score, stated
 
 READER = FindingsReader()
 
@@ -137,6 +137,39 @@ PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
         ("Edema (-), effusion (+)", "Pleural Effusion", PRESENT),
         ("Lines and tubes: none", "Support Devices", ABSENT),
         ("Lines and tubes: ETT", "Support Devices", PRESENT),
+        ("Consolidation - absent; Effusion - present (R)", "Pleural Effusion", PRESENT),
+        ("Pneumothorax: indeterminate", "Pneumothorax", UNCERTAIN),
+        ("Pneumothorax: ?", "Pneumothorax", UNCERTAIN),
+        ("Effusion: limited evaluation; no large effusion", "Pleural Effusion", ABSENT),
+        ("Effusion: not assessed, edema: yes", "Edema", PRESENT),
+        # Boxes for both answers.
+        ("Pneumothorax \u2610 Yes \u2612 No", "Pneumothorax", ABSENT),
+        ("Pneumothorax \u2612 Yes \u2610 No", "Pneumothorax", PRESENT),
+        ("Pneumothorax [ ] Yes [x] No", "Pneumothorax", ABSENT),
+        ("Pneumothorax Yes \u2610 No \u2612", "Pneumothorax", ABSENT),
+        ("Effusion yes ( ) no (x)", "Pleural Effusion", ABSENT),
+        ("Effusion \u2610 Yes \u2612 No Edema \u2612 Yes \u2610 No", "Pleural Effusion", ABSENT),
+        ("Effusion \u2610 Yes \u2612 No Edema \u2612 Yes \u2610 No", "Edema", PRESENT),
+        ("Edema \u2612 Yes \u2612 No", "Edema", UNCERTAIN),
+        # Doubt.
+        ("Doubt pneumonia.", "Pneumonia", UNCERTAIN),
+        ("I doubt that this is pneumonia.", "Pneumonia", UNCERTAIN),
+        ("Pneumonia is doubted.", "Pneumonia", UNCERTAIN),
+        ("Doubtful pneumonia.", "Pneumonia", UNCERTAIN),
+        ("No doubt this is pneumonia.", "Pneumonia", PRESENT),
+        ("Without any doubt pneumonia.", "Pneumonia", PRESENT),
+        ("Unlikely pneumonia.", "Pneumonia", ABSENT),
+        ("Opacity unlikely to represent pneumonia.", "Pneumonia", ABSENT),
+        ("Opacity unlikely to represent pneumonia.", "Lung Opacity", PRESENT),
+        # One clause is over, another begins.
+        ("The effusion has resolved, the pneumothorax has increased.", "Pneumothorax", PRESENT),
+        ("The effusion has resolved, the pneumothorax has increased.", "Pleural Effusion", ABSENT),
+        ("The effusion has resolved, as has the pneumothorax.", "Pneumothorax", ABSENT),
+        ("Effusion and edema have resolved and consolidation remains.", "Consolidation", PRESENT),
+        # Headings without a colon, on one line.
+        ("Indication Pneumonia Findings Clear lungs.", "Lung Opacity", ABSENT),
+        ("History Cough Comparison None Findings Clear lungs Impression Small effusion.", "Pleural Effusion", PRESENT),
+        ("INDICATION COUGH FINDINGS THE LUNGS ARE CLEAR IMPRESSION NORMAL", "Lung Opacity", ABSENT),
         # What was, and what is now.
         ("In comparison to the old study that showed a fracture, none is seen.", "Fracture", ABSENT),
         ("The last radiograph had shown edema, which persists.", "Edema", PRESENT),
@@ -170,6 +203,18 @@ def test_status(text: str, name: str, status: Status) -> None:
         ("Kein Pneumothorax.", "Pneumothorax"),
         ("Pneumonia? Nein.", "Pneumonia"),
         ("If edema is suspected, repeat the study.", "Edema"),
+        *(
+            (f"Pneumothorax{said}", "Pneumothorax")
+            for said in (
+                *(": not assessed.", ": N/A", ": n.a.", ": cannot be assessed", ": unknown", ": not well evaluated"),
+                *(": unable to assess", ": not reported", ": pending", ": ___", ":", " cannot be assessed."),
+                *(" is not assessed.", ": [ ] Yes [ ] No", " \u2610 Yes \u2610 No", ": limited assessment"),
+            )
+        ),
+        ("Lines and tubes: not assessed", "Support Devices"),
+        ("Pneumothorax or effusion cannot be assessed.", "Pneumothorax"),
+        ("Indication Pneumonia Findings Clear lungs.", "Pneumonia"),
+        ("INDICATION ABNORMAL FINDINGS ON CT PNEUMONIA", "Pneumonia"),
     ],
 )
 def test_not_mentioned(text: str, name: str) -> None:
@@ -208,6 +253,13 @@ def test_not_mentioned(text: str, name: str) -> None:
         ("Effusion: yes, left.", "Pleural Effusion", Side.LEFT),
         ("Effusion: small, right", "Pleural Effusion", Side.RIGHT),
         ("Left basal volume loss in keeping with collapse.", "Atelectasis", Side.LEFT),
+        ("Consolidation - absent; Effusion - present (R)", "Pleural Effusion", Side.RIGHT),
+        ("Effusion - present on the left", "Pleural Effusion", Side.LEFT),
+        ("Effusion (R): present", "Pleural Effusion", Side.RIGHT),
+        ("The previously seen right effusion has resolved, the left has increased.", "Pleural Effusion", Side.LEFT),
+        ("The right effusion has increased, the left has resolved.", "Pleural Effusion", Side.RIGHT),
+        ("The left effusion has resolved and the right one is unchanged.", "Pleural Effusion", Side.RIGHT),
+        ("The left effusion is small and the right is large.", "Pleural Effusion", Side.BILATERAL),
     ],
 )
 def test_side(text: str, name: str, side: Side | None) -> None:
@@ -273,6 +325,12 @@ def test_any_text_is_read(text: str) -> None:
         "absence of " * 10_000,
         "prior study was " * 10_000,
         "?" * 100_000,
+        "effusion [ ] yes " * 10_000,
+        "effusion (r): present (" * 10_000,
+        "the left effusion has resolved, the right " * 10_000,
+        "pneumothorax or effusion, " * 10_000,
+        "indication a findings " * 10_000,
+        "Indication A Findings B " * 10_000,
     ],
 )
 def test_time_is_linear_in_the_length(text: str) -> None:
@@ -295,8 +353,10 @@ def test_headings_map_to_observations() -> None:
 def test_openi_macro_f1() -> None:
     references = read_references(archive())
     assert len(references) > 3000
-    scores = score(references, [positives(labels) for labels in READER.read_many(r.text for r in references)])
-    assert macro_f1(scores) >= 0.80
+    labels = list(READER.read_many(report.text for report in references))
+    # Just under what docs/findings.md prints for all reports, in either definition.
+    assert macro_f1(score(references, [positives(one) for one in labels])) >= 0.860
+    assert macro_f1(score(references, [stated(one) for one in labels])) >= 0.907
 
 
 @pytest.mark.parametrize("sentence", ["Kein Pneumothorax.", "Ohne Pneumothorax.", "Pas de pneumothorax.", "Sin edema."])
