@@ -30,6 +30,34 @@ _ID_ROLES = ("report_id", "patient_id")
 _OF_IDS = frozenset(name for role in _ID_ROLES for name in USUAL_NAMES[role])
 
 
+# What else columns of these roles are called; with these names, one is read only where it is named.
+OTHER_NAMES = {
+    "report": ("narrative", "reportbody", "radiologyreport", "caption", "description", "conclusion"),
+    "view": ("projection", "position", "orientation", "seriesdescription"),
+    "sex": ("male", "female"),
+    "age": ("years", "ageyears", "ageatstudy"),
+    "report_id": ("accession", "accessionnumber", "examid", "imageid", "filename", "path"),
+    "patient_id": ("mrn", "person", "personid", "pid"),
+}
+_LONGEST_NAME = 40  # characters that are shown of a name; a longer one may be text
+_ENOUGH = 3  # usual names that make a first row a header, whatever stands beside them
+# Words by which a header is known. No word of a report's first sentence, and no name of a person, may be one.
+_KNOWN_NAMES = frozenset(name for names in (*USUAL_NAMES.values(), *OTHER_NAMES.values()) for name in names) - {
+    *("male", "female", "ap", "pa", "position"),
+}
+_KNOWN_WORDS = frozenset(
+    {
+        *("id", "ids", "uid", "uuid", "key", "index", "number", "accession", "mrn", "code", "codes", "version"),
+        *("report", "reports", "text", "texts", "section", "notes", "note", "comment", "comments", "remarks", "title"),
+        *("caption", "prompt", "narrative", "description", "label", "labels", "finding", "findings", "impression"),
+        *("view", "projection", "sex", "gender", "age", "race", "ethnicity", "patient", "subject", "study", "name"),
+        *("date", "time", "datetime", "year", "split", "fold", "dataset", "source", "site", "type", "class"),
+        *("path", "file", "filename", "filepath", "url", "image", "images", "img", "dicom", "series", "modality"),
+        *("width", "height", "rows", "columns", "score", "value", "column", "manufacturer", "language", "count"),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
     """Names of columns in a table that does not use the usual names (section 'Tables' of the reference)."""
@@ -58,7 +86,8 @@ def column_names(path: Location) -> tuple[str, ...]:
     # Several unnamed columns are not ambiguous: nothing is read from them.
     twice = sorted(name for name, count in counts.items() if name and count > 1)
     if twice:
-        raise ReportsError(f"{path}: columns named more than once: {listed(twice)}\n  rename or drop one of each")
+        named = listed(twice, among=names)
+        raise ReportsError(f"{path}: columns named more than once: {named}\n  rename or drop one of each")
     return names
 
 
@@ -76,8 +105,9 @@ def find_roles(path: Location, names: tuple[str, ...], *, asked: ColumnNames) ->
         wanted = getattr(asked, role)
         if wanted is not None and wanted not in names:
             close = difflib.get_close_matches(wanted, names, n=3)
-            hint = f"\n  did you mean: {listed(close)}" if close else ""
-            raise ReportsError(f"{path}: column {wanted!r} not found\n  columns: {listed(names)}{hint}")
+            raise ReportsError(
+                f"{path}: column {wanted!r} not found\n  columns: {listed(names)}{_meant(close, among=names)}"
+            )
         usual = (by_usual_name[name] for name in USUAL_NAMES[role] if name in by_usual_name)
         column = wanted if wanted is not None else next(usual, None)
         if column is not None:
@@ -92,7 +122,7 @@ def find_labels(path: Location, names: tuple[str, ...], *, taken: Collection[str
         ReportsError: if two columns are the same observation.
     """
     labels = {name: label for name in names if name not in taken and (label := observation_of(name))}
-    _refuse_two_of_a_label(path, labels)
+    _refuse_two_of_a_label(path, labels, names)
     return labels
 
 
@@ -125,8 +155,8 @@ def template_columns(
     columns = {}
     for name in template.columns:
         if name not in names:
-            close = difflib.get_close_matches(name, dict.fromkeys([*FIELDS, *names]), n=3)
-            hint = f"\n  did you mean: {listed(close)}" if close else ""
+            known = [*FIELDS, *(names if are_names(names) else ())]
+            hint = _meant(difflib.get_close_matches(name, dict.fromkeys(known), n=3), among=known)
             raise ReportsError(
                 f"{path}: the prompt template has {{{name}}}, but there is no such column\n  columns: {listed(names)}\n"
                 f"  other fields: {', '.join(FIELDS)}{hint}"
@@ -155,34 +185,91 @@ def is_of_ids(name: str, roles: Mapping[str, str]) -> bool:
     return name in {roles.get(role) for role in _ID_ROLES} or _plain(name) in _OF_IDS
 
 
-def _refuse_two_of_a_label(path: Location, labels: Mapping[str, str]) -> None:
+def _meant(close: Collection[str], *, among: Collection[str]) -> str:
+    return f"\n  did you mean: {', '.join(close)}" if close and are_names(among) else ""
+
+
+def _refuse_two_of_a_label(path: Location, labels: Mapping[str, str], names: Collection[str]) -> None:
     for observation in OBSERVATIONS:
         same = [name for name, label in labels.items() if label == observation]
         if len(same) > 1:
-            raise ReportsError(f"{path}: columns {listed(same)} all mean {observation}\n  rename or drop all but one")
+            raise ReportsError(
+                f"{path}: columns {listed(same, among=names)} all mean {observation}\n  rename or drop all but one"
+            )
 
 
-def listed(names: tuple[str, ...] | list[str]) -> str:
+def listed(names: Collection[str], *, among: Collection[str] | None = None) -> str:
     """Column names for a message: at most 40 names of 40 characters, and none if the header seems to be missing.
 
-    Without a header, the "names" are the first row: words of a report, or the number of a patient.
+    Without a header, the "names" are the first row: words of a report, the name or the number of a patient.
+
+    Args:
+        names: to list.
+        among: all names of the table, which decide; None if `names` are all.
     """
-    if not are_names(names):
-        return f"{len(names)}, not shown: they read like a row of content, not like names (is the header missing?)"
-    # A file that is not a table can have a "header" of any length, made of text: show little of it.
-    shown = [name if len(name) <= 40 else f"{name[:40]}..." for name in names[:40]]
+    if not are_names(names if among is None else among):
+        return f"{len(names)}, not shown: the first row does not read like names of columns (is the header missing?)"
+    shown = [name if len(name) <= _LONGEST_NAME else f"({len(name)} characters)" for name in list(names)[:40]]
     return ", ".join(shown) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
 
 
+def named_alike(names: Collection[str], *, roles: Collection[str], read: Collection[str]) -> str:
+    """Columns named like a role that no column has: `Projection (view? --view-column)`; empty if there are none.
+
+    Args:
+        names: of all columns.
+        roles: that have a column.
+        read: columns that are read.
+    """
+    if not are_names(names):
+        return ""
+    left = {name: role for name in names if name not in read and (role := _alike(name, roles)) is not None}
+    return ", ".join(f"{name} ({role}? --{role.replace('_', '-')}-column)" for name, role in left.items())
+
+
+def _alike(name: str, roles: Collection[str]) -> str | None:
+    plain = re.sub(r"[\W_]+", "", name).casefold()
+    for role, names in OTHER_NAMES.items():
+        known = (*USUAL_NAMES[role], *names)
+        if role not in roles and (plain in known or any(_contains(plain, usual) for usual in known)):
+            return role
+    return None
+
+
+def _contains(plain: str, usual: str) -> bool:
+    return len(usual) > 4 and usual in plain and len(plain) <= len(usual) + 8
+
+
 def are_names(names: Collection[str]) -> bool:
-    """False if one reads like a cell: the header may be missing, and what stands in its place must not be shown."""
-    return not any(_reads_like_content(name) for name in names)
+    """Whether all names of a table read like a header: if not, they may be its first row, and must not be shown.
+
+    None reads like a cell, and most, or some that are no observation, are made of words that columns are named with.
+    """
+    given = [name for name in names if name.strip()]
+    if any(map(_reads_like_content, given)):
+        return False
+    named = [name for name in given if observation_of(name) or _reads_like_a_name(name)]
+    # An observation alone may be a cell, too.
+    sure = sum(observation_of(name) is None for name in named)
+    return 2 * len(named) > len(given) or sure >= _ENOUGH
 
 
 def _reads_like_content(name: str) -> bool:
     """A sentence, a number, a date, or a name with one in it."""
     sentence = len(name.split()) > 6 or (" " in name and name.rstrip().endswith((".", "!", "?")))
+    sentence |= re.search(r"[:;] \S", name) is not None
     return sentence or re.fullmatch(r"[\d\s./:-]*\d[\d\s./:-]*", name) is not None or bool(re.search(r"\d{4}", name))
+
+
+def _reads_like_a_name(name: str) -> bool:
+    """One of the usual names or nearly so, one with a word of them, or as programs write names: `lung_zone`."""
+    plain = _plain(name)
+    words = set(map(str.casefold, _WORD.findall(name)))
+    if plain in _KNOWN_NAMES or not words.isdisjoint(_KNOWN_WORDS):
+        return True
+    if 6 <= len(plain) <= _LONGEST_NAME and difflib.get_close_matches(plain, _KNOWN_NAMES, n=1, cutoff=0.85):
+        return True
+    return re.fullmatch(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)+", name) is not None
 
 
 @cache

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from decimal import Decimal
 from functools import lru_cache, partial
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
@@ -26,7 +27,7 @@ _LAST_STATED = 89  # HIPAA's Safe Harbor groups all ages above
 # Texts that stand for a missing one, without signs; so does a text without a letter: "-", "___", "0".
 _NO_TEXT = re.compile(r"(?:n a|na|nan|none|null|nil|unknown|missing|not available|not applicable|x{2,}(?: x{2,})*)?")
 # What stands for a value that is not known.
-UNKNOWN = frozenset({"", "unknown", "unk", "na", "n/a", "nan", "none", "null", "other", "o", "u", "-", "?"})
+UNKNOWN = frozenset({"", "unknown", "unk", "na", "n/a", "nan", "none", "null", "<na>", "other", "o", "u", "-", "?"})
 _SEXES: dict[str, Literal["M", "F"]] = {
     **dict.fromkeys(("m", "male", "man", "boy"), "M"),
     **dict.fromkeys(("f", "female", "woman", "girl"), "F"),
@@ -37,7 +38,9 @@ _STATUSES = {
     "uncertain": Status.UNCERTAIN,
 }
 _NUMBERS = {1.0: Status.PRESENT, 0.0: Status.ABSENT, -1.0: Status.UNCERTAIN}  # CheXpert's
-MISSING_LABELS = UNKNOWN | {"<na>", "not mentioned"}
+MISSING_LABELS = UNKNOWN | {"not mentioned"}
+# What stands for a missing id; "o" and "other" may be ids.
+_NO_IDS = frozenset({"", "unknown", "na", "n/a", "nan", "none", "null", "<na>", "-", "?"})
 _VIEW_WORDS = {
     **dict.fromkeys(("pa", "posteroanterior"), "PA"),
     **dict.fromkeys(("ap", "anteroposterior", "portable", "mobile", "supine", "sup", "semierect", "bedside"), "AP"),
@@ -65,17 +68,23 @@ _VIEW_EXTRAS |= {
 # How the names of views are written apart.
 _APART = re.compile(r"\b(postero|antero)[\s-]+(anterior|posterior)\b")
 _AGE = re.compile(
-    r"(?P<least>>=|\u2265)?(?P<over>>|over\s+)?\s*(?P<number>[0-9]{1,4}(?:\.[0-9]{1,6})?)\s*(?P<plus>\+?)(?:\s*|-(?=[a-z]))(?P<unit>[a-z/.]{0,6}?(?:[\s-]+old)?)",
+    r"(?P<least>>=|\u2265)?(?P<over>>|over\s+)?\s*(?P<number>[0-9]{1,4}(?:\.[0-9]{1,6})?)\s*(?P<plus>\+?)(?:\s*|-(?=[a-z]))(?P<unit>[a-z\u00e0-\u00ff/.]{0,8}?(?:[\s-]+old|\s+of\s+age)?)",
 )
-_YEARS_AND_MONTHS = re.compile(
-    r"(?P<years>[0-9]{1,3})\s?y(?:rs?|ears?)?,?\s?(?P<months>[0-9]|1[01])\s?m(?:os?|onths?)?"
-)
+# Of more than one unit, as in 45y 3m or 1 month, 3 days.
+_AGE_PART = r"[0-9]{1,4}\s?[a-z\u00e0-\u00ff.]{1,8}"
+_AGE_IN_PARTS = re.compile(rf"{_AGE_PART}(?:(?:,\s?|\s?and\s|\s?){_AGE_PART}){{1,2}}(?:\s+old)?")
+_AGE_PARTS = re.compile(r"([0-9]+)\s?([a-z\u00e0-\u00ff.]+?)(?=\s?and\s|[\s,0-9]|$)")
 _NEWBORN = frozenset({"newborn", "neonate", "nb"})
 _YEARS_PER_UNIT = {
-    **dict.fromkeys(("", "y", "yr", "yrs", "year", "years", "yo", "y/o", "y.o."), 1.0),
-    **dict.fromkeys(("m", "mo", "mos", "month", "months"), 1 / 12),
-    **dict.fromkeys(("w", "wk", "week", "weeks"), 7 / 365.25),
-    **dict.fromkeys(("d", "day", "days"), 1 / 365.25),
+    **dict.fromkeys(("", "y", "yr", "yrs", "year", "years", "yo", "y/o"), 1.0),
+    **dict.fromkeys(("m", "mo", "mos", "mth", "mths", "mon", "month", "months"), 1 / 12),
+    **dict.fromkeys(("w", "wk", "wks", "week", "weeks"), 7 / 365.25),
+    **dict.fromkeys(("d", "dy", "day", "days"), 1 / 365.25),
+    # French, German, Spanish, Italian and Portuguese.
+    **dict.fromkeys(("an", "ans", "jahr", "jahre", "a\u00f1o", "a\u00f1os", "anno", "anni", "ano", "anos"), 1.0),
+    **dict.fromkeys(("mois", "monat", "monate", "mes", "meses", "mese", "mesi"), 1 / 12),
+    **dict.fromkeys(("semaine", "semaines", "woche", "wochen", "semana", "semanas"), 7 / 365.25),
+    **dict.fromkeys(("jour", "jours", "tag", "tage", "d\u00eda", "d\u00edas", "dia", "dias", "giorni"), 1 / 365.25),
 }
 
 
@@ -231,7 +240,9 @@ def _cell(column: str, value: Any) -> str:
         raise UnusableError(f"column {column!r}: number too large")
     if not isinstance(value, str | int | float | Decimal):
         raise UnusableError(f"column {column!r}: expected text or a number")
-    text = str(value)
+    # A large whole number has its digits, not an exponent: it may be an id.
+    is_whole = isinstance(value, float) and value.is_integer()
+    text = f"{value:.0f}" if is_whole else str(value)
     if "\0" in text:
         raise UnusableError(f"NUL byte in column {column!r}")
     if not is_text(text):
@@ -262,7 +273,7 @@ def status_of(word: str) -> Status | None:
 
 def _report_id(cell: str) -> str:
     report_id = _whole(cell.strip())
-    if not report_id:
+    if report_id.casefold() in _NO_IDS:
         raise UnusableError("empty id")
     if len(report_id) > MAX_ID_CHARS:
         raise UnusableError(f"id longer than {MAX_ID_CHARS} characters")
@@ -314,10 +325,10 @@ def _age_years(cell: str) -> float | None:
         return None
     if word in _NEWBORN:
         return 0.0
-    if (both := _YEARS_AND_MONTHS.fullmatch(word)) is not None:
-        return int(both["years"]) + int(both["months"]) / 12
+    if _AGE_IN_PARTS.fullmatch(word) and (age_years := _age_in_parts(word)) is not None:
+        return age_years
     match = _AGE.fullmatch(word)
-    unit = None if match is None else re.sub(r"[\s-]+old$", "", match["unit"])
+    unit = None if match is None else re.sub(r"[\s-]+old$|\s+of\s+age$", "", match["unit"]).replace(".", "")
     if match is None or unit not in _YEARS_PER_UNIT:
         raise UnusableError("age: value not understood; expected years, or a number and Y, M, W or D")
     # Over 89, or 89 and more, is 90 at least: an age that no prompt states.
@@ -328,3 +339,13 @@ def _age_years(cell: str) -> float | None:
     if age_years > MAX_AGE_YEARS:
         raise UnusableError(f"age: over {MAX_AGE_YEARS} years")
     return age_years
+
+
+def _age_in_parts(word: str) -> float | None:
+    """The sum of an age in several units, from the longest to the shortest; None if it is none."""
+    parts = [(int(number), _YEARS_PER_UNIT.get(unit.replace(".", ""))) for number, unit in _AGE_PARTS.findall(word)]
+    units = [unit for _, unit in parts if unit is not None]
+    if len(units) < len(parts) or any(later >= earlier for earlier, later in pairwise(units)):
+        return None
+    age_years = sum(number * unit for (number, _), unit in zip(parts, units, strict=True))
+    return age_years if age_years <= MAX_AGE_YEARS else None

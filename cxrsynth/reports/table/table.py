@@ -16,6 +16,7 @@ from cxrsynth.reports.table.columns import (
     find_labels,
     find_roles,
     listed,
+    named_alike,
     template_columns,
 )
 from cxrsynth.reports.table.records import read_records
@@ -113,8 +114,10 @@ def open_table(path: Location | str, *, columns: ColumnNames | None = None) -> T
     roles = find_roles(path, names, asked=columns or ColumnNames())
     labels = find_labels(path, names, taken={name for role, name in roles.items() if role != "race"})
     if not labels and not any(role in roles for role in TEXT_ROLES):
+        alike = named_alike(names, roles=roles, read=set(roles.values()))
         raise ReportsError(
             f"{path}: no column holds report text or finding labels\n  columns: {listed(names)}\n"
-            "  expected report, text, findings or impression, or CheXpert observations; or name the columns"
+            + (f"  named alike: {alike}\n" if alike else "")
+            + "  expected report, text, findings or impression, or CheXpert observations; or name the columns"
         )
     return Table(path, names, roles, labels)

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import re
 import tempfile
 import tracemalloc
 from decimal import Decimal
@@ -19,7 +20,9 @@ from cxrsynth.errors import ReportsError
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Rejected, Report
+from cxrsynth.reports.table.summary import describe_columns
 from cxrsynth.reports.table.table import open_table
+from cxrsynth.reports.template import parse_template
 
 SECRET = "zebulon-quillfeather"
 
@@ -538,3 +541,100 @@ def test_a_table_without_a_header_shows_nothing_of_its_first_row(tmp_path: Path)
     path.write_text("Patient Name,remarks\na,b\n")
     with pytest.raises(ReportsError, match="columns: Patient Name, remarks"):
         open_table(path)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "Jane Roe,123456,Jane Roe,Clear lungs.",
+        "Roe,Jane,F,Clear",
+        "Jane Roe,Jane Roe,F",
+        "Roe,Jane,Edema,No effusion",
+        "Roe,Roe,PA,M",
+        "Impression: Roe has edema,Roe,Jane",
+    ],
+)
+@pytest.mark.parametrize("asked", [ColumnNames(), ColumnNames(report="Jane Ro"), ColumnNames(report="Roee")])
+def test_nothing_of_a_first_row_is_shown(first: str, asked: ColumnNames, tmp_path: Path) -> None:
+    path = write(tmp_path / "headerless.csv", f"{first}\na,b,c,d\n")
+    shown = []
+    try:
+        table = open_table(path, columns=asked)
+        shown.append(describe_columns(table))
+        table.for_prompts(parse_template("{Roee}"))
+    except ReportsError as error:
+        shown.append(str(error).replace("'Jane Ro'", "").replace("'Roee'", "").replace("{Roee}", ""))
+    assert shown
+    assert not any(
+        word in text for text in shown for word in ("Roe", "Jane", "jane", "roe", "123456", "lungs", "Clear")
+    )
+
+
+def test_a_long_name_is_not_shown_in_part(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "date,path,Roe-Jane-" + "x" * 60 + "\n")
+    with pytest.raises(ReportsError, match=r"columns: date, path, \(69 characters\)\n"):
+        open_table(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [("study_id,Reports", "Reports (report? --report-column)"), ("id,Projection", "Projection (view? --view-column)")],
+)
+def test_columns_named_alike_are_named_when_none_can_be_read(header: str, hint: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"{header}\na,b\n")
+    with pytest.raises(ReportsError, match=re.escape(f"  named alike: {hint}\n")):
+        open_table(path)
+
+
+@pytest.mark.parametrize("cell", ["<NA>", "NA", "nan", "N/A", "?"])
+def test_what_stands_for_a_missing_value_is_understood(cell: str, tmp_path: Path) -> None:
+    (row,) = rows_of(
+        tmp_path / "a.csv", f"text,view,sex,age,Edema,patient_id\nclear,{cell},{cell},{cell},{cell},{cell}\n"
+    )
+    assert isinstance(row, Report)
+    assert (row.view, row.sex, row.age_years, row.labels, row.patient_id, row.unread) == (None, None, None, {}, "", ())
+
+
+@pytest.mark.parametrize("cell", ["NA", "nan", "<NA>", "None", "null", "N/A"])
+def test_an_id_that_stands_for_a_missing_one_is_none(cell: str, tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "a.csv", f"id,text\n{cell},clear\n{cell},clear\n7,clear\n")
+    assert only_rejected(rows) == [(2, "empty id"), (3, "empty id")]
+    assert only_reports(rows)[0][1] == "7"
+
+
+def test_a_large_whole_number_is_an_id_with_all_its_digits(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [1e16, 50414267.0], "text": ["a", "b"]}), tmp_path / "a.parquet")
+    rows = [*open_table(tmp_path / "a.parquet").rows(), *rows_of(tmp_path / "a.jsonl", '{"id": 1e17, "text": "a"}\n')]
+    ids = [entry[1] for entry in only_reports(rows)]
+    assert ids == ["10000000000000000", "50414267", "100000000000000000"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "years"),
+    [
+        ("3 mths", 0.25),
+        ("1 month 3 days", 1 / 12 + 3 / 365.25),
+        ("2 weeks and 1 day", 15 / 365.25),
+        ("1 yr 6 mos", 1.5),
+        ("72 y.o", 72),
+        ("72 y.o.", 72),
+        ("45 ans", 45),
+        ("45 Jahre", 45),
+        ("6 Monate", 0.5),
+        ("30 a\u00f1os", 30),
+        ("72 yrs.", 72),
+        ("72 years of age", 72),
+    ],
+)
+def test_ages_as_tables_have_them(cell: str, years: float, tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path / "a.csv", f"text,age\nclear,{cell}\n")
+    assert isinstance(row, Report)
+    assert row.age_years == pytest.approx(years)
+    assert row.unread == ()
+
+
+@pytest.mark.parametrize("cell", ["3 days 1 month", "1 month 3 months", "45 moons", "1 year 2"])
+def test_ages_that_are_none(cell: str, tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path / "a.csv", f"text,age\nclear,{cell}\n")
+    assert isinstance(row, Report)
+    assert (row.age_years, row.unread) == (None, ("age",))
