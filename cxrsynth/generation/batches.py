@@ -18,6 +18,8 @@ from cxrsynth.shards.plan import samples
 
 PromptKey: TypeAlias = tuple[str, int]
 
+_MOST_LINES = 10  # of a table, that a warning names
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -105,8 +107,10 @@ def _warn_languages(
     """Name the reports in a language that de-identification does not cover."""
     lines = [str(reports[name].line) for name, prompt in prompts.items() if prompt.sanitized["language"]]
     if lines:
+        more = f" and {len(lines) - _MOST_LINES:,} more" if len(lines) > _MOST_LINES else ""
+        named = f"line{'s' * (len(lines) > 1)} {', '.join(lines[:_MOST_LINES])}{more}"
         console.warn(
-            f"{table}: line{'s' * (len(lines) > 1)} {', '.join(lines)}: in a language that de-identification does not"
+            f"{table}: {named}: in a language that de-identification does not"
             " cover: nothing of the text is used or stored, the prompt is made of the labels"
         )
 

@@ -102,6 +102,11 @@ def _say_limits(manifest: dict[str, Any]) -> None:
             f"{unread:,} of {counted(reports, 'report')} {'is' if unread == 1 else 'are'} not in English: no findings"
             " were read; give label columns"
         )
+    if left_out := manifest["sanitized"].get("language"):
+        console.warn(
+            f"{counted(left_out, 'report')} of {reports:,} in a language that de-identification does not cover: nothing"
+            " of the text is used or stored"
+        )
 
 
 def _check_table(run: GenerateRun, folder: OutputFolder) -> None:

@@ -149,11 +149,13 @@ def _counted(made: Generated, manifest: dict[str, Any]) -> Generated:
 
 
 def _check_complete(run: GenerateRun, folder: OutputFolder, rows: Rows, made: Generated) -> Generated:
-    """Verify the files of a complete data set, and write the id map if one is asked for."""
+    """Verify the files of a complete data set, and write the lists that are asked for."""
     if run.processes.is_main:
         manifest = folder.verify()
         made = _counted(made, manifest)
         folder.clean(manifest)
+        if run.settings.rejected is not None:
+            write_rejected(run, rows)
         write_id_map(run, rows)
     return made
 

@@ -78,6 +78,7 @@ def _keys(run: GenerateRun, rows: Rows) -> Iterable[Sequence[object]]:
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], option: str) -> None:
+    _check(path, header, option)  # again: since the run began, hours ago, another file may have come there
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_atomically(path, mode=0o600) as raw:

@@ -15,6 +15,7 @@ from typing import Generic, Self, TypeVar
 from cxrsynth import console
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.reports.table.rows import Rejected, Report
+from cxrsynth.reports.table.summary import describe_columns
 from cxrsynth.reports.table.table import DUPLICATE, Table
 
 _ITEMS_PER_BLOCK = 256
@@ -135,6 +136,7 @@ def refuse_unusable(table: Table, rows: Rows, listed: Path | None) -> None:
     where = f"\n  all of them by line: {listed}" if listed is not None and rows.rejected else ""
     raise ReportsError(
         f"{table.path}: no usable row ({rows.rejected} rejected{why}){others}{where}\n"
+        f"  columns: {describe_columns(table)}\n"
         "  expected: at least one row with report text or finding labels"
     )
 

@@ -124,8 +124,18 @@ class PromptBuilder:
         sanitized = Counter(clean.removed)
         given, contradictions = settled(report.labels if report.given is None else report.given)
 
+        # Most prompts are the text they come from: it is read once.
+        read_before: dict[str, dict[str, FindingLabel]] = {}
+
+        def read(text: str) -> dict[str, FindingLabel]:
+            if not in_english or not text:
+                return {}
+            if text not in read_before:
+                read_before[text] = self._reader.read(text)
+            return read_before[text]
+
         def labels_of(text: str) -> dict[str, FindingLabel]:
-            return merged(self._reader.read(text) if in_english and text else {}, given)
+            return merged(read(text), given)
 
         request = limit_to_supported(subject, labels_of(clean.text), self._depicts)
         if isinstance(self._format, PromptTemplate):
@@ -137,7 +147,7 @@ class PromptBuilder:
         is_any = not made.text.strip()
         prompt, truncated = _ANY_CHEST if is_any else made.text, made.truncated
         labels = labels_of(made.source)
-        contradictions["text"] = len(overruled(self._reader.read(made.source), given)) if in_english else 0
+        contradictions["text"] = len(overruled(read(made.source), given))
         request = limit_to_supported(subject, labels, self._depicts)
         metadata = {
             # The same keys for all samples, and no null: readers such as `datasets` infer columns from the first few.

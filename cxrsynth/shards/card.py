@@ -114,6 +114,9 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
     ]
     if unread := manifest["reports_not_in_english"]:
         lines += [f"Not in English, so that no findings were read: {counted(unread, 'report')}."]
+    if left_out := manifest["sanitized"].get("language"):
+        what = counted(left_out, "report")
+        lines += [f"In a language that de-identification does not cover, so that no text was used: {what}."]
     if cells := manifest["unread_cells"]:
         named = ", ".join(f"{name} {count:,}" for name, count in sorted(cells.items()))
         lines += [f"Cells of the table that were not understood and left out: {named}."]

@@ -346,6 +346,38 @@ def test_an_id_map_can_be_had_of_a_complete_folder(tmp_path: Path, tiny_model: P
     assert hashes(out) == before
 
 
+def test_a_list_of_rejected_rows_can_be_had_of_a_complete_folder(tmp_path: Path, tiny_model: Path) -> None:
+    reports, out, listed = write_table(tmp_path / "reports.csv", BAD_ROWS), tmp_path / "out", tmp_path / "why.csv"
+    succeed(command(reports, out, tiny_model))
+    before = hashes(out)
+    succeed(command(reports, out, tiny_model, "--rejected", str(listed)))
+    assert listed.read_text().splitlines() == (tmp_path / "out.rejected.csv").read_text().splitlines()
+    assert hashes(out) == before
+
+
+@pytest.mark.parametrize("option", ["--id-map", "--rejected"])
+def test_a_file_that_came_during_the_run_is_not_overwritten_by_a_list(
+    option: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports, listed = write_table(tmp_path / "reports.csv", BAD_ROWS), tmp_path / "list.csv"
+    make = cxrsynth.generation.generate._make_shards
+
+    def make_and_write(*given: Any, **named: Any) -> None:
+        make(*given, **named)
+        listed.write_text("of another program\n")
+
+    arguments = command(reports, tmp_path / "out", tiny_model, option, str(listed))
+    with monkeypatch.context() as patch:
+        patch.setattr(cxrsynth.generation.generate, "_make_shards", make_and_write)
+        result = run(arguments)
+        assert result.code == 2
+        assert f"error: {option} {listed}: is there already" in result.text
+    assert listed.read_text() == "of another program\n"
+    listed.unlink()
+    succeed(arguments)
+    assert len(listed.read_text().splitlines()) == 4
+
+
 def test_an_id_map_replaces_no_other_file(tmp_path: Path, tiny_model: Path) -> None:
     table, key = write_table(tmp_path / "reports.csv"), tmp_path / "id.key"
     key.write_text("0123456789abcdef0123456789abcdef")
@@ -543,6 +575,7 @@ def test_rows_that_cannot_be_used_are_listed_even_if_all_are(tmp_path: Path, tin
     lines = (tmp_path / "out.rejected.csv").read_text().splitlines()
     assert lines == ["line,reason", "2,empty text", "3,2 fields where the header has 6"]
     assert not (tmp_path / "out").exists()
+    assert "columns: report_id from report_id" in message or "columns: findings from findings" in message
     # Once mended, the list of before is gone.
     write_table(reports)
     succeed(arguments)
@@ -1015,6 +1048,17 @@ def test_every_unsupported_finding_is_named_in_a_warning(tmp_path: Path, canonic
     printed = succeed(command(table, tmp_path / "out", canonical_model, "--shard-size", "1"))
     warnings = " ".join(line for line in printed.splitlines() if "warning:" in line)
     assert [name for name in manifest(tmp_path / "out")["unsupported_findings"] if name not in warnings] == []
+
+
+def test_a_language_left_out_is_said_at_the_end_and_in_the_card(tmp_path: Path, tiny_model: Path) -> None:
+    thai = "\u0e1b\u0e2d\u0e14\u0e1b\u0e01\u0e15\u0e34 \u0e44\u0e21\u0e48\u0e1e\u0e1a\u0e19\u0e49\u0e33"
+    rows = tuple((str(number), thai, "1") for number in range(13))
+    reports = write_table(tmp_path / "t.csv", rows, ("report_id", "findings", "Edema"))
+    said = " ".join(succeed(command(reports, tmp_path / "out", tiny_model, "--shard-size", "20")).split())
+    assert "lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 more: in a language" in said
+    assert "13 reports of 13 in a language that de-identification does not cover" in said
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "In a language that de-identification does not cover, so that no text was used: 13 reports." in card
 
 
 def test_what_could_not_be_read_or_contradicts_itself_is_counted(tmp_path: Path, canonical_model: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import (
     Depicts,
@@ -292,6 +293,27 @@ def test_a_report_that_is_not_in_english_is_counted_unless_columns_have_its_find
     assert not labelled.unread
     assert labelled.prompt == "No pneumothorax."
     assert not builder.build(replace(german, text="No pneumothorax.")).unread
+
+
+@pytest.mark.parametrize(
+    ("style", "text", "times"),
+    [
+        (PromptStyle.IMPRESSION, "No edema.", 1),
+        (PromptStyle.CANONICAL, "FINDINGS: No edema.\nIMPRESSION: Effusion.", 1),
+        (PromptStyle.IMPRESSION, "FINDINGS: No edema.\nIMPRESSION: Effusion.", 2),
+        (PromptStyle.CANONICAL, "Kein Pneumothorax.", 0),
+    ],
+)
+def test_each_text_of_a_report_is_read_once(style: PromptStyle, text: str, times: int) -> None:
+    rules, seen = FindingsReader(), []
+
+    class Counting:
+        def read(self, text: str) -> dict[str, FindingLabel]:
+            seen.append(text)
+            return rules.read(text)
+
+    PromptBuilder(style, None, lambda _: True, reader=Counting()).build(Report("a", line=2, text=text))
+    assert len(seen) == len(set(seen)) == times
 
 
 def test_contradictions_are_settled_and_counted() -> None:
