@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from cxrsynth.errors import ShardError
+from cxrsynth.errors import ShardError, in_words
 
 # One letter would be a drive of Windows.
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -278,6 +278,4 @@ def _last(name: str) -> str:
 
 def _reason(error: Exception) -> str:
     """One line, without the name of the file, which the caller gives."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    line = next(iter(text.splitlines()), "")[:_REASON_CHARS]
-    return line if isinstance(error, OSError) else f"{type(error).__name__}: {line}"
+    return in_words(error)[:_REASON_CHARS]

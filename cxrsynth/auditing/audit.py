@@ -15,7 +15,7 @@ from cxrsynth.auditing.results import write_results
 from cxrsynth.auditing.score_table import reward_names, reward_values, scores_table
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.scoring import score_collection
-from cxrsynth.auditing.setup import AuditRun, open_audit
+from cxrsynth.auditing.setup import AuditRun, open_audit, tell_read
 from cxrsynth.auditing.summary import summarize, unknown_patients
 from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
@@ -75,10 +75,12 @@ def _score(run: AuditRun) -> None:
             with_pixels = needs_reference_pixels(run, run.reference)
             score_collection(run, run.reference, what="reference images", with_pixels=with_pixels)
             run.processes.wait()
+            run.reference.refuse_no_match()
             if run.rules.percentile:
                 thresholds(run.rules, _rewards(Scored(run.reference)))
         score_collection(run, run.images, what="images")
         run.processes.wait()
+        run.images.refuse_no_match()
         if run.membership is not None:
             attacked = {"members": run.membership.members, "non-members": run.membership.others}
             for what, examined in attacked.items():
@@ -86,12 +88,15 @@ def _score(run: AuditRun) -> None:
                     run, examined, what=f"{what} attacked", with_pixels=False, scorer=run.membership.scorer
                 )
             run.processes.wait()
+            for examined in attacked.values():
+                examined.refuse_no_match()
 
 
 def _conclude(run: AuditRun) -> dict[str, Any]:
     """From scored units to the files; returns what summary.json holds."""
     images = Scored(run.images)
     _refuse_unreadable(images)
+    tell_read(run)
     reference = None if run.reference is None else Scored(run.reference)
     if reference is not None and (caveat := unknown_patients(reference)) is not None:
         console.warn(f"{caveat}\n  name the column of patients with --patient-column")

@@ -11,7 +11,7 @@ from cxrsynth.auditing.autoencoder import recorded_model
 from cxrsynth.console import counted
 from cxrsynth.diffusion.resolve import model_digest
 from cxrsynth.diffusion.spec import SPEC_FILE, read_spec
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.runtime.files import write_atomically
 from cxrsynth.shards.plan import as_generated
@@ -149,7 +149,7 @@ def write_depicts(
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
         write_atomically(record, json.dumps({"model": made_by, "now": model_digest(folder)}).encode())
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be written ({error})") from None
+        raise ModelError(f"{path}: cannot be written ({in_words(error)})") from None
     return list(passed)
 
 

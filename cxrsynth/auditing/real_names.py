@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrsynth.auditing.comparison import Comparison
+from cxrsynth.runtime.cells import as_text_cell
 from cxrsynth.runtime.files import write_atomically
 
 _LETTERS = 12
@@ -52,9 +53,9 @@ class RealNames:
         return replace(comparison, columns=columns, memorization=memorization)
 
     def write(self, path: Path) -> None:
-        """Write keyed and own names side by side, as CSV."""
+        """Write keyed and own names side by side, as CSV; a name that looks like a formula behind an apostrophe."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("keyed_name", "name"))
-        writer.writerows(sorted(self._names.items()))
+        writer.writerows((hidden, as_text_cell(name)) for hidden, name in sorted(self._names.items()))
         write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))

@@ -10,12 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxrsynth.auditing.read import Reading
 from cxrsynth.auditing.scorer import PIXEL_COLUMNS
 from cxrsynth.images.collection import Collection, Unit
 from cxrsynth.images.image import Damaged
 from cxrsynth.runtime.files import stable_json, write_atomically
 
 _DAMAGED = b"cxrsynth damaged"
+_READING = b"cxrsynth reading"
 _NAME_CHARS = 20
 _UNREADABLE = "cannot be read"  # the file system's fault, which no size or time of the file need show
 
@@ -49,6 +51,8 @@ class ScoreCache:
             return False
         if with_pixels and not self.has_pixels(unit):
             return False
+        if _READING not in (pq.read_schema(self.path(unit)).metadata or {}):
+            return False  # of an earlier version
         return not any(self._may_be_readable_now(one) for one in self.damaged_in(unit))
 
     def _may_be_readable_now(self, damaged: Damaged) -> bool:
@@ -67,14 +71,25 @@ class ScoreCache:
         return int(pq.read_metadata(self.path(unit)).num_rows)
 
     def write(
-        self, unit: Unit, rows: Sequence[pa.Table], damaged: Sequence[Damaged], schema: pa.Schema, *, full: int = 0
+        self,
+        unit: Unit,
+        rows: Sequence[pa.Table],
+        damaged: Sequence[Damaged],
+        schema: pa.Schema,
+        *,
+        reading: Reading,
+        full: int = 0,
     ) -> None:
-        """Write a unit's rows and its damage, whole or not at all; the full pixels of at most `full` images stay."""
+        """Write a unit's rows, its damage and how it was read, whole or not at all.
+
+        The full pixels of at most `full` images stay.
+        """
         damage = json.dumps([[one.source, one.member, one.reason] for one in damaged]).encode()
         table = pa.concat_tables(rows) if rows else schema.empty_table()
         if "image" in schema.names:
             table = _with_full_images(full, table)
-        self._write(unit, table.replace_schema_metadata({_DAMAGED: damage}))
+        read = stable_json(reading.as_json())
+        self._write(unit, table.replace_schema_metadata({_DAMAGED: damage, _READING: read}))
 
     def _write(self, unit: Unit, table: pa.Table) -> None:
         buffer = pa.BufferOutputStream()
@@ -109,6 +124,10 @@ class ScoreCache:
         """What of a scored unit cannot be read, in order."""
         metadata = pq.read_schema(self.path(unit)).metadata or {}
         return [Damaged(*one) for one in json.loads(metadata.get(_DAMAGED, b"[]"))]
+
+    def reading(self, unit: Unit) -> Reading:
+        """How a scored unit was read."""
+        return Reading.of_json(json.loads((pq.read_schema(self.path(unit)).metadata or {})[_READING]))
 
     def fingerprint(self) -> str | None:
         """Identity of all scores, with or without their pixels; None while a unit has still to be scored."""

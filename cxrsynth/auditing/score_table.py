@@ -1,6 +1,7 @@
 """The table of scores, one row per image: its columns, its file, and what summary.json takes from it."""
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -13,11 +14,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from cxrsynth.errors import ModelError, ShardError
+from cxrsynth.runtime.cells import FORMULA_STARTS
 from cxrsynth.runtime.files import open_atomically
 
 # Images without a finding stated as present. "No Finding" is a finding: the report says that the chest is normal.
 NONE_STATED = "no finding stated"
 
+_FORMULA = f"^([{re.escape(FORMULA_STARTS)}])"  # as `as_text_cell` does it, for a whole column
 _REWARD, _CHECK = "reward_", "check_"
 _IMAGE = {
     "key": pa.string(),
@@ -260,6 +263,6 @@ def write_csv(sink: IO[bytes], table: Any, *, header: bool = True) -> None:
     """A table as CSV. A text that a spreadsheet would take for a formula begins with an apostrophe."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
-            plain = pc.replace_substring_regex(table[field.name], r"^([=+\-@\t\r])", r"'\1")
+            plain = pc.replace_substring_regex(table[field.name], _FORMULA, r"'\1")
             table = table.set_column(place, field.name, plain)
     pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(include_header=header))

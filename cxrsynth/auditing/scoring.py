@@ -11,8 +11,9 @@ import torch
 
 from cxrsynth import console
 from cxrsynth.auditing.examined import Examined
+from cxrsynth.auditing.read import Reading
 from cxrsynth.auditing.setup import AuditRun
-from cxrsynth.console import Advance
+from cxrsynth.console import Advance, counted
 from cxrsynth.errors import ShardError
 from cxrsynth.images.collection import Unit
 from cxrsynth.images.image import Damaged, Radiograph
@@ -21,12 +22,16 @@ from cxrsynth.runtime.pool import OrderedPool
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images of one unit, scored together; `last` ends the unit and lists everything in it that cannot be read."""
+    """Images of one unit, scored together; `last` ends the unit and lists everything in it that cannot be read.
+
+    `reading` then counts how the unit was read.
+    """
 
     unit: Unit
     radiographs: list[Radiograph]
     last: bool = False
     damaged: list[Damaged] = field(default_factory=list)
+    reading: Reading = field(default_factory=Reading)
 
 
 class RowScorer(Protocol):
@@ -75,7 +80,7 @@ def score_collection(
                 rows.append(scored)
                 advance(scored.num_rows)
             if batch.last:
-                examined.cache.write(batch.unit, rows, batch.damaged, scorer.schema(), full=full)
+                examined.cache.write(batch.unit, rows, batch.damaged, scorer.schema(), reading=batch.reading, full=full)
                 rows = []
 
 
@@ -104,6 +109,7 @@ def _batches_of(run: AuditRun, examined: Examined, unit: Unit) -> Iterator[_Batc
     """A unit's images in batches."""
     radiographs: list[Radiograph] = []
     damaged: list[Damaged] = []
+    reading = Reading()
 
     def readable() -> Iterator[Radiograph]:
         for found in examined.collection.read(unit, workers=run.settings.workers):
@@ -111,6 +117,7 @@ def _batches_of(run: AuditRun, examined: Examined, unit: Unit) -> Iterator[_Batc
                 _stop_if_strict(run, found)
                 damaged.append(found)
             else:
+                reading.add(found)
                 yield found
 
     most = examined.most_per_unit
@@ -119,7 +126,25 @@ def _batches_of(run: AuditRun, examined: Examined, unit: Unit) -> Iterator[_Batc
         if len(radiographs) == run.settings.batch_size:
             yield _Batch(unit, radiographs)
             radiographs = []
-    yield _Batch(unit, radiographs, last=True, damaged=damaged)
+    _warn_of_no_match(examined, unit, reading)
+    yield _Batch(unit, radiographs, last=True, damaged=damaged, reading=reading)
+
+
+def _warn_of_no_match(examined: Examined, unit: Unit, reading: Reading) -> None:
+    """Say at the first unit what is an error if it holds of all, while there is time to stop."""
+    collection = examined.collection
+    first = len(collection.units) > 1 and unit == collection.units[0]
+    if (
+        first
+        and collection.table is not None
+        and collection.matches is None
+        and reading.images
+        and not reading.with_row
+    ):
+        console.warn(
+            f"{collection.table}: no row matches any of {counted(reading.images, 'image')} in {unit.name}\n"
+            "  if none matches any other, the audit ends with an error: check the file names, or stop now"
+        )
 
 
 def _chosen(radiographs: Iterator[Radiograph], most: int) -> list[Radiograph]:

@@ -18,6 +18,7 @@ from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.fail_under import Threshold, known_metrics, parse_thresholds
 from cxrsynth.auditing.folder import AuditFolder
 from cxrsynth.auditing.membership import Membership, load_membership
+from cxrsynth.auditing.read import mixed_ranges
 from cxrsynth.auditing.reader_study.answers import Answered, read_answers
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, finding_heads
@@ -27,6 +28,8 @@ from cxrsynth.diffusion.model import choose_device
 from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.images.decode import IMAGE_EXTENSIONS
+from cxrsynth.images.folder import LINKED_FOLDER
+from cxrsynth.images.table import Matches
 from cxrsynth.metrics.features import load_extractor
 from cxrsynth.metrics.membership.inference import LEAST
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
@@ -279,12 +282,41 @@ def _tell(collection: Collection, table: Location | None) -> None:
 
 
 def _tell_passed_over(collection: Collection) -> None:
-    """Name the images that are of no kind that is read."""
-    if collection.passed_over:
-        kinds = ", ".join(f"{number} {suffix}" for suffix, number in collection.passed_over.items())
-        console.warn(
-            f"{collection.path}: passed over: {kinds}\n  convert them to one of: {', '.join(IMAGE_EXTENSIONS)}"
-        )
+    """Name what looks like images and is not read."""
+    if not collection.passed_over:
+        return
+    kinds = {kind.removeprefix(".") for kind in collection.passed_over}
+    advice = []
+    if kinds - {LINKED_FOLDER, *IMAGE_EXTENSIONS}:
+        advice.append(f"convert them to one of: {', '.join(IMAGE_EXTENSIONS)}")
+    if kinds & set(IMAGE_EXTENSIONS):
+        advice.append("pictures beside a data set are no part of it: to read them, name a folder that holds them alone")
+    if LINKED_FOLDER in kinds:
+        advice.append("name a linked folder itself, or put its files in its place")
+    console.warn("\n  ".join([f"{collection.path}: passed over: {said_of(collection.passed_over)}", *advice]))
+
+
+def said_of(passed_over: Mapping[str, int]) -> str:
+    """`2 .bmp, 1 linked folder`."""
+    return ", ".join(
+        counted(number, kind) if kind == LINKED_FOLDER else f"{number:,} {kind}" for kind, number in passed_over.items()
+    )
+
+
+def tell_read(run: AuditRun) -> None:
+    """Say how the images were read, as far as only scoring could tell."""
+    attacked = () if run.membership is None else (run.membership.members, run.membership.others)
+    for examined in filter(None, (run.images, run.reference, *attacked)):
+        collection, matches = examined.collection, examined.matches
+        if matches is not None and collection.matches is None:
+            _tell_matches(collection, matches)
+        if (mixed := mixed_ranges(examined.reading.ranges)) is not None:
+            console.warn(f"{collection.path}: {mixed}")
+
+
+def _tell_matches(collection: Collection, matches: Matches) -> None:
+    said = f"{collection.table}: {matches} in {collection.path}"
+    (console.warn if matches.with_row < matches.images else console.say)(said)
 
 
 def _tell_table(collection: Collection, table: Location | None) -> None:
@@ -297,11 +329,13 @@ def _tell_table(collection: Collection, table: Location | None) -> None:
             f" observation (the first: line {collection.strange_labels[0]}); these findings stay unknown\n"
             f"  observations: {', '.join(OBSERVATIONS)}"
         )
-    if collection.described is not None:
+    if collection.matches is not None:
+        _tell_matches(collection, collection.matches)
+    elif collection.described is not None:
         images, found = collection.described
         if found < images:
             missing = f"{images - found} of {counted(images, 'image')} in {collection.path}"
-            console.warn(f"{table}: {missing} have no row in it" if table else f"{missing} have no row in its tables")
+            console.warn(f"{missing} have no row in its tables")
 
 
 def _tell_layout(collection: Collection) -> None:

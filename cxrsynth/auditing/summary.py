@@ -1,6 +1,7 @@
 """summary.json: everything an audit found, and the settings it found it with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,14 +15,16 @@ from cxrsynth.address import Address
 from cxrsynth.auditing.compare import compare
 from cxrsynth.auditing.comparison import Comparison, fidelity_of_kept
 from cxrsynth.auditing.decide import Reference, thresholds
+from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.fail_under import known_metrics, missed
 from cxrsynth.auditing.protocol import apply_protocol
+from cxrsynth.auditing.read import mixed_ranges
 from cxrsynth.auditing.reader_study.study import ReaderStudy
 from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.reidentification import Reidentification
 from cxrsynth.auditing.score_table import summaries
 from cxrsynth.auditing.scored import Scored
-from cxrsynth.auditing.setup import AuditRun
+from cxrsynth.auditing.setup import AuditRun, said_of
 from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.images.image import Damaged
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
@@ -97,6 +100,7 @@ def summarize(
 
 def _collection(scored: Scored, names: RealNames | None = None) -> dict[str, Any]:
     collection, damaged = scored.examined.collection, scored.examined.cache.damaged()
+    matches = scored.examined.matches
     return {
         "path": collection.path.name,
         "kind": collection.kind,
@@ -105,6 +109,9 @@ def _collection(scored: Scored, names: RealNames | None = None) -> dict[str, Any
         "units": len(collection.units),
         "damaged_count": len(damaged),
         "columns": collection.columns_used or None,
+        "table": None if matches is None else asdict(matches),
+        "passed_over": dict(collection.passed_over),
+        "ranges": dict(scored.examined.reading.ranges),
         "damaged": [_damage(one, names) for one in damaged[:_DAMAGED_LISTED]],
     }
 
@@ -122,11 +129,10 @@ def unknown_patients(reference: Scored) -> str | None:
 
 def _caveats(images: Scored, reference: Scored | None) -> list[str]:
     """What a reader of the numbers must know."""
-    found = []
+    found: list[str] = []
     for name, scored in (("audited images", images), ("reference images", reference)):
-        described = None if scored is None else scored.examined.collection.described
-        if described is not None and described[1] < described[0]:
-            found.append(f"{described[0] - described[1]} of {described[0]} {name} have no row in the table")
+        if scored is not None:
+            found += _how_read(name, scored.examined)
         strange = () if scored is None else scored.examined.collection.strange_labels
         if strange:
             found.append(f"labels of {len(strange)} rows for the {name} have words that stand for no observation")
@@ -171,6 +177,20 @@ def _selection(run: AuditRun) -> list[str]:
             " no evidence of quality"
         )
     return found
+
+
+def _how_read(name: str, examined: Examined) -> Iterator[str]:
+    """What is not read of a collection, or not as it seems."""
+    collection, matches = examined.collection, examined.matches
+    if collection.passed_over:
+        yield f"{name}: passed over: {said_of(collection.passed_over)}"
+    if matches is not None and matches.with_row < matches.images:
+        yield f"{name}: table: {matches}"
+    elif matches is None and collection.described is not None and collection.described[1] < collection.described[0]:
+        count, described = collection.described
+        yield f"{count - described} of {count} {name} have no row in the table"
+    if (mixed := mixed_ranges(examined.reading.ranges)) is not None:
+        yield f"{name}: {mixed}"
 
 
 def _damage(one: Damaged, names: RealNames | None) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cxrsynth import console
 from cxrsynth.conversion.weights import PICKLED, read_weights, write_weights
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.files import read_json
 
 _INDEX = ".bin.index"
@@ -92,5 +92,5 @@ def _renamed_index(path: Path) -> str:
         index = read_json(path)
         index["weight_map"] = {name: safetensors_name(file) for name, file in index["weight_map"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: cannot be read as an index of weights: {error}") from None
+        raise ModelError(f"{path}: cannot be read as an index of weights: {in_words(error)}") from None
     return json.dumps(index, indent=2, sort_keys=True) + "\n"

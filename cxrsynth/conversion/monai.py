@@ -28,7 +28,7 @@ from cxrsynth.conversion.weights import read_weights
 from cxrsynth.diffusion.families import family_of
 from cxrsynth.diffusion.resolve import INDEX
 from cxrsynth.diffusion.spec import SPEC_FILE
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.files import read_json, stable_json
 from cxrsynth.runtime.pretrained import LOADING_ERRORS
 
@@ -95,7 +95,7 @@ def convert_bundle(source: Path, base: Path | None, out: Path) -> None:
         guidance = config.get("guidance_scale")
     except LOADING_ERRORS as error:
         raise ModelError(
-            f"{source}: cannot be converted as MONAI's bundle for chest X-rays ({type(error).__name__}: {error})\n"
+            f"{source}: cannot be converted as MONAI's bundle for chest X-rays ({in_words(error)})\n"
             f"  expected: the bundle cxr_image_synthesis_latent_diffusion_model, with {CONFIG.as_posix()},"
             " scripts/sampler.py and models/"
         ) from None

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 
 # Latent diffusion's names of noise schedules -> diffusers'. Its "linear" is linear in the square roots.
 _SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
@@ -35,7 +35,7 @@ class OriginalConfig:
             raise ModelError(f"--original-config {path}: cannot be read ({error.strerror})") from None
         except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
-                f"--original-config {path}: not the settings of latent diffusion ({type(error).__name__}: {error})\n"
+                f"--original-config {path}: not the settings of latent diffusion ({in_words(error)})\n"
                 "  expected: a YAML file with model.params.unet_config and first_stage_config"
             ) from None
         if not self._unet.get("use_spatial_transformer") or self._unet["context_dim"] is None:

@@ -29,7 +29,7 @@ from cxrsynth.conversion.weights import read_weights
 from cxrsynth.diffusion.families import family_of
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.resolve import INDEX
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.files import read_json, stable_json
 from cxrsynth.runtime.pretrained import LOADING_ERRORS
 from cxrsynth.settings import ConvertSettings
@@ -272,4 +272,4 @@ def _first(state: State, prefixes: tuple[str, ...]) -> str:
 
 def _first_line(error: BaseException) -> str:
     """Diffusers goes on to advise arguments that the user cannot give."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].partition(" If you want to instead")[0]
+    return in_words(error).partition(" If you want to instead")[0]

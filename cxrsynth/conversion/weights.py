@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.files import write_tensors
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -58,7 +58,7 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as safetensors: {error}") from None
+        raise ModelError(f"{path}: cannot be read as safetensors: {in_words(error)}") from None
 
 
 def _unpickle_tensors(path: Path) -> Any:
@@ -75,4 +75,4 @@ def _unpickle_tensors(path: Path) -> Any:
             "  expected: weights alone; on a machine you can spare, load it and save its state_dict as safetensors"
         ) from None
     except Exception as error:  # whatever a damaged pickle raises
-        raise ModelError(f"{path}: cannot be read as weights of PyTorch ({type(error).__name__})") from None
+        raise ModelError(f"{path}: cannot be read as weights of PyTorch ({in_words(error)})") from None

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.reports.conditions import CONDITIONS
 from cxrsynth.runtime.files import read_json
 
@@ -215,7 +215,7 @@ def load_ace(path: Path) -> AdaptiveConditionEmbedding:
         ace.load_state_dict(load_file(weights))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{weights}: cannot be loaded ({type(error).__name__})\n  expected: embeddings saved by cxrsynth tune"
+            f"{weights}: cannot be loaded ({in_words(error)})\n  expected: embeddings saved by cxrsynth tune"
         ) from None
     return ace.eval().requires_grad_(False)
 

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from cxrsynth.diffusion.families.base import Family
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.pretrained import LOADING_ERRORS, reason
 
 _ADAPTER = "cxrsynth"
@@ -36,7 +36,7 @@ def add_adapters(denoiser: nn.Module, layers: Sequence[str], *, rank: int, alpha
             config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(layers))
             inject_adapter_in_model(config, denoiser, _ADAPTER)
         except ValueError as error:
-            raise ModelError(f"{type(denoiser).__name__}: no place for adapters: {error}") from None
+            raise ModelError(f"the denoiser has no place for adapters: {in_words(error)}") from None
     for name, weight in denoiser.named_parameters():
         weight.requires_grad_("lora_" in name)
         if weight.requires_grad:

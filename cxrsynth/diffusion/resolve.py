@@ -20,7 +20,7 @@ from cxrsynth.diffusion.families import FAMILIES, family_of
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.schedule import is_flow, read_scheduler_config
 from cxrsynth.diffusion.spec import SPEC_FILE, ModelSpec, SamplingDefaults, read_spec
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.reports.prompt import Depicts
 from cxrsynth.runtime.files import file_sha256, read_json
 from cxrsynth.runtime.pretrained import MODEL_SUFFIXES, check_files, check_weights_name, hub_folder
@@ -247,7 +247,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}{_ABOUT_INDEX}") from None
+        raise ModelError(f"{path}: cannot be read: {in_words(error)}{_ABOUT_INDEX}") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not the list of a model's parts, expected a JSON object{_ABOUT_INDEX}")
     return content

@@ -25,8 +25,7 @@ from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.networks import encoded_mean
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.schedule import FLOW, SCHEDULER_FILE, is_flow, with_known_betas
-from cxrsynth.errors import ModelError
-from cxrsynth.runtime.pretrained import in_one_line
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.settings import Sampler
 
 
@@ -148,7 +147,7 @@ def _explained(where: str, config: dict[str, Any], asked: str, other: str = "") 
     except Exception as error:
         raise ModelError(
             f"{where}: {config.get('_class_name', 'DDIMScheduler')} does not go with {asked}\n"
-            f"  diffusers: {in_one_line(error)}\n"
+            f"  diffusers: {in_words(error)}\n"
             f"  use: {other or 'another --sampler, or other --steps'}, or correct the file"
         ) from None
 

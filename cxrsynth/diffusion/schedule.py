@@ -13,9 +13,8 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor
 
 from cxrsynth.diffusion.ddim import clean_and_noise
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.files import read_json
-from cxrsynth.runtime.pretrained import in_one_line
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 FLOW = "flow_prediction"
@@ -249,7 +248,7 @@ def read_scheduler_config(folder: Path, *, named: str | None = None) -> dict[str
     try:
         config = read_json(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be loaded: {error}") from None
+        raise ModelError(f"{path}: cannot be loaded: {in_words(error)}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path}: not a scheduler's configuration, expected an object")
     own = str(config.get("_class_name", "DDIMScheduler"))
@@ -278,7 +277,7 @@ def read_scheduler_config(folder: Path, *, named: str | None = None) -> dict[str
     try:
         schedule = noise_schedule(config, torch.device("cpu"))  # may reject its betas
     except Exception as error:  # whatever diffusers raises for values of the wrong type
-        raise ModelError(f"{path}: cannot be loaded: {in_one_line(error)}") from None
+        raise ModelError(f"{path}: cannot be loaded: {in_words(error)}") from None
     _check_levels(path, config, schedule)
     return config
 

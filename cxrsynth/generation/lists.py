@@ -12,6 +12,7 @@ from cxrsynth.address import Location
 from cxrsynth.errors import ShardError
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
+from cxrsynth.runtime.cells import as_text_cell
 from cxrsynth.runtime.files import open_atomically
 from cxrsynth.shards.sample import sample_key, subject_key
 
@@ -63,13 +64,14 @@ def write_rejected(run: GenerateRun, rows: Rows) -> None:
     """
     path = rejected_list(run)
     if rows.rejected:
-        _write(path, _REJECTED, ([row.line, row.reason] for row in rows.rejected_rows()), "--rejected")
+        _write(path, _REJECTED, ([row.line, as_text_cell(row.reason)] for row in rows.rejected_rows()), "--rejected")
     elif _is_list(path, _REJECTED):
         with suppress(OSError):
             path.unlink()
 
 
 def _keys(run: GenerateRun, rows: Rows) -> Iterable[Sequence[object]]:
+    # Programs join tables with it: report ids stay as they are, even where a spreadsheet would take one for a formula.
     each = run.settings.images_per_report
     for report in rows.reports():
         subject = subject_key(run.id_key, report.report_id)

@@ -47,8 +47,10 @@ class Archive:
         try:
             # What is unpacked ends at the size that the archive states, whatever the compressed bytes hold.
             return self._zip.read(name)
-        except _BROKEN as error:
-            raise UnreadableError(f"broken in the archive ({type(error).__name__})") from None
+        except NotImplementedError:
+            raise UnreadableError("packed in a way that is not known here; pack it again") from None
+        except _BROKEN:
+            raise UnreadableError("broken in the archive") from None
 
     def copy(self, name: str) -> io.FileIO:
         """A copy of a member in a file without a name. Raises ReportsError."""

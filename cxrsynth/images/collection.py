@@ -3,12 +3,10 @@
 import hashlib
 import re
 import stat
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from cxrsynth.address import Address, Location, unreachable
@@ -21,20 +19,28 @@ from cxrsynth.images.arrow.parquet import ParquetImages, open_parquet
 from cxrsynth.images.arrow.saved import SavedImages, open_saved
 from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage, decode, identify
 from cxrsynth.images.dicom import EXTENSIONS as DICOM_EXTENSIONS
-from cxrsynth.images.folder import UNLISTED_ROOT, Files, image_extension, looks_like_a_picture, walk
+from cxrsynth.images.folder import (
+    LINKED_FOLDER,
+    UNLISTED_ROOT,
+    Files,
+    Listing,
+    image_extension,
+    list_files,
+    passed_over,
+)
 from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.images.layouts.find import of_split, open_layout
 from cxrsynth.images.layouts.layout import Recognized
 from cxrsynth.images.layouts.splits import split_of_path
 from cxrsynth.images.metadata import MetadataReader
 from cxrsynth.images.own import FileSet, OurShards, read_manifest
-from cxrsynth.images.table import ImageRows, open_rows
+from cxrsynth.images.table import ImageRows, Matches, open_rows
 from cxrsynth.images.unit import Source, Unit, stat_digest
 from cxrsynth.images.webdataset import SUFFIXES, Shards
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.template import PromptTemplate
 from cxrsynth.runtime.pool import in_order
-from cxrsynth.shards.folder import MANIFEST
+from cxrsynth.shards.folder import MANIFEST, PREVIEW
 
 # What img2dataset writes beside each shard.
 _IMG2DATASET = re.compile(r"(?:^|/)\d{5,}_stats\.json$")
@@ -60,15 +66,24 @@ class Collection:
     _unread: tuple[Damaged, ...] = field(default=(), repr=False)
     # The tables' part of every digest.
     _table: str = field(default="", repr=False)
-    # Which of the table's columns are read for what; images, and those of them with a row, where files are known.
+    # The table, which of its columns are read for what, and how many rows it has.
+    table: Location | None = None
     columns_used: str = ""
+    rows: int = 0
+    # Images, and those of them with a row in a table, where files are known; of a user's table, its rows as well.
     described: tuple[int, int] | None = None
+    matches: Matches | None = None
     # Lines of the table whose list of labels has a word that stands for no observation.
     strange_labels: Sequence[int] = ()
-    # Images of kinds that are not read: how many of each extension.
+    # What looks like images and is not read: how many of each extension, and linked folders.
     passed_over: Mapping[str, int] = field(default_factory=dict)
     # The public data set, or kind of file, whose layout was recognized.
     layout: Recognized | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no units were taken out."""
+        return len(self.units) == len(self._source.units)
 
     def read(self, unit: Unit, *, workers: int = 2) -> Iterator[Radiograph | Damaged]:
         """Images of a unit in member order, decoded ahead of the caller by `workers` threads.
@@ -124,9 +139,9 @@ def open_collection(
 ) -> Collection:
     """Find out what is at `path`: a cxrsynth data set, a shard or a folder of shards, an image or a folder of images.
 
-    Folders are searched recursively. Pictures beside a shard, or a Parquet file of images, are not read: most are
-    previews. Public data sets are recognized by their paths and tables (cxrsynth.images.layouts), which then describe
-    the images unless `table` does.
+    Folders are searched recursively; linked ones are not. Pictures beside a shard, or a Parquet file of images, are
+    not read: most are previews. What is not read is counted (`passed_over`). Public data sets are recognized by their
+    paths and tables (cxrsynth.images.layouts), which then describe the images unless `table` does.
 
     Args:
         path: a folder, a tar, a zip archive of images, one image, or the manifest.json of a cxrsynth data set.
@@ -150,15 +165,14 @@ def open_collection(
     if manifest is not None:
         if split is not None:
             raise ShardError(f"{path}: a data set of cxrsynth has no splits\n  leave out the split")
-        opened = _Opened(_own_source(root, only, manifest))
+        opened = _Opened(_own_source(root, only, manifest), passed_over=_beside_ours(root, only, manifest))
     else:
         opened = _other_source(path, root, only, rows, split)
     source = opened.source
     counts = source.counts() if isinstance(source, Files) else None
-    if counts is not None and not counts[1] and rows is not None:
-        raise ReportsError(
-            f"{table}: no row matches an image in {path}\n  expected file names, or paths, of the images there"
-        )
+    matches = source.matches() if isinstance(source, Files) else None
+    if table is not None and matches is not None and not matches.with_row:
+        raise no_match(table, path)
     described = _Table() if table is None or rows is None else _Table.of(table, rows)
     kind = _kind(source)
     metadata = MetadataReader(columns, template, labeler)
@@ -171,22 +185,33 @@ def open_collection(
         metadata,
         described.unread or opened.unread,
         described.digest or (stat_digest(root, opened.tables) if opened.tables else ""),
+        table=table,
         columns_used="" if rows is None else rows.used,
+        rows=0 if rows is None else len(rows),
         described=counts,
+        matches=matches,
         strange_labels=() if rows is None else rows.strange,
-        passed_over=source.passed_over if isinstance(source, Files) else {},
+        passed_over=opened.passed_over,
         layout=opened.layout,
+    )
+
+
+def no_match(table: Location, path: Location) -> ReportsError:
+    """The error for a table none of whose rows describes an image."""
+    return ReportsError(
+        f"{table}: no row matches an image in {path}\n  expected file names, or paths, of the images there"
     )
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A source, the layout it was recognized by, and the layout's tables that describe it."""
+    """A source, what beside it is not read, the layout it was recognized by, and its tables that describe it."""
 
     source: Source
     layout: Recognized | None = None
     tables: tuple[str, ...] = ()
     unread: tuple[Damaged, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -244,13 +269,29 @@ def _own_source(root: Location, only: str | None, manifest: dict[str, Any]) -> S
     return OurShards(root, manifest, only=only) if listed else FileSet(root, manifest)
 
 
+def _beside_ours(root: Location, only: str | None, manifest: Mapping[str, Any]) -> dict[str, int]:
+    """What looks like images in a data set of ours and is not in its manifest."""
+    if only is not None:
+        return {}
+    listed = {PREVIEW, *manifest["files"]}
+    listing = list_files(root)
+    others = [name for name in listing.names if name not in listed]
+    return passed_over(Listing(others, listing.linked), also=IMAGE_EXTENSIONS)
+
+
 def _other_source(
     path: Location, root: Location, only: str | None, rows: ImageRows | None, split: str | None
 ) -> _Opened:
     """Any other collection. Raises ShardError if there is nothing that can be read as images."""
-    names = list(walk(root)) if only is None else [only]
+    listing = list_files(root) if only is None else Listing([only])
+    names = listing.names
     if names == [UNLISTED_ROOT]:
         raise ShardError(f"{path}: cannot be read\n  check its permissions")
+    if not names and listing.linked:
+        raise ShardError(
+            f"{path}: nothing but {counted(listing.linked, LINKED_FOLDER)}, and links to folders are not followed\n"
+            "  name the folder that a link leads to, or copy it here"
+        )
     if not names:
         raise ShardError(f"{path}: an empty folder\n  expected shards, pictures or DICOM files")
     tars = [name for name in names if name.lower().endswith(SUFFIXES)]
@@ -259,12 +300,12 @@ def _other_source(
     if tars:
         tars = tars if split is None else of_split(tars, {name: split_of_path(name) for name in tars}, split, root=path)
         layout = Recognized("img2dataset") if any(_IMG2DATASET.search(name) for name in names) else None
-        return _Opened(Shards(root, tars, rows), layout)
+        return _Opened(Shards(root, tars, rows), layout, passed_over=_beside(listing, only))
     saved = open_saved(root, names, rows, split) or open_parquet(
         root, [name for name in names if name.lower().endswith(PARQUET)], rows, split
     )
     if saved is not None:
-        return _Opened(saved, saved.recognized)
+        return _Opened(saved, saved.recognized, passed_over=_beside(listing, only))
     kinds = {name: None if name.endswith("/") else image_extension(root / name) for name in names}
     radiographs = [name for name in names if name.endswith("/") or kinds[name] is not None]
     found = {kind for kind in kinds.values() if kind is not None}
@@ -281,17 +322,22 @@ def _other_source(
             f"  expected shards ({', '.join(SUFFIXES)}), Parquet files with rows and a column of images, a saved"
             f" Hugging Face data set, or files ending in {', '.join(IMAGE_EXTENSIONS)}, also in a zip archive"
         )
-    passed_over = Counter(PurePosixPath(name).suffix.lower() for name in names if looks_like_a_picture(name))
+    read = set(zips if isinstance(root, ZipFolder) else ())
+    left = passed_over(Listing([name for name in names if name not in read], listing.linked))
     laid = open_layout(root, names, radiographs, split=split, has_table=rows is not None)
     source = Files(
         root,
         laid.images,
         laid.rows if rows is None else rows,
         all_dicom=found <= set(DICOM_EXTENSIONS),
-        passed_over=dict(passed_over.most_common()),
         beside=laid.beside,
     )
-    return _Opened(source, laid.recognized, laid.tables, () if laid.rows is None else tuple(laid.rows.unread))
+    return _Opened(source, laid.recognized, laid.tables, () if laid.rows is None else tuple(laid.rows.unread), left)
+
+
+def _beside(listing: Listing, only: str | None) -> dict[str, int]:
+    """What looks like images beside shards, or files with rows of images."""
+    return {} if only is not None else passed_over(listing, also=IMAGE_EXTENSIONS)
 
 
 def _kind(source: Source) -> Kind:

@@ -20,7 +20,7 @@ class RawImage:
     """One image before decoding; `extension` names the member with the image, `member` where it came from.
 
     `row` is its row in a table; with one, the JSON and text members are ignored. `patient` is set if the key identifies
-    the patient.
+    the patient, `is_full_range` if white is the largest value of all bits.
     """
 
     key: str
@@ -31,6 +31,7 @@ class RawImage:
     members: Mapping[str, bytes] = field(repr=False)
     row: Row | None = field(default=None, repr=False)
     patient: str = field(default="", repr=False)
+    is_full_range: bool = False
 
 
 def decode(raw: RawImage | Damaged, metadata: MetadataReader) -> Radiograph | Damaged:
@@ -41,10 +42,10 @@ def decode(raw: RawImage | Damaged, metadata: MetadataReader) -> Radiograph | Da
     try:
         header: Mapping[str, Any] = {}
         if raw.extension in dicom.EXTENSIONS:
-            radiograph = dicom.read_dicom(content)
-            pixels, header = radiograph.pixels, radiograph.header
+            found: dicom.DicomImage | pictures.Picture = (opened := dicom.read_dicom(content))
+            header = opened.header
         else:
-            pixels = pictures.read_picture(content)
+            found = pictures.read_picture(content, is_full_range=raw.is_full_range)
         row = raw.row or Row(raw.place + 1, _record(raw.members))
         # The record beside a DICOM object goes before its header: of two columns with one meaning, the first counts.
         known = metadata.read({**row.record, **header, **row.record}, key=raw.key, line=row.line, path=raw.member)
@@ -54,13 +55,15 @@ def decode(raw: RawImage | Damaged, metadata: MetadataReader) -> Radiograph | Da
         key=raw.key,
         source=raw.source,
         place=raw.place,
-        pixels=pixels,
+        pixels=found.pixels,
         sha256=hashlib.sha256(content).hexdigest(),
         report=known.report,
         age_group=known.age_group,
         patient=raw.patient or known.patient,
         report_id=known.report_id,
         members=raw.members,
+        gray_range=found.gray_range,
+        table_line=row.line if row.is_of_table else None,
     )
 
 

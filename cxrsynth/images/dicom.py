@@ -42,9 +42,13 @@ _IMAGE_GROUP = 0x0028
 
 @dataclass(frozen=True, slots=True)
 class DicomImage:
-    """Pixels [H, W] float32 in [0, 1], and the header's view, sex, age and patient by keyword."""
+    """Pixels [H, W] float32 in [0, 1], and the header's view, sex, age and patient by keyword.
+
+    `gray_range` says what black and white are taken from.
+    """
 
     pixels: Pixels = field(repr=False)
+    gray_range: str
     header: dict[str, str] = field(repr=False)
 
 
@@ -74,13 +78,12 @@ def read_dicom(content: bytes) -> DicomImage:
         _drop_empty(dataset)
         voi = _voi(dataset)
     try:
-        pixels = _gray(dataset, voi)
-    except DECODER_ERRORS as error:
-        problem = f"DICOM pixels that cannot be decoded here ({type(error).__name__})"
-        raise UnreadableError(problem + _advice(dataset)) from None
+        pixels, gray_range = _gray(dataset, voi)
+    except DECODER_ERRORS:
+        raise UnreadableError(f"DICOM pixels that cannot be decoded here{_advice(dataset)}") from None
     if not np.isfinite(pixels).all():
         raise UnreadableError("DICOM pixels or rescaling that are not numbers")
-    return DicomImage(pixels, header)
+    return DicomImage(pixels, f"DICOM, {gray_range}", header)
 
 
 def _parsed(content: bytes) -> Dataset:
@@ -127,8 +130,8 @@ def _parsing() -> Iterator[None]:
         was_disabled, _PYDICOM_LOG.disabled = _PYDICOM_LOG.disabled, True
         try:
             yield
-        except DECODER_ERRORS as error:
-            raise UnreadableError(f"not a DICOM object, or a broken one ({type(error).__name__})") from None
+        except DECODER_ERRORS:
+            raise UnreadableError("not a DICOM object, or a broken one") from None
         finally:
             _PYDICOM_LOG.disabled = was_disabled
 
@@ -184,20 +187,21 @@ def _first(value: Any) -> float | None:
     return None if value is None or value == "" else float(value)
 
 
-def _gray(dataset: Dataset, voi: str) -> Pixels:
+def _gray(dataset: Dataset, voi: str) -> tuple[Pixels, str]:
+    """Pixels [H, W], and what their range was taken from."""
     stored = _stored(dataset)
     if stored.ndim == 3 and stored.shape[2] == 3:
         # Already RGB: pydicom converts YBR by itself.
-        return np.asarray((stored @ _LUMINANCE / (2 ** int(dataset.BitsStored) - 1)).clip(0, 1), dtype=np.float32)
+        bits = int(dataset.BitsStored)
+        return np.asarray((stored @ _LUMINANCE / (2**bits - 1)).clip(0, 1), dtype=np.float32), f"{bits} bits of color"
     if stored.shape != (dataset.Rows, dataset.Columns):
         raise ValueError(f"{stored.ndim} dimensions")
     padding = _padding(dataset, stored)
     values = _rescaled(dataset, stored)
-    low, high = _range(dataset, values if padding is None else values[~padding], voi)
+    low, high, gray_range = _range(dataset, values if padding is None else values[~padding], voi)
     with np.errstate(all="ignore"):
         if voi == "lut":
-            # Rescaling gives floats, even with a slope of 1; a table needs whole numbers.
-            values = apply_voi(np.rint(values).astype(np.int64), _unpacked(dataset))
+            values = _looked_up(dataset, values)
         elif voi == "window":
             values = apply_windowing(values, dataset)
         gray = ((values.astype(np.float64) - low) / (high - low)).clip(0, 1)
@@ -207,7 +211,12 @@ def _gray(dataset: Dataset, voi: str) -> Pixels:
         gray = 1 - gray
     if padding is not None:
         gray = np.where(padding, 0.0, gray)
-    return _square_pixels(dataset, np.asarray(gray, dtype=np.float32))
+    return _square_pixels(dataset, np.asarray(gray, dtype=np.float32)), gray_range
+
+
+def _looked_up(dataset: Dataset, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    # Rescaling gives floats, even with a slope of 1; a table needs whole numbers.
+    return np.asarray(apply_voi(np.rint(values).astype(np.int64), _unpacked(dataset)))
 
 
 def _stored(dataset: Dataset) -> npt.NDArray[Any]:
@@ -231,11 +240,13 @@ def _stored(dataset: Dataset) -> npt.NDArray[Any]:
 
 def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
     """Pixels that are no part of the image; None if there are none, or nothing else."""
-    value = dataset.get("PixelPaddingValue")
+    kind = next((kind for kind in ("Float", "DoubleFloat") if f"{kind}PixelData" in dataset), "")
+    value = dataset.get(f"{kind}PixelPaddingValue")
     if value is None or isinstance(value, MultiValue) or value == "":
         return None
-    other = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(value), int(value if other in (None, "") else other)))
+    other = dataset.get(f"{kind}PixelPaddingRangeLimit")
+    number = float if kind else int
+    low, high = sorted((number(value), number(value if other in (None, "") else other)))
     padding = (stored >= low) & (stored <= high)
     return padding if padding.any() and not padding.all() else None
 
@@ -269,16 +280,21 @@ def _unpacked(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _white(item: Dataset) -> float:
-    """White of a lookup table: the largest value of the fewest bits that reach its entries, of those it declares.
+def _white(item: Dataset, shown: npt.NDArray[Any]) -> float:
+    """White of a lookup table: the largest value of the fewest bits that its entries fit in, of those it declares.
 
-    Tables that declare 16 bits and hold 12 are common.
+    Tables that declare 16 bits and hold 12 are common. Half a percent of the entries may be outliers if they are those
+    of no more of the pixels, whose values after the table are `shown`.
     """
     declared = int(item.LUTDescriptor[2])
     data = item.LUTData
     entries = np.frombuffer(data, dtype="<u2") if isinstance(data, bytes) else np.atleast_1d(np.asarray(data))
-    highest = int(entries.max())
-    return 2.0 ** min((bits for bits in _BITS if highest < 1 << bits and bits <= declared), default=declared) - 1
+
+    def fits(bits: int) -> bool:
+        above = [int(np.count_nonzero(values >= 1 << bits)) / values.size for values in (entries, shown)]
+        return above[0] == 0 or max(above) < _OUTLIERS / 100
+
+    return 2.0 ** min((bits for bits in _BITS if bits <= declared and fits(bits)), default=declared) - 1
 
 
 def _square_pixels(dataset: Dataset, gray: Pixels) -> Pixels:
@@ -296,10 +312,13 @@ def _square_pixels(dataset: Dataset, gray: Pixels) -> Pixels:
     return np.asarray(resized, dtype=np.float32).clip(0, 1)
 
 
-def _range(dataset: Dataset, values: npt.NDArray[Any], voi: str) -> tuple[float, float]:
-    """The values of black and white after the VOI (the range pydicom's windowing maps to), or without one."""
+def _range(dataset: Dataset, values: npt.NDArray[Any], voi: str) -> tuple[float, float, str]:
+    """The values of black and white after the VOI (the range pydicom's windowing maps to), or without one.
+
+    The last part says what they were taken from.
+    """
     if voi == "lut":
-        return 0.0, _white(dataset.VOILUTSequence[0])
+        return 0.0, _white(dataset.VOILUTSequence[0], _looked_up(dataset, values)), "VOI LUT"
     is_float = "PixelData" not in dataset
     deep = is_float or int(dataset.BitsStored) > 8
     if not voi and deep:
@@ -307,12 +326,13 @@ def _range(dataset: Dataset, values: npt.NDArray[Any], voi: str) -> tuple[float,
         if low == high:  # most pixels are of one level
             low, high = float(values.min()), float(values.max())
         if low < high:
-            return low, high
+            return low, high, f"{_OUTLIERS} to {100 - _OUTLIERS}% of the pixels"
+    said = "window" if voi else f"{dataset.get('BitsStored')} bits"
     if "ModalityLUTSequence" in dataset:
-        return 0.0, _white(dataset.ModalityLUTSequence[0])
+        return 0.0, _white(dataset.ModalityLUTSequence[0], values), said if voi else "modality LUT"
     if is_float:
-        return 0.0, max(1.0, float(values.max()))
+        return 0.0, max(1.0, float(values.max())), said if voi else "floating-point numbers"
     bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
     low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
     slope, intercept = _rescale(dataset)
-    return low * slope + intercept, high * slope + intercept
+    return low * slope + intercept, high * slope + intercept, said

@@ -1,7 +1,9 @@
 """Images in files of their own: pictures and DICOM objects in a folder and below it."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cxrsynth.address import Address, Location, unreachable
@@ -11,7 +13,7 @@ from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.layouts.find import LayoutRows
 from cxrsynth.images.limits import MAX_MEMBER_BYTES, MAX_TEXT_BYTES, UnreadableError, open_plain, shown
-from cxrsynth.images.table import ImageRows, Row
+from cxrsynth.images.table import ImageRows, Matches, Row
 from cxrsynth.images.unit import Unit, file_units, stat_digest
 
 # The name `walk` gives a root that cannot be listed.
@@ -19,36 +21,47 @@ UNLISTED_ROOT = "./"
 START_BYTES = 132
 _MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"II*\0", "tif"), (b"MM\0*", "tif"))
 _UNREAD = frozenset(
-    {"bmp", "gif", "jp2", "j2k", "jxl", "pgm", "ppm", "pnm", "avif", "heic", "heif", "npy", "npz", "nii", "nrrd", "mha"}
-    | {"mhd", "hdr", "exr", "svg", "pdf", "zip"}
+    {"bmp", "gif", "jp2", "j2k", "j2c", "jpx", "jxl", "jls", "pgm", "ppm", "pnm", "avif", "heic", "heif", "npy", "npz"}
+    | {"nii", "nrrd", "mha", "mhd", "hdr", "exr", "svg", "pdf", "zip", "apng", "tga", "ima", "mat", "h5"}
 )
+# What is passed over is counted by extension; this is no extension.
+LINKED_FOLDER = "linked folder"
 
 
-def walk(root: Location) -> Iterator[str]:
-    """Files below a folder by relative path, sorted; hidden files and linked folders are skipped.
+@dataclass(frozen=True)
+class Listing:
+    """Files below a folder by relative path, sorted, and how many linked folders are not followed."""
 
-    A folder that cannot be listed is yielded like a file, its name ending in a slash: reading it then gives the reason.
+    names: list[str]
+    linked: int = 0
+
+
+def list_files(root: Location) -> Listing:
+    """Files below a folder; hidden files and linked folders are skipped.
+
+    A folder that cannot be listed is there like a file, its name ending in a slash: reading it then gives the reason.
 
     Raises:
         ShardError: if an object store cannot be reached.
     """
     if isinstance(root, Address):
         try:
-            yield from root.walk()
+            return Listing(root.walk())
         except OSError as error:
             raise unreachable(root, error) from None
-        return
     unlisted: list[str] = []
 
     def remember(error: OSError) -> None:
         unlisted.append(f"{Path(error.filename).relative_to(root).as_posix()}/")
 
     names: list[str] = []
+    linked = 0
     for folder, below, files in os.walk(root, onerror=remember):
         below[:] = [name for name in below if not name.startswith(".")]
+        linked += sum(os.path.islink(os.path.join(folder, name)) for name in below)
         here = Path(folder).relative_to(root)
         names += [(here / name).as_posix() for name in files if not name.startswith(".")]
-    yield from sorted(names + unlisted)
+    return Listing(sorted(names + unlisted), linked)
 
 
 def kind_of(start: bytes) -> str | None:
@@ -60,10 +73,25 @@ def kind_of(start: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC if start.startswith(magic)), None)
 
 
-def looks_like_a_picture(name: str) -> bool:
-    """Whether a file is an image of a kind that is not read."""
-    suffix = PurePosixPath(name).suffix.lower().removeprefix(".")
-    return suffix in _UNREAD
+def passed_over(listing: Listing, *, also: Sequence[str] = ()) -> dict[str, int]:
+    """How many images of each kind are not read, by extension, and how many linked folders.
+
+    Args:
+        listing: what there is.
+        also: kinds that are read elsewhere, but not here.
+    """
+    kinds = Counter(kind for name in listing.names if (kind := _kind_passed_over(name, also)))
+    found = dict(kinds.most_common())
+    return found | ({LINKED_FOLDER: listing.linked} if listing.linked else {})
+
+
+def _kind_passed_over(name: str, also: Sequence[str]) -> str:
+    """Extension of an image that is not read, empty for any other file."""
+    path = PurePosixPath(name.lower())
+    packed = path.suffix == ".gz"
+    kind = PurePosixPath(path.stem).suffix if packed else path.suffix
+    unread = kind[1:] in _UNREAD or kind[1:] in (IMAGE_EXTENSIONS if packed else also)
+    return kind + (".gz" if packed else "") if unread else ""
 
 
 def image_extension(path: Location) -> str | None:
@@ -154,12 +182,10 @@ class Files:
         rows: ImageRows | LayoutRows | None = None,
         *,
         all_dicom: bool = False,
-        passed_over: Mapping[str, int] | None = None,
         beside: tuple[str, ...] = (),
     ) -> None:
         self._root = root
         self.all_dicom = all_dicom
-        self.passed_over = dict(passed_over or {})
         self._here = PurePosixPath(root.url if isinstance(root, Address) else Path(os.path.abspath(root)).as_posix())
         self._rows = rows
         self._beside = beside
@@ -179,11 +205,19 @@ class Files:
     def counts(self) -> tuple[int, int] | None:
         """How many files there are, and for how many of them a table has a row; None without a table."""
         rows = self._rows
-        if rows is None or (isinstance(rows, LayoutRows) and not rows.describes):
+        if isinstance(rows, LayoutRows):
+            found = [rows.has_row(name) for unit in self.units for name in unit.files]
+            return (len(found), sum(found)) if rows.describes else None
+        matches = self.matches()
+        return None if matches is None else (matches.images, matches.with_row)
+
+    def matches(self) -> Matches | None:
+        """Which of the files, and of the rows of a user's table, belong to each other; None without such a table."""
+        if not isinstance(self._rows, ImageRows):
             return None
-        has_row = rows.has_row if isinstance(rows, LayoutRows) else lambda name: self._row(name) is not None
-        found = [has_row(name) for unit in self.units for name in unit.files]
-        return len(found), sum(found)
+        found = [self._row(name) for unit in self.units for name in unit.files]
+        lines = [row.line for row in found if row is not None]
+        return Matches(len(found), len(lines), len(self._rows), len(set(lines)))
 
     def _row(self, name: str) -> Row | None:
         return None if self._rows is None else self._rows.find(name, self._here)

@@ -17,7 +17,9 @@ class Radiograph:
     there, from 0; `key` is unique in the collection. `pixels` are [H, W] float32 in [0, 1], bright bone on dark lung
     whatever the file's photometric interpretation. `report` is None if nothing is known of the image. `members` are the
     bytes of the sample by extension, as they were read, if they can be written again; `sha256` is that of the image
-    member. `patient` identifies the patient, `report_id` the report; both are empty if unknown.
+    member. `patient` identifies the patient, `report_id` the report; both are empty if unknown. `gray_range` says what
+    black and white were taken from, as `12 of 16 bits`; `table_line` is the line of the user's table that describes the
+    image, None if none does.
     """
 
     key: str
@@ -30,6 +32,8 @@ class Radiograph:
     patient: str = field(default="", repr=False)
     report_id: str = field(default="", repr=False)
     members: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    gray_range: str = ""
+    table_line: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import io
 import threading
 import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrsynth.images.limits import DECODER_ERRORS, UnreadableError, refuse_large
 
-EXTENSIONS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
+EXTENSIONS = ("png", "jpg", "jpeg", "jpe", "jfif", "jif", "webp", "tif", "tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _BITS = (8, 10, 12, 14, 16)
+_OUTLIERS = 0.005  # share of the pixels
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SEVERAL_CHANNELS = (2, 4, 6)  # color, gray with transparency, color with transparency
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -26,14 +28,23 @@ _WARNINGS = threading.Lock()
 Pixels = npt.NDArray[np.float32]
 
 
-def read_picture(content: bytes) -> Pixels:
-    """Decode a PNG, JPEG, WebP or TIFF: [H, W] float32 in [0, 1] at native size, of 8 or more bits.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Pixels [H, W] float32 in [0, 1], and which values were taken for black and white, as `12 of 16 bits`."""
+
+    pixels: Pixels = field(repr=False)
+    gray_range: str
+
+
+def read_picture(content: bytes, *, is_full_range: bool = False) -> Picture:
+    """Decode a PNG, JPEG, WebP or TIFF at native size, of 8 or more bits.
 
     Color becomes gray (ITU-R 601), a picture is turned as its EXIF orientation says, and transparency is ignored. White
-    in a picture of 16 bits is the largest value of the fewest bits, of 8, 10, 12, 14 and 16, that reach its brightest
-    pixel: detectors have 10 to 14, and files say nothing of it. The same holds for whole and floating-point numbers;
-    those up to 1 are taken as they are. The checksums of a PNG are verified; JPEG and WebP have none, so only a
-    separate hash can reveal flipped bytes.
+    in a picture of 16 bits is the largest value of the fewest bits, of 8, 10, 12, 14 and 16, that all but half a
+    percent of the pixels fit in: detectors have 10 to 14, files say nothing of it, and a burned-in marker or a broken
+    detector element must not darken the rest. What is brighter is white. The same holds for whole and floating-point
+    numbers; those up to 1 are taken as they are. With `is_full_range`, 16 bits are known to be 16. The checksums of a
+    PNG are verified; JPEG and WebP have none, so only a separate hash can reveal flipped bytes.
 
     Raises:
         UnreadableError: if the bytes are not one complete picture of these kinds, or hold too many pixels.
@@ -53,13 +64,13 @@ def read_picture(content: bytes) -> Pixels:
                 raise UnreadableError("a color TIFF of more than 8 bits, expected gray, or a PNG")
             if _is_deep_color(content):
                 return _deep_color(content, image)
-            return _gray(ImageOps.exif_transpose(image), is_inverted=is_inverted)
+            return _gray(ImageOps.exif_transpose(image), is_inverted=is_inverted, is_full_range=is_full_range)
     except UnidentifiedImageError:
         raise UnreadableError("not a PNG, JPEG, WebP or TIFF picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableError("far too many pixels") from None
-    except DECODER_ERRORS as error:
-        raise UnreadableError(f"a broken or truncated picture ({type(error).__name__})") from None
+    except DECODER_ERRORS:
+        raise UnreadableError("a broken or truncated picture") from None
 
 
 def _open(content: bytes) -> Image.Image:
@@ -76,14 +87,15 @@ def _is_deep_color(content: bytes) -> bool:
     return content.startswith(_PNG) and content[24] == 16 and content[25] in _SEVERAL_CHANNELS
 
 
-def _deep_color(content: bytes, image: Image.Image) -> Pixels:
+def _deep_color(content: bytes, image: Image.Image) -> Picture:
     """Gray of a PNG with 16 bits in each of several channels, turned as `image` says."""
     channels = _deep_channels(content)
     colors = channels[:3] if len(channels) >= 3 else channels[:1]  # without transparency
     weights = _LUMINANCE if len(colors) == 3 else np.ones(1, dtype=np.float32)
-    gray = Image.fromarray(np.tensordot(weights, colors, axes=1) / np.float32(_white(colors)))
+    bits = _bits(colors)
+    gray = Image.fromarray((np.tensordot(weights, colors, axes=1) / np.float32(2.0**bits - 1)).clip(0, 1))
     gray.info = {"exif": image.info["exif"]} if "exif" in image.info else {}
-    return np.asarray(ImageOps.exif_transpose(gray), dtype=np.float32)
+    return Picture(np.asarray(ImageOps.exif_transpose(gray), dtype=np.float32), f"{bits} of 16 bits")
 
 
 def _deep_channels(content: bytes) -> Pixels:
@@ -100,28 +112,35 @@ def _deep_channels(content: bytes) -> Pixels:
         return np.asarray(decode_png(encoded, mode=ImageReadMode.UNCHANGED).numpy(), dtype=np.float32)
 
 
-def _gray(image: Image.Image, *, is_inverted: bool) -> Pixels:
+def _gray(image: Image.Image, *, is_inverted: bool, is_full_range: bool) -> Picture:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         levels = np.asarray(image).astype(np.float32)
-        white = _white(levels)
-        if image.mode == "F" and float(levels.max()) <= 1:
-            white = 1.0
-        levels = levels / np.float32(white)
-        return (1 - levels if is_inverted else levels).astype(np.float32)
+        bits = 16 if is_full_range else _bits(levels)
+        white, gray_range = 2.0**bits - 1, f"{bits} of {32 if image.mode == 'I' else 16} bits"
+        if image.mode == "F":
+            gray_range = f"{bits} bits, as floating-point numbers"
+            if _fits(levels, 1):
+                white, gray_range = 1.0, "floating-point numbers up to 1"
+        levels = (levels / np.float32(white)).clip(0, 1)
+        return Picture((1 - levels if is_inverted else levels).astype(np.float32), gray_range)
     if image.mode not in _EIGHT_BITS:
         raise UnreadableError(f"pixels of kind {image.mode}, expected 8 or 16 bits, gray or color")
-    return np.asarray(image.convert("L")).astype(np.float32) / np.float32(255)
+    return Picture(np.asarray(image.convert("L")).astype(np.float32) / np.float32(255), "8 bits")
 
 
-def _white(levels: Pixels) -> float:
-    """The value of white: the largest of the fewest bits that reach the brightest pixel."""
+def _bits(levels: Pixels) -> int:
+    """The fewest bits that all but outliers fit in."""
     low, high = float(levels.min()), float(levels.max())
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0:
         raise UnreadableError("pixels that are negative or no numbers, expected gray levels from 0 up")
-    fits = [2.0**bits - 1 for bits in _BITS if high <= 2.0**bits - 1]
-    if not fits:
+    if high > 2.0 ** _BITS[-1] - 1:
         raise UnreadableError("pixels above 65,535, expected at most 16 bits")
-    return fits[0]
+    return next(bits for bits in _BITS if _fits(levels, 2.0**bits - 1))
+
+
+def _fits(levels: Pixels, white: float) -> bool:
+    """Whether fewer than half a percent of the pixels are brighter."""
+    return int(np.count_nonzero(levels > white)) < _OUTLIERS * levels.size
 
 
 def squared(pixels: Pixels, size: int) -> Pixels:

@@ -29,10 +29,25 @@ _AMBIGUOUS = -1
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row by column name, and the line on which it starts."""
+    """One row by column name, and the line on which it starts; `is_of_table` where a user's table has it."""
 
     line: int
     record: Mapping[str, Any] = field(repr=False)
+    is_of_table: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """How many of some images have a row in a table, and how many of its rows describe one of them."""
+
+    images: int
+    with_row: int
+    rows: int
+    matched: int
+
+    def __str__(self) -> str:
+        images = f"{self.with_row:,} of {counted(self.images, 'image')} have a row"
+        return f"{images}; {self.rows - self.matched:,} of {counted(self.rows, 'row')} match no image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +109,7 @@ class ImageRows:
 
     def _row(self, index: int) -> Row:
         line, record = json.loads(zlib.decompress(self._packed[index]))
-        return Row(line, record)
+        return Row(line, record, is_of_table=True)
 
     def _add(self, row: Row, name: str) -> None:
         index = len(self._packed)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchxrayvision.models import DenseNet
 from transformers import AutoImageProcessor, AutoModel
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.rewards.backends import FAMILIES, family_folder, transformers_folder
 from cxrsynth.rewards.networks import FindingClassifier
 from cxrsynth.rewards.xrv import load_network, released_weights, xrv_images
@@ -98,7 +98,7 @@ def _of_family(folder: Path, device: torch.device) -> _Loaded:
     try:
         classifier = FindingClassifier.from_pretrained(folder).eval().to(device)
     except LOADING_ERRORS as error:
-        raise ModelError(f"{folder}: cannot be loaded as a finding classifier: {error}") from None
+        raise ModelError(f"{folder}: cannot be loaded as a finding classifier: {in_words(error)}") from None
     return classifier.trunk, lambda images: classifier.trunk(images.to(device)), [weights]
 
 
@@ -106,7 +106,9 @@ def _of_xrv(name: str, device: torch.device) -> _Loaded:
     folder = Path(name)
     network = load_network(name)
     if not isinstance(network, DenseNet):
-        raise ModelError(f"{name}: {type(network).__name__}\n  expected: weights of a torchxrayvision DenseNet")
+        raise ModelError(
+            f"{name}: another network of torchxrayvision\n  expected: weights of a torchxrayvision DenseNet"
+        )
     released = released_weights(ReleasedName.parse(name).name)
     weights = folder / "model.safetensors" if folder.is_dir() or released is None else released
     network.eval().to(device)
@@ -181,7 +183,7 @@ def _probed_width(what: str, encode: Callable[[Tensor], Tensor]) -> int:
         with torch.inference_mode():
             first, again = encode(radiograph), encode(radiograph)
     except LOADING_ERRORS as error:
-        raise ModelError(f"{what}: cannot encode an image: {error}\n  expected: {_EXPECTED}") from None
+        raise ModelError(f"{what}: cannot encode an image: {in_words(error)}\n  expected: {_EXPECTED}") from None
     if first.dim() != 2 or not first.isfinite().all():
         raise ModelError(f"{what}: {tuple(first.shape)} for one image, expected one finite vector")
     if not torch.equal(first, again):

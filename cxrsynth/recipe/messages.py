@@ -85,8 +85,27 @@ def _what(one: Any) -> str:
             return str(one["ctx"]["error"])
         case _:
             found = one["input"]
-            shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
+            shown = repr(found) if isinstance(found, str | int | float | bool) else what_it_is(found)
             return f"found {shown}\n  expected: {one['msg'].removeprefix('Input should be ')}"
+
+
+def what_it_is(value: object) -> str:
+    """The kind of a YAML value, in words."""
+    match value:
+        case None:
+            return "nothing"
+        case dict():
+            return "a section"
+        case list():
+            return "a list"
+        case str():
+            return "a text"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case _:
+            return "a date or another value"
 
 
 def _kinds() -> str:

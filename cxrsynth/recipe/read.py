@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from cxrsynth.errors import RecipeError
-from cxrsynth.recipe.messages import explain, renamed_keys
+from cxrsynth.recipe.messages import explain, renamed_keys, what_it_is
 from cxrsynth.recipe.override import override
 from cxrsynth.recipe.schema import DistillStage, Recipe, RewardSection, Section, SftStage, Stage
 from cxrsynth.rewards.backends import FAMILIES
@@ -92,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError):  # an impossible date or number; nested far too deep
         raise RecipeError(f"{path}: not valid YAML\n  expected: a recipe like those under recipes/") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: found {type(data).__name__}, expected sections such as reports: and stages:")
+        raise RecipeError(f"{path}: found {what_it_is(data)}, expected sections such as reports: and stages:")
     return data
 
 

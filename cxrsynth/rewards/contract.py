@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.console import counted
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import Reward
@@ -169,8 +169,7 @@ class _Trial:
         return Finding(name)
 
     def _failure(self, error: BaseException) -> str:
-        place = type(error).__name__ if self._own is None else self._own.failure(error)
-        return f"{place}: {_text(error)}"
+        return in_words(error) if self._own is None else f"{self._own.failure(error)}: {_text(error)}"
 
 
 def _text(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizerFast
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.reports.prompt import Subject, age_group, canonical_prompt
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import Reward
@@ -32,7 +32,7 @@ def load_family(folder: Path, *, device: torch.device) -> dict[str, Reward]:
         posture = PostureRegressor.from_pretrained(folder / "posture").eval().to(device)
         dual = DualEncoder.from_pretrained(folder / "dual_encoder").eval().to(device)
     except LOADING_ERRORS as error:
-        raise ModelError(f"{folder}: cannot be loaded: {error}") from None
+        raise ModelError(f"{folder}: cannot be loaded: {in_words(error)}") from None
     tokenizer = load_tokenizer(CLIPTokenizerFast, folder / "dual_encoder", role="a dual encoder's tokenizer")
 
     # A tokenizer shared by threads returns wrong tokens without an error.

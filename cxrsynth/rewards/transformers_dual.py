@@ -30,7 +30,10 @@ def load_dual_encoder(folder: Path, *, device: torch.device) -> ConsistencyRewar
     tokenizer = load_tokenizer(AutoTokenizer, folder, role=_ROLE)
     processor = load_processor(AutoImageProcessor, folder, role=_ROLE)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise ModelError(f"{folder}: {type(model).__name__} does not encode images and texts\n  expected: CLIP, SigLIP")
+        raise ModelError(
+            f"{folder}: a model of type {model.config.model_type} does not encode images and texts\n"
+            "  expected: CLIP, SigLIP"
+        )
     length = _text_length(model, tokenizer)
     # A tokenizer shared by threads returns wrong tokens without an error.
     tokenizer_lock = threading.Lock()

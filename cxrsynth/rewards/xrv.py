@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchxrayvision.models import DenseNet, model_urls
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.rewards.diagnosis import DiagnosisReward
 from cxrsynth.rewards.xrv_weights import ReleasedName, cached_file, folder_state, released_state
 from cxrsynth.runtime.files import read_json
@@ -153,16 +153,12 @@ def _from_folder(folder: Path) -> Any:
         network.input_resolution = int(config.get("input_resolution", resolution))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder}: cannot be loaded as a torchxrayvision classifier: {_problem(error)}\n"
+            f"{folder}: cannot be loaded as a torchxrayvision classifier: {in_words(error)}\n"
             f'  expected: config.json with "targets" (and "architecture": {" or ".join(_ARCHITECTURES)}, "op_threshs"),'
             " and model.safetensors of that architecture"
         ) from None
     network.targets = targets
     return network
-
-
-def _problem(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _thresholds(values: list[float | None], heads: int) -> Tensor:
@@ -186,7 +182,7 @@ def _released(released: ReleasedName, cache: Path | None) -> Any:
     try:
         network = _network(make, len(entry["labels"]), state)
     except RuntimeError as error:
-        raise ModelError(f"{released.name}: the released file does not fit {kind}: {error}") from None
+        raise ModelError(f"{released.name}: the released file does not fit {kind}: {in_words(error)}") from None
     network.targets = list(entry["labels"])
     thresholds = entry.get("op_threshs")
     network.op_threshs = None if thresholds is None else torch.tensor(thresholds)

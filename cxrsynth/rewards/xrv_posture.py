@@ -17,7 +17,7 @@ from torchvision.transforms.functional import normalize
 from torchxrayvision.baseline_models.chestx_det import PSPNet
 from torchxrayvision.baseline_models.chestx_det.ptsemseg.pspnet import pspnet
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.rewards.networks import POSTURE
 from cxrsynth.rewards.posture import PostureReward
 from cxrsynth.rewards.xrv_weights import ReleasedName, cached_file, folder_state, released_state
@@ -224,7 +224,7 @@ def _from_folder(folder: Path) -> LungPosture:
         return LungPosture(_network(folder_state(folder)), size=int(config.get("input_resolution", 512)))
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder}: cannot be loaded as a lung segmentation: {error}\n"
+            f"{folder}: cannot be loaded as a lung segmentation: {in_words(error)}\n"
             f'  expected: config.json with "architecture": "{RELEASED}", and model.safetensors of torchxrayvision\'s'
             " PSPNet"
         ) from None
@@ -235,7 +235,9 @@ def _released(released: ReleasedName, cache: Path | None) -> LungPosture:
     try:
         return LungPosture(_network(state), size=512)
     except RuntimeError as error:
-        raise ModelError(f"{RELEASED}: the released file does not fit torchxrayvision's PSPNet: {error}") from None
+        raise ModelError(
+            f"{RELEASED}: the released file does not fit torchxrayvision's PSPNet: {in_words(error)}"
+        ) from None
 
 
 def _network(state: dict[str, Tensor]) -> nn.Module:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchxrayvision.utils import download, get_cache_dir
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.files import check_regular
 
 _PIN = "@sha256:"
@@ -94,10 +94,17 @@ def _download(name: str, url: str, file: Path) -> None:
             download(url, str(file))
     except Exception as error:  # whatever a failed download raises
         raise ModelError(
-            f"{name}: cannot be downloaded ({type(error).__name__}) from {url}\n"
+            f"{name}: cannot be downloaded ({in_words(_origin(error))}) from {url}\n"
             f"  expected: a way to download it, the file itself at {file}, or a folder with safetensors\n"
             f"  a file that holds a pickled object, as the DenseNets do, is read only with its SHA-256: {name}{_PIN}..."
         ) from None
+
+
+def _origin(error: BaseException) -> BaseException:
+    """What the network's library stumbled over first: its own text is Python."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
 
 
 def _unpickled(content: bytes, file: Path, released: ReleasedName, sha256: str) -> dict[str, Tensor]:
@@ -120,7 +127,7 @@ def _unpickled(content: bytes, file: Path, released: ReleasedName, sha256: str) 
             raise TypeError("no tensors by name")
     except Exception as error:  # whatever a damaged pickle raises
         raise ModelError(
-            f"{file}: cannot be read as weights of {released.name} ({type(error).__name__})\n"
+            f"{file}: cannot be read as weights of {released.name} ({in_words(error)})\n"
             "  expected: the file that torchxrayvision releases; delete it to download it again"
         ) from None
     return dict(state)

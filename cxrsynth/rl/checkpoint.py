@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.files import file_sha256, folder_atomically, write_tensors
 
 _WEIGHTS, _OPTIMIZER, _AVERAGED, _BESIDE, _STATE = (
@@ -144,7 +144,7 @@ def explain_damage(folder: Path, advice: str = _ADVICE) -> Iterator[None]:
         raise ModelError(f"{folder}: not whole, a file is missing\n  {advice}") from None
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder}: not a checkpoint of this recipe, or of another version ({type(error).__name__})\n  {advice}"
+            f"{folder}: not a checkpoint of this recipe, or of another version ({in_words(error)})\n  {advice}"
         ) from None
 
 

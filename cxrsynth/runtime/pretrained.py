@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_one_line, in_words
 from cxrsynth.runtime.files import LONGEST_JSON, read_json, what_it_is
 
 # What transformers 5 raises where a setting has another type than its class expects; a plain exception.
@@ -35,7 +35,6 @@ LOADING_ERRORS = (
 # transformers' name of a warning that it gives once for each tokenizer.
 _TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
 _KINDS = {str: "a string", list: "a list", bool: "true or false", type(None): "null"}
-_LONGEST = 300  # characters of a library's own message
 _HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>(?!sha256:)[^@\s]+))?")
 # Numbers of positions, which earlier releases of transformers saved with the weights.
 _NOT_LEARNED = ("position_ids",)
@@ -365,7 +364,7 @@ def hub_folder(
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         at = "@revision" if needs_revision else "[@revision]"
         raise ModelError(
-            f"{name}: no such folder, and cannot be downloaded from the hub ({type(error).__name__})\n"
+            f"{name}: no such folder, and cannot be downloaded from the hub ({in_words(error)})\n"
             f"  expected: {folders}, or a hub id owner/name{at} that can be reached"
         ) from None
 
@@ -438,16 +437,8 @@ def reason(error: Exception) -> str:
     # diffusers goes on to advise arguments that the user cannot give.
     text = in_one_line(text.partition(" If you want to instead")[0])
     if isinstance(error, (TypeError, AttributeError, IndexError)):  # these speak of the library's code, not of a file
-        return f"its files are damaged, or of another kind ({type(error).__name__}: {text})"
-    return text or type(error).__name__
-
-
-def in_one_line(said: object) -> str:
-    """What a library says, for messages: its first line, no longer than a few of a terminal."""
-    text = str(said).strip().partition("\n")[0].strip()
-    if not text and isinstance(said, BaseException):
-        return type(said).__name__
-    return f"{text[:_LONGEST]}..." if len(text) > _LONGEST else text
+        return f"its files are damaged, or of another kind ({text or 'no reason is given'})"
+    return text or in_words(error)
 
 
 def read_settings(file: Path, *, expected: str) -> dict[str, Any]:
@@ -459,7 +450,7 @@ def read_settings(file: Path, *, expected: str) -> dict[str, Any]:
     try:
         found = read_json(file)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read as settings: {error}\n  expected: {expected}") from None
+        raise ModelError(f"{file}: cannot be read as settings: {in_words(error)}\n  expected: {expected}") from None
     if not isinstance(found, dict):
         raise ModelError(f"{file}: cannot be read as settings: no JSON object\n  expected: {expected}")
     return found

@@ -38,6 +38,7 @@ from cxrsynth.rewards.backends import family_folder
 from cxrsynth.settings import AuditSettings
 from cxrsynth.shards.sample import load_id_key, subject_key
 from tests.generation.making import SECRET_WORDS, command, hashes, manifest, write_table
+from tests.images.making import member, tar_of
 from tests.processes import Warm, process_group
 from tests.rewards.making import install_reward, replaced
 
@@ -599,12 +600,14 @@ def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, ho
     assert done.exit_code == 0, done.output
     printed = " ".join(done.output.split())
     assert "t.csv: file from scan, patient from owner" in printed
-    assert f"4 of 24 images in {real} have no row in it" in printed
+    assert f"t.csv: 20 of 24 images have a row; 0 of 20 rows match no image in {real}" in printed
     assert "4 of 24 reference images have no known patient" in printed
     found = summary(tmp_path / "out")
     assert found["reference"]["columns"] == "file from scan, patient from owner"
+    assert found["reference"]["table"] == {"images": 24, "with_row": 20, "rows": 20, "matched": 20}
+    assert found["caveats"][0] == "reference images: table: 20 of 24 images have a row; 0 of 20 rows match no image"
     assert [caveat.partition(":")[0] for caveat in found["caveats"]] == [
-        "4 of 24 reference images have no row in the table",
+        "reference images",
         "4 of 24 reference images have no known patient",
     ]
     assert all(caveat in (tmp_path / "out" / "report.html").read_text() for caveat in found["caveats"])
@@ -615,6 +618,73 @@ def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, ho
         done = run(made, *wrong, "--out", tmp_path / "wrong")
         assert done.exit_code == 2, done.output
         assert said in done.output
+
+
+def table_of(path: Path, *names: str) -> Path:
+    path.write_text("\n".join(["file,sex", *(f"{name},F" for name in names)]))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_table_that_matches_little_or_nothing_is_told_of_shards_and_rows(
+    kind: str, real: Path, tmp_path: Path
+) -> None:
+    images = {f"{place:02d}.png": (real / f"{place:02d}.png").read_bytes() for place in range(16)}
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if kind == "tar":
+        for name in ("a", "b"):  # two shards, the second of which the table describes in part
+            members = [
+                member(f"{name}{one}", content) for one, content in images.items() if (one < "08") == (name < "b")
+            ]
+            (folder / f"{name}.tar").write_bytes(tar_of(members))
+        (folder / "preview.bmp").write_bytes(b"x")
+        last = "b15.png"
+    else:
+        rows = [{"bytes": content, "path": name} for name, content in images.items()]
+        pq.write_table(pa.table({"image": rows}), folder / "x.parquet")
+        last = "15.png"
+    others = [f"other-{place}.png" for place in range(99)]
+    done = run(folder, "--table", table_of(tmp_path / "t.csv", last, *others), "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    said = "1 of 16 images have a row; 99 of 100 rows match no image"
+    printed = " ".join(done.output.split())
+    assert f"warning: {tmp_path / 't.csv'}: {said}" in printed
+    assert ("no row matches any of 8 images in a.tar" in printed) == (kind == "tar")
+    found = summary(tmp_path / "out")
+    beside = ["audited images: passed over: 1 .bmp"] if kind == "tar" else []
+    assert found["caveats"] == [*beside, f"audited images: table: {said}"]
+    assert all(caveat in (tmp_path / "out" / "report.html").read_text() for caveat in found["caveats"])
+    assert found["input"]["table"] == {"images": 16, "with_row": 1, "rows": 100, "matched": 1}
+    assert found["input"]["passed_over"] == ({".bmp": 1} if kind == "tar" else {})
+    assert found["input"]["ranges"] == {"8 bits": 16}
+    again = run(folder, "--table", tmp_path / "t.csv", "--out", tmp_path / "out", "--min-posture", "-100")
+    assert said in " ".join(again.output.split())  # nothing is scored anew
+    done = run(folder, "--table", table_of(tmp_path / "t.csv", *others), "--out", tmp_path / "out")
+    assert done.exit_code == 2, done.output
+    assert "no row matches an image" in done.output
+
+
+def test_pictures_of_several_depths_and_what_is_passed_over_are_told(real: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for place in range(4):
+        levels = np.asarray(Image.open(real / f"{place:02d}.png")).astype(np.uint16) * (16 if place else 4)
+        Image.fromarray(levels).save(folder / f"{place}.png")
+    (folder / "x.nii.gz").write_bytes(b"x")
+    (folder / "more").symlink_to(real)
+    done = run(folder, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    printed = " ".join(done.output.split())
+    mixed = "white is not the same value in all pictures: 1 with 10 of 16 bits, 3 with 12 of 16 bits"
+    assert f"warning: {folder}: {mixed}" in printed
+    assert "passed over: 1 .nii.gz, 1 linked folder convert them to one of" in printed
+    assert "name a linked folder itself" in printed
+    found = summary(tmp_path / "out")
+    assert found["input"]["ranges"] == {"10 of 16 bits": 1, "12 of 16 bits": 3}
+    assert found["input"]["passed_over"] == {".nii.gz": 1, "linked folder": 1}
+    assert found["caveats"][0] == "audited images: passed over: 1 .nii.gz, 1 linked folder"
+    assert found["caveats"][1].startswith(f"audited images: {mixed}")
 
 
 def test_a_data_set_is_recognized_named_and_used_by_its_splits(real: Path, tmp_path: Path) -> None:

@@ -104,6 +104,50 @@ def test_floating_point_pixels() -> None:
     np.testing.assert_allclose(read_dicom(content).pixels, stretched(STORED), atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [("Float", np.float32), ("DoubleFloat", np.float64)])
+@pytest.mark.parametrize("limit", [None, -2000.0])
+def test_padding_of_floating_point_pixels_is_part_of_no_range(kind: str, dtype: type, limit: float | None) -> None:
+    padded = STORED.astype(dtype)
+    padded[:3] = -1000
+    elements: dict[str, object] = {f"{kind}PixelPaddingValue": -1000.0, "PixelPaddingValue": 5}
+    if limit is not None:
+        padded[0] = -1500
+        elements[f"{kind}PixelPaddingRangeLimit"] = limit
+    bits = padded.dtype.itemsize * 8
+    elements |= {"BitsAllocated": bits, f"{kind}PixelData": padded.tobytes()}
+    found = read_dicom(dicom_of(STORED, pixels=False, **elements)).pixels
+    assert (found[:3] == 0).all()
+    np.testing.assert_allclose(found[3:], stretched(STORED[3:]), atol=1e-6)
+
+
+@pytest.mark.parametrize("which", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_one_entry_of_a_table_does_not_darken_the_rest(which: str) -> None:
+    gray = levels(3, side=48)
+    gray[gray > 254] = 254
+    entries = [entry * 16 for entry in range(256)]
+    item = table_of([*entries[:255], 65535], 16)
+    if which == "ModalityLUTSequence":
+        item.ModalityLUTType = "US"
+    gray[0, 0] = 255
+    found = read_dicom(dicom_of(gray, **{which: [item]}))
+    np.testing.assert_allclose(found.pixels[1:], gray[1:].astype(float) * 16 / 4095, atol=1e-6)
+    assert found.pixels[0, 0] == 1
+    gray[:5] = 255  # the entry that many pixels have is white
+    found = read_dicom(dicom_of(gray, **{which: [item]}))
+    np.testing.assert_allclose(found.pixels[5:], gray[5:].astype(float) * 16 / 65535, atol=1e-6)
+
+
+def test_what_black_and_white_are_taken_from_is_said() -> None:
+    window = {"WindowCenter": 100, "WindowWidth": 50}
+    for content, said in (
+        (dicom_of(levels(0)), "DICOM, 8 bits"),
+        (dicom_of(STORED), "DICOM, 0.5 to 99.5% of the pixels"),
+        (dicom_of(STORED, **window), "DICOM, window"),
+        (dicom_of(levels(0), VOILUTSequence=[table_of(list(range(256)), 8)]), "DICOM, VOI LUT"),
+    ):
+        assert read_dicom(content).gray_range == said
+
+
 @pytest.mark.parametrize("entries", [256, 255])
 def test_lookup_tables_of_8_bits_may_be_packed(entries: int) -> None:
     table = np.arange(entries, dtype=np.uint8)[::-1].copy()
@@ -163,6 +207,7 @@ def test_a_file_without_a_preamble_is_read() -> None:
         ("JPEGLSNearLossless_16.dcm", None, 0.0),
         ("JPEG2000.dcm", None, 0.0),
         pytest.param("JPGExtended.dcm", None, 0.0, marks=NEEDS_LIBJPEG),
+        pytest.param("SC_rgb_jpeg_gdcm.dcm", "SC_rgb_rle.dcm", 0.0, marks=NEEDS_LIBJPEG),  # lossless, 1.2.840...4.70
     ],
 )
 def test_transfer_syntaxes(name: str, plain: str | None, atol: float) -> None:

@@ -68,6 +68,49 @@ def test_images_that_are_passed_over_are_counted(tmp_path: Path) -> None:
     assert open_collection(tmp_path / "a.png").passed_over == {}
 
 
+@pytest.mark.parametrize(
+    "name", ["a.ima", "a.dcm.gz", "a.nii.gz", "a.PNG.gz", "a.j2c", "a.jpx", "a.jls", "a.mat", "a.h5", "a.tga", "a.apng"]
+)
+def test_each_kind_that_is_passed_over_is_counted(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "b.png", encoded(levels(0)))
+    write(tmp_path / name, b"x")
+    write(tmp_path / "t.csv.gz", b"x")
+    assert open_collection(tmp_path).passed_over == {name.lower().removeprefix("a"): 1}
+
+
+def test_jpeg_under_its_other_names_is_read(tmp_path: Path) -> None:
+    smooth = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
+    for name in ("a.jfif", "b.jpe", "c.JIF", "d.jpeg"):
+        write(tmp_path / name, encoded(smooth, "JPEG", quality=95))
+    table = write(tmp_path / "t.csv", "path,sex\na,F\n")
+    collection = open_collection(tmp_path, table=table)
+    found, damaged = read_all(collection)
+    assert (damaged, collection.passed_over) == ([], {})
+    assert [one.key for one in found] == ["a.jfif", "b.jpe", "c.JIF", "d.jpeg"]
+    assert all(abs(one.pixels - as_image(smooth)).max() < 0.02 for one in found)
+    assert found[0].report is not None
+
+
+def test_linked_folders_are_counted_and_named_where_there_is_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "x.png", encoded(levels(0)))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ShardError, match=r"nothing but 1 linked folder.*\n  name the folder that a link leads to"):
+        open_collection(tmp_path / "set")
+    write(tmp_path / "set" / "a.png", encoded(levels(1)))
+    collection = open_collection(tmp_path / "set")
+    assert collection.passed_over == {"linked folder": 1}
+    assert [one.key for one in read_all(collection)[0]] == ["a.png"]
+
+
+def test_how_many_rows_match_is_known(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "path,sex\nz.webp,F\nb/x.png,F\nother.png,M\n")
+    collection = open_collection(folder(tmp_path), table=table)
+    assert collection.matches is not None
+    assert str(collection.matches) == "2 of 4 images have a row; 1 of 3 rows match no image"
+    assert open_collection(tmp_path / "images").matches is None
+
+
 def test_files_come_in_chunks_of_256(tmp_path: Path) -> None:
     content = encoded(levels(0, side=2))
     for index in range(300):

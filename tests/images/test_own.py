@@ -18,7 +18,7 @@ from cxrsynth.reports.labels import Status
 from cxrsynth.shards.encode import decode_member
 from cxrsynth.shards.folder import FILE_SET, METADATA
 from tests.generation.making import ROWS, command, manifest, members, metadata, write_table
-from tests.images.making import levels, read_all, write
+from tests.images.making import encoded, levels, member, read_all, tar_of, write
 
 FORMATS = {
     "png": ("--image-format", "png", "--include-text", "sanitized"),
@@ -46,6 +46,26 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.fixture
 def copy(made: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(made["png"], tmp_path / "copy"))
+
+
+def test_only_what_generate_did_not_write_is_passed_over(made: dict[str, Path], copy: Path) -> None:
+    for name in FORMATS:
+        assert open_collection(made[name]).passed_over == {}
+    write(copy / "more" / "a.png", b"x")
+    assert open_collection(copy).passed_over == {".png": 1}
+
+
+def test_a_dark_image_of_16_bits_stays_dark(made: dict[str, Path], tmp_path: Path) -> None:
+    """What `generate` writes in 16 bits has 16, and its manifest says that it is the one who wrote it."""
+    assert {one.gray_range for one in read_all(open_collection(made["png16"]))[0]} == {"16 of 16 bits"}
+    dark = np.arange(144, dtype=np.uint16).reshape(12, 12)
+    write(tmp_path / "a.tar", tar_of([member("a-1.png", encoded(dark))]))
+    sha256 = hashlib.sha256((tmp_path / "a.tar").read_bytes()).hexdigest()
+    says = {"synthetic": True, "plan": {}, "files": {}, "shards": [{"name": "a.tar", "sha256": sha256}]}
+    write(tmp_path / "manifest.json", json.dumps(says))
+    (found,), damaged = read_all(open_collection(tmp_path))
+    assert not damaged
+    np.testing.assert_allclose(found.pixels, dark / 65535, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["png", "png16", "jpg", "dicom"])

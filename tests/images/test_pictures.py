@@ -12,12 +12,17 @@ import tifffile
 import torch
 from PIL import Image
 
+from cxrsynth.images import pictures
 from cxrsynth.images.limits import UnreadableError
-from cxrsynth.images.pictures import read_picture, squared
+from cxrsynth.images.pictures import Pixels, squared
 from tests.images.making import as_image, encoded, levels
 
 DEEP = (np.arange(48 * 48).reshape(48, 48) * 27).astype(np.uint16)
 pytestmark = pytest.mark.filterwarnings("error")
+
+
+def read_picture(content: bytes) -> Pixels:
+    return pictures.read_picture(content).pixels
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
@@ -137,6 +142,35 @@ def test_values_of_fewer_bits_in_16_are_as_bright_as_they_were(kind: str, bits: 
     stored[0, 0] = white - 2  # a detector's brightest pixel is seldom white itself
     found = read_picture(encoded(stored, kind))
     np.testing.assert_allclose(found.ravel()[1:], wanted.ravel()[1:], atol=0.51 / 255 if bits == 8 else 1 / 1023)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("bits", "white"), [(8, 255), (10, 1023), (12, 4095), (14, 16383)])
+def test_a_marker_or_a_broken_pixel_does_not_darken_the_rest(kind: str, bits: int, white: int) -> None:
+    wanted = as_image(levels(1, side=48))
+    stored = np.rint(wanted * white).astype(np.uint16)
+    stored[0, :11] = 65535  # 11 of 2,304 pixels: less than half a percent
+    stored[1, 0] = white
+    found = pictures.read_picture(encoded(stored, kind))
+    np.testing.assert_allclose(found.pixels[1:], np.where(stored == white, 1, wanted)[1:], atol=1 / white)
+    assert (found.pixels[0, :11] == 1).all()
+    assert found.gray_range == f"{bits} of 16 bits"
+    stored[0, :12] = 65535
+    assert pictures.read_picture(encoded(stored, kind)).gray_range == "16 of 16 bits"
+
+
+def test_a_marker_in_deep_color_or_floating_point_does_not_darken_the_rest() -> None:
+    stored = np.stack([levels(1, side=48).astype(np.uint16) * 16] * 3, axis=-1)
+    stored[0, 0] = 65535
+    found = pictures.read_picture(deep_png(stored, 2))
+    assert found.gray_range == "12 of 16 bits"
+    assert float(found.pixels.max()) == 1
+    np.testing.assert_allclose(found.pixels[1:], stored[1:, :, 0] / 4095, atol=1e-6)
+    wanted = as_image(levels(1, side=48))
+    wanted[0, 0] = 9
+    found = pictures.read_picture(encoded(wanted, "TIFF"))
+    assert found.gray_range == "floating-point numbers up to 1"
+    np.testing.assert_array_equal(found.pixels, wanted.clip(0, 1))
 
 
 def test_floating_point_pictures() -> None:

@@ -46,6 +46,23 @@ def test_a_shard_gives_its_images_in_order(tmp_path: Path, name: str) -> None:
         assert dict(radiograph.members) == {"png": encoded(levels(index)), "json": b'{"view": "PA", "sex": "F"}'}
 
 
+def test_pictures_beside_shards_are_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "sub/b.dcm", "c.bmp", "notes.txt"):
+        write(tmp_path / "set" / name, PNG)
+    assert opened(tmp_path, shard_of(1)).passed_over == {".png": 1, ".dcm": 1, ".bmp": 1}
+    assert open_collection(tmp_path / "set" / "a.tar").passed_over == {}
+
+
+def test_the_line_of_the_table_that_describes_an_image_is_known(tmp_path: Path) -> None:
+    opened(tmp_path, shard_of(3))
+    table = write(tmp_path / "t.csv", "file,sex\nother,M\ns1,M\n")
+    collection = open_collection(tmp_path / "set", table=table)
+    found, _ = read_all(collection)
+    assert [one.table_line for one in found] == [None, 3, None]
+    assert [one.report.sex if one.report else None for one in found] == ["F", "M", "F"]
+    assert (collection.rows, collection.matches) == (2, None)
+
+
 def test_some_images_of_a_shard_are_read_without_the_others(tmp_path: Path) -> None:
     collection = opened(tmp_path, tar_of([member("a.png", PNG), member("b.png", b"broken"), member("c.png", PNG)]))
     found = list(collection.read_only(collection.units[0], {"a/a", "a/b", "a/none"}))

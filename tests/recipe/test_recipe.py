@@ -161,7 +161,7 @@ def test_every_renamed_key_is_tested() -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("- a list\n", "found list"),
+        ("- a list\n", "found a list"),
         ("a: [1\n", "line 2: not valid YAML"),
         ("!!python/object/apply:os.system [true]\n", "not valid YAML"),
         ("seed: 2024-99-99\n", "not valid YAML"),

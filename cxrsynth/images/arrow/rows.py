@@ -165,7 +165,7 @@ def _raw_image(
         raise UnreadableError(f"no image of a kind that is read, expected one of {', '.join(IMAGE_EXTENSIONS)}")
     # Its path may name the patient, or a class.
     member = f"{key}.{extension}" if not path or bad_name(path) else f"{key}/{path}"
-    row = None if rows is None else rows.find(path or key) or Row(number + 1, {})
+    row = None if rows is None else rows.find(path or key)
     if row is None:
         row = Row(number + 1, record_of({name: values[name][index] for name in columns.others}, columns.classes))
     return RawImage(key, place.unit, number - place.first, member, extension, {extension: content}, row=row)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.runtime.pretrained import LOADING_ERRORS
 from cxrsynth.runtime.warps import compose, inverse, warp, warp_matrices
@@ -32,7 +32,7 @@ def load_posture(folder: Path, device: torch.device) -> PostureRegressor:
         network = PostureRegressor.from_pretrained(folder / "posture")
     except LOADING_ERRORS as error:
         raise ModelError(
-            f"{folder}: no posture regressor to register images with: {type(error).__name__}: {error}\n"
+            f"{folder}: no posture regressor to register images with: {in_words(error)}\n"
             "  expected: posture/ with config.json and model.safetensors"
         ) from None
     return network.eval().to(device)

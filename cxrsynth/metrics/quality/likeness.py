@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.metrics.memorization.registration import local_mean
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.runtime.warps import warp, warp_matrices
@@ -87,7 +87,7 @@ class Likeness:
             return cls(torch.stack(means), lambda images: to_canonical(images, network))
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(
-                f"{folder}: no mean chests to compare with: {type(error).__name__}: {error}\n"
+                f"{folder}: no mean chests to compare with: {in_words(error)}\n"
                 f"  expected: {TEMPLATES_FILE} with {' and '.join(TEMPLATES)}, {TEMPLATE_SIDE} x {TEMPLATE_SIDE} in"
                 " [0, 1]"
             ) from None

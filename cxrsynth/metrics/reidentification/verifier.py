@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, in_words
 from cxrsynth.metrics.features import Extractor, load_extractor
 from cxrsynth.rewards.networks import SavedNetwork, Trunk
 from cxrsynth.runtime.files import file_sha256
@@ -73,7 +73,7 @@ def load_verifier(name: str, *, device: torch.device) -> Verifier:
     try:
         network = PatientVerifier.from_pretrained(folder).float().eval().to(device)
     except LOADING_ERRORS as error:
-        raise ModelError(f"{folder}: cannot be loaded as a verifier: {error}") from None
+        raise ModelError(f"{folder}: cannot be loaded as a verifier: {in_words(error)}") from None
     digest = file_sha256(folder / _WEIGHTS)
     width = network.head.out_features
     embed = Extractor(name, digest, width, lambda images: network(images.to(device)), network)

@@ -5,7 +5,7 @@ import sqlite3
 from types import TracebackType
 from typing import Final, Self
 
-from cxrsynth.errors import ReportsError
+from cxrsynth.errors import ReportsError, in_words
 
 _CACHE_KIB: Final = 16 << 10
 
@@ -39,7 +39,7 @@ class SeenIds:
             self._cursor.execute("UPDATE seen SET times = times + 1 WHERE id = ?", (digest,))
         except sqlite3.Error as error:
             raise ReportsError(
-                f"temporary files: cannot write the ids of the table ({error})\n"
+                f"temporary files: cannot write the ids of the table ({in_words(error)})\n"
                 "  set TMPDIR to a folder with room for 50 bytes a row, then run the same command again"
             ) from None
         return before

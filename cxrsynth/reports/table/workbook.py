@@ -72,10 +72,8 @@ def _explained(path: Location) -> Iterator[None]:
                 f"{path}: reading Excel's workbooks needs openpyxl\n"
                 "  pip install 'cxrsynth[excel]', or save the table as CSV"
             ) from None
-        except _DAMAGED as error:
-            raise ReportsError(
-                f"{path}: not a complete Excel workbook ({type(error).__name__})\n  save it again, or as CSV"
-            ) from None
+        except _DAMAGED:
+            raise ReportsError(f"{path}: not a complete Excel workbook\n  save it again, or as CSV") from None
 
 
 def _value(cell: Any) -> Any:

@@ -109,7 +109,7 @@ def test_the_page_shows_the_images_of_the_key_all_made_the_same_way(studied: Pat
         content = (home / folder / image["key"]).read_bytes()
         assert hashlib.sha256(content).hexdigest() == image["sha256"]
         shown = np.frombuffer(base64.b64decode(picture), dtype=np.uint8).reshape(SIDE, SIDE) / 255
-        pixels = read_picture(content)
+        pixels = read_picture(content).pixels
         top, left = ((length - min(pixels.shape)) // 2 for length in pixels.shape)
         square = pixels[top : top + min(pixels.shape), left : left + min(pixels.shape)]
         small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BILINEAR)

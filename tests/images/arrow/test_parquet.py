@@ -122,6 +122,17 @@ def test_lists_of_classes_and_structs_of_labels(tmp_path: Path) -> None:
     ]
 
 
+def test_rows_that_a_table_does_not_describe_keep_what_the_file_says(tmp_path: Path) -> None:
+    root = repository(tmp_path / "set")
+    table = write(tmp_path / "t.csv", "file,sex,subject_id\ndata/train-00000-of-00001/000001,F,z\nnone,F,y\n")
+    collection, found = opened(root, table=table)
+    assert [one.patient for one in found] == ["a", "z", "b", "c", "d"]
+    assert [one.report.sex if one.report else None for one in found] == ["F", "F", "F", "M", "F"]
+    assert [one.table_line for one in found] == [None, 2, None, None, None]
+    assert labels(found[0]) == {"No Finding": "present"}
+    assert collection.passed_over == {".png": 1}
+
+
 def bare(path: Path, count: int, *, group: int, side: int = 4, **columns: list[Any]) -> Path:
     """A file of bytes of images, without anything of `datasets`."""
     table = pa.table({"jpg": [encoded(levels(place, side=side)) for place in range(count)], **columns})
@@ -194,7 +205,7 @@ def test_a_table_of_the_users_goes_first(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": image, "label": ["Edema", "Edema"]}), tmp_path / "set" / "x.parquet")
     table = write(tmp_path / "t.csv", "path,label\n0.png,Fracture\n")
     _, found = opened(tmp_path / "set", table=table)
-    assert [labels(one) for one in found] == [{"Fracture": "present"}, {}]
+    assert [labels(one) for one in found] == [{"Fracture": "present"}, {"Edema": "present"}]
 
 
 def test_rows_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
