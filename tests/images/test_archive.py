@@ -152,6 +152,16 @@ def test_members_that_cannot_be_read_are_reported(tmp_path: Path, monkeypatch: p
     }
 
 
+def test_a_member_packed_in_an_unknown_way_says_so(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "set.zip", {"a.png": encoded(levels(0)), "b.png": encoded(levels(1))}, compression=8)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<H", content, content.rindex(b"PK\x01\x02") + 10, 96)  # JPEG, in the list of members
+    path.write_bytes(content)
+    found, damaged = read_all(open_collection(path))
+    assert [one.key for one in found] == ["a.png"]
+    assert [one.reason for one in damaged] == ["packed in a way that is not known here; pack it again"]
+
+
 def test_a_member_that_holds_more_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
     path = zipped(tmp_path / "set.zip", {"a.png": encoded(levels(0)), "b.png": bytes(64 << 20)}, compression=8)
     content = bytearray(path.read_bytes())
