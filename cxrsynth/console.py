@@ -142,6 +142,11 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     if overall is not None:
         # Groups are left to the report: they are many, and lines are short.
         _print_fidelity(output, overall, "kept images" if summary["fidelity_all"] else "all images")
+    of_all = next((row for row in summary["fidelity_all"] or () if row["group"] == "all" and row["frechet"]), None)
+    if of_all is not None:
+        # The floor stands above: it is of the reference alone.
+        beside = {name: [_interval(of_all[name])] for name in _MEASURES}
+        output.print(_table("all images, rejected ones included", [f"{of_all['compared']} images each"], beside))
     memorization = summary["memorization"]
     if memorization is not None:
         alarms = memorization["false_alarms"]
@@ -149,6 +154,10 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
         found = {name: [f"{one['caught']} of {one['of']}"] for name, one in memorization["sensitivity"].items()}
         found["false alarms on held-out real patients"] = [f"{alarms['caught']} of {alarms['of']}"]
         output.print(_table("planted near-duplicates of reference images", ["found"], found))
+    if (patients := summary["reidentification"]) is not None:
+        output.print(_recognized(patients))
+    if (utility := summary["utility"]) is not None:
+        output.print(_helped(utility))
     if (study := summary["reader_study"]) is not None:
         _print_study(output, study)
     if (protocol := summary["protocol"]) is not None:
@@ -165,6 +174,27 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
         said = f" {miss['metric']}: {value}, expected {miss['limit']} {miss['threshold']:g}"
         output.print(Text.assemble(("failed:", "red"), said))
     say(f"{out}: report.html, summary.json, scores.parquet, keep.csv")
+
+
+def _recognized(found: Mapping[str, Any]) -> str:
+    """How many images the verifier takes for a patient, beside its floor."""
+    images, others = found["share"], found["reference"]["false_matches"]
+    return (
+        f"taken for a patient of the reference: {images['caught']} of {images['of']} images; of real images of other"
+        f" patients, {others['caught']} of {others['of']}"
+    )
+
+
+def _helped(utility: Mapping[str, Any]) -> str:
+    """Mean AUROC of real images alone, and what each other way of training adds to it."""
+    lifts = {row["trained_on"]: row["lift"] for row in utility["mean"] if row["lift"]}
+    alone = next((row["auroc"] for row in utility["mean"] if not row["lift"]), None)
+    if alone is None or not lifts:
+        return "utility: no finding could be measured with synthetic images and with real ones alone"
+    changes = [
+        f"{name} {lift['value']:+.3f} ({lift['low']:+.3f} to {lift['high']:+.3f})" for name, lift in lifts.items()
+    ]
+    return f"utility: mean AUROC of real images alone {_interval(alone)}; {', '.join(changes)}"
 
 
 def _print_protocol(output: Console, found: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from cxrsynth import console
 from cxrsynth.auditing.comparison import compare_with_reference, needs_reference_pixels
 from cxrsynth.auditing.decide import Reference, decide, thresholds, with_usual_rules
 from cxrsynth.auditing.depicts import write_depicts
+from cxrsynth.auditing.early import warn_early
 from cxrsynth.auditing.reader_study.study import reader_study
 from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.reidentification import Reidentification, reidentify
@@ -26,7 +27,7 @@ from cxrsynth.settings import AuditSettings
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found; `summary` is summary.json. `passed` decides the exit code."""
+    """What an audit found; `summary` is summary.json, with the names of readers. `passed` decides the exit code."""
 
     out: Path
     summary: dict[str, Any]
@@ -68,7 +69,8 @@ def audit(settings: AuditSettings) -> AuditReport | None:
 def _score(run: AuditRun) -> None:
     """Score the reference, the images, and what the model is attacked with; every process takes its share of the units.
 
-    Rules on the reference can be checked once it is scored: before the images, of which there are more.
+    What the reference cannot give is known once it is scored: before the images, of which there are more. A rule that
+    it cannot give stops the audit; a part that it cannot measure costs itself alone.
     """
     with memory_advice("lower --batch-size"):
         if run.reference is not None:
@@ -78,6 +80,8 @@ def _score(run: AuditRun) -> None:
             run.reference.refuse_no_match()
             if run.rules.percentile:
                 thresholds(run.rules, _rewards(Scored(run.reference)))
+            if run.processes.is_main:
+                warn_early(run, Scored(run.reference))
         score_collection(run, run.images, what="images")
         run.processes.wait()
         run.images.refuse_no_match()
@@ -101,7 +105,8 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     if reference is not None and (caveat := unknown_patients(reference)) is not None:
         console.warn(f"{caveat}\n  name the column of patients with --patient-column")
     console.say("comparing images with each other")
-    columns = _duplicates(images)
+    found = _duplicates(images)
+    columns = found.columns
     names = RealNames(run.scorer.id_key)
     comparison = None if reference is None else names.hide_in(compare_with_reference(run, images, reference))
     if comparison is not None:
@@ -111,18 +116,18 @@ def _conclude(run: AuditRun) -> dict[str, Any]:
     run = replace(run, rules=with_usual_rules(run.rules, real))
     decided = decide(scores_table([images.rows], {**columns, **patients.columns}), run.rules, real)
     study = reader_study(run, images, reference, decided)
-    summary = summarize(run, images, reference, comparison, patients, decided, real, names, study)
+    summary = summarize(run, images, reference, comparison, patients, decided, real, names, study, found.follow_ups)
     write_results(run, images, reference, decided, summary, names)
     if run.settings.write_depicts is not None:
         subjects = {name: images.values(name) for name in ("view", "age_group", "sex")}
-        found = write_depicts(
+        depicted = write_depicts(
             run.settings.write_depicts,
             subjects,
             summary["obedience"] or (),
             manifest=run.images.collection.manifest,
             record=run.folder.depicts,
         )
-        console.say(f"{run.settings.write_depicts}: depicts {', '.join(found)}")
+        console.say(f"{run.settings.write_depicts}: depicts {', '.join(depicted)}")
     return summary
 
 
@@ -142,10 +147,19 @@ def _refuse_unreadable(images: Scored) -> None:
         )
 
 
-def _duplicates(images: Scored) -> dict[str, list[Any]]:
-    """Columns `duplicate_of` and `duplicate_similarity`."""
+@dataclass(frozen=True)
+class _Duplicates:
+    """Columns `duplicate_of` and `duplicate_similarity`, and how many images resemble another of the same patient."""
+
+    columns: dict[str, list[Any]]
+    follow_ups: int
+
+
+def _duplicates(images: Scored) -> _Duplicates:
+    """Copies within the set. An image that resembles an earlier one of the same patient is a follow-up."""
     keys = images.values("key")
     found = duplicates(images.thumbnails, keys, images.values("sha256"))
+    again: list[str] = []
     if images.examined.collection.manifest is None:
         # In sets of ours a patient is a report, whose images should differ. Elsewhere these are follow-ups.
         patient = dict(zip(keys, images.patients, strict=True))
@@ -155,10 +169,11 @@ def _duplicates(images: Scored) -> dict[str, list[Any]]:
             if alike < 1 and patient[key] and patient[key] == patient[first]
         ]
         if again:
-            number = counted(len(again), "image")
-            console.say(f"{number} resemble an earlier one of the same patient: follow-ups, which are no duplicates")
+            resemble = "1 image resembles" if len(again) == 1 else f"{counted(len(again), 'image')} resemble"
+            console.say(f"{resemble} an earlier one of the same patient: follow-ups, not duplicates")
         found = {key: one for key, one in found.items() if key not in again}
-    return {
+    columns: dict[str, list[Any]] = {
         "duplicate_of": [found[key][0] if key in found else None for key in keys],
         "duplicate_similarity": [found[key][1] if key in found else None for key in keys],
     }
+    return _Duplicates(columns, len(again))

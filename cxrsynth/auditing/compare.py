@@ -1,6 +1,6 @@
 """`--compare`: the numbers of this audit beside those of another, before and after tuning, say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,9 +16,18 @@ OPTION = "--compare"
 _LONGEST = 1 << 28  # bytes
 _EXPECTED = "expected the summary.json of another audit, or its folder"
 _COUNTS = ("images", "kept", "kept_fraction")
+_OUR_KEY = "made with another id key (--id-key)"
+# Counts, which grow with the set; beside most of them stands a fraction that does not.
+_NUMBERS = ("kept", "damaged", "flagged", "matched", "unscored", "images")
 _SIZED = ("frechet", "precision", "recall", "density", "coverage")  # depend on the number of images
 _FEATURES, _REFERENCE, _SIZE = "features", "reference", "number of images"
 _LABELER, _MODEL, _VERIFIER = "labeler", "model of utility", "verifier"
+_AUDITED, _RULES, _CHECKS = "number of audited images", "rules of what is kept", "version and quality checks"
+_ATTACKED, _READERS = "members and non-members", "readers and images they saw"
+
+
+# Whatever rejects an image: rules, quality checks, near-duplicates of the reference.
+_DECIDING = {_RULES, _CHECKS, _REFERENCE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +100,20 @@ def compare(this: Summary, other: Summary, known: Mapping[str, Metric]) -> dict[
 def _depends_on(metric: Metric) -> set[str]:
     """What has to be the same in both audits for a metric to be compared."""
     first, *rest = metric.path
+    counted = {_AUDITED} if metric.path[-1] in _NUMBERS else set()
     match first:
-        case "rewards" | "rewards_kept":
-            return {f"reward {rest[0]}", _LABELER}
+        case "kept" | "kept_fraction":
+            return counted | _DECIDING
+        case "damaged":
+            return counted
+        case "rewards":
+            return counted | {f"reward {rest[0]}", _LABELER}
+        case "rewards_kept":
+            return {f"reward {rest[0]}", _LABELER, *_DECIDING}
         case "findings":
-            return {_LABELER} if rest[1] in _COUNTS else {f"reward {rest[1]}", _LABELER}
+            if rest[1] not in _COUNTS:
+                return {f"reward {rest[1]}", _LABELER}
+            return counted | {_LABELER} | (set() if rest[1] == "images" else _DECIDING)
         case "fidelity":
             group = {_LABELER} if rest[0].startswith("finding") else set()
             if rest[1].startswith("ms_ssim"):
@@ -104,10 +122,14 @@ def _depends_on(metric: Metric) -> set[str]:
         case "utility":
             return {_FEATURES, _REFERENCE, _LABELER, _MODEL}
         case "memorization":
-            return {_REFERENCE}
+            return counted | {_REFERENCE}
         case "reidentification":
-            return {_REFERENCE, _VERIFIER}
-    return set()
+            return counted | {_REFERENCE, _VERIFIER}
+        case "membership":
+            return {_ATTACKED}
+        case "reader_study":
+            return {_READERS, _REFERENCE}
+    raise ValueError(f"{first}: nobody said what has to be the same to compare it")
 
 
 def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
@@ -118,17 +140,25 @@ def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
             yield f"reward {name}", f"{judges[name].get('backend')} here, {others[name].get('backend')} there"
     labelers = [(summary.get("provenance") or {}).get("labeler") for summary in (this, other)]
     if labelers[0] != labelers[1]:
-        here, there = ("rules" if one is None else str(one)[:12] for one in labelers)
-        yield _LABELER, f"{here} here, {there} there"
+        yield _LABELER, " here, ".join("rules" if one is None else str(one)[:12] for one in labelers) + " there"
     features = [summary.get("features") or {} for summary in (this, other)]
     if features[0].get("digest") != features[1].get("digest"):
         yield _FEATURES, f"{features[0].get('name')} here, {features[1].get('name')} there"
-    verifiers = [(summary.get("reidentification") or {}).get("verifier") or {} for summary in (this, other)]
-    if verifiers[0].get("digest") != verifiers[1].get("digest"):
-        yield _VERIFIER, f"{verifiers[0].get('name')} here, {verifiers[1].get('name')} there"
-    references = [summary.get("reference") for summary in (this, other)]
-    if all(references) and _which(references[0]) != _which(references[1]):
-        yield _REFERENCE, f"{_which(references[0])} here, {_which(references[1])} there"
+    if both := _both(this, other, lambda summary: (summary.get("reidentification") or {}).get("verifier")):
+        here, there = both
+        if here.get("digest") != there.get("digest"):
+            yield _VERIFIER, f"{here.get('name')} here, {there.get('name')} there"
+    if both := _both(this, other, lambda summary: summary.get("reference")):
+        here, there = both
+        if why := _not_the_same(this, other, [here], [there]):
+            yield _REFERENCE, why
+    yield from _other_decisions(this, other)
+    if (both := _both(this, other, lambda summary: summary.get("membership"))) and (
+        why := _other_attack(this, other, *both)
+    ):
+        yield _ATTACKED, why
+    if (both := _both(this, other, _answered)) and (why := _other_readers(this, other, *both)):
+        yield _READERS, why
     models = [_trained(summary) for summary in (this, other)]
     if None not in models and models[0] != models[1]:
         yield _MODEL, f"{models[0]} here, {models[1]} there"
@@ -137,8 +167,84 @@ def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
         yield _SIZE, f"fidelity on {sizes[0]} images here, on {sizes[1]} there"
 
 
-def _which(reference: Any) -> str:
-    return f"{reference.get('path')} ({reference.get('images')} images)"
+def _both(this: Summary, other: Summary, part: Callable[[Summary], Summary | None]) -> tuple[Summary, Summary] | None:
+    """A part of both summaries; None where one of them has none: then nothing of it is compared anyway."""
+    one, two = part(this), part(other)
+    return (one, two) if one and two else None
+
+
+def _answered(summary: Summary) -> Summary | None:
+    study: Summary | None = summary.get("reader_study")
+    return study if study and study.get("scores") else None
+
+
+def _other_decisions(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
+    """What differs in how images were chosen, and in how many there were to choose from."""
+    audited = [summary["input"].get("images") for summary in (this, other)]
+    if audited[0] != audited[1]:
+        yield _AUDITED, f"{audited[0]} here, {audited[1]} there"
+    rules = [(summary.get("settings") or {}).get("rules") for summary in (this, other)]
+    if rules[0] != rules[1]:
+        yield _RULES, "their thresholds, fractions or ignored checks are not the same"
+    elif bool(this.get("reference")) != bool(other.get("reference")):
+        yield (
+            _RULES,
+            f"near-duplicates of a reference were rejected {'here' if this.get('reference') else 'there'} alone",
+        )
+    elif (judges := _ruling(this)) != _ruling(other):
+        yield _RULES, f"they are on other networks of {', '.join(judges)}"
+    made = [
+        (summary.get("version"), (summary.get("provenance") or {}).get("family") or {}) for summary in (this, other)
+    ]
+    if made[0] != made[1]:
+        here, there = (f"{version} ({family.get('backend')})" for version, family in made)
+        yield _CHECKS, f"{here} here, {there} there"
+
+
+def _ruling(summary: Summary) -> dict[str, Any]:
+    """Networks of the rewards that rules are on."""
+    judges = summary.get("reward_models") or {}
+    names = sorted({str(rule.get("on")) for rule in summary.get("thresholds") or ()} & judges.keys())
+    return {name: judges[name].get("digest") for name in names}
+
+
+def _not_the_same(this: Summary, other: Summary, ours: Sequence[Summary], theirs: Sequence[Summary]) -> str | None:
+    """Why collections are not known to hold the same images; None where they do. Names and counts do not show it."""
+    keys = [(summary.get("provenance") or {}).get("id_key") for summary in (this, other)]
+    digests = [[one.get("digest") for one in several] for several in (ours, theirs)]
+    if None in digests[0] or None in digests[1]:
+        where = "there" if None in digests[1] else "here"
+        return f"it is not known which images they are {where}: audit once more with this version"
+    if keys[0] != keys[1]:
+        return f"whether the images are the same cannot be known: {_OUR_KEY} there"
+    if digests[0] == digests[1]:
+        return None
+    here, there = (" and ".join(map(_which, several)) for several in (ours, theirs))
+    return f"{here} here, {there} there" if here != there else f"{here} in both, but other images"
+
+
+def _which(collection: Summary) -> str:
+    return f"{PurePath(str(collection.get('path'))).name} ({collection.get('images')} images)"
+
+
+def _other_attack(this: Summary, other: Summary, ours: Summary, theirs: Summary) -> str | None:
+    """Why two attacks are not comparable, if they are not."""
+    sides = [[one.get(name) or {} for name in ("members", "non_members")] for one in (ours, theirs)]
+    if why := _not_the_same(this, other, *sides):
+        return why
+    ways = [(one.get("prompted"), one.get("passes_per_image")) for one in (ours, theirs)]
+    return None if ways[0] == ways[1] else "attacked with other prompts or another number of passes"
+
+
+def _other_readers(this: Summary, other: Summary, ours: Summary, theirs: Summary) -> str | None:
+    """Why two reader studies are not comparable, if they are not."""
+    keys = [(summary.get("provenance") or {}).get("id_key") for summary in (this, other)]
+    if keys[0] != keys[1]:
+        return f"whether the readers are the same cannot be known: {_OUR_KEY} there"
+    if ours.get("readers") is None or ours.get("readers") != theirs.get("readers"):
+        return "the readers are not the same"
+    shown = [(one.get("side"), one.get("text")) for one in (ours, theirs)]
+    return None if shown[0] == shown[1] else "the images were shown in another size, or with another text"
 
 
 def _trained(summary: Summary) -> str | None:

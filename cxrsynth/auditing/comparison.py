@@ -133,7 +133,7 @@ def _search(run: AuditRun, images: Scored, reference: Scored) -> SearchReport:
     console.say("searching for near-duplicates of real images")
     seed = run.settings.seed
     real = reference.image_set()
-    check_reference(real)  # before features are fitted on it
+    check_reference(real.groups())  # before features are fitted on it
     return find_near_duplicates(
         images.image_set(),
         real,

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import torch
 
 from cxrsynth.auditing.examined import Examined
+from cxrsynth.auditing.keyed import keyed_digest
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, metadata_columns, pseudonym
 from cxrsynth.console import counted
@@ -128,8 +129,8 @@ class Membership:
         )
         return {
             "model": {"name": model.name, "digest": model.digest},
-            MEMBERS: members.as_json(self.members.collection),
-            OTHERS: apart.as_json(self.others.collection),
+            MEMBERS: members.as_json(self.members.collection, self.scorer.id_key),
+            OTHERS: apart.as_json(self.others.collection, self.scorer.id_key),
             "left_out": left_out,
             "prompted": prompted,
             "caveats": _caveats(members, apart, prompted=prompted),
@@ -194,10 +195,11 @@ class _Rows:
             self.table.filter(pa.array([own not in hashes and not (of and of in patients) for own, of in rows]))
         )
 
-    def as_json(self, collection: Collection) -> dict[str, Any]:
+    def as_json(self, collection: Collection, id_key: bytes) -> dict[str, Any]:
         """What summary.json says of them."""
         return {
             "path": collection.path.name,
+            "digest": keyed_digest(self.table["sha256"].to_pylist(), id_key),
             "images": len(self),
             "patients": self.patients,
             "patients_unknown": self.unknown,

@@ -203,9 +203,23 @@ def _published(table: Mapping[str, Any], names: Collection[str]) -> dict[str, di
     return {model: {name: row[name] for name in chosen} for model, row in rows.items()}
 
 
+def copies_counted(summary: Mapping[str, Any]) -> str | None:
+    """What a reader must know where copies of real images are among those measured; None where none were found."""
+    flagged = (summary["memorization"] or {}).get("flagged")
+    if not flagged:
+        return None
+    images = (
+        "1 near-duplicate of a real image is" if flagged == 1 else f"{flagged:,} near-duplicates of real images are"
+    )
+    return f"{images} counted here, since all images are: copies make a set look better than it is"
+
+
 def _notes(found: Mapping[str, Any], summary: Mapping[str, Any], comparable: Collection[str]) -> list[str]:
     """What a reader who compares must know."""
     notes, named = [], []
+    copies = copies_counted(summary)
+    if copies is not None:
+        notes.append(copies)
     side = summary["provenance"]["image_size"]
     if summary["utility"]:
         notes.append(

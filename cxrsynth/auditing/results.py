@@ -9,6 +9,7 @@ import pyarrow as pa
 from cxrsynth import console
 from cxrsynth.auditing.folder import KEEP, PAGE, SCORES, SHARED_PAGE, SUMMARY
 from cxrsynth.auditing.page.page import PAIRS_SHOWN, is_synthetic, write_page
+from cxrsynth.auditing.reader_study.numbered import number_readers
 from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.score_table import write_keep_list, write_scores
 from cxrsynth.auditing.scored import Previews, Scored
@@ -46,7 +47,7 @@ def write_results(
     if reference is not None:
         names.write(run.folder.real_names)
     _tidy(run)
-    write_atomically(folder / SUMMARY, stable_json(summary))
+    write_atomically(folder / SUMMARY, stable_json(number_readers(summary)))
     if run.settings.write_kept is not None:
         _write_kept(run, images, decided, summary, run.settings.write_kept)
 
@@ -56,7 +57,12 @@ def _write_shared(run: AuditRun, images: Scored, decided: pa.Table, summary: Map
     page = run.folder.path / SHARED_PAGE
     if is_synthetic(summary):
         page.parent.mkdir(exist_ok=True)
-        write_page(page, summary, decided, Previews(images).get, handed_on=True)
+        write_page(page, number_readers(summary), decided, Previews(images).get, handed_on=True)
+    else:
+        console.say(
+            f"{SHARED_PAGE} was not written: no manifest of cxrsynth says that these images are synthetic, and"
+            " report.html shows them"
+        )
 
 
 def _real_keys(summary: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """summary.json: everything an audit found, and the settings it found it with."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePath
@@ -17,7 +18,8 @@ from cxrsynth.auditing.comparison import Comparison, fidelity_of_kept
 from cxrsynth.auditing.decide import Reference, thresholds
 from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.fail_under import known_metrics, missed
-from cxrsynth.auditing.protocol import apply_protocol
+from cxrsynth.auditing.keyed import keyed_digest
+from cxrsynth.auditing.protocol import apply_protocol, copies_counted
 from cxrsynth.auditing.read import mixed_ranges
 from cxrsynth.auditing.reader_study.study import ReaderStudy
 from cxrsynth.auditing.real_names import RealNames
@@ -34,6 +36,7 @@ from cxrsynth.settings import AuditSettings
 from cxrsynth.shards.plan import as_generated
 
 _DAMAGED_LISTED = 1000
+_SCHEME = re.compile(r"(\w+:)?[A-Za-z][A-Za-z0-9+.-]+://")  # of an address, also in `kind:address`
 
 
 def summarize(
@@ -46,10 +49,12 @@ def summarize(
     reference_rewards: Reference,
     names: RealNames,
     study: ReaderStudy,
+    follow_ups: int,
 ) -> dict[str, Any]:
     """What summary.json holds; `failed` lists the thresholds of --fail-under that were missed.
 
-    It may be handed on with the set: real images have keyed names, and of paths only the last part is there.
+    It may be handed on with the set: real images have keyed names, and of paths only the last part is there. Names of
+    readers are for the owner's page alone: `number_readers` takes them out of what is handed on.
     """
     identity = run.scorer.identity
     not_measured = {} if comparison is None or comparison.problem is None else {"memorization": comparison.problem}
@@ -69,12 +74,15 @@ def summarize(
     summary: dict[str, Any] = {
         "version": identity["version"],
         "input": _collection(images) | {"manifest": run.images.collection.manifest},
-        "reference": None if reference is None else _collection(reference, names),
+        "reference": None
+        if reference is None
+        else _collection(reference, names) | {"digest": keyed_digest(reference.values("sha256"), run.scorer.id_key)},
         "settings": _without_folders(_settings(run)),
         "reward_models": _without_folders(identity["reward_models"]),
         "features": _without_folders(identity["features"]),
         "thresholds": thresholds(run.rules, reference_rewards),
         **summaries(decided),
+        "follow_ups": follow_ups,
         **_obedience(run, images, decided),
         **_fidelity(run, images, reference, comparison, decided),
         "memorization": None if comparison is None else comparison.memorization,
@@ -82,17 +90,22 @@ def summarize(
         "membership": membership,
         "utility": utility,
         "reader_study": study.summary,
-        "not_measured": not_measured,
-        "caveats": [*_selection(run), *_caveats(images, reference), *study.caveats],
+        "not_measured": {part: _without_typed(why, run) for part, why in not_measured.items()},
+        "caveats": [
+            _without_typed(one, run) for one in (*_selection(run), *_caveats(images, reference), *study.caveats)
+        ],
         "provenance": {
             "cxrsynth": identity["version"],
             "family": _without_folders(identity["family"]),
             "image_size": identity["image_size"],
             "labeler": identity.get("labeler"),
+            "id_key": identity["id_key_fingerprint"],
         },
     }
     protocol = run.settings.protocol
     summary["protocol"] = None if protocol is None else apply_protocol(protocol, summary)
+    if protocol is not None and (copies := copies_counted(summary)) is not None:
+        console.warn(f"--protocol {protocol}: {copies}")
     known = known_metrics(tuple(run.settings.judges), ALTERATIONS)
     compared = None if run.other is None else compare(summary, run.other, known)
     return summary | {"compared": compared, "failed": missed(run.thresholds, summary)}
@@ -204,22 +217,35 @@ def _settings(run: AuditRun) -> dict[str, Any]:
     """Every option of the command, defaults and the device found included."""
     # Not where the results go: they may be moved.
     given = TypeAdapter(AuditSettings).dump_python(run.settings, mode="json", exclude={"out", "rules"})
-    # Of paths the last part, of those that do not exist yet, too.
-    paths = {name: value.name for name, value in vars(run.settings).items() if isinstance(value, Path)}
+    # Of paths and addresses the last part, of those that do not exist yet, too.
+    paths = {name: value.name for name, value in vars(run.settings).items() if isinstance(value, Path | Address)}
     given |= {name: last for name, last in paths.items() if name in given}
     given["reader_answers"] = [path.name for path in run.settings.reader_answers]
-    addresses = {name: str(value) for name, value in vars(run.settings).items() if isinstance(value, Address)}
-    return dict(given) | addresses | {"device": run.scorer.device.type, "rules": run.rules.as_json()}
+    return dict(given) | {"device": run.scorer.device.type, "rules": run.rules.as_json()}
+
+
+def _without_typed(text: str, run: AuditRun) -> str:
+    """A message with the last part of every path and address that the user gave: messages quote them as they are."""
+    values = [*vars(run.settings).values(), *run.settings.judges.values(), *run.settings.reader_answers]
+    given = {str(value) for value in (*values, run.folder.path) if isinstance(value, str | Path | Address)}
+    given |= {str(value.absolute()) for value in (*values, run.folder.path) if isinstance(value, Path)}
+    given |= {path.partition(":")[2] for path in given if "://" not in path}  # features of a kind: `kind:folder`
+    for path in sorted(filter(None, given), key=len, reverse=True):
+        if "/" in path.rstrip("/"):
+            text = text.replace(path, _without_folders(path) if "://" in path else PurePath(path).name)
+    return text
 
 
 def _without_folders(found: Any) -> Any:
-    """The same with the last part of every local path in it."""
+    """The same with the last part of every local path in it, and of every address in an object store."""
     if isinstance(found, Mapping):
         return {key: _without_folders(value) for key, value in found.items()}
     if isinstance(found, list | tuple):
         return [_without_folders(value) for value in found]
-    if not isinstance(found, str) or "://" in found:
+    if not isinstance(found, str):
         return found
+    if _SCHEME.match(found):
+        return found.rstrip("/").rpartition("/")[2]
     kind, colon, rest = found.partition(":")  # features of a kind: `kind:folder`
     if colon and "/" in rest:
         return f"{kind}:{PurePath(rest).name}"

@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -166,6 +167,29 @@ def test_what_is_handed_on_names_no_real_image_and_no_folder(audited: Path, home
         content = (audited / file).read_bytes()
         assert str(home).encode() not in content, file
         assert not [name for name in real if name.encode() in content], file
+
+
+def test_of_addresses_and_folders_in_messages_only_the_last_part_is_there(
+    made: Path, real: Path, home: Path, tmp_path: Path
+) -> None:
+    system = fsspec.filesystem("memory")
+    system.put(str(made), "secret-bucket/dr-secretword/set", recursive=True)
+    few = tmp_path / "dr-secretword" / "few"
+    few.mkdir(parents=True)
+    shutil.copy(real / "00.png", few)
+    out = tmp_path / "out"
+    done = run("memory://secret-bucket/dr-secretword/set", "--reference", few, "--out", out, "--reader-study", "4")
+    assert done.exit_code == 2, done.output  # known at once
+    shutil.copy(real / "01.png", few)
+    done = run("memory://secret-bucket/dr-secretword/set", "--reference", few, "--out", out, "--reader-study", "4")
+    assert done.exit_code == 0, done.output
+    found = summary(out)
+    assert (found["settings"]["shards"], found["settings"]["reference"]) == ("set", "few")
+    assert found["not_measured"].keys() == {"memorization", "reidentification", "reader_study"}
+    for file in FINDINGS:
+        content = (out / file).read_bytes()
+        for secret in (b"secret-bucket", b"dr-secretword"):
+            assert secret not in content, file
 
 
 def test_real_images_are_shown_only_if_asked_for(
@@ -556,6 +580,11 @@ def test_a_reference_of_too_few_images_costs_the_search_alone(
     reason = f"reference: {counted(images, 'image')} of"
     assert f"memorization was not examined: {reason}" in done.output
     assert "utility was not measured: " in done.output
+    # All of it is said before the images are scored.
+    lines = done.output.splitlines()
+    scoring = next(place for place, line in enumerate(lines) if re.match(r"\d+(/\d+)? images\b", line))
+    for part in ("memorization", "re-identification", "utility"):
+        assert any(f"{part} will not be measured: " in line for line in lines[:scoring]), part
     found = summary(tmp_path / "out")
     assert found["memorization"] is None
     assert found["utility"] is None
@@ -761,7 +790,10 @@ def test_follow_ups_of_a_patient_are_no_duplicates(real: Path, tmp_path: Path) -
     rows = ["filename,patient_id", "a.jpg,one", "b.jpg,one", "c.jpg,one", *(f"{n:02d}.png,p{n}" for n in range(1, 8))]
     (tmp_path / "t.csv").write_text("\n".join(rows))
     done = run(folder, "--table", tmp_path / "t.csv", "--out", tmp_path / "out")
-    assert "1 image resemble an earlier one of the same patient" in done.output
+    assert "1 image resembles an earlier one of the same patient" in done.output
+    assert summary(tmp_path / "out")["follow_ups"] == 1
+    page = " ".join((tmp_path / "out" / "report.html").read_text().split())
+    assert "1 image resembles an earlier one of the same patient" in page
     scores = pq.read_table(tmp_path / "out" / "scores.parquet", columns=["key", "duplicate_of"]).to_pydict()
     found = dict(zip(scores["key"], scores["duplicate_of"], strict=True))
     assert found["c.jpg"] == "a.jpg"  # equal to the byte: a copy, whoever it shows
@@ -770,6 +802,8 @@ def test_follow_ups_of_a_patient_are_no_duplicates(real: Path, tmp_path: Path) -
     run(folder, "--table", tmp_path / "t.csv", "--out", tmp_path / "other")
     scores = pq.read_table(tmp_path / "other" / "scores.parquet", columns=["key", "duplicate_of"]).to_pydict()
     assert dict(zip(scores["key"], scores["duplicate_of"], strict=True))["b.jpg"] == "a.jpg"
+    assert summary(tmp_path / "other")["follow_ups"] == 0
+    assert "of the same patient: follow-ups" not in (tmp_path / "other" / "report.html").read_text()
 
 
 def test_copies_that_are_rejected_count_for_nothing(real: Path, home: Path, tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ from cxrsynth.auditing.compare import compare, read_summary
 from cxrsynth.auditing.fail_under import known_metrics
 from cxrsynth.cli import app
 from cxrsynth.errors import ShardError
-from tests.auditing.page.page_example import REWARDS, example_rows, example_summary
+from tests.auditing.page.page_example import REWARDS, everything_measured, example_rows
 from tests.generation.making import command, write_table
 
-KNOWN = known_metrics(REWARDS, ("shifted",))
+KNOWN = known_metrics(REWARDS, ("shifted", "zoomed"))
 
 
 @pytest.fixture
 def summary() -> dict[str, Any]:
-    return example_summary(example_rows())
+    return everything_measured(example_rows())
 
 
 def rows(this: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -41,7 +41,7 @@ def test_numbers_stand_beside_each_other(summary: dict[str, Any]) -> None:
     kept = rows(summary, other)["kept"]
     assert kept["this"] == {"value": summary["kept"], "low": None, "high": None}
     assert kept["apart"] is None
-    assert "membership/attacks/loss/auc" not in rows(summary, other)  # in neither
+    assert "memorization/sensitivity/zoomed" not in rows(summary, other)  # in neither
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,49 @@ def test_numbers_stand_beside_each_other(summary: dict[str, Any]) -> None:
             "fidelity/all/ms_ssim_within",
         ),
         ({"provenance": {"labeler": "x"}}, "labeler", "rewards/diagnosis/mean", "fidelity/all/kid"),
-        ({"reference": {"path": "other", "images": 9}}, "reference", "memorization/flagged", "kept_fraction"),
+        ({"reference": {"digest": "x"}}, "reference", "memorization/flagged_fraction", "rewards/posture/mean"),
+        ({"reference": {"digest": "x"}}, "reference", "kept_fraction", "rewards/posture/mean"),
+        ({"reference": {"digest": None}}, "reference", "fidelity/all/kid", "rewards/posture/mean"),
+        ({"input": {"images": 9}}, "number of audited images", "memorization/flagged", "memorization/flagged_fraction"),
+        ({"input": {"images": 9}}, "number of audited images", "reidentification/matched", "kept_fraction"),
+        ({"input": {"images": 9}}, "number of audited images", "kept", "kept_fraction"),
+        ({"input": {"images": 9}}, "number of audited images", "findings/Edema/kept", "findings/Edema/kept_fraction"),
+        ({"settings": {"rules": {"keep_fraction": 0.5}}}, "rules of what is kept", "kept_fraction", "fidelity/all/kid"),
+        ({"settings": {"rules": 1}}, "rules of what is kept", "rewards_kept/posture/mean", "rewards/posture/mean"),
+        ({"settings": {"rules": 1}}, "rules of what is kept", "findings/Edema/kept_fraction", "findings/Edema/images"),
+        ({"version": 2}, "version and quality checks", "kept_fraction", "memorization/flagged_fraction"),
+        (
+            {"provenance": {"family": {"backend": "mine"}}},
+            "version and quality checks",
+            "kept_fraction",
+            "fidelity/all/kid",
+        ),
+        (
+            {"reidentification": {"verifier": {"name": "mine", "digest": "x"}}},
+            "verifier",
+            "reidentification/matched_fraction",
+            "memorization/flagged_fraction",
+        ),
+        (
+            {"membership": {"members": {"path": "train", "images": 50, "digest": "x"}}},
+            "members and non-members",
+            "membership/attacks/loss/auc",
+            "fidelity/all/kid",
+        ),
+        (
+            {"membership": {"non_members": {"path": "train", "images": 50, "digest": "x"}}},
+            "members and non-members",
+            "membership/attacks/loss/true_positives/0.01",
+            "fidelity/all/kid",
+        ),
+        (
+            {"membership": {"passes_per_image": 3}},
+            "members and non-members",
+            "membership/attacks/combined/auc",
+            "fidelity/all/kid",
+        ),
+        ({"reader_study": {"readers": "x"}}, "readers and images they saw", "reader_study/scores/accuracy", "kept"),
+        ({"reader_study": {"side": 99}}, "readers and images they saw", "reader_study/scores/sensitivity", "kept"),
     ],
 )
 def test_what_was_measured_otherwise_is_not_compared(
@@ -68,12 +110,44 @@ def test_what_was_measured_otherwise_is_not_compared(
 ) -> None:
     other = copy.deepcopy(summary)
     for name, value in change.items():
-        other[name] = other[name] | value if name == "reward_models" else value
+        other[name] = other[name] | value if isinstance(value, dict) else value
     assert lost in rows(summary, summary)
     found = rows(summary, other)
     assert lost not in found
     assert left in found
     assert [one["differs"] for one in compare(summary, other, KNOWN)["refused"]] == [differs]
+
+
+def test_collections_of_one_name_and_size_are_not_taken_for_the_same(summary: dict[str, Any]) -> None:
+    other = copy.deepcopy(summary)
+    other["reference"]["digest"] = "x"
+    [refused] = compare(summary, other, KNOWN)["refused"]
+    assert refused["why"] == "held-out (512 images) in both, but other images"
+    other["reference"] |= {"path": "elsewhere", "digest": summary["reference"]["digest"]}
+    assert compare(summary, other, KNOWN)["refused"] == []
+    other["provenance"]["id_key"] = "x"
+    found = {one["differs"]: one["why"] for one in compare(summary, other, KNOWN)["refused"]}
+    assert found.keys() == {"reference", "members and non-members", "readers and images they saw"}
+    assert all("cannot be known: made with another id key (--id-key) there" in why for why in found.values())
+
+
+def test_what_one_audit_did_not_measure_is_no_difference(summary: dict[str, Any]) -> None:
+    other = copy.deepcopy(summary)
+    other |= {"reidentification": None, "membership": None, "reader_study": None}
+    assert compare(summary, other, KNOWN)["refused"] == []
+    assert not [name for name in rows(summary, other) if name.startswith(("reidentification", "membership"))]
+    other["reference"] = None
+    [refused] = compare(summary, other, KNOWN)["refused"]
+    expected = {"differs": "rules of what is kept", "why": "near-duplicates of a reference were rejected here alone"}
+    assert refused == expected
+
+
+def test_rules_on_other_networks_are_other_rules(summary: dict[str, Any]) -> None:
+    other = copy.deepcopy(summary)
+    other["reward_models"]["diagnosis"]["digest"] = "x"
+    found = {one["differs"]: one["why"] for one in compare(summary, other, KNOWN)["refused"]}
+    assert found["rules of what is kept"] == "they are on other networks of consistency, diagnosis"
+    assert "kept_fraction" not in rows(summary, other)
 
 
 def test_other_numbers_of_images_leave_what_does_not_depend_on_them(summary: dict[str, Any]) -> None:

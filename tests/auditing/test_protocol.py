@@ -186,3 +186,35 @@ def test_the_console_shows_published_rows_where_they_may_be_compared_alone(
     assert ("sana-performance.png" in printed) is same
     assert re.search(r"Edema +14.2 +80", printed)
     assert "FID of 10 pathologies: not measured" in printed
+
+
+def test_copies_that_count_under_a_benchmark_s_names_are_named() -> None:
+    flagged = SUMMARY["memorization"]["flagged"]
+    assert flagged
+    copies = [note for note in reported()["notes"] if note.startswith(f"{flagged} near-duplicate")]
+    assert len(copies) == 1
+    for memorization in (None, SUMMARY["memorization"] | {"flagged": 0}):
+        assert not [note for note in reported(memorization=memorization)["notes"] if "near-duplicate" in note]
+
+
+def test_the_console_says_who_is_recognized_what_helps_and_how_far_all_images_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    summary = audited(membership=None, memorization=None, protocol=None)
+    summary["input"] = SUMMARY["input"] | {"damaged_count": 0}
+    print_audit(summary, Path("out"))
+    printed = capsys.readouterr().out
+    recognized = "taken for a patient of the reference: 7 of 60 images; of real images of other patients, 6 of 512"
+    assert recognized in printed
+    assert "utility: mean AUROC of real images alone 0.8 (0.78 to 0.82); real + synthetic +0.012 (-0.003 to" in printed
+    assert "rejected ones included" not in printed
+    worse = SUMMARY["fidelity"][0] | {"frechet": {"value": 99.5, "low": 90.0, "high": 110.0}, "compared": 60}
+    print_audit(summary | {"fidelity_all": [worse], "reidentification": None, "utility": None}, Path("out"))
+    printed = capsys.readouterr().out
+    words = " ".join(printed.split())
+    assert words.index("80 images each") < words.index("all images, rejected") < words.index("60 images each")
+    assert re.search(r"frechet +99.5 \(90 to 110\)", printed)
+    assert "taken for a patient" not in printed
+    assert "utility" not in printed
+    print_audit(summary | {"utility": SUMMARY["utility"] | {"mean": []}}, Path("out"))
+    assert "utility: no finding could be measured" in capsys.readouterr().out

@@ -124,6 +124,13 @@ def differences(name: str, rows: Mapping[str, tuple[float, float, float]], *, la
     return _intervals(name, rows, label=label, limits=(-reach, reach), line=("no difference", 0))
 
 
+def amounts(name: str, rows: Mapping[str, tuple[float, float, float]], *, label: str) -> Markup:
+    """Amounts from 0 up with their ranges, a row each: name -> value, low, high."""
+    reach = 1.1 * max(1e-9, *(end for row in rows.values() for end in row))
+    least = min(0.0, *(end for row in rows.values() for end in row))
+    return _intervals(name, rows, label=label, limits=(least, reach), line=None)
+
+
 def _intervals(
     name: str,
     rows: Mapping[str, tuple[float, float, float]],
@@ -147,7 +154,7 @@ def _intervals(
     axes.grid(axis="x")
     if line is not None:
         _legend(axes, height=height)
-    return _svg(figure, name, f"{label} of each row with its 95% interval; the table next to it has the numbers")
+    return _svg(figure, name, f"{label} of each row, with its interval where it has one; the table has the numbers")
 
 
 def _canvas(height: int, *, left: float = 0.13, right: float = 0.03) -> tuple[Figure, Axes]:

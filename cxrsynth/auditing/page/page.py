@@ -36,6 +36,7 @@ from cxrsynth.auditing.page.figures import (
 from cxrsynth.auditing.page.gallery import Pictures, make_gallery
 from cxrsynth.auditing.page.inline import asset, content_policy, environment
 from cxrsynth.auditing.page.methods import METHODS
+from cxrsynth.auditing.page.privacy import privacy_tests
 from cxrsynth.auditing.page.reasons import limits, meaning
 from cxrsynth.auditing.page.verdicts import verdicts
 from cxrsynth.metrics.membership.inference import FALSE_POSITIVES
@@ -120,13 +121,18 @@ def _measures(summary: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         "fidelity": [*compared(summary, kind="all"), *compared(summary, kind="finding")],
         "fidelity_all": compared(summary, kind="all", of_all=True),
         "fidelity_subgroups": compared_subgroups(summary),
+        "fidelity_charts": _fidelity_charts(summary),
         "obedience": summary.get("obedience") or (),
+        "obedience_chart": _obedience_chart(summary),
         "obedience_kept": {row["finding"]: row["auroc"] for row in summary.get("obedience_kept") or ()},
         "subgroups": subgroups(rows, rewards=_measured(summary, rows)),
         "similarities": _similarities(summary, rows),
         "verdicts": verdicts(summary),
         **_compared_with(summary),
+        "privacy_tests": privacy_tests(summary),
+        "recognized": _recognized(summary, rows),
         "attacks": attacks(summary),
+        "attack_chart": _attack_chart(summary),
         "false_positives": FALSE_POSITIVES,
         **_utility(summary),
         "reader_chart": _reader_chart(summary),
@@ -256,18 +262,70 @@ def _similarities(summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
     memorization = summary["memorization"]
     if memorization is None:
         return None
-    made = np.sort(_numbers(rows, "nearest_real_similarity"))
+    made, real = _numbers(rows, "nearest_real_similarity"), memorization.get("real_to_real")
+    return _cumulative("similarities", made, real, label="similarity", threshold=memorization["threshold"])
+
+
+def _recognized(summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
+    """Scores of audited images with the patient most like them, next to those of real images with other patients."""
+    found = summary.get("reidentification")
+    if not found or "nearest_patient_score" not in rows.column_names:
+        return None
+    made, known = _numbers(rows, "nearest_patient_score"), found["reference"]
+    return _cumulative("recognized", made, known["others"], label="score", threshold=known["threshold"])
+
+
+def _cumulative(
+    name: str, made: charts.Numbers, real: Mapping[str, float | None] | None, *, label: str, threshold: float
+) -> Markup | None:
+    """Every audited image's value, and quantiles of the real ones'; None without either."""
     curves = []
     if len(made):
         shares = np.linspace(0, 1, min(_CURVE_POINTS, len(made)))
         curves.append(charts.Curve("audited to real", np.quantile(made, shares).tolist(), shares.tolist(), charts.KEPT))
-    if real := quantiles(memorization.get("real_to_real")):
-        curves.append(charts.Curve("real to real", [x for _, x in real], [y for y, _ in real], charts.REAL))
-    return (
-        charts.cumulative("similarities", curves, label="similarity", threshold=memorization["threshold"])
-        if curves
-        else None
-    )
+    if ends := quantiles(real):
+        curves.append(charts.Curve("real to real", [x for _, x in ends], [y for y, _ in ends], charts.REAL))
+    return charts.cumulative(name, curves, label=label, threshold=threshold) if curves else None
+
+
+def _attack_chart(summary: Mapping[str, Any]) -> Markup | None:
+    """AUC of every attack on the model; None without attacks."""
+    rows = {
+        attack.name: (attack.auc["value"], attack.auc["low"], attack.auc["high"])
+        for group in attacks(summary)
+        for attack in group
+    }
+    return charts.intervals("attacks", rows, label="AUC", chance=0.5) if rows else None
+
+
+def _obedience_chart(summary: Mapping[str, Any]) -> Markup | None:
+    """AUROC of every requested finding; None where none was measured."""
+    measured = {row["finding"]: row["auroc"] for row in summary.get("obedience") or ()}
+    rows = {name: (one["value"], one["low"], one["high"]) for name, one in measured.items() if one}
+    return charts.intervals("obedience", rows, label="AUROC", chance=0.5) if rows else None
+
+
+def _fidelity_charts(summary: Mapping[str, Any]) -> dict[str, Markup]:
+    """Of all (kept) images, at the size of the floor: how far they are from real ones, and how well they cover them."""
+    overall: Mapping[str, Any] = next((row for row in summary["fidelity"] or () if row["group"] == "all"), {})
+    floor = overall.get("floor")
+    if not floor:
+        return {}
+    made = floor["audited"]
+    far = {
+        "audited to real": (made["frechet"],) * 3,
+        "real to real": tuple(floor["frechet"][end] for end in ("value", "low", "high")),
+    }
+    shares = {}
+    for name in ("precision", "recall", "coverage"):
+        shares[f"{name}, audited"] = (made[name],) * 3
+        shares[f"{name}, real"] = tuple(floor[name][end] for end in ("value", "low", "high"))
+    return {
+        f"Distance, {floor['images']:,} images each": charts.amounts("distance", far, label="Fréchet distance"),
+        f"Precision, recall and coverage, {floor['images']:,} images each": charts.intervals(
+            "coverage", shares, label="share"
+        ),
+    }
 
 
 def _reader_chart(summary: Mapping[str, Any]) -> Markup | None:

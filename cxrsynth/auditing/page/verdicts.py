@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cxrsynth.auditing.page.privacy import reason, shares
 from cxrsynth.metrics.membership.inference import COMBINED
 from cxrsynth.metrics.utility.cohorts import BOTH, PRETRAINED, REAL
 
@@ -45,7 +46,7 @@ def verdicts(summary: Summary) -> list[Verdict]:
             _copies(summary),
             tuple(_searches(summary)),
             "What these searches and attacks do not find may still be there.",
-            "memorization",
+            "privacy",
         ),
     ]
 
@@ -83,8 +84,8 @@ def _looks(summary: Summary) -> Iterator[str]:
             f"{made['coverage']:.0%} of real images have one of these near them; {floor['coverage']['value']:.0%} have"
             " another real one"
         )
-    elif row and (reason := (row.get("not_measured") or {}).get("floor")):
-        yield f"No floor: {reason}"
+    elif row and (why := (row.get("not_measured") or {}).get("floor")):
+        yield f"No floor: {why}"
     total = summary["kept"] + summary["rejected"]
     yield f"{summary['kept']:,} of {total:,} images passed the checks and rules"
     accuracy = ((summary["reader_study"] or {}).get("scores") or {}).get("accuracy")
@@ -101,8 +102,9 @@ def _lift(summary: Summary, trained_on: str) -> list[Mapping[str, Any]]:
 def _help(summary: Summary) -> str:
     ways = {"Added to real images": BOTH, "Trained on before real images": PRETRAINED}
     said = [_change(way, rows) for way, name in ways.items() if (rows := _lift(summary, name))]
-    reason = summary["not_measured"].get("utility") or "--utility, with a reference that has labels"
-    return " ".join(said) or f"Not measured ({reason})."
+    return (
+        " ".join(said) or f"Not measured ({reason(summary, 'utility', '--utility, with a reference that has labels')})."
+    )
 
 
 def _change(way: str, rows: list[Mapping[str, Any]]) -> str:
@@ -114,6 +116,8 @@ def _change(way: str, rows: list[Mapping[str, Any]]) -> str:
 
 def _lifts(summary: Summary) -> Iterator[str]:
     utility = summary["utility"] or {}
+    if utility:
+        yield _floor_of_help(utility)
     for row in utility.get("mean") or ():
         lift = row["lift"]
         if lift:
@@ -129,6 +133,16 @@ def _lifts(summary: Summary) -> Iterator[str]:
             yield f"{name}: underdiagnosis differs by sex or age in {unequal} of {len(rows)} comparisons"
 
 
+def _floor_of_help(utility: Summary) -> str:
+    """What real images reach without these."""
+    alone = next((row for row in utility.get("mean") or () if row["trained_on"] == REAL), None)
+    if alone is None:
+        return "Floor: an AUROC of 0.5 is chance; training on real images alone could not be measured"
+    auroc = alone["auroc"]
+    value = f"{auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})"
+    return f"Floor: real images alone reach a mean AUROC of {value}; 0.5 is chance"
+
+
 def _of_what(summary: Summary) -> str:
     if not summary["utility"]:
         return "Training on them was not tried."
@@ -141,7 +155,7 @@ def _of_what(summary: Summary) -> str:
 def _copies(summary: Summary) -> str:
     memorization = summary["memorization"]
     if memorization is None:
-        return "Copies of real images were not looked for."
+        return f"Copies of real images were not looked for: {reason(summary, 'memorization', 'there is no reference')}."
     flagged = memorization["flagged"]
     if not flagged:
         return "None was found to be nearer to a real image than real images of different patients are to each other."
@@ -153,14 +167,15 @@ def _copies(summary: Summary) -> str:
 
 def _searches(summary: Summary) -> Iterator[str]:
     memorization = summary["memorization"]
-    shares = {
-        name: one["caught"] / one["of"]
-        for name, one in ((memorization or {}).get("sensitivity") or {}).items()
-        if one["of"]
-    }
-    if shares:
-        worst, best = min(shares, key=lambda name: shares[name]), max(shares.values())
-        yield f"The search finds {shares[worst]:.0%} ({worst}) to {best:.0%} of the copies planted in the reference"
+    if alarms := (memorization or {}).get("false_alarms"):
+        of, low, high = alarms["of"], f"{alarms['low']:.1%}", f"{alarms['high']:.1%}"
+        yield (
+            f"Floor: of held-out real images of other patients, the search flags {alarms['caught']:,} of {of:,}"
+            f" ({low} to {high}); of these images, {_share_flagged(summary)}"
+        )
+    if found_of := shares(memorization):
+        worst, best = min(found_of, key=lambda name: found_of[name]), max(found_of.values())
+        yield f"The search finds {found_of[worst]:.0%} ({worst}) to {best:.0%} of the copies planted in the reference"
     found = summary.get("reidentification")
     if found:
         real, follow_ups = found["reference"]["false_matches"], found["reference"]["found"]
@@ -171,8 +186,8 @@ def _searches(summary: Summary) -> Iterator[str]:
             f" real images of other patients, {by_chance:.1%} are"
         )
     else:
-        reason = summary["not_measured"].get("reidentification") or "it needs a reference"
-        yield f"Whether a patient is recognized was not examined: {reason}"
+        why = reason(summary, "reidentification", "it needs a reference")
+        yield f"Whether a patient is recognized was not examined: {why}"
     membership = summary.get("membership")
     if membership:
         auc = membership["attacks"][COMBINED]["auc"]
@@ -181,4 +196,10 @@ def _searches(summary: Summary) -> Iterator[str]:
             f" {auc['value']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}); 0.5 is guessing"
         )
     else:
-        yield "The model itself was not attacked (--model, --members, --non-members)"
+        why = reason(summary, "membership", "it needs --model, --members and --non-members")
+        yield f"The model itself was not attacked: {why}"
+
+
+def _share_flagged(summary: Summary) -> str:
+    images = summary["input"]["images"]
+    return f"{summary['memorization']['flagged'] / images:.1%}" if images else "none, as there are none"

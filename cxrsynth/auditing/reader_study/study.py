@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cxrsynth import console
 from cxrsynth.auditing.folder import STUDY_PAGE
+from cxrsynth.auditing.keyed import keyed_digest
 from cxrsynth.auditing.reader_study.answers import Answered
 from cxrsynth.auditing.reader_study.blinding import Blinding
 from cxrsynth.auditing.reader_study.choose import Candidate, Pair, candidates, choose_pairs, matched
@@ -19,6 +20,7 @@ from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
 from cxrsynth.errors import ShardError
 
+UNFINISHED = "reader {} answered "  # how a caveat begins
 _SMALL_SIDE = 256  # pixels
 
 
@@ -51,7 +53,8 @@ def reader_study(run: AuditRun, images: Scored, reference: Scored | None, decide
     caveats = _caveats(run.answers, images)
     for caveat in caveats:
         console.warn(caveat)
-    return ReaderStudy(key.described() | {"scores": score(run.answers)}, problem, caveats)
+    readers = keyed_digest([file.reader.name.casefold() for file in run.answers.files], run.scorer.id_key)
+    return ReaderStudy(key.described() | {"scores": score(run.answers), "readers": readers}, problem, caveats)
 
 
 def _make(run: AuditRun, scored: Mapping[Kind, Scored], decided: pa.Table, count: int) -> StudyKey:
@@ -128,7 +131,7 @@ def _caveats(answered: Answered, images: Scored) -> tuple[str, ...]:
     for file in answered.files:
         done = sum(answer.origin is not None for answer in file.answers)
         if done < of:
-            found.append(f"reader {file.reader.name} answered {done} of {of} images: scored on those")
+            found.append(f"{UNFINISHED.format(file.reader.name)}{done} of {of} images: scored on those")
     there = set(images.values("sha256"))
     made = [image for image in answered.key.images.values() if image.kind == "synthetic"]
     gone = sum(image.sha256 not in there for image in made)

@@ -128,9 +128,11 @@ class SearchReport:
         }
 
 
-def check_reference(reference: ImageSet) -> None:
-    """Raises ShardError if the reference has fewer than 20 images, or fewer than 3 patients."""
-    groups = reference.groups()
+def check_reference(groups: Places) -> None:
+    """Raises ShardError if a reference, by the number of each image's patient [N], has too few images or patients.
+
+    Expected are 20 images, and 3 patients.
+    """
     if len(groups) < FEWEST or groups.max() < 2:
         raise ShardError(
             f"reference: {counted(len(groups), 'image')} of {counted(len(np.unique(groups)), 'patient')}\n"
@@ -164,8 +166,8 @@ def find_near_duplicates(
         ShardError: if the reference has fewer than 20 images, or fewer than 3 patients.
     """
     settings = settings or SearchSettings()
-    check_reference(reference)
     groups = reference.groups()
+    check_reference(groups)
     real = Searchable.of(reference.thumbs, groups, space, seed=settings.seed)
     held = _held_out(groups, settings)
     null = _real_to_real(real, reference.thumbs, groups, ~held, settings)

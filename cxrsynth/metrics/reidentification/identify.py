@@ -55,6 +55,13 @@ class Best:
     scores: Vectors
 
 
+def check_patients(patients: Places) -> None:
+    """Raises ValueError for fewer than `FEWEST` patients, given the number of each image's patient, [M]."""
+    count = len(np.unique(patients))
+    if count < FEWEST:
+        raise ValueError(f"{count} patients in the reference, expected at least {FEWEST}")
+
+
 def calibrate(vectors: Vectors, patients: Places, *, seed: int) -> Calibration:
     """Find the threshold, and measure the verifier, on real images.
 
@@ -66,9 +73,7 @@ def calibrate(vectors: Vectors, patients: Places, *, seed: int) -> Calibration:
     Raises:
         ValueError: for fewer than `FEWEST` patients.
     """
-    count = len(np.unique(patients))
-    if count < FEWEST:
-        raise ValueError(f"{count} patients in the reference, expected at least {FEWEST}")
+    check_patients(patients)
     rng = np.random.default_rng([seed, 3])
     sample = _whole_patients(patients, rng)
     other, same = _apart(vectors, patients, sample)

@@ -94,11 +94,8 @@ def measure_utility(
     """
     if made.features.shape[1] != real.features.shape[1]:
         raise ValueError(f"features of {made.features.shape[1]} and {real.features.shape[1]}, expected one extractor")
-    for kind, table in (("audited images", made), ("reference", real)):
-        if not any(table.present):
-            raise ReportsError(
-                f"{kind}: no image has a finding stated as present\n  expected: labels or reports to measure utility"
-            )
+    _check_findings("audited images", made)
+    check_real(real, seed=seed)
     split = split_patients(real, seed=seed)
     cohorts = draw_cohorts(made, real, split.train, least=least, seed=seed)
     test = Tested.of(real, split.test, rounds=rounds, seed=seed)
@@ -123,6 +120,19 @@ def measure_utility(
         "balanced_by": [name for name in findings if cohorts.balanced_by(name)],
         "not_measured": {} if cohorts.unbalanced is None else {BALANCED: cohorts.unbalanced},
     }
+
+
+def check_real(real: ImageTable, *, seed: int) -> None:
+    """Raises ReportsError if no real image has a finding stated as present, or all that state any are one patient's."""
+    _check_findings("reference", real)
+    split_patients(real, seed=seed)
+
+
+def _check_findings(kind: str, table: ImageTable) -> None:
+    if not any(table.present):
+        raise ReportsError(
+            f"{kind}: no image has a finding stated as present\n  expected: labels or reports to measure utility"
+        )
 
 
 def _is_enough(truth: Truth, least: int) -> bool:

@@ -8,6 +8,16 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFilter
 
+from cxrsynth.auditing.compare import compare
+from cxrsynth.auditing.fail_under import known_metrics
+from cxrsynth.auditing.protocol import apply_protocol
+from cxrsynth.auditing.reader_study.answers import FORMAT, VERSION, Answered, AnswerFile
+from cxrsynth.auditing.reader_study.key import KeyedImage, StudyKey
+from cxrsynth.auditing.reader_study.scores import score
+from cxrsynth.metrics.membership.attacks import ATTACKS
+from cxrsynth.metrics.membership.inference import COMBINED, WITHOUT_MODEL
+from cxrsynth.settings import Protocol
+
 HOSTILE = "<img src=x onerror=alert(1)>"
 ENDING = "</script><script>alert(2)</script>"
 MATHS = "$\\frac{a}{b}$ & 'quoted' \"key\""
@@ -37,7 +47,7 @@ SCHEMA = pa.schema(
     + [(f"reward_{name}", pa.float32()) for name in REWARDS]
     + [("check_blank", pa.float32()), ("checks_failed", _TEXT), ("duplicate_of", pa.string())]
     + [("duplicate_similarity", pa.float32()), ("nearest_real", pa.string()), ("nearest_real_similarity", pa.float32())]
-    + [("memorized", pa.bool_()), ("kept", pa.bool_()), ("reasons", _TEXT)]
+    + [("nearest_patient_score", pa.float32()), ("memorized", pa.bool_()), ("kept", pa.bool_()), ("reasons", _TEXT)]
 )
 
 
@@ -106,6 +116,7 @@ def _row(rng: np.random.Generator, place: int) -> dict[str, Any]:
         "duplicate_similarity": 0.98 if duplicate else None,
         "nearest_real": f"real-{rng.integers(500):04d}",
         "nearest_real_similarity": 0.97 if "too near a real image" in reasons else rng.beta(8, 6),
+        "nearest_patient_score": rng.beta(9, 6),
         "memorized": "too near a real image" in reasons,
         "kept": not rejected,
         "reasons": reasons,
@@ -142,7 +153,7 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
                 "shards": [{"name": "shard-00000.tar", "sha256": "00" * 32}],
             },
         },
-        "reference": {"path": "images/held-out", "kind": "folder", "images": 512, "damaged": []},
+        "reference": {"path": "images/held-out", "kind": "folder", "images": 512, "digest": "7d" * 32, "damaged": []},
         "settings": {"keep_fraction": None, "min": {"diagnosis": -1.2}, "neighbours": 5, "batch_size": 32},
         "reward_models": {
             name: {"backend": "nano-judge", "digest": f"{place}a" * 32, "unit": unit}
@@ -204,11 +215,83 @@ def example_summary(rows: pa.Table) -> dict[str, Any]:
         },
         "reader_study": None,
         "failed": [{"metric": "coverage", "value": 0.6312, "threshold": 0.7, "limit": "at least"}],
+        "follow_ups": 0,
         "provenance": {
+            "id_key": "1f" * 8,
             "command": "cxrsynth audit sets/winter-2031 --reference real/held-out --out evidence --min-diagnosis=-1.2",
             "packages": {"cxrsynth": "0.1.0", "torch": "2.14.0", "numpy": "2.4.1"},
         },
     }
+
+
+def everything_measured(rows: pa.Table) -> dict[str, Any]:
+    """The example's summary with the parts that it lacks: obedience, an attack, readers, a benchmark, another audit."""
+    summary = example_summary(rows)
+    summary["obedience"] = [
+        {"finding": name, "requested": 90, "not_requested": 210, "auroc": _interval(0.8, 0.05)} for name in FINDINGS[:2]
+    ]
+    summary["membership"] = _membership()
+    summary["reader_study"] = _reader_study()
+    summary["caveats"] = ["reader Dr. Quibble answered 9 of 12 images: scored on those"]
+    for row in summary["rewards"].values():
+        row["unscored"] = 0
+    summary["provenance"]["image_size"] = 256
+    summary["features"]["width"] = 256
+    summary["protocol"] = apply_protocol(Protocol.CHEXGENBENCH, summary)
+    summary["compared"] = compare(summary, summary, known_metrics(REWARDS, ("shifted",)))
+    return summary
+
+
+def _membership() -> dict[str, Any]:
+    of = {"patients": 40, "images": 50, "patients_unknown": 0}
+    attack = {"auc": _interval(0.61, 0.05), "true_positives": {"0.01": _interval(0.03, 0.02), "0.001": None}}
+    return {
+        "model": {"name": "nano", "digest": "5f" * 32},
+        "members": of | {"path": "train", "digest": "3a" * 32},
+        "non_members": of | {"path": "held-out", "digest": "3b" * 32},
+        "left_out": 0,
+        "prompted": True,
+        "caveats": [],
+        "passes_per_image": 26,
+        "attacks": dict.fromkeys((*ATTACKS, COMBINED, WITHOUT_MODEL), attack),
+    }
+
+
+def _reader_study() -> dict[str, Any]:
+    """Two readers' answers to twelve images."""
+    images = {
+        f"{place:02d}": KeyedImage(
+            kind="real" if place % 2 else "synthetic", key=f"k{place}", sha256=f"{place:064x}", present=("Edema",),
+            absent=(),
+        )
+        for place in range(12)
+    }  # fmt: skip
+    key = StudyKey(
+        study="0" * 16, seed=0, side=256, text="findings", matched={"view": 6, "present": 6}, images=images
+    )  # fmt: skip
+    files = [
+        AnswerFile.model_validate(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "study": key.study,
+                "reader": {"name": name, "role": "radiologist", "years": 17.0},
+                "answers": [
+                    {
+                        "image": image,
+                        "origin": "real" if int(image) % step else "synthetic",
+                        "quality": 1 + int(image) % 5,
+                        "findings": ["Edema"],
+                        "match": "yes",
+                        "seconds": 7.0,
+                    }
+                    for image in images
+                ],
+            }
+        )
+        for name, step in (("Dr. Quibble", 2), ("Dr. Roe", 3))
+    ]
+    return key.described() | {"scores": score(Answered(key, tuple(files))), "readers": "9e" * 32}
 
 
 def _quantiles(column: pa.ChunkedArray) -> dict[str, float | int]:

@@ -1,6 +1,7 @@
 """The page of an audit: its content, its words for what is missing, and that nothing in it can run or load."""
 
 import base64
+import copy
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ from cxrsynth.auditing.page.figures import (
 from cxrsynth.auditing.page.gallery import PICTURE_BYTES, choose
 from cxrsynth.auditing.page.page import write_page
 from cxrsynth.auditing.page.reasons import meaning
+from cxrsynth.auditing.reader_study.numbered import number_readers
 from cxrsynth.metrics.quality.checks import CHECKS
 from tests.auditing.page.page_example import (
     ENDING,
@@ -38,6 +40,7 @@ from tests.auditing.page.page_example import (
     MATHS,
     REASONS,
     REWARDS,
+    everything_measured,
     example_rows,
     example_summary,
     radiograph,
@@ -177,7 +180,7 @@ def test_every_part_stands_in_its_section(summary: dict[str, Any], shared: str) 
     assert "c4" * 32 in page.section("provenance")
     assert summary["provenance"]["command"] in page.section("provenance")
     assert "shards" not in page.section("provenance").replace("shard-", "")
-    assert [name for name, _, text in page.found if name == "svg"] == ["svg"] * 8
+    assert [name for name, _, text in page.found if name == "svg"] == ["svg"] * 11
 
 
 def test_a_floor_of_fewer_images_stands_beside_the_audited_ones_at_its_size(
@@ -592,7 +595,77 @@ def test_pictures_are_png_or_jpeg_or_missing(summary: dict[str, Any], rows: pa.T
 
 def test_the_wording_promises_nothing(summary: dict[str, Any], rows: pa.Table, write: Write, shared: str) -> None:
     body = Page(shared).one("body") + Page(write(summary | {"memorization": None}, rows)).one("body")
-    assert [word for word in ("safe", "anonym", "privacy", "private", "guarantee") if word in body.lower()] == []
+    assert [word for word in ("safe", "anonym", "private", "guarantee") if word in body.lower()] == []
+    # A heading, the link to it, and the pointer of a fold, on each of the two pages: nothing is said to have it.
+    assert body.lower().count("privacy") == 2 * 3
+
+
+def sections(text: str) -> dict[str, str]:
+    """What each section holds, sections within it excepted, by its id."""
+    found: dict[str, str] = {}
+    within: list[str] = []
+    for part in re.split(r"(<section [^>]*>|</section>)", text):
+        if part.startswith("<section "):
+            [name] = re.findall(r'id="([^"]+)"', part)
+            within.append(name)
+        elif part == "</section>":
+            within.pop()
+        elif within:
+            found[within[-1]] = found.get(within[-1], "") + part
+    return found
+
+
+def test_every_section_with_a_number_says_how_it_is_computed(rows: pa.Table, write: Write) -> None:
+    found = sections(write(everything_measured(rows), rows))
+    with_numbers = {name for name, held in found.items() if 'td class="number"' in held or 'class="answer"' in held}
+    folds = {name for name, held in found.items() if '<details class="how">' in held}
+    assert {"verdicts", "membership", "reasons", "subgroups", "readers", "protocol", "compared"} <= with_numbers
+    assert with_numbers - folds == set()
+    assert all(re.search(r'<details class="how">.*?<p class="note">\w', found[name], re.S) for name in folds)
+
+
+def test_plots_stand_before_tables(rows: pa.Table, write: Write) -> None:
+    found = sections(write(everything_measured(rows), rows))
+    for name in ("fidelity", "obedience", "memorization", "reidentification", "membership", "readers"):
+        assert 0 < found[name].find("<svg") < found[name].index("<table"), name
+    few = everything_measured(rows)
+    few["fidelity"][0] |= {"floor": None, "not_measured": {"floor": "too few patients"}}
+    few["reidentification"]["reference"]["others"] = {}
+    held = sections(write(few, without(rows, "nearest_patient_score")))
+    assert [name for name in ("fidelity", "reidentification") if "<svg" in held[name]] == []
+
+
+def test_privacy_says_what_was_tested_what_would_be_found_and_what_cannot(
+    summary: dict[str, Any], rows: pa.Table, write: Write
+) -> None:
+    page = Page(write(everything_measured(rows), rows))
+    section = page.section("privacy")
+    assert all(page.section(name) in section for name in ("memorization", "reidentification", "membership"))
+    assert "each of 60 images against 512 real ones 66% to 98% of planted copies, depending on the kind" in section
+    assert "22% of the patients with another image in the reference" in section
+    assert "4 attacks on nano: 50 members, 50 others" in section
+    summary |= {"memorization": None, "reidentification": None}
+    summary["not_measured"] = {"memorization": "reference: 5 images\n  expected: 20"}
+    section = Page(write(summary, rows)).section("privacy")
+    assert "not tested: reference: 5 images; expected: 20 nothing copies of images that are not" in section
+    assert "not tested: no reference of real images was given nothing patients who" in section
+    assert "not tested: no training images of the model (--model, --members, --non-members) nothing what" in section
+
+
+def test_readers_have_names_on_the_owner_s_page_alone(rows: pa.Table, write: Write) -> None:
+    summary = everything_measured(rows)
+    before = copy.deepcopy(summary)
+    own, numbered = write(summary, rows), number_readers(summary)
+    handed_on = write(numbered, rows, handed_on=True)
+    secrets = ("Quibble", "Roe", "radiologist", "17 years")
+    assert all(secret in own for secret in secrets)
+    for text in (handed_on, json.dumps(numbered)):
+        assert [secret for secret in secrets if secret in text] == []
+    assert "Cohen, reader 1 and reader 2" in Page(handed_on).section("readers")
+    assert "reader 1 answered 9 of 12 images" in Page(handed_on).one("header")
+    assert summary == before
+    for part in (None, summary["reader_study"] | {"scores": None}):
+        assert number_readers(summary | {"reader_study": part}) == summary | {"reader_study": part}
 
 
 def test_a_group_of_which_something_was_measured_is_not_too_few() -> None:

@@ -9,7 +9,14 @@ import pytest
 
 from cxrsynth.auditing.page.methods import METHODS
 from cxrsynth.auditing.page.page import write_page
-from tests.auditing.page.page_example import ENDING, HOSTILE, example_rows, example_summary, radiograph
+from tests.auditing.page.page_example import (
+    ENDING,
+    HOSTILE,
+    everything_measured,
+    example_rows,
+    example_summary,
+    radiograph,
+)
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 
@@ -36,7 +43,7 @@ def rows() -> pa.Table:
 @pytest.fixture(scope="module")
 def url(rows: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> str:
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(path, example_summary(rows), rows, radiograph, reference_thumbnails=radiograph)
+    write_page(path, everything_measured(rows), rows, radiograph, reference_thumbnails=radiograph)
     return path.as_uri()
 
 
@@ -294,11 +301,13 @@ def test_on_paper_everything_is_there_on_white_within_the_page(visit: Visit) -> 
 
 def test_each_section_with_numbers_says_how_they_are_computed(visit: Visit) -> None:
     page = visit()
-    found = page.evaluate("[...document.querySelectorAll('details.how')].map((one) => one.closest('section').id)")
-    assert found == [section for section in METHODS if section != "obedience"]  # which the example does not measure
-    assert page.locator("#obedience .unmeasured").count() == 1
+    own = "(name) => [...new Set([...document.querySelectorAll(name)].map((one) => one.closest('section').id))].sort()"
+    numbers = page.evaluate(own, "td.number, .verdicts .answer")
+    found = page.evaluate(own, "details.how")
+    assert len(numbers) > 10
+    assert set(numbers) <= set(found) == METHODS.keys()
     for section in found:
-        fold = page.locator(f"#{section} details.how")
+        fold = page.locator(f"#{section} > details.how")
         assert not fold.locator("p").first.is_visible()
         fold.locator("summary").click()
         assert fold.locator("p").all_text_contents() == list(METHODS[section])

@@ -38,8 +38,12 @@ def test_without_a_floor_or_a_reference_it_says_so(summary: dict[str, Any]) -> N
     assert [one.answer for one in verdicts(summary)] == [
         "Not compared with real images: there is no reference.",
         "Not measured (--utility, with a reference that has labels).",
-        "Copies of real images were not looked for.",
+        "Copies of real images were not looked for: there is no reference.",
     ]
+    summary["not_measured"]["memorization"] = "reference: 5 images of 5 patients\n  expected: at least 20"
+    expected = "Copies of real images were not looked for: reference: 5 images of 5 patients; expected: at least 20."
+    assert of(summary, FOUND).answer == expected
+    assert "Floor" not in " ".join(of(summary, FOUND).details)
 
 
 def test_help_counts_findings_by_their_intervals(summary: dict[str, Any]) -> None:
@@ -60,6 +64,7 @@ def test_help_counts_findings_by_their_intervals(summary: dict[str, Any]) -> Non
 def test_help_gives_means_gaps_and_what_was_trained(summary: dict[str, Any]) -> None:
     verdict = of(summary, HELP)
     assert verdict.details == (
+        "Floor: real images alone reach a mean AUROC of 0.800 (0.780 to 0.820); 0.5 is chance",
         "real + synthetic: mean AUROC +0.012 (-0.003 to +0.027) over 3 findings",
         "synthetic then real: mean AUROC +0.023 (+0.008 to +0.038) over 3 findings",
         "real: underdiagnosis differs by sex or age in 1 of 1 comparisons",
@@ -67,12 +72,19 @@ def test_help_gives_means_gaps_and_what_was_trained(summary: dict[str, Any]) -> 
     assert "linear classifier" in verdict.limit
     summary["utility"]["model"] = {"name": "nano", "starts_from": "random weights"}
     assert of(summary, HELP).limit.startswith("Of nano, trained from random weights;")
+    summary["utility"]["mean"] = []
+    assert of(summary, HELP).details[0].startswith("Floor: an AUROC of 0.5 is chance")
+    summary["utility"] = None
+    assert of(summary, HELP).details == ()
 
 
 def test_copies_the_search_and_the_attack(summary: dict[str, Any]) -> None:
     flagged = summary["memorization"]["flagged"]
     assert of(summary, FOUND).answer.startswith(f"{flagged} are nearer to a real image than")
     assert "The search finds 66% (blended) to 98% of the copies planted in the reference" in of(summary, FOUND).details
+    share = flagged / summary["input"]["images"]
+    floor = f"the search flags 1 of 400 (0.0% to 1.4%); of these images, {share:.1%}"
+    assert f"Floor: of held-out real images of other patients, {floor}" in of(summary, FOUND).details
     assert any("was not attacked" in detail for detail in of(summary, FOUND).details)
     auc = {"value": 0.8, "low": 0.7, "high": 0.9}
     summary["membership"] = {"model": {"name": "nano"}, "attacks": {"combined": {"auc": auc}}}

@@ -181,7 +181,13 @@ def test_answers_are_scored_without_scoring_an_image(
     assert scores["accuracy"]["value"] == 12 / 21
     assert [one["accuracy"]["value"] for one in scores["readers"]] == [9 / 12, 3 / 9]
     assert scores["quality"]["difference"] == {"value": 2, "low": 2, "high": 2}
-    assert found["caveats"][-1] == "reader Bob <i> answered 9 of 12 images: scored on those"
+    assert found["caveats"][-1] == "reader 2 answered 9 of 12 images: scored on those"
+    assert [(one["name"], one["role"], one["years"]) for one in scores["readers"]] == [
+        ("reader 1", None, None),
+        ("reader 2", None, None),
+    ]
+    assert "Bob" not in (studied / "summary.json").read_text()
+    assert "share/report.html was not written: no manifest" in done.output
     assert [one["metric"] for one in found["failed"]] == ["reader_study/scores/accuracy"]
     assert "answered 9 of 12 images" in done.output
     assert "6 real and 6 synthetic images; guessing is right about 0.5" in done.output

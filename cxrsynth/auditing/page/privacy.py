@@ -1,0 +1,85 @@
+"""What was tested of privacy, what that would have found, and what it cannot find: one row for each kind of test."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cxrsynth.metrics.membership.attacks import ATTACKS
+
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A test: what was done, or why it was not; what it would have found, None where it was not done; its limit."""
+
+    name: str
+    section: str  # of the page, where the numbers come from
+    tested: str
+    would_find: str | None
+    cannot_find: str
+
+
+def privacy_tests(summary: Summary) -> list[Tested]:
+    """The three tests of an audit by its summary, done or not."""
+    return [_copies(summary), _patients(summary), _members(summary)]
+
+
+def shares(memorization: Mapping[str, Any] | None) -> dict[str, float]:
+    """Share of the planted near-duplicates that the search found, by kind."""
+    sensitivity = (memorization or {}).get("sensitivity") or {}
+    return {name: one["caught"] / one["of"] for name, one in sensitivity.items() if one["of"]}
+
+
+def reason(summary: Summary, part: str, otherwise: str) -> str:
+    """Why a part was not measured, in one line."""
+    return str(summary["not_measured"].get(part) or otherwise).replace("\n ", ";")
+
+
+def _against(summary: Summary) -> str:
+    real = (summary["reference"] or {}).get("images")
+    return f"each of {summary['input']['images']:,} images against {'the' if real is None else f'{real:,}'} real ones"
+
+
+def _copies(summary: Summary) -> Tested:
+    memorization = summary["memorization"]
+    cannot = "copies of images that are not in the reference, and copies altered in ways that were not planted"
+    if memorization is None:
+        why = reason(summary, "memorization", "no reference of real images was given")
+        return Tested("Copies of real images", "memorization", f"not tested: {why}", None, cannot)
+    found = shares(memorization)
+    would = "no copies were planted, so this is unknown"
+    if found:
+        would = f"{min(found.values()):.0%} to {max(found.values()):.0%} of planted copies, depending on the kind"
+    return Tested("Copies of real images", "memorization", _against(summary), would, cannot)
+
+
+def _patients(summary: Summary) -> Tested:
+    found = summary.get("reidentification")
+    cannot = "patients who are not in the reference, and those whom only a better verifier recognizes"
+    if not found:
+        why = reason(summary, "reidentification", "no reference of real images was given")
+        return Tested("Patients recognized", "reidentification", f"not tested: {why}", None, cannot)
+    again = found["reference"]["found"]
+    would = "no patient has two images in the reference, so this is unknown"
+    if again:
+        would = f"{again['caught'] / again['of']:.0%} of the patients with another image in the reference"
+    return Tested("Patients recognized", "reidentification", _against(summary), would, cannot)
+
+
+def _members(summary: Summary) -> Tested:
+    membership = summary.get("membership")
+    cannot = "what stronger attacks find: with models trained for comparison, more passes, or on the text encoder"
+    if not membership:
+        why = reason(summary, "membership", "no training images of the model (--model, --members, --non-members)")
+        return Tested("The model's training images", "membership", f"not tested: {why}", None, cannot)
+    members, others = (membership[name]["images"] for name in ("members", "non_members"))
+    attacks = sum(name in ATTACKS for name in membership["attacks"])
+    tested = f"{attacks} attacks on {membership['model']['name']}: {members:,} members, {others:,} others"
+    return Tested(
+        "The model's training images",
+        "membership",
+        tested,
+        "not measured: nothing is planted in a model; intervals show how small a difference could be seen",
+        cannot,
+    )
