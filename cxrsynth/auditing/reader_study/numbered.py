@@ -7,7 +7,10 @@ from cxrsynth.auditing.reader_study.study import UNFINISHED
 
 
 def number_readers(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The same summary with `reader 1`, `reader 2` ... in place of names, and without roles and years."""
+    """The same summary with `reader 1`, `reader 2` ... in place of names, and without roles and years.
+
+    Files of answers are numbered, too: they are often named after who gave them.
+    """
     study = summary["reader_study"] or {}
     scores = study.get("scores")
     if scores is None:
@@ -17,6 +20,7 @@ def number_readers(summary: Mapping[str, Any]) -> dict[str, Any]:
     agreement = {question: _numbered(one, names) for question, one in scores["agreement"].items()}
     numbered = study | {"scores": scores | {"readers": readers, "agreement": agreement}}
     return dict(summary) | {
+        "settings": dict(summary["settings"]) | {"reader_answers": [*names.values()]},
         "reader_study": numbered,
         "caveats": [_without_names(caveat, names) for caveat in summary["caveats"]],
     }

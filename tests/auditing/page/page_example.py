@@ -232,6 +232,7 @@ def everything_measured(rows: pa.Table) -> dict[str, Any]:
     ]
     summary["membership"] = _membership()
     summary["reader_study"] = _reader_study()
+    summary["settings"]["reader_answers"] = ["Quibble.json", "Roe.json"]
     summary["caveats"] = ["reader Dr. Quibble answered 9 of 12 images: scored on those"]
     for row in summary["rewards"].values():
         row["unscored"] = 0
