@@ -1,8 +1,8 @@
 """The images compared with the reference: memorization and fidelity, kept so that real pixels need not be.
 
 A comparison is all that needs the pixels of the reference. Once it is written they can be deleted, and the same command
-with other rules or thresholds still runs. Another seed, other probes or other images need the pixels again: the
-reference is then read and scored anew.
+with other rules or thresholds still runs. Another seed, other probes, other kinds of near-duplicates or other images
+need the pixels again: the reference is then read and scored anew.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from cxrsynth.auditing.setup import AuditRun
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.groups import measure_groups
 from cxrsynth.metrics.memorization.features import MatchSpace
+from cxrsynth.metrics.memorization.planted import ALTERATIONS
 from cxrsynth.metrics.memorization.search import SearchReport, SearchSettings, check_reference, find_near_duplicates
 from cxrsynth.runtime.files import stable_json, write_atomically
 
@@ -123,6 +124,7 @@ def _key(run: AuditRun) -> str | None:
         "reference": run.reference.cache.fingerprint(),
         "seed": run.settings.seed,
         "probes": run.settings.probes,
+        "planted": ALTERATIONS,
         "autoencoder": run.autoencoder.as_json(),
     }
     return None if None in parts.values() else hashlib.sha256(stable_json(parts)).hexdigest()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from scipy import ndimage
 from skimage.exposure import equalize_adapthist
 from torch import Tensor
 
@@ -17,11 +18,14 @@ from cxrsynth.runtime.warps import warp, warp_matrices
 
 Autoencode = Callable[[Tensor], Tensor]  # images [B, 1, H, W] in [0, 1] -> the same through an autoencoder
 
-_ROTATION_DEG, _GAMMA, _NOISE, _JPEG_QUALITY = 3.0, 0.7, 0.05, 30
+_GAMMA, _NOISE, _JPEG_QUALITY = 0.7, 0.05, 30
+_ROTATIONS_DEG = {"rotated": 3.0, "rotated_15": 15.0}
 _SHIFTS = {"shifted": 0.03, "shifted_12": 0.12}
 _ZOOMS = {"zoomed": 0.05, "zoomed_15": 0.15, "zoomed_30": 0.30}
 _BLENDS = {"blended": 0.5, "blended_65": 0.65}  # share of the image
 _CROP, _PATCH, _CLIP_LIMIT = 0.8, 100 / 256, 0.03  # shares of a side; of `equalize_adapthist`
+_BLUR = 2 / 256  # standard deviation, share of the width
+_BEND, _BEND_WIDTH = 0.03, 0.08  # the largest displacement, and what its fields are smoothed by, shares of the width
 _BATCH = 8  # images through the autoencoder at a time
 # What is done to an image; the report lists the kinds in this order.
 ALTERATIONS = {
@@ -29,10 +33,13 @@ ALTERATIONS = {
     "shifted": "3% of its width and height",
     "shifted_12": "12% of its width and height",
     "rotated": "3 degrees",
+    "rotated_15": "15 degrees",
     "zoomed": "5%",
     "zoomed_15": "15%",
     "zoomed_30": "30%",
     "cropped": "a corner, 80% of width and height, at full size",
+    "elastic": "bent smoothly, by up to 3% of the width",
+    "blurred": "Gaussian, standard deviation 0.8% of the width",
     "contrast": "gamma 0.7, gray levels compressed to 80%",
     "clahe": "contrast-limited adaptive histogram equalization, clip limit 0.03",
     "inverted": "black and white exchanged",
@@ -95,7 +102,7 @@ def altered(kind: str, images: Tensor, *, partners: Tensor, seed: int, autoencod
         kind: one of `ALTERATIONS`.
         images: [P, 1, H, W] float32 in [0, 1].
         partners: the images they are blended with, of the same shape.
-        seed: of the noise, and of the direction of each move.
+        seed: of the noise, of the direction of each move, and of how each image is bent.
         autoencode: needed for `autoencoded`.
 
     Returns:
@@ -106,7 +113,7 @@ def altered(kind: str, images: Tensor, *, partners: Tensor, seed: int, autoencod
     """
     rng = torch.Generator().manual_seed(seed)
     sign = torch.randint(2, (len(images), 2), generator=rng) * 2.0 - 1.0
-    if kind in (*_SHIFTS, *_ZOOMS, "rotated"):
+    if kind in (*_SHIFTS, *_ZOOMS, *_ROTATIONS_DEG):
         return warp(images, warp_matrices(_move(kind, sign)))
     if kind in _BLENDS:
         return _BLENDS[kind] * images + (1 - _BLENDS[kind]) * partners
@@ -115,6 +122,11 @@ def altered(kind: str, images: Tensor, *, partners: Tensor, seed: int, autoencod
             return images
         case "cropped":
             return _cropped(images, sign)
+        case "elastic":
+            return torch.stack([_bent(image, rng) for image in images])
+        case "blurred":
+            sigma = _BLUR * images.shape[-1]
+            return torch.from_numpy(ndimage.gaussian_filter(images.numpy(), sigma, axes=(-2, -1)))
         case "contrast":
             return images**_GAMMA * 0.8 + 0.1
         case "clahe":
@@ -143,7 +155,7 @@ def _move(kind: str, sign: Tensor) -> Tensor:
     elif kind in _ZOOMS:
         move[:, 2:4] = math.log(1 + _ZOOMS[kind]) * sign[:, :1]
     else:
-        move[:, 4] = math.radians(_ROTATION_DEG) * sign[:, 0]
+        move[:, 4] = math.radians(_ROTATIONS_DEG[kind]) * sign[:, 0]
     return move
 
 
@@ -152,6 +164,17 @@ def _cropped(images: Tensor, sign: Tensor) -> Tensor:
     scale = torch.full((len(images), 2), math.log(_CROP))
     move = torch.cat(((1 - _CROP) * sign, scale, torch.zeros(len(images), 1)), 1)
     return warp(images, warp_matrices(move))
+
+
+def _bent(image: Tensor, rng: torch.Generator) -> Tensor:
+    """One image [1, H, W] whose pixels are displaced by smooth random fields, after Simard et al., ICDAR 2003."""
+    height, width = image.shape[-2:]
+    noise = torch.randn(2, height, width, generator=rng).numpy()  # displacements down and across
+    fields = ndimage.gaussian_filter(noise, _BEND_WIDTH * width, axes=(-2, -1))
+    fields *= _BEND * width / np.hypot(*fields).max()
+    rows, columns = np.mgrid[:height, :width]
+    bent = ndimage.map_coordinates(image[0].numpy(), (rows + fields[0], columns + fields[1]), order=1, mode="nearest")
+    return torch.from_numpy(bent)[None]
 
 
 def _pasted(kind: str, images: Tensor, rng: torch.Generator) -> Tensor:

@@ -40,13 +40,14 @@ def test_images_are_moved_by_what_is_said() -> None:
         "zoomed": [(0, 0, scale, scale, 0) for scale in (-math.log(1.05), math.log(1.05))],
     }
     undo["shifted_12"] = [(dx, dy, 0, 0, 0) for dx in (-0.24, 0.24) for dy in (-0.24, 0.24)]
+    undo["rotated_15"] = [(0, 0, 0, 0, angle) for angle in (math.radians(-15), math.radians(15))]
     for share in (15, 30):
         scales = (-math.log(1 + share / 100), math.log(1 + share / 100))
         undo[f"zoomed_{share}"] = [(0, 0, scale, scale, 0) for scale in scales]
     for kind, moves in undo.items():
         planted = plant(kind)
         undone = [warp(planted, warp_matrices(torch.tensor([move]).expand(6, 5))) for move in moves]
-        edge = 40 if kind in ("shifted_12", "zoomed_30") else 20 if kind == "zoomed_15" else 12
+        edge = 40 if kind in ("shifted_12", "zoomed_30", "rotated_15") else 20 if kind == "zoomed_15" else 12
         back = torch.stack([correlation(middle(one, edge), middle(IMAGES, edge)) for one in undone])
         best = back.max(0)
         assert best.values.min() > (0.995 if edge > 12 else 0.99), kind
@@ -75,6 +76,34 @@ def test_contrast_is_equalized_locally() -> None:
     before, after = spreads(IMAGES), spreads(plant("clahe"))
     assert (after.min(1).values / after.max(1).values > before.min(1).values / before.max(1).values).all()
     assert (correlation(plant("clahe"), IMAGES) > 0.65).all()
+
+
+def test_blurring_keeps_coarse_structure_and_takes_fine_detail() -> None:
+    """A wave that is blurred with standard deviation s keeps exp(-(2 pi s f)^2 / 2) of its amplitude."""
+    place, sigma = torch.arange(256), 2.0  # pixels of 256
+    for cycles in (4, 32):
+        wave = (0.5 + 0.4 * torch.sin(2 * math.pi * cycles * place / 256)).expand(1, 1, 256, 256)
+        blurred = altered("blurred", wave, partners=wave, seed=0, autoencode=None)
+        left = middle(blurred, 32).std() / middle(wave, 32).std()
+        assert left.item() == pytest.approx(math.exp(-((2 * math.pi * sigma * cycles / 256) ** 2) / 2), rel=0.02)
+        assert torch.allclose(blurred[..., :1, :], blurred[..., 128:129, :], atol=1e-6)  # no edge of its own
+
+
+def test_bending_moves_pixels_smoothly_by_what_is_said() -> None:
+    """Two ramps show where each pixel comes from: up to 3% of the width away, and little farther than its neighbor."""
+    side = 256
+    across = (torch.arange(side) / (side - 1)).expand(2, 1, side, side).contiguous()
+    bent = {
+        way: altered("elastic", ramp, partners=ramp, seed=0, autoencode=None)
+        for way, ramp in (("across", across), ("down", across.mT.contiguous()))
+    }
+    moved = torch.cat((bent["across"] - across, bent["down"] - across.mT), 1) * (side - 1)  # [2, 2, H, W] in pixels
+    inside = middle(moved, 10)
+    assert 0.6 * 0.03 * side < inside.norm(dim=1).max() <= 0.03 * side + 0.01
+    assert inside.diff(dim=-1).abs().max() < 0.5  # nothing is torn or folded
+    assert not torch.equal(inside[0], inside[1])  # each image in its own way
+    other = altered("elastic", across, partners=across, seed=1, autoencode=None)
+    assert not torch.equal(other, bent["across"])
 
 
 def test_a_corner_is_shown_at_full_size() -> None:
