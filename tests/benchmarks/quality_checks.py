@@ -203,12 +203,14 @@ def faults() -> Iterator[Fault]:
 
 
 def _framing_and_texture() -> Iterator[Fault]:
-    for sigma in (1.0, 1.5, 3.0):
+    for sigma in (0.5, 0.7, 1.0, 1.5, 3.0):
         yield Fault(f"blurred: Gaussian of {sigma:g} pixels", ("blurred",), blurred(sigma))
     for side in (64, 128):
         yield Fault(f"enlarged from {side} pixels", ("blurred",), enlarged(side, Image.Resampling.BICUBIC))
     yield Fault("enlarged from 64, pixel by pixel", ("blocks",), enlarged(64, Image.Resampling.NEAREST))
-    for quality in (5, 10, 20):
+    for levels in (3, 5, 10):
+        yield Fault(f"noise of {levels} gray levels", ("noisy",), noised(levels))
+    for quality in (5, 10, 20, 30, 50):
         yield Fault(f"JPEG of quality {quality}", ("blocks",), compressed(quality))
     yield Fault("mirrored", ("mirrored",), lambda radiograph, rng: radiograph[:, ::-1].copy())
     for degrees in (5, 10, 15, 25):
@@ -223,6 +225,16 @@ def _framing_and_texture() -> Iterator[Fault]:
 def blurred(sigma: float) -> Make:
     """Gaussian blur, in pixels."""
     return lambda radiograph, rng: ndimage.gaussian_filter(radiograph, sigma)
+
+
+def noised(levels: float) -> Make:
+    """Gaussian noise, its standard deviation in gray levels of 255, in 256 levels."""
+
+    def make(radiograph: Gray, rng: np.random.Generator) -> Gray:
+        drawn = 255 * radiograph + levels * rng.standard_normal(radiograph.shape)
+        return (np.clip(np.round(drawn), 0, 255) / 255).astype(np.float32)
+
+    return make
 
 
 def enlarged(side: int, how: Image.Resampling) -> Make:

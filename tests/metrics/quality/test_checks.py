@@ -24,7 +24,7 @@ from cxrsynth.metrics.quality.checks import CHECKS, FRAMING_CHECKS, LIKENESS_CHE
 from cxrsynth.metrics.quality.framing import FRAMING_FAULTS, load_framing
 from cxrsynth.metrics.quality.gray_levels import effective_levels, end_share, structure
 from cxrsynth.metrics.quality.likeness import Likeness, to_canonical
-from cxrsynth.metrics.quality.texture import block_edges, fineness
+from cxrsynth.metrics.quality.texture import block_edges, fineness, noise_level
 from cxrsynth.rewards.backends import family_folder
 from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.runtime.warps import warp, warp_matrices
@@ -305,6 +305,19 @@ def test_contrast_does_not_change_how_fine_an_image_is(radiographs: Tensor) -> N
     assert fineness(torch.full((1, 1, 128, 128), 0.5)).item() == 0
 
 
+def test_noise_is_reported_in_gray_levels_and_detail_is_not(checks: QualityChecks, radiographs: Tensor) -> None:
+    plain = torch.full((4, 1, 256, 256), 0.5)
+    for levels in (2, 5, 20):
+        drawn = plain + levels / 255 * noise(4, 1, 256, 256)
+        assert noise_level(drawn).numpy() == pytest.approx(levels, rel=0.03)
+    y, x = torch.meshgrid(torch.linspace(0, 1, 256), torch.linspace(0, 1, 256), indexing="ij")
+    for picture in ((x + y) / 2, (x > 0.5).float(), (torch.hypot(x - 0.5, y - 0.5) < 0.3).float()):
+        assert noise_level(picture[None, None]).item() < 0.01
+    for levels, found in ((0, False), (5, True), (12, True)):
+        drawn = (radiographs + levels / 255 * noise(*radiographs.shape)).clamp(0, 1)
+        assert ["noisy" in names for names in failed(checks, (drawn * 255).round() / 255)] == [found] * 3
+
+
 def through_jpeg(radiograph: Tensor, quality: int) -> Tensor:
     buffer = io.BytesIO()
     Image.fromarray((radiograph[0].numpy() * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=quality)
@@ -350,7 +363,9 @@ def test_thresholds_are_the_callers(radiographs: Tensor) -> None:
     strict = QualityChecks(thresholds={"blank": 0.99, "text": -1.0})(radiographs)
     for name in strict.names:
         assert strict.failed[:, strict.names.index(name)].all() == (name in ("blank", "text"))
-    with pytest.raises(ValueError, match=r"inverted.*checks made: blank, saturated, clipped, blurred, blocks, text"):
+    with pytest.raises(
+        ValueError, match=r"inverted.*checks made: blank, saturated, clipped, blurred, noisy, blocks, text"
+    ):
         QualityChecks(thresholds={"inverted": 0.1})
 
 
