@@ -15,7 +15,7 @@ from torch import Tensor
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.files import read_json
-from cxrsynth.runtime.pretrained import LOADING_ERRORS, quiet_libraries, reason
+from cxrsynth.runtime.pretrained import LOADING_ERRORS, quiet_libraries, reason, refuse_own_code
 from cxrsynth.settings import Lora
 
 PEFT_CONFIG = "adapter_config.json"
@@ -165,6 +165,7 @@ def _digest(tensor: Tensor) -> bytes:
 def _merge_peft(path: Path, state: dict[str, Tensor], scale: float, family: Family, pipeline: Any) -> None:
     """Weights that peft saved, for the denoiser or one text encoder: the network that has all of its layers."""
     _check_kind(path)
+    refuse_own_code(path)
     part = _network_of(state, (family.denoiser, *family.encoders), pipeline)
     network = getattr(pipeline, part)
     config = LoraConfig.from_pretrained(str(path.parent))

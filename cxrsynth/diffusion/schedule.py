@@ -15,6 +15,7 @@ from torch import Tensor
 from cxrsynth.diffusion.ddim import clean_and_noise
 from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.files import read_json
+from cxrsynth.runtime.pretrained import refuse_own_code
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 FLOW = "flow_prediction"
@@ -251,6 +252,7 @@ def read_scheduler_config(folder: Path, *, named: str | None = None) -> dict[str
         raise ModelError(f"{path}: cannot be loaded: {in_words(error)}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path}: not a scheduler's configuration, expected an object")
+    refuse_own_code(path)
     own = str(config.get("_class_name", "DDIMScheduler"))
     for one in (own, named or own):
         if one not in KNOWN_SCHEDULERS:

@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, ResNetConfig, ResNetMode
 
 from cxrsynth.runtime.clip import accept_any_names
 from cxrsynth.runtime.files import file_sha256
+from cxrsynth.runtime.pretrained import refuse_own_code
 
 # Heads beside the findings: is the view AP (rather than PA), is the subject a child, is the subject female.
 SUBJECT_HEADS = ("AP view", "Child", "Female")
@@ -125,10 +126,12 @@ class SavedNetwork(PyTorchModelHubMixin):
 
         Raises:
             FileNotFoundError: if there is no such folder.
+            ModelError: if its settings ask for code of their own.
             RuntimeError: if the weights do not match the network.
         """
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
+        refuse_own_code(Path(folder) / "config.json")
         with contextlib.redirect_stdout(io.StringIO()):  # the library prints where it loads from
             network: Any = super().from_pretrained(folder, local_files_only=True, strict=True)
         # On the CPU 1.4 to 1.7 times as fast.

@@ -219,9 +219,29 @@ def _from_settings(kind: Any, folder: Path) -> Any:
 
     if not kind.__module__.startswith("transformers"):
         return kind.from_config(kind.load_config(folder, local_files_only=True))
-    config_class = getattr(kind, "config_class", None) or transformers.AutoConfig
-    config = config_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = _config(getattr(kind, "config_class", None) or transformers.AutoConfig, folder)
     return kind(config) if getattr(kind, "config_class", None) else kind.from_config(config)
+
+
+def load_settings(kind: Any, folder: Path, *, role: str) -> Any:
+    """Load settings of a network of transformers from a local folder; code in the folder is never run.
+
+    Args:
+        kind: the class with `from_pretrained`, such as `BertConfig`.
+        folder: with its `config.json`.
+        role: what the folder is to be, for messages.
+
+    Raises:
+        ModelError: if there is no such folder, or it asks for its own code.
+        Exception: one of `LOADING_ERRORS` if the class does not take what is in the file.
+    """
+    _check_folder(folder, role)
+    with quiet_libraries():
+        return _config(kind, folder)
+
+
+def _config(kind: Any, folder: Path) -> Any:
+    return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _shapes(folder: Path) -> list[list[int]]:
@@ -397,18 +417,30 @@ def _check_folder(folder: Path, role: str) -> None:
         raise unusable(folder, role, "no such folder")
     check_files(folder)
     for path in sorted(folder.glob("*config.json")):
-        settings = _settings(path)
-        if not isinstance(settings, dict):
-            # The libraries would take a string for the name of another repository, and look for that.
-            raise ModelError(
-                f"{path}: not a configuration but {_KINDS.get(type(settings), 'a number')}\n"
-                "  expected: a JSON object, as the model was published with"
-            )
-        if settings.get("auto_map"):
-            raise ModelError(
-                f"{path}: asks for Python code of its own (auto_map), which cxrsynth never runs\n"
-                "  expected: a model that transformers implements; if it does, remove auto_map in a copy of the folder"
-            )
+        refuse_own_code(path)
+
+
+def refuse_own_code(path: Path) -> None:
+    """Refuse settings that ask for code of their own, or are none.
+
+    Args:
+        path: a `config.json` or the like; one that cannot be read is left to the library, which says it better.
+
+    Raises:
+        ModelError: naming the file.
+    """
+    settings = _settings(path)
+    if not isinstance(settings, dict):
+        # The libraries would take a string for the name of another repository, and look for that.
+        raise ModelError(
+            f"{path}: not a configuration but {_KINDS.get(type(settings), 'a number')}\n"
+            "  expected: a JSON object, as the model was published with"
+        )
+    if settings.get("auto_map"):
+        raise ModelError(
+            f"{path}: asks for Python code of its own (auto_map), which cxrsynth never runs\n"
+            "  expected: a model that transformers implements; if it does, remove auto_map in a copy of the folder"
+        )
 
 
 def _settings(config: Path) -> object:

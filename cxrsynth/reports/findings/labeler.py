@@ -28,8 +28,8 @@ from cxrsynth.runtime.pretrained import (
     check_files,
     check_size,
     hub_folder,
+    load_settings,
     load_tokenizer,
-    quiet_libraries,
     reason,
     unusable,
 )
@@ -156,8 +156,7 @@ def _load(folder: Path) -> _Network:
     if (kind := _kind(folder)) not in (None, "bert"):
         raise unusable(folder, _ROLE, f"config.json is of kind {kind!r}", expected=_EXPECTED)
     try:
-        with quiet_libraries():
-            config = transformers.BertConfig.from_pretrained(folder, local_files_only=True)
+        config = load_settings(transformers.BertConfig, folder, role=_ROLE)
         check_size(folder, _ROLE, lambda: _Network(config))
         network = _Network(config)
         state = {name.removeprefix(_PARALLEL): value for name, value in load_file(folder / _WEIGHTS).items()}
