@@ -55,7 +55,10 @@ def _details(numbers: dict[str, Any], settings: BuildConfig) -> list[str]:
         f"- Output: {settings.image_size} x {settings.image_size} gray pixels.",
         f"- Parameters: {parameters}; half-precision weights.",
         f"- Training steps: {_steps(numbers, settings)}.",
-        "- Included: two families of reward models, `nano` and `nano-judge`, in `judges/`.",
+        "- Included: two families of reward models, `nano` and `nano-judge`, in `judges/`, and a network that",
+        "  recognizes patients, in `verifier/`. It was trained on all images of split `train`, so on the patients of",
+        "  both families and of the denoiser: too few have several images to set some aside. It recognizes patients of",
+        "  split `train` far better than others.",
         "",
     ]
 
