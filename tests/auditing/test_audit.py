@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 
 from cxrsynth.auditing import results
 from cxrsynth.auditing.autoencoder import load_autoencoder
+from cxrsynth.auditing.folder import COMPARISON
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.cli import app
 from cxrsynth.console import counted
@@ -456,6 +457,23 @@ def test_deleted_pixels_are_read_again_where_they_are_needed(
     for name in FINDINGS:
         assert (out / name).read_bytes() == (tmp_path / "new" / name).read_bytes(), name
     assert sum(written != before.get(name) for name, written in parts(out).items()) == 1
+
+
+@pytest.mark.slow
+def test_an_audit_that_planted_other_near_duplicates_is_compared_anew(
+    audited: Path, made: Path, real: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a release with more kinds would go on with a table that lacks them."""
+    out, options = tmp_path / "out", ("--reference", real, "--reference-table", home / "real.csv")
+    shutil.copytree(audited, out)
+    file = out / ".cxrsynth-audit" / COMPARISON
+    before = file.read_bytes()
+    assert run(made, *options, "--out", out).exit_code == 0
+    assert file.read_bytes() == before
+    monkeypatch.setattr("cxrsynth.auditing.comparison.ALTERATIONS", {"exact": "nothing"})
+    done = run(made, *options, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert json.loads(file.read_bytes())["key"] != json.loads(before)["key"]
 
 
 def test_a_unit_with_a_damaged_member_is_scored_once(real: Path, tmp_path: Path) -> None:
