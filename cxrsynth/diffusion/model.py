@@ -179,7 +179,7 @@ def choose_device(device: Device, *, local_rank: int = 0, option: str = "--devic
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Precision:
-    """The precision to use: `auto` is bfloat16 where the hardware is faster with it, else float16 on CUDA, else float32.
+    """The precision to use: `auto` is bfloat16 where that is faster, else float16 on CUDA, else float32.
 
     Raises:
         ModelError: for float16 on a CPU.
@@ -201,7 +201,7 @@ def _bfloat16_pays() -> bool:
     """
     if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
         return False
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("amx_bf16") or not known.get("avx512_fp16"))
 
 
