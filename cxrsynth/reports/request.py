@@ -1,12 +1,12 @@
 """`PromptBuilder`: from a report to its de-identified text, labels, prompt and unsupported findings."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cxrsynth.reports.conditions import conditions_of
-from cxrsynth.reports.deid.sanitize import Sanitized, sanitize
+from cxrsynth.reports.deid.sanitize import Sanitized, sanitize_part
 from cxrsynth.reports.findings.reader import FindingsReader
 from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS, FindingLabel, Labels, Status, contradicts_no_finding
 from cxrsynth.reports.language import is_english
@@ -116,6 +116,9 @@ class PromptBuilder:
         de-identified report.
         """
         clean = self._clean(report.full_text)
+        names = clean.introduced.union(*(self._clean(value).introduced for value in self._columns_of(report)))
+        if names != clean.introduced:
+            clean = self._clean(report.full_text, names)
         has_text, in_english = bool(report.full_text), is_english(report.full_text)
         if not clean.covered:
             # The sections alone may be too short to tell their language.
@@ -140,10 +143,10 @@ class PromptBuilder:
         request = limit_to_supported(subject, labels_of(clean.text), self._depicts)
         if isinstance(self._format, PromptTemplate):
             style, is_coded = _TEMPLATE, self._format.is_coded
-            made = self._from_template(self._format, report, request, clean.text, sanitized)
+            made = self._from_template(self._format, report, request, clean, sanitized)
         else:
             style, is_coded = self._format.value, self._format in (PromptStyle.CANONICAL, PromptStyle.CLASS)
-            made = self._in_style(self._format, report, request, clean.text)
+            made = self._in_style(self._format, report, request, clean)
         is_any = not made.text.strip()
         prompt, truncated = _ANY_CHEST if is_any else made.text, made.truncated
         labels = labels_of(made.source)
@@ -176,10 +179,16 @@ class PromptBuilder:
             is_any=is_any,
         )
 
-    def _clean(self, text: str) -> Sanitized:
-        return sanitize(text, strength=self._deid.value, model=self._entities)
+    def _clean(self, text: str, introduced: Set[str] = frozenset()) -> Sanitized:
+        return sanitize_part(text, introduced=introduced, strength=self._deid.value, model=self._entities)
 
-    def _in_style(self, style: PromptStyle, report: Report, request: Request, clean_text: str) -> _Prompt:
+    def _columns_of(self, report: Report) -> list[str]:
+        """The text of a template's columns, which may introduce names, too."""
+        columns = self._format.columns if isinstance(self._format, PromptTemplate) else ()
+        return [report.fields.get(name, "") for name in columns]
+
+    def _in_style(self, style: PromptStyle, report: Report, request: Request, clean: Sanitized) -> _Prompt:
+        clean_text = clean.text
         if style is PromptStyle.CANONICAL:
             text, source = canonical_prompt(request.subject, request.labels), clean_text
         elif style is PromptStyle.CLASS:
@@ -187,24 +196,27 @@ class PromptBuilder:
         else:
             # If the section is missing, or nothing is left of it ("No significant change."), the prompt is all that
             # the report says of the image; without any of it, its labels.
-            text = source = self._clean(section_of(report, _SECTIONS[style])).text if style in _SECTIONS else clean_text
+            text = source = clean_text
+            if style in _SECTIONS:
+                text = source = self._clean(section_of(report, _SECTIONS[style]), clean.introduced).text
             if not text:
-                text = source = self._clean(shown_text(report.full_text)).text
+                text = source = self._clean(shown_text(report.full_text), clean.introduced).text
             if not text:
                 text, source = canonical_prompt(request.subject, request.labels), ""
         prompt, truncated = cut_at_sentence(text, self._fits)
         return _Prompt(prompt, truncated, prompt if source == text else source)
 
     def _from_template(
-        self, template: PromptTemplate, report: Report, request: Request, clean_text: str, sanitized: Counter[str]
+        self, template: PromptTemplate, report: Report, request: Request, clean: Sanitized, sanitized: Counter[str]
     ) -> _Prompt:
         """The prompt of a template; what is removed from columns is added to `sanitized`."""
+        clean_text = clean.text
         canonical = canonical_prompt(request.subject, request.labels)
         values = field_values(
             template,
             report,
             request.subject,
-            clean=self._clean,
+            clean=lambda text: self._clean(text, clean.introduced),
             clean_text=clean_text,
             canonical=canonical,
             removed=sanitized,

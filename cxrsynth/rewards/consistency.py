@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cxrsynth.reports.deid.sanitize import sanitize
+from cxrsynth.reports.deid.sanitize import sanitize, sanitize_part
 from cxrsynth.reports.prompt import cut_at_sentence
 from cxrsynth.reports.sections import Kind
 from cxrsynth.reports.table.rows import Report
@@ -55,7 +55,8 @@ def text_of(fits: Callable[[str], bool]) -> Callable[[Report], str]:
     """
 
     def found(report: Report) -> str:
-        clean = sanitize(section_of(report, Kind.IMPRESSION)).text or sanitize(report.full_text).text
-        return cut_at_sentence(clean, fits)[0]
+        whole = sanitize(report.full_text)
+        impression = sanitize_part(section_of(report, Kind.IMPRESSION), introduced=whole.introduced)
+        return cut_at_sentence(impression.text or whole.text, fits)[0]
 
     return found

@@ -11,7 +11,7 @@ from cxrsynth.auditing.scored import Scored
 from cxrsynth.errors import ShardError
 from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import Pixels, squared
-from cxrsynth.reports.deid.sanitize import sanitize
+from cxrsynth.reports.deid.sanitize import sanitize, sanitize_part
 from cxrsynth.reports.labels import NO_FINDING, Status
 from cxrsynth.reports.sections import shown_text
 from cxrsynth.reports.table.rows import Report
@@ -84,5 +84,6 @@ def texts_of(report: Report | None) -> dict[TextKind, str]:
     present = [name for name, label in report.labels.items() if label.status is Status.PRESENT and name != NO_FINDING]
     is_normal = NO_FINDING in report.labels and report.labels[NO_FINDING].status is Status.PRESENT
     findings = ", ".join(sorted(present)) or (NO_FINDING if is_normal else "")
-    words = sanitize(shown_text(report.full_text), strength="strict").text.split() if report.full_text else []
-    return {"report": " ".join(words), "findings": findings}
+    names = sanitize(report.full_text).introduced
+    shown = sanitize_part(shown_text(report.full_text), introduced=names, strength="strict").text
+    return {"report": " ".join(shown.split()), "findings": findings}

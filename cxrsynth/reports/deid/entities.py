@@ -1,6 +1,7 @@
 """Entities that a model finds in what rules and dictionaries have left of a text, and what of them has to go."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -32,7 +33,12 @@ def without_entities(text: str, entities: Sequence[Entity]) -> tuple[str, int]:
         The text, and how many words and numbers were replaced.
     """
     tokens = list(TOKEN.finditer(text))
-    taken = {span for one in entities for span in _identifying(text, tokens, one)}
+    starts, ends = [token.start() for token in tokens], [token.end() for token in tokens]
+    taken = {
+        span
+        for one in entities
+        for span in _identifying(text, tokens, range(bisect_right(ends, one.start), bisect_left(starts, one.end)), one)
+    }
     kept, position = [], 0
     for start, end in sorted(taken):
         if start >= position:
@@ -41,9 +47,8 @@ def without_entities(text: str, entities: Sequence[Entity]) -> tuple[str, int]:
     return "".join(kept) + text[position:], len(taken)
 
 
-def _identifying(text: str, tokens: list[re.Match[str]], entity: Entity) -> Iterator[tuple[int, int]]:
-    """Start and end of each word and number of an entity that has to go."""
-    inside = [index for index, token in enumerate(tokens) if token.start() < entity.end and token.end() > entity.start]
+def _identifying(text: str, tokens: list[re.Match[str]], inside: range, entity: Entity) -> Iterator[tuple[int, int]]:
+    """Start and end of each word and number of an entity that has to go; `inside` are the tokens that it touches."""
     has_digit = any(map(str.isdigit, text[entity.start : entity.end]))
     if entity.kind in _HARMLESS or (entity.kind in _DATES and not has_digit):
         return

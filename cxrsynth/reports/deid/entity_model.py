@@ -6,6 +6,7 @@ left, so there are never fewer removals than without it.
 """
 
 import hashlib
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ _SPACY_PARTS = ("tok2vec", "transformer", "ner", "entity_ruler", "span_ruler")
 
 class EntityModel:
     """Finds entities in text with a model of the user's.
+
+    A model of spaCy takes texts up to its `max_length`, a million characters unless it says otherwise; for longer ones
+    `find` raises ModelError.
 
     Args:
         name: a folder, or a hub id `owner/name@revision`.
@@ -119,7 +123,9 @@ def _analyzer(folder: Path, device: torch.device) -> Any:
 
     # Its own engine would download a model; words are all that recognizers of numbers need for their context.
     engine: Any = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": "blank"}])
-    engine.nlp = {"en": spacy.blank("en")}
+    words = spacy.blank("en")
+    words.max_length = sys.maxsize  # it only parts words: the limit is for networks, of which it has none
+    engine.nlp = {"en": words}
     registry: Any = RecognizerRegistry(supported_languages=["en"])
     registry.load_predefined_recognizers(languages=["en"])
     registry.recognizers = [one for one in registry.recognizers if not one.name.startswith(_LEFT_OUT)]
@@ -154,7 +160,17 @@ def _of_spacy(folder: Path) -> Any:
         raise unusable(folder, _ROLE, reason(error), expected=_EXPECTED) from None
     if not {"ner", "entity_ruler", "span_ruler"} & set(nlp.pipe_names):
         raise unusable(folder, _ROLE, f"its components are {', '.join(nlp.pipe_names) or 'none'}", expected=_EXPECTED)
-    return lambda text: [(one.start_char, one.end_char, one.label_, 1.0) for one in nlp(text).ents]
+
+    def find(text: str) -> list[tuple[int, int, str, float]]:
+        if len(text) > nlp.max_length:
+            raise ModelError(
+                f"{_OPTION} {folder}: a report has a text of {len(text):,} characters\n"
+                f"  expected: at most {nlp.max_length:,}, which this model of spaCy can take at once (`max_length`)\n"
+                "  shorten the longest cell of the table, or use a model of transformers, which has no such limit"
+            )
+        return [(one.start_char, one.end_char, one.label_, 1.0) for one in nlp(text).ents]
+
+    return find
 
 
 def _of_transformers(folder: Path, device: torch.device) -> Any:

@@ -6,10 +6,8 @@ people and places (`dictionary`), and the clinical vocabulary says what is none.
 just enough to be readable.
 """
 
-import html
-import re
-import unicodedata
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -29,23 +27,13 @@ from cxrsynth.reports.deid.identifiers import RULES
 from cxrsynth.reports.deid.language import language_of
 from cxrsynth.reports.deid.rules import HOLE, has_one, take_out
 from cxrsynth.reports.deid.sentences import own_header, repair, sentences
+from cxrsynth.reports.deid.spelling import in_plain_spelling
 from cxrsynth.reports.deid.strict import is_clinical
 from cxrsynth.reports.text import check_text
 
 if TYPE_CHECKING:
     from cxrsynth.reports.deid.entity_model import EntityModel
 
-# Invisible characters that end a line or separate words.
-_BREAK = re.compile("\r\n?|[\u000b\u000c\u001c-\u001f\u0085\u2028\u2029]")
-_UNSEEN = re.compile(
-    "[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\ud800-\udfff\ufe00-\ufe0f\ufeff\ufff9-\ufffb\ue000\ue001\U000e0000-\U000e01ef]"
-)
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8}\d{0,2});")
-# Hyphens, and dashes used as hyphens.
-_HYPHEN = re.compile("[\u2010\u2011\u2212\ufe63]|(?<=\\w)[\u2012\u2013](?=\\w)|(?<=\\d)[\u2014\u2015](?=\\d)")
-_FULLWIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # of the ASCII signs
-_UNEVEN = re.compile(r"[^\S\n]{2,}|[^\S \n]")
 STRENGTHS = ("standard", "strict")
 _MOST_ROUNDS = 6  # until nothing changes; a text needs two, seldom three
 
@@ -71,10 +59,14 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Sanitized:
-    """What is left of a text, and how many items of each kind were removed (see `KINDS`)."""
+    """What is left of a text, and how many items of each kind were removed (see `KINDS`).
+
+    `introduced` has the words of names that the text introduces, for other parts of the same report.
+    """
 
     text: str = field(repr=False)
     removed: Counter[str]
+    introduced: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     @property
     def covered(self) -> bool:
@@ -92,9 +84,9 @@ def sanitize(
 
     Sentences that compare with an earlier study are removed whole. Of words such as "stable" or "interval" only the
     word is removed, so that the finding it qualifies stays. Text with nothing to remove comes back unchanged except for
-    white space and the spelling of characters: rules see composed letters, plain hyphens, ASCII in place of fullwidth
-    characters, and no HTML entities. Time grows linearly with the text. What is sanitized stays as it is when it is
-    sanitized again.
+    white space and the spelling of characters: rules see composed letters, plain hyphens and slashes, ASCII in place of
+    fullwidth characters, ordinary digits in dates, and no HTML entities. Time grows linearly with the text. What is
+    sanitized stays as it is when it is sanitized again.
 
     Args:
         text: a report, or a part of one, in English, German, French, Spanish, Italian, Portuguese, Vietnamese, Chinese,
@@ -110,21 +102,44 @@ def sanitize(
         ModelError: if the model cannot be loaded.
     """
     check_text(text, function="sanitize")
+    return sanitize_part(text, introduced=frozenset(), strength=strength, model=model)
+
+
+def sanitize_part(
+    text: str,
+    *,
+    introduced: Set[str],
+    strength: Literal["standard", "strict"] = "standard",
+    model: "str | PathLike[str] | EntityModel | None" = None,
+) -> Sanitized:
+    """As `sanitize`, for a section or column of a report that introduces names elsewhere.
+
+    A prompt of the impression alone must not keep the name that only the header says is one.
+
+    Args:
+        text: a part of a report.
+        introduced: `Sanitized.introduced` of all of the report.
+        strength: as for `sanitize`.
+        model: as for `sanitize`.
+
+    Raises:
+        ValueError, ModelError: as `sanitize` does.
+    """
     if strength not in STRENGTHS:
         raise ValueError(f"strength: {strength!r}, expected one of {', '.join(STRENGTHS)}")
     finder = _finder(model)
     removed: Counter[str] = Counter()
-    introduced: set[str] = set()
-    text = _plain(text)
+    names = set(introduced)
+    text = in_plain_spelling(text)
     for _ in range(_MOST_ROUNDS):
         before = text
-        text = _once(text, removed, introduced, strict=strength == "strict")
+        text = _once(text, removed, names, strict=strength == "strict")
         if text == before and finder is not None and text:
             text, count = without_entities(text, finder.find(text))
             removed["entity"] += count
         if text == before:
             break
-    return Sanitized(text, +removed)
+    return Sanitized(text, +removed, frozenset(names))
 
 
 def _finder(model: "str | PathLike[str] | EntityModel | None") -> "EntityModel | None":
@@ -151,22 +166,8 @@ def _once(text: str, removed: Counter[str], introduced: set[str], *, strict: boo
         "".join(_sentence(sentence, removed, introduced, language, strict=strict) for sentence in sentences(part))
         for part in text.split("\n\n")
     )
-    return _tidy("\n\n".join(parts))
-
-
-def _plain(text: str) -> str:
-    """Normalize the spelling of characters, and white space to single spaces and at most one blank line."""
-    if not text.isascii() or "&" in text:
-        text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text).translate(_FULLWIDTH)
-        text = _HYPHEN.sub("-", unicodedata.normalize("NFC", text))
-    return _tidy(_UNSEEN.sub("", _BREAK.sub("\n", text)))
-
-
-def _tidy(text: str) -> str:
-    if " ".join(text.split()) == text:
-        return text
-    text = _UNEVEN.sub(" ", text)
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n ?", "\n", text)).strip()
+    # What closes up around a gap can make an entity or a date of digits in another spelling.
+    return in_plain_spelling("\n\n".join(parts))
 
 
 def _sentence(sentence: str, removed: Counter[str], introduced: set[str], language: str, *, strict: bool) -> str:

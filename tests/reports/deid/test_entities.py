@@ -1,5 +1,6 @@
 """A model of named entities on top of the rules: small ones of spaCy and transformers, made here."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from transformers import BertConfig, BertForTokenClassification, BertTokenizerFa
 import cxrsynth
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.deid.entities import Entity, without_entities
-from cxrsynth.reports.deid.entity_model import EntityModel, entity_model_digest
+from cxrsynth.reports.deid.entity_model import EntityModel, entity_model_digest, shared_entity_model
 from cxrsynth.reports.deid.rules import NOUN
 from tests.generation.making import command, manifest, members, write_table
-from tests.generation.test_generate import refuse, succeed
+from tests.generation.test_generate import refuse, run, succeed
 
 pytest.importorskip("presidio_analyzer")
 
@@ -161,3 +162,55 @@ def test_no_folder_and_no_extra_say_what_to_do(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(__import__("sys").modules, "presidio_analyzer", None)
     with pytest.raises(ModelError, match=r"pip install 'cxrsynth\[presidio\]'"):
         EntityModel(folder, device=CPU)
+
+
+@pytest.mark.parametrize("entity", [Entity(0, 5, "X"), Entity(5, 6, "X"), Entity(3, 8, "X"), Entity(6, 99, "X")])
+def test_an_entity_touches_the_words_it_overlaps(entity: Entity) -> None:
+    text = "Karen Brown, Zyxkowitz"
+    words = [(0, 5), (6, 11), (13, 22)]
+    touched = [span for span in words if span[0] < entity.end and span[1] > entity.start]
+    _, count = without_entities(text, [entity])
+    assert count == len(touched)
+
+
+def test_many_entities_in_a_long_text_take_linear_time() -> None:
+    def seconds(words: int) -> float:
+        entities = [Entity(start, start + 5, "PERSON") for start in range(0, 6 * words, 6)]
+        text = "Karen " * words
+        times = []
+        for _ in range(3):
+            started = time.process_time()
+            _, count = without_entities(text, entities)
+            times.append(time.process_time() - started)
+            assert count == words
+        return min(times)
+
+    assert seconds(8_000) < 8 * seconds(2_000)
+
+
+def test_a_text_beyond_the_limit_of_spacy_is_one_message(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = of_spacy(tmp_path / "model")
+    load = spacy.load
+
+    def with_limit(*arguments: object, **options: object) -> object:
+        nlp = load(*arguments, **options)  # type: ignore[arg-type]
+        nlp.max_length = 100
+        return nlp
+
+    monkeypatch.setattr(spacy, "load", with_limit)
+    table = write_table(tmp_path / "reports.csv", rows=(("a", TEXT * 3),), header=("id", "report"))
+    shared_entity_model.cache_clear()
+    result = run([*command(table, tmp_path / "out", tiny_model), "--deid-model", str(folder)])
+    assert result.code == 2, result.text
+    assert result.text.count("error:") == 1
+    assert "expected: at most 100, which" in result.text
+    assert NAME not in result.text
+
+
+def test_a_network_of_transformers_has_no_limit_of_spacy(tmp_path: Path) -> None:
+    model = EntityModel(of_transformers(tmp_path / "model"), device=CPU)
+    assert model.find("") == []
+    engine = model._analyzer.nlp_engine
+    assert engine.nlp["en"].max_length > 10**9
