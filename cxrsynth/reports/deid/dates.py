@@ -34,6 +34,11 @@ def _fraction_or_date(match: re.Match[str]) -> bool:
     )
 
 
+def _has_a_year(match: re.Match[str]) -> bool:
+    """Whether numbers are a date: one has four digits or a zero in front. False for the ribs `3,4,5`."""
+    return any(re.fullmatch(rf"{YEAR}|0[1-9]", part) for part in match.group(1, 3, 4))
+
+
 def _no_count(match: re.Match[str]) -> bool:
     """Whether number words are a year: true for `two thousand nineteen`, false for `two thousand four ml`."""
     return not re.match(
@@ -108,8 +113,20 @@ DATES: tuple[Rule, ...] = (
         digits=4,
         needs=" /,/ ,- , -",
     ),
+    # In dots, strokes or other signs that the rules above do not look for.
+    make_rule(
+        "date",
+        "(?<![\\d.])(\\d{1,4})([\u00b7\u2022\u2027\u2219\u30fb\uff65\\\\|_,])(\\d{1,2})\\2(\\d{1,4})(?!\\d)",
+        digits=5,
+        if_true=_has_a_year,
+    ),
+    make_rule("date", rf"(?<![\w.,/-]){DAY}\s(?:0[1-9]|[12]\d|3[01])\s{YEAR}(?![\w]|[.,]\d)", digits=6),
     make_rule("date", rf"(?<![\w/.-])\d{{1,2}}/(?:{YEAR})\b", digits=5, between="/"),
-    make_rule("date", rf"(?<![\d.]){YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{4,6}})?(?!\d)", digits=8),
+    make_rule(
+        "date",
+        rf"(?<![\w.-]){YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{4,6}}|[_T-]\d{{2,12}})?(?!\d)",
+        digits=8,
+    ),
     # Before the month with a day after it, of which `14 MAR 19` would leave the 14.
     make_rule(
         "date",

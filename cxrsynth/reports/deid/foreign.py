@@ -1,7 +1,9 @@
 """Patterns of identifiers in German, French, Spanish, Italian, Portuguese, Vietnamese, Chinese, Japanese and Korean."""
 
+import re
+
 from cxrsynth.reports.deid.people import names_a_person
-from cxrsynth.reports.deid.pieces import CAPITAL, DAY, EXACT, PARTICLES, PROPER, YEAR
+from cxrsynth.reports.deid.pieces import CAPITAL, DAY, EXACT, MONTH, PARTICLES, PROPER, YEAR
 from cxrsynth.reports.deid.rules import Rule, make_rule
 
 _LONG_MONTH = (
@@ -37,6 +39,44 @@ _HANGUL = r"[가-힣]"
 # Words that follow a Chinese or Korean label but are no name.
 _NO_HAN_NAME = r"(?![性主既入体今于可无有位仰诉病情取为坐已])"
 
+# Days before a month, in any language: English months would be taken without the `5.` before or after them.
+_ENGLISH_MONTH = MONTH.removesuffix(r"\.?")  # the full stop may end the sentence
+_ANY_MONTH = rf"(?:{_LONG_MONTH}|{_ENGLISH_MONTH})(?!\w)"
+# English months that German has, too: after `5.` any other would open a sentence ("of rib 5. May be old").
+_GERMAN_TOO = r"(?:Apr(?:il)?|Aug(?:ust)?|Sept?(?:ember)?|Nov(?:ember)?|Jan|Feb|Jun|Jul)"
+_ENGLISH_DAY = rf"{DAY}(?:st\b|nd\b|rd\b|th\b)?"
+_DAY = rf"{DAY}(?:\.|º|ª|er\b|°|st\b|nd\b|rd\b|th\b)?"
+_TO = (
+    r"(?:\s?[-/+,\u2013\u2014]\s?|\s(?:bis(?:\szum)?|und|u\.|zum|au|et|al?|y|e|ao?|até|hasta|fino al|à|to|and"
+    r"|through|until|till|thru)\s)(?:the\s)?"
+)
+_THEN_YEAR = rf"(?:[\s/.,-]{{1,2}}(?:del?\s)?{YEAR}(?!\d))?"
+DAYS_OF_MONTHS: tuple[Rule, ...] = (
+    make_rule(
+        "date",
+        rf"(?<![\w.]){_DAY}{_TO}{_DAY}(?:[\s-]{{0,2}}(?:of\s|del?\s|di\s)?){_ANY_MONTH}{_THEN_YEAR}",
+        digits=2,
+        needs=_MONTHS_NEEDED,
+        if_true=lambda match: (
+            not re.search(r"\bmay\b|\.\s?Ma(?:y|r(?:ch)?)\b", match[0])
+        ),  # "ribs 3-5 may be fractured"
+    ),
+    make_rule(
+        "date",
+        rf"\b{MONTH}\s(?:the\s)?{_ENGLISH_DAY}{_TO}{_ENGLISH_DAY}"
+        rf"(?![\w%]|[./]\d|\s?(?:mm|cm|ml|views?|images?)\b){_THEN_YEAR}",
+        digits=2,
+        needs=_MONTHS_NEEDED,
+        if_true=lambda match: match[0][0].isupper(),
+    ),
+    make_rule(
+        "date",
+        rf"(?<![\w.]){DAY}\.\s?{_GERMAN_TOO}(?!\w){_THEN_YEAR}",
+        digits=1,
+        needs=_MONTHS_NEEDED,
+        if_true=lambda match: re.search(r"[A-Z]", match[0]) is not None,
+    ),
+)
 FOREIGN: tuple[Rule, ...] = (
     make_rule(
         "age",
@@ -142,7 +182,7 @@ FOREIGN: tuple[Rule, ...] = (
     make_rule(
         "number",
         r"(?<![\w-])(?:(?:fall|pat(?:ienten)?|auftrags?|aufnahme|akten|befund|untersuchungs?"
-        r"|versicherten|versicherungs?|vers|krankenkassen|kv|personal|ausweis|serien|geräte|archiv|buch"
+        r"|versicherten|(?:renten|sozial)?versicherungs?|vers|krankenkassen|kv|personal|ausweis|serien|geräte|archiv|buch"
         r"|identifikations|id)"
         r"[.-]{0,2}\s?(?:nr\b\.?|nummer|id\b|zeichen)|aktenzeichen|az\.|nhc|cip|nass|nuss|dni|nie|nif"
         r"|cpf|rg|cns|cartão sus|sus|crm|colegiado|(?:n[uú]mero|num|n[oº°]?\.?"
@@ -156,7 +196,7 @@ FOREIGN: tuple[Rule, ...] = (
         r"|mã (?:số|bn|bệnh nhân|hồ sơ|y tế|khám)(?:\s(?:bệnh nhân|bn))?|số (?:hồ sơ|bệnh án|phiếu|thẻ"
         r"|bhyt|cmnd|cccd|nhập viện|vào viện)|bhyt|cmnd|cccd|sttb?)"
         r"\s?(?:nr\b\.?|n\.|n[º°o]\b\.?|de\s\w{3,12}"
-        r"|:)?\s?[:#.]?\s?(?:[a-z]{1,6}[-/ ]?)?\d[\w./-]{1,40}(?:\s\d{2,6}){0,4}",
+        r"|:)?\s?[:#.]?\s?(?:[a-z]{1,6}[-/ ]?)?\d(?:[\w./-]{1,40}|(?=\s\d{2}\s\d))(?:\s(?:\d{2,6}|2[ab])(?!\w)){0,8}",
         digits=2,
     ),
     make_rule(

@@ -3,9 +3,9 @@
 from itertools import chain
 
 from cxrsynth.reports.deid.dates import AGES, DATES, TIMES
-from cxrsynth.reports.deid.foreign import FOREIGN
-from cxrsynth.reports.deid.numbers import LABELLED, NET, NUMBERS, PHONES, ROOMS
-from cxrsynth.reports.deid.people import NAMES, PLACES
+from cxrsynth.reports.deid.foreign import DAYS_OF_MONTHS, FOREIGN
+from cxrsynth.reports.deid.numbers import ACCOUNTS, FORMS, LABELLED, NET, NUMBERS, PHONES, POSITIONS, ROOMS
+from cxrsynth.reports.deid.people import HEADERS, NAMES, PLACES
 from cxrsynth.reports.deid.pieces import EXACT
 from cxrsynth.reports.deid.rules import Rule, make_rule
 
@@ -26,5 +26,9 @@ MARKS: tuple[Rule, ...] = (
 )
 # In order: each rule sees what the rules above it have left.
 RULES: tuple[Rule, ...] = tuple(
-    chain(MARKS, NET, AGES, LABELLED, DATES, TIMES, PLACES, FOREIGN, ROOMS, PHONES, NUMBERS, NAMES)
+    chain(
+        (*MARKS, *NET, *HEADERS, *AGES, *ACCOUNTS, *POSITIONS, *FORMS, *LABELLED),
+        (*DAYS_OF_MONTHS, *DATES, *TIMES, *PLACES),
+        (*FOREIGN, *ROOMS, *PHONES, *NUMBERS, *NAMES),
+    )
 )

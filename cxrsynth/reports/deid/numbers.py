@@ -11,19 +11,19 @@ _JOINT = (
     r"|tag))?\s?[:#=.\u2116-]{0,2}\s{0,2}(?:is\s|was\s|are\s)?[#(\[]?"
 )
 _VALUE = (
-    rf"(?:[a-z]{{1,6}}[-/ ]?)?\d[\w/-]{{0,40}}(?:\.\d[\w/-]{{0,20}}){{0,5}}(?:\s\d{{2,6}}(?![\w/-]|\.\d"
-    rf"|\s?(?:{UNIT}))){{0,4}}[)\]]?"
+    rf"(?:[a-z]{{1,6}}[-/])?(?:[a-z]{{1,6}}[-/ ]?)?\d[\w/-]{{0,40}}(?:\.\d[\w/-]{{0,20}}){{0,5}}"
+    rf"(?:\s\d{{2,6}}(?![\w/-]|\.\d|\s?(?:{UNIT}))){{0,8}}[)\]]?"
 )
 # Labels that are followed by a number of a person, even by a short one.
 _STRONG = (
-    r"(?:e?mrn|mr\s?#|urn|pid|mpi|empi|chi|nhi|ihi|uhid|ssn|social security|nino|nhs|csn|har|dob"
+    r"(?:e?mrn|mr\s?#|iban|rvnr|urn|pid|mpi|empi|chi|nhi|ihi|uhid|ssn|social security|nino|nhs|csn|har|dob"
     r"|medical record|accession|acc(?:ession)?\s?#"
     r"|medicare|medicaid|hicn|mbi|npi|gmc|upin|dea|dln?|vin|imei|udi|s/n|sn|serial|licen[cs]e|passport"
     r"|national id|nid|aadhaar"
     r"|driver'?s licen[cs]e|(?:licen[cs]e|number|vehicle|car|registration) plate|(?:patient|pat|pt|study|exam"
     r"|order|case|visit"
     r"|encounter|account|acct|record|requisition|req|insurance|policy|chart"
-    r"|hospital|hosp|unit|subject|participant|job|dictation|document|doc|report|specimen|sample|lab"
+    r"|hospital|hosp|pacs|ris|unit|subject|participant|job|dictation|document|doc|report|specimen|sample|lab"
     r"|path(?:ology)?|film|x-?ray|image|admission|adm"
     r"|episode|claim|auth(?:orization)?|member|subscriber|beneficiary|group|plan|reg|registration"
     r"|certificate|cert|invoice|bill|receipt|ticket"
@@ -68,6 +68,64 @@ def _is_a_number_of_something_else(match: re.Match[str]) -> bool:
     )
 
 
+def _is_long(match: re.Match[str]) -> bool:
+    """Whether digits in groups are ten or more, and no measures with a unit after them."""
+    return sum(map(str.isdigit, match[0])) >= _LONG and _is_a_number_of_something_else(match)
+
+
+_LONG = 10
+_COORDINATE = r"[-+]?\d{1,3}\.\d{3,10}"
+_DEGREES = (
+    r"\d{1,3}\s?\u00b0\s?\d{1,2}(?:\.\d{1,6})?\s?['\u2019\u2032]"
+    r"(?:\s?\d{1,2}(?:\.\d{1,6})?\s?(?:[\"\u201d\u2033]|''))?"
+)
+POSITIONS: tuple[Rule, ...] = (
+    # Where a picture was taken, by GPS.
+    make_rule(
+        "place",
+        rf"(?:(?<![\w.])[NS]\s?)?(?<![\d.]){_COORDINATE}\s?\u00b0?\s?[NS]?[,;/]?\s?(?:[EWO]\s?)?{_COORDINATE}\s?\u00b0?\s?[EWO]?"
+        r"(?![\w.]\d|[^\W\d_])",
+        digits=8,
+        flags=EXACT,
+        if_true=lambda match: re.search(r"[NSEWO\u00b0]|\.\d{4,}\D+\.?\d+\.\d{4,}", match[0]) is not None,
+    ),
+    make_rule(
+        "place",
+        rf"(?<![\d.]){_DEGREES}\s?[NSEWO](?!\w)(?:[,;/]?\s?{_DEGREES}\s?[NSEWO](?!\w))?",
+        digits=2,
+        needs_exact="\u00b0",
+        flags=EXACT,
+    ),
+    make_rule(
+        "place",
+        r"(?<![\w-])(?:gps|lat(?:itude)?|long?(?:itude)?|lng)\b\.?\s?[:=]?\s?[-+]?\d{1,3}\.\d{2,10}(?:\s?[nsewo]\b)?",
+        digits=3,
+        words="gps lat latitude lon long longitude lng",
+    ),
+)
+# Names of accounts and machines: any word after the label.
+ACCOUNTS: tuple[Rule, ...] = (
+    make_rule(
+        "name",
+        r"(?<![\w-])(?:user\s?(?:name|id)?|log-?(?:in|on)(?:\s(?:name|id))?|logged (?:in|on)(?:\sas)?|sign-?in name"
+        r"|pass\s?word|pwd|benutzer(?:name|kennung)?|anmeldename|utilisateur|identifiant|usuario|usu\u00e1rio|utente)"
+        r"(?:\s?[:=]\s?|\sis\s|(?<=\sas)\s)[\w.@$\\-]{1,60}(?<![.])",
+        words="user username userid login logon log logged sign password pass pwd benutzer benutzername benutzerkennung"
+        " anmeldename utilisateur identifiant usuario utente usu",
+    ),
+    make_rule(
+        "place",
+        r"(?<![\w-])(?:work\s?station|station name|host\s?(?:name)?|computer(?: name)?|machine name|device name"
+        r"|ae[ -]?title|aet|modality name|scanner name)\s?[:=]\s?[\w.-]{2,60}(?<![.])",
+        words="workstation work station host hostname computer machine device ae aet modality scanner",
+    ),
+    # Stations have lymph nodes, too: `Station: 4R`.
+    make_rule(
+        "place",
+        r"(?<![\w-])(?:station|modality|scanner|console|equipment)\s?[:=]\s?(?=[a-z_-]{2,40}[\d_-])[a-z][\w-]{2,60}",
+        words="station modality scanner console equipment",
+    ),
+)
 NET: tuple[Rule, ...] = (
     make_rule(
         "email",
@@ -98,6 +156,35 @@ NET: tuple[Rule, ...] = (
         needs=".",
     ),
 )
+# By their form alone: IBAN, cards and other numbers in groups, the numbers of social security of France, Germany and
+# Britain and of taxpayers in Brazil. Before labels and dates, which would take a part of one.
+FORMS: tuple[Rule, ...] = (
+    make_rule(
+        "number",
+        r"(?<!\w)[A-Z]{2}\d{2}(?:\s[A-Z0-9]{4}){3,7}(?:\s[A-Z0-9]{1,3})?(?!\w)",
+        digits=10,
+        flags=EXACT,
+    ),
+    make_rule("number", r"(?<!\w)\d{2}\s?\d{6}\s?[A-Z]\s?\d{3}(?!\w)", digits=11, flags=EXACT),
+    make_rule("number", r"(?<!\w)[A-Z]{2}(?:\s\d\d){3}\s[A-D](?!\w)", digits=6, flags=EXACT),
+    make_rule(
+        "number",
+        r"(?<![\w.,/-])[1-478]\s\d{2}\s(?:0[1-9]|1[0-2]|[2-9]\d)\s(?:\d{2}|2[AB])\s\d{3}\s\d{3}(?:\s\d{2})?(?!\w)",
+        digits=12,
+    ),
+    make_rule(
+        "number",
+        r"(?<![\w.,/-])(?:\d{3}\.){2}\d{3}-\d{2}(?!\w)",
+        digits=11,
+        between=".",
+    ),
+    make_rule(
+        "number",
+        r"(?<![^\W\u3040-\u9fff])(?<![.,/-])\d{3,6}(?:(?:\s\d{3,6}){2,8}|(?:-\d{4}){2,5})(?:[\s-]\d{1,6})?(?![\w/]|[.,]\d)",
+        digits=10,
+        if_true=_is_long,
+    ),
+)
 LABELLED: tuple[Rule, ...] = (
     make_rule("number", rf"(?<![\w-]){_STRONG}{_JOINT}{_VALUE}", digits=3, if_true=_is_a_number_of_something_else),
     make_rule(
@@ -118,6 +205,16 @@ LABELLED: tuple[Rule, ...] = (
         r"(?<![\w-])(?:no\.|nr\.|n\u00b0|n\u00ba|#|\u2116)\s?(?:de\s\w{3,12}\s)?(?:[a-z]{1,4}-?)?\d{3,}[\w/-]{0,30}",
         digits=3,
         needs="no.,nr.,n\u00b0,n\u00ba,#,\u2116",
+    ),
+    # A plate: two to four groups, of which one has digits.
+    make_rule(
+        "number",
+        r"(?<![\w-])(?i:(?:licen[cs]e |number |vehicle |car |registration )plate|plate (?:no\b\.?|number|#)|kennzeichen"
+        r"|immatriculation|matr[i\u00ed]cula|targa|placa)\s?[:#]?\s?(?:is\s)?(?=[A-Z -]{0,9}\d)"
+        r"[A-Z0-9]{1,7}(?:[ -][A-Z0-9]{1,4}){1,3}(?![\w-])",
+        digits=1,
+        words="plate kennzeichen immatriculation matricula targa placa matr",
+        flags=EXACT,
     ),
 )
 ROOMS: tuple[Rule, ...] = (

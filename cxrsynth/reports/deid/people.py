@@ -45,6 +45,14 @@ def _are_initials(match: re.Match[str]) -> bool:
     return not all(word in core() for word in _LETTERS.findall(match["who"].lower()))
 
 
+def _are_initials_of_someone(match: re.Match[str]) -> bool:
+    """False for `PT is a 45 year old`, and for capitals before a gap, which can be anything."""
+    if "." in match["who"]:
+        return True
+    is_known = match["who"].lower() in core() | clinical("core") | {"pt"}
+    return not is_known and not re.match(rf"[\s\w,]{{0,10}}{HOLES}", match.string[match.end() :])
+
+
 def names_a_person(match: re.Match[str]) -> bool:
     """As `names_someone`, for text in any language: the first word is no common word of a report in its language."""
     words = [fold(word) for word in _LETTERS.findall(match["who"])]
@@ -55,6 +63,12 @@ def names_a_place(match: re.Match[str]) -> bool:
     """Whether the group `where` of a match begins with a word that is not in nearly every report."""
     words = _LETTERS.findall(match["where"].lower())
     return bool(words) and not match.string.isupper() and words[0] not in core()
+
+
+def _is_a_saint(match: re.Match[str]) -> bool:
+    """False for the names of devices and illnesses, and for `St. Elevated`."""
+    word = fold(match["where"]).removesuffix("'s")
+    return not is_word(word) and word not in clinical("brands") | clinical("eponyms") | {"jude"}
 
 
 def _has_title(match: re.Match[str]) -> bool:
@@ -83,6 +97,35 @@ def _common_facility(match: re.Match[str]) -> bool:
     )
 
 
+_NAMED = rf"{CAPITAL}[\w'\u2019-]{{1,40}}"
+_SURNAME_FIRST = rf"{_NAMED}(?:\s{_NAMED})?,\s?{_NAMED}(?:\s{CAPITAL}[\w'\u2019-]{{0,40}})?"
+_AGE = r"\d{1,3}\s?-?(?:Y|YO|YRS?|YEARS?|y|yo|yrs?|years?|Y/O|y/o)(?![\w/])"
+_SEX = r"(?:[MF]|MALE|FEMALE|[Mm]ale|[Ff]emale)(?!\w)"
+_AGE_SAID = (
+    rf"(?:(?:\d{{1,3}}[\s-]{{0,2}}(?:years?|yrs?|yo|y/o|y\.o|(?:month|week|day)s?[\s-]old)\b)|{HOLES}|\s{HOLES})"
+)
+HEADERS: tuple[Rule, ...] = (
+    # The line on top of a page: name, sex and age. The name goes, the sex and the age stay.
+    make_rule(
+        "name",
+        rf"(?<![\w'\u2019-])(?P<who>{_SURNAME_FIRST}|{_NAMED}(?:\s{_NAMED}){{1,3}})(?=[\s,;(/-]{{1,3}}(?:"
+        rf"{_SEX}[\s,;/-]{{0,3}}{_AGE}|{_AGE}[\s,;/-]{{0,3}}{_SEX}|{_SEX}[\s,;/-]{{1,3}}\d{{1,3}}(?!\w|[.]\d)))",
+        digits=1,
+        needs_exact="M,F,male",
+        flags=EXACT,
+        if_true=names_someone,
+    ),
+    # `M.Q. is a 45 year old`: initials are a person's before an age or what only people do.
+    make_rule(
+        "name",
+        r"(?<![\w.'\u2019-])(?P<who>(?:[A-Z]\.\s?){2,4}|[A-Z]{2,3})"
+        rf"(?=\s?(?:(?:is|was)\s(?:an?\s|the\s)?|,\san?\s){_AGE_SAID}"
+        r"|\s?(?:complains|denies|coughs|presented\swith|presents\swith|lives|smokes)\b)",
+        needs="is ,was ,a ,an ,complains,denies,coughs,presented,presents,lives,smokes",
+        flags=EXACT,
+        if_true=_are_initials_of_someone,
+    ),
+)
 NAMES: tuple[Rule, ...] = (
     make_rule(
         "name",
@@ -220,7 +263,13 @@ _STATE = (
     r"A[LKZR]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]"
     r"|W[AIVY]"
 )
-_TOWN = rf"(?:,\s{PROPER}(?:\s{PROPER}){{0,2}}){{0,2}}(?:,?\s\d{{5}}(?:-\d{{4}})?\b)?"
+_POSTCODE = r"[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}(?!\w)"
+_PART_OF_TOWN = rf"(?!{_POSTCODE}){PROPER}"
+_TOWN = rf"(?:,\s{_PART_OF_TOWN}(?:\s{_PART_OF_TOWN}){{0,2}}){{0,2}}(?:,?\s(?:\d{{5}}(?:-\d{{4}})?\b|{_POSTCODE}))?"
+_FLAT = (
+    r"(?:(?:[Ff]lat|[Aa]pt\.?|[Aa]partment|[Uu]nit|[Ss]uite|[Rr]oom|[Ff]loor)"
+    r"\s#?(?:\d{1,5}[A-Za-z]?|[A-Z]\d{0,3}),?\s)?"
+)
 _WHEREABOUTS = re.compile(
     r"\b(?:lives?|living|resid(?:es?|ing)|resident|native|visitors?|visiting|tourist|immigrant|(?:e"
     r"|im)migrated|originally|moved|travel(?:s|ed|led|ing)?|trip|born|flew|returned|incarcerated"
@@ -234,7 +283,7 @@ _WHEREABOUTS = re.compile(
 PLACES: tuple[Rule, ...] = (
     make_rule(
         "place",
-        rf"(?<![\w.])\d{{1,6}}[A-Za-z]?(?:-\d{{1,5}})?,?\s(?:(?:[NSEW]|NE|NW|SE|SW)\.?\s)?(?:(?:{PROPER}"
+        rf"(?<![\w.]){_FLAT}\d{{1,6}}[A-Za-z]?(?:-\d{{1,5}})?,?\s(?:(?:[NSEW]|NE|NW|SE|SW)\.?\s)?(?:(?:{PROPER}"
         rf"|\d{{1,3}}(?:st|nd|rd|th))\s){{1,4}}{_STREET}\b"
         rf"(?:,?\s(?:Apt|Unit|Suite|Ste|No|#)\.?\s?#?\w{{1,6}})?{_TOWN}",
         needs="st,av,road,rd,lvd,boulevard,l,dr,c,pl,way,ter,h,sq,tr,row,m,w,p,g",
@@ -290,6 +339,14 @@ PLACES: tuple[Rule, ...] = (
         r"(?:hospital|medical cent(?:er|re)|clinic|infirmary|nursing home|hospice)(?![\w-])",
         needs="hospi,medical,clinic,infirmary,nursing",
         if_true=lambda match: any(not is_word(word) for word in _LETTERS.findall(match["where"].lower())),
+    ),
+    # A saint is a town, a hospital or a church; `St. Jude` also makes heart valves.
+    make_rule(
+        "place",
+        rf"(?<![\w-])(?:St|Ste|Sta|Sto)\.\s(?P<where>{CAPITAL}[\w'\u2019-]{{2,40}})",
+        needs_exact="St.,Ste.,Sta.,Sto.",
+        flags=EXACT,
+        if_true=_is_a_saint,
     ),
     make_rule(
         "place",

@@ -20,7 +20,7 @@ SMALL_NAME = rf"(?!{STOP})[^\W\d_][\w'\u2019-]{{0,60}}(?:\s(?!{STOP})[^\W\d_][\w
 # DR, MR and MS are also digital radiography, magnetic resonance and multiple sclerosis.
 NO_PERSON = r"(?!(?i:imag|exam|scan|stud|angio|brain|spine|cardiac|chest|abd|radiog|system|detect|plate|view|portab))"
 TITLE = (
-    r"(?<![\w'\u2019-])(?:"
+    r"(?<![\w'\u2019-])(?:(?:Drs?|DR|Mrs?|MR|MRS|Ms|MS|Prof|Miss)\.?\s(?:&|and|AND|or)\s(?=(?:Drs?|DR|Mrs?|MR|MRS|Ms|MS|Prof|Miss)\b))?(?:"
     r"(?i:drs?|mrs?|ms|mx|prof)\.\s*|(?:Drs?|Mrs?|Ms|Mx|Miss|Prof)\s|(?:(?i:professor|doctors?)|dr|DR|MRS)\s"
     rf"|(?:MR|MS|mr|ms)\s(?={CAPITAL})"
     rf")(?:(?i:med|dent|vet|phil|jur|habil|univ)\.\s*){{0,4}}{NO_PERSON}"

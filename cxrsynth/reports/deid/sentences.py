@@ -14,7 +14,7 @@ BOUNDARY: re.Pattern[str] = re.compile(
 )
 # A full stop that does not end a sentence: an abbreviation, an initial, a number in a list.
 _NO_END = re.compile(
-    r"(?:\b(?:vs|approx|e\.g|i\.e|etc|cf|fig|no|st|dr|mr|mrs|ms|prof|a\.m|p\.m)|(?<![\w.])[A-Z])$", re.IGNORECASE
+    r"(?:\b(?:vs|approx|e\.g|i\.e|etc|cf|fig|no|geb|st|dr|mr|mrs|ms|prof|a\.m|p\.m)|(?<![\w.])[A-Z])$", re.IGNORECASE
 )
 # An initial ends a sentence if the next word is one that opens sentences.
 _INITIAL = re.compile(r"(?<![\w.])[A-Z]$")
@@ -25,7 +25,10 @@ _LIST_NUMBER = re.compile(r"\s*\(?\d{1,2}$")
 
 _GOVERNOR = re.compile(
     r"\b(?:(?:by|on|at|dated|dating|from|of|to|with|per|since|via|in|for|as|until|between|during|date|time|number|the"
-    rf"|signed|performed|obtained|born|dob|aged?|is|a|an)\b[:,]?\s{{0,2}}){{1,4}}{NOUN}",
+    r"|signed|performed|obtained|born|dob|aged?|is|a|an"
+    r"|am|vom|bis|zum|seit|ab|um|von|bei|le|du|au|depuis|el|del|al|desde|il|dal|em|desde)\b[:,]?\s{0,2}"
+    r"|\b(?:geb(?:oren)?|geburtsdatum|n[e\u00e9]e?|nat[oa]|nacid[oa]|nascid[oa])\b[.:]{0,2}\s{0,2}"
+    rf"|\((?:St|Ste|Mt|Ft)\.\s{{1,2}}){{1,4}}{NOUN}",
     re.IGNORECASE,
 )
 _NOUN_RUN = re.compile(rf"{NOUN}(?:\s{{0,2}}(?:,|;|/|-|\band\b|\bor\b|&)?\s{{0,2}}{HOLES}){{1,50}}")
@@ -82,8 +85,8 @@ def repair(sentence: str) -> str:
     body = _NOUN_RUN.sub(NOUN, _GOVERNOR.sub(NOUN, body))
     body = HOLE.sub("", _MARK_AT_END.sub("", body))
     body = _EMPTY_PAIR.sub("", re.sub(r"\s{2,}", " ", body))
-    body = re.sub(r" ([.,;:?!)])", r"\1", re.sub(r"\s{2,}", " ", body))
-    body = re.sub(r"[,;:]+(?=[,;:.?!])", "", body)
+    body = re.sub(r" ([.,;:?!)\u3001\u3002])", r"\1", re.sub(r"\s{2,}", " ", body))
+    body = re.sub(r"[,;:\u3001]+(?=[,;:.?!\u3001\u3002])", "", body)
     body = _without_dangling(_VERB_AND.sub(r"\1 ", body)).lstrip(" ,;:-.?!)")
     rest = body[len(head[0]) :] if (head := _OWN_HEADER.match(body)) else body
     if {word.strip(".,;:?!()/-").lower() for word in rest.split()} <= _SAYS_NOTHING:

@@ -27,10 +27,6 @@ _RAISED = (
 )
 _FIGURES = re.compile(rf"[\d{_RAISED}]++(?:[-/.:\u5e74\u6708][\d{_RAISED}]++)++")
 _ANY_RAISED = re.compile(f"[{_RAISED}]")
-# A date in dots, strokes or other signs that rules do not look for between digits.
-_DOTTED = re.compile(
-    "(?<![\\d.])(\\d{1,4})([\u00b7\u2022\u2027\u2219\u30fb\uff65\\\\|_,])(\\d{1,2})\\2(\\d{1,4})(?!\\d)"
-)
 _UNEVEN = re.compile(r"[^\S\n]{2,}|[^\S \n]")
 
 
@@ -58,7 +54,7 @@ def _once(text: str) -> str:
         text = _HYPHEN.sub("-", text)
         if _ANY_RAISED.search(text):
             text = _FIGURES.sub(lambda figures: _ANY_RAISED.sub(_plain_number, figures[0]), text)
-    return _DOTTED.sub(_plain_date, text)
+    return text
 
 
 def _decoded(entity: re.Match[str]) -> str:
@@ -67,13 +63,6 @@ def _decoded(entity: re.Match[str]) -> str:
 
 def _plain_number(sign: re.Match[str]) -> str:
     return str(int(unicodedata.numeric(sign[0])))
-
-
-def _plain_date(match: re.Match[str]) -> str:
-    """With full stops if it has a year of four digits or a zero in front: not the ribs `3,4,5`."""
-    parts = [match[1], match[3], match[4]]
-    is_date = any(re.fullmatch(r"(?:19|20)\d\d|0[1-9]", part) for part in parts)
-    return ".".join(parts) if is_date else match[0]
 
 
 def _tidy(text: str) -> str:

@@ -70,3 +70,34 @@ def test_identifiers_in_other_languages(language: str, planted: str, secrets: li
 
     assert not [secret for secret in secrets if secret in left]
     assert left.startswith(REPORTS[language][:20])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Jan de Vries, geen infiltraat.",
+        "Geen infiltraat.",
+        "Geen acute pathologie.",
+        "Brak zmian.",
+        "Serce w normie.",
+        "Infiltrasyon yok.",
+        "Ingen infiltrat.",
+        "Uten infiltrat.",
+        "Bez infiltracji.",
+        "Nincs infiltr\u00e1tum.",
+        "Tidak ada infiltrat.",
+        "Het hart is niet vergroot. Er is geen pleuravocht links.",
+    ],
+)
+def test_a_short_text_of_another_language_is_not_taken_for_english(text: str) -> None:
+    """With `Geen` taken for a name, `Infiltraat` would be left: the opposite."""
+    found = sanitize(text)
+    assert not found.covered
+    assert found.text == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["Kein Erguss.", "Pas de foyer.", "Sin derrame.", "No effusion.", "Clear.", "Mild edema, no effusion."]
+)
+def test_a_short_text_of_a_covered_language_stays(text: str) -> None:
+    assert sanitize(text).text == text
