@@ -2,6 +2,7 @@
 
 Run: python -m tests.benchmarks.deid_recall --data reports_openi.csv [--identities 50] [--reports 500]
      [--beside presidio philter-lite] [--spacy-model en_core_web_sm] [--beside-texts 2000]
+     python -m tests.benchmarks.deid_recall --cases FOLDER
 
 Names, towns, hospitals, numbers and dates of invented people are planted where radiologists write them: in a header, in
 the history, inside the findings, and in the signature. The lists below were written for this script. They are not those
@@ -11,10 +12,15 @@ Harmless are the distinct sentences of the reports as they were published, witho
 own de-identification (XXXX) or compare with an earlier study, which the sanitizer removes on purpose: nothing in them
 may change. `--beside` measures other tools on the first texts, and the sanitizer once more on just these. Presidio
 needs presidio-analyzer and a model of spaCy; philter-lite needs nltk's averaged_perceptron_tagger_eng.
+
+`--cases` scores sentences written by hand: `identifiers.jsonl` has lines of `kind`, `text` and `secrets`, each put
+between two harmless sentences that must stay, and `harmless.jsonl` lines of `text` that must come back unchanged, but
+for the words that compare with an earlier study.
 """
 
 import argparse
 import csv
+import json
 import platform
 import random
 import re
@@ -234,6 +240,71 @@ def harmless_sentences(path: Path) -> list[str]:
     )
 
 
+@dataclass(frozen=True)
+class CaseScore:
+    """How many secrets a folder of cases has, how many survived, by kind, and what happened to the other sentences."""
+
+    secrets: Counter[str]
+    survived: Counter[str]
+    neighbors_lost: int
+    harmless: int
+    unchanged: int
+    sentences: int
+
+    def row(self, title: str) -> str:
+        """Markdown row: secrets removed, neighbors kept, harmless sentences unchanged."""
+        total, left = self.secrets.total(), self.survived.total()
+        neighbors = 2 * self.sentences
+        kept = interval(neighbors - self.neighbors_lost, neighbors)
+        return f"| {title} | {interval(total - left, total)} | {kept} | {interval(self.unchanged, self.harmless)} |"
+
+
+def score_cases(folder: Path, clean: Callable[[str], str]) -> CaseScore:
+    """Score a folder of cases.
+
+    Raises:
+        OSError, KeyError, ValueError: if a file is missing, a line is not JSON, or has not the keys named on top.
+    """
+    before, after = "The heart is normal in size.", "No pleural effusion."
+    secrets: Counter[str] = Counter()
+    survived: Counter[str] = Counter()
+    lost = 0
+    cases = _lines(folder / "identifiers.jsonl")
+    for case in cases:
+        left = clean(f"{before} {case['text']} {after}")
+        secrets[case["kind"]] += len(case["secrets"])
+        survived[case["kind"]] += sum(secret in left for secret in case["secrets"])
+        lost += (before not in left) + (after not in left)
+    texts = [line["text"] for line in _lines(folder / "harmless.jsonl")]
+    texts = [text for text in texts if not COMPARISON.search(text.lower()) and not COMPARISON_WORD.search(text)]
+    unchanged = sum(clean(text) == text for text in texts)
+    return CaseScore(secrets, survived, lost, len(texts), unchanged, len(cases))
+
+
+def _lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def print_cases(folder: Path) -> None:
+    """Print the scores of both strengths, and which kinds of secrets survived."""
+    cleaners: dict[str, Callable[[str], str]] = {
+        "standard": lambda text: sanitize(text).text,
+        "strict": lambda text: sanitize(text, strength="strict").text,
+    }
+    scores = {strength: score_cases(folder, clean) for strength, clean in cleaners.items()}
+    sys.stdout.write(
+        f"cxrsynth {cxrsynth.__version__}, {scores['strict'].sentences} sentences with"
+        f" {scores['strict'].secrets.total()} secrets, {scores['strict'].harmless} harmless\n\n"
+        "| % (95% interval) | secrets removed | neighbors kept | harmless unchanged |\n| --- | --- | --- | --- |\n"
+    )
+    for strength, score in scores.items():
+        sys.stdout.write(score.row(strength) + "\n")
+    for strength, score in scores.items():
+        for kind, count in sorted((+score.survived).items()):
+            sys.stdout.write(f"\n{strength}, {kind}: {count} of {score.secrets[kind]} survived")
+    sys.stdout.write("\n")
+
+
 def presidio(model: str) -> Callable[[str], str]:
     """Presidio's analyzer as it comes, with a model of spaCy; what it finds becomes a blank."""
     from presidio_analyzer import AnalyzerEngine
@@ -283,13 +354,23 @@ def other_tools(names: list[str], model: str) -> Iterator[tuple[str, Callable[[s
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="CSV of Open-i with columns findings and impression")
+    parser.add_argument("--data", type=Path, help="CSV of Open-i with columns findings and impression")
+    parser.add_argument("--cases", type=Path, help="folder with identifiers.jsonl and harmless.jsonl")
     parser.add_argument("--identities", type=int, default=50)
     parser.add_argument("--reports", type=int, default=500)
     parser.add_argument("--beside", nargs="+", default=[], choices=["presidio", "philter-lite"])
     parser.add_argument("--spacy-model", default="en_core_web_sm", help="package or folder, for Presidio")
     parser.add_argument("--beside-texts", type=int, default=2000, help="texts and sentences of the comparison")
     options = parser.parse_args()
+    if options.cases is not None:
+        try:
+            print_cases(options.cases)
+        except (OSError, KeyError, ValueError) as error:
+            parser.error(f"--cases {options.cases}: {type(error).__name__}: {error}")
+    if options.data is None:
+        if options.cases is None:
+            parser.error("needs --data FILE or --cases FOLDER")
+        return
     try:
         others = list(other_tools(options.beside, options.spacy_model))
     except (ImportError, LookupError, OSError) as error:

@@ -90,7 +90,8 @@ def sanitize(
 
     Args:
         text: a report, or a part of one, in English, German, French, Spanish, Italian, Portuguese, Vietnamese, Chinese,
-            Japanese or Korean. Of a text in another language nothing is left, and `removed` counts one `language`.
+            Japanese or Korean. Of a text in another language nothing is left, and `removed` counts one `language`. A
+            text of fewer than six words in Latin script counts as English unless one is of another language only.
         strength: `standard`, or `strict`, which also drops any sentence with a word that is not of the clinical
             vocabulary, a word with a capital that it should not have, or a number that is no measure.
         model: a folder of spaCy or transformers that finds named entities in what the rules leave; None for rules

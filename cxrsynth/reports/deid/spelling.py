@@ -25,7 +25,7 @@ _OTHER_DIGIT = re.compile(r"[^\D0-9]")
 _RAISED = (
     "\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u2080-\u2089\u2460-\u2473\u24ea\u24eb-\u24f4\u24ff\u2776-\u277f\u3251-\u325f"
 )
-_FIGURES = re.compile(rf"[\d{_RAISED}]++(?:[-/.:\u5e74\u6708][\d{_RAISED}]++)++")
+_FIGURES = re.compile(rf"(?<![\d{_RAISED}])[\d{_RAISED}]++(?:[-/.:\u5e74\u6708][\d{_RAISED}]++)++")
 _ANY_RAISED = re.compile(f"[{_RAISED}]")
 _UNEVEN = re.compile(r"[^\S\n]{2,}|[^\S \n]")
 

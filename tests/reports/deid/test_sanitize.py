@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -413,6 +414,42 @@ def test_long_adversarial_text_ends() -> None:
         "for piece in eval(sys.argv[1]):\n    sanitize((piece * 20_000)[:20_000] + 'x stable')\n"
     )
     subprocess.run([sys.executable, "-c", code, repr(pieces)], check=True, timeout=120)
+
+
+# Each in its way a trap for patterns that begin anew at every character.
+PIECES = [
+    "1",
+    "A. ",
+    "Dr. A ",
+    "1/",
+    "12:",
+    "[**",
+    "a@",
+    "Ab, ",
+    "&am",
+    "A.B. is a ",
+    "12\u00b0",
+    "\u2460",
+    "e\u0301",
+    "3. bis ",
+]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_time_grows_linearly_with_the_text(piece: str) -> None:
+    """Four times the text may take eight times as long, not sixteen."""
+
+    def seconds(count: int) -> float:
+        text = (piece * count)[:count] + "x stable"
+        times = []
+        for _ in range(3):
+            started = time.process_time()
+            sanitize(text)
+            times.append(time.process_time() - started)
+        return min(times)
+
+    sanitize("Dr. Nkosi, 3/4/2019. Das Herz ist klein.")  # lists are loaded once
+    assert seconds(4_000) < 8 * seconds(1_000)
 
 
 IDENTIFIED = (
