@@ -23,6 +23,12 @@ from cxrsynth.errors import ShardError, in_words
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 _REASON_CHARS: Final = 200
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+# Digests first: times may be those of the listing. hf:// has the first two.
+_VERSION_KEYS: Final = (
+    *("blob_id", "xet_hash", "ETag", "etag", "md5Hash", "crc32c"),
+    *("LastModified", "last_modified", "mtime", "created"),
+)
 
 
 @dataclass(frozen=True)
@@ -116,11 +122,28 @@ class Address:
         """Changes when the file does: its size, and its digest or time as the store gives them. Raises OSError."""
         with self.errors() as (system, path):
             found = system.info(path)
-        keys = ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "last_modified", "mtime", "created")
-        return f"{found.get('size')} {next((found[key] for key in keys if found.get(key)), '')}"
+            known = next((found[key] for key in _VERSION_KEYS if found.get(key)), None)
+            # What another kind of store says of the file; some name its version in words of their own.
+            return f"{found.get('size')} {system.ukey(path) if known is None else known}"
 
     def fetch(self) -> "Fetched":
-        """Copy the file to this machine. Raises OSError."""
+        """Copy the file to this machine. Raises OSError.
+
+        Raises:
+            ShardError: if there is no room for the copy, which is no fault of the store or the file.
+        """
+        try:
+            return self._fetched()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise ShardError(
+                f"temporary files: no room in {tempfile.gettempdir()} for a copy of {self.url}"
+                f" ({os.strerror(error.errno)})\n"
+                "  make room, or set TMPDIR to a folder with more, then run the same command again"
+            ) from None
+
+    def _fetched(self) -> "Fetched":
         # Without a name once this returns, so that it ends with the process and nobody else can open it.
         descriptor, name = tempfile.mkstemp()
         try:
@@ -153,7 +176,9 @@ class Address:
         except ImportError as error:
             raise ShardError(self._missing(error)) from None
         except Exception as error:  # of each library its own
-            raise OSError(errno.EIO, _reason(error), self.url) from None
+            # A full disk of this machine comes through here too, and calls for other advice than a store that fails.
+            number = error.errno if isinstance(error, OSError) and error.errno in _FULL else errno.EIO
+            raise OSError(number, _reason(error), self.url) from None
 
     def _missing(self, error: ImportError) -> str:
         scheme = _scheme(self.url)

@@ -108,7 +108,8 @@ def generate(
 ) -> "Generated":
     """Turn a table of radiology reports into shards of synthetic chest X-rays.
 
-    The same arguments give the same bytes. A run that was interrupted resumes when it is called again.
+    The same arguments give the same bytes on the same kind of hardware. A run that was interrupted resumes when it is
+    called again.
 
     Args:
         reports: CSV, JSON, Parquet or Excel table of reports; `example_reports()` is the one in the package.

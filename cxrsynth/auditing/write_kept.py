@@ -269,7 +269,7 @@ def _members(radiograph: Radiograph, name: str) -> dict[str, bytes]:
 
 def _manifest(folder: OutputFolder, plan: dict[str, Any], origin: Origin, done: Kept) -> dict[str, Any]:
     """The manifest, except for the files next to the shards."""
-    records = [folder.record(index) for index in range(done.shards)]
+    records = folder.records(done.shards)
     theirs = origin.manifest or {}
     return {
         **{name: theirs[name] for name in ("synthetic", "note") if name in theirs},

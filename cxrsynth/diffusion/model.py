@@ -1,6 +1,7 @@
 """DiffusionModel: the networks of one model folder, loaded from safetensors only."""
 
 import copy
+import platform
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -203,6 +204,17 @@ def _bfloat16_pays() -> bool:
         return False
     known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("amx_bf16") or not known.get("avx512_fp16"))
+
+
+def hardware_name(device: torch.device) -> str:
+    """What the last bits of an image depend on beside software: the name of the card, or the CPU's instruction set.
+
+    CPUs of different makers with the same instruction set have the same name.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    unit = "CPU" if device.type == "cpu" else device.type.upper()
+    return f"{platform.machine()} {unit}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def load_model(

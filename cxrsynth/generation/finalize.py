@@ -1,6 +1,7 @@
 """What is written once all shards are finished: rejected rows, id map, preview, card, manifest."""
 
 import csv
+import hashlib
 import io
 import json
 from collections import Counter
@@ -24,6 +25,7 @@ from cxrsynth.shards.plan import shard_name
 from cxrsynth.shards.tar import SYNTHETIC_NOTE
 
 _PREVIEW_IMAGES = 24
+_NOT_RECORDED = "not recorded"  # by shards of earlier versions
 
 
 def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> dict[str, Any]:
@@ -54,7 +56,8 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
     # A shard none of whose images was accepted is no part of the set: readers take a tar without members for broken.
     full = [index for index, record in enumerate(records) if record["samples"]]
     folder.write(PREVIEW, contact_sheet(_first_images(folder, full), comment=SYNTHETIC_NOTE))
-    files = _unpack(run, folder, full) if run.settings.shards.unpacked else {}
+    unpacked = run.settings.shards.unpacked
+    files = _unpack(run, folder, full) if unpacked else {}
     listed = [{name: records[index][name] for name in ("name", "sha256", "bytes", "samples")} for index in full]
     manifest = {
         "synthetic": True,
@@ -65,7 +68,8 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
             "rejected": rows.rejected,
             "samples": samples,
         },
-        "shards": [] if files else listed,
+        "hardware": dict(sorted(Counter(records[index].get("hardware", _NOT_RECORDED) for index in full).items())),
+        "shards": [] if unpacked else listed,
         "files": files,
         "sanitized": _total(records, "sanitized"),
         "prompts_truncated": sum(record["prompts_truncated"] for record in records),
@@ -78,7 +82,7 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
     if run.settings.accept is not None:
         judged = [record["acceptance"] for record in records]
         manifest["acceptance"] = total_acceptance(judged)
-        _write_not_accepted(folder, judged)
+        files[NOT_ACCEPTED] = _write_not_accepted(folder, judged)
     folder.write(CARD, dataset_card(manifest))
     folder.finish(manifest)
     _say_limits(manifest)
@@ -87,7 +91,16 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
 
 
 def _say_limits(manifest: dict[str, Any]) -> None:
-    """Warn of what the images cannot show: findings not read, prompts cut, findings that the model never saw."""
+    """Warn of what the images cannot show: findings not read, prompts cut, findings that the model never saw.
+
+    And of hardware that differed: the same command gives other bytes then.
+    """
+    if len(made_on := manifest["hardware"]) > 1:
+        named = "; ".join(f"{name}: {counted(count, 'shard')}" for name, count in made_on.items())
+        console.warn(
+            f"made on different hardware ({named}): the last bits of pixels depend on it, so making the set again may"
+            " not give the same bytes; the manifest lists this"
+        )
     if cut := manifest["prompts_truncated"]:
         console.warn(
             f"{counted(cut, 'prompt')} cut to fit the model, at the end of a sentence or word where one fits; no label"
@@ -123,14 +136,11 @@ def _check_table(run: GenerateRun, folder: OutputFolder) -> None:
 def _records(folder: OutputFolder, shards: int) -> list[dict[str, Any]]:
     """The records of all shards. Raises ShardError if one is not there, or not as long as its record says."""
     refuse_missing(folder, shards)
-    return [_record(folder, index) for index in range(shards)]
-
-
-def _record(folder: OutputFolder, index: int) -> dict[str, Any]:
-    record = folder.record(index)
-    if record is None:
-        raise ShardError(f"{folder.name}: the record of {shard_name(index)} is missing\n  run the same command again")
-    return record
+    records = folder.records(shards)
+    gone = [shard_name(index) for index, record in enumerate(records) if record is None]
+    if gone:
+        raise ShardError(f"{folder.name}: the record of {gone[0]} is missing\n  run the same command again")
+    return [record for record in records if record is not None]
 
 
 def refuse_missing(folder: OutputFolder, shards: int) -> None:
@@ -152,15 +162,16 @@ def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:
     return dict(total)
 
 
-def _write_not_accepted(folder: OutputFolder, judged: list[dict[str, Any]]) -> None:
-    """Write not_accepted.csv: key, number of attempts and reasons of each image that never passed."""
-    with folder.new_file(NOT_ACCEPTED) as raw:
-        file = io.TextIOWrapper(raw, newline="", encoding="utf-8")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["key", "attempts", "reasons"])
-        for image in (image for record in judged for image in record["never_accepted"]):
-            writer.writerow([image["key"], image["attempts"], "; ".join(image["failed"])])
-        file.detach()  # flushes
+def _write_not_accepted(folder: OutputFolder, judged: list[dict[str, Any]]) -> str:
+    """Write not_accepted.csv: key, number of attempts and reasons of each image that never passed; its SHA-256."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["key", "attempts", "reasons"])
+    for image in (image for record in judged for image in record["never_accepted"]):
+        writer.writerow([image["key"], image["attempts"], "; ".join(image["failed"])])
+    content = text.getvalue().encode()
+    folder.write(NOT_ACCEPTED, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _members(folder: OutputFolder, shards: Sequence[int]) -> Iterator[tuple[str, bytes]]:

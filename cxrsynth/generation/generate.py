@@ -7,7 +7,7 @@ from typing import Any
 
 from cxrsynth import console
 from cxrsynth.console import Advance
-from cxrsynth.diffusion.model import DiffusionModel
+from cxrsynth.diffusion.model import DiffusionModel, hardware_name
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.errors import ShardError
 from cxrsynth.generation.accept import Acceptor
@@ -69,7 +69,8 @@ def generate(settings: GenerateSettings) -> Generated:
         if settings.dry_run:
             folder.check(run.plan)
             say_left_out(run.table, rows, None)
-            return replace(made, estimate=describe(run, rows))
+            with memory_advice("lower --batch-size"):
+                return replace(made, estimate=describe(run, rows))
         if not settings.keep_order:
             # Whoever holds a public table could line up its rows with images in its order, without any key.
             rows.order_by(lambda report: subject_key(run.id_key, report.report_id))
@@ -176,7 +177,15 @@ def _make_shards(
         only_accepted = run.settings.accept is not None and run.settings.accept.only_accepted
         drawn = pool.map_in_order(draw, batches_to_make(run, model, folder, rows, advance))
         try:
-            _write_shards(drawn, folder, encoder, advance, only_accepted=only_accepted)
+            _write_shards(
+                drawn,
+                folder,
+                encoder,
+                advance,
+                only_accepted=only_accepted,
+                # Not in the plan: where machines differ, a run must be able to go on with those that there are.
+                made_on={"hardware": hardware_name(model.device)},
+            )
         except KeyboardInterrupt:
             console.say("stopping after the current denoising step")
             raise
@@ -189,6 +198,7 @@ def _write_shards(
     advance: Advance,
     *,
     only_accepted: bool,
+    made_on: dict[str, str],
 ) -> None:
     """Write each shard under a temporary name, and publish it with its record once its last batch is in."""
     for index, batches in groupby(drawn, key=lambda pair: pair[0].shard.index):
@@ -204,7 +214,7 @@ def _write_shards(
                     advance(len(images))
                     if batch.last:
                         break  # publish before waiting for the next shard's first batch, which may fail
-                folder.publish(index, writer, batch.shard.record | counts.record())
+                folder.publish(index, writer, batch.shard.record | counts.record() | made_on)
         except BaseException:
             folder.drop_partial(index)  # Ctrl-C may come between opening the file and entering the context
             raise

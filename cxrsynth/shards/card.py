@@ -123,6 +123,9 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
     if manifest["prompts_truncated"]:
         cut = counted(manifest["prompts_truncated"], "prompt")
         lines += [f"Cut to fit the model, at the end of a sentence or word where one fits: {cut}."]
+    if len(made_on := manifest["hardware"]) > 1:
+        named = "; ".join(f"{name} ({counted(count, 'shard')})" for name, count in made_on.items())
+        lines += [f"Made on different hardware: {named}. The last bits of pixels depend on it."]
     return [*lines, f"`{MANIFEST}` records the whole plan."]
 
 
@@ -160,8 +163,12 @@ def _acceptance(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _contents(manifest: Mapping[str, Any]) -> list[str]:
-    listed = f"- `{MANIFEST}`: the plan, counts, and the SHA-256 of each file"
-    beside = [listed, f"- `{PREVIEW}`"]
+    beside = [
+        f"- `{MANIFEST}`: the plan, counts, and the SHA-256 of each file but this one and the preview",
+        f"- `{PREVIEW}`: the first images",
+    ]
+    if "acceptance" in manifest["plan"]:
+        beside.insert(0, f"- `{NOT_ACCEPTED}`: the images that never passed, with attempts made and rules failed")
     if not manifest["shards"]:
         return [
             f"- `{FILE_SET}/`: the images; `{FILE_SET}/DICOMDIR` lists them",

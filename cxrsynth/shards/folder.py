@@ -3,15 +3,18 @@
 .cxrsynth/plan.json            what this folder is being filled with
 .cxrsynth/lock                 held by a run that makes or completes the whole set
 .cxrsynth/part-1-of-4.lock     held by a run that makes a part of it; several parts may be made at once
-.cxrsynth/cxr-000000.tar.json  record of a shard: SHA-256, counts; written before the shard gets its name
+.cxrsynth/cxr-000000.tar.0123456789abcdef.json
+                               record of a shard: SHA-256, counts; written before the shard gets its name
 cxr-000000.tar                 a finished shard
 manifest.json                  declares the data set complete; .cxrsynth is then removed
 
-A prefix of an object store holds the same, without locks.
+A prefix of an object store holds the same, without locks. There, runs that make the same shard on different hardware
+may replace each other's: each leaves a record of its own, named after the digest, so that whichever shard stays has its
+record, and only a shard with several records must be hashed to know which one.
 """
 
 import json
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +24,7 @@ from cxrsynth.errors import ShardError
 from cxrsynth.runtime.files import stable_json
 from cxrsynth.settings import Part
 from cxrsynth.shards.place import LocalPlace, Place, StorePlace
-from cxrsynth.shards.plan import plan_differences, plan_digest, shard_name
+from cxrsynth.shards.plan import plan_differences, plan_digest, record_name, shard_index, shard_name
 from cxrsynth.shards.tar import ShardWriter, read_members
 
 MANIFEST = "manifest.json"
@@ -32,7 +35,7 @@ STATE = ".cxrsynth"
 _PLAN = f"{STATE}/plan.json"
 _WRITTEN = (
     *("cxr-*.tar", MANIFEST, FILE_SET, METADATA, REJECTED, NOT_ACCEPTED, KEYS, PREVIEW, CARD),
-    *(_PLAN, f"{STATE}/cxr-*.tar.json"),
+    *(_PLAN, f"{STATE}/cxr-*.json"),
 )
 
 
@@ -49,7 +52,7 @@ class OutputFolder:
             if isinstance(location, Address)
             else LocalPlace(location, option=option, state=STATE, written=_WRITTEN)
         )
-        self._plan_digest: str | None = None
+        self._plan: dict[str, Any] | None = None
         self.name = self._place.name
         self.failure = self._place.failure
         self.sweep = self._place.sweep
@@ -66,12 +69,12 @@ class OutputFolder:
     def check(self, plan: dict[str, Any], *, begun: bool = False) -> bool:
         """Refuse a folder that holds something else; True if this plan is already complete there.
 
-        A plan binds later runs once there is any shard, or where `begun` says that a run may be at work.
+        A plan binds later runs once there is any shard, or where `begun` says that a run is at work.
 
         Raises:
             ShardError: for a foreign non-empty folder, another plan, a file in the way, an unreadable folder.
         """
-        self._plan_digest = plan_digest(plan)
+        self._plan = plan
         self._place.refuse_file()
         names = self._place.sizes().keys()
         known = self._known_plan() if begun or self._has_begun(names) else None
@@ -83,6 +86,10 @@ class OutputFolder:
                     f"{self.name}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"
                 )
             return False
+        self._refuse_other(known, plan)
+        return MANIFEST in names
+
+    def _refuse_other(self, known: dict[str, Any], plan: dict[str, Any]) -> None:
         differences = plan_differences(known, plan)
         if differences:
             raise ShardError(
@@ -90,7 +97,6 @@ class OutputFolder:
                 + "\n  ".join(differences)
                 + "\n  choose a new folder, or run the command that started this one"
             )
-        return MANIFEST in names
 
     def _has_begun(self, names: Set[str]) -> bool:
         """Whether there is any shard: a run that failed before its first shard does not bind later runs to its plan."""
@@ -121,31 +127,69 @@ class OutputFolder:
         return self._place.is_last(lambda: not self.missing(shards))
 
     def missing(self, shards: int) -> list[int]:
-        """Indices of the shards that are not there. Those that are there were whole once; none is hashed."""
-        sizes, records = self._place.sizes(), self._place.sizes(STATE)
+        """Indices of the shards that are not there. Those that are there were whole once.
+
+        One is hashed only where it has several records.
+        """
+        sizes, records = self._place.sizes(), self._record_names()
         if MANIFEST in sizes:
             return []
 
         def is_there(index: int) -> bool:
             name = shard_name(index)
-            record = self.record(index) if name in sizes and f"{name}.json" in records else None
+            record = self._record(index, records.get(index, [])) if name in sizes else None
             return record is not None and record.get("bytes") == sizes[name]
 
         return [index for index in range(shards) if not is_there(index)]
 
     def is_finished(self, index: int) -> bool:
-        """Whether a shard is whole: it has its name, a record, and the bytes the record gives the SHA-256 of."""
-        record = self.record(index)
-        return record is not None and self._place.has(shard_name(index), record["sha256"])
+        """Whether a shard is whole: it has its name, a record, and the bytes the record gives the SHA-256 of.
 
-    def record(self, index: int) -> dict[str, Any] | None:
-        """The record of a shard; None if it is absent or damaged, or of another plan than was checked last."""
-        try:
-            record = json.loads(self._place.read(_record(index)))
-        except (FileNotFoundError, ValueError):
-            return None  # the shard is made again
-        whole = isinstance(record, dict) and isinstance(record.get("sha256"), str) and "samples" in record
-        return record if whole and record.get("plan", self._plan_digest) == self._plan_digest else None
+        In a set that others have completed in the meantime, every shard is.
+        """
+        if MANIFEST in self._place.names():
+            return True
+        records = self._records(self._record_names().get(index, []))
+        return any(self._is_ours(one) and self._place.has(shard_name(index), one["sha256"]) for one in records)
+
+    def records(self, shards: int) -> list[dict[str, Any] | None]:
+        """The record of each shard; None if it is absent or damaged, or of another plan than was checked last.
+
+        Where runs that overlapped left several, it is that of the shard which is there.
+        """
+        names = self._record_names()
+        return [self._record(index, names.get(index, [])) for index in range(shards)]
+
+    def _record(self, index: int, names: list[str]) -> dict[str, Any] | None:
+        records = self._records(names)
+        if len({record["sha256"] for record in records}) > 1:
+            records = [record for record in records if self._place.has(shard_name(index), record["sha256"])]
+        return next(filter(self._is_ours, records), None)
+
+    def _records(self, names: list[str]) -> list[dict[str, Any]]:
+        """What can be read of these records, whatever plan they are of."""
+        records = []
+        for name in names:
+            try:
+                record = json.loads(self._place.read(f"{STATE}/{name}"))
+            except (FileNotFoundError, ValueError, RecursionError):
+                continue  # the shard is made again
+            if isinstance(record, dict) and isinstance(record.get("sha256"), str) and "samples" in record:
+                records.append(record)
+        return records
+
+    def _is_ours(self, record: Mapping[str, Any]) -> bool:
+        digest = None if self._plan is None else plan_digest(self._plan)
+        return bool(record.get("plan", digest) == digest)
+
+    def _record_names(self) -> dict[int, list[str]]:
+        """Names of the records of each shard: one, unless runs overlapped in a place without locks."""
+        found: dict[int, list[str]] = {}
+        for name in sorted(self._place.names(STATE)):
+            index = shard_index(name)
+            if index is not None and name.startswith("cxr-"):
+                found.setdefault(index, []).append(name)
+        return found
 
     def forget_shards(self) -> None:
         """Delete all shards, so that the next run makes them again."""
@@ -161,11 +205,25 @@ class OutputFolder:
         self._place.staged(shard_name(index)).unlink(missing_ok=True)
 
     def publish(self, index: int, writer: ShardWriter, record: dict[str, Any]) -> None:
-        """Close a shard, write its record, then give it its name."""
+        """Close a shard, write its record, then give it its name.
+
+        One that another run has finished in the meantime stays. In a store nothing else keeps two runs apart.
+
+        Raises:
+            ShardError: if a run of another plan has begun there in the meantime.
+        """
         sha256, size_bytes = writer.close()
-        record = record | {"name": shard_name(index), "sha256": sha256, "bytes": size_bytes, "plan": self._plan_digest}
-        self.write(_record(index), stable_json(record))
-        self._place.put(shard_name(index))
+        assert self._plan is not None
+        known = self._known_plan()
+        if known is not None:
+            self._refuse_other(known, self._plan)
+        if self.is_finished(index):
+            self.drop_partial(index)
+            return
+        name = shard_name(index)
+        record = record | {"name": name, "sha256": sha256, "bytes": size_bytes, "plan": plan_digest(self._plan)}
+        self.write(f"{STATE}/{record_name(index, sha256)}", stable_json(record))
+        self._place.put(name)
 
     def members(self, index: int) -> Iterator[tuple[str, bytes]]:
         """Names and contents of a shard's members, in order."""
@@ -184,14 +242,16 @@ class OutputFolder:
         """Hash every file a complete set's manifest lists, and return it.
 
         Raises:
-            ShardError: naming the files that are missing or changed.
+            ShardError: naming the files that are missing or changed, or one that cannot be read.
         """
         try:
             manifest = json.loads(self._place.read(MANIFEST))
             listed = {shard["name"]: shard["sha256"] for shard in manifest["shards"]} | manifest["files"]
-        except (OSError, ValueError, KeyError, TypeError):
+            damaged = [name for name, sha256 in listed.items() if not self._place.has(name, sha256)]
+        except OSError as error:
+            raise self.failure(error) from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._not_ours(MANIFEST) from None
-        damaged = [name for name, sha256 in listed.items() if not self._place.has(name, sha256)]
         if damaged:
             raise ShardError(
                 f"{self.name}: {len(damaged)} of {len(listed)} files are missing or not as the manifest says:"
@@ -205,10 +265,9 @@ class OutputFolder:
 
         These are empty, or were only a step towards a file-set. Another file of such a name has no record, and stays.
         """
-        listed = {f"{shard['name']}.json" for shard in manifest["shards"]}
-        records = {name for name in self._place.sizes(STATE) if name.startswith("cxr-")}
-        unlisted = {name.removesuffix(".json") for name in records - listed}
-        self._place.delete(name for name in self._place.sizes() if name in unlisted)
+        listed = {shard["name"] for shard in manifest["shards"]}
+        unlisted = {shard_name(index) for index in self._record_names()} - listed
+        self._place.delete(unlisted & self._place.names())
         self._place.delete_folder(STATE)
 
     def _delete_shards(self) -> None:
@@ -222,7 +281,11 @@ class OutputFolder:
                 plan = content[part] if part else content
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError, TypeError):
+            except IsADirectoryError:
+                raise self._not_ours(name) from None
+            except OSError as error:
+                raise self.failure(error) from None  # says nothing of what is in it
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise self._not_ours(name) from None
             if not isinstance(plan, dict):
                 raise self._not_ours(name)
@@ -231,7 +294,3 @@ class OutputFolder:
 
     def _not_ours(self, name: str) -> ShardError:
         return ShardError(f"{self.location / name}: not a file cxrsynth wrote\n  choose a new or empty folder")
-
-
-def _record(index: int) -> str:
-    return f"{STATE}/{shard_name(index)}.json"

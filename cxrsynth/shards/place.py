@@ -51,6 +51,13 @@ class LocalPlace:
         except OSError as error:
             raise ShardError(f"{self.name}: cannot be read ({error.strerror})") from None
 
+    def names(self, folder: str = "") -> set[str]:
+        """Names of what is in a folder; none if there is no such folder."""
+        try:
+            return set(os.listdir(self.path / folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+
     def leftovers(self) -> set[str]:
         """Names of what an interrupted run has left half-written."""
         return {path.name for path in self._folder.leftovers()}
@@ -172,14 +179,21 @@ class StorePlace:
         except OSError as error:
             raise self._unreadable(error) from None
 
+    def names(self, folder: str = "") -> set[str]:
+        """Names of what is below a prefix; asks the store anew."""
+        return set((self.address / folder).sizes())
+
     def leftovers(self) -> set[str]:
         """None: what is interrupted leaves nothing in a store that can be seen."""
         return set()
 
     @contextmanager
     def starting(self, part: Part | None) -> Iterator[bool]:
-        """Begin a run. Others may be at work, which cannot be seen: a plan that is there is taken for theirs."""
-        yield True
+        """Begin a run. Whether others are at work cannot be seen: a plan without a shard may be that of a failed run.
+
+        So it does not count; a run whose plan is replaced ends when it would publish a shard.
+        """
+        yield False
 
     def is_last(self, all_there: Any) -> bool:
         """At the end of a part: whether all that `all_there()` looks for is there. Several parts may be the last."""

@@ -8,15 +8,23 @@ from typing import Any
 
 from cxrsynth.runtime.batches import Item
 
+_DIGITS = 16  # of a SHA-256 in the name of a record
+
 
 def shard_name(index: int) -> str:
     """File name of a shard: `cxr-000000.tar`."""
     return f"cxr-{index:06d}.tar"
 
 
+def record_name(index: int, sha256: str) -> str:
+    """File name of the record of a shard with this digest: `cxr-000000.tar.0123456789abcdef.json`."""
+    return f"{shard_name(index)}.{sha256[:_DIGITS]}.json"
+
+
 def shard_index(name: str) -> int | None:
     """The number of a shard in the name of its file, its record, or either half-written; None for another file."""
-    found = re.fullmatch(r"\.?cxr-(\d{6,})\.tar(\.json)?(\.partial)?", name)
+    # Records of earlier versions have no digest in their name.
+    found = re.fullmatch(r"\.?cxr-(\d{6,})\.tar((\.[0-9a-f]{16})?\.json)?(\.partial)?", name)
     return None if found is None else int(found[1])
 
 

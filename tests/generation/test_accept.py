@@ -143,6 +143,9 @@ def test_what_never_passes_is_listed(home: Home, accepted: tuple[Path, str], tmp
     assert sum(manifest(only)["unsupported_findings"].values()) == sum(
         len(one["unsupported_findings"].split("; ")) for one in metadata(only).values() if one["unsupported_findings"]
     )
+    assert "`not_accepted.csv`: the images that never passed" in (only / "README.md").read_text()
+    assert manifest(only)["files"] == {"not_accepted.csv": hashes(only)["not_accepted.csv"]}
+    assert open_collection(only).units == open_collection(both).units
     again = home.accept(only, "--only-accepted")
     assert f"already complete ({counts['samples']} images)" in again.text
 

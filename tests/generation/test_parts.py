@@ -10,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from typer.testing import CliRunner
 
 from cxrsynth import api
 from cxrsynth.cli import app
+from cxrsynth.diffusion.model import hardware_name
 from cxrsynth.errors import ShardError
+from cxrsynth.generation import generate
 from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
@@ -104,6 +107,26 @@ def test_parts_in_any_order_give_the_bytes_of_one_run(
         said = f"part {number}/3 is made; {missing} shards of other parts missing"
         assert (said if missing else "14 images in 7 shards") in printed
     assert hashes(out) == expected
+
+
+def test_parts_made_on_different_hardware_are_warned_of_and_listed(
+    whole: tuple[Set, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They make one plan, so that spot machines can go on; the pixels may differ in their last bits."""
+    made, _ = whole
+    [here] = manifest(made.home / "whole")["hardware"]
+    assert here == hardware_name(torch.device("cpu"))
+    assert manifest(made.home / "whole")["hardware"] == {here: 7}
+    assert "different hardware" not in (made.home / "whole" / "README.md").read_text()
+    out = tmp_path / "out"
+    assert made.run(out, "--part", "1/2")[0] == 0
+    monkeypatch.setattr(generate, "hardware_name", lambda device: "another card")
+    code, printed = made.run(out, "--part", "2/2")
+    assert code == 0, printed
+    assert manifest(out)["hardware"] == {here: 4, "another card": 3}
+    for said in (f"{here}: 4 shards", "another card: 3 shards"):
+        assert said in printed
+    assert f"Made on different hardware: another card (3 shards); {here} (4 shards)." in (out / "README.md").read_text()
 
 
 @pytest.mark.slow

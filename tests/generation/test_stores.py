@@ -1,6 +1,9 @@
 """Data sets in object stores: the bytes of a local folder, and messages in place of tracebacks. Here, in memory."""
 
+import errno
+import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from cxrsynth.cli import app
 from cxrsynth.errors import ShardError
 from cxrsynth.generation import finalize, generate
 from cxrsynth.images.collection import open_collection
+from cxrsynth.shards.folder import OutputFolder
 from tests.generation.making import command, hashes, write_table
 
 OPTIONS = ("--images-per-report", "2", "--shard-size", "3")
@@ -103,7 +107,8 @@ def test_what_is_there_is_not_made_again_unless_it_is_damaged(
     damaged[700] ^= 1
     store.system.pipe_file(f"{OUT}/cxr-000001.tar", bytes(damaged))
     store.system.rm_file(f"{OUT}/cxr-000003.tar")
-    store.system.rm_file(f"{OUT}/.cxrsynth/cxr-000004.tar.json")
+    [record] = (name for name in files if "/.cxrsynth/cxr-000004.tar" in name)
+    store.system.rm_file(f"memory:/{record}")
     assert store.run(OUT)[0] == 0
     after = {name: file.modified for name, file in store.system.store.items() if name.endswith(".tar")}
     assert [name[-10:] for name in before if after[name] == before[name]] == ["000000.tar", "000002.tar"]
@@ -154,6 +159,142 @@ def test_a_shard_of_another_plan_is_made_again(store: Store, expected: dict[str,
     store.system.pipe_file(f"{OUT}/.cxrsynth/plan.json", json.dumps(plan).encode())
     assert store.run(OUT)[0] == 0
     assert store.copy(tmp_path / "copy") == expected
+
+
+def _record_name(store: Store, index: int) -> str:
+    [name] = (name for name in store.system.store if f"/.cxrsynth/cxr-{index:06d}.tar" in name)
+    return name
+
+
+def _other_run(store: Store, index: int) -> tuple[bytes, bytes, str]:
+    """What a run on another machine makes of a shard: equal but for a byte; its record, and the record's name."""
+    shard = bytearray(store.system.store[f"/bucket/set/cxr-{index:06d}.tar"].getvalue())
+    shard[700] ^= 1
+    name = _record_name(store, index)
+    digest = hashlib.sha256(shard).hexdigest()
+    record = json.loads(store.system.store[name].getvalue()) | {"sha256": digest, "hardware": "another"}
+    named = re.sub(r"\.[0-9a-f]{16}\.json$", f".{digest[:16]}.json", name)
+    assert named != name
+    return bytes(shard), json.dumps(record).encode(), f"memory:/{named}"
+
+
+@pytest.mark.parametrize("stays", ["the first", "the second"])
+def test_of_two_runs_of_a_part_the_record_of_the_shard_that_stays_counts(
+    stays: str, store: Store, expected: dict[str, str], tmp_path: Path
+) -> None:
+    """On other hardware the same shard may differ in its last bits, and be as long."""
+    assert store.run(OUT, "--part", "1/2")[0] == 0
+    shard, record, name = _other_run(store, 2)
+    store.system.pipe_file(name, record)
+    if stays == "the second":
+        store.system.pipe_file(f"{OUT}/cxr-000002.tar", shard)
+    code, printed = store.run(OUT, "--part", "2/2")
+    assert code == 0, printed
+    made = store.copy(tmp_path / "copy")
+    listed = json.loads((tmp_path / "copy" / "manifest.json").read_text())
+    assert {one["name"]: one["sha256"] for one in listed["shards"]}.items() <= made.items()
+    assert (made == expected) == (stays == "the first")
+    assert ("another: 1 shard" in printed) == (stays == "the second")
+
+
+def test_a_shard_that_another_run_finished_first_stays(
+    store: Store, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, moved = OutputFolder.publish, []
+
+    def later(self: OutputFolder, index: int, *given: Any) -> None:
+        publish(self, index, *given)
+        if index == 1:
+            shard, record, name = _other_run(store, 1)
+            store.system.rm_file(f"memory:/{_record_name(store, 1)}")
+            store.system.pipe_file(name, record)
+            store.system.pipe_file(f"{OUT}/cxr-000001.tar", shard)
+            # This run comes late with its own.
+            with self.writer(1) as writer:
+                writer.write("x", {"txt": b"late"})
+                publish(self, 1, writer, {"samples": 3})
+            moved.append(store.system.cat_file(f"{OUT}/cxr-000001.tar") == shard)
+
+    monkeypatch.setattr(OutputFolder, "publish", later)
+    assert store.run(OUT)[0] == 0
+    assert moved == [True]
+
+
+def test_a_plan_without_a_shard_binds_nobody(store: Store, expected: dict[str, str], tmp_path: Path) -> None:
+    """A run that failed before its first shard has left it."""
+    plan = json.loads((store.home / "set" / "manifest.json").read_text())["plan"]
+    store.system.pipe_file(f"{OUT}/.cxrsynth/plan.json", json.dumps(plan | {"seed": 1}).encode())
+    code, printed = store.run(OUT)
+    assert code == 0, printed
+    assert store.copy(tmp_path / "copy") == expected
+
+
+def test_a_run_whose_plan_is_replaced_ends_before_it_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = OutputFolder.writer
+
+    def begun(self: OutputFolder, index: int) -> Any:
+        if index == 1:
+            plan = json.loads(store.system.cat_file(f"{OUT}/.cxrsynth/plan.json"))
+            store.system.pipe_file(f"{OUT}/.cxrsynth/plan.json", json.dumps(plan | {"seed": 1}).encode())
+        return write(self, index)
+
+    monkeypatch.setattr(OutputFolder, "writer", begun)
+    code, printed = store.run(OUT)
+    assert code == 2
+    assert "holds a data set of another plan" in printed
+    assert "seed: 1 there, 0 now" in printed
+    assert [name[-14:] for name in store.system.store if name.endswith(".tar")] == ["cxr-000000.tar"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", ".cxrsynth/plan.json", "cxr-000000.tar"])
+def test_what_may_not_be_read_is_no_foreign_file(name: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights to list, but not to read: the set is good, and nobody is told to leave it."""
+    assert store.run(OUT, *(("--part", "1/2") if name.startswith(".") else ()))[0] == 0
+    get = type(store.system).cat_file
+
+    def refuse(self: Any, path: str, *given: Any, **further: Any) -> Any:
+        if path.endswith(name):
+            raise PermissionError(errno.EACCES, "Access Denied", path)
+        return get(self, path, *given, **further)
+
+    monkeypatch.setattr(type(store.system), "cat_file", refuse)
+    monkeypatch.setattr(type(store.system), "get_file", lambda self, path, to: Path(to).write_bytes(refuse(self, path)))
+    code, printed = store.run(OUT)
+    assert code == 2
+    assert "Access Denied" in printed
+    assert "not a file cxrsynth wrote" not in printed
+    assert "choose a new" not in printed
+
+
+def test_a_full_disk_while_reading_is_told_from_a_store_that_fails(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.system.put_file(str(store.table), "memory://bucket/reports.csv")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(store.system), "get_file", full)
+    code, printed = store.run(str(tmp_path / "out"), table="memory://bucket/reports.csv")
+    assert code == 2
+    assert "for a copy of memory://bucket/reports.csv (No space left on device)" in printed
+    assert "make room, or set TMPDIR" in printed
+    with pytest.raises(OSError, match="No space") as raised, Address(OUT).errors():
+        full()
+    assert raised.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("key", ["blob_id", "xet_hash", "ETag", "in words of its own"])
+def test_the_state_of_a_file_of_equal_size_changes_with_it(
+    key: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hf:// gives no time, and digests under names of its own."""
+    states = []
+    for version in ("a", "b", "b"):
+        info = {"name": "x", "size": 3, "type": "file", "last_commit": None, key: version}
+        monkeypatch.setattr(type(store.system), "info", lambda *_, info=info, **__: info)
+        states.append(Address("memory://bucket/x").state())
+    assert states[0] != states[1] == states[2]
 
 
 @pytest.mark.parametrize(

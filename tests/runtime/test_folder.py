@@ -149,6 +149,30 @@ def test_a_data_set_is_not_begun_beside_files_of_others(tmp_path: Path) -> None:
         OutputFolder(tmp_path).check({})
 
 
+@pytest.mark.parametrize("name", ["manifest.json", ".cxrsynth/plan.json"])
+def test_a_plan_that_may_not_be_read_is_told_from_one_that_is_not_ours(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "cxr-000000.tar", name)
+    for content in ("", "[]", '{"plan": 1}' if name == "manifest.json" else "1", "[" * 100_000):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ShardError, match="not a file cxrsynth wrote"):
+            OutputFolder(tmp_path).check({})
+
+    def refused(self: Path) -> bytes:
+        if self.name in name:
+            raise PermissionError(13, "Permission denied", str(self))
+        raise FileNotFoundError(2, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(ShardError, match=f"{name}: Permission denied\n") as told:
+        OutputFolder(tmp_path).check({})
+    assert "choose a new" not in str(told.value)
+    if name == "manifest.json":
+        with pytest.raises(ShardError, match=f"{name}: Permission denied\n"):
+            OutputFolder(tmp_path).verify()
+
+
 def test_a_reader_study_with_real_images_outlives_only_the_scoring_of_its_answers(tmp_path: Path) -> None:
     audit = AuditFolder(tmp_path)
     touch(tmp_path, "reader-study.html", "report.html")

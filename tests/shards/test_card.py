@@ -23,6 +23,7 @@ def manifest(*, text: str = "none", shards: int = 2, unsupported: dict[str, int]
             "versions": {"cxrsynth": "1.2.3"},
         },
         "counts": {"samples": 10, "reports": 5, "rejected": 1},
+        "hardware": {"x86_64 CPU, AVX2": shards},
         "shards": [{"name": f"cxr-00000{index}.tar"} for index in range(shards)],
         "sanitized": {"date": 3, "name": 1},
         "prompts_truncated": 0,
@@ -71,6 +72,18 @@ def test_text_is_reviewed_only_where_there_is_text(text: str) -> None:
     assert "| De-identification | strict |" in card
     assert ("strength `strict`" in card) == (text == "sanitized")
     assert (f"| Report text | {'not included' if text == 'none' else text} |") in card
+
+
+@pytest.mark.parametrize("shards", [2, 0])
+def test_the_list_of_what_never_passed_is_a_content_where_there_is_one(shards: int) -> None:
+    made = manifest(shards=shards)
+    contents = dataset_card(made).decode().partition("## Contents")[2].partition("##")[0]
+    assert "not_accepted.csv" not in contents
+    made["plan"]["acceptance"] = {"ignored_checks": [], "at_least": {}, "only_accepted": True, "attempts": 2}
+    total = {"images": 3, "accepted": 2, "accepted_at_first": 1}
+    made["acceptance"] = {"total": total, "by_finding": {}}
+    contents = dataset_card(made).decode().partition("## Contents")[2].partition("##")[0]
+    assert "- `not_accepted.csv`: the images that never passed" in contents
 
 
 def test_a_file_set_has_no_shards_to_read() -> None:
