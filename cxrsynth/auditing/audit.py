@@ -21,7 +21,7 @@ from cxrsynth.auditing.summary import summarize, unknown_patients
 from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.duplicates import duplicates
-from cxrsynth.runtime.memory import memory_advice
+from cxrsynth.runtime.memory import LOADING_ADVICE, memory_advice
 from cxrsynth.settings import AuditSettings
 
 
@@ -53,13 +53,15 @@ def audit(settings: AuditSettings) -> AuditReport | None:
     Raises:
         RecipeError, ReportsError, ModelError, ShardError: for what the user can fix.
     """
-    run = open_audit(settings)
+    with memory_advice(LOADING_ADVICE):
+        run = open_audit(settings)
     try:
         if run.processes.is_main:
             run.folder.start(keep_study=bool(run.settings.reader_answers))
         run.processes.wait()
         _score(run)
-        return AuditReport(run.folder.path, _conclude(run)) if run.processes.is_main else None
+        with memory_advice("audit fewer images, or, where it is a GPU's memory, use --device cpu: scores are kept"):
+            return AuditReport(run.folder.path, _conclude(run)) if run.processes.is_main else None
     except OSError as error:
         raise run.folder.failure(error) from None
     finally:

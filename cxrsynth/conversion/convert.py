@@ -19,6 +19,7 @@ from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.runtime.files import file_sha256, folder_atomically, read_json, stable_json, what_it_is
+from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import ConvertSettings, Precision
 
 
@@ -44,6 +45,11 @@ def convert(settings: ConvertSettings) -> Converted:
         ModelError: if the source cannot be converted, or the result does not load.
         ShardError: if the output folder exists, or cannot be written.
     """
+    with memory_advice("free some: all weights of a file must fit"):
+        return _convert(settings)
+
+
+def _convert(settings: ConvertSettings) -> Converted:
     source, out = settings.source, settings.out
     _check(settings)
     try:

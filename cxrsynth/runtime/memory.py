@@ -11,6 +11,10 @@ from cxrsynth.errors import ModelError
 _CPU_ALLOCATOR = "can't allocate memory"
 
 
+# Where networks are loaded: no size of a batch matters yet.
+LOADING_ADVICE = "free some, or use another device, such as cpu: the networks do not fit"
+
+
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
     """Turn out-of-memory errors of torch and Python, on any device, into a ModelError with this advice.

@@ -16,6 +16,7 @@ from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.table.table import open_table
 from cxrsynth.rewards.contract import Finding, try_reward
+from cxrsynth.runtime.memory import LOADING_ADVICE, memory_advice
 from cxrsynth.settings import Device, Precision
 
 # As few as differ clearly: the contract is about the reward, not about how good the images are.
@@ -34,7 +35,8 @@ def check_reward(name: str, backend: str, *, device: Device) -> Iterator[Finding
         ModelError: if there is no such reward or device, or a built-in reward cannot be loaded.
     """
     where = choose_device(device)
-    return try_reward(name, backend, device=where, examples=lambda: example_images(where))
+    with memory_advice(LOADING_ADVICE):
+        yield from try_reward(name, backend, device=where, examples=lambda: example_images(where))
 
 
 def example_images(device: torch.device) -> tuple[Tensor, list[Report]]:

@@ -11,7 +11,7 @@ from cxrsynth import __version__, console
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import dump_recipe
-from cxrsynth.runtime.memory import memory_advice
+from cxrsynth.runtime.memory import LOADING_ADVICE, memory_advice
 from cxrsynth.settings import TuneSettings
 from cxrsynth.tuning.distill import Distillation
 from cxrsynth.tuning.dry_run import describe
@@ -51,7 +51,9 @@ def tune(settings: TuneSettings) -> Tuned:
     if settings.dry_run + settings.export + settings.from_best > 1:
         raise RecipeError("--dry-run, --export and --from-best: give one of them")
     with ExitStack() as together:
-        return _tune(open_tune(settings, together), settings)
+        with memory_advice(LOADING_ADVICE):
+            run = open_tune(settings, together)
+        return _tune(run, settings)
 
 
 def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
@@ -153,9 +155,10 @@ def _export(run: TuneRun, index: int) -> Tuned:
             "  the same command without --export trains on"
         )
     source = resolve_model(str(run.stage_model(index - 1))) if index else run.model
-    stage = _STAGES[section.stage](run.starting_from(source), section, index, checkpoint=source)
-    stage.progress.load(folder)
-    trained = stage.result()
+    with memory_advice(LOADING_ADVICE):
+        stage = _STAGES[section.stage](run.starting_from(source), section, index, checkpoint=source)
+        stage.progress.load(folder)
+        trained = stage.result()
     if run.is_main:
         note = f"Exported from an unfinished run: stage {index + 1} of {count}, `checkpoints/{folder.name}`.\n"
         save_tuned(trained, run.folder.export, source=source, card=f"{stage.card()}\n{note}")

@@ -9,10 +9,14 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+from cxrsynth.auditing import audit, setup
 from cxrsynth.auditing.scorer import Scorer
 from cxrsynth.cli import app
+from cxrsynth.conversion import convert
 from cxrsynth.errors import ModelError
+from cxrsynth.rewards import contract
 from cxrsynth.runtime.memory import memory_advice
+from cxrsynth.tuning import inputs
 from tests.generation.making import command, write_table
 from tests.tuning.making import recipe, tune, write_recipe
 
@@ -55,6 +59,44 @@ def test_generate_names_the_option(starved: None, tiny_model: Path, tmp_path: Pa
     table, out = write_table(tmp_path / "few.csv"), tmp_path / "set"
     assert "lower --batch-size" in _refused(CliRunner().invoke(app, command(table, out, tiny_model)))
     assert not [path for path in out.iterdir() if ".tar" in path.name]
+
+
+def test_a_dry_run_of_generate_names_the_option(starved: None, tiny_model: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "few.csv")
+    done = CliRunner().invoke(app, command(table, tmp_path / "set", tiny_model, "--dry-run"))
+    assert "lower --batch-size" in _refused(done)
+
+
+def test_networks_that_do_not_fit_are_no_fault_of_ours(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command loads some before it knows of batches."""
+    (tmp_path / "images").mkdir()
+    Image.new("L", (64, 64), 128).save(tmp_path / "images" / "one.png")
+    for module in (setup, inputs, contract):
+        monkeypatch.setattr(module, "load_reward", _too_much)
+    content = recipe(tiny_model, rewards={"diagnosis": {}})
+    for done in (
+        CliRunner().invoke(app, ["audit", str(tmp_path / "images")]),
+        CliRunner().invoke(app, ["rewards", "check", "diagnosis"]),
+        tune(write_recipe(tmp_path, content), tmp_path / "run"),
+    ):
+        assert "the networks do not fit" in _refused(done)
+
+
+def test_comparing_images_can_run_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("L", (64, 64), 128).save(tmp_path / "images" / "one.png")
+    monkeypatch.setattr(audit, "duplicates", _too_much)
+    done = CliRunner().invoke(app, ["audit", str(tmp_path / "images"), "--out", str(tmp_path / "out")])
+    assert "audit fewer images" in _refused(done)
+
+
+def test_a_conversion_can_run_out_of_memory(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "convert_folder", _too_much)
+    done = CliRunner().invoke(app, ["convert", str(tiny_model), str(tmp_path / "new")])
+    assert "all weights of a file must fit" in _refused(done)
+    assert not (tmp_path / "new").exists()
 
 
 def test_audit_names_the_option(starved: None, tmp_path: Path) -> None:
