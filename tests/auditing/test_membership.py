@@ -92,6 +92,7 @@ def test_the_page_and_the_console_show_every_attack_and_no_report(done: tuple[Pa
     assert "patient-1" not in page
 
 
+@pytest.mark.slow
 def test_a_second_run_attacks_nothing_again(
     home: Path, done: tuple[Path, str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_too_few_patients_cost_the_attack_alone(home: Path, tiny_model: Path, tm
     assert "5 patients left" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_patients_of_members_that_were_not_attacked_are_left_out_too(
     home: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +216,7 @@ def test_results_may_not_go_into_what_is_attacked(home: Path, tiny_model: Path) 
     assert "lies inside --members" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_an_attack_that_finds_more_than_allowed_fails(home: Path, done: tuple[Path, str], tiny_model: Path) -> None:
     result = run(home, done[0], tiny_model, "--fail-under", "membership/attacks/combined/auc=0.0")
     assert result.exit_code == 3, result.output

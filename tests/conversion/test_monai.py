@@ -192,7 +192,7 @@ def test_encoding_is_monais_on_a_gray_surround() -> None:
     [
         ({"attention_levels": [False, True]}, "without attention"),
         ({"with_encoder_nonlocal_attn": True}, "without attention"),
-        ({"num_channels": [8, 8]}, "size mismatch"),
+        ({"num_channels": [8, 8]}, "Unexpected key"),
     ],
 )
 def test_bundles_of_other_networks_are_refused(
