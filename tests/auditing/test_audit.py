@@ -193,6 +193,7 @@ def test_of_addresses_and_folders_in_messages_only_the_last_part_is_there(
             assert secret not in content, file
 
 
+@pytest.mark.slow
 def test_real_images_are_shown_only_if_asked_for(
     audited: Path, made: Path, real: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -586,6 +587,7 @@ def test_kept_images_never_go_into_the_reference_or_beside_the_findings(made: Pa
 
 
 @pytest.mark.parametrize("images", [1, 5])
+@pytest.mark.slow
 def test_a_reference_of_too_few_images_costs_the_search_alone(
     images: int, made: Path, real: Path, tmp_path: Path
 ) -> None:
@@ -616,6 +618,7 @@ def test_a_reference_of_too_few_images_costs_the_search_alone(
     assert again.exit_code == 3, again.output
 
 
+@pytest.mark.slow
 def test_label_words_that_stand_for_nothing_are_counted_and_never_quoted(
     made: Path, real: Path, tmp_path: Path
 ) -> None:
@@ -634,6 +637,7 @@ def test_label_words_that_stand_for_nothing_are_counted_and_never_quoted(
 
 
 @pytest.mark.usefixtures("audited")
+@pytest.mark.slow
 def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, home: Path, tmp_path: Path) -> None:
     whole = " ".join((home / "printed.txt").read_text().split())
     assert "real.csv: file from filename, view from view, sex from sex, patient from patient_id, 1 column" in whole
@@ -780,6 +784,7 @@ def test_a_data_set_is_recognized_named_and_used_by_its_splits(real: Path, tmp_p
     assert caveat.startswith("audited images: CheXpert without its table of labels")
 
 
+@pytest.mark.slow
 def test_an_audit_of_parquet_resumes_where_it_stopped(real: Path, tmp_path: Path) -> None:
     pictures = [picture.read_bytes() for picture in sorted(real.glob("*.png"))]
     folder, out = tmp_path / "set", tmp_path / "out"

@@ -67,6 +67,7 @@ def done(home: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory)
     return home / "out", result.output
 
 
+@pytest.mark.slow
 def test_both_sides_are_attacked_and_patients_of_members_left_out(done: tuple[Path, str]) -> None:
     found = summary(done[0])["membership"]
     assert (found["members"]["images"], found["members"]["patients"]) == (30, 15)
@@ -80,6 +81,7 @@ def test_both_sides_are_attacked_and_patients_of_members_left_out(done: tuple[Pa
     assert all(one["true_positives"]["0.001"] is None for one in found["attacks"].values())
 
 
+@pytest.mark.slow
 def test_the_page_and_the_console_show_every_attack_and_no_report(done: tuple[Path, str]) -> None:
     out, printed = done
     page = (out / "report.html").read_text()

@@ -130,7 +130,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.parametrize(
-    "moment", ["plan", "shard", *(pytest.param(name, marks=pytest.mark.slow) for name in ("partial", "finish"))]
+    "moment", ["shard", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plan", "partial", "finish"))]
 )
 def test_a_killed_run_resumes_to_the_same_bytes(
     moment: str, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

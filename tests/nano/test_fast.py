@@ -36,6 +36,7 @@ def test_it_makes_chests_in_the_steps_it_recommends() -> None:
         assert is_a_chest(image)
 
 
+@pytest.mark.slow
 def test_it_is_near_its_teacher_from_the_same_noise_and_sharper_than_few_steps_of_it() -> None:
     teacher, fast = (
         load_model(resolve_model(name), device=torch.device("cpu"), precision=Precision.FP32) for name in ("nano", NAME)
@@ -119,6 +120,7 @@ def test_a_crop_of_examples_is_the_same_place_in_both_and_counts_what_padding_do
     assert len(corners) > 30
 
 
+@pytest.mark.slow
 def test_both_halves_of_a_narrow_autoencoder_learn_and_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

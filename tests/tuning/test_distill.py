@@ -264,6 +264,7 @@ def test_reinforcement_goes_on_from_a_distilled_model(
     )
 
 
+@pytest.mark.slow
 def test_adaptive_embeddings_stay(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher has them, so the student learns under them, and keeps them as they are."""
     install_brightness(tmp_path / "own", monkeypatch)
@@ -308,6 +309,7 @@ def test_trajectories_lost_under_way_end_the_run_with_a_message(damage: str, tin
             stage.loss(0, batch_of(0))
 
 
+@pytest.mark.slow
 def test_a_run_whose_metrics_were_lost_still_leaves_its_model(tiny_model: Path, tmp_path: Path) -> None:
     path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
     assert tune(path, out).exit_code == 0
@@ -335,6 +337,7 @@ def test_other_settings_are_not_sent_to_a_best_checkpoint(tiny_model: Path, tmp_
     assert "stage 0 is distill, which keeps no best checkpoint" in result.output
 
 
+@pytest.mark.slow
 def test_a_second_distillation_starts_from_what_the_first_leaves(tiny_model: Path, tmp_path: Path) -> None:
     """Its teacher is used as the first one's result is; the dry run says so, too."""
     content = recipe(tiny_model, sampling_steps=4)
