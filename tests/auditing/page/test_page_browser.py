@@ -245,7 +245,7 @@ def test_nothing_sticks_out(visit: Visit) -> None:
     beyond = """(width) => [...document.querySelectorAll("body *")]
         .filter((one) => !one.closest(".scroll, .skip, svg") && one.getBoundingClientRect().right > width + 0.5)
         .map((one) => one.tagName + "." + one.className)"""
-    assert page.locator(".is-pair").count() > 1
+    assert page.locator(".is-pair").count() > 0
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") == width
