@@ -203,7 +203,9 @@ def test_damage_in_the_run_folder_is_explained_or_repaired(tiny_model: Path, tmp
     state.write_text(json.dumps({name: value for name, value in said.items() if name != "best"}))
     assert "0-000002/state.json: damaged" in refused(tune(path, out))
     sign(state.parent)
-    assert "0-000002: not a checkpoint of this recipe, or of another version (KeyError)" in refused(tune(path, out))
+    assert "0-000002: not a checkpoint of this recipe, or of another version ('best' is missing)" in refused(
+        tune(path, out)
+    )
     shutil.rmtree(state.parent)  # as the message says
     baseline = out / "checkpoints" / "baseline" / "0.safetensors"
     baseline.write_bytes(baseline.read_bytes()[:-7])
