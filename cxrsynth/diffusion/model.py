@@ -198,7 +198,7 @@ def _bfloat16_pays() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32.
 
     Intel's processors with AMX do so with AMX only: where a virtual machine hides it, the AVX-512 instructions that are
-    left take 1.3 to 1.5 times as long for nano's UNet as float32. They are told by float16, which came with AMX.
+    left take 1.4 to 1.5 times as long for nano's UNet as float32. They are told by float16, which came with AMX.
     """
     if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
         return False
