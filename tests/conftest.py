@@ -17,8 +17,11 @@ from typing import Any
 import hypothesis
 import pytest
 
-# Processes that tests start import `tests` too. Last in line, so that an installed cxrsynth comes before the checkout.
-sys.path.append(str(Path(__file__).parents[1]))
+# Processes that tests start import `tests` too: first in line, since other packages install a folder of that name, and
+# from a folder that holds nothing else, so that the installed cxrsynth is imported rather than the checkout.
+_ONLY_TESTS = tempfile.TemporaryDirectory()
+(Path(_ONLY_TESTS.name) / "tests").symlink_to(Path(__file__).parent, target_is_directory=True)
+sys.path.insert(0, _ONLY_TESTS.name)
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile("no deadline", deadline=None)

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import transformers
@@ -11,7 +10,6 @@ import transformers
 from cxrsynth.recipe.read import load_recipe
 from tests.benchmarks import tune_ablations
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "generate_speed": ["--rounds", "1", "--steps", "2", "--images-per-report", "1", "--limit", "4"],
     "network_share": ["--repeats", "1", "--batches", "1"],
@@ -27,9 +25,9 @@ SMALL = {
 def test_a_benchmark_prints_its_ratio(name: str) -> None:
     if name == "generate_speed" and int(transformers.__version__.partition(".")[0]) < 5:
         pytest.skip("a pipeline reads nano's tokenizer with transformers 5 or later")
-    # Last in line, as in conftest: an installed cxrsynth comes before the checkout.
+    # The processes of `tests` see what this one sees: `sys.path` of conftest, handed on.
     code = (
-        f"import runpy, sys; sys.path.append({str(ROOT)!r}); "
+        f"import runpy, sys; sys.path[:] = {sys.path!r}; "
         f"runpy.run_module('tests.benchmarks.{name}', run_name='__main__', alter_sys=True)"
     )
     command = [sys.executable, "-c", code, *SMALL[name]]
