@@ -125,8 +125,8 @@ class Acceptor:
     def _judge(self, images: Tensor, reports: Sequence[Report], stored: Callable[[Image], Image]) -> list[Outcome]:
         seen = [stored(image[0].numpy()) for image in images]
         batch = torch.from_numpy(np.stack([squared(one, _IMAGE_SIZE) for one in seen]))[:, None]  # [B, 1, S, S]
-        found = self.checks(batch, seen)
         with features_once():
+            found = self.checks(batch, seen)
             scores = {name: reward(batch, reports).float().cpu() for name, reward in self.rewards.items()}
         return [
             self._outcome({name: column[place] for name, column in scores.items()}, found.names, failed)

@@ -28,14 +28,16 @@ _BLACK = 5  # gray level of 255 below which a pixel counts as black
 POSTURE = ("shift_x", "shift_y", "log_scale_x", "log_scale_y", "rotation_rad")
 
 
-_KNOWN: ContextVar[dict[tuple[str, int], tuple[Tensor, Tensor]] | None] = ContextVar("known", default=None)
+# By the digest of a trunk's weights, or the side of its input, and the images' id: the images, and what became of them.
+_KNOWN: ContextVar[dict[tuple[str | int, int], tuple[Tensor, Tensor]] | None] = ContextVar("known", default=None)
 
 
 @contextlib.contextmanager
 def features_once() -> Iterator[None]:
     """Inside, in one thread and without gradients, trunks loaded from the same weights see the same images once.
 
-    The images of a batch are scored by networks that were loaded for different purposes from the same file.
+    The images of a batch are scored by networks that were loaded for different purposes from the same file. Trunks of
+    other weights, but the same size, share the resampled images.
     """
     token = _KNOWN.set({})
     try:
@@ -80,11 +82,30 @@ class Trunk(nn.Module):
             known[self.digest, id(images)] = images, self._features(images)  # kept, so that no other gets its id
         return known[self.digest, id(images)][1]
 
+    def both_ways(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, F] of [B, 1, H, W] in [0, 1], and of the same images left for right; resampled once."""
+        inputs = _inputs(images, self.size)
+        there, mirrored = self._pooled(torch.cat((inputs, inputs.flip(-1)))).chunk(2)
+        return there, mirrored
+
     def _features(self, images: Tensor) -> Tensor:
-        maps = self.network(stretch_contrast(_resize(images, self.size)) * 2 - 1)
+        return self._pooled(_inputs(images, self.size))
+
+    def _pooled(self, inputs: Tensor) -> Tensor:
+        maps = self.network(inputs)
         if not isinstance(maps, Tensor):
             maps = maps.last_hidden_state
         return F.relu(maps).mean((2, 3))
+
+
+def _inputs(images: Tensor, size: int) -> Tensor:
+    """What trunks of a size see of [B, 1, H, W] in [0, 1]: [B, 1, size, size] in [-1, 1]; see `features_once`."""
+    known = _KNOWN.get()
+    if known is None or torch.is_grad_enabled():
+        return stretch_contrast(_resize(images, size)) * 2 - 1
+    if (size, id(images)) not in known:
+        known[size, id(images)] = images, stretch_contrast(_resize(images, size)) * 2 - 1
+    return known[size, id(images)][1]
 
 
 def _resize(images: Tensor, size: int) -> Tensor:

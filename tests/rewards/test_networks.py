@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cxrsynth.rewards import networks
 from cxrsynth.rewards.networks import FindingClassifier, PostureRegressor, Trunk, features_once
 
 TRUNK = {"kind": "resnet", "size": 32, "widths": [4, 4], "depths": [1, 1]}
@@ -44,6 +45,32 @@ def test_the_same_images_pass_the_same_weights_once(folder: Path, passes: list[i
     assert passes == [3] * 5  # the posture regressor has other weights
     for first, second in zip(alone, together, strict=True):
         assert torch.equal(first, second)
+
+
+def test_trunks_of_one_size_share_the_resampled_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    real = networks.stretch_contrast
+    monkeypatch.setattr(networks, "stretch_contrast", lambda images: seen.append(len(images)) or real(images))
+    classifier = FindingClassifier.from_pretrained(folder / "classifier").eval()
+    made = FindingClassifier(["Edema"], TRUNK).eval()  # other weights
+    images = torch.rand(3, 1, 40, 40)
+    with torch.inference_mode():
+        alone = made(images)
+        with features_once():
+            classifier(images)
+            together = made(images)
+    assert seen == [3, 3]
+    assert torch.equal(alone, together)
+
+
+def test_both_ways_is_the_image_and_its_mirror_image(folder: Path) -> None:
+    trunk = FindingClassifier.from_pretrained(folder / "classifier").eval().trunk
+    images = torch.rand(3, 1, 40, 40)
+    with torch.inference_mode():
+        there, mirrored = trunk.both_ways(images)
+        torch.testing.assert_close(there, trunk(images))
+        torch.testing.assert_close(mirrored, trunk(images.flip(-1)))
+        assert not torch.allclose(there, mirrored)
 
 
 def test_other_images_gradients_and_unloaded_networks_are_computed(folder: Path, passes: list[int]) -> None:

@@ -49,15 +49,9 @@ def _longest(gray: Gray) -> int:
     opened = _running_max(~_running_max(~gray))  # largest of the smallest
     standing = gray - opened  # white top-hat: Soille, Morphological Image Analysis, 4.5
     nearby = _running_max(standing)
-    bright = np.flatnonzero(standing > 255 * _CONTRAST)
-    share = standing.flat[bright] / nearby.flat[bright]
-    return max(_row(_mask(bright[share > cut], gray.shape[1:])) for cut in _CUTS)
-
-
-def _mask(places: npt.NDArray[np.int64], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    mask = np.zeros(shape, dtype=np.bool_)
-    mask.flat[places] = True
-    return mask
+    bright = np.flatnonzero(standing > int(255 * _CONTRAST))  # compared as bytes
+    share = standing.ravel()[bright] / nearby.ravel()[bright]
+    return max(_row(bright[share > cut], gray.shape[1:]) for cut in _CUTS)
 
 
 def _running_max(gray: Gray) -> Gray:
@@ -73,9 +67,9 @@ def _running_max(gray: Gray) -> Gray:
     return gray
 
 
-def _row(mask: npt.NDArray[np.bool_]) -> int:
-    """Marks in the longest row of a mask [H, W]."""
-    marks = _letters(mask)
+def _row(places: npt.NDArray[np.int64], shape: tuple[int, ...]) -> int:
+    """Marks in the longest row of the pixels at sorted `places` of an image [H, W]."""
+    marks = _letters(places, shape)
     count = len(marks.left)
     if not 0 < count <= _MAX_MARKS:
         return 0
@@ -91,20 +85,23 @@ def _row(mask: npt.NDArray[np.bool_]) -> int:
     return int(longest.max())
 
 
-def _letters(mask: npt.NDArray[np.bool_]) -> _Marks:
-    """The connected parts of a mask that have a letter's size, shape and fill."""
+def _letters(places: npt.NDArray[np.int64], shape: tuple[int, ...]) -> _Marks:
+    """The connected parts of these pixels that have a letter's size, shape and fill."""
+    mask = np.zeros(shape, dtype=np.bool_)
+    mask.ravel()[places] = True
     parts, count = ndimage.label(mask, np.ones((3, 3)))
-    area = np.bincount(parts[mask], minlength=count + 1)[1:]
     # Few pixels belong to a mark: sorting them by mark is faster than searching the picture.
-    rows, columns = mask.nonzero()
-    by_mark = np.argsort(parts[mask], kind="stable")
+    part = parts.ravel()[places]
+    area = np.bincount(part, minlength=count + 1)[1:]
+    rows, columns = np.divmod(places, shape[1])
+    by_mark = np.argsort(part, kind="stable")
     first = np.concatenate(([0], area.cumsum()))[:count]
     rows, columns = rows[by_mark], columns[by_mark]
     top, left = (np.minimum.reduceat(place, first) if count else place for place in (rows, columns))
     bottom, right = (np.maximum.reduceat(place, first) + 1 if count else place for place in (rows, columns))
     height, width = bottom - top, right - left
     fill = area / (height * width)
-    fits = (height >= _MIN_HEIGHT) & (height <= _MAX_HEIGHT * len(mask))
+    fits = (height >= _MIN_HEIGHT) & (height <= _MAX_HEIGHT * shape[0])
     fits &= (width >= 0.12 * height) & (width <= 1.6 * height) & (fill > 0.25)
     fits &= (fill <= 0.9) | (width <= 0.45 * height)  # a full box is a marker's plate; a full bar is an I
     order = np.flatnonzero(fits)[np.argsort(left[fits], kind="stable")]

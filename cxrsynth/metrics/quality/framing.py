@@ -29,7 +29,7 @@ class FramingNetwork(nn.Module, SavedNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 1, H, W] in [0, 1] -> [B, 4]."""
-        there, mirrored = self.head(self.trunk(torch.cat((images, images.flip(-1))))).chunk(2)
+        there, mirrored = (self.head(features) for features in self.trunk.both_ways(images))
         return torch.cat((there[:, :1] - mirrored[:, :1], (there + mirrored)[:, 1:] / 2), 1)
 
 
