@@ -20,6 +20,7 @@ from cxrsynth.settings import (
     DEFAULT_FAMILY,
     FEWEST_READ,
     MOST_READ,
+    MOST_WORKERS,
     REWARDS,
     TUNING_FAMILY,
     AcceptSettings,
@@ -91,6 +92,7 @@ def generate(
     sop_class: str = ShardSettings.sop_class,
     unpacked: bool = ShardSettings.unpacked,
     study_date: str | None = ShardSettings.study_date,
+    workers: int | None = GenerateSettings.workers,
     include_text: str = ShardSettings.include_text,
     accept: bool = False,
     thresholds: Mapping[str, float] | None = None,
@@ -151,6 +153,8 @@ def generate(
         sop_class: `sc` (Secondary Capture) or `cr` (Computed Radiography), of DICOM objects.
         unpacked: write a DICOM file-set with a DICOMDIR instead of tars; needs `shard_format="dicom"`.
         study_date: YYYYMMDD for StudyDate of DICOM objects, for archives that need one; None leaves it empty.
+        workers: processes that encode images beside this one; they change no byte. None for 0, with a CUDA device for
+            up to 4, as cores allow.
         include_text: `none` or `sanitized`: report text to store with each image.
         accept: draw an image again until it passes the quality checks of `audit` and `thresholds`.
         thresholds: with `accept`: reward -> lowest accepted score; `view`, `sex` and `age` stand for agreement with the
@@ -183,6 +187,7 @@ def generate(
     counts = {"limit": limit, "steps": steps, "batch_size": batch_size, "threads_per_batch": threads_per_batch}
     for name, value in (counts | {"shard_size": shard_size}).items():
         _check_range(name, value, low=1)
+    _check_range("workers", workers, low=0, high=MOST_WORKERS)
     _check_range("attempts", attempts, low=1, high=100)
     _check_range("guidance", guidance, low=0)
     _check_range("seed", seed, low=0)
@@ -239,6 +244,7 @@ def generate(
         rejected=_path(rejected),
         part=None if part is None else parse_part(part),
         finish=finish,
+        workers=workers,
         sampling=SamplingSettings(
             steps=steps,
             guidance=guidance,

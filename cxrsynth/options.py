@@ -113,6 +113,17 @@ Finish = Annotated[
         " so itself.",
     ),
 ]
+EncodingWorkers = Annotated[
+    int | None,
+    Option(
+        "--workers",
+        min=0,
+        max=settings.MOST_WORKERS,
+        help="Processes that encode images beside the one that draws and writes; they change no byte. Default: 0, with"
+        " a CUDA device up to 4, as cores allow.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 
 # generate: how to sample.
 Steps = Annotated[int | None, Option(min=1, help="Denoising steps. Default: the model's.", rich_help_panel=_SAMPLING)]

@@ -14,6 +14,7 @@ DEFAULT_FAMILY = "nano-judge"  # of reward models, to audit with
 DEFAULT_VERIFIER = "nano"  # of patients
 
 FEWEST_READ, MOST_READ = 4, 500  # images of a reader study
+MOST_WORKERS = 64  # processes that encode images
 MOST_SEED = 2**63 - 1  # of torch's generators, and of the manifest's readers
 
 
@@ -227,7 +228,8 @@ class GenerateSettings:
     `prompt` or `prompt_template` (a template, or the name of a preset) None: as the model folder says. The same holds
     for `negative_prompt`; an empty one is none. `deid` None: strict where text is stored, else standard. `deid_model`
     None: rules alone. `labeler` None: findings are read by rules. `accept` None: each image is drawn once. `part` None:
-    all shards. `finish` makes no image: it completes a folder in which all shards are.
+    all shards. `finish` makes no image: it completes a folder in which all shards are. `workers`: processes that encode
+    images; None: by device.
     """
 
     reports: Location
@@ -254,6 +256,7 @@ class GenerateSettings:
     rejected: Path | None = None
     part: Part | None = None
     finish: bool = False
+    workers: int | None = None
     sampling: SamplingSettings = SamplingSettings()
     shards: ShardSettings = ShardSettings()
     accept: AcceptSettings | None = None

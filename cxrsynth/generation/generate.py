@@ -15,6 +15,7 @@ from cxrsynth.generation.accept_counts import ShardCounts
 from cxrsynth.generation.batches import Batch, batches_to_make
 from cxrsynth.generation.draw import Drawer, Drawn
 from cxrsynth.generation.dry_run import describe
+from cxrsynth.generation.encoding import Encoded, EncodingPool, default_workers
 from cxrsynth.generation.finalize import finish_dataset, refuse_missing
 from cxrsynth.generation.lists import check_lists, rejected_list, write_id_map, write_rejected
 from cxrsynth.generation.plan import GenerateRun, open_generate, refuse_changed
@@ -164,25 +165,29 @@ def _check_complete(run: GenerateRun, folder: OutputFolder, rows: Rows, made: Ge
 def _make_shards(
     run: GenerateRun, model: DiffusionModel, acceptor: Acceptor | None, folder: OutputFolder, rows: Rows
 ) -> None:
-    """Sample batches side by side, across shards, while this thread encodes and writes them in order."""
-    encoder = Encoder(run.settings.shards, run.identity)
+    """Sample batches side by side, across shards, while images are encoded, and written in order by this thread."""
+    settings = run.settings
+    encoder = Encoder(settings.shards, run.identity)
     drawer = Drawer(run, model, acceptor, encoder)
-    pool = SamplingPool(model, batch_size=run.batch_size, threads_per_batch=run.settings.sampling.threads_per_batch)
-    total = rows.usable * run.settings.images_per_report
-    with console.image_progress(total, quiet=not run.processes.is_main) as advance, pool:
+    encoding = EncodingPool(
+        encoder,
+        workers=default_workers(model.device) if settings.workers is None else settings.workers,
+        only_accepted=settings.accept is not None and settings.accept.only_accepted,
+    )
+    pool = SamplingPool(model, batch_size=run.batch_size, threads_per_batch=settings.sampling.threads_per_batch)
+    total = rows.usable * settings.images_per_report
+    # Sampling is left first, so that it stops while the last images are encoded.
+    with console.image_progress(total, quiet=not run.processes.is_main) as advance, encoding, pool:
 
         def draw(batch: Batch) -> list[Drawn]:
             return drawer.draw(batch, pool.stopped)
 
-        only_accepted = run.settings.accept is not None and run.settings.accept.only_accepted
         drawn = pool.map_in_order(draw, batches_to_make(run, model, folder, rows, advance))
         try:
             _write_shards(
-                drawn,
+                encoding.encode(drawn),
                 folder,
-                encoder,
                 advance,
-                only_accepted=only_accepted,
                 # Not in the plan: where machines differ, a run must be able to go on with those that there are.
                 made_on={"hardware": hardware_name(model.device)},
             )
@@ -192,29 +197,22 @@ def _make_shards(
 
 
 def _write_shards(
-    drawn: Iterator[tuple[Batch, list[Drawn]]],
-    folder: OutputFolder,
-    encoder: Encoder,
-    advance: Advance,
-    *,
-    only_accepted: bool,
-    made_on: dict[str, str],
+    encoded: Iterator[Encoded], folder: OutputFolder, advance: Advance, *, made_on: dict[str, str]
 ) -> None:
     """Write each shard under a temporary name, and publish it with its record once its last batch is in."""
-    for index, batches in groupby(drawn, key=lambda pair: pair[0].shard.index):
+    for index, batches in groupby(encoded, key=lambda one: one.batch.shard.index):
         try:
             with folder.writer(index) as writer:
                 counts = ShardCounts()
-                for batch, images in batches:
-                    for image in images:
-                        written = not only_accepted or image.outcome is None or image.outcome.accepted
-                        if written:
-                            writer.write(image.sample.key, encoder.members(image.sample))
-                        counts.add(image, written=written)
-                    advance(len(images))
-                    if batch.last:
+                for one in batches:
+                    for image, members in zip(one.images, one.members, strict=True):
+                        if members is not None:
+                            writer.write(image.sample.key, members)
+                        counts.add(image, written=members is not None)
+                    advance(len(one.images))
+                    if one.batch.last:
                         break  # publish before waiting for the next shard's first batch, which may fail
-                folder.publish(index, writer, batch.shard.record | counts.record() | made_on)
+                folder.publish(index, writer, one.batch.shard.record | counts.record() | made_on)
         except BaseException:
             folder.drop_partial(index)  # Ctrl-C may come between opening the file and entering the context
             raise

@@ -14,13 +14,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from cxrsynth.address import Location
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONGEST_JSON = 1 << 28  # the largest vocabularies have a tenth of it
 
@@ -87,12 +88,14 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         file.write(content)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", *, metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, with texts in its header, whole or not at all.
 
     Raises:
         OSError: if it cannot be written, also where the library has an error of its own for that.
     """
+    from safetensors.torch import save_file  # not above: what encodes images needs no torch
+
     partial = partial_path(path)
     try:
         save_file(dict(tensors), partial, metadata=None if metadata is None else dict(metadata))

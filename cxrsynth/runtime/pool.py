@@ -27,14 +27,19 @@ class OrderedPool:
         threads: torch threads of each operation on a worker; None leaves torch's settings alone.
         ahead: items in flight at once, done or not. By default two more than workers: no thread waits while the caller
             handles the oldest result.
+        results_first: hand out the oldest result, if it is there, before the next item is taken; for items that take
+            longer to come than to be worked on.
     """
 
-    def __init__(self, workers: int, *, threads: int | None = None, ahead: int | None = None) -> None:
+    def __init__(
+        self, workers: int, *, threads: int | None = None, ahead: int | None = None, results_first: bool = False
+    ) -> None:
         if workers < 1:
             raise ValueError(f"{workers} workers, expected at least one")
         self.stopped = threading.Event()
         self.batches = workers
         self._ahead = workers + 2 if ahead is None else ahead
+        self._results_first = results_first
         self._threads_before = None if threads is None else torch.get_num_threads()
         if threads is None:
             self._pool = ThreadPoolExecutor(workers)
@@ -55,6 +60,8 @@ class OrderedPool:
         try:
             while True:
                 while more and len(waiting) < self._ahead:
+                    if self._results_first and waiting and waiting[0][1].done():
+                        break
                     try:
                         item = next(source)
                     except StopIteration:

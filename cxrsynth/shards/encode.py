@@ -1,6 +1,7 @@
 """A sample as the members of a shard, and back."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,10 @@ class Encoder:
         if self._settings.include_text is IncludeText.SANITIZED and sample.text is not None:
             members["txt"] = sample.text.encode()
         return members
+
+    def encode(self, samples: Sequence[Sample]) -> list[dict[str, bytes]]:
+        """The members of each sample, in their order."""
+        return [self.members(sample) for sample in samples]
 
     def _dicom(self, sample: Sample) -> bytes:
         from cxrsynth.shards.dicom import DicomSettings, to_dataset

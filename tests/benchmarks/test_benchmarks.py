@@ -12,6 +12,7 @@ from tests.benchmarks import tune_ablations
 
 SMALL = {
     "generate_speed": ["--rounds", "1", "--steps", "2", "--images-per-report", "1", "--limit", "4"],
+    "encode_share": ["--rounds", "1", "--images", "2"],
     "network_share": ["--repeats", "1", "--batches", "1"],
     "network_tried": ["--repeats", "1", "--images", "1", "--only", "int8, the rest as"],
     "tune_speed": ["--rounds", "1", "--reports", "1", "--images", "2", "--batch", "2"],

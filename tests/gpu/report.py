@@ -148,11 +148,24 @@ def generation_rate(work: Path, model: str, batch: int, *, few: int, many: int, 
     seconds, peak = [], 0
     for count in (few, many):
         arguments = ("--model", model, "--batch-size", str(batch), "--limit", str(count), *extra)
-        done = generate(work, f"rate-{Path(model).name}-{batch}-{count}", *arguments, reports=_MANY_REPORTS)
+        name = "-".join(("rate", Path(model).name, str(batch), str(count), *extra))
+        done = generate(work, name.replace("/", "_"), *arguments, reports=_MANY_REPORTS)
         seconds.append(done.seconds)
         peak = max(peak, done.peak_bytes)
     rate = (many - few) / (seconds[1] - seconds[0])
     return f"{rate:.2f} images/s, {gib(peak)} (start-up and {few} images {seconds[0]:.0f} s)"
+
+
+def encoding_workers(work: Path) -> str:
+    """Images per second with the thread that writes alone, and with worker processes that encode; the same bytes."""
+    outcomes = []
+    for workers in ("0", "1", "4"):
+        rate = generation_rate(work, "nano", 64, few=64, many=400, extra=("--workers", workers))
+        outcomes.append(f"{workers}: {rate}")
+    without, *others = (tars(folder) for folder in sorted(work.glob("rate-nano-64-400---workers-*")))
+    if not without or any(other != without for other in others):
+        raise Failed("another number of workers gave other bytes")
+    return "; ".join(outcomes)
 
 
 def dicom(work: Path) -> str:
@@ -338,6 +351,7 @@ def main(
             "nano, DICOM": lambda: dicom(work),
             "nano, generate, batch 8": lambda: generation_rate(work, "nano", 8, few=16, many=400),
             "nano, generate, batch 64": lambda: generation_rate(work, "nano", 64, few=64, many=400),
+            "nano, generate, batch 64, worker processes that encode": lambda: encoding_workers(work),
             "nano, tune smoke.yaml": lambda: tune_rate(work, "smoke", smoke),
             "nano, tune nano-rlcf.yaml": lambda: tune_rate(work, "rlcf", rlcf, *two),
             "nano, tune nano-rlcf.yaml, batch 64": lambda: tune_rate(work, "rlcf-wide", rlcf, *two, *wide),

@@ -50,6 +50,12 @@ def test_the_same_command_gives_the_same_bytes(precision: str, tmp_path: Path) -
     assert hashes(first) == hashes(again)
 
 
+@pytest.mark.parametrize("form", ["webdataset", "dicom"])
+def test_workers_that_encode_change_no_byte(form: str, tmp_path: Path) -> None:
+    sets = [generate(tmp_path / count, "nano", "--format", form, "--workers", count) for count in ("0", "2")]
+    assert hashes(sets[0]) == hashes(sets[1])
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("trained", TRAINED)
 def test_tuning_that_was_stopped_ends_as_if_it_never_was(
