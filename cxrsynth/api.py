@@ -84,6 +84,7 @@ def generate(
     seed: int = GenerateSettings.seed,
     batch_size: int | None = SamplingSettings.batch_size,
     threads_per_batch: int = SamplingSettings.threads_per_batch,
+    compiled: bool = SamplingSettings.compiled,
     device: str = SamplingSettings.device,
     precision: str = SamplingSettings.precision,
     shard_format: str = ShardSettings.format,
@@ -145,6 +146,7 @@ def generate(
         seed: seed of the starting noise, 0 or more.
         batch_size: images per batch; None for 8, on a CPU 4.
         threads_per_batch: CPU cores per batch; changes the last bits of the pixels.
+        compiled: compile the network with `torch.compile` before the first image; changes the last bits of the pixels.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         shard_format: `webdataset` or `dicom`.
@@ -251,6 +253,7 @@ def generate(
             sampler=None if sampler is None else _choice("sampler", Sampler, sampler),
             batch_size=batch_size,
             threads_per_batch=threads_per_batch,
+            compiled=compiled,
             device=_choice("device", Device, device),
             precision=_choice("precision", Precision, precision),
         ),

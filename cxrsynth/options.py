@@ -164,6 +164,15 @@ ModelPrecision = Annotated[
     settings.Precision,
     Option("--precision", help="Floating-point type of the model.", rich_help_panel=_SAMPLING),
 ]
+Compile = Annotated[
+    bool,
+    Option(
+        "--compile",
+        help="Compile the network with torch.compile before the first image. That takes a minute or more, and a"
+        " compiler on this machine; it changes the last bits of the pixels.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
 
 # generate: what to write.
 Format = Annotated[settings.ShardFormat, Option("--format", help="Shard format.", rich_help_panel=_OUTPUT)]

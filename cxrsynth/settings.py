@@ -106,6 +106,7 @@ class SamplingSettings:
     """How images are sampled. `steps`, `guidance` and `sampler` None: as the model folder recommends.
 
     `batch_size` None: by device. `threads_per_batch`: CPU threads for each of the batches that run in parallel.
+    `compiled`: by `torch.compile`.
     """
 
     steps: int | None = None
@@ -115,6 +116,7 @@ class SamplingSettings:
     threads_per_batch: int = 1
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
+    compiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,18 +78,20 @@ class Drawer:
     ) -> Tensor:
         """Images [B, 1, H, W] of prompts, from the noise of `keys`."""
         run = self.run
+        noise = [seeded_noise(self.model.latent_shape, run.settings.seed, key) for key in keys]
+        # What is compiled is compiled for one size of batch: smaller ones are filled up with their last image.
+        filled = run.batch_size - len(prompts) if run.settings.sampling.compiled else 0
+        shown = [*prompts, *[prompts[-1]] * filled]
         images = sample_images(
             self.model,
-            [prompt.prompt for prompt in prompts],
-            torch.stack(
-                [seeded_noise(self.model.latent_shape, run.settings.seed, key) for key in keys]
-            ),  # [B, C, h, w]
+            [prompt.prompt for prompt in shown],
+            torch.stack([*noise, *[noise[-1]] * filled]),  # [B, C, h, w]
             sampler=run.sampler,
             steps=run.steps,
             guidance=run.guidance,
-            conditions=[prompt.conditions for prompt in prompts],
+            conditions=[prompt.conditions for prompt in shown],
             stopped=stopped,
-        )
+        )[: len(prompts)]
         for report, image in zip(reports, images, strict=True):
             if not image.isfinite().all():
                 raise ModelError(

@@ -7,6 +7,7 @@ from datetime import timedelta
 import torch
 
 from cxrsynth.console import counted
+from cxrsynth.diffusion.compiled import compile_denoiser
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
@@ -34,10 +35,13 @@ def describe(run: GenerateRun, rows: Rows) -> str:
     model = run.load_model()
     threads = settings.sampling.threads_per_batch
     batches = _batch_count(images, shard_size=settings.shards.size, batch_size=run.batch_size)
+    # A compiled network sees no smaller batch.
+    size = run.batch_size if settings.sampling.compiled else min(run.batch_size, images)
     parts = 1 if settings.part is None else settings.part.count
     with SamplingPool(model, batch_size=run.batch_size, threads_per_batch=threads) as pool:
+        compiled = _compiled(run, model, pool)
         at_once = min(pool.batches, math.ceil(batches / (parts * run.processes.count)))
-        round_s = _seconds_per_round(run, model, pool, batches=at_once, size=min(run.batch_size, images))
+        round_s = _seconds_per_round(run, model, pool, batches=at_once, size=size)
     duration_s = math.ceil(batches / (at_once * parts * run.processes.count)) * round_s
     prompt = prompt_builder_of(run, model).build(next(rows.reports())).prompt
     size_bytes = images * _bytes_per_image(run, model.image_shape)
@@ -54,8 +58,17 @@ def describe(run: GenerateRun, rows: Rows) -> str:
         f"  time: about {timedelta(seconds=round(duration_s))}{'' if parts == 1 else ' for each part'}"
         f" ({images / parts / duration_s:.2f} images/s,"
         f" {counted(run.processes.count, 'process', 'processes')}, {counted(at_once, 'batch', 'batches')} of"
-        f" {run.batch_size} at once{'' if run.processes.count == 1 else ' in each'})" + _about_attempts(run)
+        f" {run.batch_size} at once{'' if run.processes.count == 1 else ' in each'})" + compiled + _about_attempts(run)
     )
+
+
+def _compiled(run: GenerateRun, model: DiffusionModel, pool: SamplingPool) -> str:
+    if not run.settings.sampling.compiled:
+        return ""
+    seconds = compile_denoiser(
+        model, pool, batch_size=run.batch_size, sampler=run.sampler, steps=run.steps, guidance=run.guidance
+    )
+    return f"\n  before that, compiling: {seconds:.0f} s here, less once torch has it in its cache"
 
 
 def _about_attempts(run: GenerateRun) -> str:

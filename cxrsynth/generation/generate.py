@@ -7,6 +7,7 @@ from typing import Any
 
 from cxrsynth import console
 from cxrsynth.console import Advance
+from cxrsynth.diffusion.compiled import compile_denoiser
 from cxrsynth.diffusion.model import DiffusionModel, hardware_name
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.errors import ShardError
@@ -103,6 +104,7 @@ def _work(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) ->
     with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
         # Before the folder is made: what does not load leaves none behind.
         model, acceptor = run.load_model(), run.load_acceptor()
+        _compile(run, model)
         if _begin(run, folder):
             return True
         if run.processes.is_main:
@@ -111,6 +113,22 @@ def _work(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) ->
         _make_shards(run, model, acceptor, folder, rows)
     run.processes.wait()
     return False
+
+
+def _compile(run: GenerateRun, model: DiffusionModel) -> None:
+    """Compile the network where that is asked for. Raises ModelError if that is not possible."""
+    if not run.settings.sampling.compiled:
+        return
+    with _pool(run, model) as pool:
+        seconds = compile_denoiser(
+            model, pool, batch_size=run.batch_size, sampler=run.sampler, steps=run.steps, guidance=run.guidance
+        )
+    if run.processes.is_main:
+        console.say(f"compiled in {seconds:.0f} s")
+
+
+def _pool(run: GenerateRun, model: DiffusionModel) -> SamplingPool:
+    return SamplingPool(model, batch_size=run.batch_size, threads_per_batch=run.settings.sampling.threads_per_batch)
 
 
 def _conclude(run: GenerateRun, folder: OutputFolder, rows: Rows, made: Generated) -> Generated:
@@ -174,7 +192,7 @@ def _make_shards(
         workers=default_workers(model.device) if settings.workers is None else settings.workers,
         only_accepted=settings.accept is not None and settings.accept.only_accepted,
     )
-    pool = SamplingPool(model, batch_size=run.batch_size, threads_per_batch=settings.sampling.threads_per_batch)
+    pool = _pool(run, model)
     total = rows.usable * settings.images_per_report
     # Sampling is left first, so that it stops while the last images are encoded.
     with console.image_progress(total, quiet=not run.processes.is_main) as advance, encoding, pool:

@@ -230,6 +230,7 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
     threads = {"threads_per_batch": settings.sampling.threads_per_batch} if device.type == "cpu" else {}
     # Keys of choices that most runs do not make are there only with them: plans of older data sets stay as they are.
     negative = {"negative_prompt": run.negative_prompt} if run.negative_prompt else {}
+    compiled = {"compiled": True} if settings.sampling.compiled else {}
     accepted = {} if settings.accept is None else {"acceptance": acceptance_plan(settings.accept)}
     asked = run.prompt_format
     prompt = (
@@ -258,7 +259,8 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
             "precision": precision.value,
         }
         | threads
-        | negative,
+        | negative
+        | compiled,
         "shards": {
             "size": shards.size,
             "format": shards.format.value,

@@ -168,6 +168,20 @@ def encoding_workers(work: Path) -> str:
     return "; ".join(outcomes)
 
 
+def compiled(work: Path, model: str, batch: int, *, few: int, many: int, extra: tuple[str, ...] = ()) -> str:
+    """Images per second compiled, and how far pixels are from those without compiling; the same bytes twice."""
+    arguments = ("--model", model, "--batch-size", str(batch), "--limit", str(few), *extra)
+    name = f"compile-{Path(model).name}"
+    for made, more in (("plain", ()), ("first", ("--compile",)), ("again", ("--compile",))):
+        generate(work, f"{name}-{made}", *arguments, *more, reports=_MANY_REPORTS)
+    if tars(work / f"{name}-first") != tars(work / f"{name}-again"):
+        raise Failed("the same command gave other bytes")
+    difference = np.abs(pixels(work / f"{name}-first") - pixels(work / f"{name}-plain"))
+    # With what is in torch's cache by now: else compiling would count in the shorter run alone.
+    rate = generation_rate(work, model, batch, few=few, many=many, extra=(*extra, "--compile"))
+    return f"{rate}; mean difference {difference.mean():.2f}, largest {difference.max():.0f} of 255"
+
+
 def dicom(work: Path) -> str:
     """DICOM shards, read back."""
     import pydicom
@@ -352,6 +366,7 @@ def main(
             "nano, generate, batch 8": lambda: generation_rate(work, "nano", 8, few=16, many=400),
             "nano, generate, batch 64": lambda: generation_rate(work, "nano", 64, few=64, many=400),
             "nano, generate, batch 64, worker processes that encode": lambda: encoding_workers(work),
+            "nano, generate, batch 64, compiled": lambda: compiled(work, "nano", 64, few=64, many=400),
             "nano, tune smoke.yaml": lambda: tune_rate(work, "smoke", smoke),
             "nano, tune nano-rlcf.yaml": lambda: tune_rate(work, "rlcf", rlcf, *two),
             "nano, tune nano-rlcf.yaml, batch 64": lambda: tune_rate(work, "rlcf-wide", rlcf, *two, *wide),
@@ -368,6 +383,9 @@ def main(
             steps |= {
                 "SD 1.5 size, bare UNet in bfloat16": lambda: peak_share(work),
                 "SD 1.5 size, generate, 50 steps, batch 8": lambda: generation_rate(
+                    work, str(sd15(work)), 8, few=8, many=40, extra=fifty
+                ),
+                "SD 1.5 size, generate, 50 steps, batch 8, compiled": lambda: compiled(
                     work, str(sd15(work)), 8, few=8, many=40, extra=fifty
                 ),
                 "SD 1.5 size, tune, LoRA and ACE": lambda: tune_rate(work, "sd-lora", large_recipe(work, "lora")),

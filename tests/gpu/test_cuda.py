@@ -50,6 +50,11 @@ def test_the_same_command_gives_the_same_bytes(precision: str, tmp_path: Path) -
     assert hashes(first) == hashes(again)
 
 
+def test_compiled_images_are_those_of_the_network_as_it_is(tmp_path: Path) -> None:
+    plain, out = (generate(tmp_path / name, "nano", *more) for name, more in (("plain", ()), ("out", ("--compile",))))
+    assert np.abs(pixels(out) - pixels(plain)).mean() < 0.5
+
+
 @pytest.mark.parametrize("form", ["webdataset", "dicom"])
 def test_workers_that_encode_change_no_byte(form: str, tmp_path: Path) -> None:
     sets = [generate(tmp_path / count, "nano", "--format", form, "--workers", count) for count in ("0", "2")]
