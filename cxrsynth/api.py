@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cxrsynth.address import Location, parse_location, parse_path
 from cxrsynth.recipe.packaged import EXAMPLE_REPORTS, find_recipe, packaged_folder
+from cxrsynth.runtime.importing import quick_imports
 from cxrsynth.settings import (
     DEFAULT_FAMILY,
     FEWEST_READ,
@@ -260,7 +261,8 @@ def generate(
         shards=shards,
         accept=accepting if accept else None,
     )
-    from cxrsynth.generation.generate import generate as run
+    with quick_imports():
+        from cxrsynth.generation.generate import generate as run
 
     return run(settings)
 
@@ -303,7 +305,8 @@ def tune(
         from_best=from_best,
         max_wait_minutes=max_wait_minutes,
     )
-    from cxrsynth.tuning.tune import tune as run
+    with quick_imports():
+        from cxrsynth.tuning.tune import tune as run
 
     return run(settings)
 
@@ -475,7 +478,8 @@ def audit(
         workers=workers,
         device=_choice("device", Device, device),
     )
-    from cxrsynth.auditing.audit import audit as run
+    with quick_imports():
+        from cxrsynth.auditing.audit import audit as run
 
     return run(settings)
 
@@ -519,7 +523,8 @@ def convert(
         ema=ema,
         name=name,
     )
-    from cxrsynth.conversion.convert import convert as run
+    with quick_imports():
+        from cxrsynth.conversion.convert import convert as run
 
     return run(settings)
 

@@ -18,6 +18,7 @@ SMALL = {
     "tune_speed": ["--rounds", "1", "--reports", "1", "--images", "2", "--batch", "2"],
     "audit_speed": ["--rounds", "1", "--images", "8"],
     "scale": ["--rows", "200", "400"],
+    "start_up": ["--repeats", "1", "--no-commands"],
 }
 
 
