@@ -18,7 +18,7 @@ USUAL_NAMES = {
     "findings": ("findings", "sectionfindings"),
     "impression": ("impression", "sectionimpression"),
     "report_id": ("reportid", "studyid", "id", "uid", "study", "dicomid"),
-    "view": ("view", "viewposition"),
+    "view": ("view", "viewposition", "ap/pa", "appa"),
     "sex": ("sex", "gender", "patientsex", "patientgender"),
     "age": ("age", "patientage"),
     "patient_id": ("patientid", "subjectid", "patient", "subject"),
@@ -33,7 +33,7 @@ _OF_IDS = frozenset(name for role in _ID_ROLES for name in USUAL_NAMES[role])
 # What else columns of these roles are called; with these names, one is read only where it is named.
 OTHER_NAMES = {
     "report": ("narrative", "reportbody", "radiologyreport", "caption", "description", "conclusion"),
-    "view": ("projection", "position", "orientation", "seriesdescription"),
+    "view": ("projection", "position", "orientation", "seriesdescription", "frontal/lateral", "frontallateral"),
     "sex": ("male", "female"),
     "age": ("years", "ageyears", "ageatstudy"),
     "report_id": ("accession", "accessionnumber", "examid", "imageid", "filename", "path"),

@@ -13,7 +13,7 @@ from cxrsynth.reports.table.source import MAX_RECORD_CHARS, is_text, open_text
 # In the order of preference where a header has as many of one as of the other.
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Excel's own first line.
-_STATED = re.compile(r"sep=([^\w\s\"]|\t)", re.IGNORECASE)
+_STATED = re.compile(r"\"?sep=([^\w\s\"]|\t)\"?", re.IGNORECASE)
 _QUOTED = re.compile(r"\"[^\"]*\"?")
 
 
@@ -135,7 +135,7 @@ class _Lines:
         first = next(self._source, None)
         if first is None:
             return ","
-        stated = _STATED.fullmatch(first[1].strip())
+        stated = _STATED.fullmatch(first[1].strip(" \r\n"))
         if stated is not None:
             return stated[1]
         self._back.append(first)

@@ -25,20 +25,33 @@ MAX_AGE_YEARS = 130
 _LAST_STATED = 89  # HIPAA's Safe Harbor groups all ages above
 
 # Texts that stand for a missing one, without signs; so does a text without a letter: "-", "___", "0".
-_NO_TEXT = re.compile(r"(?:n a|na|nan|none|null|nil|unknown|missing|not available|not applicable|x{2,}(?: x{2,})*)?")
+_NO_TEXT = re.compile(
+    r"(?:n a|na|nan|nat|n|none|null|nil|unknown|blank|tbd|empty|x{2,}(?: x{2,})*"
+    r"|(?:(?:the )?(?:report|text|findings|impression|result)s? (?:is |are )?)?(?:missing|pending"
+    r"|not (?:yet )?(?:available|applicable|dictated|transcribed|recorded|provided))"
+    r"|no (?:report|text)(?: (?:yet|available|dictated|recorded))*)?"
+)
 # What stands for a value that is not known.
 UNKNOWN = frozenset({"", "unknown", "unk", "na", "n/a", "nan", "none", "null", "<na>", "other", "o", "u", "-", "?"})
+UNKNOWN |= {"n.a.", ".", "--", "blank", "missing", "unspecified", "not applicable", "not available", "not known"}
+UNKNOWN |= {"not recorded", "not reported", "not specified", "not stated", "\\n", "#n/a"}
 _SEXES: dict[str, Literal["M", "F"]] = {
-    **dict.fromkeys(("m", "male", "man", "boy"), "M"),
-    **dict.fromkeys(("f", "female", "woman", "girl"), "F"),
+    **dict.fromkeys(("m", "male", "man", "boy", "m\u00e4nnlich", "masculin", "masculino", "maschile", "nam"), "M"),
+    **dict.fromkeys(("\u7537", "\u7537\u6027", "\ub0a8", "\ub0a8\uc131"), "M"),
+    **dict.fromkeys(("f", "female", "woman", "girl", "w", "weiblich", "f\u00e9minin", "femenino", "femminile"), "F"),
+    **dict.fromkeys(("feminino", "n\u1eef", "\u5973", "\u5973\u6027", "\uc5ec", "\uc5ec\uc131"), "F"),
 }
+# Neither of the two that a model can be asked for.
+_OTHER_SEXES = frozenset({"x", "d", "divers", "diverse", "nonbinary", "non-binary", "intersex", "indeterminate"})
 _STATUSES = {
-    **dict.fromkeys(("present", "positive", "true", "yes"), Status.PRESENT),
-    **dict.fromkeys(("absent", "negative", "false", "no"), Status.ABSENT),
-    "uncertain": Status.UNCERTAIN,
+    **dict.fromkeys(("present", "positive", "true", "yes", "pos", "y", "t"), Status.PRESENT),
+    **dict.fromkeys(("absent", "negative", "false", "no", "neg", "n", "f"), Status.ABSENT),
+    **dict.fromkeys(("uncertain", "possible", "probable", "likely", "suspected"), Status.UNCERTAIN),
+    **dict.fromkeys(("equivocal", "indeterminate", "questionable", "unsure"), Status.UNCERTAIN),
 }
+_MINUS = re.compile("^[\u2010-\u2015\u2212\ufe63\uff0d](?=\\d)")  # as word processors write the one of -1
 _NUMBERS = {1.0: Status.PRESENT, 0.0: Status.ABSENT, -1.0: Status.UNCERTAIN}  # CheXpert's
-MISSING_LABELS = UNKNOWN | {"not mentioned"}
+MISSING_LABELS = UNKNOWN | {"not mentioned", "no mention", "unmentioned", "not assessed", "not documented"}
 # What stands for a missing id; "o" and "other" may be ids.
 _NO_IDS = frozenset({"", "unknown", "na", "n/a", "nan", "none", "null", "<na>", "-", "?"})
 _VIEW_WORDS = {
@@ -60,15 +73,25 @@ _VIEW_EXTRAS |= {
     "table",
     "xtable",
     "crosstable",
+    "radiograph",
+    "radiography",
+    "film",
+    "digital",
+    "thorax",
+    "port",
+    "bed",
+    "v",
+    "r",
     "single",
     "one",
     "two",
     "image",
 }
 # How the names of views are written apart.
-_APART = re.compile(r"\b(postero|antero)[\s-]+(anterior|posterior)\b")
+_APART = re.compile(r"\b(poster|anter)(?:o|ior)[\s-]*(?:to[\s-]+)?(anterior|posterior)\b")
+_INITIALS = re.compile(r"\b(p|a)[.-]([ap])\b")  # P.A, A-P
 _AGE = re.compile(
-    r"(?P<least>>=|\u2265)?(?P<over>>|over\s+)?\s*(?P<number>[0-9]{1,4}(?:\.[0-9]{1,6})?)\s*(?P<plus>\+?)(?:\s*|-(?=[a-z]))(?P<unit>[a-z\u00e0-\u00ff/.]{0,8}?(?:[\s-]+old|\s+of\s+age)?)",
+    r"(?P<least>>=|\u2265)?(?P<over>>|over\s+)?\s*(?P<number>[0-9]{1,4}(?:\.[0-9]{1,6})?)\s*(?P<plus>\+?)(?:\s*|-(?=[a-z]))(?P<unit>(?:[a-z\u00e0-\u00ff/.]{0,8}?|[\u6b73\u5c81\uc138]|tu\u1ed5i)(?:[\s-]+old|\s+of\s+age)?)",
 )
 # Of more than one unit, as in 45y 3m or 1 month, 3 days.
 _AGE_PART = r"[0-9]{1,4}\s?[a-z\u00e0-\u00ff.]{1,8}"
@@ -78,6 +101,8 @@ _NEWBORN = frozenset({"newborn", "neonate", "nb"})
 _YEARS_PER_UNIT = {
     **dict.fromkeys(("", "y", "yr", "yrs", "year", "years", "yo", "y/o"), 1.0),
     **dict.fromkeys(("m", "mo", "mos", "mth", "mths", "mon", "month", "months"), 1 / 12),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 1 / 8766),
+    **dict.fromkeys(("j", "\u6b73", "\u5c81", "\uc138", "tu\u1ed5i"), 1.0),  # Jahre, and in Asia
     **dict.fromkeys(("w", "wk", "wks", "week", "weeks"), 7 / 365.25),
     **dict.fromkeys(("d", "dy", "day", "days"), 1 / 365.25),
     # French, German, Spanish, Italian and Portuguese.
@@ -266,7 +291,8 @@ def status_of(word: str) -> Status | None:
     if word in _STATUSES:
         return _STATUSES[word]
     try:
-        return _NUMBERS.get(float(word.replace(",", "."))) if word.isascii() else None
+        word = _MINUS.sub("-", word).replace(",", ".")
+        return _NUMBERS.get(float(word)) if word.isascii() else None
     except ValueError:
         return None
 
@@ -296,10 +322,10 @@ def _view(cell: str) -> str | None:
     word = cell.strip().lower()
     if word in UNKNOWN:
         return None
-    word = _APART.sub(r"\1\2", re.sub(r"(?<=\b[a-z])\.", "", word))  # P.A., postero-anterior
+    word = _APART.sub(r"\1o\2", _INITIALS.sub(r"\1\2", word)).replace(".", "")  # P.A., postero-anterior
     words = re.findall(r"[a-z]+", word)
     rest = [word for word in words if word not in _VIEW_EXTRAS and word not in _VIEW_WORDS]
-    if rest or not words or not re.fullmatch(r"[a-z\s_/,&()\d-]+", word):
+    if rest or not words or not re.fullmatch(r"[a-z\s_/,;:+&()\d-]+", word):
         raise UnusableError("view: value not understood; expected PA, AP or LATERAL")
     # A decubitus view is taken lying on the side, so it is none of the three.
     named = {_VIEW_WORDS[word] for word in words if word in _VIEW_WORDS}
@@ -309,7 +335,8 @@ def _view(cell: str) -> str | None:
 @lru_cache(_CACHED)
 def _sex(cell: str) -> Literal["M", "F"] | None:
     word = cell.strip().lower()
-    if word in UNKNOWN:
+    word = word if word in UNKNOWN else word.rstrip(".")
+    if word in UNKNOWN or word in _OTHER_SEXES:
         return None
     if word not in _SEXES:
         raise UnusableError("sex: value not understood; expected M or F")

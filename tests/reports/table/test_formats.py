@@ -53,6 +53,8 @@ def without_line(report: Report | Rejected) -> tuple[object, ...]:
     [
         ("a.csv", SEMICOLONS),
         ("a.csv", "sep=;\n" + SEMICOLONS),
+        ("a.csv", '"sep=;"\n' + SEMICOLONS),
+        ("a.csv", "sep=\t\n" + TABS),
         ("a.csv", "\ufeffsep=;\r\n" + SEMICOLONS),
         ("a.csv", TABS),
         ("a.csv", TABS.replace("\t", "|")),

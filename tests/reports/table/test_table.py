@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cxrsynth.errors import ReportsError
 from cxrsynth.reports.labels import FindingLabel, Status
 from cxrsynth.reports.table.columns import ColumnNames
-from cxrsynth.reports.table.rows import Rejected, Report
+from cxrsynth.reports.table.rows import Rejected, Report, report_text
 from cxrsynth.reports.table.summary import describe_columns
 from cxrsynth.reports.table.table import open_table
 from cxrsynth.reports.template import parse_template
@@ -139,6 +139,14 @@ def test_labels_alone_are_enough(tmp_path: Path) -> None:
         ("+1", Status.PRESENT),
         ("-1.000", Status.UNCERTAIN),
         ("0e0", Status.ABSENT),
+        ("\u22121", Status.UNCERTAIN),
+        ("Y", Status.PRESENT),
+        ("neg", Status.ABSENT),
+        ("F", Status.ABSENT),
+        ("possible", Status.UNCERTAIN),
+        ("equivocal", Status.UNCERTAIN),
+        ("not documented", None),
+        ("n.a.", None),
         *((cell, None) for cell in ("NA", "N/A", "<NA>", "nan", "?", "-", "unknown")),
     ],
 )
@@ -186,6 +194,7 @@ def test_text_in_any_type_of_parquet(kind: str, tmp_path: Path) -> None:
         ("LL", "LATERAL"),
         ("left lateral", "LATERAL"),
         ("unknown", None),
+        ("not recorded", None),
         ("", None),
         ("PA and lateral", None),
         ("lateral decubitus", None),
@@ -197,6 +206,14 @@ def test_text_in_any_type_of_parquet(kind: str, tmp_path: Path) -> None:
         ("postero-anterior", "PA"),
         ("antero posterior", "AP"),
         ("XR CHEST 1 VIEW", None),
+        ("P-A", "PA"),
+        ("AP.", "AP"),
+        ("LAT.", "LATERAL"),
+        ("Posterior-Anterior", "PA"),
+        ("Posterior to anterior", "PA"),
+        ("AP;supine", "AP"),
+        ("Thorax PA digital", "PA"),
+        ("DX CHEST PORT 1V", None),
     ],
 )
 def test_views(tmp_path: Path, view: str, expected: str | None) -> None:
@@ -624,6 +641,11 @@ def test_a_large_whole_number_is_an_id_with_all_its_digits(tmp_path: Path) -> No
         ("30 a\u00f1os", 30),
         ("72 yrs.", 72),
         ("72 years of age", 72),
+        ("45 J", 45),
+        ("45\u6b73", 45),
+        ("45\uc138", 45),
+        ("45 tu\u1ed5i", 45),
+        ("24 hours", 24 / 8766),
     ],
 )
 def test_ages_as_tables_have_them(cell: str, years: float, tmp_path: Path) -> None:
@@ -638,3 +660,29 @@ def test_ages_that_are_none(cell: str, tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path / "a.csv", f"text,age\nclear,{cell}\n")
     assert isinstance(row, Report)
     assert (row.age_years, row.unread) == (None, ("age",))
+
+
+@pytest.mark.parametrize(("cell", "sex"), [("m.", "M"), ("w", "F"), ("weiblich", "F"), ("\u7537", "M"), ("X", None)])
+def test_sexes(cell: str, sex: str | None, tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path / "a.csv", f"text,sex\nclear,{cell}\n")
+    assert isinstance(row, Report)
+    assert (row.sex, row.unread) == (sex, ())
+
+
+@pytest.mark.parametrize("name", ["AP/PA", "ap_pa"])
+def test_the_view_of_a_frontal_image_in_tables_of_chexpert(name: str, tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path / "a.csv", f"Path,{name},section_findings\na,AP,clear\n")
+    assert isinstance(row, Report)
+    assert row.view == "AP"
+
+
+@pytest.mark.parametrize(
+    "cell", ["No report available", "Report not available.", "\\N", "not yet dictated", "pending", "[report missing]"]
+)
+def test_words_that_stand_for_a_missing_text(cell: str) -> None:
+    assert report_text(cell) == ""
+
+
+@pytest.mark.parametrize("cell", ["No findings.", "NAD", "Findings reported by phone.", "Nil acute."])
+def test_a_short_text_is_not_missing(cell: str) -> None:
+    assert report_text(cell) == cell
