@@ -258,7 +258,8 @@ FOREIGN: tuple[Rule, ...] = (
         r"|vorname|nachname|geburtsname|nom(?: de naissance| du patient| de famille)?|prénom|nombre(?: "
         r"del paciente)?|apellidos?|nome(?: do paciente| del paziente)?|cognome|sobrenome"
         r"|họ(?: và)?(?: tên)?|tên(?: bệnh nhân)?|bệnh nhân|bn|người bệnh|médecin|medico|médico"
-        r"|radiologue|radiólogo|radiologo|arzt|radiologe|zuweiser|überweiser|prescripteur|solicitante"
+        r"|radiologue|radiólogo|radiologo|arzt|radiologe|untersucher|befunder|zuweiser|überweiser|prescripteur"
+        r"|solicitante"
         r"|bs (?:đọc|chỉ định)|bác s[iĩ](?: đọc| chỉ định)?|z\.\s?hd\.|madre|padre|mãe|pai)"
         r"(?:\s?[:=]\s?|\s)" + _LABELLED_NAME,
         flags=EXACT,
@@ -266,7 +267,8 @@ FOREIGN: tuple[Rule, ...] = (
         words=(
             "patient patientin patienten patiente paciente paziente name vorname nachname geburtsname nom "
             "prénom nombre apellido apellidos nome cognome sobrenome họ tên bệnh bn người médecin medecin "
-            "medico médico radiologue radiólogo radiologo arzt radiologe zuweiser überweiser prescripteur "
+            "medico médico radiologue radiólogo radiologo arzt radiologe untersucher befunder zuweiser "
+            "überweiser prescripteur "
             "solicitante bs bác hd madre padre mãe pai"
         ),
     ),

@@ -16,7 +16,7 @@ _VALUE = (
 )
 # Labels that are followed by a number of a person, even by a short one.
 _STRONG = (
-    r"(?:e?mrn|mr\s?#|iban|rvnr|urn|pid|mpi|empi|chi|nhi|ihi|uhid|ssn|social security|nino|nhs|csn|har|dob"
+    r"(?:e?mrn|mr\s?#|iban|rvnr|urn|hrn|pid|mpi|empi|chi|nhi|ihi|uhid|ssn|social security|nino|nhs|csn|har|dob"
     r"|medical record|accession|acc(?:ession)?\s?#"
     r"|medicare|medicaid|hicn|mbi|npi|gmc|upin|dea|dln?|vin|imei|udi|s/n|sn|serial|licen[cs]e|passport"
     r"|national id|nid|aadhaar"

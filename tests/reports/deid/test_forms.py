@@ -65,6 +65,7 @@ IDENTIFIED = [
     ("IMG_20190314_120300 was read.", "IMG|2019|12"),
     ("20190314_1203 was read.", "1203|2019"),
     ("Transfer (St. Quibbleton).", "Quibbleton"),
+    ("HRN: 5531", "5531"),
 ]
 
 
@@ -112,6 +113,7 @@ def test_what_is_left_is_readable(text: str, left: str) -> None:
         "Lesions at levels 3 and 5 of the spine.",
         "Flat 3 cm lesion.",
         "MI was known. CT is needed.",
+        "Nil acute.",
     ],
 )
 def test_what_only_looks_like_a_form_stays(text: str, strength: str) -> None:

@@ -50,6 +50,7 @@ def test_nothing_is_left_of_a_report_in_another_language(text: str) -> None:
         ("de", "Voraufnahme vom 3. Jänner 2018 um 7.40 Uhr.", ["Jänner", "2018", "7.40"]),
         ("de", "Herr Huber, 94 Jahre, Fallnr. 55123, Zimmer 12.", ["Huber", "94", "55123", "12"]),
         ("de", "Befundet von Oberarzt Huber, Klinikum Musterstadt.", ["Huber", "Musterstadt"]),
+        ("de", "Untersucher: Lindqvist. Befunder: Quillfeder.", ["Lindqvist", "Quillfeder"]),
         ("fr", "Examen du 3 janvier 2018 à 7h40.", ["janvier", "2018", "7h40"]),
         ("fr", "Mme Garnier, 94 ans, dossier 55123, chambre 12.", ["Garnier", "94", "55123", "12"]),
         ("es", "Estudio del 3 de enero de 2018 a las 7:40 horas.", ["enero", "2018", "7:40"]),
