@@ -58,6 +58,7 @@ _ENGLISH = (
 _SHARED = (
     "de la las los le van der den von di da dos del el al yo film per via ad et thorax normal man tall age era op iv"
     " possible anterior end sent mas nad ett relative different total gross exact like bile tuberculosis fusion medial"
+    " final male sex ed er sob pod mi gi lad etc ok fem bag co"
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _BEYOND_LATIN = re.compile(r"[\u0370-\u1dff\u2e80-\uabff\uac00-\ud7ff]")

@@ -53,7 +53,7 @@ _NAMES = {
     ),
     Kind.TEXT: (
         r"(?:(?:final|radiology|imaging|radiologist s|full|x ?ray) )?(?:report|results?)|narrative"
-        r"|body(?: of report)?|text|comments?"
+        r"|body(?: of report)?|text|comments?|answers?"
         r"|(?:x ?r|c ?x ?r|x ?ray|cr)(?: chest)?|(?:(?:portable|mobile|ap|pa|frontal|erect|supine|and"
         r"|lateral) ){0,4}chest"
         r"(?: (?:x ?rays?|radiographs?|films?|ap|pa|portable|and|lateral|views?|two|single|frontal)){0,4}"
@@ -72,7 +72,7 @@ _NAMES = {
         r"(?:history|hx)|clinical (?:details?|information|info|data|question|notes?|background|indications?"
         r"|statement|context|history"
         r"|concern|problem|diagnos[ie]s|summary|findings?|picture)|reasons?|orders?|icd|dx|diagnos[ie]s|pmhx?"
-        r"|hpi|h o|hx"
+        r"|hpi|h o|hx|(?:admitting|provisional|working|ordering|referral|presumptive) diagnos[ie]s"
         r"|(?:chief |presenting )?complaints?|symptoms?|signs and symptoms|questions?|recommendations?|plan"
         r"|follow ?up|advice"
         r"|notifications?|communications?|end of (?:impression|report|findings)|technologists? (?:notes?"
@@ -115,7 +115,7 @@ _BEFORE_DASH = re.compile(
     r"(?:^|(?<=\n)|(?<=[.;?!] )) ?([A-Za-z][A-Za-z /&]{1,40}?) ?(?: -{1,2}| ?[\u2013\u2014]) (?=\S)"
 )
 _ALONE = re.compile(r"(?m)^ ?([A-Za-z][A-Za-z /&-]{1,50}) ?$")
-_CAPITALS = re.compile(r"(?:^|(?<=\n)|(?<=[.;?!] )) ?([A-Z][A-Z /&]{2,40}?) (?=[A-Z]?[a-z]|A |\d)")
+_CAPITALS = re.compile(r"(?:^|(?<=\n)|(?<=[.;?!] )) ?(?!ICD )([A-Z][A-Z /&]{2,40}?) (?=[A-Z]?[a-z]|A |\d)")
 _FIRST_WORDS = re.compile(
     r"(?m)^ ?(?:((?i:findings|impressions?|conclusions?|opinion))(?= (?:[A-Z][a-z]|A ))"
     r"|((?i:indications?|techniques?|comparisons?"
@@ -134,7 +134,11 @@ _INLINE = re.compile(
     r"|CONCERNING|COMPATIBLE)\b)(?=[A-Z])"
 )
 _CODE_LINE = re.compile(r"(?m)^ ?[A-TV-Z]\d{2}\.[\dA-Z]{1,4}\b[^\n]*$")
-_BLANK_LINE = re.compile(r"\n ?\n")
+# A blank line, or MIMIC's "Portable AP radiograph of the chest was reviewed", ends an aside.
+_BLANK_LINE = re.compile(
+    r"\n ?(?:\n|(?=[^\n]{0,60}\b(?:radiographs?|films?|views?|x-?rays?|images?) (?:of the chest )?(?:was|were|is|are)"
+    r" (?:reviewed|obtained|compared|submitted|presented|provided)\b))"
+)
 _SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
 
 

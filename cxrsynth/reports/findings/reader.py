@@ -25,10 +25,14 @@ from cxrsynth.reports.language import is_english
 from cxrsynth.reports.sections import Kind, shown_sections
 from cxrsynth.reports.text import check_text
 
-_ABBREVIATED = re.compile(r"\b(vs|approx|dr|mr|mrs|ms|st|no(?= ?\.\s?\d)|fig|e\.g|i\.e)\.(?= ?[a-z\d])")
+_ABBREVIATED = re.compile(
+    r"\b(vs|approx|dr|mr|mrs|ms|st|no(?= ?\.\s?\d)|fig|e\.g|i\.e)\.(?= ?[a-z\d])"
+    r"|\b(bilat|lt|rt|mod)\.(?= ?(?!no\b|nil\b|the\b|there\b|heart\b|lungs?\b|cardi)[a-z])"
+)
 # "Effusion? Y": a question that its own line answers.
 _ANSWERED = re.compile(
-    r"(?<=[a-z)]) ?\?+ ?(?=(?:y|n|yes|no|none|neg(?:ative)?|pos(?:itive)?|present|absent)\b ?(?:[.,;\n]|$))"
+    r"(?<=[a-z)]) ?\?+ ?(?=(?:y|n|yes|no|none|neg(?:ative)?|pos(?:itive)?|present|absent"
+    r"|small|tiny|trace|mild|moderate|large|minimal|left|right|bilateral)\b ?(?:[.,;\n]|$))"
 )
 # Boxes of a form: "[x] effusion [ ] edema", "effusion: [ ] yes [x] no". What has an empty one is not said.
 _UNTICKED = re.compile(r"(?:\[ ?\]|\u2610)[^\[\n\u2610-\u2612]*")
@@ -40,7 +44,8 @@ _BOXES = re.compile(
     rf"(?<=[a-z)?:]) ?:? ?((?:{_ANSWER} ?{_BOX}[ ,/]{{0,2}}){{2}}|(?:{_BOX} ?{_ANSWER}\b[ ,/]{{0,2}}){{2}})(?!{_BOX})"
 )
 _BOX_OR_ANSWER = re.compile(rf"({_BOX})|({_ANSWER})\b")
-_ASKED = re.compile(r"(?<=\w) ?\?+(?=\s|$)")
+# With a blank before it and words behind it, as in "right base ? consolidation", it asks what follows.
+_ASKED = re.compile(r"(?<=\w)(?:\?+(?=\s|$)| \?+(?=\s*(?:\n|$)))")
 _SPLIT = re.compile(
     r"[.!]+(?=\s|$)|\n\s?(?=\n|[-*\u2022|]|\d+[.)]|[a-z][a-z /&]{1,40}(?: ?\([^()\n]{0,20}\))? ?[:=|])"
     r"|(?<=[.;:]) ?\(?\d{1,2}[.)] (?=[a-z])|(?<=[a-z]) \d{1,2}\) (?=[a-z])|(?<=[a-z]{3})[.](?=[a-z]{3})"
@@ -259,7 +264,7 @@ def _sentences(text: str) -> Iterator[str]:
         text = _TICKED.sub(lambda box: ":" if box[1] else "\n-", _UNTICKED.sub("", text))
     if "?" in text:
         text = _ASKED.sub(" is in doubt.", _ANSWERED.sub(": ", text))
-    for sentence in _SPLIT.split(_ABBREVIATED.sub(r"\1", text)):
+    for sentence in _SPLIT.split(_ABBREVIATED.sub(r"\1\2", text)):
         plain = " ".join(sentence.split())
         while len(plain) > _LONGEST:
             cut = plain.rfind(" ", 0, _LONGEST)

@@ -56,11 +56,12 @@ TERMS: dict[str, str] = {
         "|interstitial process|ill defined density|parenchymal density|parenchymal densities"
         "|airspace shadowing|airspace change|shadowing"
         "|ground glass change|reticular shadowing|airspace filling|consolidative change"
+        "|patchy change|hazy change|white out|whiteout|white lung"
     ),
     "Lung Lesion": (
         "nodule|nodularity|mass|masses|nodular opacity|nodular opacities|nodular density|nodular densities|tumor"
         "|neoplasm|carcinoma|cavitary lesion|lung lesion|pulmonary lesion|nodular opacification|lump|lung cancer"
-        "|metastases|metastasis|metastatic disease|malignancy"
+        "|metastases|metastasis|metastatic disease|malignancy|coin lesion|space occupying lesion|cannonball lesion"
     ),
     "Edema": _each(
         "prominent|increased|engorged|indistinct|prominence of the|engorgement of the",
@@ -111,7 +112,8 @@ TERMS: dict[str, str] = {
         "cardiomediastinal|cardio mediastinal silhouette|cardiac mediastinal silhouette|cardiomediastinum"
     ),
     "LUNGS": "lung",
-    "PLEURA": "costophrenic angle|cp angles|costophrenic sulci|pleural space|costophrenic recesses",
+    "PLEURA": "costophrenic angle|cp angles|costophrenic sulci|pleural space|costophrenic recesses|costophrenic recess"
+    "|pleural recess|pleural recesses",
     "VESSELS": "vascularity|vasculature|pulmonary vascular",
     "BONES": "bony structures|osseous structures|skeletal structures|bones|bony thorax|thoracic spine|ribs",
     "CHEST": "chest|examination|exam|study|radiograph",

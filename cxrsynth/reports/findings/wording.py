@@ -25,6 +25,11 @@ _ABBREVIATIONS = {
     **dict.fromkeys(("ruz", "rmz", "rlz"), "right zone"),
     **dict.fromkeys(("lt",), "left"),
     **dict.fromkeys(("rt",), "right"),
+    **dict.fromkeys(("bilat", "bilat."), "bilateral"),
+    "neg": "negative",
+    "spn": "nodule",
+    **dict.fromkeys(("sol", "sols"), "space occupying lesion"),
+    **dict.fromkeys(("effs", "eff", "effus"), "effusion"),
     "vs": "versus",
     "oedema": "edema",
     "oedematous": "edematous",
@@ -79,6 +84,7 @@ _FINDING = (
 )
 # In the order in which they are applied. Text is lower-case, on one line, with single blanks.
 _TURNS = (
+    _turn("r", r"\br/o'?e?d\b", "ruled out"),
     _turn("r o", r"\br/o\b", "rule out"),
     _turn("w", r"\bw/o\b", "without"),
     _turn("w", r"\bw/(?=\s?\w)", "with "),
@@ -109,6 +115,31 @@ _TURNS = (
         "heart is enlarged",
     ),
     _turn("ratio", r"\b(?:raised|increased|elevated|high) cardio[- ]?thoracic ratio\b", "heart is enlarged"),
+    # "Healed rib #s", "# left clavicle": as British radiologists write a fracture.
+    _turn(
+        "rib ribs clavicle clavicular humerus humeral scapula scapular vertebral sternum sternal neck shaft"
+        " healed healing",
+        r"(?<![\w#])#s?(?![\w#])",
+        "fracture",
+    ),
+    _turn(
+        "ratio",
+        r"\bcardio[- ]?thoracic ratio (?:is |appears |remains )?(?:not (?:increased|raised|elevated)|(?:within )?normal"
+        r"(?: limits)?)",
+        "heart is normal",
+    ),
+    _turn("free", r"\b(?:is|are) free(?= ?$|[,;]| and\b)", "is clear"),
+    # "Lobar consolidation, right upper lobe": a side that follows as an afterthought.
+    _turn(
+        "left right bilateral bilaterally",
+        r"(?<=[a-z]), (?=(?:(?:on|in|at) the )?(?:left|right|bilateral(?:ly)?)(?: (?:upper|middle|lower|mid))?"
+        r"(?: (?:lobe|zone|base|apex|lung|side|hemithorax))? ?$)",
+        " ",
+    ),
+    _turn("might could", r"\b(?:might|could|may) have this appearance\b", "is possible"),
+    _turn("should", r"\bshould be considered\b", "is considered"),
+    # Little of a finding is left, which is not the side.
+    _turn("left remains", r"\bnot much (.{1,40}?) (?:is left|remains|is seen|is present)\b", r"minimal \1"),
     # Two negations.
     _turn(
         "absence",
@@ -188,6 +219,13 @@ _TURNS = (
         r"(?:not|cannot|can ?not|could not|can't)(?: be| been)?(?: [a-z]+ly| well| fully)?"
         r" (?:assessed|evaluated|examined|determined|imaged|included|assessable|evaluable)\b",
         r"; evaluate for \1 ;",
+    ),
+    # "Effusion on the left has resolved, a small one on the right persists."
+    _turn(
+        "one",
+        rf"\b(?P<name>{_FINDING})\b(?P<said>[^,;]{{1,60}}?)(?:[,;]| and| but| while| whereas){{1,2}}"
+        r" (?P<other>(?:that )?(?:an? |the )?(?:[a-z]+ ){0,2})one (?P<where>(?:on|in|at) (?:the )?)(?=left|right)",
+        r"\g<name>\g<said> ; \g<other>\g<name> \g<where>",
     ),
     # "No pneumothorax, small effusion": two statements, unless the list goes on with "or".
     _turn("no", rf"\bno ((?:[a-z]+ ?){{1,5}}), (?=(?:{_ANEW})\b)(?!.*\b(?:or|nor)\b)", r"no \1 but "),

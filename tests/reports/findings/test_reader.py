@@ -20,6 +20,26 @@ PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
     [
         ("Moderate pulmonary edema.", "Edema", PRESENT),
         ("Effusion? Y", "Pleural Effusion", PRESENT),
+        ("Effusion? Small, left.", "Pleural Effusion", PRESENT),
+        ("Right base ? consolidation.", "Consolidation", UNCERTAIN),
+        ("RLL PNA cannot be r/o'd.", "Pneumonia", UNCERTAIN),
+        ("Early pneumonia could have this appearance.", "Pneumonia", UNCERTAIN),
+        ("Infection should be considered.", "Pneumonia", UNCERTAIN),
+        ("Old healed rib #s on the right.", "Fracture", PRESENT),
+        ("# left clavicle.", "Fracture", PRESENT),
+        ("Mod R pl eff.", "Pleural Effusion", PRESENT),
+        ("Costophrenic recesses are free.", "Pleural Effusion", ABSENT),
+        ("The CTR is not increased.", "Cardiomegaly", ABSENT),
+        ("Coin lesion in the left upper zone.", "Lung Lesion", PRESENT),
+        ("White-out of the left hemithorax.", "Lung Opacity", PRESENT),
+        ("Not much pleural fluid is left.", "Pleural Effusion", PRESENT),
+        ("ICD with leads in RA and RV.", "Support Devices", PRESENT),
+        ("FINAL REPORT: Pneumothorax.", "Pneumothorax", PRESENT),
+        ("Neg CXR.", "No Finding", PRESENT),
+        ("Provisional diagnosis - edema. Findings - no pneumonia.", "Pneumonia", ABSENT),
+        ("WET READ: Likely pneumonia.\nFINAL REPORT\nIMPRESSION: No pneumonia.", "Pneumonia", ABSENT),
+        ("Question: pneumonia?\nAnswer: no consolidation.", "Consolidation", ABSENT),
+        ("REASON FOR EXAMINATION: Pain.\nPortable AP radiograph was reviewed.\nNo edema.", "Edema", ABSENT),
         ("Effusion? N. Cardiomegaly? Yes", "Pleural Effusion", ABSENT),
         ("Effusion? N. Cardiomegaly? Yes", "Cardiomegaly", PRESENT),
         ("Effusion? No change from prior.", "Pleural Effusion", UNCERTAIN),
@@ -364,3 +384,16 @@ def test_a_denial_of_another_language_in_an_english_report(sentence: str) -> Non
     name = "Edema" if "edema" in sentence else "Pneumothorax"
     label = read_findings(f"The lungs are clear. {sentence} The heart is normal in size.").get(name)
     assert label is None or label.status is Status.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "side"),
+    [
+        ("Lobar consolidation, RUL.", "Consolidation", Side.RIGHT),
+        ("Effusion, on the left.", "Pleural Effusion", Side.LEFT),
+        ("Bilat. lower lobe infiltrates.", "Lung Opacity", Side.BILATERAL),
+        ("Effusion on the left has resolved, a small one on the right persists.", "Pleural Effusion", Side.RIGHT),
+    ],
+)
+def test_sides_that_follow_or_are_cut_short(text: str, name: str, side: Side) -> None:
+    assert READER.read(text)[name] == FindingLabel(PRESENT, side)
