@@ -8,7 +8,11 @@ _EARLIER = r"(?:prior|previous|earlier|preceding|old|outside|comparison|last|rec
 _STUDY = r"(?:exam\w*|stud(?:y|ies)|films?|radiographs?|x[ -]?rays?|images?|imaging|ct|scans?|reports?)"
 _SHOWED = (
     r"(?:which |that )?(?:had )?(?:show(?:ed|ing|s|n)?|demonstrat\w+|reveal(?:ed|ing|s)|describ(?:ed|ing)"
-    r"|report(?:ed|ing))"
+    r"|report(?:ed|ing)|had|(?:when|where) there (?:was|were))"
+)
+_CHANGE = (
+    r"(?:no|now|new|interval|current|today|persist\w*|unchanged|again|still|remain\w*|similar|stable|wors\w+|increas\w+"
+    r"|decreas\w+|improv\w+|progress\w*|larger|smaller|change[sd]?|resol\w+|clear\w*|develop\w+)"
 )
 # "compared to the prior study, which showed edema": up to the end of the clause.
 _THEN = re.compile(
@@ -17,6 +21,12 @@ _THEN = re.compile(
     r" (?P<then>[^,;]*)"
 )
 # "an effusion was seen on the prior study": the whole clause.
+# "Compared with the prior film with effusion": nothing stands before it of which the effusion could be said, and no
+# change is told.
+_WITH = re.compile(
+    rf"^(?:(?:in|as) )?compar\w+ (?:[a-z]+ ){{0,6}}?{_STUDY}(?: (?:of|from|on|dated) [\w/]+)? with"
+    rf" (?P<then>(?![^,;]*\b{_CHANGE}\b)[^,;]*)"
+)
 _WAS = re.compile(rf"(?:^|[,;])(?P<then>[^,;]*\b(?:was|were)\b[^,;]*\b(?:on|in|at) (?:the |a |an )?{_EARLIER}\b[^,;]*)")
 _GONE = re.compile(
     r"\b(?:now none|none (?:now|today|is|are|seen|remains?)|no longer|resolved|cleared|gone|disappeared"
@@ -55,7 +65,7 @@ def without_earlier(sentence: str) -> Comparison | None:
         word in sentence for word in ("prior", "previous", "earlier", "preceding", "compar", "old", "last", "recent")
     ):
         return None
-    match = _THEN.search(sentence) or _WAS.search(sentence)
+    match = _THEN.search(sentence) or _WITH.search(sentence) or _WAS.search(sentence)
     if match is None or not match["then"].strip():
         return None
     now = f"{sentence[: match.start('then')]} {sentence[match.end('then') :]}"

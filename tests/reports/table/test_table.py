@@ -155,6 +155,7 @@ def test_label_cells(cell: str, status: Status | None, tmp_path: Path) -> None:
 
     assert isinstance(report, Report)
     assert report.labels == ({} if status is None else {"Edema": FindingLabel(status)})
+    assert report.unread == ()
 
 
 @pytest.mark.parametrize("cell", ["2", "0.5", "inf", "\u0661", "1 or 0"])
@@ -220,7 +221,7 @@ def test_views(tmp_path: Path, view: str, expected: str | None) -> None:
     (report,) = rows_of(tmp_path / "a.csv", f"text,view\nclear,{view}\n")
 
     assert isinstance(report, Report)
-    assert report.view == expected
+    assert (report.view, report.unread) == (expected, ())
 
 
 @pytest.mark.parametrize(
