@@ -82,7 +82,9 @@ class MetadataReader:
         findings = record.get("findings") if isinstance(record.get("findings"), dict) else None
         record = {name: value for name, value in record.items() if not isinstance(value, dict | list)} | _joined(record)
         roles = self._roles(record)
-        if "view" not in roles and (view := view_of(record)):
+        # A column of frontal views alone says less than it does together with the one of lateral views.
+        is_split = "view" not in roles or (self._asked.view is None and plain(roles["view"]) in VIEW_COLUMNS)
+        if is_split and (view := view_of(record)):
             record, roles = {**record, _OWN_VIEW: view}, {**roles, "view": _OWN_VIEW}
         fields = self._fields(record, roles)
         roles.pop("race", None)
