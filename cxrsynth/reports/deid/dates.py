@@ -3,7 +3,7 @@
 import re
 
 from cxrsynth.reports.deid.pieces import DAY, EXACT, MONTH, UNIT, YEAR
-from cxrsynth.reports.deid.rules import Rule, make_rule
+from cxrsynth.reports.deid.rules import CAPITALS, DIGITS, Rule, make_rule
 
 _MONTH_NEEDS = "jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec"
 _MONTH_WORDS = (
@@ -11,6 +11,7 @@ _MONTH_WORDS = (
     "apr jun jul aug sep sept oct nov dec"
 )
 _OLD = r"(?:9\d|1[0-4]\d)"
+OLD_AGES: frozenset[str] = frozenset(f"{zero}{age}" for age in range(90, 150) for zero in ("", "0"))  # what it matches
 _UNITS_OF_TEN = r"(?:[ -](?:one|two|three|four|five|six|seven|eight|nine))?"
 _YEAR_WORDS = (
     r"(?:two[ -]thousand(?:[ -]and)?|twenty)[ -](?:oh[ -]\w{3,5}|one|two|three|four|five|six|seven|eight"
@@ -53,13 +54,16 @@ AGES: tuple[Rule, ...] = (
         r"|(?:years?|yrs?|y)\b[\s-]?(?:old|of\sage|o\b)?"
         r"|y/?(?=[mf]\b))",
         digits=2,
+        numbers=OLD_AGES,
         needs="y",
+        starts=DIGITS,
     ),
-    make_rule("age", r"(?<![\w.])(?:9\d|1[0-4]\d)\s?[MF]\b", digits=2, flags=EXACT),
+    make_rule("age", r"(?<![\w.])(?:9\d|1[0-4]\d)\s?[MF]\b", digits=2, numbers=OLD_AGES, flags=EXACT, starts=DIGITS),
     make_rule(
         "age",
         r"\b(?:aged?|years of age)\b(?:\sof|\sis)?[:\s]\s?0?(?:9\d|1[0-4]\d)(?!\d|\.\d)y?(?:\syears\b)?",
         digits=2,
+        numbers=OLD_AGES,
         needs="age",
     ),
     make_rule("age", r"\b(?:ninety|(?:one )?hundred)(?:[ -]\w{3,6})?[ -]years?(?:[ -]old)?\b", needs="ninety,hundred"),
@@ -69,10 +73,19 @@ AGES: tuple[Rule, ...] = (
         rf"(?<![\w.-]){_OLD}(?:\.\d{{1,2}})?[\s/-]{{1,3}}(?:years?|yrs?|(?:year[\s-]old\s)?(?:wo)?man\b"
         rf"|(?:fe)?male\b|lady\b|gentleman\b)",
         digits=2,
+        numbers=OLD_AGES,
         needs="y,male,man,lady",
+        starts=DIGITS,
     ),
-    make_rule("age", rf"(?<![\w.-]){_OLD}\s?/\s?[MF]\b", digits=2, flags=EXACT),
-    make_rule("age", rf"(?<![\w.-]){_OLD}(?:st|nd|rd|th)\s(?:birthday|year of life)", digits=2, needs="birthday,life"),
+    make_rule("age", rf"(?<![\w.-]){_OLD}\s?/\s?[MF]\b", digits=2, numbers=OLD_AGES, flags=EXACT, starts=DIGITS),
+    make_rule(
+        "age",
+        rf"(?<![\w.-]){_OLD}(?:st|nd|rd|th)\s(?:birthday|year of life)",
+        digits=2,
+        numbers=OLD_AGES,
+        needs="birthday,life",
+        starts=DIGITS,
+    ),
     make_rule(
         "age", r"\b(?:early |mid[ -]?|late )?(?:(?:9|10)0['\u2019]?s|nineties)\b", needs="0s,0's,0\u2019s,nineties"
     ),
@@ -89,6 +102,7 @@ AGES: tuple[Rule, ...] = (
         rf"(?:(?<=\bhe\s)|(?<=\bpt\s)|(?<=\bshe\s)|(?<=\bpatient\s))(?:is|was|turned|turns)\s{_OLD}"
         rf"(?![\w%/-]|\.\d|\s?(?:{UNIT}|kg|kilo|lbs?\b|pounds?|percent|degrees|beats|bpm|hours|days|weeks|cm))",
         digits=2,
+        numbers=OLD_AGES,
         needs="he ,patient,pt ",
     ),
 )
@@ -98,12 +112,14 @@ DATES: tuple[Rule, ...] = (
         rf"(?<![\d.]){YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.]{DAY}(?:[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?Z?)?(?!\d)",
         digits=6,
         between="-/.",
+        starts=DIGITS,
     ),
     make_rule(
         "date",
         rf"(?<![\d.])\d{{1,3}}([-/.])\d{{1,3}}\1(?:{YEAR}|\d\d)(?![\d/]|-\d|\s?(?:{UNIT}))",
         digits=4,
         between="-/.",
+        starts=DIGITS,
     ),
     make_rule(
         "date",
@@ -112,6 +128,7 @@ DATES: tuple[Rule, ...] = (
         rf"|{YEAR}\s?([-/])\s?(?:0?[1-9]|1[0-2])\s?\1\s?{DAY})(?!\d)",
         digits=4,
         needs=" /,/ ,- , -",
+        starts=DIGITS,
     ),
     # In dots, strokes or other signs that the rules above do not look for.
     make_rule(
@@ -119,13 +136,15 @@ DATES: tuple[Rule, ...] = (
         "(?<![\\d.])(\\d{1,4})([\u00b7\u2022\u2027\u2219\u30fb\uff65\\\\|_,])(\\d{1,2})\\2(\\d{1,4})(?!\\d)",
         digits=5,
         if_true=_has_a_year,
+        starts=DIGITS,
     ),
-    make_rule("date", rf"(?<![\w.,/-]){DAY}\s(?:0[1-9]|[12]\d|3[01])\s{YEAR}(?![\w]|[.,]\d)", digits=6),
-    make_rule("date", rf"(?<![\w/.-])\d{{1,2}}/(?:{YEAR})\b", digits=5, between="/"),
+    make_rule("date", rf"(?<![\w.,/-]){DAY}\s(?:0[1-9]|[12]\d|3[01])\s{YEAR}(?![\w]|[.,]\d)", digits=6, starts=DIGITS),
+    make_rule("date", rf"(?<![\w/.-])\d{{1,2}}/(?:{YEAR})\b", digits=5, between="/", starts=DIGITS),
     make_rule(
         "date",
         rf"(?<![\w.-]){YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{4,6}}|[_T-]\d{{2,12}})?(?!\d)",
         digits=8,
+        starts=DIGITS,
     ),
     # Before the month with a day after it, of which `14 MAR 19` would leave the 14.
     make_rule(
@@ -133,6 +152,7 @@ DATES: tuple[Rule, ...] = (
         rf"(?<![\w.]){DAY}(?:st|nd|rd|th)?(?:[\s-]?|\sof\s){MONTH}(?:[,\s-]{{0,2}}(?:{YEAR}|['\u2019]?\d\d))(?!\d)",
         digits=3,
         needs=_MONTH_NEEDS,
+        starts=DIGITS,
     ),
     make_rule(
         "date",
@@ -146,9 +166,15 @@ DATES: tuple[Rule, ...] = (
         rf"(?<![\w.]){DAY}(?:st|nd|rd|th)?(?:[\s-]|\sof\s)(?!may\b){MONTH}(?!\w)",
         digits=1,
         needs=_MONTH_NEEDS,
+        starts=DIGITS,
     ),
     make_rule(
-        "date", rf"(?<![\w.]){DAY}(?:st|nd|rd|th)?(?:[\s-]|\sof\s)(?:May|MAY)\b", digits=1, needs="may", flags=EXACT
+        "date",
+        rf"(?<![\w.]){DAY}(?:st|nd|rd|th)?(?:[\s-]|\sof\s)(?:May|MAY)\b",
+        digits=1,
+        needs="may",
+        flags=EXACT,
+        starts=DIGITS,
     ),
     make_rule(
         "date",
@@ -162,6 +188,7 @@ DATES: tuple[Rule, ...] = (
         digits=2,
         between="/",
         if_true=_fraction_or_date,
+        starts=DIGITS,
     ),
     make_rule(
         "date",
@@ -171,7 +198,7 @@ DATES: tuple[Rule, ...] = (
         between="-",
         needs="on ,dated,since,until,before,after",
     ),
-    make_rule("date", rf"(?<![\w./-]){YEAR}(?![\w/]|\.\d|-\d|\s?(?:{UNIT}))", digits=4),
+    make_rule("date", rf"(?<![\w./-]){YEAR}(?![\w/]|\.\d|-\d|\s?(?:{UNIT}))", digits=4, starts=DIGITS),
     make_rule(
         "date",
         r"\b(?<=in |of )(?:early |late |mid[ -])?(?:January|February|March|April|May|June|July|August|September|October"
@@ -200,7 +227,7 @@ DATES: tuple[Rule, ...] = (
         rf"|nd|rd|th))(?!\w)",
         words=_MONTH_WORDS,
     ),
-    make_rule("date", rf"(?<![\w.-])(?:0?[1-9]|1[0-2])[-.]{YEAR}(?![\d-])", digits=5, between="-."),
+    make_rule("date", rf"(?<![\w.-])(?:0?[1-9]|1[0-2])[-.]{YEAR}(?![\d-])", digits=5, between="-.", starts=DIGITS),
     make_rule(
         "date",
         rf"\b{MONTH}[.\s-]{{0,2}}{DAY}[.,\s-]{{1,2}}(?:{YEAR}|['\u2019]?\d\d)(?!\d)",
@@ -212,8 +239,9 @@ DATES: tuple[Rule, ...] = (
         rf"(?<![\w.]){DAY}[./ -](?:I{{1,3}}|I?V|VI{{1,3}}|IX|XI{{0,2}})[./ -](?:{YEAR}|\d\d)(?!\d)",
         digits=3,
         flags=EXACT,
+        starts=DIGITS,
     ),
-    make_rule("date", rf"\b{YEAR}-?W\d\d(?:-\d)?\b", digits=6, needs="w"),
+    make_rule("date", rf"\b{YEAR}-?W\d\d(?:-\d)?\b", digits=6, needs="w", starts=DIGITS),
     make_rule(
         "date",
         r"\b(?:last|this|past|next|since)\s(?:spring|summer|fall|autumn|winter)\b(?!\s(?:down|from))"
@@ -239,6 +267,7 @@ DATES: tuple[Rule, ...] = (
         r"|\b(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?(?=,?\s(?:\d|\ue000|\ue001))",
         needs_exact="Mon,Tue,Wed,Thu,Fri,Sat,Sun",
         flags=EXACT,
+        starts=CAPITALS,
     ),
     make_rule("date", r"\b(?:in|since|of|from|circa)\s['\u2019]\d\d\b", digits=2, needs="',\u2019"),
 )
@@ -250,13 +279,25 @@ TIMES: tuple[Rule, ...] = (
         r"(?:\s(?:[ECMP][SD]T|UTC|GMT)\b)?(?!\d)",
         digits=3,
         between=":",
+        starts=DIGITS,
     ),
-    make_rule("time", r"(?<![\w.])(?:0?[1-9]|1[0-2])(?:[:.][0-5]\d)?\s?[ap](?:\.m\.(?=\s[a-z,;])|\.?m\b)", digits=1),
-    make_rule("time", r"(?<![\w.])(?:[01]\d|2[0-3]):?[0-5]\d\s?(?:hours|hrs?|h)\b", digits=4, needs="h"),
-    make_rule("time", rf"(?<=\bat )(?:[01]\d|2[0-3])[0-5]\d(?!\w|[.-]\d|\s?(?:{UNIT}))", digits=4),
-    make_rule("time", r"(?<![\w.])(?:[01]?\d|2[0-4])\s?h\s?[0-5]\d(?:\s?(?:min|m)\b)?(?!\w)", digits=3, needs="h"),
-    make_rule("time", r"(?<![\w.])(?:[01]?\d|2[0-4])[.:][0-5]\d[ap]\b", digits=3),
-    make_rule("time", r"(?<![\w.])(?:[01]\d|2[0-3])[0-5]\dZ\b", digits=4, flags=EXACT),
+    make_rule(
+        "time",
+        r"(?<![\w.])(?:0?[1-9]|1[0-2])(?:[:.][0-5]\d)?\s?[ap](?:\.m\.(?=\s[a-z,;])|\.?m\b)",
+        digits=1,
+        starts=DIGITS,
+    ),
+    make_rule("time", r"(?<![\w.])(?:[01]\d|2[0-3]):?[0-5]\d\s?(?:hours|hrs?|h)\b", digits=4, needs="h", starts=DIGITS),
+    make_rule("time", rf"(?<=\bat )(?:[01]\d|2[0-3])[0-5]\d(?!\w|[.-]\d|\s?(?:{UNIT}))", digits=4, starts=DIGITS),
+    make_rule(
+        "time",
+        r"(?<![\w.])(?:[01]?\d|2[0-4])\s?h\s?[0-5]\d(?:\s?(?:min|m)\b)?(?!\w)",
+        digits=3,
+        needs="h",
+        starts=DIGITS,
+    ),
+    make_rule("time", r"(?<![\w.])(?:[01]?\d|2[0-4])[.:][0-5]\d[ap]\b", digits=3, starts=DIGITS),
+    make_rule("time", r"(?<![\w.])(?:[01]\d|2[0-3])[0-5]\dZ\b", digits=4, flags=EXACT, starts=DIGITS),
     make_rule(
         "time",
         r"\b(?:half past|quarter (?:past|to|after)) (?:\w{3,6}|\d{1,2})\b"

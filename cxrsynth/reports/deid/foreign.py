@@ -2,9 +2,10 @@
 
 import re
 
+from cxrsynth.reports.deid.dates import OLD_AGES
 from cxrsynth.reports.deid.people import names_a_person
 from cxrsynth.reports.deid.pieces import CAPITAL, DAY, EXACT, MONTH, PARTICLES, PROPER, YEAR
-from cxrsynth.reports.deid.rules import Rule, make_rule
+from cxrsynth.reports.deid.rules import DIGITS, DIGITS_AND_CAPITALS, Rule, make_rule
 
 _LONG_MONTH = (
     r"(?:januar|jänner|februar|märz|maerz|april|mai|juni|juli|august|september|oktober|november|dezember"
@@ -60,6 +61,7 @@ DAYS_OF_MONTHS: tuple[Rule, ...] = (
         if_true=lambda match: (
             not re.search(r"\bmay\b|\.\s?Ma(?:y|r(?:ch)?)\b", match[0])
         ),  # "ribs 3-5 may be fractured"
+        starts=DIGITS,
     ),
     make_rule(
         "date",
@@ -75,6 +77,7 @@ DAYS_OF_MONTHS: tuple[Rule, ...] = (
         digits=1,
         needs=_MONTHS_NEEDED,
         if_true=lambda match: re.search(r"[A-Z]", match[0]) is not None,
+        starts=DIGITS,
     ),
 )
 FOREIGN: tuple[Rule, ...] = (
@@ -83,11 +86,14 @@ FOREIGN: tuple[Rule, ...] = (
         rf"(?<!\d)(?<!\d[.,]){_OLD}(?:[.,]5)?\s?-?\s?(?:ans\b|años\b|anos\b|anni\b|jahren?\b|-?jährig\w{{0,4}}"
         rf"|-?jaehrig\w{{0,4}}|[岁歳才]|세|살|tuổi\b)",
         digits=2,
+        numbers=OLD_AGES,
+        starts=DIGITS,
     ),
     make_rule(
         "age",
         rf"(?:\b(?:edad|âge|age|alter|età|idade|tuổi)|年龄|年齢|年齡|나이|연령)\s?:?\s?{_OLD}(?!\d|[.,]\d)",
         digits=2,
+        numbers=OLD_AGES,
         needs="edad,âge,age,alter,età,idade,tuổi,年,나이,연령",
     ),
     make_rule(
@@ -103,12 +109,14 @@ FOREIGN: tuple[Rule, ...] = (
         rf"|°)?[\s/.-]{{0,2}}{_OF}{_LONG_MONTH}(?![\w])(?:[\s/.,-]{{1,2}}(?:del?\s)?(?:{YEAR}|\d\d(?!\d)))?",
         digits=1,
         needs=_MONTHS_NEEDED,
+        starts=DIGITS,
     ),
     make_rule(
         "date",
         rf"(?<![\w.]){DAY}\.?[\s/.-]{{1,2}}{_SHORT_MONTH}\.?[\s/.-]{{1,2}}(?:{YEAR}|\d\d)(?!\d)",
         digits=3,
         needs=_MONTHS_NEEDED,
+        starts=DIGITS,
     ),
     make_rule(
         "date",
@@ -357,6 +365,7 @@ FOREIGN: tuple[Rule, ...] = (
         r"|steig)\s\d{1,4}\s?[a-z]?\b(?:,?\s\d{5}\s[A-ZÄÖÜ][\w-]{1,40})?"
         r"|(?<!\w)(?:[A-Z]-)?\d{5}\s[A-ZÄÖÜÉ][a-zäöüßéè-]{2,40}(?:\s(?:am|an|de|la)\s[A-Z]\w{1,20})?",
         digits=1,
+        starts=DIGITS_AND_CAPITALS,
         flags=EXACT,
     ),
     make_rule(
@@ -367,6 +376,7 @@ FOREIGN: tuple[Rule, ...] = (
         digits=1,
         flags=EXACT,
         words="rue avenue av boulevard bd place chemin allée quai impasse route cours",
+        starts=DIGITS,
     ),
     make_rule(
         "place",

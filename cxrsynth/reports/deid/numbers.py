@@ -3,7 +3,7 @@
 import re
 
 from cxrsynth.reports.deid.pieces import EXACT, UNIT
-from cxrsynth.reports.deid.rules import Rule, make_rule
+from cxrsynth.reports.deid.rules import CAPITALS, DIGITS, Rule, make_rule
 
 # What stands between a label and its number.
 _JOINT = (
@@ -86,6 +86,7 @@ POSITIONS: tuple[Rule, ...] = (
         rf"(?:(?<![\w.])[NS]\s?)?(?<![\d.]){_COORDINATE}\s?\u00b0?\s?[NS]?[,;/]?\s?(?:[EWO]\s?)?{_COORDINATE}\s?\u00b0?\s?[EWO]?"
         r"(?![\w.]\d|[^\W\d_])",
         digits=8,
+        between=".",
         flags=EXACT,
         if_true=lambda match: re.search(r"[NSEWO\u00b0]|\.\d{4,}\D+\.?\d+\.\d{4,}", match[0]) is not None,
     ),
@@ -95,6 +96,7 @@ POSITIONS: tuple[Rule, ...] = (
         digits=2,
         needs_exact="\u00b0",
         flags=EXACT,
+        starts=DIGITS,
     ),
     make_rule(
         "place",
@@ -145,6 +147,7 @@ NET: tuple[Rule, ...] = (
         r"|(?<![\w:])(?:[0-9a-f]{1,4}:{1,2}){3,7}[0-9a-f]{1,4}(?![\w:])",
         needs=":,-",
         digits=2,
+        hint="[:-][0-9a-f]{1,4}[:-]",
     ),
     make_rule("email", r"[^\s@<>(),;:]{0,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,6}", needs="@"),
     make_rule("url", r"(?:\b(?:https?|ftp|file)://|\bwww\.)\S{0,2000}(?<![.,;:)!?])", needs="://,www."),
@@ -153,7 +156,7 @@ NET: tuple[Rule, ...] = (
         r"(?<![\w.-])(?:[\w-]{1,63}\.){1,6}(?:com|org|edu|net|gov|mil|info|io|int|local|internal|lan"
         r"|health|hospital|clinic|nhs\.uk|[a-z]{2}\.[a-z]{2}"
         r"|[a-z]{2,3}(?=/\w))\b(?:/\S{0,500}(?<![.,;:)]))?",
-        needs=".",
+        hint=r"\.\w",
     ),
 )
 # By their form alone: IBAN, cards and other numbers in groups, the numbers of social security of France, Germany and
@@ -164,25 +167,23 @@ FORMS: tuple[Rule, ...] = (
         r"(?<!\w)[A-Z]{2}\d{2}(?:\s[A-Z0-9]{4}){3,7}(?:\s[A-Z0-9]{1,3})?(?!\w)",
         digits=10,
         flags=EXACT,
+        starts=CAPITALS,
     ),
-    make_rule("number", r"(?<!\w)\d{2}\s?\d{6}\s?[A-Z]\s?\d{3}(?!\w)", digits=11, flags=EXACT),
-    make_rule("number", r"(?<!\w)[A-Z]{2}(?:\s\d\d){3}\s[A-D](?!\w)", digits=6, flags=EXACT),
+    make_rule("number", r"(?<!\w)\d{2}\s?\d{6}\s?[A-Z]\s?\d{3}(?!\w)", digits=11, flags=EXACT, starts=DIGITS),
+    make_rule("number", r"(?<!\w)[A-Z]{2}(?:\s\d\d){3}\s[A-D](?!\w)", digits=6, flags=EXACT, starts=CAPITALS),
     make_rule(
         "number",
         r"(?<![\w.,/-])[1-478]\s\d{2}\s(?:0[1-9]|1[0-2]|[2-9]\d)\s(?:\d{2}|2[AB])\s\d{3}\s\d{3}(?:\s\d{2})?(?!\w)",
         digits=12,
+        starts=DIGITS,
     ),
-    make_rule(
-        "number",
-        r"(?<![\w.,/-])(?:\d{3}\.){2}\d{3}-\d{2}(?!\w)",
-        digits=11,
-        between=".",
-    ),
+    make_rule("number", r"(?<![\w.,/-])(?:\d{3}\.){2}\d{3}-\d{2}(?!\w)", digits=11, between=".", starts=DIGITS),
     make_rule(
         "number",
         r"(?<![^\W\u3040-\u9fff])(?<![.,/-])\d{3,6}(?:(?:\s\d{3,6}){2,8}|(?:-\d{4}){2,5})(?:[\s-]\d{1,6})?(?![\w/]|[.,]\d)",
         digits=10,
         if_true=_is_long,
+        starts=DIGITS,
     ),
 )
 LABELLED: tuple[Rule, ...] = (
@@ -236,6 +237,7 @@ ROOMS: tuple[Rule, ...] = (
         r"|Trauma)\s#?\d{1,3}[A-Z]?(?![\w%]|[.,/-]\d|\s?(?:mm|cm|ml|hours?|hrs|days?|weeks?|views?)\b)",
         digits=1,
         flags=EXACT,
+        starts=CAPITALS,
     ),
     make_rule(
         "place",
@@ -266,6 +268,7 @@ PHONES: tuple[Rule, ...] = (
         "phone",
         r"(?<![\w.-])0\d{2,4}[\s/-]\d{3,8}(?:[\s-]\d{2,6}){0,2}(?!\d)|(?<![\w.-])\d{2}(?:[ .]\d{2}){4}(?!\d)",
         digits=7,
+        starts=DIGITS,
     ),
     # The first number of a call has taken its label; this is what stands after it.
     make_rule("phone", r"\ue000\s{0,3}(?:,?\s?(?:x|ext\.?|extension)\s?\d{1,6})\b", digits=1, needs="x"),
@@ -303,6 +306,7 @@ NUMBERS: tuple[Rule, ...] = (
         r"(?<![\w.])\d{3}-\d{2}-\d{4}(?!\d)|(?<![\w.])\d{1,3}(?:\.\d{1,39}){3,30}(?!\d)",
         digits=4,
         between="-.",
+        starts=DIGITS,
     ),
     # A token of letters with four digits in a row, or five in all, that is neither a size nor a range of vertebrae.
     make_rule(
@@ -313,5 +317,7 @@ NUMBERS: tuple[Rule, ...] = (
         r"|(?:(?:[^\W\d]|-)*+\d){4}))[\w-]++",
         digits=4,
     ),
-    make_rule("number", r"(?<![\d.])\d{6,}+(?:[-/]\d++)*+|(?<![\w.-])\d{2,}+(?:-\d{2,}+){2,}+", digits=6),
+    make_rule(
+        "number", r"(?<![\d.])\d{6,}+(?:[-/]\d++)*+|(?<![\w.-])\d{2,}+(?:-\d{2,}+){2,}+", digits=6, starts=DIGITS
+    ),
 )

@@ -16,7 +16,7 @@ from cxrsynth.reports.deid.pieces import (
     TITLE,
     WORD,
 )
-from cxrsynth.reports.deid.rules import HOLES, Rule, make_rule
+from cxrsynth.reports.deid.rules import CAPITALS, DIGITS, HOLES, Rule, make_rule
 
 _LETTERS = re.compile(r"[^\W\d_]+")
 _CAPITALS = rf"(?:{PARTICLES}{WORD}(?:[\s,&-]{{1,2}}{PARTICLES}{WORD}){{0,4}})"
@@ -114,6 +114,7 @@ HEADERS: tuple[Rule, ...] = (
         needs_exact="M,F,male",
         flags=EXACT,
         if_true=names_someone,
+        starts=CAPITALS,
     ),
     # `M.Q. is a 45 year old`: initials are a person's before an age or what only people do.
     make_rule(
@@ -124,6 +125,7 @@ HEADERS: tuple[Rule, ...] = (
         needs="is ,was ,a ,an ,complains,denies,coughs,presented,presents,lives,smokes",
         flags=EXACT,
         if_true=_are_initials_of_someone,
+        starts=CAPITALS,
     ),
 )
 NAMES: tuple[Rule, ...] = (
@@ -204,6 +206,7 @@ NAMES: tuple[Rule, ...] = (
         rf"(?<![\w'\u2019-])(?P<who>{WORD}(?:(?:,\s|\s)?{PARTICLES}{WORD}){{0,3}}),?\s(?:\(?{DEGREE}\)?,?\s?){{1,3}}",
         needs_exact="MD,M.D,M. D,DO,D.O,D. O,RN,R.N,R. N,Ph,NP,PA-C,MBBS,FRCR,FACR,CRNA",
         flags=EXACT,
+        starts=CAPITALS,
     ),
     make_rule(
         "name",
@@ -212,6 +215,7 @@ NAMES: tuple[Rule, ...] = (
         needs_exact="MD,M.D,DO,D.O,RN,R.N,NP,PA,RT,LPN,APRN,CNS,SHO,SpR",
         flags=EXACT,
         if_true=names_someone,
+        starts=CAPITALS,
     ),
     # Greetings, and "per Smith".
     make_rule(
@@ -230,9 +234,15 @@ NAMES: tuple[Rule, ...] = (
         needs="/,:",
         flags=EXACT,
         if_true=_are_initials,
+        starts=CAPITALS,
     ),
     make_rule(
-        "name", r"(?<![\w/-])[DTRVS]:\s?(?P<who>[A-Za-z]{2,4})(?![\w/-])", needs=":", flags=EXACT, if_true=_are_initials
+        "name",
+        r"(?<![\w/-])[DTRVS]:\s?(?P<who>[A-Za-z]{2,4})(?![\w/-])",
+        needs=":",
+        flags=EXACT,
+        if_true=_are_initials,
+        starts=CAPITALS,
     ),
     make_rule(
         "name",
@@ -241,6 +251,7 @@ NAMES: tuple[Rule, ...] = (
         needs=".",
         flags=EXACT,
         if_true=lambda match: names_someone(match) and not match.string.isupper(),
+        starts=CAPITALS,
     ),
 )
 _FACILITY = (
@@ -297,6 +308,7 @@ PLACES: tuple[Rule, ...] = (
         rf"(?:,\s[a-z]{{2,20}}(?:\s[a-z]{{2,20}})?(?=,?\s(?:{_STATE})\s\d))?(?:,?\s(?:{_STATE})\s\d{{5}}(?:-\d{{4}})?\b)?",
         needs="street,avenue,boulevard,highway,parkway",
         digits=1,
+        starts=DIGITS,
     ),
     make_rule("place", rf"(?<=,)\s(?:{_STATE})\s\d{{5}}(?:-\d{{4}})?\b", needs=",", digits=2),
     make_rule(
@@ -319,6 +331,7 @@ PLACES: tuple[Rule, ...] = (
         r"(?<![\w-])(?:[A-Z]{1,2}\d[A-Z\d]?\s\d(?!MM|CM|ML|MG|CC)[A-Z]{2}|[A-Z]\d[A-Z]\s?\d[A-Z]\d)(?![\w-])",
         digits=2,
         flags=EXACT,
+        starts=CAPITALS,
     ),
     make_rule(
         "place",
@@ -332,6 +345,7 @@ PLACES: tuple[Rule, ...] = (
         if_true=lambda match: (
             any(not is_word(word) for word in _LETTERS.findall(match["where"])) or not _common_facility(match)
         ),
+        starts=CAPITALS,
     ),
     make_rule(
         "place",
@@ -347,6 +361,7 @@ PLACES: tuple[Rule, ...] = (
         needs_exact="St.,Ste.,Sta.,Sto.",
         flags=EXACT,
         if_true=_is_a_saint,
+        starts=CAPITALS,
     ),
     make_rule(
         "place",
@@ -354,6 +369,7 @@ PLACES: tuple[Rule, ...] = (
         rf"|School)\sof\s{CAPITAL}[\w'\u2019-]{{1,40}}(?:\s{CAPITAL}[\w'\u2019-]{{1,40}}){{0,2}}",
         needs="hospital,university,church,college,school",
         flags=EXACT,
+        starts=CAPITALS,
     ),
     # Where someone lives, or comes from, or was treated: words with capitals after the preposition.
     make_rule(

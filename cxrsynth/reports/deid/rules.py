@@ -4,6 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+
+from cxrsynth.reports.deid.pieces import CAPITAL
 
 # Placeholders for removed text, from the private area of Unicode; they are first removed from the input. A noun (date,
 # name, number) takes the preposition before it along. A mark can stand for any word, so it does not.
@@ -34,8 +37,14 @@ DENIALS = frozenset(
 )
 _DENIAL_AT_END = re.compile(rf"(?<![\w])(?:{'|'.join(sorted(DENIALS))})\s*$", re.IGNORECASE)
 
-_NUMBER = re.compile(r"\d(?:[:/.-]?\d)*+")
-_JOINTS = frozenset(":/.-")
+# Where a match of a rule can begin, see `Rule.starts`. A pattern that begins with one character of a class is found
+# several times as fast as one that begins with a repetition or looks back.
+DIGITS: re.Pattern[str] = re.compile(r"\d\d*+")
+CAPITALS: re.Pattern[str] = re.compile(f"{CAPITAL}{CAPITAL}*+")
+_DIGIT_OR_CAPITAL = CAPITAL.replace(r"\d", "")
+DIGITS_AND_CAPITALS: re.Pattern[str] = re.compile(f"{_DIGIT_OR_CAPITAL}{_DIGIT_OR_CAPITAL}*+")
+
+_JOINT = re.compile(r"\d([:/.-])(?=\d)")
 _WORDS = re.compile(r"[^\W\d_]+")
 _NO_LETTERS = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalpha()})
 _CAPITALS_OF_TEXT = re.compile(r"\\.|\(\?P|[A-Z]+")
@@ -53,42 +62,59 @@ class Rule:
     # How many digits the text must have, and characters of which one must stand between digits.
     digits: int = 0
     between: str = ""
+    # One of these must be a whole run of digits of the text.
+    numbers: frozenset[str] = frozenset()
+    # The lower case of the text must have a match of this; a pattern that is found fast.
+    hint: re.Pattern[str] | None = None
     # The text must have one of these words, in lower case and of letters only.
     words: frozenset[str] = frozenset()
     # Only for text with characters that are not ASCII.
     beyond_ascii: bool = False
+    # A match begins only where a match of this does: `pattern` is tried nowhere else. For patterns that look back, so
+    # that none begins inside a run of digits or capitals.
+    starts: re.Pattern[str] | None = None
     # Found in the lower case of an ASCII text wherever `pattern` is found in the text, and sooner, as it heeds case.
     lower: re.Pattern[str] | None = None
     if_true: Callable[[re.Match[str]], bool] | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class _Contents:
-    """What rules need to know of a text: its lower case, words, number of digits, and characters between digits.
+    """What rules need to know of a text, found out once and when a rule asks for it."""
 
-    Placeholders aside, `is_ascii` says whether all characters are ASCII.
-    """
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.lower = text.lower()
+        self._starts: dict[str, list[int]] = {}
+        numbers = DIGITS.findall(text)
+        self.numbers = frozenset(numbers)
+        self.digits = len("".join(numbers))
 
-    lower: str
-    words: frozenset[str]
-    digits: int
-    joints: frozenset[str]
-    is_ascii: bool
+    @cached_property
+    def _filled(self) -> str:
+        return self.lower.replace(NOUN, " ").replace(MARK, " ")
 
+    @cached_property
+    def is_ascii(self) -> bool:
+        """Whether all characters but placeholders are ASCII."""
+        return self.text.isascii() or self._filled.isascii()
 
-def _contents(text: str) -> _Contents:
-    lower = text.lower()
-    filled = lower.replace(NOUN, " ").replace(MARK, " ")
-    is_ascii = filled.isascii()
-    words = filled.translate(_NO_LETTERS).split() if is_ascii else _WORDS.findall(lower)
-    found = "".join(_NUMBER.findall(text))
-    return _Contents(
-        lower=lower,
-        words=frozenset(words),
-        digits=sum(map(str.isdecimal, found)),
-        joints=frozenset(found) & _JOINTS,
-        is_ascii=is_ascii,
-    )
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """In lower case and of letters only."""
+        filled = self._filled
+        return frozenset(filled.translate(_NO_LETTERS).split() if self.is_ascii else _WORDS.findall(self.lower))
+
+    @cached_property
+    def joints(self) -> frozenset[str]:
+        """The characters between two digits."""
+        return frozenset(_JOINT.findall(self.text))
+
+    def starts(self, pattern: re.Pattern[str]) -> list[int]:
+        """Where matches of a pattern begin."""
+        # By its text, whose hash is kept: that of a pattern is not.
+        if (found := self._starts.get(pattern.pattern)) is None:
+            found = self._starts[pattern.pattern] = [match.start() for match in pattern.finditer(self.text)]
+        return found
 
 
 def make_rule(
@@ -99,8 +125,11 @@ def make_rule(
     needs_exact: str = "",
     digits: int = 0,
     between: str = "",
+    numbers: frozenset[str] = frozenset(),
+    hint: str = "",
     words: str = "",
     beyond_ascii: bool = False,
+    starts: re.Pattern[str] | None = None,
     flags: int = re.IGNORECASE,
     if_true: Callable[[re.Match[str]], bool] | None = None,
 ) -> Rule:
@@ -115,8 +144,11 @@ def make_rule(
         tuple(needs_exact.split(",")) if needs_exact else (),
         digits,
         between,
+        numbers,
+        re.compile(hint) if hint else None,
         frozenset(words.split()),
         beyond_ascii,
+        starts,
         re.compile(_lowered(pattern)) if flags & re.IGNORECASE else None,
         if_true,
     )
@@ -132,7 +164,7 @@ def take_out(text: str, rules: Iterable[Rule], *, removed: Counter[str], people:
 
     The number of each kind is added to `removed`, and the group `who` of each match that has one to `people`.
     """
-    contents = _contents(text)
+    contents = _Contents(text)
     for rule in rules:
         # The number of digits rules most patterns out for most reports; it costs less than a call.
         if contents.digits < rule.digits or not _may_match(rule, text, contents):
@@ -140,7 +172,7 @@ def take_out(text: str, rules: Iterable[Rule], *, removed: Counter[str], people:
         text, count = _replace(rule, text, contents, people)
         if count:
             removed[rule.kind] += count
-            contents = _contents(text)
+            contents = _Contents(text)
     return text
 
 
@@ -152,7 +184,13 @@ def _may_match(rule: Rule, text: str, contents: _Contents) -> bool:
         return False
     if rule.between and contents.joints.isdisjoint(rule.between):
         return False
-    return has_one(contents.lower, rule.needs) and has_one(text, rule.needs_exact)
+    if rule.numbers and rule.numbers.isdisjoint(contents.numbers):
+        return False
+    if rule.needs and not has_one(contents.lower, rule.needs):
+        return False
+    if rule.needs_exact and not has_one(text, rule.needs_exact):
+        return False
+    return rule.hint is None or rule.hint.search(contents.lower) is not None
 
 
 def has_one(text: str, needs: tuple[str, ...]) -> bool:
@@ -181,10 +219,28 @@ def _replace(rule: Rule, text: str, contents: _Contents, people: list[str]) -> t
 
 
 def _matches(rule: Rule, text: str, contents: _Contents) -> Iterator[re.Match[str]]:
-    if rule.lower is None or not contents.is_ascii:
-        yield from rule.pattern.finditer(text)
+    lower = rule.lower if contents.is_ascii else None
+    if lower is None:
+        searched, pattern = text, rule.pattern
+    else:
+        searched, pattern = contents.lower, lower
+    if rule.starts is None:
+        found = pattern.finditer(searched)
+    else:
+        found = _matches_at(contents.starts(rule.starts), pattern, searched)
+    if lower is None:
+        yield from found
         return
-    for found in rule.lower.finditer(contents.lower):
-        match = rule.pattern.match(text, found.start())
+    for one in found:
+        match = rule.pattern.match(text, one.start())
         if match is not None:
             yield match
+
+
+def _matches_at(starts: list[int], pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """As `pattern.finditer`, for a pattern whose matches begin at `starts` only."""
+    end, match_at = 0, pattern.match
+    for start in starts:
+        if start >= end and (match := match_at(text, start)):
+            yield match
+            end = match.end()

@@ -131,10 +131,11 @@ def sanitize_part(
     finder = _finder(model)
     removed: Counter[str] = Counter()
     names = set(introduced)
+    settled: dict[str, int] = {}
     text = in_plain_spelling(text)
     for _ in range(_MOST_ROUNDS):
         before = text
-        text = _once(text, removed, names, strict=strength == "strict")
+        text = _once(text, removed, names, settled, strict=strength == "strict")
         if text == before and finder is not None and text:
             text, count = without_entities(text, finder.find(text))
             removed["entity"] += count
@@ -151,8 +152,12 @@ def _finder(model: "str | PathLike[str] | EntityModel | None") -> "EntityModel |
     return model if isinstance(model, EntityModel) else shared_entity_model(Path(model))
 
 
-def _once(text: str, removed: Counter[str], introduced: set[str], *, strict: bool) -> str:
-    """One round; the names that the report introduces are added to `introduced`, and found in the round after, too."""
+def _once(text: str, removed: Counter[str], introduced: set[str], settled: dict[str, int], *, strict: bool) -> str:
+    """One round; the names that the report introduces are added to `introduced`, and found in the round after, too.
+
+    `settled` has the sentences that a round left as they are, with the number of names it knew: the next one need not
+    look at them again.
+    """
     language = language_of(text)
     if language is None:
         removed["language"] += 1
@@ -163,10 +168,18 @@ def _once(text: str, removed: Counter[str], introduced: set[str], *, strict: boo
     for name in people:
         introduced.update(words_of_name(name))
     text = without_comparison_sections(text, removed)
-    parts = (
-        "".join(_sentence(sentence, removed, introduced, language, strict=strict) for sentence in sentences(part))
-        for part in text.split("\n\n")
-    )
+
+    def left_of(sentence: str) -> str:
+        known = f"{language} {sentence}"
+        if settled.get(known) == len(introduced):
+            return sentence
+        before = removed.total(), len(introduced)
+        left = _sentence(sentence, removed, introduced, language, strict=strict)
+        if left == sentence and before == (removed.total(), len(introduced)):
+            settled[known] = len(introduced)
+        return left
+
+    parts = ("".join(map(left_of, sentences(part))) for part in text.split("\n\n"))
     # What closes up around a gap can make an entity or a date of digits in another spelling.
     return in_plain_spelling("\n\n".join(parts))
 

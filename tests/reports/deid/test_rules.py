@@ -1,9 +1,13 @@
 """The fast way to search a pattern finds what the pattern finds."""
 
+import re
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 
 from cxrsynth.reports.deid.identifiers import RULES
-from cxrsynth.reports.deid.rules import Rule
+from cxrsynth.reports.deid.rules import Rule, take_out
 from tests.reports.deid.test_sanitize import CLEAN, PLANTED
 
 _LOWERED = [rule for rule in RULES if rule.lower is not None]
@@ -21,3 +25,27 @@ def test_in_lower_case_a_pattern_matches_at_the_same_places(rule: Rule) -> None:
 def test_most_of_these_patterns_find_something() -> None:
     text = " ".join(_TEXTS)
     assert sum(rule.pattern.search(text) is not None for rule in _LOWERED) > len(_LOWERED) / 3
+
+
+# Beside what the other tests plant: matches that begin inside of words and numbers, and beyond ASCII.
+_ODD = [
+    "x90 y/o",
+    "12/3/2019/4",
+    "a 1903-04-05b",
+    "ÉCOLE St. Ames",
+    "no.5-1234 5-1234",
+    "(95 M)",
+    "Ü. Nkosi, 9\u00b05'N",
+]
+_NARROWED = [rule for rule in RULES if rule.starts or rule.numbers or rule.hint]
+
+
+@pytest.mark.parametrize("rule", _NARROWED, ids=range(len(_NARROWED)))
+def test_a_rule_misses_nothing_where_it_is_not_tried(rule: Rule) -> None:
+    """With and without the marks of where a match begins, and of what it has to have."""
+    everywhere = replace(rule, starts=None, numbers=frozenset(), hint=None)
+    texts = [*_TEXTS, *_ODD, *(f"{text} {odd}" for text, odd in zip(_TEXTS, _ODD * len(_TEXTS), strict=False))]
+    for text in (*texts, re.sub(" ", "\u00a0", " ".join(texts)), " ".join(texts)):
+        left, right = Counter[str](), Counter[str]()
+        assert take_out(text, [rule], removed=left, people=[]) == take_out(text, [everywhere], removed=right, people=[])
+        assert left == right
