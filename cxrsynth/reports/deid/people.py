@@ -333,6 +333,13 @@ PLACES: tuple[Rule, ...] = (
         flags=EXACT,
         starts=CAPITALS,
     ),
+    # By its first name, in brackets: "outside films (Valley Regional)".
+    make_rule(
+        "place",
+        rf"(?<=\()(?:{PROPER}\s){{1,3}}(?:General|Memorial|Regional|Community|Presbyterian|Methodist|Baptist|Lutheran)(?=[,)])",
+        needs_exact="General,Memorial,Regional,Community,Presbyterian,Methodist,Baptist,Lutheran",
+        flags=EXACT,
+    ),
     make_rule(
         "place",
         rf"(?<![\w'\u2019-])(?P<where>{PROPER}\s(?:{_PART}){{0,5}}?)(?i:{_FACILITY})(?![\w-])"

@@ -25,7 +25,8 @@ _ALLOWED_NUMBER = re.compile(
     rf"|\d{{1,3}}(?:\.\d{{1,2}})?-\d{{1,3}}(?:\.\d{{1,2}})?(?:{_UNITS})?"
     rf"|\d{{1,3}}(?:x\d{{1,3}}){{1,2}}(?:{_UNITS})?|o2|co2|[23]d|fio2|spo2|pao2|sao2|paco2|h1n1"
     rf"|t[1-4][a-c]?(?:n[0-3](?:m[01])?)?"
-    r"|fev1|fvc|pco2|po2|hco3|\d{1,2}[rl]|covid-19|sars-cov-2|[1-4][a-d]|\d{1,3}-(?:year|yr|month|mo|week|day|hour)s?-olds?|[iv]{1,4}[a-c]?"
+    r"|fev1|fvc|pco2|po2|hco3|\d{1,2}[rl]|covid-19|sars-cov-2|[1-4][a-d]|\d{1,3}-(?:year|yr|month|mo|week|day|hour)s?(?:-olds?)?|[iv]{1,4}[a-c]?"
+    r"|(?:[6-9]\d|[12]\d\d)/(?:[3-9]\d|1[0-4]\d)"  # of blood pressure, and no date
     r"|g\d{1,2}|p\d|[abp]\d{1,2}|s[1-5]|l[1-5]|t\d{1,2}|c[1-7]|ica\d|v\d|q\d|(?:\d-)?lead)",
     re.IGNORECASE,
 )

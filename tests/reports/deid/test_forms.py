@@ -66,6 +66,8 @@ IDENTIFIED = [
     ("20190314_1203 was read.", "1203|2019"),
     ("Transfer (St. Quibbleton).", "Quibbleton"),
     ("HRN: 5531", "5531"),
+    ("Outside films (Valley Regional) were reviewed.", "Valley"),
+    ("Transferred from OSH (Lakeshore General) for care.", "Lakeshore"),
 ]
 
 

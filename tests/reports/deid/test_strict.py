@@ -41,6 +41,7 @@ def test_strict_drops_a_sentence_with_what_is_not_known_to_be_clinical(sentence:
         "1.Small effusion. 2.No pneumothorax.",
         "Cardiothoracic ratio of 16.2/24.7.",
         "T-spine is intact.",
+        "A 3-day history of fever. BP 140/90.",
         "SMALL LEFT EFFUSION. NO PNEUMOTHORAX.",
     ],
 )
