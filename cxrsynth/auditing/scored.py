@@ -98,10 +98,13 @@ class Scored:
 
     @cached_property
     def thumbnails(self) -> npt.NDArray[np.uint8]:
-        """[N, T, T] uint8."""
+        """Of the registered images, [N, T, T] uint8."""
+        return self._small("thumbnail")
+
+    def _small(self, column: str) -> npt.NDArray[np.uint8]:
         packed = bytearray()
-        for table in self.examined.cache.tables(["thumbnail"]):
-            packed += b"".join(table["thumbnail"].to_pylist())
+        for table in self.examined.cache.tables([column]):
+            packed += b"".join(table[column].to_pylist())
         return np.frombuffer(packed, dtype=np.uint8).reshape(-1, THUMB, THUMB)
 
     def _matrix(self, column: str) -> npt.NDArray[np.float32]:
@@ -117,7 +120,7 @@ class Scored:
 
     def image_set(self) -> ImageSet:
         """What the search for near-duplicates compares."""
-        return ImageSet(tuple(self.values("key")), self.thumbnails, tuple(self.patients))
+        return ImageSet(tuple(self.values("key")), self.thumbnails, self._small("framed"), tuple(self.patients))
 
     def probes(self, count: int, *, seed: int) -> Probes:
         """A sample of the images whose full pixels were kept."""

@@ -16,6 +16,7 @@ from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import Pixels, squared
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.metrics.memorization.features import thumbnails
+from cxrsynth.metrics.memorization.registration import unmoved
 from cxrsynth.metrics.quality.checks import QualityChecks
 from cxrsynth.metrics.reidentification.verifier import Verifier
 from cxrsynth.reports.labels import Status
@@ -34,7 +35,7 @@ FEATURES, LOGITS, EMBEDDING = "features", "finding_logits", "embedding"
 # Vectors, which are most of what is kept of an image beside its pixels.
 VECTOR_COLUMNS = (FEATURES, LOGITS, EMBEDDING)
 # The columns that hold what an image looks like.
-PIXEL_COLUMNS = ("thumbnail", "preview", "image")
+PIXEL_COLUMNS = ("thumbnail", "framed", "preview", "image")
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ class Scorer:
     @torch.inference_mode()
     def _features(self, images: Tensor) -> dict[str, Any]:
         features = self.extractor(images).float().cpu().numpy()
-        small = thumbnails(images, self.register)
-        columns: dict[str, Any] = {FEATURES: list(features), "thumbnail": [one.tobytes() for one in small]}
+        columns: dict[str, Any] = {FEATURES: list(features)}
+        for name, register in (("thumbnail", self.register), ("framed", unmoved)):
+            columns[name] = [one.tobytes() for one in thumbnails(images, register)]
         if self.verifier is not None:
             columns[EMBEDDING] = list(self.verifier.embed(images).numpy())
         return columns

@@ -21,7 +21,7 @@ from cxrsynth.auditing.membership import Membership, load_membership
 from cxrsynth.auditing.read import mixed_ranges
 from cxrsynth.auditing.reader_study.answers import Answered, read_answers
 from cxrsynth.auditing.score_cache import ScoreCache
-from cxrsynth.auditing.scorer import IMAGE_SIZE, Scorer, finding_heads
+from cxrsynth.auditing.scorer import IMAGE_SIZE, PIXEL_COLUMNS, Scorer, finding_heads
 from cxrsynth.auditing.write_kept import refuse_target, root_of
 from cxrsynth.console import counted
 from cxrsynth.diffusion.model import choose_device
@@ -374,6 +374,7 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
         identity={
             "version": __version__,
             "image_size": IMAGE_SIZE,
+            "pictures": list(PIXEL_COLUMNS),
             "id_key_fingerprint": key_fingerprint(id_key),
             "reward_models": {
                 name: {"backend": backend, "digest": backend_digest(name, backend), "unit": suite.rewards[name].unit}

@@ -414,7 +414,7 @@ def test_pseudonyms_of_patients_are_keyed_and_their_folder_is_private(audited: P
 
 def test_pixels_of_real_images_are_deleted_once_the_audit_is_complete(audited: Path) -> None:
     def has_pixels(table: pa.Table) -> bool:
-        names = {"thumbnail", "preview", "image"} & set(table.column_names)
+        names = {"thumbnail", "framed", "preview", "image"} & set(table.column_names)
         return any(table[name].null_count < table.num_rows for name in names)
 
     real = [table for table in cached(audited) if table["key"][0].as_py().endswith(".png")]
@@ -475,6 +475,23 @@ def test_an_audit_that_planted_other_near_duplicates_is_compared_anew(
     done = run(made, *options, "--out", out)
     assert done.exit_code == 0, done.output
     assert json.loads(file.read_bytes())["key"] != json.loads(before)["key"]
+
+
+@pytest.mark.slow
+def test_scores_kept_without_a_picture_that_is_compared_now_are_made_anew(
+    audited: Path, made: Path, real: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version kept no picture of images as they are framed."""
+    out, options = tmp_path / "out", ("--reference", real, "--reference-table", home / "real.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr("cxrsynth.auditing.setup.PIXEL_COLUMNS", ("thumbnail", "preview", "image"))
+        assert run(made, *options, "--out", out).exit_code == 0
+    before = parts(out)
+    done = run(made, *options, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert len(before) == len(parts(out)) == 6
+    assert not parts(out).keys() & before.keys()
+    assert parts(out).keys() == parts(audited).keys()
 
 
 def test_a_unit_with_a_damaged_member_is_scored_once(real: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from cxrsynth.metrics.memorization.features import MatchSpace, thumbnails
 from cxrsynth.metrics.memorization.looks import Searchable
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, ProbeKeeper
-from cxrsynth.metrics.memorization.registration import Register, load_posture, to_canonical
+from cxrsynth.metrics.memorization.registration import Register, load_posture, to_canonical, unmoved
 from cxrsynth.metrics.memorization.search import ImageSet, Share, find_near_duplicates
 from cxrsynth.nano.build.images import Radiograph, load_images
 
@@ -30,10 +30,14 @@ BATCH = 32
 
 def image_set(radiographs: list[Radiograph], pixels: Tensor, register: Register) -> ImageSet:
     """Thumbnails of uint8 images [N, 1, H, W], as an audit makes them."""
-    thumbs = [thumbnails(part.float() / 255, register) for part in pixels.split(BATCH)]
+    thumbs, framed = (
+        np.concatenate([thumbnails(part.float() / 255, how) for part in pixels.split(BATCH)])
+        for how in (register, unmoved)
+    )
     return ImageSet(
         tuple(radiograph.image_id for radiograph in radiographs),
-        np.concatenate(thumbs),
+        thumbs,
+        framed,
         tuple(radiograph.patient_id for radiograph in radiographs),
     )
 
@@ -85,9 +89,9 @@ def main() -> None:
         sys.stdout.write(line(kind, share, ALTERATIONS[kind]))
     flagged = np.array([match.flagged for match in found.matches])
     sys.stdout.write(line("false alarms", Share.among(flagged), "real images of other patients"))
-    real = Searchable.of(reference.thumbs, reference.groups(), space)
+    real = Searchable.of(reference.thumbs, reference.framed, reference.groups(), space)
     started = time.process_time()
-    real.nearest(others.thumbs, leave_out=np.full(len(others.keys), -1))
+    real.nearest(others.thumbs, others.framed, leave_out=np.full(len(others.keys), -1))
     spent = (time.process_time() - started) / len(others.keys)
     sys.stdout.write(f"\n{len(reference.keys)} reference images; {1e3 * spent:.1f} ms of processor time an image\n")
 

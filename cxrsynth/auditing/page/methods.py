@@ -71,6 +71,8 @@ METHODS: dict[str, tuple[str, ...]] = {
         "The nearest real image of every audited image is searched by features fitted on the reference, then verified "
         "by the correlation of the two images once they are registered. A second look lets patches of the image vote "
         "for a real image, a size and a place, and compares the window (39% of the width) in which the two agree best. "
+        "A third look compares the image as it is framed, neither registered nor moved, with every real image: blends "
+        "of two images, and halves beside another's, have no position of their own that registration could find. "
         "Negatives are turned back first. The threshold is what real images of different patients show of each other.",
         "Sensitivity: copies planted in the reference are searched in the same way. False alarms: real images of "
         "patients held out of the reference.",

@@ -136,10 +136,15 @@ def unit(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(min=1e-9), dtype=np.float32)
 
 
+def middle_weight(side: int) -> Tensor:
+    """Weight of each pixel of a square picture, [side, side]: most in the middle."""
+    edge = torch.hann_window(side + 2, periodic=False)[1:-1].sqrt()
+    return (edge[:, None] * edge).sqrt()
+
+
 def _flat(thumbs: Thumbs) -> Vectors:
     """What the projection takes as input: soft details, the middle weighted more; [N, S], of length 1."""
-    edge = torch.hann_window(_SIDE + 2, periodic=False)[1:-1].sqrt()
-    weight = (edge[:, None] * edge).sqrt()
+    weight = middle_weight(_SIDE)
     parts = []
     for first in range(0, len(thumbs), _BLOCK):
         seen = details(thumbs[first : first + _BLOCK])

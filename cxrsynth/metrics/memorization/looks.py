@@ -1,11 +1,15 @@
-"""Both looks of the search: images as a whole, then the region in which they agree best; negatives are turned back."""
+"""The looks of the search: registered images as a whole, the region in which they agree best, and images as framed.
+
+Negatives are turned back first.
+"""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cxrsynth.metrics.memorization.features import MatchSpace, Thumbs, Vectors, inverted, negatives
-from cxrsynth.metrics.memorization.partial import most_alike
+from cxrsynth.metrics.memorization.framed import FramedIndex
+from cxrsynth.metrics.memorization.partial import Alike, most_alike
 from cxrsynth.metrics.memorization.patches import PatchIndex
 from cxrsynth.metrics.memorization.verification import Gallery, Nearest, Places, compare
 
@@ -15,37 +19,48 @@ _SCALES, _SCALES_OF_NEGATIVES = (1.0,), (0.8, 1.0, 1.25)
 
 @dataclass(frozen=True, slots=True)
 class Searchable:
-    """Reference images, prepared for both looks."""
+    """Reference images, prepared for all looks."""
 
     gallery: Gallery  # none of its images is a negative of the others
     patches: PatchIndex
-    mean: Vectors  # [T, T], of the thumbnails
+    framed: FramedIndex
+    mean: Vectors  # [T, T], of the registered thumbnails
 
     @classmethod
-    def of(cls, thumbs: Thumbs, groups: Places, space: MatchSpace, *, seed: int = 0) -> "Searchable":
-        """Index thumbnails [N, T, T] of patients `groups` [N], with features fitted on them."""
+    def of(cls, thumbs: Thumbs, framed: Thumbs, groups: Places, space: MatchSpace, *, seed: int = 0) -> "Searchable":
+        """Index thumbnails [N, T, T] of patients `groups` [N], with features fitted on them.
+
+        `framed` [N, T, T] are the same images unmoved.
+        """
         mean = thumbs.mean(0, dtype=np.float32)
-        upright = _positives(thumbs, inverted(thumbs, mean))
-        return cls(Gallery.of(upright, groups, space), PatchIndex(upright, groups, seed=seed), mean)
+        negative = inverted(thumbs, mean)
+        upright = _positives(thumbs, negative)
+        return cls(
+            Gallery.of(upright, groups, space),
+            PatchIndex(upright, groups, seed=seed),
+            FramedIndex.of(_positives(framed, negative), groups),
+            mean,
+        )
 
-    def nearest(self, thumbs: Thumbs, *, leave_out: Places) -> Nearest:
-        """The most similar reference image of each [Q, T, T], by the look in which it is more similar.
+    def nearest(self, thumbs: Thumbs, framed: Thumbs, *, leave_out: Places) -> Nearest:
+        """The most similar reference image of each [Q, T, T], by the look in which it is most similar.
 
-        `leave_out` is the group that each image is not compared with, [Q]; -1 for none. `mirrored` is always False
-        where the second look decides.
+        `framed` [Q, T, T] are the same images unmoved. `leave_out` is the group that each image is not compared with,
+        [Q]; -1 for none. `mirrored` is always False where the second or the third look decides.
         """
         negative = inverted(thumbs, self.mean)
         thumbs = _positives(thumbs, negative)
         found = compare(thumbs, self.gallery, leave_out=leave_out).best()
         for which, scales in ((~negative, _SCALES), (negative, _SCALES_OF_NEGATIVES)):
             if which.any():
-                found = self._second_look(thumbs, found, which.nonzero()[0], leave_out, scales)
-        return found
+                rows, others = which.nonzero()[0], self.gallery.thumbs
+                alike = most_alike(thumbs[rows], others, self.patches, leave_out=leave_out[rows], scales=scales)
+                found = self._or_better(found, thumbs, rows, alike)
+        alike = self.framed.most_alike(_positives(framed, negative), leave_out=leave_out)
+        return self._or_better(found, thumbs, np.arange(len(thumbs)), alike)
 
-    def _second_look(
-        self, thumbs: Thumbs, found: Nearest, rows: Places, leave_out: Places, scales: tuple[float, ...]
-    ) -> Nearest:
-        alike = most_alike(thumbs[rows], self.gallery.thumbs, self.patches, leave_out=leave_out[rows], scales=scales)
+    def _or_better(self, found: Nearest, thumbs: Thumbs, rows: Places, alike: Alike) -> Nearest:
+        """What was found, and in `rows` what another look found where that is more similar."""
         better = alike.similarity > found.similarity[rows]
         rows, places = rows[better], alike.places[better]
         others = self.gallery.space.features(self.gallery.thumbs[places])
@@ -62,4 +77,5 @@ class Searchable:
 
 
 def _positives(thumbs: Thumbs, negative: np.typing.NDArray[np.bool_]) -> Thumbs:
-    return np.where(negative[:, None, None], negatives(thumbs), thumbs)
+    """Negatives turned back; the same array where there are none, as there may be many images."""
+    return np.where(negative[:, None, None], negatives(thumbs), thumbs) if negative.any() else thumbs

@@ -18,23 +18,25 @@ from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.features import MatchSpace, Thumbs, Vectors, thumbnails
 from cxrsynth.metrics.memorization.looks import Searchable
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, MIXED, Autoencode, Probes, altered
-from cxrsynth.metrics.memorization.registration import Register
+from cxrsynth.metrics.memorization.registration import Register, unmoved
 from cxrsynth.metrics.memorization.verification import Mask, Nearest, Places
 
 FEWEST = 20  # reference images; fewer do not show how similar different patients are
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _FEATURES = (
     "linear discriminants of local contrast, 64 x 64 pixels, of images and of patches; correlation of fine detail of"
-    " registered candidates, whole and in the best window of 25 x 25 pixels"
+    " registered candidates, whole and in the best window of 25 x 25 pixels; correlation of finest detail of images as"
+    " they are framed"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Images by key: thumbnails [N, T, T], and each image's patient, empty where unknown."""
+    """Images by key: thumbnails [N, T, T], registered and as framed; and each image's patient, empty where unknown."""
 
     keys: tuple[str, ...]
     thumbs: Thumbs
+    framed: Thumbs
     patients: tuple[str, ...] = ()
 
     def groups(self) -> Places:
@@ -168,18 +170,18 @@ def find_near_duplicates(
     settings = settings or SearchSettings()
     groups = reference.groups()
     check_reference(groups)
-    real = Searchable.of(reference.thumbs, groups, space, seed=settings.seed)
+    real = Searchable.of(reference.thumbs, reference.framed, groups, space, seed=settings.seed)
     held = _held_out(groups, settings)
-    null = _real_to_real(real, reference.thumbs, groups, ~held, settings)
+    null = _real_to_real(real, reference, groups, ~held, settings)
     threshold = _threshold(null, settings)
-    nearest = real.nearest(made.thumbs, leave_out=np.full(len(made.keys), -1))
+    nearest = real.nearest(made.thumbs, made.framed, leave_out=np.full(len(made.keys), -1))
     return SearchReport(
         matches=_matches(made.keys, reference.keys, nearest, threshold),
         threshold=threshold,
         made_to_real=_quantiles(nearest.similarity),
         real_to_real=_quantiles(null),
         sensitivity=_sensitivity(probes, reference, real, threshold, register, autoencode, settings.seed),
-        false_alarms=_false_alarms(reference.thumbs, groups, held, threshold, settings.seed),
+        false_alarms=_false_alarms(reference, groups, held, threshold, settings.seed),
         patients_known=bool(reference.patients) and all(reference.patients),
     )
 
@@ -194,13 +196,13 @@ def _held_out(groups: Places, settings: SearchSettings) -> Mask:
 
 
 def _real_to_real(
-    real: Searchable, thumbs: Thumbs, groups: Places, eligible: Mask, settings: SearchSettings
+    real: Searchable, reference: ImageSet, groups: Places, eligible: Mask, settings: SearchSettings
 ) -> Vectors:
     """Similarity of a sample of the eligible real images to the nearest image of another patient."""
     places = eligible.nonzero()[0]
     if len(places) > settings.sample:
         places = np.sort(np.random.default_rng([settings.seed, 2]).choice(places, settings.sample, replace=False))
-    return real.nearest(thumbs[places], leave_out=groups[places]).similarity
+    return real.nearest(reference.thumbs[places], reference.framed[places], leave_out=groups[places]).similarity
 
 
 def _threshold(null: Vectors, settings: SearchSettings) -> float:
@@ -224,14 +226,16 @@ def _matches(keys: Sequence[str], names: Sequence[str], nearest: Nearest, thresh
     )
 
 
-def _false_alarms(thumbs: Thumbs, groups: Places, held: Mask, threshold: float, seed: int) -> Share:
+def _false_alarms(reference: ImageSet, groups: Places, held: Mask, threshold: float, seed: int) -> Share:
     """Real images of patients outside the reference that are flagged all the same.
 
     Features are fitted anew without these patients, as synthetic images have no part in the fit either.
     """
-    rest = thumbs[~held]
-    without = Searchable.of(rest, groups[~held], MatchSpace.fit(rest, seed=seed), seed=seed)
-    nearest = without.nearest(thumbs[held], leave_out=np.full(int(held.sum()), -1))
+    rest = reference.thumbs[~held]
+    space = MatchSpace.fit(rest, seed=seed)
+    without = Searchable.of(rest, reference.framed[~held], groups[~held], space, seed=seed)
+    nobody = np.full(int(held.sum()), -1)
+    nearest = without.nearest(reference.thumbs[held], reference.framed[held], leave_out=nobody)
     return Share.among(nearest.similarity > threshold)
 
 
@@ -259,7 +263,8 @@ def _sensitivity(
         planted = altered(kind, images, partners=images[partner], seed=seed, autoencode=autoencode)
         # A mixture must be recognized by the image it is planted of: its other part is hidden from the search.
         leave_out = groups[partner] if kind in MIXED else np.full(len(groups), -1)
-        nearest = real.nearest(thumbnails(planted, register), leave_out=leave_out)
+        small, framed = thumbnails(planted, register), thumbnails(planted, unmoved)
+        nearest = real.nearest(small, framed, leave_out=leave_out)
         found[kind] = Share.among(nearest.similarity > threshold)
     return found
 

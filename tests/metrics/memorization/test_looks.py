@@ -18,7 +18,7 @@ OWN = np.arange(80)
 
 @pytest.fixture(scope="module")
 def real() -> Searchable:
-    return Searchable.of(THUMBS, OWN, MatchSpace.fit(THUMBS))
+    return Searchable.of(THUMBS, THUMBS, OWN, MatchSpace.fit(THUMBS))
 
 
 def halves() -> Thumbs:
@@ -31,8 +31,8 @@ def halves() -> Thumbs:
 def test_half_an_image_is_recognized_by_the_second_look(real: Searchable) -> None:
     mixed = halves()
     whole = compare(mixed, real.gallery, leave_out=NOBODY).best()
-    both = real.nearest(mixed, leave_out=NOBODY)
-    unlike = real.nearest(OTHERS, leave_out=NOBODY)
+    both = real.nearest(mixed, mixed, leave_out=NOBODY)
+    unlike = real.nearest(OTHERS, OTHERS, leave_out=NOBODY)
     limit = np.quantile(unlike.similarity, 0.99)
     assert ((whole.places == OWN) & (whole.similarity > limit)).mean() < 0.5
     assert ((both.places == OWN) & (both.similarity > limit)).mean() > 0.8
@@ -68,7 +68,7 @@ def test_negatives_are_known_and_found(real: Searchable) -> None:
     assert inverted(turned, mean).all()
     assert not inverted(THUMBS, mean).any()
     assert np.array_equal(negatives(turned)[turned > 0], THUMBS[turned > 0])
-    found = real.nearest(turned, leave_out=NOBODY)
+    found = real.nearest(turned, turned, leave_out=NOBODY)
     assert (found.places == OWN).mean() > 0.95
     assert np.median(found.similarity) > 0.9
     assert compare(turned, real.gallery, leave_out=NOBODY).best().similarity.max() < 0.8
@@ -77,8 +77,9 @@ def test_negatives_are_known_and_found(real: Searchable) -> None:
 def test_a_negative_in_the_reference_is_found_in_either_form() -> None:
     mixed = THUMBS.copy()
     mixed[5] = negatives(THUMBS[5:6])[0]
-    real = Searchable.of(mixed, OWN, MatchSpace.fit(mixed))
-    found = real.nearest(np.stack((mixed[5], THUMBS[5])), leave_out=NOBODY[:2])
+    real = Searchable.of(mixed, mixed, OWN, MatchSpace.fit(mixed))
+    pair = np.stack((mixed[5], THUMBS[5]))
+    found = real.nearest(pair, pair, leave_out=NOBODY[:2])
     assert found.places.tolist() == [5, 5]
     assert found.similarity.min() > 0.95
 

@@ -24,7 +24,8 @@ LEAST_CAUGHT = {"zoomed_30": 12, "half": 12, "patch": 1, "rotated_15": 6}
 def image_set(radiographs: torch.Tensor, name: str, *, images_a_patient: int = 2) -> ImageSet:
     keys = tuple(f"{name}-{i}" for i in range(len(radiographs)))
     patients = tuple(f"{name}-patient-{i // images_a_patient}" for i in range(len(radiographs)))
-    return ImageSet(keys, thumbnails(radiographs, unmoved), patients)
+    thumbs = thumbnails(radiographs, unmoved)
+    return ImageSet(keys, thumbs, thumbs, patients)
 
 
 def probes_of(radiographs: torch.Tensor, *, count: int) -> Probes:
@@ -107,6 +108,15 @@ def test_the_summary_is_json_with_the_nearest_first(report: SearchReport) -> Non
     assert {"threshold", "features", "made_to_real", "real_to_real", "false_alarms"} < set(summary)
 
 
+def test_blends_are_flagged_by_what_they_are_unmoved(reference: ImageSet, space: MatchSpace) -> None:
+    """Ten blends and ten new images, of which registration leaves nothing to recognize them by."""
+    blends, lost = image_set((REAL[:10] + NEW[:10]) / 2, "made"), image_set(made_images(20, seed=78), "made")
+    made = replace(lost, framed=np.concatenate((blends.framed, lost.framed[10:])))
+    found = find_near_duplicates(made, reference, space, register=unmoved, settings=SETTINGS)
+    assert [match.real for match in found.matches[:10]] == list(reference.keys[:10])
+    assert [match.flagged for match in found.matches] == [True] * 10 + [False] * 10
+
+
 def test_an_audit_repeats(report: SearchReport, reference: ImageSet, space: MatchSpace) -> None:
     made = image_set(NEW, "made")
     one, other = (find_near_duplicates(made, reference, space, register=unmoved, settings=SETTINGS) for _ in range(2))
@@ -146,13 +156,13 @@ def test_without_an_autoencoder_that_kind_is_left_out(reference: ImageSet, space
 
 def test_groups_are_patients_and_unknown_ones_are_apart() -> None:
     thumbs = made_thumbs(5)
-    radiographs = ImageSet(tuple("abcde"), thumbs, ("x", "", "x", "", "y"))
+    radiographs = ImageSet(tuple("abcde"), thumbs, thumbs, ("x", "", "x", "", "y"))
     assert radiographs.groups().tolist() == [0, 1, 0, 2, 3]
-    assert ImageSet(tuple("abcde"), thumbs).groups().tolist() == [0, 1, 2, 3, 4]
+    assert ImageSet(tuple("abcde"), thumbs, thumbs).groups().tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_reference_too_small_is_refused(reference: ImageSet, space: MatchSpace) -> None:
-    few = ImageSet(reference.keys[:19], reference.thumbs[:19])
+    few = ImageSet(reference.keys[:19], reference.thumbs[:19], reference.framed[:19])
     one = replace(reference, patients=("same",) * 120)
     with pytest.raises(ShardError, match="19 images of 19 patients\n  expected: at least 20 images of 3 patients"):
         find_near_duplicates(reference, few, space, register=unmoved)
