@@ -60,7 +60,8 @@ def audit(settings: AuditSettings) -> AuditReport | None:
             run.folder.start(keep_study=bool(run.settings.reader_answers))
         run.processes.wait()
         _score(run)
-        with memory_advice("audit fewer images, or, where it is a GPU's memory, use --device cpu: scores are kept"):
+        advice = "audit fewer images, or, where it is a GPU's memory, use --device cpu: scores are kept"
+        with memory_advice(advice), run.processes.ending_with_main():
             return AuditReport(run.folder.path, _conclude(run)) if run.processes.is_main else None
     except OSError as error:
         raise run.folder.failure(error) from None

@@ -57,7 +57,10 @@ def generate(settings: GenerateSettings) -> Generated:
     """
     run = open_generate(settings)
     folder = OutputFolder(settings.out)
-    with read_rows(run.table, limit=settings.limit, strict=settings.strict, per_image=settings.per_image) as rows:
+    with (
+        read_rows(run.table, limit=settings.limit, strict=settings.strict, per_image=settings.per_image) as rows,
+        run.processes.ending_with_main(),
+    ):
         check_lists(run, rows)
         _refuse_unusable(run, rows)
         made = Generated(

@@ -1,7 +1,9 @@
 """Work shared between processes, as `torchrun` and `accelerate launch` start them."""
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,6 +16,7 @@ PATIENCE: Final = timedelta(days=30)
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cxrsynth.runtime.meeting import Meeting
     from cxrsynth.runtime.together import Lookout
 
 _VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
@@ -27,6 +30,8 @@ _MPI: Final = (
 )
 # Where the processes of a run find each other.
 _MEETING: Final = ("MASTER_ADDR", "MASTER_PORT")
+_DONE: Final = "done"
+_POLL_S: Final = 0.2
 
 # With these, accelerate would spread the weights over processes, which `tune` does not expect.
 _SHARDED: Final = (
@@ -113,7 +118,7 @@ def _refused(found: str, expected: str) -> LaunchError:
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among `count`. `state` is accelerate's PartialState if there are several.
+    """This process among `count`. `state` is accelerate's PartialState if there are several, and `meeting` theirs.
 
     Where all processes meet, `lookout` sees whether another one has failed; each method for that raises LaunchError
     then. Without it, they wait.
@@ -123,6 +128,7 @@ class ProcessGroup:
     local_rank: int = 0
     count: int = 1
     state: Any = None
+    meeting: "Meeting | None" = None
     lookout: "Lookout | None" = None
 
     @property
@@ -164,19 +170,56 @@ class ProcessGroup:
         if self.state is not None:
             self._meet(self.state.wait_for_everyone)
 
+    @contextmanager
+    def ending_with_main(self) -> Iterator[None]:
+        """Where workers may be started again, none ends this context before the main process does.
+
+        torchrun starts the main worker again only together with those of all other nodes. A node whose workers have all
+        ended well is no longer there for that.
+
+        Raises:
+            LaunchError: if the main process has failed, and its node with it.
+        """
+        yield
+        restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+        if self.count == 1 or self.meeting is None or not self.meeting.name or restarts == "0":
+            return
+        store = self.meeting.store(PATIENCE)
+        try:
+            if self.is_main:
+                store.set(_DONE, "")
+            while not store.check([_DONE]):  # not a collective operation, in which no signal is heard
+                time.sleep(_POLL_S)
+        except RuntimeError:
+            raise LaunchError(
+                "the first process has ended before all was written, and its message says why\n"
+                "  mend that, then run the same command again"
+            ) from None
+
     def _meet(self, operation: Callable[[], Result]) -> Result:
         return operation() if self.lookout is None else self.lookout.collective(operation)
 
 
-def join_processes(*, cpu: bool) -> ProcessGroup:
+def join_processes(*, cpu: bool, timeout: timedelta = PATIENCE) -> ProcessGroup:
     """Join the process group that the launcher set up; a single process needs none.
 
+    Args:
+        cpu: whether to use no accelerator.
+        timeout: how long operations wait for other processes.
+
     Raises:
-        LaunchError: if the launcher's variables make no sense.
+        LaunchError: if the launcher's variables make no sense, or the other processes cannot be reached.
     """
-    if read_launch().world_size == 1:
+    launch = read_launch()
+    if launch.world_size == 1:
         return ProcessGroup()
     from accelerate import PartialState
 
-    state = PartialState(cpu=cpu, timeout=PATIENCE)
-    return ProcessGroup(state.process_index, state.local_process_index, state.num_processes, state)
+    from cxrsynth.runtime.meeting import meet
+
+    meeting = meet(launch.rank, launch.world_size, timeout=timeout)
+    own: dict[str, Any] = {}
+    if meeting.name:
+        own = {"store": meeting.store(timeout), "rank": launch.rank, "world_size": launch.world_size}
+    state = PartialState(cpu=cpu, timeout=timeout, **own)
+    return ProcessGroup(state.process_index, state.local_process_index, state.num_processes, state, meeting)

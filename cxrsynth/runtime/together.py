@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, TypeVar
 
-from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import DistError  # type: ignore[attr-defined]
 
 from cxrsynth import console
 from cxrsynth.errors import LaunchError
+from cxrsynth.runtime.meeting import Meeting
 
 Result = TypeVar("Result")
 
@@ -25,6 +26,7 @@ _GRACE_S: Final = 5.0  # in which a process may end by itself, with its own mess
 _REPORT_S: Final = 2.0  # within which the failure of a process whose connection broke has been reported
 _CONNECT: Final = timedelta(seconds=30)
 _UNKNOWN: Final = -1
+_FAILED: Final = "failed"
 
 
 class Lookout:
@@ -32,29 +34,23 @@ class Lookout:
 
     Args:
         rank: of this process.
+        meeting: the processes of the run.
         wait: how long collective operations wait for other processes, for messages.
     """
 
-    def __init__(self, rank: int, *, wait: timedelta) -> None:
+    def __init__(self, rank: int, meeting: Meeting, *, wait: timedelta) -> None:
         self._rank, self._wait = rank, wait
-        self._key = f"cxrsynth/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         self._failed: int | None = None
         self._seen, self._closed = threading.Event(), threading.Event()
         # A connection of its own: the process group may hold the lock of the usual one while it waits.
-        self._store = TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=_CONNECT,
-            wait_for_workers=False,
-        )
+        self._store = meeting.store(_CONNECT)
         threading.Thread(target=self._look, daemon=True).start()
 
     def report(self) -> None:
         """Tell the others that this process has failed."""
         try:
-            if not self._store.check([self._key]):
-                self._store.set(self._key, str(self._rank))
+            if not self._store.check([_FAILED]):
+                self._store.set(_FAILED, str(self._rank))
         except RuntimeError:
             pass  # the process that had the store has ended, which the others see
 
@@ -85,9 +81,9 @@ class Lookout:
     def _look(self) -> None:
         while not self._closed.wait(_POLL_S):
             try:
-                if not self._store.check([self._key]):
+                if not self._store.check([_FAILED]):
                     continue
-                self._failed = int(self._store.get(self._key))
+                self._failed = int(self._store.get(_FAILED))
             except RuntimeError:
                 self._failed = _UNKNOWN
             if self._failed == self._rank:
@@ -106,28 +102,24 @@ class Lookout:
 
 
 @contextmanager
-def ending_together(rank: int, count: int, *, wait: timedelta, leave: Callable[[], None]) -> Iterator[Lookout | None]:
-    """All `count` processes end this context together, or within seconds of the first that fails in it.
+def ending_together(
+    rank: int, meeting: Meeting | None, *, wait: timedelta, leave: Callable[[], None]
+) -> Iterator[Lookout | None]:
+    """All processes end this context together, or within seconds of the first that fails in it.
 
     Args:
         rank: of this process.
-        count: of processes; a single one gets None.
+        meeting: the processes; a single one has none, and gets None.
         wait: how long collective operations wait for other processes, for messages.
         leave: returns when all processes have come to the end of the context.
 
     Raises:
         LaunchError: if another process has failed, or cannot be reached.
     """
-    if count == 1:
+    if meeting is None:
         yield None
         return
-    try:
-        lookout = Lookout(rank, wait=wait)
-    except (RuntimeError, KeyError, ValueError):
-        raise LaunchError(
-            "environment: the store of MASTER_ADDR and MASTER_PORT cannot be reached\n"
-            "  start with torchrun or accelerate launch"
-        ) from None
+    lookout = Lookout(rank, meeting, wait=wait)
     try:
         yield lookout
         lookout.collective(leave)

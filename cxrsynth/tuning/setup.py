@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
-from accelerate import Accelerator, PartialState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate import Accelerator
 
 from cxrsynth.diffusion.few_steps import student_schedule
 from cxrsynth.diffusion.model import choose_device, choose_precision
@@ -19,7 +19,7 @@ from cxrsynth.diffusion.spec import SPEC_FILE, SamplingDefaults
 from cxrsynth.errors import ModelError, RecipeError
 from cxrsynth.recipe.read import load_recipe
 from cxrsynth.recipe.schema import DdpoStage, DistillStage, Recipe, ReinforcementStage, RlcfStage, SftStage
-from cxrsynth.runtime.processes import ProcessGroup, read_launch, refuse_sharding
+from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch, refuse_sharding
 from cxrsynth.runtime.together import ending_together
 from cxrsynth.settings import Precision, Sampler, TuneSettings
 from cxrsynth.tuning.distill import teacher_sampling
@@ -62,13 +62,9 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     # Refused before any process group is joined.
     cpu = choose_device(recipe.model.device, option=f"{settings.recipe}: model.device").type == "cpu"
     out = settings.out or Path("runs") / settings.recipe.stem
-    accelerator = Accelerator(
-        cpu=cpu,
-        log_with=list(recipe.trackers) or None,
-        project_dir=out,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=settings.max_wait_minutes))],
-    )
-    group = _join(accelerator, settings, together or ExitStack())
+    processes = join_processes(cpu=cpu, timeout=timedelta(minutes=settings.max_wait_minutes))
+    accelerator = Accelerator(cpu=cpu, log_with=list(recipe.trackers) or None, project_dir=out)
+    group = _watch(processes, accelerator, settings, together or ExitStack())
     device = choose_device(recipe.model.device, local_rank=accelerator.local_process_index)
     precision = choose_precision(recipe.model.precision, device)
     return TuneRun(
@@ -84,29 +80,28 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     )
 
 
-def _join(accelerator: Accelerator, settings: TuneSettings, together: ExitStack) -> ProcessGroup:
+def _watch(
+    processes: ProcessGroup, accelerator: Accelerator, settings: TuneSettings, together: ExitStack
+) -> ProcessGroup:
     """This process among the others, which end with it."""
 
     def end(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None or accelerator.num_processes == 1:
+        if kind is None or processes.count == 1:
             accelerator.end_training()
             return
         for tracker in accelerator.trackers:  # the group is not destroyed: that may wait for the other processes
             tracker.finish()
 
     together.push(end)
-    count, state = accelerator.num_processes, PartialState()
     lookout = together.enter_context(
         ending_together(
-            accelerator.process_index,
-            count,
+            processes.rank,
+            processes.meeting,
             wait=timedelta(minutes=settings.max_wait_minutes),
-            leave=state.wait_for_everyone,
+            leave=processes.wait,
         )
     )
-    if count == 1:
-        return ProcessGroup()
-    return ProcessGroup(accelerator.process_index, accelerator.local_process_index, count, state, lookout)
+    return replace(processes, lookout=lookout)
 
 
 def _not_for_flow(where: str, stage: RlcfStage | DdpoStage) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -23,7 +24,7 @@ from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
 from tests.generation.making import command, hashes, manifest, write_table
-from tests.processes import Warm
+from tests.processes import TIMEOUT_S, Warm
 
 # 14 images in 7 shards of two batches.
 OPTIONS = ("--images-per-report", "2", "--shard-size", "2", "--batch-size", "1")
@@ -338,3 +339,60 @@ def test_a_part_divided_over_processes(whole: tuple[Set, dict[str, str]], tmp_pa
     assert sorted(path.name[4:10] for path in out.glob("*.tar")) == ["000000", "000002", "000004", "000006"]
     assert made.run(out, "--part", "2/2")[0] == 0
     assert hashes(out) == expected
+
+
+def _workers(nodes: list[Warm]) -> dict[int, psutil.Process]:
+    """The workers that run now on these nodes, by rank."""
+    found = {}
+    for worker in [worker for node in nodes for worker in psutil.Process(node.pid).children(recursive=True)]:
+        try:
+            if "cxrsynth" in worker.cmdline() and "RANK" in (environment := worker.environ()):
+                found[int(environment["RANK"])] = worker
+        except psutil.Error:
+            continue  # it has just ended
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "kills"), [(1, (0, 1, 1)), (2, (3, 0, 2))], ids=["one node", "two nodes"])
+def test_torchrun_starts_killed_workers_again(
+    count: int, kills: tuple[int, ...], whole: tuple[Set, dict[str, str]], tmp_path: Path
+) -> None:
+    """The first dies in the middle of its work, the others while they start.
+
+    Each node counts the failures of its own workers, and the agent's store keeps what killed ones wrote.
+    """
+    made, expected = whole
+    out = tmp_path / "out"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [
+        made.launch(
+            out,
+            *("--nnodes", str(count), "--nproc-per-node", "2", "--max-restarts", "6"),
+            *("--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"127.0.0.1:{port}"),
+            *("--rdzv-conf", f"is_host={int(node == 0)}"),
+            log=tmp_path / f"{node}.log",
+        )
+        for node in range(count)
+    ]
+    running: dict[int, psutil.Process] = {}
+    killed: set[int] = set()
+
+    def all_run_anew() -> bool:
+        nonlocal running
+        running = _workers(nodes)
+        return len(running) == 2 * count and not killed & {worker.pid for worker in running.values()}
+
+    for number, rank in enumerate(kills):
+        nodes[0].wait_until(all_run_anew)
+        if number == 0:
+            nodes[0].wait_until(lambda: any(out.glob(".cxr-*.partial")) or any(out.glob("cxr-*.tar")))
+        killed |= {worker.pid for worker in running.values()}  # the others are ended by their agents
+        running[rank].kill()
+    for node in nodes:
+        assert node.wait(3 * TIMEOUT_S) == 0, "".join(one.printed() for one in nodes)
+    assert "".join(node.printed() for node in nodes).count("exitcode: -9") >= len(kills)
+    assert hashes(out) == expected
+    assert sum(node.printed().count("14 images in 7 shards") for node in nodes) == 1
