@@ -17,7 +17,7 @@ import cxrsynth
 from cxrsynth.reports.labels import OBSERVATIONS
 from tests.generation.making import write_table
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "train_classifier.py"
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "train_classifier.py"
 FORMATS: dict[str, dict[str, Any]] = {
     "webdataset": {},
     "dicom": {"shard_format": "dicom"},

@@ -23,7 +23,7 @@ from cxrsynth.metrics.memorization.registration import Register, load_posture, t
 from cxrsynth.metrics.memorization.search import ImageSet, Share, find_near_duplicates
 from cxrsynth.nano.build.images import Radiograph, load_images
 
-PACKAGED = Path(__file__).parents[2] / "cxrsynth/nano/assets/judges/nano-judge"
+PACKAGED = Path(__file__).resolve().parents[2] / "cxrsynth/nano/assets/judges/nano-judge"
 SIDE = 256
 BATCH = 32
 

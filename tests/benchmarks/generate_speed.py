@@ -35,7 +35,7 @@ from cxrsynth.generation.generate import generate
 from cxrsynth.settings import GenerateSettings, Precision, SamplingSettings
 from cxrsynth.shards.tar import read_members
 
-_REPORTS = Path(__file__).parents[2] / "recipes" / "reports.csv"
+_REPORTS = Path(__file__).resolve().parents[2] / "recipes" / "reports.csv"
 _PLAIN = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _GOAL = 2.0  # times the images/s of the loop in bfloat16
 

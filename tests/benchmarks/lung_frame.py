@@ -29,7 +29,7 @@ from cxrsynth.rewards.xrv_posture import LungFrame, chest_posture, lung_frame, l
 from cxrsynth.runtime.warps import compose, warp_matrices
 
 _OPEN, _OTHER = ("cohen_open", "hannover"), ("cohen_nc",)
-_BUILD = Path(__file__).parents[2] / "cxrsynth" / "nano" / "build" / "config.yaml"
+_BUILD = Path(__file__).resolve().parents[2] / "cxrsynth" / "nano" / "build" / "config.yaml"
 
 
 def main(data: Path, frames: Path) -> None:

@@ -25,7 +25,7 @@ from cxrsynth.rewards.networks import PostureRegressor
 from cxrsynth.rewards.posture import PostureReward
 from cxrsynth.runtime.warps import compose, warp_matrices
 
-_BUILD = Path(__file__).parents[2] / "cxrsynth" / "nano" / "build" / "config.yaml"
+_BUILD = Path(__file__).resolve().parents[2] / "cxrsynth" / "nano" / "build" / "config.yaml"
 _SIZE = 128  # side in pixels of the scored images; the networks downsample them
 _SEED = 0
 # Degrees, percent of the width, percent of the scale.

@@ -37,7 +37,7 @@ Make = Callable[[Gray, np.random.Generator], Gray]
 
 BATCH = 32
 SIDE = 256
-PACKAGED = Path(__file__).parents[2] / "cxrsynth/nano/assets/judges/nano-judge"
+PACKAGED = Path(__file__).resolve().parents[2] / "cxrsynth/nano/assets/judges/nano-judge"
 WORDS = ("PORTABLE", "AP SUPINE", "PATIENT 48213", "ST MARY HOSPITAL", "2019-03-12 14:05", "ROOM 12", "SMITH JOHN")
 PHOTOGRAPHS = ("astronaut", "camera", "cell", "chelsea", "clock", "coffee", "coins", "hubble_deep_field", "moon")
 TEXTURES = ("brick", "grass", "gravel", "immunohistochemistry", "page", "retina", "text")

@@ -27,7 +27,7 @@ import yaml
 from cxrsynth import console
 from cxrsynth.settings import REWARDS
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 _STAGE = "stages.0"
 _ACE = "{subspace: 32, exploration_std: 0.3}"
 _FORWARD = "nano-rlcf.yaml"

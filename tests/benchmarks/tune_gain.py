@@ -36,7 +36,7 @@ from cxrsynth.tuning.setup import open_tune
 from cxrsynth.tuning.verdict import EVALUATOR, TUNING, EvaluatedImages, Verdict
 from tests.benchmarks.tune_speed import PlainLoop
 
-_RECIPE = Path(__file__).parents[2] / "recipes" / "nano-rlcf.yaml"
+_RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "nano-rlcf.yaml"
 _OURS, _PLAIN = "cxrsynth tune", "plain loop"
 
 Course = list[tuple[float, float]]  # (seconds, gain) at each evaluation, from (0, 0)

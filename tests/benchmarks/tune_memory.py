@@ -61,7 +61,7 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
         "forward": {"num_minibatches": 1, "timesteps": 2, "kl_weight": 0.3},
     },
 }
-_REPORTS = Path(__file__).parents[2] / "recipes" / "nano-reports.csv"
+_REPORTS = Path(__file__).resolve().parents[2] / "recipes" / "nano-reports.csv"
 
 
 def main(

@@ -32,7 +32,7 @@ from cxrsynth.settings import Precision, TuneSettings
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.setup import open_tune
 
-_REPORTS = Path(__file__).parents[2] / "recipes" / "nano-reports.csv"
+_REPORTS = Path(__file__).resolve().parents[2] / "recipes" / "nano-reports.csv"
 _STEPS, _GUIDANCE, _CLIP = 10, 2.0, 1e-4
 
 

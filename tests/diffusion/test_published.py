@@ -21,7 +21,7 @@ from tests.diffusion.test_additions import lora_of
 from tests.families import autoencoder, build, unet
 
 CPU = torch.device("cpu")
-PAGE = Path(__file__).parents[2] / "docs" / "public-models.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "public-models.md"
 _WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] clear lungs left lower lobe pneumonia"
 
 

@@ -32,7 +32,7 @@ import typer
 import yaml
 from PIL import Image
 
-_RECIPES = Path(__file__).parents[2] / "recipes"
+_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 _REPORTS = _RECIPES / "reports.csv"
 _MANY_REPORTS = _RECIPES / "nano-reports.csv"
 _COMMAND_LIMIT_S = 300
@@ -68,7 +68,7 @@ def run(work: Path, *arguments: str) -> Run:
     result.unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "tests.gpu.measured", str(result), *arguments],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).resolve().parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -14,7 +14,7 @@ import pytest
 import cxrsynth
 from cxrsynth.recipe.packaged import packaged_folder, packaged_recipes, packaged_scripts
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(cxrsynth.__file__).parent
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {

@@ -9,7 +9,7 @@ from cxrsynth.cli import app
 from tests.families import build
 from tests.generation.making import ROWS, write_table
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TWINS = {
     "sd15-rlcf-lora": "stable_diffusion",
     "roentgen-v2-rlcf-lora": "stable_diffusion",

@@ -10,7 +10,7 @@ from cxrsynth.recipe.messages import RENAMED_KEYS
 from cxrsynth.recipe.read import dump_recipe, load_recipe, recipe_schema
 from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 GOOD = {"reports": {"table": "r.csv"}, "stages": [{"stage": "rlcf", "iterations": 3}]}
 
 # The method as published, and a run that is too short to exploit a reward.

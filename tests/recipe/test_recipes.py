@@ -9,7 +9,7 @@ from cxrsynth.reports.labels import Status
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.table.table import open_table
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_srun_gets_the_cores_that_the_job_asked_for(script: Path, tmp_path: Path
 
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if s.stem.startswith("generate")], ids=lambda s: str(s.stem))
 def test_the_batch_is_that_of_the_sizing_unless_another_is_given(script: Path, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "many-machines.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "many-machines.md").read_text(encoding="utf-8")
     sized = re.search(r"\| nano, 256 x 256, batch (\d+) \|", page)
     assert sized is not None
     for given, expected in (({}, sized[1]), ({"BATCH_SIZE": "8"}, "8")):

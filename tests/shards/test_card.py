@@ -8,7 +8,7 @@ import pytest
 from cxrsynth.settings import Deid
 from cxrsynth.shards.card import dataset_card
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def manifest(*, text: str = "none", shards: int = 2, unsupported: dict[str, int] | None = None) -> dict[str, Any]:

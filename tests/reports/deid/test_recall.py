@@ -11,7 +11,7 @@ from cxrsynth.settings import Deid
 from cxrsynth.shards.card import _RECALL
 from tests.benchmarks.deid_recall import print_cases, score_cases
 
-PAGE = Path(__file__).parents[3] / "docs" / "privacy.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "privacy.md"
 
 
 def write(path: Path, *lines: object) -> None:
