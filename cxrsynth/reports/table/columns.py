@@ -58,6 +58,9 @@ _KNOWN_WORDS = frozenset(
 )
 
 
+_FRONTAL_ALONE, _FRONTAL_OR_LATERAL = ("ap/pa", "appa"), ("frontal/lateral", "frontallateral")
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
     """Names of columns in a table that does not use the usual names (section 'Tables' of the reference)."""
@@ -112,6 +115,11 @@ def find_roles(path: Location, names: tuple[str, ...], *, asked: ColumnNames) ->
         column = wanted if wanted is not None else next(usual, None)
         if column is not None:
             roles[role] = column
+    if asked.view is None and _plain(roles.get("view", "")) in _FRONTAL_ALONE:
+        # CheXpert's tables say which of the two frontal views it is in one column, and that it is none in another.
+        lateral = next((by_usual_name[name] for name in _FRONTAL_OR_LATERAL if name in by_usual_name), None)
+        if lateral is not None:
+            roles["lateral"] = lateral
     return roles
 
 

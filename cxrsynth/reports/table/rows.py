@@ -229,7 +229,7 @@ def to_report(
         findings=text["findings"],
         impression=text["impression"],
         text=text["report"],
-        view=understood("view", _view, roles.get("view")),
+        view=understood("view", _view, roles.get("view")) or _lateral(cells.get("lateral", "")),
         sex=understood("sex", _sex, roles.get("sex")),
         age_years=understood("age", _age_years, roles.get("age")),
         labels=labels,
@@ -317,6 +317,11 @@ def _whole(text: str) -> str:
 
 
 @lru_cache(_CACHED)
+def _lateral(cell: str) -> str | None:
+    """LATERAL, or None, where frontal views are told apart elsewhere."""
+    return "LATERAL" if cell.strip().casefold().startswith("lat") else None
+
+
 def _view(cell: str) -> str | None:
     """PA, AP or LATERAL; None if unknown, or if the report covers two views."""
     word = cell.strip().lower()

@@ -677,6 +677,14 @@ def test_the_view_of_a_frontal_image_in_tables_of_chexpert(name: str, tmp_path: 
     assert row.view == "AP"
 
 
+def test_lateral_images_in_tables_of_chexpert(tmp_path: Path) -> None:
+    rows = rows_of(
+        tmp_path / "a.csv",
+        "Path,Frontal/Lateral,AP/PA,section_findings\na,Frontal,PA,clear\nb,Lateral,,clear\nc,Frontal,,clear\n",
+    )
+    assert [row.view for row in rows if isinstance(row, Report)] == ["PA", "LATERAL", None]
+
+
 @pytest.mark.parametrize(
     "cell", ["No report available", "Report not available.", "\\N", "not yet dictated", "pending", "[report missing]"]
 )
