@@ -53,6 +53,7 @@ _NAMES = {
     ),
     Kind.TEXT: (
         r"(?:(?:final|radiology|imaging|radiologist s|full|x ?ray) )?(?:report|results?)|narrative"
+        r"|(?:attending|staff|consultant) (?:over ?)?(?:read(?:ing)?|interpretation|report)s?"
         r"|body(?: of report)?|text|comments?|answers?"
         r"|(?:x ?r|c ?x ?r|x ?ray|cr)(?: chest)?|(?:(?:portable|mobile|ap|pa|frontal|erect|supine|and"
         r"|lateral) ){0,4}chest"
@@ -83,7 +84,8 @@ _NAMES = {
 # Beginnings of headings that go on in free words before their colon: "Reason for exam", "Ordering physician".
 _LONG_NAMES = {
     Kind.ADDENDUM: r"addend(?:um|a)\b",
-    Kind.WET_READ: r"(?:wet|preliminary|prelim) (?:read|report|interpretation)\b",
+    Kind.WET_READ: r"(?:wet|preliminary|prelim) (?:read|report|interpretation)\b|prelim(?:inary)?$",
+    Kind.TEXT: r"final(?: read(?:ing)?)?$",
     Kind.SHORT_ASIDE: r"comparisons? (?:is|are|was)\b|(?:radiograph\w*|x ?ray) examinations? of\b",
     Kind.ASIDE: (
         r"clinical \w+|reasons? for\b|(?:medical |patient |clinical )?history of (?:present|presenting)\b"

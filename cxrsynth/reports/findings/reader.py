@@ -27,7 +27,10 @@ from cxrsynth.reports.text import check_text
 
 _ABBREVIATED = re.compile(
     r"\b(vs|approx|dr|mr|mrs|ms|st|no(?= ?\.\s?\d)|fig|e\.g|i\.e)\.(?= ?[a-z\d])"
-    r"|\b(bilat|lt|rt|mod)\.(?= ?(?!no\b|nil\b|the\b|there\b|heart\b|lungs?\b|cardi)[a-z])"
+    r"|\b(bilat|lt|rt|mod|pl|pulm|poss|prob|susp|sig)\.(?= ?(?!no\b|nil\b|the\b|there\b|heart\b|lungs?\b|cardi)[a-z])"
+    # No sentence begins with "or"; after these nouns none begins with "and", either: "no consolid. or eff."
+    r"|\b([a-z]{2,})\.(?= ?(?:,|(?:or|nor)\b))"
+    r"|\b(consolid|consol|effus|effs?|atel|atelect|opac|infilt|pneumo|ptx)\.(?= ?(?:and|in|on|at|of)\b)"
 )
 # "Effusion? Y": a question that its own line answers.
 _ANSWERED = re.compile(
@@ -58,6 +61,9 @@ _LONGEST = 1000  # characters that are read as one sentence; no report has such 
 _UNSIDED = frozenset({"Cardiomegaly", "Enlarged Cardiomediastinum"})
 _RANK = {Status.PRESENT: 2, Status.UNCERTAIN: 1, Status.ABSENT: 0}
 _JOINED = frozenset({"or", "and", "versus", "&", "nor"})
+_DOUBTS = frozenset(
+    {"may", "might", "could", "possibly", "probably", "likely", "perhaps", "questionably", "potentially"}
+)
 _SHADOW_LIKE = frozenset({"Lung Lesion", "Lung Opacity"})  # what the shadow of a nipple looks like
 _CUES = {
     "negated": NEGATED_CUES,
@@ -182,6 +188,8 @@ def _mentions(marked: Statement, number: int, hedges: Scope, sides: frozenset[Si
     if name in WHEN_NORMAL:
         enlarged = name in WHEN_ENLARGED and number in scopes["enlarged"]
         if enlarged and not negated:
+            # "May be enlarged" stands after the structure, where hedges do not extend over what precedes them.
+            hedged = hedged or not _DOUBTS.isdisjoint(marked.words[term.end : scopes["enlarged"].after.get(number, 0)])
             yield _Mention(WHEN_ENLARGED[name], Status.UNCERTAIN if hedged else Status.PRESENT)
         elif number in scopes["normal"] and not enlarged:
             yield from (_Mention(denied, Status.ABSENT) for denied in WHEN_NORMAL[name] or (GENERAL,))
@@ -264,7 +272,7 @@ def _sentences(text: str) -> Iterator[str]:
         text = _TICKED.sub(lambda box: ":" if box[1] else "\n-", _UNTICKED.sub("", text))
     if "?" in text:
         text = _ASKED.sub(" is in doubt.", _ANSWERED.sub(": ", text))
-    for sentence in _SPLIT.split(_ABBREVIATED.sub(r"\1\2", text)):
+    for sentence in _SPLIT.split(_ABBREVIATED.sub(r"\1\2\3\4", text)):
         plain = " ".join(sentence.split())
         while len(plain) > _LONGEST:
             cut = plain.rfind(" ", 0, _LONGEST)

@@ -60,7 +60,8 @@ TERMS: dict[str, str] = {
     ),
     "Lung Lesion": (
         "nodule|nodularity|mass|masses|nodular opacity|nodular opacities|nodular density|nodular densities|tumor"
-        "|neoplasm|carcinoma|cavitary lesion|lung lesion|pulmonary lesion|nodular opacification|lump|lung cancer"
+        "|neoplasm|carcinoma|cavitary lesion|cavitating lesion|cavitated lesion|lung lesion|pulmonary lesion"
+        "|nodular opacification|lump|lung cancer"
         "|metastases|metastasis|metastatic disease|malignancy|coin lesion|space occupying lesion|cannonball lesion"
     ),
     "Edema": _each(

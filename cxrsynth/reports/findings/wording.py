@@ -7,7 +7,7 @@ from dataclasses import dataclass
 _ABBREVIATIONS = {
     **dict.fromkeys(("ptx", "pneumo"), "pneumothorax"),
     "pna": "pneumonia",
-    **dict.fromkeys(("atx", "atel"), "atelectasis"),
+    **dict.fromkeys(("atx", "atel", "atelect"), "atelectasis"),
     "ctr": "cardiothoracic ratio",
     **dict.fromkeys(("cxr", "cxrs"), "chest radiograph"),
     **dict.fromkeys(("fx", "fxs", "frx"), "fracture"),
@@ -30,6 +30,9 @@ _ABBREVIATIONS = {
     "spn": "nodule",
     **dict.fromkeys(("sol", "sols"), "space occupying lesion"),
     **dict.fromkeys(("effs", "eff", "effus"), "effusion"),
+    **dict.fromkeys(("consolid", "consol", "consols"), "consolidation"),
+    "poss": "possible",
+    "prob": "probable",
     "vs": "versus",
     "oedema": "edema",
     "oedematous": "edematous",
@@ -82,6 +85,16 @@ _FINDING = (
     r"(?:pneumothora\w+|effusions?|edema|consolidations?|atelectas[ie]s|fractures?|cardiomegaly|nodules?|mass(?:es)?"
     r"|opacit(?:y|ies)|pneumonia|infiltrates?|lesions?|congestion|collapse)"
 )
+_STRUCTURE = r"(?:heart|cardiac|mediastin\w+|cardio ?mediastin\w+)"
+_WIDE = r"(?:enlarged|widened|prominent|increased|large)"
+_NOT_SEEN = (
+    r"(?:seen|present|visible|evident|identified|visuali[sz]ed|apparent|appreciated|demonstrated|detected|found|noted)"
+)
+_OF_OTHER_SIDE = r"(?! (?:(?:on|in|at) (?:the )?(?:left|right|other|opposite|contralateral)|elsewhere)\b)"
+_ABOUT_THIS = (
+    r"(?:there (?:is|are|was|were)|(?:this|that|it|these|those|they) (?:is|are|was|were|represents?|reflects?"
+    r"|indicates?|shows?|suggests?))"
+)
 # In the order in which they are applied. Text is lower-case, on one line, with single blanks.
 _TURNS = (
     _turn("r", r"\br/o'?e?d\b", "ruled out"),
@@ -110,9 +123,18 @@ _TURNS = (
     ),
     _turn(
         "ratio heart cardiac",
-        r"\b(?:cardio[- ]?thoracic ratio|heart size|cardiac size|heart) (?:is |appears |remains )?(?:\w{4,10}ly )?"
+        r"\b(?:cardio[- ]?thoracic ratio|heart size|cardiac size|heart) (?:is |appears |remains "
+        r"|(?P<hedge>may|might|could) be )?(?P<how>\w{4,10}ly )?"
         r"(?:increased|raised|elevated|above normal|greater than normal)\b",
-        "heart is enlarged",
+        lambda match: f"heart {match['hedge'] or 'is'} {match['how'] or ''}enlarged",
+    ),
+    # "Heart size is difficult to assess, but may be enlarged."
+    _turn(
+        "but",
+        rf"\b(?P<name>{_STRUCTURE})\b(?P<said>[^,;]{{1,80}}?),? but (?:it |they )?(?=(?:(?:is|are|may"
+        rf"|might|could|appears?|looks?|seems?|remains?|still|be|to|likely|[a-z]+ly) ){{0,5}}{_WIDE}"
+        r"(?: ?$|[,;]| (?:and|compared|from|since|in)\b))",
+        r"\g<name>\g<said> ; \g<name> ",
     ),
     _turn("ratio", r"\b(?:raised|increased|elevated|high) cardio[- ]?thoracic ratio\b", "heart is enlarged"),
     # "Healed rib #s", "# left clavicle": as British radiologists write a fracture.
@@ -161,6 +183,46 @@ _TURNS = (
     ),
     _turn("free without negative", r"\bnot (?:\w+ly )?(?:free (?:of|from)|without|negative for|clear of)\b", "with"),
     _turn("absent", r"\bnot absent\b", "present"),
+    _turn("absent", rf"(?:^|(?<=; )|\bwith )absent (?=(?:(?!with\b|and\b|or\b)[a-z]+ ){{0,3}}?{_FINDING})", "no "),
+    _turn(
+        "think believe feel",
+        r"\b(?:do not|don't|did not|didn't) (?:\w+ly )?(?:think|believe|feel)(?: that)? ((?:the|these|those)"
+        r" (?:(?!is\b|are\b|has\b|have\b)[a-z]+ ){1,6}(?:is|are|has|have))(?= [a-z])",
+        r"; \1 not",
+    ),
+    _turn(
+        "think believe feel suspect",
+        rf"\b(?:do not|don't|did not|didn't|would not|wouldn't) (?:\w+ly )?(?:(?:think|believe|feel)(?: that)?"
+        rf" {_ABOUT_THIS}|suspect(?: that {_ABOUT_THIS})?)(?: any)?(?= [a-z])",
+        "; no",
+    ),
+    _turn(
+        "nothing",
+        r"\bnothing (?:(?:else|here|acute|definite|convincing|specific) )?(?:(?:to|that|which) (?:\w+ly )?(?:suggests?"
+        r"|indicates?|supports?|points? to(?:wards?)?|favou?rs?)|(?:suggestive|indicative|suspicious|concerning"
+        r"|worrisome)(?: of| for)?)\b(?! that\b)(?: the presence of)?",
+        "no",
+    ),
+    _turn(
+        "either",
+        rf"\beither (?=(?:[a-z]+ ){{0,3}}?(?:{_FINDING}|infection|hemorrhage|aspiration|failure) or\b)"
+        r"(?!(?:side|lungs?|base|apex|hemithorax|costophrenic|hemidiaphragm|of)\b)",
+        "likely ",
+    ),
+    # It was asked for, and was not found.
+    _turn(
+        "none",
+        rf"\b(?:question\w*|concern\w*|quer(?:y|ied)|suspicion|suspected|possibility)\b(?P<what>[^;,]{{1,80}}?)"
+        rf"(?:[;,]| but| however| although){{1,3}} none (?:is |are |was |were |can be )?{_NOT_SEEN}\b{_OF_OTHER_SIDE}",
+        r"no\g<what> ;",
+    ),
+    _turn(
+        "none",
+        rf"\b(?P<what>{_FINDING}) (?P<said>(?:is|was|has been|had been) (?:clinically )?(?:questioned|suspected|queried"
+        r"|raised|suggested|considered)[^;,]{0,60}?)(?:[;,]| but| however| although){1,3} none"
+        rf" (?:is |are |was |were |can be )?{_NOT_SEEN}\b{_OF_OTHER_SIDE}",
+        r"no \g<what> ;",
+    ),
     _turn("doubt doubts", r"\b(?:no|without|beyond|little)(?: any| a| all| reasonable){0,2} doubts?\b", "definitely"),
     _turn(
         "unlikely",
@@ -212,6 +274,21 @@ _TURNS = (
         r" (?!as\b|so\b|nor\b)(?=(?:[a-z]+ ){1,6}(?:has|have|is|are|persists?|remains?|appears?)\b)",
         r"\1 ; ",
     ),
+    # "An effusion was present yesterday but is gone now": what is gone stands before.
+    _turn(
+        "but",
+        r",? but (?:it |they )?(?=(?:(?:is|are|has|have) )(?:now |since |been |completely |entirely |fully ){0,2}"
+        rf"(?:gone|resolved|cleared|disappeared|(?:no longer|not(?: now| currently)?) {_NOT_SEEN})\b(?! as\b))",
+        ", ",
+    ),
+    # Drained is gone, unless the sentence goes on about what is left.
+    _turn(
+        "drained evacuated aspirated",
+        r"\b(?:has|have) (?:now |since )?been (?:completely |fully |successfully |entirely )?(?:drained|evacuated"
+        r"|aspirated)\b(?!.*(?<!\bno )(?<!\bwithout )(?<!\bno significant )\b(?:residual|remain\w*|persist\w*|recurr\w+"
+        r"|re-?accumulat\w+|still|left(?= ?$))\b)",
+        "has resolved ;",
+    ),
     # A finding that could not be looked for is neither there nor absent.
     _turn(
         "assessed evaluated examined determined imaged included assessable evaluable",
@@ -223,8 +300,10 @@ _TURNS = (
     # "Effusion on the left has resolved, a small one on the right persists."
     _turn(
         "one",
-        rf"\b(?P<name>{_FINDING})\b(?P<said>[^,;]{{1,60}}?)(?:[,;]| and| but| while| whereas){{1,2}}"
-        r" (?P<other>(?:that )?(?:an? |the )?(?:[a-z]+ ){0,2})one (?P<where>(?:on|in|at) (?:the )?)(?=left|right)",
+        rf"\b(?P<name>{_FINDING})\b(?P<said>[^,;]{{1,60}}?)(?:[,;]| and| but| while| whereas| however| although"
+        r"| though| yet){1,3} (?P<other>(?:that )?(?:there (?:is|are|was|were|remains?) )?(?:an? |the )?"
+        r"(?:[a-z]+ ){0,2})one (?P<where>(?:(?:is|was|has|been|remains?|persists?|seen|present|noted|visible|identified"
+        r"|developed|now|again|still) ){0,4}(?:on|in|at) (?:the )?)(?=left|right)",
         r"\g<name>\g<said> ; \g<other>\g<name> \g<where>",
     ),
     # "No pneumothorax, small effusion": two statements, unless the list goes on with "or".
@@ -293,6 +372,8 @@ def reworded(sentence: str) -> Iterator[str]:
 
 def _statement(name: str, value: str, side: str = "") -> str:
     """What a field says of its name, and of the side beside it; what follows a value that says nothing."""
+    if name == "devices":
+        name = "support devices"
     if not _NAMED.search(name):
         return f"{name} {value}"
     if _NONE.match(value):
