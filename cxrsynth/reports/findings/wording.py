@@ -300,10 +300,10 @@ _TURNS = (
     # "Effusion on the left has resolved, a small one on the right persists."
     _turn(
         "one",
-        rf"\b(?P<name>{_FINDING})\b(?P<said>[^,;]{{1,60}}?)(?:[,;]| and| but| while| whereas| however| although"
+        rf"\b(?P<name>{_FINDING})\b(?P<said>[^,;]{{0,60}}?)(?:[,;]| and| but| while| whereas| however| although"
         r"| though| yet){1,3} (?P<other>(?:that )?(?:there (?:is|are|was|were|remains?) )?(?:an? |the )?"
-        r"(?:[a-z]+ ){0,2})one (?P<where>(?:(?:is|was|has|been|remains?|persists?|seen|present|noted|visible|identified"
-        r"|developed|now|again|still) ){0,4}(?:on|in|at) (?:the )?)(?=left|right)",
+        r"(?:[a-z-]+ ){0,2})one (?P<where>(?:(?:is|was|has|been|remains?|persists?|seen|present|noted|visible"
+        r"|identified|developed|now|again|still) ){0,4}(?:on|in|at) (?:the )?)(?=left|right)",
         r"\g<name>\g<said> ; \g<other>\g<name> \g<where>",
     ),
     # "No pneumothorax, small effusion": two statements, unless the list goes on with "or".
@@ -372,7 +372,7 @@ def reworded(sentence: str) -> Iterator[str]:
 
 def _statement(name: str, value: str, side: str = "") -> str:
     """What a field says of its name, and of the side beside it; what follows a value that says nothing."""
-    if name == "devices":
+    if name.endswith("devices"):
         name = "support devices"
     if not _NAMED.search(name):
         return f"{name} {value}"

@@ -249,6 +249,7 @@ PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
         ("Pneumothorax was suspected; none is seen.", "Pneumothorax", ABSENT),
         ("Suspected effusion on the right; none is seen on the left.", "Pleural Effusion", UNCERTAIN),
         ("Devices - none.", "Support Devices", ABSENT),
+        ("Medical devices: none", "Support Devices", ABSENT),
         # One of two.
         ("Findings represent either edema or infection.", "Edema", UNCERTAIN),
         ("Findings represent either edema or infection.", "Pneumonia", UNCERTAIN),
@@ -349,6 +350,7 @@ def test_not_mentioned(text: str, name: str) -> None:
         ("No effusion on the left, but there is a small one on the right.", "Pleural Effusion", Side.RIGHT),
         ("No pneumothorax on the right; however, a small one is now seen on the left.", "Pneumothorax", Side.LEFT),
         ("No nodule on the left; one is seen on the right.", "Lung Lesion", Side.RIGHT),
+        ("No left effusion; there is a moderate-sized one on the right.", "Pleural Effusion", Side.RIGHT),
         ("Small right effusion but none is seen on the left.", "Pleural Effusion", Side.RIGHT),
     ],
 )
