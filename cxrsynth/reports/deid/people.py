@@ -203,7 +203,7 @@ NAMES: tuple[Rule, ...] = (
     ),
     make_rule(
         "name",
-        rf"(?<![\w'\u2019-])(?P<who>{WORD}(?:(?:,\s|\s)?{PARTICLES}{WORD}){{0,3}}),?\s(?:\(?{DEGREE}\)?,?\s?){{1,3}}",
+        rf"(?<![\w'\u2019-])(?P<who>{WORD}(?:(?:,\s|\s)?{PARTICLES}{WORD}){{0,3}}),?\s(?:\(?{DEGREE}\)?,?[^\S\n]?){{1,3}}",
         needs_exact="MD,M.D,M. D,DO,D.O,D. O,RN,R.N,R. N,Ph,NP,PA-C,MBBS,FRCR,FACR,CRNA",
         flags=EXACT,
         starts=CAPITALS,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from cxrsynth.reports.deid.lexicon import is_word
 from cxrsynth.reports.deid.pieces import CAPITAL
 
 # Placeholders for removed text, from the private area of Unicode; they are first removed from the input. A noun (date,
@@ -44,6 +45,8 @@ CAPITALS: re.Pattern[str] = re.compile(f"{CAPITAL}{CAPITAL}*+")
 _DIGIT_OR_CAPITAL = CAPITAL.replace(r"\d", "")
 DIGITS_AND_CAPITALS: re.Pattern[str] = re.compile(f"{_DIGIT_OR_CAPITAL}{_DIGIT_OR_CAPITAL}*+")
 
+# A word of the next line that a name seems to go on with.
+_NEXT_LINE = re.compile(r"\n\s*+(?P<word>[^\W\d_]{1,40})")
 _JOINT = re.compile(r"\d([:/.-])(?=\d)")
 _WORDS = re.compile(r"[^\W\d_]+")
 _NO_LETTERS = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalpha()})
@@ -210,12 +213,22 @@ def _replace(rule: Rule, text: str, contents: _Contents, people: list[str]) -> t
         if rule.if_true is not None and not rule.if_true(match):
             continue
         count += 1
+        end = _end_of_name(match) if names_people else match.end()
         if names_people:
-            people.append(match["who"])
-        denial = _DENIAL_AT_END.search(match[0])
+            people.append(text[match.start("who") : min(match.end("who"), end)])
+        denial = _DENIAL_AT_END.search(text, match.start(), end)
         kept += [text[position : match.start()], f" {hole} {denial[0] if denial else ''}"]
-        position = match.end()
+        position = end
     return ("".join(kept) + text[position:], count) if count else (text, 0)
+
+
+def _end_of_name(match: re.Match[str]) -> int:
+    """Where a name ends: with its line, if the next one begins with a word that is clinical and no name."""
+    if "\n" in match["who"]:
+        for line in _NEXT_LINE.finditer(match.string, match.start("who") + 1, match.end()):
+            if is_word(line["word"]):
+                return line.start()
+    return match.end()
 
 
 def _matches(rule: Rule, text: str, contents: _Contents) -> Iterator[re.Match[str]]:

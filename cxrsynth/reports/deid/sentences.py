@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 
 from cxrsynth.reports.deid.contacts import CONTACT_LEAD
-from cxrsynth.reports.deid.rules import HOLE, HOLES, MARK, NOUN
+from cxrsynth.reports.deid.lexicon import is_word
+from cxrsynth.reports.deid.rules import DENIALS, HOLE, HOLES, MARK, NOUN
 
 _OWN_HEADER = re.compile(r"\s*(?:[A-Z][A-Za-z/ ]{2,30}:\s*|\(?\d{1,2}[.)]\s+)?")
 # What ends a sentence, depending on the text before it.
@@ -22,6 +23,19 @@ _OPENER = re.compile(
     r"\s+(?:The|There|No|A|An|This|These|It|Lungs?|Heart|Cardiac|Mediastin\w+|Pleural|Right|Left|Bilateral|Findings?)\b"
 )
 _LIST_NUMBER = re.compile(r"\s*\(?\d{1,2}$")
+# A line that may begin a sentence: its first word, with a capital.
+_LINE = re.compile(r"\n(?=[ \t]{0,8}(?P<word>[A-Z][A-Za-z]{1,30}\b(?!['\u2019])|A(?=\s[a-z])))")
+_BOUNDARY_OR_LINE = re.compile(rf"{BOUNDARY.pattern}|{_LINE.pattern}")
+_OPENS_LINE = frozenset(("the", "there", "no", "a", "an", "this", "these", "it"))
+# A line that goes on after its break: it ends in a comma, a hyphen or one of these words, or in a colon, after which
+# only a word that opens sentences begins one.
+_GOES_ON = re.compile(
+    r"(?:[,/&(\[-]|\b(?:by|with|on|at|from|of|to|in|into|and|or|but|the|an?|is|are|was|were|be|been|has|have|for|as|per|via"
+    r"|than|that|which|this|these|dr|mr|mrs|ms|prof|st|vs)\.?)\s*$",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(rf"\b(?:{'|'.join(sorted(DENIALS))})\b", re.IGNORECASE)
+_LOOK_BACK = 300  # characters before a line: the time per line must not depend on their number
 
 _GOVERNOR = re.compile(
     r"\b(?:(?:by|on|at|dated|dating|from|of|to|with|per|since|via|in|for|as|until|between|during|date|time|number|the"
@@ -59,9 +73,15 @@ _SAYS_NOTHING = CONTACT_LEAD | frozenset(
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Sentences with the white space before them. A single line break does not end a sentence."""
+    """Sentences with the white space before them. A single line break ends one only if another begins after it."""
     position = 0
-    for match in BOUNDARY.finditer(text):
+    for match in _BOUNDARY_OR_LINE.finditer(text):
+        if match[0] == "\n":
+            before = text[max(position, match.start() - _LOOK_BACK) : match.start()]
+            if match["word"] is None or _begins_line(before, match["word"]):
+                yield text[position : match.start()]
+                position = match.start()
+            continue
         before = text[max(position, match.start() - 8) : match.start()]
         after_initial = _INITIAL.search(before) is not None and _OPENER.match(text, match.end()) is not None
         if match[0] == "." and ((_NO_END.search(before) and not after_initial) or _LIST_NUMBER.fullmatch(before)):
@@ -69,6 +89,19 @@ def sentences(text: str) -> Iterator[str]:
         yield text[position : match.end()]
         position = match.end()
     yield text[position:]
+
+
+def _begins_line(before: str, word: str) -> bool:
+    """Whether a line after `before` is a sentence of its own: a signature without a full stop ends with its line.
+
+    A negation must not lose what it denies: after one, only words that no noun phrase goes on with begin a sentence.
+    """
+    if not before.strip() or _GOES_ON.search(before):
+        return False
+    if word.lower() in _OPENS_LINE:
+        return True
+    plain = not word.isupper() and is_word(word)
+    return plain and not before.rstrip().endswith(":") and not _DENIAL.search(before)
 
 
 def own_header(sentence: str) -> str:

@@ -487,3 +487,40 @@ def test_a_header_of_its_own_paragraph_stays(strength: Any) -> None:
 def test_negations_of_other_languages_are_no_names() -> None:
     text = "The lungs are clear. Kein Pneumothorax. No effusion."
     assert sanitize(text).text == text
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize(
+    "left", ["FINDINGS: No pleural effusion is seen.", "A small effusion is seen.", "Edema is seen."]
+)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Electronically signed by Lucinda Quibbleton, MD",
+        "Signed: 02-Jan-2017 Edmund Quibbleton",
+        "Approved by Mbali Quibbleton on 12 Aug 2016",
+        "Radiologist: Jane Roe\nTechnologist: Mbali Quibbleton",
+        "Reported by Dr A. Nkosi, Consultant Radiologist, GMC 7412589",
+        "Fax to 617-555-0142",
+    ],
+)
+def test_a_line_without_a_full_stop_does_not_take_the_next_one_along(line: str, left: str, strength: Any) -> None:
+    text = sanitize(f"The lungs are clear.\n{line}\n{left}", strength=strength).text
+    assert text.startswith("The lungs are clear.\n")
+    assert text.endswith(f"\n{left}")
+    assert not re.search("Quibbleton|Nkosi|617", text)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Discussed with Dr. Jane\nQuibbleton by telephone.",
+        "Discussed with\nNurse Quibbleton by telephone.",
+        "Reviewed by Jane Roe on\nMarch 3, 2019 at 5 pm.",
+        "Signed by Jane\nYoung.",
+        "No large\nPneumothorax compared to the prior study.",
+    ],
+)
+def test_a_line_that_goes_on_is_removed_with_the_one_before(text: str, strength: Any) -> None:
+    assert sanitize(text, strength=strength).text == ""
