@@ -24,6 +24,11 @@ _ORDINAL = (
 )
 
 
+# One lookbehind for each word: they have a fixed length in Python.
+_SOMEONE = r"(?:(?<=\bhe\s)|(?<=\bpt\s)|(?<=\bshe\s)|(?<=\bpatient\s))"
+_NO_AGE = rf"(?![\w%/-]|\.\d|\s?(?:{UNIT}|kg|kilo|lbs?\b|pounds?|percent|degrees|beats|bpm|hours|days|weeks|months|cm))"
+
+
 def _fraction_or_date(match: re.Match[str]) -> bool:
     """Whether a match is a date: true for 3/4, false for `lower 1/3`, `ribs 5/6`, `grade 2/6`."""
     before = match.string[max(0, match.start() - 16) : match.start()].lower()
@@ -98,15 +103,32 @@ AGES: tuple[Rule, ...] = (
     make_rule("age", rf"\bninety{_UNITS_OF_TEN}[ -](?:year|yr|y)", needs="ninety"),
     make_rule(
         "age",
-        # One lookbehind for each word: they have a fixed length in Python.
-        rf"(?:(?<=\bhe\s)|(?<=\bpt\s)|(?<=\bshe\s)|(?<=\bpatient\s))(?:is|was|turned|turns)\s{_OLD}"
-        rf"(?![\w%/-]|\.\d|\s?(?:{UNIT}|kg|kilo|lbs?\b|pounds?|percent|degrees|beats|bpm|hours|days|weeks|cm))",
+        rf"{_SOMEONE}(?:is|was|turned|turns)\s(?:now\s|almost\s|nearly\s|over\s|about\s)?"
+        rf"(?:ninety{_UNITS_OF_TEN}+|(?:one\s|a\s)?hundred(?:[ -](?:and[ -])?(?:one|two|three|four|five|six|seven|eight"
+        rf"|nine|ten|eleven|twelve))?+){_NO_AGE}",
+        needs="ninety,hundred",
+    ),
+    make_rule(
+        "age",
+        rf"{_SOMEONE}(?:is|was|turned|turns)\s{_OLD}{_NO_AGE}",
         digits=2,
         numbers=OLD_AGES,
         needs="he ,patient,pt ",
     ),
 )
 DATES: tuple[Rule, ...] = (
+    # German, without a year: "on 01.12.", "vom 3.5.". Two digits each, or a full stop after it, and no measure.
+    make_rule(
+        "date",
+        rf"(?<![\w-])(?:(?i:on|at|since|from|until|till|before|after|dated|am|vom|seit|bis|zum|ab|den)\s(?:the\s)?"
+        rf"(?:0[1-9]|[12]\d|3[01])\.(?:0[1-9]|1[0-2])|(?i:am|vom|seit|zum)\s{DAY}\.(?:0?[1-9]|1[0-2])(?=\.(?!\d)))"
+        rf"(?![\w%]|[.,]\d|\s?(?i:{UNIT}|k?pa\b|l\b|liters?\b|kg\b|m\b|sec|min|x\b|\u00d7|to\b|bis\b|-)|-\d)"
+        r"(?:\.(?=\s[a-z\u00e4-\u00fc]))?",
+        digits=2,
+        between=".",
+        words="on at since from until till before after dated am vom seit bis zum ab den",
+        flags=EXACT,
+    ),
     make_rule(
         "date",
         rf"(?<![\d.]){YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.]{DAY}(?:[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?Z?)?(?!\d)",

@@ -23,6 +23,7 @@ _OF_PEOPLE = re.compile(
     r"|will|signed|read|reviewed|dictated|present|saw|denies|complains)\b",
 )
 _JOINED = re.compile(r"(?:,?\s|\s&\s|\sand\s|/|-|,?\s[A-Z]\.?\s)")
+_NUMBER_NEXT = re.compile(r"\s#?\d{1,4}[A-Za-z]?(?=\s?(?:[,;:)]|\.?\s*+$))")
 _NAME_ENDS = re.compile(r"\s?(?:[,.;:)\]]|$)")
 _ENDS = re.compile(r"[.;:()\ue000\ue001]")  # what parts an eponym from its noun
 _FARTHEST = 40  # characters from an eponym to its noun
@@ -283,7 +284,9 @@ def _continues(sentence: Sentence, index: int, beside: int) -> bool:
     if word.lower() in DENIALS:
         return False
     if word[0].islower():
-        return beside < index and kind is Kind.BOTH and _ends_lower_name(sentence, index)
+        if beside > index:
+            return _begins_lower_name(sentence, index)
+        return kind is Kind.BOTH and _ends_lower_name(sentence, index)
     if not word[0].isupper() or (word.isupper() and 1 < len(word) < 6 and not sentence.shouted):
         return False
     first, second = sorted((index, beside))
@@ -304,11 +307,21 @@ def _ends_lower_name(sentence: Sentence, index: int) -> bool:
     return is_lower_name and gap == " " and _NAME_ENDS.match(sentence.text, token.end()) is not None
 
 
+def _begins_lower_name(sentence: Sentence, index: int) -> bool:
+    """Whether a word opens a sentence and a name in lower case is after its comma: `smith, john; portable chest`."""
+    token, after = sentence.tokens[index], sentence.tokens[index + 1]
+    is_surname = sentence.kinds[index] in (Kind.BOTH, Kind.EPONYM, Kind.UNKNOWN) and sentence.opens(index)
+    is_lower_name = after[0][0].islower() and sentence.kinds[index + 1] is Kind.NAME
+    return is_surname and is_lower_name and sentence.text[token.end() : after.start()] in (", ", ",")
+
+
 def _replace(tokens: list[re.Match[str]], named: list[bool], sentence: str) -> tuple[str, int]:
     kept, position, count = [], 0, 0
     for token, is_name in zip(tokens, named, strict=True):
         if is_name:
             kept += [sentence[position : token.start()], f" {NOUN} "]
-            position = token.end()
+            # With the number of a ward: `Farr 9, portable`.
+            number = _NUMBER_NEXT.match(sentence, token.end()) if token[0][0].isupper() else None
+            position = number.end() if number else token.end()
             count += 1
     return "".join(kept) + sentence[position:], count

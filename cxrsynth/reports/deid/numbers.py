@@ -12,7 +12,9 @@ _JOINT = (
 )
 _VALUE = (
     rf"(?:[a-z]{{1,6}}[-/])?(?:[a-z]{{1,6}}[-/ ]?)?\d[\w/-]{{0,40}}(?:\.\d[\w/-]{{0,20}}){{0,5}}"
-    rf"(?:\s\d{{2,6}}(?![\w/-]|\.\d|\s?(?:{UNIT}))){{0,8}}[)\]]?"
+    rf"(?:\s\d{{2,6}}(?![\w/-]|\.\d|\s?(?:{UNIT}))){{0,8}}"
+    # A last group of one digit: `2123 45670 1`.
+    r"(?:(?<=\d{4})\s\d(?=\s{0,2}(?:[,;)\n]|\.(?!\d)|$)))?[)\]]?"
 )
 # Labels that are followed by a number of a person, even by a short one.
 _STRONG = (
@@ -256,7 +258,7 @@ PHONES: tuple[Rule, ...] = (
         r"|t[e\u00e9]l|portable|m[o\u00f3]vil|celular|cellulare|telem[o\u00f3]vel|handy|call(?:ed)?"
         r"|extn?|extension|beep(?:er)?|pager?|phone|questions)"
         r"\b[.#:]{0,2}\s?(?:number|no\b\.?|#)?[:\s]{0,2}(?:is\s|at\s"
-        r"|on\s)?(?=[\d(+x])[\d(+x][\d().x/ -]{1,24}(?<=\d)(?<=\d\d\d)(?!\d|\s?(?:am|pm|" + UNIT + "))",
+        r"|on\s)?(?=[\d(+x])[\d(+x][\d().x/ -]{1,24}(?<=\d)(?<=\d\d\d)(?:-\d{1,4})?(?!\d|\s?(?:am|pm|" + UNIT + "))",
         digits=3,
         needs=(
             "bleep,pgr,spectra,vocera,ascom,dect,voalte,line,contact,ring,dial,text,sms,whats,direct,"
@@ -266,7 +268,7 @@ PHONES: tuple[Rule, ...] = (
     make_rule("phone", rf"(?<![\w./-])\d-\d{{4}}(?![\d-]|\s?(?:{UNIT}))|\bx\s?\d{{3,6}}\b(?!\s?(?:{UNIT}))", digits=4),
     make_rule(
         "phone",
-        r"(?<![\w.-])0\d{2,4}[\s/-]\d{3,8}(?:[\s-]\d{2,6}){0,2}(?!\d)|(?<![\w.-])\d{2}(?:[ .]\d{2}){4}(?!\d)",
+        r"(?<![\w.-])0\d{2,4}[\s/-]\d{3,8}(?:\s\d{2,6}|-\d{1,6}){0,2}(?!\d)|(?<![\w.-])\d{2}(?:[ .]\d{2}){4}(?!\d)",
         digits=7,
         starts=DIGITS,
     ),
