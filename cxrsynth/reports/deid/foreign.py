@@ -38,6 +38,7 @@ _HAN = r"[一-鿿々]"
 _KANA = r"[぀-ヿー]"
 _HANGUL = r"[가-힣]"
 # Words that follow a Chinese or Korean label but are no name.
+_HAN_NAME_IN_TWO = rf"{_HAN}{{1,3}}\s(?![男女性胸肺心年]){_HAN}{{1,3}}"  # Japanese: 長谷川 千鶴
 _NO_HAN_NAME = r"(?![性主既入体今于可无有位仰诉病情取为坐已])"
 
 # Days before a month, in any language: English months would be taken without the `5.` before or after them.
@@ -190,7 +191,7 @@ FOREIGN: tuple[Rule, ...] = (
     make_rule(
         "number",
         r"(?<![\w-])(?:(?:fall|pat(?:ienten)?|auftrags?|aufnahme|akten|befund|untersuchungs?"
-        r"|versicherten|(?:renten|sozial)?versicherungs?|vers|krankenkassen|kv|personal|ausweis|serien|geräte|archiv|buch"
+        r"|versicherten|ahv|avs|(?:renten|sozial)?versicherungs?|vers|krankenkassen|kv|personal|ausweis|serien|geräte|archiv|buch"
         r"|identifikations|id)"
         r"[.-]{0,2}\s?(?:nr\b\.?|nummer|id\b|zeichen)|aktenzeichen|az\.|nhc|cip|nass|nuss|dni|nie|nif"
         r"|cpf|rg|cns|cartão sus|sus|crm|colegiado|(?:n[uú]mero|num|n[oº°]?\.?"
@@ -308,12 +309,13 @@ FOREIGN: tuple[Rule, ...] = (
     ),
     make_rule(
         "name",
-        rf"(?:患者|病人|病者|姓名|患者姓名|患者名|氏名|受检者)(?:姓名|氏名|名)?\s?[:]?\s?{_NO_HAN_NAME}{_HAN}{{2,4}}(?=[。,.;、\s男女]|様|$)",
+        rf"(?:患者|病人|病者|姓名|患者姓名|患者名|氏名|受检者)(?:姓名|氏名|名)?\s?[:]?\s?{_NO_HAN_NAME}(?:{_HAN_NAME_IN_TWO}|{_HAN}{{2,4}})(?=[。,.;、\s男女]|様|$)",
         beyond_ascii=True,
     ),
     make_rule(
         "name",
-        rf"(?:医师|医生|醫師|醫生|医師|读片者|読影医|読影|技师|技師|签名|署名|审核|審核|报告者|報告者|记录者|承认者|内科主任|主任)\s?[:]\s?{_HAN}{{2,4}}"
+        rf"(?:医师|医生|醫師|醫生|医師|读片者|読影医|読影|(?:検査|检查|放射|撮影)?(?:技师|技師)|签名|署名|审核|審核|报告者|報告者|记录者|承认者|内科主任|主任)"
+        rf"\s?[:]\s?(?:{_HAN_NAME_IN_TWO}(?=[。,.;、\s]|様|$)|{_HAN}{{2,4}})"
         rf"|{_HAN}{{1,3}}(?:医师|医生|醫師|醫生|医師|先生|女士|小姐|様|さん|教授)(?!会|\s?:)",
         beyond_ascii=True,
     ),
@@ -325,7 +327,8 @@ FOREIGN: tuple[Rule, ...] = (
     make_rule(
         "name",
         rf"(?:환자(?:명|\s?성명)?|성명|이름|판독의|의사|전문의|주치의|검사자|보호자|의뢰의)\s?:\s?{_HANGUL}{{2,4}}|(?:환자"
-        rf"|판독의)\s{_HANGUL}{{3}}(?=[\s.,]|$)|{_HANGUL}{{2,4}}\s?(?:선생님|교수|환자분|님|씨)(?!의)",
+        rf"|판독의)\s{_HANGUL}{{3}}(?=[\s.,]|$)|{_HANGUL}{{2,4}}\s?(?:선생님|교수|환자분|님|씨)(?!의)"
+        rf"|(?<!{_HANGUL}){_HANGUL}{{2,4}}\s(?:의사|전문의|전공의|판독의)(?!{_HANGUL})",
         beyond_ascii=True,
     ),
     # Hospitals and addresses.

@@ -22,6 +22,7 @@ _STRONG = (
     r"|medical record|accession|acc(?:ession)?\s?#"
     r"|medicare|medicaid|hicn|mbi|npi|gmc|upin|dea|dln?|vin|imei|udi|s/n|sn|serial|licen[cs]e|passport"
     r"|national id|nid|aadhaar"
+    r"|ss\s?(?:#|no\b\.?|number)"
     r"|driver'?s licen[cs]e|(?:licen[cs]e|number|vehicle|car|registration) plate|(?:patient|pat|pt|study|exam"
     r"|order|case|visit"
     r"|encounter|account|acct|record|requisition|req|insurance|policy|chart"
@@ -205,9 +206,10 @@ LABELLED: tuple[Rule, ...] = (
     ),
     make_rule(
         "number",
-        r"(?<![\w-])(?:no\.|nr\.|n\u00b0|n\u00ba|#|\u2116)\s?(?:de\s\w{3,12}\s)?(?:[a-z]{1,4}-?)?\d{3,}[\w/-]{0,30}",
+        r"(?<![\w-])(?:no\.|nr\.|n\.?[\u00b0\u00ba]|#|\u2116)\s?(?:de\s\w{3,12}\s)?(?:[a-z]{1,4}-?)?\d{3,}[\w/-]{0,30}"
+        r"(?:\.\d[\w/-]{0,20}){0,5}",
         digits=3,
-        needs="no.,nr.,n\u00b0,n\u00ba,#,\u2116",
+        needs="no.,nr.,n\u00b0,n\u00ba,n.\u00b0,n.\u00ba,#,\u2116",
     ),
     # A plate: two to four groups, of which one has digits.
     make_rule(
@@ -235,8 +237,8 @@ ROOMS: tuple[Rule, ...] = (
     ),
     make_rule(
         "place",
-        r"(?<![\w-])(?:OR|ED|ER|ICU|MICU|SICU|CCU|CICU|NICU|PICU|PACU|Resus|RESUS"
-        r"|Trauma)\s#?\d{1,3}[A-Z]?(?![\w%]|[.,/-]\d|\s?(?:mm|cm|ml|hours?|hrs|days?|weeks?|views?)\b)",
+        r"(?<![\w-])(?:(?:OR|ED|ER|ICU|MICU|SICU|CCU|CICU|NICU|PICU|PACU|Resus|RESUS|Trauma)\s#?"
+        r"|(?:[A-Z]{0,3}ICU|CCU|PACU)-)\d{1,3}[A-Z]?(?![\w%]|[.,/-]\d|\s?(?:mm|cm|ml|hours?|hrs|days?|weeks?|views?)\b)",
         digits=1,
         flags=EXACT,
         starts=CAPITALS,

@@ -270,6 +270,7 @@ _STREET = (
     r"|Ter|Circle|Cir|Highway|Hwy|Parkway|Pkwy|Square|Sq"
     r"|Trail|Trl|Close|Crescent|Cres|Row|Mews|Walk|Alley|Plaza|Loop|Pike|Route|Rte|Gardens|Grove|Hill|Park)"
 )
+_CROSSING = rf"(?={PROPER}){CAPITAL}[\w'\u2019-]{{1,40}}"
 _STATE = (
     r"A[LKZR]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]"
     r"|W[AIVY]"
@@ -301,6 +302,16 @@ PLACES: tuple[Rule, ...] = (
         digits=1,
         flags=EXACT,
     ),
+    # A street with a number for its name, and what it crosses: "near 5th Avenue and Pine".
+    make_rule(
+        "place",
+        r"(?<![\w.])\d{1,3}(?:st|nd|rd|th|ST|ND|RD|TH)\s(?:Street|STREET|Avenue|AVENUE|Ave|Road|ROAD|Boulevard|Blvd)\b"
+        rf"(?:\s(?:(?i:and|at)|&)\s(?:\d{{1,3}}(?:st|nd|rd|th)\b|{_CROSSING}(?:\s{_STREET}\b)?))?",
+        digits=1,
+        needs="street,ave,road,boulevard,blvd",
+        flags=EXACT,
+        starts=DIGITS,
+    ),
     # In lower case only after words that end nothing but a street: `2 tubes in place` is no address.
     make_rule(
         "place",
@@ -309,6 +320,14 @@ PLACES: tuple[Rule, ...] = (
         needs="street,avenue,boulevard,highway,parkway",
         digits=1,
         starts=DIGITS,
+    ),
+    # Of Australia.
+    make_rule(
+        "place",
+        r"(?<![\w-])(?:NSW|VIC|QLD|TAS|ACT|WA|SA|NT)\s\d{4}(?![\w%]|[.,/-]\d|\s?(?:ml|mL|mg|cc|cm|mm)\b)",
+        digits=4,
+        flags=EXACT,
+        starts=CAPITALS,
     ),
     make_rule("place", rf"(?<=,)\s(?:{_STATE})\s\d{{5}}(?:-\d{{4}})?\b", needs=",", digits=2),
     make_rule(

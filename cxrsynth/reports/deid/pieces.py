@@ -16,7 +16,14 @@ PROPER = rf"(?:(?:St|Ste|Mt|Ft|Sta|Sto)\.|{_NO_STOP}(?:{CAPITAL}\.(?=\s?{CAPITAL
 PARTICLES = r"(?:(?i:van|von|der|den|de|da|dos|del|di|la|le|el|al|bin|ibn|ter|ten)\s+){0,3}"
 NAME = rf"{PARTICLES}{WORD}(?:\s*+{PARTICLES}{WORD}){{0,3}}(?:,?\s(?:Jr|Sr|II|III)\b\.?)?"
 # In text without capitals any word may be the name.
-SMALL_NAME = rf"(?!{STOP})[^\W\d_][\w'\u2019-]{{0,60}}(?:\s(?!{STOP})[^\W\d_][\w'\u2019-]{{0,60}}){{0,2}}"
+_SMALL_WORD = rf"(?!{STOP})[^\W\d_][\w'\u2019-]{{0,60}}"
+# What a name is followed by: `mr. roe could not hold his breath`.
+_AFTER_NAME = (
+    r"(?i:could|can|cannot|would|should|might|must|may|did|does|do|never|now|also|then|when|while|which|but|because|during"
+    r"|until|came|went|fell|needs?|refused|denies|coughs|complains|presents|presented|underwent|remains|was|unable)"
+    r"(?![\w'\u2019-])"
+)
+SMALL_NAME = rf"{_SMALL_WORD}(?:\s(?!{_AFTER_NAME}){_SMALL_WORD}){{0,2}}"
 # DR, MR and MS are also digital radiography, magnetic resonance and multiple sclerosis.
 NO_PERSON = r"(?!(?i:imag|exam|scan|stud|angio|brain|spine|cardiac|chest|abd|radiog|system|detect|plate|view|portab))"
 TITLE = (
