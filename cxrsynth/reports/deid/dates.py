@@ -263,6 +263,13 @@ DATES: tuple[Rule, ...] = (
         flags=EXACT,
         starts=DIGITS,
     ),
+    make_rule(
+        "date",
+        rf"(?<![\w.])(?:I{{1,3}}|I?V|VI{{1,3}}|IX|XI{{0,2}})([./-]){DAY}\1{YEAR}(?!\d)",
+        digits=5,
+        flags=EXACT,
+        starts=CAPITALS,
+    ),
     make_rule("date", rf"\b{YEAR}-?W\d\d(?:-\d)?\b", digits=6, needs="w", starts=DIGITS),
     make_rule(
         "date",
