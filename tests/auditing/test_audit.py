@@ -171,9 +171,10 @@ def test_what_is_handed_on_names_no_real_image_and_no_folder(audited: Path, home
 
 
 def test_of_addresses_and_folders_in_messages_only_the_last_part_is_there(
-    made: Path, real: Path, home: Path, tmp_path: Path
+    made: Path, real: Path, home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    system = fsspec.filesystem("memory")
+    system = fsspec.filesystem("memory")  # one for all tests of this process
+    request.addfinalizer(lambda: system.rm("secret-bucket", recursive=True))
     system.put(str(made), "secret-bucket/dr-secretword/set", recursive=True)
     few = tmp_path / "dr-secretword" / "few"
     few.mkdir(parents=True)

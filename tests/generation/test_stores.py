@@ -65,8 +65,15 @@ def local(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[S
 @pytest.fixture
 def store(local: tuple[Store, dict[str, str]]) -> Iterator[Store]:
     """An empty store."""
+    system = local[0].system
+
+    def empty() -> None:
+        if system.ls("/"):
+            system.rm("/", recursive=True)
+
+    empty()  # other tests of this process may have left something in it
     yield local[0]
-    local[0].system.rm("/", recursive=True) if local[0].system.ls("/") else None
+    empty()
 
 
 @pytest.fixture
