@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -86,6 +86,18 @@ class Address:
             size = system.size(path)
         if size != local.stat().st_size:
             raise OSError(errno.EIO, f"{size} bytes there after {local.stat().st_size} were written", self.url)
+
+    def abort_uploads(self) -> None:
+        """Delete the parts of uploads below here that were killed: no listing shows them, and S3 bills them for ever.
+
+        s3fs sends files of 100 MiB and more in parts. Whoever is still uploading fails.
+        """
+        with suppress(OSError), self.errors() as (system, path):  # not every key may list uploads
+            if not hasattr(system, "call_s3"):
+                return
+            bucket, key, _ = system.split_path(path)
+            for upload in system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/").get("Uploads", ()):
+                system.abort_mpu(bucket, upload["Key"], upload["UploadId"])
 
     def delete(self) -> None:
         """Delete the file; do nothing if there is none. Raises OSError."""

@@ -120,8 +120,8 @@ def _refused(found: str, expected: str) -> LaunchError:
 class ProcessGroup:
     """This process among `count`. `state` is accelerate's PartialState if there are several, and `meeting` theirs.
 
-    Where all processes meet, `lookout` sees whether another one has failed; each method for that raises LaunchError
-    then. Without it, they wait.
+    Where all processes meet, each method raises LaunchError if another one is gone. `lookout` sees that at once, and
+    also whether another one has failed.
     """
 
     rank: int = 0
@@ -197,7 +197,19 @@ class ProcessGroup:
             ) from None
 
     def _meet(self, operation: Callable[[], Result]) -> Result:
-        return operation() if self.lookout is None else self.lookout.collective(operation)
+        if self.lookout is not None:
+            return self.lookout.collective(operation)
+        from cxrsynth.runtime.together import of_network
+
+        try:
+            return operation()
+        except RuntimeError as error:
+            if not of_network(error):
+                raise
+            raise LaunchError(
+                "another process has ended before the work of all was done: this one ends, too\n"
+                "  its message says why, unless it was killed; then run the same command again to continue"
+            ) from None
 
 
 def join_processes(*, cpu: bool, timeout: timedelta = PATIENCE) -> ProcessGroup:

@@ -69,8 +69,8 @@ class Lookout:
         try:
             return operation()
         except RuntimeError as error:
-            if not isinstance(error, DistError) and "gloo" not in str(error):
-                raise  # not of the network
+            if not of_network(error):
+                raise
             if not self._seen.wait(_REPORT_S) and "time" in str(error).lower():
                 raise LaunchError(
                     f"the other processes did not answer for {self._wait.total_seconds() / 60:g} minutes\n"
@@ -99,6 +99,11 @@ class Lookout:
         known = self._failed is not None and self._failed != _UNKNOWN
         who = f"process {self._failed} has failed, and its message says why" if known else "another process has ended"
         return f"{who}: this one ends, too\n  the last checkpoint is kept; mend that, then run the same command again"
+
+
+def of_network(error: RuntimeError) -> bool:
+    """Whether a collective operation failed because of another process or the way to it."""
+    return isinstance(error, DistError) or "gloo" in str(error)
 
 
 @contextmanager

@@ -261,7 +261,7 @@ class OutputFolder:
         return dict(manifest)
 
     def clean(self, manifest: dict[str, Any]) -> None:
-        """Delete the state folder of a complete set, and the shards made for it that the manifest does not list.
+        """Delete the state folder of a complete set, what killed runs left, and shards that the manifest does not list.
 
         These are empty, or were only a step towards a file-set. Another file of such a name has no record, and stays.
         """
@@ -269,6 +269,7 @@ class OutputFolder:
         unlisted = {shard_name(index) for index in self._record_names()} - listed
         self._place.delete(unlisted & self._place.names())
         self._place.delete_folder(STATE)
+        self._place.delete_unfinished()
 
     def _delete_shards(self) -> None:
         shards = [name for name in self._place.sizes() if name.startswith("cxr-") and name.endswith(".tar")]

@@ -137,6 +137,9 @@ class LocalPlace:
         """Delete a folder with all that is in it, as far as that is possible."""
         shutil.rmtree(self.path / name, ignore_errors=True)
 
+    def delete_unfinished(self) -> None:
+        """Nothing: `leave` has deleted it."""
+
 
 class StorePlace:
     """A prefix of an object store, which has no locks: runs that write the same file write the same bytes.
@@ -257,6 +260,10 @@ class StorePlace:
     def delete_folder(self, name: str) -> None:
         """Delete all that is directly below a prefix."""
         self.delete(f"{name}/{below}" for below, size in self.sizes(name).items() if size is not None)
+
+    def delete_unfinished(self) -> None:
+        """Delete what killed uploads have left, where the store shows it. Nobody else must be at work."""
+        self.address.abort_uploads()
 
     def _unreadable(self, error: OSError) -> ShardError:
         return ShardError(

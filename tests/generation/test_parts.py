@@ -24,7 +24,7 @@ from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
 from tests.generation.making import command, hashes, manifest, write_table
-from tests.processes import TIMEOUT_S, Warm
+from tests.processes import TIMEOUT_S, Warm, process_group
 
 # 14 images in 7 shards of two batches.
 OPTIONS = ("--images-per-report", "2", "--shard-size", "2", "--batch-size", "1")
@@ -341,10 +341,31 @@ def test_a_part_divided_over_processes(whole: tuple[Set, dict[str, str]], tmp_pa
     assert hashes(out) == expected
 
 
-def _workers(node: Warm) -> dict[int, psutil.Process]:
-    """The workers that run now on a node, by rank."""
+@pytest.mark.slow
+def test_one_whose_neighbor_was_killed_says_so_and_another_run_goes_on(
+    whole: tuple[Set, dict[str, str]], tmp_path: Path
+) -> None:
+    made, expected = whole
+    out = tmp_path / "out"
+    arguments = command(made.table, out, made.model, *made.options)
+    with process_group(2) as environments:
+        first, second = (
+            Warm("cxrsynth", *arguments, log=tmp_path / f"{rank}.log", environment=own | {"HF_HUB_OFFLINE": "1"})
+            for rank, own in enumerate(environments)
+        )
+        second.kill_when(lambda: any(out.glob(".cxr-*.partial")) or any(out.glob("cxr-*.tar")))
+        assert first.wait() == 2, first.printed()
+    printed = first.printed()
+    assert "Traceback" not in printed
+    assert "another process has ended before the work of all was done" in printed
+    assert made.run(out)[0] == 0
+    assert hashes(out) == expected
+
+
+def _workers(nodes: list[Warm]) -> dict[int, psutil.Process]:
+    """The workers that run now on these nodes, by rank."""
     found = {}
-    for worker in psutil.Process(node.pid).children(recursive=True):
+    for worker in (one for node in nodes for one in psutil.Process(node.pid).children(recursive=True)):
         try:
             if "cxrsynth" in worker.cmdline() and "RANK" in (environment := worker.environ()):
                 found[int(environment["RANK"])] = worker
@@ -354,37 +375,45 @@ def _workers(node: Warm) -> dict[int, psutil.Process]:
 
 
 @pytest.mark.slow
-def test_torchrun_starts_killed_workers_again(whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("nodes", "each"), [(1, 2), (2, 1)], ids=["one node", "two nodes"])
+def test_torchrun_starts_killed_workers_again(
+    nodes: int, each: int, whole: tuple[Set, dict[str, str]], tmp_path: Path
+) -> None:
     """The first dies in the middle of its work, the others while they start.
 
-    The agent's store keeps what killed ones wrote.
+    The agent's store keeps what killed ones wrote. With two nodes, each counts only the failures of its own workers.
     """
     made, expected = whole
     out = tmp_path / "out"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    node = made.launch(
-        out,
-        *("--nnodes", "1", "--nproc-per-node", "2", "--max-restarts", "6"),
-        *("--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"127.0.0.1:{port}"),
-        log=tmp_path / "log",
-    )
+    agents = [
+        made.launch(
+            out,
+            *("--nnodes", str(nodes), "--nproc-per-node", str(each), "--max-restarts", "6"),
+            *("--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"127.0.0.1:{port}"),
+            log=tmp_path / f"{number}.log",
+        )
+        for number in range(nodes)
+    ]
     running: dict[int, psutil.Process] = {}
     killed: set[int] = set()
 
     def all_run_anew() -> bool:
         nonlocal running
-        running = _workers(node)
+        running = _workers(agents)
         return len(running) == 2 and not killed & {worker.pid for worker in running.values()}
 
     for number, rank in enumerate((0, 1, 1)):
-        node.wait_until(all_run_anew)
+        agents[0].wait_until(all_run_anew)
         if number == 0:
-            node.wait_until(lambda: any(out.glob(".cxr-*.partial")) or any(out.glob("cxr-*.tar")))
+            agents[0].wait_until(lambda: any(out.glob(".cxr-*.partial")) or any(out.glob("cxr-*.tar")))
         killed |= {worker.pid for worker in running.values()}  # the others are ended by their agents
         running[rank].kill()
-    assert node.wait(3 * TIMEOUT_S) == 0, node.printed()
-    assert node.printed().count("exitcode: -9") >= 3
+    for agent in agents:
+        assert agent.wait(3 * TIMEOUT_S) == 0, agent.printed()
+    printed = "".join(agent.printed() for agent in agents)
+    assert printed.count("exitcode: -9") >= 3
     assert hashes(out) == expected
-    assert node.printed().count("14 images in 7 shards") == 1
+    assert printed.count("14 images in 7 shards") == 1

@@ -128,6 +128,31 @@ def test_a_killed_run_resumes(moment: str, store: Store, expected: dict[str, str
     assert len(records) >= len(there) - 1
 
 
+def test_parts_of_killed_uploads_are_deleted_once_the_set_is_complete(store: Store) -> None:
+    system = store.system
+
+    def unfinished() -> set[str]:
+        found = system.call_s3("list_multipart_uploads", Bucket="bucket")
+        return {upload["Key"] for upload in found.get("Uploads", ())}
+
+    def begin(key: str) -> None:
+        upload = system.call_s3("create_multipart_upload", Bucket="bucket", Key=key)["UploadId"]
+        system.call_s3("upload_part", Bucket="bucket", Key=key, PartNumber=1, UploadId=upload, Body=b"0" * 100)
+
+    of_others = {"some/set-2/cxr-000000.tar", "some/other.tar"}
+    for key in {"some/set/cxr-000000.tar", "some/set/cxr-000003.tar"} | of_others:
+        begin(key)
+    code, printed = store.run(OUT, "--part", "1/2")
+    assert code == 0, printed
+    assert len(unfinished()) == 4  # another part may be uploading
+    code, printed = store.run(OUT, "--part", "2/2")
+    assert code == 0, printed
+    assert unfinished() == of_others
+    begin("some/set/cxr-000005.tar")
+    assert "already complete" in store.run(OUT)[1]
+    assert unfinished() == of_others
+
+
 def test_parts_killed_at_random(store: Store, expected: dict[str, str], tmp_path: Path) -> None:
     seed = int(os.environ.get("CXRSYNTH_TEST_SEED", random.randrange(1 << 30)))
     print(f"CXRSYNTH_TEST_SEED={seed}")  # noqa: T201 - pytest shows it with a failure

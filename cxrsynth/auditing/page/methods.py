@@ -72,7 +72,8 @@ METHODS: dict[str, tuple[str, ...]] = {
         "by the correlation of the two images once they are registered. A second look lets patches of the image vote "
         "for a real image, a size and a place, and compares the window (39% of the width) in which the two agree best. "
         "A third look compares the image as it is framed, neither registered nor moved, with every real image: blends "
-        "of two images, and halves beside another's, have no position of their own that registration could find. "
+        "of two images, and halves beside another's, have no position of their own that registration could find. A "
+        "fourth compares unmoved windows (31% of the width) with those of the real images that its patches vote for. "
         "Negatives are turned back first. The threshold is what real images of different patients show of each other.",
         "Sensitivity: copies planted in the reference are searched in the same way. False alarms: real images of "
         "patients held out of the reference.",

@@ -1,4 +1,5 @@
-"""The looks of the search: registered images as a whole, the region in which they agree best, and images as framed.
+"""The looks of the search: registered images as a whole, the region in which they agree best, and images as framed, as
+a whole and in windows.
 
 Negatives are turned back first.
 """
@@ -34,11 +35,11 @@ class Searchable:
         """
         mean = thumbs.mean(0, dtype=np.float32)
         negative = inverted(thumbs, mean)
-        upright = _positives(thumbs, negative)
+        upright, framed = _positives(thumbs, negative), _positives(framed, negative)
         return cls(
             Gallery.of(upright, groups, space),
             PatchIndex(upright, groups, seed=seed),
-            FramedIndex.of(_positives(framed, negative), groups),
+            FramedIndex.of(framed, groups, seed=seed),
             mean,
         )
 
@@ -46,7 +47,7 @@ class Searchable:
         """The most similar reference image of each [Q, T, T], by the look in which it is most similar.
 
         `framed` [Q, T, T] are the same images unmoved. `leave_out` is the group that each image is not compared with,
-        [Q]; -1 for none. `mirrored` is always False where the second or the third look decides.
+        [Q]; -1 for none. `mirrored` is True only where the first look decides.
         """
         negative = inverted(thumbs, self.mean)
         thumbs = _positives(thumbs, negative)
@@ -56,8 +57,10 @@ class Searchable:
                 rows, others = which.nonzero()[0], self.gallery.thumbs
                 alike = most_alike(thumbs[rows], others, self.patches, leave_out=leave_out[rows], scales=scales)
                 found = self._or_better(found, thumbs, rows, alike)
-        alike = self.framed.most_alike(_positives(framed, negative), leave_out=leave_out)
-        return self._or_better(found, thumbs, np.arange(len(thumbs)), alike)
+        framed, rows = _positives(framed, negative), np.arange(len(thumbs))
+        for look in (self.framed.most_alike, self.framed.most_alike_in_a_window):
+            found = self._or_better(found, thumbs, rows, look(framed, leave_out=leave_out))
+        return found
 
     def _or_better(self, found: Nearest, thumbs: Thumbs, rows: Places, alike: Alike) -> Nearest:
         """What was found, and in `rows` what another look found where that is more similar."""

@@ -26,7 +26,7 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _FEATURES = (
     "linear discriminants of local contrast, 64 x 64 pixels, of images and of patches; correlation of fine detail of"
     " registered candidates, whole and in the best window of 25 x 25 pixels; correlation of finest detail of images as"
-    " they are framed"
+    " they are framed, whole and in the best window of 20 x 20 pixels"
 )
 
 

@@ -1,4 +1,4 @@
-"""The third look: what is found of images where nobody moved them, and in no others."""
+"""The third and the fourth look: what is found of images where nobody moved them, and in no others."""
 
 import numpy as np
 import pytest
@@ -103,3 +103,55 @@ def test_of_equal_images_the_first_and_nobody_where_all_are_left_out() -> None:
     assert index.most_alike(THUMBS[:0], leave_out=NOBODY[:0]).places.shape == (0,)
     black = index.most_alike(np.zeros_like(THUMBS[:1]), leave_out=NOBODY[:1])
     assert -1 <= black.similarity.item() < 0.9
+
+
+def pasted(side: int) -> Thumbs:
+    """Other images, each with a square of a reference image pasted where it lay."""
+    rng, images = np.random.default_rng(5), OTHERS.copy()
+    for image, own in zip(images, THUMBS, strict=True):
+        row, column = rng.integers(0, 64 - side + 1, 2)
+        square = (slice(row, row + side), slice(column, column + side))
+        image[square] = own[square]
+    return images
+
+
+def test_a_patch_is_recognized_where_it_lay_and_other_images_are_not(index: FramedIndex) -> None:
+    found = index.most_alike_in_a_window(pasted(24), leave_out=NOBODY)
+    unlike = index.most_alike_in_a_window(OTHERS, leave_out=NOBODY)
+    right = found.places == OWN
+    assert right.mean() > 0.7
+    assert (found.similarity[right] > np.quantile(unlike.similarity, 0.99)).mean() > 0.9
+    whole = index.most_alike(pasted(24), leave_out=NOBODY)
+    assert (whole.places == OWN).mean() < right.mean() - 0.2
+    assert index.most_alike_in_a_window(pasted(24), leave_out=OWN).similarity.max() < found.similarity[right].min()
+
+
+def test_the_search_finds_patches(real: Searchable) -> None:
+    found = real.nearest(LOST, pasted(24), leave_out=NOBODY)
+    assert (found.places == OWN).mean() > 0.7
+    unlike = real.nearest(LOST, OTHERS, leave_out=NOBODY)
+    assert np.median(found.similarity) > np.quantile(unlike.similarity, 0.99)
+
+
+def test_a_marker_in_common_makes_no_two_images_alike() -> None:
+    marked, others = THUMBS.copy(), OTHERS.copy()
+    for images in (marked, others):
+        images[:, 2:22, 2:22] = 0  # what the collimator leaves
+        images[:, 5:12, 5:7] = images[:, 10:12, 5:10] = 255
+    unlike = FramedIndex.of(marked, OWN).most_alike_in_a_window(others, leave_out=NOBODY)
+    assert unlike.similarity.max() < 0.5
+
+
+def test_windows_of_nobody_and_in_any_batch(index: FramedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pasted(24)
+    whole = index.most_alike_in_a_window(images, leave_out=NOBODY)
+    monkeypatch.setattr(framed, "_WINDOWED_AT_ONCE", 7)
+    parts = index.most_alike_in_a_window(images, leave_out=NOBODY)
+    assert parts.places.tolist() == whole.places.tolist()
+    assert parts.similarity == pytest.approx(whole.similarity, abs=1e-5)
+    assert index.most_alike_in_a_window(images[:0], leave_out=NOBODY[:0]).places.shape == (0,)
+    twice = FramedIndex.of(THUMBS[:4], np.zeros(4, np.int64))
+    alone = twice.most_alike_in_a_window(THUMBS[:4], leave_out=np.zeros(4, np.int64))
+    assert alone.places.tolist() == alone.similarity.tolist() == [-1] * 4
+    black = index.most_alike_in_a_window(np.zeros_like(THUMBS[:1]), leave_out=NOBODY[:1])
+    assert -1 <= black.similarity.item() < 0.5
