@@ -24,11 +24,12 @@ _REACH, _CONTRAST_REACH, _LEAST_CONTRAST = 1, 2, 0.01
 # Unmoved images are seldom alike by chance. Shrinking what is missing to 1 brings them to the scale of the other looks
 # (99th percentiles for real images of different patients: 0.31 for these, 0.59 for the other two together).
 _UNMOVED = 0.6
-# Windows of 20 of 64 pixels on a side, at every fourth: a patch of 24 holds one whole. In less texture than the least
-# (mean square) there is nothing to compare, and the best of many windows is more alike than whole images: what is
-# missing to 1 is stretched, and by more than the one scale asks for: of real images of different patients 99 of 100 are
-# below 0.79, but the others reach 0.93.
-_CELL, _CELLS_ALONG, _LEAST_POWER, _WINDOWED = 4, 5, 0.15, 4.0
+# Windows of 20 of 64 pixels on a side, at every fourth: a patch of 24 holds one whole. Their cells of 4 pixels count
+# alike, so that a marker alone makes no two windows alike, and a cell with less texture (mean square) than the least has
+# nothing in common with another. The best of many windows is more alike than whole images: what is missing to 1 is
+# stretched, by more than the one scale asks for (real images of different patients: 99 of 100 are below 0.68, the
+# highest of 3,600 is 0.75).
+_CELL, _CELLS_ALONG, _LEAST_POWER, _WINDOWED = 4, 5, 0.02, 2.0
 _FITTED_ON = 4096  # images at most
 _VOTED_FOR = 16  # reference images that are compared in windows
 _WINDOWED_AT_ONCE = 64  # images
@@ -84,11 +85,11 @@ class FramedIndex:
     @torch.inference_mode()
     def _compared_in_windows(self, thumbs: Thumbs, candidates: Places) -> tuple[Places, npt.NDArray[np.float32]]:
         """The best of `candidates` [Q, k], places or -1 for none."""
-        sought = (_texture(thumbs) - self.mean)[:, None, 0]
-        others = _texture(self.thumbs[candidates.clip(min=0).ravel()]) - self.mean
-        others = others.view(*candidates.shape, *sought.shape[-2:])
-        powers = [_windows(side.square()).clamp_min(_LEAST_POWER) for side in (sought, others)]
-        cosines = (_windows(sought * others) / (powers[0] * powers[1]).sqrt()).flatten(2).amax(2)
+        sought = self._seen(thumbs)[:, None, 0]
+        others = self._seen(self.thumbs[candidates.clip(min=0).ravel()]).view(*candidates.shape, *sought.shape[-2:])
+        powers = [F.avg_pool2d(side.square(), _CELL).clamp_min(_LEAST_POWER) for side in (sought, others)]
+        cells = F.avg_pool2d(sought * others, _CELL) / (powers[0] * powers[1]).sqrt()
+        cosines = F.avg_pool2d(cells, _CELLS_ALONG, stride=1).flatten(2).amax(2)
         best = cosines.masked_fill(torch.from_numpy(candidates < 0), -torch.inf).max(1)
         places: Places = np.take_along_axis(candidates, best.indices.numpy()[:, None], 1)[:, 0]
         return places, (1 - _WINDOWED * (1 - best.values)).clamp(-1, 1).numpy()
@@ -107,6 +108,11 @@ class FramedIndex:
         similarity = torch.where(places >= 0, 1 - _UNMOVED * (1 - best), -1).clamp(-1, 1)
         return places.numpy(), similarity.numpy()
 
+    def _seen(self, thumbs: Thumbs) -> Tensor:
+        """Texture beyond that of the mean image where there is any: nothing in flat areas; [N, 1, T, T]."""
+        texture, contrast = _texture_and_contrast(thumbs)
+        return texture - self.mean * (contrast / (contrast + _LEAST_CONTRAST))
+
     def _vectors(self, thumbs: Thumbs) -> Tensor:
         """Texture beyond that of the mean image, the middle weighted more: [N, T T], of length 1."""
         return F.normalize(((_texture(thumbs) - self.mean) * middle_weight(thumbs.shape[-1])).flatten(1), dim=1)
@@ -114,13 +120,12 @@ class FramedIndex:
 
 def _texture(thumbs: Thumbs) -> Tensor:
     """Finest texture of thumbnails [N, T, T] at one contrast; [N, 1, T, T] float32."""
+    return _texture_and_contrast(thumbs)[0]
+
+
+def _texture_and_contrast(thumbs: Thumbs) -> tuple[Tensor, Tensor]:
+    """The texture, and the local contrast it had, both [N, 1, T, T]."""
     images = torch.from_numpy(thumbs)[:, None].float() / 255.0
     centered = images - local_mean(images, _REACH)
-    power = local_mean(centered.square(), _CONTRAST_REACH).clamp_min(0)
-    return centered / (power.sqrt() + _LEAST_CONTRAST)
-
-
-def _windows(pixels: Tensor) -> Tensor:
-    """Means [Q, k, w, w] of pixels [Q, k, T, T] in square windows."""
-    cells = F.avg_pool2d(pixels, _CELL)
-    return F.avg_pool2d(cells, _CELLS_ALONG, stride=1)
+    contrast = local_mean(centered.square(), _CONTRAST_REACH).clamp_min(0).sqrt()
+    return centered / (contrast + _LEAST_CONTRAST), contrast
