@@ -25,7 +25,7 @@ _REACH, _CONTRAST_REACH, _LEAST_CONTRAST = 1, 2, 0.01
 # (99th percentiles for real images of different patients: 0.31 for these, 0.59 for the other two together).
 _UNMOVED = 0.6
 # Windows of 20 of 64 pixels on a side, at every fourth: a patch of 24 holds one whole. Their cells of 4 pixels count
-# alike, so that a marker alone makes no two windows alike, and a cell with less texture (mean square) than the least has
+# alike, so that a marker alone makes no two windows alike; a cell with less texture (mean square) than the least has
 # nothing in common with another. The best of many windows is more alike than whole images: what is missing to 1 is
 # stretched, by more than the one scale asks for (real images of different patients: 99 of 100 are below 0.68, the
 # highest of 3,600 is 0.75).
