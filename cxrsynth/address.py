@@ -9,7 +9,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
@@ -87,17 +87,24 @@ class Address:
         if size != local.stat().st_size:
             raise OSError(errno.EIO, f"{size} bytes there after {local.stat().st_size} were written", self.url)
 
-    def abort_uploads(self) -> None:
-        """Delete the parts of uploads below here that were killed: no listing shows them, and S3 bills them for ever.
+    def abort_uploads(self, mine: Callable[[str], bool]) -> None:
+        """Delete the parts of killed uploads to directly below: no listing shows them, and S3 bills them for ever.
 
-        s3fs sends files of 100 MiB and more in parts. Whoever is still uploading fails.
+        s3fs sends files of 100 MiB and more in parts. Whoever is still uploading fails. Nothing is done where the store
+        has no such uploads, or the key may not list or abort them.
+
+        Args:
+            mine: whether a file of this name, directly below, is the caller's.
         """
-        with suppress(OSError), self.errors() as (system, path):  # not every key may list uploads
+        with suppress(OSError), self.errors() as (system, path):
             if not hasattr(system, "call_s3"):
                 return
             bucket, key, _ = system.split_path(path)
-            for upload in system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/").get("Uploads", ()):
-                system.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+            prefix = f"{key}/" if key else ""
+            for upload in system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix).get("Uploads", ()):
+                if mine(upload["Key"].removeprefix(prefix)):
+                    with suppress(OSError):  # another process may be doing the same
+                        system.abort_mpu(bucket, upload["Key"], upload["UploadId"])
 
     def delete(self) -> None:
         """Delete the file; do nothing if there is none. Raises OSError."""

@@ -262,8 +262,8 @@ class StorePlace:
         self.delete(f"{name}/{below}" for below, size in self.sizes(name).items() if size is not None)
 
     def delete_unfinished(self) -> None:
-        """Delete what killed uploads have left, where the store shows it. Nobody else must be at work."""
-        self.address.abort_uploads()
+        """Delete what killed uploads of shards have left, where the store shows it; for a set that is complete."""
+        self.address.abort_uploads(lambda name: shard_index(name) is not None)
 
     def _unreadable(self, error: OSError) -> ShardError:
         return ShardError(

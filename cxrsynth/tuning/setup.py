@@ -98,7 +98,8 @@ def _watch(
             processes.rank,
             processes.meeting,
             wait=timedelta(minutes=settings.max_wait_minutes),
-            leave=processes.wait,
+            # Without a lookout of its own: this one's messages say which process has failed.
+            leave=lambda: processes.state.wait_for_everyone(),
         )
     )
     return replace(processes, lookout=lookout)

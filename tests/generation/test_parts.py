@@ -365,6 +365,8 @@ def test_one_whose_neighbor_was_killed_says_so_and_another_run_goes_on(
 def _workers(nodes: list[Warm]) -> dict[int, psutil.Process]:
     """The workers that run now on these nodes, by rank."""
     found = {}
+    for node in nodes:
+        assert node.returncode is None, node.printed()
     for worker in (one for node in nodes for one in psutil.Process(node.pid).children(recursive=True)):
         try:
             if "cxrsynth" in worker.cmdline() and "RANK" in (environment := worker.environ()):

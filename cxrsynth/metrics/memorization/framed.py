@@ -25,10 +25,10 @@ _REACH, _CONTRAST_REACH, _LEAST_CONTRAST = 1, 2, 0.01
 # (99th percentiles for real images of different patients: 0.31 for these, 0.59 for the other two together).
 _UNMOVED = 0.6
 # Windows of 20 of 64 pixels on a side, at every fourth: a patch of 24 holds one whole. Their cells of 4 pixels count
-# alike, so that a marker alone makes no two windows alike; a cell with less texture (mean square) than the least has
-# nothing in common with another. The best of many windows is more alike than whole images: what is missing to 1 is
-# stretched, by more than the one scale asks for (real images of different patients: 99 of 100 are below 0.68, the
-# highest of 3,600 is 0.75).
+# alike, so that a marker alone makes no two windows alike; a cell with less texture (mean square) than the least
+# counts in proportion to it. The best of many windows is more alike than whole images: what is missing to 1 is
+# stretched, by more than the one scale asks for (before that, of real images of different patients 99 of 100 are below
+# 0.68, and the highest of 3,600 is 0.75).
 _CELL, _CELLS_ALONG, _LEAST_POWER, _WINDOWED = 4, 5, 0.02, 2.0
 _FITTED_ON = 4096  # images at most
 _VOTED_FOR = 16  # reference images that are compared in windows

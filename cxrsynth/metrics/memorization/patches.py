@@ -89,8 +89,8 @@ class PatchIndex:
             leave_out: the group that each image is not compared with, [Q]; -1 for none.
             scales: at which the images are looked at: above 1 they are made smaller first.
             count: k.
-            unmoved: only patches that lie where those of the index do are looked for: what was not moved is found more
-                surely, and in half the time.
+            unmoved: patches are cut where those of the index are: where nothing was moved these are the same patches,
+                so that it is found more surely, and in half the time.
 
         Source: voting for position and scale (generalized Hough transform) as Lowe, IJCV 2004, section 7.3.
         """
