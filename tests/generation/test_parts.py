@@ -306,15 +306,20 @@ def test_four_parts_killed_at_random_and_started_again_in_any_order(
     assert hashes(out) == expected
 
 
+def _free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.mark.slow
 def test_two_nodes_of_two_processes_give_the_bytes_of_one_run(
     whole: tuple[Set, dict[str, str]], tmp_path: Path
 ) -> None:
     made, expected = whole
     out = tmp_path / "out"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     nodes = [
         made.launch(
             out,
@@ -387,9 +392,7 @@ def test_torchrun_starts_killed_workers_again(
     """
     made, expected = whole
     out = tmp_path / "out"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     agents = [
         made.launch(
             out,
