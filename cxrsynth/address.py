@@ -101,7 +101,7 @@ class Address:
                 return
             bucket, key, _ = system.split_path(path)
             prefix = f"{key}/" if key else ""
-            for upload in system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix).get("Uploads", ()):
+            for upload in _uploads(system, bucket, prefix):
                 if mine(upload["Key"].removeprefix(prefix)):
                     with suppress(OSError):  # another process may be doing the same
                         system.abort_mpu(bucket, upload["Key"], upload["UploadId"])
@@ -310,6 +310,19 @@ def refuse_address(path: Path, name: str) -> None:
     """Raise ShardError for a path that was meant as an address, where only a local folder or file will do."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise ShardError(f"{name}: is an address, expected a path on this machine")
+
+
+def _uploads(system: Any, bucket: str, prefix: str) -> Iterator[Any]:
+    """Uploads to S3 that are not complete. A page of the list ends after 1,000; s3fs gives the first alone."""
+    after: dict[str, str] = {}
+    while True:
+        page = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **after)
+        yield from page.get("Uploads", ())
+        if not page.get("IsTruncated"):
+            return
+        after = {"KeyMarker": page["NextKeyMarker"]}
+        if page.get("NextUploadIdMarker"):
+            after["UploadIdMarker"] = page["NextUploadIdMarker"]
 
 
 def _scheme(url: str) -> str:
