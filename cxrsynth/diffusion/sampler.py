@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cxrsynth.diffusion.condition import Condition
 from cxrsynth.diffusion.families.base import Family, from_encoder, to_decoder
+from cxrsynth.diffusion.host_copy import HostCopy
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.networks import encoded_mean
 from cxrsynth.diffusion.resolve import ResolvedModel
@@ -311,7 +312,6 @@ def predict_noise(
     return model.family.guide(unconditional, conditional, guidance)
 
 
-@torch.inference_mode()
 def sample_images(
     model: DiffusionModel,
     prompts: list[str],
@@ -343,6 +343,33 @@ def sample_images(
     Raises:
         SamplingStopped: once `stopped` is set.
     """
+    return start_images(
+        model,
+        prompts,
+        noise,
+        sampler=sampler,
+        steps=steps,
+        guidance=guidance,
+        conditions=conditions,
+        calls=calls,
+        stopped=stopped,
+    ).wait()
+
+
+@torch.inference_mode()
+def start_images(
+    model: DiffusionModel,
+    prompts: list[str],
+    noise: Tensor,
+    *,
+    sampler: Sampler,
+    steps: int,
+    guidance: float,
+    conditions: Sequence[Sequence[str]] | None = None,
+    calls: int | None = None,
+    stopped: threading.Event | None = None,
+) -> HostCopy:
+    """As `sample_images`, which waits for the images: a CUDA device may still be at work on them."""
     text, empty = encode_prompts(model, prompts)
     mask = None if model.ace is None or conditions is None else model.ace.mask(conditions)
     condition = guided_condition(model, text, empty, guidance, mask=mask)
@@ -350,7 +377,7 @@ def sample_images(
         model, condition, noise, sampler=sampler, steps=steps, guidance=guidance, calls=calls, stopped=stopped
     )
     stop_if(stopped)
-    return decode_latents(model, latents).cpu()
+    return HostCopy(decode_latents(model, latents))
 
 
 @torch.no_grad()  # not inference mode: what is sampled may be learned from

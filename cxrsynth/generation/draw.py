@@ -1,7 +1,7 @@
 """The images of a batch: sampled, and, where images are judged, drawn again until they are accepted."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.noise import seeded_noise
-from cxrsynth.diffusion.sampler import sample_images
+from cxrsynth.diffusion.sampler import start_images
 from cxrsynth.errors import ModelError
 from cxrsynth.generation.accept import Acceptor, Outcome
 from cxrsynth.generation.batches import Batch, prompt_key
@@ -38,51 +38,57 @@ class Drawer:
     acceptor: Acceptor | None
     encoder: Encoder
 
-    def draw(self, batch: Batch, stopped: threading.Event) -> list[Drawn]:
+    def draw(self, batch: Batch, stopped: threading.Event) -> Callable[[], list[Drawn]]:
         """Draw the images of a batch. Which are drawn again, with which others, depends on nothing but the batch.
 
+        Returns:
+            What gives the images. It waits for those that are not judged, so that the thread that draws does not: a
+            CUDA device may still be at work on them. It raises ModelError if their pixels are not finite.
+
         Raises:
-            ModelError: if the model produces pixels that are not finite.
+            ModelError: if the model produces pixels that are not finite, where images are judged.
             SamplingStopped: once `stopped` is set.
         """
         prompts = [batch.shard.prompts[prompt_key(report)] for report, _ in batch.members]
         subjects = [subject_key(self.run.id_key, report.report_id) for report, _ in batch.members]
         keys = [sample_key(subject, index) for subject, (_, index) in zip(subjects, batch.members, strict=True)]
 
-        def sample(places: Sequence[int], attempt: int) -> Tensor:
+        def start(places: Sequence[int], attempt: int) -> Callable[[], Tensor]:
             again = f"/attempt-{attempt}" if attempt else ""
-            return self._sample(
+            return self._start(
                 [batch.members[place][0] for place in places],
                 [prompts[place] for place in places],
                 [keys[place] + again for place in places],
                 stopped,
             )
 
-        outcomes: list[Outcome] | list[None] = [None] * len(keys)
-        if self.acceptor is None:
-            images = sample(range(len(keys)), 0)  # [B, 1, H, W]
-        else:
-            reports = [
-                _as_published(report, prompt) for (report, _), prompt in zip(batch.members, prompts, strict=True)
+        def drawn(images: Tensor, outcomes: Sequence[Outcome | None]) -> list[Drawn]:
+            return [
+                Drawn(self._as_sample(image, prompt, key, subject, index, outcome), prompt, outcome)
+                for image, prompt, key, subject, (_, index), outcome in zip(
+                    images, prompts, keys, subjects, batch.members, outcomes, strict=True
+                )
             ]
-            images, outcomes = self.acceptor.draw(sample, reports, stored=self.encoder.as_read_back)
-        return [
-            Drawn(self._as_sample(image, prompt, key, subject, index, outcome), prompt, outcome)
-            for image, prompt, key, subject, (_, index), outcome in zip(
-                images, prompts, keys, subjects, batch.members, outcomes, strict=True
-            )
-        ]
 
-    def _sample(
+        if self.acceptor is None:
+            images = start(range(len(keys)), 0)
+            return lambda: drawn(images(), [None] * len(keys))
+        reports = [_as_published(report, prompt) for (report, _), prompt in zip(batch.members, prompts, strict=True)]
+        judged, outcomes = self.acceptor.draw(
+            lambda places, attempt: start(places, attempt)(), reports, stored=self.encoder.as_read_back
+        )
+        return lambda: drawn(judged, outcomes)
+
+    def _start(
         self, reports: Sequence[Report], prompts: Sequence[BuiltPrompt], keys: Sequence[str], stopped: threading.Event
-    ) -> Tensor:
-        """Images [B, 1, H, W] of prompts, from the noise of `keys`."""
+    ) -> Callable[[], Tensor]:
+        """What waits for the images [B, 1, H, W] of prompts, from the noise of `keys`."""
         run = self.run
         noise = [seeded_noise(self.model.latent_shape, run.settings.seed, key) for key in keys]
         # What is compiled is compiled for one size of batch: smaller ones are filled up with their last image.
         filled = run.batch_size - len(prompts) if run.settings.sampling.compiled else 0
         shown = [*prompts, *[prompts[-1]] * filled]
-        images = sample_images(
+        copy = start_images(
             self.model,
             [prompt.prompt for prompt in shown],
             torch.stack([*noise, *[noise[-1]] * filled]),  # [B, C, h, w]
@@ -91,11 +97,15 @@ class Drawer:
             guidance=run.guidance,
             conditions=[prompt.conditions for prompt in shown],
             stopped=stopped,
-        )[: len(prompts)]
+        )
+        return lambda: self._finite(copy.wait()[: len(prompts)], reports)
+
+    def _finite(self, images: Tensor, reports: Sequence[Report]) -> Tensor:
+        """The images. Raises ModelError if pixels are not finite."""
         for report, image in zip(reports, images, strict=True):
             if not image.isfinite().all():
                 raise ModelError(
-                    f"{run.settings.reports}: line {report.line}: the model produced pixels that are not finite"
+                    f"{self.run.settings.reports}: line {report.line}: the model produced pixels that are not finite"
                     f" ({self.model.precision.value} on {self.model.device.type})\n"
                     "  try --precision fp32, or another --guidance"
                 )

@@ -1,6 +1,6 @@
 """`cxrsynth generate`, top to bottom: reports in, shards out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -200,13 +200,14 @@ def _make_shards(
     # Sampling is left first, so that it stops while the last images are encoded.
     with console.image_progress(total, quiet=not run.processes.is_main) as advance, encoding, pool:
 
-        def draw(batch: Batch) -> list[Drawn]:
+        def draw(batch: Batch) -> Callable[[], list[Drawn]]:
             return drawer.draw(batch, pool.stopped)
 
-        drawn = pool.map_in_order(draw, batches_to_make(run, model, folder, rows, advance))
+        started = pool.map_in_order(draw, batches_to_make(run, model, folder, rows, advance))
         try:
             _write_shards(
-                encoding.encode(drawn),
+                # This thread waits for the images, so that the one that draws keeps a GPU busy.
+                encoding.encode((batch, images()) for batch, images in started),
                 folder,
                 advance,
                 # Not in the plan: where machines differ, a run must be able to go on with those that there are.

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from cxrsynth import console
+from cxrsynth.diffusion.host_copy import HostCopy
 from cxrsynth.diffusion.model import choose_precision, load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import find_model, resolve_model
@@ -147,20 +148,20 @@ def _ours(options: argparse.Namespace, out: Path) -> tuple[Speed, float]:
     """Speed from the first batch to the manifest, and the share of CPU time spent in the networks."""
     network: list[float] = []  # CPU seconds of each batch; list.append is atomic
     began: list[tuple[float, float]] = []
-    original = draw.sample_images
+    original = draw.start_images
 
-    def timed(*args: object, **kwargs: object) -> torch.Tensor:
+    def timed(*args: object, **kwargs: object) -> HostCopy:
         began.append((time.perf_counter(), time.process_time()))
         before = time.thread_time()
         images = original(*args, **kwargs)  # type: ignore[arg-type]
         network.append(time.thread_time() - before)
         return images
 
-    draw.sample_images = timed  # type: ignore[assignment]
+    draw.start_images = timed  # type: ignore[assignment]
     try:
         done = generate(_settings(options, out, steps=options.steps))
     finally:
-        draw.sample_images = original
+        draw.start_images = original
     wall, cpu = time.perf_counter() - began[0][0], time.process_time() - began[0][1]
     return Speed(done.samples / wall, cpu / done.samples), sum(network) / cpu
 

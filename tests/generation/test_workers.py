@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,34 @@ def test_images_are_encoded_by_the_workers_alone(
     assert run(*command(table, tmp_path / "out", tiny_model, "--workers", "1", "--limit", "2"))[0] == 0
     with pytest.raises(AssertionError, match="encoded in this process"):
         run(*command(table, tmp_path / "here", tiny_model, "--workers", "0", "--limit", "2"))
+
+
+def test_the_thread_that_draws_does_not_wait_for_its_images(
+    tiny_model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CUDA device it would leave the card idle: the one that writes waits for them, and reads them only then."""
+    drawing: set[int] = set()
+    waiting: list[int] = []
+
+    class Late:
+        """A copy that holds nothing until it is waited for, as one that a card is still at work on."""
+
+        def __init__(self, tensor: torch.Tensor) -> None:
+            drawing.add(threading.get_ident())
+            self._whole, self._copied = tensor.clone(), torch.full_like(tensor, torch.nan)
+
+        def wait(self) -> torch.Tensor:
+            waiting.append(threading.get_ident())
+            with torch.inference_mode():
+                return self._copied.copy_(self._whole)
+
+    assert run(*command(table, tmp_path / "plain", tiny_model))[0] == 0
+    monkeypatch.setattr("cxrsynth.diffusion.sampler.HostCopy", Late)
+    code, printed = run(*command(table, tmp_path / "late", tiny_model))
+    assert code == 0, printed
+    assert hashes(tmp_path / "late") == hashes(tmp_path / "plain")
+    assert set(waiting) == {threading.get_ident()}
+    assert threading.get_ident() not in drawing
 
 
 def test_a_killed_worker_gives_one_message_and_a_folder_to_resume(

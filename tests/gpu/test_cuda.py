@@ -1,6 +1,7 @@
 """On a CUDA device: the CPU's images, the same bytes twice, and tuning that can be stopped and leaves a model."""
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from cxrsynth.cli import app
+from cxrsynth.diffusion.host_copy import HostCopy
 from cxrsynth.tuning.policy_stage import PolicyStage
 from tests.generation.making import command, hashes, write_table
 from tests.gpu.report import pixels
@@ -53,6 +55,21 @@ def test_the_same_command_gives_the_same_bytes(precision: str, tmp_path: Path) -
 def test_compiled_images_are_those_of_the_network_as_it_is(tmp_path: Path) -> None:
     plain, out = (generate(tmp_path / name, "nano", *more) for name, more in (("plain", ()), ("out", ("--compile",))))
     assert np.abs(pixels(out) - pixels(plain)).mean() < 0.5
+
+
+def test_a_copy_to_the_cpu_is_pinned_and_does_not_wait_for_the_card() -> None:
+    ones = torch.ones(64, 1, 256, 256, device="cuda")
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2_000_000_000)  # type: ignore[no-untyped-call]  # clock cycles: about a second
+    started = time.perf_counter()
+    copy = HostCopy(ones * 3)
+    done = torch.cuda.Event()
+    done.record()
+    begun = time.perf_counter() - started
+    assert not done.query(), f"waited for the card, {begun:.2f} s"
+    found = copy.wait()
+    assert found.is_pinned()
+    assert found.eq(3).all()
 
 
 @pytest.mark.parametrize("form", ["webdataset", "dicom"])
