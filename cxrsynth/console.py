@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 _PLAIN_EVERY_S = 10.0
+_COLUMNS = 6  # of numbers that a line of 80 characters holds beside a model's name
 _DISTANCES = ("frechet", "frechet_infinity", "kid", "mmd", "precision", "recall", "density", "coverage")
 _DAMAGED_SHOWN = 3
 _MEASURES = (*_DISTANCES, "ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real")
@@ -138,14 +139,17 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     names = ("mean", "p5", "p50", "p95")
     rewards = {name: [_number(of[n]) for n in names] for name, of in summary["rewards"].items()}
     output.print(_table("reward", names, rewards))
-    overall = next((row for row in summary["fidelity"] if row["group"] == "all" and row["frechet"]), None)
-    if overall is not None:
-        # Groups are left to the report: they are many, and lines are short.
-        _print_fidelity(output, overall, "kept images" if summary["fidelity_all"] else "all images")
-    of_all = next((row for row in summary["fidelity_all"] or () if row["group"] == "all" and row["frechet"]), None)
-    if of_all is not None:
+    # Groups are left to the report: they are many, and lines are short.
+    overall = next((row for row in summary["fidelity"] if row["group"] == "all"), None)
+    which = "kept images" if summary["fidelity_all"] else "all images"
+    if overall is not None and overall["compared"]:
+        _print_fidelity(output, overall, which)
+    elif overall is not None:
+        output.print(f"compared with the reference, {which}: not measured: {overall['not_measured']['all']}")
+    of_all = next((row for row in summary["fidelity_all"] or () if row["group"] == "all"), None)
+    if of_all is not None and of_all["compared"]:
         # The floor stands above: it is of the reference alone.
-        beside = {name: [_interval(of_all[name])] for name in _MEASURES}
+        beside = {name: [_interval(of_all[name])] for name in _MEASURES if of_all[name] is not None}
         output.print(_table("all images, rejected ones included", [f"{of_all['compared']} images each"], beside))
     memorization = summary["memorization"]
     if memorization is not None:
@@ -212,9 +216,11 @@ def _print_protocol(output: Console, found: Mapping[str, Any]) -> None:
         output.print(_table(found["title"], ["this audit"], rows))
     if published := found["published"]["overall"]:
         names = [name for name in metrics if any(name in row for row in published.values())]
-        beside = {"this audit": [_number(metrics[name]["value"]) for name in names]}
-        beside |= {model: [_number(row[name]) for name in names] for model, row in published.items()}
-        output.print(_table("model, published", names, beside))
+        for first in range(0, len(names), _COLUMNS):
+            some = names[first : first + _COLUMNS]
+            beside = {"this audit": [_number(metrics[name]["value"]) for name in some]}
+            beside |= {model: [_number(row[name]) for name in some] for model, row in published.items()}
+            output.print(_table("model, published", some, beside))
     by_pathology = {name: [_number(one["value"]), str(one["compared"])] for name, one in found["pathologies"].items()}
     if by_pathology:
         output.print(_table("FID by pathology", ("this audit", "images each"), by_pathology))
@@ -225,9 +231,9 @@ def _print_protocol(output: Console, found: Mapping[str, Any]) -> None:
         output.print(
             f"  FID of {counted(len(few), 'pathology', 'pathologies')}: not measured: too few images state them"
         )
-    for name, why in found["not_measured"].items():
-        if name not in few:
-            output.print(f"  {name}: not measured: {why}", markup=False)
+    others = {name: why for name, why in found["not_measured"].items() if name not in few}
+    for why, same in _by_reason(others).items():
+        output.print(f"  {', '.join(same)}: not measured: {why}", markup=False)
     for note in found["notes"]:
         output.print(f"  {note}", markup=False)
     if published:
@@ -265,12 +271,22 @@ def _print_fidelity(output: Console, overall: Mapping[str, Any], which: str) -> 
         columns += [f"real, {floor['images']} each"] + ([f"audited, {floor['images']} each"] if audited else [])
     rows = {}
     for name in _MEASURES:
+        if overall[name] is None:  # the reason stands below
+            continue
         beside = [_number((floor.get(name) or {}).get("value")), _number(audited.get(name))]
         rows[name] = [_interval(overall[name]), *beside[: len(columns) - 1]]
     output.print(_table(f"compared with the reference, {which}", columns, rows))
     for part, word in (("not_measured", "not measured: "), ("warnings", "")):
-        for name, why in overall[part].items():
-            output.print(f"  {name}: {word}{why}", markup=False)
+        for why, names in _by_reason(overall[part]).items():
+            output.print(f"  {', '.join(names)}: {word}{why}", markup=False)
+
+
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names that have a reason in common, by the reason."""
+    found: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        found.setdefault(why, []).append(name)
+    return found
 
 
 def print_recipes(recipes: Mapping[str, str], scripts: Mapping[str, str]) -> None:

@@ -26,7 +26,7 @@ from cxrsynth.metrics.memorization.search import SearchReport, SearchSettings, c
 from cxrsynth.runtime.files import stable_json, write_atomically
 
 # Number of the set of measures: a comparison with other ones is made anew.
-_FIDELITY = 3
+_FIDELITY = 4
 
 
 @dataclass(frozen=True)

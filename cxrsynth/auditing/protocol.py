@@ -14,7 +14,7 @@ import numpy as np
 from cxrsynth.metrics.utility.cohorts import SYNTHETIC
 from cxrsynth.settings import Protocol
 
-ALIGNMENT, DOWNSTREAM = "Alignment Score", "Downstream AUROC"
+ALIGNMENT, DOWNSTREAM, LATENT = "Alignment Score", "Downstream AUROC", "Avg. Latent Distance"
 # The benchmark's metrics in its order, and those of the audit that they are.
 _FIDELITY = {
     "FID": "frechet",
@@ -25,11 +25,13 @@ _FIDELITY = {
     "Coverage": "coverage",
 }
 _METRICS = ("FID", "KID", ALIGNMENT, "Precision", "Recall", "Density", "Coverage", DOWNSTREAM)
-_WITH_NETWORK = ("FID", "KID", ALIGNMENT)  # the benchmark's tables have the network in these names
+# Of each image and the one that its own report is of: what `reidentification` has of them, by the benchmark's names.
+_RECOGNIZED = ("Avg. Re-ID Score", "Max. Re-ID Score", "Count Re-ID > δ")
+# Named with their network: in the benchmark's tables the first three are, and of the others it differs.
+_WITH_NETWORK = ("FID", "KID", ALIGNMENT, LATENT, *_RECOGNIZED)
 _NEVER = {
-    "Re-ID Score (average, maximum, count above the threshold), Latent Distance, Pixel Distance": "the benchmark's"
-    " re-identification network is published as pickled weights, which cxrsynth never loads; `memorization`,"
-    " `reidentification` and `membership` answer the same question in other ways",
+    "Avg. Pixel Distance": "the benchmark subtracts 8-bit gray levels, whose differences wrap around below 0, so that"
+    " its values are no distances to compare with",
     "FID, KID and Inception Score of InceptionV3": "the audit measures in one feature space, that of --features",
     "FRD": "radiomic features are not measured",
     "Radiology report generation": "needs LLaVA-Rad to be fine-tuned on the images",
@@ -56,7 +58,7 @@ def apply_protocol(protocol: Protocol, summary: Mapping[str, Any]) -> dict[str, 
     fidelity = {row["group"]: row for row in summary["fidelity_all"] or summary["fidelity"]}
     overall, features = fidelity["all"], summary["features"]
     missing: dict[str, str] = {}
-    metrics = _metrics(summary, overall, missing)
+    metrics = _metrics(summary, overall, missing) | _privacy(summary, missing)
     names = found["pathologies"]["columns"]
     pathologies = _pathologies(fidelity, names, missing)
     refused = _refused(found, metrics, features)
@@ -64,12 +66,14 @@ def apply_protocol(protocol: Protocol, summary: Mapping[str, Any]) -> dict[str, 
         one["title"] = f"{name} ({_title(one['network'], found)})" if name in _WITH_NETWORK else name
     comparable = metrics.keys() - {name for several in refused for name in several}
     rows = _published(found["overall"], comparable)
+    for model, row in _published(found["privacy"], comparable).items():
+        rows[model] = rows.get(model, {}) | row
     of_pathologies = _published(found["pathologies"], pathologies.keys() if "FID" in comparable else ())
     notes = _notes(found, summary, comparable)
     return {
         "name": str(protocol),
         **{name: found[name] for name in ("title", "paper", "data")},
-        "sources": {name: found[name]["source"] for name in ("overall", "pathologies")},
+        "sources": {name: found[name]["source"] for name in ("overall", "privacy", "pathologies")},
         "features": features,
         **{name: overall[name] for name in ("compared", "images", "real")},
         "metrics": metrics,
@@ -92,7 +96,12 @@ def _metrics(
         if name == ALIGNMENT:
             mean = summary["rewards"].get("consistency", {}).get("mean")
             if judge is None or mean is None:
-                missing[name] = "the reward `consistency` was not measured, or no image has a report"
+                missing[name] = (
+                    "the reward `consistency` was not measured"
+                    if judge is None
+                    else f"no image has a report that {judge['backend']} reads for the reward `consistency`; images of"
+                    " `generate` have theirs with --include-text"
+                )
             else:
                 found[name] = {"network": judge["backend"], "digest": judge["digest"], **_alone(mean)}
         elif name == DOWNSTREAM:
@@ -105,10 +114,26 @@ def _metrics(
                 asked = "no finding has enough images" if summary["utility"] else "needs --utility"
                 missing[name] = summary["not_measured"].get("utility", asked).replace("\n ", ";")
         elif (measured := overall[_FIDELITY[name]]) is None:
-            missing[name] = _reason(overall)
+            missing[name] = _reason(overall, _FIDELITY[name])
         else:
             found[name] = of_features | measured
     return found
+
+
+def _privacy(summary: Mapping[str, Any], missing: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Scores and distances of images and their own sources; `missing` is given the reason where there are none."""
+    found, features = summary["reidentification"], summary["features"]
+    sources = (found or {}).get("sources")
+    if not sources:
+        why = summary["not_measured"].get("reidentification", "it was not examined")
+        why = found["sources_not_measured"] if found else why.replace("\n ", ";")
+        missing |= dict.fromkeys((*_RECOGNIZED, LATENT), f"re-identification: {why}")
+        return {}
+    verifier = {"network": found["verifier"]["name"], "digest": found["verifier"]["digest"]}
+    values = (sources["mean"], sources["scores"]["p100"], float(sources["matched"]))
+    measured = {name: verifier | _alone(value) for name, value in zip(_RECOGNIZED, values, strict=True)}
+    distance = {"network": features["name"], "digest": features["digest"], **_alone(sources["latent_distance"])}
+    return {**measured, LATENT: distance}
 
 
 def _alone(value: float) -> dict[str, float | None]:
@@ -131,9 +156,9 @@ def _learner(utility: Mapping[str, Any]) -> str:
     return f"{model['name']}, from {model['starts_from']}" if model else "a linear probe on the features of this audit"
 
 
-def _reason(row: Mapping[str, Any]) -> str:
+def _reason(row: Mapping[str, Any], measure: str) -> str:
     reasons: Mapping[str, str] = row["not_measured"]
-    return reasons.get("all", "too few images")
+    return reasons.get(measure) or reasons.get("all", "too few images")
 
 
 def _pathologies(
@@ -146,7 +171,7 @@ def _pathologies(
         if row is not None and row["frechet"] is not None:
             found[name] = {**row["frechet"], "compared": row["compared"]}
         else:
-            missing[f"FID of {name}"] = "no image states it" if row is None else _reason(row)
+            missing[f"FID of {name}"] = "no image states it" if row is None else _reason(row, "frechet")
     return found
 
 
@@ -161,6 +186,13 @@ def _refused(
         refused[in_features] = _across(in_features, found["features"], _network(features)) + (
             f": run again with --features {found['features']['names'][0]}@REVISION, or a folder named"
             f" {found['features']['names'][-1]}"
+        )
+    if LATENT in metrics and not same:
+        refused[(LATENT,)] = _across((LATENT,), found["features"], _network(features))
+    if _RECOGNIZED[0] in metrics:
+        refused[_RECOGNIZED] = (
+            f"published {', '.join(_RECOGNIZED)} are of a network published as pickled weights, which cxrsynth never"
+            f" loads; this audit used {metrics[_RECOGNIZED[0]]['network']}"
         )
     if ALIGNMENT in metrics and not _is(metrics[ALIGNMENT]["network"], found["alignment"]):
         refused[(ALIGNMENT,)] = _across((ALIGNMENT,), found["alignment"], metrics[ALIGNMENT]["network"]) + (
@@ -226,6 +258,15 @@ def _notes(found: Mapping[str, Any], summary: Mapping[str, Any], comparable: Col
             f"{DOWNSTREAM}: {_learner(summary['utility'])}, trained on the kept images; the benchmark trains a network"
             " on 20,000 images"
         )
+    if (patients := summary["reidentification"]) and patients["sources"]:
+        notes.append(
+            f"Re-ID: cosines of {patients['verifier']['name']}, of {patients['sources']['images']:,} images and"
+            " the real ones that their own reports are of; the benchmark has probabilities, of ten images for each of"
+            f" 2,000 prompts. δ is {patients['reference']['pair_threshold']:.3f}, which 1% of pairs of two patients"
+            " reach"
+        )
+    if LATENT in comparable:
+        notes.append(f"published {LATENT}: {found['privacy']['preparation']}")
     if "FID" in comparable:
         named.append(summary["features"]["name"])
         notes.append(

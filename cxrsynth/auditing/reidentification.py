@@ -68,6 +68,8 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
         "source_score": [None if np.isnan(score) else score for score in own.tolist()],
     }
     matched = _matched_sources(own, calibration)
+    if matched:
+        matched["latent_distance"] = _latent_distance(images.features, reference.features, sources)
     reason = None if matched else _NO_SOURCE if _has_our_key(run) else _OTHER_KEY
     if reason is not None:
         console.say(f"sources were not examined: {reason}")
@@ -129,7 +131,26 @@ def _matched_sources(scores: Vectors, calibration: Calibration) -> dict[str, Any
     if not len(known):
         return {}
     share = Share.among(known > calibration.pair_threshold)
-    return {"images": len(known), "matched": share.caught, "share": asdict(share), "scores": quantiles(known)}
+    return {
+        "images": len(known),
+        "matched": share.caught,
+        "share": asdict(share),
+        "mean": float(known.mean()),
+        "scores": quantiles(known),
+    }
+
+
+def _latent_distance(made: Vectors, real: Vectors, sources: Sequence[Sequence[int]]) -> float:
+    """Root mean squared difference of the features of an image and of its source, mean over the images with a source.
+
+    Source: CheXGenBench, Dutt et al., arXiv 2505.10496 (Latent Distance).
+    """
+    apart = [
+        np.linalg.norm(real[list(own)] - vector, axis=1).mean()
+        for vector, own in zip(made, sources, strict=True)
+        if len(own)
+    ]
+    return float(np.mean(apart) / np.sqrt(made.shape[1]))
 
 
 def _closer(

@@ -1,7 +1,7 @@
 """summary.json: everything an audit found, and the settings it found it with."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
@@ -102,6 +102,9 @@ def summarize(
             "id_key": identity["id_key_fingerprint"],
         },
     }
+    for caveat in unread_reports(summary["rewards"], summary["reward_models"], images.values("report")):
+        console.warn(caveat)
+        summary["caveats"].append(caveat)
     protocol = run.settings.protocol
     summary["protocol"] = None if protocol is None else apply_protocol(protocol, summary)
     if protocol is not None and (copies := copies_counted(summary)) is not None:
@@ -160,6 +163,25 @@ def _caveats(images: Scored, reference: Scored | None) -> list[str]:
             " without one: these patients count as one"
         )
     return found
+
+
+def unread_reports(
+    rewards: Mapping[str, Mapping[str, Any]], models: Mapping[str, Mapping[str, Any]], reports: Sequence[str]
+) -> list[str]:
+    """Which rewards no image has though images have reports: their reward model reads text, say, and these have none.
+
+    Args:
+        rewards: statistics by reward, as in summary.json.
+        models: reward models by reward.
+        reports: identifier of each image's report, empty where it has none.
+    """
+    count = sum(map(bool, reports))
+    return [
+        f"{name} was measured of no image: {models[name]['backend']} can read none of the {count} reports; where it"
+        " reads text, images of `generate` need --include-text"
+        for name, of in rewards.items()
+        if count and of["mean"] is None and name in models
+    ]
 
 
 def _selection(run: AuditRun) -> list[str]:

@@ -19,6 +19,7 @@ Rows = npt.NDArray[np.int64]
 SPLITS = 10
 # Images of a half, at most: this bounds the time, and the audited images are then measured at that size too.
 MOST = 1000
+_MEASURES = ("frechet", "kid", "mmd", "precision", "recall", "density", "coverage")
 
 
 def measure_floor(
@@ -28,6 +29,7 @@ def measure_floor(
     reports: Units,
     *,
     least: int,
+    few: int,
     neighbours: int,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
@@ -40,7 +42,8 @@ def measure_floor(
         of_patients: rows of each known patient (`rows_by_patient`).
         made: features of the audited images that were compared [M, D].
         reports: whose each of them is [M].
-        least: images that a half needs.
+        least: images that a half needs for all measures.
+        few: images that it needs for the kernel distances, which have no bias.
         neighbours: k of precision, recall, density and coverage.
         rng: of the splits.
 
@@ -48,12 +51,12 @@ def measure_floor(
         `images` in each half: M, or as many as there are, `MOST` at most; number of `patients` and `splits`; for each
         measure its mean (`value`), lowest and highest (`low`, `high`) over the splits; `audited`: the mean of each
         measure for as many audited images against one half; `frechet_ratio`: the Frechet distance of `audited` over
-        that of real images.
+        that of real images. With fewer than `least` images all but the kernel distances are None.
 
     Raises:
         ValueError: if `floor_problem` finds one.
     """
-    problem = floor_problem(of_patients, least=least)
+    problem = floor_problem(of_patients, least=few)
     if problem is not None:
         raise ValueError(problem)
     splits = [halves(of_patients, rng) for _ in range(SPLITS)]
@@ -61,19 +64,24 @@ def measure_floor(
     owner = np.zeros(len(features), dtype=np.int64)
     for patient, rows in enumerate(of_patients):
         owner[list(rows)] = patient
+    measured = _measured if count >= least else _kernels
     floors, audited = [], []
     for split in splits:
         some, others = (rng.choice(half, count, replace=False) for half in split)
         real = _Set(features[others].astype(np.float64), owner[others])
-        floors.append(_measured(_Set(features[some].astype(np.float64), owner[some]), real, neighbours))
+        floors.append(measured(_Set(features[some].astype(np.float64), owner[some]), real, neighbours))
         chosen = rng.choice(len(made), count, replace=False)
-        audited.append(_measured(_Set(made[chosen], reports[chosen]), real, neighbours))
-    ranges = {name: _range([each[name] for each in floors]) for name in floors[0]}
-    means = {name: float(np.mean([each[name] for each in audited])) for name in floors[0]}
-    # Both are far from 0: their bias alone is. Halves that are copies of each other have no ratio.
-    ratio = means["frechet"] / ranges["frechet"]["value"] if ranges["frechet"]["value"] > 0 else None
+        audited.append(measured(_Set(made[chosen], reports[chosen]), real, neighbours))
+    missing: dict[str, Any] = dict.fromkeys(_MEASURES)
+    ranges = missing | {name: _range([each[name] for each in floors]) for name in floors[0]}
+    means = missing | {name: float(np.mean([each[name] for each in audited])) for name in floors[0]}
     about = {"images": count, "patients": len(of_patients), "splits": SPLITS}
-    return about | ranges | {"audited": means, "frechet_ratio": ratio}
+    return about | ranges | {"audited": means, "frechet_ratio": _ratio(means["frechet"], ranges["frechet"])}
+
+
+def _ratio(made: float | None, real: dict[str, float] | None) -> float | None:
+    """Both are far from 0: their bias alone is. Halves that are copies of each other have no ratio."""
+    return made / real["value"] if made is not None and real is not None and real["value"] > 0 else None
 
 
 def floor_problem(of_patients: Sequence[Sequence[int]], *, least: int) -> str | None:
@@ -118,15 +126,18 @@ class _Set:
 
 
 def _measured(made: _Set, real: _Set, neighbours: int) -> dict[str, float]:
+    return {
+        "frechet": frechet_distance(made.features, real.features),
+        **_kernels(made, real),
+        **asdict(manifolds(real.features, made.features, neighbours=neighbours)),
+    }
+
+
+def _kernels(made: _Set, real: _Set, _: int = 0) -> dict[str, float]:
     units = made.units, real.units
     kid = kernel_distance(made.features, real.features)
     alone = all(int(of.max()) + 1 == len(of) for of in units)
-    return {
-        "frechet": frechet_distance(made.features, real.features),
-        "kid": kid,
-        "mmd": kid if alone else kernel_distance(made.features, real.features, units=units),
-        **asdict(manifolds(real.features, made.features, neighbours=neighbours)),
-    }
+    return {"kid": kid, "mmd": kid if alone else kernel_distance(made.features, real.features, units=units)}
 
 
 def _range(values: list[float]) -> dict[str, float]:

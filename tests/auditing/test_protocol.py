@@ -1,5 +1,6 @@
 """A benchmark's names for what an audit measured, and its published rows only where the features are the same."""
 
+import copy
 import json
 import re
 from importlib.resources import files
@@ -13,7 +14,7 @@ from cxrsynth.auditing.protocol import apply_protocol
 from cxrsynth.console import print_audit
 from cxrsynth.reports.labels import OBSERVATIONS
 from cxrsynth.settings import Protocol
-from tests.auditing.page.page_example import example_rows, example_summary
+from tests.auditing.page.page_example import example_rows, example_summary, few_images
 
 IN_FEATURES = ("FID", "KID", "Precision", "Recall", "Density", "Coverage")
 RADDINO = {"name": "microsoft/rad-dino@0123abc", "digest": "d1" * 32, "width": 768}
@@ -42,6 +43,10 @@ def test_measures_of_the_audit_get_the_names_of_the_benchmark() -> None:
         "Density": 0.951,
         "Coverage": 0.6312,
         "Downstream AUROC": pytest.approx(0.74),  # of three findings, trained on synthetic images, on all patients
+        "Avg. Re-ID Score": 0.42,
+        "Max. Re-ID Score": 0.93,
+        "Count Re-ID > δ": 2,
+        "Avg. Latent Distance": 0.61,
     }
     assert found["metrics"]["FID"] | {"title": ""} == {
         "network": "nano-judge diagnosis", "digest": "c4" * 32, "value": 14.213, "low": 14.213 - 1.9,
@@ -63,22 +68,75 @@ def test_fid_is_given_by_pathology_and_what_is_missing_has_a_reason() -> None:
     )
     assert found["not_measured"]["FID of Pneumothorax"] == "too few"
     assert found["not_measured"]["FID of Fracture"] == "no image states it"
-    assert any(name.startswith("Re-ID Score") for name in found["not_measured"])
     named = {name.removeprefix("FID of ") for name in found["not_measured"]} | found["pathologies"].keys()
     assert set(OBSERVATIONS) <= named
+
+
+def test_who_is_recognized_has_the_benchmarks_names_and_the_verifiers() -> None:
+    found = reported()
+    verifier = SUMMARY["reidentification"]["verifier"]
+    for name in ("Avg. Re-ID Score", "Max. Re-ID Score", "Count Re-ID > δ"):
+        one = found["metrics"][name]
+        assert (one["network"], one["digest"]) == (verifier["name"], verifier["digest"])
+        assert one["title"] == f"{name} ({verifier['name']})"
+    [refused] = [why for names, why in found["refused"].items() if "Re-ID" in names]
+    assert "pickled" in refused
+    assert any("1% of pairs of two patients" in note for note in found["notes"])
+    assert "published Avg. Latent Distance is of RadDino" in found["refused"]["Avg. Latent Distance"]
+    same = reported(features=RADDINO)
+    assert same["published"]["overall"]["LLM-CXR"]["Avg. Latent Distance"] == 0.557
+    assert not [names for names in same["refused"] if "Latent" in names]
+    assert all("Re-ID" not in name for row in same["published"]["overall"].values() for name in row)
+    nobody = SUMMARY["reidentification"] | {"sources": None, "sources_not_measured": "no source"}
+    for other, why in ((nobody, "no source"), (None, "it was not examined")):
+        found = reported(reidentification=other)
+        assert "Avg. Re-ID Score" not in found["metrics"]
+        assert found["not_measured"]["Count Re-ID > δ"] == f"re-identification: {why}"
 
 
 def test_what_was_not_measured_is_no_number() -> None:
     measures = (*(row for row in SUMMARY["fidelity"][0] if row not in ("group", "images", "real")),)
     few = {**SUMMARY["fidelity"][0], **dict.fromkeys(measures), "not_measured": {"all": "9 audited images"}}
     found = reported(
-        fidelity=[few], utility=None, rewards={"consistency": {"mean": None}}, features=RADDINO, not_measured={}
+        fidelity=[few],
+        utility=None,
+        rewards={"consistency": {"mean": None}},
+        features=RADDINO,
+        not_measured={},
+        reidentification=None,
     )
     assert (found["metrics"], found["pathologies"], found["refused"]) == ({}, {}, {})
     assert found["published"] == {"overall": {}, "pathologies": {}}
     assert {found["not_measured"][name] for name in IN_FEATURES} == {"9 audited images"}
     assert found["not_measured"]["Downstream AUROC"] == "needs --utility"
     assert "consistency" in found["not_measured"]["Alignment Score"]
+
+
+def test_few_images_have_a_kid_and_a_reason_for_the_rest() -> None:
+    summary = copy.deepcopy(SUMMARY)
+    few_images(summary)
+    found = reported(fidelity=summary["fidelity"])
+    assert found["metrics"]["KID"]["value"] == 0.00213
+    missing = {name: found["not_measured"].get(name) for name in IN_FEATURES if name != "KID"}
+    assert set(missing.values()) == {"24 audited and 512 real images, expected at least 50 of each"}
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_the_console_says_what_few_images_have_and_why_not_more(few: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = copy.deepcopy(audited(membership=None, memorization=None, protocol=None))
+    summary["input"] |= {"damaged_count": 0}
+    few_images(summary)
+    if not few:
+        why = {"all": "7 audited and 512 real images, expected at least 20 of each"}
+        summary["fidelity"][0] |= {"compared": None, "kid": None, "mmd": None, "floor": None, "not_measured": why}
+    print_audit(summary, Path("out"))
+    printed = capsys.readouterr().out
+    if few:
+        assert re.search(r"kid +0.00213 \(.*\) +1e-05", printed)
+        assert "precision, recall, density, coverage, ms_ssim_within, ms_ssim_real, ms_ssim_to_real: not" in printed
+        assert printed.count("expected at least 50 of each") == 1
+    else:
+        assert "all images: not measured: 7 audited and 512 real images, expected at least 20 of each" in printed
 
 
 def test_all_images_count_as_no_published_model_had_its_images_chosen() -> None:
@@ -124,12 +182,14 @@ def test_in_the_same_features_published_rows_stand_beside(name: str) -> None:
     assert len(rows) == 11
     assert rows["Sana"] == {
         "FID": 54.225, "KID": 0.016, "Precision": 0.674, "Recall": 0.614, "Density": 0.52, "Coverage": 0.548,
+        "Avg. Latent Distance": 0.54,
     }  # fmt: skip
     # Of the pathologies that were measured alone.
     assert found["published"]["pathologies"]["LLM-CXR"] == {
         "Cardiomegaly": 71.37, "Edema": 83.18, "Pleural Effusion": 67.83, "Support Devices": 67.54,
     }  # fmt: skip
-    assert found["refused"].keys() == {"Alignment Score", "Downstream AUROC"}
+    recognized = "Avg. Re-ID Score, Max. Re-ID Score, Count Re-ID > δ"
+    assert found["refused"].keys() == {recognized, "Alignment Score", "Downstream AUROC"}
     assert found["metrics"]["FID"]["title"] == "FID (RadDino)"
     assert any("299 x 299" in note and "256 x 256" in note for note in found["notes"])
     assert any("misprints" in note for note in found["notes"])
@@ -147,11 +207,11 @@ def test_alignment_by_the_published_network_is_compared() -> None:
 
 def test_published_tables_are_whole_and_name_their_source() -> None:
     table = json.loads(files("cxrsynth.auditing").joinpath("chexgenbench.json").read_text("utf-8"))
-    for part in ("overall", "pathologies"):
+    for part in ("overall", "privacy", "pathologies"):
         assert "github.com/Raman1121/CheXGenBench" in table[part]["source"]
         assert len(table[part]["rows"]) == 11
         assert {len(row) for row in table[part]["rows"].values()} == {len(table[part]["columns"])}
-    assert table["overall"]["rows"].keys() == table["pathologies"]["rows"].keys()
+    assert table["overall"]["rows"].keys() == table["pathologies"]["rows"].keys() == table["privacy"]["rows"].keys()
     assert set(table["pathologies"]["columns"]) == set(OBSERVATIONS)
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from cxrsynth.auditing.reidentification import _latent_distance
 from cxrsynth.cli import app
 from cxrsynth.metrics.reidentification.verifier import PatientVerifier
 from tests.auditing.page.test_page import Page
@@ -105,6 +106,14 @@ def test_sources_are_found_by_the_identifiers_of_reports(done: Path) -> None:
     sources = summary(done)["reidentification"]["sources"]
     assert sources["images"] == sources["matched"] == COPIED
     assert sources["closer"]["value"] == pytest.approx(1.0, abs=0.01)
+    assert sources["mean"] == pytest.approx(1.0, abs=1e-3)
+    assert sources["latent_distance"] == pytest.approx(0.0, abs=1e-3)  # of copies
+
+
+def test_the_latent_distance_is_that_of_images_and_their_own_sources() -> None:
+    made, real = np.array([[0.0, 0], [1, 1], [5, 5]], np.float32), np.array([[3.0, 4], [1, 1], [6, 8]], np.float32)
+    found = _latent_distance(made, real, [[0, 2], [1], []])
+    assert found == pytest.approx(((5 + 10) / 2 + 0) / 2 / np.sqrt(2))
 
 
 def other_tables(

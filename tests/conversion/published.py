@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.models import resnet50
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, Dinov2Config, Dinov2Model
 
 State = dict[str, Tensor]
 _RESNET = {
@@ -305,4 +305,60 @@ def biovil_t(folder: Path, image: State, *, pickled_text: bool = False) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     for name in ("configuration_cxrbert.py", "modeling_cxrbert.py"):
         (folder / name).write_text(f"from pathlib import Path\nPath({str(folder / 'ran')!r}).touch()\n")
+    return folder
+
+
+# microsoft/rad-dino's settings.
+RADDINO = {
+    "config.json": {
+        "architectures": ["Dinov2Model"],
+        "attention_probs_dropout_prob": 0.0,
+        "drop_path_rate": 0.0,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": 768,
+        "image_size": 518,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-06,
+        "layerscale_value": 1.0,
+        "mlp_ratio": 4,
+        "model_type": "dinov2",
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "num_hidden_layers": 1,  # 12 in the published one
+        "patch_size": 14,
+        "qkv_bias": True,
+        "torch_dtype": "float32",
+        "use_swiglu_ffn": False,
+    },
+    "preprocessor_config.json": {
+        "crop_size": {"height": 518, "width": 518},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5307, 0.5307, 0.5307],
+        "image_processor_type": "BitImageProcessor",
+        "image_std": [0.2583, 0.2583, 0.2583],
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"shortest_edge": 518},
+    },
+}
+
+
+def rad_dino(folder: Path, *, side: int = 518) -> Path:
+    """microsoft/rad-dino as published, with one layer in place of twelve and random weights; `side` of its images."""
+    folder.mkdir(parents=True)
+    preparation = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    for name, content in RADDINO.items():
+        (folder / name).write_text(json.dumps(content | (preparation if "crop_size" in content else {})))
+    torch.manual_seed(0)
+    state = Dinov2Model(Dinov2Config.from_pretrained(folder)).state_dict()
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    # Weights for DINOv2's own code, which are no part of the model.
+    save_file({"cls_token": torch.zeros(1, 1, 768)}, folder / "backbone_compatible.safetensors")
+    save_file({"mlp.0.weight": torch.zeros(2048, 768)}, folder / "dino_head.safetensors")
+    (folder / "README.md").write_text("---\nlicense: other\n---\n")
     return folder

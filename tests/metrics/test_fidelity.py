@@ -13,6 +13,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from cxrsynth.metrics import fidelity
 from cxrsynth.metrics.fidelity import (
     Features,
+    Units,
     _kernel_distances,
     bootstrap,
     frechet_distance,
@@ -22,6 +23,7 @@ from cxrsynth.metrics.fidelity import (
     manifold_intervals,
     manifolds,
 )
+from cxrsynth.metrics.groups import FEWEST
 from tests.metrics.populations import populations
 
 MANIFOLDS = ("precision", "recall", "density", "coverage")
@@ -164,6 +166,27 @@ def test_kernel_interval_holds_the_truth_as_often_as_it_says() -> None:
     truth = np.mean([kernel_distance(*pair(seed)) for seed in range(1000, 1400)])
     found = [kernel_interval(*pair(seed), seed=seed) for seed in range(150)]
     assert 0.88 <= np.mean([interval.low <= truth <= interval.high for interval in found]) <= 0.995
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("per_unit", [1, 2])
+@pytest.mark.parametrize("apart", [0.0, 0.3])
+def test_kernel_intervals_of_the_fewest_images_hold_the_distance_of_the_populations(
+    apart: float, per_unit: int
+) -> None:
+    one, other, _ = populations(160, apart=apart, per_unit=per_unit)
+    rng = np.random.default_rng(0)
+
+    def pair(count: int) -> tuple[tuple[Features, Features], tuple[Units, Units]]:
+        (first, whose), (second, theirs) = one.draw(count, rng), other.draw(count, rng)
+        return (first, second), (whose, theirs)
+
+    truth = np.mean([kernel_distance(*sets, units=units) for sets, units in (pair(400) for _ in range(60))])
+    found = [
+        kernel_interval(*sets, units=units, rounds=100) for sets, units in (pair(FEWEST * per_unit) for _ in range(200))
+    ]
+    assert np.mean([interval.value for interval in found]) == pytest.approx(truth, abs=0.02)  # standard error 0.006
+    assert np.mean([interval.low <= truth <= interval.high for interval in found]) >= 0.93
 
 
 def test_kernel_resampling_never_pairs_a_image_with_itself() -> None:

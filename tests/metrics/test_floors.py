@@ -21,7 +21,7 @@ def reference(patients: int, per_patient: int, *, shared: float = 0.0) -> tuple[
 
 def found_for(features: Features, of_patients: list[list[int]], made: Features, least: int = 50) -> dict[str, object]:
     rng = np.random.default_rng(0)
-    return measure_floor(features, of_patients, made, np.arange(len(made)), least=least, neighbours=5, rng=rng)
+    return measure_floor(features, of_patients, made, np.arange(len(made)), least=least, few=20, neighbours=5, rng=rng)
 
 
 def test_the_halves_share_no_patient() -> None:
@@ -79,5 +79,21 @@ def test_what_has_no_floor_says_why() -> None:
     assert floor_problem(many, least=50) == "real images of 19 known patients, expected at least 20"
     few = [[row] for row in range(98)]
     assert floor_problem(few, least=50) == "49 real images in one half of the patients, expected at least 50"
-    with pytest.raises(ValueError, match="49 real images"):
-        found_for(np.zeros((98, 6)), few, np.zeros((60, 6)))
+    fewest = [[row] for row in range(39)]
+    with pytest.raises(ValueError, match="19 real images in one half of the patients, expected at least 20"):
+        found_for(np.zeros((39, 6)), fewest, np.zeros((60, 6)))
+
+
+@pytest.mark.parametrize(("patients", "audited"), [(49, 60), (200, 24)])
+def test_few_images_have_a_floor_of_what_does_not_depend_on_their_number(patients: int, audited: int) -> None:
+    features, of_patients = reference(patients, 1)
+    rng = np.random.default_rng(2)
+    equal, other = rng.normal(size=(audited, 6)), rng.normal(0.8, 1.0, size=(audited, 6))
+    same, far = (found_for(features, of_patients, made) for made in (equal, other))
+    assert same["images"] == min(audited, patients // 2) == 24
+    for name in MEASURES:
+        floor, kernel = same[name], name in ("kid", "mmd")
+        assert (floor is not None) is (same["audited"][name] is not None) is kernel, name  # type: ignore[index]
+    assert same["frechet_ratio"] is None
+    assert same["audited"]["mmd"] < same["mmd"]["high"]  # type: ignore[index]
+    assert far["audited"]["mmd"] > 5 * far["mmd"]["high"]  # type: ignore[index]

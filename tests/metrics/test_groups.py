@@ -51,7 +51,7 @@ def test_every_group_is_compared_at_equal_counts_or_listed_as_too_few() -> None:
     assert found["finding: Edema"]["images"] == found["finding: Edema"]["compared"] == counted
     assert (found["finding: Fracture"]["images"], found["finding: Fracture"]["real"]) == (1, 0)
     assert all(found["finding: Fracture"][name] is None for name in (*MEASURES, "compared", "floor"))
-    few = {"all": "1 audited and 0 real images, expected at least 50 of each"}
+    few = {"all": "1 audited and 0 real images, expected at least 20 of each"}
     assert found["finding: Fracture"]["not_measured"] == few
     assert len({tuple(row) for row in found.values()}) == 1
     assert rows(made, real, least=200)["view: PA"]["frechet"] is None
@@ -89,6 +89,38 @@ def test_the_floor_wants_patients_enough() -> None:
     unknown = rows(made, replace(table(400, seed=1), patients=[""] * 400))["all"]
     assert unknown["floor"] is None
     assert unknown["not_measured"] == {"floor": "real images of 0 known patients, expected at least 20"}
+
+
+def test_few_images_are_compared_by_what_does_not_depend_on_their_number() -> None:
+    pixels = np.zeros((400, 24, 24), dtype=np.uint8)
+    real = replace(table(400, seed=1, per_patient=1), pixels=pixels)
+    many = {shift: table(200, seed=2, shift=shift) for shift in (0.0, 1.0)}
+    same, shifted = (rows(made.take(np.arange(24)), real)["all"] for made in many.values())
+    assert same["compared"] == 24
+    assert same["mmd"]["low"] < 0 < same["mmd"]["high"]
+    assert same["floor"]["mmd"]["low"] < 0 < same["floor"]["mmd"]["high"]
+    assert shifted["mmd"]["low"] > same["floor"]["mmd"]["high"]
+    of_many = rows(many[1.0], real)["all"]
+    assert shifted["mmd"]["low"] < of_many["mmd"]["value"] < shifted["mmd"]["high"]
+    why = "24 audited and 400 real images, expected at least 50 of each"
+    left = [name for name in of_many if same[name] is None]
+    assert left == ["frechet", "frechet_infinity", *MEASURES[4:], "ms_ssim_within", "ms_ssim_real", "ms_ssim_to_real"]
+    assert same["not_measured"] == dict.fromkeys(left, why)
+    assert set(same["warnings"]) == {"kid", "mmd"}
+    fewest = rows(many[0.0].take(np.arange(19)), real)["all"]
+    assert all(fewest[name] is None for name in (*MEASURES, "compared", "floor"))
+
+
+def test_a_floor_of_few_images_is_one_of_the_kernel_distances() -> None:
+    made = table(100, seed=2)
+    row = rows(made, table(90, seed=1))["all"]
+    assert row["compared"] == 90
+    assert row["floor"]["images"] == 44
+    assert row["floor"]["frechet"] is row["floor"]["frechet_ratio"] is None
+    assert row["floor"]["mmd"]["low"] < row["floor"]["mmd"]["high"]
+    why = "all but KID and MMD: 44 real images in one half of the patients, expected at least 50"
+    assert row["not_measured"] == {"floor": why}
+    assert row["frechet"] is not None
 
 
 def test_a_measure_that_means_little_at_its_size_says_so() -> None:

@@ -161,11 +161,11 @@ class Compared:
         """Why measures are missing, and which ones mean little at this number of images."""
         titles = {measure.name: measure.title for measure in MEASURES} | {"floor": "Floor (real against real)"}
         missing, little = (self.entry.get(part) or {} for part in ("not_measured", "warnings"))
-        found = [f"{titles[name]}: not measured: {why}" for name, why in missing.items() if name in titles]
         same: dict[str, list[str]] = {}
-        for name, why in little.items():
-            same.setdefault(why, []).append(titles[name])
-        return found + [f"{', '.join(names)}: {why}" for why, names in same.items()]
+        for part, word in ((missing, "not measured: "), (little, "")):
+            for name in filter(part.__contains__, titles):
+                same.setdefault(f"{word}{part[name]}", []).append(titles[name])
+        return [f"{', '.join(names)}: {why}" for why, names in same.items()]
 
     @property
     def too_few(self) -> bool:

@@ -49,7 +49,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "fidelity": (
         "Each image becomes a row of features. As many audited as real images are compared, 5,000 at most, chosen at "
-        "random.",
+        "random: from 20 on each side by KID and MMD, which do not depend on their number, from 50 by all measures.",
         "Fréchet distance: the squared one of two Gaussians (Heusel et al., arXiv 1706.08500). Extrapolated: a line in "
         "one over the number of images, through the whole sets and through them without one block of images after the "
         "other, to infinitely many (after Chong and Forsyth, arXiv 1911.07023).",
@@ -64,8 +64,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "subgroups": (
         "View, sex and age group are those of each image's table, report or DICOM header; images of which they are not "
         "known are counted apart. Means are over the images whose reward is defined.",
-        "Fidelity of a subgroup: its kept images against the real images of the same subgroup, as under Fidelity, from "
-        "50 images on each side.",
+        "Fidelity of a subgroup: its kept images against the real images of the same subgroup, as under Fidelity.",
     ),
     "memorization": (
         "The nearest real image of every audited image is searched by features fitted on the reference, then verified "
@@ -113,8 +112,9 @@ METHODS: dict[str, tuple[str, ...]] = {
         "The benchmark's names for what the sections above measure, of all images, rejected ones included; its rows "
         "are copied from the source under the table, and only where both used the same network by name and width.",
         "FID, KID, precision, recall, density and coverage: as under Fidelity, five nearest neighbors. Alignment "
-        "Score: mean of the reward consistency. Downstream AUROC: mean over findings of classifiers trained on kept "
-        "synthetic images, as under Utility.",
+        "Score: mean of the reward consistency. Re-ID Score: as under Re-identification, of images and the real ones "
+        "that their own reports are of; Latent Distance: root mean squared difference of the features of these pairs. "
+        "Downstream AUROC: mean over findings of classifiers trained on kept synthetic images, as under Utility.",
     ),
     "readers": (
         "Accuracy: share of answers real or synthetic that are right; sensitivity: of synthetic images, specificity: "

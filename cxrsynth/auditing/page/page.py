@@ -312,6 +312,12 @@ def _fidelity_charts(summary: Mapping[str, Any]) -> dict[str, Markup]:
     if not floor:
         return {}
     made = floor["audited"]
+    if not floor["frechet"]:  # few images: the kernel distance alone, whose interval may begin below 0
+        far = {
+            "audited to real": tuple(overall["mmd"][end] for end in ("value", "low", "high")),
+            "real to real": tuple(floor["mmd"][end] for end in ("value", "low", "high")),
+        }
+        return {"Distance of few images": charts.amounts("distance", far, label="MMD by patient")}
     far = {
         "audited to real": (made["frechet"],) * 3,
         "real to real": tuple(floor["frechet"][end] for end in ("value", "low", "high")),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxrsynth.metrics.membership.attacks import ATTACKS
+from cxrsynth.metrics.membership.inference import COMBINED
 
 Summary = Mapping[str, Any]
 
@@ -80,6 +81,17 @@ def _members(summary: Summary) -> Tested:
         "The model's training images",
         "membership",
         tested,
-        "not measured: nothing is planted in a model; intervals show how small a difference could be seen",
+        _smallest(membership["attacks"][COMBINED]["auc"]),
         cannot,
+    )
+
+
+def _smallest(auc: Mapping[str, float]) -> str:
+    """The least AUC whose interval, as wide as this one below its value, lies above guessing."""
+    least = 0.5 + auc["value"] - auc["low"]
+    if least >= 1:
+        return "nothing for certain: with so few images, the interval of any AUC reaches down to guessing"
+    return (
+        f"a leak that gives all attacks together an AUC of about {least:.2f} or more; the interval of a smaller one"
+        " would hold 0.5, which is guessing"
     )

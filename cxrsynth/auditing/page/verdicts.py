@@ -58,13 +58,25 @@ def _overall(summary: Summary) -> Mapping[str, Any]:
 def _closeness(summary: Summary) -> str:
     if not summary["reference"]:
         return "Not compared with real images: there is no reference."
-    floor = _overall(summary).get("floor")
+    row = _overall(summary)
+    floor = row.get("floor")
     if not floor:
-        return "Not measured against a floor of real images."
+        missing = row.get("not_measured") or {}
+        why = missing.get("all") or missing.get("floor")
+        return f"Not measured against a floor of real images{f': {why}' if why else ''}."
+    if not floor["frechet"]:
+        return _closeness_of_few(row["mmd"], floor)
     made, real = floor["audited"]["frechet"], floor["frechet"]
     if made <= real["high"]:
         return f"As close to the real images as these are to each other, as far as {floor['images']:,} images tell."
     return f"{_times(floor['frechet_ratio'])} as far from the real images as these are from each other."
+
+
+def _closeness_of_few(made: Mapping[str, float], floor: Mapping[str, Any]) -> str:
+    """By the distance that does not depend on the number of images: all that few can say is that they are far."""
+    if made["low"] > floor["mmd"]["high"]:
+        return "Further from the real images than these are from each other."
+    return f"{floor['images']:,} images are too few to see a distance from the real ones."
 
 
 def _times(ratio: float | None) -> str:
@@ -74,7 +86,14 @@ def _times(ratio: float | None) -> str:
 def _looks(summary: Summary) -> Iterator[str]:
     row = _overall(summary)
     floor = row.get("floor")
-    if floor:
+    if floor and not floor["frechet"]:
+        made, real = row["mmd"], floor["mmd"]
+        yield (
+            f"MMD {made['value']:.3g} ({made['low']:.3g} to {made['high']:.3g}); between real images"
+            f" {real['value']:.3g} ({real['low']:.3g} to {real['high']:.3g}), mean of ten draws of"
+            f" {floor['images']:,} images each"
+        )
+    elif floor:
         real, made = floor["frechet"], floor["audited"]
         yield (
             f"Fréchet distance {made['frechet']:.3g}; between real images {real['value']:.3g}"
@@ -84,8 +103,6 @@ def _looks(summary: Summary) -> Iterator[str]:
             f"{made['coverage']:.0%} of real images have one of these near them; {floor['coverage']['value']:.0%} have"
             " another real one"
         )
-    elif row and (why := (row.get("not_measured") or {}).get("floor")):
-        yield f"No floor: {why}"
     total = summary["kept"] + summary["rejected"]
     yield f"{summary['kept']:,} of {total:,} images passed the checks and rules"
     accuracy = ((summary["reader_study"] or {}).get("scores") or {}).get("accuracy")
@@ -110,7 +127,7 @@ def _help(summary: Summary) -> str:
 def _change(way: str, rows: list[Mapping[str, Any]]) -> str:
     raised, lowered = (sum(one) for one in ([row["low"] > 0 for row in rows], [row["high"] < 0 for row in rows]))
     found = [f"raise the AUROC of {raised}" if raised else "", f"lower that of {lowered}" if lowered else ""]
-    said = " and ".join(filter(None, found)) or "measurably change the AUROC of none,"
+    said = " and ".join(filter(None, found)) or "measurably change the AUROC of none"
     return f"{way} they {said} of {len(rows)} {'finding' if len(rows) == 1 else 'findings'}."
 
 

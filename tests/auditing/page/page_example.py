@@ -337,6 +337,18 @@ def _fidelity(radiographs: int) -> list[dict[str, Any]]:
     ]
 
 
+def few_images(summary: dict[str, Any]) -> None:
+    """Leave of the fidelity of all images what is measured of few."""
+    [overall, *_] = summary["fidelity"]
+    left = [name for name in (*MEASURES, *LIKENESS) if name not in ("kid", "mmd")]
+    floor = overall["floor"] | {"images": 24, "frechet_ratio": None}
+    for part in (floor, floor["audited"]):
+        part |= {name: None for name in left if name in part}
+    why = "24 audited and 512 real images, expected at least 50 of each"
+    overall |= dict.fromkeys(left) | {"compared": 24, "floor": floor}
+    overall |= {"not_measured": dict.fromkeys(left, why), "warnings": {"kid": "24 images: wide intervals"}}
+
+
 def _reidentification(radiographs: list[dict[str, Any]]) -> dict[str, Any]:
     def share(caught: int, of: int) -> dict[str, float]:
         return {"caught": caught, "of": of, "low": 0.8 * caught / of, "high": min(1.0, 1.2 * caught / of)}
@@ -367,7 +379,9 @@ def _reidentification(radiographs: list[dict[str, Any]]) -> dict[str, Any]:
             "images": 60,
             "matched": 2,
             "share": share(2, 60),
+            "mean": 0.42,
             "scores": quantiles,
+            "latent_distance": 0.61,
             "closer": _interval(0.71, 0.04),
         },
         "sources_not_measured": None,

@@ -32,6 +32,7 @@ from cxrsynth.auditing.page.gallery import PICTURE_BYTES, choose
 from cxrsynth.auditing.page.page import write_page
 from cxrsynth.auditing.page.reasons import meaning
 from cxrsynth.auditing.reader_study.numbered import number_readers
+from cxrsynth.metrics.membership.inference import COMBINED
 from cxrsynth.metrics.quality.checks import CHECKS
 from tests.auditing.page.page_example import (
     ENDING,
@@ -43,6 +44,7 @@ from tests.auditing.page.page_example import (
     everything_measured,
     example_rows,
     example_summary,
+    few_images,
     radiograph,
     without,
 )
@@ -197,6 +199,18 @@ def test_a_floor_of_fewer_images_stands_beside_the_audited_ones_at_its_size(
     section = Page(write(summary, rows)).section("fidelity")
     assert "real: " not in section
     assert "Floor (real against real): not measured: no known patients" in section
+
+
+def test_few_images_have_a_row_and_a_plot_of_what_is_measured_of_them(
+    summary: dict[str, Any], rows: pa.Table, write: Write
+) -> None:
+    few_images(summary)
+    section = Page(write(summary, rows)).section("fidelity")
+    assert "Distance of few images" in section
+    assert "24 real: 24 not measured not measured 0.00213 0.00003 to 0.00423 real: 0.000010 0.00201" in section
+    left = "Fréchet distance, Fréchet distance, extrapolated, Precision, Recall, Density, Coverage, MS-SSIM, audited"
+    assert f"{left}, MS-SSIM, real, MS-SSIM, across: not measured: 24 audited and 512 real images" in section
+    assert "KID: 24 images: wide intervals" in section
 
 
 def test_subgroups_are_counted_in_the_rows(rows: pa.Table, shared: str) -> None:
@@ -643,7 +657,13 @@ def test_privacy_says_what_was_tested_what_would_be_found_and_what_cannot(
     assert all(page.section(name) in section for name in ("memorization", "reidentification", "membership"))
     assert "each of 60 images against 512 real ones 66% to 98% of planted copies, depending on the kind" in section
     assert "22% of the patients with another image in the reference" in section
-    assert "4 attacks on nano: 50 members, 50 others" in section
+    assert (
+        "4 attacks on nano: 50 members, 50 others a leak that gives all attacks together an AUC of about 0.55"
+        in section
+    )
+    wide = everything_measured(rows)
+    wide["membership"]["attacks"][COMBINED]["auc"] = {"value": 0.7, "low": 0.1, "high": 1.0}
+    assert "50 others nothing for certain: with so few images" in Page(write(wide, rows)).section("privacy")
     summary |= {"memorization": None, "reidentification": None}
     summary["not_measured"] = {"memorization": "reference: 5 images\n  expected: 20"}
     section = Page(write(summary, rows)).section("privacy")

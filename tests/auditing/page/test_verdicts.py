@@ -7,7 +7,7 @@ import pytest
 
 from cxrsynth.auditing.page.verdicts import FOUND, HELP, LOOK, Verdict, verdicts
 from cxrsynth.metrics.utility.cohorts import BOTH
-from tests.auditing.page.page_example import example_rows, example_summary
+from tests.auditing.page.page_example import example_rows, example_summary, few_images
 
 
 @pytest.fixture
@@ -32,8 +32,10 @@ def test_closeness_is_that_to_the_floor(summary: dict[str, Any]) -> None:
 
 def test_without_a_floor_or_a_reference_it_says_so(summary: dict[str, Any]) -> None:
     summary["fidelity"][0] |= {"floor": None, "not_measured": {"floor": "real images of 7 known patients"}}
-    assert of(summary, LOOK).answer == "Not measured against a floor of real images."
-    assert "No floor: real images of 7 known patients" in of(summary, LOOK).details
+    said = "Not measured against a floor of real images: "
+    assert of(summary, LOOK).answer == f"{said}real images of 7 known patients."
+    summary["fidelity"][0]["not_measured"] = {"all": "7 audited and 512 real images, expected at least 20 of each"}
+    assert of(summary, LOOK).answer == f"{said}7 audited and 512 real images, expected at least 20 of each."
     summary |= {"reference": None, "fidelity": [], "memorization": None, "utility": None}
     assert [one.answer for one in verdicts(summary)] == [
         "Not compared with real images: there is no reference.",
@@ -44,6 +46,18 @@ def test_without_a_floor_or_a_reference_it_says_so(summary: dict[str, Any]) -> N
     expected = "Copies of real images were not looked for: reference: 5 images of 5 patients; expected: at least 20."
     assert of(summary, FOUND).answer == expected
     assert "Floor" not in " ".join(of(summary, FOUND).details)
+
+
+def test_few_images_are_judged_by_a_distance_that_does_not_depend_on_their_number(summary: dict[str, Any]) -> None:
+    few_images(summary)
+    verdict = of(summary, LOOK)
+    assert verdict.answer == "24 images are too few to see a distance from the real ones."
+    assert (
+        "MMD 0.00201 (-0.00019 to 0.00421); between real images 1e-05 (-0.00039 to 0.00041), mean of ten draws of 24"
+        " images each"
+    ) in verdict.details
+    summary["fidelity"][0]["mmd"]["low"] = 0.00042
+    assert of(summary, LOOK).answer == "Further from the real images than these are from each other."
 
 
 def test_help_counts_findings_by_their_intervals(summary: dict[str, Any]) -> None:
@@ -57,7 +71,7 @@ def test_help_counts_findings_by_their_intervals(summary: dict[str, Any]) -> Non
     said = "Added to real images they raise the AUROC of 1 and lower that of 1 of 3 findings."
     assert of(summary, HELP).answer == f"{said} {first}"
     summary["utility"]["lift"] = summary["utility"]["lift"][3:4]
-    expected = "Added to real images they measurably change the AUROC of none, of 1 finding."
+    expected = "Added to real images they measurably change the AUROC of none of 1 finding."
     assert of(summary, HELP).answer == expected
 
 
