@@ -88,7 +88,8 @@ def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any
 
     Every reason that holds is listed: `check: inverted`, `duplicate`, `memorized`, `posture<-2.0`,
     `diagnosis below p5 of reference`, and, only for images that passed all of these, `outside best 0.50 of Edema`.
-    A value equal to its threshold passes. A duplicate is rejected whether or not the image it repeats is kept.
+    A value equal to its threshold passes. Duplicates are rejected but for one where the image they repeat is rejected for
+    another reason: then the first by key that passes all else stays in its place.
 
     An undefined reward (null or nan) neither rejects nor helps: it passes every threshold, ranks in the middle, and an
     image without any defined reward is not ranked, takes no place and stays.
@@ -108,7 +109,9 @@ def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any
     """
     reference = reference or {}
     rules.check(reward_names(scores), reference)
-    rejections = list(_alone(scores, rules, reference))
+    checks, others = list(_failed_checks(scores, rules)), list(_alone(scores, rules, reference))
+    repeated = _duplicates(scores, passed=_free_of([*checks, *others], scores.num_rows))
+    rejections = [*checks, (repeated, "duplicate"), *others]
     if rules.keep_fraction is not None:
         names = sorted(set(rules.rank_on or reward_names(scores)))
         passed = _free_of(rejections, scores.num_rows)
@@ -170,14 +173,35 @@ def thresholds(rules: Rules, reference: Reference | None = None) -> list[dict[st
     return found
 
 
-def _alone(scores: Any, rules: Rules, reference: Reference) -> Iterator[Rejection]:
-    """Each reason that concerns one image by itself, and the images it rejects."""
+def _failed_checks(scores: Any, rules: Rules) -> Iterator[Rejection]:
+    """Each quality check that counts, and the images that fail it."""
     if "checks_failed" in scores.column_names:
         for name, rows in rows_by_value(scores["checks_failed"]).items():
             if name not in rules.ignored_checks:
                 yield rows, f"check: {name}"
-    if "duplicate_of" in scores.column_names:
-        yield _where(np.asarray(scores["duplicate_of"].is_valid())), "duplicate"
+
+
+def _duplicates(scores: Any, *, passed: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Images that repeat another one, without those that stay in the place of one that did not pass, [M]."""
+    if "duplicate_of" not in scores.column_names:
+        return np.empty(0, np.int64)
+    repeats = scores["duplicate_of"].combine_chunks()
+    rows = _where(np.asarray(repeats.is_valid()))
+    keys = scores["key"].combine_chunks()
+    originals = np.asarray(pc.index_in(repeats.take(pa.array(rows)), value_set=keys).fill_null(-1))
+    could_stay = rows[(originals >= 0) & ~passed[originals] & passed[rows]]
+    by_key = could_stay[np.argsort(_places(keys)[could_stay])]
+    _, first = np.unique(np.asarray(pc.index_in(repeats.take(pa.array(by_key)), value_set=keys)), return_index=True)
+    return np.setdiff1d(rows, by_key[first])
+
+
+def _places(keys: Any) -> npt.NDArray[np.int64]:
+    """Of each key, its place in the order of all, [N]."""
+    return np.argsort(np.asarray(pc.sort_indices(keys)))
+
+
+def _alone(scores: Any, rules: Rules, reference: Reference) -> Iterator[Rejection]:
+    """Each other reason that concerns one image by itself, and the images it rejects."""
     if "memorized" in scores.column_names:
         flagged = scores["memorized"].cast(pa.bool_()).fill_null(False)
         yield _where(flagged.to_numpy().astype(bool)), "memorized"
@@ -207,7 +231,7 @@ def _reference_limit(name: str, percentile: float, reference: Reference) -> np.f
 
 def _outside_best(scores: Any, names: list[str], *, fraction: float, passed: npt.NDArray[np.bool_]) -> list[Rejection]:
     """Of the images that passed, those that are not among the best of any of their findings, for each finding."""
-    place_of_key = np.argsort(np.asarray(pc.sort_indices(scores["key"])))
+    place_of_key = _places(scores["key"])
     values = np.stack([reward_values(scores, name) for name in names], axis=1)  # [N, R]
     written = f"{fraction:.2f}" if round(fraction, 2) == fraction else f"{fraction:g}"
     best = np.zeros(scores.num_rows, dtype=bool)

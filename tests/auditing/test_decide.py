@@ -63,6 +63,43 @@ def test_every_reason_is_reported_in_order() -> None:
     }
 
 
+def test_one_of_the_same_pictures_stays_where_the_first_is_rejected() -> None:
+    rows = [
+        {"key": "a", "checks_failed": ["cropped"]},
+        {"key": "b", "duplicate_of": "a", "posture": -3.0},
+        {"key": "d", "duplicate_of": "a"},
+        {"key": "c", "duplicate_of": "a", "posture": 0.0},
+        {"key": "e", "duplicate_of": "a", "memorized": True},
+        {"key": "f"},
+        {"key": "g", "duplicate_of": "f"},
+        {"key": "h", "duplicate_of": "not among these"},
+        {"key": "i", "posture": -3.0},
+        {"key": "j", "duplicate_of": "i", "checks_failed": ["text"]},
+        {"key": "k", "duplicate_of": "i"},
+    ]
+    rules = Rules(at_least={"posture": -2}, ignored_checks=frozenset({"text"}))
+    expected = {
+        "a": ["check: cropped"],
+        "b": ["duplicate", "posture<-2.0"],
+        "c": [],
+        "d": ["duplicate"],
+        "e": ["duplicate", "memorized"],
+        "f": [],
+        "g": ["duplicate"],
+        "h": ["duplicate"],
+        "i": ["posture<-2.0"],
+        "j": [],
+        "k": ["duplicate"],
+    }
+    assert decisions(table(*rows), rules) == expected
+    assert decisions(table(*rows[::-1]), rules) == expected
+    stricter = decisions(table(*rows), Rules(at_least={"posture": 9}))
+    assert stricter["c"] == ["duplicate", "posture<9.0"]
+    assert stricter["d"] == []
+    none = decisions(table(*rows[:2]), Rules(at_least={"posture": 9}))
+    assert none == {"a": ["check: cropped"], "b": ["duplicate", "posture<9.0"]}
+
+
 def test_a_value_equal_to_its_limit_passes_also_where_float32_rounds_it_down() -> None:
     assert float(np.float32(-1.1)) < -1.1
     scores = table({"key": "a", "posture": -1.1, "diagnosis": 5.0}, {"key": "b", "posture": -1.2, "diagnosis": 4.99})

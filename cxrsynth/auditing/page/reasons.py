@@ -10,7 +10,7 @@ from cxrsynth.metrics.quality.checks import CHECKS
 
 _CHECK, _AT_LEAST, _OF_REFERENCE = "check: ", "at least", " of reference"
 _FIXED = {
-    "duplicate": "the same picture as an earlier image of the set, or nearly (correlation of fine detail with the most"
+    "duplicate": "the same picture as another image of the set, or nearly (correlation of fine detail with the most"
     f" similar of its duplicates: {figure(NEAR_DUPLICATE)} or more)",
     "memorized": "more similar to a real image than images of different patients are to each other",
 }

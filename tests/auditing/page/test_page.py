@@ -483,7 +483,7 @@ def test_reasons_are_explained_and_cards_say_what_was_measured(
     section = page.section("reasons")
     for expected in (
         "hardly any structure: blank, or noise (range of coarse gray levels, of full range: below 0.0500)",
-        "the same picture as an earlier image of the set",
+        "the same picture as another image of the set",
         "posture is worse than --min posture=-2.5",
         "more similar to a real image than",
         "(--beat-reference)",
