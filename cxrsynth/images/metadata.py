@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cxrsynth.images.layouts.labels import words_in
 from cxrsynth.images.layouts.paths import VIEW_COLUMNS, class_of, patient_of, plain, view_of
-from cxrsynth.images.layouts.vocabulary import observations_of
+from cxrsynth.images.layouts.vocabulary import BROADER, NIH, observations_of
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import age_group
 from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, find_roles, is_of_ids, observation_of
-from cxrsynth.reports.table.rows import Report, UnusableError, report_text, to_report
+from cxrsynth.reports.table.rows import Report, UnusableError, report_text, status_of, to_report
 from cxrsynth.reports.table.source import is_text
 from cxrsynth.reports.template import PromptTemplate
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 _PATIENT = ("patientid", "subjectid", "patient", "subject")
 _AGE_GROUP = ("agegroup",)
-LISTED = ("labels", "label", "findinglabels", "class", "classname", "category", "diagnosis", "pathology")
+LISTED = (
+    *("labels", "label", "findinglabels", "class", "classname", "category", "diagnosis", "pathology"),
+    *("finding", "disease"),
+)
 # Text columns, used if none has a usual name; `txt` is a WebDataset member.
 _CAPTION = ("caption", "txt")
 _AGE_RANGE = re.compile(r"\s*(\d{1,3})\s*-\s*(\d{1,3})\s*", re.ASCII)
@@ -46,7 +49,7 @@ class ImageMetadata:
 def is_metadata(name: str, roles: Mapping[str, str]) -> bool:
     """Whether a column describes the image, by its role or its name."""
     usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *LISTED, *_CAPTION, *VIEW_COLUMNS)
-    return usual or name in roles.values() or observation_of(name) is not None
+    return usual or name in roles.values() or observation_of(name) is not None or bool(NIH.get(plain(name)))
 
 
 class MetadataReader:
@@ -93,7 +96,7 @@ class MetadataReader:
         if not report.has_id:
             report = replace(report, report_id=key, has_id=True)
         report = replace(report, stated_age_group=_stated_group(record, roles))
-        report = replace(report, labels=_listed(record, roles) | report.labels)
+        report = replace(report, labels=_listed(record, roles) | _marked(record, roles) | report.labels)
         if findings is not None:
             report = replace(report, labels=_labels(findings))
         elif report.full_text:
@@ -193,6 +196,34 @@ def _listed(record: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, Fi
     """Observations named in a list of labels, `Effusion|Mass` or `['mass']`; other words are ignored."""
     found = (name for word in _label_words(record, roles) for name in observations_of(word) or ())
     return {name: FindingLabel(Status.PRESENT) for name in found}
+
+
+def _marked(record: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, FindingLabel]:
+    """Labels of columns named after NIH's words, `Effusion` or `Nodule`, with 1 or 0.
+
+    An observation is absent only where the record denies all of its words: no nodule is not yet no mass.
+    """
+    marks: dict[str, dict[str, Status]] = {}
+    for column, value in record.items():
+        status = status_of(_written(value).lower())
+        if status is None or column in roles.values() or observation_of(column) is not None:
+            continue
+        for name in NIH.get(plain(column), ()):
+            marks.setdefault(name, {})[plain(column)] = status
+    found = {}
+    for name, statuses in marks.items():
+        # The words for these are of some kinds only.
+        is_denied = name not in BROADER | {"Lung Opacity"} and statuses.keys() == _words_of(name)
+        for status in (Status.PRESENT, Status.UNCERTAIN, *([Status.ABSENT] if is_denied else [])):
+            if status in statuses.values():
+                found[name] = FindingLabel(status)
+                break
+    return found
+
+
+def _words_of(observation: str) -> set[str]:
+    """NIH's words for an observation, as `plain` writes them."""
+    return {word for word, names in NIH.items() if observation in names}
 
 
 def labels_understood(record: Mapping[str, Any], roles: Mapping[str, str]) -> bool:

@@ -102,6 +102,19 @@ def test_a_list_denies_no_finding_and_may_use_either_vocabulary() -> None:
     assert labels({"Finding Labels": "Effusion|Infiltration"}) == {"Pleural Effusion": PRESENT, "Lung Opacity": PRESENT}
 
 
+def test_columns_named_after_the_words_of_nih_are_labels() -> None:
+    found = labels({"Effusion": 1, "Mass": 0, "Nodule": "1.0", "Infiltration": 0, "Pleural_Thickening": 0, "Edema": 0})
+    assert found == {"Pleural Effusion": PRESENT, "Lung Lesion": PRESENT, "Edema": ABSENT}
+    # No nodule is not yet no mass, and no infiltration not yet no opacity.
+    assert labels({"Nodule": 0, "Effusion": 0, "Infiltration": True}) == {
+        "Pleural Effusion": ABSENT,
+        "Lung Opacity": PRESENT,
+    }
+    assert labels({"Mass": 0, "Nodule": 0, "Effusion": "", "Fibrosis": 1}) == {"Lung Lesion": ABSENT}
+    # CheXpert's own column goes first; a number that is no mark, as of kilograms, says nothing.
+    assert labels({"Effusion": 1, "Pleural Effusion": 0, "Mass": 72}) == {"Pleural Effusion": ABSENT}
+
+
 def test_findings_written_by_generate_are_taken_as_they_are() -> None:
     facts = {
         "Edema": {"status": "uncertain", "side": "left", "source": "report"},
