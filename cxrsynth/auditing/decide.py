@@ -88,8 +88,8 @@ def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any
 
     Every reason that holds is listed: `check: inverted`, `duplicate`, `memorized`, `posture<-2.0`,
     `diagnosis below p5 of reference`, and, only for images that passed all of these, `outside best 0.50 of Edema`.
-    A value equal to its threshold passes. Duplicates are rejected but for one where the image they repeat is rejected for
-    another reason: then the first by key that passes all else stays in its place.
+    A value equal to its threshold passes. Duplicates are rejected; but where the image that they repeat is rejected for
+    another reason, the first by key that passes all else stays in its place.
 
     An undefined reward (null or nan) neither rejects nor helps: it passes every threshold, ranks in the middle, and an
     image without any defined reward is not ranked, takes no place and stays.

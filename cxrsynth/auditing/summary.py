@@ -151,7 +151,8 @@ def _caveats(images: Scored, reference: Scored | None) -> list[str]:
             found += _how_read(name, scored.examined)
         strange = () if scored is None else scored.examined.collection.strange_labels
         if strange:
-            found.append(f"labels of {len(strange)} rows for the {name} have words that stand for no observation")
+            rows = console.counted(len(strange), "row")
+            found.append(f"labels of {rows} for the {name} have words that stand for no observation")
         layout = None if scored is None else scored.examined.collection.layout
         if layout is not None:
             found += [f"{name}: {caveat}" for caveat in layout.caveats]
