@@ -240,7 +240,7 @@ def _units(table: ImageTable, places: Places) -> Units:
 def _warnings(count: int, width: int, *, least: int) -> dict[str, str]:
     """Measures that mean little at this sample size, and why."""
     if count < least:
-        return dict.fromkeys(("kid", "mmd"), f"{count} images: wide intervals; compare the value with the floor")
+        return dict.fromkeys(("kid", "mmd"), f"{count} images: wide intervals")
     found = {}
     if count < FEW_PER_FEATURE * width:
         found["frechet"] = (

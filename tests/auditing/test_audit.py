@@ -847,6 +847,7 @@ def test_follow_ups_of_a_patient_are_no_duplicates(real: Path, tmp_path: Path) -
     assert "of the same patient: follow-ups" not in (tmp_path / "other" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_copies_that_are_rejected_count_for_nothing(real: Path, home: Path, tmp_path: Path) -> None:
     copies = tmp_path / "copies"
     copies.mkdir()

@@ -83,6 +83,7 @@ def summary(out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_copies_are_matched_with_their_patients(done: Path) -> None:
     rows = pq.read_table(done / "scores.parquet").to_pylist()
     scores = {int(row["key"].split(".")[0]): row["nearest_patient_score"] for row in rows}
@@ -99,6 +100,7 @@ def test_copies_are_matched_with_their_patients(done: Path) -> None:
     assert [nearest[place] for place in range(COPIED)] == [f"{place:03d}-0.png" for place in range(COPIED)]
 
 
+@pytest.mark.slow
 def test_sources_are_found_by_the_identifiers_of_reports(done: Path) -> None:
     rows = {int(row["key"].split(".")[0]): row for row in pq.read_table(done / "scores.parquet").to_pylist()}
     assert all(rows[place]["source_score"] == pytest.approx(1.0, abs=1e-3) for place in range(COPIED))
@@ -171,6 +173,7 @@ def test_images_named_after_their_reports_have_sources(home: Path, tmp_path: Pat
     assert summary(named / "out")["reidentification"]["sources"]["images"] == COPIED
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_found_and_names_nobody(done: Path) -> None:
     page = (done / "report.html").read_text()
     found = summary(done)["reidentification"]
@@ -210,6 +213,7 @@ def test_few_patients_cost_this_part_alone(home: Path, tmp_path: Path) -> None:
     assert found["memorization"] is not None
 
 
+@pytest.mark.slow
 def test_other_rules_need_no_scoring_and_thresholds_fail(
     home: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_a_start_that_had_just_met_is_passed_over(store: PrefixStore) -> None:
     assert meet_all(order=(2, 0, 1)) != {"late"}
 
 
+@pytest.mark.slow
 def test_a_failure_of_an_earlier_start_does_not_end_this_one(store: PrefixStore) -> None:
     """The count of restarts is the same on a node none of whose workers has failed."""
     seen = []

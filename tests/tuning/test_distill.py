@@ -76,6 +76,7 @@ def batch_of(step: int) -> list[RolloutSpec]:
     return rollout_specs(step, seed=0, reports=4, per_iteration=4, images=1, pool=1)
 
 
+@pytest.mark.slow
 def test_the_student_learns_to_land_where_its_teacher_goes(tiny_model: Path, tmp_path: Path) -> None:
     """By its images: from the same noise, in half the steps and without guidance."""
     train = {"learning_rate": 3.0e-3, "ema_decay": None}

@@ -163,6 +163,7 @@ def answers(home: Path, folder: Path, name: str, wrong: int, *, count: int = 12)
     return write(folder, name, file_of(name, given, study=summary(home)["reader_study"]["study"]))
 
 
+@pytest.mark.slow
 def test_answers_are_scored_without_scoring_an_image(
     studied: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_sensitivity_and_false_alarms_are_counted_with_intervals(report: SearchR
     assert none.high == pytest.approx(1.96**2 / (10 + 1.96**2), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_image_that_a_patch_is_pasted_into_is_hidden(
     reference: ImageSet, space: MatchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
