@@ -88,8 +88,8 @@ def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any
 
     Every reason that holds is listed: `check: inverted`, `duplicate`, `memorized`, `posture<-2.0`,
     `diagnosis below p5 of reference`, and, only for images that passed all of these, `outside best 0.50 of Edema`.
-    A value equal to its threshold passes. Duplicates are rejected; but where the image that they repeat is rejected for
-    another reason, the first by key that passes all else stays in its place.
+    A value equal to its threshold passes. Duplicates are rejected; but where the image that they repeat fails a
+    check or threshold, the first by key that passes all of these stays in its place, unless that image is `memorized`.
 
     An undefined reward (null or nan) neither rejects nor helps: it passes every threshold, ranks in the middle, and an
     image without any defined reward is not ranked, takes no place and stays.
@@ -189,10 +189,18 @@ def _duplicates(scores: Any, *, passed: npt.NDArray[np.bool_]) -> npt.NDArray[np
     rows = _where(np.asarray(repeats.is_valid()))
     keys = scores["key"].combine_chunks()
     originals = np.asarray(pc.index_in(repeats.take(pa.array(rows)), value_set=keys).fill_null(-1))
-    could_stay = rows[(originals >= 0) & ~passed[originals] & passed[rows]]
+    # What repeats a copy of a real image is nearly one, even where it lies just below the threshold.
+    could_stay = rows[(originals >= 0) & ~passed[originals] & ~_memorized(scores)[originals] & passed[rows]]
     by_key = could_stay[np.argsort(_places(keys)[could_stay])]
     _, first = np.unique(np.asarray(pc.index_in(repeats.take(pa.array(by_key)), value_set=keys)), return_index=True)
     return np.setdiff1d(rows, by_key[first])
+
+
+def _memorized(scores: Any) -> npt.NDArray[np.bool_]:
+    """Near-duplicates of real images, [N]; none where they were not looked for."""
+    if "memorized" not in scores.column_names:
+        return np.zeros(scores.num_rows, dtype=bool)
+    return np.asarray(scores["memorized"].cast(pa.bool_()).fill_null(False).to_numpy().astype(bool))
 
 
 def _places(keys: Any) -> npt.NDArray[np.int64]:
@@ -203,8 +211,7 @@ def _places(keys: Any) -> npt.NDArray[np.int64]:
 def _alone(scores: Any, rules: Rules, reference: Reference) -> Iterator[Rejection]:
     """Each other reason that concerns one image by itself, and the images it rejects."""
     if "memorized" in scores.column_names:
-        flagged = scores["memorized"].cast(pa.bool_()).fill_null(False)
-        yield _where(flagged.to_numpy().astype(bool)), "memorized"
+        yield _where(_memorized(scores)), "memorized"
     for name, least in sorted(rules.at_least.items()):
         # In float32 like the scores: -1.1 there lies below the -1.1 a user writes.
         yield _where(reward_values(scores, name) < np.float32(least)), f"{name}<{float(least)}"

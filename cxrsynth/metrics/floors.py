@@ -136,7 +136,8 @@ def _measured(made: _Set, real: _Set, neighbours: int) -> dict[str, float]:
 def _kernels(made: _Set, real: _Set, _: int = 0) -> dict[str, float]:
     units = made.units, real.units
     kid = kernel_distance(made.features, real.features)
-    alone = all(int(of.max()) + 1 == len(of) for of in units)
+    # A draw from a half that is nearly all one patient's has no pairs of two.
+    alone = any(len(np.unique(of)) < 2 for of in units) or all(int(of.max()) + 1 == len(of) for of in units)
     return {"kid": kid, "mmd": kid if alone else kernel_distance(made.features, real.features, units=units)}
 
 

@@ -76,6 +76,8 @@ def test_one_of_the_same_pictures_stays_where_the_first_is_rejected() -> None:
         {"key": "i", "posture": -3.0},
         {"key": "j", "duplicate_of": "i", "checks_failed": ["text"]},
         {"key": "k", "duplicate_of": "i"},
+        {"key": "l", "memorized": True},
+        {"key": "m", "duplicate_of": "l"},
     ]
     rules = Rules(at_least={"posture": -2}, ignored_checks=frozenset({"text"}))
     expected = {
@@ -90,6 +92,8 @@ def test_one_of_the_same_pictures_stays_where_the_first_is_rejected() -> None:
         "i": ["posture<-2.0"],
         "j": [],
         "k": ["duplicate"],
+        "l": ["memorized"],
+        "m": ["duplicate"],
     }
     assert decisions(table(*rows), rules) == expected
     assert decisions(table(*rows[::-1]), rules) == expected

@@ -97,3 +97,13 @@ def test_few_images_have_a_floor_of_what_does_not_depend_on_their_number(patient
     assert same["frechet_ratio"] is None
     assert same["audited"]["mmd"] < same["mmd"]["high"]  # type: ignore[index]
     assert far["audited"]["mmd"] > 5 * far["mmd"]["high"]  # type: ignore[index]
+
+
+def test_a_patient_who_outweighs_the_others_leaves_numbers() -> None:
+    rng = np.random.default_rng(0)
+    patients = [list(range(2000)), *([place] for place in range(2000, 2045))]
+    features = rng.normal(size=(2045, 8))
+    made = rng.normal(size=(60, 8))
+    found = measure_floor(features, patients, made, np.arange(60), least=50, few=20, neighbours=5, rng=rng)
+    assert np.isfinite([found["mmd"][name] for name in ("value", "low", "high")]).all()
+    assert np.isfinite(found["audited"]["mmd"])
