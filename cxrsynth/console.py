@@ -238,6 +238,8 @@ def _print_protocol(output: Console, found: Mapping[str, Any]) -> None:
         output.print(f"  {note}", markup=False)
     if published:
         output.print(f"  published rows: {found['sources']['overall']}", markup=False)
+        if any("Avg. Latent Distance" in row for row in published.values()):
+            output.print(f"  published distances: {found['sources']['privacy']}", markup=False)
 
 
 def _print_study(output: Console, study: Mapping[str, Any]) -> None:

@@ -176,10 +176,10 @@ def unread_reports(
         models: reward models by reward.
         reports: identifier of each image's report, empty where it has none.
     """
-    count = sum(map(bool, reports))
+    count = len({report for report in reports if report})
     return [
-        f"{name} was measured of no image: {models[name]['backend']} can read none of the {count} reports; where it"
-        " reads text, images of `generate` need --include-text"
+        f"{name} was measured of no image, though they have {console.counted(count, 'report')}; where"
+        f" {models[name]['backend']} reads text, images of `generate` need --include-text"
         for name, of in rewards.items()
         if count and of["mean"] is None and name in models
     ]

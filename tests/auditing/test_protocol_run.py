@@ -110,6 +110,7 @@ def test_published_rows_stand_beside_on_console_and_page(run: tuple[Path, str]) 
     assert any("rad-dino and BiomedVLP-BioViL-T hold the released weights" in note for note in found["notes"])
     assert "Sana 54.2 0.016 0.695" in printed
     assert "Sana 0.548 0.54" in printed  # coverage and latent distance, in a table of their own
+    assert "published distances: assets/images/Privacy-Metrics.png" in printed
     page = (out / "report.html").read_text()
     section = page[page.index('<section id="protocol"') :]
     assert "54.225" in section
