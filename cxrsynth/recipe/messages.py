@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cxrsynth.console import counted
 from cxrsynth.recipe.schema import (
     STAGES,
     AceSection,
@@ -83,10 +84,24 @@ def _what(one: Any) -> str:
             return f"stage {one['ctx']['tag']!r}\n  expected: {_kinds()}"
         case "value_error":
             return str(one["ctx"]["error"])
-        case _:
+        case "too_short":
+            return (
+                f"found {counted(one['ctx']['actual_length'], 'item')}\n  expected: at least {one['ctx']['min_length']}"
+            )
+        case kind:
             found = one["input"]
             shown = repr(found) if isinstance(found, str | int | float | bool) else what_it_is(found)
-            return f"found {shown}\n  expected: {one['msg'].removeprefix('Input should be ')}"
+            return f"found {shown}\n  expected: {_KINDS.get(kind) or one['msg'].removeprefix('Input should be ')}"
+
+
+# What pydantic expects, in the words of YAML.
+_KINDS = {
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "dict_type": "a section",
+    "model_type": "a section",
+    "model_attributes_type": "a section",
+}
 
 
 def what_it_is(value: object) -> str:
@@ -133,12 +148,23 @@ def _new_name(loc: tuple[int | str, ...]) -> str | None:
 
 def _is_consequence(one: Any, others: Sequence[Any]) -> bool:
     """Whether an error only says that the value is not of the other allowed kind, or follows from another error."""
-    other_kind = {"bool_type": dict, "path_type": int}.get(one["type"])
-    if other_kind is not None and isinstance(one["input"], other_kind):
+    kind, place = one["type"], one["loc"][:-1]
+    beside = [o for o in others if o is not one and o["loc"][: len(place)] == place and len(o["loc"]) > len(place)]
+    if kind == "bool_type" and isinstance(one["input"], dict):
         return len(others) > 1
-    if one["type"] == "model_type":
-        return any(o["type"] == "bool_type" and o["loc"][:-1] == one["loc"][:-1] for o in others)
-    return one["type"] == "too_short" and any(o is not one and o["loc"][:1] == one["loc"] for o in others)
+    if kind == "model_type":
+        return any(o["type"] == "bool_type" and o["loc"][:-1] == place for o in beside)
+    if kind == "path_type":  # of a path or a number
+        return any(o["loc"][len(place)] == _NUMBER for o in beside)
+    if kind == "string_type" and isinstance(one["input"], list | dict):  # of a text, or a list or section of texts
+        return any(str(o["loc"][len(place)]).startswith(_SEVERAL) for o in beside)
+    if kind in ("tuple_type", "dict_type") and str(one["loc"][-1]).startswith(_SEVERAL):
+        return any(o["type"] == "string_type" for o in beside)
+    return kind == "too_short" and any(o is not one and o["loc"][: len(one["loc"])] == one["loc"] for o in others)
+
+
+# How pydantic calls members of a union.
+_NUMBER, _SEVERAL = "constrained-int", ("tuple[", "dict[")
 
 
 def _where(loc: tuple[int | str, ...], data: Any) -> str:

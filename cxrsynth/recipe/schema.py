@@ -26,6 +26,15 @@ def _refuse_switch(value: Any) -> Any:
     return value
 
 
+def _refuse_extreme(value: float) -> float:
+    size = abs(value)
+    if size > _LARGEST:
+        raise ValueError(f"found {value:g}, expected at most {_LARGEST:g}")
+    if 0 < size < 1 / _LARGEST:
+        raise ValueError(f"found {value:g}, expected {1 / _LARGEST:g} or more")
+    return value
+
+
 def _check_roles(columns: dict[str, str]) -> dict[str, str]:
     known = ColumnNames.__dataclass_fields__
     unknown = sorted(set(columns) - set(known))
@@ -34,17 +43,23 @@ def _check_roles(columns: dict[str, str]) -> dict[str, str]:
     return columns
 
 
+# What is computed with larger or smaller numbers soon leaves float32: sums become infinite, steps zero.
+_LARGEST = 1e30
+
 # Counts and switches are strict. A float may also be text that spells a number, since YAML reads 1e-5 as text.
-_REFUSE_SWITCH = BeforeValidator(_refuse_switch)
+_REFUSE_SWITCH, _REFUSE_EXTREME = BeforeValidator(_refuse_switch), AfterValidator(_refuse_extreme)
 _Switch = Annotated[bool, Field(strict=True)]
 _Count = Annotated[int, Field(strict=True)]
 _AtLeastOne = Annotated[_Count, Field(ge=1)]
 _AtLeastZero = Annotated[_Count, Field(ge=0)]
-_Positive = Annotated[float, Field(gt=0), _REFUSE_SWITCH]
-_NotNegative = Annotated[float, Field(ge=0), _REFUSE_SWITCH]
-_Fraction = Annotated[float, Field(gt=0, le=1), _REFUSE_SWITCH]
-_Probability = Annotated[float, Field(ge=0, lt=1), _REFUSE_SWITCH]
-_Decay = Annotated[float, Field(gt=0, lt=1), _REFUSE_SWITCH]
+# What is held in memory at once, for each report or in one forward pass.
+_AFew = Annotated[_Count, Field(ge=1, le=1000)]
+_PassSize = Annotated[_Count, Field(ge=1, le=10_000)]
+_Positive = Annotated[float, Field(gt=0), _REFUSE_SWITCH, _REFUSE_EXTREME]
+_NotNegative = Annotated[float, Field(ge=0), _REFUSE_SWITCH, _REFUSE_EXTREME]
+_Fraction = Annotated[float, Field(gt=0, le=1), _REFUSE_SWITCH, _REFUSE_EXTREME]
+_Probability = Annotated[float, Field(ge=0, lt=1), _REFUSE_SWITCH, _REFUSE_EXTREME]
+_Decay = Annotated[float, Field(gt=0, lt=1), _REFUSE_SWITCH, _REFUSE_EXTREME]
 _Columns = Annotated[dict[str, str], AfterValidator(_check_roles)]
 
 
@@ -130,7 +145,9 @@ class LoraSection(Section):
     """Low-rank adapters on the attention of the UNet or transformer (Hu et al., arXiv:2106.09685)."""
 
     rank: _AtLeastOne = Field(default=16, description="Rank of each adapter.")
-    alpha: _AtLeastOne | None = Field(default=None, description="Scale times rank; default: the rank.")
+    alpha: Annotated[_Count, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="Scale times rank; default: the rank."
+    )
 
 
 _LOWER_NEXT = "; then train.unet: lora in place of full, and model.gradient_checkpointing: true"
@@ -170,9 +187,7 @@ class SftStage(Section):
     columns: _Columns = Field(default={}, description="Role -> column name in that table.")
     steps: Annotated[_Count, Field(ge=1, le=999_999)] = Field(description="Optimizer steps.")
     batch_size: _AtLeastOne = Field(default=16, description="Images per step.")
-    micro_batch: _AtLeastOne | None = Field(
-        default=None, description="Images per forward pass; default: 8, on a CPU 4."
-    )
+    micro_batch: _PassSize | None = Field(default=None, description="Images per forward pass; default: 8, on a CPU 4.")
     cond_dropout_prob: _Probability | None = Field(
         default=None,
         description="Probability of an empty prompt, which classifier-free guidance needs; default: 0.1, 0 for models"
@@ -265,9 +280,7 @@ class DistillStage(Section):
     )
     steps: Annotated[_Count, Field(ge=1, le=999_999)] = Field(description="Optimizer steps.")
     batch_size: _AtLeastOne = Field(default=32, description="Denoising steps of trajectories per optimizer step.")
-    micro_batch: _AtLeastOne | None = Field(
-        default=None, description="Latents per forward pass; default: 8, on a CPU 4."
-    )
+    micro_batch: _PassSize | None = Field(default=None, description="Latents per forward pass; default: 8, on a CPU 4.")
     train: DistillTrainSection = Field(default=DistillTrainSection(), description="What is trained.")
     checkpoint_every: _AtLeastOne = Field(default=500, description="Steps between checkpoints.")
     cache_gib: _Positive = Field(
@@ -385,13 +398,13 @@ class SamplingSection(Section):
         default=None,
         description="Classifier-free guidance scale, 1: none; default: what the model folder recommends.",
     )
-    batch_size: _AtLeastOne | None = Field(default=None, description="Images per forward pass; default: 8, on a CPU 4.")
+    batch_size: _PassSize | None = Field(default=None, description="Images per forward pass; default: 8, on a CPU 4.")
 
 
 class RewardSection(Section):
     """One reward, under its name: `posture`, `diagnosis`, `consistency`, or your own."""
 
-    weight: Annotated[float, Field(ge=0, le=1e6), _REFUSE_SWITCH] = Field(
+    weight: Annotated[float, Field(ge=0, le=1e6), _REFUSE_SWITCH, _REFUSE_EXTREME] = Field(
         default=1.0, description="Weight in the total; 0 leaves the reward out."
     )
     backend: str | Annotated[tuple[str, ...], Field(min_length=2)] = Field(
@@ -453,12 +466,12 @@ class ComparisonSection(Section):
         " others are. Without effect where a report has one image, or one mirrored pair.",
     )
     beta: _Positive | None = Field(default=None, description="Steepness of `sigmoid`; default: 1.")
-    baseline_images: _AtLeastOne | None = Field(
+    baseline_images: _AFew | None = Field(
         default=None,
         description="With `objective: forward`: images of the baseline for each report, 4 by default. With `objective:"
         " policy_gradient`: for each report and x_T, 1 by default; their rewards are averaged.",
     )
-    pool: _AtLeastOne | None = Field(
+    pool: _AFew | None = Field(
         default=None,
         description="With `objective: policy_gradient`: different starting noises x_T per report, 4 by default. The"
         " baseline's rewards for each are computed once.",
@@ -491,7 +504,7 @@ class ForwardSection(Section):
     num_minibatches: _AtLeastOne = Field(
         default=4, description="Minibatches an iteration's images are split into: one optimizer step each."
     )
-    timesteps: _AtLeastOne = Field(default=4, description="Noise levels at which each image is learned from.")
+    timesteps: _AFew = Field(default=4, description="Noise levels at which each image is learned from.")
     common_noise: _Switch = Field(
         default=True,
         description="Whether a report's images are learned from at the same noise levels and with the same noise: what"
@@ -505,7 +518,7 @@ class ForwardSection(Section):
         description="Unit of the error: that of the velocity, or the squared error of the clean latents divided by its"
         " mean absolute value, as published, which was not measured here.",
     )
-    old_decay: Annotated[float, Field(ge=0, lt=1), _REFUSE_SWITCH] = Field(
+    old_decay: Annotated[float, Field(ge=0, lt=1), _REFUSE_SWITCH, _REFUSE_EXTREME] = Field(
         default=0.3, description="How much of itself the policy that samples keeps after an iteration."
     )
     old_warmup: _AtLeastZero = Field(
@@ -514,13 +527,13 @@ class ForwardSection(Section):
     kl_weight: _NotNegative = Field(
         default=0.3, description="Weight of the squared distance of the prediction to the baseline's."
     )
-    max_norm_ratio: Annotated[float, Field(ge=1), _REFUSE_SWITCH] | None = Field(
+    max_norm_ratio: Annotated[float, Field(ge=1), _REFUSE_SWITCH, _REFUSE_EXTREME] | None = Field(
         default=None,
         description="Guided predictions longer than the baseline's by more than this factor are penalized; null: no"
         " bound, and two forward passes fewer for each image and noise level.",
     )
     grad_norm: _Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
-    micro_batch: _AtLeastOne | None = Field(
+    micro_batch: _PassSize | None = Field(
         default=None, description="Noisy images per forward pass; default: `sampling.batch_size`."
     )
 
@@ -544,9 +557,12 @@ class UpdateSection(Section):
     kl_weight: _NotNegative = Field(
         default=0.0, description="Weight of the KL divergence from the baseline, computed in closed form."
     )
-    micro_batch: _AtLeastOne | None = Field(
+    micro_batch: _PassSize | None = Field(
         default=None, description="Denoising steps per forward pass; default: `sampling.batch_size`."
     )
+
+
+_MOST_IMAGES = 1_000_000  # of an iteration: all are planned at once
 
 
 class ReinforcementStage(Section):
@@ -658,6 +674,11 @@ class ReinforcementStage(Section):
             yield "  before version 0.3.0, objective: policy_gradient was the only one: add it to keep what was done"
         if not any(reward.weight > 0 for reward in self.rewards.values()):
             yield "rewards: none has a weight above zero"
+        if self.images > _MOST_IMAGES:
+            yield (
+                f"reports_per_iteration {self.reports_per_iteration} x images_per_report {self.images_per_report}:"
+                f" {self.images:,} images an iteration\n  expected: at most {_MOST_IMAGES:,}"
+            )
         section = "forward" if forward else "update"
         if self.images % self.num_minibatches:
             yield (
@@ -751,7 +772,7 @@ class EvaluationSection(Section):
     reports: _AtLeastOne | None = Field(
         default=None, description="Evaluate only the first so many held-out reports; default: all."
     )
-    images_per_report: _AtLeastOne = Field(default=1, description="Images of each held-out report.")
+    images_per_report: _AFew = Field(default=1, description="Images of each held-out report.")
     steps: _AtLeastOne | None = Field(
         default=None, description="Denoising steps; default: what the model folder recommends, as `generate` uses."
     )

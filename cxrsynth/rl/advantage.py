@@ -87,7 +87,7 @@ def to_advantage(
             pair = batch[shared[streams[place]]] if streams is not None else batch[:0]
             row = row - _mean_without(batch if own is None else own, pair, instead=batch)
         rows.append((row / std).nan_to_num(0.0))
-    weighted = torch.stack(rows) @ weights.double() / weights.sum().clamp(min=1e-12)
+    weighted = torch.stack(rows) @ weights.double() / weights.double().sum()
     return weighted.clamp(-clip, clip).float()
 
 

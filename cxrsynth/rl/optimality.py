@@ -101,5 +101,5 @@ def _weighted(values: Tensor, weights: Tensor, *, unknown: float) -> Tensor:
     """Weighted mean of the known values of [N, R], [N]; `unknown` where none is known."""
     known = ~values.isnan()
     share = (known * weights).sum(1)
-    total = (values.nan_to_num(0.0) * weights).sum(1) / share.clamp(min=1e-12)
+    total = (values.nan_to_num(0.0) * weights).sum(1) / share
     return torch.where(share > 0, total, unknown)

@@ -196,7 +196,11 @@ def _baseline_images(made: Reinforcement, iterations: int) -> int:
     stage = made.section
     if not isinstance(stage, RlcfStage) or stage.comparison.baseline_images is None:
         return 0
-    pairs = {(spec.report, spec.start) for iteration in range(iterations) for spec in made.objective.specs(iteration)}
+    every, pairs = len(made.run.training) * (stage.comparison.pool or 1), set[tuple[int, int]]()
+    for iteration in range(iterations):
+        if len(pairs) == every:
+            break
+        pairs.update((spec.report, spec.start) for spec in made.objective.specs(iteration))
     return len(pairs) * stage.comparison.baseline_images
 
 

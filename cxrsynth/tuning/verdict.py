@@ -122,7 +122,8 @@ def _compare_rewards(
     for kind in weights:
         own = torch.tensor([of == kind for of, _, _ in columns])
         weight = torch.tensor([weight for _, _, weight in columns], dtype=torch.float64) * own
-        total = (scaled * weight).sum(1) / (known * weight).sum(1).clamp(min=1e-12)  # [N]
+        share = (known * weight).sum(1)
+        total = (scaled * weight).sum(1) / share.where(share > 0, 1.0)  # [N]
         counted = (known & own).any(1)
         numbers |= _interval(f"{kind}/total/margin", total, counted, images_per_report)
         numbers |= _interval(f"{kind}/total/win_rate", _wins(total), counted, images_per_report)

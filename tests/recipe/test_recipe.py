@@ -479,3 +479,64 @@ def test_the_resolved_recipe_names_what_the_objective_uses(tmp_path: Path) -> No
     }
     assert gradient["sampling"]["eta"] == 1.0
     assert forward["forward"]["timesteps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("stages.0.train.learning_rate=1e300", "found 1e+300, expected at most 1e+30"),
+        ("stages.0.train.ace_learning_rate=1e31", "found 1e+31, expected at most 1e+30"),
+        ("stages.0.train.weight_decay=1e300", "found 1e+300, expected at most 1e+30"),
+        ("stages.0.sampling.guidance=1e300", "found 1e+300, expected at most 1e+30"),
+        ("stages.0.forward.strength=1e-300", "found 1e-300, expected 1e-30 or more"),
+        ("stages.0.comparison.temperature=1e-300", "found 1e-300, expected 1e-30 or more"),
+        ("stages.0.rewards.posture.weight=1e-320", "found 9.99989e-321, expected 1e-30 or more"),
+        ("stages.0.sampling.batch_size=100000000", "found 100000000\n  expected: less than or equal to 10000"),
+        ("stages.0.forward.timesteps=100000", "found 100000\n  expected: less than or equal to 1000"),
+        ("stages.0.comparison.baseline_images=10000000", "found 10000000\n  expected: less than or equal to 1000"),
+        ("stages.0.train.lora.alpha=1" + 400 * "0", "expected: less than or equal to 1000000"),
+        ("evaluation.images_per_report=100000000", "found 100000000\n  expected: less than or equal to 1000"),
+    ],
+)
+def test_numbers_that_arithmetic_or_memory_cannot_hold_are_refused(
+    override: str, expected: str, tmp_path: Path
+) -> None:
+    """Some ended in a traceback, or never did; others turned into zero."""
+    found = refusal(tmp_path, GOOD, override)
+    assert found.startswith(f"--set {override.partition('=')[0]}: found ")
+    assert expected in found
+    assert found.count("--set") == 1
+
+
+def test_an_iteration_has_no_more_images_than_can_be_planned(tmp_path: Path) -> None:
+    found = refusal(tmp_path, GOOD, "stages.0.images_per_report=100000000", "stages.0.reports_per_iteration=2")
+    assert "reports_per_iteration 2 x images_per_report 100000000: 200,000,000 images an iteration" in found
+    assert "expected: at most 1,000,000" in found
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        (
+            "stages.0.rewards.posture.backend=[]",
+            "stages.0.rewards.posture.backend: found 0 items\n  expected: at least 2",
+        ),
+        ("stages.0.rewards.posture.backend=", "stages.0.rewards.posture.backend: found nothing\n  expected: a text"),
+        ("stages.0.rewards.posture.backend=[a, 3]", "stages.0.rewards.posture.backend.1: found 3\n  expected: a text"),
+        ("stages.0.rewards.posture=null", "stages.0.rewards.posture: found nothing\n  expected: a section"),
+        ("stages.0.forward=5", "stages.0.forward: found 5\n  expected: a section"),
+        ("stages.0=null", "stages.0: found nothing\n  expected: a section"),
+        ("stages={}", "stages: found a section\n  expected: a list"),
+        ("stages=[]", "stages: found 0 items\n  expected: at least 1"),
+        ("trackers=wandb", "trackers: found 'wandb'\n  expected: a list"),
+        ("evaluation.evaluator={}", "evaluation.evaluator: found 0 items\n  expected: at least 1"),
+        ("evaluation.evaluator=5", "evaluation.evaluator: found 5\n  expected: a text"),
+        ("evaluation.evaluator={posture: 3}", "evaluation.evaluator.posture: found 3\n  expected: a text"),
+        ("reports.held_out=yes", "reports.held_out: found True\n  expected: a valid integer"),
+    ],
+)
+def test_a_value_of_another_kind_is_one_message_in_the_words_of_a_recipe(
+    override: str, found: str, tmp_path: Path
+) -> None:
+    """A key with two forms had a message for each; places and kinds were those of Python."""
+    assert refusal(tmp_path, GOOD, override) == f"--set {found}"

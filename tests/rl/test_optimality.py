@@ -44,6 +44,17 @@ def test_a_reward_without_an_answer_is_left_out() -> None:
     assert margin(rewards, baseline, scale=SCALE, weights=WEIGHTS).tolist() == pytest.approx([0.75, 0.5])
 
 
+def test_only_the_ratios_of_weights_count() -> None:
+    rewards, baseline = torch.tensor([[0.5, -1.0], [2.0, 0.3], [0.1, NAN]]), torch.zeros(3, 4, 2)
+    for factor in (1e-25, 1e5):
+        for rate, more in ((win_probability, {"temperature": 0.5}), (margin, {})):
+            plain, scaled = (
+                rate(rewards, baseline, scale=SCALE, weights=w, **more) for w in (WEIGHTS, WEIGHTS * factor)
+            )
+            torch.testing.assert_close(scaled, plain)
+            assert not torch.allclose(plain, torch.full((3,), 0.5), atol=1e-2)
+
+
 def test_a_group_is_compared_with_itself() -> None:
     rewards = torch.tensor([[0.0, 0.0], [1.0, 2.0], [100.0, 200.0], [101.0, 202.0], [7.0, 7.0]])
     found = group(rewards, ["a", "a", "b", "b", "alone"], range(5), scale=SCALE, weights=WEIGHTS)

@@ -458,6 +458,25 @@ def test_a_dry_run_reports_and_writes_nothing(tiny_model: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_of_very_many_iterations_ends(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts the baseline's images until there are no others, not to the last iteration."""
+    planned, original = [], PolicyStage.specs
+
+    def specs(self: PolicyStage, iteration: int, *, pool: int) -> list[RolloutSpec]:
+        planned.append(iteration)
+        assert len(planned) < 100
+        return original(self, iteration, pool=pool)
+
+    monkeypatch.setattr(PolicyStage, "specs", specs)
+    path = write_recipe(tmp_path, recipe(tiny_model))
+    result = tune(path, tmp_path / "run", "--dry-run", "--set", "stages.0.iterations=999999")
+    assert result.exit_code == 0, result.output
+    # Of five reports, each from two x_T.
+    assert "samples 10 images in all" in result.output
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
