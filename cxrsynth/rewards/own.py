@@ -46,7 +46,7 @@ class OwnReward:
 
     def __init__(self, name: str, backend: str, *, device: torch.device) -> None:
         found = own_reward(name)
-        self._dtype = torch.get_default_dtype()
+        self._dtype, self._device = torch.get_default_dtype(), torch.get_default_device()
         self._title = f"reward {name} (backend {backend})"
         self._module = found.module
         self._advice = f"try it with: cxrsynth rewards check {shlex.quote(name)} --backend {shlex.quote(backend)}"
@@ -106,6 +106,10 @@ class OwnReward:
                 changed = torch.get_default_dtype()
                 torch.set_default_dtype(self._dtype)  # or the message would be the next thing to go wrong
                 raise self._refused(f"it changed torch's default dtype to {changed}", f"{self._dtype}", where)
+            if torch.get_default_device() != self._device:
+                found = torch.get_default_device()
+                torch.set_default_device(self._device)
+                raise self._refused(f"it changed torch's default device to {found}", f"{self._device}", where)
         except (KeyboardInterrupt, ModelError):
             raise
         except BaseException as error:

@@ -53,6 +53,19 @@ def check_answers(rewards: Tensor, names: Sequence[str], what: str) -> None:
             )
 
 
+def without_differences(rewards: Tensor, names: Sequence[str]) -> list[str]:
+    """Names of the rewards that give all images the same value: nothing can be learned from them.
+
+    Args:
+        rewards: of images, [N, R]; nan is left out, and one known value alone does not count.
+        names: of the R rewards.
+    """
+    known = [column[~column.isnan()] for column in rewards.unbind(1)]
+    return [
+        name for name, values in zip(names, known, strict=True) if len(values) > 1 and bool((values == values[0]).all())
+    ]
+
+
 class SilentRewards:
     """Counts the reports in a row for which a reward has no answer. A few are fine, all of them are not.
 

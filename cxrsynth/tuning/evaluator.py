@@ -24,7 +24,7 @@ from cxrsynth.images.image import Radiograph
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
-from cxrsynth.rl.checks import check_answers
+from cxrsynth.rl.checks import check_answers, without_differences
 from cxrsynth.rl.rollouts import PromptExample, check_pixels
 from cxrsynth.runtime.files import write_tensors
 from cxrsynth.runtime.pool import OrderedPool
@@ -177,7 +177,17 @@ class Evaluator:
                     if self._group.is_main:
                         parts = {name: tensor.contiguous() for name, tensor in vars(self._baseline).items()}
                         write_tensors(cache, parts, metadata={_DIGEST: _digest(parts)})
+            self._name_rewards_without_differences(self._baseline)
         return self._baseline
+
+    def _name_rewards_without_differences(self, baseline: EvaluatedImages) -> None:
+        for name in without_differences(baseline.rewards, self.rewards.titles):
+            if self._group.is_main:
+                console.warn(
+                    f"{name} has the same value for all {len(baseline.rewards)} of the baseline's images of"
+                    f" {self.held_out.name.replace(' ', '-')} reports: it cannot say which image is better\n"
+                    "  look at its backend; cxrsynth rewards check tries a reward on a few images"
+                )
 
     def _cached(self, cache: Path, image_shape: tuple[int, int]) -> EvaluatedImages | None:
         """What an earlier process sampled; None if there is no file, or not one of these images and networks."""

@@ -163,6 +163,20 @@ def test_changing_the_default_dtype_is_refused(tmp_path: Path, monkeypatch: pyte
     assert torch.get_default_dtype() is torch.float32
 
 
+@pytest.mark.parametrize("part", ["call", "constructor"])
+def test_changing_the_default_device_is_refused(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was made next would be there: the fault showed in another reward, or in the model."""
+    line = "torch.set_default_device('meta')"
+    source = replaced(f"{line}\nreturn images.mean((1, 2, 3))") if part == "call" else replaced(constructor=line)
+    try:
+        message = refusal(source, tmp_path, monkeypatch)
+        after = torch.get_default_device()
+    finally:
+        torch.set_default_device(None)
+    assert "it changed torch's default device to meta" in message
+    assert after == CPU
+
+
 def test_a_result_in_memory_that_it_uses_again_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = "self.memory[:] = images.mean((1, 2, 3))\nreturn self.memory"
     reward, _ = load(replaced(lines, constructor="self.memory = torch.zeros(2)"), tmp_path, monkeypatch)

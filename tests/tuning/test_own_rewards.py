@@ -86,6 +86,20 @@ def test_a_reward_that_is_nan_for_all_is_refused_after_the_baselines_evaluation(
     assert not (out / "checkpoints" / "baseline" / "0.safetensors").exists()
 
 
+@pytest.mark.parametrize("kind", ["tuning", "evaluator"])
+def test_a_reward_that_is_the_same_for_all_is_named(
+    kind: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_reward(tmp_path / "package", replaced("return 0 * images.mean((1, 2, 3)) + 0.3"), monkeypatch)
+    content = recipe(tiny_model, iterations=1, rewards={"own" if kind == "tuning" else "posture": {}})
+    content["evaluation"] |= {"evaluator": {"own": "any"} if kind == "evaluator" else "nano-judge"}
+    result = tune(write_recipe(tmp_path, content), tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert said.count(f"warning: {kind} reward own has the same value for all 2 of the baseline's images") == 1
+    assert said.count("has the same value") == 1
+
+
 def test_a_reward_that_is_nan_in_all_of_a_short_stage_is_refused(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
