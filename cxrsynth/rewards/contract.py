@@ -15,7 +15,7 @@ from cxrsynth.errors import ModelError, in_words
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.backends import load_reward
 from cxrsynth.rewards.base import Reward
-from cxrsynth.rewards.own import OwnReward, result_problem
+from cxrsynth.rewards.own import OwnReward, restored_defaults, result_problem, torch_defaults
 
 # How far apart two values of the same image may be: a share of the standard deviation between images, and rounding.
 _SHARE_OF_SPREAD, _ROUNDING = 1e-3, 1e-5
@@ -71,7 +71,7 @@ class _Trial:
         self._images, self._reports = images, list(reports)
 
     def findings(self) -> Iterator[Finding]:
-        images, reports = self._images.clone(), copy.deepcopy(self._reports)
+        images, reports, defaults = self._images.clone(), copy.deepcopy(self._reports), torch_defaults()
         try:
             with torch.enable_grad():
                 result = self._call(images, reports)
@@ -80,12 +80,20 @@ class _Trial:
         except BaseException as error:
             yield Finding("call", self._failure(error))
             return
+        changed = restored_defaults(defaults)
+        if changed is not None:
+            yield Finding("call", f"it changed {changed}, expected no change")
+            return
         yield Finding("call", detail=counted(len(images), "image"))
         problem = result_problem(result, len(images))
+        if problem is None:
+            try:
+                values = result.detach().float().cpu()
+            except Exception as error:
+                problem = f"the result cannot be brought to the CPU: {self._failure(error)}"
         yield Finding("shape and type", problem and f"{problem}, expected a float tensor of shape [{len(images)}]")
         if problem is not None:
             return
-        values = result.detach().float().cpu()
         yield self._values(values)
         yield self._range(values)
         advice = "the result has one, expected none: put @torch.inference_mode() above the call"
@@ -173,5 +181,8 @@ class _Trial:
 
 
 def _text(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception as another:  # raised by code of the user's, too
+        return f"its text cannot be shown: {type(another).__name__}"
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."

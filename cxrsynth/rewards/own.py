@@ -46,7 +46,7 @@ class OwnReward:
 
     def __init__(self, name: str, backend: str, *, device: torch.device) -> None:
         found = own_reward(name)
-        self._dtype, self._device = torch.get_default_dtype(), torch.get_default_device()
+        self._defaults = torch_defaults()
         self._title = f"reward {name} (backend {backend})"
         self._module = found.module
         self._advice = f"try it with: cxrsynth rewards check {shlex.quote(name)} --backend {shlex.quote(backend)}"
@@ -102,14 +102,9 @@ class OwnReward:
         """Everything the user's code raises becomes a ModelError, `sys.exit` too; Ctrl-C remains."""
         try:
             yield
-            if torch.get_default_dtype() is not self._dtype:
-                changed = torch.get_default_dtype()
-                torch.set_default_dtype(self._dtype)  # or the message would be the next thing to go wrong
-                raise self._refused(f"it changed torch's default dtype to {changed}", f"{self._dtype}", where)
-            if torch.get_default_device() != self._device:
-                found = torch.get_default_device()
-                torch.set_default_device(self._device)
-                raise self._refused(f"it changed torch's default device to {found}", f"{self._device}", where)
+            changed = restored_defaults(self._defaults)
+            if changed is not None:
+                raise self._refused(f"it changed {changed}", "no change", where)
         except (KeyboardInterrupt, ModelError):
             raise
         except BaseException as error:
@@ -133,6 +128,22 @@ class OwnReward:
             if not fine:
                 raise self._refused(f"its attribute {attribute} is missing or wrong", _ATTRIBUTES[attribute])
         return unit, float(low), float(high), needs_report
+
+
+def torch_defaults() -> dict[str, Any]:
+    """What every tensor follows that is made without further words: dtype and device."""
+    return {"dtype": torch.get_default_dtype(), "device": torch.get_default_device()}
+
+
+def restored_defaults(before: dict[str, Any]) -> str | None:
+    """Put torch's defaults back to those of `before`: what had changed, None if nothing had."""
+    now = torch_defaults()
+    changed = [f"torch's default {name} to {now[name]}" for name in before if now[name] != before[name]]
+    if not changed:
+        return None
+    torch.set_default_dtype(before["dtype"])
+    torch.set_default_device(before["device"])
+    return " and ".join(changed)
 
 
 def result_problem(result: Any, count: int) -> str | None:

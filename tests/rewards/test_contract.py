@@ -25,6 +25,7 @@ PROMISES = [
     "batches",
     "threads",
 ]
+_MEAN = "return images.mean((1, 2, 3))"
 OTHER_IN_A_THREAD = """
 here = threading.current_thread() is threading.main_thread()
 return images.mean((1, 2, 3)) * (1.0 if here else 0.5)
@@ -58,6 +59,10 @@ def test_an_honest_reward_keeps_every_promise(tmp_path: Path, monkeypatch: pytes
         ("sys.exit(3)", ["call"], "SystemExit at "),
         ("return images.mean((2, 3))", ["shape and type"], "[4, 1]"),
         ("return images.mean((1, 2, 3)).tolist()", ["shape and type"], "of type list"),
+        ("return images.mean((1, 2, 3)).to('meta')", ["shape and type"], "cannot be brought to the CPU"),
+        ("class Odd(Exception):\n    __str__ = None\nraise Odd", ["call"], "text cannot be shown: TypeError"),
+        (f"torch.set_default_dtype(torch.float64)\n{_MEAN}", ["call"], "default dtype to torch.float64, expected no"),
+        (f"torch.set_default_device('meta')\n{_MEAN}", ["call"], "default device to meta, expected no"),
         ("return images.mean((1, 2, 3)).half() / 0", ["values", "range"], "4 of 4 are infinite"),
         ("return images.mean((1, 2, 3)) * torch.nan", ["values", "range"], "nan for every image"),
         ("return images.mean((1, 2, 3)) - 0.5", ["range"], "expected 0 to 1"),
@@ -74,7 +79,12 @@ def test_a_broken_promise_is_found(
     call: str, broken: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = replaced(call.strip(), top="import threading")
-    found = findings(source, tmp_path, monkeypatch)
+    try:
+        found = findings(source, tmp_path, monkeypatch)
+        assert (torch.get_default_dtype(), torch.get_default_device()) == (torch.float32, CPU)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
     assert [one.name for one in found if one.problem is not None] == broken, found
     assert said in next(str(one.problem) for one in found if one.problem is not None)
     assert [one.name for one in found] == PROMISES[: len(found)]
