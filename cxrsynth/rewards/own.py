@@ -101,7 +101,8 @@ class OwnReward:
     def _guarded(self, problem: str, where: str = "") -> Iterator[None]:
         """Everything the user's code raises becomes a ModelError, `sys.exit` too; Ctrl-C remains."""
         try:
-            yield
+            with torch.set_grad_enabled(torch.is_grad_enabled()):  # what it switches off is on again afterwards
+                yield
             changed = restored_defaults(self._defaults)
             if changed is not None:
                 raise self._refused(f"it changed {changed}", "no change", where)

@@ -163,6 +163,18 @@ def test_changing_the_default_dtype_is_refused(tmp_path: Path, monkeypatch: pyte
     assert torch.get_default_dtype() is torch.float32
 
 
+def test_gradients_that_it_switches_off_are_on_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A usual line in code that only scores; the next update had nothing to learn from, and ended in a traceback."""
+    off = "torch.set_grad_enabled(False)"
+    for part in ({"top": off}, {"constructor": off}, {"call": f"{off}\nreturn images.mean((1, 2, 3))"}):
+        try:
+            reward, _ = load(replaced(**part), tmp_path, monkeypatch)
+            reward(images(), REPORTS)
+            assert torch.is_grad_enabled(), part
+        finally:
+            torch.set_grad_enabled(True)
+
+
 @pytest.mark.parametrize("part", ["call", "constructor"])
 def test_changing_the_default_device_is_refused(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was made next would be there: the fault showed in another reward, or in the model."""
