@@ -288,7 +288,7 @@ class Collector(Generic[Record]):
             )
 
 
-def check_pixels(images: Tensor, names: Sequence[str]) -> None:
+def check_pixels(images: Tensor, names: Sequence[str], *, advice: str = ADVICE) -> None:
     """Refuse images [B, C, H, W] with pixels that are not finite; `names` are those of the images.
 
     Raises:
@@ -296,4 +296,4 @@ def check_pixels(images: Tensor, names: Sequence[str]) -> None:
     """
     bad = ~images.isfinite().flatten(1).all(1)
     if bad.any():
-        raise ModelError(f"{names[int(bad.int().argmax())]}: the model gave pixels that are not numbers{ADVICE}")
+        raise ModelError(f"{names[int(bad.int().argmax())]}: the model gave pixels that are not numbers{advice}")

@@ -25,6 +25,7 @@ from cxrsynth.metrics.features import Extractor
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.checks import check_answers, without_differences
+from cxrsynth.rl.optimizer import ADVICE
 from cxrsynth.rl.rollouts import PromptExample, check_pixels
 from cxrsynth.runtime.files import write_tensors
 from cxrsynth.runtime.pool import OrderedPool
@@ -36,6 +37,12 @@ from cxrsynth.tuning.verdict import EVALUATOR, TUNING, EvaluatedImages, Verdict,
 _DIGEST = "sha256"  # in the header of the file with the baseline's images
 _CELL = 160  # pixels on a side of an image on the contact sheet
 _CAPTION = 18  # pixels above each band
+_BASELINES = "the baseline's"
+# The baseline is not trained: no learning rate helps.
+_UNTRAINED = (
+    "\n  it is the model as it was before this stage: try another evaluation.guidance or model.precision: fp32, and"
+    " look at its weights"
+)
 
 
 @dataclass(frozen=True)
@@ -129,11 +136,12 @@ class Evaluator:
         """
         used = sampling or self.sampling
         places, size = list(range(len(self._samples))), used.batch_size
+        advice = _UNTRAINED if whose == _BASELINES else ADVICE
         batches = [places[first : first + size] for first in range(0, len(places), size)]
         rows = [
             row
             for batch, made in self._pool.map_in_order(
-                lambda batch: self._evaluate_batch(model, batch, used), self._group.share(batches)
+                lambda batch: self._evaluate_batch(model, batch, used, advice), self._group.share(batches)
             )
             for row in zip(batch, *made, strict=True)
         ]
@@ -143,7 +151,7 @@ class Evaluator:
         return EvaluatedImages(images, rewards, features)
 
     def _evaluate_batch(
-        self, model: DiffusionModel, places: list[int], sampling: EvaluationSampling
+        self, model: DiffusionModel, places: list[int], sampling: EvaluationSampling, advice: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         name, examples = self.held_out.name, [self._samples[place][0] for place in places]
         keys = [(self._samples[place][0].report.report_id, self._samples[place][1]) for place in places]
@@ -157,7 +165,7 @@ class Evaluator:
             conditions=[example.conditions for example in examples],
             stopped=self._pool.stopped,
         )
-        check_pixels(images, [f"{name.replace(' ', '-')} report {report_id}" for report_id, _ in keys])
+        check_pixels(images, [f"{name.replace(' ', '-')} report {report_id}" for report_id, _ in keys], advice=advice)
         rewards = self.rewards(images, [example.report for example in examples])
         return (images[:, 0] * 255).round().to(torch.uint8), rewards, self.features.extractor(images)
 
@@ -173,7 +181,7 @@ class Evaluator:
             with context() as model:
                 self._baseline = self._cached(cache, model.image_shape)
                 if self._baseline is None:
-                    self._baseline = self.evaluate(model, whose="the baseline's", sampling=sampling)
+                    self._baseline = self.evaluate(model, whose=_BASELINES, sampling=sampling)
                     if self._group.is_main:
                         parts = {name: tensor.contiguous() for name, tensor in vars(self._baseline).items()}
                         write_tensors(cache, parts, metadata={_DIGEST: _digest(parts)})

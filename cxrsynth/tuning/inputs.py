@@ -10,12 +10,13 @@ from accelerate.tracking import get_available_trackers
 
 from cxrsynth import console
 from cxrsynth.address import file_size
+from cxrsynth.console import counted
 from cxrsynth.diffusion.adapters import check_rank_in
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.errors import RecipeError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
-from cxrsynth.recipe.schema import DistillStage, Recipe, ReinforcementStage, RewardSection, SftStage
+from cxrsynth.recipe.schema import DistillStage, LoraSection, Recipe, ReinforcementStage, RewardSection, SftStage
 from cxrsynth.reports.findings.labeler import labeler_digest, load_labeler
 from cxrsynth.reports.table.source import reading
 from cxrsynth.reports.template import PromptFormat
@@ -142,6 +143,24 @@ def check_evaluation(recipe: Recipe, reports: ReportSets) -> None:
                 f"{what}: 1 image, expected at least 2, for diversity and intervals\n"
                 f"  hold out more reports (reports.{key}), or raise evaluation.images_per_report"
             )
+
+
+def warn_of_unused(recipe: Recipe, reports: ReportSets) -> None:
+    """Name what the recipe gives and another of its settings makes void."""
+    if read_launch().rank != 0:
+        return
+    for index, stage in enumerate(recipe.stages):
+        if stage.train.unet != "lora" and stage.train.lora != LoraSection():
+            console.warn(
+                f"stages.{index}.train.lora: no adapters are trained with unet: {stage.train.unet}\n"
+                "  set unet: lora beside it, or leave it out"
+            )
+    asked, there = recipe.evaluation.reports, len(reports.held_out)
+    if asked is not None and asked > there:
+        console.warn(
+            f"evaluation.reports {asked}: only {counted(there, 'report')} held out, of which all are evaluated\n"
+            "  raise reports.held_out, or leave it out"
+        )
 
 
 def check_adapters(recipe: Recipe, model: ResolvedModel) -> None:

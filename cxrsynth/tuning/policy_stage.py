@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cxrsynth import console
 from cxrsynth.diffusion.ace import SubspaceEmbedding
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.resolve import ResolvedModel
-from cxrsynth.recipe.schema import DdpoStage, RlcfStage
+from cxrsynth.recipe.schema import DdpoStage, RlcfStage, TrainSection
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.checks import SilentRewards
@@ -156,8 +157,19 @@ def open_policy_stage(
     if isinstance(policy.model.ace, SubspaceEmbedding):
         # Every process has computed the basis, perhaps on other hardware: all take the first one's.
         policy.model.ace.basis.copy_(run.of_first(policy.model.ace.basis))
+        _warn_of_fewer_directions(run, train, index, len(policy.model.ace.basis))
     optimizer = torch.optim.AdamW(optimizer_groups(policy, train), weight_decay=train.weight_decay)
     # A short stage does not reach every report, and must not end before a reward that never answers is noticed.
     reached = min(len(run.training), section.iterations * section.reports_per_iteration)
     silent = SilentRewards(run.loaded.rewards[index].names, reached)
     return PolicyStage(run, section, index, policy, optimizer, silent)
+
+
+def _warn_of_fewer_directions(run: TuneRun, train: TrainSection, index: int, found: int) -> None:
+    """Prompts that differ in fewer directions than `subspace` asks for have no more to learn along."""
+    asked = None if train.ace_section is None else train.ace_section.subspace
+    if run.group.is_main and asked is not None and found < asked:
+        console.warn(
+            f"stages.{index}.train.ace.subspace {asked}: the prompts of the reports differ in {found} directions, of"
+            " the model's text embeddings, which are all used"
+        )

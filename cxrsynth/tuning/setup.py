@@ -23,7 +23,7 @@ from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
 from cxrsynth.runtime.together import ending_together
 from cxrsynth.settings import Precision, Sampler, TuneSettings
 from cxrsynth.tuning.distill import teacher_sampling
-from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs
+from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs, warn_of_unused
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.run_folder import RunFolder
 from cxrsynth.tuning.splits import split_reports
@@ -58,6 +58,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     check_adapters(recipe, model)
     reports = split_reports(recipe, model.spec.prompt_format)
     check_evaluation(recipe, reports)
+    warn_of_unused(recipe, reports)
     tell_additions(model, lora="model.lora", embeddings="model.embeddings")
     # Refused before any process group is joined.
     cpu = choose_device(recipe.model.device, option=f"{settings.recipe}: model.device").type == "cpu"
