@@ -169,7 +169,9 @@ class SftTrainSection(Section):
     weight_decay: _NotNegative = Field(default=0.01, description="Weight decay of AdamW.")
     grad_norm: _Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
     ema_decay: _Decay | None = Field(
-        default=0.999, description="Decay of the averaged weights, which become the model; null: no averaging."
+        default=0.999,
+        description="Decay of the averaged weights, which become the model, at most (1 + n)/(10 + n)"
+        " after n steps; null: no averaging.",
     )
 
 
@@ -237,7 +239,9 @@ class DistillTrainSection(Section):
     weight_decay: _NotNegative = Field(default=0.0, description="Weight decay of AdamW.")
     grad_norm: _Positive = Field(default=1.0, description="Gradients are clipped to this norm.")
     ema_decay: _Decay | None = Field(
-        default=0.995, description="Decay of the averaged weights, which become the model; null: no averaging."
+        default=0.995,
+        description="Decay of the averaged weights, which become the model, at most (1 + n)/(10 + n)"
+        " after n steps; null: no averaging.",
     )
 
 
@@ -365,7 +369,9 @@ class TrainSection(Section):
     )
     weight_decay: _NotNegative = Field(default=0.0, description="Weight decay of AdamW.")
     ema_decay: _Decay | None = Field(
-        default=None, description="Decay of the averaged weights, which are then evaluated; null: no averaging."
+        default=None,
+        description="Decay of the averaged weights, which are then evaluated, at most (1 + n)/(10 + n)"
+        " after n optimizer steps; null: no averaging.",
     )
 
     @model_validator(mode="after")
@@ -525,7 +531,9 @@ class ForwardSection(Section):
         default=0, description="Iterations over which that share rises from 0; the first are then on-policy."
     )
     kl_weight: _NotNegative = Field(
-        default=0.3, description="Weight of the squared distance of the prediction to the baseline's."
+        default=0.3,
+        description="Weight of the squared distance of the prediction to the baseline's and, where ACE explores, of the"
+        " KL divergence of its shifts to the baseline's, which has none.",
     )
     max_norm_ratio: Annotated[float, Field(ge=1), _REFUSE_SWITCH, _REFUSE_EXTREME] | None = Field(
         default=None,

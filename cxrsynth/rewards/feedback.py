@@ -39,13 +39,18 @@ def compare(policy: Tensor, baseline: Tensor, *, kind: Comparison, scale: Tensor
     return margin
 
 
-def reward_std(rewards: Tensor, *, floor: float = 1e-3) -> Tensor:
-    """Standard deviation of each reward over images, [N, R] -> [R], at least `floor`; nan is ignored.
+# A standard deviation below this share of a reward's size is rounding of float32.
+_ROUNDING = 1e-6
 
-    A constant reward, or one with fewer than two known values, gets 1: its margins are zero anyway.
+
+def reward_std(rewards: Tensor) -> Tensor:
+    """Standard deviation of each reward over images, [N, R] -> [R], above zero; nan is ignored.
+
+    A reward that is constant up to rounding, or that has fewer than two known values, gets 1: its margins are close to
+    zero anyway.
     """
-    _, std = mean_and_std(rewards)
-    return torch.where(std > 0, std.clamp(min=floor), 1.0).float()
+    mean, std = mean_and_std(rewards)
+    return torch.where(std > _ROUNDING * mean.abs(), std, 1.0).float()
 
 
 def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -229,7 +229,9 @@ class ForwardUpdater:
         """
         for weight in self._policy.weights.values():
             weight.grad = torch.zeros_like(weight)
-        add_shift_gradients(self._policy, samples, advantage, places, clip_range=float("inf"), kl_weight=0.0)
+        add_shift_gradients(
+            self._policy, samples, advantage, places, clip_range=float("inf"), kl_weight=self._settings.kl_weight
+        )
         count = len(places) * self._settings.timesteps
 
         def one(batch: tuple[list[Pair], _Fixed]) -> tuple[Tensor, list[float]]:

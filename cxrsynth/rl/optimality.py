@@ -60,7 +60,8 @@ def centred(optimality: Tensor, report_ids: Sequence[str], streams: Sequence[int
     An image without others keeps its optimality.
     """
     others = _means_of_others(optimality, report_ids, streams, known=known)
-    return (optimality.double() + (0.5 - others).nan_to_num(0.0)).clamp(0, 1).float()
+    less = torch.where(known, 0.5 - others, 0.0).nan_to_num(0.0)
+    return (optimality.double() + less).clamp(0, 1).float()
 
 
 def group(
@@ -69,17 +70,38 @@ def group(
     """Compared with the other images of the same report, without a baseline, [N].
 
     The weighted total less the mean of the others, divided by the standard deviation of that over all images, clipped.
+    A reward without an answer counts as the report's others do: `with_others`.
 
     Args:
         rewards, scale, weights: as for `win_probability`.
         report_ids, streams: as for `centred`.
     """
-    total = _weighted(rewards / scale, weights, unknown=float("nan")).double()
+    filled = with_others(rewards, report_ids, streams)
+    total = _weighted(filled / scale, weights, unknown=float("nan")).double()
     others = _means_of_others(total, report_ids, streams, known=~total.isnan())
     difference = (total - others)[:, None]
     _, std = mean_and_std(difference)
     units = (difference[:, 0] / std.clamp(min=1e-8)).nan_to_num(0.0)
     return (0.5 + 0.5 * units.clamp(-1, 1)).float()
+
+
+def with_others(rewards: Tensor, report_ids: Sequence[str], streams: Sequence[int]) -> Tensor:
+    """Rewards [N, R] in which one without an answer is the mean of the report's other images, where these have one.
+
+    Left out of an image's weighted mean, a reward on which its report is weak would make it better than the others, for
+    nothing but giving no answer: no two lungs found, no posture to be bad. An image without any answer stays as it is.
+
+    Args:
+        rewards: of the images, [N, R].
+        report_ids, streams: as for `centred`.
+    """
+    known = ~rewards.isnan()
+    columns = [
+        torch.where(answered, column, _means_of_others(column, report_ids, streams, known=answered))
+        for column, answered in zip(rewards.double().unbind(1), known.unbind(1), strict=True)
+    ]
+    filled = torch.stack(columns, 1).to(rewards.dtype) if columns else rewards
+    return torch.where(known.any(1, keepdim=True), filled, rewards)
 
 
 def _means_of_others(values: Tensor, report_ids: Sequence[str], streams: Sequence[int], *, known: Tensor) -> Tensor:
@@ -89,11 +111,10 @@ def _means_of_others(values: Tensor, report_ids: Sequence[str], streams: Sequenc
         if known[place]:
             members.setdefault(report_id, []).append(place)
     given, found = values.double().tolist(), [float("nan")] * len(values)
-    for places in members.values():
-        for place in places:
-            others = [given[other] for other in places if streams[other] != streams[place]]
-            if others:
-                found[place] = sum(others) / len(others)
+    for place, report_id in enumerate(report_ids):
+        others = [given[other] for other in members.get(report_id, ()) if streams[other] != streams[place]]
+        if others:
+            found[place] = sum(others) / len(others)
     return torch.tensor(found, dtype=torch.float64)
 
 

@@ -151,7 +151,7 @@ class Evaluator:
         return EvaluatedImages(images, rewards, features)
 
     def _evaluate_batch(
-        self, model: DiffusionModel, places: list[int], sampling: EvaluationSampling, advice: str
+        self, model: DiffusionModel, places: list[int], sampling: EvaluationSampling, advice: str = ADVICE
     ) -> tuple[Tensor, Tensor, Tensor]:
         name, examples = self.held_out.name, [self._samples[place][0] for place in places]
         keys = [(self._samples[place][0].report.report_id, self._samples[place][1]) for place in places]

@@ -16,7 +16,7 @@ from cxrsynth.recipe.schema import ForwardSection, RlcfStage
 from cxrsynth.rewards.feedback import reward_std
 from cxrsynth.rl.experience import CleanSamples, Conditioning
 from cxrsynth.rl.forward_update import ForwardUpdater
-from cxrsynth.rl.optimality import centred, group, margin, win_probability
+from cxrsynth.rl.optimality import centred, group, margin, win_probability, with_others
 from cxrsynth.rl.optimizer import set_learning_rates
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.rl.rollouts import BaselineCache, CleanDrawing, Collector, PromptExample
@@ -106,10 +106,9 @@ class Forward:
     ) -> tuple[Tensor, Feedback]:
         """Optimality [N] of the policy's rewards [N, R], and their mean margins over the baseline."""
         stage, weights = self.stage, self.stage.weight_tensor
-        ids = [example.report.report_id for example in examples]
+        ids, streams = [example.report.report_id for example in examples], [spec.stream for spec in specs]
         section = stage.section.comparison if isinstance(stage.section, RlcfStage) else None
         if section is None or section.baseline_images is None:
-            streams = [spec.stream for spec in specs]
             found = group(rewards, ids, streams, scale=reward_std(rewards), weights=weights)
             return found, Feedback(rewards, rewards, None)
         images = range(section.baseline_images)
@@ -118,11 +117,12 @@ class Forward:
         baseline = torch.stack([self.cache.table([(name, image) for image in images]) for name in ids])  # [N, K, R]
         scale = reward_std(self.cache.everything())
         margins = ((rewards[:, None] - baseline) / scale).nanmean(1)
+        filled = with_others(rewards, ids, streams)
         if section.kind == "margin":
-            found = margin(rewards, baseline, scale=scale, weights=weights)
+            found = margin(filled, baseline, scale=scale, weights=weights)
         else:
             assert section.temperature is not None
-            found = win_probability(rewards, baseline, scale=scale, weights=weights, temperature=section.temperature)
+            found = win_probability(filled, baseline, scale=scale, weights=weights, temperature=section.temperature)
         return found, Feedback(margins, rewards, baseline.nanmean(1))
 
     def _centred(self, optimality: Tensor, rewards: Tensor, ids: Sequence[str], specs: Sequence[RolloutSpec]) -> Tensor:

@@ -1,12 +1,13 @@
 """Inputs of a tuning run: images and reward models loaded once and checked as they are loaded."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 from accelerate.tracking import get_available_trackers
+from pydantic import BaseModel
 
 from cxrsynth import console
 from cxrsynth.address import file_size
@@ -16,7 +17,16 @@ from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.errors import RecipeError
 from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.metrics.features import load_extractor
-from cxrsynth.recipe.schema import DistillStage, LoraSection, Recipe, ReinforcementStage, RewardSection, SftStage
+from cxrsynth.recipe.schema import (
+    DistillStage,
+    EvaluationSection,
+    LoraSection,
+    Recipe,
+    ReinforcementStage,
+    RewardSection,
+    SftStage,
+    Stage,
+)
 from cxrsynth.reports.findings.labeler import labeler_digest, load_labeler
 from cxrsynth.reports.table.source import reading
 from cxrsynth.reports.template import PromptFormat
@@ -150,17 +160,70 @@ def warn_of_unused(recipe: Recipe, reports: ReportSets) -> None:
     if read_launch().rank != 0:
         return
     for index, stage in enumerate(recipe.stages):
-        if stage.train.unet != "lora" and stage.train.lora != LoraSection():
-            console.warn(
-                f"stages.{index}.train.lora: no adapters are trained with unet: {stage.train.unet}\n"
-                "  set unet: lora beside it, or leave it out"
+        for keys, why in _unused_of_stage(stage):
+            console.warn(f"stages.{index}: {', '.join(keys)}: {why}\n  leave it out, or change the other")
+    for keys, why in _unused_of_evaluation(recipe, reports):
+        console.warn(f"evaluation: {', '.join(keys)}: {why}\n  leave it out, or change the other")
+
+
+# What the update of the UNet or transformer reads, and nothing else does.
+_OF_DENOISER = {
+    "forward": ("timesteps", "common_noise", "strength", "weighting", "max_norm_ratio", "micro_batch"),
+    "update": ("timestep_fraction", "micro_batch"),
+}
+
+
+def _unused_of_stage(stage: Stage) -> Iterator[tuple[list[str], str]]:
+    """Keys of a stage that nothing reads, and why."""
+    train = stage.train
+    if train.unet != "lora" and train.lora != LoraSection():
+        yield ["train.lora"], f"no adapters are trained with unet: {train.unet}"
+    if not isinstance(stage, ReinforcementStage):
+        if train.warmup is not None and train.warmup > stage.steps:
+            yield (
+                [f"train.warmup {train.warmup}"],
+                f"the learning rate is not reached in {counted(stage.steps, 'step')}",
             )
-    asked, there = recipe.evaluation.reports, len(reports.held_out)
-    if asked is not None and asked > there:
-        console.warn(
-            f"evaluation.reports {asked}: only {counted(there, 'report')} held out, of which all are evaluated\n"
-            "  raise reports.held_out, or leave it out"
-        )
+        return
+    ace = stage.train.ace_section
+    if ace is None and _given(stage.train, "ace_learning_rate"):
+        yield ["train.ace_learning_rate"], "no embeddings are trained with ace: false"
+    if stage.train.unet != "frozen":
+        return
+    if _given(stage.train, "learning_rate"):
+        yield ["train.learning_rate"], "only the embeddings are trained with unet: frozen, at ace_learning_rate"
+    if ace is not None and ace.exploration_std is not None:
+        sections = {name: getattr(stage, name) for name in _OF_DENOISER}
+        keys = [
+            f"{name}.{key}"
+            for name, section in sections.items()
+            if section is not None
+            for key in _given(section, *_OF_DENOISER[name])
+        ]
+        if keys:
+            yield keys, "embeddings that explore learn from their shifts alone, with unet: frozen"
+
+
+def _unused_of_evaluation(recipe: Recipe, reports: ReportSets) -> Iterator[tuple[list[str], str]]:
+    """Keys of `evaluation` that nothing reads, and why."""
+    section, there = recipe.evaluation, len(reports.held_out)
+    kinds = {type(stage) for stage in recipe.stages}
+    if section.reports is not None and section.reports > there:
+        yield [f"reports {section.reports}"], f"only {counted(there, 'report')} held out, of which all are evaluated"
+    if kinds == {SftStage}:
+        if keys := _given(section, *EvaluationSection.model_fields):
+            yield keys, "supervised stages are not evaluated"
+    elif not any(issubclass(kind, ReinforcementStage) for kind in kinds):
+        if keys := _given(section, "every", "steps", "guidance", "on_hacking", "hacking_margin", "patience"):
+            yield keys, "a distilled model is compared with its teacher once, each as it is used"
+        if reports.test and section.reports is not None:
+            yield ["reports"], "a distilled model is compared with its teacher on the test reports"
+
+
+def _given(section: BaseModel, *keys: str) -> list[str]:
+    """Those of the keys that have another value than by default."""
+    fields = type(section).model_fields
+    return [key for key in keys if getattr(section, key) != fields[key].default]
 
 
 def check_adapters(recipe: Recipe, model: ResolvedModel) -> None:

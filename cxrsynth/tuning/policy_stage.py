@@ -13,7 +13,7 @@ from cxrsynth import console
 from cxrsynth.diffusion.ace import SubspaceEmbedding
 from cxrsynth.diffusion.model import DiffusionModel
 from cxrsynth.diffusion.resolve import ResolvedModel
-from cxrsynth.recipe.schema import DdpoStage, RlcfStage, TrainSection
+from cxrsynth.recipe.schema import AceSection, DdpoStage, RlcfStage, TrainSection
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.base import RewardSuite
 from cxrsynth.rl.checks import SilentRewards
@@ -167,7 +167,7 @@ def open_policy_stage(
 
 def _warn_of_fewer_directions(run: TuneRun, train: TrainSection, index: int, found: int) -> None:
     """Prompts that differ in fewer directions than `subspace` asks for have no more to learn along."""
-    asked = None if train.ace_section is None else train.ace_section.subspace
+    asked = train.ace.subspace if isinstance(train.ace, AceSection) else None  # the default's 32 are at most so many
     if run.group.is_main and asked is not None and found < asked:
         console.warn(
             f"stages.{index}.train.ace.subspace {asked}: the prompts of the reports differ in {found} directions, of"

@@ -37,6 +37,15 @@ def test_spread_leaves_out_what_is_not_known() -> None:
     assert reward_std(values[:1]).tolist() == [1.0, 1.0, 1.0]
 
 
+def test_a_reward_of_a_small_unit_counts_as_any_other() -> None:
+    """Not so what differs by the rounding of float32 alone."""
+    values = torch.tensor([[1.0], [3.0], [5.0]])
+    assert reward_std(values * 1e-7).tolist() == pytest.approx([2e-7])
+    rounded = torch.tensor([[300.0], [300.0], [300.0]]).nextafter(torch.tensor([[300.0], [300.0], [301.0]]))
+    assert 0 < float(rounded.std()) < 1e-4
+    assert reward_std(rounded).tolist() == [1.0]
+
+
 def test_a_batch_alone_is_brought_to_zero_mean_and_unit_standard_deviation() -> None:
     feedback = torch.tensor([[1.0], [2.0], [6.0], [7.0]])
     found = to_advantage(feedback, list("abcd"), PromptStatistics(), weights=ONES, clip=5.0)

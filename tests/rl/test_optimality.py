@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cxrsynth.rl.optimality import centred, group, margin, win_probability
+from cxrsynth.rl.optimality import centred, group, margin, win_probability, with_others
 
 SCALE, WEIGHTS = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])
 NAN = math.nan
@@ -117,6 +117,30 @@ def test_a_group_leaves_mirrored_images_out_of_each_others_mean() -> None:
     assert found.tolist() == pytest.approx(apart.repeat_interleave(2).tolist(), abs=0.1)
     pair = group(rewards[1:3], ["a"] * 2, [0, 0], scale=torch.ones(2), weights=torch.tensor([1.0, 0.0]))
     assert pair.tolist() == [0.5, 0.5]
+
+
+NAN = float("nan")
+
+
+def test_a_reward_without_an_answer_makes_an_image_neither_better_nor_worse() -> None:
+    """No two lungs found, no posture to be bad: the weighted mean of the rest would be far above the others'."""
+    rewards = torch.tensor([[-5.0, 6.0], [NAN, 6.0], [-7.0, 6.0], [NAN, NAN]])
+    scale = torch.tensor([1.0, 1.0])
+    found = group(rewards, ["a"] * 4, range(4), scale=scale, weights=torch.ones(2))
+    assert found[0] > 0.5
+    assert found.tolist()[1] == pytest.approx(0.5, abs=1e-6)
+    assert found[2] < 0.5
+    assert found.tolist()[3] == 0.5
+    assert with_others(rewards, ["a"] * 4, range(4)).tolist()[1] == [-6.0, 6.0]
+    assert with_others(rewards, ["a"] * 4, [0, 0, 1, 1]).tolist()[1] == [-7.0, 6.0]  # not of its mirrored image
+    assert with_others(rewards, list("abcd"), range(4))[1].isnan().tolist() == [True, False]
+    assert with_others(rewards, ["a"] * 4, range(4))[3].isnan().all()
+
+
+def test_an_image_without_an_answer_stays_at_one_half_beside_others() -> None:
+    known = torch.tensor([True, True, False])
+    found = centred(torch.tensor([0.9, 0.7, 0.5]), ["a"] * 3, range(3), known=known)
+    assert found.tolist()[2] == 0.5
 
 
 def test_better_rewards_are_never_worse() -> None:
