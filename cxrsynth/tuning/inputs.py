@@ -178,12 +178,11 @@ def _unused_of_stage(stage: Stage) -> Iterator[tuple[list[str], str]]:
     train = stage.train
     if train.unet != "lora" and train.lora != LoraSection():
         yield ["train.lora"], f"no adapters are trained with unet: {train.unet}"
-    if not isinstance(stage, ReinforcementStage):
-        if train.warmup is not None and train.warmup > stage.steps:
-            yield (
-                [f"train.warmup {train.warmup}"],
-                f"the learning rate is not reached in {counted(stage.steps, 'step')}",
-            )
+    if isinstance(stage, SftStage | DistillStage):
+        warmup = stage.train.warmup
+        if warmup is not None and warmup > stage.steps:
+            why = f"the learning rate is not reached in {counted(stage.steps, 'step')}"
+            yield [f"train.warmup {warmup}"], why
         return
     ace = stage.train.ace_section
     if ace is None and _given(stage.train, "ace_learning_rate"):
