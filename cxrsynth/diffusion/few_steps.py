@@ -132,6 +132,23 @@ class FewSteps:
         kept, moved = (part[steps][:, None, None, None] for part in (self.kept, self.moved))
         return (end - kept * start) / moved
 
+    def beginnings(self, model: DiffusionModel, clean: Tensor, noise: Tensor) -> Tensor:
+        """Images with noise where each of the steps begins, [B, K, C, h, w] float32.
+
+        Args:
+            model: under the student's configuration.
+            clean: scaled latents of images, [B, C, h, w].
+            noise: standard normal, as `clean`.
+        """
+        made = []
+        for step in range(self.count):
+            if is_flow(model.scheduler_config):
+                level = -self.moved[step:].sum()  # each step moves along noise - image, the last one to no noise
+                made.append((1 - level) * clean + level * noise)
+            else:
+                made.append(model.schedule.noisy(clean, noise, self.levels[step].expand(len(clean))))
+        return torch.stack(made, 1).float()
+
 
 def few_steps(model: DiffusionModel, student: Schedule, count: int) -> FewSteps:
     """The steps of a student.
@@ -210,6 +227,7 @@ def teacher_states(
     steps: int,
     guidance: float,
     few: FewSteps,
+    beginnings: Tensor | None = None,
     stopped: threading.Event | None = None,
 ) -> Tensor:
     """Where the teacher is when the student's steps end: noisy latents, the clean ones last, [B, K, C, h, w] float32.
@@ -222,6 +240,8 @@ def teacher_states(
         steps: of the teacher, from `nested_steps`.
         guidance: scale of classifier-free guidance.
         few: of the student.
+        beginnings: where the teacher begins anew when a step of the student begins, [B, K, C, h, w]; None: where it is,
+            at first at `noise`.
         stopped: checked before each step.
 
     Raises:
@@ -230,12 +250,20 @@ def teacher_states(
     scheduler = make_scheduler(model, sampler, steps=steps)
     latents: Tensor = noise.to(model.device) * getattr(scheduler, "init_noise_sigma", 1.0)
     visited: list[Tensor] = []
-    for timestep in scheduler.timesteps:
+    for place, timestep in enumerate(scheduler.timesteps):
         stop_if(stopped)
         shown = scaled_input(scheduler, latents, timestep)
         begun = len(visited) + 1
-        if begun < few.count and _is_near(timestep, few.timesteps[begun], few.timesteps):
+        begins = begun < few.count and bool(_is_near(timestep, few.timesteps[begun], few.timesteps))
+        if begins:
             visited.append(shown)
+        if beginnings is not None and (begins or place == 0):
+            # What a multistep sampler remembers is of another trajectory.
+            scheduler = make_scheduler(model, sampler, steps=steps)
+            if hasattr(scheduler, "set_begin_index"):  # DDIM keeps no place
+                scheduler.set_begin_index(place)
+            shown = beginnings[:, len(visited)].to(model.device)
+            latents = shown / scaled_input(scheduler, torch.ones_like(shown[:1, :1, :1, :1]), timestep)
         prediction = predict_noise(model, shown, timestep, condition, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     return torch.stack([*visited, latents], 1)

@@ -144,10 +144,8 @@ def _resolve(recipe: Recipe, folder: Path) -> Recipe:
         return _with(given, backend=found if len(found) > 1 else found[0])
 
     def stage(place: int, given: Stage) -> Stage:
-        if isinstance(given, SftStage):
+        if isinstance(given, SftStage | DistillStage):
             return _with(given, data=path(given.data), table=path(given.table))
-        if isinstance(given, DistillStage):
-            return given
         rewards = {key: reward(one, f"stages.{place}.rewards.{key}") for key, one in given.rewards.items()}
         return _with(given, rewards=rewards)
 

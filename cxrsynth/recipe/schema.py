@@ -269,7 +269,8 @@ class DistillStage(Section):
     """Distillation: a model that needs a few denoising steps without guidance, in place of many with it.
 
     The teacher samples trajectories of the training reports; no real images are needed. The distilled model learns to
-    land, from where the teacher was, where the teacher went many steps later.
+    land, from where the teacher was, where the teacher went many steps later. With `data`, each of its steps begins at
+    an image with noise, in place of where the one before it ended.
     """
 
     stage: Literal["distill"] = Field(description="Kind of stage.")
@@ -277,10 +278,19 @@ class DistillStage(Section):
         default=4, description="Denoising steps of the distilled model."
     )
     teacher: TeacherSection = Field(default=TeacherSection(), description="How trajectories are sampled.")
+    data: Path | None = Field(
+        default=None,
+        description="Images with reports to learn from, as for `sft`: each of the distilled model's steps begins at a"
+        " noised image. Default: none, the teacher starts from noise. Relative to the recipe.",
+    )
+    table: Path | None = Field(
+        default=None, description="With `data`: table with the images' metadata and reports; relative to the recipe."
+    )
+    columns: _Columns = Field(default={}, description="With `data`: role -> column name in that table.")
     trajectories: _AtLeastOne = Field(
         default=4096,
-        description="Trajectories that the teacher samples, in turn of the training reports; each is learned from many"
-        " times.",
+        description="Trajectories that the teacher samples, in turn of the training reports or, with `data`, of the"
+        " images; each is learned from many times.",
     )
     steps: Annotated[_Count, Field(ge=1, le=999_999)] = Field(description="Optimizer steps.")
     batch_size: _AtLeastOne = Field(default=32, description="Denoising steps of trajectories per optimizer step.")
@@ -288,7 +298,9 @@ class DistillStage(Section):
     train: DistillTrainSection = Field(default=DistillTrainSection(), description="What is trained.")
     checkpoint_every: _AtLeastOne = Field(default=500, description="Steps between checkpoints.")
     cache_gib: _Positive = Field(
-        default=16.0, description="Disk space in the run folder for trajectories (GiB), freed when the stage ends."
+        default=16.0,
+        description="Disk space in the run folder for trajectories, and as much for encoded images (GiB), freed when"
+        " the stage ends.",
     )
 
     @model_validator(mode="after")
@@ -298,6 +310,8 @@ class DistillStage(Section):
                 f"batch_size {self.batch_size}: more than the {self.trajectories} trajectories\n"
                 "  expected: at most as many"
             )
+        if self.data is None and (self.table is not None or self.columns):
+            raise ValueError(f"{'columns' if self.table is None else 'table'}: of no images\n  expected: data, too")
         return self
 
     @property

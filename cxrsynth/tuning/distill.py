@@ -11,7 +11,8 @@
 
 How it differs from progressive distillation (Salimans and Ho, arXiv:2202.00512): one stage in place of one for each
 halving, with the guidance of Meng et al. (arXiv:2210.03142) baked in at one scale; and along the teacher's own
-trajectories, so that no images are needed and each of its passes is learned from many times.
+trajectories, so that no images are needed and each of its passes is learned from many times. With images (`data`), as
+published: each step begins at an image with noise.
 """
 
 from collections.abc import Sequence
@@ -38,15 +39,18 @@ from cxrsynth.diffusion.spec import SamplingDefaults
 from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import DistillStage, SamplingSection
 from cxrsynth.rl.rollout_spec import RolloutSpec
+from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.settings import Sampler
 from cxrsynth.tuning.evaluator import EvaluationSampling, open_evaluator
 from cxrsynth.tuning.export import Trained
+from cxrsynth.tuning.latent_cache import ExcludedReports, Pair, TrainingImages
 from cxrsynth.tuning.model_card import distillation_card
 from cxrsynth.tuning.regression import Regression
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
+from cxrsynth.tuning.training_images import ImagesSummary, read_images
 from cxrsynth.tuning.trajectories import Trajectories
 from cxrsynth.tuning.verdict import TEST
 
@@ -104,10 +108,12 @@ class Distillation:
         self.weights = self.regression.weights
         self.micro_batch = run.batch_size(SamplingSection(batch_size=section.micro_batch))
         self.example = run.prompt_examples(self.model.fits)
+        self.images: TrainingImages | None = None  # of a stage with `data`, once they are read
+        self.summary = ImagesSummary()
         self.trajectories = Trajectories(
             run.folder.latents(index),
             section.trajectories,
-            (section.sampling_steps, *self.model.latent_shape),
+            (section.sampling_steps * (1 if section.data is None else 2), *self.model.latent_shape),
             depends_on=[
                 checkpoint.digest,
                 run.precision.value,
@@ -115,8 +121,10 @@ class Distillation:
                 self.teaching.model_dump(mode="json"),
                 run.stage_seed(index),
                 self.few.timesteps.tolist(),
+                *self._identity_of_images(),
             ],
             seed=run.stage_seed(index),
+            begun_anew=section.data is not None,
         )
         self.trajectories.check_room(section.cache_gib * 2**30)
         self.progress = StageProgress(
@@ -125,8 +133,15 @@ class Distillation:
             self.weights,
             self.regression.optimizer,
             ema_decay=section.train.ema_decay,
-            remembered={},
+            remembered={} if section.data is None else {"images": self.summary},
         )
+
+    def _identity_of_images(self) -> list[object]:
+        """The same for the same images without those of the same reports, as plain JSON; empty without images."""
+        if self.section.data is None:
+            return []
+        images, kept = self.run.loaded.images[self.index], [*self.run.held_out, *self.run.test]
+        return [[[unit.name, images.content_of(unit)] for unit in images.units], ExcludedReports.of(kept).identity]
 
     @property
     def guidance(self) -> float:
@@ -162,9 +177,21 @@ class Distillation:
         """Sample the trajectories that are not there yet, each process its share.
 
         Raises:
-            ModelError, OSError: as `Trajectories.sample` does.
+            ModelError, OSError: as `Trajectories.sample` does, with `data` as `read_images` does, too.
         """
         run, trajectories = self.run, self.trajectories
+        if self.section.data is not None:
+            with self.pool() as pool:
+                self.images = read_images(
+                    run,
+                    self.index,
+                    self.model,
+                    self.summary,
+                    folder=run.folder.latents(self.index) / "images",
+                    limit_gib=self.section.cache_gib,
+                    batch_size=self.micro_batch,
+                    pool=pool,
+                )
         missing = [places for places in run.group.share(trajectories.files) if not trajectories.is_there(places)]
         if missing:
             teacher, count = self.teacher(), sum(map(len, missing))
@@ -194,18 +221,28 @@ class Distillation:
         return teacher_schedule(self.checkpoint.scheduler_config(), self.checkpoint.family, self.teaching.sampler)
 
     def states(self, teacher: DiffusionModel, places: Sequence[int], pool: SamplingPool) -> Tensor:
-        """Where the teacher is when each of the student's steps ends, [B, K, C, h, w] float32."""
-        guidance = self.teaching.guidance
-        return teacher_states(
+        """Where the teacher is when each of the student's steps ends, [B, K, C, h, w] float32.
+
+        With images: where each step begins, at an image with noise, and where it ends, in turn, [B, 2 K, C, h, w].
+        """
+        guidance, beginnings = self.teaching.guidance, None
+        noise = torch.stack([self.trajectories.noise(place) for place in places])
+        if self.images is not None:
+            clean = torch.stack([self.images.latent(place % len(self.images)) for place in places])
+            device = self.model.device
+            beginnings = self.few.beginnings(self.model, clean.to(device), noise.to(device))
+        ends = teacher_states(
             teacher,
             self._condition(teacher, places, guidance),
-            torch.stack([self.trajectories.noise(place) for place in places]),
+            noise,
             sampler=self._teaching_schedule.sampler,
             steps=self.teaching.steps,
             guidance=guidance,
             few=self.few,
+            beginnings=beginnings,
             stopped=pool.stopped,
         )
+        return ends if beginnings is None else torch.stack([beginnings, ends], 2).flatten(1, 2)
 
     def step(self, step: int, pool: SamplingPool) -> dict[str, float]:
         """One optimizer step, counted from 0. Returns its row of metrics. Raises as `Regression.step` does."""
@@ -234,9 +271,13 @@ class Distillation:
         return (found - target).square().mean(dim=(1, 2, 3))
 
     def _condition(self, model: DiffusionModel, places: Sequence[int], guidance: float) -> Condition:
-        """The condition as `generate` builds it: of the reports in turn, with the model's ACE if it has one."""
-        training = self.run.training
-        examples = [self.example(training[place % len(training)]) for place in places]
+        """The condition as `generate` builds it, of reports or images in turn, with the model's ACE if it has one."""
+        training, images = self.run.training, self.images
+        examples: list[PromptExample | Pair]
+        if images is None:
+            examples = [self.example(training[place % len(training)]) for place in places]
+        else:
+            examples = [images.pair(place % len(images)) for place in places]
         with torch.no_grad():
             text, empty = model.encode([example.prompt for example in examples])
             mask = None if model.ace is None else model.ace.mask([example.conditions for example in examples])

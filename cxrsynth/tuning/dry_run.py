@@ -124,11 +124,12 @@ def _distillation(made: Distillation) -> list[str]:
     trained = sum(weight.numel() for weight in made.weights.values())
     networks = sum(weight.numel() * weight.element_size() for weight in made.model.denoiser.parameters())
     memory = _peak_bytes(run) + _ADAMW_BYTES * trained + networks
+    source = "" if stage.data is None else f", from images of {stage.data} (without reading and encoding them)"
     return [
         f"{counted(stage.sampling_steps, 'step')} of {made.defaults.sampler.value} without classifier-free guidance in"
         f" place of {teaching.steps} of {teaching.sampler.value} at guidance {teaching.guidance:g}",
         f"{counted(stage.trajectories, 'trajectory', 'trajectories')} of the teacher about"
-        f" {timedelta(seconds=round(sampling))}, {made.trajectories.byte_count / 2**30:.2f} GiB of disk",
+        f" {timedelta(seconds=round(sampling))}, {made.trajectories.byte_count / 2**30:.2f} GiB of disk{source}",
         f"{stage.steps} steps of {stage.batch_size}, trains {trained:,} numbers",
         f"about {step:.1f} s a step, {timedelta(seconds=round(sampling + stage.steps * step))} in all (without the"
         f" comparison at the end); {memory / 2**30:.1f} GiB {_where(run)} for weights, teacher, optimizer and a step",

@@ -19,11 +19,12 @@ from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.tuning.export import Trained
-from cxrsynth.tuning.latent_cache import ExcludedReports, ImageEncoder, TrainingImages
+from cxrsynth.tuning.latent_cache import TrainingImages
 from cxrsynth.tuning.model_card import supervision_card
 from cxrsynth.tuning.regression import Regression
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
+from cxrsynth.tuning.training_images import ImagesSummary, read_images
 
 _COND_DROPOUT_PROB = 0.1  # as in Stable Diffusion and Ho and Salimans, arXiv:2207.12598
 
@@ -138,48 +139,14 @@ class Supervision:
         return guided_condition(self.model, text, empty, self.model.training_guidance, mask=mask)
 
     def read_images(self, pool: OrderedPool) -> TrainingImages:
-        """Encode the images that are not encoded yet, each process its share.
-
-        Raises:
-            ReportsError, RecipeError, ModelError, OSError: as `ImageEncoder` does.
-        """
-        run, collection = self.run, self.run.loaded.images[self.index]
-        excluded = ExcludedReports.of([*run.held_out, *run.test])
-        if excluded.unknown and run.is_main:
-            console.warn(
-                f"{excluded.unknown} held-out or test reports have neither id, patient nor text: their images cannot be"
-                " excluded from training"
-            )
-        encoder = ImageEncoder(
-            collection,
+        """Encode the images that are not encoded yet, each process its share. Raises as `read_images` does."""
+        return read_images(
+            self.run,
+            self.index,
             self.model,
-            run.prompt_builder(self.model.fits),
-            excluded=excluded,
-            folder=run.folder.latents(self.index),
-            limit_bytes=self.section.cache_gib * 2**30,
+            self.images,
+            folder=self.run.folder.latents(self.index),
+            limit_gib=self.section.cache_gib,
             batch_size=self.micro_batch,
             pool=pool,
         )
-        with console.image_progress(None, quiet=not run.is_main, what="images encoded") as advance:
-            encoder.encode(run.group.share(collection.units), advance=advance)
-        run.wait()
-        images = encoder.images()
-        self.images.text = images.summary(first_damage=False)
-        if run.is_main:
-            console.say(f"{collection.path}: {images.summary()}")
-        return images
-
-
-class ImagesSummary:
-    """How many images a stage uses and why it leaves others out; kept in checkpoints, for the model card."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def state(self) -> str:
-        """For a checkpoint."""
-        return self.text
-
-    def load(self, state: str) -> None:
-        """From a checkpoint."""
-        self.text = str(state)

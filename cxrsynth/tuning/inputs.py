@@ -86,7 +86,7 @@ def load_inputs(recipe: Recipe, *, device: torch.device, prompt_format: PromptFo
     images: dict[int, Collection] = {}
     rewards: dict[int, RewardSuite] = {}
     for index, stage in enumerate(recipe.stages):
-        if isinstance(stage, SftStage):
+        if isinstance(stage, SftStage | DistillStage) and stage.data is not None:
             images[index] = open_images(stage, prompt_format, labeler)
         if not isinstance(stage, ReinforcementStage):
             continue
@@ -266,7 +266,7 @@ def input_digests(run: TuneRun) -> dict[str, str]:
         if isinstance(given := getattr(recipe.reports, key), Path):
             found[f"reports.{key}"] = _digest(given)
     for index, stage in enumerate(recipe.stages):
-        if isinstance(stage, SftStage):
+        if isinstance(stage, SftStage | DistillStage) and stage.data is not None:
             found[f"stages.{index}.data"] = _names_and_sizes(loaded.images[index])
             if stage.table is not None:
                 found[f"stages.{index}.table"] = _digest(stage.table)

@@ -27,7 +27,7 @@ from cxrsynth.images.collection import Collection as ImageCollection
 from cxrsynth.images.collection import Unit, open_collection
 from cxrsynth.images.image import Damaged, Radiograph
 from cxrsynth.images.pictures import centered
-from cxrsynth.recipe.schema import SftStage
+from cxrsynth.recipe.schema import DistillStage, SftStage
 from cxrsynth.reports.request import PromptBuilder, Reader
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.rows import Report
@@ -40,7 +40,9 @@ from cxrsynth.tuning.splits import text_key
 _USED, _DAMAGED, _NO_REPORT, _HELD_OUT = "used", "could not be read", "without a report", "of held-out or test reports"
 
 
-def open_images(stage: SftStage, prompt_format: PromptFormat, labeler: Reader | None = None) -> ImageCollection:
+def open_images(
+    stage: SftStage | DistillStage, prompt_format: PromptFormat, labeler: Reader | None = None
+) -> ImageCollection:
     """The images a stage trains on, with what their prompts need; `labeler` None: labels are read by rules.
 
     Raises:
@@ -48,6 +50,7 @@ def open_images(stage: SftStage, prompt_format: PromptFormat, labeler: Reader | 
     """
     template = prompt_format if isinstance(prompt_format, PromptTemplate) else None
     columns = ColumnNames(**stage.columns)
+    assert stage.data is not None
     return open_collection(stage.data, table=stage.table, columns=columns, template=template, labeler=labeler)
 
 

@@ -29,6 +29,9 @@ _METHOD = {
 }
 
 
+_MEMORIZED = "- It may have memorized training images: `cxrsynth audit --reference` searches for near-duplicates."
+
+
 def supervision_card(run: TuneRun, stage: "Supervision") -> str:
     """Of a stage of supervised fine-tuning."""
     section, train = stage.section, stage.section.train
@@ -45,7 +48,7 @@ def supervision_card(run: TuneRun, stage: "Supervision") -> str:
             + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
             f"- data: {stage.images.text}; {counted(len(run.held_out), 'report')} held out, {len(run.test)} for a test",
             *_mean_loss(losses),
-            "- It may have memorized training images: `cxrsynth audit --reference` searches for near-duplicates.",
+            _MEMORIZED,
             "",
             "All settings are in the run's `recipe.yaml`.",
             "",
@@ -71,10 +74,11 @@ def distillation_card(run: TuneRun, stage: "Distillation") -> str:
         f"- teacher: {counted(teaching.steps, 'step')} of {teaching.sampler.value}, guidance {teaching.guidance:g}",
         f"- trained: {run.model.family.denoiser_title} {train.unet} ({trained:,} numbers)",
         f"- {counted(section.steps, 'step')} of {section.batch_size} on"
-        f" {counted(section.trajectories, 'trajectory', 'trajectories')} of training reports, learning rate"
-        f" {train.learning_rate:g}"
+        f" {counted(section.trajectories, 'trajectory', 'trajectories')} of"
+        f" {'training reports' if section.data is None else 'images with noise'}, learning rate {train.learning_rate:g}"
         + ("" if train.ema_decay is None else f", averaged weights (decay {train.ema_decay:g})"),
         f"- reports: {run.reports.summary}",
+        *([] if section.data is None else [f"- images: {stage.summary.text}", _MEMORIZED]),
         *_mean_loss(losses),
         "",
         *_table_of_teacher(rows, len(run.test)),

@@ -29,12 +29,22 @@ class Trajectories:
         shape: of the states of one trajectory, [K, C, h, w].
         depends_on: everything the states depend on, as plain JSON.
         seed: of their noise.
+        begun_anew: each step begins at a state of its own, not where the one before it ended: for K steps there are 2 K
+            states, beginning and end of each in turn.
     """
 
     def __init__(
-        self, folder: Path, count: int, shape: tuple[int, ...], *, depends_on: Sequence[object], seed: int
+        self,
+        folder: Path,
+        count: int,
+        shape: tuple[int, ...],
+        *,
+        depends_on: Sequence[object],
+        seed: int,
+        begun_anew: bool = False,
     ) -> None:
         self._folder, self._count, self._shape, self._seed = folder, count, shape, seed
+        self._begun_anew = begun_anew
         self._identity = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -60,7 +70,7 @@ class Trajectories:
         return [range(first, min(first + _PER_FILE, self._count)) for first in range(0, self._count, _PER_FILE)]
 
     def noise(self, place: int) -> Tensor:
-        """x_T of a trajectory, [C, h, w] float32."""
+        """Its noise, [C, h, w] float32: x_T, or what is added to its image."""
         return seeded_noise(self._shape[1:], self._seed, "trajectory", place)
 
     def is_there(self, places: range) -> bool:
@@ -129,6 +139,8 @@ class Trajectories:
             raise ModelError(
                 f"{path}: cannot be read any more ({error})\n  the same command samples what is missing, and goes on"
             ) from None
+        if self._begun_anew:
+            return rows[2 * step].float(), rows[2 * step + 1].float()
         return self.noise(place) if step == 0 else rows[step - 1].float(), rows[step].float()
 
     def _path(self, places: range) -> Path:

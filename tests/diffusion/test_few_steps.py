@@ -48,7 +48,15 @@ class Pair:
     def few(self, count: int) -> FewSteps:
         return few_steps(self.model, self.student, count)
 
-    def states(self, sampler: Sampler, steps: int, *, count: int = 4, guidance: float = 3.0) -> Tensor:
+    def states(
+        self,
+        sampler: Sampler,
+        steps: int,
+        *,
+        count: int = 4,
+        guidance: float = 3.0,
+        beginnings: Tensor | None = None,
+    ) -> Tensor:
         """What a teacher visits, [2, K, C, h, w]."""
         schedule = self.teacher(sampler)
         text, empty = self.model.encode(PROMPTS)
@@ -61,6 +69,7 @@ class Pair:
                 steps=steps,
                 guidance=guidance,
                 few=self.few(count),
+                beginnings=beginnings,
             )
 
     def nested(self, sampler: Sampler, steps: int, *, count: int = 4, exact: bool = True) -> int:
@@ -173,6 +182,47 @@ def test_samplers_visit_the_same_states(name: str, sampler: Sampler, models: dic
     exact, found, other = pair.states(plain, 500), pair.states(sampler, 100), pair.states(plain, 4)
     off = [(one - exact).square().mean((0, 2, 3, 4)).sqrt() for one in (found, other)]
     assert (off[0] < 0.5 * off[1] + 2e-3).all(), (off[0], off[1])
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "sd3"])
+@pytest.mark.parametrize("sampler", [Sampler.DDIM, Sampler.EULER, Sampler.DPMPP])
+def test_a_teacher_that_begins_anew_where_it_is_goes_on_as_before(
+    name: str, sampler: Sampler, models: dict[str, Pair]
+) -> None:
+    """Samplers without a memory do so to the rounding; one with a memory has lost it, and goes another way."""
+    pair = models[name]
+    if name in FLOW and sampler is Sampler.DDIM:
+        return
+    plain = pair.states(sampler, 12)
+    where = torch.cat([noise_of(pair.model)[:, None], plain[:, :-1]], 1)
+    anew = pair.states(sampler, 12, beginnings=where)
+    same = slice(0, 1) if sampler is Sampler.DPMPP else slice(0, None)
+    torch.testing.assert_close(anew[:, same], plain[:, same], atol=1e-3, rtol=1e-3)
+    other = pair.states(sampler, 12, beginnings=where + torch.tensor([0.0, 0.0, 1.0, 0.0])[None, :, None, None, None])
+    changed = [
+        not torch.allclose(one, two, atol=1e-3) for one, two in zip(other.unbind(1), anew.unbind(1), strict=True)
+    ]
+    assert changed == [False, False, True, False]  # each step is of its own
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_steps_begin_at_images_with_the_noise_of_their_level(name: str, models: dict[str, Pair]) -> None:
+    """The step of a perfect network leads from each to where the next begins, and at last to the image."""
+    pair = models[name]
+    few, noise = pair.few(4), noise_of(pair.model)
+    clean = noise.flip(0).cos()
+    begun = few.beginnings(pair.model, clean, noise)
+    assert begun.shape == (2, 4, *pair.model.latent_shape)
+    alike = torch.nn.functional.cosine_similarity(begun[:, 0].flatten(1), noise.flatten(1))
+    assert (alike > 0.98).all()
+    ends = torch.cat([begun[:, 1:], clean[:, None]], 1)
+    for step in range(4):
+        steps = torch.full((2,), step)
+        levels = few.levels[steps]
+        wanted = few.prediction(steps, begun[:, step], ends[:, step])
+        target = pair.model.schedule.target(clean, noise, levels)
+        found, right = (pair.model.schedule.velocity(begun[:, step], one, levels) for one in (wanted, target))
+        torch.testing.assert_close(found, right, atol=2e-2, rtol=1e-2)
 
 
 def test_a_teacher_keeps_its_clipping(models: dict[str, Pair]) -> None:
