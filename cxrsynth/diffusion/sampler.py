@@ -29,6 +29,8 @@ from cxrsynth.diffusion.schedule import FLOW, SCHEDULER_FILE, is_flow, with_know
 from cxrsynth.errors import ModelError, in_words
 from cxrsynth.settings import Sampler
 
+_DECODED_AT_ONCE = 8
+
 
 class SamplingStopped(Exception):
     """Sampling was stopped; the images are no longer needed."""
@@ -436,14 +438,15 @@ def stop_if(stopped: threading.Event | None) -> None:
 def decode_latents(model: DiffusionModel, latents: Tensor) -> Tensor:
     """Latents [B, C, h, w] to gray images [B, 1, H, W] float32 in [0, 1]; three channels are averaged.
 
-    The last convolution runs in float32 whatever the precision, so that the result has more than bfloat16's 8 bits.
+    The last convolution runs in float32 whatever the precision, so that the result has more than bfloat16's 8 bits. At
+    most eight images are decoded at once: a large batch of latents takes little memory, its full-size maps very much.
     """
     if model.vae is None:
         return _to_gray(latents)
     dtype = next(model.vae.decoder.parameters()).dtype
     scaled = to_decoder(model.vae, latents.float()).to(dtype).contiguous(memory_format=torch.channels_last)
-    pixels = model.vae.decode(scaled, return_dict=False)[0]
-    return _to_gray(pixels)
+    parts = [_to_gray(model.vae.decode(part, return_dict=False)[0]) for part in scaled.split(_DECODED_AT_ONCE)]
+    return torch.cat(parts)
 
 
 def _to_gray(pixels: Tensor) -> Tensor:

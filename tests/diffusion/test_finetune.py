@@ -1,5 +1,6 @@
 """The supervised loss against diffusers' own schedulers."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +90,24 @@ def test_the_schedule_is_the_models_whatever_sampler_its_folder_names() -> None:
     assert torch.equal(schedule_of(saved).scheduler.alphas_cumprod, expected)
     with pytest.raises(ModelError, match="expected: epsilon, v_prediction, sample"):
         schedule_of(config("flow"))
+
+
+def test_a_large_batch_is_decoded_in_parts(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(resolve_model(str(tiny_model)), device=torch.device("cpu"), precision=Precision.FP32)
+    latents = torch.randn(19, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    assert model.vae is not None
+    decode, sizes = model.vae.decode, []
+
+    def noted(part: torch.Tensor, **given: bool) -> tuple[torch.Tensor]:
+        sizes.append(len(part))
+        return decode(part, **given)
+
+    monkeypatch.setattr(model.vae, "decode", noted)
+    images = decode_latents(model, latents)
+    assert sizes == [8, 8, 3]
+    alone = torch.cat([decode_latents(model, one[None]) for one in latents])
+    torch.testing.assert_close(images, alone, atol=1e-5, rtol=0)
+    assert decode_latents(model, latents[:0]).shape == (0, *images.shape[1:])
 
 
 def test_an_encoded_image_decodes_to_itself() -> None:
