@@ -354,6 +354,11 @@ class AceSection(Section):
         description="Give each trajectory a random shift along those directions, with this standard deviation (1: as"
         " the prompts themselves vary). The embeddings then learn from the shifts alone, without a backward pass.",
     )
+    kl_weight: _NotNegative | None = Field(
+        default=None,
+        description="With `exploration_std`: weight of the KL divergence of the shifts to none, the baseline's;"
+        " default: that of `forward` or `update`.",
+    )
 
     @model_validator(mode="after")
     def _check_form(self) -> "AceSection":
@@ -361,6 +366,8 @@ class AceSection(Section):
             raise ValueError("tokens and subspace are two forms of the embeddings: give one of them")
         if self.exploration_std is not None and self.subspace is None:
             raise ValueError("exploration_std needs subspace, the number of directions to explore, as in subspace: 32")
+        if self.kl_weight is not None and self.exploration_std is None:
+            raise ValueError("kl_weight is of shifts, and none are explored: give exploration_std, as in 0.3")
         return self
 
 

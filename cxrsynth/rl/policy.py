@@ -40,6 +40,7 @@ class Policy:
     unet_weights: dict[str, nn.Parameter] = field(repr=False)
     ace_weights: dict[str, nn.Parameter] = field(repr=False)
     exploration_std: float  # of the condition's shift, 0 for none
+    shift_kl_weight: float | None  # of those shifts, None for that of the objective
     _baseline: DiffusionModel = field(repr=False)
     _adapters: bool
 
@@ -144,6 +145,7 @@ def load_policy(
         unet_weights,
         ace_weights,
         exploration_std=0.0 if ace is None else ace.exploration_std or 0.0,
+        shift_kl_weight=None if ace is None else ace.kl_weight,
         _baseline=baseline,
         _adapters=unet == "lora",
     )

@@ -28,7 +28,7 @@ def add_shift_gradients(
         advantage: of all N images of the iteration, [N].
         places: the minibatch, indices among the N on all processes.
         clip_range: how far a ratio may move from 1.
-        kl_weight: weight of the KL divergence to a mean shift of zero.
+        kl_weight: weight of the KL divergence to a mean shift of zero, unless the policy has its own.
 
     Returns:
         Sums over this process's shifts: clipped, approximate KL, KL to the baseline, and their number; and the largest
@@ -47,7 +47,7 @@ def add_shift_gradients(
         advantage[[sampled.places[row] for row in rows]].to(device),
         clip_range=clip_range,
         kl=shift_kl(mean, std, elements=elements),
-        kl_weight=kl_weight,
+        kl_weight=kl_weight if policy.shift_kl_weight is None else policy.shift_kl_weight,
     )
     torch.autograd.backward(loss.loss / len(places), inputs=[ace.coordinates])
     found = [loss.clipped, loss.approx_kl, loss.baseline_kl, len(rows)]

@@ -61,7 +61,13 @@ VARIANTS = {
     "margin": Variant((f"{_STAGE}.comparison={{kind: margin, baseline_images: 2}}",)),
     "group": Variant((f"{_STAGE}.comparison={{kind: group}}",)),
     "ACE alone": Variant((f"{_STAGE}.train={{unet: frozen, ace: {_ACE}, ace_learning_rate: 1.2e-2}}",)),
+    "ACE alone, held to the baseline": Variant(
+        (f"{_STAGE}.train={{unet: frozen, ace: {{{_ACE[1:-1]}, kl_weight: 1}}, ace_learning_rate: 1.2e-2}}",)
+    ),
     "UNet and ACE": Variant((f"{_STAGE}.train.ace={_ACE}", f"{_STAGE}.train.ace_learning_rate=1.2e-2")),
+    "UNet and ACE, held to the baseline": Variant(
+        (f"{_STAGE}.train.ace={{{_ACE[1:-1]}, kl_weight: 1}}", f"{_STAGE}.train.ace_learning_rate=1.2e-2")
+    ),
     "no KL": Variant((f"{_STAGE}.forward.kl_weight=0",)),
     "noise of its own for each image": Variant((f"{_STAGE}.forward.common_noise=false",)),
 } | {f"{reward} alone": _only(reward) for reward in REWARDS}

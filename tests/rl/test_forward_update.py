@@ -252,17 +252,20 @@ def test_shifts_learn_from_their_mirror_images(tiny_model: Path) -> None:
     assert torch.nn.functional.cosine_similarity(moved, first, dim=0) > 0.99
 
 
-def test_divergence_limits_the_embeddings_too(tiny_model: Path) -> None:
-    made = make(tiny_model, "frozen", ace=AceSection(subspace=3, exploration_std=0.5))
+@pytest.mark.parametrize("own", [None, 1.0, 0.0])
+def test_divergence_limits_the_embeddings_too(own: float | None, tiny_model: Path) -> None:
+    """By the weight of the objective, unless the embeddings have one of their own."""
+    made = make(tiny_model, "frozen", ace=AceSection(subspace=3, exploration_std=0.5, kl_weight=own))
     ace = made.policy.shifts
     assert ace is not None
     with torch.no_grad():
         ace.coordinates.fill_(1.0)
     still, rate = torch.full((4,), 0.5), 0.01 * made.samples.clean[0].numel()
     made.update(still, kl_weight=0.0, rate=rate)
-    assert bool((ace.coordinates == 1.0).all())
+    assert bool((ace.coordinates == 1.0).all()) is (own != 1.0)
     made.update(still, kl_weight=1.0, rate=rate)
-    assert 0 < float(ace.coordinates.min()) < 1
+    assert bool((ace.coordinates < 1.0).any()) is (own != 0.0)
+    assert bool((ace.coordinates > 0).all())
 
 
 def test_noise_levels_are_stratified_and_within_the_schedule(tiny_model: Path) -> None:
