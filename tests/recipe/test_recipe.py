@@ -101,6 +101,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
                     "train": {"ace": "no", "learning_rate": True},
                 },
                 {"stage": "rlcf", "iterations": 1_000_000, "rewards": {"posture": {"augment": 1_000}}},
+                {"stage": "rlcf", "iterations": 5, "train": {"ace": {"subspace": 3, "kl_weight": 1}}},
             ],
         },
     )
@@ -116,7 +117,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.1: stage 'ddpp'\n  expected: sft, distill, rlcf or ddpo",
         "r.yaml: stages.2: has no stage",
         "r.yaml: stages.3.train: nothing is trained",
-        "r.yaml: stages.4.train.ace.tokns: unknown key\n  known keys: exploration_std, subspace, tokens",
+        "r.yaml: stages.4.train.ace.tokns: unknown key\n  known keys: exploration_std, kl_weight, subspace, tokens",
         "r.yaml: stages.4.sampling.eta: found 0\n  expected: greater than 0",
         "r.yaml: stages.5: update.num_minibatches 7: does not divide the 64 images",
         "r.yaml: stages.6.train.ace: tokens and subspace are two forms",
@@ -129,6 +130,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.10.train.ace: found 'no'\n  expected: a valid boolean",
         "r.yaml: stages.11.iterations: found 1000000\n  expected: less than or equal to 999999",
         "r.yaml: stages.11.rewards.posture.augment: found 1000\n  expected: less than or equal to 100",
+        "r.yaml: stages.12.train.ace: kl_weight is of shifts, and none are explored",
     ):
         assert expected in message
     assert message.count("r.yaml:") == 21
