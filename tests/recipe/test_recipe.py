@@ -133,7 +133,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         "r.yaml: stages.12.train.ace: kl_weight is of shifts, and none are explored",
     ):
         assert expected in message
-    assert message.count("r.yaml:") == 21
+    assert message.count("r.yaml:") == 22
 
 
 @pytest.mark.parametrize(
