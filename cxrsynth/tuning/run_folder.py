@@ -36,7 +36,8 @@ _CHECKPOINT_NAMES = "checkpoints/[0-9]*-[0-9][0-9][0-9][0-9][0-9][0-9]"
 _WRITTEN = (
     *("recipe.yaml", "inputs.json", "versions.json", _HISTORY, "metrics.jsonl", "curves.png", "sheets/*.png"),
     *(_CHECKPOINT_NAMES, "checkpoints/best-*", "checkpoints/baseline/*.safetensors"),
-    *("checkpoints/latents-*/*.safetensors", "stages/*/model", "model", "export"),
+    *("checkpoints/latents-*/*.safetensors", "checkpoints/latents-*/images/*.safetensors"),
+    *("stages/*/model", "model", "export"),
 )
 # Version 0.1 left these.
 _FORMER_LEFTOVERS = ("metrics.partial", "curves.partial", "checkpoints/baseline/*.partial")
