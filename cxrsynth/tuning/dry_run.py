@@ -1,7 +1,10 @@
 """What a recipe would do: counts, and time and memory from one measured step."""
 
 import math
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -16,6 +19,7 @@ from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.recipe.schema import DdpoStage, DistillStage, RlcfStage, SftStage
 from cxrsynth.rl.rollout_spec import RolloutSpec
+from cxrsynth.runtime.gradients import add_gradients
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.tuning.distill import Distillation
 from cxrsynth.tuning.finetune import Supervision
@@ -24,17 +28,20 @@ from cxrsynth.tuning.policy_gradient import PolicyGradient
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.run import TuneRun
 
-_OLD_BYTES = 4  # the weights that sample, in float32
-_ADAMW_BYTES = 8  # two moments in float32; averaged weights are there before the first step
+# Two moments in float32. All else is there before the first step: averaged weights, and those that sample.
+_ADAMW_BYTES = 8
+_POLL_S = 0.002
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One measured update step of a batch: seconds with and without gradient, and peak bytes."""
+class Passes:
+    """How often one process runs the network on micro-batches of an iteration's updates, so many of them at once.
 
-    forward_s: float
-    backward_s: float
-    memory_bytes: int
+    `learning` is with gradient; `fixed` without, for predictions of the policy before the update and of the baseline.
+    """
+
+    learning: int
+    fixed: int
 
 
 def describe(run: TuneRun) -> str:
@@ -75,10 +82,11 @@ def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
     micro_batch = min(made.micro_batch, stage.batch_size)
     with SamplingPool(made.model, batch_size=micro_batch, threads_per_batch=1) as pool:
         batches = [[RolloutSpec(place, 0, 0) for place in range(micro_batch)]] * pool.batches
-        made.gradients(0, batches, images, pool)
-        started = time.monotonic()
-        made.gradients(1, batches, images, pool)
-        taken = time.monotonic() - started
+        with _peak_memory(run) as peak:
+            made.gradients(0, batches, images, pool)
+            started = time.monotonic()
+            made.gradients(1, batches, images, pool)
+            taken = time.monotonic() - started
         side_by_side = pool.batches * run.accelerator.num_processes
     trained = sum(weight.numel() for weight in made.weights.values())
     kept = _ADAMW_BYTES * trained
@@ -87,7 +95,7 @@ def _supervision(run: TuneRun, stage: SftStage, index: int) -> list[str]:
         f"{stage.steps} steps of {stage.batch_size} images, from {stage.data}",
         f"trains {trained:,} numbers",
         f"about {step:.1f} s a step, {timedelta(seconds=round(stage.steps * step))} in all (without reading"
-        f" and encoding the images); {(_peak_bytes(run) + kept) / 2**30:.1f} GiB {_where(run)}"
+        f" and encoding the images); {(peak.bytes + kept) / 2**30:.1f} GiB {_where(run)}"
         " for weights, optimizer and a step",
     ]
 
@@ -117,13 +125,14 @@ def _distillation(made: Distillation) -> list[str]:
                     torch.cuda.synchronize()
             return time.monotonic() - started
 
-        teacher, student = timed(teaching.guidance, False), timed(made.guidance, True)
+        with _peak_memory(run) as peak:
+            teacher, student = timed(teaching.guidance, False), timed(made.guidance, True)
         side_by_side = pool.batches * run.accelerator.num_processes
     sampling = stage.trajectories / batch / side_by_side * teaching.steps * teacher
     step = math.ceil(stage.batch_size / batch / side_by_side) * student
     trained = sum(weight.numel() for weight in made.weights.values())
     networks = sum(weight.numel() * weight.element_size() for weight in made.model.denoiser.parameters())
-    memory = _peak_bytes(run) + _ADAMW_BYTES * trained + networks
+    memory = peak.bytes + _ADAMW_BYTES * trained + networks
     source = "" if stage.data is None else f", from images of {stage.data} (without reading and encoding them)"
     return [
         f"{counted(stage.sampling_steps, 'step')} of {made.defaults.sampler.value} without classifier-free guidance in"
@@ -141,27 +150,31 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     made = Reinforcement(run, stage, index, checkpoint=run.model)
     batch = run.batch_size(stage.sampling)
     counts, guidance = made.policy.parameter_count(), made.stage.guidance
-    with made.pool() as pool:
+    with made.pool() as pool, _peak_memory(run) as peak:
         step = _measure(made, pool, batch, guidance=guidance)
-        # The update on the forward process predicts without guidance.
-        learning = step if isinstance(made.objective, PolicyGradient) else _measure(made, pool, batch, guidance=1.0)
+        passes, updated = update_passes(made, at_once=pool.batches), 0.0
+        if passes.learning:  # exploring embeddings learn without the network
+            # The update on the forward process predicts without guidance.
+            own = guidance if isinstance(made.objective, PolicyGradient) else 1.0
+            micro_batch = min(made.stage.micro_batch, _pairs(made))
+            updated += passes.learning * _measure(made, pool, micro_batch, guidance=own, learn=True)
+            if passes.fixed:
+                updated += passes.fixed * _measure(made, pool, micro_batch, guidance=own)
         side_by_side = pool.batches * run.accelerator.num_processes
-    sampling = stage.sampling.steps * step.forward_s / batch / side_by_side  # seconds an image
+    sampling = stage.sampling.steps * step / batch / side_by_side  # seconds an image
     sampled = stage.images * sampling
     at_first, in_all = (_baseline_images(made, iterations) for iterations in (1, stage.iterations))
-    updated = stage.images / batch / side_by_side * _update_passes(made, learning)
     evaluation = run.recipe.evaluation
     evaluated = (evaluation.reports or len(run.held_out)) * evaluation.images_per_report
     evaluated = min(evaluated, len(run.held_out) * evaluation.images_per_report)
     steps = evaluation.steps or run.defaults.steps
-    evaluating = evaluated / batch / side_by_side * steps * step.forward_s
+    evaluating = evaluated / batch / side_by_side * steps * step
     times = stage.iterations // evaluation.every + 2
     tested = len(run.test) * evaluation.images_per_report if index == run.tested_stage else 0
-    testing = 2 * tested / batch / side_by_side * steps * step.forward_s  # policy and baseline
+    testing = 2 * tested / batch / side_by_side * steps * step  # policy and baseline
     total = stage.iterations * (sampled + updated) + in_all * sampling + times * evaluating + testing
     trained = sum(counts.values())
-    kept = (_ADAMW_BYTES + (_OLD_BYTES if stage.objective == "forward" else 0)) * trained
-    memory = max(step.memory_bytes, learning.memory_bytes) + kept
+    memory = peak.bytes + _ADAMW_BYTES * trained
     return [
         f"{counted(stage.iterations, 'iteration')} of {counted(stage.images, 'image')} and"
         f" {counted(stage.num_minibatches, 'update')}; {counted(stage.sampling.steps, 'step')},"
@@ -176,20 +189,43 @@ def _reinforcement(run: TuneRun, stage: RlcfStage | DdpoStage, index: int) -> li
     ]
 
 
-def _update_passes(made: Reinforcement, step: _Step) -> float:
-    """Seconds of an iteration's updates for each batch of images."""
-    if not step.backward_s:
-        return 0.0
-    objective = made.objective
+def update_passes(made: Reinforcement, *, at_once: int) -> Passes:
+    """Passes of an iteration's updates on one process, which runs `at_once` micro-batches side by side."""
+    if not made.policy.denoising_weights:
+        return Passes(0, 0)
+
+    def passes(pairs: int) -> int:
+        return math.ceil(math.ceil(pairs / made.stage.micro_batch) / at_once)
+
+    objective, pairs = made.objective, _pairs(made)
     if isinstance(objective, PolicyGradient):
         update = objective.update
-        actions = max(1, round(update.timestep_fraction * objective.schedule.actions)) * update.inner_epochs
-        passes = 1 if update.kl_weight > 0 else 0  # the baseline's means, for the divergence of steps
-        return actions * (step.backward_s + passes * step.forward_s)
+        rounds, actions = update.num_minibatches * update.inner_epochs, objective.schedule.actions
+        old = (rounds - 1) * passes(pairs)  # the first round has its log-probabilities as it learns
+        # The baseline's means, for the divergence of steps: once each, however many epochs choose it.
+        chosen = 1 - (1 - _chosen(objective) / actions) ** update.inner_epochs
+        means = passes(round(_share(made, made.section.images) * actions * chosen)) if update.kl_weight > 0 else 0
+        return Passes(rounds * passes(pairs), old + means)
     settings = objective.settings
     bounded = settings.max_norm_ratio is not None
-    passes = (1 + (settings.kl_weight > 0 or bounded)) * (1 + bounded)  # old and baseline; with and without the prompt
-    return settings.timesteps * (step.backward_s + passes * step.forward_s)
+    kinds = (1 + (settings.kl_weight > 0 or bounded)) * (1 + bounded)  # old and baseline; with and without the prompt
+    return Passes(settings.num_minibatches * passes(pairs), settings.num_minibatches * kinds * passes(pairs))
+
+
+def _pairs(made: Reinforcement) -> int:
+    """Images times steps, or noise levels, that a process learns from before it steps."""
+    objective = made.objective
+    each = _chosen(objective) if isinstance(objective, PolicyGradient) else objective.settings.timesteps
+    return _share(made, made.section.images // made.section.num_minibatches) * each
+
+
+def _chosen(objective: PolicyGradient) -> int:
+    """Steps of a trajectory that an epoch learns from."""
+    return max(1, round(objective.update.timestep_fraction * objective.schedule.actions))
+
+
+def _share(made: Reinforcement, images: int) -> int:
+    return math.ceil(images / made.run.group.count)
 
 
 def _baseline_images(made: Reinforcement, iterations: int) -> int:
@@ -209,14 +245,42 @@ def _where(run: TuneRun) -> str:
     return "on the accelerator" if run.device.type == "cuda" else "in this process"
 
 
-def _peak_bytes(run: TuneRun) -> int:
+@dataclass
+class _Peak:
+    """The most memory that was in use, known once it is measured."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def _peak_memory(run: TuneRun) -> Iterator[_Peak]:
+    """Measure the most memory in use within the context: by tensors on the accelerator, else by this process."""
+    peak, done = _Peak(), threading.Event()
     if run.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    return int(psutil.Process().memory_info().rss)
+        torch.cuda.reset_peak_memory_stats()
+        yield peak
+        peak.bytes = int(torch.cuda.max_memory_allocated())
+        return
+    process = psutil.Process()
+
+    def look() -> None:
+        # What a pass needs is given back at its end, and systems keep no record that could be started anew.
+        while True:
+            peak.bytes = max(peak.bytes, int(process.memory_info().rss))
+            if done.wait(_POLL_S):
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
 
 
-def _measure(made: Reinforcement, pool: SamplingPool, batch: int, *, guidance: float) -> _Step:
-    """Time a forward and a backward pass on every core at once, as in a run; the second of two passes counts."""
+def _measure(made: Reinforcement, pool: SamplingPool, batch: int, *, guidance: float, learn: bool = False) -> float:
+    """Seconds of a pass on every core at once, as in a run; with `learn` it is a step's gradient. The second counts."""
     policy = made.policy
     text, empty = (part.clone() for part in encode_prompts(policy.model, [policy.model.any_prompt] * batch))
     mask = None if policy.model.ace is None else policy.model.ace.mask([()] * batch)
@@ -224,27 +288,25 @@ def _measure(made: Reinforcement, pool: SamplingPool, batch: int, *, guidance: f
     timesteps = policy.model.schedule.timesteps(torch.zeros(batch, dtype=torch.int64, device=policy.model.device))
     weights = list(policy.denoising_weights.values())
 
-    def one(learn: bool) -> None:
-        with torch.set_grad_enabled(learn):
-            device = policy.model.device
-            condition = guided_condition(policy.model, text, empty, guidance, mask=mask)
-            predicted = predict_noise(policy.model, latents.to(device), timesteps, condition, guidance)
-            if learn:
-                torch.autograd.grad(predicted.sum(), weights, materialize_grads=True)
+    def one(_: int) -> tuple[Tensor, None]:
+        condition = guided_condition(policy.model, text, empty, guidance, mask=mask)
+        noisy = latents.to(policy.model.device)
+        return predict_noise(policy.model, noisy, timesteps, condition, guidance).sum(), None
 
-    def timed(learn: bool) -> float:
+    def passes() -> float:
         started = time.monotonic()
-        list(pool.map_in_order(lambda _: one(learn), range(pool.batches)))
+        if learn:
+            for weight in weights:
+                weight.grad = torch.zeros_like(weight)
+            add_gradients(pool, range(pool.batches), one, weights)
+        else:
+            list(pool.map_in_order(torch.no_grad()(one), range(pool.batches)))
         if policy.model.device.type == "cuda":
             torch.cuda.synchronize()
         return time.monotonic() - started
 
-    if policy.model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    timed(False)
-    forward = timed(False)
-    backward = 0.0
-    if weights:  # exploring embeddings learn without a backward pass
-        timed(True)
-        backward = timed(True)
-    return _Step(forward, backward, _peak_bytes(made.run))
+    passes()
+    taken = passes()
+    for weight in weights:
+        weight.grad = None
+    return taken

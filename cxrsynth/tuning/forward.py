@@ -56,7 +56,7 @@ class Forward:
             old=self.old,
             settings=self.settings,
             guidance=stage.run.guidance(None),
-            micro_batch=self.settings.micro_batch or stage.batch_size,
+            micro_batch=stage.micro_batch,
             pool=pool,
             add_up=stage.run.add_up,
             after_step=after_step,

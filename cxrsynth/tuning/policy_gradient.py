@@ -105,7 +105,7 @@ class PolicyGradient:
             schedule=schedule,
             settings=self.update,
             guidance=stage.guidance,
-            micro_batch=self.update.micro_batch or stage.batch_size,
+            micro_batch=stage.micro_batch,
             pool=pool,
             add_up=stage.run.add_up,
             after_step=after_step,

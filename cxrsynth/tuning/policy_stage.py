@@ -90,6 +90,12 @@ class PolicyStage:
         return self.run.batch_size(self.section.sampling)
 
     @property
+    def micro_batch(self) -> int:
+        """Of an update: noisy images, or denoising steps, a forward pass."""
+        section = self.section.forward or self.section.update
+        return (section and section.micro_batch) or self.batch_size
+
+    @property
     def seed(self) -> int:
         """Of the stage's report order and noise."""
         return self.run.stage_seed(self.index)
