@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
-from cxrsynth.diffusion.ddim import clean_and_noise
+from cxrsynth.diffusion.schedule import DiscreteSchedule
 from cxrsynth.rl.objective import Guidance, forward_objective
 
 SHAPE = (6, 2, 4, 4)
@@ -57,20 +58,28 @@ def test_moving_away_from_the_weights_that_sampled_costs_more_the_further() -> N
 def test_what_a_network_predicts_does_not_change_what_it_learns() -> None:
     """The same clean latents as noise, velocity or themselves: the same loss, and the same gradient in their terms."""
     clean, noise, off = tensors(3)
-    alpha = torch.tensor([0.99, 0.9, 0.5, 0.3, 0.1, 0.02])[:, None, None, None]
-    signal, std = alpha.sqrt(), (1 - alpha).sqrt()
-    noisy, target = signal * clean + std * noise, signal * noise - std * clean
+    levels = torch.tensor([20, 100, 250, 400, 500, 600])
     optimality = torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
     found = {}
     for kind in ("epsilon", "v_prediction", "sample"):
+        scheduler = DDIMScheduler(prediction_type=kind)
+        schedule, alpha = DiscreteSchedule(scheduler, torch.device("cpu")), scheduler.alphas_cumprod[levels]
+        signal, std = (part.sqrt()[:, None, None, None] for part in (alpha, 1 - alpha))
+        noisy, target = signal * clean + std * noise, signal * noise - std * clean
         guess = (clean + 0.1 * off).requires_grad_()  # clean latents as the policy sees them
 
-        def velocity(latents: Tensor, kind: str = kind) -> Tensor:
-            """From clean latents to the network's output, and back as `tune` does."""
+        def velocity(
+            latents: Tensor,
+            kind: str = kind,
+            schedule: DiscreteSchedule = schedule,
+            noisy: Tensor = noisy,
+            signal: Tensor = signal,
+            std: Tensor = std,
+        ) -> Tensor:
+            """From clean latents to the network's output, and from there as `tune` does."""
             eps = (noisy - signal * latents) / std
             output = {"epsilon": eps, "v_prediction": signal * eps - std * latents, "sample": latents}[kind]
-            again, added = clean_and_noise(kind, noisy, output, alpha)
-            return signal * added - std * again
+            return schedule.velocity(noisy, output, levels)
 
         loss = forward_objective(velocity(guess), velocity(clean + 0.2 * off).detach(), target, optimality).loss
         loss.backward()  # type: ignore[no-untyped-call]
@@ -112,10 +121,12 @@ def test_only_predictions_longer_than_the_bound_are_shortened() -> None:
 
 
 def test_guidance_multiplies_what_was_added() -> None:
-    old, empty, _ = tensors(3)
+    """A tenth is added; three tenths with guidance 3, to 0.5 + 3 (1 - 0.5) = 2 times the baseline's prediction."""
+    [old] = tensors(1)
+    empty = 0.5 * old
     plain, guided = (Guidance(scale, 1.0, 1.0, empty, empty).norm_ratio(1.1 * old, old) for scale in (1.0, 3.0))
     assert torch.allclose(plain, torch.full((6,), 1.1))
-    assert not torch.allclose(guided, plain, atol=1e-2)
+    assert torch.allclose(guided, torch.full((6,), 2.3 / 2.0))
 
 
 @pytest.mark.parametrize("goal", [-1.0, 2.0])

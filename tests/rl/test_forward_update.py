@@ -268,7 +268,25 @@ def test_divergence_limits_the_embeddings_too(own: float | None, tiny_model: Pat
     assert bool((ace.coordinates > 0).all())
 
 
-def test_noise_levels_are_stratified_and_within_the_schedule(tiny_model: Path) -> None:
+def test_noise_levels_are_stratified(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an image's noise levels, each equal part of the range holds one."""
+    made, drawn, strata = make(tiny_model, "full"), [], 6
+    levels = ForwardProcess.levels
+
+    def watched(self: ForwardProcess, places: Tensor) -> Tensor:
+        drawn.append(places.tolist())
+        return levels(self, places)
+
+    monkeypatch.setattr(ForwardProcess, "levels", watched)
+    made.update(micro_batch=4, timesteps=strata, kl_weight=0.0)
+    # A micro-batch is one draw of the four images.
+    assert [{int(place * strata) for place in places} for places in drawn[:strata]] == [
+        {draw} for draw in range(strata)
+    ]
+    assert len({place * strata % 1 for places in drawn[:strata] for place in places}) > strata  # at random within them
+
+
+def test_noise_levels_are_within_the_schedule(tiny_model: Path) -> None:
     process = ForwardProcess(load_model(resolve_model(str(tiny_model)), device=CPU, precision=Precision.FP32))
     levels = process.levels(torch.tensor([0.0, 0.5, 0.999999]))
     assert levels.tolist() == [process.first, (process.first + process.end) // 2, process.end - 1]
