@@ -257,7 +257,9 @@ FORWARD: dict[str, Any] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [FORWARD | {"train": FULL}, GRADIENT | {"train": ADAPTERS}])
+@pytest.mark.parametrize(
+    "changes", [FORWARD | {"train": FULL}, FORWARD | {"train": ADAPTERS}, GRADIENT | {"train": ADAPTERS}]
+)
 def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(
     changes: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:
