@@ -39,8 +39,12 @@ _WRITTEN = (
     *("checkpoints/latents-*/*.safetensors", "checkpoints/latents-*/images/*.safetensors"),
     *("stages/*/model", "model", "export"),
 )
-# Version 0.1 left these.
-_FORMER_LEFTOVERS = ("metrics.partial", "curves.partial", "checkpoints/baseline/*.partial")
+# Files that one process writes for the others to find. The rest was left by version 0.1.
+_TOKEN = ".shared-{}.partial"
+_LEFTOVERS = (
+    _TOKEN.format("*"),
+    *("metrics.partial", "curves.partial", "checkpoints/baseline/*.partial"),
+)
 
 
 class RunFolder:
@@ -56,7 +60,7 @@ class RunFolder:
         self.model = path / "model"
         self.export = path / "export"
         self._folder = LockedFolder(
-            path, lock=".lock", written=_WRITTEN, scratch=_FORMER_LEFTOVERS, kept="the previous checkpoint is whole"
+            path, lock=".lock", written=_WRITTEN, scratch=_LEFTOVERS, kept="the previous checkpoint is whole"
         )
         self.failure = self._folder.failure
         self.unlock = self._folder.unlock
@@ -109,6 +113,18 @@ class RunFolder:
     def has_begun(self) -> bool:
         """Whether a run has begun here."""
         return (self.path / "recipe.yaml").is_file()
+
+    def token(self, number: int) -> Path:
+        """A file that the first process writes for the others to find."""
+        return self.path / _TOKEN.format(number)
+
+    def write_token(self, path: Path) -> None:
+        """Write such a file, and make the folder for it. Raises ShardError if it cannot be written to."""
+        self._folder.make()
+        try:
+            path.touch()
+        except OSError as error:
+            raise self.failure(error, writing=True) from None
 
     def refuse_no_run(self) -> None:
         """Raise RecipeError if no run has begun here."""

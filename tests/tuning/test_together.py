@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.processes import Warm, process_group
+from tests.tuning import supervised
 from tests.tuning.making import install_brightness, recipe, tune, write_recipe
 
 
@@ -84,6 +85,35 @@ def test_the_wait_for_other_processes_ends(tiny_model: Path, tmp_path: Path) -> 
     waited, _ = run_two("never comes", recipe(tiny_model, **SEVERAL), tmp_path, "--max-wait", "0.1")
     assert "the other processes did not answer for 0.1 minutes" in waited
     assert "--max-wait" in waited
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["rlcf", "sft"])
+def test_folders_that_are_not_shared_are_refused(
+    stage: str, tiny_model: Path, radiographs: Path, tmp_path: Path
+) -> None:
+    """As on two machines whose disks are their own."""
+    content = recipe(tiny_model, objective="forward", **SEVERAL)
+    if stage == "sft":
+        content = supervised.recipe(tiny_model, radiographs)
+    path = write_recipe(tmp_path, content)
+    with process_group(2) as environments:
+        both = [
+            Warm(
+                *("cxrsynth", "tune", path, "--out", tmp_path / f"run{own['RANK']}"),
+                log=tmp_path / f"{own['RANK']}.log",
+                environment=own,
+            )
+            for own in environments
+        ]
+        codes = [process.wait() for process in both]
+    printed = [" ".join(process.printed().split()) for process in both]
+    assert codes == [2, 2], printed
+    for text in printed:
+        assert "1 process of 2 (rank 1) did not find there what the first one wrote" in text
+        assert "Traceback" not in text
+    assert not (tmp_path / "run0").exists()
+    assert not (tmp_path / "run1").exists()
 
 
 @pytest.mark.parametrize("name", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
