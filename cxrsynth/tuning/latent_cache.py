@@ -8,13 +8,14 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -37,6 +38,7 @@ from cxrsynth.runtime.files import write_atomically
 from cxrsynth.runtime.pool import OrderedPool
 from cxrsynth.tuning.splits import text_key
 
+_DIGEST = "sha256"  # in a file's header, of its latents and of all else there: a flipped bit would train on unnoticed
 _USED, _DAMAGED, _NO_REPORT, _HELD_OUT = "used", "could not be read", "without a report", "of held-out or test reports"
 
 
@@ -90,9 +92,13 @@ class TrainingImages:
         return part.pairs[row]
 
     def latent(self, place: int) -> Tensor:
-        """Scaled latent of an image, [C, h, w] float32 on the CPU."""
+        """Scaled latent of an image, [C, h, w] float32 on the CPU.
+
+        Raises:
+            ModelError: if its file cannot be read.
+        """
         part, row = self._find(place)
-        with safe_open(part.path, framework="pt") as file:
+        with _readable(part.path), safe_open(part.path, framework="pt") as file:
             return file.get_slice("latents")[row].float()  # type: ignore[no-any-return]
 
     def summary(self, *, first_damage: bool = True) -> str:
@@ -147,7 +153,7 @@ class ExcludedReports:
 
 
 class ImageEncoder:
-    """Encodes units of a collection into a folder; a unit found there is not encoded again.
+    """Encodes units of a collection into a folder; a unit found there, as it was written, is not encoded again.
 
     Args:
         collection: the images.
@@ -184,7 +190,7 @@ class ImageEncoder:
         self._identity = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
     def encode(self, units: Sequence[Unit], *, advance: Callable[[int], None]) -> None:
-        """Encode those of `units` that are missing.
+        """Encode those of `units` that are missing or damaged.
 
         Raises:
             RecipeError: if the latents take more disk space than is allowed.
@@ -194,7 +200,7 @@ class ImageEncoder:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for unit in units:
             path = self._path(unit)
-            if not path.is_file():
+            if not _is_whole(path):
                 write_atomically(path, self._encoded(unit, advance))
             self._check_room()
 
@@ -203,6 +209,7 @@ class ImageEncoder:
 
         Raises:
             ReportsError: if no image can be used.
+            ModelError: if a file cannot be read.
         """
         images = TrainingImages([_read(self._path(unit)) for unit in self._collection.units])
         if not len(images):
@@ -242,12 +249,15 @@ class ImageEncoder:
             pairs += [pair for pair, _ in batch]
             latents.append(kept)
             advance(len(batch))
-        metadata = {
-            "pairs": json.dumps([[pair.prompt, pair.conditions] for pair in pairs]),
-            "counts": json.dumps(counts),
-            "first_damage": damages[0] if damages else "",
-        }
-        return save({"latents": torch.cat(latents)}, metadata=metadata)
+        joined, metadata = (
+            torch.cat(latents),
+            {
+                "pairs": json.dumps([[pair.prompt, pair.conditions] for pair in pairs]),
+                "counts": json.dumps(counts),
+                "first_damage": damages[0] if damages else "",
+            },
+        )
+        return save({"latents": joined}, metadata=metadata | {_DIGEST: _digest_of(joined, metadata)})
 
     def _usable(self, unit: Unit, counts: Counter[str], damages: list[str]) -> Iterator[tuple[Pair, Tensor]]:
         """Images of a unit that have a prompt, [1, H, W] in [0, 1]; the others are counted by reason."""
@@ -271,8 +281,35 @@ class ImageEncoder:
         return (_NO_REPORT, None) if built.is_any else (_USED, Pair(built.prompt, built.conditions))
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a unit has been encoded, and its file holds what was written."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            latents, metadata = file.get_tensor("latents"), dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+    found: str | None = metadata.pop(_DIGEST, None)
+    return found == _digest_of(latents, metadata)
+
+
+def _digest_of(latents: Tensor, metadata: Mapping[str, str]) -> str:
+    header = json.dumps(metadata, sort_keys=True).encode()
+    return hashlib.sha256(header + b"\0" + latents.contiguous().numpy().tobytes()).hexdigest()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say what to do where a file of latents has been lost or damaged under way."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{path}: cannot be read any more ({error})\n  the same command encodes what is missing, and goes on"
+        ) from None
+
+
 def _read(path: Path) -> _Part:
-    with safe_open(path, framework="pt") as file:
+    with _readable(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     pairs = tuple(Pair(prompt, tuple(conditions)) for prompt, conditions in json.loads(metadata["pairs"]))
     return _Part(path, pairs, Counter(json.loads(metadata["counts"])), metadata["first_damage"])

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import model_digest
+from cxrsynth.errors import ModelError
 from cxrsynth.recipe.schema import SftStage
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
@@ -105,6 +107,46 @@ def test_a_run_stopped_and_killed_ends_as_if_it_never_was(tiny_model: Path, radi
     assert not (cut / "checkpoints" / "latents-0").exists()
     again = tune(path, cut)
     assert (again.exit_code, "already complete" in again.output) == (0, True)
+
+
+def encoded_of(path: Path) -> tuple[list[Any], dict[str, str]]:
+    """Latents and header of a file; the order of the header differs from file to file."""
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor("latents").tolist(), file.metadata()
+
+
+@pytest.mark.parametrize("damage", ["cut", "a latent", "a prompt", "zeros", "gone"])
+def test_damaged_latents_are_encoded_again(damage: str, tiny_model: Path, radiographs: Path, tmp_path: Path) -> None:
+    with stage_of(tmp_path, recipe(tiny_model, radiographs)) as (stage, _, pool):
+        path = min(stage.run.folder.latents(0).iterdir())
+        content, whole = encoded_of(path), path.stat()
+        stage.read_images(pool)
+        assert path.stat().st_mtime_ns == whole.st_mtime_ns
+        changed = bytearray(before := path.read_bytes())
+        if damage == "a latent":
+            changed[-100] ^= 1
+        elif damage == "a prompt":
+            changed[before.index(b"pairs") + 20] ^= 1
+        elif damage == "zeros":
+            changed[-100:] = bytes(100)
+        path.write_bytes(changed[:-10] if damage == "cut" else changed)
+        if damage == "gone":
+            path.unlink()
+        stage.read_images(pool)
+        assert encoded_of(path) == content
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_latents_lost_under_way_end_the_run_with_a_message(
+    damage: str, tiny_model: Path, radiographs: Path, tmp_path: Path
+) -> None:
+    with stage_of(tmp_path, recipe(tiny_model, radiographs)) as (stage, found, _):
+        for path in stage.run.folder.latents(0).iterdir():
+            path.unlink()
+            if damage == "cut":
+                path.write_bytes(b"12345678")
+        with pytest.raises(ModelError, match="cannot be read any more"):
+            stage.loss(0, batch_of(0), found)
 
 
 @pytest.mark.parametrize("cores", [1, 2])
