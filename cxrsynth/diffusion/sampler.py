@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import diffusers
@@ -30,6 +31,39 @@ from cxrsynth.errors import ModelError, in_words
 from cxrsynth.settings import Sampler
 
 _DECODED_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How messages name what chose a sampler and its steps: options of the command line, or keys of a recipe.
+
+    Args:
+        both: sampler and steps.
+        steps: the steps alone.
+        sampler: the sampler alone.
+        use: what another sampler is given to, before its name.
+        other: what to change where sampler and steps do not go with the model's scheduler.
+        start: what to change where no image follows from the first step; None for another sampler.
+    """
+
+    both: str
+    steps: str
+    sampler: str
+    use: str
+    other: str
+    start: str | None = None
+
+    @classmethod
+    def by_options(cls, sampler: Sampler, steps: int) -> "Asked":
+        """As `generate` is asked."""
+        own, count = f"--sampler {sampler.value}", f"--steps {steps}"
+        return cls(f"{own} {count}", count, own, "--sampler", "another --sampler, or other --steps")
+
+    @classmethod
+    def in_words(cls, sampler: Sampler, steps: int) -> "Asked":
+        """Where it is not known what chose them."""
+        own, count = f"the sampler {sampler.value}", f"{steps} steps"
+        return cls(f"{count} of {sampler.value}", count, own, "the sampler", "another sampler, or other steps")
 
 
 class SamplingStopped(Exception):
@@ -83,16 +117,15 @@ def make_scheduler(model: DiffusionModel, sampler: Sampler, *, steps: int) -> An
         ModelError: if the schedule has fewer timesteps than `steps`, or the sampler does not fit it.
     """
     config, family = model.scheduler_config, model.family
-    with _explained(SCHEDULER_FILE, config, f"--sampler {sampler.value} --steps {steps}"):
-        scheduler = _scheduler(config, sampler)
+    asked = Asked.in_words(sampler, steps)
+    with _explained(SCHEDULER_FILE, config, asked):
+        scheduler = _scheduler(config, sampler, asked)
         mu = _shift_by_size(model, scheduler.config) if _shifts_by_size(scheduler) else None
-        _set_timesteps(scheduler, config, sampler, family, steps=steps, device=model.device, mu=mu)
+        _set_timesteps(scheduler, config, sampler, family, steps=steps, device=model.device, mu=mu, asked=asked)
     return scheduler
 
 
-def check_scheduler(
-    model: ResolvedModel, sampler: Sampler, *, steps: int, asked: str | None = None, other: str = ""
-) -> None:
+def check_scheduler(model: ResolvedModel, sampler: Sampler, *, steps: int, asked: Asked | None = None) -> None:
     """Refuse a sampler, or a number of steps, that a model's scheduler does not take; all steps are tried on zeros.
 
     Schedulers of diffusers check little when they are made: most of what does not go together fails at some step.
@@ -101,19 +134,18 @@ def check_scheduler(
         model: whose scheduler it is.
         sampler: as chosen.
         steps: denoising steps.
-        asked: what chose sampler and steps, for messages; None for the options of the command line.
-        other: what to change, for messages.
+        asked: what chose sampler and steps, for messages; None for the options of `generate`.
 
     Raises:
         ModelError: naming the scheduler, and what diffusers says.
     """
     config, family = model.scheduler_config(), model.family
-    asked = asked or f"--sampler {sampler.value} --steps {steps}"
-    with _explained(str(model.folders["scheduler"] / SCHEDULER_FILE), config, asked, other):
-        scheduler = _scheduler(config, sampler)
+    asked = asked or Asked.by_options(sampler, steps)
+    with _explained(str(model.folders["scheduler"] / SCHEDULER_FILE), config, asked):
+        scheduler = _scheduler(config, sampler, asked)
         # By how much is known once the networks are loaded; any shift shows if there can be one.
         mu = 1.0 if _shifts_by_size(scheduler) else None
-        _set_timesteps(scheduler, config, sampler, family, steps=steps, device=torch.device("cpu"), mu=mu)
+        _set_timesteps(scheduler, config, sampler, family, steps=steps, device=torch.device("cpu"), mu=mu, asked=asked)
         zeros = torch.zeros(1, 1, 2, 2)
         latents = zeros + 1
         drawing = _step_noise(scheduler, latents) if sampler is Sampler.MODEL else {}
@@ -124,24 +156,28 @@ def check_scheduler(
             raise ValueError("its steps give numbers that are not finite")
 
 
-def sampling_timesteps(config: dict[str, Any], family: Family, sampler: Sampler, *, steps: int) -> Tensor:
+def sampling_timesteps(
+    config: dict[str, Any], family: Family, sampler: Sampler, *, steps: int, asked: Asked | None = None
+) -> Tensor:
     """Timesteps of a sampler before any network is loaded, in descending order.
 
-    Where they depend on the image's size, they are those of some size.
+    Where they depend on the image's size, they are those of some size. `asked` is what chose sampler and steps, for
+    messages.
 
     Raises:
         ModelError: as `make_scheduler` does.
     """
-    with _explained(SCHEDULER_FILE, config, f"{steps} steps of {sampler.value}"):
-        scheduler = _scheduler(config, sampler)
+    asked = asked or Asked.in_words(sampler, steps)
+    with _explained(SCHEDULER_FILE, config, asked):
+        scheduler = _scheduler(config, sampler, asked)
         mu = 1.0 if _shifts_by_size(scheduler) else None
-        _set_timesteps(scheduler, config, sampler, family, steps=steps, device=torch.device("cpu"), mu=mu)
+        _set_timesteps(scheduler, config, sampler, family, steps=steps, device=torch.device("cpu"), mu=mu, asked=asked)
     timesteps: Tensor = scheduler.timesteps
     return timesteps
 
 
 @contextmanager
-def _explained(where: str, config: dict[str, Any], asked: str, other: str = "") -> Iterator[None]:
+def _explained(where: str, config: dict[str, Any], asked: Asked) -> Iterator[None]:
     """Name file, class and options in a ModelError where diffusers fails, with whatever exception."""
     try:
         yield
@@ -149,9 +185,9 @@ def _explained(where: str, config: dict[str, Any], asked: str, other: str = "") 
         raise
     except Exception as error:
         raise ModelError(
-            f"{where}: {config.get('_class_name', 'DDIMScheduler')} does not go with {asked}\n"
+            f"{where}: {config.get('_class_name', 'DDIMScheduler')} does not go with {asked.both}\n"
             f"  diffusers: {in_words(error)}\n"
-            f"  use: {other or 'another --sampler, or other --steps'}, or correct the file"
+            f"  use: {asked.other}, or correct the file"
         ) from None
 
 
@@ -164,6 +200,7 @@ def _set_timesteps(
     steps: int,
     device: torch.device,
     mu: float | None,
+    asked: Asked,
 ) -> None:
     """Set a scheduler to `steps` timesteps.
 
@@ -175,13 +212,14 @@ def _set_timesteps(
         steps: denoising steps.
         device: where the timesteps go.
         mu: shift of the noise levels by the image's size; None for none.
+        asked: what chose sampler and steps, for messages.
 
     Raises:
         ModelError: if the schedule has fewer, or no image follows from its first.
     """
     longest = scheduler.config.num_train_timesteps
     if steps > longest:
-        raise ModelError(f"--steps {steps}: the model's schedule has {longest} timesteps")
+        raise ModelError(f"{asked.steps}: the model's schedule has {longest} timesteps")
     settings: dict[str, Any] = {}
     if mu is not None:
         if "mu" in inspect.signature(scheduler.set_timesteps).parameters:
@@ -195,16 +233,17 @@ def _set_timesteps(
     if sampler is Sampler.DDIM:
         # By rounding, some counts of `trailing` steps (61, 103 ...) get one more, at timestep -1.
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
-        _check_start(scheduler)
+        _check_start(scheduler, asked)
 
 
-def _check_start(scheduler: Any) -> None:
+def _check_start(scheduler: Any, asked: Asked) -> None:
     """Raises ModelError if no image follows from a prediction at the first timestep."""
     first = scheduler.alphas_cumprod[scheduler.timesteps[0].cpu()]
     if scheduler.config.prediction_type == "epsilon" and first == 0:
         raise ModelError(
-            "the model predicts noise, and its schedule ends in noise alone (rescale_betas_zero_snr): from such a"
-            " prediction no image follows\n  use: --sampler euler, or timestep_spacing leading in its scheduler"
+            f"{asked.sampler}: the model predicts noise, and its schedule ends in noise alone (rescale_betas_zero_snr):"
+            " from such a prediction no image follows\n"
+            f"  use: {asked.start or f'{asked.use} euler, or timestep_spacing leading in its scheduler'}"
         )
 
 
@@ -226,13 +265,13 @@ def scaled_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
     return scaled
 
 
-def _scheduler(config: dict[str, Any], sampler: Sampler) -> Any:
+def _scheduler(config: dict[str, Any], sampler: Sampler, asked: Asked) -> Any:
     if sampler is Sampler.MODEL:
-        return _own_scheduler(config)
+        return _own_scheduler(config, asked)
     if is_flow(config):
         if sampler is Sampler.DDIM:
             raise ModelError(
-                "--sampler ddim: the model learned by flow matching, which has no DDIM steps\n"
+                f"{asked.sampler}: the model learned by flow matching, which has no DDIM steps\n"
                 "  use: euler, dpm++ or model"
             )
         if sampler is Sampler.EULER:
@@ -260,7 +299,7 @@ def _without_noise(config: dict[str, Any]) -> dict[str, Any]:
     return {"algorithm_type": "dpmsolver++"} if algorithm.startswith("sde-") else {}
 
 
-def _own_scheduler(config: dict[str, Any]) -> Any:
+def _own_scheduler(config: dict[str, Any], asked: Asked) -> Any:
     """The scheduler that a model's folder names.
 
     Raises:
@@ -269,11 +308,11 @@ def _own_scheduler(config: dict[str, Any]) -> Any:
     named = str(config.get("_class_name", "DDIMScheduler"))
     kind = getattr(diffusers, named, None)
     if kind is None:
-        raise ModelError(f"--sampler model: the model's scheduler is {named}, which this diffusers does not have")
+        raise ModelError(f"{asked.sampler}: the model's scheduler is {named}, which this diffusers does not have")
     if named == "DPMSolverSDEScheduler":
         raise ModelError(
-            f"--sampler model: {named} draws its noise from a generator of its own, so images could not be made again\n"
-            "  use: --sampler dpm++, ddim or euler"
+            f"{asked.sampler}: {named} draws its noise from a generator of its own, so images could not be made again\n"
+            f"  use: {asked.use} dpm++, ddim or euler"
         )
     return kind.from_config(config)
 

@@ -13,7 +13,7 @@ from cxrsynth.diffusion.few_steps import student_schedule
 from cxrsynth.diffusion.model import choose_device, choose_precision
 from cxrsynth.diffusion.notices import tell_additions
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
-from cxrsynth.diffusion.sampler import check_scheduler
+from cxrsynth.diffusion.sampler import Asked, check_scheduler, sampling_timesteps
 from cxrsynth.diffusion.schedule import is_flow
 from cxrsynth.diffusion.spec import SPEC_FILE, SamplingDefaults
 from cxrsynth.errors import ModelError, RecipeError
@@ -190,6 +190,11 @@ def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
         for index, stage in enumerate(recipe.stages)
         if isinstance(stage, ReinforcementStage)
     } | {"evaluation.steps": recipe.evaluation.steps or 0}
+    wanted |= {
+        f"stages.{index}.teacher.steps": stage.teacher.steps or 0
+        for index, stage in enumerate(recipe.stages)
+        if isinstance(stage, DistillStage)
+    }
     wrong = [
         f"{path}: {key}: {steps}, the model's schedule has {limit} timesteps"
         for key, steps in wanted.items()
@@ -204,40 +209,61 @@ def _check_schedule(recipe: Recipe, model: ResolvedModel, path: Path) -> None:
         ]
     if wrong:
         raise RecipeError("\n".join(wrong))
-    for key, sampler, steps in _samplings(recipe, model):
-        check_scheduler(
-            model,
-            sampler,
-            steps=steps,
-            asked=f"{path}: {key}: {steps} steps of {sampler.value}",
-            other="other steps, or another sampler (sampling.sampler; for evaluations, that of the model's defaults)",
-        )
+    for sampler, steps, asked in _samplings(recipe, model, path):
+        check_scheduler(model, sampler, steps=steps, asked=asked)
 
 
-def _samplings(recipe: Recipe, model: ResolvedModel) -> Iterator[tuple[str, Sampler, int]]:
-    """Everything that will sample: its key in the recipe, sampler and steps. Raises as `check_distillation` does."""
+def _samplings(recipe: Recipe, model: ResolvedModel, path: Path) -> Iterator[tuple[Sampler, int, Asked]]:
+    """Everything that will sample: sampler, steps, and the keys that chose them. Raises as `_distilled` does."""
     defaults = model.spec.defaults
     tuned = False
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, DistillStage):
-            defaults = _distilled(stage, model, defaults, where=f"stages.{index}")
+            defaults = _distilled(stage, model, defaults, where=f"{path}: stages.{index}")
         if not isinstance(stage, ReinforcementStage):
             continue
         tuned = True
-        own = stage.sampling.sampler or defaults.sampler
-        sampler = Sampler.DDIM if stage.objective == "policy_gradient" else own
-        yield f"stages.{index}.sampling", sampler, stage.sampling.steps
+        where, steps = f"stages.{index}", stage.sampling.steps
+        if stage.objective == "policy_gradient":
+            sampler, other = Sampler.DDIM, f"{where}.objective forward, with {where}.sampling.sampler"
+            chosen = f"{path}: {where}.objective: policy_gradient, which samples by ddim"
+        else:
+            sampler, other = stage.sampling.sampler or defaults.sampler, f"{where}.sampling.sampler"
+            chosen = f"{path}: {where}.sampling.sampler: {sampler.value}"
+        yield sampler, steps, _asked(f"{path}: {where}.sampling", sampler, steps, chosen=chosen, other=other)
     if tuned:
-        yield "evaluation", defaults.sampler, recipe.evaluation.steps or defaults.steps
+        sampler, steps = defaults.sampler, recipe.evaluation.steps or defaults.steps
+        chosen = f"{path}: evaluation: {sampler.value}, as in the model's defaults"
+        other = f"defaults.sampler in the model's {SPEC_FILE}"
+        yield sampler, steps, _asked(f"{path}: evaluation", sampler, steps, chosen=chosen, other=other)
+
+
+def _asked(where: str, sampler: Sampler, steps: int, *, chosen: str, other: str) -> Asked:
+    """How messages name a sampler, `chosen` by a key of the recipe, and the steps beside it."""
+    return Asked(
+        both=f"{where}: {steps} steps of {sampler.value}",
+        steps=f"{where}.steps: {steps}",
+        sampler=chosen,
+        use=other,
+        other=f"other steps, or another sampler ({other})",
+    )
 
 
 def _distilled(
     stage: DistillStage, model: ResolvedModel, defaults: SamplingDefaults, *, where: str
 ) -> SamplingDefaults:
-    """How a distilled model is sampled. Raises ModelError if its teacher does not go with it."""
+    """How a distilled model is sampled. Raises ModelError if there is none, or its teacher does not go with it."""
+    student, steps = student_schedule(model.scheduler_config(), model.family), stage.sampling_steps
+    asked = replace(
+        Asked.in_words(student.sampler, steps),
+        both=f"{where}.sampling_steps: {steps} of {student.sampler.value}",
+        steps=f"{where}.sampling_steps: {steps}",
+        sampler=f"{where}.stage: distill, whose model samples by {student.sampler.value}",
+        start="a model that predicts the velocity",
+    )
+    sampling_timesteps(student.config, model.family, student.sampler, steps=steps, asked=asked)
     try:
         teacher_sampling(stage, model, defaults)
     except ModelError as error:
         raise ModelError(f"{where}.teacher.steps: {error}") from None
-    sampler = student_schedule(model.scheduler_config(), model.family).sampler
-    return SamplingDefaults(steps=stage.sampling_steps, guidance=1.0, sampler=sampler)
+    return SamplingDefaults(steps=steps, guidance=1.0, sampler=student.sampler)

@@ -243,7 +243,7 @@ def test_colors_are_clipped_before_they_become_gray(tiny_model: Path, tmp_path: 
 @pytest.mark.parametrize("name", FLOW)
 def test_flow_matching_has_no_ddim_steps(name: str, folders: dict[str, Path]) -> None:
     model = loaded(folders[name])
-    with pytest.raises(ModelError, match=r"--sampler ddim: .*flow matching.*\n.*euler"):
+    with pytest.raises(ModelError, match=r"the sampler ddim: .*flow matching.*\n.*euler"):
         sample_images(model, PROMPTS, noise_of(model), sampler=Sampler.DDIM, steps=STEPS, guidance=1.0)
 
 

@@ -118,3 +118,72 @@ def test_tune_refuses_them_too(
         assert said in result.output
         assert "scheduler_config.json: LCMScheduler does not go with" in result.output
         assert not (tmp_path / "out").exists()
+
+
+ENDS_IN_NOISE = {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+OWN_NOISE = {"_class_name": "DPMSolverSDEScheduler"}
+
+
+@pytest.mark.parametrize(
+    ("config", "stage", "said", "use"),
+    [
+        (
+            ENDS_IN_NOISE,
+            {"objective": "policy_gradient"},
+            "stages.0.objective: policy_gradient, which samples by ddim: the model predicts noise",
+            "use: stages.0.objective forward, with stages.0.sampling.sampler euler, or timestep_spacing leading",
+        ),
+        (
+            ENDS_IN_NOISE,
+            {"objective": "forward", "sampling": {"sampler": "ddim", "steps": 3}},
+            "stages.0.sampling.sampler: ddim: the model predicts noise",
+            "use: stages.0.sampling.sampler euler, or timestep_spacing leading",
+        ),
+        (
+            OWN_NOISE,
+            {"objective": "forward", "sampling": {"sampler": "model", "steps": 3}},
+            "stages.0.sampling.sampler: model: DPMSolverSDEScheduler draws its noise",
+            "use: stages.0.sampling.sampler dpm++, ddim or euler",
+        ),
+        (
+            OWN_NOISE,
+            {"objective": "forward", "sampling": {"sampler": "euler", "steps": 3}},
+            "evaluation: model, as in the model's defaults: DPMSolverSDEScheduler draws its noise",
+            "use: defaults.sampler in the model's cxrsynth.json dpm++, ddim or euler",
+        ),
+        (
+            ENDS_IN_NOISE,
+            {"stage": "distill", "steps": 4},
+            "stages.0.stage: distill, whose model samples by ddim: the model predicts noise",
+            "use: a model that predicts the velocity",
+        ),
+        (
+            {"_class_name": "DDIMScheduler"},
+            {"stage": "distill", "steps": 4, "teacher": {"steps": 5000}},
+            "stages.0.teacher.steps: 5000, the model's schedule has 1000 timesteps",
+            "",
+        ),
+    ],
+)
+def test_messages_of_tune_name_its_own_keys(
+    config: dict[str, Any],
+    stage: dict[str, Any],
+    said: str,
+    use: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install_brightness(tmp_path / "own", monkeypatch)
+    model = with_scheduler(tiny_model, tmp_path / "model", prediction_type="epsilon", **config)
+    (model / "cxrsynth.json").write_text(json.dumps({"defaults": {"sampler": "model"}}))
+    content = recipe(model, objective=stage.get("objective", "forward"))
+    content["stages"] = [stage if "stage" in stage else content["stages"][0] | stage]
+    result = tune(write_recipe(tmp_path, content), tmp_path / "out")
+    printed = " ".join(result.output.split())
+    assert result.exit_code == 2, printed
+    assert f"recipe.yaml: {said}" in printed
+    assert use in printed
+    for option in ("--sampler", "--steps"):
+        assert option not in printed
+    assert not (tmp_path / "out").exists()
