@@ -249,14 +249,12 @@ class ImageEncoder:
             pairs += [pair for pair, _ in batch]
             latents.append(kept)
             advance(len(batch))
-        joined, metadata = (
-            torch.cat(latents),
-            {
-                "pairs": json.dumps([[pair.prompt, pair.conditions] for pair in pairs]),
-                "counts": json.dumps(counts),
-                "first_damage": damages[0] if damages else "",
-            },
-        )
+        joined = torch.cat(latents)
+        metadata = {
+            "pairs": json.dumps([[pair.prompt, pair.conditions] for pair in pairs]),
+            "counts": json.dumps(counts),
+            "first_damage": damages[0] if damages else "",
+        }
         return save({"latents": joined}, metadata=metadata | {_DIGEST: _digest_of(joined, metadata)})
 
     def _usable(self, unit: Unit, counts: Counter[str], damages: list[str]) -> Iterator[tuple[Pair, Tensor]]:
