@@ -50,8 +50,8 @@ class Metrics:
         self._replace([row for row in self.rows() if not (_begins(row, "test/") and row["stage"] == stage)])
 
     def cut(self, *, stage: int, iteration: int) -> None:
-        """Drop rows of this stage after `iteration`, and of later stages; they will be written again."""
-        kept = [row for row in self.rows() if (row["stage"], row["iteration"]) <= (stage, iteration)]
+        """Drop rows of this stage after `iteration`; they will be written again. Each stage does so when it resumes."""
+        kept = [row for row in self.rows() if row["stage"] != stage or row["iteration"] <= iteration]
         self._replace(kept)
 
     def _replace(self, rows: Sequence[Mapping[str, Any]]) -> None:

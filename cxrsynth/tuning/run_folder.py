@@ -11,6 +11,7 @@ checkpoints/best-<stage>/      the best one by the evaluator
 checkpoints/baseline/          the baseline's held-out images
 checkpoints/latents-<stage>/   encoded images for fine-tuning, for as long as the stage runs
 stages/<stage>/model/          the model a stage before the last one left
+stages/<stage>/model.sha256    its digest, without which damage would change what later stages learn
 model/                         the tuned model: Stable Diffusion layout, ace.safetensors, model card
 export/                        the same of an unfinished run, written by --export
 """
@@ -22,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cxrsynth.errors import RecipeError, ShardError
+from cxrsynth.errors import ModelError, RecipeError, ShardError
 from cxrsynth.recipe.changes import changes, check_changes
 from cxrsynth.recipe.read import keys_of_earlier_version
 from cxrsynth.rl.checkpoint import check_whole
@@ -37,7 +38,7 @@ _WRITTEN = (
     *("recipe.yaml", "inputs.json", "versions.json", _HISTORY, "metrics.jsonl", "curves.png", "sheets/*.png"),
     *(_CHECKPOINT_NAMES, "checkpoints/best-*", "checkpoints/baseline/*.safetensors"),
     *("checkpoints/latents-*/*.safetensors", "checkpoints/latents-*/images/*.safetensors"),
-    *("stages/*/model", "model", "export"),
+    *("stages/*/model", "stages/*/model.sha256", "model", "export"),
 )
 # Files that one process writes for the others to find. The rest was left by version 0.1.
 _TOKEN = ".shared-{}.partial"
@@ -145,12 +146,13 @@ class RunFolder:
             going_on: stage that goes on from its best checkpoint; its later checkpoints are removed.
 
         Raises:
-            ShardError: if the folder cannot be written, or another run is writing there.
+            ShardError: if the folder cannot be written, another run is writing there, or a file of the run is damaged.
             RecipeError: if the run started with other inputs, or another run has begun there since it was checked.
             ModelError: if the best checkpoint is damaged.
         """
         self._folder.lock()
         self.check(recipe, going_on=going_on)
+        self._history()  # the card needs it at the end: better refused before the work than after it
         try:
             if going_on is not None:
                 self._same_inputs(inputs)
@@ -184,13 +186,19 @@ class RunFolder:
 
     def earlier_tests(self) -> int:
         """How often the run was tested before it went on with other settings."""
-        return sum(bool(entry.get("tested")) for entry in self._history() if isinstance(entry, dict))
+        return sum(bool(entry.get("tested")) for entry in self._history())
 
-    def _history(self) -> list[Any]:
+    def _history(self) -> list[dict[str, Any]]:
+        """Each time the run went on from its best checkpoint. Raises ShardError for what no run wrote."""
+        path = self.path / _HISTORY
         try:
-            return list(json.loads((self.path / _HISTORY).read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
-            return []
+            found = json.loads(self._read(path)) if path.exists() else []
+        except ValueError:
+            found = None
+        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+            # Without it, the model card would say that nothing was chosen by test reports.
+            raise ShardError(f"{path}: not what a run wrote there\n  restore it, or choose a new folder")
+        return found
 
     def _write_versions(self, versions: Mapping[str, str]) -> None:
         """Record the versions the run started with, and those it resumes with if they differ."""
@@ -252,6 +260,29 @@ class RunFolder:
     def stage_model(self, stage: int) -> Path:
         """Folder of the model a stage leaves to the next one."""
         return self.path / "stages" / str(stage) / "model"
+
+    def check_stage_model(self, stage: int, digest: str, *, writes: bool) -> None:
+        """Refuse a model of a stage that is not the one the stage left; its digest is recorded the first time.
+
+        Args:
+            stage: that left it.
+            digest: of the model as it is now.
+            writes: whether this process may record it.
+
+        Raises:
+            ModelError: if it is another model.
+            ShardError: if the record cannot be read.
+        """
+        path = self.stage_model(stage).with_name("model.sha256")
+        if not path.exists():
+            if writes:
+                write_atomically(path, f"{digest}\n".encode())
+            return
+        if self._read(path).strip() != digest:
+            raise ModelError(
+                f"{self.stage_model(stage)}: damaged or changed, its SHA-256 is not the one that {path.name} beside it"
+                " records\n  restore it, or remove this folder: the stage saves it again from its checkpoint"
+            )
 
     def latents(self, stage: int) -> Path:
         """Folder of a stage's encoded images, while the stage runs."""

@@ -91,7 +91,7 @@ def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
                 _remove_caches(run, [index])
             first = None  # its networks are no longer needed
             if index + 1 < len(run.recipe.stages):
-                checkpoint = resolve_model(str(run.stage_model(index)))
+                checkpoint = _left_by(run, index)
     except OSError as error:
         if error.errno is None:
             raise  # a library's own, not of a file
@@ -99,6 +99,13 @@ def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
     finally:
         run.folder.unlock()
     return Tuned(run.folder.model)
+
+
+def _left_by(run: TuneRun, index: int) -> ResolvedModel:
+    """The model that a stage left to the next one. Raises ModelError if it cannot be used, or is no longer the same."""
+    model = resolve_model(str(run.stage_model(index)))
+    run.folder.check_stage_model(index, model.digest, writes=run.is_main)
+    return model
 
 
 def _versions(run: TuneRun) -> dict[str, str]:
@@ -156,7 +163,7 @@ def _export(run: TuneRun, index: int) -> Tuned:
             f"--export: {run.folder.path}: stage {index + 1} of {count} has no checkpoint yet{left}\n"
             "  the same command without --export trains on"
         )
-    source = resolve_model(str(run.stage_model(index - 1))) if index else run.model
+    source = _left_by(run, index - 1) if index else run.model
     with memory_advice(LOADING_ADVICE):
         stage = _STAGES[section.stage](run.starting_from(source), section, index, checkpoint=source)
         stage.progress.load(folder)

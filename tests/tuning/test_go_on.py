@@ -9,8 +9,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.tuning.evaluator import Evaluator
+from cxrsynth.tuning.run_folder import RunFolder
 from tests.generation.making import hashes, write_table
 from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
 
@@ -154,6 +155,18 @@ def test_a_damaged_best_checkpoint_is_not_gone_on_from(
         refused = tune(path, out, *options)
         assert (refused.exit_code, "weights.safetensors: damaged" in " ".join(refused.output.split())) == (2, True)
     assert hashes(out) == before
+
+
+@pytest.mark.parametrize("damaged", ["", '[{"tested": tru', '{"tested": true}', "[1]"])
+def test_a_damaged_history_is_refused(damaged: str, tmp_path: Path) -> None:
+    """The card would say that nothing was chosen by the test reports, however often they were looked at."""
+    folder = RunFolder(tmp_path / "run")
+    folder.start("seed: 0\n", {}, {})
+    folder.unlock()
+    (folder.path / "history.json").write_text(damaged)
+    with pytest.raises(ShardError, match=r"history\.json: not what a run wrote there"):
+        folder.start("seed: 0\n", {}, {})
+    folder.unlock()
 
 
 @pytest.mark.slow

@@ -225,6 +225,28 @@ def test_damage_in_the_run_folder_is_explained_or_repaired(tiny_model: Path, tmp
     assert "weights of iteration 2\n" in (out / "model" / "model_card.md").read_text()
 
 
+@pytest.mark.slow
+def test_damage_to_the_model_of_an_earlier_stage_is_found(tiny_model: Path, tmp_path: Path) -> None:
+    """The next stage would learn on from other weights, and compare with another baseline."""
+    train = {"unet": "lora", "lora": {"rank": 2}, "ace": False}
+    content = recipe(tiny_model, iterations=1, train=train)
+    content["stages"] *= 2
+    path, out = write_recipe(tmp_path, content), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    expected, rows = hashes(out / "model"), metrics(out)
+    shutil.rmtree(out / "model")
+    left = out / "stages" / "0" / "model"
+    weights = left / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 1
+    weights.write_bytes(data)
+    for options in ((), ("--export",)):
+        assert "stages/0/model: damaged or changed" in refused(tune(path, out, *options)).replace("\\", "/")
+    shutil.rmtree(left)  # as the message says
+    assert tune(path, out).exit_code == 0
+    assert (hashes(out / "model"), metrics(out)) == (expected, rows)
+
+
 @pytest.mark.parametrize(("iterations", "said"), [(2, "iteration 2: report "), (1, "iteration 1: held-out report ")])
 def test_diverged_weights_are_reported_with_the_iteration(
     iterations: int, said: str, tiny_model: Path, tmp_path: Path
