@@ -18,7 +18,7 @@ from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.rewards.digests import backend_digest
-from cxrsynth.runtime.files import file_sha256, folder_atomically, read_json, stable_json, what_it_is
+from cxrsynth.runtime.files import file_sha256, folder_atomically, read_json, stable_json, system_errors, what_it_is
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import ConvertSettings, Precision
 
@@ -57,7 +57,7 @@ def _convert(settings: ConvertSettings) -> Converted:
             out.parent.mkdir(parents=True, exist_ok=True)
             write_weights(out, read_weights(source))
             return Converted(model=out, family="", digest=file_sha256(out))
-        with folder_atomically(out) as partial:
+        with folder_atomically(out) as partial, system_errors(partial):
             if is_published(source):
                 convert_biovil_t(source, partial)
                 digest = backend_digest("consistency", str(partial))

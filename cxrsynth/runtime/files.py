@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -98,14 +99,27 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", *, metadata: Mapp
 
     partial = partial_path(path)
     try:
-        save_file(dict(tensors), partial, metadata=None if metadata is None else dict(metadata))
+        with system_errors(partial):
+            save_file(dict(tensors), partial, metadata=None if metadata is None else dict(metadata))
         sync(partial)
         publish(path)
-    except BaseException as error:
+    except BaseException:
         partial.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):
-            raise OSError(errno.EIO, str(error), str(partial)) from None
         raise
+
+
+@contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Where a block writes safetensors files to `path`, its failures have the system's number, as of a full disk.
+
+    Raises:
+        OSError: in place of the library's own error, which gives the number in its text alone.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = _SYSTEM_ERROR.search(str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
 
 
 @contextmanager
@@ -202,4 +216,5 @@ def has_sha256(path: Location, expected: object) -> bool:
         return False
 
 
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends

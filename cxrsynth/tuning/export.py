@@ -1,7 +1,6 @@
 """The model a stage leaves: a complete folder that `generate` and plain diffusers load."""
 
 import copy
-import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cxrsynth.diffusion.ace import save_ace
@@ -24,7 +22,7 @@ from cxrsynth.diffusion.schedule import SCHEDULER_FILE
 from cxrsynth.diffusion.spec import SPEC_FILE, SamplingDefaults
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
-from cxrsynth.runtime.files import folder_atomically, read_json
+from cxrsynth.runtime.files import folder_atomically, read_json, system_errors
 from cxrsynth.runtime.pretrained import variant
 from cxrsynth.settings import Precision
 
@@ -67,31 +65,28 @@ def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str)
         OSError: if it cannot be written.
     """
     folder = source.folder
-    try:
-        with folder_atomically(out) as partial:
-            for part in source.parts:
-                if part not in trained.parts | source.changed_parts:
-                    _copy_part(folder / part, partial / part)
-            _save_laid_over(trained, source, partial)
-            _write_index(source, partial)
-            _write_spec(trained, folder, partial)
-            if trained.scheduler is not None:
-                _write_scheduler(trained.scheduler, partial)
-            # In float32: half precision may not resolve the change that tuning made.
-            denoiser = trained.model.family.denoiser
-            if denoiser in trained.parts:
-                _save_denoiser(trained, source, partial / denoiser)
-            for part, encoder in trained.model.components.encoders.items():
-                if part in trained.parts:
-                    encoder.save_pretrained(partial / part)
-            for part in trained.parts & {denoiser, *trained.model.components.encoders}:
-                _forget_origin(partial / part / "config.json")
-            if trained.model.ace is not None:
-                save_ace(trained.model.ace.plain(), partial)
-            _compare(trained, source, partial)
-            (partial / CARD).write_text(card, encoding="utf-8")
-    except SafetensorError as error:
-        raise OSError(errno.EIO, str(error)) from None
+    with folder_atomically(out) as partial, system_errors(partial):
+        for part in source.parts:
+            if part not in trained.parts | source.changed_parts:
+                _copy_part(folder / part, partial / part)
+        _save_laid_over(trained, source, partial)
+        _write_index(source, partial)
+        _write_spec(trained, folder, partial)
+        if trained.scheduler is not None:
+            _write_scheduler(trained.scheduler, partial)
+        # In float32: half precision may not resolve the change that tuning made.
+        denoiser = trained.model.family.denoiser
+        if denoiser in trained.parts:
+            _save_denoiser(trained, source, partial / denoiser)
+        for part, encoder in trained.model.components.encoders.items():
+            if part in trained.parts:
+                encoder.save_pretrained(partial / part)
+        for part in trained.parts & {denoiser, *trained.model.components.encoders}:
+            _forget_origin(partial / part / "config.json")
+        if trained.model.ace is not None:
+            save_ace(trained.model.ace.plain(), partial)
+        _compare(trained, source, partial)
+        (partial / CARD).write_text(card, encoding="utf-8")
 
 
 def _copy_part(source: Path, folder: Path) -> None:

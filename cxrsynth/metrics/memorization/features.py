@@ -15,6 +15,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from cxrsynth.metrics.memorization.registration import Register, halved, local_mean
+from cxrsynth.runtime.files import system_errors
 from cxrsynth.runtime.warps import warp, warp_matrices
 
 Thumbs = npt.NDArray[np.uint8]  # [N, T, T]
@@ -110,7 +111,8 @@ class MatchSpace:
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        save_file({field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)}, path)
+        with system_errors(path):
+            save_file({field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)}, path)
 
     @classmethod
     def load(cls, path: Path) -> "MatchSpace":
