@@ -1,5 +1,6 @@
 """metrics.jsonl: one row per iteration; rows newer than the checkpoint are dropped on resume."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,19 @@ class Metrics:
                 found.append(row)
         return found
 
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: how many lines there are, and the SHA-256 of these."""
+        lines = self._lines()
+        return {"lines": len(lines), "sha256": _sha256(lines)}
+
+    def begins_with(self, state: Mapping[str, Any]) -> bool:
+        """Whether the lines that a checkpoint knows of are still as they were."""
+        lines = self._lines()[: state["lines"]]
+        return bool(len(lines) == state["lines"] and _sha256(lines) == state["sha256"])
+
+    def _lines(self) -> list[bytes]:
+        return self.path.read_bytes().splitlines() if self.path.exists() else []
+
     def drop_evaluation(self, *, stage: int, iteration: int) -> None:
         """Drop the rows of the evaluation after `iteration`; it will be repeated."""
 
@@ -50,12 +64,23 @@ class Metrics:
         self._replace([row for row in self.rows() if not (_begins(row, "test/") and row["stage"] == stage)])
 
     def cut(self, *, stage: int, iteration: int) -> None:
-        """Drop rows of this stage after `iteration`; they will be written again. Each stage does so when it resumes."""
-        kept = [row for row in self.rows() if row["stage"] != stage or row["iteration"] <= iteration]
+        """Drop rows of this stage after `iteration`, and of its test; they will be written again.
+
+        Each stage does so when it resumes.
+        """
+
+        def is_kept(row: Mapping[str, Any]) -> bool:
+            return row["stage"] != stage or (row["iteration"] <= iteration and not _begins(row, "test/"))
+
+        kept = [row for row in self.rows() if is_kept(row)]
         self._replace(kept)
 
     def _replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _sha256(lines: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
 
 def _begins(row: Mapping[str, Any], prefix: str) -> bool:

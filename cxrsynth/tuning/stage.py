@@ -95,6 +95,7 @@ class StageProgress:
         averaged = None if self._average is None else dict(zip(weights, self._average.shadow_params, strict=True))
         self._learner = Learner(weights, optimizer, averaged, beside or {})
         self._remembered = remembered
+        self._written: Mapping[str, Any] | None = None  # what the checkpoint that was loaded knows of the metrics
 
     def resume(self, total: int, unit: str) -> None:
         """Load the stage's newest checkpoint, if there is one, and drop metrics written after it.
@@ -108,6 +109,11 @@ class StageProgress:
             if run.is_main:
                 console.say(f"resuming after {unit} {self.first} of {total}")
         if run.is_main:
+            if self._written is not None and not self.metrics.begins_with(self._written):
+                console.warn(
+                    f"{self.metrics.path}: damaged or changed since the checkpoint was written\n"
+                    "  what was learned does not depend on it, but curves and model card show what it says now"
+                )
             # An evaluation after the checkpoint's iteration is repeated, one at that iteration is not.
             self.metrics.cut(stage=self._index, iteration=self.first)
         run.wait()
@@ -121,6 +127,7 @@ class StageProgress:
         state = load_checkpoint(folder, self._learner)
         with explain_damage(folder):
             self.first = self.done = int(state["iteration"])
+            self._written = state.get("metrics")
             for key, part in self._remembered.items():
                 part.load(state[key])
             if self._average is not None:
@@ -177,6 +184,7 @@ class StageProgress:
             "stage": self._index,
             "iteration": iteration,
             "ema_steps": None if self._average is None else self._average.optimization_step,
+            "metrics": self.metrics.state(),
         }
         save_checkpoint(folder, self._learner, state | {key: part.state() for key, part in self._remembered.items()})
 

@@ -26,6 +26,27 @@ def test_a_resume_keeps_every_whole_row(tmp_path: Path) -> None:
     assert metrics.rows() == rows[:2]
 
 
+@pytest.mark.parametrize("damage", ["a digit", "a line", "the file"])
+def test_rows_that_changed_since_a_checkpoint_are_noticed(damage: str, tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    for iteration in (1, 2):
+        metrics.write({"stage": 0, "iteration": iteration, "reward/a/mean": 0.5})
+    known = metrics.state()
+    metrics.write({"stage": 0, "iteration": 3, "reward/a/mean": 0.5})
+    metrics.write({"stage": 0, "iteration": 2, "test/ms_ssim": 0.5})
+    metrics.cut(stage=0, iteration=2)
+    assert len(metrics.rows()) == 2
+    assert metrics.begins_with(known)
+    text = metrics.path.read_text()
+    if damage == "a digit":
+        metrics.path.write_text(text.replace("0.5", "0.7", 1))
+    elif damage == "a line":
+        metrics.path.write_text(text.partition("\n")[2])
+    else:
+        metrics.path.unlink()
+    assert not metrics.begins_with(known)
+
+
 def test_a_run_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     """Its metrics have other names: `evaluation/judge/...`."""
     stage = "{stage: ddpo, iterations: 1, train: {ace: {subspace: 4, explore: 0.3}}}"
