@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cxrsynth.console import counted
 from cxrsynth.images.image import Radiograph
-from cxrsynth.images.table import Matches
+from cxrsynth.images.table import Matches, Unclear
+from cxrsynth.reports.labels import OBSERVATIONS
 
 _OF_MORE_BITS = re.compile(r"\d+ of \d+ bits")
 
@@ -65,3 +67,37 @@ def mixed_ranges(ranges: Mapping[str, int]) -> str | None:
     if len(found) < 2:
         return None
     return f"white is not the same value in all pictures: {', '.join(found)}; those of fewer bits may look too bright"
+
+
+def unclear_cells(unclear: Mapping[str, Unclear]) -> list[tuple[str, str]]:
+    """What is said of each column of a table some of whose cells are not understood, and what to do about it.
+
+    Names of columns stand in it, never what a cell says.
+    """
+    found = []
+    for name, of in unclear.items():
+        rows = counted(of.rows, "row")
+        if not of.is_list:
+            found.append(
+                (
+                    f"the column {name} of {rows} is not understood (the first: line {of.line}), and stays unknown",
+                    "expected PA, AP or LATERAL for a view, M or F for a sex, years for an age",
+                )
+            )
+        elif of.is_read:
+            found.append(
+                (
+                    f"the labels of {rows} have words that stand for no observation (the first: line {of.line});"
+                    " these findings stay unknown",
+                    f"observations: {', '.join(OBSERVATIONS)}",
+                )
+            )
+        else:
+            found.append(
+                (
+                    f"the column {name} names no observation in any of {rows}, and is not read",
+                    "write names of observations in it; where its 1 and 0 mark one of them, give the column that name:"
+                    f" {', '.join(OBSERVATIONS)}",
+                )
+            )
+    return found

@@ -18,7 +18,7 @@ from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.fail_under import Threshold, known_metrics, parse_thresholds
 from cxrsynth.auditing.folder import AuditFolder
 from cxrsynth.auditing.membership import Membership, load_membership
-from cxrsynth.auditing.read import mixed_ranges
+from cxrsynth.auditing.read import mixed_ranges, unclear_cells
 from cxrsynth.auditing.reader_study.answers import Answered, read_answers
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.auditing.scorer import IMAGE_SIZE, PIXEL_COLUMNS, Scorer, finding_heads
@@ -40,9 +40,8 @@ from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.metrics.reidentification.verifier import load_verifier
 from cxrsynth.metrics.utility.network import Classifier, load_classifier
 from cxrsynth.reports.findings.labeler import labeler_record, load_labeler
-from cxrsynth.reports.labels import OBSERVATIONS
 from cxrsynth.reports.request import Reader
-from cxrsynth.reports.table.columns import ColumnNames, column_names
+from cxrsynth.reports.table.columns import ColumnNames, column_names, listed
 from cxrsynth.reports.table.source import checked
 from cxrsynth.rewards.backends import family_folder, load_reward
 from cxrsynth.rewards.base import RewardSuite
@@ -323,12 +322,8 @@ def _tell_table(collection: Collection, table: Location | None) -> None:
     """Say what is read from a table, and of how many images neither it nor a layout's tables say anything."""
     if table is not None:
         console.say(f"{table}: {collection.columns_used}")
-    if collection.strange_labels:
-        console.warn(
-            f"{table}: the labels of {counted(len(collection.strange_labels), 'row')} have words that stand for no"
-            f" observation (the first: line {collection.strange_labels[0]}); these findings stay unknown\n"
-            f"  observations: {', '.join(OBSERVATIONS)}"
-        )
+    for what, advice in unclear_cells(collection.unclear):
+        console.warn(f"{table}: {what}\n  {advice}")
     if collection.matches is not None:
         _tell_matches(collection, collection.matches)
     elif collection.described is not None:
@@ -345,6 +340,10 @@ def _tell_layout(collection: Collection) -> None:
         return
     read = [f"{gives} from {file}" for file, gives in layout.tables.items()]
     splits = ", ".join(f"{name} {count}" for name, count in layout.splits.items())
+    if layout.read:
+        read.append(f"columns read: {', '.join(layout.read)}")
+    if layout.left:
+        read.append(f"not read: {listed(layout.left, among=(*layout.read, *layout.left))}")
     chosen = f"split {layout.split} of {splits}" if layout.split else f"splits: {splits}"
     console.say("; ".join([f"{collection.path}: {layout.name}", *read, *([chosen] if splits else [])]))
     for caveat in layout.caveats:

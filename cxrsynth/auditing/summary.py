@@ -20,7 +20,7 @@ from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.fail_under import known_metrics, missed
 from cxrsynth.auditing.keyed import keyed_digest
 from cxrsynth.auditing.protocol import apply_protocol, copies_counted
-from cxrsynth.auditing.read import mixed_ranges
+from cxrsynth.auditing.read import mixed_ranges, unclear_cells
 from cxrsynth.auditing.reader_study.study import ReaderStudy
 from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.reidentification import Reidentification
@@ -149,10 +149,8 @@ def _caveats(images: Scored, reference: Scored | None) -> list[str]:
     for name, scored in (("audited images", images), ("reference images", reference)):
         if scored is not None:
             found += _how_read(name, scored.examined)
-        strange = () if scored is None else scored.examined.collection.strange_labels
-        if strange:
-            rows = console.counted(len(strange), "row")
-            found.append(f"labels of {rows} for the {name} have words that stand for no observation")
+        unclear = {} if scored is None else scored.examined.collection.unclear
+        found += [f"table of the {name}: {what}" for what, _ in unclear_cells(unclear)]
         layout = None if scored is None else scored.examined.collection.layout
         if layout is not None:
             found += [f"{name}: {caveat}" for caveat in layout.caveats]

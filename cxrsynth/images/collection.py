@@ -3,7 +3,7 @@
 import hashlib
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -29,12 +29,12 @@ from cxrsynth.images.folder import (
     passed_over,
 )
 from cxrsynth.images.image import Damaged, Radiograph
-from cxrsynth.images.layouts.find import of_split, open_layout
+from cxrsynth.images.layouts.find import folders_of_classes, of_split, open_layout
 from cxrsynth.images.layouts.layout import Recognized
 from cxrsynth.images.layouts.splits import split_of_path
 from cxrsynth.images.metadata import MetadataReader
 from cxrsynth.images.own import FileSet, OurShards, read_manifest
-from cxrsynth.images.table import ImageRows, Matches, open_rows
+from cxrsynth.images.table import ImageRows, Matches, Unclear, open_rows
 from cxrsynth.images.unit import Source, Unit, stat_digest
 from cxrsynth.images.webdataset import SUFFIXES, Shards
 from cxrsynth.reports.table.columns import ColumnNames
@@ -73,8 +73,8 @@ class Collection:
     # Images, and those of them with a row in a table, where files are known; of a user's table, its rows as well.
     described: tuple[int, int] | None = None
     matches: Matches | None = None
-    # Lines of the table whose list of labels has a word that stands for no observation.
-    strange_labels: Sequence[int] = ()
+    # Columns of the table with cells that are not understood.
+    unclear: Mapping[str, Unclear] = field(default_factory=dict)
     # What looks like images and is not read: how many of each extension, and linked folders.
     passed_over: Mapping[str, int] = field(default_factory=dict)
     # The public data set, or kind of file, whose layout was recognized.
@@ -190,7 +190,7 @@ def open_collection(
         rows=0 if rows is None else len(rows),
         described=counts,
         matches=matches,
-        strange_labels=() if rows is None else rows.strange,
+        unclear={} if rows is None else rows.unclear,
         passed_over=opened.passed_over,
         layout=opened.layout,
     )
@@ -332,7 +332,8 @@ def _other_source(
         all_dicom=found <= set(DICOM_EXTENSIONS),
         beside=laid.beside,
     )
-    return _Opened(source, laid.recognized, laid.tables, () if laid.rows is None else tuple(laid.rows.unread), left)
+    layout = laid.recognized or folders_of_classes(laid.images)
+    return _Opened(source, layout, laid.tables, () if laid.rows is None else tuple(laid.rows.unread), left)
 
 
 def _beside(listing: Listing, only: str | None) -> dict[str, int]:

@@ -22,7 +22,10 @@ START_BYTES = 132
 _MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"II*\0", "tif"), (b"MM\0*", "tif"))
 _UNREAD = frozenset(
     {"bmp", "gif", "jp2", "j2k", "j2c", "jpx", "jxl", "jls", "pgm", "ppm", "pnm", "avif", "heic", "heif", "npy", "npz"}
-    | {"nii", "nrrd", "mha", "mhd", "hdr", "exr", "svg", "pdf", "zip", "apng", "tga", "ima", "mat", "h5"}
+    | {"nii", "nrrd", "mha", "mhd", "hdr", "exr", "svg", "pdf", "zip", "apng", "tga", "ima", "mat", "h5", "hdf", "hdf5"}
+    | {"pcx", "dcx", "pbm", "pfm", "qoi", "psd", "dds", "ico", "icns", "palm", "icb", "vda", "vst", "jpf", "jpc", "mpo"}
+    | {"sgi", "rgb", "rgba", "bw", "ras", "xbm", "xpm", "msp", "im", "img", "raw", "fit", "fits", "fts", "dib", "avifs"}
+    | {"blp", "bufr", "cur", "emf", "eps", "flc", "fli", "ftc", "ftu", "gbr", "grib", "iim", "pcd", "pxr", "wal", "wmf"}
 )
 # What is passed over is counted by extension; this is no extension.
 LINKED_FOLDER = "linked folder"

@@ -3,18 +3,25 @@
 import math
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cxrsynth.images.layouts.labels import words_in
-from cxrsynth.images.layouts.paths import VIEW_COLUMNS, class_of, patient_of, plain, view_of
-from cxrsynth.images.layouts.vocabulary import BROADER, NIH, observations_of
+from cxrsynth.images.layouts.paths import VIEW_COLUMNS, patient_of, plain, view_of
+from cxrsynth.images.layouts.vocabulary import BROADER, NIH, class_of, observations_of
+from cxrsynth.images.listed import label_cells, may_list
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
 from cxrsynth.reports.prompt import age_group
-from cxrsynth.reports.table.columns import TEXT_ROLES, ColumnNames, find_roles, is_of_ids, observation_of
+from cxrsynth.reports.table.columns import (
+    TEXT_ROLES,
+    USUAL_NAMES,
+    ColumnNames,
+    find_roles,
+    is_of_ids,
+    observation_of,
+)
 from cxrsynth.reports.table.rows import Report, UnusableError, report_text, status_of, to_report
 from cxrsynth.reports.table.source import is_text
 from cxrsynth.reports.template import PromptTemplate
@@ -22,12 +29,9 @@ from cxrsynth.reports.template import PromptTemplate
 if TYPE_CHECKING:
     from cxrsynth.reports.request import PromptBuilder, Reader
 
-_PATIENT = ("patientid", "subjectid", "patient", "subject")
+_PATIENT = USUAL_NAMES["patient_id"]
 _AGE_GROUP = ("agegroup",)
-LISTED = (
-    *("labels", "label", "findinglabels", "class", "classname", "category", "diagnosis", "pathology"),
-    *("finding", "disease"),
-)
+_OF_SUBJECTS = ("view", "sex", "age")
 # Text columns, used if none has a usual name; `txt` is a WebDataset member.
 _CAPTION = ("caption", "txt")
 _AGE_RANGE = re.compile(r"\s*(\d{1,3})\s*-\s*(\d{1,3})\s*", re.ASCII)
@@ -48,8 +52,8 @@ class ImageMetadata:
 
 def is_metadata(name: str, roles: Mapping[str, str]) -> bool:
     """Whether a column describes the image, by its role or its name."""
-    usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *LISTED, *_CAPTION, *VIEW_COLUMNS)
-    return usual or name in roles.values() or observation_of(name) is not None or bool(NIH.get(plain(name)))
+    usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *_CAPTION, *VIEW_COLUMNS) or may_list(name)
+    return usual or name in roles.values() or observation_of(name) is not None or bool(observations_of(name))
 
 
 class MetadataReader:
@@ -82,8 +86,10 @@ class MetadataReader:
         `findings` may be text, or the object that `generate` writes. The image's path counts where the record says
         nothing: it may name the patient, or lie in a folder of a class.
         """
-        findings = record.get("findings") if isinstance(record.get("findings"), dict) else None
+        findings = record.get("findings") if _is_of_generate(record.get("findings")) else None
+        listed, marks = _listed(record, taken=set(self._roles(record).values()))
         record = {name: value for name, value in record.items() if not isinstance(value, dict | list)} | _joined(record)
+        record = {**marks, **record}
         roles = self._roles(record)
         # A column of frontal views alone says less than it does together with the one of lateral views.
         is_split = "view" not in roles or (self._asked.view is None and plain(roles["view"]) in VIEW_COLUMNS)
@@ -96,16 +102,16 @@ class MetadataReader:
         if not report.has_id:
             report = replace(report, report_id=key, has_id=True)
         report = replace(report, stated_age_group=_stated_group(record, roles))
-        report = replace(report, labels=_listed(record, roles) | _marked(record, roles) | report.labels)
+        report = replace(report, labels=listed | _marked(record, roles) | report.labels)
         if findings is not None:
             report = replace(report, labels=_labels(findings))
         elif report.full_text:
             report = replace(report, labels=self._read_text(report), given=report.labels)
         if not report.labels and not report.full_text and (folder := class_of(path)) is not None:
-            report = replace(report, labels={folder: FindingLabel(Status.PRESENT)})
+            report = replace(report, labels=dict.fromkeys(folder, FindingLabel(Status.PRESENT)))
         known = (report.full_text, report.labels, report.view, report.sex, report.age_years, report.stated_age_group)
         group = report.stated_age_group or age_group(report.age_years)
-        patient = _first(record, _PATIENT) if self._asked.patient_id is None else report.patient_id
+        patient = _first_of(record, _PATIENT) if self._asked.patient_id is None else report.patient_id
         patient = patient or patient_of(path)
         return ImageMetadata(
             report if any(part is not None and part not in ("", {}) for part in known) else None,
@@ -192,23 +198,36 @@ def _stated_group(record: Mapping[str, Any], roles: Mapping[str, str]) -> Litera
     return _GROUPS.get(groups.pop() or "") if len(groups) == 1 else None
 
 
-def _listed(record: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, FindingLabel]:
-    """Observations named in a list of labels, `Effusion|Mass` or `['mass']`; other words are ignored."""
-    found = (name for word in _label_words(record, roles) for name in observations_of(word) or ())
-    return {name: FindingLabel(Status.PRESENT) for name in found}
+def _is_of_generate(findings: Any) -> bool:
+    """Whether this is the object that `generate` writes, with a status and a side for each finding."""
+    return isinstance(findings, dict) and all(isinstance(one, dict) for one in findings.values())
+
+
+def _listed(record: Mapping[str, Any], *, taken: Set[str]) -> tuple[dict[str, FindingLabel], Mapping[str, Any]]:
+    """Observations that the first cell which names any lists, and the marks in it, as columns of their own."""
+    if isinstance(record.get("findings"), dict):
+        # Marks there are labels, too; its usual place is a section of the report.
+        record = {"labels": record["findings"], **record} if "labels" not in record else record
+    cells = (cell for cell in label_cells(record, taken=taken).values() if cell.is_read)
+    if (first := next(cells, None)) is None:
+        return {}, {}
+    found = (name for word in first.words for name in observations_of(word) or ())
+    return dict.fromkeys(found, FindingLabel(Status.PRESENT)), first.marks
 
 
 def _marked(record: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, FindingLabel]:
-    """Labels of columns named after NIH's words, `Effusion` or `Nodule`, with 1 or 0.
+    """Labels of columns named after words of findings, `Effusion` or `Viral Pneumonia`, with 1 or 0.
 
-    An observation is absent only where the record denies all of its words: no nodule is not yet no mass.
+    An observation is absent only where the record denies all of NIH's words for it: no nodule is not yet no mass.
     """
     marks: dict[str, dict[str, Status]] = {}
     for column, value in record.items():
         status = status_of(_written(value).lower())
         if status is None or column in roles.values() or observation_of(column) is not None:
             continue
-        for name in NIH.get(plain(column), ()):
+        if plain(column) not in NIH and status is Status.ABSENT:
+            continue  # of one kind alone
+        for name in observations_of(column) or ():
             marks.setdefault(name, {})[plain(column)] = status
     found = {}
     for name, statuses in marks.items():
@@ -226,16 +245,6 @@ def _words_of(observation: str) -> set[str]:
     return {word for word, names in NIH.items() if observation in names}
 
 
-def labels_understood(record: Mapping[str, Any], roles: Mapping[str, str]) -> bool:
-    """Whether every word of a record's list of labels stands for an observation, or for none as `normal` does."""
-    return all(observations_of(word) is not None for word in _label_words(record, roles))
-
-
-def _label_words(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[str]:
-    taken = set(roles.values())
-    return words_in(_first({name: value for name, value in record.items() if name not in taken}, LISTED))
-
-
 def _labels(findings: Mapping[str, Any]) -> dict[str, FindingLabel]:
     """Labels of the `findings` object of a sample (cxrsynth.reports.request)."""
     labels = {}
@@ -247,10 +256,33 @@ def _labels(findings: Mapping[str, Any]) -> dict[str, FindingLabel]:
     return labels
 
 
+def unclear_roles(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[str]:
+    """Columns of the view, sex and age whose cells are not understood, so that they stay unknown."""
+    cells = tuple(_written(record.get(roles.get(role, ""))) for role in _OF_SUBJECTS)
+    unclear = dict(zip(_OF_SUBJECTS, _are_unclear(*cells), strict=True))
+    # Two columns together say which of the frontal views it is.
+    unclear["view"] &= plain(roles.get("view", "")) not in VIEW_COLUMNS
+    return [roles[role] for role, is_unclear in unclear.items() if is_unclear]
+
+
+@lru_cache(maxsize=4096)
+def _are_unclear(view: str, sex: str, age: str) -> tuple[bool, bool, bool]:
+    columns = {role: role for role in _OF_SUBJECTS}
+    found = to_report(1, {"view": view, "sex": sex, "age": age, _FILLER: "filler"}, roles=columns | {"report": _FILLER})
+    frontal = found.view is None and re.search("frontal", view, re.IGNORECASE) is not None
+    is_range = _AGE_RANGE.fullmatch(age) is not None
+    return frontal or "view" in found.unread, "sex" in found.unread, "age" in found.unread and not is_range
+
+
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
     """The first non-empty column with one of the names, as text; empty if there is none."""
     values = (_written(value) for name, value in record.items() if plain(name) in names)
     return next(filter(None, values), "")
+
+
+def _first_of(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The same by the order of the names."""
+    return next(filter(None, (_first(record, (name,)) for name in names)), "")
 
 
 def _number(value: Any) -> str:

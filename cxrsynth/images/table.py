@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,8 +12,17 @@ from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError
 from cxrsynth.images import dicom, pictures
 from cxrsynth.images.layouts.paths import plain
-from cxrsynth.images.metadata import is_metadata, labels_understood
-from cxrsynth.reports.table.columns import ColumnNames, column_names, find_labels, find_roles, listed, template_columns
+from cxrsynth.images.listed import LISTED, label_cells, may_list
+from cxrsynth.images.metadata import is_metadata, unclear_roles
+from cxrsynth.reports.table.columns import (
+    ColumnNames,
+    column_names,
+    find_labels,
+    find_roles,
+    listed,
+    named_alike,
+    template_columns,
+)
 from cxrsynth.reports.table.records import read_records
 from cxrsynth.reports.table.source import checked
 from cxrsynth.reports.template import PromptTemplate
@@ -58,6 +67,16 @@ class Unread:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """A column some of whose cells are not understood: how many rows, the first line, and whether any cell is read."""
+
+    rows: int
+    line: int
+    is_read: bool
+    is_list: bool
+
+
 class ImageRows:
     """Rows of a table by file name. All are held in memory, compressed: about 0.5 kB per row of labels."""
 
@@ -66,16 +85,15 @@ class ImageRows:
         column: str,
         rows: Iterable[Row | Unread],
         *,
-        used: str = "",
-        understood: Callable[[Mapping[str, Any]], bool] = lambda record: True,
+        examine: Callable[[Row], None] = lambda row: None,
     ) -> None:
         """Raise ReportsError, without naming the table, if two rows name the same file.
 
-        `used` says what is read; lines of which a record is not `understood` are `strange`.
+        `examine` sees each row that names one.
         """
-        self.used = used
-        self.strange: list[int] = []
-        self._understood = understood
+        self.used = ""
+        self.unclear: Mapping[str, Unclear] = {}
+        self._examine = examine
         self.unread: list[Unread] = []
         self._packed: list[bytes] = []
         self._by_name: dict[str, int] = {}
@@ -117,8 +135,7 @@ class ImageRows:
             first = self._row(self._by_name[name]).line
             raise ReportsError(f"lines {first} and {row.line} describe the same image\n  expected one row per image")
         self._by_name[name] = index
-        if not self._understood(row.record):
-            self.strange.append(row.line)
+        self._examine(row)
         for known, short in ((self._by_stem, _stem(name)), (self._by_file, _stem(name.rpartition("/")[2]))):
             known[short] = _AMBIGUOUS if short in known else index
         self._packed.append(zlib.compress(json.dumps([row.line, row.record]).encode()))
@@ -158,26 +175,72 @@ def open_rows(
     fields = {} if template is None else template_columns(path, names, template, roles=roles)
     used = {column, *fields.values()}
     wanted = [name for name in names if name in used or is_metadata(name, roles)]
+    cells = _Cells(roles)
     try:
-        return ImageRows(
-            column,
-            _rows(path, wanted, used, roles),
-            used=_used(column, names, roles, labels),
-            understood=lambda record: labels_understood(record, roles),
-        )
+        rows = ImageRows(column, _rows(path, wanted, used, roles), examine=cells.examine)
     except ReportsError as error:
         raise ReportsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    rows.unclear = cells.unclear()
+    rows.used = _used(column, names, roles, labels, fields=fields.values(), lists=cells.read)
+    return rows
 
 
-def _used(column: str, names: tuple[str, ...], roles: Mapping[str, str], labels: Mapping[str, str]) -> str:
-    """Which columns are read for what, in words."""
+class _Cells:
+    """Counts cells that are not understood, by column, and notes which columns list labels that are read."""
+
+    def __init__(self, roles: Mapping[str, str]) -> None:
+        self._roles = roles
+        self._lines: dict[str, list[int]] = {}
+        self._lists: set[str] = set()
+        self.read: set[str] = set()
+
+    def examine(self, row: Row) -> None:
+        for name, cell in label_cells(row.record, taken=self._roles.values()).items():
+            self._lists.add(name)
+            if cell.is_read:
+                self.read.add(name)
+            if cell.rest:
+                self._lines.setdefault(name, []).append(row.line)
+        for name in unclear_roles(row.record, self._roles):
+            self._lines.setdefault(name, []).append(row.line)
+
+    def unclear(self) -> dict[str, Unclear]:
+        """By column; without those that only might have listed labels."""
+        return {
+            name: Unclear(len(lines), lines[0], name in self.read, name in self._lists)
+            for name, lines in self._lines.items()
+            if name not in self._lists or name in self.read or plain(name) in LISTED
+        }
+
+
+def _used(
+    column: str,
+    names: tuple[str, ...],
+    roles: Mapping[str, str],
+    labels: Mapping[str, str],
+    *,
+    fields: Collection[str],
+    lists: Set[str],
+) -> str:
+    """Which columns are read for what, and which are not read, in words."""
     read = {"file": column} | {role.replace("_id", ""): name for role, name in roles.items()}
     parts = [f"{role} from {name}" for role, name in read.items()]
     if labels:
         parts.append(counted(len(labels), "column of labels", "columns of labels"))
-    taken = {column, *roles.values(), *labels}
-    others = [name for name in names if name not in taken and is_metadata(name, roles)]
-    return ", ".join([*parts, *others])
+    taken = {column, *roles.values(), *labels, *fields}
+    others = [
+        name
+        for name in names
+        if name not in taken and is_metadata(name, roles) and (name in lists or not may_list(name))
+    ]
+    left = [name for name in names if name.strip() and name not in {*taken, *others}]
+    if not left:
+        return ", ".join([*parts, *others])
+    # Images are found by their files, and no race is read: nothing is said of columns that look like these.
+    alike = named_alike(names, roles={*roles, "report_id", "race"}, read={*taken, *others})
+    alike = alike.replace("--patient-id-column", "--patient-column")
+    not_read = f"; not read: {listed(left, among=names)}" + (f"; meant as {alike}" if alike else "")
+    return ", ".join([*parts, *others]) + not_read
 
 
 def _rows(path: Location, wanted: list[str], used: Set[str], roles: Mapping[str, str]) -> Iterator[Row | Unread]:

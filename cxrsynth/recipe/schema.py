@@ -119,7 +119,7 @@ class ReportsSection(Section):
     columns: _Columns = Field(
         default={},
         description="Role -> column name, as in the `--*-column` options of `generate`, and `patient_id`; by default,"
-        " `patient_id`, `subject_id`, `patient` or `subject` is the column of patients.",
+        " `patient_id`, `subject_id`, `patient`, `subject`, `pid`, `person_id` or `mrn` is the column of patients.",
     )
     limit: _AtLeastOne | None = Field(default=None, description="Use only the first so many usable rows of the table.")
     held_out: Path | _AtLeastOne = Field(

@@ -7,10 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from cxrsynth.errors import ReportsError, ShardError
 from cxrsynth.images import folder as images_folder
 from cxrsynth.images.collection import open_collection
+from cxrsynth.images.decode import IMAGE_EXTENSIONS
+from cxrsynth.images.folder import Listing, passed_over
 from cxrsynth.images.image import Damaged
 from cxrsynth.reports.table.columns import ColumnNames
 from tests.images.making import as_image, dicom_of, encoded, levels, read_all, write
@@ -76,6 +79,13 @@ def test_each_kind_that_is_passed_over_is_counted(name: str, tmp_path: Path) -> 
     write(tmp_path / name, b"x")
     write(tmp_path / "t.csv.gz", b"x")
     assert open_collection(tmp_path).passed_over == {name.lower().removeprefix("a"): 1}
+
+
+def test_every_kind_that_pillow_knows_is_read_or_counted() -> None:
+    others = {".mpg", ".mpeg", ".ps"}  # films, and pages
+    known = {name for name in Image.registered_extensions() if name not in others}
+    left = {name for name in known if name.removeprefix(".") not in IMAGE_EXTENSIONS}
+    assert {name for name in left if not passed_over(Listing([f"a{name}"]))} == set()
 
 
 def test_jpeg_under_its_other_names_is_read(tmp_path: Path) -> None:

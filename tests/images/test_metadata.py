@@ -1,5 +1,6 @@
 """Image metadata as a Report."""
 
+import json
 from typing import Any
 
 import pytest
@@ -53,6 +54,8 @@ def test_a_patient_id_in_a_column_of_floats_is_a_whole_number() -> None:
     """Many tools turn a column of whole numbers into floats if one is missing."""
     assert read({"patient_id": 10000032.0, "subject_id": "other"}).patient == "10000032"
     assert read({"patient_id": "", "subject_id": "7"}).patient == "7"
+    assert read({"pid": 3, "patient_id": 9}).patient == "9"
+    assert [read({name: 3}).patient for name in ("pid", "MRN", "person_id")] == ["3", "3", "3"]
     assert [read({"patient_id": value}).patient for value in (float("nan"), 1.5, "\ud800")] == ["", "", ""]
 
 
@@ -100,6 +103,26 @@ def test_a_list_denies_no_finding_and_may_use_either_vocabulary() -> None:
         "Lung Opacity",
     }
     assert labels({"Finding Labels": "Effusion|Infiltration"}) == {"Pleural Effusion": PRESENT, "Lung Opacity": PRESENT}
+
+
+def test_marks_in_one_cell_are_labels_as_columns_are() -> None:
+    marks = {"Edema": 1, "Fracture": 0, "Pneumonia": -1, "Effusion": 1, "Mass": None}
+    expected = {
+        "Edema": PRESENT,
+        "Fracture": ABSENT,
+        "Pneumonia": FindingLabel(Status.UNCERTAIN),
+        "Pleural Effusion": PRESENT,
+    }
+    for record in ({"labels": marks}, {"label": json.dumps(marks)}, {"findings": marks}, {"target": marks}):
+        assert labels(record) == expected
+    # A column of its own goes first, and a probability is no mark.
+    assert labels({"Edema": 0, "labels": marks})["Edema"] == ABSENT
+    assert labels({"view": "AP", "labels": {"Edema": 0.87}}) == {}
+    assert labels({"view": "AP", "labels": "{broken"}) == {}
+
+
+def test_the_first_cell_that_names_a_finding_is_read() -> None:
+    assert labels({"label": 1, "class": "Pneumonia", "tags": "Edema"}) == {"Pneumonia": PRESENT}
 
 
 def test_columns_named_after_the_words_of_nih_are_labels() -> None:

@@ -9,7 +9,16 @@ import pyarrow.parquet as pq
 
 from cxrsynth.address import Location
 from cxrsynth.errors import ShardError
-from cxrsynth.images.arrow.rows import ImageColumns, Place, find_columns, raw_images, splits_of, start_of, survey_labels
+from cxrsynth.images.arrow.rows import (
+    ImageColumns,
+    Place,
+    columns_of,
+    find_columns,
+    raw_images,
+    splits_of,
+    start_of,
+    survey_labels,
+)
 from cxrsynth.images.decode import RawImage
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.layouts.find import Survey, of_split
@@ -52,6 +61,8 @@ class ParquetImages:
         survey = Survey()
         for file in self._files.values():
             self._survey(file, survey)
+        known = [file.columns for file in self._files.values() if file.columns is not None and rows is None]
+        columns = columns_of(known, survey)
         self.recognized = Recognized(
             "Hugging Face Parquet" if any(file.by_datasets for file in files) else "Parquet of images",
             without=dict(survey.without.most_common()),
@@ -59,6 +70,8 @@ class ParquetImages:
             unknown_images=survey.unknown_images,
             splits=splits_of((splits[file.name], sum(file.groups)) for file in files),
             split=split,
+            read=columns["read"],
+            left=columns["left"],
         )
 
     def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import pyarrow as pa
@@ -14,13 +14,13 @@ from cxrsynth.images.decode import IMAGE_EXTENSIONS, RawImage
 from cxrsynth.images.folder import START_BYTES, kind_of
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.layouts.find import Survey
-from cxrsynth.images.layouts.labels import cell_text, words_in
 from cxrsynth.images.layouts.paths import plain
 from cxrsynth.images.layouts.vocabulary import observations_of
 from cxrsynth.images.limits import MAX_MEMBER_BYTES, MAX_TEXT_BYTES, UnreadableError, bad_name, shown
-from cxrsynth.images.metadata import LISTED
+from cxrsynth.images.listed import LISTED, label_cells, may_list
+from cxrsynth.images.metadata import is_metadata
 from cxrsynth.images.table import ImageRows, Row
-from cxrsynth.reports.table.columns import observation_of
+from cxrsynth.reports.table.columns import ColumnNames, find_roles
 
 _USUAL: Final = ("image", "img", "jpg", "jpeg", "png", "xray", "picture")
 
@@ -30,18 +30,21 @@ class ImageColumns:
     """Columns of a table of images.
 
     `image` holds bytes, or a struct of `bytes` and `path`; `others` are those that are read as metadata; `classes` are
-    the names that stand for the numbers of a column.
+    the names that stand for the numbers of a column; `structs` are those of others that hold findings with marks;
+    `left` are columns that are not read.
     """
 
     image: str
     in_struct: bool
     others: tuple[str, ...]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    structs: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Columns of lists of labels, by their names."""
-        return tuple(name for name in self.others if plain(name) in LISTED)
+        return tuple(name for name in self.others if may_list(name))
 
 
 def find_columns(schema: pa.Schema, starts: Callable[[list[str]], Mapping[str, bytes]]) -> ImageColumns | None:
@@ -66,7 +69,9 @@ def find_columns(schema: pa.Schema, starts: Callable[[list[str]], Mapping[str, b
     image = found[0] if len(found) == 1 else usual[0]
     classes = {name: tuple(map(str, names)) for name, one in features.items() if (names := _classes(one))}
     others = tuple(one.name for one in schema if one.name not in found and _is_metadata(one, classes))
-    return ImageColumns(image, image in structs, others, classes)
+    left = tuple(one.name for one in schema if one.name not in (image, *others))
+    marked = tuple(name for name in others if pa.types.is_struct(schema.field(name).type))
+    return ImageColumns(image, image in structs, others, classes, marked, left)
 
 
 def start_of(value: Any) -> bytes:
@@ -109,7 +114,7 @@ def _is_metadata(one: pa.Field, classes: Mapping[str, Any]) -> bool:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return one.name in classes or _is_text(kind.value_type)
     if pa.types.is_struct(kind):
-        return all(observation_of(part.name) is not None for part in kind)
+        return may_list(one.name) or all(observations_of(part.name) is not None for part in kind)
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     return _is_text(kind) or any(is_number(kind) for is_number in numbers)
 
@@ -184,7 +189,7 @@ def _content(value: Any, *, in_struct: bool) -> tuple[bytes, str]:
 
 
 def record_of(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Column name -> value of one row, classes by name, structs of observations as columns of their own.
+    """Column name -> value of one row, classes by name, structs of findings as columns of their own.
 
     Raises:
         UnreadableError: for a text that is too long.
@@ -196,7 +201,7 @@ def record_of(values: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]])
             found = _named(found, classes[name])
         if isinstance(found, str) and len(found) > MAX_TEXT_BYTES:
             raise UnreadableError(f"a text longer than {MAX_TEXT_BYTES} characters")
-        if isinstance(found, dict):
+        if isinstance(found, dict) and not may_list(name):
             record |= {part: one for part, one in found.items() if one is not None}
         elif found is not None:
             record[name] = found
@@ -218,13 +223,28 @@ def survey_labels(batches: Iterable[pa.RecordBatch], columns: ImageColumns, surv
                 record = record_of({name: batch.column(name)[index] for name in columns.labels}, columns.classes)
             except (UnreadableError, UnicodeDecodeError, pa.ArrowException):
                 continue  # it is reported where the image is read
-            first = next((value for value in record.values() if value not in ("", [])), "")
-            texts = map(cell_text, first) if isinstance(first, list) else words_in(cell_text(first))
-            known = {word: observations_of(word) for word in texts}
-            survey.without.update(word for word, several in known.items() if several == ())
-            unknown = {word for word, several in known.items() if several is None}
-            survey.unknown |= unknown
-            survey.unknown_images += bool(unknown)
+            cells = label_cells(record)
+            survey.read |= {name for name, cell in cells.items() if cell.is_read}
+            cells = {name: cell for name, cell in cells.items() if plain(name) in LISTED or cell.is_read}
+            first = next((cell for cell in cells.values() if cell.is_read), next(iter(cells.values()), None))
+            if first is None:
+                continue
+            survey.without.update(word for word in (*first.words, *first.marks) if observations_of(word) == ())
+            survey.unknown |= set(first.rest)
+            survey.unknown_images += bool(first.rest)
+
+
+def columns_of(files: Iterable[ImageColumns], survey: Survey) -> dict[str, tuple[str, ...]]:
+    """Which columns of some files are read, beside the images, and which are not; as `Recognized` has them."""
+    read: dict[str, None] = {}
+    left: dict[str, None] = {}
+    for columns in files:
+        roles = find_roles(Path(), columns.others, asked=ColumnNames())
+        for name in columns.others:
+            known = name in survey.read if may_list(name) else name in columns.structs or is_metadata(name, roles)
+            (read if known else left)[name] = None
+        left |= dict.fromkeys(columns.left)
+    return {"read": tuple(read), "left": tuple(name for name in left if name not in read)}
 
 
 def splits_of(counts: Iterable[tuple[str, int]]) -> dict[str, int]:

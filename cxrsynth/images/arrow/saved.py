@@ -12,7 +12,16 @@ import pyarrow as pa
 
 from cxrsynth.address import Address, Location
 from cxrsynth.errors import ShardError
-from cxrsynth.images.arrow.rows import ImageColumns, Place, find_columns, raw_images, splits_of, start_of, survey_labels
+from cxrsynth.images.arrow.rows import (
+    ImageColumns,
+    Place,
+    columns_of,
+    find_columns,
+    raw_images,
+    splits_of,
+    start_of,
+    survey_labels,
+)
 from cxrsynth.images.decode import RawImage
 from cxrsynth.images.image import Damaged
 from cxrsynth.images.layouts.find import Survey, of_split
@@ -54,6 +63,8 @@ class SavedImages:
                 with _batches(root / stream.name) as reader:
                     labels = (_checked(reader.read_next_batch(), stream.columns.labels) for _ in stream.batches)
                     survey_labels(labels, stream.columns, survey)
+        known = [one.columns for one in streams if one.name in names and one.columns is not None and rows is None]
+        columns = columns_of(known, survey)
         self.recognized = Recognized(
             "Hugging Face saved folder",
             without=dict(survey.without.most_common()),
@@ -61,6 +72,8 @@ class SavedImages:
             unknown_images=survey.unknown_images,
             splits=splits_of((splits[one.name], sum(one.batches)) for one in streams),
             split=split,
+            read=columns["read"],
+            left=columns["left"],
         )
 
     def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:

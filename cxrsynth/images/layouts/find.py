@@ -17,6 +17,7 @@ from cxrsynth.images.layouts.known import LAYOUTS
 from cxrsynth.images.layouts.labels import Labels, cell_text
 from cxrsynth.images.layouts.layout import Column, Layout, Recognized, Table
 from cxrsynth.images.layouts.splits import split_named
+from cxrsynth.images.layouts.vocabulary import class_folder, observations_of
 from cxrsynth.images.limits import MAX_TEXT_BYTES, UnreadableError, open_plain
 from cxrsynth.images.table import Row
 from cxrsynth.reports.table.columns import column_names
@@ -109,12 +110,13 @@ def _has(path: Location, columns: tuple[str, ...]) -> bool:
 
 @dataclass
 class Survey:
-    """What tables say of images together: splits by image, and words of labels as in `Recognized`."""
+    """What tables say of images together: splits by image, words of labels as in `Recognized`, columns with some."""
 
     split_of: dict[str, str] = field(default_factory=dict)
     without: Counter[str] = field(default_factory=Counter)
     unknown: set[str] = field(default_factory=set)
     unknown_images: int = 0
+    read: set[str] = field(default_factory=set)
 
 
 class LayoutRows:
@@ -292,6 +294,22 @@ def recognized(found: Found, survey: Survey, *, split: str | None) -> Recognized
         unknown_images=survey.unknown_images,
         splits=dict(sorted(Counter(survey.split_of.values()).items())),
         split=split,
+    )
+
+
+def folders_of_classes(images: Sequence[str]) -> Recognized | None:
+    """What is said of images in folders named after findings; None where no folder is."""
+    folders = Counter(folder for name in images if (folder := class_folder(name)))
+    known = {folder: found for folder in folders if (found := observations_of(folder)) is not None}
+    if not any(known.values()):
+        return None
+    unknown = [count for folder, count in folders.items() if folder not in known]
+    without = Counter({folder: folders[folder] for folder, found in known.items() if not found})
+    return Recognized(
+        "folders named after findings",
+        without=dict(without.most_common()),
+        unknown_kinds=len(unknown),
+        unknown_images=sum(unknown),
     )
 
 

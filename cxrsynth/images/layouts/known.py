@@ -59,10 +59,10 @@ CHEXPERT: Final = Layout(
     is_distinctive=True,
 )
 
-# Wang et al. 2017 (arXiv:1705.02315).
+# Wang et al. 2017 (arXiv:1705.02315). Its patients have numbers below 31,000: a date has eight digits, too.
 CHESTXRAY14: Final = Layout(
     "NIH ChestX-ray14",
-    _path(r"(?P<image>0*(?P<patient>[1-9]\d*)_\d{3})"),
+    _path(r"(?:nih[_-])?(?P<image>(?=000[0-3]\d{4}_)0*(?P<patient>[1-9]\d*)_\d{3})"),
     (
         Table(
             "labels, views, sexes, ages",

@@ -12,9 +12,9 @@ from cxrsynth.reports.table.columns import observation_of
 from cxrsynth.reports.table.rows import MISSING_LABELS, status_of
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
-_MARK = re.compile(r"['\"]([^'\"]{1,64})['\"]\s*:\s*(-?\d+(?:\.\d+)?)")
+MARK = re.compile(r"['\"]([^'\"]{1,64})['\"]\s*:\s*(-?\d+(?:\.\d+)?)")
 _LONGEST_WORD = 45
-_AROUND_WORDS = " \t\n[](){}'\""  # as lists are written as text
+AROUND_WORDS = " \t\n[](){}'\""  # as lists are written as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def marked(column: str) -> LabelReader:
     """
 
     def read(rows: Rows) -> Labels:
-        marks = {name: status_of(value) for name, value in _MARK.findall(cell_text(rows[0].get(column)))}
+        marks = {name: status_of(value) for name, value in MARK.findall(cell_text(rows[0].get(column)))}
         known = {observation: status for name, status in marks.items() if (observation := observation_of(name))}
         statuses = {name: status for name, status in known.items() if status not in (None, Status.ABSENT)}
         return Labels(statuses, unknown=frozenset(name for name in marks if observation_of(name) is None))
@@ -132,7 +132,7 @@ def in_words(words: Sequence[str], vocabulary: Vocabulary, *, open_ended: bool =
 
 def words_in(text: str) -> list[str]:
     """The words of a list written as text."""
-    words = [word.strip(_AROUND_WORDS) for word in re.split(r"[|;,]", text)]
+    words = [word.strip(AROUND_WORDS) for word in re.split(r"[|;,]", text)]
     return [word for word in words if word and word.casefold() not in MISSING_LABELS]
 
 

@@ -7,6 +7,8 @@ from typing import Any, Final, TypeAlias
 
 from cxrsynth.console import counted
 from cxrsynth.images.layouts.labels import LabelReader, Labels
+from cxrsynth.images.layouts.paths import plain
+from cxrsynth.images.listed import LISTED
 
 _NAMED: Final = 10
 # A column by name, or a value made of several.
@@ -76,7 +78,7 @@ class Recognized:
     `tables` are read, each with what it gives; `missing` says what tables that are not there would give. `without`
     counts the images of each word of the data set that stands for no observation; of words that it is not known to
     have, `unknown_kinds` and `unknown_images` count the kinds and the images. `splits` counts the images of each split
-    before `split` was chosen.
+    before `split` was chosen. `read` and `left` are columns of tables of images beside these that are read or not.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Recognized:
     unknown_images: int = 0
     splits: Mapping[str, int] = field(default_factory=dict)
     split: str | None = None
+    read: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     @property
     def caveats(self) -> list[str]:
@@ -99,6 +103,12 @@ class Recognized:
         if self.unknown_kinds:
             kinds, images = counted(self.unknown_kinds, "kind"), counted(self.unknown_images, "image")
             found.append(f"labels not understood: {kinds} in {images}")
+        found += [
+            f"the column {name} names no observation, and is not read: write names in it, or, where 1 and 0 mark one"
+            " observation, give the column that name"
+            for name in self.left
+            if plain(name) in LISTED
+        ]
         return found
 
     def as_json(self) -> dict[str, Any]:
@@ -109,6 +119,8 @@ class Recognized:
             "missing": list(self.missing),
             "splits": dict(self.splits),
             "split": self.split,
+            "columns": list(self.read),
+            "columns_not_read": list(self.left),
             "labels_without_observation": dict(self.without),
             "labels_not_understood": {"kinds": self.unknown_kinds, "images": self.unknown_images},
         }

@@ -2,24 +2,25 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from cxrsynth.reports.labels import NO_FINDING
 from cxrsynth.reports.table.columns import observation_of
 
-# Each data set's way to name a patient in an image's path.
+# Each data set's way to name a patient in an image's path, also where folders became parts of a name, or a name has
+# the set's before it.
 _PATIENTS = (
-    re.compile(r"(?:^|/)(patient\d{4,6})/study\d+/", re.IGNORECASE),  # CheXpert
-    re.compile(r"(?:^|/)(p\d{8})/s\d{8}/"),  # MIMIC-CXR
-    re.compile(r"(?:^|/)(\d{8})_\d{3}\.(?:png|jpe?g)$", re.IGNORECASE),  # NIH ChestX-ray14
-    re.compile(r"(?:^|/)(person\d+)_(?:bacteria|virus)_\d+\.(?:png|jpe?g)$", re.IGNORECASE),  # Kermany
+    re.compile(r"(?:^|[/_-])(patient\d{4,6})[/_-]study\d+[/_-]", re.IGNORECASE),  # CheXpert
+    re.compile(r"(?:^|[/_-])(p\d{8})[/_-]s\d{8}[/_-]"),  # MIMIC-CXR
+    # NIH ChestX-ray14, whose patients have numbers below 31,000: a date has eight digits, too.
+    re.compile(r"(?:^|[/_-])(000[0-3]\d{4})_\d{3}\.(?:png|jpe?g)$", re.IGNORECASE),
+    re.compile(r"(?:^|[/_-])(person\d+)_(?:bacteria|virus)_\d+\.(?:png|jpe?g)$", re.IGNORECASE),  # Kermany
 )
 _FRONTAL_OR_LATERAL = ("frontal/lateral", "frontallateral")
 _AP_OR_PA = ("ap/pa", "appa")
 VIEW_COLUMNS = (*_FRONTAL_OR_LATERAL, *_AP_OR_PA)
 _NORMAL = frozenset({"normal", "nofinding", "nofindings", "healthy"})
-_HOLDS_IMAGES = frozenset({"images", "image", "img", "imgs", "png", "jpg"})
+HOLDS_IMAGES = frozenset({"images", "image", "img", "imgs", "png", "jpg"})
 
 
 def plain(name: str) -> str:
@@ -30,12 +31,6 @@ def plain(name: str) -> str:
 def patient_of(path: str) -> str:
     """The patient that the path of an image names, empty where it is of no known layout."""
     return next((found[1].casefold() for pattern in _PATIENTS if (found := pattern.search(path))), "")
-
-
-def class_of(path: str) -> str | None:
-    """The observation that the folder of an image is named after: `NORMAL`, `Pneumonia`, `Normal/images`."""
-    folders = [part for part in PurePosixPath(path).parts[:-1] if plain(part) not in _HOLDS_IMAGES]
-    return named(folders[-1]) if folders else None
 
 
 def named(word: str) -> str | None:

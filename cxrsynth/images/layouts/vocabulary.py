@@ -1,9 +1,11 @@
 """Words that data sets have for what an image shows, and the observations that these stand for."""
 
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Final, TypeAlias
 
-from cxrsynth.images.layouts.paths import named, plain
+from cxrsynth.images.layouts.paths import HOLDS_IMAGES, named, plain
 
 # A word as `plain` writes it -> the observations that it stands for, none where it has no counterpart among them.
 Vocabulary: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -38,12 +40,6 @@ NIH: Final = _vocabulary(
     },
     without="Emphysema, Fibrosis, Hernia",
 )
-
-
-def observations_of(word: str) -> tuple[str, ...] | None:
-    """Observations that a word stands for, whoever's: CheXpert's and NIH's names and `normal`; None if unknown."""
-    observation = named(word)
-    return NIH.get(plain(word)) if observation is None else (observation,)
 
 
 # Bustos et al. 2019 (arXiv:1901.07441); its other words, over a hundred, have no counterpart.
@@ -118,3 +114,33 @@ RSNA_OBSERVATIONS: Final = ("No Finding", "Lung Opacity", "Pneumonia")
 
 # Kermany et al. 2018 (doi:10.1016/j.cell.2018.02.010).
 KERMANY: Final = _vocabulary({"No Finding": "NORMAL", "Pneumonia": "PNEUMONIA"})
+
+# Of sets without a layout of their own, such as folders of classes.
+_OTHERS: Final = _vocabulary(
+    {"Pneumonia": "viral pneumonia, bacterial pneumonia, pneumonia viral, pneumonia bacterial"}
+)
+
+
+@lru_cache(maxsize=4096)
+def observations_of(word: str) -> tuple[str, ...] | None:
+    """Observations that a word stands for, whoever's: CheXpert's names and `normal` first, then those of other sets.
+
+    Empty for a word that has no counterpart, as Emphysema; None for one that no data set is known to have.
+    """
+    observation = named(word)
+    if observation is not None:
+        return (observation,)
+    known = (words.get(plain(word)) for words in (NIH, VINDR, PADCHEST, _OTHERS))
+    return next((found for found in known if found is not None), None)
+
+
+def class_folder(path: str) -> str:
+    """The folder of an image that may be named after what it shows: not `images` in `Normal/images`; empty without."""
+    folders = [part for part in PurePosixPath(path).parts[:-1] if plain(part) not in HOLDS_IMAGES]
+    return folders[-1] if folders else ""
+
+
+def class_of(path: str) -> tuple[str, ...] | None:
+    """Observations that the folder of an image is named after, as in `Effusion/`, `Normal/images/`; None if of none."""
+    folder = class_folder(path)
+    return observations_of(folder) if folder else None

@@ -21,7 +21,7 @@ USUAL_NAMES = {
     "view": ("view", "viewposition", "ap/pa", "appa"),
     "sex": ("sex", "gender", "patientsex", "patientgender"),
     "age": ("age", "patientage"),
-    "patient_id": ("patientid", "subjectid", "patient", "subject"),
+    "patient_id": ("patientid", "subjectid", "patient", "subject", "pid", "personid", "mrn"),
     "race": ("race", "ethnicity", "raceethnicity", "patientrace", "ethnicgroup"),
 }
 # Roles whose columns hold report text.
@@ -37,7 +37,7 @@ OTHER_NAMES = {
     "sex": ("male", "female"),
     "age": ("years", "ageyears", "ageatstudy"),
     "report_id": ("accession", "accessionnumber", "examid", "imageid", "filename", "path"),
-    "patient_id": ("mrn", "person", "personid", "pid"),
+    "patient_id": ("person",),
 }
 _LONGEST_NAME = 40  # characters that are shown of a name; a longer one may be text
 _ENOUGH = 3  # usual names that make a first row a header, whatever stands beside them

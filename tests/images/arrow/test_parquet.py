@@ -122,6 +122,34 @@ def test_lists_of_classes_and_structs_of_labels(tmp_path: Path) -> None:
     ]
 
 
+def test_structs_of_label_words_and_columns_that_are_not_read(tmp_path: Path) -> None:
+    words = [{"Effusion": 1, "Emphysema": 1, "Mass": 0}, {"Effusion": 0, "Emphysema": 0, "Mass": 0}]
+    scored = [{"Edema": 1, "score": 0.5}, {"Edema": 0, "score": 0.5}]
+    columns = {
+        "marks": words,
+        "labels": scored,
+        "target": [0, 1],
+        "kg": [70.5, 80.5],
+        "disease": [1, 0],
+        "sex": ["F", "M"],
+    }
+    bare(tmp_path / "x.parquet", 2, group=9, embedding=[[0.5], [0.25]], **columns)
+    collection, found = opened(tmp_path)
+    assert [labels(one) for one in found] == [
+        {"Pleural Effusion": "present", "Edema": "present"},
+        {"Pleural Effusion": "absent", "Edema": "absent"},
+    ]
+    layout = collection.layout
+    assert layout is not None
+    assert set(layout.read) == {"marks", "labels", "sex"}
+    assert set(layout.left) == {"embedding", "target", "kg", "disease"}
+    assert [caveat for caveat in layout.caveats if "disease" in caveat] == [
+        "the column disease names no observation, and is not read: write names in it, or, where 1 and 0 mark one"
+        " observation, give the column that name"
+    ]
+    assert layout.as_json()["columns_not_read"] == list(layout.left)
+
+
 def test_rows_that_a_table_does_not_describe_keep_what_the_file_says(tmp_path: Path) -> None:
     root = repository(tmp_path / "set")
     table = write(tmp_path / "t.csv", "file,sex,subject_id\ndata/train-00000-of-00001/000001,F,z\nnone,F,y\n")

@@ -737,4 +737,8 @@ def test_other_folders_have_no_layout(tmp_path: Path) -> None:
     images_at(tmp_path, "NORMAL/a.png", "PNEUMONIA/b.png")
     csv(tmp_path / "train.csv", "a,b", "1,2")
     csv(tmp_path / "broken.csv", "a,a", "1,2")
-    assert opened(tmp_path)[0].layout is None
+    layout = opened(tmp_path)[0].layout
+    assert layout is not None
+    assert (layout.name, layout.tables) == ("folders named after findings", {})
+    images_at(tmp_path / "b", "one/a.png", "two/b.png")
+    assert opened(tmp_path / "b")[0].layout is None

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cxrsynth.images.collection import open_collection
+from cxrsynth.auditing.read import unclear_cells
+from cxrsynth.images.collection import Collection, open_collection
 from cxrsynth.images.image import Radiograph
-from cxrsynth.images.layouts.paths import class_of, patient_of
+from cxrsynth.images.layouts.paths import patient_of
+from cxrsynth.images.layouts.vocabulary import class_of
 from cxrsynth.reports.labels import Side, Status
 from tests.images.making import encoded, levels, read_all, write
 
@@ -39,6 +41,12 @@ def present(one: Radiograph) -> list[str]:
         ("set/0a1b2c3d.png", ""),
         ("patient_data/image_1.png", ""),
         ("study1/20190314_001.txt", ""),
+        ("study1/20190314_001.png", ""),  # a date
+        ("nih-00000013_005.png", "00000013"),
+        ("set/NIH_00030805_000.jpg", "00030805"),
+        ("train-patient00042_study1_view1_frontal.jpg", "patient00042"),
+        ("p10000032_s50414267_02aa804e.jpg", "p10000032"),
+        ("kermany-person1000_virus_1681.jpeg", "person1000"),
     ],
 )
 def test_patients_of_known_layouts(path: str, patient: str) -> None:
@@ -112,6 +120,24 @@ def test_kermany_and_other_folders_of_a_class(tmp_path: Path) -> None:
         ("finding", "Pneumonia", ["Pneumonia"]),
         ("disease", "Effusion", ["Pleural Effusion"]),
         ("Effusion", "1", ["Pleural Effusion"]),
+        ("Viral Pneumonia", "1", ["Pneumonia"]),
+        ("Viral Pneumonia", "0", []),
+        ("tags", "Edema|portable", ["Edema"]),
+        ("classes", "Pneumonia", ["Pneumonia"]),
+        ("pathologies", "Effusion;Mass", ["Pleural Effusion", "Lung Lesion"]),
+        ("diseases", '"Edema, rib fracture"', ["Edema", "Fracture"]),
+        ("target", "Edema", ["Edema"]),
+        ("target", "1", []),
+        ("target", "right lung", []),
+        ("label", '"{""Edema"": 1, ""Mass"": 0}"', ["Edema"]),
+        ("label", "\"{'Edema': 1, 'pulmonary edema': 0, 'catheter': 1}\"", ["Edema", "Support Devices"]),
+        ("labels", "Edema/Consolidation", ["Edema", "Consolidation"]),
+        ("labels", "Nodule/Mass + Effusion", ["Lung Lesion", "Pleural Effusion"]),
+        ("labels", "Edema and Fracture", ["Edema", "Fracture"]),
+        ("finding", "Pneumonia/Viral/COVID-19", ["Pneumonia"]),
+        # A sentence is no list.
+        ("labels", "no edema / effusion", []),
+        ("labels", "Edema|no effusion or fracture|Mass", ["Edema"]),
         ("label", "1", []),
         ("caption", "normal", ["No Finding"]),
         ("caption", "Large left pleural effusion.", ["Pleural Effusion"]),
@@ -133,3 +159,60 @@ def test_a_column_of_files_can_be_named(tmp_path: Path) -> None:
     assert collection.described == (2, 1)
     assert collection.columns_used == "file from scan, report from id, 1 column of labels"
     assert present(read(folder, table, "scan")["a.png"]) == ["Edema"]
+
+
+def test_folders_named_after_findings(tmp_path: Path) -> None:
+    names = [
+        "COVID/a.png",
+        "Effusion/b.png",
+        "Emphysema/c.png",
+        "Normal/images/d.png",
+        "Viral Pneumonia/e.png",
+        "f.png",
+    ]
+    found = read(images_of(tmp_path, *names))
+    assert [present(found[name]) for name in names] == [[], ["Pleural Effusion"], [], ["No Finding"], ["Pneumonia"], []]
+    layout = open_collection(tmp_path).layout
+    assert layout is not None
+    assert (layout.name, layout.tables) == ("folders named after findings", {})
+    assert layout.caveats == [
+        "labels that are none of the 14 observations are left out: Emphysema (1)",
+        "labels not understood: 1 kind in 1 image",
+    ]
+
+
+def table_of(tmp_path: Path, header: str, *rows: str) -> Collection:
+    folder = images_of(tmp_path / "set", *(f"{place}.png" for place in range(len(rows))))
+    lines = [f"path,{header}", *(f"{place}.png,{row}" for place, row in enumerate(rows))]
+    return open_collection(folder, table=write(tmp_path / "t.csv", "\n".join(lines)))
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    found = table_of(tmp_path, "pid,target,tags,kg,Projection,Edema", "7,1,Mass,70,AP,1", "8,0,,80,PA,0")
+    assert found.columns_used == (
+        "file from path, patient from pid, 1 column of labels, tags; not read: target, kg, Projection;"
+        " meant as Projection (view? --view-column)"
+    )
+    assert found.unclear == {}
+    assert [one.patient for one in read_all(found)[0]] == ["7", "8"]
+
+
+def test_a_table_without_a_header_shows_none_of_its_words(tmp_path: Path) -> None:
+    found = table_of(tmp_path, "John Smith,2019-03-14,Small effusion on the left side now.", "a,b,c")
+    assert found.columns_used.startswith("file from path; not read: 3, not shown")
+
+
+def test_a_column_of_labels_that_names_no_finding_says_what_to_do(tmp_path: Path) -> None:
+    found = table_of(tmp_path, "disease,view", "1,frontal", "0,AP", ",frontal view")
+    assert found.columns_used == "file from path, view from view; not read: disease"
+    (first, advice), (second, expected) = unclear_cells(found.unclear)
+    assert first == "the column disease names no observation in any of 2 rows, and is not read"
+    assert "where its 1 and 0 mark one of them, give the column that name: No Finding, " in advice
+    assert second == "the column view of 2 rows is not understood (the first: line 2), and stays unknown"
+    assert expected.startswith("expected PA, AP or LATERAL for a view")
+
+
+def test_views_sexes_and_ages_that_are_understood_or_missing_are_not_counted(tmp_path: Path) -> None:
+    rows = ["PA,F,7", "lateral,x,1-5", ",,", "n/a,unknown,>89", "decubitus,M,067Y"]
+    assert table_of(tmp_path, "view,sex,age", *rows).unclear == {}
+    assert table_of(tmp_path / "b", "view,sex,age", "from above,neither,old").unclear.keys() == {"view", "sex", "age"}
