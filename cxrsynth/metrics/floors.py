@@ -51,16 +51,19 @@ def measure_floor(
         `images` in each half: M, or as many as there are, `MOST` at most; number of `patients` and `splits`; for each
         measure its mean (`value`), lowest and highest (`low`, `high`) over the splits; `audited`: the mean of each
         measure for as many audited images against one half; `frechet_ratio`: the Frechet distance of `audited` over
-        that of real images. With fewer than `least` images all but the kernel distances are None.
+        that of real images. With fewer than `least` images all but the kernel distances are None; where the halves are
+        the reason, `few_real` says so, else it is None.
 
     Raises:
-        ValueError: if `floor_problem` finds one.
+        ValueError: if there are fewer than `FEWEST_UNITS` patients, or fewer than `few` images in a half.
     """
-    problem = floor_problem(of_patients, least=few)
-    if problem is not None:
-        raise ValueError(problem)
+    if len(of_patients) < FEWEST_UNITS:
+        raise ValueError(f"real images of {len(of_patients)} known patients, expected at least {FEWEST_UNITS}")
     splits = [halves(of_patients, rng) for _ in range(SPLITS)]
-    count = min(len(made), MOST, *(len(half) for split in splits for half in split))
+    smaller = min(len(half) for split in splits for half in split)
+    if smaller < few:
+        raise ValueError(f"{smaller} real images in one half of the patients, expected at least {few}")
+    count = min(len(made), MOST, smaller)
     owner = np.zeros(len(features), dtype=np.int64)
     for patient, rows in enumerate(of_patients):
         owner[list(rows)] = patient
@@ -75,23 +78,17 @@ def measure_floor(
     missing: dict[str, Any] = dict.fromkeys(_MEASURES)
     ranges = missing | {name: _range([each[name] for each in floors]) for name in floors[0]}
     means = missing | {name: float(np.mean([each[name] for each in audited])) for name in floors[0]}
-    about = {"images": count, "patients": len(of_patients), "splits": SPLITS}
+    about: dict[str, Any] = {"images": count, "patients": len(of_patients), "splits": SPLITS, "few_real": None}
+    if smaller < least <= len(made):
+        about["few_real"] = (
+            f"known for KID and MMD alone: {smaller} real images in one half of the patients, expected at least {least}"
+        )
     return about | ranges | {"audited": means, "frechet_ratio": _ratio(means["frechet"], ranges["frechet"])}
 
 
 def _ratio(made: float | None, real: dict[str, float] | None) -> float | None:
     """Both are far from 0: their bias alone is. Halves that are copies of each other have no ratio."""
     return made / real["value"] if made is not None and real is not None and real["value"] > 0 else None
-
-
-def floor_problem(of_patients: Sequence[Sequence[int]], *, least: int) -> str | None:
-    """Why a reference of these patients has no floor; None where it has."""
-    if len(of_patients) < FEWEST_UNITS:
-        return f"real images of {len(of_patients)} known patients, expected at least {FEWEST_UNITS}"
-    smaller = min(len(half) for half in halves(of_patients, np.random.default_rng(0)))
-    if smaller < least:
-        return f"{smaller} real images in one half of the patients, expected at least {least}"
-    return None
 
 
 def rows_by_patient(patients: Sequence[str], rows: Rows) -> list[list[int]]:

@@ -15,7 +15,7 @@ from cxrsynth.metrics.fidelity import (
     kernel_interval,
     manifold_intervals,
 )
-from cxrsynth.metrics.floors import floor_problem, measure_floor, rows_by_patient
+from cxrsynth.metrics.floors import measure_floor, rows_by_patient
 from cxrsynth.metrics.frechet_infinity import FEWEST_UNITS, frechet_infinity, infinity_problem
 from cxrsynth.reports.labels import OBSERVATIONS
 
@@ -195,21 +195,25 @@ def _measured(
             blocks = 10 if compared[0].shape[1] > _WIDE else 20
             found["frechet_infinity"] = asdict(frechet_infinity(*compared, units=units, blocks=blocks, seed=seed))
     patients = rows_by_patient(real.patients, theirs)
-    missing["floor"] = floor_problem(patients, least=min(least, FEWEST))
-    if missing["floor"] is None:
-        if count >= least and (smaller := floor_problem(patients, least=least)) is not None:
-            missing["floor"] = f"all but KID and MMD: {smaller}"
-        few = min(least, FEWEST)
-        found["floor"] = measure_floor(
+    warnings = _warnings(count, compared[0].shape[1], least=least)
+    few = min(least, FEWEST)
+    try:
+        floor = measure_floor(
             real.features, patients, compared[0], units[0], least=least, few=few, neighbours=NEIGHBORS, rng=rng
         )
+    except ValueError as error:
+        missing["floor"] = str(error)
+    else:
+        found["floor"] = floor
+        if floor["few_real"] is not None:
+            warnings["floor"] = floor["few_real"]
     return {
         **_UNMEASURED,
         "compared": count,
         **_kernels(*compared, units=units, seed=seed),
         **found,
         "not_measured": {name: why for name, why in missing.items() if why is not None},
-        "warnings": _warnings(count, compared[0].shape[1], least=least),
+        "warnings": warnings,
     }
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from cxrsynth.metrics import floors
 from cxrsynth.metrics.fidelity import Features
-from cxrsynth.metrics.floors import floor_problem, halves, measure_floor, rows_by_patient
+from cxrsynth.metrics.floors import halves, measure_floor, rows_by_patient
 
 MEASURES = ("frechet", "kid", "mmd", "precision", "recall", "density", "coverage")
 
@@ -72,16 +72,35 @@ def test_a_small_reference_gives_a_floor_of_the_size_it_can(monkeypatch: pytest.
     assert found_for(features, of_patients, made)["images"] == 55
 
 
-def test_what_has_no_floor_says_why() -> None:
-    assert floor_problem([[row] for row in range(200)], least=50) is None
-    assert floor_problem([], least=50) == "real images of 0 known patients, expected at least 20"
-    many = [list(range(100 * one, 100 * one + 100)) for one in range(19)]
-    assert floor_problem(many, least=50) == "real images of 19 known patients, expected at least 20"
-    few = [[row] for row in range(98)]
-    assert floor_problem(few, least=50) == "49 real images in one half of the patients, expected at least 50"
-    fewest = [[row] for row in range(39)]
-    with pytest.raises(ValueError, match="19 real images in one half of the patients, expected at least 20"):
-        found_for(np.zeros((39, 6)), fewest, np.zeros((60, 6)))
+@pytest.mark.parametrize(
+    ("of_patients", "why"),
+    [
+        ([], "real images of 0 known patients, expected at least 20"),
+        (
+            [list(range(9 * one, 9 * one + 9)) for one in range(19)],
+            "real images of 19 known patients, expected at least 20",
+        ),
+        ([[row] for row in range(39)], "19 real images in one half of the patients, expected at least 20"),
+    ],
+)
+def test_what_has_no_floor_says_why(of_patients: list[list[int]], why: str) -> None:
+    with pytest.raises(ValueError, match=f"^{why}$"):
+        found_for(np.zeros((200, 6)), of_patients, np.zeros((60, 6)))
+
+
+def test_a_floor_of_few_real_images_says_so_by_the_halves_that_are_measured() -> None:
+    """Of 101 images of uneven patients the smaller half of one split may have 50, that of another fewer."""
+    of_patients = [[4 * one, 4 * one + 1, 4 * one + 2, 4 * one + 3] for one in range(24)] + [[96, 97, 98, 99, 100]]
+    for seed in range(20):
+        rng, features = np.random.default_rng(seed), np.random.default_rng(seed).normal(size=(101, 6))
+        made = np.random.default_rng(99).normal(size=(60, 6))
+        found = measure_floor(features, of_patients, made, np.arange(60), least=50, few=20, neighbours=5, rng=rng)
+        assert (found["frechet"] is None) is (found["few_real"] is not None) is (found["images"] < 50)
+    assert found_for(np.random.default_rng(0).normal(size=(96, 6)), of_patients[:24], made)["few_real"] == (
+        "known for KID and MMD alone: 48 real images in one half of the patients, expected at least 50"
+    )
+    # Few audited images are a reason of their own, which stands elsewhere.
+    assert found_for(np.random.default_rng(0).normal(size=(96, 6)), of_patients[:24], made[:24])["few_real"] is None
 
 
 @pytest.mark.parametrize(("patients", "audited"), [(49, 60), (200, 24)])

@@ -65,17 +65,22 @@ def _closeness(summary: Summary) -> str:
         why = missing.get("all") or missing.get("floor")
         return f"Not measured against a floor of real images{f': {why}' if why else ''}."
     if not floor["frechet"]:
-        return _closeness_of_few(row["mmd"], floor)
+        return _closeness_of_few(row["mmd"], floor, images=row["compared"])
     made, real = floor["audited"]["frechet"], floor["frechet"]
     if made <= real["high"]:
         return f"As close to the real images as these are to each other, as far as {floor['images']:,} images tell."
     return f"{_times(floor['frechet_ratio'])} as far from the real images as these are from each other."
 
 
-def _closeness_of_few(made: Mapping[str, float], floor: Mapping[str, Any]) -> str:
+def _closeness_of_few(made: Mapping[str, float], floor: Mapping[str, Any], *, images: int) -> str:
     """By the distance that does not depend on the number of images: all that few can say is that they are far."""
     if made["low"] > floor["mmd"]["high"]:
         return "Further from the real images than these are from each other."
+    if floor["images"] < images:
+        return (
+            f"No further from the real images than these are from each other, as far as {floor['images']:,} of them in"
+            " one half of the patients tell."
+        )
     return f"{floor['images']:,} images are too few to see a distance from the real ones."
 
 

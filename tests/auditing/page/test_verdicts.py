@@ -56,6 +56,11 @@ def test_few_images_are_judged_by_a_distance_that_does_not_depend_on_their_numbe
         "MMD 0.00201 (-0.00019 to 0.00421); between real images 1e-05 (-0.00039 to 0.00041), mean of ten draws of 24"
         " images each"
     ) in verdict.details
+    summary["fidelity"][0]["compared"] = 90
+    assert of(summary, LOOK).answer == (
+        "No further from the real images than these are from each other, as far as 24 of them in one half of the"
+        " patients tell."
+    )
     summary["fidelity"][0]["mmd"]["low"] = 0.00042
     assert of(summary, LOOK).answer == "Further from the real images than these are from each other."
 
