@@ -7,6 +7,7 @@ need the pixels again: the reference is then read and scored anew.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,13 +21,20 @@ from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.groups import measure_groups
+from cxrsynth.metrics.memorization.copies import LEAST_SIMILAR, find_copies
 from cxrsynth.metrics.memorization.features import MatchSpace
 from cxrsynth.metrics.memorization.planted import ALTERATIONS
-from cxrsynth.metrics.memorization.search import SearchReport, SearchSettings, check_reference, find_near_duplicates
+from cxrsynth.metrics.memorization.search import (
+    Match,
+    SearchReport,
+    SearchSettings,
+    check_reference,
+    find_near_duplicates,
+)
 from cxrsynth.runtime.files import stable_json, write_atomically
 
 # Number of the set of measures: a comparison with other ones is made anew.
-_FIDELITY = 4
+_FIDELITY = 5
 
 
 @dataclass(frozen=True)
@@ -34,13 +42,15 @@ class Comparison:
     """`columns` are those of scores.parquet about the nearest real image, `memorization` that part of summary.json.
 
     `fidelity` is of all images, whether they are kept or not: rules may change without the pixels of the reference.
-    Where the reference is too small for the search, `columns` are empty, `memorization` is None and `problem` says why.
+    Where the reference is too small for the search, `memorization` is None, `problem` says why, and `copies` is what
+    was found of images that are copies by any threshold: `memorized` is then null, not false, of all others.
     """
 
     columns: dict[str, list[Any]]
     memorization: dict[str, Any] | None
     fidelity: list[dict[str, Any]]
     problem: str | None = None
+    copies: dict[str, Any] | None = None
 
 
 def read_comparison(run: AuditRun) -> Comparison | None:
@@ -65,21 +75,24 @@ def compare_with_reference(run: AuditRun, images: Scored, reference: Scored) -> 
         return kept
     columns: dict[str, list[Any]] = {}
     memorization: dict[str, Any] | None = None
-    problem = None
+    problem, copies = None, None
     try:
         found = _search(run, images, reference)
     except ShardError as error:
         # All images are scored by now: what cannot be measured costs itself alone.
         problem = str(error)
-        console.warn(f"memorization was not examined: {error}")
+        matches = _copies(run, images, reference)
+        columns = _nearest(matches) | {"memorized": [match.flagged or None for match in matches]}
+        flagged = sum(match.flagged for match in matches)
+        copies = {"flagged": flagged, "threshold": LEAST_SIMILAR, "real": reference.rows.num_rows}
+        console.warn(
+            f"memorization was not examined: {error}\n"
+            f"  only copies that need no such comparison were looked for: {flagged:,} found"
+        )
     else:
-        columns = {
-            "nearest_real": [match.real or None for match in found.matches],
-            "nearest_real_similarity": [match.similarity if match.real else None for match in found.matches],
-            "memorized": [match.flagged for match in found.matches],
-        }
+        columns = _nearest(found.matches) | {"memorized": [match.flagged for match in found.matches]}
         memorization = found.summary() | {"autoencoder": None if run.autoencoder is None else run.autoencoder.as_json()}
-    comparison = Comparison(columns, memorization, _fidelity(run, images, reference), problem)
+    comparison = Comparison(columns, memorization, _fidelity(run, images, reference), problem, copies)
     content = {"key": _key(run), "comparison": asdict(comparison)}
     # Keys keep their order, which is that of the page.
     write_atomically(run.folder.parts / COMPARISON, json.dumps(content, allow_nan=False).encode())
@@ -128,6 +141,28 @@ def _key(run: AuditRun) -> str | None:
         "autoencoder": run.autoencoder.as_json(),
     }
     return None if None in parts.values() else hashlib.sha256(stable_json(parts)).hexdigest()
+
+
+def _nearest(matches: Sequence[Match]) -> dict[str, list[Any]]:
+    """The columns of scores.parquet about the nearest real image."""
+    return {
+        "nearest_real": [match.real or None for match in matches],
+        "nearest_real_similarity": [match.similarity if match.real else None for match in matches],
+    }
+
+
+def _copies(run: AuditRun, images: Scored, reference: Scored) -> tuple[Match, ...]:
+    """Where near-duplicates cannot be searched for: which images are copies by any threshold."""
+    real = reference.image_set()
+    if not real.keys:
+        return tuple(Match(key, "", -1.0, -1.0, mirrored=False, flagged=False) for key in images.values("key"))
+    return find_copies(
+        images.image_set(),
+        real,
+        made_digests=images.values("sha256"),
+        digests=reference.values("sha256"),
+        seed=run.settings.seed,
+    )
 
 
 def _search(run: AuditRun, images: Scored, reference: Scored) -> SearchReport:

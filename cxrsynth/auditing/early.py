@@ -27,7 +27,7 @@ def _not_measurable(run: AuditRun, reference: Scored) -> Iterator[tuple[str, str
     try:
         check_reference(patients)
     except ShardError as error:
-        yield "memorization", str(error)
+        yield "memorization", f"{error}\n  only copies that need no such comparison will be looked for"
     try:
         check_patients(patients)
     except ValueError as error:

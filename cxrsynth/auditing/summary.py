@@ -86,6 +86,7 @@ def summarize(
         **_obedience(run, images, decided),
         **_fidelity(run, images, reference, comparison, decided),
         "memorization": None if comparison is None else comparison.memorization,
+        "copies": None if comparison is None else comparison.copies,
         "reidentification": _without_folders(reidentification.summary),
         "membership": membership,
         "utility": utility,

@@ -625,6 +625,8 @@ def test_a_reference_of_too_few_images_costs_the_search_alone(
         assert any(f"{part} will not be measured: " in line for line in lines[:scoring]), part
     found = summary(tmp_path / "out")
     assert found["memorization"] is None
+    assert found["copies"] == {"flagged": 0, "threshold": 0.8, "real": images}
+    assert "copies of real images: 0 (near-duplicates were not looked for)" in done.output
     assert found["utility"] is None
     assert found["not_measured"]["memorization"].startswith(reason)
     assert found["not_measured"].keys() == {"memorization", "reidentification", "utility"}
@@ -634,6 +636,30 @@ def test_a_reference_of_too_few_images_costs_the_search_alone(
     # What was not measured is not passed.
     again = run(made, "--reference", few, "--out", tmp_path / "out", "--fail-under", "memorization/flagged=0")
     assert again.exit_code == 3, again.output
+
+
+@pytest.mark.slow
+def test_a_copy_of_one_real_image_is_rejected_where_nothing_else_can_be_searched_for(
+    real: Path, tmp_path: Path
+) -> None:
+    few, images = tmp_path / "few", tmp_path / "images"
+    few.mkdir()
+    images.mkdir()
+    shutil.copy(real / "00.png", few)
+    for place in range(4):
+        shutil.copy(real / f"{place + 4:02d}.png", images)
+    with Image.open(real / "00.png") as picture:
+        picture.convert("L").save(images / "copy.jpg", quality=80)
+    done = run(images, "--reference", few, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    found = summary(tmp_path / "out")
+    assert (found["memorization"], found["copies"]["flagged"]) == (None, 1)
+    scores = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
+    assert {row["key"]: row["memorized"] for row in scores if row["memorized"] is not None} == {"copy.jpg": True}
+    assert "memorized" in next(row["reasons"] for row in scores if row["key"] == "copy.jpg")
+    page = " ".join((tmp_path / "out" / "report.html").read_text().split())
+    assert "1 is a copy of a real image. Near-duplicates were not looked for: reference: 1 image of 1 patient" in page
+    assert "<strong>1 of 5 images</strong> are copies of a real image and were rejected" in page
 
 
 @pytest.mark.slow

@@ -47,6 +47,14 @@ def _copies(summary: Summary) -> Tested:
     cannot = "copies of images that are not in the reference, and copies altered in ways that were not planted"
     if memorization is None:
         why = reason(summary, "memorization", "no reference of real images was given")
+        if summary.get("copies") is not None:
+            return Tested(
+                "Copies of real images",
+                "memorization",
+                f"{_against(summary)}, for copies alone; not tested for near-duplicates: {why}",
+                "the same picture, also in another format, size or exposure, or moved a little; how many is unknown",
+                f"near-duplicates that were changed further, and {cannot}",
+            )
         return Tested("Copies of real images", "memorization", f"not tested: {why}", None, cannot)
     found = shares(memorization)
     would = "no copies were planted, so this is unknown"

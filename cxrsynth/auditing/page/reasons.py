@@ -59,8 +59,8 @@ def limits(summary: Mapping[str, Any]) -> dict[str, Limit]:
         for name, check in CHECKS.items()
     }
     found["duplicate"] = Limit("duplicate_similarity", "below", NEAR_DUPLICATE)
-    if summary["memorization"]:
-        found["memorized"] = Limit("nearest_real_similarity", "at most", summary["memorization"]["threshold"])
+    if searched := summary["memorization"] or summary.get("copies"):
+        found["memorized"] = Limit("nearest_real_similarity", "at most", searched["threshold"])
     for one in summary["thresholds"] or ():
         limit = Limit(f"reward_{one['on']}", _AT_LEAST, one["value"])
         if one["rule"] == _AT_LEAST:

@@ -175,7 +175,12 @@ def _of_what(summary: Summary) -> str:
 
 
 def _copies(summary: Summary) -> str:
-    memorization = summary["memorization"]
+    memorization, few = summary["memorization"], summary.get("copies")
+    if memorization is None and few is not None:
+        number = few["flagged"]
+        found = f"{number:,} {'is a copy' if number == 1 else 'are copies'}" if number else "None is a copy"
+        why = reason(summary, "memorization", "the reference is too small")
+        return f"{found} of a real image. Near-duplicates were not looked for: {why}."
     if memorization is None:
         return f"Copies of real images were not looked for: {reason(summary, 'memorization', 'there is no reference')}."
     flagged = memorization["flagged"]

@@ -46,6 +46,11 @@ def test_without_a_floor_or_a_reference_it_says_so(summary: dict[str, Any]) -> N
     expected = "Copies of real images were not looked for: reference: 5 images of 5 patients; expected: at least 20."
     assert of(summary, FOUND).answer == expected
     assert "Floor" not in " ".join(of(summary, FOUND).details)
+    for number, said in ((0, "None is a copy"), (1, "1 is a copy"), (2, "2 are copies")):
+        summary["copies"] = {"flagged": number, "threshold": 0.8, "real": 5}
+        expected = f"{said} of a real image. Near-duplicates were not looked for: reference: 5 images of 5 patients;"
+        expected += " expected: at least 20."
+        assert of(summary, FOUND).answer == expected
 
 
 def test_few_images_are_judged_by_a_distance_that_does_not_depend_on_their_number(summary: dict[str, Any]) -> None:
