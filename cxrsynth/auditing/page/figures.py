@@ -2,16 +2,18 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from cxrsynth.metrics.membership.attacks import DISCREPANCY, LOSS, PROXIMAL, ROUND_TRIP
 from cxrsynth.metrics.membership.inference import COMBINED, FALSE_POSITIVES, WITHOUT_MODEL
 
+_OPTION = re.compile(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*")
 UNMEASURED = Markup('<span class="unmeasured">not measured</span>')
 
 
@@ -303,3 +305,8 @@ def _percent(name: str) -> float | None:
         return float(name.removeprefix("p")) / 100 if name.startswith("p") else None
     except ValueError:
         return None
+
+
+def whole_options(text: str) -> Markup:
+    """A text, escaped, whose options stay in one line: browsers break `--model` at its hyphens."""
+    return Markup(_OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text))))

@@ -32,6 +32,7 @@ from cxrsynth.auditing.page.figures import (
     share,
     subgroups,
     utility_table,
+    whole_options,
 )
 from cxrsynth.auditing.page.gallery import Pictures, make_gallery
 from cxrsynth.auditing.page.inline import asset, content_policy, environment
@@ -161,6 +162,7 @@ def _environment() -> jinja2.Environment:
         "flat": flat,
         "interval": interval,
         "quantile_title": quantile_title,
+        "whole_options": whole_options,
     }
     made.globals |= {"share": share}
     return made

@@ -190,6 +190,30 @@ def test_choices_can_be_read_in_full(visit: Visit) -> None:
         assert cut == []
 
 
+def test_options_are_not_broken_at_their_hyphens(visit: Visit) -> None:
+    page = visit()
+    for width in (1280, 600, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        found = page.evaluate(
+            """() => {
+                const pieces = [];
+                const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+                while (walker.nextNode()) {
+                    for (const one of walker.currentNode.data.matchAll(/--[a-z]+(-[a-z]+)*/g)) {
+                        const range = document.createRange();
+                        range.setStart(walker.currentNode, one.index);
+                        range.setEnd(walker.currentNode, one.index + one[0].length);
+                        const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+                        if (range.getClientRects().length) pieces.push([one[0], lines.size]);
+                    }
+                }
+                return pieces;
+            }"""
+        )
+        assert len(found) > 3
+        assert [name for name, lines in found if lines > 1] == []
+
+
 @pytest.mark.slow
 def test_an_image_is_enlarged_and_closed_by_keyboard(visit: Visit, rows: pa.Table) -> None:
     keys = rows["key"].to_pylist()
