@@ -158,7 +158,7 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
         found = {name: [f"{one['caught']} of {one['of']}"] for name, one in memorization["sensitivity"].items()}
         found["false alarms on held-out real patients"] = [f"{alarms['caught']} of {alarms['of']}"]
         output.print(_table("planted near-duplicates of reference images", ["found"], found))
-    elif (copies := summary["copies"]) is not None:
+    elif (copies := summary.get("copies")) is not None:
         output.print(f"copies of real images: {copies['flagged']} (near-duplicates were not looked for)")
     if (patients := summary["reidentification"]) is not None:
         output.print(_recognized(patients))
