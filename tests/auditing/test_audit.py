@@ -675,7 +675,8 @@ def test_label_words_that_stand_for_nothing_are_counted_and_never_quoted(
     printed = " ".join(done.output.split())
     assert "the labels of 2 rows have words that stand for no observation (the first: line 2)" in printed
     found = summary(tmp_path / "out")
-    assert "labels of 2 rows for the reference images have words that stand for no observation" in found["caveats"]
+    said = "table of the reference images: the labels of 2 rows have words that stand for no observation"
+    assert f"{said} (the first: line 2); these findings stay unknown" in found["caveats"]
     everything = printed + json.dumps(found) + (tmp_path / "out" / "report.html").read_text()
     assert "ecretword" not in everything
 
@@ -812,6 +813,8 @@ def test_a_data_set_is_recognized_named_and_used_by_its_splits(real: Path, tmp_p
         "missing": [],
         "splits": {"train": 18, "val": 6},
         "split": "val",
+        "columns": [],
+        "columns_not_read": [],
         "labels_without_observation": {},
         "labels_not_understood": {"kinds": 0, "images": 0},
     }
