@@ -59,14 +59,14 @@ class Address:
         return Address(self.url.rpartition("/")[0])
 
     def is_dir(self) -> bool:
-        """Whether anything lies below."""
+        """Whether anything lies below. Raises OSError."""
         with self.errors() as (system, path):
-            return bool(system.isdir(path))
+            return bool(system.isdir(path)) or _kind(system, path) == "directory"
 
     def exists(self) -> bool:
-        """Whether there is such a file, or anything below."""
+        """Whether there is such a file, or anything below. Raises OSError."""
         with self.errors() as (system, path):
-            return bool(system.exists(path))
+            return _kind(system, path) is not None
 
     def read_bytes(self) -> bytes:
         """The whole content. Raises OSError."""
@@ -312,10 +312,23 @@ def refuse_address(path: Path, name: str) -> None:
         raise ShardError(f"{name}: is an address, expected a path on this machine")
 
 
+def _kind(system: Any, path: str) -> str | None:
+    """`file`, `directory`, or None for nothing.
+
+    `isdir` and `exists` of some libraries say no where the store refuses to answer, or cannot be reached.
+    """
+    try:
+        return str(system.info(path)["type"])
+    except FileNotFoundError:
+        return None
+
+
 def _uploads(system: Any, bucket: str, prefix: str) -> Iterator[Any]:
     """Uploads to S3 that are not complete. A page of the list ends after 1,000; s3fs gives the first alone."""
     after: dict[str, str] = {}
-    while True:
+    seen: list[dict[str, str]] = []  # a store that ignores the markers gives the same pages for ever
+    while after not in seen:
+        seen.append(after)
         page = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **after)
         yield from page.get("Uploads", ())
         if not page.get("IsTruncated"):

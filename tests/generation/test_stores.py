@@ -273,6 +273,20 @@ def test_what_may_not_be_read_is_no_foreign_file(name: str, store: Store, monkey
     assert "choose a new" not in printed
 
 
+def test_what_the_store_refuses_to_show_is_not_said_to_be_absent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library for hf:// takes it for a no when asked whether there is a file or folder."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("Forbidden: you lack the right to list")
+
+    for name, said in {"isdir": lambda *_: False, "exists": lambda *_: False, "info": refuse}.items():
+        monkeypatch.setattr(type(store.system), name, said)
+    with pytest.raises(ShardError, match=rf"{OUT}: cannot be read \(Forbidden: you lack the right"):
+        open_dataset(OUT)
+    with pytest.raises(ShardError, match=rf"{OUT}: cannot be read \(Forbidden: you lack the right"):
+        open_collection(parse_location(OUT))
+
+
 def test_a_full_disk_while_reading_is_told_from_a_store_that_fails(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +303,29 @@ def test_a_full_disk_while_reading_is_told_from_a_store_that_fails(
     with pytest.raises(OSError, match="No space") as raised, Address(OUT).errors():
         full()
     assert raised.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("pages", [1, 3])
+def test_a_store_that_gives_the_same_pages_of_uploads_again_is_not_asked_for_ever(
+    pages: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that ignores S3's markers, or mistakes them."""
+    asked, aborted = [], []
+
+    def page(self: Any, method: str, **given: str) -> dict[str, Any]:
+        asked.append(given)
+        assert len(asked) < 20
+        number = str(len(asked) % pages)
+        upload = {"Key": f"set/cxr-00000{number}.tar", "UploadId": number}
+        return {"Uploads": [upload], "IsTruncated": True, "NextKeyMarker": number, "NextUploadIdMarker": number}
+
+    kind = type(store.system)
+    monkeypatch.setattr(kind, "split_path", lambda self, path: ("bucket", "set", None), raising=False)
+    monkeypatch.setattr(kind, "call_s3", page, raising=False)
+    monkeypatch.setattr(kind, "abort_mpu", lambda self, *upload: aborted.append(upload[2]), raising=False)
+    Address(OUT).abort_uploads(lambda name: True)
+    assert len(asked) == pages + 1
+    assert set(aborted) == {str(number) for number in range(pages)}
 
 
 @pytest.mark.parametrize("key", ["blob_id", "xet_hash", "ETag", "in words of its own"])
@@ -397,15 +434,30 @@ def test_nothing_at_an_address(store: Store) -> None:
         open_dataset(OUT)
 
 
-def test_a_missing_package_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
+@pytest.mark.parametrize(
+    ("scheme", "package", "install"),
+    [
+        ("s3", "s3fs", "pip install 'cxrsynth[s3]'"),
+        ("gs", "gcsfs", "pip install 'cxrsynth[gcs]'"),
+        ("gcs", "gcsfs", "pip install 'cxrsynth[gcs]'"),
+        ("az", "adlfs", "pip install 'cxrsynth[azure]'"),
+        ("abfs", "adlfs", "pip install 'cxrsynth[azure]'"),
+        ("oci", "ocifs", "Install ocifs"),  # as fsspec says of stores for which there is no extra
+    ],
+)
+def test_a_missing_package_is_named(
+    scheme: str, package: str, install: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     # Where another test has opened one.
-    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    for out, table in ((OUT.replace("memory", "s3"), None), (OUT, "s3://bucket/reports.csv")):
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
+    for out, table in ((OUT.replace("memory", scheme), None), (OUT, f"{scheme}://bucket/reports.csv")):
         code, printed = store.run(out, table=table)
         assert code == 2
-        assert "the package that opens s3:// is not installed" in printed
-        assert "pip install 'cxrsynth[s3]'" in printed
+        assert f"the package that opens {scheme}:// is not installed\n  {install}" in printed
+    result = CliRunner().invoke(app, ["audit", f"{scheme}://bucket/set"])
+    assert result.exit_code == 2
+    assert f"\n  {install}" in result.stderr
     assert not store.system.store
 
 
