@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +110,13 @@ def process_group(count: int) -> Iterator[list[dict[str, str]]]:
     }
     yield [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
     del store
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:

@@ -22,7 +22,7 @@ from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.schedule import NoiseSchedule, noise_schedule
 from cxrsynth.diffusion.spec import ModelSpec
 from cxrsynth.diffusion.speed import normalize_small_maps_contiguously
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import LaunchError, ModelError
 from cxrsynth.runtime.pretrained import LOADING_ERRORS, reason
 from cxrsynth.settings import Device, Precision
 
@@ -170,12 +170,19 @@ def choose_device(device: Device, *, local_rank: int = 0, option: str = "--devic
 
     Raises:
         ModelError: if the named device is not available.
+        LaunchError: if there is no GPU for this process.
     """
     present = {Device.CUDA: torch.cuda.is_available(), Device.MPS: torch.backends.mps.is_available(), Device.CPU: True}
     if device is Device.AUTO:
         device = next(d for d, here in present.items() if here)
     if not present[device]:
         raise ModelError(f"{option} {device.value}: not available here\n  use: {option} auto, or cpu")
+    if device is Device.CUDA and local_rank >= (count := torch.cuda.device_count()):
+        raise LaunchError(
+            f"environment: LOCAL_RANK={local_rank}\n"
+            f"  expected: a rank below the number of GPUs that this process sees, which is {count}\n"
+            f"  start one process a GPU at most, and let each see them all, or use: {option} cpu"
+        )
     return torch.device(device.value, local_rank) if device is Device.CUDA else torch.device(device.value)
 
 

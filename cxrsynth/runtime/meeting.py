@@ -20,6 +20,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from cxrsynth.errors import LaunchError
 
 _POLL_S: Final = 0.1
+_CONNECT: Final = timedelta(minutes=5)  # the agent has its store before it starts workers
 _NAME: Final = "name"
 
 
@@ -81,13 +82,15 @@ def _answer(store: Store, rank: int, timeout: timedelta) -> str:
 
 def _connect(timeout: timedelta) -> Store:
     try:
-        return TCPStore(
+        store = TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
-            timeout=timeout,
+            timeout=min(timeout, _CONNECT),
             wait_for_workers=False,
         )
+        store.set_timeout(timeout)
+        return store
     except (RuntimeError, KeyError, ValueError):
         raise LaunchError(
             "environment: the store of MASTER_ADDR and MASTER_PORT cannot be reached\n"

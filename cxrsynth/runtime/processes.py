@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from cxrsynth.errors import LaunchError
+from cxrsynth.errors import LaunchError, in_words
 
 # `generate` and `audit` meet only when all their work is done: a process with little of it waits for the slowest one.
 PATIENCE: Final = timedelta(days=30)
@@ -30,6 +30,7 @@ _MPI: Final = (
 )
 # Where the processes of a run find each other.
 _MEETING: Final = ("MASTER_ADDR", "MASTER_PORT")
+_MOST_PORT: Final = 65535
 _DONE: Final = "done"
 _POLL_S: Final = 0.2
 
@@ -88,6 +89,8 @@ def read_launch() -> Launch:
         raise _refused(f"LOCAL_RANK={local_rank}", f"a rank below {limit}, which is {number.get(limit, 1)}")
     if world_size > 1 and (missing := [name for name in _MEETING if name not in found]):
         raise _refused(f"WORLD_SIZE={world_size} without {' and '.join(missing)}", "where the processes meet")
+    if world_size > 1 and not 1 <= number["MASTER_PORT"] <= _MOST_PORT:
+        raise _refused(f"MASTER_PORT={number['MASTER_PORT']}", f"a port, 1 to {_MOST_PORT}")
     return Launch(rank, local_rank, world_size, local_world_size)
 
 
@@ -228,10 +231,20 @@ def join_processes(*, cpu: bool, timeout: timedelta = PATIENCE) -> ProcessGroup:
     from accelerate import PartialState
 
     from cxrsynth.runtime.meeting import meet
+    from cxrsynth.runtime.together import of_network
 
     meeting = meet(launch.rank, launch.world_size, timeout=timeout)
     own: dict[str, Any] = {}
     if meeting.name:
         own = {"store": meeting.store(timeout), "rank": launch.rank, "world_size": launch.world_size}
-    state = PartialState(cpu=cpu, timeout=timeout, **own)
+    try:
+        state = PartialState(cpu=cpu, timeout=timeout, **own)
+    except RuntimeError as error:
+        if not of_network(error):
+            raise
+        raise LaunchError(
+            f"environment: MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT={os.environ['MASTER_PORT']}:"
+            f" the processes of this run cannot meet there ({in_words(error)})\n"
+            "  expected: the machine of the first process, and a free port of it that the others can reach"
+        ) from None
     return ProcessGroup(state.process_index, state.local_process_index, state.num_processes, state, meeting)

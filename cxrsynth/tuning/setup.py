@@ -39,7 +39,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     Raises:
         RecipeError, ReportsError, ModelError, ShardError, LaunchError: for what the user can fix.
     """
-    read_launch()  # accelerate would fail later, with a traceback
+    launch = read_launch()  # accelerate would fail later, with a traceback
     refuse_sharding()
     recipe = load_recipe(settings.recipe, overrides=settings.overrides)
     model = resolve_model(
@@ -61,7 +61,8 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     warn_of_unused(recipe, reports)
     tell_additions(model, lora="model.lora", embeddings="model.embeddings")
     # Refused before any process group is joined.
-    cpu = choose_device(recipe.model.device, option=f"{settings.recipe}: model.device").type == "cpu"
+    option = f"{settings.recipe}: model.device"
+    cpu = choose_device(recipe.model.device, local_rank=launch.local_rank, option=option).type == "cpu"
     out = settings.out or Path("runs") / settings.recipe.stem
     processes = join_processes(cpu=cpu, timeout=timedelta(minutes=settings.max_wait_minutes))
     accelerator = Accelerator(cpu=cpu, log_with=list(recipe.trackers) or None, project_dir=out)

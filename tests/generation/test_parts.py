@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
 from tests.generation.making import command, hashes, manifest, write_table
-from tests.processes import TIMEOUT_S, Warm, process_group
+from tests.processes import TIMEOUT_S, Warm, free_port, process_group
 
 # 14 images in 7 shards of two batches.
 OPTIONS = ("--images-per-report", "2", "--shard-size", "2", "--batch-size", "1")
@@ -160,6 +159,26 @@ def test_finish_completes_parts_that_could_not(whole: tuple[Set, dict[str, str]]
     assert code == 0, printed
     assert hashes(out) == expected
     assert "already complete" in made.run(out, "--finish")[1]
+
+
+def test_finish_refuses_parts_of_another_plan(whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
+    made, expected = whole
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert made.run(out, "--part", "1/2")[0] == 0
+    assert made.run(other, "--part", "2/2", "--seed", "1")[0] == 0
+    code, printed = made.run(other, "--finish")
+    assert code == 2
+    assert "seed: 1 there, 0 now" in printed
+    # Copied by hand into the folder of the first.
+    for path in [*other.glob("*.tar"), *other.glob(".cxrsynth/cxr-*.json")]:
+        shutil.copy(path, out / path.relative_to(other))
+    before = hashes(out)
+    code, printed = made.run(out, "--finish")
+    assert code == 2
+    assert "3 shards of 7 missing: cxr-000001.tar, cxr-000003.tar, cxr-000005.tar" in printed
+    assert hashes(out) == before
+    assert made.run(out, "--part", "2/2")[0] == 0
+    assert hashes(out) == expected
 
 
 @pytest.mark.parametrize(
@@ -306,20 +325,13 @@ def test_four_parts_killed_at_random_and_started_again_in_any_order(
     assert hashes(out) == expected
 
 
-def _free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_two_nodes_of_two_processes_give_the_bytes_of_one_run(
     whole: tuple[Set, dict[str, str]], tmp_path: Path
 ) -> None:
     made, expected = whole
     out = tmp_path / "out"
-    port = _free_port()
+    port = free_port()
     nodes = [
         made.launch(
             out,
@@ -392,7 +404,7 @@ def test_torchrun_starts_killed_workers_again(
     """
     made, expected = whole
     out = tmp_path / "out"
-    port = _free_port()
+    port = free_port()
     agents = [
         made.launch(
             out,

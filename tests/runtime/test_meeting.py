@@ -10,10 +10,11 @@ import pytest
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from cxrsynth.errors import LaunchError
+from cxrsynth.runtime import meeting
 from cxrsynth.runtime.meeting import Meeting, meet
 from cxrsynth.runtime.processes import ProcessGroup
 from cxrsynth.runtime.together import Lookout
-from tests.processes import process_group
+from tests.processes import free_port, process_group
 
 COUNT = 3
 SOON = timedelta(seconds=20)
@@ -100,3 +101,14 @@ def test_where_workers_may_be_started_again_all_end_after_the_first(
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(end, range(2))
     assert second >= first
+
+
+def test_a_store_that_nobody_serves_is_not_waited_for_as_long_as_processes_are(
+    store: PrefixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "_CONNECT", timedelta(seconds=1))
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    begun = time.monotonic()
+    with pytest.raises(LaunchError, match="cannot be reached"):
+        meet(1, COUNT, timeout=timedelta(seconds=60))
+    assert time.monotonic() - begun < 30

@@ -1,9 +1,12 @@
 """What the launcher's environment variables say, or fail to say: one reader, before any work."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import PartialState
 from typer.testing import CliRunner
 
 from cxrsynth.cli import app
@@ -58,6 +61,10 @@ def test_what_a_launcher_sets(values: str, launch: Launch, monkeypatch: pytest.M
             "WORLD_SIZE=2 without MASTER_PORT",
         ),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "x"}, "MASTER_PORT='x'\n"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "70000"},
+            "MASTER_PORT=70000\n  expected: a port, 1 to 65535",
+        ),
         ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "PMI_SIZE=2, of an MPI launcher, without WORLD_SIZE\n"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE=4, of an MPI launcher"),
         ({"PMI_SIZE": "two"}, "PMI_SIZE='two'\n  expected: a whole number"),
@@ -142,6 +149,46 @@ def test_every_command_refuses_nonsense_before_any_work(
         assert f"{name}='x'" in done.output.replace("\n", " ")
         assert "Traceback" not in done.output
     assert not [name for name in ("set", "run", "audit") if (tmp_path / name).exists()]
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_a_process_for_which_there_is_no_gpu_is_refused(
+    device: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `torchrun --nproc-per-node 2` starts one on a machine with one GPU; CUDA raised."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    set_to(monkeypatch, "1,1,2,2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    content = recipe(tiny_model, iterations=1)
+    content["model"]["device"] = device
+    path, images = write_recipe(tmp_path, content), tmp_path / "images"
+    images.mkdir()
+    for option, arguments in (
+        ("--device", command(tmp_path / "reports.csv", tmp_path / "set", tiny_model, "--device", device)),
+        (f"{path}: model.device", ["tune", str(path), "--out", str(tmp_path / "run")]),
+        ("--device", ["audit", str(images), "--out", str(tmp_path / "audit"), "--device", device]),
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 2, done.output
+        assert "error: [rank 1] environment: LOCAL_RANK=1\n" in done.output
+        assert "GPUs that this process sees, which is 1\n" in done.output
+        assert f"or use: {option} cpu\n" in done.output
+    assert not [name for name in ("set", "run", "audit") if (tmp_path / name).exists()]
+
+
+def test_a_meeting_place_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        set_to(monkeypatch, "0,0,2,2")
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", port)
+        with pytest.raises(LaunchError, match=rf"MASTER_PORT={port}: the processes of this run cannot meet there"):
+            join_processes(cpu=True)
+    PartialState._reset_state()  # it keeps what it had before it failed
 
 
 def test_a_process_alone_has_all_the_work() -> None:
