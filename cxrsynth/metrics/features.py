@@ -147,9 +147,9 @@ def _pooled(output: Any, *, trained: bool) -> Tensor:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers loads: one, or the parts that its index names."""
+    """The files that transformers loads: one, or all, where these are the parts that an index names or a variant."""
     whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def _has_targets(folder: Path) -> bool:

@@ -49,6 +49,8 @@ _TOKENIZER_FILES = (
     " vocab.txt (BERT), a SentencePiece model (T5, Gemma, XLM-RoBERTa)"
 )
 _FOLDER_FILES = "a folder of transformers or diffusers with config.json and weights in safetensors"
+_INDEX = "names of safetensors that lie beside the index"
+_ATTENTION = "attn_implementation"  # in a part's settings, too, and with an underscore before it
 _SIZE_MISMATCH = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\((\[[^]]*\])\) from checkpoint,"
     r" the shape in current model is torch\.Size\((\[[^]]*\])\)"
@@ -150,6 +152,9 @@ def load_unchecked(kind: Any, folder: Path, *, role: str, dtype: torch.dtype = t
     _check_folder(folder, role)
     of_transformers = kind.__module__.startswith("transformers")
     check_weights_name(folder, of_diffusers=not of_transformers)
+    _check_indexes(folder)
+    if of_transformers:
+        _refuse_other_weights(folder)
     check_size(folder, role, lambda: _from_settings(kind, folder))
     if of_transformers:
         # Without the second argument, a tensor of another shape would be an error that does not name it.
@@ -286,6 +291,41 @@ def check_weights_name(folder: Path, *, of_diffusers: bool) -> None:
         raise ModelError(
             f"{folder / found[0]}: weights under another name than {library} reads"
             f"\n  expected: {stem}.safetensors; if these are the network's weights, rename the file"
+        )
+
+
+def _check_indexes(folder: Path) -> None:
+    """Refuse an index that names anything but safetensors beside it: the libraries would read pickles, and from afar.
+
+    Raises:
+        ModelError: naming the index and the file.
+    """
+    for path in sorted(folder.glob("*.safetensors.index*.json")):
+        files = read_settings(path, expected=_INDEX).get("weight_map")
+        if not isinstance(files, dict) or not files:
+            raise ModelError(f"{path}: names no files of weights\n  expected: {_INDEX}")
+        for name in sorted(set(map(str, files.values()))):
+            if Path(name).name != name or Path(name).suffix != ".safetensors":
+                raise ModelError(f"{path}: names {name!r} as a file of weights\n  expected: {_INDEX}")
+
+
+def _refuse_other_weights(folder: Path) -> None:
+    """Refuse what makes transformers load other weights than those that are checked and whose digest is recorded.
+
+    Raises:
+        ModelError: naming the file.
+    """
+    adapter, config = folder / "adapter_config.json", folder / "config.json"
+    if adapter.exists():
+        raise ModelError(
+            f"{adapter}: an adapter, which transformers would add to the network\n"
+            "  expected: weights with the adapter merged into them (merge_and_unload of peft), or remove this file"
+        )
+    settings = _settings(config)
+    if isinstance(settings, dict) and settings.get("transformers_weights"):
+        raise ModelError(
+            f"{config}: takes weights from another file (transformers_weights)\n"
+            "  expected: weights in model.safetensors, or in several files with an index; remove transformers_weights"
         )
 
 
@@ -436,11 +476,25 @@ def refuse_own_code(path: Path) -> None:
             f"{path}: not a configuration but {_KINDS.get(type(settings), 'a number')}\n"
             "  expected: a JSON object, as the model was published with"
         )
+    if (kernel := _kernel(settings)) is not None:
+        raise ModelError(
+            f"{path}: asks for code from the hub (attn_implementation {kernel!r}), which cxrsynth never runs\n"
+            "  expected: attention that transformers implements; remove attn_implementation in a copy of the folder"
+        )
     if settings.get("auto_map"):
         raise ModelError(
             f"{path}: asks for Python code of its own (auto_map), which cxrsynth never runs\n"
             "  expected: a model that transformers implements; if it does, remove auto_map in a copy of the folder"
         )
+
+
+def _kernel(value: object, *, of_attention: bool = False) -> str | None:
+    """The repository that settings take an implementation of attention from; None where they name none."""
+    if isinstance(value, str):
+        return value if of_attention and "/" in value else None
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = (_kernel(one, of_attention=of_attention or str(name).endswith(_ATTENTION)) for name, one in items)
+    return next((one for one in found if one is not None), None)
 
 
 def _settings(config: Path) -> object:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BitImageProcessor, Dinov2Config, Dinov2Model
 
@@ -113,6 +115,82 @@ def test_a_tensor_that_only_the_index_of_the_files_names_is_missing(tmp_path: Pa
     save_file({name: one for name, one in load_file(file).items() if name != lost}, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=f"missing from its weights, such as {lost}"):
         load_pretrained(AutoencoderKL, tmp_path, role="an autoencoder")
+
+
+@pytest.mark.parametrize("name", ["../afar.safetensors", "weights.bin", "absolute"])
+@pytest.mark.parametrize("of_diffusers", [True, False], ids=["diffusers", "transformers"])
+def test_an_index_names_nothing_but_safetensors_beside_it(
+    of_diffusers: bool, name: str, folder: Path, tmp_path: Path
+) -> None:
+    kind: Any = Dinov2Model
+    whole = folder / "model.safetensors"
+    if of_diffusers:
+        kind, folder = AutoencoderKL, tmp_path / "vae"
+        AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1).save_pretrained(folder)
+        whole = folder / "diffusion_pytorch_model.safetensors"
+    state = load_file(whole)
+    whole.rename(tmp_path / "afar.safetensors")
+    torch.save(state, folder / "weights.bin")
+    named = str(tmp_path / "afar.safetensors") if name == "absolute" else name
+    index = folder / f"{whole.name}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(state, named)}))
+    with pytest.raises(ModelError, match=rf"{index.name}: names '{re.escape(named)}' as a file of weights"):
+        load_pretrained(kind, folder, role="a network")
+
+
+def test_weights_under_other_names_in_an_index_load(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    named = {"metadata": {}, "weight_map": dict.fromkeys(state, "weights.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(named))
+    first = load_extractor(str(folder), device=CPU)
+    save_file({name: 2 * one for name, one in state.items()}, folder / "weights.safetensors", metadata={"format": "pt"})
+    assert load_extractor(str(folder), device=CPU).digest != first.digest
+
+
+def test_weights_of_a_variant_alone_are_features(folder: Path) -> None:
+    before = load_extractor(str(folder), device=CPU)
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    image = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32)
+    assert torch.equal(load_extractor(str(folder), device=CPU)(image), before(image))
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_an_adapter_beside_the_weights_is_refused(loader: str, folder: Path) -> None:
+    """transformers would add it, and say nothing of tensors that the weights lack."""
+    adapted = get_peft_model(Dinov2Model(Dinov2Config(**SMALL)), LoraConfig(r=2, target_modules=["query", "q_proj"]))
+    adapted.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"adapter_config\.json: an adapter, which transformers would add"):
+        LOADERS[loader](folder)
+
+
+def test_weights_that_only_the_settings_name_are_refused(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    plant(folder / "config.json", transformers_weights="other.safetensors")
+    with pytest.raises(ModelError, match=r"config\.json: takes weights from another file \(transformers_weights\)"):
+        load_extractor(str(folder), device=CPU)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attn_implementation": "lab/attention"},
+        {"_attn_implementation": "lab/attention@v1"},
+        {"attn_implementation": {"": "eager", "vision_config": "lab/attention:forward"}},
+        {"vision_config": {"attn_implementation": "lab/attention"}},
+    ],
+)
+def test_attention_from_the_hub_is_refused(settings: dict[str, Any], folder: Path) -> None:
+    plant(folder / "config.json", **settings)
+    with pytest.raises(
+        ModelError, match=r"config\.json: asks for code from the hub \(attn_implementation 'lab/attention"
+    ):
+        load_extractor(str(folder), device=CPU)
+
+
+def test_attention_of_the_library_is_taken(folder: Path) -> None:
+    plant(folder / "config.json", attn_implementation="eager")
+    assert load_extractor(str(folder), device=CPU).width == 16
 
 
 def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
