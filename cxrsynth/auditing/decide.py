@@ -86,10 +86,11 @@ class Rules:
 def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any:
     """The scores with `kept` (bool) and `reasons` (list of str, empty exactly where kept) appended.
 
-    Every reason that holds is listed: `check: inverted`, `duplicate`, `memorized`, `posture<-2.0`,
+    Every reason that holds is listed: `check: inverted`, `duplicate`, `memorized`, `repeats memorized`, `posture<-2.0`,
     `diagnosis below p5 of reference`, and, only for images that passed all of these, `outside best 0.50 of Edema`.
     A value equal to its threshold passes. Duplicates are rejected; but where the image that they repeat fails a
-    check or threshold, the first by key that passes all of these stays in its place, unless that image is `memorized`.
+    check or threshold, the first by key that passes all of these stays in its place. Of duplicates of which one is
+    `memorized` none stays: the one that would is rejected as `repeats memorized`.
 
     An undefined reward (null or nan) neither rejects nor helps: it passes every threshold, ranks in the middle, and an
     image without any defined reward is not ranked, takes no place and stays.
@@ -110,8 +111,10 @@ def decide(scores: Any, rules: Rules, reference: Reference | None = None) -> Any
     reference = reference or {}
     rules.check(reward_names(scores), reference)
     checks, others = list(_failed_checks(scores, rules)), list(_alone(scores, rules, reference))
-    repeated = _duplicates(scores, passed=_free_of([*checks, *others], scores.num_rows))
-    rejections = [*checks, (repeated, "duplicate"), *others]
+    copied = copied_groups(scores)
+    repeated = _duplicates(scores, passed=_free_of([*checks, *others], scores.num_rows), copied=copied)
+    firsts = np.setdiff1d(_where(copied & ~_memorized(scores)), repeated)
+    rejections = [*checks, (repeated, "duplicate"), *others, (firsts, "repeats memorized")]
     if rules.keep_fraction is not None:
         names = sorted(set(rules.rank_on or reward_names(scores)))
         passed = _free_of(rejections, scores.num_rows)
@@ -181,7 +184,26 @@ def _failed_checks(scores: Any, rules: Rules) -> Iterator[Rejection]:
                 yield rows, f"check: {name}"
 
 
-def _duplicates(scores: Any, *, passed: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def copied_groups(scores: Any) -> npt.NDArray[np.bool_]:
+    """Whether an image, or a duplicate of it, is a near-duplicate of a real image, [N].
+
+    What repeats a copy of a real image is nearly one, even where it lies just below the threshold.
+
+    Args:
+        scores: as for `decide`.
+    """
+    memorized = _memorized(scores)
+    if "duplicate_of" not in scores.column_names:
+        return memorized
+    keys = scores["key"].combine_chunks()
+    firsts = np.asarray(pc.index_in(scores["duplicate_of"].combine_chunks(), value_set=keys).fill_null(-1))
+    heads = np.where(firsts >= 0, firsts, np.arange(scores.num_rows))
+    copied = np.zeros(scores.num_rows, dtype=bool)
+    copied[heads[memorized]] = True
+    return copied[heads]
+
+
+def _duplicates(scores: Any, *, passed: npt.NDArray[np.bool_], copied: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Images that repeat another one, without those that stay in the place of one that did not pass, [M]."""
     if "duplicate_of" not in scores.column_names:
         return np.empty(0, np.int64)
@@ -189,8 +211,7 @@ def _duplicates(scores: Any, *, passed: npt.NDArray[np.bool_]) -> npt.NDArray[np
     rows = _where(np.asarray(repeats.is_valid()))
     keys = scores["key"].combine_chunks()
     originals = np.asarray(pc.index_in(repeats.take(pa.array(rows)), value_set=keys).fill_null(-1))
-    # What repeats a copy of a real image is nearly one, even where it lies just below the threshold.
-    could_stay = rows[(originals >= 0) & ~passed[originals] & ~_memorized(scores)[originals] & passed[rows]]
+    could_stay = rows[(originals >= 0) & ~passed[originals] & ~copied[rows] & passed[rows]]
     by_key = could_stay[np.argsort(_places(keys)[could_stay])]
     _, first = np.unique(np.asarray(pc.index_in(repeats.take(pa.array(by_key)), value_set=keys)), return_index=True)
     return np.setdiff1d(rows, by_key[first])

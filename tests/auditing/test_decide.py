@@ -49,7 +49,7 @@ def test_every_reason_is_reported_in_order() -> None:
     )
     rules = Rules(at_least={"posture": -2}, percentile={"diagnosis": 5}, ignored_checks=frozenset({"text"}))
     assert decisions(scores, rules, {"diagnosis": np.arange(101.0), "posture": np.zeros(3)}) == {
-        "good": ["diagnosis below p5 of reference"],
+        "good": ["diagnosis below p5 of reference", "repeats memorized"],
         "bad": [
             "check: blank",
             "check: inverted",
@@ -69,7 +69,7 @@ def test_one_of_the_same_pictures_stays_where_the_first_is_rejected() -> None:
         {"key": "b", "duplicate_of": "a", "posture": -3.0},
         {"key": "d", "duplicate_of": "a"},
         {"key": "c", "duplicate_of": "a", "posture": 0.0},
-        {"key": "e", "duplicate_of": "a", "memorized": True},
+        {"key": "e", "duplicate_of": "a"},
         {"key": "f"},
         {"key": "g", "duplicate_of": "f"},
         {"key": "h", "duplicate_of": "not among these"},
@@ -85,7 +85,7 @@ def test_one_of_the_same_pictures_stays_where_the_first_is_rejected() -> None:
         "b": ["duplicate", "posture<-2.0"],
         "c": [],
         "d": ["duplicate"],
-        "e": ["duplicate", "memorized"],
+        "e": ["duplicate"],
         "f": [],
         "g": ["duplicate"],
         "h": ["duplicate"],
@@ -102,6 +102,36 @@ def test_one_of_the_same_pictures_stays_where_the_first_is_rejected() -> None:
     assert stricter["d"] == []
     none = decisions(table(*rows[:2]), Rules(at_least={"posture": 9}))
     assert none == {"a": ["check: cropped"], "b": ["duplicate", "posture<9.0"]}
+
+
+def test_of_duplicates_of_which_one_is_memorized_none_stays() -> None:
+    """Those that lie below the threshold of similarity show the same patient, whichever of them comes first."""
+    rows = [
+        {"key": "a"},
+        {"key": "b", "duplicate_of": "a", "memorized": True},
+        {"key": "c", "duplicate_of": "a"},
+        {"key": "d", "checks_failed": ["cropped"]},
+        {"key": "e", "duplicate_of": "d"},
+        {"key": "f", "duplicate_of": "d", "memorized": True},
+        {"key": "g"},
+        {"key": "h", "duplicate_of": "g"},
+        {"key": "i", "memorized": True},
+        {"key": "j", "duplicate_of": "not among these", "memorized": True},
+    ]
+    expected = {
+        "a": ["repeats memorized"],
+        "b": ["duplicate", "memorized"],
+        "c": ["duplicate"],
+        "d": ["check: cropped", "repeats memorized"],
+        "e": ["duplicate"],
+        "f": ["duplicate", "memorized"],
+        "g": [],
+        "h": ["duplicate"],
+        "i": ["memorized"],
+        "j": ["duplicate", "memorized"],
+    }
+    assert decisions(table(*rows), Rules()) == expected
+    assert decisions(table(*rows[::-1]), Rules()) == expected
 
 
 def test_a_value_equal_to_its_limit_passes_also_where_float32_rounds_it_down() -> None:

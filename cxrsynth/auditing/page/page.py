@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
+from cxrsynth.auditing.decide import copied_groups
 from cxrsynth.auditing.page import charts
 from cxrsynth.auditing.page.figures import (
     MEASURES,
@@ -77,7 +78,7 @@ def write_page(
         gallery: most images shown, and with duplicates the ones that they repeat. A picture takes at most 32 kB, so
             that the page stays below 1 MB + 32 kB x (1.5 x gallery + 96).
         handed_on: for people who may not see the reference: no picture of a real image, nor of an audited one that is
-            a near-duplicate of a real image.
+            a near-duplicate of a real image, or a duplicate of such a one.
 
     Raises:
         ValueError: for a picture that is neither PNG nor JPEG.
@@ -85,7 +86,7 @@ def write_page(
     rows = _without_nan(rows)
     pictures = Pictures()
     if handed_on:
-        copies = set(rows.filter(rows["memorized"])["key"].to_pylist())  # none where nothing was searched for
+        copies = set(rows.filter(pa.array(copied_groups(rows)))["key"].to_pylist())  # none where nothing was searched
         thumbnails, reference_thumbnails = _without(copies, thumbnails), None
     context = _measures(summary, rows) | {
         "handed_on": handed_on,

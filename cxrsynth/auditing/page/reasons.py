@@ -13,6 +13,8 @@ _FIXED = {
     "duplicate": "the same picture as another image of the set, or nearly (correlation of fine detail with the most"
     f" similar of its duplicates: {figure(NEAR_DUPLICATE)} or more)",
     "memorized": "more similar to a real image than images of different patients are to each other",
+    "repeats memorized": "the same picture as an image that is `memorized`, or nearly: a copy, too, though its own"
+    " similarity to the real image is lower",
 }
 
 

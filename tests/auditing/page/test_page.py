@@ -534,12 +534,27 @@ def test_a_duplicate_stands_beside_what_it_repeats(summary: dict[str, Any], rows
     assert f"this image repeats {first} {last} rejected" in page.section("gallery")
     assert "3 pictures" in page.one("footer")
     assert len(page.all("li", class_="card is-rejected is-pair")) == len(page.all("span", class_="two")) == 1
-    # An original that is a near-duplicate of a real image is not handed on either.
-    radiographs[3] |= {"memorized": True}
+
+
+@pytest.mark.parametrize("copy", ["first", "second", "third"])
+def test_what_repeats_a_copy_of_a_real_image_is_not_handed_on(
+    copy: str, summary: dict[str, Any], rows: pa.Table, write: Write
+) -> None:
+    """The others of its group may lie just below the threshold, and show the same patient."""
+    radiographs = [
+        row | {"reasons": [], "kept": True, "duplicate_of": None, "memorized": False} for row in rows.to_pylist()[:8]
+    ]
+    first = radiographs[0]["key"]
+    group = dict(zip(("first", "second", "third"), radiographs[:3], strict=True))
+    for other in (group["second"], group["third"]):
+        other |= {"reasons": ["duplicate"], "kept": False, "duplicate_similarity": 0.9, "duplicate_of": first}
+    group[copy] |= {"memorized": True}
     changed = pa.Table.from_pylist(radiographs, rows.schema)
-    page = Page(write(summary | {"memorization": None}, changed, gallery=2, handed_on=True))
-    assert not [own for _, own, _ in page.found if own.get("src") == data_uri(picture(first))]
-    assert [own for _, own, _ in page.found if own.get("src") == data_uri(picture(last))]
+    nearest = [pair | {"key": radiographs[2]["key"]} for pair in summary["memorization"]["nearest"][:1]]
+    searched = {"memorization": summary["memorization"] | {"nearest": nearest}, "reidentification": None}
+    page = Page(write(summary | searched, changed, handed_on=True))
+    shown = {own["src"] for name, own, _ in page.found if name == "img"}
+    assert shown == {data_uri(picture(row["key"])) for row in radiographs[3:]}
 
 
 def test_caveats_stand_at_the_top(summary: dict[str, Any], rows: pa.Table, write: Write) -> None:
