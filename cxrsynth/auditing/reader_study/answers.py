@@ -17,6 +17,7 @@ QUALITIES = {1: "not usable", 2: "poor", 3: "fair", 4: "good", 5: "excellent"}
 EXPERIENCE = ("radiologist", "radiology resident", "other physician", "radiographer", "other")
 _OPTION = "--reader-answers"
 _LONGEST = 1 << 24  # bytes
+_LONGEST_PLACE = 80  # characters
 _ONCE_MORE = "expected a file that the page of a reader study saved\n  ask the reader to save it once more"
 
 
@@ -116,7 +117,8 @@ def _read(path: Path) -> AnswerFile:
         return AnswerFile.model_validate(read_json(path, longest=_LONGEST))
     except ValidationError as error:
         found = error.errors()[0]
-        where = ".".join(map(str, found["loc"]))
+        # Names in it may be the file's own: nothing that a terminal would obey, and not pages of it.
+        where = repr(".".join(map(str, found["loc"])))[1:-1][:_LONGEST_PLACE]
         said = f"{where}: {found['msg']}" if where else "not the answers of a reader"
         raise ShardError(f"{_OPTION} {path}: {said}\n  {_ONCE_MORE}") from None
     except OSError as error:

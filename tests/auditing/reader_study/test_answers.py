@@ -46,6 +46,8 @@ def test_answers_are_read(keys: Path, tmp_path: Path) -> None:
         ({"reader": {"name": "\x1b[31mred", "role": "radiologist"}}, r"reader\.name: .*printable characters"),
         ({"answers": [answer("r0", "real", seconds=1e308)]}, r"answers\.0\.seconds: "),
         ({"secret": 1}, "secret: Extra inputs are not permitted"),
+        ({"\x1b[2Jred": 1}, r"x1b\[2Jred: Extra inputs are not permitted"),
+        ({"x" * 9999: 1}, "x{80}: Extra inputs are not permitted"),
         ({"study": "f" * 16}, "answers to study ffffffffffffffff, which has no key"),
         ({"study": "../../etc/passwd"}, "study: "),
     ],
@@ -56,6 +58,8 @@ def test_what_no_page_saved_is_refused(keys: Path, tmp_path: Path, change: dict[
         read_answers([path], keys)
     assert str(caught.value).startswith(f"--reader-answers {path}: ")
     assert "\n  " in str(caught.value)
+    assert str(caught.value).replace("\n", "").isprintable()
+    assert len(str(caught.value)) < len(str(path)) + 400
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"", b"[" * 100_000, b"[1]"])
