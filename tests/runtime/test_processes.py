@@ -179,6 +179,7 @@ def test_a_process_for_which_there_is_no_gpu_is_refused(
 
 
 def test_a_meeting_place_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    PartialState._reset_state()  # of a test before this one in the same process: it would not meet anybody again
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
