@@ -270,7 +270,12 @@ def parse_location(text: str | PathLike[str]) -> Location:
         raise ShardError(
             f"{text}: no known kind of address\n  expected: a path, or s3://, gs://, az://, hf:// and others of fsspec"
         )
-    return Address(str(text).rstrip("/"))
+    scheme, rest = found[1].lower(), str(text)[found.end() :].rstrip("/")
+    if not rest or (scheme in _EXTRAS and rest.startswith("/")):
+        raise ShardError(
+            f"{text}: names no bucket\n  expected: {scheme}://BUCKET/PREFIX; is a variable of the script not set?"
+        )
+    return Address(f"{scheme}://{rest}")  # fsspec takes no capitals there
 
 
 def parse_path(text: str | PathLike[str]) -> Path:

@@ -465,6 +465,11 @@ def test_addresses_and_paths(store: Store, tmp_path: Path) -> None:
     assert parse_location(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
     assert parse_location("set") == Path("set")
     assert parse_location("s3://bucket/set/") == Address("s3://bucket/set")
+    assert parse_location("S3://Bucket/Set") == Address("s3://Bucket/Set")
+    for nameless in ("s3://", "s3:///set", "gs://", "memory://"):
+        code, printed = store.run(nameless)
+        assert code == 2
+        assert f"{nameless}: names no bucket" in printed
     code, printed = store.run("no-such-kind://bucket/set")
     assert code == 2
     assert "no known kind of address" in printed
