@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -119,6 +120,13 @@ class LockedFolder:
     def leftovers(self) -> list[Path]:
         """Half-written and half-replaced files and folders that the command itself left here."""
         return sorted({path for pattern in self._leftovers for path in self.path.glob(pattern)})
+
+    def leftover_names(self, names: Iterable[str]) -> set[str]:
+        """Those of the names found in the folder that `leftovers` would give.
+
+        By the names alone: where another run is at work, the folder may be another one a moment later.
+        """
+        return {name for name in names if any(fnmatchcase(name, pattern) for pattern in self._leftovers)}
 
     def failure(self, error: OSError, *, writing: bool = False) -> ShardError:
         """The message for a full disk, a lost permission, a vanished mount.

@@ -80,7 +80,7 @@ class OutputFolder:
         known = self._known_plan() if begun or self._has_begun(names) else None
         if known is None:
             # Beside our state, leftovers are ours and the start removes them; elsewhere they are somebody's.
-            leftovers = self._place.leftovers() if STATE in names else set()
+            leftovers = self._place.leftovers(names) if STATE in names else set()
             if names - {STATE} - leftovers:
                 raise ShardError(
                     f"{self.name}: not empty, and not a data set cxrsynth was writing\n  choose a new or empty folder"

@@ -58,9 +58,9 @@ class LocalPlace:
         except (FileNotFoundError, NotADirectoryError):
             return set()
 
-    def leftovers(self) -> set[str]:
-        """Names of what an interrupted run has left half-written."""
-        return {path.name for path in self._folder.leftovers()}
+    def leftovers(self, names: Iterable[str]) -> set[str]:
+        """Those of the names found here that a run leaves half-written."""
+        return self._folder.leftover_names(names)
 
     @contextmanager
     def starting(self, part: Part | None) -> Iterator[bool]:
@@ -186,7 +186,7 @@ class StorePlace:
         """Names of what is below a prefix; asks the store anew."""
         return set((self.address / folder).sizes())
 
-    def leftovers(self) -> set[str]:
+    def leftovers(self, names: Iterable[str]) -> set[str]:
         """None: what is interrupted leaves nothing in a store that can be seen."""
         return set()
 

@@ -79,9 +79,10 @@ class RunFolder:
         """
         self._folder.refuse_file()
         known = self.path / "recipe.yaml"
-        if not known.exists():
+        names = self._folder.names()
+        if known.name not in names:
             # A run that was killed before its recipe was written left a lock, and at most half of a recipe.
-            if self._folder.names() - {".lock"} - {path.name for path in self._folder.leftovers()}:
+            if names - {".lock"} - self._folder.leftover_names(names):
                 raise ShardError(
                     f"--out {self.path}: not empty, and not a run of cxrsynth tune\n  choose a new or empty folder"
                 )

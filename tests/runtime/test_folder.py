@@ -21,6 +21,7 @@ from cxrsynth.runtime.files import (
 )
 from cxrsynth.runtime.folder import LockedFolder
 from cxrsynth.shards.folder import OutputFolder
+from cxrsynth.shards.place import LocalPlace
 from cxrsynth.tuning.run_folder import RunFolder
 from tests.processes import Warm
 
@@ -147,6 +148,25 @@ def test_a_data_set_is_not_begun_beside_files_of_others(tmp_path: Path) -> None:
     touch(tmp_path, ".thesis.tex.partial")
     with pytest.raises(ShardError, match="not empty"):
         OutputFolder(tmp_path).check({})
+
+
+def test_a_data_set_that_another_run_is_beginning_is_not_taken_for_somebody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one publishes its first shard between two looks at the folder."""
+    half = tmp_path / ".cxr-000000.tar.partial"
+    touch(tmp_path, ".cxrsynth/lock", half.name)
+    sizes = LocalPlace.sizes
+
+    def then_published(place: LocalPlace, folder: str = "") -> dict[str, int | None]:
+        found = sizes(place, folder)
+        if folder and half.exists():
+            half.rename(tmp_path / "cxr-000000.tar")
+        return found
+
+    monkeypatch.setattr(LocalPlace, "sizes", then_published)
+    assert not OutputFolder(tmp_path).check({})
+    assert not half.exists()
 
 
 @pytest.mark.parametrize("name", ["manifest.json", ".cxrsynth/plan.json"])
