@@ -197,7 +197,8 @@ def choose_precision(precision: Precision, device: torch.device) -> Precision:
     if precision is not Precision.AUTO:
         return precision
     if device.type == "cuda":
-        return Precision.BF16 if torch.cuda.is_bf16_supported() else Precision.FP16
+        # Older cards emulate bfloat16, many times slower than they multiply float16.
+        return Precision.BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else Precision.FP16
     return Precision.BF16 if device.type == "cpu" and _bfloat16_pays() else Precision.FP32
 
 
@@ -216,12 +217,15 @@ def _bfloat16_pays() -> bool:
 def hardware_name(device: torch.device) -> str:
     """What the last bits of an image depend on beside software: the name of the card, or the CPU's instruction set.
 
-    CPUs of different makers with the same instruction set have the same name.
+    With its units for bfloat16, where torch says which it has. CPUs of different makers with the same instruction set
+    have the same name.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     unit = "CPU" if device.type == "cpu" else device.type.upper()
-    return f"{platform.machine()} {unit}, {torch.backends.cpu.get_cpu_capability()}"
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    units = [name for name in ("avx512_bf16", "amx_bf16") if known.get(name)]
+    return ", ".join([f"{platform.machine()} {unit}", torch.backends.cpu.get_cpu_capability(), *units])
 
 
 def load_model(

@@ -44,7 +44,7 @@ def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards
 
 def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> dict[str, Any]:
     _check_table(run, folder)
-    records = _records(folder, shards)
+    records = _records(folder, shards, finish=run.settings.finish)
     samples = sum(record["samples"] for record in records)
     if not samples:
         raise ShardError(
@@ -133,26 +133,35 @@ def _check_table(run: GenerateRun, folder: OutputFolder) -> None:
         )
 
 
-def _records(folder: OutputFolder, shards: int) -> list[dict[str, Any]]:
+def _records(folder: OutputFolder, shards: int, *, finish: bool) -> list[dict[str, Any]]:
     """The records of all shards. Raises ShardError if one is not there, or not as long as its record says."""
-    refuse_missing(folder, shards)
+    refuse_missing(folder, shards, finish=finish)
     records = folder.records(shards)
     gone = [shard_name(index) for index, record in enumerate(records) if record is None]
     if gone:
-        raise ShardError(f"{folder.name}: the record of {gone[0]} is missing\n  run the same command again")
+        raise ShardError(f"{folder.name}: the record of {gone[0]} is missing\n  {_to_make_it(finish)}")
     return [record for record in records if record is not None]
 
 
-def refuse_missing(folder: OutputFolder, shards: int) -> None:
-    """Raise ShardError unless all shards of a data set are there."""
-    missing = folder.missing(shards)
-    if missing:
-        names = ", ".join(shard_name(index) for index in missing[:3])
+def refuse_missing(folder: OutputFolder, shards: int, *, finish: bool) -> None:
+    """Raise ShardError unless all shards of a data set are there. `finish`: whether this run makes none itself."""
+    if missing := missing_shards(folder, shards):
         raise ShardError(
-            f"{folder.name}: {counted(len(missing), 'shard')} of {shards} missing: {names}"
-            f"{' ...' if len(missing) > 3 else ''}\n"
-            "  run the same command again to make them, or the parts (--part) that they belong to"
+            f"{folder.name}: {missing}\n  {_to_make_it(finish)}, or the parts (--part) that they belong to"
         )
+
+
+def missing_shards(folder: OutputFolder, shards: int) -> str:
+    """How many shards of a data set are missing, and the first of them; empty if all are there. Raises OSError."""
+    missing = folder.missing(shards)
+    if not missing:
+        return ""
+    names = ", ".join(shard_name(index) for index in missing[:3])
+    return f"{counted(len(missing), 'shard')} of {shards} missing: {names}{' ...' if len(missing) > 3 else ''}"
+
+
+def _to_make_it(finish: bool) -> str:
+    return "run the command without --finish" if finish else "run the same command again"
 
 
 def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:

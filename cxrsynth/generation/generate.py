@@ -17,7 +17,7 @@ from cxrsynth.generation.batches import Batch, batches_to_make
 from cxrsynth.generation.draw import Drawer, Drawn
 from cxrsynth.generation.dry_run import describe
 from cxrsynth.generation.encoding import Encoded, EncodingPool, default_workers
-from cxrsynth.generation.finalize import finish_dataset, refuse_missing
+from cxrsynth.generation.finalize import finish_dataset, missing_shards, refuse_missing
 from cxrsynth.generation.lists import check_lists, rejected_list, write_id_map, write_rejected
 from cxrsynth.generation.plan import GenerateRun, open_generate, refuse_changed
 from cxrsynth.generation.rows import Rows, read_rows, refuse_unusable, say_left_out
@@ -74,6 +74,8 @@ def generate(settings: GenerateSettings) -> Generated:
         if settings.dry_run:
             folder.check(run.plan)
             say_left_out(run.table, rows, None)
+            if settings.finish:
+                return replace(made, estimate=_describe_finish(folder, made.shards))
             with memory_advice("lower --batch-size"):
                 return replace(made, estimate=describe(run, rows))
         if not settings.keep_order:
@@ -98,11 +100,20 @@ def _refuse_unusable(run: GenerateRun, rows: Rows) -> None:
     refuse_unusable(run.table, rows, listed)
 
 
+def _describe_finish(folder: OutputFolder, shards: int) -> str:
+    """What a dry run with `--finish` prints, which makes no image and so takes no time worth estimating."""
+    try:
+        missing = missing_shards(folder, shards)
+    except OSError as error:
+        raise folder.failure(error) from None
+    return f"{folder.name}: {missing or f'all of {shards} shards are there'}; --finish would make no image"
+
+
 def _work(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> bool:
     """Make the shards of this process; True if others have completed the data set in the meantime."""
     if run.settings.finish:
         if run.processes.is_main:
-            refuse_missing(folder, shards)  # before the folder is made
+            refuse_missing(folder, shards, finish=True)  # before the folder is made
         return _begin(run, folder)
     with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
         # Before the folder is made: what does not load leaves none behind.

@@ -16,30 +16,25 @@ import torch
 
 from cxrsynth import __version__
 from cxrsynth.address import Address, Location, refuse_address
-from cxrsynth.diffusion.model import (
-    DiffusionModel,
-    choose_device,
-    choose_precision,
-    load_model,
-)
+from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.notices import tell_additions
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import check_scheduler
 from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.errors import ModelError, ReportsError, ShardError
 from cxrsynth.generation.accept import Acceptor, acceptance_plan, load_acceptor
+from cxrsynth.generation.machine import Machine, choose_machine
 from cxrsynth.reports.deid.entity_model import EntityModel, entity_model_digest
 from cxrsynth.reports.findings.labeler import labeler_record, load_labeler
 from cxrsynth.reports.request import Reader
 from cxrsynth.reports.table.columns import ColumnNames
 from cxrsynth.reports.table.table import Table, open_table
 from cxrsynth.reports.template import PromptFormat, PromptTemplate, TemplateError, parse_template
-from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch
+from cxrsynth.runtime.processes import ProcessGroup, join_processes
 from cxrsynth.settings import (
     Device,
     GenerateSettings,
     Part,
-    Precision,
     PromptStyle,
     Sampler,
     ShardFormat,
@@ -124,8 +119,8 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     ):
         raise ShardError(f"--id-key {settings.id_key}: is the table of reports, expected a file with a secret key")
     _refuse_ignored(settings)
-    device = choose_device(settings.sampling.device, local_rank=read_launch().local_rank)
-    precision = choose_precision(settings.sampling.precision, device)
+    machine = choose_machine(settings)
+    device = machine.device
     guidance = settings.sampling.guidance
     if guidance is not None and not math.isfinite(guidance):
         raise ModelError(f"--guidance {guidance}: expected a number, 0 or above")
@@ -145,8 +140,10 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
         steps=defaults.steps if settings.sampling.steps is None else settings.sampling.steps,
         guidance=defaults.guidance if guidance is None else guidance,
         sampler=settings.sampling.sampler or defaults.sampler,
-        batch_size=settings.sampling.batch_size or _BATCH_SIZE[device.type],
-        load_model=lambda: load_model(model, device=device, precision=precision, negative_prompt=negative_prompt),
+        batch_size=settings.sampling.batch_size or _BATCH_SIZE[machine.device_type],
+        load_model=lambda: load_model(
+            model, device=device, precision=machine.precision, negative_prompt=negative_prompt
+        ),
         load_acceptor=lambda: None if settings.accept is None else load_acceptor(settings.accept, device=device),
         load_reader=cache(lambda: load_labeler(settings.labeler, device=device)),
         load_entities=cache(lambda: _entity_model(settings.deid_model, device)),
@@ -156,7 +153,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     check_scheduler(model, run.sampler, steps=run.steps)
     _check_request(run, model)
     tell_additions(model)
-    return replace(run, plan=_plan(run, model, device, precision))
+    return replace(run, plan=_plan(run, model, machine))
 
 
 def _entity_model(name: Path | None, device: torch.device) -> EntityModel | None:
@@ -223,11 +220,11 @@ def _is_conditioned(model: ResolvedModel) -> bool:
     return model.family.has_text or bool(model.spec.classes)
 
 
-def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precision: Precision) -> dict[str, Any]:
+def _plan(run: GenerateRun, model: ResolvedModel, machine: Machine) -> dict[str, Any]:
     """Everything the bytes of the data set depend on."""
     settings, shards = run.settings, run.settings.shards
     # Accelerators have no such setting: the key is omitted there, since no sample may hold a null.
-    threads = {"threads_per_batch": settings.sampling.threads_per_batch} if device.type == "cpu" else {}
+    threads = {"threads_per_batch": settings.sampling.threads_per_batch} if machine.device_type == "cpu" else {}
     # Keys of choices that most runs do not make are there only with them: plans of older data sets stay as they are.
     negative = {"negative_prompt": run.negative_prompt} if run.negative_prompt else {}
     compiled = {"compiled": True} if settings.sampling.compiled else {}
@@ -255,8 +252,8 @@ def _plan(run: GenerateRun, model: ResolvedModel, device: torch.device, precisio
             "guidance": run.guidance,
             "sampler": run.sampler.value,
             "batch_size": run.batch_size,
-            "device": device.type,
-            "precision": precision.value,
+            "device": machine.device_type,
+            "precision": machine.precision.value,
         }
         | threads
         | negative

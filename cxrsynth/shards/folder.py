@@ -89,12 +89,22 @@ class OutputFolder:
         self._refuse_other(known, plan)
         return MANIFEST in names
 
+    def begun_plan(self) -> dict[str, Any] | None:
+        """The plan that binds later runs; None as long as there is none.
+
+        Raises:
+            ShardError: for a file in the way, an unreadable folder, a damaged plan.
+        """
+        self._place.refuse_file()
+        return self._known_plan() if self._has_begun(self._place.sizes().keys()) else None
+
     def _refuse_other(self, known: dict[str, Any], plan: dict[str, Any]) -> None:
         differences = plan_differences(known, plan)
         if differences:
             raise ShardError(
                 f"{self.name}: holds a data set of another plan\n  "
                 + "\n  ".join(differences)
+                + _about_precision(differences, known)
                 + "\n  choose a new folder, or run the command that started this one"
             )
 
@@ -295,3 +305,11 @@ class OutputFolder:
 
     def _not_ours(self, name: str) -> ShardError:
         return ShardError(f"{self.location / name}: not a file cxrsynth wrote\n  choose a new or empty folder")
+
+
+def _about_precision(differences: list[str], known: Mapping[str, Any]) -> str:
+    """Parts that begin together, on machines that choose differently, cannot see each other's plan in time."""
+    differing = {line.partition(":")[0] for line in differences}
+    if "sampling.precision" not in differing or "sampling.device" in differing:
+        return ""
+    return f"\n  --precision auto depends on the machine: give all of them --precision {known['sampling']['precision']}"

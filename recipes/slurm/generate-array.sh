@@ -15,7 +15,8 @@ reports=${REPORTS:-reports.csv} # or s3://bucket/reports.parquet
 out=${OUT:-set}                 # a folder that all nodes see, or s3://bucket/set
 model=${MODEL:-nano}
 batch_size=${BATCH_SIZE:-64} # part of the plan: the same for all parts, and for a set that is resumed
+precision=${PRECISION:-auto} # part of the plan: where cards or CPUs differ, name one, such as bf16
 id_key=${ID_KEY:-id.key} # one key for all parts: (umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > id.key)
 
 exec cxrsynth generate "$reports" --out "$out" --model "$model" --id-key "$id_key" \
-    --batch-size "$batch_size" --part "$SLURM_ARRAY_TASK_ID/$parts"
+    --batch-size "$batch_size" --precision "$precision" --part "$SLURM_ARRAY_TASK_ID/$parts"

@@ -16,6 +16,7 @@ out=${OUT:-runs/tuned}      # a folder that all nodes see
 read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun no longer takes it from the job since Slurm 22.05
 
-srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${GPUS_PER_NODE:-8}" --max-restarts 3 \
+# Without the option, the other nodes would wait for one whose command has failed.
+srun --kill-on-bad-exit=1 torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${GPUS_PER_NODE:-8}" --max-restarts 3 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:${PORT:-29500}" \
     -m cxrsynth tune "$recipe" --out "$out"

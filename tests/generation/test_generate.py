@@ -26,6 +26,7 @@ from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import make_scheduler, sample_images
+from cxrsynth.generation import machine
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Rejected, Report
 from cxrsynth.reports.table.table import Table
@@ -1257,6 +1258,37 @@ def test_auto_takes_a_device_that_is_here(tiny_model: Path) -> None:
     device = choose_device(Device.AUTO)
     assert torch.ones(1, device=device).sum() == 1
     assert choose_precision(Precision.AUTO, torch.device("cpu")) in (Precision.FP32, Precision.BF16)
+
+
+@pytest.mark.parametrize(("natively", "chosen"), [(True, Precision.BF16), (False, Precision.FP16)])
+def test_auto_takes_float16_on_cards_that_emulate_bfloat16(
+    natively: bool, chosen: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cxrsynth.diffusion.model import choose_precision
+
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: natively or including_emulation
+    )
+    assert choose_precision(Precision.AUTO, torch.device("cuda")) is chosen
+
+
+def test_cpus_with_and_without_units_for_bfloat16_have_different_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cxrsynth.diffusion.model import hardware_name
+
+    named = set()
+    for units in ({}, {"avx512_bf16": True, "amx_bf16": False}, {"avx512_bf16": True, "amx_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units, raising=False)
+        named.add(hardware_name(torch.device("cpu")).partition(torch.backends.cpu.get_cpu_capability())[2])
+    assert named == {"", ", avx512_bf16", ", avx512_bf16, amx_bf16"}
+
+
+def test_threads_of_a_batch_are_refused_off_the_cpu(
+    tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "choose_device", lambda *_, **__: torch.device("cuda", 0))
+    message = refuse(command(table, tmp_path / "out", tiny_model, "--device", "cuda", "--threads-per-batch", "2"))
+    assert "--threads-per-batch 2: is for batches on the CPU, found cuda" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_of_a_complete_set_that_cannot_be_read_is_named(tmp_path: Path, tiny_model: Path, table: Path) -> None:

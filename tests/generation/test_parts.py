@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 
 import psutil
@@ -16,12 +17,15 @@ from typer.testing import CliRunner
 
 from cxrsynth import api
 from cxrsynth.cli import app
+from cxrsynth.diffusion import model
 from cxrsynth.diffusion.model import hardware_name
 from cxrsynth.errors import ShardError
 from cxrsynth.generation import generate
 from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
+from cxrsynth.shards.place import LocalPlace
+from cxrsynth.shards.plan import plan_digest
 from tests.generation.making import command, hashes, manifest, write_table
 from tests.processes import TIMEOUT_S, Warm, free_port, process_group
 
@@ -137,12 +141,85 @@ def test_more_parts_than_shards(whole: tuple[Set, dict[str, str]], tmp_path: Pat
     assert hashes(tmp_path / "out") == expected
 
 
+@pytest.fixture
+def bfloat16_pays(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """`--precision auto` stands for bfloat16 while the list holds True, for float32 else."""
+    pays = [True]
+    monkeypatch.setattr(model, "_bfloat16_pays", lambda: pays[0])
+    return pays
+
+
+def test_parts_on_cpus_that_choose_another_precision_take_that_of_the_plan(
+    whole: tuple[Set, dict[str, str]], tmp_path: Path, bfloat16_pays: list[bool]
+) -> None:
+    made, _ = whole
+    auto, out = ("--precision", "auto"), tmp_path / "out"
+    code, printed = made.run(out, "--part", "1/2", *auto)
+    assert code == 0, printed
+    bfloat16_pays[0] = False
+    code, printed = made.run(out, "--part", "2/2", *auto)
+    assert code == 0, printed
+    assert f"--precision auto: bf16, with which {out} was begun on another machine" in printed
+    assert manifest(out)["plan"]["sampling"]["precision"] == "bf16"
+    assert "already complete" in made.run(out, *auto)[1]
+
+
+def test_parts_that_begin_together_with_another_precision_are_told_to_name_one(
+    whole: tuple[Set, dict[str, str]], tmp_path: Path, bfloat16_pays: list[bool]
+) -> None:
+    made, _ = whole
+    out = tmp_path / "out"
+    (out / ".cxrsynth").mkdir(parents=True)
+    (out / ".cxrsynth" / "plan.json").write_text(json.dumps(manifest(made.home / "whole")["plan"]))
+    with FileLock(out / ".cxrsynth" / "part-1-of-2.lock"):
+        code, printed = made.run(out, "--part", "2/2", "--precision", "auto")
+    assert code == 2
+    assert "sampling.precision: 'fp32' there, 'bf16' now" in printed
+    assert "--precision auto depends on the machine: give all of them --precision fp32" in printed
+
+
+def test_finish_needs_no_machine_like_those_that_made_the_shards(
+    whole: tuple[Set, dict[str, str]], tmp_path: Path
+) -> None:
+    """A folder as GPUs leave it, completed where there is none."""
+    made, _ = whole
+    out = tmp_path / "out"
+    state = out / ".cxrsynth"
+    assert made.run(out, "--part", "1/2")[0] == 0
+    with FileLock(state / "part-1-of-2.lock"):
+        assert made.run(out, "--part", "2/2")[0] == 0
+    plan = json.loads((state / "plan.json").read_text())
+    plan["sampling"] |= {"device": "cuda", "precision": "fp16", "batch_size": 8}
+    del plan["sampling"]["threads_per_batch"]
+    (state / "plan.json").write_text(json.dumps(plan))
+    for path in state.glob("cxr-*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"plan": plan_digest(plan)}))
+    open_choices = ("--device", "auto", "--precision", "auto", "--batch-size", "8")
+    code, printed = made.run(out, "--finish", *open_choices, "--dry-run")
+    assert code == 0, printed
+    assert "all of 7 shards are there; --finish would make no image" in printed
+    assert not (out / "manifest.json").exists()
+    assert "sampling.device: 'cuda' there, 'cpu' now" in made.run(out, *open_choices)[1]
+    code, printed = made.run(out, "--finish", *open_choices)
+    assert code == 0, printed
+    assert manifest(out)["plan"]["sampling"] == plan["sampling"]
+
+
+def test_a_dry_run_of_finish_says_what_is_missing(whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
+    code, printed = whole[0].run(tmp_path / "out", "--finish", "--dry-run")
+    assert code == 0
+    assert "7 shards of 7 missing: cxr-000000.tar, cxr-000001.tar, cxr-000002.tar ..." in printed
+    assert "would make 14 images" not in printed
+    assert not (tmp_path / "out").exists()
+
+
 def test_finish_completes_parts_that_could_not(whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
     made, expected = whole
     out = tmp_path / "out"
     code, printed = made.run(out, "--finish")
     assert code == 2
     assert "7 shards of 7 missing: cxr-000000.tar, cxr-000001.tar, cxr-000002.tar ..." in printed
+    assert "run the command without --finish, or the parts" in printed
     assert not out.exists()
     assert made.run(out, "--part", "1/2")[0] == 0
     code, printed = made.run(out, "--finish")
@@ -252,19 +329,17 @@ def test_a_set_that_others_complete_while_the_model_loads_is_not_made_again(
     assert hashes(out) == expected
 
 
-def test_of_parts_that_end_together_exactly_one_is_the_last(tmp_path: Path) -> None:
-    """In every order in which three parts can pass the gate."""
-    parts = [PartLocks(tmp_path, "set") for _ in range(3)]
-    for number, locks in enumerate(parts, 1):
-        with locks.gate():
-            locks.take(Part(number, 3))
-    for _ in range(2):
-        locks = parts.pop()
-        with locks.gate():
-            assert locks.running()
-            locks.release()
-    with parts[0].gate():
-        assert not parts[0].running()
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_of_parts_that_end_together_exactly_one_is_the_last(order: tuple[int, ...], tmp_path: Path) -> None:
+    """In every order in which three parts can pass the gate, all shards being there."""
+    places = [LocalPlace(tmp_path, option="--out", state=".cxrsynth", written=["cxr-*.tar"]) for _ in range(3)]
+    for number, place in enumerate(places, 1):
+        with place.starting(Part(number, 3)) as others:
+            assert others == (number > 1)
+    assert [places[index].is_last(lambda: True) for index in order] == [False, False, True]
+    with pytest.raises(ShardError, match="another run is writing there"), places[order[0]].starting(Part(1, 3)):
+        pass
+    places[order[-1]].leave()
 
 
 def test_a_gate_that_stays_shut_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

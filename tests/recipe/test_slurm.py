@@ -22,7 +22,7 @@ SLURM = {
 }
 # Each prints its arguments, one a line, and srun says how many cores it gives a task and runs what it is given.
 PROGRAMS = {
-    "srun": 'echo "cores: ${SRUN_CPUS_PER_TASK-}" >&2; exec "$@"',
+    "srun": 'echo "cores: ${SRUN_CPUS_PER_TASK-}" >&2; echo "option: $1" >&2; shift; exec "$@"',
     "scontrol": "printf 'node1\\nnode2\\n'",
     "torchrun": "printf '%s\\n' torchrun \"$@\"",
     "cxrsynth": "printf '%s\\n' cxrsynth \"$@\"",
@@ -78,7 +78,7 @@ def test_names_with_spaces_and_addresses_arrive(tmp_path: Path) -> None:
     arguments = started(packaged_folder() / "slurm" / "generate-array.sh", tmp_path, **given)
     assert arguments == [
         *("cxrsynth", "generate", "s3://b/my reports.csv", "--out", "s3://b/a set", "--model", "nano"),
-        *("--id-key", "my key", "--batch-size", "64", "--part", "2/3"),
+        *("--id-key", "my key", "--batch-size", "64", "--precision", "auto", "--part", "2/3"),
     ]
 
 
@@ -86,6 +86,11 @@ def test_names_with_spaces_and_addresses_arrive(tmp_path: Path) -> None:
 def test_srun_gets_the_cores_that_the_job_asked_for(script: Path, tmp_path: Path) -> None:
     assert "cores: 32\n" in run(script, tmp_path, SLURM_CPUS_PER_TASK="32").stderr
     assert "cores: 1\n" in run(script, tmp_path).stderr
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if "srun" in s.read_text()], ids=lambda s: str(s.stem))
+def test_a_job_ends_with_the_first_node_whose_command_fails(script: Path, tmp_path: Path) -> None:
+    assert "option: --kill-on-bad-exit=1\n" in run(script, tmp_path).stderr
 
 
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if s.stem.startswith("generate")], ids=lambda s: str(s.stem))
