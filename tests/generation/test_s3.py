@@ -160,7 +160,7 @@ def test_parts_of_killed_uploads_are_deleted_once_the_set_is_complete(store: Sto
 def test_parts_killed_at_random(store: Store, expected: dict[str, str], tmp_path: Path) -> None:
     seed = int(os.environ.get("CXRSYNTH_TEST_SEED", random.randrange(1 << 30)))
     print(f"CXRSYNTH_TEST_SEED={seed}")  # noqa: T201 - pytest shows it with a failure
-    draw = random.Random(seed)
+    draw, kills = random.Random(seed), 0
     for attempt in range(3):
         numbers = draw.sample((1, 2), 2)
         running = [
@@ -168,9 +168,10 @@ def test_parts_killed_at_random(store: Store, expected: dict[str, str], tmp_path
         ]
         if attempt < 2:
             own = [f"cxr-{index:06d}.tar" for index in range(numbers[0] - 1, 7, 2)]
-            running[0][1].kill_soon(store.has(*own), draw.uniform(0, 0.3))
+            kills += running[0][1].kill_soon(store.has(*own), draw.uniform(0, 0.3) * attempt)  # the first at once
         for _, process in running:
             assert process.wait() in (0, -signal.SIGKILL), process.printed()
+    assert kills >= 1
     assert store.copy(tmp_path / "copy") == expected
 
 

@@ -1,7 +1,7 @@
 """A table of reports (CSV, JSON, Parquet or Excel) as a stream: each row becomes a `Report` or a `Rejected` line.
 
-Rows are read one at a time. The only memory that grows with the table is 16 bytes per id, about 100 in Python's set, to
-find duplicates: about 100 MB for a million ids, and nothing for a table without an id column.
+Rows are read one at a time. No memory grows with the table: `SeenIds` keeps ids, to find duplicates, and beyond a few
+megabytes in a temporary file.
 """
 
 from collections.abc import Iterator, Mapping
