@@ -1,8 +1,13 @@
 """How many images passed, by finding: counted for each shard, and added up for the manifest."""
 
+import csv
+import hashlib
+import io
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any, Self
 
 from cxrsynth.generation.accept import Outcome
 from cxrsynth.generation.draw import Drawn
@@ -45,6 +50,40 @@ class ShardCounts:
             judged = {"total": self._total, "by_finding": self._by_finding, "never_accepted": self._never}
             counts["acceptance"] = judged
         return counts
+
+
+class NotAccepted:
+    """The images of a set that never passed, as not_accepted.csv lists them; use it as a context.
+
+    Collected in a temporary file, shard by shard: there may be as many as images.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the context
+        self._text = io.TextIOWrapper(self._file, encoding="utf-8", newline="", write_through=True)
+        self._writer = csv.writer(self._text, lineterminator="\n")
+        self._writer.writerow(["key", "attempts", "reasons"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._text.close()
+
+    def taken_from(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record of the next shard, without the images that are collected here: key, draws and reasons of each."""
+        for image in record.get("acceptance", {}).pop("never_accepted", ()):
+            self._writer.writerow([image["key"], image["attempts"], "; ".join(image["failed"])])
+        return record
+
+    def write(self, file: IO[bytes]) -> str:
+        """Write the list; its SHA-256."""
+        self._text.flush()
+        self._file.seek(0)
+        sha256 = hashlib.file_digest(self._file, "sha256").hexdigest()
+        self._file.seek(0)
+        shutil.copyfileobj(self._file, file)
+        return sha256
 
 
 def total_acceptance(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

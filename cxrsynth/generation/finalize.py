@@ -1,8 +1,5 @@
 """What is written once all shards are finished: rejected rows, id map, preview, card, manifest."""
 
-import csv
-import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +10,7 @@ from typing import Any
 from cxrsynth import console
 from cxrsynth.console import counted
 from cxrsynth.errors import ReportsError, ShardError
-from cxrsynth.generation.accept_counts import total_acceptance
+from cxrsynth.generation.accept_counts import NotAccepted, total_acceptance
 from cxrsynth.generation.lists import write_id_map, write_rejected
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
@@ -44,7 +41,14 @@ def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards
 
 def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> dict[str, Any]:
     _check_table(run, folder)
-    records = _records(folder, shards, finish=run.settings.finish)
+    with NotAccepted() as not_accepted:
+        return _complete(run, folder, rows, not_accepted, shards=shards)
+
+
+def _complete(
+    run: GenerateRun, folder: OutputFolder, rows: Rows, not_accepted: NotAccepted, *, shards: int
+) -> dict[str, Any]:
+    records = [not_accepted.taken_from(record) for record in _records(folder, shards, finish=run.settings.finish)]
     samples = sum(record["samples"] for record in records)
     if not samples:
         raise ShardError(
@@ -80,9 +84,9 @@ def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) 
         "unread_cells": dict(rows.unread),
     }
     if run.settings.accept is not None:
-        judged = [record["acceptance"] for record in records]
-        manifest["acceptance"] = total_acceptance(judged)
-        files[NOT_ACCEPTED] = _write_not_accepted(folder, judged)
+        manifest["acceptance"] = total_acceptance([record["acceptance"] for record in records])
+        with folder.new_file(NOT_ACCEPTED) as file:
+            files[NOT_ACCEPTED] = not_accepted.write(file)
     folder.write(CARD, dataset_card(manifest))
     folder.finish(manifest)
     _say_limits(manifest)
@@ -133,14 +137,17 @@ def _check_table(run: GenerateRun, folder: OutputFolder) -> None:
         )
 
 
-def _records(folder: OutputFolder, shards: int, *, finish: bool) -> list[dict[str, Any]]:
-    """The records of all shards. Raises ShardError if one is not there, or not as long as its record says."""
+def _records(folder: OutputFolder, shards: int, *, finish: bool) -> Iterator[dict[str, Any]]:
+    """The records of all shards, one at a time.
+
+    Raises:
+        ShardError: if a shard is not there, or not as long as its record says.
+    """
     refuse_missing(folder, shards, finish=finish)
-    records = folder.records(shards)
-    gone = [shard_name(index) for index, record in enumerate(records) if record is None]
-    if gone:
-        raise ShardError(f"{folder.name}: the record of {gone[0]} is missing\n  {_to_make_it(finish)}")
-    return [record for record in records if record is not None]
+    for index, record in enumerate(folder.records(shards)):
+        if record is None:
+            raise ShardError(f"{folder.name}: the record of {shard_name(index)} is missing\n  {_to_make_it(finish)}")
+        yield record
 
 
 def refuse_missing(folder: OutputFolder, shards: int, *, finish: bool) -> None:
@@ -169,18 +176,6 @@ def _total(records: list[dict[str, Any]], name: str) -> dict[str, int]:
     for record in records:
         total.update(record[name])
     return dict(total)
-
-
-def _write_not_accepted(folder: OutputFolder, judged: list[dict[str, Any]]) -> str:
-    """Write not_accepted.csv: key, number of attempts and reasons of each image that never passed; its SHA-256."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "attempts", "reasons"])
-    for image in (image for record in judged for image in record["never_accepted"]):
-        writer.writerow([image["key"], image["attempts"], "; ".join(image["failed"])])
-    content = text.getvalue().encode()
-    folder.write(NOT_ACCEPTED, content)
-    return hashlib.sha256(content).hexdigest()
 
 
 def _members(folder: OutputFolder, shards: Sequence[int]) -> Iterator[tuple[str, bytes]]:

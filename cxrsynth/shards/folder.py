@@ -162,13 +162,14 @@ class OutputFolder:
         records = self._records(self._record_names().get(index, []))
         return any(self._is_ours(one) and self._place.has(shard_name(index), one["sha256"]) for one in records)
 
-    def records(self, shards: int) -> list[dict[str, Any] | None]:
-        """The record of each shard; None if it is absent or damaged, or of another plan than was checked last.
+    def records(self, shards: int) -> Iterator[dict[str, Any] | None]:
+        """The record of each shard, read as it is asked for.
 
+        None if it is absent or damaged, or of another plan than was checked last.
         Where runs that overlapped left several, it is that of the shard which is there.
         """
         names = self._record_names()
-        return [self._record(index, names.get(index, [])) for index in range(shards)]
+        return (self._record(index, names.get(index, [])) for index in range(shards))
 
     def _record(self, index: int, names: list[str]) -> dict[str, Any] | None:
         records = self._records(names)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 
 from cxrsynth import open_dataset
 from cxrsynth.generation.accept import acceptance_plan
+from cxrsynth.generation.accept_counts import NotAccepted
 from cxrsynth.images.collection import open_collection
 from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import squared
@@ -356,3 +358,29 @@ def test_rules_that_cannot_be_are_refused(options: list[str], said: str, home: H
     assert done.code == 2
     assert re.search(said, re.sub(r"[ │]+", " ", done.text), re.DOTALL), done.text
     assert not (tmp_path / "out").exists()
+
+
+def test_images_that_never_passed_are_not_kept_in_memory() -> None:
+    """They may be as many as the set has: 30 shards of 1,000 take no more than two or three of them."""
+
+    def record(shard: int) -> dict[str, Any]:
+        never = [{"key": f"{shard:010x}{image:010x}-00", "attempts": 4, "failed": ["blank"]} for image in range(1000)]
+        return {"samples": 0, "acceptance": {"total": {"images": 1000}, "never_accepted": never}}
+
+    tracemalloc.start()
+    try:
+        one = record(0)
+        of_one = tracemalloc.get_traced_memory()[0]
+        del one
+        tracemalloc.reset_peak()
+        with NotAccepted() as not_accepted:
+            kept = [not_accepted.taken_from(record(shard)) for shard in range(30)]
+            written = io.BytesIO()
+            not_accepted.write(written)
+        peak = tracemalloc.get_traced_memory()[1] - len(written.getvalue())
+    finally:
+        tracemalloc.stop()
+    assert [one["acceptance"] for one in kept] == [{"total": {"images": 1000}}] * 30
+    lines = written.getvalue().decode().splitlines()
+    assert (len(lines), lines[0], lines[-1]) == (30_001, "key,attempts,reasons", f"{29:010x}{999:010x}-00,4,blank")
+    assert peak < 15 * of_one
