@@ -54,7 +54,7 @@ def choose_machine(settings: GenerateSettings) -> Machine:
     return Machine(device, device_type, _precision(settings, device, known))
 
 
-def _precision(settings: GenerateSettings, device: torch.device, known: object) -> Precision:
+def _precision(settings: GenerateSettings, device: torch.device, known: Any) -> Precision:
     asked = settings.sampling.precision
     if asked is Precision.AUTO and known in (Precision.FP32, Precision.BF16, Precision.FP16):
         if not settings.finish and read_launch().rank == 0 and choose_precision(asked, device) != known:
