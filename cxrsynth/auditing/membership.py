@@ -1,7 +1,7 @@
 """Membership inference on the model: images it was trained on and held-out ones, attacked alike and compared."""
 
 import hashlib
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -33,6 +33,8 @@ from cxrsynth.settings import AuditSettings, Precision
 
 MEMBERS, OTHERS = "members", "non_members"
 _METADATA = ("key", "sha256", "patient")
+# Attacked with its prompt, an image gets other values than with the empty one, whether the model knows it or not.
+_ONE_SIDE = "give both sides reports or labels (--members-table, --non-members-table), or neither"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Membership:
             workers: threads that read the members which were not attacked: their patients are members, too.
 
         Raises:
-            ValueError: for too few patients.
+            ValueError: for too few patients, or reports on one side alone.
         """
         members, others = (_Rows.of(one, self.scorer) for one in (self.members, self.others))
         known = list(self.every_member.identities(workers=workers))
@@ -107,15 +109,23 @@ class Membership:
             {pseudonym(self.scorer.id_key, patient) for patient in {patient for _, patient in known} if patient},
         )
         left_out = len(others) - len(apart)
-        for what, rows in (("--members", members), ("--non-members", apart)):
+        prompted = bool(members.prompted or apart.prompted)
+        without_report = {MEMBERS: 0, OTHERS: 0}
+        if prompted:
+            without_report = {name: len(rows) - rows.prompted for name, rows in ((MEMBERS, members), (OTHERS, apart))}
+            members, apart = members.with_report(), apart.with_report()
+        for what, rows, bare in (
+            ("--members", members, without_report[MEMBERS]),
+            ("--non-members", apart, without_report[OTHERS]),
+        ):
             if rows.patients < LEAST:
                 raise ValueError(
                     f"{what}: {counted(rows.patients, 'patient')} left, expected at least {LEAST}"
                     + (f"; {counted(left_out, 'image')} of members' patients were left out" if left_out else "")
+                    + (f"; {counted(bare, 'image')} without report or labels: {_ONE_SIDE}" if bare else "")
                 )
         both = [members.table, apart.table]
         values = np.concatenate([_matrix(table["attacks"]) for table in both])
-        prompted = all(pc.all(table["prompted"]).as_py() for table in both)
         attacks = self.scorer.attacks.by_attack(values)
         if not prompted:
             del attacks[DISCREPANCY]
@@ -133,13 +143,14 @@ class Membership:
             OTHERS: apart.as_json(self.others.collection, self.scorer.id_key),
             "left_out": left_out,
             "prompted": prompted,
-            "caveats": _caveats(members, apart, prompted=prompted),
+            "without_report": without_report,
+            "caveats": _caveats(members, apart, prompted=prompted, without_report=without_report),
             "passes_per_image": self.scorer.attacks.passes,
             "attacks": found,
         }
 
 
-def _caveats(members: "_Rows", others: "_Rows", *, prompted: bool) -> list[str]:
+def _caveats(members: "_Rows", others: "_Rows", *, prompted: bool, without_report: Mapping[str, int]) -> list[str]:
     """What a reader of the numbers must know."""
     found = []
     unknown = [
@@ -151,7 +162,15 @@ def _caveats(members: "_Rows", others: "_Rows", *, prompted: bool) -> list[str]:
             " of one patient may be on both sides"
         )
     if not prompted:
-        found.append("some attacked images have no report or labels: the discrepancy with and without was not measured")
+        found.append(
+            "no attacked image has a report or labels: all were attacked with the empty prompt, and the discrepancy with"
+            " and without was not measured"
+        )
+    if any(without_report.values()):
+        found.append(
+            f"{without_report[MEMBERS]} members and {without_report[OTHERS]} non-members have no report or labels and"
+            " were left out: the others are attacked with their own prompts"
+        )
     return found
 
 
@@ -187,6 +206,15 @@ class _Rows:
     def unknown(self) -> int:
         """Images whose patient is unknown."""
         return int(self.table["patient"].to_pylist().count(""))
+
+    @property
+    def prompted(self) -> int:
+        """Images that were attacked with a prompt of their own."""
+        return int(pc.sum(self.table["prompted"]).as_py() or 0)
+
+    def with_report(self) -> "_Rows":
+        """Those."""
+        return _Rows(self.table.filter(self.table["prompted"]))
 
     def without(self, hashes: Set[str], patients: Set[str]) -> "_Rows":
         """Those that are none of these images, nor of these patients."""

@@ -172,17 +172,45 @@ def test_unknown_patients_are_said(home: Path, tiny_model: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_without_reports_the_discrepancy_is_not_measured(home: Path, tiny_model: Path, tmp_path: Path) -> None:
-    pictures(tmp_path / "bare", range(30, 42), table=tmp_path / "bare.csv", each=1, report=False)
-    for name in ("set", "members"):
-        shutil.copytree(home / name, tmp_path / name)
-    shutil.copy(home / "members.csv", tmp_path)
-    result = run(tmp_path, tmp_path / "out", tiny_model, others="bare")
+def test_without_any_report_all_are_attacked_alike_and_the_discrepancy_is_not_measured(
+    home: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    for name, patients in (("members", range(12)), ("others", range(30, 42))):
+        pictures(tmp_path / name, patients, table=tmp_path / f"{name}.csv", each=1, report=False)
+    shutil.copytree(home / "set", tmp_path / "set")
+    result = run(tmp_path, tmp_path / "out", tiny_model)
     assert result.exit_code == 0, result.output
     found = summary(tmp_path / "out")["membership"]
     assert found["prompted"] is False
     assert "discrepancy" not in found["attacks"]
-    assert "some attacked images have no report or labels" in (tmp_path / "out" / "report.html").read_text()
+    assert "no attacked image has a report or labels" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_images_without_a_report_are_not_compared_with_prompted_ones(
+    home: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Of 34 non-members, 30 are of no member's patient; the first patient of these loses the reports."""
+    for name in ("set", "members", "others"):
+        shutil.copytree(home / name, tmp_path / name)
+    shutil.copy(home / "members.csv", tmp_path)
+    lines = (home / "others.csv").read_text().splitlines()
+    bare = [line.rpartition(",")[0] + "," if line.startswith("015-") else line for line in lines]
+    (tmp_path / "others.csv").write_text("\n".join(bare) + "\n")
+    result = run(tmp_path, tmp_path / "out", tiny_model)
+    assert result.exit_code == 0, result.output
+    found = summary(tmp_path / "out")["membership"]
+    assert (found["prompted"], found["without_report"]) == (True, {"members": 0, "non_members": 2})
+    assert (found["non_members"]["images"], found["non_members"]["patients"]) == (28, 14)
+    assert "discrepancy" in found["attacks"]
+    assert "0 members and 2 non-members have no report or labels and were left out" in " ".join(result.output.split())
+
+    (tmp_path / "others.csv").write_text("\n".join(line.rpartition(",")[0] + "," for line in lines) + "\n")
+    result = run(tmp_path, tmp_path / "second", tiny_model)
+    assert result.exit_code == 0, result.output
+    assert summary(tmp_path / "second")["membership"] is None
+    why = summary(tmp_path / "second")["not_measured"]["membership"]
+    assert "30 images without report or labels: give both sides reports or labels" in why
 
 
 @pytest.mark.parametrize(
