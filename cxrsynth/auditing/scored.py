@@ -159,7 +159,8 @@ class Scored:
         for place, key in enumerate(self.values("key")):
             jpeg = previews.get(key)
             if jpeg is None:
-                raise ShardError(f"{self.examined.collection.path}: image {key} can no longer be read")
+                # summary.json quotes this, and the key of a real image may name a patient.
+                raise ShardError(f"{self.examined.collection.path}: an image can no longer be read")
             pixels[place] = np.asarray(Image.open(io.BytesIO(jpeg)))
         return pixels
 

@@ -96,8 +96,9 @@ def read_shard(
     except UnreadableError as error:
         yield Damaged(source, "", str(error))
     except BrokenTarError as error:
-        after = f" after sample {shown(last)}" if last else ""
-        yield Damaged(source, "", f"{error}{after}; the rest is not read")
+        # A key may name a patient: it belongs where an audit hides it, not in the reason.
+        after = " after this sample" if last else ""
+        yield Damaged(source, shown(last), f"{error}{after}; the rest is not read")
     except OSError as error:
         yield Damaged(source, "", f"cannot be read: {error.strerror or 'input error'}")
 

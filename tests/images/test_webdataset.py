@@ -223,6 +223,17 @@ def test_a_sample_that_may_lack_a_member_is_left_out(tmp_path: Path) -> None:
     assert "without its end mark" in damaged[0].reason
 
 
+def test_a_broken_tar_names_its_last_sample_apart_from_the_reason(tmp_path: Path) -> None:
+    """Audits hide names of real images where a name stands; a reason is printed as it is."""
+    content = tar_of([member("p10000032_s50414267.png", PNG), member("p10000032_s50414268.png", PNG)])
+    cut = content[: 2 * (512 + -(-len(PNG) // 512) * 512)]
+    [damaged] = read_all(opened(tmp_path, cut))[1]
+    assert damaged.source == "a.tar"
+    assert damaged.member == "p10000032_s50414267"
+    assert damaged.reason.endswith("after this sample; the rest is not read")
+    assert "p10000032" not in damaged.reason
+
+
 def test_a_shard_that_is_missing_is_reported(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "b.tar").symlink_to(tmp_path / "nowhere.tar")
