@@ -35,23 +35,39 @@ def fleiss_kappa(counts: npt.NDArray[np.int64]) -> float | None:
     return None if by_chance == 1 else (agreement - by_chance) / (1 - by_chance)
 
 
-def cohen_kappa(one: Sequence[str | int], other: Sequence[str | int], *, weights: str | None = None) -> float | None:
+def cohen_kappa(
+    one: Sequence[str | int],
+    other: Sequence[str | int],
+    *,
+    weights: str | None = None,
+    scale: Sequence[str | int] | None = None,
+) -> float | None:
     """Agreement of two readers beyond chance; None without images, or where both always gave one and the same answer.
+
+    Args:
+        one: answers of a reader.
+        other: of the other, on the same images.
+        weights: of disagreements, by how many places of the scale they are apart.
+        scale: all possible answers in order; None: those given. Weights need all: without a grade that nobody gave, its
+            neighbors would be one place apart.
 
     Source: Cohen, Educational and Psychological Measurement 20 (1960), 37-46; weights "quadratic": Cohen, Psychological
     Bulletin 70 (1968), 213-220.
     """
     if not one or len({*one, *other}) == 1:
         return None
-    return float(cohen_kappa_score(one, other, weights=weights))
+    return float(cohen_kappa_score(one, other, weights=weights, labels=None if scale is None else list(scale)))
 
 
-def agreement(given: Given, *, weights: str | None = None) -> dict[str, Any] | None:
+def agreement(
+    given: Given, *, weights: str | None = None, scale: Sequence[str | int] | None = None
+) -> dict[str, Any] | None:
     """Kappa of all readers on the images that all of them answered, and of each two on those that both did.
 
     Args:
         given: reader -> image -> answer.
         weights: of disagreements in Cohen's kappa; Fleiss' has none.
+        scale: as in `cohen_kappa`.
 
     Returns:
         None for fewer than two readers.
@@ -61,7 +77,8 @@ def agreement(given: Given, *, weights: str | None = None) -> dict[str, Any] | N
     pairs = []
     for one, other in combinations(given, 2):
         both = sorted(given[one].keys() & given[other].keys())
-        kappa = cohen_kappa([given[one][name] for name in both], [given[other][name] for name in both], weights=weights)
+        answers_of = ([given[reader][name] for name in both] for reader in (one, other))
+        kappa = cohen_kappa(*answers_of, weights=weights, scale=scale)
         pairs.append({"readers": [one, other], "images": len(both), "kappa": kappa})
     shared = sorted(set.intersection(*(set(answers) for answers in given.values())))
     categories = sorted({answer for answers in given.values() for answer in answers.values()}, key=str)

@@ -58,14 +58,17 @@ def proportion(right: npt.NDArray[np.float64]) -> Found:
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> Found:
-    """Mean of `one` minus mean of `other`, with Welch's interval; without an interval for fewer than two of either."""
+    """Mean of `one` minus mean of `other`, with Welch's interval; without an interval for fewer than two of either.
+
+    Nor is there one where neither side varies: equal answers leave no measure of how they scatter.
+    """
     if not one or not other:
         return {"value": None, "low": None, "high": None}
     value = float(np.mean(one) - np.mean(other))
     if min(len(one), len(other)) < 2:
         return {"value": value, "low": None, "high": None}
     if not np.ptp(one) and not np.ptp(other):
-        return {"value": value, "low": value, "high": value}
+        return {"value": value, "low": None, "high": None}
     interval: Any = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
     return {"value": value, "low": float(interval.low), "high": float(interval.high)}
 

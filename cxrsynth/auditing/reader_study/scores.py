@@ -14,6 +14,8 @@ from cxrsynth.reports.labels import OBSERVATIONS
 CHANCE = 0.5  # half of the images are real
 _MATCHES = ("yes", "partly", "no")
 
+_GRADES = tuple(range(1, 6))  # of quality, as `Answer` takes them
+
 
 def score(answered: Answered) -> dict[str, Any]:
     """What summary.json holds of the answers: of all readers together, of each one, by finding, and their agreement.
@@ -166,7 +168,7 @@ def _agreement(key: StudyKey, files: Sequence[AnswerFile]) -> dict[str, Any]:
 
     return {
         "origin": agreement(given("origin")),
-        "quality": agreement(given("quality"), weights="quadratic"),
+        "quality": agreement(given("quality"), weights="quadratic", scale=_GRADES),
         "match": None if key.text is None else agreement(given("match")),
     }
 

@@ -39,10 +39,23 @@ def test_cohen_by_hand() -> None:
     assert cohen_kappa(["yes"] * 3, ["yes"] * 3) is None
     assert cohen_kappa([], []) is None
     # Neighboring grades weigh less than distant ones.
-    near, far = cohen_kappa([1, 5, 3], [2, 5, 3], weights="quadratic"), cohen_kappa([1, 5, 3], [5, 5, 3])
+    near, far = (cohen_kappa([1, 5, 3], [grade, 5, 3], weights="quadratic") for grade in (2, 5))
     assert near is not None
     assert far is not None
     assert near > far
+
+
+def test_a_grade_that_nobody_gave_is_a_step_of_the_scale() -> None:
+    """Both gave 1, 2 and 5 only: disagreement 1 of 16 and 9 of 16; by chance the mean of all nine pairs."""
+    one, other, scale = [1, 2, 5, 2], [1, 1, 5, 5], [1, 2, 3, 4, 5]
+    apart = np.subtract.outer(one, other) ** 2
+    expected = 1 - apart.diagonal().mean() / apart.mean()
+    assert cohen_kappa(one, other, weights="quadratic", scale=scale) == pytest.approx(expected)
+    assert cohen_kappa(one, other, weights="quadratic") != pytest.approx(expected)
+    given = {"A": dict(zip("1234", one, strict=True)), "B": dict(zip("1234", other, strict=True))}
+    found = agreement(given, weights="quadratic", scale=scale)
+    assert found is not None
+    assert found["pairs"][0]["kappa"] == pytest.approx(expected)
 
 
 def test_readers_are_compared_on_the_images_they_share() -> None:
