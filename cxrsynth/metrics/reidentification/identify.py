@@ -117,9 +117,13 @@ def best_matches(made: Vectors, real: Vectors) -> Best:
 
 
 def source_scores(made: Vectors, real: Vectors, sources: Sequence[Sequence[int]]) -> Vectors:
-    """The score of each image with the closest of its own sources among the real ones, [N]; nan without a source."""
+    """The mean score of each image with its own sources among the real ones, [N]; nan without a source.
+
+    The best of several would be compared with a threshold for one pair. The mean of several scatters less than one, so
+    that no more of other patients' images are above that threshold.
+    """
     return np.array(
-        [(real[list(own)] @ vector).max() if len(own) else np.nan for vector, own in zip(made, sources, strict=True)],
+        [(real[list(own)] @ vector).mean() if len(own) else np.nan for vector, own in zip(made, sources, strict=True)],
         dtype=np.float32,
     )
 
@@ -128,6 +132,9 @@ def closer_to_source(
     made: Vectors, real: Vectors, sources: Sequence[Sequence[int]], patients: Places, kinds: Places, *, seed: int
 ) -> Interval | None:
     """Share of like images of other patients that an image is less close to than to its source; mean, 0.5 by chance.
+
+    Of several sources each is ranked by itself, and their mean taken: the closest of k would be ahead of k/(k + 1) of
+    single images by chance.
 
     Args:
         made: embeddings [N, D] of length 1.
@@ -145,10 +152,14 @@ def closer_to_source(
     for first, block in _blocks(made, real):
         for row, scores in enumerate(block):
             own = list(sources[first + row])
-            like = np.isin(kinds, kinds[own]) & ~np.isin(patients, patients[own])
-            if like.any():
-                others, best = scores[like], scores[own].max()
-                closer[first + row] = ((others < best).mean() + (others <= best).mean()) / 2
+            apart = ~np.isin(patients, patients[own])
+            ranks = [
+                ((others < scores[one]).mean() + (others <= scores[one]).mean()) / 2
+                for one in own
+                if len(others := scores[apart & (kinds == kinds[one])])
+            ]
+            if ranks:
+                closer[first + row] = np.mean(ranks)
     known = ~np.isnan(closer)
     if not known.any():
         return None
