@@ -7,6 +7,7 @@ from typing import Any
 
 from cxrsynth.auditing.fail_under import Metric, measured_interval
 from cxrsynth.auditing.folder import SUMMARY
+from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
 from cxrsynth.runtime.files import read_json
 
@@ -19,7 +20,7 @@ _COUNTS = ("images", "kept", "kept_fraction")
 _OUR_KEY = "made with another id key (--id-key)"
 # Counts, which grow with the set; beside most of them stands a fraction that does not.
 _NUMBERS = ("kept", "damaged", "flagged", "matched", "unscored", "images")
-_SIZED = ("frechet", "precision", "recall", "density", "coverage")  # depend on the number of images
+_SIZED = ("frechet", "precision", "recall", "density", "coverage", "floor")  # depend on the number of images
 _FEATURES, _REFERENCE, _SIZE = "features", "reference", "number of images"
 _LABELER, _MODEL, _VERIFIER = "labeler", "model of utility", "verifier"
 _AUDITED, _RULES, _CHECKS = "number of audited images", "rules of what is kept", "version and quality checks"
@@ -85,16 +86,24 @@ def compare(this: Summary, other: Summary, known: Mapping[str, Metric]) -> dict[
         alike; `refused`: what differs between the audits, so that what depends on it was left out, and how.
     """
     differs = dict(_differences(this, other))
+    resized = _other_sizes(this, other)
     rows = []
     for name, metric in known.items():
         one, two = (measured_interval(metric.path, summary) for summary in (this, other))
-        if one is not None and two is not None and not _depends_on(metric) & differs.keys():
+        if one is None or two is None or (_is_sized(metric) and metric.path[1] in resized):
+            continue
+        if not _depends_on(metric) & differs.keys():
             rows.append(asdict(Compared(name, one, two, metric.limit, _apart(one, two))))
     return {
         "with": {"path": PurePath(str(other["input"].get("path", ""))).name, "version": other.get("version")},
         "rows": rows,
         "refused": [{"differs": what, "why": why} for what, why in differs.items()],
     }
+
+
+def _is_sized(metric: Metric) -> bool:
+    """Whether a metric depends on the number of images of its group."""
+    return metric.path[0] == "fidelity" and metric.path[2] in _SIZED
 
 
 def _depends_on(metric: Metric) -> set[str]:
@@ -115,12 +124,11 @@ def _depends_on(metric: Metric) -> set[str]:
                 return {f"reward {rest[1]}", _LABELER}
             return counted | {_LABELER} | (set() if rest[1] == "images" else _DECIDING)
         case "fidelity":
-            group = {_LABELER} if rest[0].startswith("finding") else set()
-            if rest[1].startswith("ms_ssim"):
-                return group
-            return group | {_FEATURES, _REFERENCE, *((_SIZE,) if rest[1] in _SIZED else ())}
+            # Of the kept images, as utility is.
+            group = {_LABELER, *_DECIDING} if rest[0].startswith("finding") else set(_DECIDING)
+            return group if rest[1].startswith("ms_ssim") else group | {_FEATURES, _REFERENCE}
         case "utility":
-            return {_FEATURES, _REFERENCE, _LABELER, _MODEL}
+            return {_FEATURES, _REFERENCE, _LABELER, _MODEL, *_DECIDING}
         case "memorization":
             return counted | {_REFERENCE}
         case "reidentification":
@@ -162,9 +170,11 @@ def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
     models = [_trained(summary) for summary in (this, other)]
     if None not in models and models[0] != models[1]:
         yield _MODEL, f"{models[0]} here, {models[1]} there"
-    sizes = [_compared(summary) for summary in (this, other)]
-    if None not in sizes and sizes[0] != sizes[1]:
-        yield _SIZE, f"fidelity on {sizes[0]} images here, on {sizes[1]} there"
+    if sizes := _other_sizes(this, other):
+        group, (here_count, there_count) = next(iter(sizes.items()))
+        of = "" if group == "all" else f" of {group}"
+        others = f", and other numbers in {counted(len(sizes) - 1, 'more group')}" if len(sizes) > 1 else ""
+        yield _SIZE, f"fidelity on {here_count} images{of} here, on {there_count} there{others}"
 
 
 def _both(this: Summary, other: Summary, part: Callable[[Summary], Summary | None]) -> tuple[Summary, Summary] | None:
@@ -256,9 +266,13 @@ def _trained(summary: Summary) -> str | None:
     return f"{model['name']} ({model['digest'] or model['starts_from']})" if model else "a linear probe"
 
 
-def _compared(summary: Summary) -> int | None:
-    """Images that the fidelity of all was measured on."""
-    return next((row.get("compared") for row in summary.get("fidelity") or () if row.get("group") == "all"), None)
+def _other_sizes(this: Summary, other: Summary) -> dict[str, tuple[int, int]]:
+    """Groups whose fidelity was measured on another number of images, and both numbers; the group of all is first."""
+    here, there = (
+        {row.get("group"): row.get("compared") for row in summary.get("fidelity") or ()} for summary in (this, other)
+    )
+    both = {group: (count, there[group]) for group, count in here.items() if group in there}
+    return {group: sizes for group, sizes in both.items() if None not in sizes and sizes[0] != sizes[1]}
 
 
 def _apart(one: Mapping[str, float | None], two: Mapping[str, float | None]) -> bool | None:

@@ -67,7 +67,14 @@ def test_numbers_stand_beside_each_other(summary: dict[str, Any]) -> None:
         ({"input": {"images": 9}}, "number of audited images", "reidentification/matched", "kept_fraction"),
         ({"input": {"images": 9}}, "number of audited images", "kept", "kept_fraction"),
         ({"input": {"images": 9}}, "number of audited images", "findings/Edema/kept", "findings/Edema/kept_fraction"),
-        ({"settings": {"rules": {"keep_fraction": 0.5}}}, "rules of what is kept", "kept_fraction", "fidelity/all/kid"),
+        (
+            {"settings": {"rules": {"keep_fraction": 0.5}}},
+            "rules of what is kept",
+            "kept_fraction",
+            "rewards/posture/mean",
+        ),
+        ({"settings": {"rules": 1}}, "rules of what is kept", "fidelity/all/kid", "rewards/posture/mean"),
+        ({"settings": {"rules": 1}}, "rules of what is kept", "fidelity/all/ms_ssim_within", "memorization/flagged"),
         ({"settings": {"rules": 1}}, "rules of what is kept", "rewards_kept/posture/mean", "rewards/posture/mean"),
         ({"settings": {"rules": 1}}, "rules of what is kept", "findings/Edema/kept_fraction", "findings/Edema/images"),
         ({"version": 2}, "version and quality checks", "kept_fraction", "memorization/flagged_fraction"),
@@ -75,7 +82,7 @@ def test_numbers_stand_beside_each_other(summary: dict[str, Any]) -> None:
             {"provenance": {"family": {"backend": "mine"}}},
             "version and quality checks",
             "kept_fraction",
-            "fidelity/all/kid",
+            "rewards/posture/mean",
         ),
         (
             {"reidentification": {"verifier": {"name": "mine", "digest": "x"}}},
@@ -158,6 +165,23 @@ def test_other_numbers_of_images_leave_what_does_not_depend_on_them(summary: dic
     assert "fidelity/all/kid" in found
     [refused] = compare(summary, other, KNOWN)["refused"]
     assert refused == {"differs": "number of images", "why": "fidelity on 80 images here, on 79 there"}
+
+
+def test_a_group_of_another_size_is_not_compared_though_all_images_are_as_many(summary: dict[str, Any]) -> None:
+    other = copy.deepcopy(summary)
+    [group] = [row for row in other["fidelity"] if row["group"] == "finding: Edema"]
+    assert "fidelity/finding: Edema/frechet" in rows(summary, summary)
+    group["compared"] -= 1
+    found = rows(summary, other)
+    assert "fidelity/finding: Edema/frechet" not in found
+    assert "fidelity/finding: Edema/kid" in found
+    assert "fidelity/all/frechet" in found
+    # How far beyond the floor grows with the number of images, too.
+    assert "fidelity/all/floor/frechet_ratio" in found
+    other["fidelity"][0]["compared"] = 79
+    assert "fidelity/all/floor/frechet_ratio" not in rows(summary, other)
+    [refused] = compare(summary, other, KNOWN)["refused"]
+    assert refused["why"] == "fidelity on 80 images here, on 79 there, and other numbers in 1 more group"
 
 
 @pytest.mark.parametrize(
