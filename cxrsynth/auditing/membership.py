@@ -163,8 +163,8 @@ def _caveats(members: "_Rows", others: "_Rows", *, prompted: bool, without_repor
         )
     if not prompted:
         found.append(
-            "no attacked image has a report or labels: all were attacked with the empty prompt, and the discrepancy with"
-            " and without was not measured"
+            "no attacked image has a report or labels: all were attacked with the empty prompt, and the discrepancy"
+            " with and without was not measured"
         )
     if any(without_report.values()):
         found.append(
