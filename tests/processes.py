@@ -7,12 +7,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -117,6 +118,40 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def torchrun(*options: object, command: Sequence[object], log: Path) -> Warm:
+    """`torchrun options -m cxrsynth command`; its workers are new processes, which import everything."""
+    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return Warm("torch.distributed.run", *options, "-m", "cxrsynth", *command, log=log, environment=environment)
+
+
+class Workers:
+    """The `count` workers of some of torchrun's agents, to be killed again and again."""
+
+    def __init__(self, agents: Sequence[Warm], count: int) -> None:
+        self._agents, self._count = agents, count
+        self._running: dict[int, psutil.Process] = {}  # by rank
+        self._gone: set[int] = set()
+
+    def kill_when(self, rank: int, seen: Callable[[], bool] = lambda: True) -> None:
+        """SIGKILL one as soon as something is seen and all run, none of whom ran at the kill before this one."""
+        self._agents[0].wait_until(self._all_run_anew)
+        self._agents[0].wait_until(seen)
+        self._gone |= {worker.pid for worker in self._running.values()}  # the others are ended by their agents
+        self._running[rank].kill()
+
+    def _all_run_anew(self) -> bool:
+        self._running = {}
+        for agent in self._agents:
+            assert agent.returncode is None, agent.printed()
+        for worker in (one for agent in self._agents for one in psutil.Process(agent.pid).children(recursive=True)):
+            try:
+                if "cxrsynth" in worker.cmdline() and "RANK" in (environment := worker.environ()):
+                    self._running[int(environment["RANK"])] = worker
+            except psutil.Error:
+                continue  # it has just ended
+        return len(self._running) == self._count and not self._gone & {one.pid for one in self._running.values()}
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:

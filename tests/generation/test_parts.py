@@ -9,7 +9,6 @@ from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -27,7 +26,7 @@ from cxrsynth.settings import Part, parse_part
 from cxrsynth.shards.place import LocalPlace
 from cxrsynth.shards.plan import plan_digest
 from tests.generation.making import command, hashes, manifest, write_table
-from tests.processes import TIMEOUT_S, Warm, free_port, process_group
+from tests.processes import TIMEOUT_S, Warm, Workers, free_port, process_group, torchrun
 
 # 14 images in 7 shards of two batches.
 OPTIONS = ("--images-per-report", "2", "--shard-size", "2", "--batch-size", "1")
@@ -57,8 +56,7 @@ class Set:
     def launch(self, out: Path, *launcher: str, log: Path, part: str | None = None) -> Warm:
         """Run by torchrun."""
         arguments = command(self.table, out, self.model, *self.options, *(("--part", part) if part else ()))
-        environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        return Warm("torch.distributed.run", *launcher, "-m", "cxrsynth", *arguments, log=log, environment=environment)
+        return torchrun(*launcher, command=arguments, log=log)
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +256,36 @@ def test_finish_refuses_parts_of_another_plan(whole: tuple[Set, dict[str, str]],
     assert hashes(out) == expected
 
 
+@pytest.mark.slow
+def test_finish_under_a_launcher_says_once_what_is_missing(whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
+    made, expected = whole
+    out = tmp_path / "out"
+    arguments = command(made.table, out, made.model, *made.options, "--finish")
+
+    def finished() -> tuple[list[int], list[str]]:
+        with process_group(2) as environments:
+            both = [
+                Warm("cxrsynth", *arguments, log=tmp_path / f"{rank}.log", environment=own | {"HF_HUB_OFFLINE": "1"})
+                for rank, own in enumerate(environments)
+            ]
+            return [process.wait() for process in both], [process.printed() for process in both]
+
+    codes, (first, second) = finished()
+    assert codes == [2, 2]
+    assert "[rank 0]" in first
+    assert "7 shards of 7 missing" in first
+    assert "missing" not in second
+    assert "another process has ended before the work of all was done" in second
+    assert not any("Traceback" in printed for printed in (first, second))
+    assert not out.exists()
+    assert made.run(out, "--part", "1/2")[0] == 0
+    with FileLock(out / ".cxrsynth" / "part-1-of-2.lock"):
+        assert made.run(out, "--part", "2/2")[0] == 0
+    assert not (out / "manifest.json").exists()
+    assert finished()[0] == [0, 0]
+    assert hashes(out) == expected
+
+
 @pytest.mark.parametrize(
     ("held", "options", "said"),
     [
@@ -454,20 +482,6 @@ def test_one_whose_neighbor_was_killed_says_so_and_another_run_goes_on(
     assert hashes(out) == expected
 
 
-def _workers(nodes: list[Warm]) -> dict[int, psutil.Process]:
-    """The workers that run now on these nodes, by rank."""
-    found = {}
-    for node in nodes:
-        assert node.returncode is None, node.printed()
-    for worker in (one for node in nodes for one in psutil.Process(node.pid).children(recursive=True)):
-        try:
-            if "cxrsynth" in worker.cmdline() and "RANK" in (environment := worker.environ()):
-                found[int(environment["RANK"])] = worker
-        except psutil.Error:
-            continue  # it has just ended
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("nodes", "each"), [(1, 2), (2, 1)], ids=["one node", "two nodes"])
 def test_torchrun_starts_killed_workers_again(
@@ -489,20 +503,10 @@ def test_torchrun_starts_killed_workers_again(
         )
         for number in range(nodes)
     ]
-    running: dict[int, psutil.Process] = {}
-    killed: set[int] = set()
-
-    def all_run_anew() -> bool:
-        nonlocal running
-        running = _workers(agents)
-        return len(running) == 2 and not killed & {worker.pid for worker in running.values()}
-
-    for number, rank in enumerate((0, 1, 1)):
-        agents[0].wait_until(all_run_anew)
-        if number == 0:
-            agents[0].wait_until(lambda: any(out.glob(".cxr-*.partial")) or any(out.glob("cxr-*.tar")))
-        killed |= {worker.pid for worker in running.values()}  # the others are ended by their agents
-        running[rank].kill()
+    workers = Workers(agents, 2)
+    workers.kill_when(0, lambda: any(out.glob(".cxr-*.partial")) or any(out.glob("cxr-*.tar")))
+    for _ in range(2):
+        workers.kill_when(1)
     for agent in agents:
         assert agent.wait(3 * TIMEOUT_S) == 0, agent.printed()
     printed = "".join(agent.printed() for agent in agents)
