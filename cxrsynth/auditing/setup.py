@@ -155,6 +155,7 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
         raise ShardError(f"--verifier {settings.verifier}: nobody to recognize\n  name real images with --reference")
     if settings.reference is None and settings.show_real:
         raise ShardError("--show-real: there are no real images to show\n  name them with --reference")
+    _refuse_without_images(settings)
     _check_membership_options(settings)
     if settings.reader_study is not None:
         if settings.reference is None:
@@ -170,6 +171,20 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
             refuse_target(settings.write_kept, given)
     if settings.write_kept.resolve() == out.resolve():
         raise ShardError(f"--write-kept {settings.write_kept}: is where the findings go\n  choose another folder")
+
+
+def _refuse_without_images(settings: AuditSettings) -> None:
+    """Raises ShardError for an option about real images where none are given: a slip in its value would never show."""
+    if settings.reference is not None:
+        return
+    about: dict[str, object] = {
+        "--reference-table": settings.reference_table,
+        "--reference-split": settings.reference_split,
+        "--keep-reference-pixels": settings.keep_reference_pixels or None,
+    }
+    for option, given in about.items():
+        if given is not None:
+            raise ShardError(f"{option}: has no effect without --reference\n  add --reference, or leave it out")
 
 
 def _known_count(collection: Collection) -> int | None:
@@ -388,7 +403,7 @@ def load_scorer(settings: AuditSettings, *, device: torch.device, id_key: bytes)
             "findings": list(finding_heads(suite)),
             "checks": {name: asdict(CHECKS[name]) for name in checks.names},
             "features": extractor.as_json(),
-            "verifier": None if verifier is None else verifier.embed.as_json(),
+            "verifier": None if verifier is None else verifier.embed.as_json() | {"settings": verifier.settings},
             **labeler_record(settings.labeler),
         },
         verifier=verifier,

@@ -87,7 +87,7 @@ def summarize(
         **_fidelity(run, images, reference, comparison, decided),
         "memorization": None if comparison is None else comparison.memorization,
         "copies": None if comparison is None else comparison.copies,
-        "reidentification": _without_folders(reidentification.summary),
+        "reidentification": _without_folder_of_verifier(reidentification.summary),
         "membership": membership,
         "utility": utility,
         "reader_study": study.summary,
@@ -274,6 +274,13 @@ def _without_folders(found: Any) -> Any:
     return PurePath(found).name if "/" in found and Path(found).exists() else found
 
 
+def _without_folder_of_verifier(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Keys of images in it stay whole, as elsewhere, though they may look like paths."""
+    if found is None or "verifier" not in found:
+        return None if found is None else dict(found)
+    return {**found, "verifier": _without_folders(found["verifier"])}
+
+
 def _obedience(run: AuditRun, images: Scored, decided: pa.Table) -> dict[str, list[dict[str, Any]] | None]:
     """Of all images and, where some were rejected, of the kept ones; None where diagnosis is no classifier."""
     if not run.scorer.findings or not images.rows.num_rows:
@@ -290,9 +297,13 @@ def _obedience(run: AuditRun, images: Scored, decided: pa.Table) -> dict[str, li
             seed=run.settings.seed,
         )
 
-    kept = _places(decided["kept"].to_pylist())
-    of_all = measured(np.arange(len(present)))
-    return {"obedience": of_all, "obedience_kept": None if len(kept) == len(present) else measured(kept)}
+    # What nobody asked for, no image can fail to show: without a report and labels, it is no negative.
+    asked = np.asarray(
+        [bool(any(row)) for row in zip(present, images.values("absent"), images.values("report"), strict=True)]
+    )
+    kept = np.asarray(decided["kept"].to_pylist(), dtype=bool)
+    of_all = measured(np.flatnonzero(asked))
+    return {"obedience": of_all, "obedience_kept": None if kept.all() else measured(np.flatnonzero(asked & kept))}
 
 
 def _fidelity(

@@ -909,6 +909,7 @@ def test_a_family_without_posture_is_refused_and_never_looked_for_elsewhere(made
     assert "posture/" in done.output
 
 
+@pytest.mark.slow
 def test_kept_images_are_written_again_byte_for_byte(made: Path, tmp_path: Path) -> None:
     checks = [f"--ignore-check={name}" for name in CHECKS]
     kept = tmp_path / "secretword" / "kept"
@@ -966,6 +967,23 @@ def test_rewards_and_obedience_of_kept_images_stand_beside_those_of_all(
     for name, of in (("obedience", rows), ("obedience_kept", kept)):
         requested = {row["finding"]: row["requested"] for row in found[name]}
         assert requested == {finding: sum(finding in row["present"] for row in of) for finding in requested}, name
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--reference-table", "nowhere.csv"), "--reference-table: has no effect without --reference"),
+        (("--reference-split", "test"), "--reference-split: has no effect without --reference"),
+        (("--keep-reference-pixels",), "--keep-reference-pixels: has no effect without --reference"),
+    ],
+)
+def test_options_about_real_images_that_are_not_given_are_refused(
+    options: tuple[str, ...], said: str, made: Path, tmp_path: Path
+) -> None:
+    done = run(made, "--out", tmp_path / "out", *options)
+    assert done.exit_code == 2, done.output
+    assert said in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_rule_that_the_reference_cannot_give_is_refused_before_the_images_are_scored(

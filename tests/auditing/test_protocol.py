@@ -226,7 +226,7 @@ def test_the_page_shows_published_rows_where_they_may_be_compared_alone(same: bo
     section = section[: section.index("</section>")]
     assert ("54.225" in section) is same
     assert ("83.18" in section) is same
-    assert ("run again with --features" in section) is not same
+    assert ('run again with <span class="option">--features</span>' in section) is not same
     assert (">FID (RadDino)<" in section) is same
     assert summary["features"]["digest"] in section
 

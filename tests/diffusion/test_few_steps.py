@@ -164,15 +164,9 @@ def test_a_teacher_in_the_students_own_steps_is_the_student(name: str, models: d
         torch.testing.assert_close(found, target, atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", "sd3", pytest.param("flux", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        pytest.param(Sampler.DDIM, marks=pytest.mark.slow),
-        Sampler.DPMPP,
-        pytest.param(Sampler.EULER, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stable_diffusion", "sd3", "flux"])
+@pytest.mark.parametrize("sampler", [Sampler.DDIM, Sampler.DPMPP, Sampler.EULER])
 def test_samplers_visit_the_same_states(name: str, sampler: Sampler, models: dict[str, Pair]) -> None:
     """In many steps all follow the same curve, whichever frame their latents are in."""
     pair = models[name]

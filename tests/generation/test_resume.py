@@ -129,9 +129,8 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "moment", ["shard", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plan", "partial", "finish"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["shard", "plan", "partial", "finish"])
 def test_a_killed_run_resumes_to_the_same_bytes(
     moment: str, job: Job, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ def test_a_reward_that_is_nan_for_all_is_refused_after_the_baselines_evaluation(
     assert not (out / "checkpoints" / "baseline" / "0.safetensors").exists()
 
 
-@pytest.mark.parametrize("kind", ["tuning", "evaluator"])
+@pytest.mark.parametrize("kind", [pytest.param("tuning", marks=pytest.mark.slow), "evaluator"])
 def test_a_reward_that_is_the_same_for_all_is_named(
     kind: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,10 +45,15 @@ class PatientVerifier(nn.Module, SavedNetwork):
 
 @dataclass(frozen=True)
 class Verifier:
-    """Embeddings [B, D] of images, compared by cosine, and what is known of how well they tell patients apart."""
+    """Embeddings [B, D] of images, compared by cosine, and what is known of how well they tell patients apart.
+
+    `settings` is the SHA-256 of the network's settings, on which embeddings depend as on the weights; empty where the
+    digest of `embed` covers them.
+    """
 
     embed: Extractor
     held_out: Mapping[str, Any] | None = None
+    settings: str = ""
 
 
 def packaged_verifier() -> Path:
@@ -77,7 +82,7 @@ def load_verifier(name: str, *, device: torch.device) -> Verifier:
     digest = file_sha256(folder / _WEIGHTS)
     width = network.head.out_features
     embed = Extractor(name, digest, width, lambda images: network(images.to(device)), network)
-    return Verifier(embed, network.held_out)
+    return Verifier(embed, network.held_out, file_sha256(folder / "config.json"))
 
 
 def _is_verifier(folder: Path) -> bool:

@@ -48,6 +48,17 @@ def test_the_digest_is_of_the_weights(folder: Path) -> None:
     assert load_verifier(str(folder), device=CPU).embed.digest != before
 
 
+def test_other_settings_of_the_same_weights_are_known(folder: Path) -> None:
+    """Embeddings depend on them, and an audit must not go on with those of before."""
+    before = load_verifier(str(folder), device=CPU)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"held_out"', '"held_out" '))
+    after = load_verifier(str(folder), device=CPU)
+    assert after.embed.digest == before.embed.digest
+    assert after.settings != before.settings
+    assert len(after.settings) == 64
+
+
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "shape", "damaged", "config"])
 def test_weights_that_do_not_fit_are_refused(folder: Path, fault: str) -> None:
     file = folder / "model.safetensors"
