@@ -200,7 +200,7 @@ def test_real_images_are_shown_only_if_asked_for(
 ) -> None:
     out = shutil.copytree(audited, tmp_path / "out")
     before, again = (audited / "report.html").read_text(), ("--reference-table", home / "real.csv", "--out", out)
-    assert "run audit again with --show-real" in before
+    assert 'run audit again with <span class="option">--show-real</span>' in before
     assert "No image of the reference is on this page" in before
     assert "The page to hand on is share/report.html" in before
     scored = parts(out)
@@ -559,7 +559,7 @@ def test_near_duplicates_are_planted_with_the_autoencoder_of_the_generator(
     assert "no manifest confirms" in (tmp_path / "out" / "report.html").read_text()
     stand_in = summary(audited)["memorization"]["autoencoder"]
     assert (stand_in["model"], stand_in["is_generator"]) == ("nano", False)
-    assert "name their generator with --model" in (audited / "report.html").read_text()
+    assert 'name their generator with <span class="option">--model</span>' in (audited / "report.html").read_text()
 
 
 def test_the_autoencoder_is_the_one_of_the_model_named(tiny_model: Path) -> None:

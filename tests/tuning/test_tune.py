@@ -98,7 +98,11 @@ def test_a_brightness_reward_rises_by_shifts_alone(sign: str, objective: str, ti
         objective=objective,
         iterations=20,
         images_per_report=8,
-        train={"unet": "frozen", "ace": {"subspace": 4, "exploration_std": 2.0}, "ace_learning_rate": 1.0},
+        train={
+            "unet": "frozen",
+            "ace": {"subspace": 4, "exploration_std": 2.0, "kl_weight": 0},
+            "ace_learning_rate": 1.0,
+        },
         rewards={"brightness": {"backend": sign}},
     )
     content["stages"][0]["sampling"]["batch_size"] = 8
