@@ -5,9 +5,11 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -162,14 +164,21 @@ def test_parts_on_cpus_that_choose_another_precision_take_that_of_the_plan(
     assert "already complete" in made.run(out, *auto)[1]
 
 
+@contextmanager
+def first_of_two_parts(out: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """A part that has begun and made no shard yet."""
+    (out / ".cxrsynth").mkdir(parents=True)
+    (out / ".cxrsynth" / "plan.json").write_text(json.dumps(plan))
+    with FileLock(out / ".cxrsynth" / "part-1-of-2.lock"):
+        yield
+
+
 def test_parts_that_begin_together_with_another_precision_are_told_to_name_one(
     whole: tuple[Set, dict[str, str]], tmp_path: Path, bfloat16_pays: list[bool]
 ) -> None:
     made, _ = whole
     out = tmp_path / "out"
-    (out / ".cxrsynth").mkdir(parents=True)
-    (out / ".cxrsynth" / "plan.json").write_text(json.dumps(manifest(made.home / "whole")["plan"]))
-    with FileLock(out / ".cxrsynth" / "part-1-of-2.lock"):
+    with first_of_two_parts(out, manifest(made.home / "whole")["plan"]):
         code, printed = made.run(out, "--part", "2/2", "--precision", "auto")
     assert code == 2
     assert "sampling.precision: 'fp32' there, 'bf16' now" in printed
@@ -329,9 +338,7 @@ def test_a_part_of_another_plan_is_refused_before_there_is_a_shard(
 ) -> None:
     made, _ = whole
     out = tmp_path / "out"
-    (out / ".cxrsynth").mkdir(parents=True)
-    (out / ".cxrsynth" / "plan.json").write_text(json.dumps(manifest(made.home / "whole")["plan"]))
-    with FileLock(out / ".cxrsynth" / "part-1-of-2.lock"):
+    with first_of_two_parts(out, manifest(made.home / "whole")["plan"]):
         code, printed = made.run(out, "--part", "2/2", "--seed", "1")
         assert code == 2
         assert "seed: 0 there, 1 now" in printed

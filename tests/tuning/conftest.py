@@ -1,9 +1,11 @@
 """Fixtures of the tests of `tune`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.tuning.supervised import other_text, write_images
@@ -21,3 +23,12 @@ def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = [(f"image{place}.png", f"F-{place + 1}", *other_text(place)) for place in range(4)]
     write_images(folder.parent / "images.csv", table)
     return folder
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """Two threads on one operation of a tiny network wait for each other, longer when cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,7 +1,6 @@
 """The stage `distill` with images of the user's: its steps begin at images with noise."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,7 @@ from tests.tuning.making import metrics, tune, write_recipe
 from tests.tuning.supervised import other_text, write_images
 from tests.tuning.test_distill import batch_of, recipe, stage_of
 
-
-@pytest.fixture(autouse=True)
-def _one_core() -> Iterator[None]:
-    """Two threads on one operation of a tiny network wait for each other, longer when cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def with_images(model: Path, radiographs: Path, **changes: Any) -> dict[str, Any]:

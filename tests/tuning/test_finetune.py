@@ -38,14 +38,7 @@ from tests.processes import Warm, process_group
 from tests.tuning.making import metrics, tune, write_recipe
 from tests.tuning.supervised import other_text, recipe, write_images
 
-
-@pytest.fixture(autouse=True)
-def _one_core() -> Iterator[None]:
-    """Two threads on one operation of a tiny network wait for each other, longer when cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @contextmanager

@@ -2,13 +2,11 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cxrsynth.diffusion.model import DiffusionModel
@@ -24,12 +22,7 @@ TEMPLATE = "[{ward}: ][{sex} ]{impression}"
 NEGATIVE = "effusion"
 
 
-@pytest.fixture(autouse=True)
-def _one_core() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.fixture(autouse=True)
