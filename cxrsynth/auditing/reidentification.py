@@ -12,8 +12,9 @@ from cxrsynth.auditing.real_names import RealNames
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
 from cxrsynth.metrics.memorization.features import Vectors
-from cxrsynth.metrics.memorization.search import Share, patient_numbers
+from cxrsynth.metrics.memorization.search import patient_numbers
 from cxrsynth.metrics.memorization.verification import Places
+from cxrsynth.metrics.proportion import Share
 from cxrsynth.metrics.reidentification.identify import (
     FALSE_MATCHES,
     Best,
@@ -60,6 +61,7 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
     best = best_matches(images.embeddings, real)
     sources = _sources(run, images, reference, patients)
     own = source_scores(images.embeddings, real, sources)
+    reports = patient_numbers(_report_names(run, images))  # images of one report are alike
     keys = reference.values("key")
     hidden = [names.hide(keys[place]) for place in best.places]
     columns = {
@@ -67,7 +69,7 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
         "nearest_patient_score": best.scores.tolist(),
         "source_score": [None if np.isnan(score) else score for score in own.tolist()],
     }
-    matched = _matched_sources(own, calibration)
+    matched = _matched_sources(own, reports, calibration)
     if matched:
         matched["latent_distance"] = _latent_distance(images.features, reference.features, sources)
     reason = None if matched else _NO_SOURCE if _has_our_key(run) else _OTHER_KEY
@@ -78,7 +80,7 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
         "verifier": verifier.embed.as_json() | {"held_out": verifier.held_out},
         "false_match_rate": FALSE_MATCHES,
         "reference": calibration.as_json(),
-        **_matches(best, calibration),
+        **_matches(best, reports, calibration),
         "sources": matched | {"closer": closer} if matched else None,
         "sources_not_measured": reason,
         "nearest": _nearest(images.values("key"), hidden, best, calibration.threshold),
@@ -113,8 +115,8 @@ def _own_names(run: AuditRun, key: str) -> set[str]:
     return {subject_key(run.scorer.id_key, name) for name in (key, PurePath(key).stem)}
 
 
-def _matches(best: Best, calibration: Calibration) -> dict[str, Any]:
-    matched = Share.among(best.scores > calibration.threshold)
+def _matches(best: Best, reports: Places, calibration: Calibration) -> dict[str, Any]:
+    matched = Share.among(best.scores > calibration.threshold, reports)
     return {"matched": matched.caught, "share": asdict(matched), "made_to_real": quantiles(best.scores)}
 
 
@@ -125,12 +127,13 @@ def _has_our_key(run: AuditRun) -> bool:
     return made in (None, run.scorer.identity["id_key_fingerprint"])
 
 
-def _matched_sources(scores: Vectors, calibration: Calibration) -> dict[str, Any]:
+def _matched_sources(scores: Vectors, reports: Places, calibration: Calibration) -> dict[str, Any]:
     """Scores of images with those that their own reports are of; empty where no image has such a one."""
-    known = scores[~np.isnan(scores)]
+    there = ~np.isnan(scores)
+    known = scores[there]
     if not len(known):
         return {}
-    share = Share.among(known > calibration.pair_threshold)
+    share = Share.among(known > calibration.pair_threshold, reports[there])
     return {
         "images": len(known),
         "matched": share.caught,

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import Pixels, squared
-from cxrsynth.metrics.features import Extractor
+from cxrsynth.metrics.features import Extractor, check_finite
 from cxrsynth.metrics.memorization.features import thumbnails
 from cxrsynth.metrics.memorization.registration import unmoved
 from cxrsynth.metrics.quality.checks import QualityChecks
@@ -91,6 +92,7 @@ class Scorer:
         for name, reward in self.suite.rewards.items():
             if isinstance(reward, DiagnosisReward):
                 logits = reward.logits(images)  # the classifier runs once for both
+                check_finite(logits, f"the classifier of the reward {name}")
                 columns[LOGITS] = list(logits.numpy())
                 values = reward.likelihood(logits, reports)
             else:
@@ -191,7 +193,7 @@ def _named(report: Report | None, status: Status) -> list[str]:
 
 
 def _with_nulls(column: Tensor) -> list[float | None]:
-    return [None if value != value else value for value in column.tolist()]
+    return [value if isfinite(value) else None for value in column.tolist()]
 
 
 def _levels(image: Tensor) -> npt.NDArray[np.uint8]:

@@ -53,12 +53,25 @@ class Extractor:
 
         Raises:
             ValueError: for any other images.
+            ModelError: if features are not finite.
         """
         if images.dim() != 4 or images.shape[1] != 1 or images.dtype != torch.float32:
             raise ValueError(f"images {tuple(images.shape)} of {images.dtype}, expected [B, 1, H, W] float32")
         if len(images) and not (images.amin() >= 0 and images.amax() <= 1):
             raise ValueError("images contain values outside [0, 1], or values that are not numbers")
-        return self.encode(images).float().cpu()
+        features = self.encode(images).float().cpu()
+        check_finite(features, f"the features of {self.name}")
+        return features
+
+
+def check_finite(outputs: Tensor, what: str) -> None:
+    """Raises ModelError for outputs [B, D] of a network that are not finite: no measure can be made of them."""
+    bad = int((~outputs.isfinite().all(1)).sum())
+    if bad:
+        raise ModelError(
+            f"{what}: not finite for {bad} of {len(outputs)} images\n"
+            "  expected: finite numbers for every image. The weights may be damaged, or overflow in half precision"
+        )
 
 
 def load_extractor(name: str, *, device: torch.device, role: str = "features") -> Extractor:

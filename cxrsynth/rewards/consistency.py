@@ -42,9 +42,15 @@ class ConsistencyReward:
     def __call__(self, images: Tensor, reports: Sequence[Report]) -> Tensor:
         """[B, 1, H, W] in [0, 1] and B reports -> [B]."""
         texts = [self._text_of(report) for report in reports]
-        cosine = (self._encode_images(images).float() * self._encode_texts(texts).float()).sum(1).cpu()
-        has_text = torch.tensor([bool(text.strip()) for text in texts])
-        return torch.where(has_text, cosine, torch.nan)
+        known = [place for place, text in enumerate(texts) if text.strip()]
+        scores = torch.full((len(texts),), torch.nan)
+        if known:
+            # A reference may have few texts or none, and the encoder of images may be large. Where all have one, the
+            # tensor itself is passed on: networks that see the same one share what they make of it.
+            seen = images if len(known) == len(texts) else images[known]
+            encoded = self._encode_images(seen).float() * self._encode_texts([texts[place] for place in known]).float()
+            scores[known] = encoded.sum(1).cpu()
+        return scores
 
 
 def text_of(fits: Callable[[str], bool]) -> Callable[[Report], str]:

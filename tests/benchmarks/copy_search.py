@@ -20,7 +20,8 @@ from cxrsynth.metrics.memorization.features import MatchSpace, thumbnails
 from cxrsynth.metrics.memorization.looks import Searchable
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, ProbeKeeper
 from cxrsynth.metrics.memorization.registration import Register, load_posture, to_canonical, unmoved
-from cxrsynth.metrics.memorization.search import ImageSet, Share, find_near_duplicates
+from cxrsynth.metrics.memorization.search import ImageSet, find_near_duplicates
+from cxrsynth.metrics.proportion import Share
 from cxrsynth.nano.build.images import Radiograph, load_images
 
 PACKAGED = Path(__file__).resolve().parents[2] / "cxrsynth/nano/assets/judges/nano-judge"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,19 @@ def test_images_out_of_range_are_refused(images: torch.Tensor, tmp_path: Path) -
     extractor = load_extractor(family(tmp_path / "own"), device=CPU)
     with pytest.raises(ValueError, match="images"):
         extractor(images)
+
+
+def test_features_that_are_not_finite_end_the_scoring_at_once(tmp_path: Path) -> None:
+    extractor = load_extractor(family(tmp_path / "own"), device=CPU)
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        return extractor.encode(images) / (images.mean((1, 2, 3), keepdim=False)[:, None] > 0.1)
+
+    overflows = replace(extractor, encode=encode)
+    assert torch.equal(overflows(radiographs()), extractor(radiographs()))
+    dark = torch.cat([radiographs(), 0.1 * radiographs(2)])
+    with pytest.raises(ModelError, match=r"the features of .*own: not finite for 2 of 5 images"):
+        overflows(dark)
 
 
 @pytest.fixture(scope="module")

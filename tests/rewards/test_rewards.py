@@ -113,6 +113,26 @@ def test_consistency_is_the_cosine_of_the_pair() -> None:
     assert values[3].isnan()
 
 
+def test_images_without_a_text_are_not_encoded() -> None:
+    seen: list[Tensor] = []
+
+    def encode(batch: Tensor) -> Tensor:
+        seen.append(batch)
+        means = batch.mean((1, 2, 3))
+        return torch.stack([means, (1 - means**2).sqrt()], 1)
+
+    reward = ConsistencyReward(encode, lambda t: torch.tensor([[1.0, 0.0]] * len(t)), text_of=lambda one: one.text)
+    batch = torch.tensor([0.2, 0.4, 0.6, 0.8])[:, None, None, None].expand(-1, 1, 2, 2)
+    values = reward(batch, [report(" "), report("a"), report(""), report("b")])
+    assert values[[1, 3]].tolist() == pytest.approx([0.4, 0.8])
+    assert values[[0, 2]].isnan().all()
+    assert [len(one) for one in seen] == [2]
+    assert reward(batch, [report("")] * 4).isnan().all()
+    assert len(seen) == 1
+    assert reward(batch, [report("a")] * 4).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert seen[1] is batch  # see `features_once`
+
+
 def test_every_reward_of_a_family_follows_the_protocol(family: Path) -> None:
     reports = [report(Edema=Status.PRESENT), report(Pneumonia=Status.ABSENT), report(Edema=Status.ABSENT)]
     for name, reward in load_family(family, device=CPU).items():

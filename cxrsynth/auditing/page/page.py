@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
@@ -78,7 +79,8 @@ def write_page(
         gallery: most images shown, and with duplicates the ones that they repeat. A picture takes at most 32 kB, so
             that the page stays below 1 MB + 32 kB x (1.5 x gallery + 96).
         handed_on: for people who may not see the reference: no picture of a real image, nor of an audited one that is
-            a near-duplicate of a real image, or a duplicate of such a one.
+            a near-duplicate of a real image, or a duplicate of such a one, or in which the verifier recognizes a
+            patient.
 
     Raises:
         ValueError: for a picture that is neither PNG nor JPEG.
@@ -86,8 +88,10 @@ def write_page(
     rows = _without_nan(rows)
     pictures = Pictures()
     if handed_on:
-        copies = set(rows.filter(pa.array(copied_groups(rows)))["key"].to_pylist())  # none where nothing was searched
-        thumbnails, reference_thumbnails = _without(copies, thumbnails), None
+        # None where nothing was searched.
+        withheld = copied_groups(rows) | _recognizable(summary, rows)
+        thumbnails = _without(set(rows.filter(pa.array(withheld))["key"].to_pylist()), thumbnails)
+        reference_thumbnails = None
     context = _measures(summary, rows) | {
         "handed_on": handed_on,
         "pairs": _pairs(summary["memorization"], pictures, thumbnails, reference_thumbnails),
@@ -276,6 +280,17 @@ def _recognized(summary: Mapping[str, Any], rows: pa.Table) -> Markup | None:
         return None
     made, known = _numbers(rows, "nearest_patient_score"), found["reference"]
     return _cumulative("recognized", made, known["others"], label="score", threshold=known["threshold"])
+
+
+def _recognizable(summary: Mapping[str, Any], rows: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which images are matched to a patient of the reference, or to their own report's image, [N]."""
+    matched = np.zeros(len(rows), dtype=bool)
+    found = summary.get("reidentification")
+    for column, limit in (("nearest_patient_score", "threshold"), ("source_score", "pair_threshold")):
+        if found and column in rows.column_names:
+            scores = pc.fill_null(rows[column], -np.inf).to_numpy(zero_copy_only=False)
+            matched |= scores > found["reference"][limit]
+    return matched
 
 
 def _cumulative(

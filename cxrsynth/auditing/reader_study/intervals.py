@@ -1,28 +1,15 @@
 """95% intervals of what readers answered."""
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, ttest_ind
+from scipy.stats import ttest_ind
+
+from cxrsynth.metrics.proportion import clustered_variance, wilson
 
 Found = dict[str, float | int | None]
-
-_Z = float(norm.ppf(0.975))
-
-
-def wilson(successes: float, of: float) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; `of`, above zero, need not be whole.
-
-    Source: Wilson, Journal of the American Statistical Association 22 (1927), 209-212.
-    """
-    share, square = successes / of, _Z**2
-    center = (share + square / (2 * of)) / (1 + square / of)
-    half = _Z * sqrt(share * (1 - share) / of + square / (4 * of**2)) / (1 + square / of)
-    # Rounding may put an end on the wrong side of a share of 0 or 1.
-    return min(share, max(0.0, center - half)), max(share, min(1.0, center + half))
 
 
 def proportion(right: npt.NDArray[np.float64]) -> Found:
@@ -47,9 +34,9 @@ def proportion(right: npt.NDArray[np.float64]) -> Found:
     share = float(np.nansum(right) / count)
     rest = np.where(asked, right - share, 0.0)
     images = int(asked.any(0).sum())
-    variance = _clustered(rest.sum(0), images)
-    if (readers := int(asked.any(1).sum())) > 1:
-        by_reader = _clustered(rest.sum(1), readers)
+    variance = clustered_variance(rest.sum(0)[asked.any(0)])
+    if int(asked.any(1).sum()) > 1:
+        by_reader = clustered_variance(rest.sum(1)[asked.any(1)])
         variance = max(variance, by_reader, variance + by_reader - float((rest**2).sum()))
     spread = share * (1 - share)
     effective = min(count, spread * count**2 / variance) if variance and spread else min(count, images)
@@ -71,8 +58,3 @@ def difference(one: Sequence[float], other: Sequence[float]) -> Found:
         return {"value": value, "low": None, "high": None}
     interval: Any = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
     return {"value": value, "low": float(interval.low), "high": float(interval.high)}
-
-
-def _clustered(sums: npt.NDArray[np.float64], clusters: int) -> float:
-    """Variance of a total by the sums of its clusters, corrected for their number."""
-    return float((sums**2).sum()) * (clusters / (clusters - 1) if clusters > 1 else 1.0)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
@@ -20,6 +19,7 @@ from cxrsynth.metrics.memorization.looks import Searchable
 from cxrsynth.metrics.memorization.planted import ALTERATIONS, MIXED, Autoencode, Probes, altered
 from cxrsynth.metrics.memorization.registration import Register, unmoved
 from cxrsynth.metrics.memorization.verification import Mask, Nearest, Places
+from cxrsynth.metrics.proportion import Share
 
 FEWEST = 20  # reference images; fewer do not show how similar different patients are
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -69,22 +69,6 @@ class SearchSettings:
     held_out: int = 300
     held_share: float = 0.2
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """`caught` of `of` images, and the 95% Wilson interval of the share."""
-
-    caught: int
-    of: int
-    low: float
-    high: float
-
-    @classmethod
-    def among(cls, caught: Mask) -> "Share":
-        """Of images [N], N at least 1."""
-        test = binomtest(int(caught.sum()), len(caught)).proportion_ci(0.95, method="wilson")
-        return cls(int(caught.sum()), len(caught), float(test.low), float(test.high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +220,7 @@ def _false_alarms(reference: ImageSet, groups: Places, held: Mask, threshold: fl
     without = Searchable.of(rest, reference.framed[~held], groups[~held], space, seed=seed)
     nobody = np.full(int(held.sum()), -1)
     nearest = without.nearest(reference.thumbs[held], reference.framed[held], leave_out=nobody)
-    return Share.among(nearest.similarity > threshold)
+    return Share.among(nearest.similarity > threshold, groups[held])
 
 
 def _sensitivity(

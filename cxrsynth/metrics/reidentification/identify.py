@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from cxrsynth.metrics.fidelity import Interval
 from cxrsynth.metrics.memorization.features import Vectors
-from cxrsynth.metrics.memorization.search import Share
 from cxrsynth.metrics.memorization.verification import Mask, Places
+from cxrsynth.metrics.proportion import Share
 
 FALSE_MATCHES = 0.01  # share of real images of other patients that the threshold lets match
 FEWEST = 100  # patients; the quantile of fewer does not exist
@@ -87,7 +87,7 @@ def calibrate(vectors: Vectors, patients: Places, *, seed: int) -> Calibration:
     return Calibration(
         threshold,
         pair_threshold,
-        Share.among(_over_other_half(other, own, rng)),
+        Share.among(_over_other_half(other, own, rng), own),
         Share.among(same[again[first]] > threshold) if len(first) else None,
         _auc(pairs, rng),
         quantiles(other),

@@ -27,7 +27,7 @@ from cxrsynth.metrics.fidelity import (
     manifolds,
     mean_interval,
 )
-from cxrsynth.metrics.memorization.search import Share
+from cxrsynth.metrics.proportion import Share
 from cxrsynth.nano.build.classifier import targets
 from cxrsynth.nano.build.fitting import resampled
 from cxrsynth.nano.build.images import Radiograph, caption
