@@ -22,7 +22,7 @@ _OUR_KEY = "made with another id key (--id-key)"
 _NUMBERS = ("kept", "damaged", "flagged", "matched", "unscored", "images")
 _SIZED = ("frechet", "precision", "recall", "density", "coverage", "floor")  # depend on the number of images
 _FEATURES, _REFERENCE, _SIZE = "features", "reference", "number of images"
-_LABELER, _MODEL, _VERIFIER = "labeler", "model of utility", "verifier"
+_LABELER, _MODEL, _VERIFIER, _AUTOENCODER = "labeler", "model of utility", "verifier", "autoencoder"
 _AUDITED, _RULES, _CHECKS = "number of audited images", "rules of what is kept", "version and quality checks"
 _ATTACKED, _READERS = "members and non-members", "readers and images they saw"
 
@@ -130,7 +130,9 @@ def _depends_on(metric: Metric) -> set[str]:
         case "utility":
             return {_FEATURES, _REFERENCE, _LABELER, _MODEL, *_DECIDING}
         case "memorization":
-            return counted | {_REFERENCE}
+            # Versions search in other ways; a family's posture network brings images to one frame first.
+            planted = {_AUTOENCODER} if metric.path[-1] == "autoencoded" else set()
+            return counted | planted | {_REFERENCE, _CHECKS}
         case "reidentification":
             return counted | {_REFERENCE, _VERIFIER}
         case "membership":
@@ -156,6 +158,10 @@ def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
         here, there = both
         if here.get("digest") != there.get("digest"):
             yield _VERIFIER, f"{here.get('name')} here, {there.get('name')} there"
+    if both := _both(this, other, lambda summary: (summary.get("memorization") or {}).get("autoencoder")):
+        here, there = both
+        if here.get("digest") != there.get("digest"):
+            yield _AUTOENCODER, f"{here.get('model')} here, {there.get('model')} there"
     if both := _both(this, other, lambda summary: summary.get("reference")):
         here, there = both
         if why := _not_the_same(this, other, [here], [there]):

@@ -34,6 +34,6 @@ def _not_measurable(run: AuditRun, reference: Scored) -> Iterator[tuple[str, str
         yield "re-identification", str(error)
     if run.settings.utility:
         try:
-            check_real(reference.image_table(), seed=run.settings.seed)
+            check_real(reference.image_table(), seed=run.settings.seed, network=run.utility_model is not None)
         except ReportsError as error:
             yield "utility", str(error)

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -286,5 +285,5 @@ def _some(collection: Collection, count: int, identity: dict[str, Any], folder: 
         ranked = sorted(units, key=lambda unit: hashlib.sha256(unit.name.encode("utf-8", "surrogateescape")).digest())
         chosen = set(ranked[:count])
         collection = replace(collection, units=tuple(unit for unit in units if unit in chosen))
-    each = ceil(count / len(collection.units))
+    each = collection.per_unit(count)
     return Examined(collection, ScoreCache(folder, collection, identity | {"most": each}), most_per_unit=each)

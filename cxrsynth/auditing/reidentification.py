@@ -25,6 +25,7 @@ from cxrsynth.metrics.reidentification.identify import (
     quantiles,
     source_scores,
 )
+from cxrsynth.shards.plan import as_generated
 from cxrsynth.shards.sample import subject_key
 
 _NEAREST = 24
@@ -123,7 +124,7 @@ def _matches(best: Best, reports: Places, calibration: Calibration) -> dict[str,
 def _has_our_key(run: AuditRun) -> bool:
     """Whether samples are named by the key of this audit; true where they are named by none."""
     manifest = run.images.collection.manifest
-    made = None if manifest is None else manifest["plan"].get("id_key_fingerprint")
+    made = (as_generated(manifest or {}).get("plan") or {}).get("id_key_fingerprint")
     return made in (None, run.scorer.identity["id_key_fingerprint"])
 
 

@@ -138,6 +138,7 @@ def row_schema(
         [
             *texts,
             ("place", pa.int32()),
+            ("has_text", pa.bool_()),
             ("present", pa.list_(pa.string())),
             ("absent", pa.list_(pa.string())),
             *((REWARD + name, pa.float32()) for name in rewards),
@@ -166,6 +167,7 @@ def metadata_columns(radiographs: Sequence[Radiograph], id_key: bytes) -> dict[s
         "sex": [report.sex if report else None for report in reports],
         "age_group": [radiograph.age_group for radiograph in radiographs],
         "place": [radiograph.place for radiograph in radiographs],
+        "has_text": [bool(report and report.full_text) for report in reports],
         "present": [_named(report, Status.PRESENT) for report in reports],
         "absent": [_named(report, Status.ABSENT) for report in reports],
     }

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -415,6 +414,6 @@ def _examined(
 ) -> Examined:
     # Columns decide what is read of a table; probes, how many images keep their full pixels.
     identity = scorer.identity | {"columns": dict(sorted(settings.columns.items())), "probes": probes}
-    # Twice as many as an even share, so that uneven units still give `probes` in all.
-    full = ceil(2 * probes / len(collection.units))
+    # Twice as many, so that units whose size is not known, or several images of a patient, still give `probes` in all.
+    full = collection.per_unit(2 * probes) if probes else 0
     return Examined(collection, ScoreCache(folder.parts, collection, identity), full)

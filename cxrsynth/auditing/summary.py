@@ -297,9 +297,14 @@ def _obedience(run: AuditRun, images: Scored, decided: pa.Table) -> dict[str, li
             seed=run.settings.seed,
         )
 
-    # What nobody asked for, no image can fail to show: without a report and labels, it is no negative.
+    # What nobody asked for, no image can fail to show: without a text and labels, it is no negative. A report's number
+    # asks for nothing, but `generate` makes every image of a prompt.
+    ours = run.images.collection.manifest is not None
     asked = np.asarray(
-        [bool(any(row)) for row in zip(present, images.values("absent"), images.values("report"), strict=True)]
+        [
+            ours or bool(any(row))
+            for row in zip(present, images.values("absent"), images.values("has_text"), strict=True)
+        ]
     )
     kept = np.asarray(decided["kept"].to_pylist(), dtype=bool)
     of_all = measured(np.flatnonzero(asked))

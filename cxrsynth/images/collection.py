@@ -113,6 +113,25 @@ class Collection:
             raw = self._source.raw_images(unit)
             yield from filter(None, in_order(raw, partial(identify, metadata=self._metadata), workers=workers))
 
+    def per_unit(self, count: int) -> int:
+        """The least number of images to take of every unit so that they are `count` in all.
+
+        Where it is not known how many images a unit holds, an even share: smaller units then leave fewer in all.
+        """
+        sizes = sorted(self._sizes())
+        for place, size in enumerate(sizes):
+            rest = len(sizes) - place
+            if size * rest >= count:
+                return max(1, -(-count // rest))
+            count -= size
+        return max([1, *sizes]) if sizes else max(1, -(-count // len(self.units)))
+
+    def _sizes(self) -> list[int]:
+        """How many images each unit holds at most; empty if that is not known of all."""
+        listed = {shard["name"]: shard.get("samples") for shard in (self.manifest or {}).get("shards", ())}
+        sizes = [len(unit.files) or listed.get(unit.name) for unit in self.units]
+        return [size for size in sizes if size] if all(sizes) else []
+
     def digest_of(self, unit: Unit) -> str:
         """Identity of a unit and of its table, 64 hex digits, computed without reading the unit.
 
@@ -169,6 +188,7 @@ def open_collection(
     else:
         opened = _other_source(path, root, only, rows, split)
     source = opened.source
+    _check_units(path, source)
     counts = source.counts() if isinstance(source, Files) else None
     matches = source.matches() if isinstance(source, Files) else None
     if table is not None and matches is not None and not matches.with_row:
@@ -194,6 +214,17 @@ def open_collection(
         passed_over=opened.passed_over,
         layout=opened.layout,
     )
+
+
+def _check_units(path: Location, source: Source) -> None:
+    """Raises ShardError if there is nothing to read, or a file's name is no text: it stands in every row of a score."""
+    if not source.units:
+        raise ShardError(f"{path}: a data set without images\n  expected at least one; an audit may have rejected all")
+    for unit in source.units:
+        if not unit.name.isprintable():  # lone surrogates are not, which stand for undecodable bytes
+            raise ShardError(
+                f"{path}: a file {unit.name!a}, whose name has control characters or undecodable bytes\n  rename it"
+            )
 
 
 def no_match(table: Location, path: Location) -> ReportsError:

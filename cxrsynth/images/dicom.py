@@ -329,7 +329,10 @@ def _range(dataset: Dataset, values: npt.NDArray[Any], voi: str) -> tuple[float,
             return low, high, f"{_OUTLIERS} to {100 - _OUTLIERS}% of the pixels"
     said = "window" if voi else f"{dataset.get('BitsStored')} bits"
     if "ModalityLUTSequence" in dataset:
-        return 0.0, _white(dataset.ModalityLUTSequence[0], values), said if voi else "modality LUT"
+        item = dataset.ModalityLUTSequence[0]
+        if voi:  # pydicom's windowing maps to all the bits that the table declares, however many its entries fill
+            return 0.0, 2.0 ** int(item.LUTDescriptor[2]) - 1, said
+        return 0.0, _white(item, values), "modality LUT"
     if is_float:
         return 0.0, max(1.0, float(values.max())), said if voi else "floating-point numbers"
     bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)

@@ -234,12 +234,19 @@ def manifold_intervals(
 
     Source: Politis and Romano, Ann. Statist. 22(4), 1994 (subsampling).
     """
+    if min(len(real), len(made)) // 2 <= neighbours:
+        raise ValueError(
+            f"{len(real)} real and {len(made)} made images, expected more than {2 * neighbours + 1} of each"
+        )
     value, rng = manifolds(real, made, neighbours=neighbours), np.random.default_rng(seed)
     whose = _units(real, made, units)
     share = min(0.5, _HALF / max(len(real), len(made)))
     sampled = []
     for _ in range(rounds):
-        one, other = (features[_chosen(of, share, rng)] for features, of in zip((real, made), whose, strict=True))
+        one, other = (
+            features[_chosen(of, share, rng, least=neighbours + 1)]
+            for features, of in zip((real, made), whose, strict=True)
+        )
         sampled.append(list(asdict(manifolds(one, other, neighbours=neighbours)).values()))
     half = student.ppf(0.975, rounds - 1) * np.std(sampled, axis=0, ddof=1) * np.sqrt(share / (1 - share))
     found = {}
@@ -249,11 +256,14 @@ def manifold_intervals(
     return ManifoldIntervals(**found)
 
 
-def _chosen(units: Units, share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Which images belong to a random share of all units; [N]."""
-    count = int(units.max()) + 1
-    chosen = np.zeros(count, dtype=bool)
-    chosen[rng.permutation(count)[: round(share * count)]] = True
+def _chosen(units: Units, share: float, rng: np.random.Generator, *, least: int) -> npt.NDArray[np.bool_]:
+    """Which images belong to a random share of all units, [N]; to more units where these have fewer than `least`."""
+    sizes = np.bincount(units)
+    order = rng.permutation(len(sizes))
+    # Some patients have hundreds of images, others one: a few units may be hardly any images.
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), least)) + 1
+    chosen = np.zeros(len(sizes), dtype=bool)
+    chosen[order[: max(round(share * len(sizes)), enough)]] = True
     return np.asarray(chosen[units])
 
 

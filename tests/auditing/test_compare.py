@@ -15,7 +15,7 @@ from cxrsynth.errors import ShardError
 from tests.auditing.page.page_example import REWARDS, everything_measured, example_rows
 from tests.generation.making import command, write_table
 
-KNOWN = known_metrics(REWARDS, ("shifted", "zoomed"))
+KNOWN = known_metrics(REWARDS, ("shifted", "zoomed", "autoencoded"))
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_numbers_stand_beside_each_other(summary: dict[str, Any]) -> None:
         ({"settings": {"rules": 1}}, "rules of what is kept", "fidelity/all/ms_ssim_within", "memorization/flagged"),
         ({"settings": {"rules": 1}}, "rules of what is kept", "rewards_kept/posture/mean", "rewards/posture/mean"),
         ({"settings": {"rules": 1}}, "rules of what is kept", "findings/Edema/kept_fraction", "findings/Edema/images"),
-        ({"version": 2}, "version and quality checks", "kept_fraction", "memorization/flagged_fraction"),
+        ({"version": 2}, "version and quality checks", "kept_fraction", "rewards/posture/mean"),
+        ({"version": 2}, "version and quality checks", "memorization/flagged_fraction", "rewards/posture/mean"),
+        ({"version": 2}, "version and quality checks", "memorization/sensitivity/shifted", "rewards/posture/mean"),
         (
             {"provenance": {"family": {"backend": "mine"}}},
             "version and quality checks",
@@ -123,6 +125,17 @@ def test_what_was_measured_otherwise_is_not_compared(
     assert lost not in found
     assert left in found
     assert [one["differs"] for one in compare(summary, other, KNOWN)["refused"]] == [differs]
+
+
+def test_copies_of_another_autoencoder_are_not_compared(summary: dict[str, Any]) -> None:
+    summary["memorization"]["sensitivity"]["autoencoded"] = summary["memorization"]["sensitivity"]["shifted"]
+    assert "memorization/sensitivity/autoencoded" in rows(summary, summary)
+    other = copy.deepcopy(summary)
+    other["memorization"]["autoencoder"] |= {"model": "mine", "digest": "x"}
+    found = rows(summary, other)
+    assert "memorization/sensitivity/autoencoded" not in found
+    assert {"memorization/sensitivity/shifted", "memorization/flagged_fraction"} <= found.keys()
+    assert compare(summary, other, KNOWN)["refused"] == [{"differs": "autoencoder", "why": "nano here, mine there"}]
 
 
 def test_collections_of_one_name_and_size_are_not_taken_for_the_same(summary: dict[str, Any]) -> None:

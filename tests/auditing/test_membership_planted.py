@@ -49,10 +49,10 @@ stages:
   - stage: sft
     data: {home / "members"}
     table: {home / "members.csv"}
-    steps: 120
+    steps: 60
     batch_size: 16
     micro_batch: 8
-    train: {{unet: full, learning_rate: 5.0e-4, ema_decay: null}}
+    train: {{unet: full, learning_rate: 1.0e-3, ema_decay: null}}
 evaluation: {{reports: 5}}
 """
     )

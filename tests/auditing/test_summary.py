@@ -36,22 +36,30 @@ def test_keys_of_images_that_look_like_paths_stay_whole(tmp_path: Path, monkeypa
     assert _without_folder_of_verifier(None) is None
 
 
-def test_an_image_of_which_nothing_was_asked_is_no_negative() -> None:
-    """Neither report nor labels: the classifier may see any finding there, and says nothing about obedience."""
+@pytest.mark.parametrize("manifest", [None, {"plan": {}}])
+def test_an_image_of_which_nothing_was_asked_is_no_negative(manifest: dict[str, Any] | None) -> None:
+    """Neither text nor labels: the classifier may see any finding there, and says nothing about obedience."""
     columns: dict[str, list[Any]] = {
         "present": [["Edema"]] * 12 + [[]] * 12 + [[]] * 40,
         "absent": [[]] * 12 + [["Edema"]] * 11 + [[]] + [[]] * 40,
-        "report": [""] * 23 + ["asked"] + [""] * 40,
+        "has_text": [False] * 23 + [True] + [False] * 40,
+        "report": ["a number"] * 64,
     }
     logits = np.concatenate([np.full(12, 1.0), np.full(12, -1.0), np.full(40, 5.0)])[:, None]
     images: Any = SimpleNamespace(
         rows=pa.table({"key": range(64)}), values=columns.get, finding_logits=logits, patients=[""] * 64
     )
-    run: Any = SimpleNamespace(scorer=SimpleNamespace(findings=["Edema"]), settings=SimpleNamespace(seed=0))
+    run: Any = SimpleNamespace(
+        scorer=SimpleNamespace(findings=["Edema"]),
+        settings=SimpleNamespace(seed=0),
+        images=SimpleNamespace(collection=SimpleNamespace(manifest=manifest)),
+    )
     found = _obedience(run, images, pa.table({"kept": [place != 0 for place in range(64)]}))
     every, kept = (found[name] for name in ("obedience", "obedience_kept"))
     assert every is not None
     assert kept is not None
-    assert (every[0]["requested"], every[0]["not_requested"]) == (12, 12)
-    assert (kept[0]["requested"], kept[0]["not_requested"]) == (11, 12)
-    assert every[0]["auroc"]["value"] == 1.0
+    # `generate` made every image of a prompt, which asked for no edema.
+    others, area = (12, 1.0) if manifest is None else (52, pytest.approx(12 / 52))
+    assert (every[0]["requested"], every[0]["not_requested"]) == (12, others)
+    assert (kept[0]["requested"], kept[0]["not_requested"]) == (11, others)
+    assert every[0]["auroc"]["value"] == area

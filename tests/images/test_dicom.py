@@ -247,6 +247,17 @@ def test_the_window_applies_to_rescaled_values() -> None:
     np.testing.assert_allclose(read_dicom(content).pixels, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("declared", [12, 16])
+def test_the_window_applies_to_what_a_modality_table_gives(declared: int) -> None:
+    """Its entries fill 12 bits, whether it declares these or 16."""
+    stored = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+    table = table_of([entry * 16 for entry in range(256)], declared)
+    table.ModalityLUTType = "US"
+    found = read_dicom(dicom_of(stored, ModalityLUTSequence=[table], WindowCenter=2048, WindowWidth=4096))
+    np.testing.assert_allclose(found.pixels, (stored * 16.0 / 4095).clip(0, 1), atol=1e-3)
+    assert found.gray_range == "DICOM, window"
+
+
 def test_the_first_of_several_windows_applies_and_an_unusable_one_is_ignored() -> None:
     first = read_dicom(dicom_of(STORED, WindowCenter=2000, WindowWidth=1000)).pixels
     several = read_dicom(dicom_of(STORED, WindowCenter=[2000, 9], WindowWidth=[1000, 7])).pixels

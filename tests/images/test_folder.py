@@ -16,7 +16,7 @@ from cxrsynth.images.decode import IMAGE_EXTENSIONS
 from cxrsynth.images.folder import Listing, passed_over
 from cxrsynth.images.image import Damaged
 from cxrsynth.reports.table.columns import ColumnNames
-from tests.images.making import as_image, dicom_of, encoded, levels, read_all, write
+from tests.images.making import as_image, dicom_of, encoded, levels, read_all, shard_of, write
 
 
 def folder(tmp_path: Path) -> Path:
@@ -38,6 +38,34 @@ def test_pictures_of_all_folders_by_path(tmp_path: Path) -> None:
     assert {radiograph.report for radiograph in radiographs} == {None}
     np.testing.assert_array_equal(radiographs[1].pixels, as_image(levels(0)))
     assert radiographs[1].members == {"png": encoded(levels(0))}
+
+
+def test_as_many_images_of_each_unit_as_give_so_many_in_all(tmp_path: Path) -> None:
+    for place in range(300):
+        write(tmp_path / "images" / f"{place:03d}.png", encoded(levels(0)))
+    collection = open_collection(tmp_path / "images")
+    sizes = [len(unit.files) for unit in collection.units]
+    assert sizes == [256, 44]
+    for count in (1, 2, 3, 88, 89, 100, 299, 300):
+        each = collection.per_unit(count)
+        assert sum(min(size, each) for size in sizes) >= count
+        assert each == 1 or sum(min(size, each - 1) for size in sizes) < count
+    assert collection.per_unit(1000) == 256
+
+
+def test_shards_of_unknown_sizes_are_taken_of_evenly(tmp_path: Path) -> None:
+    for place in range(3):
+        write(tmp_path / f"{place}.tar", shard_of(3))
+    assert [open_collection(tmp_path).per_unit(count) for count in (1, 3, 4, 9)] == [1, 1, 2, 3]
+
+
+def test_a_shards_name_of_undecodable_bytes_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "p.tar", shard_of(1))
+    os.rename(tmp_path / "p.tar", os.fsencode(tmp_path) + b"/p\xff.tar")
+    with pytest.raises(
+        ShardError, match=r"a file 'p\\udcff.tar', whose name has control characters or undecodable bytes"
+    ):
+        open_collection(tmp_path)
 
 
 def test_some_pictures_are_read_without_opening_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,6 +241,17 @@ def test_manifests_of_other_programs_and_broken_ones(copy: Path) -> None:
             open_collection(copy)
 
 
+def test_a_data_set_without_images_is_refused(copy: Path) -> None:
+    """As an audit writes that rejected all."""
+    path = copy / "manifest.json"
+    content = json.loads(path.read_text())
+    for shard in content["shards"]:
+        (copy / shard["name"]).unlink()
+    path.write_text(json.dumps(content | {"shards": [], "files": {"rejected.csv": "0" * 64}}))
+    with pytest.raises(ShardError, match="a data set without images"):
+        open_collection(copy)
+
+
 def test_a_table_for_a_cxrsynth_data_set_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "path,sex\nx,F\n")
     with pytest.raises(ShardError, match="carries its own metadata"):

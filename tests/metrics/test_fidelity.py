@@ -287,8 +287,18 @@ def test_subsamples_of_many_images_are_small_and_scaled(monkeypatch: pytest.Monk
 
 
 def test_manifold_intervals_need_halves_with_neighbours() -> None:
-    with pytest.raises(ValueError, match="5 real and 5 made images, expected more than 5"):
+    with pytest.raises(ValueError, match="10 real and 10 made images, expected more than 11 of each"):
         manifold_intervals(cloud(10), cloud(10, seed=1))
+
+
+def test_a_few_patients_with_most_of_the_images_leave_intervals() -> None:
+    """Fifteen have one image, five four hundred: a quarter of the patients may have five images in all."""
+    owners = np.concatenate([np.arange(15), 15 + np.arange(2000) % 5])
+    made, real = cloud(2015), cloud(2015, seed=1)
+    found = manifold_intervals(real, made, units=(owners, np.arange(2015)), rounds=60)
+    for name in MANIFOLDS:
+        one = getattr(found, name)
+        assert one.low < one.value < one.high, name
 
 
 def test_the_frechet_distance_is_its_equation() -> None:

@@ -122,6 +122,7 @@ METHODS: dict[str, tuple[str, ...]] = {
         "image and by reader (Cameron, Gelbach and Miller, Journal of Business & Economic Statistics 29, 2011).",
         "Quality: each image's mean over readers is one value; the interval of the difference is Welch's. Agreement: "
         "Cohen's kappa of two readers (quadratic weights for quality) and Fleiss' of all, on the images that all of "
-        "them answered. Seconds: while the page was visible, up to the answer.",
+        "them answered. Seconds: while the image was on the screen, also when it was looked at again, up to the text "
+        "of its report.",
     ),
 }

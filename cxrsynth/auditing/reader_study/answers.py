@@ -35,6 +35,7 @@ class Reader(_Checked):
     @field_validator("name")
     @classmethod
     def _printable(cls, name: str) -> str:
+        name = " ".join(name.split())  # of any kind of space
         if not name.isprintable():  # it is shown on terminals
             raise ValueError("expected a name of printable characters")
         return name
@@ -48,7 +49,7 @@ class Answer(_Checked):
     quality: Annotated[int, Field(ge=1, le=5)] | None = None
     findings: list[str] = []
     match: Literal["yes", "partly", "no"] | None = None
-    seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 0.0
+    seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
 
     @field_validator("findings")
     @classmethod

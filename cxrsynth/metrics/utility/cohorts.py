@@ -154,11 +154,16 @@ def draw_cohorts(made: ImageTable, real: ImageTable, train: Places, *, least: in
     return Cohorts(synthetic, _some(real, train, prefix="real", rng=rng), least, seed)
 
 
-def split_patients(real: ImageTable, *, seed: int) -> Split:
+def split_patients(real: ImageTable, *, seed: int, fewest: int = 1) -> Split:
     """Images with any stated finding, in two halves by patient.
 
+    Args:
+        real: the reference.
+        seed: of the split.
+        fewest: patients to train on; a network needs two, one of whom says when its outputs are calibrated.
+
     Raises:
-        ReportsError: if they are of a single patient.
+        ReportsError: if they are of a single patient, or of too few.
     """
     places = labeled(real)
     patients = patients_of(real, places, prefix="real")
@@ -167,6 +172,11 @@ def split_patients(real: ImageTable, *, seed: int) -> Split:
             "reference: labeled images of a single patient\n  expected: patients to train and to test on"
         )
     train, test = halves(patients, share=0.5, seed=seed)
+    if (found := len({patients[place] for place in train})) < fewest:
+        raise ReportsError(
+            f"reference: labeled images of {len(set(patients))} patients, {found} of them to train on\n"
+            f"  expected: at least {fewest} to train a network on"
+        )
     return Split(places[train], places[test])
 
 

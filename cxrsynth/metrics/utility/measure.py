@@ -14,6 +14,7 @@ from cxrsynth.metrics.utility.cohorts import (
     BALANCED,
     REAL,
     Arm,
+    Split,
     TrainingSet,
     Truth,
     draw_cohorts,
@@ -89,14 +90,14 @@ def measure_utility(
         balanced cohort of a probe balances, too; `model`: what was trained.
 
     Raises:
-        ReportsError: if no image of the reference, or no synthetic one, has a finding stated as present.
+        ReportsError: if no image of the reference, or no synthetic one, has a finding stated as present, or the
+            reference has too few patients.
         ValueError: if the features differ in width.
     """
     if made.features.shape[1] != real.features.shape[1]:
         raise ValueError(f"features of {made.features.shape[1]} and {real.features.shape[1]}, expected one extractor")
     _check_findings("audited images", made)
-    check_real(real, seed=seed)
-    split = split_patients(real, seed=seed)
+    split = check_real(real, seed=seed, network=network is not None)
     cohorts = draw_cohorts(made, real, split.train, least=least, seed=seed)
     test = Tested.of(real, split.test, rounds=rounds, seed=seed)
     findings = _findings(made, real)
@@ -122,10 +123,14 @@ def measure_utility(
     }
 
 
-def check_real(real: ImageTable, *, seed: int) -> None:
-    """Raises ReportsError if no real image has a finding stated as present, or all that state any are one patient's."""
+def check_real(real: ImageTable, *, seed: int, network: bool) -> Split:
+    """The images to train and to test on, for a `network` or for a probe.
+
+    Raises:
+        ReportsError: if no real image has a finding stated as present, or those that state any are of too few patients.
+    """
     _check_findings("reference", real)
-    split_patients(real, seed=seed)
+    return split_patients(real, seed=seed, fewest=2 if network else 1)
 
 
 def _check_findings(kind: str, table: ImageTable) -> None:

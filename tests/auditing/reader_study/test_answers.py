@@ -17,13 +17,22 @@ def keys(tmp_path: Path) -> Path:
 
 def test_answers_are_read(keys: Path, tmp_path: Path) -> None:
     given = file_of(
-        "A", [answer("r1", "real", seconds=12.5), answer("s0", None, quality=None, findings=[], match=None)]
+        "A", [answer("r1", "real", seconds=260_000.5), answer("s0", None, quality=None, findings=[], match=None)]
     )
     found = read_answers([write(tmp_path, "A", given)], keys)
     assert found.key == study_key(2, 2)
     [file] = found.files
     assert (file.reader.name, file.reader.years) == ("A", 5)
-    assert [(one.image, one.origin, one.seconds) for one in file.answers] == [("r1", "real", 12.5), ("s0", None, 10.0)]
+    assert [(one.image, one.origin, one.seconds) for one in file.answers] == [
+        ("r1", "real", 260_000.5),
+        ("s0", None, 10.0),
+    ]
+
+
+def test_any_space_in_a_name_is_one(keys: Path, tmp_path: Path) -> None:
+    """A page takes what its reader types: a no-break space, say."""
+    [file] = read_answers([write(tmp_path, "A", file_of("Dr\u00a0 A", [answer("r0", "real")]))], keys).files
+    assert file.reader.name == "Dr A"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 from cxrsynth.errors import ReportsError
 from cxrsynth.metrics.groups import ImageTable
 from cxrsynth.metrics.utility import cohorts
-from cxrsynth.metrics.utility.cohorts import BALANCED, BOTH, PRETRAINED, SYNTHETIC, TRAINED_ON, split_patients
-from cxrsynth.metrics.utility.measure import measure_utility
+from cxrsynth.metrics.utility.cohorts import BALANCED, BOTH, PRETRAINED, SYNTHETIC, TRAINED_ON, halves, split_patients
+from cxrsynth.metrics.utility.measure import check_real, measure_utility
+from cxrsynth.metrics.utility.network import HELD_OUT
 from tests.auditing.tables import table
 
 FINDINGS = ("No Finding", "Edema", "Fracture")
@@ -248,3 +249,13 @@ def test_a_reference_without_labels_is_reported() -> None:
     alone = replace(table(60, seed=1), patients=["p"] * 60)
     with pytest.raises(ReportsError, match="of a single patient"):
         measure_utility(table(60, seed=2), alone, seed=0)
+    for patients in (2, 3):
+        few = replace(alone, patients=[f"p{place % patients}" for place in range(60)])
+        check_real(few, seed=0, network=False)
+        with pytest.raises(
+            ReportsError, match=rf"of {patients} patients, 1 of them to train on\n  expected: at least 2"
+        ):
+            check_real(few, seed=0, network=True)
+    four = replace(alone, patients=[f"p{place % 4}" for place in range(60)])
+    train = [four.patients[place] for place in check_real(four, seed=0, network=True).train]
+    assert all(len(part) for part in halves(train, share=HELD_OUT, seed=0))

@@ -39,7 +39,7 @@
   const isDone = (answer) => answer !== undefined && missing(answer).length === 0 && (data.texts === null || answer.final);
   const doneCount = () => data.images.filter((name) => isDone(state.answers[name])).length;
 
-  // Time: only while an image is to be seen.
+  // Time: only while an image is to be seen, and until its text is.
 
   let since = null;
   const stopClock = () => {
@@ -50,7 +50,7 @@
     keep();
   };
   const startClock = () => {
-    if (since === null && !get("read").hidden && !document.hidden) since = performance.now();
+    if (since === null && !get("read").hidden && !document.hidden && !current().final) since = performance.now();
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? stopClock() : startClock()));
   addEventListener("pagehide", stopClock);
@@ -244,6 +244,7 @@
       return;
     }
     if (data.texts !== null && !answer.final) {
+      stopClock();
       answer.final = true;
       mark();
       keep();
