@@ -5,6 +5,7 @@ Where a path leads into what the recipe left out or abbreviated (`ace: true`), t
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from pydantic import BaseModel
@@ -53,10 +54,12 @@ def override(data: dict[str, Any], key: str, value: Any) -> None:
     for depth, name in enumerate(names[:-1]):
         path = ".".join(names[: depth + 1])
         if isinstance(place, list):
-            place = place[_index(place, name, key)]
+            at = _index(place, name, key)
+            place[at] = copy(place[at])  # YAML's anchors put one section into several places
+            place = place[at]
             section = STAGES.get(str(place.get("stage"))) if isinstance(place, dict) else None
         else:
-            place[name] = _written_out(section, name, place.get(name))
+            place[name] = copy(_written_out(section, name, place.get(name)))
             place, section = place[name], _inner(section, name)
         if not isinstance(place, dict | list):
             raise RecipeError(f"--set {key}: {path} is {place!r}, which has no keys\n  expected: a section or a list")

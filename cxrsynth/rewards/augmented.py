@@ -1,5 +1,6 @@
 """A reward averaged over slightly shifted, rotated and scaled views, which is harder to exploit."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -38,4 +39,6 @@ class AugmentedReward:
                 interpolation=InterpolationMode.BILINEAR,
             )
             values.append(self._reward(view.clamp(0, 1), reports))
-        return torch.stack(values).mean(0)
+        found = torch.stack(values)
+        # A view without an answer does not take that of the others away; an infinite value is an error, and must show.
+        return torch.where(found.isinf().any(0), math.inf, found.nanmean(0))

@@ -150,6 +150,24 @@ class Evaluator:
         check_answers(rewards, self.rewards.titles, f"{whose} images of {self.held_out.name.replace(' ', '-')} reports")
         return EvaluatedImages(images, rewards, features)
 
+    def check_reports(self, examples: Sequence[PromptExample], shown: Tensor) -> None:
+        """Whether the rewards that read reports have an answer to any of those of the test, before the training.
+
+        Args:
+            examples: of the test.
+            shown: images of other reports, [N, H, W] uint8: none of the test's is drawn before the end.
+
+        Raises:
+            ModelError: if one is nan for all of them.
+        """
+        places = torch.arange(len(examples)) % len(shown)
+        images = shown[places][:, None].float() / 255
+        rewards = self.rewards(images, [example.report for example in examples])
+        suites = [suite for suite in (self.rewards.tuning, self.rewards.independent) if suite is not None]
+        reads = torch.tensor([reward.needs_report for suite in suites for reward in suite.rewards.values()])
+        titles = [title for title, read in zip(self.rewards.titles, reads.tolist(), strict=True) if read]
+        check_answers(rewards[:, reads], titles, "images of test reports")
+
     def _evaluate_batch(
         self, model: DiffusionModel, places: list[int], sampling: EvaluationSampling, advice: str = ADVICE
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,6 +39,7 @@ from cxrsynth.runtime.files import file_sha256
 from cxrsynth.runtime.processes import read_launch
 from cxrsynth.tuning.latent_cache import open_images
 from cxrsynth.tuning.run import LoadedInputs, TuneRun
+from cxrsynth.tuning.run_folder import PRECISION
 from cxrsynth.tuning.splits import HELD_OUT, TEST, ReportSets
 
 LABELER = "reports.labeler"
@@ -251,7 +252,7 @@ def _digest(table: Path) -> str:
 
 
 def input_digests(run: TuneRun) -> dict[str, str]:
-    """SHA-256 of the files a run depends on, by the recipe's keys; images by names and sizes alone.
+    """SHA-256 of the files a run depends on, by the recipe's keys; images by names and sizes alone. And its precision.
 
     Raises what reading them does.
     """
@@ -259,6 +260,7 @@ def input_digests(run: TuneRun) -> dict[str, str]:
     found = {
         "model.checkpoint": run.model.digest,
         "reports.table": _digest(recipe.reports.table),
+        PRECISION: run.precision.value,
     }
     if recipe.reports.labeler is not None:
         found[LABELER] = labeler_digest(recipe.reports.labeler)

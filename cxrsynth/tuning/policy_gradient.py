@@ -35,7 +35,7 @@ Constants that are not on public record are ours.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -146,6 +146,8 @@ class PolicyGradient:
         section = stage.section
         set_learning_rates(stage.optimizer, section.train.schedule, done=iteration / section.iterations)
         stats = updater(experience(conditioning, trajectories, collector), advantage, key=stage.key(iteration))
+        # The largest of all processes, whose hardware may differ.
+        stats = replace(stats, ratio_error=max(stage.run.group.gather([stats.ratio_error])))
         row = (
             feedback.row(stage.suite.names, stage.weight_tensor)
             | {"feedback/no_signal": no_signal(feedback.values, ids), "images": len(specs)}

@@ -95,7 +95,9 @@ class Reinforcement:
         with self.pool() as pool, console.tuning_view(total, quiet=not self.run.is_main) as show, Stop() as stop:
             evaluator, iterate = self.evaluator(pool), self.opened(pool)
             with _named(f"before iteration {self.progress.first + 1}"):
-                self.baseline_images(evaluator)
+                baseline = self.baseline_images(evaluator)
+                if self.run.tested_stage == self.index:
+                    evaluator.check_reports([self.stage.example(report) for report in self.run.test], baseline.images)
             self._repeat_lost_evaluation(evaluator, show)
             for iteration in self.progress.iterations(
                 total, save_every=save_every, stop=stop, ended=lambda: self.best.ends_stage

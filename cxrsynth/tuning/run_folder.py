@@ -29,8 +29,10 @@ from cxrsynth.recipe.read import keys_of_earlier_version
 from cxrsynth.rl.checkpoint import check_whole
 from cxrsynth.runtime.files import folder_atomically, remove, write_atomically
 from cxrsynth.runtime.folder import LockedFolder
+from cxrsynth.settings import Precision
 from cxrsynth.tuning.metrics import Metrics
 
+PRECISION = "model.precision"
 _HISTORY = "history.json"
 _CHECKPOINT = re.compile(r"(\d+)-(\d{6})")
 _CHECKPOINT_NAMES = "checkpoints/[0-9]*-[0-9][0-9][0-9][0-9][0-9][0-9]"
@@ -110,6 +112,15 @@ class RunFolder:
                 + ("\n  --from-best goes on with these from the best checkpoint" if _may_change(before, recipe) else "")
             )
         return (self.model / "model_card.md").is_file()
+
+    @property
+    def precision(self) -> str | None:
+        """The precision with which the run began; None where none is known, or the file is damaged, see `start`."""
+        try:
+            found = json.loads((self.path / "inputs.json").read_bytes()).get(PRECISION)
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if found in {one.value for one in Precision} else None
 
     @property
     def has_begun(self) -> bool:
@@ -226,6 +237,8 @@ class RunFolder:
                 "  restore it, or choose a new folder: it identifies the run's inputs"
             ) from None
         changed = sorted(name for name in before.keys() | inputs.keys() if before.get(name) != inputs.get(name))
+        if PRECISION not in before:  # of a run that began before it was written down
+            changed = [name for name in changed if name != PRECISION]
         if changed:
             raise RecipeError(
                 f"--out {self.path}: the run started with other files behind {', '.join(changed)}\n"

@@ -7,8 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
+import torch
 from accelerate import Accelerator
 
+from cxrsynth import console
 from cxrsynth.diffusion.few_steps import student_schedule
 from cxrsynth.diffusion.model import choose_device, choose_precision
 from cxrsynth.diffusion.notices import tell_additions
@@ -68,18 +70,35 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     accelerator = Accelerator(cpu=cpu, log_with=list(recipe.trackers) or None, project_dir=out)
     group = _watch(processes, accelerator, settings, together or ExitStack())
     device = choose_device(recipe.model.device, local_rank=accelerator.local_process_index)
-    precision = choose_precision(recipe.model.precision, device)
+    folder = RunFolder(out)
     return TuneRun(
         recipe=recipe,
-        folder=RunFolder(out),
+        folder=folder,
         accelerator=accelerator,
         group=group,
         device=device,
-        precision=Precision.FP32 if precision is Precision.FP16 else precision,
+        precision=_precision(recipe.model.precision, device, folder, group),
         model=model,
         reports=reports,
         loaded=load_inputs(recipe, device=device, prompt_format=model.spec.prompt_format),
     )
+
+
+def _precision(asked: Precision, device: torch.device, folder: RunFolder, group: ProcessGroup) -> Precision:
+    """The precision of all processes: that with which the run began, where `auto` leaves the choice to the hardware.
+
+    On other hardware `auto` may choose another one, which makes other images of the same noise: the policy would be
+    compared with a baseline drawn otherwise.
+    """
+    chosen = choose_precision(asked, device)
+    chosen = Precision.FP32 if chosen is Precision.FP16 else chosen
+    if asked is not Precision.AUTO:
+        return chosen
+    began = folder.precision
+    first = Precision(group.gather([chosen.value if began is None else began])[0])
+    if first is not chosen and group.is_main:
+        console.say(f"precision {first.value}, with which this run began; {chosen.value} is faster on this hardware")
+    return first
 
 
 def _watch(

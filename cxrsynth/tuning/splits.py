@@ -91,6 +91,10 @@ def split_reports(recipe: Recipe, prompt_format: PromptFormat = PromptStyle.REPO
             "  expected: fewer held out than there are, so that some are left to train on"
         )
     drawn = draw_sets(reports, sizes, seed=recipe.seed)
+    if section.test is None and sizes[TEST] > 0 and len(drawn[TEST]) < _LEAST:
+        # Nobody asked for a test: patients with many reports are no reason to refuse the recipe.
+        sizes[TEST] = 0
+        drawn = draw_sets(reports, sizes, seed=recipe.seed)
     for key, size in sizes.items():
         if size and not drawn[key]:
             raise RecipeError(

@@ -203,6 +203,31 @@ def test_overrides_reach_any_key(tmp_path: Path) -> None:
     assert stage.train.ace_section is None
 
 
+def test_an_override_leaves_other_places_of_an_anchor_alone(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        """
+reports: {table: reports.csv}
+stages:
+  - &first
+    stage: rlcf
+    iterations: 3
+    rewards: &rewards {posture: {weight: 1.0}, diagnosis: {weight: 1.0}}
+    train: &train {learning_rate: 1.0e-3}
+  - {stage: rlcf, iterations: 3, rewards: *rewards, train: *train}
+  - {<<: *first, iterations: 4}
+"""
+    )
+    (tmp_path / "reports.csv").write_text("id,report\n")
+    changes = ("stages.0.rewards.posture.weight=2", "stages.1.train.learning_rate=5.0e-3", "stages.2.iterations=9")
+    before, after = (load_recipe(tmp_path / "r.yaml", overrides=given) for given in ((), changes))
+    changed = differences(before.model_dump(), after.model_dump())
+    assert [(stage.iterations, stage.train.learning_rate) for stage in after.stages] == [
+        *((3, 1.0e-3), (3, 5.0e-3), (9, 1.0e-3)),
+    ]
+    weights = [stage.rewards["posture"].weight for stage in after.stages if isinstance(stage, RlcfStage)]
+    assert weights == [2, 1, 1], changed
+
+
 def test_errors_name_the_file_or_the_override_at_fault(tmp_path: Path) -> None:
     wrong = GOOD | {"seed": "seven"}
     lines = refusal(tmp_path, wrong, "stages.0.iterations=abc", "evaluation={evry: 1}").splitlines()

@@ -168,6 +168,16 @@ def test_the_default_test_set_suits_the_table(rows: int, held_out: int, expected
     assert not split(tmp_path, held_out=held_out, test=0).test
 
 
+def test_patients_with_many_reports_leave_a_default_test_out(tmp_path: Path) -> None:
+    """Two reports would be drawn, but every patient has four: nobody asked for a test, so that there is none."""
+    rows = [(f"s{n}", f"p{n // 4}", f"Text {n}.") for n in range(12)]
+    reports_table(tmp_path / "table.csv", rows, *HEADER)
+    sets = split(tmp_path, held_out=4)
+    assert [len(one) for one in (sets.training, sets.held_out, sets.test)] == [8, 4, 0]
+    with pytest.raises(RecipeError, match=r"reports\.test 2: every patient or text of"):
+        split(tmp_path, held_out=4, test=2)
+
+
 def test_tables_of_their_own_are_used_whole(tmp_path: Path) -> None:
     for name, span in (("table", (0, 20)), ("held", (20, 30)), ("test", (30, 36))):
         reports_table(tmp_path / f"{name}.csv", with_patients(*span), *HEADER)

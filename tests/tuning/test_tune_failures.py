@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from diffusers import StableDiffusionPipeline
 from PIL import Image
@@ -14,10 +15,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from cxrsynth.console import counted
-from cxrsynth.diffusion.model import load_model
+from cxrsynth.diffusion.model import choose_precision, load_model
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.runtime.files import file_sha256
+from cxrsynth.runtime.processes import ProcessGroup
+from cxrsynth.settings import Precision
 from cxrsynth.tuning import export, run_folder
+from cxrsynth.tuning.run_folder import RunFolder
+from cxrsynth.tuning.setup import _precision as precision_of
 from tests.generation.making import HEADER, ROWS, hashes, write_table
 from tests.tuning.making import install_brightness, metrics, recipe, tune, write_recipe
 
@@ -193,6 +198,34 @@ def test_a_reward_that_never_answers_is_named(
 
 
 @pytest.mark.slow
+def test_test_reports_that_no_reward_can_score_are_refused_before_the_training(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Reports that mention no finding: the evaluator's diagnosis has nothing to say of any image."""
+    content = recipe(tiny_model, iterations=1)
+    content["reports"]["test"] = "test.csv"
+    write_table(tmp_path / "test.csv", tuple((f"t{n}", "", f"Study {n} as before.", "PA", "F", "50") for n in range(3)))
+    said = refused(tune(write_recipe(tmp_path, content), tmp_path / "run"))
+    assert "images of test reports: evaluator reward diagnosis is not a number for any of 3" in said
+    assert "before iteration 1" in said
+    assert not metrics(tmp_path / "run")
+
+
+def test_a_run_goes_on_with_the_precision_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other hardware may choose another one, whose images are not those that the baseline's were compared with."""
+    device, folder, alone = torch.device("cpu"), RunFolder(tmp_path), ProcessGroup()
+    here = choose_precision(Precision.AUTO, device)
+    assert precision_of(Precision.AUTO, device, folder, alone) is here
+    other = Precision.FP32 if here is Precision.BF16 else Precision.BF16
+    (tmp_path / "inputs.json").write_text(json.dumps({"model.precision": other.value}))
+    assert precision_of(Precision.AUTO, device, folder, alone) is other
+    assert f"precision {other.value}, with which this run began" in " ".join(capsys.readouterr().err.split())
+    assert precision_of(here, device, folder, alone) is here
+    for damaged in ("[]", '{"model.precision": "x"}', "{"):
+        (tmp_path / "inputs.json").write_text(damaged)
+        assert precision_of(Precision.AUTO, device, folder, alone) is here
+
+
 def test_damage_in_the_run_folder_is_explained_or_repaired(tiny_model: Path, tmp_path: Path) -> None:
     path, out = write_recipe(tmp_path, recipe(tiny_model)), tmp_path / "run"
     assert tune(path, out).exit_code == 0
