@@ -21,6 +21,7 @@ from cxrsynth.settings import (
     DEFAULT_FAMILY,
     FEWEST_READ,
     MOST_READ,
+    MOST_SEED,
     MOST_WORKERS,
     REWARDS,
     TUNING_FAMILY,
@@ -193,7 +194,7 @@ def generate(
     _check_range("workers", workers, low=0, high=MOST_WORKERS)
     _check_range("attempts", attempts, low=1, high=100)
     _check_range("guidance", guidance, low=0)
-    _check_range("seed", seed, low=0)
+    _check_range("seed", seed, low=0, high=MOST_SEED)
     shards = ShardSettings(
         size=shard_size,
         format=_choice("shard_format", ShardFormat, shard_format),
@@ -426,7 +427,7 @@ def audit(
         _check_range(name, value, low=1)
     _check_range("attacked", attacked, low=20)
     _check_range("keep_fraction", keep_fraction, low=0, high=1)
-    _check_range("seed", seed, low=0)
+    _check_range("seed", seed, low=0, high=MOST_SEED)
     _check_range("reader_study", reader_study, low=FEWEST_READ, high=MOST_READ)
     for reward, percentile in (beat_reference or {}).items():
         _check_range(f"beat_reference[{reward!r}]", percentile, low=0, high=100)

@@ -111,6 +111,11 @@ class Drawer:
                 )
         return images
 
+    def _view_by_ace(self, prompt: BuiltPrompt) -> str | None:
+        """The view that ACE asks the model for, whatever the prompt says."""
+        view, ace = prompt.subject.view, self.model.ace
+        return view if ace is not None and f"view {view}" in ace.conditions else None
+
     def _as_sample(
         self, image: Tensor, prompt: BuiltPrompt, key: str, subject: str, index: int, outcome: Outcome | None
     ) -> Sample:
@@ -121,9 +126,9 @@ class Drawer:
             image_index=index,
             image=image[0].numpy(),
             metadata=self.run.common_metadata | prompt.metadata | {"image_index": index} | judged,
-            # Archives sort by these: a view or sex that the model cannot show was not requested, and is not stated.
-            view=prompt.subject.view,
-            sex=prompt.subject.sex,
+            # Archives sort by these: a view or sex that the model cannot show, or was not asked for, is not stated.
+            view=prompt.stated.view or self._view_by_ace(prompt),
+            sex=prompt.stated.sex,
             text=prompt.text,
             comment="" if outcome is None else outcome.comment,
         )

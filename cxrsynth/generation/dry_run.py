@@ -34,15 +34,18 @@ def describe(run: GenerateRun, rows: Rows) -> str:
     shards = shard_count(reports, images_per_report=settings.images_per_report, size=settings.shards.size)
     model = run.load_model()
     threads = settings.sampling.threads_per_batch
-    batches = _batch_count(images, shard_size=settings.shards.size, batch_size=run.batch_size)
     # A compiled network sees no smaller batch.
     size = run.batch_size if settings.sampling.compiled else min(run.batch_size, images)
     parts = 1 if settings.part is None else settings.part.count
+    workers = parts * run.processes.count
+    # Shards are made whole: who makes the first one makes the most.
+    batches = sum(math.ceil(count / run.batch_size) for count in _shard_sizes(images, settings.shards.size, workers))
     with SamplingPool(model, batch_size=run.batch_size, threads_per_batch=threads) as pool:
         compiled = _compiled(run, model, pool)
-        at_once = min(pool.batches, math.ceil(batches / (parts * run.processes.count)))
+        at_once = min(pool.batches, batches)
         round_s = _seconds_per_round(run, model, pool, batches=at_once, size=size)
-    duration_s = math.ceil(batches / (at_once * parts * run.processes.count)) * round_s
+    duration_s = math.ceil(batches / at_once) * round_s
+    speed = sum(_shard_sizes(images, settings.shards.size, parts)) / duration_s
     prompt = prompt_builder_of(run, model).build(next(rows.reports())).prompt
     size_bytes = images * _bytes_per_image(run, model.image_shape)
     # Tars are removed once all files of the file-set are there.
@@ -56,9 +59,12 @@ def describe(run: GenerateRun, rows: Rows) -> str:
         f"  model: {model.name}, {counted(run.steps, 'step')}, guidance {run.guidance:g}, {run.sampler.value},"
         f" {model.precision.value} on {model.device.type}\n"
         f"  time: about {timedelta(seconds=round(duration_s))}{'' if parts == 1 else ' for each part'}"
-        f" ({images / parts / duration_s:.2f} images/s,"
+        f" ({speed:.2f} images/s,"
         f" {counted(run.processes.count, 'process', 'processes')}, {counted(at_once, 'batch', 'batches')} of"
-        f" {run.batch_size} at once{'' if run.processes.count == 1 else ' in each'})" + compiled + _about_attempts(run)
+        f" {run.batch_size} at once{'' if run.processes.count == 1 else ' in each'})"
+        + _idle(shards, workers)
+        + compiled
+        + _about_attempts(run)
     )
 
 
@@ -85,10 +91,19 @@ def _part(run: GenerateRun, shards: int) -> str:
     return f"; part {part}: {counted(sum(part.has(index) for index in range(shards)), 'shard')}"
 
 
-def _batch_count(images: int, *, shard_size: int, batch_size: int) -> int:
-    """Number of batches; no batch spans two shards."""
-    whole, rest = divmod(images, shard_size)
-    return whole * math.ceil(shard_size / batch_size) + math.ceil(rest / batch_size)
+def _shard_sizes(images: int, shard_size: int, every: int) -> list[int]:
+    """How many images each of the first, the `every`-th after it, and so on of all shards holds."""
+    return [min(shard_size, images - first) for first in range(0, images, shard_size * every)]
+
+
+def _idle(shards: int, workers: int) -> str:
+    """What to say where some would wait for others."""
+    if shards >= workers:
+        return ""
+    return (
+        f"\n  {workers - shards} of {workers} parts or processes would have no shard to make: a smaller --shard-size"
+        " divides the work further"
+    )
 
 
 def _seconds_per_round(

@@ -9,7 +9,7 @@ from typing import Any
 
 from cxrsynth import console
 from cxrsynth.console import counted
-from cxrsynth.errors import ReportsError, ShardError
+from cxrsynth.errors import ShardError
 from cxrsynth.generation.accept_counts import NotAccepted, total_acceptance
 from cxrsynth.generation.lists import write_id_map, write_rejected
 from cxrsynth.generation.plan import GenerateRun
@@ -29,7 +29,6 @@ def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards
     """Complete the folder; the manifest, which is returned, comes last and declares it complete.
 
     Raises:
-        ReportsError: if the table has changed during the run.
         ShardError: if a shard is missing, or no image was accepted.
     """
     try:
@@ -40,7 +39,6 @@ def finish_dataset(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards
 
 
 def _finish(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) -> dict[str, Any]:
-    _check_table(run, folder)
     with NotAccepted() as not_accepted:
         return _complete(run, folder, rows, not_accepted, shards=shards)
 
@@ -123,17 +121,6 @@ def _say_limits(manifest: dict[str, Any]) -> None:
         console.warn(
             f"{counted(left_out, 'report')} of {reports:,} in a language that de-identification does not cover: nothing"
             " of the text is used or stored"
-        )
-
-
-def _check_table(run: GenerateRun, folder: OutputFolder) -> None:
-    """Raise ReportsError if the table has changed since the plan was made: its rows may have been read in between."""
-    if not run.is_table_unchanged():
-        folder.forget_shards()
-        raise ReportsError(
-            f"{run.settings.reports}: changed during the run; images may show rows other than those the data set"
-            " would list\n"
-            "  all shards will be made again: restore the table and run the same command, or use a new --out"
         )
 
 

@@ -25,6 +25,7 @@ from cxrsynth.reports.table.summary import describe_columns
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.settings import GenerateSettings
 from cxrsynth.shards.encode import Encoder
+from cxrsynth.shards.file_set import MOST_PATIENTS
 from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.plan import shard_count
 from cxrsynth.shards.sample import subject_key
@@ -69,8 +70,12 @@ def generate(settings: GenerateSettings) -> Generated:
             samples=rows.usable * settings.images_per_report,
             shards=shard_count(rows.usable, images_per_report=settings.images_per_report, size=settings.shards.size),
         )
-        if settings.part is not None:
-            refuse_changed(run)  # at the end, only the last part looks
+        refuse_changed(run)
+        if settings.shards.unpacked and not settings.per_image and rows.usable > MOST_PATIENTS:
+            raise ShardError(
+                f"--unpacked: {rows.usable:,} reports, expected at most {MOST_PATIENTS:,} in a DICOM file-set\n"
+                "  write tars of DICOM objects (--format dicom alone), or divide the table"
+            )
         if settings.dry_run:
             folder.check(run.plan)
             say_left_out(run.table, rows, None)
@@ -171,7 +176,7 @@ def _begin(run: GenerateRun, folder: OutputFolder) -> bool:
     if run.processes.is_main:
         folder.start(run.plan, part=run.settings.part)
     run.processes.wait()
-    return folder.check(run.plan)
+    return folder.check(run.plan, begun=True)  # not after the first shard: that of another plan is work for nothing
 
 
 def _counted(made: Generated, manifest: dict[str, Any]) -> Generated:

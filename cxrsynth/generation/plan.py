@@ -73,8 +73,10 @@ class GenerateRun:
     def identity(self) -> DatasetIdentity:
         """The origin that every DICOM object states."""
         model = self.plan["model"]
-        # How samples are written decides no identity: as SC and as CR, an image belongs to one study.
-        seed = plan_digest({name: value for name, value in self.plan.items() if name != "shards"})
+        # How samples are written decides no identity: as SC and as CR, an image belongs to one study. But how many are
+        # in a shard decides which are drawn in one batch, and so their last bits.
+        size = {"shards": {"size": self.plan["shards"]["size"]}}
+        seed = plan_digest({name: value for name, value in self.plan.items() if name != "shards"} | size)
         return DatasetIdentity(seed, model["name"], model["digest"], __version__)
 
     @property
@@ -161,7 +163,10 @@ def _entity_model(name: Path | None, device: torch.device) -> EntityModel | None
 
 
 def refuse_changed(run: GenerateRun) -> None:
-    """Raise ReportsError if the table has changed since the plan was made: rows may have been read in between."""
+    """Raise ReportsError if the table has changed since the plan was made: other rows may have been read.
+
+    What is read once is kept until the end of the run, so that later changes are of no consequence.
+    """
     if not run.is_table_unchanged():
         raise ReportsError(f"{run.settings.reports}: changed while it was read\n  run the same command again")
 

@@ -1,7 +1,7 @@
 """`PromptBuilder`: from a report to its de-identified text, labels, prompt and unsupported findings."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,16 +29,18 @@ if TYPE_CHECKING:
     from cxrsynth.reports.deid.entity_model import EntityModel
 
 _TEMPLATE = "template"  # prompt style of a sample whose prompt a template made
+_NOBODY = Subject()
 _ANY_CHEST = "Chest X-ray."  # for a report of which nothing is known; an empty prompt is no request at all
 
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A prompt, whether it was cut, and the text of the report that its labels are read from."""
+    """A prompt, whether it was cut, the text of the report that its labels are read from, and the subject it states."""
 
     text: str
     truncated: bool
     source: str
+    states: Subject = _NOBODY
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class BuiltPrompt:
     """The prompt of one report, and what goes with it. `metadata` is part of each sample's JSON and holds no free text.
 
     `labels` are all labels of the report, whether or not the model can show them; `conditions` are for a model with
-    ACE; `subject` is the requested view and patient, without what the model cannot show. `unread` says that findings
+    ACE; `subject` is the requested view and patient, without what the model cannot show, and `stated` what of it the
+    prompt states outside of a report's own words. `unread` says that findings
     could not be read, because the report is not in English, and that no column has them. `contradictions` counts labels
     that were given up for others: in "columns", or read from the "text". `is_any` says that nothing is known of the
     image, so that the prompt is one for any chest X-ray.
@@ -57,6 +60,7 @@ class BuiltPrompt:
     metadata: dict[str, Any] = field(repr=False)
     labels: dict[str, FindingLabel] = field(repr=False)
     subject: Subject
+    stated: Subject
     conditions: tuple[str, ...]
     sanitized: Counter[str]
     truncated: bool
@@ -170,6 +174,7 @@ class PromptBuilder:
             metadata=metadata,
             labels=labels,
             subject=request.subject,
+            stated=_NOBODY if is_any else made.states,
             conditions=conditions_of(replace(report, labels=labels)),
             sanitized=sanitized,
             truncated=truncated,
@@ -188,9 +193,9 @@ class PromptBuilder:
         return [report.fields.get(name, "") for name in columns]
 
     def _in_style(self, style: PromptStyle, report: Report, request: Request, clean: Sanitized) -> _Prompt:
-        clean_text = clean.text
+        clean_text, states = clean.text, _NOBODY
         if style is PromptStyle.CANONICAL:
-            text, source = canonical_prompt(request.subject, request.labels), clean_text
+            text, source, states = canonical_prompt(request.subject, request.labels), clean_text, request.subject
         elif style is PromptStyle.CLASS:
             text, source = class_of(request.labels, self._classes), clean_text
         else:
@@ -202,9 +207,9 @@ class PromptBuilder:
             if not text:
                 text = source = self._clean(shown_text(report.full_text), clean.introduced).text
             if not text:
-                text, source = canonical_prompt(request.subject, request.labels), ""
+                text, source, states = canonical_prompt(request.subject, request.labels), "", request.subject
         prompt, truncated = cut_at_sentence(text, self._fits)
-        return _Prompt(prompt, truncated, prompt if source == text else source)
+        return _Prompt(prompt, truncated, prompt if source == text else source, states)
 
     def _from_template(
         self, template: PromptTemplate, report: Report, request: Request, clean: Sanitized, sanitized: Counter[str]
@@ -225,11 +230,13 @@ class PromptBuilder:
         # the report takes the place of a section that is missing, or else its labels.
         content = content_fields(template)
         instead = canonical if template.is_coded else clean_text or canonical
+        states = request.subject if values.get("canonical") else _stated_by_fields(request.subject, values)
         if content and not any(values.get(name) for name in content):
             values[content[0]] = instead
+            states = request.subject if instead == canonical else states
         elif not any(values.values()):
             prompt, cut = cut_at_sentence(instead or template.render({}), self._fits)
-            return _Prompt(prompt, cut, clean_text)
+            return _Prompt(prompt, cut, clean_text, request.subject if instead == canonical else _NOBODY)
         prompt = template.render(values)
         filled = [name for name in content if values.get(name)]
         cut = not self._fits(prompt)
@@ -241,7 +248,16 @@ class PromptBuilder:
             )
         prompt, _ = cut_at_sentence(template.render(values), self._fits)
         in_words = [values[name] for name in filled if name in TEXT_FIELDS]
-        return _Prompt(prompt, cut, "\n\n".join(in_words) if in_words else clean_text)
+        return _Prompt(prompt, cut, "\n\n".join(in_words) if in_words else clean_text, states)
+
+
+def _stated_by_fields(subject: Subject, values: Mapping[str, str]) -> Subject:
+    """What of a subject the fields of a template state, by their values."""
+    return Subject(
+        view=subject.view if values.get("view") else None,
+        age_group=subject.age_group if values.get("age_group") or values.get("age") else None,
+        sex=subject.sex if values.get("sex") else None,
+    )
 
 
 def class_of(labels: Labels, classes: Sequence[str]) -> str:

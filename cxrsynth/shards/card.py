@@ -210,7 +210,8 @@ def _privacy(manifest: Mapping[str, Any]) -> list[str]:
         "  does not prove that an image is not a copy.",
     ]
     if IncludeText(manifest["plan"]["shards"]["include_text"]) is IncludeText.SANITIZED:
-        removed = sum(manifest["sanitized"].values())
+        # Of a language that is not covered, whole reports are left out, which are counted above.
+        removed = sum(count for kind, count in manifest["sanitized"].items() if kind != "language")
         names, places = _RECALL[Deid(manifest["plan"]["deid"])]
         lines += [
             f"- Report text was sanitized by rules and dictionaries (strength `{manifest['plan']['deid']}`):",

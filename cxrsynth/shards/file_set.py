@@ -53,7 +53,7 @@ _LEVELS: Final = (
 # Type 2 in an object but Type 1 in a directory record, so an empty value needs a placeholder (PS3.3 F.5.2); no one can
 # mistake this date for a study's.
 _PLACEHOLDERS: Final = {"StudyDate": "19000101", "StudyTime": "000000", "StudyID": "1"}
-_MAX_SIBLINGS: Final = 10**6  # a file ID component has 8 characters, two of them the prefix
+MOST_PATIENTS: Final = 10**6  # or studies of one: a file ID component has 8 characters, two of them the prefix
 
 _ITEM: Final = struct.Struct("<HHI")
 _OFFSET: Final = struct.Struct("<I")
@@ -110,8 +110,8 @@ def _file(member: bytes, patients: dict[str, _Record]) -> tuple[list[str], str]:
         identity = str(header[level.identity].value)
         is_new = identity not in siblings
         if is_new:
-            if len(siblings) == _MAX_SIBLINGS:
-                raise ValueError(f"file-set: more than {_MAX_SIBLINGS} {level.record_type} records side by side")
+            if len(siblings) == MOST_PATIENTS:
+                raise ValueError(f"file-set: more than {MOST_PATIENTS} {level.record_type} records side by side")
             name = f"{level.prefix}{len(siblings):06d}"
             siblings[identity] = _Record(name, _encode_record(level, header, [*file_id, name]))
         file_id.append(siblings[identity].name)

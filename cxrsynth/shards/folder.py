@@ -202,11 +202,6 @@ class OutputFolder:
                 found.setdefault(index, []).append(name)
         return found
 
-    def forget_shards(self) -> None:
-        """Delete all shards, so that the next run makes them again."""
-        self._place.delete(f"{STATE}/{name}" for name in self._place.sizes(STATE) if name.startswith("cxr-"))
-        self._delete_shards()
-
     def writer(self, index: int) -> ShardWriter:
         """A writer for one shard."""
         return ShardWriter(self._place.staged(shard_name(index)))

@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -391,29 +392,52 @@ def test_an_id_map_replaces_no_other_file(tmp_path: Path, tiny_model: Path) -> N
     assert hashes(tmp_path) == before
 
 
-def test_a_table_changed_during_the_run_gives_no_data_set(
+def test_a_table_that_changes_while_images_are_made_changes_none(
     tmp_path: Path, tiny_model: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its rows are read once, at the start."""
     table, out, ids = write_table(tmp_path / "reports.csv"), tmp_path / "out", tmp_path / "ids.csv"
-    arguments = command(table, out, tiny_model, "--id-key", str(key_file), "--id-map", str(ids))
     make = cxrsynth.generation.generate._make_shards
 
-    def make_and_change(*given: Any, **named: Any) -> None:
-        make(*given, **named)
+    def change_and_make(*given: Any, **named: Any) -> None:
         write_table(table, ROWS[:5])
+        make(*given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cxrsynth.generation.generate, "_make_shards", make_and_change)
-        stopped = CliRunner().invoke(app, arguments)
-    assert stopped.exit_code == 2
-    assert "changed during the run" in stopped.stderr
-    assert not (out / "manifest.json").exists()
-    assert not ids.exists()
-    write_table(table)
-    succeed(arguments)
+        patch.setattr(cxrsynth.generation.generate, "_make_shards", change_and_make)
+        succeed(command(table, out, tiny_model, "--id-key", str(key_file), "--id-map", str(ids)))
     other = write_table(tmp_path / "same.csv")
     succeed(command(other, tmp_path / "never", tiny_model, "--id-key", str(key_file)))
     assert hashes(out) == hashes(tmp_path / "never")
+    assert len(ids.read_text().splitlines()) == 1 + len(ROWS)
+
+
+def test_a_table_that_changes_before_it_is_read_is_refused(
+    tmp_path: Path, tiny_model: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan names the table that was there first."""
+    table, out = write_table(tmp_path / "reports.csv"), tmp_path / "out"
+    read = cxrsynth.generation.generate.read_rows
+
+    def change_and_read(*given: Any, **named: Any) -> Any:
+        write_table(table, ROWS[:5])
+        return read(*given, **named)
+
+    monkeypatch.setattr(cxrsynth.generation.generate, "read_rows", change_and_read)
+    assert "changed while it was read" in refuse(command(table, out, tiny_model, "--id-key", str(key_file)))
+    assert not out.exists()
+
+
+def test_more_reports_than_a_file_set_has_names_for_are_refused(
+    tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cxrsynth.generation.generate, "MOST_PATIENTS", 6)
+    options = ("--format", "dicom", "--unpacked")
+    assert "7 reports, expected at most 6 in a DICOM file-set" in refuse(
+        command(table, tmp_path / "out", tiny_model, *options)
+    )
+    assert not (tmp_path / "out").exists()
+    succeed(command(table, tmp_path / "tars", tiny_model, *options[:2]))
 
 
 @pytest.mark.parametrize("option", ["--id-map", "--id-key"])
@@ -512,6 +536,13 @@ def test_both_classes_of_an_image_are_one_study(
         assert one.SOPInstanceUID != other.SOPInstanceUID
         assert (one.StudyDate, one.StudyTime) == ("", "")
         assert (other.StudyDate, other.StudyTime) == ("19000101", "000000")
+    # Of shards of another size, batches hold other images, and pixels may differ in their last bits.
+    succeed(command(table, tmp_path / "size", tiny_model, *options[:2], *options[-2:], "--shard-size", "7"))
+    resized = [
+        pydicom.dcmread(io.BytesIO(raw)) for name, raw in members(tmp_path / "size").items() if name.endswith(".dcm")
+    ]
+    assert {one.PatientID for one in resized} == sc.keys()
+    assert not {one.SOPInstanceUID for one in resized} & {one.SOPInstanceUID for one in sc.values()}
 
 
 @pytest.mark.parametrize("date", ["1900", "19001301", "1900-01-01"])
@@ -921,6 +952,7 @@ def test_a_dry_run_says_counts_and_writes_nothing(tmp_path: Path, tiny_model: Pa
     printed = succeed(command(reports, tmp_path / "out", tiny_model, "--images-per-report", "3", "--dry-run"))
     assert "9 images of 32 x 32 pixels from 3 reports (3 rows rejected)" in printed
     assert "shards: 3," in printed
+    assert "parts or processes would have no shard" not in printed
     assert [path.name for path in tmp_path.iterdir()] == ["reports.csv"]
 
 
@@ -1045,6 +1077,29 @@ def test_an_unsupported_view_is_in_no_dicom_object(tmp_path: Path, canonical_mod
     assert {"PA", "AP"} <= set(views.values())
 
 
+@pytest.mark.parametrize(
+    ("options", "stated"),
+    [
+        ((), {}),  # the impression alone
+        (("--prompt", "canonical"), {"ViewPosition": "PA", "PatientSex": "F"}),
+        (("--prompt-template", "{sex}: {impression}"), {"PatientSex": "F"}),
+        (("--prompt-template", "{canonical}"), {"ViewPosition": "PA", "PatientSex": "F"}),
+    ],
+)
+def test_dicom_states_what_was_asked_of_the_model(
+    options: tuple[str, ...], stated: dict[str, str], tmp_path: Path, tiny_model: Path
+) -> None:
+    """A view that stands in the table, and in no prompt, is none of the image's."""
+    rows = (("a", "IMPRESSION: Small left pleural effusion.", "PA", "F"),)
+    table = write_table(tmp_path / "t.csv", rows, ("report_id", "report", "view", "sex"))
+    succeed(command(table, tmp_path / "out", tiny_model, "--format", "dicom", *options))
+    [raw] = [raw for name, raw in members(tmp_path / "out").items() if name.endswith(".dcm")]
+    found = pydicom.dcmread(io.BytesIO(raw))
+    assert {name: found.get(name) for name in ("ViewPosition", "PatientSex") if found.get(name)} == stated
+    [sample] = metadata(tmp_path / "out").values()
+    assert (sample["view"], sample["sex"]) == ("PA", "F")  # of the report
+
+
 def test_every_unsupported_finding_is_named_in_a_warning(tmp_path: Path, canonical_model: Path, table: Path) -> None:
     printed = succeed(command(table, tmp_path / "out", canonical_model, "--shard-size", "1"))
     warnings = " ".join(line for line in printed.splitlines() if "warning:" in line)
@@ -1105,20 +1160,23 @@ def test_a_first_word_longer_than_the_tokenizer_takes_is_cut_and_counted(
     assert manifest(tmp_path / "out")["prompts_truncated"] == 1
 
 
-def test_a_table_that_vanishes_during_the_run_is_named_as_one_that_cannot_be_read(
+def test_a_table_that_vanishes_once_it_is_read_is_named(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table, make = write_table(tmp_path / "reports.csv"), cxrsynth.generation.generate._make_shards
+    table, read = write_table(tmp_path / "reports.csv"), cxrsynth.generation.generate.read_rows
 
-    def make_and_remove(*given: Any) -> None:
-        make(*given)
-        table.unlink()
+    @contextmanager
+    def read_and_remove(*given: Any, **named: Any) -> Iterator[Any]:
+        with read(*given, **named) as rows:
+            table.unlink()
+            yield rows
 
-    monkeypatch.setattr(cxrsynth.generation.generate, "_make_shards", make_and_remove)
-    stopped = run(command(table, tmp_path / "out", tiny_model))  # progress may come before the message
+    monkeypatch.setattr(cxrsynth.generation.generate, "read_rows", read_and_remove)
+    stopped = run(command(table, tmp_path / "out", tiny_model))
     assert stopped.code == 2
     assert "reports.csv: no such file" in stopped.text
     assert "write" not in stopped.text
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_vanish_before_they_are_loaded_are_named(

@@ -22,6 +22,7 @@ from cxrsynth.diffusion import model
 from cxrsynth.diffusion.model import hardware_name
 from cxrsynth.errors import ShardError
 from cxrsynth.generation import generate
+from cxrsynth.generation.dry_run import _shard_sizes
 from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
@@ -389,7 +390,19 @@ def test_a_dry_run_of_a_part_says_what_is_its_own(whole: tuple[Set, dict[str, st
     assert code == 0
     assert "part 2/3: 2 shards" in printed
     assert "for each part" in printed
+    assert "would have no shard" not in printed
     assert not (tmp_path / "out").exists()
+    code, printed = whole[0].run(tmp_path / "out", "--part", "2/9", "--dry-run")
+    assert code == 0
+    assert "2 of 9 parts or processes would have no shard to make: a smaller --shard-size" in " ".join(printed.split())
+
+
+def test_the_time_of_a_dry_run_is_that_of_who_makes_the_most() -> None:
+    """Shards are made whole: one of a thousand images is not divided over sixteen parts."""
+    assert _shard_sizes(1000, 1000, 16) == [1000]
+    assert _shard_sizes(2500, 1000, 1) == [1000, 1000, 500]
+    assert _shard_sizes(2500, 1000, 2) == [1000, 500]
+    assert _shard_sizes(17_000, 1000, 16) == [1000, 1000]
 
 
 def _seen(out: Path, number: int, moment: str) -> Callable[[], bool]:
