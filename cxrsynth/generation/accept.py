@@ -5,7 +5,7 @@ sample of the model: every image says how often it was drawn, and the manifest h
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 from cxrsynth.errors import RecipeError
 from cxrsynth.images.pictures import squared
 from cxrsynth.metrics.memorization.registration import load_posture
-from cxrsynth.metrics.quality.checks import CHECKS, QualityChecks
+from cxrsynth.metrics.quality.checks import CHECKS, FRONTAL_CHECKS, QualityChecks
 from cxrsynth.metrics.quality.framing import framing_digest, load_framing
 from cxrsynth.metrics.quality.likeness import TEMPLATES_FILE, Likeness
 from cxrsynth.reports.table.rows import Report
@@ -92,6 +92,7 @@ class Acceptor:
         reports: Sequence[Report],
         *,
         stored: Callable[[Image], Image],
+        laterals: Set[int] = frozenset(),
     ) -> tuple[Tensor, list[Outcome]]:
         """Draw one image for each report, those that fail again, at most `attempts` times.
 
@@ -101,19 +102,23 @@ class Acceptor:
             sample: (places among the reports, number of the attempt from 0) -> images [len(places), 1, H, W].
             reports: B, with the labels that the images are published with.
             stored: an image [H, W] as a reader of the shard will see it.
+            laterals: places of the reports that ask for a lateral view of a model that can show it. The checks that
+                know frontal chests alone, `FRONTAL_CHECKS`, decide nothing there.
 
         Returns:
             Images [B, 1, H, W] as sampled, and what was decided on each.
         """
         places = list(range(len(reports)))
         images = sample(places, 0).clone()  # what is sampled in inference mode cannot be written to
-        outcomes = self._judge(images, reports, stored)
+        outcomes = self._judge(images, reports, stored, [place in laterals for place in places])
         for attempt in range(1, self.attempts):
             places = [place for place, outcome in enumerate(outcomes) if not outcome.accepted]
             if not places:
                 break
             again = sample(places, attempt)
-            found = self._judge(again, [reports[place] for place in places], stored)
+            found = self._judge(
+                again, [reports[place] for place in places], stored, [place in laterals for place in places]
+            )
             for place, image, outcome in zip(places, again, found, strict=True):
                 kept = outcomes[place]
                 if len(outcome.failed) < len(kept.failed):
@@ -122,23 +127,28 @@ class Acceptor:
         return images, outcomes
 
     @torch.inference_mode()
-    def _judge(self, images: Tensor, reports: Sequence[Report], stored: Callable[[Image], Image]) -> list[Outcome]:
+    def _judge(
+        self, images: Tensor, reports: Sequence[Report], stored: Callable[[Image], Image], lateral: Sequence[bool]
+    ) -> list[Outcome]:
         seen = [stored(image[0].numpy()) for image in images]
         batch = torch.from_numpy(np.stack([squared(one, _IMAGE_SIZE) for one in seen]))[:, None]  # [B, 1, S, S]
         with features_once():
             found = self.checks(batch, seen)
             scores = {name: reward(batch, reports).float().cpu() for name, reward in self.rewards.items()}
         return [
-            self._outcome({name: column[place] for name, column in scores.items()}, found.names, failed)
+            self._outcome(
+                {name: column[place] for name, column in scores.items()},
+                [
+                    name
+                    for name, bad in zip(found.names, failed, strict=True)
+                    if bad and not (lateral[place] and name in FRONTAL_CHECKS)
+                ],
+            )
             for place, failed in enumerate(found.failed.tolist())
         ]
 
-    def _outcome(self, scores: Mapping[str, Tensor], checks: Sequence[str], failed: Sequence[bool]) -> Outcome:
-        reasons = [
-            f"check: {name}"
-            for name, bad in zip(checks, failed, strict=True)
-            if bad and name not in self.ignored_checks
-        ]
+    def _outcome(self, scores: Mapping[str, Tensor], failed: Sequence[str]) -> Outcome:
+        reasons = [f"check: {name}" for name in failed if name not in self.ignored_checks]
         # In float32 like the scores: -1.1 there lies below the -1.1 a user writes. Undefined ones (nan) reject nothing.
         reasons += [
             f"{name}<{float(least)}"

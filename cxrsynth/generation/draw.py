@@ -75,7 +75,10 @@ class Drawer:
             return lambda: drawn(images(), [None] * len(keys))
         reports = [_as_published(report, prompt) for (report, _), prompt in zip(batch.members, prompts, strict=True)]
         judged, outcomes = self.acceptor.draw(
-            lambda places, attempt: start(places, attempt)(), reports, stored=self.encoder.as_read_back
+            lambda places, attempt: start(places, attempt)(),
+            reports,
+            stored=self.encoder.as_read_back,
+            laterals={place for place, prompt in enumerate(prompts) if prompt.subject.view == "LATERAL"},
         )
         return lambda: drawn(judged, outcomes)
 

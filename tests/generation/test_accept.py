@@ -294,7 +294,13 @@ def test_nothing_accepted_is_no_data_set(home: Home, tmp_path: Path) -> None:
     kept = home.run(tmp_path / "kept", "--accept", "--attempts", "1")
     assert kept.code == 0, kept.text
     assert {one["failed"] != "" for one in metadata(tmp_path / "kept").values()} == {True}
-    assert all("check: not_a_chest" in one["failed"] for one in metadata(tmp_path / "kept").values())
+    failed: dict[str, list[set[str]]] = {}
+    for one in metadata(tmp_path / "kept").values():
+        failed.setdefault(one["view"], []).append(set(re.findall(r"check: (\w+)", one["failed"])))
+    # What a lateral is asked for is judged by no check that knows frontal chests alone.
+    assert not set.union(*failed.pop("LATERAL")) & checks.FRONTAL_CHECKS
+    assert {"PA", "AP"} <= failed.keys()
+    assert all("not_a_chest" in names for several in failed.values() for names in several)
 
 
 def test_view_sex_and_age_can_be_rules(home: Home, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ _LEAST_SIDE = 128  # pixels: a smaller image is enlarged, and so blurred, at the
 # These compare with mean chests, or need the network; they are left out without them.
 LIKENESS_CHECKS = ("inverted", "not_a_chest", "turned")
 FRAMING_CHECKS = FRAMING_FAULTS
+FRONTAL_CHECKS = frozenset({*LIKENESS_CHECKS, *FRAMING_CHECKS})  # know frontal chests alone
 
 
 @dataclass(frozen=True, slots=True)
