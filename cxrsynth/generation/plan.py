@@ -126,7 +126,7 @@ def open_generate(settings: GenerateSettings) -> GenerateRun:
     guidance = settings.sampling.guidance
     if guidance is not None and not math.isfinite(guidance):
         raise ModelError(f"--guidance {guidance}: expected a number, 0 or above")
-    id_key = load_id_key(settings.id_key)
+    id_key = load_id_key(settings.id_key, create=not settings.dry_run)
     model = resolve_model(settings.model, ace=settings.ace, additions=settings.additions)
     defaults = model.spec.defaults
     prompt_format = model.spec.prompt_format if asked_format is None else asked_format

@@ -92,10 +92,11 @@ def default_id_key() -> Path:
     return user_data_path("cxrsynth") / "id.key"
 
 
-def load_id_key(path: Path | None) -> bytes:
+def load_id_key(path: Path | None, *, create: bool = True) -> bytes:
     """Read the key; without a path, create one in the per-user data folder (mode 0600) on first use.
 
-    White space around it and a byte order mark are not part of it.
+    Where nothing may be created (`create`), one that is kept nowhere takes its place. White space around it and a byte
+    order mark are not part of it.
 
     Raises:
         ShardError: if the named file is missing, unreadable, readable for everyone, shorter than 16 bytes, or of so few
@@ -104,6 +105,8 @@ def load_id_key(path: Path | None) -> bytes:
     if path is None:
         path = default_id_key()
         if not path.exists():
+            if not create:
+                return secrets.token_hex(_KEY_BYTES).encode()
             _make_key(path)
     try:
         if not is_regular(path):

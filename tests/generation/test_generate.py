@@ -947,7 +947,10 @@ def test_damage_in_a_complete_folder_is_reported(
     assert "new folder" in printed
 
 
-def test_a_dry_run_says_counts_and_writes_nothing(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_dry_run_says_counts_and_writes_nothing(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "user-data"))  # without an id key yet
     reports = write_table(tmp_path / "reports.csv", BAD_ROWS)
     printed = succeed(command(reports, tmp_path / "out", tiny_model, "--images-per-report", "3", "--dry-run"))
     assert "9 images of 32 x 32 pixels from 3 reports (3 rows rejected)" in printed
