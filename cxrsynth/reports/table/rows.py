@@ -242,6 +242,8 @@ def to_report(
 
 def report_text(cell: str) -> str:
     """Report text; empty for what stands for a missing one."""
+    if not cell:
+        return ""
     words = _plain_words(cell)
     is_missing = _NO_TEXT.fullmatch(words) or not any(map(str.isalpha, words))
     return "" if is_missing else cell.strip()
@@ -253,6 +255,8 @@ def _plain_words(text: str) -> str:
 
 def _cell(column: str, value: Any) -> str:
     """A cell as text: empty for null and NaN."""
+    if type(value) is str:  # most are
+        return _checked(column, value)
     if isinstance(value, bytes):
         try:
             value = value.decode()
@@ -267,7 +271,10 @@ def _cell(column: str, value: Any) -> str:
         raise UnusableError(f"column {column!r}: expected text or a number")
     # A large whole number has its digits, not an exponent: it may be an id.
     is_whole = isinstance(value, float) and value.is_integer()
-    text = f"{value:.0f}" if is_whole else str(value)
+    return _checked(column, f"{value:.0f}" if is_whole else str(value))
+
+
+def _checked(column: str, text: str) -> str:
     if "\0" in text:
         raise UnusableError(f"NUL byte in column {column!r}")
     if not is_text(text):
@@ -313,7 +320,7 @@ def _patient_id(cell: str) -> str:
 
 def _whole(text: str) -> str:
     """A number without `.0`: tools that write a column of whole numbers with gaps make them 12.0."""
-    return re.sub(r"^(\d+)\.0$", r"\1", text)
+    return re.sub(r"^(\d+)\.0$", r"\1", text) if ".0" in text else text
 
 
 @lru_cache(_CACHED)
@@ -322,6 +329,7 @@ def _lateral(cell: str) -> str | None:
     return "LATERAL" if cell.strip().casefold().startswith("lat") else None
 
 
+@lru_cache(_CACHED)
 def _view(cell: str) -> str | None:
     """PA, AP or LATERAL; None if unknown, or if the report covers two views."""
     word = cell.strip().lower()
