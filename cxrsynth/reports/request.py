@@ -19,7 +19,7 @@ from cxrsynth.reports.prompt import (
     cut_at_sentence,
     limit_to_supported,
 )
-from cxrsynth.reports.sections import Kind, shown_text
+from cxrsynth.reports.sections import Kind, shown_text, with_content
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.template import TEXT_FIELDS, PromptFormat, PromptTemplate
 from cxrsynth.reports.values import content_fields, field_values, section_of
@@ -142,7 +142,13 @@ class PromptBuilder:
             return read_before[text]
 
         def labels_of(text: str) -> dict[str, FindingLabel]:
-            return merged(read(text), given)
+            labels = merged(read(text), given)
+            # "Compared to the prior study there is a new effusion" is no part of the text any more: a finding that is
+            # not requested, but no normal chest either.
+            is_lost = sanitized["comparison"] and NO_FINDING not in given and NO_FINDING in labels
+            if is_lost and contradicts_no_finding(read(report.full_text)):
+                del labels[NO_FINDING]
+            return labels
 
         request = limit_to_supported(subject, labels_of(clean.text), self._depicts)
         if isinstance(self._format, PromptTemplate):
@@ -203,7 +209,7 @@ class PromptBuilder:
             # the report says of the image; without any of it, its labels.
             text = source = clean_text
             if style in _SECTIONS:
-                text = source = self._clean(section_of(report, _SECTIONS[style]), clean.introduced).text
+                text = source = with_content(self._clean(section_of(report, _SECTIONS[style]), clean.introduced).text)
             if not text:
                 text = source = self._clean(shown_text(report.full_text), clean.introduced).text
             if not text:
@@ -230,7 +236,7 @@ class PromptBuilder:
         # the report takes the place of a section that is missing, or else its labels.
         content = content_fields(template)
         instead = canonical if template.is_coded else clean_text or canonical
-        states = request.subject if values.get("canonical") else _stated_by_fields(request.subject, values)
+        states = request.subject if values.get("canonical") else _stated_by_fields(request.subject, template, values)
         if content and not any(values.get(name) for name in content):
             values[content[0]] = instead
             states = request.subject if instead == canonical else states
@@ -251,12 +257,13 @@ class PromptBuilder:
         return _Prompt(prompt, cut, "\n\n".join(in_words) if in_words else clean_text, states)
 
 
-def _stated_by_fields(subject: Subject, values: Mapping[str, str]) -> Subject:
-    """What of a subject the fields of a template state, by their values."""
+def _stated_by_fields(subject: Subject, template: PromptTemplate, values: Mapping[str, str]) -> Subject:
+    """What of a subject the fields of a template state, by their values; a clause that is left out states nothing."""
+    rendered = template.rendered_fields(values)
     return Subject(
-        view=subject.view if values.get("view") else None,
-        age_group=subject.age_group if values.get("age_group") or values.get("age") else None,
-        sex=subject.sex if values.get("sex") else None,
+        view=subject.view if "view" in rendered else None,
+        age_group=subject.age_group if {"age_group", "age"} & rendered else None,
+        sex=subject.sex if "sex" in rendered else None,
     )
 
 
@@ -291,8 +298,13 @@ def overruled(read: Labels, given: Labels) -> set[str]:
 def merged(read: Labels, given: Labels) -> dict[str, FindingLabel]:
     """Labels read from a text, overridden by those of columns."""
     dropped = overruled(read, given)
-    labels = {name: label for name, label in read.items() if name not in dropped} | dict(given)
-    if NO_FINDING not in given and contradicts_no_finding(labels):
+    labels = {name: label for name, label in read.items() if name not in dropped}
+    for name, label in given.items():
+        known = labels.get(name)
+        # A column says no side; where the text says the same of the finding, its side holds.
+        labels[name] = known if known is not None and label.side is None and known.status is label.status else label
+    # Where a text has findings, No Finding is read as absent; columns may say that there are none of these.
+    if NO_FINDING not in given and (contradicts_no_finding(labels) or contradicts_no_finding(read)):
         labels.pop(NO_FINDING, None)
     return labels
 

@@ -182,6 +182,20 @@ def section_text(text: str, kind: Kind) -> str:
     return "\n\n".join(section.text.strip() for section in split_sections(text) if section.kind in wanted)
 
 
+_SAYS_NOTHING = re.compile(
+    r"(?:chest|same|stable|worsening|improvement|improved|unchanged"
+    r"|no (?:significant |acute |major )?(?:interval )?changes?|(?:no )?(?:significant )?(?:interval )?changes?"
+    r"|(?:please )?see (?:above|below|(?:the )?(?:findings|report|comment)s?|body of (?:the )?report)"
+    r"|as (?:above|below|described|noted|discussed)(?: above| below)?)",
+    re.IGNORECASE,
+)
+
+
+def with_content(text: str) -> str:
+    """A section, or nothing where it says nothing of an image: "No significant change.", "See above."."""
+    return "" if _SAYS_NOTHING.fullmatch(text.strip(" .\n\t")) else text
+
+
 def shown_text(text: str) -> str:
     """All text of a report that says what the image shows, without headings."""
     return "\n\n".join(section.text.strip() for section in shown_sections(text))

@@ -126,6 +126,10 @@ class PromptTemplate:
         """Whether prompts are made of codes alone: they hold no free text and no exact age."""
         return set(self.fields) <= _CODED
 
+    def rendered_fields(self, values: Mapping[str, str]) -> set[str]:
+        """Names of the fields with a value that `render` writes."""
+        return set(_written(self.parts, values))
+
     def render(self, values: Mapping[str, str]) -> str:
         """The prompt, with single spaces.
 
@@ -241,6 +245,14 @@ def _rendered(parts: tuple[Part, ...], values: Mapping[str, str]) -> str:
         elif _is_kept(part, values):
             text.append(_rendered(part.parts, values))
     return "".join(text)
+
+
+def _written(parts: tuple[Part, ...], values: Mapping[str, str]) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part, Field) and values.get(part.name):
+            yield part.name
+        elif isinstance(part, Clause) and _is_kept(part, values):
+            yield from _written(part.parts, values)
 
 
 def _is_kept(clause: Clause, values: Mapping[str, str]) -> bool:

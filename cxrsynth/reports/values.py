@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from cxrsynth.reports.deid.sanitize import Sanitized
 from cxrsynth.reports.prompt import Subject, age_group
-from cxrsynth.reports.sections import Kind, section_text
+from cxrsynth.reports.sections import Kind, section_text, with_content
 from cxrsynth.reports.table.rows import UNKNOWN, Report
 from cxrsynth.reports.template import TEXT_FIELDS, PromptTemplate
 
@@ -65,8 +65,8 @@ def field_values(
         removed: gets the number of items of each kind that are removed from columns.
     """
     known: Mapping[str, Callable[[], str]] = {
-        "impression": lambda: clean(section_of(report, Kind.IMPRESSION)).text,
-        "findings": lambda: clean(section_of(report, Kind.FINDINGS)).text,
+        "impression": lambda: with_content(clean(section_of(report, Kind.IMPRESSION)).text),
+        "findings": lambda: with_content(clean(section_of(report, Kind.FINDINGS)).text),
         "report": lambda: clean_text,
         "canonical": lambda: canonical,
         "age": lambda: _age(report.age_years, subject),

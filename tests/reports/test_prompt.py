@@ -328,3 +328,47 @@ def test_contradictions_are_settled_and_counted() -> None:
     fine = normal | {"Support Devices": FindingLabel(PRESENT), "Edema": FindingLabel(ABSENT)}
     assert builder.build(Report("a", line=2, labels=fine)).labels == fine
     assert not builder.build(Report("a", line=2, labels=fine)).contradictions
+
+
+def test_a_new_finding_that_is_compared_away_leaves_no_normal_chest() -> None:
+    """The sentence is no part of the prompt, so that its finding is not asked for; nor is a chest without findings."""
+    text = "As compared to the previous radiograph, there is a newly appeared left pneumothorax. The heart is normal."
+    built = PromptBuilder(PromptStyle.CANONICAL, None, lambda _: True).build(Report("a", 2, text=text))
+    assert {name: label.status for name, label in built.labels.items()} == {"Cardiomegaly": ABSENT}
+    assert built.prompt == "No cardiomegaly."
+    same = "As compared to the previous radiograph, there is no relevant change. The heart and lungs are normal."
+    built = PromptBuilder(PromptStyle.CANONICAL, None, lambda _: True).build(Report("a", 2, text=same))
+    assert built.labels["No Finding"].status is PRESENT
+
+
+def test_a_column_that_agrees_with_the_text_leaves_its_side() -> None:
+    builder = PromptBuilder(PromptStyle.CANONICAL, None, lambda _: True)
+    report = Report("a", 2, text="No pneumothorax. Left effusion.", labels={"Pleural Effusion": FindingLabel(PRESENT)})
+    built = builder.build(report)
+    assert built.prompt == "Left pleural effusion. No pneumothorax."
+    assert built.metadata["findings"]["Pleural Effusion"] == {"status": "present", "side": "left", "source": "column"}
+    built = builder.build(replace(report, labels={"Pleural Effusion": FindingLabel(ABSENT)}))
+    assert built.labels == {"Pneumothorax": FindingLabel(ABSENT), "Pleural Effusion": FindingLabel(ABSENT)}
+
+
+@pytest.mark.parametrize(
+    "impression",
+    [
+        *("No significant change.", "No significant interval change.", "Stable chest.", "Interval worsening."),
+        *("See above.", "As above.", "See findings."),
+    ],
+)
+@pytest.mark.parametrize("style", [PromptStyle.IMPRESSION, parse_template("{impression}")])
+def test_an_impression_that_says_nothing_of_the_image_is_none(impression: str, style: PromptStyle) -> None:
+    report = Report("a", 2, findings="Large left pneumothorax.", impression=impression)
+    built = PromptBuilder(style, None, lambda _: True).build(report)
+    assert "Large left pneumothorax." in built.prompt
+    assert built.labels["Pneumothorax"] == FindingLabel(PRESENT, Side.LEFT)
+
+
+def test_a_clause_that_is_left_out_states_no_subject() -> None:
+    template = parse_template("[{view} view of a {age} year old {sex}. ]{impression}")
+    builder = PromptBuilder(template, None, lambda _: True)
+    old = Report("a", 2, impression="Left effusion.", view="AP", sex="F", age_years=93.0)
+    assert builder.build(old).stated == Subject()
+    assert builder.build(replace(old, age_years=61.0)).stated == Subject("AP", "adult", "F")

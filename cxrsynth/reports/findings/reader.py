@@ -53,6 +53,21 @@ _SPLIT = re.compile(
     r"[.!]+(?=\s|$)|\n\s?(?=\n|[-*\u2022|]|\d+[.)]|[a-z][a-z /&]{1,40}(?: ?\([^()\n]{0,20}\))? ?[:=|])"
     r"|(?<=[.;:]) ?\(?\d{1,2}[.)] (?=[a-z])|(?<=[a-z]) \d{1,2}\) (?=[a-z])|(?<=[a-z]{3})[.](?=[a-z]{3})"
 )
+# A finding a line, without full stops: a short line, after which one begins with a capital. Lines of running text are
+# longer, and are broken where a phrase goes on.
+_LINE = re.compile(r"(?:^|(?<=\n))[^\n]{1,54}\n(?=[^\S\n]*[A-Z])")
+_GOES_ON = re.compile(
+    r"(?:[,:;(/-]|\b(?:of|or|and|nor|the|an?|no|not|without|with|in|on|at|to|from|for|by|is|are|was|were|than|versus|vs"
+    r"|acute|new|any|focal|left|right|bilateral|upper|lower|middle|mild|moderate|severe|small|large|trace|possible"
+    r"|probable|likely|may|represent|suggest(?:s|ing|ive)?|consistent|evidence|suspicious|concerning|denies|deny))\s*$",
+    re.IGNORECASE,
+)
+# What stands in a line above what is said of it.
+_PLACE = re.compile(
+    r"(?:the )?(?:heart|cardiac silhouette|lungs?|lung fields|airways?|pleura|pleural spaces?|mediastinum|hila|bones?"
+    r"|diaphragm|soft tissues|lines(?: and tubes)?|tubes|devices|chest)(?: size)?",
+    re.IGNORECASE,
+)
 _SOFTEN = re.compile(r"[-/_:()\[\]\"'|=*\u2013\u2014]+|\s+")
 _WORD = re.compile(r"[a-z]+|\?")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one; spaCy takes none
@@ -264,8 +279,16 @@ def _of_boxes(match: re.Match[str]) -> str:
     return f": {ticked[0] if len(ticked) == 1 else 'uncertain' if ticked else 'n/a'}; "
 
 
+def _line_end(line: re.Match[str]) -> str:
+    """The line with a blank one after it, where it is a statement of its own."""
+    plain = line[0].rstrip()
+    return line[0] if _GOES_ON.search(plain) or _PLACE.fullmatch(plain.strip()) else f"{line[0]}\n"
+
+
 def _sentences(text: str) -> Iterator[str]:
     """Sentences in lower case, with single blanks."""
+    if "\n" in text:
+        text = _LINE.sub(_line_end, text)
     text = text.lower()
     if "[" in text or "(" in text or not text.isascii():
         text = _BOXES.sub(_of_boxes, text)

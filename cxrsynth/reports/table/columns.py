@@ -27,8 +27,6 @@ USUAL_NAMES = {
 # Roles whose columns hold report text.
 TEXT_ROLES: tuple[str, ...] = ("report", "findings", "impression")
 _ID_ROLES = ("report_id", "patient_id")
-_OF_IDS = frozenset(name for role in _ID_ROLES for name in USUAL_NAMES[role])
-
 
 # What else columns of these roles are called; with these names, one is read only where it is named.
 OTHER_NAMES = {
@@ -39,6 +37,8 @@ OTHER_NAMES = {
     "report_id": ("accession", "accessionnumber", "examid", "imageid", "filename", "path"),
     "patient_id": ("person",),
 }
+_OF_IDS = frozenset(name for role in _ID_ROLES for names in (USUAL_NAMES[role], OTHER_NAMES[role]) for name in names)
+_ID_WORDS = frozenset({"id", "ids", "uid", "uuid", "guid", "accession", "mrn", "csn", "encounter"})
 _LONGEST_NAME = 40  # characters that are shown of a name; a longer one may be text
 _ENOUGH = 3  # usual names that make a first row a header, whatever stands beside them
 # Words by which a header is known. No word of a report's first sentence, and no name of a person, may be one.
@@ -140,9 +140,11 @@ _PEOPLE = frozenset(
         *("name", "names", "firstname", "lastname", "surname", "author", "reader", "provider", "signer"),
         *("physician", "physicians", "doctor", "radiologist", "surgeon", "nurse", "technologist"),
         *("address", "street", "city", "zip", "zipcode", "hospital", "institution"),
-        *("phone", "telephone", "fax", "email", "ssn", "url"),
+        *("phone", "telephone", "fax", "email", "ssn", "url", "initials", "dob", "birthdate", "postcode", "postal"),
     }
 )
+# Also as the end of a name written together: `patientname`, `referringmd`.
+_PEOPLE_ENDS = ("name", "physician", "doctor", "radiologist", "surgeon", "address", "dob", "birthdate", "md")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
@@ -174,7 +176,7 @@ def template_columns(
                 f"{path}: the prompt template has {{{name}}}, a column of ids\n"
                 "  expected: another column; no id may be part of a prompt"
             )
-        if _PEOPLE & set(map(str.casefold, _WORD.findall(name))):
+        if _PEOPLE & set(map(str.casefold, _WORD.findall(name))) or _plain(name).endswith(_PEOPLE_ENDS):
             raise ReportsError(
                 f"{path}: the prompt template has {{{name}}}, a column that names people or places\n"
                 "  expected: another column; no name or address may be part of a prompt"
@@ -190,7 +192,13 @@ def template_columns(
 
 def is_of_ids(name: str, roles: Mapping[str, str]) -> bool:
     """Whether a column holds ids of reports or patients, by its role or its name."""
-    return name in {roles.get(role) for role in _ID_ROLES} or _plain(name) in _OF_IDS
+    words = set(map(str.casefold, _WORD.findall(name)))
+    return (
+        name in {roles.get(role) for role in _ID_ROLES}
+        or _plain(name) in _OF_IDS
+        or not words.isdisjoint(_ID_WORDS)
+        or any(_plain(name).endswith(word) for word in ("uid", "mrn", "csn", "accessionnumber"))
+    )
 
 
 def _meant(close: Collection[str], *, among: Collection[str]) -> str:

@@ -77,6 +77,14 @@ def _elements(path: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             while at < len(text) and text[at] in _BETWEEN:
                 at += 1
             if text[at : at + 1] == "]":
+                rest = text[at + 1 :]
+                while not rest.strip() and (rest := file.read(_CHUNK_CHARS)):
+                    pass
+                if rest.strip():
+                    raise ReportsError(
+                        f"{path}: more text after the array, which ends after row {number}\n"
+                        "  expected: one array of objects, or one object per line in a file .jsonl"
+                    )
                 return
             try:
                 value, end = decoder.raw_decode(text, at)

@@ -149,14 +149,18 @@ class Report:
     @property
     def full_text(self) -> str:
         """All text of the row, the whole report first, joined by blank lines; what a part repeats stands once."""
-        parts: dict[str, str] = {}
-        for part in (self.text, self.findings, self.impression):
-            words = f" {_plain_words(part)} "
-            if part and not any(words in earlier for earlier in parts):
-                parts[words] = part
-        return "\n\n".join(parts.values())
+        parts: list[str] = []
+        said: set[str] = set()
+        for part in filter(None, (self.text, self.findings, self.impression)):
+            # Whole sentences: what may be, or is asked for, in one is not what another says with the same words.
+            sentences = {words for one in _SENTENCE_END.split(part) if (words := _plain_words(one))}
+            if not parts or not sentences <= said:
+                parts.append(part)
+            said |= sentences
+        return "\n\n".join(parts)
 
 
+_SENTENCE_END = re.compile(r"[.:;!?]+|\n\s*\n")
 _VALUES = attrgetter(*(one.name for one in dataclass_fields(Report)))
 
 

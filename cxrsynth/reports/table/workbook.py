@@ -56,6 +56,8 @@ def _rows(path: Location) -> Iterator[tuple[int, tuple[Any, ...]]]:
 
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         sheets = book.worksheets
+        for sheet in sheets[:1]:
+            sheet.reset_dimensions()  # some programs write them wrong, and rows beyond them would be passed over
         for number, row in enumerate(sheets[0].iter_rows(values_only=True) if sheets else (), 1):
             last = max((place for place, cell in enumerate(row, 1) if cell not in (None, "")), default=0)
             if last:

@@ -474,3 +474,30 @@ def test_a_denial_of_another_language_in_an_english_report(sentence: str) -> Non
 )
 def test_sides_that_follow_or_are_cut_short(text: str, name: str, side: Side) -> None:
     assert READER.read(text)[name] == FindingLabel(PRESENT, side)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "FINDINGS:\nNo pneumothorax\nLarge right effusion\nHeart size normal",
+            {"Pneumothorax": ABSENT, "Pleural Effusion": PRESENT, "Cardiomegaly": ABSENT},
+        ),
+        ("No pneumothorax\nCardiomegaly\nLeft effusion", {"Cardiomegaly": PRESENT, "Pleural Effusion": PRESENT}),
+        ("Possible pneumonia\n  Large right effusion", {"Pneumonia": UNCERTAIN, "Pleural Effusion": PRESENT}),
+        ("NO PNEUMOTHORAX\nLARGE RIGHT EFFUSION", {"Pneumothorax": ABSENT, "Pleural Effusion": PRESENT}),
+        # A phrase goes on in the next line.
+        ("No evidence of\nPneumothorax or effusion", {"Pneumothorax": ABSENT, "Pleural Effusion": ABSENT}),
+        ("NO PNEUMOTHORAX OR\nPLEURAL EFFUSION", {"Pneumothorax": ABSENT, "Pleural Effusion": ABSENT}),
+        ("No consolidation, effusion\nor pneumothorax", {"Pleural Effusion": ABSENT, "Pneumothorax": ABSENT}),
+        ("Heart\nEnlarged\nLungs\nClear", {"Cardiomegaly": PRESENT}),
+        # Lines of running text are long.
+        (
+            "There is no radiographic evidence today of a focal consolidation, edema\nPneumothorax or effusion.",
+            {"Edema": ABSENT, "Pneumothorax": ABSENT, "Pleural Effusion": ABSENT},
+        ),
+    ],
+)
+def test_a_finding_a_line_without_full_stops(text: str, expected: dict[str, Status]) -> None:
+    found = READER.read(text)
+    assert {name: found[name].status for name in expected} == expected

@@ -4,7 +4,9 @@ import datetime
 import gzip
 import json
 import random
+import re
 import sys
+import zipfile
 from pathlib import Path
 
 import openpyxl
@@ -105,6 +107,19 @@ def test_a_workbook_gives_the_same_rows(tmp_path: Path) -> None:
     assert [row.line for row in found] == [3, 4]  # as Excel numbers them
 
 
+def test_rows_beyond_the_size_that_a_sheet_states_are_read(tmp_path: Path) -> None:
+    """Some programs write it wrong."""
+    path, wrong = workbook(tmp_path / "a.xlsx"), tmp_path / "wrong.xlsx"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(wrong, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("sheet1.xml"):
+                content, count = re.subn(rb'<dimension ref="[^"]+"', b'<dimension ref="A1:B2"', content)
+                assert count == 1
+            new.writestr(name, content)
+    assert rows_of(wrong) == rows_of(path)
+
+
 def test_a_date_in_a_workbook_is_not_read(tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     assert book.active is not None
@@ -137,6 +152,11 @@ def test_elements_of_an_array_are_found_wherever_a_chunk_ends(
         ("a.json", '[{"report": "Clear."}, {"report": "no end', "the array is broken after row 1"),
         ("a.json", '[{"report": "Clear."} {report: 1}]', "the array is broken after row 1"),
         ("a.json", '[{"report": "Clear."},', "the array is broken after row 1"),
+        (
+            "a.json",
+            '[{"report": "Clear."}]\n[{"report": "Edema."}]',
+            "more text after the array, which ends after row 1",
+        ),
         ("a.json", '[{"report": "' + "x" * (3 << 20) + '"}]', "a row is longer than 1048576"),
         ("a.json", "[]", "none of 0 rows is a JSON object"),
         ("a.json", "[[1, 2], 3]", "none of 2 rows is a JSON object"),

@@ -56,6 +56,19 @@ def test_a_missing_text_is_missing(cell: str, tmp_path: Path) -> None:
     assert (second.text, second.full_text) == ("", "Edema.")
 
 
+@pytest.mark.parametrize(
+    ("earlier", "impression"),
+    [
+        ("HISTORY: Rule out pneumonia.\nFINDINGS: Heart size is normal.", "Pneumonia."),
+        ("Bibasilar opacities may represent pneumonia. No effusion.", "Pneumonia."),
+    ],
+)
+def test_words_of_another_sentence_are_no_repetition(earlier: str, impression: str) -> None:
+    """What was asked for, or may be, is said in the impression for the first time."""
+    for report in (Report("x", 2, text=earlier, impression=impression), Report("x", 2, "" or earlier, impression)):
+        assert report.full_text == f"{earlier}\n\n{impression}"
+
+
 def test_text_repeated_in_columns_stands_once() -> None:
     whole = "FINDINGS: Clear lungs, large heart.\nIMPRESSION:  Cardiomegaly."
     report = Report("x", line=2, text=whole, findings="Clear lungs,\nlarge heart.", impression="cardiomegaly.")

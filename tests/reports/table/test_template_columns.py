@@ -100,7 +100,26 @@ def test_a_report_with_fields_does_not_show_them() -> None:
     assert "secret" not in repr(Report("a", line=2, fields={"kind": "secret"}))
 
 
-@pytest.mark.parametrize("column", ["PatientName", "patient_name", "reading_physician", "Home Address", "HOSPITAL"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        *("AccessionNumber", "accession", "exam_id", "image_id", "StudyInstanceUID", "csn", "encounter_id", "case id"),
+        *("path", "filename"),
+    ],
+)
+def test_columns_of_other_ids_are_refused(column: str, tmp_path: Path) -> None:
+    table = open_table(table_of(tmp_path, f"study_id,impression,{column}\n1,Clear.,48213\n"))
+    with pytest.raises(ReportsError, match="a column of ids"):
+        table.for_prompts(parse_template(f"{{impression}} {{{column}}}"))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *("PatientName", "patient_name", "reading_physician", "Home Address", "HOSPITAL"),
+        *("patientname", "referringmd", "initials", "dob", "postcode"),
+    ],
+)
 def test_columns_that_name_people_or_places_are_refused(column: str, tmp_path: Path) -> None:
     """Names there are bare, and some are in no dictionary."""
     path = tmp_path / "a.csv"
