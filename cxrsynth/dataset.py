@@ -1,6 +1,7 @@
 """A data set for training: images, labels and metadata as a `webdataset` pipeline."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from os import PathLike
 from typing import Any, TypeAlias
 
@@ -30,6 +31,7 @@ def open_dataset(
     *,
     table: str | PathLike[str] | None = None,
     columns: Mapping[str, str] | None = None,
+    split: str | None = None,
     shuffle: int = 0,
     seed: int = 0,
     skip_damaged: bool = False,
@@ -57,6 +59,8 @@ def open_dataset(
         table: CSV, JSON, Parquet or Excel table that describes the images, for data sets of other programs.
         columns: role (`report`, `findings`, `impression`, `view`, `sex`, `age`) -> column name, for columns without a
             usual name.
+        split: of a public data set whose splits are known, only this one: `train`, `val`, `test`, or a name of its own.
+            Without it, all are read.
         shuffle: samples in the shuffle buffer, which also turns on shuffling of shards; 0 keeps the order of the files.
         seed: seed of the shuffling. The order changes with each pass over the pipeline; with `DataLoader` workers only
             under `persistent_workers=True`.
@@ -66,11 +70,16 @@ def open_dataset(
         ShardError: if there are no images at `path`, and, during iteration, for a file that cannot be read or for fewer
             shards than processes.
         ReportsError: if the table cannot be used.
+        ValueError: for an unknown role.
     """
+    roles = sorted(role.name for role in fields(ColumnNames))
+    for unknown in sorted((columns or {}).keys() - set(roles)):
+        raise ValueError(f"columns: {unknown!r}, expected roles among {', '.join(roles)}")
     read = _ReadUnits(
         parse_location(path),
         table=None if table is None else parse_location(table),
         columns=ColumnNames(**(columns or {})),
+        split=split,
         skip_damaged=skip_damaged,
     )
     shards = [unit.name for unit in read.collection.units]
@@ -105,15 +114,24 @@ class _EnoughShards:
 class _ReadUnits:
     """Names of units in, samples out. Each worker opens the collection anew: it holds locks, which cannot be sent."""
 
-    def __init__(self, path: Location, *, table: Location | None, columns: ColumnNames, skip_damaged: bool) -> None:
+    def __init__(
+        self,
+        path: Location,
+        *,
+        table: Location | None,
+        columns: ColumnNames,
+        split: str | None,
+        skip_damaged: bool,
+    ) -> None:
         self._path, self._table, self._columns, self._skip_damaged = path, table, columns, skip_damaged
+        self._split = split
         self._collection: Collection | None = None
 
     @property
     def collection(self) -> Collection:
         """What is at the path, opened on first use."""
         if self._collection is None:
-            self._collection = open_collection(self._path, table=self._table, columns=self._columns)
+            self._collection = open_collection(self._path, table=self._table, columns=self._columns, split=self._split)
         return self._collection
 
     def __getstate__(self) -> dict[str, Any]:

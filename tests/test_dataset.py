@@ -141,6 +141,20 @@ def test_shards_of_other_programs_are_read_with_a_table(sets: Path, tmp_path: Pa
         assert labels.isnan().sum() == 13
 
 
+def test_an_unknown_role_is_named_and_a_split_is_chosen(sets: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"columns: 'patient', expected roles among age, findings, impression"):
+        cxrsynth.open_dataset(sets / "webdataset", columns={"patient": "x"})
+    with pytest.raises(cxrsynth.ShardError, match="a data set of cxrsynth has no splits"):
+        cxrsynth.open_dataset(sets / "webdataset", split="train")
+    content = (sets / "webdataset" / "preview.png").read_bytes()
+    for split, name in (("train", "person1_bacteria_1"), ("train", "person2_virus_2"), ("test", "person3_virus_9")):
+        folder = tmp_path / "chest_xray" / split / "PNEUMONIA"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.png").write_bytes(content)
+    for split, count in (("train", 2), ("test", 1), (None, 3)):
+        assert len(list(cxrsynth.open_dataset(tmp_path / "chest_xray", split=split))) == count
+
+
 def test_the_pipeline_takes_webdatasets_own_methods(sets: Path) -> None:
     dataset = cxrsynth.open_dataset(sets / "unpacked").map_tuple(lambda image: image * 2).batched(4, partial=False)
     ((images, _, metadata),) = dataset

@@ -9,7 +9,7 @@ from cxrsynth.diffusion.families import DENOISERS
 from cxrsynth.diffusion.families.base import Family
 from cxrsynth.diffusion.lora import LORA_FILES, PEFT_CONFIG, merge_lora
 from cxrsynth.diffusion.schedule import SCHEDULER_FILE
-from cxrsynth.diffusion.words import WORDS_FILES, add_words, read_words
+from cxrsynth.diffusion.words import WORDS_FILES, add_words, named_by_file, read_words
 from cxrsynth.errors import ModelError
 from cxrsynth.runtime.pretrained import check_weights_name, hub_folder
 from cxrsynth.settings import Additions, Lora
@@ -36,7 +36,8 @@ def addition_files(additions: Additions) -> Iterator[tuple[str, Path]]:
         if (file.parent / PEFT_CONFIG).is_file():
             yield f"+lora-{place}-config", file.parent / PEFT_CONFIG
     for place, path in enumerate(additions.embeddings):
-        yield f"+embeddings-{place}", words_file(path)
+        file = words_file(path)
+        yield f"+embeddings-{place} {named_by_file(file)}".rstrip(), file
 
 
 def replaced_parts(additions: Additions, family: Family) -> dict[str, Path]:

@@ -46,13 +46,25 @@ def batches_at_once(model: DiffusionModel, *, batch_size: int, threads_per_batch
 
 
 def available_bytes() -> int:
-    """Free memory in bytes: the machine's, or what the limit of a container leaves (cgroup v2)."""
+    """Free memory in bytes: the machine's, or what the limit of a container leaves (cgroup v2).
+
+    Files that were read, as weights and shards are, stay in memory until it is needed, and count as used there.
+    """
     available = int(psutil.virtual_memory().available)
     try:
         limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return min(available, int(limit) - int(used))
+        return min(available, int(limit) - int(used) + _reclaimable())
     except (OSError, ValueError):
         return available  # no such file system, or "max": no limit
+
+
+def _reclaimable() -> int:
+    """Bytes of files that the kernel gives back first; 0 where it does not say."""
+    try:
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("inactive_file ")))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0
 
 
 def batch_bytes(model: DiffusionModel, batch_size: int) -> int:

@@ -111,8 +111,9 @@ def resolve_model(
             " matching\n  expected: the scheduler that the model was published with, as FlowMatchEulerDiscreteScheduler"
         )
     spec = _spec(folder, family)
-    if "defaults" not in spec.model_fields_set:
-        spec = spec.model_copy(update={"defaults": _defaults(folder, family, additions)})
+    given = spec.defaults.model_dump(exclude_unset=True) if "defaults" in spec.model_fields_set else {}
+    # What the file leaves out is the family's.
+    spec = spec.model_copy(update={"defaults": _defaults(folder, family, additions).model_copy(update=given)})
     from_hub = name not in PACKAGED_MODELS and not Path(name).is_dir()
     hub_name, _, revision = name.partition("@")
     called = hub_name.rpartition("/")[2] if from_hub else folder.resolve().name
@@ -293,8 +294,9 @@ def model_digest(
     paths += [path for path in beside if path.exists()]
     named = [(path.relative_to(folder).as_posix(), path) for path in sorted(paths)]
     embeddings = ace if ace is not None else folder
-    embeddings = embeddings if embeddings.is_dir() else embeddings.parent
-    named += [(name, embeddings / name) for name in (ACE_FILE, ACE_CONFIG) if (embeddings / name).is_file()]
+    weights = embeddings / ACE_FILE if embeddings.is_dir() else embeddings  # as `load_ace` takes it, whatever its name
+    beside_weights = ((ACE_FILE, weights), (ACE_CONFIG, weights.with_name(ACE_CONFIG)))
+    named += [(name, path) for name, path in beside_weights if path.is_file()]
     named += addition_files(additions)
     total = hashlib.sha256()
     for name, path in named:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -43,6 +44,15 @@ def read_words(file: Path) -> dict[str, Tensor]:
                 "  expected: words with one vector or a few each, as textual inversion learns them"
             )
     return {word: vectors.reshape(-1, vectors.shape[-1]).float() for word, vectors in words.items()}
+
+
+def named_by_file(file: Path) -> str:
+    """The word that a file's name is, empty where the file names its words itself, or cannot be read."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return "" if set(_NAMED_BY_FILE).isdisjoint(opened.keys()) else file.stem
+    except LOADING_ERRORS:
+        return ""
 
 
 def _problem(word: str, vectors: Tensor) -> str | None:

@@ -86,6 +86,26 @@ def test_a_distilled_guidance_scale_is_an_input(folders: dict[str, Path]) -> Non
     assert loaded(folders["flux without guidance"]).training_guidance == 1.0
 
 
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("pixart", (8, 4.5, Sampler.DPMPP)),
+        ("sana", (8, 4.5, Sampler.DPMPP)),
+        ("sd3", (8, 7.0, Sampler.EULER)),
+        ("stable_diffusion", (8, 4.0, Sampler.DDIM)),
+    ],
+)
+def test_what_a_file_leaves_out_of_the_defaults_is_the_familys(
+    family: str, expected: tuple[int, float, Sampler], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders[family], tmp_path / "model")
+    spec = tmp_path / "model" / "cxrsynth.json"
+    content = json.loads(spec.read_text()) if spec.exists() else {}
+    spec.write_text(json.dumps(content | {"defaults": {"steps": 8}}))
+    found = resolve_model(str(tmp_path / "model")).spec.defaults
+    assert (found.steps, found.guidance, found.sampler) == expected
+
+
 def test_without_distilled_guidance_flux_has_none_by_default(folders: dict[str, Path]) -> None:
     assert resolve_model(str(folders["flux"])).spec.defaults.guidance == 3.5
     assert resolve_model(str(folders["flux without guidance"])).spec.defaults.guidance == 1.0

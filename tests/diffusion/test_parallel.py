@@ -166,6 +166,11 @@ def test_memory_and_threads_bound_the_number_of_batches(
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.max").write_text(f"{round(2.6 * one) + 1000}\n")
     assert batches(100 * one) == 2
+    # Files that were read, which the kernel gives back, leave room.
+    (tmp_path / "memory.current").write_text(f"{round(2 * one) + 1000}\n")
+    assert batches(100 * one) == 1
+    (tmp_path / "memory.stat").write_text(f"anon 1000\nactive_file 0\ninactive_file {round(2 * one)}\n")
+    assert batches(100 * one) == 2
     (tmp_path / "memory.max").write_text("max\n")
     assert batches(100 * one) == 3
 

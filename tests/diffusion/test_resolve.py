@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError
+from safetensors.torch import save_file
 
 from cxrsynth.diffusion.ace import AdaptiveConditionEmbedding, save_ace
 from cxrsynth.diffusion.model import load_model
@@ -136,3 +137,30 @@ def test_a_missing_index_is_explained(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"missing vae/, model_index\.json\n") as refused:
         resolve_model(str(model))
     assert "model_index.json names the class of each part: download it" in str(refused.value)
+
+
+def test_the_digest_is_that_of_the_embeddings_that_are_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    """Whatever their file is called: a set must not be resumed with others."""
+    width = 16
+    for place, name in enumerate(("a", "b")):
+        ace = AdaptiveConditionEmbedding(width, tokens=2, conditions=CONDITIONS)
+        torch.nn.init.constant_(ace.blocks, float(place + 1))
+        (tmp_path / name).mkdir()
+        save_ace(ace, tmp_path / name)
+        (tmp_path / name / "ace.safetensors").rename(tmp_path / "a" / f"{name}.safetensors")
+    one, other = (resolve_model(str(tiny_model), ace=tmp_path / "a" / f"{name}.safetensors") for name in ("a", "b"))
+    assert one.digest != other.digest
+    (tmp_path / "a" / "a.safetensors").rename(tmp_path / "a" / "ace.safetensors")
+    assert resolve_model(str(tiny_model), ace=tmp_path / "a").digest == one.digest
+    assert resolve_model(str(tiny_model), ace=tmp_path / "a" / "b.safetensors").digest == other.digest
+
+
+def test_a_word_that_its_file_names_is_part_of_the_digest(tiny_model: Path, tmp_path: Path) -> None:
+    def digest(name: str, tensor: str) -> str:
+        save_file({tensor: torch.ones(1, 8)}, tmp_path / f"{name}.safetensors")
+        return resolve_model(
+            str(tiny_model), additions=Additions(embeddings=(tmp_path / f"{name}.safetensors",))
+        ).digest
+
+    assert digest("alpha", "emb_params") != digest("beta", "emb_params")
+    assert digest("gamma", "<word>") == digest("delta", "<word>")

@@ -324,10 +324,10 @@ def large_recipe(work: Path, unet: str, *, objective: str = "policy_gradient") -
 
 
 def ddpo_recipe(work: Path) -> Path:
-    """`smoke.yaml` with direct rewards."""
+    """`smoke.yaml` with direct rewards, which compare the images of a report with each other: these are four."""
     recipe = yaml.safe_load((_RECIPES / "smoke.yaml").read_text())
     recipe["reports"]["table"] = str(_MANY_REPORTS)
-    recipe["stages"][0] |= {"stage": "ddpo"}
+    recipe["stages"][0] |= {"stage": "ddpo", "images_per_report": 4}
     recipe["stages"][0].pop("comparison")
     path = work / "ddpo.yaml"
     path.write_text(yaml.safe_dump(recipe))
