@@ -190,7 +190,7 @@ FORMS: tuple[Rule, ...] = (
     ),
 )
 LABELLED: tuple[Rule, ...] = (
-    make_rule("number", rf"(?<![\w-]){_STRONG}{_JOINT}{_VALUE}", digits=3, if_true=_is_a_number_of_something_else),
+    make_rule("number", rf"(?<![\w-]){_STRONG}{_JOINT}{_VALUE}", digits=1, if_true=_is_a_number_of_something_else),
     make_rule(
         "number",
         rf"(?<![\w-]){_WEAK}{_JOINT}(?:{_WEAK_VALUE}|{_GROUPED})",

@@ -72,6 +72,8 @@ PLANTED = [
     ("url", "https://pacs.example.org/study?id=9", ["pacs", "example", "id=9"]),
     ("url", "www.example.com/a", ["example"]),
     ("number", "MRN: 48213", ["48213"]),
+    ("number", "MRN: AB12CD", ["AB12CD"]),
+    ("number", "Patient ID: A7", ["A7"]),
     ("number", "MRN 0048213377", ["0048213377"]),
     ("number", "accession number A-77123", ["77123"]),
     ("number", "ACC1234567", ["ACC1234567", "1234567"]),
