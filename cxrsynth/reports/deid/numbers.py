@@ -190,7 +190,7 @@ FORMS: tuple[Rule, ...] = (
     ),
 )
 LABELLED: tuple[Rule, ...] = (
-    make_rule("number", rf"(?<![\w-]){_STRONG}{_JOINT}{_VALUE}", digits=1, if_true=_is_a_number_of_something_else),
+    make_rule("number", rf"(?<![\w-]){_STRONG}{_JOINT}{_VALUE}", digits=3, if_true=_is_a_number_of_something_else),
     make_rule(
         "number",
         rf"(?<![\w-]){_WEAK}{_JOINT}(?:{_WEAK_VALUE}|{_GROUPED})",
@@ -324,4 +324,6 @@ NUMBERS: tuple[Rule, ...] = (
     make_rule(
         "number", r"(?<![\d.])\d{6,}+(?:[-/]\d++)*+|(?<![\w.-])\d{2,}+(?:-\d{2,}+){2,}+", digits=6, starts=DIGITS
     ),
+    # Of texts with fewer digits; last, since other rules know plates and the like whole.
+    make_rule("number", rf"(?<![\w-]){_STRONG}{_JOINT}{_VALUE}", digits=1, if_true=_is_a_number_of_something_else),
 )
