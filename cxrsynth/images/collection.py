@@ -38,6 +38,7 @@ from cxrsynth.images.table import ImageRows, Matches, Unclear, open_rows
 from cxrsynth.images.unit import Source, Unit, stat_digest
 from cxrsynth.images.webdataset import SUFFIXES, Shards
 from cxrsynth.reports.table.columns import ColumnNames
+from cxrsynth.reports.table.source import is_text
 from cxrsynth.reports.template import PromptTemplate
 from cxrsynth.runtime.pool import in_order
 from cxrsynth.shards.folder import MANIFEST, PREVIEW
@@ -221,10 +222,8 @@ def _check_units(path: Location, source: Source) -> None:
     if not source.units:
         raise ShardError(f"{path}: a data set without images\n  expected at least one; an audit may have rejected all")
     for unit in source.units:
-        if not unit.name.isprintable():  # lone surrogates are not, which stand for undecodable bytes
-            raise ShardError(
-                f"{path}: a file {unit.name!a}, whose name has control characters or undecodable bytes\n  rename it"
-            )
+        if not is_text(unit.name):
+            raise ShardError(f"{path}: a file {unit.name!a}, whose name has undecodable bytes\n  rename it")
 
 
 def no_match(table: Location, path: Location) -> ReportsError:

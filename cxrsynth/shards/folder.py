@@ -277,10 +277,6 @@ class OutputFolder:
         self._place.delete_folder(STATE)
         self._place.delete_unfinished()
 
-    def _delete_shards(self) -> None:
-        shards = [name for name in self._place.sizes() if name.startswith("cxr-") and name.endswith(".tar")]
-        self._place.delete(shards)
-
     def _known_plan(self) -> dict[str, Any] | None:
         for name, part in ((MANIFEST, "plan"), (_PLAN, None)):
             try:
