@@ -329,7 +329,7 @@ def tell_read(run: AuditRun) -> None:
 
 def _tell_matches(collection: Collection, matches: Matches) -> None:
     said = f"{collection.table}: {matches} in {collection.path}"
-    (console.warn if matches.with_row < matches.images else console.say)(said)
+    (console.say if matches.is_whole else console.warn)(said)
 
 
 def _tell_table(collection: Collection, table: Location | None) -> None:

@@ -219,7 +219,7 @@ def _how_read(name: str, examined: Examined) -> Iterator[str]:
     collection, matches = examined.collection, examined.matches
     if collection.passed_over:
         yield f"{name}: passed over: {said_of(collection.passed_over)}"
-    if matches is not None and matches.with_row < matches.images:
+    if matches is not None and not matches.is_whole:
         yield f"{name}: table: {matches}"
     elif matches is None and collection.described is not None and collection.described[1] < collection.described[0]:
         count, described = collection.described

@@ -353,7 +353,7 @@ def _other_source(
             f" Hugging Face data set, or files ending in {', '.join(IMAGE_EXTENSIONS)}, also in a zip archive"
         )
     read = set(zips if isinstance(root, ZipFolder) else ())
-    left = passed_over(Listing([name for name in names if name not in read], listing.linked))
+    left = passed_over(Listing([name for name in names if name not in read], listing.linked), root=root)
     laid = open_layout(root, names, radiographs, split=split, has_table=rows is not None)
     source = Files(
         root,

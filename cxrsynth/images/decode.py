@@ -47,8 +47,8 @@ def decode(raw: RawImage | Damaged, metadata: MetadataReader) -> Radiograph | Da
         else:
             found = pictures.read_picture(content, is_full_range=raw.is_full_range)
         row = raw.row or Row(raw.place + 1, _record(raw.members))
-        # The record beside a DICOM object goes before its header: of two columns with one meaning, the first counts.
-        known = metadata.read({**row.record, **header, **row.record}, key=raw.key, line=row.line, path=raw.member)
+        record = metadata.with_header(row.record, header) if header else row.record
+        known = metadata.read(record, key=raw.key, line=row.line, path=raw.member)
     except UnreadableError as error:
         return Damaged(raw.source, shown(raw.member), str(error))
     return Radiograph(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -17,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -160,8 +162,10 @@ def _drop_empty(dataset: Dataset) -> None:
     """Take out lookup tables without content, and fill in half of a rescaling: pydicom would stumble over both."""
     for keyword in _TABLES:
         if keyword in dataset:
-            items = dataset.get(keyword)
-            if not items or not items[0].get("LUTDescriptor") or not items[0].get("LUTData"):
+            items = [one for one in dataset.get(keyword) or () if one.get("LUTDescriptor") and one.get("LUTData")]
+            if items:
+                setattr(dataset, keyword, Sequence(items))
+            else:
                 delattr(dataset, keyword)
     if "RescaleSlope" in dataset or "RescaleIntercept" in dataset:
         for keyword, neutral in (("RescaleSlope", "1"), ("RescaleIntercept", "0")):
@@ -173,11 +177,20 @@ def _voi(dataset: Dataset) -> str:
     """`lut`, `window`, or empty if neither is usable; a LUT is preferred, as in pydicom."""
     if "VOILUTSequence" in dataset:
         return "lut"
-    center, width = (_first(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
     # PS3.3 C.11.2.1.2.1: the linear function, the default, needs a width of 1 or more.
     linear = str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
-    usable = center is not None and width is not None and (width >= 1 if linear else width > 0)
-    return "window" if usable else ""
+    centers, widths = (_numbers(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+    for center, width in zip(centers, widths, strict=False):
+        if center is not None and width is not None and (width >= 1 if linear else width > 0):
+            dataset.WindowCenter, dataset.WindowWidth = center, width
+            return "window"
+    return ""
+
+
+def _numbers(value: Any) -> list[float | None]:
+    """Decimal strings, of which there may be one, several or none; None for an empty one."""
+    values = list(value) if isinstance(value, MultiValue) else [value]
+    return [None if one is None or one == "" else float(one) for one in values]
 
 
 def _first(value: Any) -> float | None:
@@ -245,10 +258,18 @@ def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_
     if value is None or isinstance(value, MultiValue) or value == "":
         return None
     other = dataset.get(f"{kind}PixelPaddingRangeLimit")
-    number = float if kind else int
+    number = float if kind else partial(_as_stored, dataset)
     low, high = sorted((number(value), number(value if other in (None, "") else other)))
     padding = (stored >= low) & (stored <= high)
     return padding if padding.any() and not padding.all() else None
+
+
+def _as_stored(dataset: Dataset, value: Any) -> int:
+    """A value of a pixel: one that is written without its sign has it (PS3.5 6.2: US or SS), and the reverse."""
+    number, span = int(value), 2 ** int(dataset.BitsAllocated)
+    if dataset.PixelRepresentation == 1:
+        return number - span if number >= span // 2 else number
+    return number + span if number < 0 else number
 
 
 def _rescaled(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:

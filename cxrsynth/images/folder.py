@@ -27,6 +27,11 @@ _UNREAD = frozenset(
     | {"sgi", "rgb", "rgba", "bw", "ras", "xbm", "xpm", "msp", "im", "img", "raw", "fit", "fits", "fts", "dib", "avifs"}
     | {"blp", "bufr", "cur", "emf", "eps", "flc", "fli", "ftc", "ftu", "gbr", "grib", "iim", "pcd", "pxr", "wal", "wmf"}
 )
+_NO_IMAGES = frozenset(
+    {"csv", "tsv", "txt", "json", "jsonl", "xml", "html", "htm", "md", "yaml", "yml", "toml", "ini", "cfg", "log"}
+    | {"parquet", "arrow", "xlsx", "xls", "feather", "gz", "tar", "zip", "bz2", "xz", "zst", "7z", "db", "sqlite"}
+    | {"py", "ipynb", "sh", "r", "doc", "docx", "rtf", "pt", "pth", "ckpt", "safetensors", "pkl", "md5", "sha256"}
+)
 # What is passed over is counted by extension; this is no extension.
 LINKED_FOLDER = "linked folder"
 
@@ -76,14 +81,19 @@ def kind_of(start: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC if start.startswith(magic)), None)
 
 
-def passed_over(listing: Listing, *, also: Sequence[str] = ()) -> dict[str, int]:
+def passed_over(listing: Listing, *, also: Sequence[str] = (), root: Location | None = None) -> dict[str, int]:
     """How many images of each kind are not read, by extension, and how many linked folders.
 
     Args:
         listing: what there is.
         also: kinds that are read elsewhere, but not here.
+        root: where the files are; those of no known extension are looked into. None looks at names alone.
     """
-    kinds = Counter(kind for name in listing.names if (kind := _kind_passed_over(name, also)))
+    kinds = Counter(
+        kind
+        for name in listing.names
+        if (kind := _kind_passed_over(name, also) or ("" if root is None else _kind_within(root, name)))
+    )
     found = dict(kinds.most_common())
     return found | ({LINKED_FOLDER: listing.linked} if listing.linked else {})
 
@@ -95,6 +105,19 @@ def _kind_passed_over(name: str, also: Sequence[str]) -> str:
     kind = PurePosixPath(path.stem).suffix if packed else path.suffix
     unread = kind[1:] in _UNREAD or kind[1:] in (IMAGE_EXTENSIONS if packed else also)
     return kind + (".gz" if packed else "") if unread else ""
+
+
+def _kind_within(root: Location, name: str) -> str:
+    """Extension of a file that starts like an image, as a copy named `1.png.bak` does; empty for any other file."""
+    suffix = PurePosixPath(name.lower()).suffix
+    extension = suffix[1:]
+    if not extension or extension.isdecimal() or extension in IMAGE_EXTENSIONS or extension in _NO_IMAGES:
+        return ""
+    try:
+        with open_plain(root / name) as file:
+            return suffix if kind_of(file.read(START_BYTES)) else ""
+    except (OSError, UnreadableError):
+        return ""
 
 
 def image_extension(path: Location) -> str | None:
@@ -194,6 +217,8 @@ class Files:
         self._beside = beside
         self.in_archives = isinstance(root, Zipped | ZipFolder)
         self.units = file_units(names)
+        listed = (name for unit in self.units for name in unit.files)
+        self._unclear = rows.unclear_among(listed, self._here) if isinstance(rows, ImageRows) else frozenset()
 
     def raw_images(self, unit: Unit) -> Iterator[RawImage | Damaged]:
         """Images of one chunk of files; the key of an image is its path in the folder."""
@@ -220,7 +245,7 @@ class Files:
             return None
         found = [self._row(name) for unit in self.units for name in unit.files]
         lines = [row.line for row in found if row is not None]
-        return Matches(len(found), len(lines), len(self._rows), len(set(lines)))
+        return Matches(len(found), len(lines), len(self._rows), len(set(lines)), len(self._unclear))
 
     def _row(self, name: str) -> Row | None:
-        return None if self._rows is None else self._rows.find(name, self._here)
+        return None if self._rows is None or name in self._unclear else self._rows.find(name, self._here)

@@ -1,12 +1,11 @@
 """Labels that one cell lists: words of findings, however these are joined, or findings with marks."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from cxrsynth.images.layouts.labels import AROUND_WORDS, MARK, cell_text, words_in
+from cxrsynth.images.layouts.labels import AROUND_WORDS, cell_text, object_in, words_in
 from cxrsynth.images.layouts.paths import plain
 from cxrsynth.images.layouts.vocabulary import observations_of
 from cxrsynth.reports.table.rows import MISSING_LABELS, status_of
@@ -26,7 +25,6 @@ _QUALIFIED = re.compile(
     r"|suspected|rule[ds]?|exclude[ds]?|history|prior|previous|vs|versus|or)\b",
     re.IGNORECASE,
 )
-_LONGEST_OBJECT: Final = 10_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +82,10 @@ def label_cell(value: Any) -> LabelCell:
 
 
 def _parsed(value: Any) -> Any:
-    """An object with its names, also one that is written as text, in JSON or as Python prints it; else the value."""
-    if isinstance(value, str) and value.lstrip().startswith("{") and len(value) <= _LONGEST_OBJECT:
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = dict(MARK.findall(value)) or value
+    """An object with its names, also one that is written as text; else the value."""
+    if isinstance(value, str):
+        found = object_in(value)
+        return value if found is None else found
     return {str(name): one for name, one in value.items()} if isinstance(value, Mapping) else value
 
 

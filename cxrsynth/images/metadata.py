@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cxrsynth.images.layouts.paths import VIEW_COLUMNS, patient_of, plain, view_of
+from cxrsynth.images.layouts.paths import PATH_COLUMNS, VIEW_COLUMNS, patient_of, plain, view_of
 from cxrsynth.images.layouts.vocabulary import BROADER, NIH, class_of, observations_of
 from cxrsynth.images.listed import label_cells, may_list
 from cxrsynth.reports.labels import OBSERVATIONS, FindingLabel, Side, Status
@@ -22,7 +22,7 @@ from cxrsynth.reports.table.columns import (
     is_of_ids,
     observation_of,
 )
-from cxrsynth.reports.table.rows import Report, UnusableError, report_text, status_of, to_report
+from cxrsynth.reports.table.rows import Report, UnusableError, known_patient, report_text, status_of, to_report
 from cxrsynth.reports.table.source import is_text
 from cxrsynth.reports.template import PromptTemplate
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _PATIENT = USUAL_NAMES["patient_id"]
 _AGE_GROUP = ("agegroup",)
+_KEYWORDS = {"ViewPosition": "view", "PatientSex": "sex", "PatientAge": "age", "PatientID": "patient_id"}
 _OF_SUBJECTS = ("view", "sex", "age")
 # Text columns, used if none has a usual name; `txt` is a WebDataset member.
 _CAPTION = ("caption", "txt")
@@ -52,7 +53,7 @@ class ImageMetadata:
 
 def is_metadata(name: str, roles: Mapping[str, str]) -> bool:
     """Whether a column describes the image, by its role or its name."""
-    usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *_CAPTION, *VIEW_COLUMNS) or may_list(name)
+    usual = plain(name) in (*_PATIENT, *_AGE_GROUP, *_CAPTION, *VIEW_COLUMNS, *PATH_COLUMNS) or may_list(name)
     return usual or name in roles.values() or observation_of(name) is not None or bool(observations_of(name))
 
 
@@ -111,14 +112,34 @@ class MetadataReader:
             report = replace(report, labels=dict.fromkeys(folder, FindingLabel(Status.PRESENT)))
         known = (report.full_text, report.labels, report.view, report.sex, report.age_years, report.stated_age_group)
         group = report.stated_age_group or age_group(report.age_years)
-        patient = _first_of(record, _PATIENT) if self._asked.patient_id is None else report.patient_id
-        patient = patient or patient_of(path)
+        patient = _patient(record) if self._asked.patient_id is None else report.patient_id
+        patient = patient or patient_of(path) or _patient_of_paths(record)
         return ImageMetadata(
             report if any(part is not None and part not in ("", {}) for part in known) else None,
             group,
             patient,
             report_id,
         )
+
+    def with_header(self, record: Mapping[str, Any], header: Mapping[str, str]) -> dict[str, Any]:
+        """The record of a DICOM object, and of its header (`DicomImage.header`) what the record does not say."""
+        columns = {name: value for name, value in record.items() if not isinstance(value, dict | list)}
+        roles = {role: name for role, name in self._roles(columns).items() if role in _KEYWORDS.values()}
+        found = _understood(1, {name: columns[name] for name in roles.values()}, roles)
+        said = {
+            "view": found.view or view_of(columns),
+            "sex": found.sex,
+            "age": found.age_years if found.age_years is not None else _stated_group(columns, roles),
+            "patient_id": _patient(columns) if self._asked.patient_id is None else found.patient_id,
+        }
+        left = {
+            keyword: value
+            for keyword, value in header.items()
+            if keyword not in record and said[_KEYWORDS[keyword]] in (None, "")
+        }
+        # Columns of these meanings that say nothing would go before those of the header.
+        dropped = {name for role, name in roles.items() if said[role] in (None, "")}
+        return {name: value for name, value in record.items() if name not in dropped} | left
 
     def _roles(self, record: Mapping[str, Any]) -> dict[str, str]:
         asked = {entry.name: getattr(self._asked, entry.name) for entry in fields(self._asked)}
@@ -280,9 +301,16 @@ def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return next(filter(None, values), "")
 
 
-def _first_of(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    """The same by the order of the names."""
-    return next(filter(None, (_first(record, (name,)) for name in names)), "")
+def _patient(record: Mapping[str, Any]) -> str:
+    """The first patient that a column names, in the order of their usual names; empty if none does."""
+    cells = (_written(value) for name in _PATIENT for column, value in record.items() if plain(column) == name)
+    return next(filter(None, map(known_patient, cells)), "")
+
+
+def _patient_of_paths(record: Mapping[str, Any]) -> str:
+    """The patient that a column of paths names, as that of the image a file was copied from; empty if none does."""
+    paths = (_written(value).replace("\\", "/") for column, value in record.items() if plain(column) in PATH_COLUMNS)
+    return next(filter(None, map(patient_of, paths)), "")
 
 
 def _number(value: Any) -> str:

@@ -53,10 +53,21 @@ class Matches:
     with_row: int
     rows: int
     matched: int
+    shared: int = 0  # images that have none, since its name fits other images as well
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each image has a row of its own."""
+        return self.with_row == self.images == self.matched
 
     def __str__(self) -> str:
         images = f"{self.with_row:,} of {counted(self.images, 'image')} have a row"
-        return f"{images}; {self.rows - self.matched:,} of {counted(self.rows, 'row')} match no image"
+        said = f"{images}; {self.rows - self.matched:,} of {counted(self.rows, 'row')} match no image"
+        if self.shared:
+            said += f"; {counted(self.shared, 'image')} are left without, for names that fit several: give paths"
+        if self.with_row > self.matched:
+            said += f"; {self.with_row - self.matched:,} share a row with another image"
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +123,37 @@ class ImageRows:
         Paths in a table may start above the root, at it or below it; the longest match counts. A row whose path does
         not match still applies to a file outside any folder, if no other row has that file name.
         """
+        place = self.place_of(relative, root)
+        return None if place is None else self._row(place)
+
+    def place_of(self, relative: str, root: PurePosixPath | None = None) -> int | None:
+        """Which row `find` gives, counted from 0."""
         parts = (PurePosixPath(relative) if root is None else root / relative).parts
         for start in range(len(parts)):
             name = "/".join(parts[start:])
             for index in (self._by_name.get(name), self._by_stem.get(_stem(name), _AMBIGUOUS)):
                 if index is not None and index != _AMBIGUOUS:
-                    return self._row(index)
+                    return index
         # A path with folders is never found here: the keys are bare file names.
         index = self._by_file.get(_stem(relative), _AMBIGUOUS)
-        return None if index == _AMBIGUOUS else self._row(index)
+        return None if index == _AMBIGUOUS else index
+
+    def unclear_among(self, names: Iterable[str], root: PurePosixPath | None = None) -> frozenset[str]:
+        """The files, of all in a collection, whose row fits others as well: that of `1.png` fits `a/1.png`, `b/1.png`.
+
+        A row is a file's own where it names all of its path in the collection.
+        """
+        by_place: dict[int, list[str]] = {}
+        for name in names:
+            if (place := self.place_of(name, root)) is not None:
+                by_place.setdefault(place, []).append(name)
+        return frozenset(
+            name
+            for place, fitting in by_place.items()
+            if len(fitting) > 1
+            for name in fitting
+            if place not in (self._by_name.get(name), self._by_stem.get(_stem(name)))
+        )
 
     def __len__(self) -> int:
         return len(self._packed)

@@ -86,11 +86,15 @@ def choose_pairs(
 
 
 def matched(pairs: Sequence[Pair]) -> dict[str, int]:
-    """In how many pairs both images have the same view, age group, sex, and findings stated as present."""
-    return {
-        name: sum(getattr(pair.synthetic, name) == getattr(pair.real, name) for pair in pairs)
-        for name in (*_WEIGHTS, "present")
-    }
+    """In how many pairs both images are known to have the same view, age group, sex, and findings present."""
+    return {name: sum(_are_alike(pair, name) for pair in pairs) for name in (*_WEIGHTS, "present")}
+
+
+def _are_alike(pair: Pair, name: str) -> bool:
+    one, other = pair.synthetic, pair.real
+    known = bool(one.present | one.absent) if name == "present" else getattr(one, name) is not None
+    known &= bool(other.present | other.absent) if name == "present" else True
+    return known and getattr(one, name) == getattr(other, name)
 
 
 def _one_per_patient(pool: Sequence[Candidate], rng: np.random.Generator) -> list[Candidate]:

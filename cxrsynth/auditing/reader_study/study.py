@@ -159,5 +159,5 @@ def _tell(key: StudyKey) -> None:
         if key.matched[name] < least:
             console.warn(
                 f"--reader-study: in {key.matched[name]} of {pairs} pairs of a synthetic and a real image the {what}"
-                " the same: readers may go by the others"
+                " known to be the same: readers may go by the others"
             )

@@ -6,16 +6,14 @@ from typing import Any, Final
 
 from cxrsynth.images.layouts.labels import Labels, Rows, boxed, cell_text, in_words, listed, marked, observed, voted
 from cxrsynth.images.layouts.layout import Layout, Table
-from cxrsynth.images.layouts.paths import view_of
+from cxrsynth.images.layouts.paths import PICTURE, view_of
 from cxrsynth.images.layouts.vocabulary import KERMANY, NIH, PADCHEST, RSNA, RSNA_OBSERVATIONS, VINBIGDATA, VINDR
 from cxrsynth.reports.labels import Status
 from cxrsynth.reports.table.rows import status_of
 
-_PICTURE = r"\.(?:png|jpe?g|webp|tiff?|dcm|dicom)$"
-
 
 def _path(pattern: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:^|/){pattern}{_PICTURE}", re.IGNORECASE)
+    return re.compile(rf"(?:^|/){pattern}{PICTURE}", re.IGNORECASE)
 
 
 # Johnson et al. 2019 (arXiv:1901.07042); reports are those of MIMIC-CXR, unpacked in the same tree.

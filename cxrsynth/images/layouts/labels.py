@@ -1,6 +1,9 @@
 """Labels of one image, from its rows in a table of a data set."""
 
+import ast
+import json
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,7 +15,8 @@ from cxrsynth.reports.table.columns import observation_of
 from cxrsynth.reports.table.rows import MISSING_LABELS, status_of
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
-MARK = re.compile(r"['\"]([^'\"]{1,64})['\"]\s*:\s*(-?\d+(?:\.\d+)?)")
+_NOT_A_NUMBER = re.compile(r"(?<=[:\s])nan(?=\s*[,}])")  # as pandas prints it
+_LONGEST_OBJECT = 10_000  # characters
 _LONGEST_WORD = 45
 AROUND_WORDS = " \t\n[](){}'\""  # as lists are written as text
 
@@ -67,12 +71,30 @@ def marked(column: str) -> LabelReader:
     """
 
     def read(rows: Rows) -> Labels:
-        marks = {name: status_of(value) for name, value in MARK.findall(cell_text(rows[0].get(column)))}
+        given = object_in(cell_text(rows[0].get(column))) or {}
+        marks = {name: status_of(cell_text(value).lower()) for name, value in given.items()}
         known = {observation: status for name, status in marks.items() if (observation := observation_of(name))}
         statuses = {name: status for name, status in known.items() if status not in (None, Status.ABSENT)}
         return Labels(statuses, unknown=frozenset(name for name in marks if observation_of(name) is None))
 
     return read
+
+
+def object_in(text: str) -> Mapping[str, Any] | None:
+    """An object that is written as text, in JSON or as Python prints it; None where there is none."""
+    if not text.lstrip().startswith("{") or len(text) > _LONGEST_OBJECT:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            # It evaluates literals only, and warns of odd escapes in them.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = ast.literal_eval(_NOT_A_NUMBER.sub("None", text.strip()))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
+    return {str(name): one for name, one in found.items()} if isinstance(found, dict) else None
 
 
 def voted(vocabulary: Vocabulary) -> LabelReader:

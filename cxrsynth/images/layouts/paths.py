@@ -7,6 +7,12 @@ from typing import Any
 from cxrsynth.reports.labels import NO_FINDING
 from cxrsynth.reports.table.columns import observation_of
 
+PICTURE = r"\.(?:png|jpe?g|webp|tiff?|dcm|dicom)$"
+# Columns that may hold the path of an image in its data set.
+PATH_COLUMNS = (
+    *("path", "filepath", "imagepath", "filename", "file", "imagefilename", "imageindex", "dicompath", "jpgpath"),
+    *("sourcepath", "sourcefile", "sourcefilename", "sourceimage", "originalpath", "originalfile", "originalfilename"),
+)
 # Each data set's way to name a patient in an image's path, also where folders became parts of a name, or a name has
 # the set's before it. What is taken of it is written as in the data set's tables, whose `subject_id` and `Patient ID`
 # are numbers: one folder may be read with a table and another without.
@@ -14,8 +20,9 @@ _PATIENTS = (
     re.compile(r"(?:^|[/_-])(patient\d{4,6})[/_-]study\d+[/_-]", re.IGNORECASE),  # CheXpert
     re.compile(r"(?:^|[/_-])p(\d{8})[/_-]s\d{8}[/_-]"),  # MIMIC-CXR
     # NIH ChestX-ray14, whose patients have numbers below 31,000: a date has eight digits, too.
-    re.compile(r"(?:^|[/_-])(?=000[0-3]\d{4}_)0*(\d+)_\d{3}\.(?:png|jpe?g)$", re.IGNORECASE),
-    re.compile(r"(?:^|[/_-])(person\d+)_(?:bacteria|virus)_\d+\.(?:png|jpe?g)$", re.IGNORECASE),  # Kermany
+    re.compile(r"(?:^|[/_-])(?=000[0-3]\d{4}_)0*(\d+)_\d{3}" + PICTURE, re.IGNORECASE),
+    re.compile(r"(?:^|[/_-])(person\d+)_(?:bacteria|virus)_\d+" + PICTURE, re.IGNORECASE),  # Kermany
+    re.compile(r"(?:^|[/_])(?:normal|bacteria|virus)-(\d{6,8})-\d{4}" + PICTURE, re.IGNORECASE),  # its third release
 )
 _FRONTAL_OR_LATERAL = ("frontal/lateral", "frontallateral")
 _AP_OR_PA = ("ap/pa", "appa")

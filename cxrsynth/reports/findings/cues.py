@@ -14,7 +14,7 @@ _CLAUSES = (
 # A denial seldom extends over these ("no effusion, stable cardiomegaly"); a hedge does ("could be mild edema").
 _NEGATED_BREAKS = (
     "there is|there are|which|stable|unchanged|chronic|mild|mildly|minimal|minimally|persistent|secondary to|again"
-    "|status post|old|remote|healed"
+    "|status post|old|remote|healed|positive for"
 )
 _NEGATED_DROP = {"versus", "rule out", "r/o", "ro", "evaluate for", "rules out", "doubt", "declined", "cause of"}
 _NEGATED_BEFORE = (
@@ -64,7 +64,7 @@ _HEDGED_AFTER = (
     "|is favored|are favored|favored|is considered|are considered|cannot be confirmed"
 )
 _NORMAL = (
-    "normal|unremarkable|clear|intact|within limits|within normal limits|within limits of normal|sharp|negative"
+    "normal|healthy|unremarkable|clear|intact|within limits|within normal limits|within limits of normal|sharp|negative"
     "|nonenlarged|not enlarged|not significantly enlarged|not widened|no acute|not grossly enlarged"
     "|not markedly enlarged"
 )

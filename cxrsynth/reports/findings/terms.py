@@ -136,7 +136,7 @@ TERMS: dict[str, str] = {
         "|metallic|mitral annulus|curvature|granulomatous infection|breast implants|breast prostheses|piercing"
         "|dilated|endplate"
     ),
-    GENERAL: "acute|active|cardiopulmonary|abnormality|abnormalities|disease|findings",
+    GENERAL: "acute|active|cardiopulmonary|abnormality|abnormalities|disease|finding|findings",
     SKIP: (
         "mass effect|heart border|cardiac border|lung volumes|body mass|disc disease|joint effusion|breast prosthesis"
         "|carcinoma in situ|soft tissue mass|breast mass|line of sight|thymic tissue|cardiac apex|chest pain"

@@ -308,6 +308,13 @@ _TURNS = (
     ),
     # "No pneumothorax, small effusion": two statements, unless the list goes on with "or".
     _turn("no", rf"\bno ((?:[a-z]+ ?){{1,5}}), (?=(?:{_ANEW})\b)(?!.*\b(?:or|nor)\b)", r"no \1 but "),
+    # The same after a dash or a bracket.
+    _turn(
+        "no without",
+        rf"\b(no|without) ((?:[a-z]+ ?){{1,5}}?)(?: ?[\u2013\u2014]| -| ?\() ?"
+        rf"(?=(?:{_ANEW})\b(?: (?!or\b|nor\b)[a-z]+){{0,4}}? {_FINDING}\b)",
+        r"\1 \2 but ",
+    ),
 )
 
 # A line of a template or table: "Pneumothorax: none", "Effusion | yes | left".

@@ -238,7 +238,7 @@ def to_report(
         age_years=understood("age", _age_years, roles.get("age")),
         labels=labels,
         has_id="report_id" in cells,
-        patient_id=_patient_id(cells.get("patient_id", "")),
+        patient_id=known_patient(cells.get("patient_id", "")),
         fields={name: _whole(_cell(column, record.get(column)).strip()) for name, column in (fields or {}).items()},
         unread=tuple(problems),
     )
@@ -317,7 +317,8 @@ def _report_id(cell: str) -> str:
     return report_id
 
 
-def _patient_id(cell: str) -> str:
+def known_patient(cell: str) -> str:
+    """The patient that a cell names, a whole number without fraction; empty for `unknown` and other placeholders."""
     patient_id = cell.strip()
     return "" if patient_id.casefold() in UNKNOWN else _whole(patient_id)
 

@@ -19,6 +19,13 @@ PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
     ("text", "name", "status"),
     [
         ("Moderate pulmonary edema.", "Edema", PRESENT),
+        ("No pneumothorax - large effusion.", "Pleural Effusion", PRESENT),
+        ("No pneumothorax \u2013 large left effusion.", "Pneumothorax", ABSENT),
+        ("No pneumothorax (small effusion).", "Pleural Effusion", PRESENT),
+        ("No focal consolidation (pneumonia).", "Pneumonia", ABSENT),
+        ("No consolidations (bilateral) or effusions.", "Pleural Effusion", ABSENT),
+        ("Negative for pneumothorax, positive for effusion.", "Pleural Effusion", PRESENT),
+        ("Negative for pneumothorax, positive for effusion.", "Pneumothorax", ABSENT),
         ("Effusion? Y", "Pleural Effusion", PRESENT),
         ("Effusion? Small, left.", "Pleural Effusion", PRESENT),
         ("Right base ? consolidation.", "Consolidation", UNCERTAIN),
