@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
@@ -72,8 +73,8 @@ def read_all(collection: Collection, *, workers: int = 2) -> tuple[list[Radiogra
     return [f for f in found if isinstance(f, Radiograph)], [f for f in found if isinstance(f, Damaged)]
 
 
-def dicom_of(stored: Levels, *, pixels: bool = True, **elements: Any) -> bytes:
-    """A DICOM file of gray stored values; `elements` by keyword are set last."""
+def dicom_of(stored: Levels, *, pixels: bool = True, more: Iterable[DataElement] = (), **elements: Any) -> bytes:
+    """A DICOM file of gray stored values; `elements` by keyword, and `more`, are set last."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -90,6 +91,8 @@ def dicom_of(stored: Levels, *, pixels: bool = True, **elements: Any) -> bytes:
         dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
     for keyword, value in elements.items():
         setattr(dataset, keyword, value)
+    for element in more:
+        dataset.add(element)
     buffer = io.BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
+from cxrsynth.images.collection import open_collection
 from cxrsynth.images.dicom import read_dicom
 from cxrsynth.images.limits import UnreadableError
-from tests.images.making import Levels, as_image, dicom_of, levels
+from tests.images.making import Levels, as_image, dicom_of, levels, read_all
 
 NEEDS_LIBJPEG = pytest.mark.skipif(importlib.util.find_spec("libjpeg") is None, reason="needs the extra dicom")
 STORED = levels(0).astype(np.uint16) * 16 + 5
@@ -50,6 +52,47 @@ def test_padding_is_black_and_part_of_no_range(photometric: str, value: int, lim
     assert (found[:3] == 0).all()
     wanted = stretched(STORED[3:])
     np.testing.assert_allclose(found[3:], 1 - wanted if photometric == "MONOCHROME1" else wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_padding_without_its_sign_is_padding(bits: int) -> None:
+    """-2000 stands as 63536 where the value's representation is US in place of SS (PS3.5 6.2)."""
+    padded = STORED.astype(np.int16) // 32 - 500
+    padded[:3] = -2000
+    elements = {"BitsStored": bits, "HighBit": bits - 1}
+    wanted = read_dicom(dicom_of(padded, PixelPaddingValue=-2000, **elements)).pixels
+    unsigned = DataElement(0x00280120, "US", 63536)
+    found = read_dicom(dicom_of(padded, more=[unsigned], **elements)).pixels
+    assert (wanted[:3] == 0).all()
+    assert wanted[3:].max() == 1
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_first_window_or_table_that_can_be_used_applies() -> None:
+    wanted = read_dicom(dicom_of(STORED, WindowCenter=1500, WindowWidth=3000)).pixels
+    for centers, widths in ((["", "1500"], ["", "3000"]), (["900", "1500"], ["0", "3000"])):
+        found = read_dicom(dicom_of(STORED, WindowCenter=centers, WindowWidth=widths)).pixels
+        np.testing.assert_array_equal(found, wanted)
+    full = table_of([(255 - entry) * 16 for entry in range(256)], 12)
+    wanted = read_dicom(dicom_of(levels(3), VOILUTSequence=[full])).pixels
+    found = read_dicom(dicom_of(levels(3), VOILUTSequence=[Dataset(), full])).pixels
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_record_beside_an_object_goes_before_its_header(tmp_path: Path) -> None:
+    """By meaning, whatever the columns are called; the header says what the record does not."""
+    header = {"PatientID": "ANON", "PatientSex": "F", "ViewPosition": "PA", "PatientAge": "067Y"}
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.dcm").write_bytes(dicom_of(STORED, **header))
+    for row, expected in (
+        ("subject_id,patient_gender,ap/pa,years\n7,M,AP,30", ("7", "M", "AP", 67.0)),
+        ("subject_id,patient_gender,ap/pa,age\nunknown,,,30", ("ANON", "F", "PA", 30.0)),
+    ):
+        names, values = row.split("\n")
+        (tmp_path / "t.csv").write_text(f"file,{names}\na.dcm,{values}\n", encoding="utf-8")
+        [found], _ = read_all(open_collection(tmp_path / "images", table=tmp_path / "t.csv"))
+        assert found.report is not None
+        assert (found.patient, found.report.sex, found.report.view, found.report.age_years) == expected
 
 
 def test_empty_rescaling_and_empty_lookup_tables_do_nothing() -> None:

@@ -99,6 +99,15 @@ def test_images_that_are_passed_over_are_counted(tmp_path: Path) -> None:
     assert open_collection(tmp_path / "a.png").passed_over == {}
 
 
+def test_images_of_unknown_extensions_are_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "a.png.bak", "IM.final"):
+        write(tmp_path / name, encoded(levels(0)))
+    write(tmp_path / "notes.bak", b"words")
+    collection = open_collection(tmp_path)
+    assert collection.passed_over == {".bak": 1, ".final": 1}
+    assert [one.key for one in read_all(collection)[0]] == ["a.png"]
+
+
 @pytest.mark.parametrize(
     "name", ["a.ima", "a.dcm.gz", "a.nii.gz", "a.PNG.gz", "a.j2c", "a.jpx", "a.jls", "a.mat", "a.h5", "a.tga", "a.apng"]
 )
@@ -226,6 +235,23 @@ def test_a_row_of_another_folder_does_not_match(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "path,sex\nc/x.png,F\nfar/away/z.webp,M\n")
     found, _ = read_all(open_collection(radiographs, table=table))
     assert [radiograph.report.sex if radiograph.report else None for radiograph in found] == [None, None, None, "M"]
+
+
+def test_a_row_whose_name_fits_several_files_describes_none(tmp_path: Path) -> None:
+    """A table of `train` must not label files of `test` that have the same names."""
+    for place, name in enumerate(("1.png", "train/1.png", "train/2.png", "test/2.png", "test/3.png")):
+        write(tmp_path / "images" / name, encoded(levels(place)))
+    table = write(tmp_path / "t.csv", "filename,sex,patient_id\n1.png,F,a\n2.png,M,b\n3.png,M,c\n")
+    collection = open_collection(tmp_path / "images", table=table)
+    found = {one.key: one for one in read_all(collection)[0]}
+    assert {key for key, one in found.items() if one.report is not None} == {"1.png", "test/3.png"}
+    assert [found[key].patient for key in ("1.png", "train/1.png", "test/2.png")] == ["a", "", ""]
+    assert collection.matches is not None
+    assert not collection.matches.is_whole
+    assert str(collection.matches) == (
+        "2 of 5 images have a row; 1 of 3 rows match no image; 3 images are left without, for names that fit several:"
+        " give paths"
+    )
 
 
 def test_two_rows_with_one_stem_match_nothing(tmp_path: Path) -> None:

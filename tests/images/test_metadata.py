@@ -59,6 +59,48 @@ def test_a_patient_id_in_a_column_of_floats_is_a_whole_number() -> None:
     assert [read({"patient_id": value}).patient for value in (float("nan"), 1.5, "\ud800")] == ["", "", ""]
 
 
+def test_a_placeholder_is_no_patient() -> None:
+    """Else all images with it would be of one person."""
+    for word in ("unknown", "N/A", "nan", "None", "-"):
+        assert read({"patient_id": word}).patient == ""
+        assert read({"patient_id": word, "subject_id": "7"}).patient == "7"
+        found = MetadataReader().read({"pid": word}, key="k", line=3, path="p10/p10000032/s50414267/a.jpg")
+        assert found.patient == "10000032"
+    assert read({"patient_id": "12.0"}).patient == "12"
+
+
+def test_a_patient_stands_in_a_column_of_paths() -> None:
+    record = {"source_path": "CheXpert-v1.0-small\\train\\patient00001\\study1\\view1_frontal.jpg"}
+    assert read(record).patient == "patient00001"
+    assert read({"Path": "train/patient00001/study1/view1_frontal.jpg"}).patient == "patient00001"
+    assert read({"patient_id": "9", "Path": "train/patient00001/study1/view1_frontal.jpg"}).patient == "9"
+
+
+@pytest.mark.parametrize(
+    "caption", ["No Finding", "no finding.", "Chest X-ray showing no finding", "healthy", "Healthy chest", "nofindings"]
+)
+def test_captions_of_normal_images(caption: str) -> None:
+    assert labels({"caption": caption})["No Finding"].status is Status.PRESENT
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("{'Edema': 1, 'Mass': True}", {"Edema": PRESENT, "Lung Lesion": PRESENT}),
+        ("{'Edema': 1, 'Mass': 'present'}", {"Edema": PRESENT, "Lung Lesion": PRESENT}),
+        ("{'Edema': True, 'Fracture': False}", {"Edema": PRESENT, "Fracture": ABSENT}),
+        ("{'Edema': 1.0, 'Fracture': nan}", {"Edema": PRESENT}),
+        ('{"Edema": true, "Fracture": 0}', {"Edema": PRESENT, "Fracture": ABSENT}),
+    ],
+)
+def test_objects_of_marks_written_as_text(cell: str, expected: dict[str, FindingLabel]) -> None:
+    assert labels({"labels": cell}) == expected
+
+
+def test_code_in_an_object_of_marks_is_not_run() -> None:
+    assert read({"labels": "{'Edema': __import__('os').getcwd()}"}).report is None
+
+
 def test_the_column_of_patients_can_be_named() -> None:
     found = read({"study_id": "s9", "person": 12.0, "patient": "other"}, ColumnNames(patient_id="person"))
     assert found.patient == "12"

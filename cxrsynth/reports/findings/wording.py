@@ -328,7 +328,8 @@ _DASHED = re.compile(
     r"|(?:on|in|at|left|right|bilateral\w*)\b))"
 )
 _SAID_OF_ALL = frozenset(
-    {"normal", "unremarkable", "normal study", "normal exam", "normal examination", "within normal limits"}
+    {"normal", "unremarkable", "normal study", "normal exam", "normal examination", "within normal limits", "healthy"}
+    | {"nofinding", "nofindings"}
 )
 _NONE = re.compile(
     r"(?:none|no|nil|neg(?:ative)?|absent|false|n|0|not (?:seen|present|identified|visuali[sz]ed|detected"

@@ -47,6 +47,11 @@ def present(one: Radiograph) -> list[str]:
         ("train-patient00042_study1_view1_frontal.jpg", "patient00042"),
         ("p10000032_s50414267_02aa804e.jpg", "10000032"),
         ("kermany-person1000_virus_1681.jpeg", "person1000"),
+        ("NORMAL/NORMAL-1003233-0001.jpeg", "1003233"),
+        ("PNEUMONIA/BACTERIA-1008087-0001.jpeg", "1008087"),
+        ("00000001_000.webp", "1"),
+        ("images/00030805_000.tif", "30805"),
+        ("person1_virus_6.dcm", "person1"),
     ],
 )
 def test_patients_of_known_layouts(path: str, patient: str) -> None:
