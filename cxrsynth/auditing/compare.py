@@ -25,6 +25,8 @@ _FEATURES, _REFERENCE, _SIZE = "features", "reference", "number of images"
 _LABELER, _MODEL, _VERIFIER, _AUTOENCODER = "labeler", "model of utility", "verifier", "autoencoder"
 _AUDITED, _RULES, _CHECKS = "number of audited images", "rules of what is kept", "version and quality checks"
 _ATTACKED, _READERS = "members and non-members", "readers and images they saw"
+_TRAINING = "images of utility"
+_LIKE = 0.1  # relative difference of two numbers of synthetic images below which what they teach is compared
 
 
 # Whatever rejects an image: rules, quality checks, near-duplicates of the reference.
@@ -128,7 +130,7 @@ def _depends_on(metric: Metric) -> set[str]:
             group = {_LABELER, *_DECIDING} if rest[0].startswith("finding") else set(_DECIDING)
             return group if rest[1].startswith("ms_ssim") else group | {_FEATURES, _REFERENCE}
         case "utility":
-            return {_FEATURES, _REFERENCE, _LABELER, _MODEL, *_DECIDING}
+            return {_FEATURES, _REFERENCE, _LABELER, _MODEL, _TRAINING, *_DECIDING}
         case "memorization":
             # Versions search in other ways; a family's posture network brings images to one frame first.
             planted = {_AUTOENCODER} if metric.path[-1] == "autoencoded" else set()
@@ -176,6 +178,10 @@ def _differences(this: Summary, other: Summary) -> Iterator[tuple[str, str]]:
     models = [_trained(summary) for summary in (this, other)]
     if None not in models and models[0] != models[1]:
         yield _MODEL, f"{models[0]} here, {models[1]} there"
+    if (both := _both(this, other, lambda summary: summary.get("utility"))) and (
+        why := _other_training(this, other, *both)
+    ):
+        yield _TRAINING, why
     if sizes := _other_sizes(this, other):
         group, (here_count, there_count) = next(iter(sizes.items()))
         of = "" if group == "all" else f" of {group}"
@@ -270,6 +276,20 @@ def _trained(summary: Summary) -> str | None:
     if not utility:
         return None
     return f"{model['name']} ({model['digest'] or model['starts_from']})" if model else "a linear probe"
+
+
+def _other_training(this: Summary, other: Summary, ours: Summary, theirs: Summary) -> str | None:
+    """Why two measures of utility are not comparable, if they are not: other numbers of images, or other patients."""
+    seeds = [(summary.get("settings") or {}).get("seed") for summary in (this, other)]
+    if seeds[0] != seeds[1]:
+        return f"--seed {seeds[0]} here, {seeds[1]} there: it says which patients are tested on"
+    here, there = (one.get("split") or {} for one in (ours, theirs))
+    real = [[split.get(name) for name in ("train", "test")] for split in (here, there)]
+    if real[0] != real[1]:
+        return "{} real images to train on and {} to test on here, {} and {} there".format(*real[0], *real[1])
+    made = [split.get("synthetic") or 0 for split in (here, there)]
+    few, many = sorted(made)
+    return None if many - few <= _LIKE * many else f"{made[0]} synthetic images here, {made[1]} there"
 
 
 def _other_sizes(this: Summary, other: Summary) -> dict[str, tuple[int, int]]:

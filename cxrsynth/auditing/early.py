@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from cxrsynth import console
 from cxrsynth.auditing.scored import Scored
 from cxrsynth.auditing.setup import AuditRun
@@ -29,7 +31,8 @@ def _not_measurable(run: AuditRun, reference: Scored) -> Iterator[tuple[str, str
     except ShardError as error:
         yield "memorization", f"{error}\n  only copies that need no such comparison will be looked for"
     try:
-        check_patients(patients)
+        known = np.array([bool(patient) for patient in reference.patients])
+        check_patients(patients[known], unknown=int((~known).sum()))
     except ValueError as error:
         yield "re-identification", str(error)
     if run.settings.utility:

@@ -50,8 +50,8 @@ def apply_protocol(protocol: Protocol, summary: Mapping[str, Any]) -> dict[str, 
         `title`, `paper`, `data` and `sources` of the benchmark; `features` of the audit; how many images were
         `compared` on each side, of how many `images` and `real` ones; `metrics`: by the benchmark's name the `title`
         with the network in it, the `network` measured with, its `digest`, `value`, `low` and `high` (null where there
-        is no interval); `pathologies`: FID of
-        each that was measured, with `compared`; `not_measured`: why, by name; `published`: rows of the benchmark, with
+        is no interval), `warning` where there are too few images (null where not); `pathologies`: FID of each that was
+        measured, with `compared` and `warning`; `not_measured`: why, by name; `published`: rows of the benchmark, with
         the metrics that may be compared alone, and `refused`: why others may not, by name; `notes` on what differs.
     """
     found = json.loads(files("cxrsynth.auditing").joinpath(f"{protocol}.json").read_text("utf-8"))
@@ -68,8 +68,9 @@ def apply_protocol(protocol: Protocol, summary: Mapping[str, Any]) -> dict[str, 
     rows = _published(found["overall"], comparable)
     for model, row in _published(found["privacy"], comparable).items():
         rows[model] = rows.get(model, {}) | row
-    of_pathologies = _published(found["pathologies"], pathologies.keys() if "FID" in comparable else ())
-    notes = _notes(found, summary, comparable)
+    enough = [name for name, one in pathologies.items() if not one["warning"]]
+    of_pathologies = _published(found["pathologies"], enough if "FID" in comparable else ())
+    notes = _notes(found, summary, comparable) + _size_notes(metrics, pathologies)
     return {
         "name": str(protocol),
         **{name: found[name] for name in ("title", "paper", "data")},
@@ -116,8 +117,30 @@ def _metrics(
         elif (measured := overall[_FIDELITY[name]]) is None:
             missing[name] = _reason(overall, _FIDELITY[name])
         else:
-            found[name] = of_features | measured
+            found[name] = of_features | measured | {"warning": _warning(overall, _FIDELITY[name])}
     return found
+
+
+def _warning(row: Mapping[str, Any], measure: str) -> str | None:
+    """Why a value means little at its number of images, None where it does not."""
+    found: str | None = (row.get("warnings") or {}).get(measure)
+    return found
+
+
+def _size_notes(metrics: Mapping[str, Mapping[str, Any]], pathologies: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which values mean little for lack of images."""
+    by_warning: dict[str, list[str]] = {}
+    for name, one in metrics.items():
+        if one.get("warning"):
+            by_warning.setdefault(one["warning"], []).append(name)
+    notes = [f"{', '.join(names)}: {warning}" for warning, names in by_warning.items()]
+    few = [name for name, one in pathologies.items() if one["warning"]]
+    if few:
+        notes.append(
+            f"FID of {', '.join(few)}: so few images for the number of features that most of the value may come from"
+            " their number; published values are not given beside it"
+        )
+    return notes
 
 
 def _privacy(summary: Mapping[str, Any], missing: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -169,7 +192,7 @@ def _pathologies(
     for name in names:
         row = fidelity.get(f"finding: {name}")
         if row is not None and row["frechet"] is not None:
-            found[name] = {**row["frechet"], "compared": row["compared"]}
+            found[name] = {**row["frechet"], "compared": row["compared"], "warning": _warning(row, "frechet")}
         else:
             missing[f"FID of {name}"] = "no image states it" if row is None else _reason(row, "frechet")
     return found

@@ -21,6 +21,7 @@ from cxrsynth.metrics.reidentification.identify import (
     Calibration,
     best_matches,
     calibrate,
+    check_patients,
     closer_to_source,
     quantiles,
     source_scores,
@@ -53,8 +54,10 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
         return Reidentification()
     console.say("comparing patients")
     real, patients = reference.embeddings, patient_numbers(reference.patients)
+    known = np.array([bool(patient) for patient in reference.patients])
     try:
-        calibration = calibrate(real, patients, seed=run.settings.seed)
+        check_patients(patients[known], unknown=int((~known).sum()))
+        calibration = calibrate(real[known], patients[known], seed=run.settings.seed)
     except ValueError as error:
         # All images are scored by now: what cannot be measured costs itself alone.
         console.warn(f"re-identification was not examined: {error}")
@@ -80,7 +83,7 @@ def reidentify(run: AuditRun, images: Scored, reference: Scored, names: RealName
     summary = {
         "verifier": verifier.embed.as_json() | {"held_out": verifier.held_out},
         "false_match_rate": FALSE_MATCHES,
-        "reference": calibration.as_json(),
+        "reference": calibration.as_json() | {"patients_unknown": int((~known).sum())},
         **_matches(best, reports, calibration),
         "sources": matched | {"closer": closer} if matched else None,
         "sources_not_measured": reason,

@@ -140,7 +140,8 @@ def unknown_patients(reference: Scored) -> str | None:
         return None
     return (
         f"{count} of {len(reference.patients)} reference images have no known patient: images of one patient may be"
-        " taken for two, which raises the threshold of the search and the AUROC of utility"
+        " taken for two, which raises the threshold of the search and the AUROC of utility, and re-identification"
+        " learns its threshold from the others alone"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxrsynth.metrics.fidelity import Features
-from cxrsynth.metrics.utility.intervals import auroc_interval
+from cxrsynth.metrics.utility.intervals import auroc_interval, fewest_patients
 from cxrsynth.reports.labels import OBSERVATIONS
 
 
@@ -33,7 +33,7 @@ def measure_obedience(
         logits: of the classifier, [N, K].
         heads: names of its K outputs.
         patients: of each image, empty where unknown; images of one patient, or of one report, are resampled together.
-        least: images requested with a finding, and without it, needed to measure it.
+        least: patients, or reports, of images requested with a finding, and of those without it, needed to measure it.
         rounds: of the bootstrap.
         seed: of the bootstrap.
 
@@ -42,6 +42,8 @@ def measure_obedience(
         `not_requested`, and `auroc` with its 95% interval; None where there are too few images, or no output for it.
     """
     ever_requested = set[str]().union(*present)
+    names = [name or f"\0{place}" for place, name in enumerate(patients)]
+    numbers = np.unique(names, return_inverse=True)[1].astype(np.int64)
     rows = []
     for finding in OBSERVATIONS:
         if finding not in ever_requested:
@@ -52,7 +54,7 @@ def measure_obedience(
             "requested": int(requested.sum()),
             "not_requested": int((~requested).sum()),
         }
-        known = finding in heads and min(row["requested"], row["not_requested"]) >= least
+        known = finding in heads and fewest_patients(requested, numbers) >= least
         area = None
         if known:
             scores = logits[:, list(heads).index(finding)].astype(np.float64)

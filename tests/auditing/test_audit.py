@@ -700,7 +700,7 @@ def test_what_a_table_says_of_how_many_images_is_told(made: Path, real: Path, ho
     assert "4 of 24 reference images have no known patient" in printed
     found = summary(tmp_path / "out")
     assert found["reference"]["columns"] == "file from scan, patient from owner"
-    assert found["reference"]["table"] == {"images": 24, "with_row": 20, "rows": 20, "matched": 20}
+    assert found["reference"]["table"] == {"images": 24, "with_row": 20, "rows": 20, "matched": 20, "shared": 0}
     assert found["caveats"][0] == "reference images: table: 20 of 24 images have a row; 0 of 20 rows match no image"
     assert [caveat.partition(":")[0] for caveat in found["caveats"]] == [
         "reference images",
@@ -751,7 +751,7 @@ def test_a_table_that_matches_little_or_nothing_is_told_of_shards_and_rows(
     beside = ["audited images: passed over: 1 .bmp"] if kind == "tar" else []
     assert found["caveats"] == [*beside, f"audited images: table: {said}"]
     assert all(caveat in (tmp_path / "out" / "report.html").read_text() for caveat in found["caveats"])
-    assert found["input"]["table"] == {"images": 16, "with_row": 1, "rows": 100, "matched": 1}
+    assert found["input"]["table"] == {"images": 16, "with_row": 1, "rows": 100, "matched": 1, "shared": 0}
     assert found["input"]["passed_over"] == ({".bmp": 1} if kind == "tar" else {})
     assert found["input"]["ranges"] == {"8 bits": 16}
     again = run(folder, "--table", tmp_path / "t.csv", "--out", tmp_path / "out", "--min-posture", "-100")

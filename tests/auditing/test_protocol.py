@@ -19,12 +19,18 @@ from tests.auditing.page.page_example import example_rows, example_summary, few_
 IN_FEATURES = ("FID", "KID", "Precision", "Recall", "Density", "Coverage")
 RADDINO = {"name": "microsoft/rad-dino@0123abc", "digest": "d1" * 32, "width": 768}
 SUMMARY = example_summary(example_rows(60))
+FEW = "80 images for 256 features: mostly bias"
 
 
 def audited(**others: Any) -> dict[str, Any]:
     """The example's numbers, with parts replaced."""
     provenance = {"image_size": 256}
     return {**SUMMARY, "provenance": provenance, **others}
+
+
+def enough() -> list[dict[str, Any]]:
+    """The example's fidelity, as of enough images for every measure."""
+    return [row | {"warnings": {}} for row in SUMMARY["fidelity"]]
 
 
 def reported(**others: Any) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def test_measures_of_the_audit_get_the_names_of_the_benchmark() -> None:
     }
     assert found["metrics"]["FID"] | {"title": ""} == {
         "network": "nano-judge diagnosis", "digest": "c4" * 32, "value": 14.213, "low": 14.213 - 1.9,
-        "high": 14.213 + 1.9, "title": "",
+        "high": 14.213 + 1.9, "title": "", "warning": FEW,
     }  # fmt: skip
     assert found["metrics"]["Downstream AUROC"]["findings"] == 3
     assert found["metrics"]["Alignment Score"]["digest"] == "2a" * 32
@@ -70,6 +76,16 @@ def test_fid_is_given_by_pathology_and_what_is_missing_has_a_reason() -> None:
     assert found["not_measured"]["FID of Fracture"] == "no image states it"
     named = {name.removeprefix("FID of ") for name in found["not_measured"]} | found["pathologies"].keys()
     assert set(OBSERVATIONS) <= named
+
+
+def test_values_of_few_images_are_named_and_have_no_published_ones_beside_them() -> None:
+    found = reported(features=RADDINO)
+    assert f"FID: {FEW}" in found["notes"]
+    [note] = [note for note in found["notes"] if note.startswith("FID of ")]
+    assert "FID of Cardiomegaly, Edema, Pleural Effusion, Support Devices: so few images" in note
+    assert found["published"]["pathologies"] == {}
+    notes = reported(features=RADDINO, fidelity=enough())["notes"]
+    assert not [note for note in notes if note.startswith("FID")]
 
 
 def test_who_is_recognized_has_the_benchmarks_names_and_the_verifiers() -> None:
@@ -177,7 +193,7 @@ def test_features_that_resemble_the_published_ones_are_others(others: dict[str, 
 
 @pytest.mark.parametrize("name", ["microsoft/rad-dino@0123abc", "rad-dino"])
 def test_in_the_same_features_published_rows_stand_beside(name: str) -> None:
-    found = reported(features=RADDINO | {"name": name})
+    found = reported(features=RADDINO | {"name": name}, fidelity=enough())
     rows = found["published"]["overall"]
     assert len(rows) == 11
     assert rows["Sana"] == {
@@ -217,7 +233,7 @@ def test_published_tables_are_whole_and_name_their_source() -> None:
 
 @pytest.mark.parametrize("same", [True, False])
 def test_the_page_shows_published_rows_where_they_may_be_compared_alone(same: bool, tmp_path: Path) -> None:
-    summary = audited(**({"features": RADDINO} if same else {}))
+    summary = audited(**({"features": RADDINO} if same else {}), fidelity=enough())
     summary["protocol"] = apply_protocol(Protocol.CHEXGENBENCH, summary)
     write_page(tmp_path / "report.html", summary, example_rows(60), lambda key: None)
     page = (tmp_path / "report.html").read_text()

@@ -98,7 +98,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "utility": (
         "Half of the real patients are tested on, whatever was trained on. Rejected images and copies are never "
-        "trained on. Differences to real images alone are of the same resampled patients (bootstrap).",
+        "trained on. A finding that is uncertain or not mentioned counts as absent, in training and in testing; images "
+        "without any stated finding are left out. Findings are tested where ten patients have them, and ten lack them. "
+        "Differences to real images alone are of the same resampled patients (bootstrap).",
         "A linear probe on the features (logistic regression, L2 chosen by cross-validation by patient), or the "
         "network of --utility-model, which takes as many steps on real images in every way of training. Balanced: as "
         "many synthetic images of each sex in each age group; for a probe also with and without the finding, where "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxrsynth.auditing.page.privacy import reason, shares
-from cxrsynth.metrics.membership.inference import COMBINED
+from cxrsynth.metrics.membership.inference import COMBINED, FALSE_POSITIVES, WITHOUT_MODEL
 from cxrsynth.metrics.utility.cohorts import BOTH, PRETRAINED, REAL
 
 Summary = Mapping[str, Any]
@@ -43,7 +43,7 @@ def verdicts(summary: Summary) -> list[Verdict]:
         ),
         Verdict(
             FOUND,
-            _copies(summary),
+            _found(summary),
             tuple(_searches(summary)),
             "What these searches and attacks do not find may still be there.",
             "privacy",
@@ -104,6 +104,11 @@ def _looks(summary: Summary) -> Iterator[str]:
             f"Fréchet distance {made['frechet']:.3g}; between real images {real['value']:.3g}"
             f" ({real['low']:.3g} to {real['high']:.3g}), means of ten draws of {floor['images']:,} images each"
         )
+        if "frechet" in (row.get("warnings") or {}):
+            yield (
+                "The ratio of these depends on the number of images, from which most of both comes here: MMD, which"
+                f" does not, is {row['mmd']['value']:.3g} ({row['mmd']['low']:.3g} to {row['mmd']['high']:.3g})"
+            )
         yield (
             f"{made['coverage']:.0%} of real images have one of these near them; {floor['coverage']['value']:.0%} have"
             " another real one"
@@ -174,6 +179,40 @@ def _of_what(summary: Summary) -> str:
     return "Of a linear classifier on the features of this audit; a network trained on pixels may gain more or less."
 
 
+def _found(summary: Summary) -> str:
+    """The answer of all three tests: copies of images, patients recognized, and members told by the weights."""
+    return " ".join(filter(None, (_copies(summary), _recognized(summary), _told(summary))))
+
+
+def _recognized(summary: Summary) -> str:
+    """Whether more images are taken for patients of the reference than of other people's images are."""
+    found = summary.get("reidentification")
+    if not found:
+        return ""
+    share, false = found["share"], found["reference"]["false_matches"]
+    many = share["low"] > max(found["false_match_rate"], false["high"])
+    if many:
+        return (
+            f"{share['caught']:,} of {share['of']:,} are taken for a patient of the reference, more than of real images"
+            " of other patients are."
+        )
+    return "No more are taken for a patient of the reference than of real images of other patients are."
+
+
+def _told(summary: Summary) -> str:
+    """Whether any attack on the model tells members, and whether the images alone do."""
+    membership = summary.get("membership")
+    if not membership:
+        return ""
+    attacks = membership["attacks"]
+    clear = [name for name, one in attacks.items() if name != WITHOUT_MODEL and one["auc"]["low"] > 0.5]
+    if attacks[WITHOUT_MODEL]["auc"]["low"] > 0.5:
+        return "Members of the training set and others differ in themselves, so that attacks on the model say nothing."
+    if clear:
+        return f"The model's weights tell who was in its training set ({', '.join(clear)})."
+    return "Attacks on the model do not tell who was in its training set."
+
+
 def _copies(summary: Summary) -> str:
     memorization, few = summary["memorization"], summary.get("copies")
     if memorization is None and few is not None:
@@ -185,10 +224,10 @@ def _copies(summary: Summary) -> str:
         return f"Copies of real images were not looked for: {reason(summary, 'memorization', 'there is no reference')}."
     flagged = memorization["flagged"]
     if not flagged:
-        return "None was found to be nearer to a real image than real images of different patients are to each other."
+        return "None was found to be nearly a copy of a real image."
     return (
         f"{flagged:,} {'is' if flagged == 1 else 'are'} nearer to a real image than real images of different patients"
-        " are to each other."
+        " usually are to each other."
     )
 
 
@@ -217,14 +256,28 @@ def _searches(summary: Summary) -> Iterator[str]:
         yield f"Whether a patient is recognized was not examined: {why}"
     membership = summary.get("membership")
     if membership:
-        auc = membership["attacks"][COMBINED]["auc"]
+        attacks = membership["attacks"]
+        single = {name: one for name, one in attacks.items() if name not in (COMBINED, WITHOUT_MODEL)}
+        best = max(single, key=lambda name: single[name]["auc"]["value"])
         yield (
-            f"From the weights of {membership['model']['name']}, members are told from others with an AUC of"
-            f" {auc['value']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}); 0.5 is guessing"
+            f"Members are told from others with an AUC of {_auc(attacks[COMBINED])} by all attacks on"
+            f" {membership['model']['name']} together, {_auc(attacks[best])} by the best ({best}), and"
+            f" {_auc(attacks[WITHOUT_MODEL])} without the model; 0.5 is guessing"
         )
+        caught = attacks[best]["true_positives"].get(f"{FALSE_POSITIVES[0]:g}")
+        if caught:
+            yield (
+                f"At {FALSE_POSITIVES[0]:.0%} false alarms, {best} finds {caught['value']:.0%} of the members"
+                f" ({caught['low']:.0%} to {caught['high']:.0%})"
+            )
     else:
         why = reason(summary, "membership", "it needs --model, --members and --non-members")
         yield f"The model itself was not attacked: {why}"
+
+
+def _auc(attack: Summary) -> str:
+    auc = attack["auc"]
+    return f"{auc['value']:.2f} ({auc['low']:.2f} to {auc['high']:.2f})"
 
 
 def _share_flagged(summary: Summary) -> str:

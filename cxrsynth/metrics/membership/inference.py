@@ -16,6 +16,7 @@ from cxrsynth.metrics.fidelity import Interval
 
 Values = npt.NDArray[np.float64]
 Members = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
 
 COMBINED, WITHOUT_MODEL = "combined", "without the model"
 FALSE_POSITIVES = (0.01, 0.001)
@@ -59,13 +60,11 @@ def measure_attacks(
     al., arXiv:2406.16201.
     """
     groups = _numbered(patients)
-    for kind in (members, ~members):
-        if len(set(groups[kind].tolist())) < LEAST:
-            raise ValueError(f"{len(set(groups[kind].tolist()))} patients, expected at least {LEAST}")
+    if (fewest := _fewest(groups, members)) < LEAST:
+        raise ValueError(f"{fewest} patients, expected at least {LEAST}")
     weights = _resampled(groups, members, rounds=rounds, seed=seed)
     found = {name: _measured(_standardized(columns).sum(1), members, weights) for name, columns in attacks.items()}
-    halves = StratifiedGroupKFold(2, shuffle=True, random_state=seed)
-    fitted, tested = next(halves.split(groups, members, groups))
+    fitted, tested = _halves(groups, members, seed=seed)
     own = _resampled(groups[tested], members[tested], rounds=rounds, seed=seed)
     every = np.concatenate(list(attacks.values()), axis=1)
     for name, columns in ((COMBINED, every), (WITHOUT_MODEL, features)):
@@ -73,6 +72,29 @@ def measure_attacks(
         model.fit(columns[fitted], members[fitted])
         found[name] = _measured(model.decision_function(columns[tested]), members[tested], own)
     return found
+
+
+def _halves(groups: Places, members: Members, *, seed: int) -> tuple[Places, Places]:
+    """Places in two halves that share no patient, as equal in images as that allows.
+
+    Where a few patients have most images, those would fill one half: then each half has as many patients of a side.
+    """
+    folds = StratifiedGroupKFold(2, shuffle=True, random_state=seed)
+    fitted, tested = next(folds.split(groups, members, groups))
+    if min(_fewest(groups[half], members[half]) for half in (fitted, tested)) >= LEAST // 2:
+        return fitted, tested
+    rng = np.random.default_rng(seed)
+    taken = [
+        rng.permutation(patients)[: len(patients) // 2]
+        for patients in (np.unique(groups[kind]) for kind in (members, ~members))
+    ]
+    first = np.isin(groups, np.concatenate(taken))
+    return np.flatnonzero(first), np.flatnonzero(~first)
+
+
+def _fewest(groups: Places, members: Members) -> int:
+    """How many patients there are of members or of others, whichever are fewer."""
+    return min(len(np.unique(groups[kind])) for kind in (members, ~members))
 
 
 def _measured(score: Values, members: Members, weights: Values) -> dict[str, Any]:
@@ -102,7 +124,7 @@ def _interval(measure: Callable[[Values], float], weights: Values) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def _resampled(groups: npt.NDArray[np.int64], members: Members, *, rounds: int, seed: int) -> Values:
+def _resampled(groups: Places, members: Members, *, rounds: int, seed: int) -> Values:
     """How often each image counts: once, then as its patient is drawn; [1 + rounds, N]."""
     rng = np.random.default_rng(seed)
     weights = np.ones((1 + rounds, len(groups)))
@@ -118,7 +140,7 @@ def _standardized(columns: Values) -> Values:
     return np.asarray(StandardScaler().fit_transform(columns))
 
 
-def _numbered(patients: Sequence[str]) -> npt.NDArray[np.int64]:
+def _numbered(patients: Sequence[str]) -> Places:
     """Patients as numbers; an image of unknown patient counts as a patient of its own."""
     names = [patient or f"\0{place}" for place, patient in enumerate(patients)]
     return np.unique(names, return_inverse=True)[1].astype(np.int64)

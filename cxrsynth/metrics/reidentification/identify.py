@@ -55,11 +55,18 @@ class Best:
     scores: Vectors
 
 
-def check_patients(patients: Places) -> None:
-    """Raises ValueError for fewer than `FEWEST` patients, given the number of each image's patient, [M]."""
+def check_patients(patients: Places, *, unknown: int = 0) -> None:
+    """Raises ValueError for fewer than `FEWEST` patients.
+
+    Args:
+        patients: number of each image's patient, [M], of the images whose patient is known.
+        unknown: images beside them whose patient is not.
+    """
     count = len(np.unique(patients))
     if count < FEWEST:
-        raise ValueError(f"{count} patients in the reference, expected at least {FEWEST}")
+        known = f"known patients in the reference, and {unknown} images of unknown ones" if unknown else ""
+        advice = "\n  name the column of patients with --patient-column" if unknown else ""
+        raise ValueError(f"{count} {known or 'patients in the reference'}, expected at least {FEWEST}{advice}")
 
 
 def calibrate(vectors: Vectors, patients: Places, *, seed: int) -> Calibration:
@@ -67,7 +74,8 @@ def calibrate(vectors: Vectors, patients: Places, *, seed: int) -> Calibration:
 
     Args:
         vectors: embeddings of length 1, [M, D].
-        patients: number of each image's patient, [M]; an image of an unknown patient counts as one of its own.
+        patients: number of each image's patient, [M], all known: two images of one person that count as two people
+            would raise the threshold to where nobody is found.
         seed: of the sample, the halves and the bootstrap.
 
     Raises:

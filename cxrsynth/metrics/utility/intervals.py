@@ -14,21 +14,35 @@ _KINDS = ("sex", "age group", "view")
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """Test images: features [N, D], groups as masks [N], and how often each image is in each round [rounds, N]."""
+    """Test images: features [N, D], groups as masks [N], how often each image is in each round [rounds, N], patients.
+
+    Patients are numbers, [N].
+    """
 
     features: Features
     present: list[set[str]]
     groups: Mapping[str, Truth]
     times: Features
+    patients: Places
 
     @staticmethod
     def of(real: ImageTable, places: Places, *, rounds: int, seed: int) -> "Tested":
         """The images of the reference at some places."""
         groups = {name: np.isin(places, own) for name, own in real.groups().items()}
         shown = {name: mask for name, mask in groups.items() if name == "all" or name.split(":")[0] in _KINDS}
-        times = _resampled(patients_of(real, places, prefix="real"), rounds=rounds, seed=seed)
+        patients = patients_of(real, places, prefix="real")
+        times = _resampled(patients, rounds=rounds, seed=seed)
         features = real.features[places].astype(np.float64)
-        return Tested(features, [real.present[p] for p in places], shown, times)
+        numbers = np.unique(np.asarray(patients), return_inverse=True)[1].astype(np.int64)
+        return Tested(features, [real.present[p] for p in places], shown, times, numbers)
+
+
+def fewest_patients(truth: Truth, patients: Places) -> int:
+    """Of how many patients the images [N] are that have a finding, or that lack it, whichever are fewer.
+
+    A bootstrap over very few patients gives intervals that are far too narrow: of one patient, of no width.
+    """
+    return min(len(np.unique(patients[kind])) for kind in (truth, ~truth))
 
 
 def areas(scores: Features, truth: Truth, times: Features) -> Features:

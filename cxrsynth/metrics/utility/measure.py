@@ -9,7 +9,7 @@ import numpy as np
 
 from cxrsynth.errors import ReportsError
 from cxrsynth.metrics.fidelity import Features
-from cxrsynth.metrics.groups import ImageTable
+from cxrsynth.metrics.groups import ImageTable, Places
 from cxrsynth.metrics.utility.cohorts import (
     BALANCED,
     REAL,
@@ -21,7 +21,7 @@ from cxrsynth.metrics.utility.cohorts import (
     split_patients,
     truth_of,
 )
-from cxrsynth.metrics.utility.intervals import Tested, areas, interval_of, shares
+from cxrsynth.metrics.utility.intervals import Tested, areas, fewest_patients, interval_of, shares
 from cxrsynth.metrics.utility.network import Classifier, train_networks
 from cxrsynth.metrics.utility.probe import Probes, Scores
 from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS
@@ -63,8 +63,9 @@ def measure_utility(
 
     Five ways to train (`TRAINED_ON`): on synthetic images, on real ones, on both together, on real ones and a cohort of
     synthetic ones that is balanced by sex and age group, and on synthetic images first and then on real ones. All are
-    tested on the same images. A finding that is not stated as present counts as absent; images without any stated
-    finding are left out. This cannot show whether the generator has seen the test patients.
+    tested on the same images. A finding that is not stated as present, be it uncertain or not mentioned, counts as
+    absent; images without any stated finding are left out. This cannot show whether the generator has seen the test
+    patients.
 
     Args:
         made: synthetic images, with the findings that were requested.
@@ -73,7 +74,7 @@ def measure_utility(
         seed: of the split, of the choice of training images (`MOST` of a kind), of networks and of the bootstrap.
         network: trained on pixels, which both tables then have; None for a probe on the features.
         say: called with which network is being trained.
-        least: images with a finding, and without it, needed to train on it or to test it in a group.
+        least: images with a finding, and without it, needed to train on it; patients of either to test it in a group.
         rounds: of the bootstrap over test patients.
 
     Returns:
@@ -85,9 +86,9 @@ def measure_utility(
         normal), and the share of the others called positive, by finding, group and training set; `gaps`: the difference
         of that rate between two groups; `too_few`: where fewer than `least` images had a finding or lacked it: which
         finding, in which group, `in` which training set or in `test`, how many `present` and `absent`, and how many
-        `patients` if these are too few to train; `not_measured`: training sets that cannot be made, and why; `split`:
-        images to train and to test on, and those of unknown patient; `balanced_by`: findings whose presence the
-        balanced cohort of a probe balances, too; `model`: what was trained.
+        `patients` if these are too few (to test, of the side that has fewer); `not_measured`: training sets that cannot
+        be made, and why; `split`: images to train and to test on, and those of unknown patient; `balanced_by`: findings
+        whose presence the balanced cohort of a probe balances, too; `model`: what was trained.
 
     Raises:
         ReportsError: if no image of the reference, or no synthetic one, has a finding stated as present, or the
@@ -102,7 +103,7 @@ def measure_utility(
     test = Tested.of(real, split.test, rounds=rounds, seed=seed)
     findings = _findings(made, real)
     learner: Learner = Probes(cohorts, test.features)
-    testable = [finding for finding in findings if _is_enough(truth_of(finding, test.present), least)]
+    testable = [finding for finding in findings if _is_testable(truth_of(finding, test.present), test.patients, least)]
     if network is not None and testable:
         assert real.pixels is not None
         pixels = np.asarray(real.pixels[split.test])
@@ -144,6 +145,10 @@ def _is_enough(truth: Truth, least: int) -> bool:
     return min(int(truth.sum()), int((~truth).sum())) >= least
 
 
+def _is_testable(truth: Truth, patients: Places, least: int) -> bool:
+    return _is_enough(truth, least) and fewest_patients(truth, patients) >= least
+
+
 def _findings(made: ImageTable, real: ImageTable) -> list[str]:
     """Findings of either side: CheXpert's in their order, then others."""
     seen = set[str]().union(*made.present, *real.present)
@@ -153,7 +158,7 @@ def _findings(made: ImageTable, real: ImageTable) -> list[str]:
 def _measure_finding(finding: str, learner: Learner, test: Tested, found: Found, *, least: int) -> dict[str, Features]:
     """Adds a finding's rows to `found`; returns areas on all test images by training set, [1 + rounds] each."""
     truth = truth_of(finding, test.present)
-    groups = dict(_enough(finding, truth, test.groups, found["too_few"], least=least))
+    groups = dict(_enough(finding, truth, test, found["too_few"], least=least))
     if not groups:
         return {}
     arms = [arm for arm in learner.arms(finding) if _can_train(finding, arm, learner, found["too_few"], least)]
@@ -190,14 +195,17 @@ def _can_train(finding: str, arm: Arm, learner: Learner, too_few: list[Found], l
 
 
 def _enough(
-    finding: str, truth: Truth, groups: Mapping[str, Truth], too_few: list[Found], *, least: int
+    finding: str, truth: Truth, test: Tested, too_few: list[Found], *, least: int
 ) -> Iterator[tuple[str, Truth]]:
-    """Groups with at least `least` images that have the finding and `least` that lack it; the others are listed."""
-    for group, mask in groups.items():
-        if _is_enough(truth[mask], least):
+    """Groups with at least `least` patients who have the finding and `least` who lack it; the others are listed."""
+    for group, mask in test.groups.items():
+        few = _few(finding, truth[mask], group, "test")
+        if _is_testable(truth[mask], test.patients[mask], least):
             yield group, mask
+        elif _is_enough(truth[mask], least):
+            too_few.append(few | {"patients": fewest_patients(truth[mask], test.patients[mask])})
         else:
-            too_few.append(_few(finding, truth[mask], group, "test"))
+            too_few.append(few)
 
 
 def _few(finding: str, truth: Truth, group: str, where: str) -> Found:
@@ -226,9 +234,10 @@ def _measure_missed(
     """
     if scores.held_out is None or scores.truth is None:
         return
-    sign, ill, ill_held_out = 1, truth, scores.truth
-    if cell["finding"] == NO_FINDING:  # a finding is the lack of it
-        sign, ill, ill_held_out = -1, ~truth, ~scores.truth
+    sign, ill, healthy, ill_held_out = 1, truth, ~truth, scores.truth
+    if cell["finding"] == NO_FINDING:  # a finding is the lack of it, but who has none stated need not be ill
+        sign, healthy, ill_held_out = -1, truth, ~scores.truth
+        ill = np.array([bool(names - {NO_FINDING, "Support Devices"}) for names in test.present])
     well = sign * scores.held_out[~ill_held_out]
     if len(well) < least:
         return
@@ -236,8 +245,8 @@ def _measure_missed(
     rates = {}
     for group, mask in test.groups.items():
         kind = group.partition(": ")[0]
-        chosen, others = mask & ill, mask & ~ill
-        if kind not in ("all", *GAP_KINDS) or chosen.sum() < least:
+        chosen, others = mask & ill, mask & healthy
+        if kind not in ("all", *GAP_KINDS) or len(np.unique(test.patients[chosen])) < least:
             continue
         rates[group] = shares(negative[chosen], test.times[:, chosen])
         false = float((~negative[others]).mean()) if others.any() else None

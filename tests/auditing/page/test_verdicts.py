@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cxrsynth.auditing.page.verdicts import FOUND, HELP, LOOK, Verdict, verdicts
+from cxrsynth.metrics.membership.inference import COMBINED, WITHOUT_MODEL
 from cxrsynth.metrics.utility.cohorts import BOTH
 from tests.auditing.page.page_example import example_rows, example_summary, few_images
 
@@ -37,6 +38,7 @@ def test_without_a_floor_or_a_reference_it_says_so(summary: dict[str, Any]) -> N
     summary["fidelity"][0]["not_measured"] = {"all": "7 audited and 512 real images, expected at least 20 of each"}
     assert of(summary, LOOK).answer == f"{said}7 audited and 512 real images, expected at least 20 of each."
     summary |= {"reference": None, "fidelity": [], "memorization": None, "utility": None}
+    summary["reidentification"] = None
     assert [one.answer for one in verdicts(summary)] == [
         "Not compared with real images: there is no reference.",
         "Not measured (--utility, with a reference that has labels).",
@@ -110,11 +112,43 @@ def test_copies_the_search_and_the_attack(summary: dict[str, Any]) -> None:
     floor = f"the search flags 1 of 400 (0.0% to 1.4%); of these images, {share:.1%}"
     assert f"Floor: of held-out real images of other patients, {floor}" in of(summary, FOUND).details
     assert any("was not attacked" in detail for detail in of(summary, FOUND).details)
-    auc = {"value": 0.8, "low": 0.7, "high": 0.9}
-    summary["membership"] = {"model": {"name": "nano"}, "attacks": {"combined": {"auc": auc}}}
-    assert any("an AUC of 0.80 (0.70 to 0.90)" in detail for detail in of(summary, FOUND).details)
     summary["memorization"]["flagged"] = 0
     assert of(summary, FOUND).answer.startswith("None was found")
+
+
+def attack(value: float, low: float) -> dict[str, Any]:
+    return {"auc": {"value": value, "low": low, "high": 0.9}, "true_positives": {"0.01": None, "0.001": None}}
+
+
+def test_the_answer_is_of_all_three_tests(summary: dict[str, Any]) -> None:
+    """A set without copies whose patients are recognized, or whose model tells its members, must not look clean."""
+    summary["memorization"]["flagged"] = 0
+    found = summary["reidentification"]
+    found["reference"]["false_matches"] = {"caught": 3, "of": 300, "low": 0.003, "high": 0.03}
+    found["share"] = {"caught": 160, "of": 400, "low": 0.35, "high": 0.45}
+    answer = of(summary, FOUND).answer
+    assert answer.startswith("None was found to be nearly a copy of a real image. 160 of 400 are taken for a patient")
+    found["share"] = {"caught": 4, "of": 400, "low": 0.004, "high": 0.025}
+    assert of(summary, FOUND).answer.endswith(
+        "No more are taken for a patient of the reference than of real images of other patients are."
+    )
+    attacks = {"loss": attack(0.55, 0.49), "proximal": attack(0.6, 0.52), COMBINED: attack(0.5, 0.4)}
+    summary["membership"] = {"model": {"name": "m"}, "attacks": attacks | {WITHOUT_MODEL: attack(0.5, 0.4)}}
+    assert of(summary, FOUND).answer.endswith("The model's weights tell who was in its training set (proximal).")
+    told = "0.50 (0.40 to 0.90) by all attacks on m together, 0.60 (0.52 to 0.90) by the best (proximal), and 0.50"
+    assert any(told in detail for detail in of(summary, FOUND).details)
+    attacks["proximal"]["true_positives"]["0.01"] = {"value": 0.2, "low": 0.1, "high": 0.3}
+    assert "At 1% false alarms, proximal finds 20% of the members (10% to 30%)" in of(summary, FOUND).details
+    attacks["proximal"]["auc"]["low"] = 0.5
+    assert of(summary, FOUND).answer.endswith("Attacks on the model do not tell who was in its training set.")
+    summary["membership"]["attacks"][WITHOUT_MODEL] = attack(0.9, 0.85)
+    assert "differ in themselves" in of(summary, FOUND).answer
+
+
+def test_a_distance_of_few_images_has_one_beside_it_that_does_not_depend_on_them(summary: dict[str, Any]) -> None:
+    assert any("The ratio of these depends on the number of images" in one for one in of(summary, LOOK).details)
+    summary["fidelity"][0]["warnings"] = {}
+    assert not any("The ratio of these depends" in one for one in of(summary, LOOK).details)
 
 
 def test_readers_are_quoted(summary: dict[str, Any]) -> None:
