@@ -110,6 +110,12 @@ def test_numbers_stand_beside_each_other(summary: dict[str, Any]) -> None:
             "membership/attacks/combined/auc",
             "fidelity/all/kid",
         ),
+        (
+            {"settings": {"rules": None, "seed": 7}},
+            "images of utility",
+            "utility/mean/real + synthetic/lift",
+            "fidelity/all/kid",
+        ),
         ({"reader_study": {"readers": "x"}}, "readers and images they saw", "reader_study/scores/accuracy", "kept"),
         ({"reader_study": {"side": 99}}, "readers and images they saw", "reader_study/scores/sensitivity", "kept"),
     ],
@@ -125,6 +131,20 @@ def test_what_was_measured_otherwise_is_not_compared(
     assert lost not in found
     assert left in found
     assert [one["differs"] for one in compare(summary, other, KNOWN)["refused"]] == [differs]
+
+
+@pytest.mark.parametrize(
+    ("split", "compared"),
+    [({"synthetic": 95}, True), ({"synthetic": 60}, False), ({"train": 99}, False), ({"test": 99}, False)],
+)
+def test_utility_of_other_numbers_of_images_is_not_compared(
+    summary: dict[str, Any], split: dict[str, int], compared: bool
+) -> None:
+    """A few images more or less that were kept teach much the same; half as many do not."""
+    summary["utility"]["split"] = {"synthetic": 100, "train": 50, "test": 50, "patients_unknown": 0}
+    other = copy.deepcopy(summary)
+    other["utility"]["split"] |= split
+    assert ("utility/mean/real + synthetic/lift" in rows(summary, other)) == compared
 
 
 def test_copies_of_another_autoencoder_are_not_compared(summary: dict[str, Any]) -> None:

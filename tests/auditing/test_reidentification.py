@@ -214,6 +214,37 @@ def test_few_patients_cost_this_part_alone(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_reference_of_unknown_patients_recognizes_nobody(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Follow-ups would count as other people, and raise the threshold until nobody is found."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "user-data"))
+    rows = list(csv.DictReader((home / "real.csv").open()))
+    for known, expected in ((0, None), (105, 10)):
+        for place, row in enumerate(rows):
+            row["patient_id"] = f"p{place // 2}" if place // 2 < known else ""
+        written(tmp_path / "real", rows)
+        tables = ("--table", home / "set.csv", "--reference-table", tmp_path / "real.csv")
+        arguments = ["audit", home / "set", "--reference", home / "real", *tables, "--out", tmp_path / str(known)]
+        options = ("--probes", "1", "--device", "cpu", "--verifier", home / "verifier")
+        result = CliRunner().invoke(app, [str(one) for one in (*arguments, *options)])
+        assert result.exit_code == 0, result.output
+        found = summary(tmp_path / str(known))
+        if expected is None:
+            assert found["reidentification"] is None
+            why = found["not_measured"]["reidentification"]
+            assert why.startswith("0 known patients in the reference, and 220 images of unknown ones, expected at")
+            assert "re-identification will not be measured: 0 known patients" in " ".join(result.output.split())
+        else:
+            assert found["reidentification"]["reference"]["patients_unknown"] == expected
+            assert found["reidentification"]["matched"] >= COPIED
+            assert (
+                "10 images of the reference have no known patient"
+                in (tmp_path / str(known) / "report.html").read_text()
+            )
+
+
+@pytest.mark.slow
 def test_other_rules_need_no_scoring_and_thresholds_fail(
     home: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,9 @@ def test_images_of_one_report_count_as_one() -> None:
         return float(row["auroc"]["high"] - row["auroc"]["low"])
 
     once = row_of(measure_obedience(present, logits, HEADS, [""] * 20, least=5, seed=0), "Edema")
-    known = row_of(measure_obedience(*copies, HEADS, patients, seed=0), "Edema")
+    known = row_of(measure_obedience(*copies, HEADS, patients, least=5, seed=0), "Edema")
+    few = [str(place // 60) for place in range(200)]
+    assert row_of(measure_obedience(*copies, HEADS, few, seed=0), "Edema")["auroc"] is None
     unknown = row_of(measure_obedience(*copies, HEADS, [""] * 200, seed=0), "Edema")
     assert width(known) == pytest.approx(width(once), rel=0.1)
     assert width(unknown) < 0.5 * width(known)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxrsynth.metrics.membership.inference import COMBINED, WITHOUT_MODEL, measure_attacks
+from cxrsynth.metrics.membership.inference import COMBINED, WITHOUT_MODEL, _halves, measure_attacks
 
 Found = dict[str, dict[str, dict[str, float]]]
 
@@ -79,6 +79,19 @@ def test_the_fewest_patients_give_numbers() -> None:
     for seed in range(3):
         for attack in attacked(0.0, each=10, seed=seed).values():
             assert np.isfinite([attack["auc"][name] for name in ("value", "low", "high")]).all()
+
+
+def test_one_patient_with_most_images_does_not_stand_for_a_side() -> None:
+    """Ten member patients, one of them with 191 images: the half that is tested must not be of that one alone."""
+    patients = ["p0"] * 191 + [f"p{place}" for place in range(1, 10)] + [f"q{place}" for place in range(200)]
+    members = np.repeat([True, False], 200)
+    groups = np.unique(patients, return_inverse=True)[1]
+    for seed in range(5):
+        for half in _halves(groups, members, seed=seed):
+            assert len(np.unique(groups[half][members[half]])) == 5
+            assert len(np.unique(groups[half][~members[half]])) >= 50
+        first, second = (set(groups[half].tolist()) for half in _halves(groups, members, seed=seed))
+        assert not first & second
 
 
 def test_too_few_patients_are_refused() -> None:

@@ -186,17 +186,22 @@ def test_too_few_are_listed_and_not_measured() -> None:
 
 @pytest.mark.slow
 def test_a_finding_of_too_few_patients_is_listed_and_the_others_are_measured() -> None:
-    """Thirty images with it, all of one or two patients: no fold can be predicted from the others."""
-    real, made = table(240, seed=1, per_patient=10), table(200, seed=2)
+    """Twenty images with it to train on, all of two patients: no fold can be predicted from the others."""
+    real, made = table(480, seed=1, per_patient=10), table(200, seed=2)
+    split = split_patients(real, seed=0)
+    to_train, to_test = (
+        list(dict.fromkeys(real.patients[place] for place in part)) for part in (split.train, split.test)
+    )
+    chosen = {*to_train[:2], *to_test[:12]}
     for place, patient in enumerate(real.patients):
-        if patient in ("p0", "p1", "p2", "p3"):
+        if patient in chosen:
             real.present[place].add("Fracture")
     for place in range(100):
         made.present[place].add("Fracture")
     result = found(made, replace(made, patients=["p0"] * 100 + ["p1"] * 100))
-    assert {(row["in"], row["patients"]) for row in result["too_few"] if "patients" in row} >= {("real", 1)}
+    assert {(row["in"], row["patients"]) for row in result["too_few"] if "patients" in row} >= {("test", 1)}
     result = found(made, real)
-    [few] = [row for row in result["too_few"] if "patients" in row]
+    [few] = [row for row in result["too_few"] if "patients" in row and row["in"] != "test"]
     assert (few["finding"], few["in"], few["present"] >= 10) == ("Fracture", "real", True)
     assert {row["trained_on"] for row in result["rows"] if row["finding"] == "Fracture"} == {
         "synthetic",
@@ -204,6 +209,37 @@ def test_a_finding_of_too_few_patients_is_listed_and_the_others_are_measured() -
         BALANCED,
     }
     assert {row["trained_on"] for row in result["rows"] if row["finding"] == "Edema"} == set(TRAINED_ON)
+
+
+def test_a_finding_of_one_tested_patient_has_no_interval_of_no_width() -> None:
+    """Ten images with it are no ten patients: resampled patients either all have it or none."""
+    real, made = table(400, seed=1, per_patient=4), table(200, seed=2)
+    chosen = {real.patients[place] for place in split_patients(real, seed=0).test[:12]}
+    for place, patient in enumerate(real.patients):
+        if patient in chosen:
+            real.present[place].add("Fracture")
+    for place in range(100):
+        made.present[place].add("Fracture")
+    result = found(made, real)
+    assert "Fracture" not in {row["finding"] for row in result["rows"]}
+    assert "Fracture" not in {row["finding"] for row in result["underdiagnosis"]}
+    few = next(row for row in result["too_few"] if (row["finding"], row["group"]) == ("Fracture", "all"))
+    assert few == few | {"in": "test", "present": 4 * len(chosen), "patients": len(chosen)}
+    assert few["present"] >= 10 > few["patients"]
+
+
+def test_who_has_no_stated_finding_is_not_counted_as_ill() -> None:
+    """An uncertain finding is none that a classifier of normal images misses."""
+    real, made = table(400, seed=1), table(200, seed=2)
+    before = rates(found(made, real), "real", "No Finding")["all"]["images"]
+    ill = [place for place, names in enumerate(real.present) if "No Finding" not in names]
+    for place in ill[::2]:
+        real.present[place].clear()
+    real = replace(real, absent=[{"Fracture"} for _ in real.present])
+    after = rates(found(made, real), "real", "No Finding")["all"]["images"]
+    assert after < 0.7 * before
+    test = split_patients(real, seed=0).test
+    assert after == sum(bool(real.present[place] - {"No Finding"}) for place in test)
 
 
 @pytest.mark.slow
