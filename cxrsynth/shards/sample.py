@@ -50,7 +50,8 @@ def subject_key(id_key: bytes, report_id: str) -> str:
 
     Without the key, no one can test whether a guessed ID is in the data set.
     """
-    return hmac.new(id_key, report_id.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:20]
+    # In one call: a table has many rows, and an HMAC object takes five times as long to make.
+    return hmac.digest(id_key, report_id.encode("utf-8", "surrogateescape"), "sha256").hex()[:20]
 
 
 def sample_key(subject: str, image_index: int) -> str:

@@ -1,7 +1,10 @@
 """`python -m tests.benchmarks.scale`: what grows from 10,000 rows to a million, in time and in memory.
 
 `plan`: all that `generate` does before the first image: it reads the table, checks every row, draws up the plan, orders
-the rows by their keys and loads the model, which is a few channels wide (built in code by tests/conftest.py).
+the rows by their keys and loads the model, which is a few channels wide (built in code by tests/conftest.py). `short`
+reports have 67 characters, `usual` ones findings and an impression of 730 together.
+
+`dry run`: all of `generate --dry-run`, on usual reports.
 
 `decide`: what an audit does with the scores of a set (rules, summary, scores.parquet, keep.csv), on scores made up
 here.
@@ -17,12 +20,23 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from tests.conftest import build_tiny_model
 
 _FEW = 100
+_SENTENCES = (
+    "The heart is mildly enlarged.",
+    "There is a small left pleural effusion with adjacent atelectasis.",
+    "No pneumothorax is seen.",
+    "The lungs are otherwise clear without focal consolidation.",
+    "Degenerative changes of the thoracic spine are noted.",
+    "A right internal jugular catheter ends in the superior vena cava.",
+    "Mediastinal contours are within normal limits.",
+    "Low lung volumes accentuate the bronchovascular markings.",
+)
 _MEASURE = """
 def measured(work):
     import resource, sys, time
@@ -50,6 +64,16 @@ def work():
         return
     raise AssertionError("generate made no shards, or elsewhere")
 measured(work)
+"""
+_DRY_RUN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from cxrsynth.generation import generate
+from cxrsynth.settings import Device, GenerateSettings, SamplingSettings
+settings = GenerateSettings(reports=Path(sys.argv[1]), out=Path(sys.argv[2]), model=sys.argv[3],
+    id_key=Path(sys.argv[4]), sampling=SamplingSettings(steps=2, device=Device.CPU), dry_run=True)
+measured(lambda: generate.generate(settings))
 """
 _DECIDE = """
 import sys
@@ -96,25 +120,41 @@ def _run(code: str, *arguments: object) -> Cost:
     return Cost(float(wall), float(cpu), int(peak) / (1024 if sys.platform != "darwin" else 1024**2))
 
 
-def _write_reports(path: Path, count: int) -> Path:
+def _write_reports(path: Path, count: int, *, usual: bool) -> Path:
+    rng = np.random.default_rng(0)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["report_id", "report", "view", "sex", "age"])
+        writer.writerow(["report_id", "findings", "impression", "view", "sex", "age"])
         for row in range(count):
-            report = f"Nodule of {row % 30} mm in the left lung. No effusion. Heart size is normal."
-            writer.writerow([f"id-{row}", report, ("PA", "AP")[row % 2], "FM"[row % 2], 20 + row % 60])
+            findings = " ".join(_SENTENCES[place] for place in rng.integers(len(_SENTENCES), size=12)) if usual else ""
+            impression = f"Nodule of {row % 30} mm in the left lung. No effusion. Heart size is normal."
+            writer.writerow([f"id-{row}", findings, impression, ("PA", "AP")[row % 2], "FM"[row % 2], 20 + row % 60])
     return path
 
 
-def plan(count: int, folder: Path) -> Cost:
-    """Planning of a table with so many reports."""
+def _generate(code: str, count: int, folder: Path, *, usual: bool) -> Cost:
     model, key = folder / "tiny", folder / "id.key"
     if not model.exists():
         build_tiny_model(model)
         key.write_text("0123456789abcdef" * 2)
         key.chmod(0o600)
-    table = _write_reports(folder / "reports.csv", count)
-    return _run(_PLAN, table, folder / "out", model, key)
+    table = _write_reports(folder / "reports.csv", count, usual=usual)
+    return _run(code, table, folder / "out", model, key)
+
+
+def plan_short(count: int, folder: Path) -> Cost:
+    """Planning of a table with so many short reports."""
+    return _generate(_PLAN, count, folder, usual=False)
+
+
+def plan_usual(count: int, folder: Path) -> Cost:
+    """Planning of a table with so many reports of usual length."""
+    return _generate(_PLAN, count, folder, usual=True)
+
+
+def dry_run(count: int, folder: Path) -> Cost:
+    """A dry run on so many reports of usual length."""
+    return _generate(_DRY_RUN, count, folder, usual=True)
 
 
 def decide(count: int, folder: Path) -> Cost:
@@ -126,12 +166,13 @@ def main() -> None:
     """Print time, memory and how both grow."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--only", choices=["plan", "decide"])
+    kinds = {"plan, short": plan_short, "plan, usual": plan_usual, "dry run": dry_run, "decide": decide}
+    parser.add_argument("--only", choices=list(kinds))
     options = parser.parse_args()
     shown = Table("what", "rows", "time", "CPU time", "memory above 100 rows", "bytes a row")
     ratios = []
     with tempfile.TemporaryDirectory() as name:
-        for what, measure in {"plan": plan, "decide": decide}.items():
+        for what, measure in kinds.items():
             if options.only not in (None, what):
                 continue
             few = measure(_FEW, Path(name))

@@ -31,6 +31,10 @@ _NO_TEXT = re.compile(
     r"|not (?:yet )?(?:available|applicable|dictated|transcribed|recorded|provided))"
     r"|no (?:report|text)(?: (?:yet|available|dictated|recorded))*)?"
 )
+# No longer text of which this many characters begin with words in a row stands for a missing one; most texts do, and
+# taking signs out of all of them costs more than the rest of reading a table.
+_LONGEST_MISSING = 200
+_TEXT_BEGINS = re.compile(r"(?=[^\W\d_]*[^\W\d_xX])(?:[^\W_]+[ .,:;/()-]{1,3}){9}")
 # What stands for a value that is not known.
 UNKNOWN = frozenset({"", "unknown", "unk", "na", "n/a", "nan", "none", "null", "<na>", "other", "o", "u", "-", "?"})
 UNKNOWN |= {"n.a.", ".", "--", "blank", "missing", "unspecified", "not applicable", "not available", "not known"}
@@ -248,9 +252,12 @@ def report_text(cell: str) -> str:
     """Report text; empty for what stands for a missing one."""
     if not cell:
         return ""
-    words = _plain_words(cell)
+    text = cell.strip()
+    if len(text) > _LONGEST_MISSING and _TEXT_BEGINS.match(text):
+        return text
+    words = _plain_words(text)
     is_missing = _NO_TEXT.fullmatch(words) or not any(map(str.isalpha, words))
-    return "" if is_missing else cell.strip()
+    return "" if is_missing else text
 
 
 def _plain_words(text: str) -> str:
