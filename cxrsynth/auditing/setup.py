@@ -260,7 +260,23 @@ def _open_attacked(settings: AuditSettings, labeler: Reader | None) -> tuple[Col
             raise ShardError(
                 f"{option} {collection.path}: {counted(known, 'image')}, expected those of at least {LEAST} patients"
             )
+    _warn_of_one_table(settings, found)
     return found
+
+
+def _warn_of_one_table(settings: AuditSettings, attacked: tuple[Collection, Collection]) -> None:
+    """Say before the attack that reports of one side alone would leave hardly anything to compare."""
+    given = (settings.members_table, settings.non_members_table)
+    described = [
+        table is not None or collection.manifest is not None or bool(collection.layout and collection.layout.tables)
+        for table, collection in zip(given, attacked, strict=True)
+    ]
+    if any(described) and not all(described) and read_launch().rank == 0:
+        option = "--non-members" if described[0] else "--members"
+        console.warn(
+            f"{option} {attacked[described[0]].path}: no table, but the other side has one: with reports or labels on"
+            f" one side alone, membership is not measured\n  name one with {option}-table, or leave out both"
+        )
 
 
 def _check_file_column(settings: AuditSettings) -> None:

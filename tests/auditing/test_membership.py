@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cxrsynth.auditing import membership as attacked
 from cxrsynth.cli import app
+from cxrsynth.errors import ShardError
 from cxrsynth.metrics.membership.attacks import ATTACKS
 from cxrsynth.metrics.membership.inference import COMBINED, WITHOUT_MODEL
 
@@ -142,6 +143,25 @@ def test_too_few_patients_cost_the_attack_alone(home: Path, tiny_model: Path, tm
     assert found["membership"] is None
     assert "--non-members: 5 patients left, expected at least 10" in found["not_measured"]["membership"]
     assert "5 patients left" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("left_out", ["--members-table", "--non-members-table"])
+def test_a_table_of_one_side_is_warned_of_before_the_attack(
+    home: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str
+) -> None:
+    def stops(*_: object, **__: object) -> None:
+        raise ShardError("not loaded")
+
+    monkeypatch.setattr("cxrsynth.auditing.setup.load_membership", stops)
+    sides = {"--members": home / "members", "--members-table": home / "members.csv", "--non-members": home / "others"}
+    sides |= {"--non-members-table": home / "others.csv"}
+    for options in (sides, {name: value for name, value in sides.items() if name != left_out}):
+        command = ["audit", home / "set", "--out", tmp_path / "out", "--model", tiny_model, *OPTIONS]
+        command += [part for one in options.items() for part in one]
+        result = CliRunner().invoke(app, [str(one) for one in command])
+        assert "not loaded" in result.output
+        said = f"name one with {left_out}" in " ".join(result.output.split())
+        assert said == (left_out not in options)
 
 
 @pytest.mark.slow
