@@ -165,7 +165,7 @@ def generate(
             report, in log-odds by a classifier.
         judges: with `accept`: backend of all reward models, or reward -> backend.
         ignored_checks: with `accept`: names of quality checks that must not reject images.
-        attempts: with `accept`: draws of one image at most, 1 to 100.
+        attempts: with `accept`: draws of one image at most, the first included; 1 to 100.
         only_accepted: with `accept`: leave out images that never pass; else they are written with `accepted: false`.
         deid: `standard` or `strict` (see `sanitize`), for prompts and stored text; None for `strict` where text is
             stored, else `standard`.

@@ -259,7 +259,13 @@ Accept = Annotated[
     ),
 ]
 Attempts = Annotated[
-    int, Option(min=1, max=100, help="With --accept: draws of one image at most.", rich_help_panel=_SELECTION)
+    int,
+    Option(
+        min=1,
+        max=100,
+        help="With --accept: draws of one image at most, the first included.",
+        rich_help_panel=_SELECTION,
+    ),
 ]
 AcceptJudge = Annotated[
     list[str] | None,

@@ -84,7 +84,9 @@ def _about_attempts(run: GenerateRun) -> str:
     accept = run.settings.accept
     if accept is None:
         return ""
-    return f"\n  time of one attempt for each image, without judging; images that fail take up to {accept.attempts}"
+    return (
+        f"\n  time of one attempt for each image, without judging; images that fail take up to {accept.attempts} in all"
+    )
 
 
 def _part(run: GenerateRun, shards: int) -> str:
