@@ -82,6 +82,11 @@ class ModelSpec(BaseModel):
         """How the model is prompted unless the user says otherwise."""
         return self.prompt if self.prompt_template is None else parse_template(self.prompt_template)
 
+    @property
+    def names_prompts(self) -> bool:
+        """Whether the prompt format is named, not the default."""
+        return bool({"prompt", "prompt_template"} & self.model_fields_set)
+
     def prompted(self, prompt_format: PromptFormat) -> "ModelSpec":
         """The same with another prompt format."""
         # Without the field: a description that has both is refused.

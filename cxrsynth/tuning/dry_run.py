@@ -69,7 +69,7 @@ def describe(run: TuneRun) -> str:
 def _prompts(run: TuneRun) -> str:
     """The prompt format, and who chose it. No prompt of a report: what is printed may end in a log."""
     used, section = run.model.spec.prompt_format, run.recipe.model
-    source = f"{SPEC_FILE} of the model" if (run.model.folder / SPEC_FILE).is_file() else "for want of another"
+    source = f"{SPEC_FILE} of the model" if run.model.spec.names_prompts else "nothing names another"
     if section.prompt_format is not None:
         source = "model.prompt" if section.prompt_template is None else "model.prompt_template"
     return f"{used.text if isinstance(used, PromptTemplate) else used.value} ({source})"

@@ -93,6 +93,11 @@ def _prompted(recipe: Recipe, model: ResolvedModel, path: Path) -> ResolvedModel
     """
     asked = recipe.model.prompt_format
     if asked is None:
+        if model.family.has_text and not model.spec.names_prompts and read_launch().rank == 0:
+            console.say(
+                f"prompts: {model.spec.prompt.value}s of the reports, since neither model.prompt nor a {SPEC_FILE} of"
+                " the model names a format"
+            )
         return model
     key = f"{path}: model.{'prompt' if recipe.model.prompt_template is None else 'prompt_template'}"
     if model.spec.classes and asked is not PromptStyle.CLASS:

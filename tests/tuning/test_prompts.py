@@ -173,6 +173,30 @@ def test_the_recipe_names_the_prompt_format(
     assert "holds a run of another recipe" in " ".join(result.output.split())
 
 
+def test_where_nothing_names_a_format_the_run_says_that_it_takes_impressions(plain: Path, tmp_path: Path) -> None:
+    path, said = prepared(tmp_path, recipe(plain, objective="forward")), "prompts: impressions of the reports, since"
+    for given, expected in ((), True), (("--set", "model.prompt=impression"), False):
+        result = tune(path, tmp_path / "run", "--dry-run", *given)
+        assert result.exit_code == 0, result.output
+        assert (said in " ".join(result.output.split())) == expected
+        assert ("prompts: impression (nothing names another)" in result.output) == expected
+
+
+def test_a_run_from_before_there_were_the_keys_is_resumed(plain: Path, tmp_path: Path) -> None:
+    path, out = prepared(tmp_path, recipe(plain, objective="forward", iterations=1)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    written = (out / "recipe.yaml").read_text()
+    before = "".join(line for line in written.splitlines(keepends=True) if not line.strip().startswith("prompt"))
+    assert before != written
+    (out / "recipe.yaml").write_text(before)
+    again = tune(path, out)
+    assert again.exit_code == 0, again.output
+    assert "already complete" in again.output
+    other = tune(path, out, "--set", "model.prompt=findings")
+    assert other.exit_code == 2
+    assert "holds a run of another recipe" in " ".join(other.output.split())
+
+
 def test_the_recipes_prompts_replace_the_models_template(model: Path, tmp_path: Path) -> None:
     content = recipe(model, objective="forward", iterations=1)
     content["model"]["prompt"] = "impression"
