@@ -165,7 +165,7 @@ def generate(
             report, in log-odds by a classifier.
         judges: with `accept`: backend of all reward models, or reward -> backend.
         ignored_checks: with `accept`: names of quality checks that must not reject images.
-        attempts: with `accept`: draws of one image at most, 1 to 100.
+        attempts: with `accept`: draws of one image at most, the first included; 1 to 100.
         only_accepted: with `accept`: leave out images that never pass; else they are written with `accepted: false`.
         deid: `standard` or `strict` (see `sanitize`), for prompts and stored text; None for `strict` where text is
             stored, else `standard`.
@@ -373,12 +373,14 @@ def audit(
         labeler: folder of a BERT labeler in CheXbert's layout, or a hub id `owner/name@revision`, that reads findings
             from reports; None for rules. Data sets of cxrsynth have their findings.
         judges: backend of all reward models, or reward -> backend; only the rewards of a mapping are measured.
-        features: feature space for fidelity: a family of reward models, `xrv:NAME`, or an encoder folder.
-        verifier: what recognizes patients of the reference: nano's verifier, a folder of another, or an encoder folder.
+        features: feature space for fidelity: a family of reward models, `xrv:NAME` of torchxrayvision's weights, or an
+            image encoder: its folder, or a hub id `owner/name@revision`.
+        verifier: what recognizes patients of the reference: nano's verifier, a folder of another, or an image encoder:
+            its folder, or a hub id `owner/name@revision`.
         family: family of reward models that aligns images for the quality checks and the near-duplicate search.
         thresholds: reward -> lowest accepted score.
         beat_reference: reward -> percentile (0 to 100) of the reference's scores that an image must reach.
-        keep_fraction: keep only this share of each finding's images, the best; 0 to 1.
+        keep_fraction: keep only this share of each finding's images, the best; above 0, at most 1.
         ignored_checks: names of quality checks that must not reject images.
         write_kept: also write the kept images as shards to this folder.
         write_depicts: folder of the model that made the images; the findings they were measured to show are written

@@ -224,6 +224,8 @@ def generate(
         )
         if done.estimate is not None:
             console.say(done.estimate)
+            if done.first_prompt is not None:
+                _show_prompt(done.first_prompt)
         elif _is_main_process() and not done.finished:
             left = f"{_count(done.missing, 'shard')} of other parts missing" if done.missing else "others are at work"
             console.say(f"{out}: part {part} is made; {left}")
@@ -233,6 +235,12 @@ def generate(
             made = f"{out}: {_count(done.samples, 'image')} in {_count(done.shards, 'shard')}{accepted}{unused}"
             again = f"{out}: already complete ({done.samples} images), nothing to do"
             console.say(again if done.already_complete else made)
+
+
+def _show_prompt(prompt: str) -> None:
+    """The first prompt, which may hold words of a report, for who sits at a terminal; never for the log of a job."""
+    shown = prompt if console.is_terminal() else "shown on a terminal only, since it may hold words of the report"
+    console.say(f"  first prompt: {shown}")
 
 
 def _needs_accept(accept: bool, given: dict[str, object]) -> None:

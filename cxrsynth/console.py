@@ -49,6 +49,11 @@ def fail(message: str) -> None:
     _print(("error:", "red"), " ", message, stderr=True)
 
 
+def is_terminal() -> bool:
+    """Whether somebody reads what `say` prints: else it may end in a log."""
+    return sys.stderr.isatty()
+
+
 def _print(*parts: str | tuple[str, str], stderr: bool = False) -> None:
     """Print texts, some with a style, as they are: brackets and backslashes are no markup."""
     Console(stderr=stderr, emoji=False, highlight=False, soft_wrap=True).print(Text.assemble(*parts))
@@ -63,7 +68,7 @@ def image_progress(total: int | None, *, quiet: bool = False, what: str = "image
     rate = _Rate(total, what)
     if quiet:
         yield rate.count
-    elif sys.stderr.isatty():
+    elif is_terminal():
         columns = (
             BarColumn(),
             MofNCompleteColumn(),
@@ -353,7 +358,7 @@ def tuning_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]:
     view = _TuningView(total)
     if quiet:
         yield lambda iteration, row: None
-    elif sys.stderr.isatty():
+    elif is_terminal():
         with Live(view.table(), console=Console(stderr=True, emoji=False), auto_refresh=False) as live:
 
             def update(iteration: int, row: Mapping[str, Any]) -> None:
@@ -390,7 +395,7 @@ def training_view(total: int, *, quiet: bool = False) -> Iterator[ShowIteration]
 
     if quiet:
         yield lambda iteration, row: None
-    elif sys.stderr.isatty():
+    elif is_terminal():
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True, emoji=False)) as bar:
             task = bar.add_task("", total=total)

@@ -58,7 +58,7 @@ LoraWeights = Annotated[
 Embeddings = Annotated[
     list[Path] | None, Option(help="Words learned by textual inversion (safetensors), or a hub id; may be repeated.")
 ]
-Ace = Annotated[Path | None, Option(help="Adaptive condition embeddings to use with the model (safetensors).")]
+Ace = Annotated[Path | None, Option(help="Adaptive condition embeddings in place of the model's: file or folder.")]
 Prompt = Annotated[
     settings.PromptStyle | None, Option(help="Prompt format. Default: the format that the model folder names.")
 ]
@@ -259,7 +259,13 @@ Accept = Annotated[
     ),
 ]
 Attempts = Annotated[
-    int, Option(min=1, max=100, help="With --accept: draws of one image at most.", rich_help_panel=_SELECTION)
+    int,
+    Option(
+        min=1,
+        max=100,
+        help="With --accept: draws of one image at most, the first included.",
+        rich_help_panel=_SELECTION,
+    ),
 ]
 AcceptJudge = Annotated[
     list[str] | None,
@@ -376,14 +382,16 @@ Judge = Annotated[
 Features = Annotated[
     str,
     Option(
-        help="Feature space for fidelity: a family of reward models, xrv:NAME, or an encoder folder.",
+        help="Feature space for fidelity: a family of reward models, xrv:NAME of torchxrayvision's weights, or an image"
+        " encoder: its folder, or a hub id owner/name@revision.",
         rich_help_panel=_REWARD_MODELS,
     ),
 ]
 Verifier = Annotated[
     str,
     Option(
-        help="What recognizes patients of the reference: nano's verifier, a folder of another, or an encoder folder.",
+        help="What recognizes patients of the reference: nano's verifier, a folder of another, or an image encoder: its"
+        " folder, or a hub id owner/name@revision.",
         rich_help_panel=_REWARD_MODELS,
     ),
 ]
@@ -408,9 +416,23 @@ BeatReference = Annotated[
         rich_help_panel=_SELECTION,
     ),
 ]
+
+
+def _refuse_no_share(value: float | None) -> float | None:
+    """A range of Option holds both its ends; this one has no 0."""
+    if value is not None and not 0 < value <= 1:
+        raise BadParameter(f"{value:g}: expected above 0, at most 1")
+    return value
+
+
 KeepFraction = Annotated[
     float | None,
-    Option(min=0, max=1, help="Keep only this share of each finding's images, the best.", rich_help_panel=_SELECTION),
+    Option(
+        metavar="X",
+        callback=_refuse_no_share,
+        help="Keep only this share of each finding's images, the best: above 0, at most 1.",
+        rich_help_panel=_SELECTION,
+    ),
 ]
 IgnoreCheck = Annotated[
     list[str] | None,

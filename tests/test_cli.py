@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -271,3 +272,24 @@ def test_one_of_table_and_example_is_needed(arguments: list[str], tmp_path: Path
     assert done.exit_code == 2
     assert "--example" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "nan"])
+def test_a_share_to_keep_is_above_0_and_at_most_1(share: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["audit", str(tmp_path), "--keep-fraction", share])
+    assert done.exit_code == 2
+    assert "expected above 0, at most 1" in " ".join(done.output.split())
+
+
+def test_every_option_is_in_the_documentation() -> None:
+    root = Path(__file__).parents[1]
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (root / "README.md", *(root / "docs").glob("*.md")))
+    named = set(re.findall(r"--[a-z][a-z0-9-]*", pages))
+    commands: list[Any] = [typer.main.get_command(cli.app)]
+    options = set[str]()
+    for command in commands:
+        commands.extend(getattr(command, "commands", {}).values())
+        # A parameter may have two names; columns are documented by the role they name.
+        options |= {max(one.opts) for one in command.params if not set(one.opts) & named}
+    options = {option for option in options if option.startswith("--") and not option.endswith("-column")}
+    assert options == {"--version"}

@@ -131,6 +131,8 @@ def _depends_on(metric: Metric) -> set[str]:
             return group if rest[1].startswith("ms_ssim") else group | {_FEATURES, _REFERENCE}
         case "utility":
             return {_FEATURES, _REFERENCE, _LABELER, _MODEL, _TRAINING, *_DECIDING}
+        case "copies":
+            return counted | {_REFERENCE, _CHECKS}
         case "memorization":
             # Versions search in other ways; a family's posture network brings images to one frame first.
             planted = {_AUTOENCODER} if metric.path[-1] == "autoencoded" else set()

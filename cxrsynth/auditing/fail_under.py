@@ -63,6 +63,7 @@ def known_metrics(rewards: Iterable[str], alterations: Iterable[str] = ()) -> di
         Metric(("memorization", "flagged"), _AT_MOST, low=0),
         Metric(("memorization", "flagged_fraction"), _AT_MOST, low=0, high=1),
         Metric(("memorization", "false_alarms"), _AT_MOST, low=0, high=1),
+        Metric(("copies", "flagged"), _AT_MOST, low=0),
     ]
     metrics += [
         Metric(("reidentification", "matched"), _AT_MOST, low=0),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.labels import NO_FINDING, OBSERVATIONS
 from cxrsynth.reports.prompt import Depicts
-from cxrsynth.reports.template import PromptFormat, parse_template
+from cxrsynth.reports.template import PromptFormat, PromptTemplate, parse_template
 from cxrsynth.runtime.files import read_json
 from cxrsynth.settings import PromptStyle, Sampler
 
@@ -81,6 +81,19 @@ class ModelSpec(BaseModel):
     def prompt_format(self) -> PromptFormat:
         """How the model is prompted unless the user says otherwise."""
         return self.prompt if self.prompt_template is None else parse_template(self.prompt_template)
+
+    @property
+    def names_prompts(self) -> bool:
+        """Whether the prompt format is named, not the default."""
+        return bool({"prompt", "prompt_template"} & self.model_fields_set)
+
+    def prompted(self, prompt_format: PromptFormat) -> "ModelSpec":
+        """The same with another prompt format."""
+        # Without the field: a description that has both is refused.
+        fields = {name: getattr(self, name) for name in self.model_fields_set - {"prompt", "prompt_template"}}
+        if isinstance(prompt_format, PromptTemplate):
+            return ModelSpec(**fields, prompt_template=prompt_format.text)
+        return ModelSpec(**fields, prompt=prompt_format)
 
 
 def read_spec(folder: Path) -> ModelSpec:

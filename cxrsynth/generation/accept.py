@@ -94,7 +94,7 @@ class Acceptor:
         stored: Callable[[Image], Image],
         laterals: Set[int] = frozenset(),
     ) -> tuple[Tensor, list[Outcome]]:
-        """Draw one image for each report, those that fail again, at most `attempts` times.
+        """Draw one image for each report, those that fail again, at most `attempts` times in all.
 
         Where no attempt passes, the one that fails the fewest rules stays, the first of these.
 

@@ -26,8 +26,11 @@ _BYTES_BESIDE_IMAGE = 5_000  # tar headers and the JSON member
 _PROBE_CALLS = 3
 
 
-def describe(run: GenerateRun, rows: Rows) -> str:
-    """What the dry run prints; the prompt of the first report among it, as the model would get it."""
+def describe(run: GenerateRun, rows: Rows) -> tuple[str, str]:
+    """What the dry run prints, and the prompt of the first report, as the model would get it.
+
+    The prompt may hold words of the report: it is no part of what a log may keep.
+    """
     settings = run.settings
     reports, rejected = rows.usable, rows.rejected
     images = reports * settings.images_per_report
@@ -50,11 +53,10 @@ def describe(run: GenerateRun, rows: Rows) -> str:
     size_bytes = images * _bytes_per_image(run, model.image_shape)
     # Tars are removed once all files of the file-set are there.
     peak = ", twice that while it is written" if settings.shards.unpacked else ""
-    return (
+    estimate = (
         f"would make {counted(images, 'image')} of {model.image_shape[1]} x {model.image_shape[0]} pixels"
         f" from {counted(reports, 'report')} ({counted(rejected, 'row')} rejected)\n"
         f"  columns: {describe_columns(run.table)}\n"
-        f"  first prompt: {prompt}\n"
         f"  shards: {shards}, about {size_bytes / 1e6:.1f} MB{peak}{_part(run, shards)}\n"
         f"  model: {model.name}, {counted(run.steps, 'step')}, guidance {run.guidance:g}, {run.sampler.value},"
         f" {model.precision.value} on {model.device.type}\n"
@@ -66,6 +68,7 @@ def describe(run: GenerateRun, rows: Rows) -> str:
         + compiled
         + _about_attempts(run)
     )
+    return estimate, prompt
 
 
 def _compiled(run: GenerateRun, model: DiffusionModel, pool: SamplingPool) -> str:
@@ -81,7 +84,9 @@ def _about_attempts(run: GenerateRun) -> str:
     accept = run.settings.accept
     if accept is None:
         return ""
-    return f"\n  time of one attempt for each image, without judging; images that fail take up to {accept.attempts}"
+    return (
+        f"\n  time of one attempt for each image, without judging; images that fail take up to {accept.attempts} in all"
+    )
 
 
 def _part(run: GenerateRun, shards: int) -> str:

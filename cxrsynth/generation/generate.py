@@ -1,7 +1,7 @@
 """`cxrsynth generate`, top to bottom: reports in, shards out."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -36,7 +36,8 @@ class Generated:
     """The data set that a run made, or, for a dry run, would make.
 
     `finished`: whether it is complete; `missing`: after a part, how many shards are not there yet; `accepted`: how many
-    of the images passed, where they were judged. The main process knows these.
+    of the images passed, where they were judged. The main process knows these. A dry run has its `estimate`, and the
+    `first_prompt`, de-identified, as the model would get it; it may hold words of the report, so keep it out of logs.
     """
 
     reports: int
@@ -48,6 +49,7 @@ class Generated:
     missing: int = 0
     estimate: str | None = None
     accepted: int | None = None
+    first_prompt: str | None = field(default=None, repr=False)
 
 
 def generate(settings: GenerateSettings) -> Generated:
@@ -82,7 +84,8 @@ def generate(settings: GenerateSettings) -> Generated:
             if settings.finish:
                 return replace(made, estimate=_describe_finish(folder, made.shards))
             with memory_advice("lower --batch-size"):
-                return replace(made, estimate=describe(run, rows))
+                estimate, prompt = describe(run, rows)
+                return replace(made, estimate=estimate, first_prompt=prompt)
         if not settings.keep_order:
             # Whoever holds a public table could line up its rows with images in its order, without any key.
             rows.order_by(lambda report: subject_key(run.id_key, report.report_id))

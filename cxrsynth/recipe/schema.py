@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cxrsynth.reports.table.columns import ColumnNames
+from cxrsynth.reports.template import PromptFormat, parse_template
 from cxrsynth.rewards.backends import REWARDS
-from cxrsynth.settings import TUNING_FAMILY, Additions, Device, Precision, Sampler, parse_lora
+from cxrsynth.settings import TUNING_FAMILY, Additions, Device, Precision, PromptStyle, Sampler, parse_lora
 
 
 class Section(BaseModel):
@@ -68,6 +69,11 @@ def _lora(text: str) -> str:
     return text
 
 
+def _template(text: str) -> str:
+    parse_template(text)
+    return text
+
+
 class ModelSection(Section):
     """The model to tune."""
 
@@ -89,6 +95,15 @@ class ModelSection(Section):
     embeddings: tuple[Path, ...] = Field(
         default=(), description="Words that the text encoder learned by textual inversion (safetensors), or a hub id."
     )
+    prompt: PromptStyle | None = Field(
+        default=None,
+        description="Prompt format, as `generate --prompt` takes it; default: the model's own, see `cxrsynth.json`. The"
+        " tuned model's `cxrsynth.json` records it.",
+    )
+    prompt_template: Annotated[str, AfterValidator(_template)] | None = Field(
+        default=None,
+        description="A template in place of `prompt`, or the name of a preset, as `--prompt-template` of `generate`.",
+    )
     precision: Precision = Field(
         default=Precision.AUTO,
         description="Floating-point type of forward passes. Latents and log-probabilities are always float32;"
@@ -98,6 +113,17 @@ class ModelSection(Section):
     gradient_checkpointing: _Switch = Field(
         default=False, description="Use less memory in updates, at about a third more time."
     )
+
+    @model_validator(mode="after")
+    def _check_one_format(self) -> "ModelSection":
+        if self.prompt is not None and self.prompt_template is not None:
+            raise ValueError("prompt and prompt_template: found both\n  expected: one of them")
+        return self
+
+    @property
+    def prompt_format(self) -> PromptFormat | None:
+        """The prompt format that the recipe asks for, None for the model's own."""
+        return self.prompt if self.prompt_template is None else parse_template(self.prompt_template)
 
     @property
     def additions(self) -> Additions:

@@ -145,8 +145,8 @@ def _acceptance(manifest: Mapping[str, Any]) -> list[str]:
     return [
         "## Selection",
         "",
-        "**Not an unfiltered sample of the model.** An image was drawn again until it passed the rules, at most"
-        f" {rules['attempts']} times:",
+        "**Not an unfiltered sample of the model.** An image was drawn until it passed the rules, at most"
+        f" {counted(rules['attempts'], 'time')} in all:",
         f"{', '.join(passing)}.",
         f"Of {counted(total['images'], 'image')}, {total['accepted_at_first']} passed at once,"
         f" {total['accepted']} in the end; {missed} never did and are {never} (`{NOT_ACCEPTED}`).",

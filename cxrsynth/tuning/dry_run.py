@@ -16,8 +16,10 @@ from cxrsynth.console import counted
 from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition, predict_noise
+from cxrsynth.diffusion.spec import SPEC_FILE
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.recipe.schema import DdpoStage, DistillStage, RlcfStage, SftStage
+from cxrsynth.reports.template import PromptTemplate
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.runtime.gradients import add_gradients
 from cxrsynth.runtime.memory import memory_advice
@@ -48,6 +50,8 @@ def describe(run: TuneRun) -> str:
     """The resolved recipe, then what each stage samples and trains, its time and its memory."""
     lines = [dump_recipe(run.recipe).rstrip(), "---"]
     lines.append(f"reports: {run.reports.summary}")
+    if run.model.family.has_text or run.model.spec.classes:
+        lines.append(f"prompts: {_prompts(run)}")
     for index, stage in enumerate(run.recipe.stages):
         head = f"stage {index + 1}, {stage.stage}: "
         with memory_advice(stage.memory_advice):
@@ -60,6 +64,15 @@ def describe(run: TuneRun) -> str:
             else:
                 lines += [head + line for line in _reinforcement(run, stage, index)]
     return "\n".join(lines)
+
+
+def _prompts(run: TuneRun) -> str:
+    """The prompt format, and who chose it. No prompt of a report: what is printed may end in a log."""
+    used, section = run.model.spec.prompt_format, run.recipe.model
+    source = f"{SPEC_FILE} of the model" if run.model.spec.names_prompts else "nothing names another"
+    if section.prompt_format is not None:
+        source = "model.prompt" if section.prompt_template is None else "model.prompt_template"
+    return f"{used.text if isinstance(used, PromptTemplate) else used.value} ({source})"
 
 
 class _BlankImages(TrainingImages):

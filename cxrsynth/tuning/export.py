@@ -19,9 +19,10 @@ from cxrsynth.diffusion.noise import seeded_noise
 from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.diffusion.sampler import encode_prompts, guided_condition
 from cxrsynth.diffusion.schedule import SCHEDULER_FILE
-from cxrsynth.diffusion.spec import SPEC_FILE, SamplingDefaults
+from cxrsynth.diffusion.spec import SPEC_FILE, SamplingDefaults, read_spec
 from cxrsynth.errors import ModelError
 from cxrsynth.reports.conditions import CONDITIONS
+from cxrsynth.reports.template import PromptTemplate
 from cxrsynth.runtime.files import folder_atomically, read_json, system_errors
 from cxrsynth.runtime.pretrained import variant
 from cxrsynth.settings import Precision
@@ -71,7 +72,7 @@ def save_tuned(trained: Trained, out: Path, *, source: ResolvedModel, card: str)
                 _copy_part(folder / part, partial / part)
         _save_laid_over(trained, source, partial)
         _write_index(source, partial)
-        _write_spec(trained, folder, partial)
+        _write_spec(trained, source, partial)
         if trained.scheduler is not None:
             _write_scheduler(trained.scheduler, partial)
         # In float32: half precision may not resolve the change that tuning made.
@@ -310,10 +311,17 @@ def _write_scheduler(config: Mapping[str, Any], out: Path) -> None:
     path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_spec(trained: Trained, folder: Path, out: Path) -> None:
-    """cxrsynth.json of the source under a name of its own; of a distilled model, with its own sampling defaults."""
-    path = folder / SPEC_FILE
+def _write_spec(trained: Trained, source: ResolvedModel, out: Path) -> None:
+    """cxrsynth.json of the source under a name of its own, with the prompts it was tuned with.
+
+    A distilled model has sampling defaults of its own, too.
+    """
+    path = source.folder / SPEC_FILE
     spec: dict[str, Any] = read_json(path) if path.is_file() else {}
+    used = source.spec.prompt_format
+    if not source.spec.classes and used != read_spec(source.folder).prompt_format:  # as the recipe asks for
+        spec = {key: value for key, value in spec.items() if key not in ("prompt", "prompt_template")}
+        spec |= {"prompt_template": used.text} if isinstance(used, PromptTemplate) else {"prompt": used.value}
     name = trained.model.name
     if trained.defaults is None:
         spec["name"] = name.removesuffix(_TUNED) + _TUNED

@@ -29,7 +29,7 @@ from cxrsynth.recipe.schema import (
 )
 from cxrsynth.reports.findings.labeler import labeler_digest, load_labeler
 from cxrsynth.reports.table.source import reading
-from cxrsynth.reports.template import PromptFormat
+from cxrsynth.reports.template import PromptFormat, PromptTemplate
 from cxrsynth.rewards.augmented import AugmentedReward
 from cxrsynth.rewards.backends import load_reward, origin
 from cxrsynth.rewards.base import Reward, RewardSuite
@@ -262,6 +262,8 @@ def input_digests(run: TuneRun) -> dict[str, str]:
         "reports.table": _digest(recipe.reports.table),
         PRECISION: run.precision.value,
     }
+    if isinstance(template := recipe.model.prompt_format, PromptTemplate):  # of a preset, the recipe has the name alone
+        found["model.prompt_template"] = hashlib.sha256(template.text.encode()).hexdigest()
     if recipe.reports.labeler is not None:
         found[LABELER] = labeler_digest(recipe.reports.labeler)
     for key in (HELD_OUT, TEST):

@@ -98,7 +98,7 @@ class RunFolder:
                     "  choose a new folder for other settings, or leave out --from-best to resume"
                 )
             return False
-        if before != recipe:
+        if before != recipe and changes(before, recipe):  # a key that is new since then, and null, is no difference
             if renamed := keys_of_earlier_version(before):
                 raise RecipeError(
                     f"--out {self.path}: holds a run of an earlier version of cxrsynth ({', '.join(renamed)})\n"

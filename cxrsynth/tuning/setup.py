@@ -23,7 +23,7 @@ from cxrsynth.recipe.read import load_recipe
 from cxrsynth.recipe.schema import DdpoStage, DistillStage, Recipe, ReinforcementStage, RlcfStage, SftStage
 from cxrsynth.runtime.processes import ProcessGroup, join_processes, read_launch, refuse_sharding
 from cxrsynth.runtime.together import ending_together
-from cxrsynth.settings import Precision, Sampler, TuneSettings
+from cxrsynth.settings import Precision, PromptStyle, Sampler, TuneSettings
 from cxrsynth.tuning.distill import teacher_sampling
 from cxrsynth.tuning.inputs import check_adapters, check_evaluation, check_trackers, load_inputs, warn_of_unused
 from cxrsynth.tuning.run import TuneRun
@@ -47,6 +47,7 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
     model = resolve_model(
         recipe.model.checkpoint, additions=recipe.model.additions, option=f"{settings.recipe}: model.checkpoint"
     )
+    model = _prompted(recipe, model, settings.recipe)
     _check_schedule(recipe, model, settings.recipe)
     _check_negative_prompt(recipe, model, settings.recipe)
     if not model.family.has_text:
@@ -82,6 +83,30 @@ def open_tune(settings: TuneSettings, together: ExitStack | None = None) -> Tune
         reports=reports,
         loaded=load_inputs(recipe, device=device, prompt_format=model.spec.prompt_format),
     )
+
+
+def _prompted(recipe: Recipe, model: ResolvedModel, path: Path) -> ResolvedModel:
+    """The model with the prompt format that the recipe asks for, in place of its own.
+
+    Raises:
+        RecipeError: if the model takes no such prompt.
+    """
+    asked = recipe.model.prompt_format
+    if asked is None:
+        if model.family.has_text and not model.spec.names_prompts and read_launch().rank == 0:
+            console.say(
+                f"prompts: {model.spec.prompt.value}s of the reports, since neither model.prompt nor a {SPEC_FILE} of"
+                " the model names a format"
+            )
+        return model
+    key = f"{path}: model.{'prompt' if recipe.model.prompt_template is None else 'prompt_template'}"
+    if model.spec.classes and asked is not PromptStyle.CLASS:
+        raise RecipeError(f"{key}: the model takes a class, no text\n  expected: prompt: class, or none of the two")
+    if not model.spec.classes and not model.family.has_text:
+        raise RecipeError(f"{key}: {model.family.title} takes no prompt\n  leave it out")
+    if asked is PromptStyle.CLASS and not model.spec.classes:
+        raise RecipeError(f"{key}: class, but the model has no classes\n  expected: another prompt format")
+    return replace(model, spec=model.spec.prompted(asked))
 
 
 def _precision(asked: Precision, device: torch.device, folder: RunFolder, group: ProcessGroup) -> Precision:

@@ -876,6 +876,29 @@ def test_follow_ups_of_a_patient_are_no_duplicates(real: Path, tmp_path: Path) -
     assert "of the same patient: follow-ups" not in (tmp_path / "other" / "report.html").read_text()
 
 
+def test_follow_ups_stay_follow_ups_in_what_an_audit_kept(real: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    samples = [("a.jpg", "00", "one", 90), ("b.jpg", "00", "one", 60)]
+    samples += [(f"{place:02d}.jpg", f"{place:02d}", f"p{place}", 90) for place in range(1, 8)]
+    members = []
+    for name, picture, patient, quality in samples:
+        Image.open(real / f"{picture}.png").save(tmp_path / "one.jpg", quality=quality)
+        members.append(member(name, (tmp_path / "one.jpg").read_bytes()))
+        members.append(member(name.replace("jpg", "json"), json.dumps({"patient_id": patient}).encode()))
+    (folder / "set.tar").write_bytes(tar_of(members))
+    checks = [f"--ignore-check={name}" for name in CHECKS]
+    first = run(folder, *checks, "--out", tmp_path / "first", "--write-kept", tmp_path / "kept")
+    assert first.exit_code == 0, first.output
+    again = run(tmp_path / "kept", *checks, "--out", tmp_path / "again", "--write-kept", tmp_path / "kept-again")
+    assert again.exit_code == 0, again.output
+    third = run(tmp_path / "kept-again", *checks, "--out", tmp_path / "third")
+    assert third.exit_code == 0, third.output
+    found = [summary(tmp_path / name) for name in ("first", "again", "third")]
+    assert [one["follow_ups"] for one in found] == [1, 1, 1]
+    assert found[0]["kept"] == found[1]["kept"] == found[2]["kept"] == 9
+
+
 @pytest.mark.slow
 def test_copies_that_are_rejected_count_for_nothing(real: Path, home: Path, tmp_path: Path) -> None:
     copies = tmp_path / "copies"

@@ -32,6 +32,7 @@ SUMMARY: dict[str, Any] = {
         "sensitivity": {"rotated": {"caught": 9, "of": 10, "low": 0.6, "high": 1.0}},
         "false_alarms": {"caught": 1, "of": 50},
     },
+    "copies": {"flagged": 2, "threshold": 0.8, "real": 15},
     "utility": {
         "rows": [
             {"finding": "Edema", "group": "sex: F", "trained_on": "real + synthetic", "auroc": {"value": 0.8}},
@@ -80,6 +81,7 @@ MEASURED = [
     ("memorization/flagged_fraction", 0.02, True),
     ("memorization/sensitivity/rotated", 0.9, False),
     ("memorization/false_alarms", 0.02, True),
+    ("copies/flagged", 2, True),
     ("utility/auroc/real + synthetic/Edema/sex: F", 0.8, False),
     ("utility/lift/synthetic then real/Edema/all", 0.05, False),
     ("utility/mean/real/auroc", 0.81, False),

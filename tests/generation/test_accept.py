@@ -124,6 +124,7 @@ def test_images_that_fail_are_drawn_again(home: Home, accepted: tuple[Path, str]
     assert f"{total['accepted']} of them accepted" in printed
     card = (out / "README.md").read_text()
     assert "Not an unfiltered sample" in card
+    assert "until it passed the rules, at most 3 times in all:" in " ".join(card.split())
     assert f"{total['accepted_at_first']} passed at once, {total['accepted']} in the end" in card
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import cxrsynth.generation.generate
+from cxrsynth import console
 from cxrsynth.cli import app
 from cxrsynth.diffusion.model import DiffusionModel, load_model
 from cxrsynth.diffusion.noise import seeded_noise
@@ -957,6 +958,25 @@ def test_a_dry_run_says_counts_and_writes_nothing(
     assert "shards: 3," in printed
     assert "parts or processes would have no shard" not in printed
     assert [path.name for path in tmp_path.iterdir()] == ["reports.csv"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_dry_run_shows_the_first_prompt_on_a_terminal_only(
+    terminal: bool, tmp_path: Path, tiny_model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "is_terminal", lambda: terminal)
+    printed = succeed(command(table, tmp_path / "out", tiny_model, "--prompt", "findings", "--dry-run"))
+    assert ("first prompt: Zorblattic heart size is normal." in printed) == terminal
+    assert ("first prompt: shown on a terminal only" in printed) != terminal
+    assert ("Zorblattic" in printed) == terminal
+
+
+def test_a_dry_run_in_python_keeps_the_prompt_out_of_what_it_prints(
+    tmp_path: Path, tiny_model: Path, table: Path
+) -> None:
+    planned = cxrsynth.generate(table, tmp_path / "out", model=str(tiny_model), prompt="findings", dry_run=True)
+    assert planned.first_prompt == "Zorblattic heart size is normal."
+    assert "Zorblattic" not in f"{planned!r} {planned.estimate}"
 
 
 # DICOM

@@ -64,6 +64,16 @@ def test_it_takes_canonical_prompts_and_declares_its_findings(nano: DiffusionMod
         assert f"| {name} | {count} |" in card
 
 
+def test_its_card_names_the_networks_beside_the_model_and_how_they_are_made() -> None:
+    folder = find_model("nano")
+    card = (folder / "model_card.md").read_text(encoding="utf-8")
+    beside = {path.name for path in folder.iterdir() if path.is_dir()} - set(resolve_model("nano").parts)
+    assert beside == {"framing", "judges", "verifier"}
+    assert all(f"`{name}/`" in card for name in beside)
+    for name in ("framing", "verifier"):
+        assert f"python -m cxrsynth.nano.build.{name} --data DIR --work DIR" in card
+
+
 def test_its_card_agrees_with_its_numbers() -> None:
     folder = find_model("nano")
     numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))

@@ -9,6 +9,8 @@ from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.messages import RENAMED_KEYS
 from cxrsynth.recipe.read import dump_recipe, load_recipe, recipe_schema
 from cxrsynth.recipe.schema import DdpoStage, Recipe, RlcfStage
+from cxrsynth.reports.template import PromptFormat, parse_template
+from cxrsynth.settings import PromptStyle
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 GOOD = {"reports": {"table": "r.csv"}, "stages": [{"stage": "rlcf", "iterations": 3}]}
@@ -57,6 +59,18 @@ def test_every_recipe_loads_and_states_hardware_and_time(path: Path, tmp_path: P
 
 def test_there_are_recipes() -> None:
     assert {"smoke.yaml", "sd15-rlcf-lora.yaml", "sd15-rlcf-full-8gpu.yaml"} <= {p.name for p in RECIPES.glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts"),
+    [
+        ("sana-rlcf-lora", PromptStyle.FINDINGS),
+        ("pixart-rlcf-lora", PromptStyle.FINDINGS),
+        ("roentgen-v2-rlcf-lora", parse_template("roentgen-v2")),
+    ],
+)
+def test_recipes_of_public_models_prompt_them_as_they_were_trained(name: str, prompts: PromptFormat) -> None:
+    assert load_recipe(RECIPES / f"{name}.yaml").model.prompt_format == prompts
 
 
 def test_the_schema_for_editors_matches_the_code() -> None:
@@ -108,7 +122,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     for expected in (
         "r.yaml: seed: found 'x'",
         "r.yaml: model.chekpoint: unknown key\n  known keys: checkpoint, device, embeddings,"
-        " gradient_checkpointing, lora, precision, scheduler, unet, vae\n"
+        " gradient_checkpointing, lora, precision, prompt, prompt_template, scheduler, unet, vae\n"
         "  did you mean: checkpoint",
         "r.yaml: reports.held_out: found 0\n  expected: greater than or equal to 1",
         "r.yaml: stages.0.train.unet: found 'ful'\n  expected: 'full', 'lora' or 'frozen'",

@@ -130,3 +130,113 @@ def test_a_table_of_images_without_a_column_of_the_template_is_refused(model: Pa
     result = tune(path, tmp_path / "run")
     assert result.exit_code == 2
     assert "images.csv: the prompt template has {ward}" in " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose folder says nothing of prompts, but sampling defaults."""
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny", max_tokens=64, spec={"name": "plain"})
+
+
+FINDINGS = {"Zorblattic heart size is normal.", "Told. Zorblattic lungs.", "Cardiomegaly.", "Old rib fracture."}
+FINDINGS |= {"Xylograph lines. Right pneumothorax.", "Lungs are clear.", "Picc line ends in the SVC."}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "other"),
+    [("prompt", "findings", "report"), ("prompt_template", "Ward {ward}: {impression}", "'{report}'")],
+)
+def test_the_recipe_names_the_prompt_format(
+    key: str, value: str, other: str, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+    encode = DiffusionModel.encode
+
+    def spy(self: DiffusionModel, prompts: Any) -> Any:
+        asked.update(prompts)
+        return encode(self, prompts)
+
+    monkeypatch.setattr(DiffusionModel, "encode", spy)
+    content = recipe(plain, objective="forward", iterations=1)
+    content["model"][key] = value
+    path, out = prepared(tmp_path, content), tmp_path / "run"
+    result = tune(path, out)
+    assert result.exit_code == 0, result.output
+    of_reports = asked - {"", "chest"}  # the empty prompt, and the one that stands for any
+    assert of_reports
+    assert of_reports <= FINDINGS if key == "prompt" else all(prompt.startswith("Ward ") for prompt in of_reports)
+    spec = json.loads((out / "model" / "cxrsynth.json").read_text())
+    assert spec == {"name": "plain-tuned", key: value}
+    assert ("model.prompt_template" in json.loads((out / "inputs.json").read_text())) == (key == "prompt_template")
+    result = tune(path, out, "--set", f"model.{key}={other}")
+    assert result.exit_code == 2
+    assert "holds a run of another recipe" in " ".join(result.output.split())
+
+
+def test_where_nothing_names_a_format_the_run_says_that_it_takes_impressions(plain: Path, tmp_path: Path) -> None:
+    path, said = prepared(tmp_path, recipe(plain, objective="forward")), "prompts: impressions of the reports, since"
+    for given, expected in ((), True), (("--set", "model.prompt=impression"), False):
+        result = tune(path, tmp_path / "run", "--dry-run", *given)
+        assert result.exit_code == 0, result.output
+        assert (said in " ".join(result.output.split())) == expected
+        assert ("prompts: impression (nothing names another)" in result.output) == expected
+
+
+def test_a_run_from_before_there_were_the_keys_is_resumed(plain: Path, tmp_path: Path) -> None:
+    path, out = prepared(tmp_path, recipe(plain, objective="forward", iterations=1)), tmp_path / "run"
+    assert tune(path, out).exit_code == 0
+    written = (out / "recipe.yaml").read_text()
+    before = "".join(line for line in written.splitlines(keepends=True) if not line.strip().startswith("prompt"))
+    assert before != written
+    (out / "recipe.yaml").write_text(before)
+    again = tune(path, out)
+    assert again.exit_code == 0, again.output
+    assert "already complete" in again.output
+    other = tune(path, out, "--set", "model.prompt=findings")
+    assert other.exit_code == 2
+    assert "holds a run of another recipe" in " ".join(other.output.split())
+
+
+def test_the_recipes_prompts_replace_the_models_template(model: Path, tmp_path: Path) -> None:
+    content = recipe(model, objective="forward", iterations=1)
+    content["model"]["prompt"] = "impression"
+    path = prepared(tmp_path, content, (*HEADER, "room"))  # the folder's template has a column of another name
+    result = tune(path, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    spec = json.loads((tmp_path / "run" / "model" / "cxrsynth.json").read_text())
+    assert spec == {"name": "tiny-tuned", "prompt": "impression", "negative_prompt": NEGATIVE}
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ((), f"prompts: {TEMPLATE} (cxrsynth.json of the model)"),
+        (("model.prompt=findings",), "prompts: findings (model.prompt)"),
+        (("model.prompt_template=roentgen",), "prompts: {impression} (model.prompt_template)"),
+    ],
+)
+def test_a_dry_run_shows_the_prompt_format(options: tuple[str, ...], shown: str, model: Path, tmp_path: Path) -> None:
+    path = prepared(tmp_path, recipe(model, objective="forward"))
+    result = tune(path, tmp_path / "run", "--dry-run", *(part for one in options for part in ("--set", one)))
+    assert result.exit_code == 0, result.output
+    assert shown in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prompt": "class"}, "model.prompt: class, but the model has no classes"),
+        ({"prompt": "caption"}, "model.prompt: found 'caption'"),
+        ({"prompt_template": "{impression"}, "model.prompt_template: "),
+        ({"prompt": "report", "prompt_template": "{report}"}, "model: prompt and prompt_template: found both"),
+    ],
+)
+def test_prompt_formats_that_cannot_be_used_are_refused(
+    settings: dict[str, str], message: str, model: Path, tmp_path: Path
+) -> None:
+    content = recipe(model)
+    content["model"] |= settings
+    result = tune(prepared(tmp_path, content), tmp_path / "run")
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()

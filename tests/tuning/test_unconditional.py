@@ -108,3 +108,22 @@ def test_what_needs_text_is_refused(models: dict[str, Path], tmp_path: Path) -> 
     assert "evaluation.guidance: 2\n" in result.output
     assert "stages.1.cond_dropout_prob: 0.1\n  expected: 0" in result.output
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("gray", "prompt", "findings", "takes no prompt"),
+        ("gray", "prompt_template", "{findings}", "takes no prompt"),
+        ("by class", "prompt", "findings", "model.prompt: the model takes a class, no text"),
+        ("by class", "prompt_template", "{findings}", "model.prompt_template: the model takes a class, no text"),
+    ],
+)
+def test_a_prompt_format_in_words_is_refused(
+    name: str, key: str, value: str, message: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    content = content_of(models[name])
+    content["model"][key] = value
+    result = tune(write_recipe(tmp_path, content), tmp_path / "run")
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

@@ -59,6 +59,8 @@ def _details(numbers: dict[str, Any], settings: BuildConfig) -> list[str]:
         "  recognizes patients, in `verifier/`. It was trained on all images of split `train`, so on the patients of",
         "  both families and of the denoiser: too few have several images to set some aside. It recognizes patients of",
         "  split `train` far better than others.",
+        "- Included, too: a network that tells how a chest is framed, in `framing/`, for four of the quality checks of",
+        "  `audit`. It was trained on the images of split `train`, with faults made in them.",
         "",
     ]
 
@@ -306,7 +308,11 @@ def _reproduction() -> list[str]:
         "## How to reproduce",
         "",
         "`python -m cxrsynth.nano.build --data DIR --work DIR` trains the networks with the settings in",
-        "`cxrsynth/nano/build/config.yaml`, exports them, measures them and renders this card from `numbers.json`.",
+        "`cxrsynth/nano/build/config.yaml`, exports them, measures them and renders this card from `numbers.json`. It",
+        "leaves out two networks, which have a command each and write to the work folder:",
+        "",
+        "- `framing/`: `python -m cxrsynth.nano.build.framing --data DIR --work DIR`",
+        "- `verifier/`: `python -m cxrsynth.nano.build.verifier --data DIR --work DIR`",
         "",
     ]
 

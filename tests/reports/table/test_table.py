@@ -699,12 +699,20 @@ def test_lateral_images_in_tables_of_chexpert(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "cell", ["No report available", "Report not available.", "\\N", "not yet dictated", "pending", "[report missing]"]
+    "cell",
+    [
+        *("No report available", "Report not available.", "\\N", "not yet dictated", "pending", "[report missing]"),
+        f"{'-' * 300}\nnot available\n{'=' * 300}",
+        "XXXX XXXX. " * 40,
+        "_ " * 300,
+    ],
 )
 def test_words_that_stand_for_a_missing_text(cell: str) -> None:
     assert report_text(cell) == ""
 
 
-@pytest.mark.parametrize("cell", ["No findings.", "NAD", "Findings reported by phone.", "Nil acute."])
+@pytest.mark.parametrize(
+    "cell", ["No findings.", "NAD", "Findings reported by phone.", "Nil acute.", f"{'XXXX ' * 50}clear."]
+)
 def test_a_short_text_is_not_missing(cell: str) -> None:
     assert report_text(cell) == cell
