@@ -70,7 +70,8 @@ class Rows:
         buckets: list[_Spool[Report]] = [self._usable]
         try:
             if self.usable > _SORTED_AT_ONCE:
-                buckets = [_Spool() for _ in range(min(_MOST_BUCKETS, -(-self.usable // _SORTED_AT_ONCE)))]
+                count = min(_MOST_BUCKETS, -(-self.usable // _SORTED_AT_ONCE))
+                buckets = [_Spool(compressed=False) for _ in range(count)]  # each is read once, soon
                 for report in self.reports():
                     buckets[int(key(report)[:8], 16) * len(buckets) >> 32].append(report)
                 self._usable.close()
@@ -167,9 +168,10 @@ def listed_counts(counts: Mapping[str, int], *, most: int = 5) -> str:
 
 
 class _Spool(Generic[Item]):
-    """A list on disk: blocks of pickled items, compressed, in a temporary file without a name."""
+    """A list on disk: blocks of pickled items, compressed or not, in a temporary file without a name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, compressed: bool = True) -> None:
+        self._compressed = compressed
         with _file_errors("write"):
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._ends = array("Q", [0])  # where each block begins, then where the last one ends
@@ -182,7 +184,8 @@ class _Spool(Generic[Item]):
     def append(self, item: Item) -> None:
         self._tail.append(item)
         if len(self._tail) == _ITEMS_PER_BLOCK:
-            block = zlib.compress(pickle.dumps(self._tail, protocol=pickle.HIGHEST_PROTOCOL), 1)
+            block = pickle.dumps(self._tail, protocol=pickle.HIGHEST_PROTOCOL)
+            block = zlib.compress(block, 1) if self._compressed else block
             with _file_errors("write"):
                 self._file.write(block)
                 self._file.flush()
@@ -203,7 +206,7 @@ class _Spool(Generic[Item]):
         with _file_errors("read"):
             self._file.seek(start)
             block = self._file.read(end - start)
-        found: list[Item] = pickle.loads(zlib.decompress(block))
+        found: list[Item] = pickle.loads(zlib.decompress(block) if self._compressed else block)
         return found
 
     def close(self) -> None:
