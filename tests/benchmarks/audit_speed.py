@@ -2,7 +2,8 @@
 
 Bare: the same batches, already decoded and in memory, through the same networks in parallel on the same cores, and
 nothing else. Scored: everything `cxrsynth audit` does with a shard of PNGs, from reading to the rows on disk, with
-decoding, quality checks, thumbnails and previews. `--judge` may name heavier networks, as on the command line: with
+decoding, quality checks, thumbnails and previews. Where the cores are busy all the time, the ratio of CPU times is the
+most that moving work to other processes could reach. `--judge` may name heavier networks, as on the command line: with
 nano's tiny ones everything else dominates.
 """
 
@@ -11,6 +12,7 @@ import io
 import tarfile
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,17 +60,31 @@ def main() -> None:
             bare.append(_timed(lambda run=run, images=images: _bare(run, images, options.batch_size), options.images))
             run.folder.unlock()
     table = Table("measure", "value")
-    table.add_row("bare forward passes, images/s", ", ".join(f"{v:.1f}" for v in bare))
-    table.add_row("audit's scoring, images/s", ", ".join(f"{v:.1f}" for v in scored))
-    table.add_row("ratio (best of each)", f"{max(scored) / max(bare):.2f}")
+    for name, costs in {"bare forward passes": bare, "audit's scoring": scored}.items():
+        table.add_row(f"{name}, images/s", ", ".join(f"{cost.rate:.1f}" for cost in costs))
+        table.add_row(f"{name}, CPU ms an image", ", ".join(f"{cost.cpu_ms:.1f}" for cost in costs))
+        table.add_row(f"{name}, cores busy", ", ".join(f"{cost.busy:.2f}" for cost in costs))
+    rates, times = [cost.rate for cost in scored], [cost.cpu_ms for cost in scored]
+    table.add_row("ratio (best of each)", f"{max(rates) / max(cost.rate for cost in bare):.2f}")
+    table.add_row("the same of CPU times", f"{min(cost.cpu_ms for cost in bare) / min(times):.2f}")
     table.add_row("threads", str(torch.get_num_threads()))
     Console().print(table)
 
 
-def _timed(work: object, radiographs: int) -> float:
-    started = time.perf_counter()
+@dataclass(frozen=True)
+class Cost:
+    """Images a second, CPU time an image of all threads, and how many cores were busy on average."""
+
+    rate: float
+    cpu_ms: float
+    busy: float
+
+
+def _timed(work: object, radiographs: int) -> Cost:
+    wall, cpu = time.perf_counter(), time.process_time()
     work()  # type: ignore[operator]
-    return radiographs / (time.perf_counter() - started)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Cost(radiographs / wall, 1000 * cpu / radiographs, cpu / wall)
 
 
 def _bare(run: object, images: torch.Tensor, batch_size: int) -> None:
