@@ -285,8 +285,8 @@ def _continues(sentence: Sentence, index: int, beside: int) -> bool:
         return False
     if word[0].islower():
         if beside > index:
-            return _begins_lower_name(sentence, index)
-        return kind is Kind.BOTH and _ends_lower_name(sentence, index)
+            return _begins_lower_name(sentence, index) or _is_lower_first_name(sentence, index)
+        return kind in (Kind.BOTH, Kind.EPONYM) and _ends_lower_name(sentence, index)
     if not word[0].isupper() or (word.isupper() and 1 < len(word) < 6 and not sentence.shouted):
         return False
     first, second = sorted((index, beside))
@@ -305,6 +305,13 @@ def _ends_lower_name(sentence: Sentence, index: int) -> bool:
     is_lower_name = before[0][0].islower() and sentence.kinds[index - 1] is Kind.NAME
     gap = sentence.text[before.end() : token.start()]
     return is_lower_name and gap == " " and _NAME_ENDS.match(sentence.text, token.end()) is not None
+
+
+def _is_lower_first_name(sentence: Sentence, index: int) -> bool:
+    """Whether a word is a common name and another one follows it, both in lower case: `raj patel`, `james wilson`."""
+    token, after = sentence.tokens[index], sentence.tokens[index + 1]
+    is_given = sentence.kinds[index] in (Kind.NAME, Kind.BOTH, Kind.EPONYM) and fold(token[0]) in names() | also_names()
+    return is_given and after[0][0].islower() and sentence.text[token.end() : after.start()] == " "
 
 
 def _begins_lower_name(sentence: Sentence, index: int) -> bool:

@@ -19,7 +19,7 @@ _VALUE = (
 # Labels that are followed by a number of a person, even by a short one.
 _STRONG = (
     r"(?:e?mrn|mr\s?#|iban|rvnr|urn|hrn|pid|mpi|empi|chi|nhi|ihi|uhid|ssn|social security|nino|nhs|csn|har|dob"
-    r"|medical record|accession|acc(?:ession)?\s?#"
+    r"|medical record|accession|acc(?:ession)?\s?#|fin(?=\s?[:#=]\s?[a-z]?\d)|(?:hx|history)\s?#"
     r"|medicare|medicaid|hicn|mbi|npi|gmc|upin|dea|dln?|vin|imei|udi|s/n|sn|serial|licen[cs]e|passport"
     r"|national id|nid|aadhaar"
     r"|ss\s?(?:#|no\b\.?|number)"
@@ -32,7 +32,7 @@ _STRONG = (
     r"|certificate|cert|invoice|bill|receipt|ticket"
     r"|tracking|confirmation|reference|ref|lot|batch|device|model|catalog|employee|staff|student|badge"
     r"|trial|protocol|study arm|file|folder"
-    r"|ip|op|opd|ipd|er|ed|mr|cr|ct|us|dept|clinic|health card|identity|id card|license plate|plate|fin|tax|bank|iban)"
+    r"|ip|op|opd|ipd|er|ed|mr|cr|ct|us|dept|clinic|health card|identity|id card|license plate|plate|fin|tax|bank|iban|slip)"
     r"[\s.-]{0,2}(?:numbers?\b|num\b|no\b\.?|#|ids?\b|code\b)|(?<![\w-])id\s?(?:number|no\b\.?|[#:])|ae "
     r"title|station name)"
 )

@@ -2,7 +2,7 @@
 
 import re
 
-from cxrsynth.reports.deid.lexicon import LATIN, clinical, core, fold, foreign_words, is_word
+from cxrsynth.reports.deid.lexicon import LATIN, clinical, core, fold, foreign_words, is_word, names
 from cxrsynth.reports.deid.pieces import (
     CAPITAL,
     DEGREE,
@@ -38,6 +38,12 @@ def _is_labelled(match: re.Match[str]) -> bool:
 def _is_typist(match: re.Match[str]) -> bool:
     """As `_is_labelled`; what is an abbreviation elsewhere are initials here: `Transcribed: cad`."""
     return not all(word in clinical("core") for word in _LETTERS.findall(match["who"].lower()) if len(word) > 1)
+
+
+def _has_a_known_name(match: re.Match[str]) -> bool:
+    """Whether a word of the group `who` is a name and nothing else: words in lower case say no more than that."""
+    words = [fold(word) for word in _LETTERS.findall(match["who"])]
+    return any(word in names() and not is_word(word) for word in words)
 
 
 def _are_initials(match: re.Match[str]) -> bool:
@@ -193,6 +199,23 @@ NAMES: tuple[Rule, ...] = (
         needs=":",
         if_true=_is_typist,
     ),
+    # In lower case after a label that people have: `referring physician: raj patel`. One word must be a known name.
+    make_rule(
+        "name",
+        r"(?<![\w-])(?:(?:referring|ordering|requesting|attending|reading|interpreting)\s)?(?:attn|attention|tech(?:nologist)?"
+        r"|radiographer|operator|physician|provider|radiologist|doctor|surgeon|pcp|gp|nurse|resident|fellow|attending|pt"
+        r"|patient|reader|mother|father|mom|dad|spouse|husband|wife|son|daughter|next of kin|nok|contact)\s?:\s?"
+        r"(?P<who>[^\W\d_]{2,20}(?:\s[^\W\d_]{2,20})?)",
+        needs=":",
+        if_true=_has_a_known_name,
+    ),
+    make_rule(
+        "name",
+        r"(?<![\w-])(?:(?:by|with)\s(?:the\s)?(?:tech(?:nologist)?|nurse|radiographer)\s"
+        r"|(?:mother|father|mom|dad|spouse|husband|wife|son|daughter)\s\()(?P<who>[^\W\d_]{2,20})(?=\s?[).,;]|\s?$)",
+        needs="tech,nurse,radiographer,mother,father,mom,dad,spouse,husband,wife,son,daughter",
+        if_true=_has_a_known_name,
+    ),
     make_rule(
         "name",
         rf"\b(?:(?i:referring|ordering|attending|requesting|covering|on-?call|staff|senior|junior"
@@ -270,6 +293,7 @@ _STREET = (
     r"|Ter|Circle|Cir|Highway|Hwy|Parkway|Pkwy|Square|Sq"
     r"|Trail|Trl|Close|Crescent|Cres|Row|Mews|Walk|Alley|Plaza|Loop|Pike|Route|Rte|Gardens|Grove|Hill|Park)"
 )
+_SMALL_STREET = r"(?:st|street|ave?|avenue|rd|road|ln|lane|dr|drive|ct|court|blvd|boulevard|pl|place|way|ter|cir)"
 _CROSSING = rf"(?={PROPER}){CAPITAL}[\w'\u2019-]{{1,40}}"
 _STATE = (
     r"A[LKZR]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]"
@@ -320,6 +344,22 @@ PLACES: tuple[Rule, ...] = (
         needs="street,avenue,boulevard,highway,parkway",
         digits=1,
         starts=DIGITS,
+    ),
+    # Or after what only an address follows, or with a point of the compass: `lives at 12 elm st.`, `123 n. main st`.
+    make_rule(
+        "place",
+        rf"(?:(?<=\blives at )|(?<=\blive at )|(?<=\bresides at )|(?<=\baddress: )|(?<=\baddress ))\d{{1,5}}\s"
+        rf"(?:[a-z][a-z'-]{{1,20}}\s){{1,3}}{_SMALL_STREET}(?![\w-])\.?(?:,?\s[a-z]{{3,20}}(?:,?\s[a-z]{{2}})?(?=\s?[.,;]|\s?$))?"
+        rf"|(?<![\w.])\d{{1,5}}\s[nsew]\.?\s(?:[a-z][a-z'-]{{1,20}}\s){{1,2}}{_SMALL_STREET}(?![\w-])\.?",
+        needs="st,av,road,rd,lvd,l,dr,c,pl,way",
+        digits=1,
+    ),
+    # Hospitals that are known by their initials.
+    make_rule(
+        "place",
+        r"(?<![\w-])(?i:from|at|to|by)\s(?:MGH|BWH|BIDMC|UCSF|UCLA|UCSD|UPMC|NYP|NYU|MSKCC|MDACC|JHH|OHSU|MUSC|VAMC)(?![\w-])",
+        needs_exact="MGH,BWH,BIDMC,UC,UPMC,NY,MSKCC,MDACC,JHH,OHSU,MUSC,VAMC",
+        flags=EXACT,
     ),
     # Of Australia.
     make_rule(

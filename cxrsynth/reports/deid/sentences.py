@@ -50,7 +50,7 @@ _MARK_AT_END = re.compile(
     rf"\b(?:(?:by|on|at|dated|from|of|to|with|per|since|via|in|the|a|an|and|or)\s){{1,3}}{MARK}(?=\s?(?:[.,;:)]|$))",
     re.I,
 )
-_EMPTY_PAIR = re.compile(r"\(\s?[,;:.]?\s?\)|\[\s?\]|\"\s?\"")
+_EMPTY_PAIR = re.compile(r"\(\s?[,;:.]?\s?\)|\[\s?\]|\"\s?\"|\s?[(\[]\s?(?=[.?!]?\s*$)")
 # Words that cannot end a sentence, left over when the words after them were removed.
 _DANGLING = frozenset(
     (

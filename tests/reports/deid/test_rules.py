@@ -8,6 +8,7 @@ import pytest
 
 from cxrsynth.reports.deid.identifiers import RULES
 from cxrsynth.reports.deid.rules import Rule, take_out
+from cxrsynth.reports.deid.sanitize import sanitize
 from tests.reports.deid.test_sanitize import CLEAN, PLANTED
 
 _LOWERED = [rule for rule in RULES if rule.lower is not None]
@@ -49,3 +50,44 @@ def test_a_rule_misses_nothing_where_it_is_not_tried(rule: Rule) -> None:
         left, right = Counter[str](), Counter[str]()
         assert take_out(text, [rule], removed=left, people=[]) == take_out(text, [everywhere], removed=right, people=[])
         assert left == right
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets"),
+    [
+        ("No effusion.\njames wilson, md", "james wilson"),
+        ("Referring physician: raj patel", "raj patel"),
+        ("pt: bob jones. Small effusion.", "bob jones"),
+        ("45yo male named michael brown.", "michael brown"),
+        ("attn: amy wu", "amy wu"),
+        ("tech: bob", "bob"),
+        ("Images obtained by tech amy.", "amy"),
+        ("dad (bob) called", "bob"),
+        ("Seen at 123 n. main st", "123 main"),
+        ("Lives at 12 elm st., boston ma. Small effusion.", "12 elm boston"),
+        ("Transferred from UCSF with cough.", "UCSF"),
+        ("Outside film from MGH shows effusion.", "MGH"),
+        ("FIN: 00456 small effusion.", "00456"),
+        ("Slip no 00456", "00456"),
+    ],
+)
+def test_names_and_places_in_lower_case_and_short_numbers(text: str, secrets: str) -> None:
+    found = sanitize(text).text.lower()
+    assert not [secret for secret in secrets.lower().split() if re.search(rf"\b{secret}\b", found)], found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tech: portable technique.",
+        "Patient: intubated.",
+        "Contact: none.",
+        "Changes of wilson disease.",
+        "Fin: small effusion.",
+        "Film taken by tech at bedside.",
+        "2 of 3 chest tubes in place.",
+        "Small left effusion (seen before).",
+    ],
+)
+def test_what_only_looks_like_a_name_stays(text: str) -> None:
+    assert sanitize(text).text == text
