@@ -228,7 +228,8 @@ def _other_decisions(this: Summary, other: Summary) -> Iterator[tuple[str, str]]
 def _ruling(summary: Summary) -> dict[str, Any]:
     """Networks of the rewards that rules are on."""
     judges = summary.get("reward_models") or {}
-    names = sorted({str(rule.get("on")) for rule in summary.get("thresholds") or ()} & judges.keys())
+    on = {name for rule in summary.get("thresholds") or () for name in str(rule.get("on")).split(", ")}
+    names = sorted(judges if ALL_REWARDS in on else on & judges.keys())
     return {name: judges[name].get("digest") for name in names}
 
 

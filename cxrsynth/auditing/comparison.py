@@ -124,7 +124,13 @@ def fidelity_of_kept(
     finally:
         file.unlink(missing_ok=True)
     of_all = {row["group"]: row for row in comparison.fidelity}
-    return [row | {"ms_ssim_real": of_all.get(row["group"], {}).get("ms_ssim_real")} for row in rows]
+    # Beside nothing that was measured, it would be the only number of its row.
+    return [
+        row | {"ms_ssim_real": of_all.get(row["group"], {}).get("ms_ssim_real")}
+        if row["ms_ssim_within"] is not None
+        else row
+        for row in rows
+    ]
 
 
 def _key(run: AuditRun) -> str | None:

@@ -171,7 +171,7 @@ def thresholds(rules: Rules, reference: Reference | None = None) -> list[dict[st
         limit = _reference_limit(name, percentile, reference or {})
         found.append({"rule": f"p{percentile:g} of reference", "on": name, "value": float(limit)})
     if rules.keep_fraction is not None:
-        on = ", ".join(sorted(rules.rank_on)) or "all rewards"
+        on = ", ".join(sorted(rules.rank_on)) or ALL_REWARDS
         found.append({"rule": "best of each finding", "on": on, "value": float(rules.keep_fraction)})
     return found
 
@@ -192,15 +192,24 @@ def copied_groups(scores: Any) -> npt.NDArray[np.bool_]:
     Args:
         scores: as for `decide`.
     """
-    memorized = _memorized(scores)
+    return with_duplicates(scores, _memorized(scores))
+
+
+def with_duplicates(scores: Any, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The marked images, and those that repeat one or are repeated by one, [N].
+
+    Args:
+        scores: as for `decide`.
+        marked: [N].
+    """
     if "duplicate_of" not in scores.column_names:
-        return memorized
+        return marked
     keys = scores["key"].combine_chunks()
     firsts = np.asarray(pc.index_in(scores["duplicate_of"].combine_chunks(), value_set=keys).fill_null(-1))
     heads = np.where(firsts >= 0, firsts, np.arange(scores.num_rows))
-    copied = np.zeros(scores.num_rows, dtype=bool)
-    copied[heads[memorized]] = True
-    return copied[heads]
+    found = np.zeros(scores.num_rows, dtype=bool)
+    found[heads[marked]] = True
+    return found[heads]
 
 
 def _duplicates(scores: Any, *, passed: npt.NDArray[np.bool_], copied: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from cxrsynth.auditing.decide import copied_groups
+from cxrsynth.auditing.decide import copied_groups, with_duplicates
 from cxrsynth.auditing.page import charts
 from cxrsynth.auditing.page.figures import (
     MEASURES,
@@ -87,9 +87,9 @@ def write_page(
     """
     rows = _without_nan(rows)
     pictures = Pictures()
+    # What looks like a patient of the reference, and what repeats it; none where nothing was searched.
+    withheld = copied_groups(rows) | with_duplicates(rows, _recognizable(summary, rows))
     if handed_on:
-        # None where nothing was searched.
-        withheld = copied_groups(rows) | _recognizable(summary, rows)
         thumbnails = _without(set(rows.filter(pa.array(withheld))["key"].to_pylist()), thumbnails)
         reference_thumbnails = None
     context = _measures(summary, rows) | {
@@ -106,7 +106,8 @@ def write_page(
         ),
         "pictures": pictures,
     }
-    mode = 0o666 if reference_thumbnails is None else 0o600  # real images are for the owner
+    shows_patients = reference_thumbnails is not None or not is_synthetic(summary) or withheld.any()
+    mode = 0o600 if shows_patients and not handed_on else 0o666  # images of patients are for the owner
     write_atomically(path, _render(context).encode("utf-8", "replace"), mode=mode)
 
 

@@ -134,7 +134,12 @@ def test_the_answer_is_of_all_three_tests(summary: dict[str, Any]) -> None:
     )
     attacks = {"loss": attack(0.55, 0.49), "proximal": attack(0.6, 0.52), COMBINED: attack(0.5, 0.4)}
     summary["membership"] = {"model": {"name": "m"}, "attacks": attacks | {WITHOUT_MODEL: attack(0.5, 0.4)}}
-    assert of(summary, FOUND).answer.endswith("The model's weights tell who was in its training set (proximal).")
+    answer = of(summary, FOUND).answer
+    assert "One attack on the model (proximal) tells members of its training set from others, the other 2" in answer
+    assert answer.endswith("one does by chance in up to 7% of audits.")
+    attacks["loss"]["auc"]["low"] = 0.51
+    assert of(summary, FOUND).answer.endswith("The model's weights tell who was in its training set (loss, proximal).")
+    attacks["loss"]["auc"]["low"] = 0.49
     told = "0.50 (0.40 to 0.90) by all attacks on m together, 0.60 (0.52 to 0.90) by the best (proximal), and 0.50"
     assert any(told in detail for detail in of(summary, FOUND).details)
     attacks["proximal"]["true_positives"]["0.01"] = {"value": 0.2, "low": 0.1, "high": 0.3}

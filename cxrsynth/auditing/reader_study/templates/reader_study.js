@@ -54,6 +54,12 @@
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? stopClock() : startClock()));
   addEventListener("pagehide", stopClock);
+  // Answered in another tab: this one would write its older answers over those.
+  addEventListener("storage", (event) => {
+    if (event.key !== slot) return;
+    since = null;
+    location.reload();
+  });
   addEventListener("beforeunload", (event) => {
     if (!keeps && doneCount() > 0) event.preventDefault();
   });
@@ -70,8 +76,8 @@
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
   let asked = false;
   const draw = () => {
-    get("window").value = view.window;
-    get("level").value = view.level;
+    get("window").value = Math.round(view.window);
+    get("level").value = Math.round(view.level);
     get("invert").setAttribute("aria-pressed", view.inverted);
     if (asked) return;
     asked = true;
@@ -97,8 +103,8 @@
     get("zoom").textContent = `${Math.round(view.zoom * 100)}%`;
   };
   const setWindow = (window, level) => {
-    view.window = clamp(Math.round(window), 2, 512);
-    view.level = clamp(Math.round(level), 0, 256);
+    view.window = clamp(window, 2, 512);
+    view.level = clamp(level, 0, 256);
     draw();
   };
   // Zooms about a point of the frame, by default its middle.
@@ -153,7 +159,7 @@
       view.y += down;
       move();
     } else {
-      setWindow(view.window + Math.round(right), view.level + Math.round(down / 2));
+      setWindow(view.window + right, view.level + down / 2);
     }
   });
   for (const end of ["pointerup", "pointercancel"]) {
