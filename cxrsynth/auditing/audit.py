@@ -161,20 +161,13 @@ class _Duplicates:
 def _duplicates(images: Scored) -> _Duplicates:
     """Copies within the set. An image that resembles an earlier one of the same patient is a follow-up."""
     keys = images.values("key")
-    found = duplicates(images.thumbnails, keys, images.values("sha256"))
-    again: list[str] = []
-    if images.examined.collection.manifest is None:
-        # In sets of ours a patient is a report, whose images should differ. Elsewhere these are follow-ups.
-        patient = dict(zip(keys, images.patients, strict=True))
-        again = [
-            key
-            for key, (first, alike) in found.items()
-            if alike < 1 and patient[key] and patient[key] == patient[first]
-        ]
-        if again:
-            resemble = "1 image resembles" if len(again) == 1 else f"{counted(len(again), 'image')} resemble"
-            console.say(f"{resemble} an earlier one of the same patient: follow-ups, not duplicates")
-        found = {key: one for key, one in found.items() if key not in again}
+    # In sets of ours a patient is a report, whose images should differ.
+    patients = images.patients if images.examined.collection.manifest is None else None
+    repeats = duplicates(images.thumbnails, keys, images.values("sha256"), patients=patients)
+    found, again = repeats.first_of, repeats.follow_ups
+    if again:
+        resemble = "1 image resembles" if len(again) == 1 else f"{counted(len(again), 'image')} resemble"
+        console.say(f"{resemble} an earlier one of the same patient: follow-ups, not duplicates")
     columns: dict[str, list[Any]] = {
         "duplicate_of": [found[key][0] if key in found else None for key in keys],
         "duplicate_similarity": [found[key][1] if key in found else None for key in keys],

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from cxrsynth.auditing.decide import ALL_REWARDS
 from cxrsynth.auditing.fail_under import Metric, measured_interval
 from cxrsynth.auditing.folder import SUMMARY
 from cxrsynth.console import counted

@@ -19,6 +19,7 @@ from cxrsynth.errors import RecipeError
 Reference = Mapping[str, npt.NDArray[np.floating[Any]]]
 Rejection = tuple[npt.NDArray[np.int64], str]  # rows, and the reason that rejects them
 
+ALL_REWARDS = "all rewards"  # what a rule is on that names none
 # The percentile that images must reach unless told otherwise, and the least images that show it. Of real validation
 # images with the report of another, 81% lie below this percentile of the training images, and 0.9% with their own.
 _USUAL = {"consistency": 0.5}

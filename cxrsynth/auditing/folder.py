@@ -13,6 +13,8 @@ _STATE = ".cxrsynth-audit"
 
 SCORES, KEEP, SUMMARY, PAGE = "scores.parquet", "keep.csv", "summary.json", "report.html"
 SHARED_PAGE = "share/report.html"
+# Folders in it that no kept images may go to.
+OWN_FOLDERS = (_STATE, SHARED_PAGE.partition("/")[0])
 STUDY_PAGE = "reader-study.html"
 COMPARISON = "comparison.json"
 _DEPICTS = "depicts.json"

@@ -260,7 +260,7 @@ def _published(table: Mapping[str, Any], names: Collection[str]) -> dict[str, di
 
 def copies_counted(summary: Mapping[str, Any]) -> str | None:
     """What a reader must know where copies of real images are among those measured; None where none were found."""
-    flagged = (summary["memorization"] or {}).get("flagged")
+    flagged = (summary["memorization"] or summary.get("copies") or {}).get("flagged")
     if not flagged:
         return None
     images = (

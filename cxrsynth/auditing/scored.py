@@ -1,7 +1,7 @@
 """A collection once it is scored: its rows, and its pictures as far as they are needed."""
 
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -183,6 +183,9 @@ class Previews:
             for key in table["key"].to_pylist()
             if self._wanted is None or key in self._wanted
         }
+        self._keys_of: dict[Unit, set[str]] = defaultdict(set)
+        for key, of in self._unit_of.items():
+            self._keys_of[of].add(key)
         self._read: dict[Unit, dict[str, bytes]] = {}
 
     def get(self, key: str) -> bytes | None:
@@ -202,7 +205,7 @@ class Previews:
             table = cache.table(unit, ["key", "preview"])
             found = dict(zip(table["key"].to_pylist(), table["preview"].to_pylist(), strict=True))
             return {key: jpeg for key, jpeg in found.items() if key in self._unit_of}
-        wanted = {key for key, of in self._unit_of.items() if of == unit}
+        wanted = self._keys_of[unit]
         images = self._examined.collection.read(unit)
         return {
             radiograph.key: preview(torch.from_numpy(squared(radiograph.pixels, IMAGE_SIZE)))

@@ -15,7 +15,7 @@ from cxrsynth.auditing.decide import Rules
 from cxrsynth.auditing.depicts import check_model, check_origin
 from cxrsynth.auditing.examined import Examined
 from cxrsynth.auditing.fail_under import Threshold, known_metrics, parse_thresholds
-from cxrsynth.auditing.folder import AuditFolder
+from cxrsynth.auditing.folder import OWN_FOLDERS, AuditFolder
 from cxrsynth.auditing.membership import Membership, load_membership
 from cxrsynth.auditing.read import mixed_ranges, unclear_cells
 from cxrsynth.auditing.reader_study.answers import Answered, read_answers
@@ -168,8 +168,10 @@ def _check_options(settings: AuditSettings, out: Path) -> None:
     for given in (settings.shards, settings.reference, settings.members, settings.non_members):
         if given is not None:
             refuse_target(settings.write_kept, given)
-    if settings.write_kept.resolve() == out.resolve():
-        raise ShardError(f"--write-kept {settings.write_kept}: is where the findings go\n  choose another folder")
+    kept, findings = settings.write_kept.resolve(), out.resolve()
+    if kept == findings or kept in findings.parents or (kept.parent == findings and kept.name in OWN_FOLDERS):
+        where = "is" if kept == findings else "holds" if kept in findings.parents else "is a part of"
+        raise ShardError(f"--write-kept {settings.write_kept}: {where} where the findings go\n  choose another folder")
 
 
 def _refuse_without_images(settings: AuditSettings) -> None:

@@ -318,6 +318,7 @@ def _write_spec(trained: Trained, source: ResolvedModel, out: Path) -> None:
     """
     path = source.folder / SPEC_FILE
     spec: dict[str, Any] = read_json(path) if path.is_file() else {}
+    spec.pop("depicts_from", None)  # images of the source are none of this model
     used = source.spec.prompt_format
     if not source.spec.classes and used != read_spec(source.folder).prompt_format:  # as the recipe asks for
         spec = {key: value for key, value in spec.items() if key not in ("prompt", "prompt_template")}

@@ -216,7 +216,22 @@ def test_real_images_are_shown_only_if_asked_for(
     assert shared[0].count("data:image/") == shared[1].count("data:image/") < before.count("data:image/") + 1
     assert run(made, "--reference", real, *again).exit_code == 0
     assert page.read_text() == before
-    assert page.stat().st_mode & 0o77
+    assert (out / "share" / "report.html").stat().st_mode & 0o77
+
+
+def test_a_page_with_pictures_of_patients_is_the_owners(real: Path, tmp_path: Path) -> None:
+    """Of images that nothing calls synthetic, or that were found to be copies, as of the reference."""
+    assert run(real, "--out", tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out" / "report.html").stat().st_mode & 0o77 == 0
+
+
+@pytest.mark.parametrize("where", ["out/share", "out/.cxrsynth-audit", "kept", "out"])
+def test_kept_images_do_not_go_where_the_findings_are(made: Path, tmp_path: Path, where: str) -> None:
+    out = tmp_path / ("kept/audit" if where == "kept" else "out")
+    done = run(made, "--out", out, "--write-kept", tmp_path / where)
+    assert done.exit_code == 2, done.output
+    assert "where the findings go" in " ".join(done.output.split())
+    assert not out.exists()
 
 
 def test_all_options_are_in_the_summary(audited: Path, made: Path, home: Path) -> None:

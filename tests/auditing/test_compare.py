@@ -182,6 +182,15 @@ def test_what_one_audit_did_not_measure_is_no_difference(summary: dict[str, Any]
     assert refused == expected
 
 
+@pytest.mark.parametrize("on", ["all rewards", "diagnosis, posture"])
+def test_images_ranked_by_other_networks_were_chosen_otherwise(summary: dict[str, Any], on: str) -> None:
+    summary["thresholds"] = [{"rule": "best of each finding", "on": on, "value": 0.5}]
+    other = copy.deepcopy(summary)
+    assert "kept_fraction" in rows(summary, other)
+    other["reward_models"]["diagnosis"]["digest"] = "x"
+    assert "kept_fraction" not in rows(summary, other)
+
+
 def test_rules_on_other_networks_are_other_rules(summary: dict[str, Any]) -> None:
     other = copy.deepcopy(summary)
     other["reward_models"]["diagnosis"]["digest"] = "x"

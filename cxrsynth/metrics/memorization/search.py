@@ -171,12 +171,18 @@ def find_near_duplicates(
 
 
 def _held_out(groups: Places, settings: SearchSettings) -> Mask:
-    """All images of some random patients, at least one and never all, bool [N]."""
+    """All images of some random patients, at least one and never all, bool [N].
+
+    A patient with more images than are to be held out is passed over, or hardly any would be left.
+    """
     sizes = np.bincount(groups)
     order = np.random.default_rng([settings.seed, 1]).permutation(len(sizes))
     most = min(settings.held_out, int(settings.held_share * len(groups)))
-    taken = np.cumsum(sizes[order]) <= max(most, int(sizes[order[0]]))
-    return np.isin(groups, order[taken])
+    fits = order[sizes[order] <= most]
+    if not len(fits):
+        fits, most = order[[sizes[order].argmin()]], int(sizes.min())
+    taken = np.cumsum(sizes[fits]) <= most
+    return np.isin(groups, fits[taken])
 
 
 def _real_to_real(
@@ -239,17 +245,19 @@ def _sensitivity(
     places = np.array([place_of[key] for key in probes.keys], np.int64)
     groups = real.gallery.groups[places]
     partner = _partners(groups)
+    alone = (groups[partner] == groups).any()
     images = torch.from_numpy(probes.images).float() / 255.0
     found = {}
     for kind in ALTERATIONS:
-        if kind == "autoencoded" and autoencode is None:
+        # A mixture needs an image of another patient.
+        if (kind == "autoencoded" and autoencode is None) or (kind in MIXED and alone):
             continue
         planted = altered(kind, images, partners=images[partner], seed=seed, autoencode=autoencode)
         # A mixture must be recognized by the image it is planted of: its other part is hidden from the search.
         leave_out = groups[partner] if kind in MIXED else np.full(len(groups), -1)
         small, framed = thumbnails(planted, register), thumbnails(planted, unmoved)
         nearest = real.nearest(small, framed, leave_out=leave_out)
-        found[kind] = Share.among(nearest.similarity > threshold)
+        found[kind] = Share.among(nearest.similarity > threshold, groups)
     return found
 
 

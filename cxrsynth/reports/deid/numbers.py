@@ -32,7 +32,8 @@ _STRONG = (
     r"|certificate|cert|invoice|bill|receipt|ticket"
     r"|tracking|confirmation|reference|ref|lot|batch|device|model|catalog|employee|staff|student|badge"
     r"|trial|protocol|study arm|file|folder"
-    r"|ip|op|opd|ipd|er|ed|mr|cr|ct|us|dept|clinic|health card|identity|id card|license plate|plate|fin|tax|bank|iban|slip)"
+    r"|ip|op|opd|ipd|er|ed|mr|cr|ct|us|dept|clinic|health card|identity|id card|license plate|plate|fin|tax|bank|iban"
+    r"|slip)"
     r"[\s.-]{0,2}(?:numbers?\b|num\b|no\b\.?|#|ids?\b|code\b)|(?<![\w-])id\s?(?:number|no\b\.?|[#:])|ae "
     r"title|station name)"
 )

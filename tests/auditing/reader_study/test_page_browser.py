@@ -160,6 +160,23 @@ def test_progress_is_kept_and_another_reader_starts_anew(visit: Visit) -> None:
     assert pressed(page) == []
 
 
+@pytest.mark.slow
+def test_an_older_tab_does_not_write_over_answers_of_another(visit: Visit) -> None:
+    page = visit()
+    begin(page, "First")
+    page.keyboard.press("r")
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.locator("#begin").click()
+    for key in ("5", "e", "Enter", "y", "Enter", "s", "1"):
+        other.keyboard.press(key)
+    assert other.locator("#place").text_content() == "Image 2 of 4"
+    page.locator("#start").wait_for(state="visible")  # it starts anew, with those answers
+    assert page.locator("#known").text_content() == "First has answered 1 of 4 images."
+    other.reload()
+    assert other.locator("#known").text_content() == "First has answered 1 of 4 images."
+
+
 def pressed(page: "sync_api.Page") -> list[str]:
     """The answers that are marked as given."""
     given: list[str] = page.evaluate(
@@ -246,6 +263,20 @@ def test_window_level_and_zoom(visit: Visit) -> None:
     page.mouse.move(middle[0] - 56, middle[1])
     page.mouse.up()
     assert page.locator("#window").input_value() == "200"
+    # Slowly, a pixel at a time, the level moves as far up as down.
+    for step in (-1, 1):
+        page.keyboard.press("0")
+        page.mouse.move(*middle)
+        page.mouse.down()
+        for place in range(1, 41):
+            page.mouse.move(middle[0], middle[1] + step * place)
+        page.mouse.up()
+        assert page.locator("#level").input_value() == str(128 + step * 20)
+    page.keyboard.press("0")
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] - 56, middle[1])
+    page.mouse.up()
     pointer = (box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.6)
     page.mouse.move(*pointer)
     page.mouse.wheel(0, -500)

@@ -10,9 +10,15 @@ import torch
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization import planted
 from cxrsynth.metrics.memorization.features import MatchSpace, thumbnails
-from cxrsynth.metrics.memorization.planted import ALTERATIONS, ProbeKeeper, Probes
+from cxrsynth.metrics.memorization.planted import ALTERATIONS, MIXED, ProbeKeeper, Probes
 from cxrsynth.metrics.memorization.registration import unmoved
-from cxrsynth.metrics.memorization.search import ImageSet, SearchReport, SearchSettings, find_near_duplicates
+from cxrsynth.metrics.memorization.search import (
+    ImageSet,
+    SearchReport,
+    SearchSettings,
+    _held_out,
+    find_near_duplicates,
+)
 from tests.metrics.made_images import made_images, made_thumbs
 
 REAL = made_images(120)
@@ -102,6 +108,35 @@ def test_the_image_that_a_patch_is_pasted_into_is_hidden(
         image_set(NEW, "made"), reference, space, register=unmoved, probes=probes_of(REAL, count=16), settings=SETTINGS
     )
     assert found.sensitivity["patch"].caught <= 2
+
+
+def test_a_patient_with_most_images_does_not_leave_two_to_learn_the_threshold_from() -> None:
+    for sizes in ([18, 1, 1], [90, *[1] * 30], [4, 4, 4]):
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        for seed in range(10):
+            held = _held_out(groups, SearchSettings(seed=seed))
+            assert 0 < held.sum() <= max(min(sizes), 0.2 * len(groups))
+            assert not set(groups[held].tolist()) & set(groups[~held].tolist())
+
+
+def test_mixtures_are_planted_of_two_patients_or_not_at_all(reference: ImageSet, space: MatchSpace) -> None:
+    """With one probe there is no other image: hiding its own patient would hide what is to be found."""
+    made = image_set(NEW, "made")
+    found = find_near_duplicates(
+        made, reference, space, register=unmoved, probes=probes_of(REAL, count=1), settings=SETTINGS
+    )
+    assert found.sensitivity.keys() == {*ALTERATIONS} - {*MIXED} - {"autoencoded"}
+
+
+def test_sensitivity_has_intervals_over_patients(space: MatchSpace) -> None:
+    """Sixteen probes of four patients say less than sixteen of sixteen."""
+    few = replace(image_set(REAL, "real"), patients=tuple(f"p{place // 4}" for place in range(len(REAL))))
+    made = image_set(NEW[:2], "made")
+    shares = [
+        find_near_duplicates(made, one, space, register=unmoved, probes=probes_of(REAL, count=16), settings=SETTINGS)
+        for one in (image_set(REAL, "real"), few)
+    ]
+    assert shares[1].sensitivity["exact"].low < shares[0].sensitivity["exact"].low
 
 
 def test_the_summary_is_json_with_the_nearest_first(report: SearchReport) -> None:
