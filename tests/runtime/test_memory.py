@@ -30,10 +30,27 @@ def test_memory_of_the_cpu() -> None:
         _too_much()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        # In torch 2.8 and later a torch.AcceleratorError, which is a RuntimeError, too.
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB)"),
+    ],
+)
 def test_memory_of_devices_and_python(error: BaseException) -> None:
     with pytest.raises(ModelError, match="sell shoes"), memory_advice("sell shoes"):
         raise error
+
+
+@pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="of torch 2.8")
+def test_memory_that_the_driver_does_not_give() -> None:
+    with pytest.raises(ModelError, match="sell shoes"), memory_advice("sell shoes"):
+        raise torch.AcceleratorError("CUDA error: out of memory")
 
 
 def test_other_errors_stay_what_they_are() -> None:
