@@ -129,9 +129,9 @@ class LocalPlace:
         publish(self.path / name)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files that are there."""
+        """Delete files, as far as they are there: of a complete set, which has no lock, others may delete the same."""
         for name in names:
-            (self.path / name).unlink()
+            (self.path / name).unlink(missing_ok=True)
 
     def delete_folder(self, name: str) -> None:
         """Delete a folder with all that is in it, as far as that is possible."""

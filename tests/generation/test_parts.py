@@ -5,7 +5,9 @@ import os
 import random
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
@@ -26,8 +28,9 @@ from cxrsynth.generation.dry_run import _shard_sizes
 from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
+from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.place import LocalPlace
-from cxrsynth.shards.plan import plan_digest
+from cxrsynth.shards.plan import plan_digest, record_name, shard_name
 from tests.generation.making import command, hashes, manifest, write_table
 from tests.processes import TIMEOUT_S, Warm, Workers, free_port, process_group, torchrun
 
@@ -376,6 +379,27 @@ def test_of_parts_that_end_together_exactly_one_is_the_last(order: tuple[int, ..
     with pytest.raises(ShardError, match="another run is writing there"), places[order[0]].starting(Part(1, 3)):
         pass
     places[order[-1]].leave()
+
+
+def test_parts_that_clean_a_complete_set_together_do_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has seen the same shards that the manifest does not list, such as empty ones."""
+    (tmp_path / ".cxrsynth").mkdir()
+    for index in range(40):
+        (tmp_path / shard_name(index)).touch()
+        (tmp_path / ".cxrsynth" / record_name(index, "0" * 64)).touch()
+    seen, names = threading.Barrier(2, timeout=20), LocalPlace.names
+
+    def names_seen_by_both(place: LocalPlace, folder: str = "") -> set[str]:
+        found = names(place, folder)
+        if not folder:
+            seen.wait()
+        return found
+
+    monkeypatch.setattr(LocalPlace, "names", names_seen_by_both)
+    manifest = {"shards": [{"name": shard_name(0)}]}
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: OutputFolder(tmp_path).clean(manifest), range(2)))
+    assert [path.name for path in tmp_path.iterdir()] == [shard_name(0)]
 
 
 def test_a_gate_that_stays_shut_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
