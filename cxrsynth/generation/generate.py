@@ -23,6 +23,7 @@ from cxrsynth.generation.plan import GenerateRun, open_generate, refuse_changed
 from cxrsynth.generation.rows import Rows, read_rows, refuse_unusable, say_left_out
 from cxrsynth.reports.table.summary import describe_columns
 from cxrsynth.runtime.memory import LOADING_ADVICE, memory_advice
+from cxrsynth.runtime.shared_folder import refuse_folders_apart
 from cxrsynth.settings import GenerateSettings
 from cxrsynth.shards.encode import Encoder
 from cxrsynth.shards.file_set import MOST_PATIENTS
@@ -90,6 +91,9 @@ def generate(settings: GenerateSettings) -> Generated:
             # Whoever holds a public table could line up its rows with images in its order, without any key.
             rows.order_by(lambda report: subject_key(run.id_key, report.report_id))
         complete = _is_complete(run, folder)
+        if folder.locked is not None:
+            # Before the model is loaded, which takes a while.
+            refuse_folders_apart(run.processes, folder.locked, complete=complete, others=settings.part is not None)
         try:
             if complete or _work(run, folder, rows, shards=made.shards):
                 return replace(_check_complete(run, folder, rows, made), already_complete=True)
