@@ -22,6 +22,7 @@ from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
 from cxrsynth.metrics.memorization.duplicates import duplicates
 from cxrsynth.runtime.memory import LOADING_ADVICE, memory_advice
+from cxrsynth.runtime.shared_folder import refuse_folders_apart
 from cxrsynth.settings import AuditSettings
 
 
@@ -55,6 +56,7 @@ def audit(settings: AuditSettings) -> AuditReport | None:
     """
     with memory_advice(LOADING_ADVICE):
         run = open_audit(settings)
+    refuse_folders_apart(run.processes, run.folder.locked, complete=False)
     try:
         if run.processes.is_main:
             run.folder.start(keep_study=bool(run.settings.reader_answers))

@@ -29,7 +29,7 @@ class AuditFolder:
         self.parts = path / _STATE
         self.depicts = self.parts / _DEPICTS
         self.real_names = self.parts / _REAL_NAMES
-        self._folder = LockedFolder(
+        self.locked = LockedFolder(
             path,
             lock=f"{_STATE}/lock",
             written=(
@@ -50,8 +50,8 @@ class AuditFolder:
             private=True,  # real images, and patients
             writer="audit",
         )
-        self.failure = self._folder.failure
-        self.unlock = self._folder.unlock
+        self.failure = self.locked.failure
+        self.unlock = self.locked.unlock
 
     def check(self, settings: AuditSettings) -> None:
         """Raise ShardError for a folder that holds something else, or lies inside what is audited."""
@@ -64,8 +64,8 @@ class AuditFolder:
         ):
             if given is not None and lies_inside(self.path, given):
                 raise ShardError(f"--out {self.path}: lies inside {option} {given}\n  an audit never touches its input")
-        self._folder.refuse_file()
-        if not self.parts.is_dir() and self._folder.names():
+        self.locked.refuse_file()
+        if not self.parts.is_dir() and self.locked.names():
             raise ShardError(f"--out {self.path}: not empty, and no audit was written there\n  choose a new folder")
 
     def start(self, *, keep_study: bool = False) -> None:
@@ -75,6 +75,6 @@ class AuditFolder:
         stay: the earlier command finds the same again. `keep_study` leaves the page of a reader study whose answers are
         scored. Raises ShardError if the lock is taken.
         """
-        self._folder.lock()
+        self.locked.lock()
         for name in (SUMMARY, SHARED_PAGE, PAGE, KEEP, SCORES, *(() if keep_study else (STUDY_PAGE,))):
             (self.path / name).unlink(missing_ok=True)

@@ -26,19 +26,21 @@ class ScoreCache:
     """Scored units of one collection, in a folder.
 
     A file is named after the identity of its unit and of everything the scores depend on: if a shard, a network or a
-    setting changes, no file is found and the unit is scored again.
+    setting changes, no file is found and the unit is scored again. What a unit is found to be at first counts until the
+    end of the run: a store takes a request each time, and a shard that changes meanwhile is scored in the next run.
     """
 
     def __init__(self, folder: Path, collection: Collection, identity: dict[str, Any]) -> None:
         self.folder = folder
         self._collection = collection
         self._identity = stable_json(identity)
+        self._digests: dict[str, str] = {}
 
     def path(self, unit: Unit) -> Path:
-        """Where a unit's rows are, or would be."""
-        content = hashlib.sha256(
-            self._identity + unit.name.encode() + b"\0" + self._collection.digest_of(unit).encode()
-        )
+        """Where a unit's rows are, or would be. Raises ShardError if a store cannot be reached."""
+        if unit.name not in self._digests:
+            self._digests[unit.name] = self._collection.digest_of(unit)
+        content = hashlib.sha256(self._identity + unit.name.encode() + b"\0" + self._digests[unit.name].encode())
         return self.folder / f"{content.hexdigest()[:_NAME_CHARS]}.parquet"
 
     def is_scored(self, unit: Unit, *, with_pixels: bool = False) -> bool:

@@ -13,6 +13,7 @@ from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
 from cxrsynth.reports.request import BuiltPrompt, PromptBuilder
 from cxrsynth.reports.table.rows import Report
+from cxrsynth.runtime.memory import LOADING_ADVICE, memory_advice
 from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.plan import samples
 
@@ -70,14 +71,16 @@ def prompt_key(report: Report) -> PromptKey:
 
 def prompt_builder_of(run: GenerateRun, model: DiffusionModel) -> PromptBuilder:
     """What makes the prompts of a run."""
+    with memory_advice(LOADING_ADVICE):
+        reader, entities = run.load_reader(), run.load_entities()
     return PromptBuilder(
         run.prompt_format,
         model.spec.depicts,
         model.fits,
         classes=model.spec.classes,
         deid=run.settings.strength,
-        reader=run.load_reader(),
-        entities=run.load_entities(),
+        reader=reader,
+        entities=entities,
     )
 
 

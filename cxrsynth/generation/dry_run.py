@@ -17,6 +17,7 @@ from cxrsynth.generation.batches import prompt_builder_of
 from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
 from cxrsynth.reports.table.summary import describe_columns
+from cxrsynth.runtime.memory import LOADING_ADVICE, memory_advice
 from cxrsynth.settings import ImageFormat, ShardFormat
 from cxrsynth.shards.plan import shard_count
 
@@ -35,7 +36,8 @@ def describe(run: GenerateRun, rows: Rows) -> tuple[str, str]:
     reports, rejected = rows.usable, rows.rejected
     images = reports * settings.images_per_report
     shards = shard_count(reports, images_per_report=settings.images_per_report, size=settings.shards.size)
-    model = run.load_model()
+    with memory_advice(LOADING_ADVICE):
+        model = run.load_model()
     threads = settings.sampling.threads_per_batch
     # A compiled network sees no smaller batch.
     size = run.batch_size if settings.sampling.compiled else min(run.batch_size, images)

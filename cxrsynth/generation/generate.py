@@ -22,7 +22,8 @@ from cxrsynth.generation.lists import check_lists, rejected_list, write_id_map, 
 from cxrsynth.generation.plan import GenerateRun, open_generate, refuse_changed
 from cxrsynth.generation.rows import Rows, read_rows, refuse_unusable, say_left_out
 from cxrsynth.reports.table.summary import describe_columns
-from cxrsynth.runtime.memory import memory_advice
+from cxrsynth.runtime.memory import LOADING_ADVICE, memory_advice
+from cxrsynth.runtime.shared_folder import refuse_folders_apart
 from cxrsynth.settings import GenerateSettings
 from cxrsynth.shards.encode import Encoder
 from cxrsynth.shards.file_set import MOST_PATIENTS
@@ -90,6 +91,9 @@ def generate(settings: GenerateSettings) -> Generated:
             # Whoever holds a public table could line up its rows with images in its order, without any key.
             rows.order_by(lambda report: subject_key(run.id_key, report.report_id))
         complete = _is_complete(run, folder)
+        if folder.locked is not None:
+            # Before the model is loaded, which takes a while.
+            refuse_folders_apart(run.processes, folder.locked, complete=complete, others=settings.part is not None)
         try:
             if complete or _work(run, folder, rows, shards=made.shards):
                 return replace(_check_complete(run, folder, rows, made), already_complete=True)
@@ -123,9 +127,10 @@ def _work(run: GenerateRun, folder: OutputFolder, rows: Rows, *, shards: int) ->
         if run.processes.is_main:
             refuse_missing(folder, shards, finish=True)  # before the folder is made
         return _begin(run, folder)
-    with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
+    with memory_advice(LOADING_ADVICE):
         # Before the folder is made: what does not load leaves none behind.
         model, acceptor = run.load_model(), run.load_acceptor()
+    with memory_advice("lower --batch-size; it changes the pixels, so start again with another --out"):
         _compile(run, model)
         if _begin(run, folder):
             return True

@@ -14,6 +14,7 @@ from cxrsynth.generation.plan import GenerateRun
 from cxrsynth.generation.rows import Rows
 from cxrsynth.runtime.cells import as_text_cell
 from cxrsynth.runtime.files import open_atomically
+from cxrsynth.settings import Part
 from cxrsynth.shards.sample import sample_key, subject_key
 
 _ID_MAP, _REJECTED = ("report_id", "sample_key"), ("line", "reason")
@@ -53,7 +54,7 @@ def write_id_map(run: GenerateRun, rows: Rows) -> None:
         ShardError: if it cannot be written.
     """
     if run.settings.id_map is not None:
-        _write(run.settings.id_map, _ID_MAP, _keys(run, rows), "--id-map")
+        _write(run.settings.id_map, _ID_MAP, _keys(run, rows), "--id-map", run.settings.part)
 
 
 def write_rejected(run: GenerateRun, rows: Rows) -> None:
@@ -64,7 +65,8 @@ def write_rejected(run: GenerateRun, rows: Rows) -> None:
     """
     path = rejected_list(run)
     if rows.rejected:
-        _write(path, _REJECTED, ([row.line, as_text_cell(row.reason)] for row in rows.rejected_rows()), "--rejected")
+        listed = ([row.line, as_text_cell(row.reason)] for row in rows.rejected_rows())
+        _write(path, _REJECTED, listed, "--rejected", run.settings.part)
     elif _is_list(path, _REJECTED):
         with suppress(OSError):
             path.unlink()
@@ -79,11 +81,13 @@ def _keys(run: GenerateRun, rows: Rows) -> Iterable[Sequence[object]]:
             yield report.report_id, sample_key(subject, report.repeat * each + index)
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], option: str) -> None:
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], option: str, part: Part | None) -> None:
     _check(path, header, option)  # again: since the run began, hours ago, another file may have come there
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open_atomically(path, mode=0o600) as raw:
+        # Parts of a complete set that are run again, which no lock keeps apart, all write the same list.
+        own = "" if part is None else f"part-{part.number}-of-{part.count}"
+        with open_atomically(path, mode=0o600, writer=own) as raw:
             file = io.TextIOWrapper(raw, newline="", encoding="utf-8", errors="surrogateescape")
             writer = csv.writer(file)
             writer.writerow(header)

@@ -129,7 +129,9 @@ class FileSet:
             if not has_sha256(path, self._sha256.get(METADATA)):
                 return ImageRows("key", []), CHANGED if path.exists() else "missing"
             return ImageRows("key", (_row(line, record) for line, record in read_records(path, []))), ""
-        except (OSError, ReportsError):
+        except (OSError, ReportsError) as error:
+            if isinstance(path, Address) and isinstance(error, OSError):
+                raise unreachable(path, error) from None
             return ImageRows("key", []), "cannot be read"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from cxrsynth.address import Address, Location
+from cxrsynth.address import Address, Location, unreachable
 from cxrsynth.runtime.batches import chunks
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Source(Protocol):
         ...
 
     def digest_of(self, unit: Unit) -> str:
-        """Changes when the unit does; computed without reading it."""
+        """Changes when the unit does; computed without reading it. Raises ShardError if a store cannot be reached."""
         ...
 
 
@@ -49,12 +49,18 @@ def stat_digest(root: Location, names: Iterable[str]) -> str:
     """SHA-256 of the files' names, sizes in bytes and times in nanoseconds, not of their content.
 
     In an object store, the store's own digest of a file takes the place of its time, if it has one.
+
+    Raises:
+        ShardError: if a store cannot be reached: that says nothing of the file.
     """
     digest = hashlib.sha256()
     for name in names:
+        path = root / name
         try:
-            state = _state(root / name)
+            state = _state(path)
         except OSError as error:
+            if isinstance(path, Address) and not isinstance(error, FileNotFoundError):
+                raise unreachable(path, error) from None
             state = type(error).__name__
         digest.update(f"{name}\0{state}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

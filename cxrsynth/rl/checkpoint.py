@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cxrsynth.errors import ModelError, in_words
 from cxrsynth.runtime.files import file_sha256, folder_atomically, write_tensors
+from cxrsynth.runtime.memory import is_out_of_memory
 
 _WEIGHTS, _OPTIMIZER, _AVERAGED, _BESIDE, _STATE = (
     "weights.safetensors",
@@ -136,13 +137,13 @@ def explain_damage(folder: Path, advice: str = _ADVICE) -> Iterator[None]:
     """What reading a damaged or foreign checkpoint raises, as ModelError; one that cannot be read now may be whole."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
             raise ModelError(f"{folder}: cannot be read ({error.strerror})\n  run the same command again") from None
         raise ModelError(f"{folder}: not whole, a file is missing\n  {advice}") from None
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"{folder}: not a checkpoint of this recipe, or of another version ({in_words(error)})\n  {advice}"
         ) from None

@@ -56,28 +56,29 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(path: Path) -> None:
-    """Give a finished temporary file its final name, durably."""
-    os.replace(partial_path(path), path)
+def publish(path: Path, partial: Path | None = None) -> None:
+    """Give a finished temporary file, `partial_path(path)` or another one beside it, its final name, durably."""
+    os.replace(partial or partial_path(path), path)
     sync(path.parent)
 
 
 @contextmanager
-def open_atomically(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+def open_atomically(path: Path, *, mode: int = 0o666, writer: str = "") -> Iterator[IO[bytes]]:
     """A binary file that appears as `path`, whole, once the block ends without an error.
 
     Args:
         path: final name; a file there is replaced.
         mode: permissions of the new file, before the umask.
+        writer: tells apart those who may write the file at the same time: each needs a temporary name of its own.
     """
-    partial = partial_path(path)
+    partial = partial_path(path.with_name(f"{path.name}.{writer}") if writer else path)
     try:
         partial.unlink(missing_ok=True)  # one that was left open to others keeps its permissions
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        publish(path)
+        publish(path, partial)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

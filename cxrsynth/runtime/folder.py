@@ -12,13 +12,15 @@ from cxrsynth.errors import ShardError
 from cxrsynth.runtime.files import old_path, partial_path, remove
 from cxrsynth.runtime.part_locks import is_held
 
+# Files that one process writes for the others to find.
+_TOKEN = ".shared-{}.partial"
 # Reading never raises these.
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class LockedFolder:
-    """An output folder; `OutputFolder`, `RunFolder` and `AuditFolder` each hold one.
+    """An output folder; `OutputFolder`, `RunFolder` and `AuditFolder` each hold one. `state` is where its lock is.
 
     Args:
         path: the folder.
@@ -46,8 +48,14 @@ class LockedFolder:
     ) -> None:
         self.path = path
         self.name = f"{option} {path}"
+        self.state = (path / lock).parent
         self._lock = FileLock(path / lock, thread_local=False)
-        self._leftovers = (*scratch, *(str(left(Path(name))) for name in written for left in (partial_path, old_path)))
+        token = Path(lock).with_name(_TOKEN.format("*"))
+        self._leftovers = (
+            *scratch,
+            str(token),
+            *(str(left(Path(name))) for name in written for left in (partial_path, old_path)),
+        )
         self._kept = kept
         self._private = private
         self._writer = writer
@@ -82,10 +90,21 @@ class LockedFolder:
     def make(self) -> None:
         """Make the folder, with the one of its lock. Raises ShardError if that fails."""
         try:
-            state = Path(self._lock.lock_file).parent
-            state.mkdir(parents=True, exist_ok=True)
+            self.state.mkdir(parents=True, exist_ok=True)
             if self._private:
-                state.chmod(0o700)
+                self.state.chmod(0o700)
+        except OSError as error:
+            raise self.failure(error, writing=True) from None
+
+    def token(self, number: int) -> Path:
+        """A file that the first process of a run writes for the others to find."""
+        return self.state / _TOKEN.format(number)
+
+    def write_token(self, path: Path) -> None:
+        """Write such a file, and make the folder for it. Raises ShardError if it cannot be written to."""
+        self.make()
+        try:
+            path.touch()
         except OSError as error:
             raise self.failure(error, writing=True) from None
 

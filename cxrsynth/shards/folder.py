@@ -58,6 +58,8 @@ class OutputFolder:
         self.sweep = self._place.sweep
         self.unlock = self._place.leave
         self.write = self._place.write
+        # As it is locked; None for an object store.
+        self.locked = self._place.locked if isinstance(self._place, LocalPlace) else None
 
     @property
     def path(self) -> Path:

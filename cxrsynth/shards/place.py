@@ -30,12 +30,12 @@ class LocalPlace:
 
     def __init__(self, path: Path, *, option: str, state: str, written: Sequence[str]) -> None:
         self.path = path
-        self._folder = LockedFolder(path, lock=f"{state}/lock", written=written, kept=_KEPT, option=option)
-        self._parts = PartLocks(path / state, self._folder.name)
-        self.name = self._folder.name
-        self.failure = self._folder.failure
-        self.refuse_file = self._folder.refuse_file
-        self.sweep = self._folder.sweep
+        self.locked = LockedFolder(path, lock=f"{state}/lock", written=written, kept=_KEPT, option=option)
+        self._parts = PartLocks(path / state, self.locked.name)
+        self.name = self.locked.name
+        self.failure = self.locked.failure
+        self.refuse_file = self.locked.refuse_file
+        self.sweep = self.locked.sweep
 
     def sizes(self, folder: str = "") -> dict[str, int | None]:
         """Size in bytes of what is in a folder, by name; None for a folder.
@@ -60,7 +60,7 @@ class LocalPlace:
 
     def leftovers(self, names: Iterable[str]) -> set[str]:
         """Those of the names found here that a run leaves half-written."""
-        return self._folder.leftover_names(names)
+        return self.locked.leftover_names(names)
 
     @contextmanager
     def starting(self, part: Part | None) -> Iterator[bool]:
@@ -69,16 +69,16 @@ class LocalPlace:
         Raises:
             ShardError: if that fails, or another run is at the same work.
         """
-        self._folder.make()
+        self.locked.make()
         with self._parts.gate():
             others = bool(self._parts.running())
             if part is None:
                 self._parts.refuse_running()
-                self._folder.lock()
+                self.locked.lock()
             else:
-                self._folder.refuse_locked()
+                self.locked.refuse_locked()
                 self._parts.take(part)
-                self._folder.sweep(spare=lambda left: not _may_be_of(part, left))
+                self.locked.sweep(spare=lambda left: not _may_be_of(part, left))
             yield others
 
     def is_last(self, all_there: Any) -> bool:
@@ -90,13 +90,13 @@ class LocalPlace:
             if self._parts.running() or not all_there():
                 self._parts.release()
                 return False
-            self._folder.lock()
+            self.locked.lock()
             return True
 
     def leave(self) -> None:
         """Let another run write here; do nothing without a lock."""
         self._parts.release()
-        self._folder.unlock()
+        self.locked.unlock()
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
@@ -129,9 +129,9 @@ class LocalPlace:
         publish(self.path / name)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files that are there."""
+        """Delete files, as far as they are there: of a complete set, which has no lock, others may delete the same."""
         for name in names:
-            (self.path / name).unlink()
+            (self.path / name).unlink(missing_ok=True)
 
     def delete_folder(self, name: str) -> None:
         """Delete a folder with all that is in it, as far as that is possible."""

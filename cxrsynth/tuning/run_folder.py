@@ -42,12 +42,8 @@ _WRITTEN = (
     *("checkpoints/latents-*/*.safetensors", "checkpoints/latents-*/images/*.safetensors"),
     *("stages/*/model", "stages/*/model.sha256", "model", "export"),
 )
-# Files that one process writes for the others to find. The rest was left by version 0.1.
-_TOKEN = ".shared-{}.partial"
-_LEFTOVERS = (
-    _TOKEN.format("*"),
-    *("metrics.partial", "curves.partial", "checkpoints/baseline/*.partial"),
-)
+# Left by version 0.1.
+_LEFTOVERS = ("metrics.partial", "curves.partial", "checkpoints/baseline/*.partial")
 
 
 class RunFolder:
@@ -62,11 +58,11 @@ class RunFolder:
         self.sheets = path / "sheets"
         self.model = path / "model"
         self.export = path / "export"
-        self._folder = LockedFolder(
+        self.locked = LockedFolder(
             path, lock=".lock", written=_WRITTEN, scratch=_LEFTOVERS, kept="the previous checkpoint is whole"
         )
-        self.failure = self._folder.failure
-        self.unlock = self._folder.unlock
+        self.failure = self.locked.failure
+        self.unlock = self.locked.unlock
 
     def check(self, recipe: str, *, going_on: int | None = None) -> bool:
         """Refuse a folder that holds something else; True if this recipe's model is already there.
@@ -79,12 +75,12 @@ class RunFolder:
             ShardError: for a foreign non-empty folder, or a file in the way.
             RecipeError: if the folder holds a run of another recipe.
         """
-        self._folder.refuse_file()
+        self.locked.refuse_file()
         known = self.path / "recipe.yaml"
-        names = self._folder.names()
+        names = self.locked.names()
         if known.name not in names:
             # A run that was killed before its recipe was written left a lock, and at most half of a recipe.
-            if names - {".lock"} - self._folder.leftover_names(names):
+            if names - {".lock"} - self.locked.leftover_names(names):
                 raise ShardError(
                     f"--out {self.path}: not empty, and not a run of cxrsynth tune\n  choose a new or empty folder"
                 )
@@ -127,18 +123,6 @@ class RunFolder:
         """Whether a run has begun here."""
         return (self.path / "recipe.yaml").is_file()
 
-    def token(self, number: int) -> Path:
-        """A file that the first process writes for the others to find."""
-        return self.path / _TOKEN.format(number)
-
-    def write_token(self, path: Path) -> None:
-        """Write such a file, and make the folder for it. Raises ShardError if it cannot be written to."""
-        self._folder.make()
-        try:
-            path.touch()
-        except OSError as error:
-            raise self.failure(error, writing=True) from None
-
     def refuse_no_run(self) -> None:
         """Raise RecipeError if no run has begun here."""
         if not self.has_begun:
@@ -162,7 +146,7 @@ class RunFolder:
             RecipeError: if the run started with other inputs, or another run has begun there since it was checked.
             ModelError: if the best checkpoint is damaged.
         """
-        self._folder.lock()
+        self.locked.lock()
         self.check(recipe, going_on=going_on)
         self._history()  # the card needs it at the end: better refused before the work than after it
         try:

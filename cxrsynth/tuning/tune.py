@@ -12,6 +12,7 @@ from cxrsynth.diffusion.resolve import ResolvedModel, resolve_model
 from cxrsynth.errors import RecipeError
 from cxrsynth.recipe.read import dump_recipe
 from cxrsynth.runtime.memory import LOADING_ADVICE, memory_advice
+from cxrsynth.runtime.shared_folder import refuse_folders_apart
 from cxrsynth.settings import TuneSettings
 from cxrsynth.tuning.distill import Distillation
 from cxrsynth.tuning.dry_run import describe
@@ -21,7 +22,6 @@ from cxrsynth.tuning.inputs import input_digests
 from cxrsynth.tuning.reinforce import Reinforcement
 from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.setup import open_tune
-from cxrsynth.tuning.shared_folder import refuse_folders_apart
 from cxrsynth.tuning.stage import Stage
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
@@ -63,7 +63,7 @@ def _tune(run: TuneRun, settings: TuneSettings) -> Tuned:
     complete = run.folder.check(recipe, going_on=going_on)
     if settings.dry_run:
         return Tuned(run.folder.model, estimate=describe(run))
-    refuse_folders_apart(run.group, run.folder, complete=complete)
+    refuse_folders_apart(run.group, run.folder.locked, complete=complete)
     if complete:
         _remove_caches(run, range(len(run.recipe.stages)))
         return Tuned(run.folder.model, already_complete=True)

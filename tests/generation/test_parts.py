@@ -5,11 +5,14 @@ import os
 import random
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,11 +26,13 @@ from cxrsynth.diffusion.model import hardware_name
 from cxrsynth.errors import ShardError
 from cxrsynth.generation import generate
 from cxrsynth.generation.dry_run import _shard_sizes
+from cxrsynth.generation.lists import write_id_map
 from cxrsynth.runtime import part_locks
 from cxrsynth.runtime.part_locks import PartLocks
 from cxrsynth.settings import Part, parse_part
+from cxrsynth.shards.folder import OutputFolder
 from cxrsynth.shards.place import LocalPlace
-from cxrsynth.shards.plan import plan_digest
+from cxrsynth.shards.plan import plan_digest, record_name, shard_name
 from tests.generation.making import command, hashes, manifest, write_table
 from tests.processes import TIMEOUT_S, Warm, Workers, free_port, process_group, torchrun
 
@@ -376,6 +381,47 @@ def test_of_parts_that_end_together_exactly_one_is_the_last(order: tuple[int, ..
     with pytest.raises(ShardError, match="another run is writing there"), places[order[0]].starting(Part(1, 3)):
         pass
     places[order[-1]].leave()
+
+
+def test_parts_that_clean_a_complete_set_together_do_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has seen the same shards that the manifest does not list, such as empty ones."""
+    (tmp_path / ".cxrsynth").mkdir()
+    for index in range(40):
+        (tmp_path / shard_name(index)).touch()
+        (tmp_path / ".cxrsynth" / record_name(index, "0" * 64)).touch()
+    seen, names = threading.Barrier(2, timeout=20), LocalPlace.names
+
+    def names_seen_by_both(place: LocalPlace, folder: str = "") -> set[str]:
+        found = names(place, folder)
+        if not folder:
+            seen.wait()
+        return found
+
+    monkeypatch.setattr(LocalPlace, "names", names_seen_by_both)
+    manifest = {"shards": [{"name": shard_name(0)}]}
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: OutputFolder(tmp_path).clean(manifest), range(2)))
+    assert [path.name for path in tmp_path.iterdir()] == [shard_name(0)]
+
+
+def test_parts_of_a_complete_set_may_write_the_same_list_together(tmp_path: Path) -> None:
+    """Each begins its file, then both end them."""
+    begun = threading.Barrier(2, timeout=20)
+
+    class TwoReports:
+        def reports(self) -> Iterator[Any]:
+            for index in range(2):
+                yield SimpleNamespace(report_id=f"id-{index}", repeat=0)
+                begun.wait()
+
+    def write(number: int) -> None:
+        settings = SimpleNamespace(id_map=tmp_path / "ids.csv", part=Part(number, 2), images_per_report=1)
+        write_id_map(cast(Any, SimpleNamespace(settings=settings, id_key=b"0" * 32)), cast(Any, TwoReports()))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, (1, 2)))
+    assert [line.split(",")[0] for line in (tmp_path / "ids.csv").read_text().split()] == ["report_id", "id-0", "id-1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["ids.csv"]
 
 
 def test_a_gate_that_stays_shut_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
@@ -175,13 +177,18 @@ def test_parts_killed_at_random(store: Store, expected: dict[str, str], tmp_path
     assert store.copy(tmp_path / "copy") == expected
 
 
-def test_an_overloaded_server(store: Store, expected: dict[str, str], tmp_path: Path) -> None:
+def test_an_overloaded_server(store: Store, tmp_path: Path) -> None:
+    """Here the table is a Parquet file, and on the server as well."""
+    table = tmp_path / "reports.parquet"
+    pyarrow.parquet.write_table(pyarrow.csv.read_csv(store.table), table)
+    assert store.run(str(tmp_path / "set"), "--limit", "2", table=str(table))[0] == 0
+    store.system.put_file(str(table), "s3://bucket/reports.parquet")
     store.server.fail_every = 3
-    code, printed = store.run(OUT)
+    code, printed = store.run(OUT, "--limit", "2", table="s3://bucket/reports.parquet")
     assert code == 0, printed
     assert store.server.failed > 10
     store.server.fail_every = 0
-    assert store.copy(tmp_path / "copy") == expected
+    assert store.copy(tmp_path / "copy") == hashes(tmp_path / "set")
 
 
 def test_a_server_that_always_fails_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,3 +258,48 @@ def test_an_audit_reads_from_the_server(store: Store, tmp_path: Path, monkeypatc
         assert result.exit_code == 0, result.output
         results.append((tmp_path / f"{Path(images).name}-audit" / "keep.csv").read_bytes())
     assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def audited(local: tuple[Store, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an audit of the local folder finds."""
+    out = tmp_path_factory.mktemp("audited") / "out"
+    store, _ = local
+    result = CliRunner().invoke(app, _audit(store, str(store.home / "set"), out))
+    assert result.exit_code == 0, result.output
+    return _found(out)
+
+
+def _audit(store: Store, images: str, out: Path) -> list[str]:
+    return ["audit", images, "--out", str(out), "--device", "cpu", "--id-key", str(store.key)]
+
+
+def _found(out: Path) -> dict[str, bytes]:
+    """The decisions, and all scores."""
+    return {name: (out / name).read_bytes() for name in ("keep.csv", "scores.parquet")}
+
+
+def test_an_audit_of_an_overloaded_server(store: Store, audited: dict[str, bytes], tmp_path: Path) -> None:
+    store.system.put(str(store.home / "set"), OUT, recursive=True)
+    store.server.fail_every = 3
+    result = CliRunner().invoke(app, _audit(store, OUT, tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert store.server.failed > 3
+    assert _found(tmp_path / "out") == audited
+
+
+def test_a_killed_audit_resumes(store: Store, audited: dict[str, bytes], tmp_path: Path) -> None:
+    store.system.put(str(store.home / "set"), OUT, recursive=True)
+    arguments, environment = _audit(store, OUT, tmp_path / "out"), store.server.environment | {"HF_HUB_OFFLINE": "1"}
+
+    def scored() -> dict[str, int]:
+        return {part.name: part.stat().st_mtime_ns for part in (tmp_path / "out" / ".cxrsynth-audit").glob("*.parquet")}
+
+    process = Warm("cxrsynth", *arguments, log=tmp_path / "log", environment=environment)
+    process.kill_when(lambda: len(scored()) >= 2)
+    before = scored()
+    assert len(before) < 7
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert scored().items() >= before.items(), "what was scored is scored again"
+    assert _found(tmp_path / "out") == audited

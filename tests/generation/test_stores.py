@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from cxrsynth import api, open_dataset
 from cxrsynth.address import Address, parse_location
+from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.cli import app
 from cxrsynth.errors import ShardError
 from cxrsynth.generation import finalize, generate
@@ -427,6 +428,43 @@ def test_images_and_shards_of_others_in_a_store(store: Store, tmp_path: Path) ->
     assert collection.digest_of(unit) == digest
     store.system.pipe_file("memory://bucket/shards/x.tar", b"another")
     assert collection.digest_of(unit) != digest
+
+
+def test_a_failed_request_is_not_the_state_of_a_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An expired token would make each unit another one, which has not been scored."""
+    store.system.put_file(str(store.home / "set" / "cxr-000000.tar"), "memory://bucket/shards/x.tar")
+    collection = open_collection(parse_location("memory://bucket/shards"))
+    [unit] = collection.units
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "the token has expired")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store.system), "info", refuse)
+        with pytest.raises(ShardError, match=r"memory://bucket/shards/x.tar: cannot be read \(the token has expired"):
+            collection.digest_of(unit)
+    before = collection.digest_of(unit)
+    store.system.rm("memory://bucket/shards/x.tar")
+    assert collection.digest_of(unit) != before
+
+
+def test_an_audit_asks_once_what_a_unit_is(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.system.put_file(str(store.home / "set" / "cxr-000000.tar"), "memory://bucket/shards/x.tar")
+    collection = open_collection(parse_location("memory://bucket/shards"))
+    [unit] = collection.units
+    asked, state = [], Address.state
+
+    def count(address: Address) -> str:
+        asked.append(address.name)
+        return state(address)
+
+    monkeypatch.setattr(Address, "state", count)
+    cache = ScoreCache(tmp_path, collection, {})
+    path = cache.path(unit)
+    store.system.pipe_file("memory://bucket/shards/x.tar", b"another")
+    assert cache.path(unit) == path
+    assert asked == ["x.tar"]
+    assert ScoreCache(tmp_path, collection, {}).path(unit) != path  # in the next run
 
 
 def test_nothing_at_an_address(store: Store) -> None:

@@ -2,7 +2,8 @@
 
 Runs the three commands as a user would, on nano and on a randomly initialised model of the size of Stable
 Diffusion 1.5, each in a process of its own, without network. Every step is independent: one that fails is a row that
-says so. Prints a Markdown table and writes it, with the output of failed commands, under `--out`.
+says so. A command that takes more than 300 seconds has failed. Prints a Markdown table and writes it, with the output
+of failed commands, under `--out`.
 
 Images of the GPU are compared with the CPU's in float32: at most 1 of 255 gray levels apart on average.
 """
@@ -35,7 +36,9 @@ from PIL import Image
 _RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 _REPORTS = _RECIPES / "reports.csv"
 _MANY_REPORTS = _RECIPES / "nano-reports.csv"
-_COMMAND_LIMIT_S = 300
+_COMMAND_LIMIT_S = 300.0
+# 192 images in 12 shards.
+_SET = ("--images-per-report", "8", "--shard-size", "16", "--batch-size", "8")
 _TOLERANCE = 1.0  # gray levels of 255, mean
 
 
@@ -63,17 +66,24 @@ class Failed(Exception):
 
 
 def run(work: Path, *arguments: str) -> Run:
-    """A `cxrsynth` command in a process of its own. Raises Failed unless it exits with 0."""
+    """A `cxrsynth` command in a process of its own. Raises Failed unless it exits with 0 within the limit."""
     result = work / "measured.json"
     result.unlink(missing_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.gpu.measured", str(result), *arguments],
-        cwd=Path(__file__).resolve().parents[2],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_COMMAND_LIMIT_S,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.gpu.measured", str(result), *arguments],
+            cwd=Path(__file__).resolve().parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_COMMAND_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired as late:
+        said = late.stdout or b""  # bytes, whatever was asked for
+        printed = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+        raise Failed(
+            f"cxrsynth {' '.join(arguments)}\n{printed[-3000:]}\nnot done after {_COMMAND_LIMIT_S:g} s"
+        ) from None
     if done.returncode != 0 or not result.is_file():
         raise Failed(f"cxrsynth {' '.join(arguments)}\nexit code {done.returncode}\n{done.stdout[-3000:]}")
     found = json.loads(result.read_text())
@@ -125,19 +135,19 @@ def same_pixels(work: Path) -> str:
 
 def same_bytes(work: Path) -> str:
     """The same command twice, and once killed in the middle."""
-    arguments = ("--images-per-report", "8", "--shard-size", "16", "--batch-size", "8")
-    generate(work, "first", *arguments)
-    generate(work, "again", *arguments)
+    generate(work, "first", *_SET)
+    generate(work, "again", *_SET)
     if tars(work / "first") != tars(work / "again"):
         raise Failed("the same command gave other bytes")
     command = [sys.executable, "-m", "cxrsynth", "generate", str(_REPORTS), "--out", str(work / "killed")]
-    process = subprocess.Popen([*command, "--device", "cuda", *arguments], stdout=subprocess.DEVNULL)
-    while len(list((work / "killed").glob("*.tar"))) < 3 and process.poll() is None:
+    process = subprocess.Popen([*command, "--device", "cuda", *_SET], stdout=subprocess.DEVNULL)
+    late = time.monotonic() + _COMMAND_LIMIT_S
+    while len(list((work / "killed").glob("*.tar"))) < 3 and process.poll() is None and time.monotonic() < late:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = len(tars(work / "killed"))
-    generate(work, "killed", *arguments)
+    generate(work, "killed", *_SET)
     if tars(work / "first") != tars(work / "killed"):
         raise Failed("a killed and resumed run gave other bytes")
     return f"{len(tars(work / 'first'))} shards equal; killed after {kept} and resumed: equal"
@@ -145,6 +155,7 @@ def same_bytes(work: Path) -> str:
 
 def generation_rate(work: Path, model: str, batch: int, *, few: int, many: int, extra: tuple[str, ...] = ()) -> str:
     """Images per second between a short and a long run, so that start-up cancels."""
+    _check_batches(batch, few, many)
     seconds, peak = [], 0
     for count in (few, many):
         arguments = ("--model", model, "--batch-size", str(batch), "--limit", str(count), *extra)
@@ -156,13 +167,20 @@ def generation_rate(work: Path, model: str, batch: int, *, few: int, many: int, 
     return f"{rate:.2f} images/s, {gib(peak)} (start-up and {few} images {seconds[0]:.0f} s)"
 
 
+def _check_batches(batch: int, *counts: int) -> None:
+    """Refuse a last batch that is not full: compiled, it is filled up, and more is computed than is counted."""
+    for count in counts:
+        if count % batch:
+            raise ValueError(f"{count} images are no whole number of batches of {batch}")
+
+
 def encoding_workers(work: Path) -> str:
     """Images per second with the thread that writes alone, and with worker processes that encode; the same bytes."""
     outcomes = []
     for workers in ("0", "1", "4"):
-        rate = generation_rate(work, "nano", 64, few=64, many=400, extra=("--workers", workers))
+        rate = generation_rate(work, "nano", 64, few=64, many=384, extra=("--workers", workers))
         outcomes.append(f"{workers}: {rate}")
-    without, *others = (tars(folder) for folder in sorted(work.glob("rate-nano-64-400---workers-*")))
+    without, *others = (tars(folder) for folder in sorted(work.glob("rate-nano-64-384---workers-*")))
     if not without or any(other != without for other in others):
         raise Failed("another number of workers gave other bytes")
     return "; ".join(outcomes)
@@ -170,6 +188,7 @@ def encoding_workers(work: Path) -> str:
 
 def compiled(work: Path, model: str, batch: int, *, few: int, many: int, extra: tuple[str, ...] = ()) -> str:
     """Images per second compiled, and how far pixels are from those without compiling; the same bytes twice."""
+    _check_batches(batch, few, many)
     arguments = ("--model", model, "--batch-size", str(batch), "--limit", str(few), *extra)
     name = f"compile-{Path(model).name}"
     for made, more in (("plain", ()), ("first", ("--compile",)), ("again", ("--compile",))):
@@ -215,13 +234,34 @@ def tune_rate(work: Path, name: str, recipe: Path, *settings: str) -> str:
     )
 
 
-def audit(work: Path) -> str:
-    """`audit` of the generated set on the GPU, its keep list against the CPU's."""
-    if not (work / "first").is_dir():
-        generate(work, "first", "--images-per-report", "8")
-    done = run(work, "audit", str(work / "first"), "--out", str(work / "audit"), "--device", "cuda")
-    on_cpu = run(work, "audit", str(work / "first"), "--out", str(work / "audit-cpu"), "--device", "cpu")
-    kept, kept_cpu = ((work / folder / "keep.csv").read_text().splitlines() for folder in ("audit", "audit-cpu"))
+def learning_rate(work: Path, name: str, recipe: Path) -> str:
+    """A recipe of one stage `sft` or `distill` on the GPU: images per second of its steps, the first ones left out."""
+    done = run(work, "tune", str(recipe), "--out", str(work / name), "--set", "model.device=cuda")
+    rows = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "time/images_per_s" in row]
+    rate = float(np.median([row["time/images_per_s"] for row in rows[len(rows) // 4 :]]))
+    loss = next(key for key in rows[0] if key.endswith("/loss"))
+    return (
+        f"{rate:.1f} images/s, {gib(done.peak_bytes)}, loss {rows[0][loss]:.3g} at first, {rows[-1][loss]:.3g} at step"
+        f" {len(rows)}, whole command {done.seconds:.0f} s"
+    )
+
+
+def finetune(work: Path) -> str:
+    """`stage: sft` on images that nano made, with the text of their reports."""
+    generate(
+        work, "sft-images", "--limit", "128", "--batch-size", "64", "--include-text", "sanitized", reports=_MANY_REPORTS
+    )
+    return learning_rate(work, "sft", sft_recipe(work, work / "sft-images"))
+
+
+def audit(work: Path, name: str, *arguments: str, reports: Path = _REPORTS) -> str:
+    """`audit` of a generated set on the GPU, its keep list against the CPU's. The set is made unless it is there."""
+    generate(work, name, *arguments, reports=reports)
+    out, out_cpu = work / f"{name}-audit", work / f"{name}-audit-cpu"
+    done = run(work, "audit", str(work / name), "--out", str(out), "--device", "cuda")
+    on_cpu = run(work, "audit", str(work / name), "--out", str(out_cpu), "--device", "cpu")
+    kept, kept_cpu = ((folder / "keep.csv").read_text().splitlines() for folder in (out, out_cpu))
     if kept != kept_cpu:
         differing = sum(one != other for one, other in zip(kept, kept_cpu, strict=True))
         raise Failed(f"other decisions than on the CPU: {differing} of {len(kept) - 1} rows of keep.csv")
@@ -334,11 +374,82 @@ def ddpo_recipe(work: Path) -> Path:
     return path
 
 
+def sft_recipe(work: Path, images: Path) -> Path:
+    """The first stage of `nano-sft-then-rlcf.yaml` on these images, with few steps."""
+    recipe = yaml.safe_load((_RECIPES / "nano-sft-then-rlcf.yaml").read_text())
+    [stage, _] = recipe["stages"]
+    recipe["stages"] = [stage | {"data": str(images), "steps": 40}]
+    recipe["reports"]["table"] = str(_MANY_REPORTS)
+    path = work / "sft.yaml"
+    path.write_text(yaml.safe_dump({name: recipe[name] for name in ("seed", "model", "reports", "stages")}))
+    return path
+
+
+def distill_recipe(work: Path) -> Path:
+    """`nano-distill.yaml` with few trajectories and few steps, compared with its teacher on few reports."""
+    recipe = yaml.safe_load((_RECIPES / "nano-distill.yaml").read_text())
+    recipe["reports"] = {"table": str(_MANY_REPORTS), "held_out": 8, "test": 8}
+    recipe["stages"][0] |= {"trajectories": 256, "steps": 40}
+    path = work / "distill.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
 def environment() -> str:
     """Card and software."""
     names = ("torch", "diffusers", "transformers", "accelerate", "peft")
     software = ", ".join(f"{name} {version(name)}" for name in names)
     return f"{torch.cuda.get_device_name()}, Python {platform.python_version()}, {software}"
+
+
+def all_steps(work: Path, *, large: bool) -> dict[str, Callable[[], str]]:
+    """What is done, by name; each gives the outcome of its row, or raises."""
+    smoke, rlcf = _RECIPES / "smoke.yaml", _RECIPES / "nano-rlcf.yaml"
+    gradient = _RECIPES / "nano-policy-gradient.yaml"
+    two = ("stages.0.iterations=2", "evaluation.every=2", "evaluation.reports=16")
+    full = ("stages.0.train.unet=full", "stages.0.train.learning_rate=1.0e-5")
+    wide = ("stages.0.sampling.batch_size=64",)  # also the size of the forward passes of the update
+    steps: dict[str, Callable[[], str]] = {
+        "environment": environment,
+        "nano, pixels against the CPU's float32": lambda: same_pixels(work),
+        "nano, same bytes, kill -9 and resume": lambda: same_bytes(work),
+        "nano, DICOM": lambda: dicom(work),
+        "nano, generate, batch 8": lambda: generation_rate(work, "nano", 8, few=16, many=400),
+        "nano, generate, batch 64": lambda: generation_rate(work, "nano", 64, few=64, many=384),
+        "nano, generate, batch 64, worker processes that encode": lambda: encoding_workers(work),
+        "nano, generate, batch 64, compiled": lambda: compiled(work, "nano", 64, few=64, many=384),
+        "nano, tune smoke.yaml": lambda: tune_rate(work, "smoke", smoke),
+        "nano, tune nano-rlcf.yaml": lambda: tune_rate(work, "rlcf", rlcf, *two),
+        "nano, tune nano-rlcf.yaml, batch 64": lambda: tune_rate(work, "rlcf-wide", rlcf, *two, *wide),
+        "nano, tune nano-policy-gradient.yaml, LoRA": lambda: tune_rate(work, "pg", gradient, *two),
+        "nano, tune nano-policy-gradient.yaml, whole UNet": lambda: tune_rate(work, "pg-full", gradient, *two, *full),
+        "nano, tune nano-policy-gradient.yaml, batch 64": lambda: tune_rate(work, "pg-wide", gradient, *two, *wide),
+        "nano, tune, direct rewards (DDPO)": lambda: tune_rate(work, "ddpo", ddpo_recipe(work)),
+        "nano, tune, sft": lambda: finetune(work),
+        "nano, tune, distill": lambda: learning_rate(work, "distill", distill_recipe(work)),
+        "nano, audit": lambda: audit(work, "first", *_SET),
+    }
+    if large:
+        eight = ("--steps", "8", "--batch-size", "8", "--prompt", "impression")
+        fifty = ("--steps", "50", "--guidance", "4", "--prompt", "impression")
+        steps |= {
+            "SD 1.5 size, bare UNet in bfloat16": lambda: peak_share(work),
+            "SD 1.5 size, generate, 50 steps, batch 8": lambda: generation_rate(
+                work, str(sd15(work)), 8, few=8, many=40, extra=fifty
+            ),
+            "SD 1.5 size, generate, 50 steps, batch 8, compiled": lambda: compiled(
+                work, str(sd15(work)), 8, few=8, many=40, extra=fifty
+            ),
+            "SD 1.5 size, audit of 40 images": lambda: audit(
+                work, "large", "--model", str(sd15(work)), *eight, "--limit", "40", reports=_MANY_REPORTS
+            ),
+            "SD 1.5 size, tune, LoRA and ACE": lambda: tune_rate(work, "sd-lora", large_recipe(work, "lora")),
+            "SD 1.5 size, tune, forward, LoRA and ACE": lambda: tune_rate(
+                work, "sd-forward", large_recipe(work, "lora", objective="forward")
+            ),
+            "SD 1.5 size, tune, whole UNet and ACE": lambda: tune_rate(work, "sd-full", large_recipe(work, "full")),
+        }
+    return steps
 
 
 def main(
@@ -351,49 +462,8 @@ def main(
         typer.echo("no CUDA device: nothing measured")
         raise typer.Exit(2)
     out.mkdir(parents=True, exist_ok=True)
-    smoke, rlcf = _RECIPES / "smoke.yaml", _RECIPES / "nano-rlcf.yaml"
-    gradient = _RECIPES / "nano-policy-gradient.yaml"
-    two = ("stages.0.iterations=2", "evaluation.every=2", "evaluation.reports=16")
-    full = ("stages.0.train.unet=full", "stages.0.train.learning_rate=1.0e-5")
-    wide = ("stages.0.sampling.batch_size=64",)  # also the size of the forward passes of the update
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        steps: dict[str, Callable[[], str]] = {
-            "environment": environment,
-            "nano, pixels against the CPU's float32": lambda: same_pixels(work),
-            "nano, same bytes, kill -9 and resume": lambda: same_bytes(work),
-            "nano, DICOM": lambda: dicom(work),
-            "nano, generate, batch 8": lambda: generation_rate(work, "nano", 8, few=16, many=400),
-            "nano, generate, batch 64": lambda: generation_rate(work, "nano", 64, few=64, many=400),
-            "nano, generate, batch 64, worker processes that encode": lambda: encoding_workers(work),
-            "nano, generate, batch 64, compiled": lambda: compiled(work, "nano", 64, few=64, many=400),
-            "nano, tune smoke.yaml": lambda: tune_rate(work, "smoke", smoke),
-            "nano, tune nano-rlcf.yaml": lambda: tune_rate(work, "rlcf", rlcf, *two),
-            "nano, tune nano-rlcf.yaml, batch 64": lambda: tune_rate(work, "rlcf-wide", rlcf, *two, *wide),
-            "nano, tune nano-policy-gradient.yaml, LoRA": lambda: tune_rate(work, "pg", gradient, *two),
-            "nano, tune nano-policy-gradient.yaml, whole UNet": lambda: tune_rate(
-                work, "pg-full", gradient, *two, *full
-            ),
-            "nano, tune nano-policy-gradient.yaml, batch 64": lambda: tune_rate(work, "pg-wide", gradient, *two, *wide),
-            "nano, tune, direct rewards (DDPO)": lambda: tune_rate(work, "ddpo", ddpo_recipe(work)),
-            "nano, audit": lambda: audit(work),
-        }
-        if large:
-            fifty = ("--steps", "50", "--guidance", "4", "--prompt", "impression")
-            steps |= {
-                "SD 1.5 size, bare UNet in bfloat16": lambda: peak_share(work),
-                "SD 1.5 size, generate, 50 steps, batch 8": lambda: generation_rate(
-                    work, str(sd15(work)), 8, few=8, many=40, extra=fifty
-                ),
-                "SD 1.5 size, generate, 50 steps, batch 8, compiled": lambda: compiled(
-                    work, str(sd15(work)), 8, few=8, many=40, extra=fifty
-                ),
-                "SD 1.5 size, tune, LoRA and ACE": lambda: tune_rate(work, "sd-lora", large_recipe(work, "lora")),
-                "SD 1.5 size, tune, forward, LoRA and ACE": lambda: tune_rate(
-                    work, "sd-forward", large_recipe(work, "lora", objective="forward")
-                ),
-                "SD 1.5 size, tune, whole UNet and ACE": lambda: tune_rate(work, "sd-full", large_recipe(work, "full")),
-            }
+        steps = all_steps(Path(folder), large=large)
         wanted = [word for word in only.split(",") if word]
         rows = [
             _step(name, work_of_step, out)

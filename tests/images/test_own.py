@@ -1,14 +1,17 @@
 """Data sets of `generate`: read back in every format, and damaged."""
 
+import errno
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from cxrsynth.address import Address, Fetched, parse_location
 from cxrsynth.cli import app
 from cxrsynth.errors import ShardError
 from cxrsynth.images import own as ours
@@ -203,6 +206,27 @@ def test_random_damage_to_a_data_set_never_gives_a_wrong_image(copy: Path) -> No
                 right[radiograph.key].sha256,
                 right[radiograph.key].report,
             )
+
+
+def test_a_store_that_refuses_the_metadata_of_a_file_set_is_no_damage(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Audits remember damage; this ends with the next token."""
+    store = fsspec.filesystem("memory")
+    store.put(str(made["unpacked"]), "memory://file-set", recursive=True)
+    address = parse_location("memory://file-set")
+    assert len(read_all(open_collection(address))[0]) == len(read_all(open_collection(made["unpacked"]))[0])
+    fetch = Address.fetch
+
+    def refuse(asked: Address) -> Fetched:
+        if asked.name == METADATA:
+            raise PermissionError(errno.EACCES, "the token has expired", asked.url)
+        return fetch(asked)
+
+    monkeypatch.setattr(Address, "fetch", refuse)
+    with pytest.raises(ShardError, match=rf"{METADATA}: cannot be read \(the token has expired"):
+        open_collection(address)
+    store.rm("memory://file-set", recursive=True)
 
 
 def test_files_and_metadata_of_a_file_set_are_checked_against_the_manifest(

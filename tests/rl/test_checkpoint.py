@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cxrsynth.errors import ModelError
-from cxrsynth.rl.checkpoint import Learner, load_best, load_checkpoint, save_checkpoint
+from cxrsynth.rl.checkpoint import Learner, explain_damage, load_best, load_checkpoint, save_checkpoint
 
 
 def learner(*, steps: int, width: int = 8, averaged: bool = True) -> Learner:
@@ -143,3 +143,10 @@ def test_a_checkpoint_of_other_weights_is_refused(kind: str, said: str, tmp_path
         width = 4
     with pytest.raises(ModelError, match=said):
         load_checkpoint(tmp_path / "a", learner(steps=0, width=width))
+
+
+def test_a_device_without_memory_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="out of memory"), explain_damage(tmp_path):
+        raise RuntimeError("CUDA error: out of memory")
+    with pytest.raises(ModelError, match="not a checkpoint"), explain_damage(tmp_path):
+        raise RuntimeError("size mismatch")

@@ -30,7 +30,8 @@ def test_names_of_real_images_are_no_formulas(tmp_path: Path) -> None:
 
 
 def test_reasons_of_rejected_rows_are_no_formulas(tmp_path: Path) -> None:
-    run: Any = SimpleNamespace(settings=SimpleNamespace(rejected=tmp_path / "r.csv", out=tmp_path / "out"))
+    settings = SimpleNamespace(rejected=tmp_path / "r.csv", out=tmp_path / "out", part=None)
+    run: Any = SimpleNamespace(settings=settings)
     row = SimpleNamespace(line=2, reason="=a: empty")
     rows: Any = SimpleNamespace(rejected=1, rejected_rows=lambda: [row])
     write_rejected(run, rows)

@@ -14,6 +14,7 @@ from cxrsynth.auditing.scorer import Scorer
 from cxrsynth.cli import app
 from cxrsynth.conversion import convert
 from cxrsynth.errors import ModelError
+from cxrsynth.generation import plan
 from cxrsynth.rewards import contract
 from cxrsynth.runtime.memory import memory_advice
 from cxrsynth.tuning import inputs
@@ -30,10 +31,27 @@ def test_memory_of_the_cpu() -> None:
         _too_much()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        # In torch 2.8 and later a torch.AcceleratorError, which is a RuntimeError, too.
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB)"),
+    ],
+)
 def test_memory_of_devices_and_python(error: BaseException) -> None:
     with pytest.raises(ModelError, match="sell shoes"), memory_advice("sell shoes"):
         raise error
+
+
+@pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="of torch 2.8")
+def test_memory_that_the_driver_does_not_give() -> None:
+    with pytest.raises(ModelError, match="sell shoes"), memory_advice("sell shoes"):
+        raise torch.AcceleratorError("CUDA error: out of memory")
 
 
 def test_other_errors_stay_what_they_are() -> None:
@@ -70,7 +88,7 @@ def test_a_dry_run_of_generate_names_the_option(starved: None, tiny_model: Path,
 def test_networks_that_do_not_fit_are_no_fault_of_ours(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each command loads some before it knows of batches."""
+    """Each command but `generate` loads some before it knows of batches."""
     (tmp_path / "images").mkdir()
     Image.new("L", (64, 64), 128).save(tmp_path / "images" / "one.png")
     for module in (setup, inputs, contract):
@@ -82,6 +100,21 @@ def test_networks_that_do_not_fit_are_no_fault_of_ours(
         tune(write_recipe(tmp_path, content), tmp_path / "run"),
     ):
         assert "the networks do not fit" in _refused(done)
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--accept",), ("--labeler", "folder")])
+def test_networks_that_do_not_fit_are_no_fault_of_a_batch_size(
+    options: tuple[str, ...], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor in `generate`, which knows of batches when it loads networks."""
+    loads = {"--accept": "load_acceptor", "--labeler": "load_labeler"}
+    monkeypatch.setattr(plan, loads.get("".join(options[:1]), "load_model"), _too_much)
+    monkeypatch.setattr(plan, "labeler_record", lambda name: {})
+    table, out = write_table(tmp_path / "few.csv"), tmp_path / "set"
+    said = _refused(CliRunner().invoke(app, command(table, out, tiny_model, *options)))
+    assert "the networks do not fit" in said
+    assert "--batch-size" not in said
+    assert not list(out.glob("*.tar"))
 
 
 def test_comparing_images_can_run_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

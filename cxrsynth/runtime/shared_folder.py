@@ -9,22 +9,23 @@ import torch
 
 from cxrsynth.console import counted
 from cxrsynth.errors import LaunchError
+from cxrsynth.runtime.folder import LockedFolder
 from cxrsynth.runtime.processes import ProcessGroup
-from cxrsynth.tuning.run_folder import RunFolder
 
 _VISIBLE_S = 10.0  # by then, network file systems show what another machine has written
 _POLL_S = 0.1
 
 
-def refuse_folders_apart(group: ProcessGroup, folder: RunFolder, *, complete: bool) -> None:
+def refuse_folders_apart(group: ProcessGroup, folder: LockedFolder, *, complete: bool, others: bool = False) -> None:
     """Have the first process write a file, and see whether the others find it; all must come here.
 
-    Nothing stays in the folder, and one that was not there is removed again.
+    Nothing stays in the folder, and one that was not there is removed again, unless `others` may be using it by then.
 
     Args:
         group: the processes of the run.
         folder: of the run, as this process sees it.
-        complete: whether the run's model is there. Where it is for all, nothing more will be written.
+        complete: whether all that the run makes is there. Where it is for all, nothing more will be written.
+        others: whether other runs, of other parts, may be starting there.
 
     Raises:
         LaunchError: in every process, if one does not find the file.
@@ -36,21 +37,23 @@ def refuse_folders_apart(group: ProcessGroup, folder: RunFolder, *, complete: bo
         return
     token = folder.token(int(group.of_first(torch.tensor([secrets.randbits(62)]))))
     group.wait()  # until all have looked at the folder: with the token in it, it may look like somebody else's
-    is_new = not folder.path.exists()
+    new = [path for path in dict.fromkeys((folder.state, folder.path)) if not path.exists()]
     if group.is_main:
         folder.write_token(token)
     group.wait()
     lacking = torch.zeros(group.count, dtype=torch.int64)
     lacking[group.rank] = not _appears(token)
     blind = group.add_up(lacking).nonzero().flatten().tolist()
+    # Another run that completes a data set there removes the file, too: then nothing is known.
+    is_there = bool(group.of_first(torch.tensor([int(token.exists())])))
     if group.is_main:
         token.unlink(missing_ok=True)
-        if is_new:  # a model that does not load leaves no folder behind
+        for path in () if others else new:  # a model that does not load leaves no folder behind
             with suppress(OSError):
-                folder.path.rmdir()
-    if blind:
+                path.rmdir()
+    if blind and is_there:
         raise LaunchError(
-            f"--out {folder.path}: {counted(len(blind), 'process', 'processes')} of {group.count} (rank"
+            f"{folder.name}: {counted(len(blind), 'process', 'processes')} of {group.count} (rank"
             f" {', '.join(map(str, blind))}) did not find there what the first one wrote\n"
             "  expected: one folder that all processes share, such as on a network file system; each writes a part"
         )
