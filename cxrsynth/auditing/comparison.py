@@ -34,7 +34,7 @@ from cxrsynth.metrics.memorization.search import (
 from cxrsynth.runtime.files import stable_json, write_atomically
 
 # Number of the set of measures: a comparison with other ones is made anew.
-_FIDELITY = 5
+_FIDELITY = 6
 
 
 @dataclass(frozen=True)

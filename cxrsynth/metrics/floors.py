@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cxrsynth.metrics.fidelity import Features, Units, frechet_distance, kernel_distance, manifolds
-from cxrsynth.metrics.frechet_infinity import FEWEST_UNITS
+from cxrsynth.metrics.frechet_infinity import FEWEST_UNITS, frechet_infinity, infinity_problem
 
 Rows = npt.NDArray[np.int64]
 
 SPLITS = 10
 # Images of a half, at most: this bounds the time, and the audited images are then measured at that size too.
 MOST = 1000
-_MEASURES = ("frechet", "kid", "mmd", "precision", "recall", "density", "coverage")
+_INFINITY = "frechet_infinity"
+_MEASURES = ("frechet", _INFINITY, "kid", "mmd", "precision", "recall", "density", "coverage")
 
 
 def measure_floor(
@@ -32,6 +33,7 @@ def measure_floor(
     few: int,
     neighbours: int,
     rng: np.random.Generator,
+    extrapolate: bool = False,
 ) -> dict[str, Any]:
     """Each measure between two halves of the reference that share no patient, over `SPLITS` splits.
 
@@ -46,6 +48,8 @@ def measure_floor(
         few: images that it needs for the kernel distances, which have no bias.
         neighbours: k of precision, recall, density and coverage.
         rng: of the splits.
+        extrapolate: measures `frechet_infinity`, too, where the halves have images enough; it takes as long as ten
+            Frechet distances.
 
     Returns:
         `images` in each half: M, or as many as there are, `MOST` at most; number of `patients` and `splits`; for each
@@ -68,22 +72,41 @@ def measure_floor(
     for patient, rows in enumerate(of_patients):
         owner[list(rows)] = patient
     measured = _measured if count >= least else _kernels
-    floors, audited = [], []
-    for split in splits:
+    floors: list[dict[str, float]] = []
+    audited: list[dict[str, float]] = []
+    for number, split in enumerate(splits):
         some, others = (rng.choice(half, count, replace=False) for half in split)
         real = _Set(features[others].astype(np.float64), owner[others])
-        floors.append(measured(_Set(features[some].astype(np.float64), owner[some]), real, neighbours))
+        other = _Set(features[some].astype(np.float64), owner[some])
         chosen = rng.choice(len(made), count, replace=False)
-        audited.append(measured(_Set(made[chosen], reports[chosen]), real, neighbours))
+        own = _Set(made[chosen], reports[chosen])
+        for one, found in ((other, floors), (own, audited)):
+            far = _extrapolated(one, real, seed=number) if extrapolate else {}
+            found.append(measured(one, real, neighbours) | far)
     missing: dict[str, Any] = dict.fromkeys(_MEASURES)
-    ranges = missing | {name: _range([each[name] for each in floors]) for name in floors[0]}
-    means = missing | {name: float(np.mean([each[name] for each in audited])) for name in floors[0]}
+    ranges = missing | {name: _range(values) for name in floors[0] if (values := _all_of(floors, name))}
+    means = missing | {name: float(np.mean(values)) for name in audited[0] if (values := _all_of(audited, name))}
     about: dict[str, Any] = {"images": count, "patients": len(of_patients), "splits": SPLITS, "few_real": None}
     if smaller < least <= len(made):
         about["few_real"] = (
             f"known for KID and MMD alone: {smaller} real images in one half of the patients, expected at least {least}"
         )
     return about | ranges | {"audited": means, "frechet_ratio": _ratio(means["frechet"], ranges["frechet"])}
+
+
+def _all_of(found: Sequence[dict[str, float]], name: str) -> list[float]:
+    """A measure of all splits; none where one of them lacks it."""
+    values = [each[name] for each in found if name in each]
+    return values if len(values) == len(found) else []
+
+
+def _extrapolated(one: "_Set", real: "_Set", *, seed: int) -> dict[str, float]:
+    """The extrapolated distance; empty where the sets are too small for it."""
+    units = one.units, real.units
+    fewest = min(len(np.unique(of)) for of in units)
+    if infinity_problem(len(one.features), one.features.shape[1], fewest) is not None:
+        return {}
+    return {_INFINITY: frechet_infinity(one.features, real.features, units=units, blocks=10, seed=seed).value}
 
 
 def _ratio(made: float | None, real: dict[str, float] | None) -> float | None:

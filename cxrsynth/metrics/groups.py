@@ -137,7 +137,7 @@ def measure_groups(
         fewest = min(least, FEWEST)
         rng = np.random.default_rng([seed, *name.encode()])
         if min(len(own), len(theirs)) >= fewest:
-            row |= _measured(made, own, real, theirs, pairs=pairs, least=least, rng=rng)
+            row |= _measured(made, own, real, theirs, pairs=pairs, least=least, rng=rng, is_all=name == "all")
         else:
             row |= _UNMEASURED | {"not_measured": {"all": _too_few(own, theirs, fewest)}, "warnings": {}}
         rows.append(row)
@@ -175,6 +175,7 @@ def _measured(
     pairs: int,
     least: int,
     rng: np.random.Generator,
+    is_all: bool,
 ) -> dict[str, Any]:
     count = min(len(own), len(theirs), MOST)
     seed = int(rng.integers(2**31))
@@ -199,7 +200,16 @@ def _measured(
     few = min(least, FEWEST)
     try:
         floor = measure_floor(
-            real.features, patients, compared[0], units[0], least=least, few=few, neighbours=NEIGHBORS, rng=rng
+            real.features,
+            patients,
+            compared[0],
+            units[0],
+            least=least,
+            few=few,
+            neighbours=NEIGHBORS,
+            rng=rng,
+            # Of wide features it takes minutes; a group's floor tells little that this one does not.
+            extrapolate=is_all and compared[0].shape[1] <= _WIDE,
         )
     except ValueError as error:
         missing["floor"] = str(error)

@@ -91,6 +91,20 @@ def test_the_floor_wants_patients_enough() -> None:
     assert unknown["not_measured"] == {"floor": "real images of 0 known patients, expected at least 20"}
 
 
+def test_the_extrapolated_distance_has_a_floor_around_0() -> None:
+    """Of all images, where a half has more of them than features."""
+    real = table(700, seed=1)
+    same, shifted = (rows(table(300, seed=2, shift=shift), real) for shift in (0.0, 1.0))
+    floor = same["all"]["floor"]["frechet_infinity"]
+    assert floor["low"] < 0 < floor["high"]
+    assert abs(same["all"]["floor"]["audited"]["frechet_infinity"]) < 3 * floor["high"]
+    assert shifted["all"]["floor"]["audited"]["frechet_infinity"] > 10 * floor["high"]
+    assert [row["floor"]["frechet_infinity"] for name, row in same.items() if name != "all" and row["floor"]] != []
+    assert {str(row["floor"]["frechet_infinity"]) for name, row in same.items() if name != "all" and row["floor"]} == {
+        "None"
+    }
+
+
 def test_few_images_are_compared_by_what_does_not_depend_on_their_number() -> None:
     pixels = np.zeros((400, 24, 24), dtype=np.uint8)
     real = replace(table(400, seed=1, per_patient=1), pixels=pixels)
