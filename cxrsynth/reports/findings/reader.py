@@ -52,7 +52,11 @@ _ASKED = re.compile(r"(?<=\w)(?:\?+(?=\s|$)| \?+(?=\s*(?:\n|$)))")
 _SPLIT = re.compile(
     r"[.!]+(?=\s|$)|\n\s?(?=\n|[-*\u2022|]|\d+[.)]|[a-z][a-z /&]{1,40}(?: ?\([^()\n]{0,20}\))? ?[:=|])"
     r"|(?<=[.;:]) ?\(?\d{1,2}[.)] (?=[a-z])|(?<=[a-z]) \d{1,2}\) (?=[a-z])|(?<=[a-z]{3})[.](?=[a-z]{3})"
+    # Without a blank: "1.No effusion.2.Left nodule", "Lungs clear.No effusion"; and bullets on one line.
+    r"|(?:^|(?<=[\s.;:,]))\(?\d{1,2}[.)](?=[a-z])|(?<=[a-z]{2})[.](?=(?:no|l|r|et|ng)\b)|(?:^|(?<=\s))[.](?=[a-z])"
+    r"|\s?[\u2022\u25cf\u25aa] ?"
 )
+_GLUED = re.compile(r"(?<=[a-z])[,;](?=[a-z])")
 # A finding a line, without full stops: a short line, after which one begins with a capital. Lines of running text are
 # longer, and are broken where a phrase goes on.
 _LINE = re.compile(r"(?:^|(?<=\n))[^\n]{1,54}\n(?=[^\S\n]*[A-Z])")
@@ -289,7 +293,7 @@ def _sentences(text: str) -> Iterator[str]:
     """Sentences in lower case, with single blanks."""
     if "\n" in text:
         text = _LINE.sub(_line_end, text)
-    text = text.lower()
+    text = _GLUED.sub(r"\g<0> ", text.lower())
     if "[" in text or "(" in text or not text.isascii():
         text = _BOXES.sub(_of_boxes, text)
         text = _TICKED.sub(lambda box: ":" if box[1] else "\n-", _UNTICKED.sub("", text))

@@ -565,3 +565,16 @@ def test_a_comparison_word_that_ends_a_denial_leaves_a_semicolon(text: str, left
 )
 def test_a_finding_after_the_semicolon_of_a_contact_is_kept(text: str, left: str) -> None:
     assert sanitize(text).text == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("1.No effusion.2.Seen by Dr. Lee.3.Small left PTX.", "1.No effusion.3.Small left PTX."),
+        ("1.No effusion. 2.Seen by Dr. Lee. 3.Small left PTX.", "1.No effusion. 3.Small left PTX."),
+        ("1.No effusion.2.Discussed with the nurse.", "1.No effusion."),
+        ("1.Nodule of 1.5 cm.2.No effusion.", "1.Nodule of 1.5 cm.2.No effusion."),
+    ],
+)
+def test_list_numbers_without_a_blank_end_sentences(text: str, left: str) -> None:
+    assert sanitize(text).text == left

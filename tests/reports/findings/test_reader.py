@@ -508,3 +508,55 @@ def test_sides_that_follow_or_are_cut_short(text: str, name: str, side: Side) ->
 def test_a_finding_a_line_without_full_stops(text: str, expected: dict[str, Status]) -> None:
     found = READER.read(text)
     assert {name: found[name].status for name in expected} == expected
+
+
+_SIGNS = {PRESENT: "+", ABSENT: "-", UNCERTAIN: "?"}
+
+
+def signed(text: str) -> set[str]:
+    """All labels of a text but No Finding, as `-Pneumothorax` and `+Pleural Effusion left`."""
+    labels = {name: label for name, label in READER.read(text).items() if name != "No Finding"}
+    return {f"{_SIGNS[one.status]}{name}{f' {one.side.value}' if one.side else ''}" for name, one in labels.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1.No pneumothorax.", {"-Pneumothorax"}),
+        ("Lungs clear.No effusion.", {"-Lung Opacity", "-Consolidation", "-Pleural Effusion"}),
+        ("Lungs are clear.No effusion.", {"-Consolidation", "-Lung Opacity", "-Pleural Effusion"}),
+        ("Small effusion.No PTX.", {"-Pneumothorax", "+Pleural Effusion"}),
+        ("\u2022No pneumothorax", {"-Pneumothorax"}),
+        ("\u2022 No pneumothorax", {"-Pneumothorax"}),
+        ("1.Normal heart.\n2.Clear lungs.", {"-Cardiomegaly", "-Lung Opacity", "-Consolidation"}),
+        ("2.Left effusion.", {"+Pleural Effusion left"}),
+        ("\u2022 No pneumothorax \u2022 Left effusion", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("No effusion;no pneumothorax", {"-Pneumothorax", "-Pleural Effusion"}),
+        ("1.No pneumothorax.2.Left effusion.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("IMPRESSION: 1.Left pneumothorax. 2.No effusion.", {"+Pneumothorax left", "-Pleural Effusion"}),
+        ("IMPRESSION:1.Left pneumothorax 2.No effusion", {"+Pneumothorax left", "-Pleural Effusion"}),
+        ("1)No pneumothorax 2)Left effusion", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("(1)No pneumothorax", {"-Pneumothorax"}),
+        ("No PTX.L effusion.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        (
+            "Heart normal.No pneumothorax.No effusion.No consolidation.",
+            {"-Cardiomegaly", "-Pneumothorax", "-Pleural Effusion", "-Consolidation"},
+        ),
+        (
+            "Lungs clear.  No effusion.Heart normal in size.ETT in place.",
+            {"-Cardiomegaly", "-Lung Opacity", "-Consolidation", "-Pleural Effusion", "+Support Devices"},
+        ),
+        ("Nodule of 1.5 cm in the left lung.", {"+Lung Lesion left"}),
+        ("Left nodule measures 8 mm.No effusion.", {"+Lung Lesion left", "-Pleural Effusion"}),
+        ("A 2.5 cm left nodule.", {"+Lung Lesion left"}),
+        ("1.5 cm nodule in the right upper lobe.", {"+Lung Lesion right"}),
+        ("Left effusion 3.5 cm deep, no pneumothorax.", {"+Pleural Effusion left", "-Pneumothorax"}),
+        (".No pneumothorax", {"-Pneumothorax"}),
+        ("1 .No effusion.", {"-Pleural Effusion"}),
+        ("Nodule in segment 3.No effusion.", {"+Lung Lesion", "-Pleural Effusion"}),
+        ("\u25aa Left effusion \u25aa No edema", {"+Pleural Effusion left", "-Edema"}),
+        ("1. No pneumothorax, 2. Left effusion", {"-Pneumothorax", "+Pleural Effusion left"}),
+    ],
+)
+def test_what_stands_without_a_blank_is_read(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
