@@ -83,6 +83,13 @@ _JOINED = frozenset({"or", "and", "versus", "&", "nor"})
 _DOUBTS = frozenset(
     {"may", "might", "could", "possibly", "probably", "likely", "perhaps", "questionably", "potentially"}
 )
+# "No pneumothorax after placement of a chest tube", "No pneumothorax, PICC line in SVC": the device is there.
+_ACCOMPANIED = frozenset({"after", "following", "post", "with", "since"})
+_PLACED = frozenset(
+    {"in", "at", "tip", "tips", "remain", "remains", "terminates", "terminating", "projects", "overlies"}
+)
+_DENYING = frozenset({"no", "or", "nor", "without", "any"})
+_TAKEN_OUT = frozenset({"removal", "removed", "pulled"})
 _SHADOW_LIKE = frozenset({"Lung Lesion", "Lung Opacity"})  # what the shadow of a nipple looks like
 _CUES = {
     "negated": NEGATED_CUES,
@@ -213,10 +220,28 @@ def _mentions(marked: Statement, number: int, hedges: Scope, sides: frozenset[Si
         elif number in scopes["normal"] and not enlarged:
             yield from (_Mention(denied, Status.ABSENT) for denied in WHEN_NORMAL[name] or (GENERAL,))
         return
+    if name == "Support Devices" and negated and _is_beside_denied(marked, number):
+        negated = False
     status = Status.ABSENT if negated else Status.UNCERTAIN if hedged else Status.PRESENT
     yield _Mention(name, status, sides)
     text = " ".join(marked.words[term.start : term.end])
     yield from (_Mention(also, status, sides) for words, also in ALSO.items() if words in text)
+
+
+def _is_beside_denied(marked: Statement, number: int) -> bool:
+    """Whether a device only stands beside a finding that is denied, and is not denied itself."""
+    negated = marked.scopes["negated"]
+    if number in negated.after or not _TAKEN_OUT.isdisjoint(marked.words):
+        return False
+    device, before = marked.terms[number], marked.terms[number - 1] if number else None
+    if before is not None and (number - 1 not in negated or before.name in ("Support Devices", SKIP)):
+        return False
+    between = marked.words[before.end if before else 0 : device.start]
+    last = max((place for place, word in enumerate(between, 1) if word in _ACCOMPANIED), default=0)
+    if not _DENYING.isdisjoint(between[last:]):
+        return False
+    is_placed = before is not None and not _PLACED.isdisjoint(marked.words[device.end : device.end + 3])
+    return last > 0 or is_placed
 
 
 def _of_own_list(marked: Statement) -> Scope:

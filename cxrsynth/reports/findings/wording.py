@@ -151,6 +151,12 @@ _TURNS = (
         "heart is normal",
     ),
     _turn("free", r"\b(?:is|are) free(?= ?$|[,;]| and\b)", "is clear"),
+    _turn(
+        "removal",
+        r"\b((?:(?:left|right|bilateral|chest|pleural|pigtail|endotracheal|nasogastric|enteric|central|venous"
+        r"|thoracostomy|picc|the) ){0,3}(?:tube|line|catheter|picc|drain|pacemaker|pigtail|port|device)s?) removal\b",
+        r"removal of \1 ;",
+    ),
     # "Lobar consolidation, right upper lobe": a side that follows as an afterthought.
     _turn(
         "left right bilateral bilaterally",

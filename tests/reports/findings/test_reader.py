@@ -560,3 +560,65 @@ def signed(text: str) -> set[str]:
 )
 def test_what_stands_without_a_blank_is_read(text: str, expected: set[str]) -> None:
     assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No pneumothorax after right subclavian line placement.", {"-Pneumothorax", "+Support Devices right"}),
+        ("No pneumothorax, PICC line in SVC.", {"-Pneumothorax", "+Support Devices"}),
+        ("No pneumothorax with left pigtail catheter in place.", {"-Pneumothorax", "+Support Devices left"}),
+        ("Pneumothorax resolved after chest tube placement.", {"-Pneumothorax", "+Support Devices"}),
+        ("No pneumothorax, pacemaker leads in place.", {"-Pneumothorax", "+Support Devices"}),
+        ("Without pneumothorax, the right chest tube remains in place.", {"-Pneumothorax", "+Support Devices right"}),
+        ("No pneumothorax or other complication following PICC placement.", {"-Pneumothorax", "+Support Devices"}),
+        (
+            "There is no pneumothorax following placement of a left chest tube.",
+            {"-Pneumothorax", "+Support Devices left"},
+        ),
+        ("No pneumothorax, effusion, or PICC line.", {"-Pneumothorax", "-Pleural Effusion", "-Support Devices"}),
+        ("No pneumothorax or chest tube.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax, chest tube, or effusion.", {"-Pneumothorax", "-Support Devices", "-Pleural Effusion"}),
+        ("No pneumothorax following removal of chest tube.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax after chest tube removal.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax, chest tube has been removed.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax status post chest tube removal.", {"-Pneumothorax", "-Support Devices"}),
+        (
+            "No focal consolidation, effusion, support device.",
+            {"-Consolidation", "-Pleural Effusion", "-Support Devices"},
+        ),
+        ("No consolidation, pacemaker or effusion.", {"-Consolidation", "-Pleural Effusion", "-Support Devices"}),
+        ("No pneumothorax and no chest tube.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax, no chest tube.", {"-Pneumothorax", "-Support Devices"}),
+        ("No effusion, no pneumothorax, no PICC.", {"-Pneumothorax", "-Pleural Effusion", "-Support Devices"}),
+        (
+            "No evidence of effusion, pneumothorax, fracture or catheter.",
+            {"-Pleural Effusion", "-Pneumothorax", "-Fracture", "-Support Devices"},
+        ),
+        ("No chest tube, pneumothorax.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax with chest tube clamped.", {"-Pneumothorax", "+Support Devices"}),
+        ("No pneumothorax and no line.", {"-Pneumothorax"}),
+        ("Small pneumothorax after chest tube removal.", {"+Pneumothorax", "-Support Devices"}),
+        ("Right chest tube removal with small effusion.", {"-Support Devices", "+Pleural Effusion"}),
+        (
+            "No pneumothorax or effusion with right PICC in place.",
+            {"-Pneumothorax", "-Pleural Effusion", "+Support Devices right"},
+        ),
+        ("No complication after pacemaker placement.", {"+Support Devices"}),
+        ("No acute disease. Pacemaker in place.", {"+Support Devices"}),
+        ("No acute process, PICC in the SVC.", {"+Support Devices"}),
+        ("No PICC line in place.", {"-Support Devices"}),
+        ("No pneumothorax and no chest tube in place.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax, without chest tube in place.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax or chest tube in place.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax after placement of PICC and chest tube.", {"-Pneumothorax", "+Support Devices"}),
+        (
+            "No pneumothorax or effusion, with no chest tube in place.",
+            {"-Pneumothorax", "-Pleural Effusion", "-Support Devices"},
+        ),
+        ("Pneumothorax is absent after PICC placement.", {"-Pneumothorax", "+Support Devices"}),
+        ("Absence of a chest tube in place.", {"-Support Devices"}),
+    ],
+)
+def test_a_device_beside_a_denied_finding_is_there(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
