@@ -46,6 +46,8 @@ _NEGATED_PSEUDO = (
     "|not true that there is no"
     "|not cleared|almost resolved|cannot be assessed|cannot be evaluated|cannot be determined|cannot be measured"
     "|cannot be quantified|not assessed|not included|not imaged|not well assessed|not well evaluated"
+    # A list of what is denied goes on: "no edema or persistent effusion".
+    "|or persistent|or chronic|or stable|or mild|or minimal|or old|or remote|or healed"
 )
 _HEDGED_BEFORE = (
     "possible|possibly|probable|probably|likely|may|might|could|suggest|suggests|suggesting|suggestive|suspicious"
@@ -73,6 +75,11 @@ _ENLARGED = "enlarged|widened|prominent|enlargement|is large|is increased|border
 _ENLARGED_PSEUDO = (
     "not enlarged|not significantly enlarged|not widened|no enlargement|not prominent|not grossly enlarged"
     "|not markedly enlarged|not overtly enlarged|not definitely enlarged|nonenlarged|not appear enlarged|not large"
+)
+# "Possible pneumonia with small effusion": the effusion is there.
+_HEDGED_BREAKS = (
+    "with small|with tiny|with trace|with mild|with moderate|with large|with persistent|with stable|with unchanged"
+    "|with new"
 )
 # A question, something long gone, or an exam elsewhere: such a mention says nothing about this image.
 _UNSAID = (
@@ -102,7 +109,7 @@ def _negation_cues() -> Cues:
 
 
 NEGATED_CUES: Cues = _negation_cues()
-HEDGED_CUES: Cues = _cues(_HEDGED_BEFORE, _HEDGED_AFTER, pseudo="", breaks=_CLAUSES)
+HEDGED_CUES: Cues = _cues(_HEDGED_BEFORE, _HEDGED_AFTER, pseudo="", breaks=f"{_CLAUSES}|{_HEDGED_BREAKS}")
 UNSAID_CUES: Cues = _cues(_UNSAID, "", pseudo=_UNSAID_PSEUDO, breaks=_CLAUSES)
 # Each ends the scope of the other: in "heart normal, mediastinum widened" neither word extends over the other.
 NORMAL_CUES: Cues = _cues(_NORMAL, _NORMAL, pseudo=_NORMAL_PSEUDO, breaks=f"{_CLAUSES}|{_ENLARGED}")

@@ -95,6 +95,7 @@ _ABOUT_THIS = (
     r"(?:there (?:is|are|was|were)|(?:this|that|it|these|those|they) (?:is|are|was|were|represents?|reflects?"
     r"|indicates?|shows?|suggests?))"
 )
+_LESS = re.compile(r"\b(?:smaller|decreas\w+|improv\w+|less|tips?)\b")
 # In the order in which they are applied. Text is lower-case, on one line, with single blanks.
 _TURNS = (
     _turn("r", r"\br/o'?e?d\b", "ruled out"),
@@ -165,6 +166,24 @@ _TURNS = (
         " ",
     ),
     _turn("might could", r"\b(?:might|could|may) have this appearance\b", "is possible"),
+    _turn(
+        "may might could",
+        r"\b(?:may|might|could) (?:also |still |now )?(?:be (?:present|seen)|persist|have (?:in|de)creased)\b",
+        "is possible",
+    ),
+    # The heart border is not seen because of the effusion, which is there.
+    _turn(
+        "due because owing",
+        rf"\bnot (?:well |[a-z]+ly )?{_NOT_SEEN},? (possibly |probably |likely )?(?:due to|because of|owing to)\b",
+        r"obscured \1due to",
+    ),
+    # Not seen, unless there is less of it than before, or the tip of a device is meant.
+    _turn(
+        "definitely definitively clearly convincingly confidently readily conclusively",
+        r"\bnot (?:definite|definitive|clear|convincing|confident|readi|conclusive)ly (?=(?:seen|present|visible"
+        r"|evident|identified|visuali[sz]ed|apparent|appreciated|demonstrated|detected|noted)\b)",
+        lambda match: match[0] if _LESS.search(match.string) else "not ",
+    ),
     _turn("should", r"\bshould be considered\b", "is considered"),
     # Little of a finding is left, which is not the side.
     _turn("left remains", r"\bnot much (.{1,40}?) (?:is left|remains|is seen|is present)\b", r"minimal \1"),
@@ -312,6 +331,45 @@ _TURNS = (
         r"|identified|developed|now|again|still) ){0,4}(?:on|in|at) (?:the )?)(?=left|right)",
         r"\g<name>\g<said> ; \g<other>\g<name> \g<where>",
     ),
+    # "No persistent pneumothorax": a word that ends a denial elsewhere does not where it follows at once.
+    _turn(
+        "no without",
+        r"\b(no|without)((?: (?:definite|convincing|obvious|residual|significant|new|acute|any|evidence of)){0,3})"
+        r" (?:persistent|stable|chronic|mild|mildly|minimal|old|remote|healed|unchanged)"
+        r"(?= (?!changes?\b)[a-z])",
+        r"\1\2",
+    ),
+    # "No consolidation, likely atelectasis"
+    _turn(
+        "no without unlikely nothing",
+        rf"\b(no|without) (?P<denied>(?:[^;]{{0,80}}?\b)?(?:{_FINDING}|disease|process|abnormalit\w+|findings?"
+        r"|changes?)(?: (?!or\b|nor\b|and\b|to\b|that\b|which\b)[a-z]+){0,3}?),? (?:and |but |with )?"
+        r"(?=(?:possibl[ey]|probabl[ey]|(?:more |most |very )?likely|suspected|instead|only|just|besides) (?!resol))",
+        r"\1 \g<denied> ; ",
+    ),
+    _turn(
+        "not longer resolved cleared gone disappeared removed",
+        rf"\b((?:not|no longer) {_NOT_SEEN}|resolved|cleared|gone|disappeared|removed)"
+        r"(?:, (?:but |with )?| with | but )"
+        rf"(?=(?:possibl[ey]|probabl[ey]|likely|suspected|instead|only|just|{_ANEW}) (?:[a-z]+ ){{0,4}}?{_FINDING})"
+        r"(?!.*\b(?:or|nor|resolved|cleared|gone|disappeared|removed|seen)\b)",
+        r"\1 ; ",
+    ),
+    # "Removal of the tube with residual pneumothorax", "After removal of the tube, small pneumothorax"
+    _turn(
+        "removal resolution resolved clearing",
+        r"((?:\b(?:removal|resolution|clearing) of|(?:^|; ?)(?:interval )?resolved) [^,;]{1,80}?)"
+        rf"(?:,? with (?=(?:an? |the )?(?:residual|remaining|increas\w+|worsening|{_ANEW})\b)"
+        r"|,? and (?=(?:an? |the )?(?:residual|remaining|increas\w+|worsening|new|persistent)\b))",
+        r"\1 ; ",
+    ),
+    _turn(
+        "removal resolution",
+        r"^((?:after|following|status post|since)\b[^,;]* (?:removal|resolution) of [^,;]*),",
+        r"\1 ;",
+    ),
+    _turn("there", r", (?:and )?(?=there (?:is|are)\b)", " ; "),
+    _turn("exclude", r",? (?:and |but )?(?=cannot exclude\b)", " ; "),
     # "No pneumothorax, small effusion": two statements, unless the list goes on with "or".
     _turn("no", rf"\bno ((?:[a-z]+ ?){{1,5}}), (?=(?:{_ANEW})\b)(?!.*\b(?:or|nor)\b)", r"no \1 but "),
     # The same after a dash or a bracket.

@@ -622,3 +622,215 @@ def test_what_stands_without_a_blank_is_read(text: str, expected: set[str]) -> N
 )
 def test_a_device_beside_a_denied_finding_is_there(text: str, expected: set[str]) -> None:
     assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No pneumothorax, possible small effusion.", {"-Pneumothorax", "?Pleural Effusion"}),
+        ("No consolidation, likely atelectasis at left base.", {"-Consolidation", "?Atelectasis left"}),
+        ("Unlikely to represent pneumonia, more likely atelectasis.", {"-Pneumonia", "?Atelectasis"}),
+        ("No pneumothorax, instead a large effusion.", {"-Pneumothorax", "+Pleural Effusion"}),
+        ("No acute findings besides small effusion.", {"+Pleural Effusion"}),
+        ("No pneumothorax, cannot exclude small effusion.", {"-Pneumothorax", "?Pleural Effusion"}),
+        ("No edema, only small effusions.", {"-Edema", "+Pleural Effusion"}),
+        ("No edema, just atelectasis.", {"-Edema", "+Atelectasis"}),
+        ("No pneumothorax, probable left effusion.", {"-Pneumothorax", "?Pleural Effusion left"}),
+        ("No consolidation, suspected nodule in the left lung.", {"-Consolidation", "?Lung Lesion left"}),
+        ("No likely pneumonia.", {"-Pneumonia"}),
+        ("No consolidation to suggest pneumonia.", {"-Consolidation", "-Pneumonia"}),
+        ("No findings suspicious for pneumonia.", {"-Pneumonia"}),
+        ("No suspected pneumonia.", {"-Pneumonia"}),
+        ("No pneumonia or possible effusion.", {"-Pneumonia", "-Pleural Effusion"}),
+        ("No evidence of probable pneumonia.", {"-Pneumonia"}),
+        ("No acute or chronic fracture.", {"-Fracture"}),
+        ("No edema or persistent effusion.", {"-Edema", "-Pleural Effusion"}),
+        ("No persistent pneumothorax.", {"-Pneumothorax"}),
+        ("Without persistent effusion.", {"-Pleural Effusion"}),
+        ("No evidence of persistent pneumothorax.", {"-Pneumothorax"}),
+        ("No mild or moderate edema.", {"-Edema"}),
+        ("No residual or persistent pneumothorax.", {"-Pneumothorax"}),
+        ("No stable or new nodule.", {"-Lung Lesion"}),
+        ("No definite persistent pneumothorax.", {"-Pneumothorax"}),
+        ("No pneumothorax, stable cardiomegaly.", {"-Pneumothorax", "+Cardiomegaly"}),
+        ("No new consolidation, mild edema.", {"-Consolidation", "+Edema"}),
+        ("No effusion and only mild atelectasis.", {"-Pleural Effusion", "+Atelectasis"}),
+        ("No acute process, likely chronic interstitial opacities.", {"?Lung Opacity"}),
+        ("No acute fracture, old rib fractures.", {"+Fracture"}),
+        ("No pneumothorax identified, likely resolved.", {"-Pneumothorax"}),
+        ("No focal opacity, suspected infection not excluded.", {"-Lung Opacity", "?Pneumonia"}),
+        ("No pneumothorax or effusion, likely due to resolution.", {"-Pneumothorax", "-Pleural Effusion"}),
+        ("Not only an effusion, but a pneumothorax.", {"+Pleural Effusion", "+Pneumothorax"}),
+        ("There is no pneumothorax, only a skin fold.", {"-Pneumothorax"}),
+        ("No change, likely pneumonia.", {"?Pneumonia"}),
+        ("No chronic fracture.", {"-Fracture"}),
+        ("No old fractures.", {"-Fracture"}),
+        ("No healed rib fracture.", {"-Fracture"}),
+        ("Pneumothorax is not seen, possible small effusion.", {"-Pneumothorax", "?Pleural Effusion"}),
+        (
+            "Lungs are clear, no effusion is seen, likely mild cardiomegaly.",
+            {"-Lung Opacity", "-Consolidation", "-Pleural Effusion", "?Cardiomegaly"},
+        ),
+        ("The effusion has likely resolved.", {"-Pleural Effusion"}),
+        ("Suspected pneumothorax is not seen.", {"-Pneumothorax"}),
+        (
+            "No effusion, edema, or pneumothorax, possible nodule.",
+            {"-Pleural Effusion", "-Edema", "-Pneumothorax", "?Lung Lesion"},
+        ),
+        ("No effusion or possible pneumonia.", {"-Pleural Effusion", "-Pneumonia"}),
+        ("No effusion and no likely pneumonia.", {"-Pleural Effusion", "-Pneumonia"}),
+        ("No pneumonia to likely explain symptoms, no effusion.", {"-Pneumonia", "-Pleural Effusion"}),
+        ("Pneumothorax is not seen, small left effusion.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("Pneumothorax has resolved, small left effusion.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("Pneumothorax is not seen, persistent effusion or edema", {"-Pneumothorax", "+Pleural Effusion", "+Edema"}),
+        ("Pneumothorax is no longer seen, with small effusion.", {"-Pneumothorax", "+Pleural Effusion"}),
+        ("Effusion is not seen in the left, right or both lungs.", {"-Pleural Effusion"}),
+        ("The chest tube has been removed, small pneumothorax.", {"-Support Devices", "+Pneumothorax"}),
+        ("The edema has cleared, the effusion has cleared.", {"-Edema", "-Pleural Effusion"}),
+        ("The edema has cleared, large effusion has also resolved.", {"-Edema", "-Pleural Effusion"}),
+    ],
+)
+def test_what_a_denial_extends_over(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Pneumonia may be present.", {"?Pneumonia"}),
+        ("Small effusion could be present.", {"?Pleural Effusion"}),
+        ("A trace left effusion may persist.", {"?Pleural Effusion left"}),
+        ("Left effusion might be seen.", {"?Pleural Effusion left"}),
+        ("Pneumothorax is not definitely seen.", {"-Pneumothorax"}),
+        ("Pneumothorax is not clearly identified.", {"-Pneumothorax"}),
+        ("Left effusion not definitely seen.", {"-Pleural Effusion"}),
+        ("Fracture is not definitively identified.", {"-Fracture"}),
+        ("Previously described pneumothorax is not clearly visualized on the current study.", {"-Pneumothorax"}),
+        ("Left effusion is smaller, the right is not clearly seen.", {"+Pleural Effusion bilateral"}),
+        ("The pneumothorax is not as well seen.", {"+Pneumothorax"}),
+        ("The effusion has decreased and is not definitely seen.", {"+Pleural Effusion"}),
+        ("The tip of the PICC is not clearly seen.", {"+Support Devices"}),
+        ("The left heart border is not clearly seen.", set()),
+        ("Edema may have increased.", {"?Edema"}),
+        ("Small left effusion may be present. Heart is enlarged.", {"?Pleural Effusion left", "+Cardiomegaly"}),
+        (
+            "Effusion may also be present in the right lung, no pneumothorax.",
+            {"?Pleural Effusion right", "-Pneumothorax"},
+        ),
+        ("No pneumothorax may be seen.", {"-Pneumothorax"}),
+        ("Cardiomegaly and edema may be present.", {"?Cardiomegaly", "?Edema"}),
+        ("Effusions may be due to edema.", {"+Pleural Effusion", "?Edema"}),
+        ("The left hemidiaphragm is not clearly seen, possibly due to effusion.", {"?Pleural Effusion left"}),
+        ("The left costophrenic angle is not clearly seen due to effusion.", {"+Pleural Effusion left"}),
+        ("The left base is not well seen because of effusion.", {"+Pleural Effusion left"}),
+    ],
+)
+def test_may_be_present_and_not_clearly_seen(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Interval removal of right chest tube with small residual apical pneumothorax.",
+            {"-Support Devices", "+Pneumothorax"},
+        ),
+        (
+            "After removal of the right pigtail catheter, small pneumothorax is present.",
+            {"-Support Devices", "+Pneumothorax"},
+        ),
+        (
+            "Interval resolution of left pneumothorax and new right effusion.",
+            {"-Pneumothorax", "+Pleural Effusion right"},
+        ),
+        ("Edema has resolved, with small effusions remaining.", {"-Edema", "+Pleural Effusion"}),
+        ("Resolved left pneumonia with residual scarring and small effusion.", {"-Pneumonia", "+Pleural Effusion"}),
+        (
+            "Following removal of the chest tube, there is a small right pneumothorax.",
+            {"-Support Devices", "+Pneumothorax right"},
+        ),
+        ("Removal of the NG tube and ET tube.", {"-Support Devices"}),
+        ("Removal of the chest tube, and resolution of the effusion.", {"-Support Devices", "-Pleural Effusion"}),
+        ("Resolution of edema and effusions.", {"-Edema", "-Pleural Effusion"}),
+        ("Resolution of edema with small effusions remaining.", {"-Edema", "+Pleural Effusion"}),
+        ("Interval removal of the chest tube without pneumothorax.", {"-Support Devices", "-Pneumothorax"}),
+        ("After removal of the chest tube, no pneumothorax.", {"-Support Devices", "-Pneumothorax"}),
+        ("Since removal of the chest tube, pneumothorax has increased.", {"-Support Devices", "+Pneumothorax"}),
+        ("Interval removal of right chest tube, with no residual pneumothorax.", {"-Support Devices", "-Pneumothorax"}),
+        ("Removal of the left and right chest tubes.", {"-Support Devices"}),
+        ("Status post removal of the PICC, no pneumothorax.", {"-Support Devices", "-Pneumothorax"}),
+        ("Edema has cleared and small effusions are gone.", {"-Edema", "-Pleural Effusion"}),
+        ("Resolution of pneumothorax and increasing effusion.", {"-Pneumothorax", "+Pleural Effusion"}),
+    ],
+)
+def test_what_a_removal_or_resolution_extends_over(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Atelectasis at the right base and effusion on the left.", {"+Atelectasis right", "+Pleural Effusion left"}),
+        ("Opacity in the right lung and effusion on the left.", {"+Lung Opacity right", "+Pleural Effusion left"}),
+        ("Nodule in the left lung and right effusion.", {"+Lung Lesion left", "+Pleural Effusion right"}),
+        ("Left effusion and atelectasis at the right base.", {"+Pleural Effusion left", "+Atelectasis right"}),
+        ("Left effusion and right atelectasis.", {"+Pleural Effusion left", "+Atelectasis right"}),
+        ("Atelectasis and effusion on the left.", {"+Atelectasis left", "+Pleural Effusion left"}),
+        (
+            "Atelectasis in the right and left base and effusion.",
+            {"+Atelectasis bilateral", "+Pleural Effusion bilateral"},
+        ),
+        ("Effusion at the right and opacity at the left lung base.", {"+Pleural Effusion right", "+Lung Opacity left"}),
+        ("Opacity at the left base and small effusion.", {"+Lung Opacity left", "+Pleural Effusion left"}),
+        ("Effusion on the right and left.", {"+Pleural Effusion bilateral"}),
+        (
+            "Consolidation within the left upper lobe and nodule in the right lower lobe.",
+            {"+Consolidation left", "+Lung Lesion right"},
+        ),
+        (
+            "Opacity of the left base and right apex and effusion.",
+            {"+Lung Opacity bilateral", "+Pleural Effusion bilateral"},
+        ),
+        ("Opacity on the left and pneumothorax.", {"+Lung Opacity left", "+Pneumothorax left"}),
+    ],
+)
+def test_sides_across_and(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Bibasilar opacities most likely reflect atelectasis, with small bilateral effusions.",
+            {"+Lung Opacity bilateral", "?Atelectasis bilateral", "+Pleural Effusion bilateral"},
+        ),
+        ("There may be a small left effusion, and there is cardiomegaly.", {"?Pleural Effusion left", "+Cardiomegaly"}),
+        (
+            "Possible left lower lobe pneumonia with small right effusion.",
+            {"?Pneumonia left", "+Pleural Effusion right"},
+        ),
+        (
+            "Mild pulmonary edema, likely cardiogenic, with bilateral effusions and cardiomegaly.",
+            {"+Edema", "?Pleural Effusion bilateral", "?Cardiomegaly"},
+        ),
+        ("Possible pneumonia with new effusion.", {"?Pneumonia", "+Pleural Effusion"}),
+        ("Likely mild edema with small effusions.", {"?Edema", "+Pleural Effusion"}),
+        ("Question of pneumonia with unchanged cardiomegaly.", {"?Pneumonia", "+Cardiomegaly"}),
+        ("Possible effusion, and there are left rib fractures.", {"?Pleural Effusion", "+Fracture left"}),
+        ("Possible effusion with mild atelectasis.", {"?Pleural Effusion", "+Atelectasis"}),
+        ("Suspicious for pneumonia with large effusion or empyema.", {"?Pneumonia", "+Pleural Effusion"}),
+        ("This may be edema with superimposed pneumonia.", {"?Edema", "?Pneumonia"}),
+        ("It is possible that there is a pneumothorax.", {"?Pneumothorax"}),
+        ("It is suspected that there are effusions.", {"?Pleural Effusion"}),
+        (
+            "There may be atelectasis or pneumonia with small effusion.",
+            {"?Atelectasis", "?Pneumonia", "+Pleural Effusion"},
+        ),
+        ("Cannot exclude that there is a small pneumothorax.", {"?Pneumothorax"}),
+        ("Question whether there is edema.", {"?Edema"}),
+    ],
+)
+def test_what_a_hedge_extends_over(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
