@@ -834,3 +834,45 @@ def test_sides_across_and(text: str, expected: set[str]) -> None:
 )
 def test_what_a_hedge_extends_over(text: str, expected: set[str]) -> None:
     assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Clinical history: cough.\nModerate cardiomegaly. Large left effusion.",
+            {"+Cardiomegaly", "+Pleural Effusion left"},
+        ),
+        (
+            "Clinical history: cough.\nThe heart is normal. The lungs are clear. No effusion.",
+            {"-Cardiomegaly", "-Lung Opacity", "-Consolidation", "-Pleural Effusion"},
+        ),
+        ("Clinical details: SOB\nHeart enlarged. Small left effusion.", {"+Cardiomegaly", "+Pleural Effusion left"}),
+        (
+            "INDICATION: Cough.\nPA and lateral chest. Lungs are clear. Heart is enlarged.",
+            {"-Lung Opacity", "-Consolidation", "+Cardiomegaly"},
+        ),
+        (
+            "XR CHEST PA AND LATERAL\nHISTORY: Cough.\nThe lungs are clear. The heart is enlarged.",
+            {"-Lung Opacity", "-Consolidation", "+Cardiomegaly"},
+        ),
+        (
+            "COMPARISON: CT from 3/4/21\nINDICATION: Cough\nThe lungs are clear.  The heart is enlarged.",
+            {"-Lung Opacity", "-Consolidation", "+Cardiomegaly"},
+        ),
+        (
+            "Reason: dyspnea.\nModerate cardiomegaly. Bilateral effusions.",
+            {"+Cardiomegaly", "+Pleural Effusion bilateral"},
+        ),
+        ("INDICATION: 60 year old man with known effusion and\nPneumonia.", set()),
+        ("INDICATION: Effusion, edema,\nPneumonia.", set()),
+        ("INDICATION: evaluate for\neffusion.", set()),
+        ("Clinical history:\nEffusion.", set()),
+        ("Lungs are clear.\nHISTORY: Cough.\nEffusion.", {"-Lung Opacity", "-Consolidation"}),
+        ("HISTORY: Cough.\nEffusion.\nIMPRESSION: Edema.", {"+Edema"}),
+        ("FINDINGS: No edema.\nRECOMMENDATION: CT.\nEffusion at follow-up.", {"-Edema"}),
+        ("INDICATION: cough; pneumonia\n60 year old with effusion", set()),
+    ],
+)
+def test_an_aside_that_nothing_ends_is_one_line(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
