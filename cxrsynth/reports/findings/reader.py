@@ -60,10 +60,15 @@ _GLUED = re.compile(r"(?<=[a-z])[,;](?=[a-z])")
 # A finding a line, without full stops: a short line, after which one begins with a capital. Lines of running text are
 # longer, and are broken where a phrase goes on.
 _LINE = re.compile(r"(?:^|(?<=\n))[^\n]{1,54}\n(?=[^\S\n]*[A-Z])")
+# The same in a text without capitals and full stops.
+_LOWER_LINE = re.compile(
+    r"(?:^|(?<=\n))[^\n]{1,54}\n(?=[^\S\n]*[a-z])(?![^\S\n]*(?:and|or|nor|but|with|without|in|on|at|of|to|for|by|is|are"
+    r"|was|were|has|have|seen|noted|identified|present)\b)"
+)
 _GOES_ON = re.compile(
     r"(?:[,:;(/-]|\b(?:of|or|and|nor|the|an?|no|not|without|with|in|on|at|to|from|for|by|is|are|was|were|than|versus|vs"
     r"|acute|new|any|focal|left|right|bilateral|upper|lower|middle|mild|moderate|severe|small|large|trace|possible"
-    r"|probable|likely|may|represent|suggest(?:s|ing|ive)?|consistent|evidence|suspicious|concerning|denies|deny))\s*$",
+    r"|probable|likely|pleural|pulmonary|airspace|displaced|rib|significant|definite|may|represent|suggest(?:s|ing|ive)?|consistent|evidence|suspicious|concerning|denies|deny))\s*$",
     re.IGNORECASE,
 )
 # What stands in a line above what is said of it.
@@ -317,7 +322,8 @@ def _line_end(line: re.Match[str]) -> str:
 def _sentences(text: str) -> Iterator[str]:
     """Sentences in lower case, with single blanks."""
     if "\n" in text:
-        text = _LINE.sub(_line_end, text)
+        is_lower = text.islower() and "." not in text
+        text = (_LOWER_LINE if is_lower else _LINE).sub(_line_end, text)
     text = _GLUED.sub(r"\g<0> ", text.lower())
     if "[" in text or "(" in text or not text.isascii():
         text = _BOXES.sub(_of_boxes, text)

@@ -876,3 +876,42 @@ def test_what_a_hedge_extends_over(text: str, expected: set[str]) -> None:
 )
 def test_an_aside_that_nothing_ends_is_one_line(text: str, expected: set[str]) -> None:
     assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("small effusion\nno pneumothorax\ncardiomegaly", {"+Pleural Effusion", "-Pneumothorax", "+Cardiomegaly"}),
+        (
+            "lungs clear\nno effusion\nheart enlarged",
+            {"-Lung Opacity", "-Consolidation", "-Pleural Effusion", "+Cardiomegaly"},
+        ),
+        ("no effusion\nheart enlarged\npacemaker in place", {"-Pleural Effusion", "+Cardiomegaly", "+Support Devices"}),
+        ("no pneumothorax\nleft effusion", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("no acute disease\nleft rib fractures", {"+Fracture left"}),
+        (
+            "No pneumothorax or consolidation\nleft effusion small",
+            {"-Pneumothorax", "-Consolidation", "-Pleural Effusion"},
+        ),
+        ("no focal consolidation\nor effusion", {"-Consolidation", "-Pleural Effusion"}),
+        ("no evidence of\npneumothorax", {"-Pneumothorax"}),
+        ("no pneumothorax,\neffusion or edema", {"-Pneumothorax", "-Pleural Effusion", "-Edema"}),
+        ("no focal\nconsolidation", {"-Consolidation"}),
+        ("no pneumothorax or large\neffusion", {"-Pneumothorax", "-Pleural Effusion"}),
+        ("no consolidation, effusion\npneumothorax", {"-Consolidation", "-Pleural Effusion", "+Pneumothorax"}),
+        ("possible pneumonia\nsmall effusion", {"?Pneumonia", "+Pleural Effusion"}),
+        (
+            "there is no focal consolidation, effusion or evidence of acute\npneumothorax",
+            {"-Consolidation", "-Pleural Effusion", "-Pneumothorax"},
+        ),
+        (
+            "no acute consolidation, effusion or\npneumothorax. the heart is\nenlarged.",
+            {"-Consolidation", "-Pleural Effusion", "-Pneumothorax", "+Cardiomegaly"},
+        ),
+        ("no consolidation. small left\neffusion.", {"-Consolidation", "+Pleural Effusion left"}),
+        ("no pleural\neffusion.", {"-Pleural Effusion"}),
+        ("no pneumothorax\nis seen", {"-Pneumothorax"}),
+    ],
+)
+def test_a_finding_a_line_without_capitals(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
