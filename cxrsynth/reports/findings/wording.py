@@ -161,7 +161,8 @@ _TURNS = (
     # "Lobar consolidation, right upper lobe": a side that follows as an afterthought.
     _turn(
         "left right bilateral bilaterally",
-        r"(?<=[a-z]), (?=(?:(?:on|in|at) the )?(?:left|right|bilateral(?:ly)?)(?: (?:upper|middle|lower|mid))?"
+        r"(?<=[a-z]), (?=(?:(?:small|tiny|trace|mild|moderate|large) )?(?:(?:on|in|at) the )?"
+        r"(?:left|right|bilateral(?:ly)?)(?: (?:upper|middle|lower|mid))?"
         r"(?: (?:lobe|zone|base|apex|lung|side|hemithorax))? ?$)",
         " ",
     ),
@@ -184,6 +185,7 @@ _TURNS = (
         r"|evident|identified|visuali[sz]ed|apparent|appreciated|demonstrated|detected|noted)\b)",
         lambda match: match[0] if _LESS.search(match.string) else "not ",
     ),
+    _turn("instead opposed", r"\b(?:instead of|as opposed to)\b", "rather than"),
     _turn("should", r"\bshould be considered\b", "is considered"),
     # Little of a finding is left, which is not the side.
     _turn("left remains", r"\bnot much (.{1,40}?) (?:is left|remains|is seen|is present)\b", r"minimal \1"),
@@ -277,6 +279,13 @@ _TURNS = (
     _turn("likely probable", r"\b(?:is|are) (?:very |most |more )?(?:likely|probable)(?= ?$)", "is suspected"),
     _turn("but", r"\bbut (?:otherwise |are |is )?(?=clear\b|normal\b|unremarkable\b)", "and "),
     _turn("if", r"^if\b", "evaluate for"),
+    # "History of heart failure, now with edema"
+    _turn(
+        "history",
+        r"\b(history of (?:(?!history)[^;]){1,80}?),? (?:who )?(?:(?:is )?now (?:has|(?:presents |presenting )?with)"
+        r"|(?:presenting )?with(?= (?:an? )?(?:new|acute|small|tiny|trace|moderate|large|worsening)\b))",
+        r"\1 ; with",
+    ),
     _turn(
         "bony osseous skeletal bone bones rib",
         r"\b(?:no|without|nil)((?: [a-z]{3,15}){0,3}) (?:bony|osseous|skeletal|bone|rib) (?:abnormalit\w+"
@@ -391,12 +400,21 @@ _DASHED = re.compile(
     r"\b((?:[a-z]+ ){0,2}[a-z]+) [-\u2013\u2014] (?=(?:none|no|nil|negative|absent|yes|present|positive)\b ?(?:$|[;,(]"
     r"|(?:on|in|at|left|right|bilateral\w*)\b))"
 )
+# "Pneumothorax, none", "effusion none"
+_NONE_AFTER = re.compile(rf"\b((?:[a-z]+ ){{0,2}}{_FINDING})[,;]? (?:none|nil|no)(?= ?(?:$|[,;]))")
+# "Edema +, effusion -"
+_PLUS_MINUS = re.compile(rf"\b((?:[a-z]+ ){{0,2}}{_FINDING}) ?([+-])(?= ?(?:$|[,;]))")
+# "None on the left, small on the right": of the side that has some.
+_NONE_ON_SIDE = re.compile(
+    r"(?:^|[,;] ?(?:and |but )?)(?:none|no|nil|absent|not seen) (?:(?:on|in|at) )?(?:the )?(?:left|right)(?: side)?"
+    r"(?= ?(?:$|[,;]))"
+)
 _SAID_OF_ALL = frozenset(
     {"normal", "unremarkable", "normal study", "normal exam", "normal examination", "within normal limits", "healthy"}
     | {"nofinding", "nofindings"}
 )
 _NONE = re.compile(
-    r"(?:none|no|nil|neg(?:ative)?|absent|false|n|0|not (?:seen|present|identified|visuali[sz]ed|detected"
+    r"(?:none|no|nil|neg(?:ative)?|absent|false|n|0|unlikely|not (?:seen|present|identified|visuali[sz]ed|detected"
     r"|evident|noted|demonstrated"
     r"|apparent)|none (?:seen|identified|present|detected|visuali[sz]ed|evident|noted))[ .,|-]*$|[-\u2013] ?$"
 )
@@ -429,6 +447,9 @@ def reworded(sentence: str) -> Iterator[str]:
     sentence = (
         _SIGNED.sub(lambda m: f"no {m[1]} ;" if m[2] else f"; {m[1]} ;", sentence) if "(" in sentence else sentence
     )
+    if "+" in sentence or "\u00b1" in sentence:
+        sentence = sentence.replace("+/-", " potentially ").replace("\u00b1", " potentially ")
+        sentence = _PLUS_MINUS.sub(lambda m: f"no {m[1]} ;" if m[2] == "-" else f"; {m[1]} ;", sentence)
     if "\u2013" in sentence or "\u2014" in sentence or " - " in sentence:
         sentence = _DASHED.sub(r"\1: ", sentence)
     if ":" in sentence or "=" in sentence or "|" in sentence:
@@ -450,6 +471,7 @@ def _statement(name: str, value: str, side: str = "") -> str:
         return f"{name} {value}"
     if _NONE.match(value):
         return f"no {name}"
+    value = _NONE_ON_SIDE.sub("", value).strip(" ,;.") or value
     if _UNSAID.match(value):
         return re.split("[,;]", value, maxsplit=1)[1] if re.search("[,;]", value) else ""
     if _UNSURE.match(value):
@@ -469,6 +491,8 @@ def _turned(sentence: str) -> str:
     if not words.isdisjoint(_WORDS_OF):
         sentence = _ABBREVIATED.sub(lambda match: _ABBREVIATIONS[match[0]], sentence)
         words = frozenset(_WORD.findall(sentence))
+    if not words.isdisjoint(("none", "nil", "no")):
+        sentence = _NONE_AFTER.sub(r"no \1 ;", sentence)
     for turn in _TURNS:
         if not turn.needs.isdisjoint(words):
             sentence = turn.pattern.sub(turn.instead, sentence)
