@@ -14,7 +14,7 @@ _CLAUSES = (
 # A denial seldom extends over these ("no effusion, stable cardiomegaly"); a hedge does ("could be mild edema").
 _NEGATED_BREAKS = (
     "there is|there are|which|stable|unchanged|chronic|mild|mildly|minimal|minimally|persistent|secondary to|again"
-    "|status post|old|remote|healed|positive for"
+    "|status post|old|remote|healed|positive for|accompanied by"
 )
 _NEGATED_DROP = {"versus", "rule out", "r/o", "ro", "evaluate for", "rules out", "doubt", "declined", "cause of"}
 _NEGATED_BEFORE = (
@@ -76,11 +76,6 @@ _ENLARGED_PSEUDO = (
     "not enlarged|not significantly enlarged|not widened|no enlargement|not prominent|not grossly enlarged"
     "|not markedly enlarged|not overtly enlarged|not definitely enlarged|nonenlarged|not appear enlarged|not large"
 )
-# "Possible pneumonia with small effusion": the effusion is there.
-_HEDGED_BREAKS = (
-    "with small|with tiny|with trace|with mild|with moderate|with large|with persistent|with stable|with unchanged"
-    "|with new"
-)
 # A question, something long gone, or an exam elsewhere: such a mention says nothing about this image.
 _UNSAID = (
     "history of|h o|evaluate for|evaluation for|assess for|evaluation of|rule out|r o|exclude|sensitive|detecting"
@@ -109,7 +104,7 @@ def _negation_cues() -> Cues:
 
 
 NEGATED_CUES: Cues = _negation_cues()
-HEDGED_CUES: Cues = _cues(_HEDGED_BEFORE, _HEDGED_AFTER, pseudo="", breaks=f"{_CLAUSES}|{_HEDGED_BREAKS}")
+HEDGED_CUES: Cues = _cues(_HEDGED_BEFORE, _HEDGED_AFTER, pseudo="", breaks=f"{_CLAUSES}|accompanied by")
 UNSAID_CUES: Cues = _cues(_UNSAID, "", pseudo=_UNSAID_PSEUDO, breaks=_CLAUSES)
 # Each ends the scope of the other: in "heart normal, mediastinum widened" neither word extends over the other.
 NORMAL_CUES: Cues = _cues(_NORMAL, _NORMAL, pseudo=_NORMAL_PSEUDO, breaks=f"{_CLAUSES}|{_ENLARGED}")

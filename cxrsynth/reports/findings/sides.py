@@ -17,13 +17,13 @@ _SIDES |= dict.fromkeys(
 )
 # "left ventricular" and the like are a chamber, not the side of the finding.
 _NOT_A_SIDE = frozenset({"ventricle", "ventricular", "atrium", "atrial", "heart"})
-_CLAUSE_ENDS = frozenset({",", ";", "but", "with", "however", "while", "without", "no", "although"})
+_CLAUSE_ENDS = frozenset({",", ";", "but", "with", "however", "while", "without", "no", "although", "accompanied"})
 _PLACES = frozenset({"in", "on", "at", "within", "overlying"})
 # Words between two terms that share a side: "left opacity, likely atelectasis", "... and effusion". A side carries over
 # forward across all of them, and backward ("atelectasis and effusion on the left") only across the first few.
 _JOINS_BACK = re.compile(r"(?:(?:and|or|&|versus|vs|representing) ?)*")
 _JOINS = re.compile(
-    r"(?:(?:,|and|or|&|versus|vs|associated|adjacent|small|mild|minimal|with|consistent|compatible|may|represent(?:s|ing)?"
+    r"(?:(?:,|and|or|&|versus|vs|accompanied|by|associated|adjacent|small|mild|minimal|with|consistent|compatible|may|represent(?:s|ing)?"
     r"|reflect(?:s|ing)?|likely|probabl[ey]|possibl[ey]|most|suggest(?:s|ing|ive)|concerning|for|of|which|could|be|due|to"
     r"|pleural|a|the|either|focal|underlying|overlying|parapneumonic|compressive|trace"
     r"|tiny|left|right|costophrenic|cp|angle|xxxx) ?)*"
@@ -63,7 +63,7 @@ def _parted(words: Sequence[str], left: Term, right: Term, end: int) -> int | No
         return None
     last = max(place for place, word in enumerate(between) if word == "and")
     own = (between[:last], words[left.end + last : end])
-    return None if any(map(_SIDES.keys().isdisjoint, own)) else left.end + last
+    return None if any(map((_SIDES.keys() | _PAIRED).isdisjoint, own)) else left.end + last
 
 
 def _side_words(words: Sequence[str], positions: Iterable[int]) -> frozenset[Side]:

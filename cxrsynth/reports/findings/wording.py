@@ -95,7 +95,7 @@ _ABOUT_THIS = (
     r"(?:there (?:is|are|was|were)|(?:this|that|it|these|those|they) (?:is|are|was|were|represents?|reflects?"
     r"|indicates?|shows?|suggests?))"
 )
-_LESS = re.compile(r"\b(?:smaller|decreas\w+|improv\w+|less|tips?)\b")
+_LESS = re.compile(r"\b(?:smaller|decreas\w+|improv\w+|less|tips?|possible [^,;]*but)\b")
 # In the order in which they are applied. Text is lower-case, on one line, with single blanks.
 _TURNS = (
     _turn("r", r"\br/o'?e?d\b", "ruled out"),
@@ -251,8 +251,9 @@ _TURNS = (
         r"no \g<what> ;",
     ),
     _turn("doubt doubts", r"\b(?:no|without|beyond|little)(?: any| a| all| reasonable){0,2} doubts?\b", "definitely"),
+    _turn("likely", r"\bnot (?:very )?likely\b", "unlikely"),
     _turn(
-        "unlikely",
+        "unlikely likely",
         r"\b(?:is |are )?unlikely to (?:be|represent|reflect|indicate)\b"
         r"|(?:^|[,;] )unlikely (?=[a-z])(?!and\b|or\b|to\b|but\b)",
         " ; no ",
@@ -361,7 +362,7 @@ _TURNS = (
         rf"\b((?:not|no longer) {_NOT_SEEN}|resolved|cleared|gone|disappeared|removed)"
         r"(?:, (?:but |with )?| with | but )"
         rf"(?=(?:possibl[ey]|probabl[ey]|likely|suspected|instead|only|just|{_ANEW}) (?:[a-z]+ ){{0,4}}?{_FINDING})"
-        r"(?!.*\b(?:or|nor|resolved|cleared|gone|disappeared|removed|seen)\b)",
+        r"(?!.*\b(?:or|nor|resolved|cleared|gone|disappeared|removed|not seen|none seen)\b)",
         r"\1 ; ",
     ),
     # "Removal of the tube with residual pneumothorax", "After removal of the tube, small pneumothorax"
@@ -369,13 +370,22 @@ _TURNS = (
         "removal resolution resolved clearing",
         r"((?:\b(?:removal|resolution|clearing) of|(?:^|; ?)(?:interval )?resolved) [^,;]{1,80}?)"
         rf"(?:,? with (?=(?:an? |the )?(?:residual|remaining|increas\w+|worsening|{_ANEW})\b)"
-        r"|,? and (?=(?:an? |the )?(?:residual|remaining|increas\w+|worsening|new|persistent)\b))",
+        r"|,? and (?=(?:an? |the )?(?:residual|remaining|increas\w+|worsening|new|persistent)\b)"
+        r"|,? (?:and|with) (?=(?:interval |new |subsequent )?(?:placement|insertion)\b"
+        r"|(?:[a-z]+ ){1,5}(?:unchanged|in place|in position|remain\w*)\b))",
         r"\1 ; ",
     ),
     _turn(
         "removal resolution",
         r"^((?:after|following|status post|since)\b[^,;]* (?:removal|resolution) of [^,;]*),",
         r"\1 ;",
+    ),
+    # "Possible pneumonia with small effusion": scopes end at "accompanied by", so that the effusion is there.
+    _turn(
+        "with",
+        rf"\bwith (?=(?:an? )?(?:{_ANEW}|unchanged) (?:[a-z]+ ){{0,3}}?(?:effusions?|pneumothora\w+|cardiomegaly"
+        r"|atelectas[ie]s|fractures?|nodules?)\b)(?!.*\b(?:or|versus|vs)\b)",
+        "accompanied by ",
     ),
     _turn("there", r", (?:and )?(?=there (?:is|are)\b)", " ; "),
     _turn("exclude", r",? (?:and |but )?(?=cannot exclude\b)", " ; "),
@@ -403,7 +413,7 @@ _DASHED = re.compile(
 # "Pneumothorax, none", "effusion none"
 _NONE_AFTER = re.compile(rf"\b((?:[a-z]+ ){{0,2}}{_FINDING})[,;]? (?:none|nil|no)(?= ?(?:$|[,;]))")
 # "Edema +, effusion -"
-_PLUS_MINUS = re.compile(rf"\b((?:[a-z]+ ){{0,2}}{_FINDING}) ?([+-])(?= ?(?:$|[,;]))")
+_PLUS_MINUS = re.compile(rf"\b((?:[a-z]+ ){{0,2}}(?:{_FINDING}|ptx|pna|eff|atel)) ?([+-])(?= ?(?:$|[,;]))")
 # "None on the left, small on the right": of the side that has some.
 _NONE_ON_SIDE = re.compile(
     r"(?:^|[,;] ?(?:and |but )?)(?:none|no|nil|absent|not seen) (?:(?:on|in|at) )?(?:the )?(?:left|right)(?: side)?"

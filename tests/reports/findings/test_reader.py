@@ -803,43 +803,6 @@ def test_sides_across_and(text: str, expected: set[str]) -> None:
     ("text", "expected"),
     [
         (
-            "Bibasilar opacities most likely reflect atelectasis, with small bilateral effusions.",
-            {"+Lung Opacity bilateral", "?Atelectasis bilateral", "+Pleural Effusion bilateral"},
-        ),
-        ("There may be a small left effusion, and there is cardiomegaly.", {"?Pleural Effusion left", "+Cardiomegaly"}),
-        (
-            "Possible left lower lobe pneumonia with small right effusion.",
-            {"?Pneumonia left", "+Pleural Effusion right"},
-        ),
-        (
-            "Mild pulmonary edema, likely cardiogenic, with bilateral effusions and cardiomegaly.",
-            {"+Edema", "?Pleural Effusion bilateral", "?Cardiomegaly"},
-        ),
-        ("Possible pneumonia with new effusion.", {"?Pneumonia", "+Pleural Effusion"}),
-        ("Likely mild edema with small effusions.", {"?Edema", "+Pleural Effusion"}),
-        ("Question of pneumonia with unchanged cardiomegaly.", {"?Pneumonia", "+Cardiomegaly"}),
-        ("Possible effusion, and there are left rib fractures.", {"?Pleural Effusion", "+Fracture left"}),
-        ("Possible effusion with mild atelectasis.", {"?Pleural Effusion", "+Atelectasis"}),
-        ("Suspicious for pneumonia with large effusion or empyema.", {"?Pneumonia", "+Pleural Effusion"}),
-        ("This may be edema with superimposed pneumonia.", {"?Edema", "?Pneumonia"}),
-        ("It is possible that there is a pneumothorax.", {"?Pneumothorax"}),
-        ("It is suspected that there are effusions.", {"?Pleural Effusion"}),
-        (
-            "There may be atelectasis or pneumonia with small effusion.",
-            {"?Atelectasis", "?Pneumonia", "+Pleural Effusion"},
-        ),
-        ("Cannot exclude that there is a small pneumothorax.", {"?Pneumothorax"}),
-        ("Question whether there is edema.", {"?Edema"}),
-    ],
-)
-def test_what_a_hedge_extends_over(text: str, expected: set[str]) -> None:
-    assert signed(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
             "Clinical history: cough.\nModerate cardiomegaly. Large left effusion.",
             {"+Cardiomegaly", "+Pleural Effusion left"},
         ),
@@ -1005,4 +968,129 @@ def test_devices_and_what_is_none(text: str, expected: set[str]) -> None:
     ],
 )
 def test_history_with_something_new_and_short_answers(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Bibasilar opacities most likely reflect atelectasis, with small bilateral effusions.",
+            {"+Lung Opacity bilateral", "?Atelectasis bilateral", "+Pleural Effusion bilateral"},
+        ),
+        ("There may be a small left effusion, and there is cardiomegaly.", {"?Pleural Effusion left", "+Cardiomegaly"}),
+        (
+            "Possible left lower lobe pneumonia with small right effusion.",
+            {"?Pneumonia left", "+Pleural Effusion right"},
+        ),
+        (
+            "Mild pulmonary edema, likely cardiogenic, with bilateral effusions and cardiomegaly.",
+            {"+Edema", "+Pleural Effusion bilateral", "+Cardiomegaly"},
+        ),
+        ("Possible pneumonia with new effusion.", {"?Pneumonia", "+Pleural Effusion"}),
+        ("Likely mild edema with small effusions.", {"?Edema", "+Pleural Effusion"}),
+        ("Question of pneumonia with unchanged cardiomegaly.", {"?Pneumonia", "+Cardiomegaly"}),
+        ("Possible effusion, and there are left rib fractures.", {"?Pleural Effusion", "+Fracture left"}),
+        ("Possible effusion with mild atelectasis.", {"?Pleural Effusion", "+Atelectasis"}),
+        ("Suspicious for pneumonia with large effusion or empyema.", {"?Pneumonia", "?Pleural Effusion"}),
+        ("This may be edema with superimposed pneumonia.", {"?Edema", "?Pneumonia"}),
+        ("It is possible that there is a pneumothorax.", {"?Pneumothorax"}),
+        ("It is suspected that there are effusions.", {"?Pleural Effusion"}),
+        (
+            "There may be atelectasis or pneumonia with small effusion.",
+            {"?Atelectasis", "?Pneumonia", "+Pleural Effusion"},
+        ),
+        ("Cannot exclude that there is a small pneumothorax.", {"?Pneumothorax"}),
+        ("Question whether there is edema.", {"?Edema"}),
+    ],
+)
+def test_what_a_hedge_extends_over(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Pneumothorax has resolved, small left effusion is seen.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        (
+            "Lungs clear.No effusion.Dr Smith informed.No PTX.",
+            {"-Lung Opacity", "-Consolidation", "-Pleural Effusion", "-Pneumothorax"},
+        ),
+        ("Edema +, effusion -, ptx -", {"+Edema", "-Pleural Effusion", "-Pneumothorax"}),
+        ("No pneumothorax or pleural effusion.", {"-Pneumothorax", "-Pleural Effusion"}),
+        (
+            "There is no evidence of pneumothorax, pneumonia, pleural effusion, or edema.",
+            {"-Pneumothorax", "-Pneumonia", "-Pleural Effusion", "-Edema"},
+        ),
+        (
+            "No focal consolidation, pleural effusion, or pneumothorax is definitely seen.",
+            {"-Consolidation", "-Pleural Effusion", "-Pneumothorax"},
+        ),
+        ("No pneumothorax is clearly seen.", {"-Pneumothorax"}),
+        ("No acute cardiopulmonary process, mild cardiomegaly.", {"+Cardiomegaly"}),
+        (
+            "The lungs are clear without effusion, pneumothorax or likely infection.",
+            {"-Lung Opacity", "-Consolidation", "-Pleural Effusion", "-Pneumothorax", "-Pneumonia"},
+        ),
+        ("No acute pulmonary disease is suspected.", set()),
+        ("No pneumonia suspected.", {"-Pneumonia"}),
+        ("No effusion likely.", {"-Pleural Effusion"}),
+        ("Pneumonia is not likely.", {"-Pneumonia"}),
+        ("Heart size is likely normal.", {"-Cardiomegaly"}),
+        ("No pulmonary edema, only borderline heart size.", {"-Edema", "?Cardiomegaly"}),
+        ("Only small effusions.", {"+Pleural Effusion"}),
+        ("Possible small pneumothorax, no effusion.", {"?Pneumothorax", "-Pleural Effusion"}),
+        ("No pneumothorax with the left lung base excluded.", {"-Pneumothorax"}),
+        ("Effusion may be present but is not clearly seen.", {"?Pleural Effusion"}),
+        ("Lungs are clear with mild cardiomegaly.", {"-Lung Opacity", "-Consolidation", "+Cardiomegaly"}),
+        ("There are no effusions and there is no pneumothorax.", {"-Pleural Effusion", "-Pneumothorax"}),
+        ("No effusion, there is cardiomegaly.", {"-Pleural Effusion", "+Cardiomegaly"}),
+        ("If there is pneumonia, there is no effusion.", {"-Pleural Effusion"}),
+        ("No evidence of pneumothorax, status post placement of a chest tube.", {"-Pneumothorax", "+Support Devices"}),
+        (
+            "No pneumothorax after removal of the left chest tube and right chest tube in place.",
+            {"-Pneumothorax", "+Support Devices right"},
+        ),
+        ("The tube has been removed, left PICC remains.", {"+Support Devices left"}),
+        ("Nodule on the left, and the right lung is clear.", {"+Lung Lesion left", "-Lung Opacity", "-Consolidation"}),
+        ("No consolidation in the left lung and no effusion on the right.", {"-Consolidation", "-Pleural Effusion"}),
+        ("Atelectasis at the bases and left effusion.", {"+Atelectasis bilateral", "+Pleural Effusion left"}),
+        ("Opacity in the right upper lobe and left lower lobe.", {"+Lung Opacity bilateral"}),
+        (
+            "Opacities in the right upper lobe and left lower lobe, and effusion on the left.",
+            {"+Lung Opacity bilateral", "+Pleural Effusion left"},
+        ),
+        ("Right upper lobe opacity and left effusion.", {"+Lung Opacity right", "+Pleural Effusion left"}),
+        (
+            "Consolidation in the left lower lobe and small adjacent effusion.",
+            {"+Consolidation left", "+Pleural Effusion left"},
+        ),
+        (
+            "Consolidation in the left lower lobe and bilateral effusions.",
+            {"+Consolidation left", "+Pleural Effusion bilateral"},
+        ),
+        ("Findings may represent edema with small bilateral effusions.", {"?Edema", "+Pleural Effusion bilateral"}),
+        ("Possible infiltrate with small effusion cannot be excluded.", {"?Lung Opacity", "?Pleural Effusion"}),
+        (
+            "Hazy opacity may represent effusion with persistent atelectasis or pneumonia.",
+            {"+Lung Opacity", "?Pleural Effusion", "?Atelectasis", "?Pneumonia"},
+        ),
+        ("Removal of the right IJ catheter and placement of a left PICC.", {"+Support Devices left"}),
+        ("Interval removal of NG tube with ET tube unchanged.", {"+Support Devices"}),
+        ("Interval removal of endotracheal tube with new right IJ catheter.", {"+Support Devices right"}),
+        ("Resolution of the right effusion with persistent left effusion.", {"+Pleural Effusion left"}),
+        ("No effusion, consolidation - heart normal.", {"-Pleural Effusion", "-Consolidation", "-Cardiomegaly"}),
+        ("History of asthma, now has pneumonia.", {"+Pneumonia"}),
+        ("Prior history of effusion with new cough.", set()),
+        ("Cardiomegaly no, effusion no.", {"-Cardiomegaly", "-Pleural Effusion"}),
+        ("Right hip fracture, none in the chest.", {"+Fracture right"}),
+        ("Possible left pneumonia with mild edema.", {"?Pneumonia left", "?Edema left"}),
+        ("Left opacity with small effusion.", {"+Lung Opacity left", "+Pleural Effusion left"}),
+        ("No consolidation with small effusion.", {"-Consolidation", "+Pleural Effusion"}),
+        ("No pneumothorax with small effusion or edema.", {"-Pneumothorax", "-Pleural Effusion", "-Edema"}),
+        ("Pneumothorax is unlikely with small effusion.", {"-Pneumothorax", "+Pleural Effusion"}),
+        ("No evidence of CHF with bilateral effusions.", {"-Edema", "+Pleural Effusion bilateral"}),
+    ],
+)
+def test_sentences_like_these(text: str, expected: set[str]) -> None:
     assert signed(text) == expected
