@@ -77,6 +77,8 @@ class Reader(Protocol):
         """The label of each observation that the text mentions, in the order of `OBSERVATIONS`."""
 
 
+# What de-identification removes with the words around it, which may name a finding (see `KINDS` in deid/sanitize.py).
+_MAY_LOSE = ("comparison", "comparison_word", "contact", "sentence", "entity")
 _SECTIONS = {PromptStyle.IMPRESSION: Kind.IMPRESSION, PromptStyle.FINDINGS: Kind.FINDINGS}
 
 
@@ -145,7 +147,7 @@ class PromptBuilder:
             labels = merged(read(text), given)
             # "Compared to the prior study there is a new effusion" is no part of the text any more: a finding that is
             # not requested, but no normal chest either.
-            is_lost = sanitized["comparison"] and NO_FINDING not in given and NO_FINDING in labels
+            is_lost = any(sanitized[kind] for kind in _MAY_LOSE) and NO_FINDING not in given and NO_FINDING in labels
             if is_lost and contradicts_no_finding(read(report.full_text)):
                 del labels[NO_FINDING]
             return labels

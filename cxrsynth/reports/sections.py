@@ -141,14 +141,19 @@ _BLANK_LINE = re.compile(
     r"\n ?(?:\n|(?=[^\n]{0,60}\b(?:radiographs?|films?|views?|x-?rays?|images?) (?:of the chest )?(?:was|were|is|are)"
     r" (?:reviewed|obtained|compared|submitted|presented|provided)\b))"
 )
+# The first line of an aside, where the next one begins a sentence: it has a full stop, or is short and does not go on.
+_LINE_END = re.compile(
+    r"(?:[^\n]{0,1000}[.?!]|[^\n]{1,60}(?<![,;/-])(?<! and)(?<! of)(?<! with)(?<! or)(?<! for)(?<! to)) ?\n(?= ?[A-Z])"
+)
+_TITLE = re.compile(r"[^\n.]{1,60}")
 _SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
 
 
 def split_sections(text: str) -> tuple[Section, ...]:
     """The sections of a report in their order; what stands under no heading is `Kind.TEXT`.
 
-    A blank line ends an aside that has begun. An aside on technique or comparison that nothing ends is one sentence, if
-    nothing else in the report could be read.
+    A blank line ends an aside that has begun. If nothing else in the report could be read, an aside on technique or
+    comparison that nothing ends is one sentence, and any other ends with its first line.
     """
     text = _CODE_LINE.sub("", _RULE.sub("\n", _BLANKS.sub(" ", _TAB.sub(": ", text))))
     kind, start = Kind.TEXT, 0
@@ -159,8 +164,8 @@ def split_sections(text: str) -> tuple[Section, ...]:
         sections += _ended(kind, text[start : heading.start])
         kind, start = _KINDS[heading.kind], heading.end
     last = list(_ended(kind, text[start:]))
-    if len(last) == 1 and kind is Kind.SHORT_ASIDE and not any(map(_can_be_read, sections)):
-        last = list(_after_sentence(last[0]))
+    if len(last) == 1 and kind in _ASIDES and not any(_can_be_read(s) and not _is_title(s) for s in sections):
+        last = list(_after_first(last[0]))
     return tuple(section for section in [*sections, *last] if section.text.strip())
 
 
@@ -215,6 +220,11 @@ _KINDS = tuple(Kind)
 
 def _can_be_read(section: Section) -> bool:
     return section.kind in _SHOWS and any(map(str.isalpha, section.text))
+
+
+def _is_title(section: Section) -> bool:
+    """Whether a section may be the name of the study: "XR CHEST PA AND LATERAL"."""
+    return section.kind is Kind.TEXT and _TITLE.fullmatch(section.text.strip()) is not None
 
 
 def _headings(text: str) -> Iterator[_Heading]:
@@ -272,9 +282,11 @@ def _ended(kind: Kind, text: str) -> Iterator[Section]:
         yield Section(Kind.TEXT, text[blank.end() :])
 
 
-def _after_sentence(section: Section) -> Iterator[Section]:
+def _after_first(section: Section) -> Iterator[Section]:
+    """An aside of one sentence, or one line, and what follows it."""
     begun = len(section.text) - len(section.text.lstrip())
-    end = _SENTENCE_END.search(section.text, begun)
+    is_short = section.kind is Kind.SHORT_ASIDE
+    end = _SENTENCE_END.search(section.text, begun) if is_short else _LINE_END.match(section.text, begun)
     yield section if end is None else Section(section.kind, section.text[: end.end()])
     if end is not None:
         yield Section(Kind.TEXT, section.text[end.end() :])

@@ -21,7 +21,7 @@ from cxrsynth.reports.prompt import (
 from cxrsynth.reports.request import PromptBuilder
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.reports.template import parse_template
-from cxrsynth.settings import PromptStyle
+from cxrsynth.settings import Deid, PromptStyle
 
 PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
 LABELS = st.dictionaries(
@@ -372,3 +372,17 @@ def test_a_clause_that_is_left_out_states_no_subject() -> None:
     old = Report("a", 2, impression="Left effusion.", view="AP", sex="F", age_years=93.0)
     assert builder.build(old).stated == Subject()
     assert builder.build(replace(old, age_years=61.0)).stated == Subject("AP", "adult", "F")
+
+
+@pytest.mark.parametrize(
+    ("text", "deid", "prompt"),
+    [
+        ("Dr. Lee was informed of a large left pneumothorax. No effusion.", Deid.STANDARD, "No pleural effusion."),
+        ("Large left pneumothorax with IMG 88123-B. No effusion.", Deid.STRICT, "No pleural effusion."),
+        ("Dr. Lee was informed. No effusion.", Deid.STANDARD, "Normal chest. No pleural effusion."),
+        ("No acute process, stable cardiomegaly.", Deid.STANDARD, "Cardiomegaly."),
+    ],
+)
+def test_what_deidentification_removed_leaves_no_normal_chest(text: str, deid: Deid, prompt: str) -> None:
+    builder = PromptBuilder(PromptStyle.CANONICAL, None, lambda text: True, deid=deid)
+    assert builder.build(Report("1", 2, text)).prompt == prompt

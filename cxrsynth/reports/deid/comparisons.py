@@ -59,6 +59,14 @@ COMPARISON_WORD: re.Pattern[str] = re.compile(
     r"|\b(?:worsening|worsened|improving|improved)\s(?=[a-z])|\bre-?(?=demonstrat)",
     re.IGNORECASE,
 )
+# "No pneumothorax and unchanged effusion": the word that is removed is what ends the denial. Unless a list of what is
+# denied goes on after it, a semicolon takes its place.
+_ENDS_DENIAL = re.compile(
+    r"(?P<denied>\b(?:no|without|negative for|absence of)\b[^.;:]{1,200}?)"
+    rf"(?:, (?:with )?| with |,? and (?=(?:once )?again\b|no\b|{_STILL}))"
+    rf"(?=(?:{COMPARISON_WORD.pattern})(?![^.;:]{{0,200}}\b(?:or|nor)\b))",
+    re.IGNORECASE,
+)
 # As COMPARISON_NEEDS, for COMPARISON_WORD.
 COMPARISON_WORD_NEEDS = ("change", "again", "interval", "stabl", "persistent", "new", "wors", "improv", "demonstrat")
 
@@ -71,6 +79,13 @@ _HEADER = re.compile(
 )
 # A line that ends without a full stop and far from the margin: the next one, with a capital, is another sentence.
 _SHORT_LINE = re.compile(r"[^\n.?!]{0,50}\n(?= ?[A-Z])")
+
+
+def without_comparison_words(sentence: str) -> tuple[str, int]:
+    """A sentence without the words of COMPARISON_WORD, and how many it had; what they keep apart stays apart."""
+    if COMPARISON_WORD.search(sentence) is None:
+        return sentence, 0
+    return COMPARISON_WORD.subn(" ", _ENDS_DENIAL.sub(r"\g<denied>; ", sentence))
 
 
 def without_comparison_sections(text: str, removed: Counter[str]) -> str:

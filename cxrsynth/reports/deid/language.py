@@ -9,6 +9,7 @@ from cxrsynth.reports.deid.lexicon import LATIN, fold, foreign_words, names, voc
 _HAN_KANA_HANGUL = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 _OTHER_SCRIPT = re.compile(r"[\u0370-\u1cff\u2c00-\u2dff\ua640-\uabff\ufb1d-\ufdff\ufe70-\ufefc]")
 _WORD = re.compile(r"[^\W\d_]+")
+_POSSESSIVE = re.compile(r"(?<=[a-z])['\u2019]s\b")  # "s" is a word in Czech and Croatian
 _OTHERS = ("nl", "pl", "sv", "da", "no", "fi", "tr", "cs", "hu", "ro", "id", "hr", "ms")
 # Words for `no` and `without`, of which some are names elsewhere.
 _DENYING = frozenset(
@@ -47,7 +48,7 @@ def language_of(text: str) -> str | None:
             return None
         if len(_HAN_KANA_HANGUL.findall(text)) * 4 > letters:
             return "cjk"
-    words = _WORD.findall(text[: _MOST_WORDS * 8])[:_MOST_WORDS]
+    words = _WORD.findall(_POSSESSIVE.sub("", text[: _MOST_WORDS * 8]))[:_MOST_WORDS]
     words = [word.lower() for word in words] if text.isascii() else [fold(word) for word in words]
     is_short = len(words) < _FEW_WORDS
     english = sum(word in _words("en") for word in words)

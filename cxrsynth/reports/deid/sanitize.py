@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 from cxrsynth.reports.deid.comparisons import (
     COMPARISON,
     COMPARISON_NEEDS,
-    COMPARISON_WORD,
     COMPARISON_WORD_NEEDS,
     without_comparison_sections,
+    without_comparison_words,
 )
 from cxrsynth.reports.deid.contacts import CONTACT, CONTACT_NEEDS, before_contact
 from cxrsynth.reports.deid.dictionary import names_after, without_names, words_of_name
@@ -184,6 +184,13 @@ def _once(text: str, removed: Counter[str], introduced: set[str], settled: dict[
     return in_plain_spelling("\n\n".join(parts))
 
 
+def _after_contact(rest: str, language: str) -> str:
+    """After the semicolon of "Discussed with Dr. Roe; large pneumothorax": kept if clinical without capitals."""
+    _, _, clause = rest.partition("; ")
+    is_finding = clause.islower() and CONTACT.search(clause) is None and is_clinical(clause, language)
+    return f" {clause[0].upper()}{clause[1:]}" if is_finding else ""
+
+
 def _sentence(sentence: str, removed: Counter[str], introduced: set[str], language: str, *, strict: bool) -> str:
     lower = sentence.lower()
     if has_one(lower, COMPARISON_NEEDS) and COMPARISON.search(lower):
@@ -198,9 +205,9 @@ def _sentence(sentence: str, removed: Counter[str], introduced: set[str], langua
             # "Mbali Nkosi was notified" leaves no head.
             for name in names_after(sentence, contact.end() if head else 0, language=language):
                 introduced.update(words_of_name(name))
-            sentence, changed = head, True
+            sentence, changed = head + _after_contact(sentence[contact.end() :], language), True
     if has_one(lower, COMPARISON_WORD_NEEDS):
-        sentence, count = COMPARISON_WORD.subn(" ", sentence)
+        sentence, count = without_comparison_words(sentence)
         if count:
             removed["comparison_word"] += count
             changed = True

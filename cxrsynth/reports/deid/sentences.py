@@ -7,11 +7,11 @@ from cxrsynth.reports.deid.contacts import CONTACT_LEAD
 from cxrsynth.reports.deid.lexicon import is_word
 from cxrsynth.reports.deid.rules import DENIALS, HOLE, HOLES, MARK, NOUN
 
-_OWN_HEADER = re.compile(r"\s*(?:[A-Z][A-Za-z/ ]{2,30}:\s*|\(?\d{1,2}[.)]\s+)?")
+_OWN_HEADER = re.compile(r"\s*(?:[A-Z][A-Za-z/ ]{2,30}:\s*|\(?\d{1,2}[.)](?:\s+|(?=[A-Z.])))?")
 # What ends a sentence, depending on the text before it.
 BOUNDARY: re.Pattern[str] = re.compile(
-    r"[.?!]+[\"')\]]*(?=\s|$)|[\u3002\uff01\uff1f]+|(?<=[a-z])\.(?=[A-Z][a-z])|\n\n|\n(?= "
-    r"?(?:[A-Z][A-Za-z ]{2,30}:|\d{1,2}[.)] |[-*•] ))"
+    r"[.?!]+[\"')\]]*(?=\s|$)|[\u3002\uff01\uff1f]+|(?<=[a-z])\.(?=[A-Z][a-z])|(?<=[a-z ])\.(?=\d{1,2}[.)][A-Z])"
+    r"|\n\n|\n(?= ?(?:[A-Z][A-Za-z ]{2,30}:|\d{1,2}[.)] |[-*•] ))"
 )
 # A full stop that does not end a sentence: an abbreviation, an initial, a number in a list.
 _NO_END = re.compile(

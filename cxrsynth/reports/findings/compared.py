@@ -24,7 +24,7 @@ _THEN = re.compile(
 # "Compared with the prior film with effusion": nothing stands before it of which the effusion could be said, and no
 # change is told.
 _WITH = re.compile(
-    rf"^(?:(?:in|as) )?compar\w+ (?:[a-z]+ ){{0,6}}?{_STUDY}(?: (?:of|from|on|dated) [\w/]+)? with"
+    rf"^(?:(?:in|as) )?compar\w+ (?:[a-z]+ ){{0,6}}?{_STUDY}(?: (?:of|from|on|dated) [\w/]+)? (?:with|accompanied by)"
     rf" (?P<then>(?![^,;]*\b{_CHANGE}\b)[^,;]*)"
 )
 _WAS = re.compile(rf"(?:^|[,;])(?P<then>[^,;]*\b(?:was|were)\b[^,;]*\b(?:on|in|at) (?:the |a |an )?{_EARLIER}\b[^,;]*)")

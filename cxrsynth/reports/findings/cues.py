@@ -14,7 +14,7 @@ _CLAUSES = (
 # A denial seldom extends over these ("no effusion, stable cardiomegaly"); a hedge does ("could be mild edema").
 _NEGATED_BREAKS = (
     "there is|there are|which|stable|unchanged|chronic|mild|mildly|minimal|minimally|persistent|secondary to|again"
-    "|status post|old|remote|healed|positive for"
+    "|status post|old|remote|healed|positive for|accompanied by"
 )
 _NEGATED_DROP = {"versus", "rule out", "r/o", "ro", "evaluate for", "rules out", "doubt", "declined", "cause of"}
 _NEGATED_BEFORE = (
@@ -46,6 +46,8 @@ _NEGATED_PSEUDO = (
     "|not true that there is no"
     "|not cleared|almost resolved|cannot be assessed|cannot be evaluated|cannot be determined|cannot be measured"
     "|cannot be quantified|not assessed|not included|not imaged|not well assessed|not well evaluated"
+    # A list of what is denied goes on: "no edema or persistent effusion".
+    "|or persistent|or chronic|or stable|or mild|or minimal|or old|or remote|or healed"
 )
 _HEDGED_BEFORE = (
     "possible|possibly|probable|probably|likely|may|might|could|suggest|suggests|suggesting|suggestive|suspicious"
@@ -102,7 +104,7 @@ def _negation_cues() -> Cues:
 
 
 NEGATED_CUES: Cues = _negation_cues()
-HEDGED_CUES: Cues = _cues(_HEDGED_BEFORE, _HEDGED_AFTER, pseudo="", breaks=_CLAUSES)
+HEDGED_CUES: Cues = _cues(_HEDGED_BEFORE, _HEDGED_AFTER, pseudo="", breaks=f"{_CLAUSES}|accompanied by")
 UNSAID_CUES: Cues = _cues(_UNSAID, "", pseudo=_UNSAID_PSEUDO, breaks=_CLAUSES)
 # Each ends the scope of the other: in "heart normal, mediastinum widened" neither word extends over the other.
 NORMAL_CUES: Cues = _cues(_NORMAL, _NORMAL, pseudo=_NORMAL_PSEUDO, breaks=f"{_CLAUSES}|{_ENLARGED}")

@@ -52,14 +52,23 @@ _ASKED = re.compile(r"(?<=\w)(?:\?+(?=\s|$)| \?+(?=\s*(?:\n|$)))")
 _SPLIT = re.compile(
     r"[.!]+(?=\s|$)|\n\s?(?=\n|[-*\u2022|]|\d+[.)]|[a-z][a-z /&]{1,40}(?: ?\([^()\n]{0,20}\))? ?[:=|])"
     r"|(?<=[.;:]) ?\(?\d{1,2}[.)] (?=[a-z])|(?<=[a-z]) \d{1,2}\) (?=[a-z])|(?<=[a-z]{3})[.](?=[a-z]{3})"
+    # Without a blank: "1.No effusion.2.Left nodule", "Lungs clear.No effusion"; and bullets on one line.
+    r"|(?:^|(?<=[\s.;:,]))\(?\d{1,2}[.)](?=[a-z])|(?<=[a-z]{2})[.](?=(?:no|l|r|et|ng|dr)\b)|(?:^|(?<=\s))[.](?=[a-z])"
+    r"|\s?[\u2022\u25cf\u25aa] ?"
 )
+_GLUED = re.compile(r"(?<=[a-z])[,;](?=[a-z])")
 # A finding a line, without full stops: a short line, after which one begins with a capital. Lines of running text are
 # longer, and are broken where a phrase goes on.
 _LINE = re.compile(r"(?:^|(?<=\n))[^\n]{1,54}\n(?=[^\S\n]*[A-Z])")
+# The same in a text without capitals and full stops.
+_LOWER_LINE = re.compile(
+    r"(?:^|(?<=\n))[^\n]{1,54}\n(?=[^\S\n]*[a-z])(?![^\S\n]*(?:and|or|nor|but|with|without|in|on|at|of|to|for|by|is|are"
+    r"|was|were|has|have|seen|noted|identified|present)\b)"
+)
 _GOES_ON = re.compile(
     r"(?:[,:;(/-]|\b(?:of|or|and|nor|the|an?|no|not|without|with|in|on|at|to|from|for|by|is|are|was|were|than|versus|vs"
     r"|acute|new|any|focal|left|right|bilateral|upper|lower|middle|mild|moderate|severe|small|large|trace|possible"
-    r"|probable|likely|may|represent|suggest(?:s|ing|ive)?|consistent|evidence|suspicious|concerning|denies|deny))\s*$",
+    r"|probable|likely|pleural|pulmonary|airspace|displaced|rib|significant|definite|may|represent|suggest(?:s|ing|ive)?|consistent|evidence|suspicious|concerning|denies|deny))\s*$",
     re.IGNORECASE,
 )
 # What stands in a line above what is said of it.
@@ -79,6 +88,13 @@ _JOINED = frozenset({"or", "and", "versus", "&", "nor"})
 _DOUBTS = frozenset(
     {"may", "might", "could", "possibly", "probably", "likely", "perhaps", "questionably", "potentially"}
 )
+# "No pneumothorax after placement of a chest tube", "No pneumothorax, PICC line in SVC": the device is there.
+_ACCOMPANIED = frozenset({"after", "following", "post", "with", "since"})
+_PLACED = frozenset(
+    {"in", "at", "tip", "tips", "remain", "remains", "terminates", "terminating", "projects", "overlies"}
+)
+_DENYING = frozenset({"no", "or", "nor", "without", "any"})
+_TAKEN_OUT = frozenset({"removal", "removed", "pulled"})
 _SHADOW_LIKE = frozenset({"Lung Lesion", "Lung Opacity"})  # what the shadow of a nipple looks like
 _CUES = {
     "negated": NEGATED_CUES,
@@ -209,10 +225,28 @@ def _mentions(marked: Statement, number: int, hedges: Scope, sides: frozenset[Si
         elif number in scopes["normal"] and not enlarged:
             yield from (_Mention(denied, Status.ABSENT) for denied in WHEN_NORMAL[name] or (GENERAL,))
         return
+    if name == "Support Devices" and negated and _is_beside_denied(marked, number):
+        negated = False
     status = Status.ABSENT if negated else Status.UNCERTAIN if hedged else Status.PRESENT
     yield _Mention(name, status, sides)
     text = " ".join(marked.words[term.start : term.end])
     yield from (_Mention(also, status, sides) for words, also in ALSO.items() if words in text)
+
+
+def _is_beside_denied(marked: Statement, number: int) -> bool:
+    """Whether a device only stands beside a finding that is denied, and is not denied itself."""
+    negated = marked.scopes["negated"]
+    if number in negated.after or not _TAKEN_OUT.isdisjoint(marked.words):
+        return False
+    device, before = marked.terms[number], marked.terms[number - 1] if number else None
+    if before is not None and (number - 1 not in negated or before.name in ("Support Devices", SKIP)):
+        return False
+    between = marked.words[before.end if before else 0 : device.start]
+    last = max((place for place, word in enumerate(between, 1) if word in _ACCOMPANIED), default=0)
+    if not _DENYING.isdisjoint(between[last:]):
+        return False
+    is_placed = before is not None and not _PLACED.isdisjoint(marked.words[device.end : device.end + 3])
+    return last > 0 or is_placed
 
 
 def _of_own_list(marked: Statement) -> Scope:
@@ -288,8 +322,9 @@ def _line_end(line: re.Match[str]) -> str:
 def _sentences(text: str) -> Iterator[str]:
     """Sentences in lower case, with single blanks."""
     if "\n" in text:
-        text = _LINE.sub(_line_end, text)
-    text = text.lower()
+        is_lower = text.islower() and "." not in text
+        text = (_LOWER_LINE if is_lower else _LINE).sub(_line_end, text)
+    text = _GLUED.sub(r"\g<0> ", text.lower())
     if "[" in text or "(" in text or not text.isascii():
         text = _BOXES.sub(_of_boxes, text)
         text = _TICKED.sub(lambda box: ":" if box[1] else "\n-", _UNTICKED.sub("", text))

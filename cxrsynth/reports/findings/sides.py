@@ -17,12 +17,13 @@ _SIDES |= dict.fromkeys(
 )
 # "left ventricular" and the like are a chamber, not the side of the finding.
 _NOT_A_SIDE = frozenset({"ventricle", "ventricular", "atrium", "atrial", "heart"})
-_CLAUSE_ENDS = frozenset({",", ";", "but", "with", "however", "while", "without", "no", "although"})
+_CLAUSE_ENDS = frozenset({",", ";", "but", "with", "however", "while", "without", "no", "although", "accompanied"})
+_PLACES = frozenset({"in", "on", "at", "within", "overlying"})
 # Words between two terms that share a side: "left opacity, likely atelectasis", "... and effusion". A side carries over
 # forward across all of them, and backward ("atelectasis and effusion on the left") only across the first few.
 _JOINS_BACK = re.compile(r"(?:(?:and|or|&|versus|vs|representing) ?)*")
 _JOINS = re.compile(
-    r"(?:(?:,|and|or|&|versus|vs|associated|adjacent|small|mild|minimal|with|consistent|compatible|may|represent(?:s|ing)?"
+    r"(?:(?:,|and|or|&|versus|vs|accompanied|by|associated|adjacent|small|mild|minimal|with|consistent|compatible|may|represent(?:s|ing)?"
     r"|reflect(?:s|ing)?|likely|probabl[ey]|possibl[ey]|most|suggest(?:s|ing|ive)|concerning|for|of|which|could|be|due|to"
     r"|pleural|a|the|either|focal|underlying|overlying|parapneumonic|compressive|trace"
     r"|tiny|left|right|costophrenic|cp|angle|xxxx) ?)*"
@@ -37,10 +38,12 @@ def sides_of(words: Sequence[str], terms: Sequence[Term]) -> list[frozenset[Side
     The result has one set for each term, in order, empty if no side is named.
     """
     findings = [term for term in terms if term.name not in WHEN_NORMAL]
+    ends = [*(term.start for term in findings[2:]), len(words)]
+    parted = [_parted(words, left, right, end) for (left, right), end in zip(pairwise(findings), ends, strict=False)]
     sides: dict[int, frozenset[Side]] = {}
     for index, term in enumerate(findings):
-        first = findings[index - 1].end if index else 0
-        last = findings[index + 1].start if index + 1 < len(findings) else len(words)
+        first = (parted[index - 1] or findings[index - 1].end) if index else 0
+        last = (parted[index] or findings[index + 1].start) if index + 1 < len(findings) else len(words)
         places = (range(term.start, term.end), range(term.start - 1, first - 1, -1), range(term.end, last))
         sides[term.start] = next(filter(None, (_side_words(words, place) for place in places)), frozenset())
     pairs = list(pairwise(findings))
@@ -51,6 +54,16 @@ def sides_of(words: Sequence[str], terms: Sequence[Term]) -> list[frozenset[Side
                 if joins.fullmatch(" ".join(between)):
                     sides[open_.start] = sides[known.start]
     return [sides.get(term.start, frozenset()) for term in terms]
+
+
+def _parted(words: Sequence[str], left: Term, right: Term, end: int) -> int | None:
+    """The "and" of "atelectasis at the right base and effusion on the left": each has its own side."""
+    between = words[left.end : right.start]
+    if not between or between[0] not in _PLACES or "and" not in between:
+        return None
+    last = max(place for place, word in enumerate(between) if word == "and")
+    own = (between[:last], words[left.end + last : end])
+    return None if any(map((_SIDES.keys() | _PAIRED).isdisjoint, own)) else left.end + last
 
 
 def _side_words(words: Sequence[str], positions: Iterable[int]) -> frozenset[Side]:

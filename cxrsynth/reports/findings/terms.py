@@ -105,7 +105,8 @@ TERMS: dict[str, str] = {
         "|impella|ecmo|cannula|lvad|rvad|ventricular assist device|assist device|ngt|ogt|dobbhoff|feeding tube|et tube"
         "|cvc|cvl|central venous access|central access|vascath|vas cath|permcath|permacath|hickman|broviac|port a cath"
         "|gastrostomy|endoprosthesis|crt|tavi|tavr|mitraclip|watchman|amplatzer|pacing wire|pacemaker wire|annuloplasty"
-        "|mechanical valve|linq|tracheal tube|swan"
+        "|mechanical valve|linq|tracheal tube|swan|ij|ij line|trach|ppm|introducer|introducer sheath|cordis"
+        "|dialysis line|biventricular device"
     ),
     "HEART": "heart|cardiac",
     "MEDIASTINUM": "mediastinum|mediastinal",
@@ -134,7 +135,9 @@ TERMS: dict[str, str] = {
         "|post surgical|postsurgical|postoperative|subsegmental|hyperostosis|obscuration|lordosis|dislocation"
         "|pneumomediastinum|free air|free intraperitoneal air|sequela|sequelae|limited|suboptimal|bronchitis|calcific"
         "|metallic|mitral annulus|curvature|granulomatous infection|breast implants|breast prostheses|piercing"
-        "|dilated|endplate"
+        "|dilated|endplate|prominent superior vena cava|superior vena cava is prominent|dilated superior vena cava"
+        "|superior vena cava is dilated|superior vena cava syndrome|superior vena cava obstruction|prominent svc"
+        "|svc is prominent|dilated svc|svc is dilated|svc syndrome|svc obstruction"
     ),
     GENERAL: "acute|active|cardiopulmonary|abnormality|abnormalities|disease|finding|findings",
     SKIP: (
@@ -144,8 +147,9 @@ TERMS: dict[str, str] = {
         "|coronary artery disease|nodular contour|left heart|right heart|mediastinal lymph nodes"
         "|mediastinal adenopathy|mediastinal calcifications|lung disease|portable|stent graft site"
         "|degenerative disease|cardiac and pulmonary|respiratory failure|renal failure|liver failure"
-        "|hepatic failure|kidney failure|failure to|hardware failure|vertebral collapse"
-        "|vertebral body collapse|collapsed vertebra"
+        "|hepatic failure|kidney failure|multiorgan failure|multi organ failure|organ failure|nasal congestion"
+        "|muscle mass|sinus congestion|urinary tract infection|urinary infection|failure to|hardware failure"
+        "|vertebral collapse|vertebral body collapse|collapsed vertebra"
         "|nipple shadow"
     ),
 }

@@ -95,6 +95,7 @@ _ABOUT_THIS = (
     r"(?:there (?:is|are|was|were)|(?:this|that|it|these|those|they) (?:is|are|was|were|represents?|reflects?"
     r"|indicates?|shows?|suggests?))"
 )
+_LESS = re.compile(r"\b(?:smaller|decreas\w+|improv\w+|less|tips?|possible [^,;]*but)\b")
 # In the order in which they are applied. Text is lower-case, on one line, with single blanks.
 _TURNS = (
     _turn("r", r"\br/o'?e?d\b", "ruled out"),
@@ -151,14 +152,40 @@ _TURNS = (
         "heart is normal",
     ),
     _turn("free", r"\b(?:is|are) free(?= ?$|[,;]| and\b)", "is clear"),
+    _turn(
+        "removal",
+        r"\b((?:(?:left|right|bilateral|chest|pleural|pigtail|endotracheal|nasogastric|enteric|central|venous"
+        r"|thoracostomy|picc|the) ){0,3}(?:tube|line|catheter|picc|drain|pacemaker|pigtail|port|device)s?) removal\b",
+        r"removal of \1 ;",
+    ),
     # "Lobar consolidation, right upper lobe": a side that follows as an afterthought.
     _turn(
         "left right bilateral bilaterally",
-        r"(?<=[a-z]), (?=(?:(?:on|in|at) the )?(?:left|right|bilateral(?:ly)?)(?: (?:upper|middle|lower|mid))?"
+        r"(?<=[a-z]), (?=(?:(?:small|tiny|trace|mild|moderate|large) )?(?:(?:on|in|at) the )?"
+        r"(?:left|right|bilateral(?:ly)?)(?: (?:upper|middle|lower|mid))?"
         r"(?: (?:lobe|zone|base|apex|lung|side|hemithorax))? ?$)",
         " ",
     ),
     _turn("might could", r"\b(?:might|could|may) have this appearance\b", "is possible"),
+    _turn(
+        "may might could",
+        r"\b(?:may|might|could) (?:also |still |now )?(?:be (?:present|seen)|persist|have (?:in|de)creased)\b",
+        "is possible",
+    ),
+    # The heart border is not seen because of the effusion, which is there.
+    _turn(
+        "due because owing",
+        rf"\bnot (?:well |[a-z]+ly )?{_NOT_SEEN},? (possibly |probably |likely )?(?:due to|because of|owing to)\b",
+        r"obscured \1due to",
+    ),
+    # Not seen, unless there is less of it than before, or the tip of a device is meant.
+    _turn(
+        "definitely definitively clearly convincingly confidently readily conclusively",
+        r"\bnot (?:definite|definitive|clear|convincing|confident|readi|conclusive)ly (?=(?:seen|present|visible"
+        r"|evident|identified|visuali[sz]ed|apparent|appreciated|demonstrated|detected|noted)\b)",
+        lambda match: match[0] if _LESS.search(match.string) else "not ",
+    ),
+    _turn("instead opposed", r"\b(?:instead of|as opposed to)\b", "rather than"),
     _turn("should", r"\bshould be considered\b", "is considered"),
     # Little of a finding is left, which is not the side.
     _turn("left remains", r"\bnot much (.{1,40}?) (?:is left|remains|is seen|is present)\b", r"minimal \1"),
@@ -224,8 +251,9 @@ _TURNS = (
         r"no \g<what> ;",
     ),
     _turn("doubt doubts", r"\b(?:no|without|beyond|little)(?: any| a| all| reasonable){0,2} doubts?\b", "definitely"),
+    _turn("likely", r"\bnot (?:very )?likely\b", "unlikely"),
     _turn(
-        "unlikely",
+        "unlikely likely",
         r"\b(?:is |are )?unlikely to (?:be|represent|reflect|indicate)\b"
         r"|(?:^|[,;] )unlikely (?=[a-z])(?!and\b|or\b|to\b|but\b)",
         " ; no ",
@@ -252,6 +280,13 @@ _TURNS = (
     _turn("likely probable", r"\b(?:is|are) (?:very |most |more )?(?:likely|probable)(?= ?$)", "is suspected"),
     _turn("but", r"\bbut (?:otherwise |are |is )?(?=clear\b|normal\b|unremarkable\b)", "and "),
     _turn("if", r"^if\b", "evaluate for"),
+    # "History of heart failure, now with edema"
+    _turn(
+        "history",
+        r"\b(history of (?:(?!history)[^;]){1,80}?),? (?:who )?(?:(?:is )?now (?:has|(?:presents |presenting )?with)"
+        r"|(?:presenting )?with(?= (?:an? )?(?:new|acute|small|tiny|trace|moderate|large|worsening)\b))",
+        r"\1 ; with",
+    ),
     _turn(
         "bony osseous skeletal bone bones rib",
         r"\b(?:no|without|nil)((?: [a-z]{3,15}){0,3}) (?:bony|osseous|skeletal|bone|rib) (?:abnormalit\w+"
@@ -306,6 +341,54 @@ _TURNS = (
         r"|identified|developed|now|again|still) ){0,4}(?:on|in|at) (?:the )?)(?=left|right)",
         r"\g<name>\g<said> ; \g<other>\g<name> \g<where>",
     ),
+    # "No persistent pneumothorax": a word that ends a denial elsewhere does not where it follows at once.
+    _turn(
+        "no without",
+        r"\b(no|without)((?: (?:definite|convincing|obvious|residual|significant|new|acute|any|evidence of)){0,3})"
+        r" (?:persistent|stable|chronic|mild|mildly|minimal|old|remote|healed|unchanged)"
+        r"(?= (?!changes?\b)[a-z])",
+        r"\1\2",
+    ),
+    # "No consolidation, likely atelectasis"
+    _turn(
+        "no without unlikely nothing",
+        rf"\b(no|without) (?P<denied>(?:[^;]{{0,80}}?\b)?(?:{_FINDING}|disease|process|abnormalit\w+|findings?"
+        r"|changes?)(?: (?!or\b|nor\b|and\b|to\b|that\b|which\b)[a-z]+){0,3}?),? (?:and |but |with )?"
+        r"(?=(?:possibl[ey]|probabl[ey]|(?:more |most |very )?likely|suspected|instead|only|just|besides) (?!resol))",
+        r"\1 \g<denied> ; ",
+    ),
+    _turn(
+        "not longer resolved cleared gone disappeared removed",
+        rf"\b((?:not|no longer) {_NOT_SEEN}|resolved|cleared|gone|disappeared|removed)"
+        r"(?:, (?:but |with )?| with | but )"
+        rf"(?=(?:possibl[ey]|probabl[ey]|likely|suspected|instead|only|just|{_ANEW}) (?:[a-z]+ ){{0,4}}?{_FINDING})"
+        r"(?!.*\b(?:or|nor|resolved|cleared|gone|disappeared|removed|not seen|none seen)\b)",
+        r"\1 ; ",
+    ),
+    # "Removal of the tube with residual pneumothorax", "After removal of the tube, small pneumothorax"
+    _turn(
+        "removal resolution resolved clearing",
+        r"((?:\b(?:removal|resolution|clearing) of|(?:^|; ?)(?:interval )?resolved) [^,;]{1,80}?)"
+        rf"(?:,? with (?=(?:an? |the )?(?:residual|remaining|increas\w+|worsening|{_ANEW})\b)"
+        r"|,? and (?=(?:an? |the )?(?:residual|remaining|increas\w+|worsening|new|persistent)\b)"
+        r"|,? (?:and|with) (?=(?:interval |new |subsequent )?(?:placement|insertion)\b"
+        r"|(?:[a-z]+ ){1,5}(?:unchanged|in place|in position|remain\w*)\b))",
+        r"\1 ; ",
+    ),
+    _turn(
+        "removal resolution",
+        r"^((?:after|following|status post|since)\b[^,;]* (?:removal|resolution) of [^,;]*),",
+        r"\1 ;",
+    ),
+    # "Possible pneumonia with small effusion": scopes end at "accompanied by", so that the effusion is there.
+    _turn(
+        "with",
+        rf"\bwith (?=(?:an? )?(?:{_ANEW}|unchanged) (?:[a-z]+ ){{0,3}}?(?:effusions?|pneumothora\w+|cardiomegaly"
+        r"|atelectas[ie]s|fractures?|nodules?)\b)(?!.*\b(?:or|versus|vs)\b)",
+        "accompanied by ",
+    ),
+    _turn("there", r", (?:and )?(?=there (?:is|are)\b)", " ; "),
+    _turn("exclude", r",? (?:and |but )?(?=cannot exclude\b)", " ; "),
     # "No pneumothorax, small effusion": two statements, unless the list goes on with "or".
     _turn("no", rf"\bno ((?:[a-z]+ ?){{1,5}}), (?=(?:{_ANEW})\b)(?!.*\b(?:or|nor)\b)", r"no \1 but "),
     # The same after a dash or a bracket.
@@ -327,12 +410,21 @@ _DASHED = re.compile(
     r"\b((?:[a-z]+ ){0,2}[a-z]+) [-\u2013\u2014] (?=(?:none|no|nil|negative|absent|yes|present|positive)\b ?(?:$|[;,(]"
     r"|(?:on|in|at|left|right|bilateral\w*)\b))"
 )
+# "Pneumothorax, none", "effusion none"
+_NONE_AFTER = re.compile(rf"\b((?:[a-z]+ ){{0,2}}{_FINDING})[,;]? (?:none|nil|no)(?= ?(?:$|[,;]))")
+# "Edema +, effusion -"
+_PLUS_MINUS = re.compile(rf"\b((?:[a-z]+ ){{0,2}}(?:{_FINDING}|ptx|pna|eff|atel)) ?([+-])(?= ?(?:$|[,;]))")
+# "None on the left, small on the right": of the side that has some.
+_NONE_ON_SIDE = re.compile(
+    r"(?:^|[,;] ?(?:and |but )?)(?:none|no|nil|absent|not seen) (?:(?:on|in|at) )?(?:the )?(?:left|right)(?: side)?"
+    r"(?= ?(?:$|[,;]))"
+)
 _SAID_OF_ALL = frozenset(
     {"normal", "unremarkable", "normal study", "normal exam", "normal examination", "within normal limits", "healthy"}
     | {"nofinding", "nofindings"}
 )
 _NONE = re.compile(
-    r"(?:none|no|nil|neg(?:ative)?|absent|false|n|0|not (?:seen|present|identified|visuali[sz]ed|detected"
+    r"(?:none|no|nil|neg(?:ative)?|absent|false|n|0|unlikely|not (?:seen|present|identified|visuali[sz]ed|detected"
     r"|evident|noted|demonstrated"
     r"|apparent)|none (?:seen|identified|present|detected|visuali[sz]ed|evident|noted))[ .,|-]*$|[-\u2013] ?$"
 )
@@ -365,6 +457,9 @@ def reworded(sentence: str) -> Iterator[str]:
     sentence = (
         _SIGNED.sub(lambda m: f"no {m[1]} ;" if m[2] else f"; {m[1]} ;", sentence) if "(" in sentence else sentence
     )
+    if "+" in sentence or "\u00b1" in sentence:
+        sentence = sentence.replace("+/-", " potentially ").replace("\u00b1", " potentially ")
+        sentence = _PLUS_MINUS.sub(lambda m: f"no {m[1]} ;" if m[2] == "-" else f"; {m[1]} ;", sentence)
     if "\u2013" in sentence or "\u2014" in sentence or " - " in sentence:
         sentence = _DASHED.sub(r"\1: ", sentence)
     if ":" in sentence or "=" in sentence or "|" in sentence:
@@ -386,6 +481,7 @@ def _statement(name: str, value: str, side: str = "") -> str:
         return f"{name} {value}"
     if _NONE.match(value):
         return f"no {name}"
+    value = _NONE_ON_SIDE.sub("", value).strip(" ,;.") or value
     if _UNSAID.match(value):
         return re.split("[,;]", value, maxsplit=1)[1] if re.search("[,;]", value) else ""
     if _UNSURE.match(value):
@@ -405,6 +501,8 @@ def _turned(sentence: str) -> str:
     if not words.isdisjoint(_WORDS_OF):
         sentence = _ABBREVIATED.sub(lambda match: _ABBREVIATIONS[match[0]], sentence)
         words = frozenset(_WORD.findall(sentence))
+    if not words.isdisjoint(("none", "nil", "no")):
+        sentence = _NONE_AFTER.sub(r"no \1 ;", sentence)
     for turn in _TURNS:
         if not turn.needs.isdisjoint(words):
             sentence = turn.pattern.sub(turn.instead, sentence)

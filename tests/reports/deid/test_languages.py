@@ -102,3 +102,15 @@ def test_a_short_text_of_another_language_is_not_taken_for_english(text: str) ->
 )
 def test_a_short_text_of_a_covered_language_stays(text: str) -> None:
     assert sanitize(text).text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Parkinson's disease and Alzheimer's dementia.",
+        "Kartagener's syndrome. Crohn's disease. Situs inversus. Bronchiectasis.",
+        "Parkinson\u2019s disease and Alzheimer\u2019s dementia.",
+    ],
+)
+def test_a_possessive_is_no_word_of_another_language(text: str) -> None:
+    assert sanitize(text).text == text

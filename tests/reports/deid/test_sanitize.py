@@ -529,3 +529,52 @@ def test_a_line_without_a_full_stop_does_not_take_the_next_one_along(line: str, 
 )
 def test_a_line_that_goes_on_is_removed_with_the_one_before(text: str, strength: Any) -> None:
     assert sanitize(text, strength=strength).text == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("No acute process, stable cardiomegaly.", "No acute process; cardiomegaly."),
+        ("No pneumothorax and unchanged left effusion.", "No pneumothorax; left effusion."),
+        ("No edema with persistent bibasilar atelectasis.", "No edema; bibasilar atelectasis."),
+        ("No pneumothorax or effusion, stable cardiomegaly.", "No pneumothorax or effusion; cardiomegaly."),
+        ("Negative for edema, again seen is a nodule.", "Negative for edema; seen is a nodule."),
+        ("No effusion, worsening edema.", "No effusion; edema."),
+        ("No effusion and no change in edema.", "No effusion; edema."),
+        # The denial goes on.
+        ("No consolidation, persistent edema, or effusion.", "No consolidation, edema, or effusion."),
+        ("No effusion, edema, and new nodule.", "No effusion, edema, and nodule."),
+        ("No pneumothorax, unchanged.", "No pneumothorax."),
+        ("Left effusion, stable cardiomegaly.", "Left effusion, cardiomegaly."),
+    ],
+)
+def test_a_comparison_word_that_ends_a_denial_leaves_a_semicolon(text: str, left: str) -> None:
+    assert sanitize(text).text == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Findings discussed with Dr. Lee; large left pneumothorax.", "Large left pneumothorax."),
+        ("No effusion discussed with Dr. Roe; small nodule.", "No effusion. Small nodule."),
+        ("Findings discussed with Dr. Lee; Mbali Quibbleton.", ""),
+        ("Findings discussed with Dr. Lee; quibbleton, large pneumothorax.", ""),
+        ("Findings discussed with Dr. Lee; Long; Small.", ""),
+        ("Findings discussed with Dr. Lee; read back by John Smith.", ""),
+    ],
+)
+def test_a_finding_after_the_semicolon_of_a_contact_is_kept(text: str, left: str) -> None:
+    assert sanitize(text).text == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("1.No effusion.2.Seen by Dr. Lee.3.Small left PTX.", "1.No effusion.3.Small left PTX."),
+        ("1.No effusion. 2.Seen by Dr. Lee. 3.Small left PTX.", "1.No effusion. 3.Small left PTX."),
+        ("1.No effusion.2.Discussed with the nurse.", "1.No effusion."),
+        ("1.Nodule of 1.5 cm.2.No effusion.", "1.Nodule of 1.5 cm.2.No effusion."),
+    ],
+)
+def test_list_numbers_without_a_blank_end_sentences(text: str, left: str) -> None:
+    assert sanitize(text).text == left

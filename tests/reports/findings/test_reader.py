@@ -508,3 +508,589 @@ def test_sides_that_follow_or_are_cut_short(text: str, name: str, side: Side) ->
 def test_a_finding_a_line_without_full_stops(text: str, expected: dict[str, Status]) -> None:
     found = READER.read(text)
     assert {name: found[name].status for name in expected} == expected
+
+
+_SIGNS = {PRESENT: "+", ABSENT: "-", UNCERTAIN: "?"}
+
+
+def signed(text: str) -> set[str]:
+    """All labels of a text but No Finding, as `-Pneumothorax` and `+Pleural Effusion left`."""
+    labels = {name: label for name, label in READER.read(text).items() if name != "No Finding"}
+    return {f"{_SIGNS[one.status]}{name}{f' {one.side.value}' if one.side else ''}" for name, one in labels.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1.No pneumothorax.", {"-Pneumothorax"}),
+        ("Lungs clear.No effusion.", {"-Lung Opacity", "-Consolidation", "-Pleural Effusion"}),
+        ("Lungs are clear.No effusion.", {"-Consolidation", "-Lung Opacity", "-Pleural Effusion"}),
+        ("Small effusion.No PTX.", {"-Pneumothorax", "+Pleural Effusion"}),
+        ("\u2022No pneumothorax", {"-Pneumothorax"}),
+        ("\u2022 No pneumothorax", {"-Pneumothorax"}),
+        ("1.Normal heart.\n2.Clear lungs.", {"-Cardiomegaly", "-Lung Opacity", "-Consolidation"}),
+        ("2.Left effusion.", {"+Pleural Effusion left"}),
+        ("\u2022 No pneumothorax \u2022 Left effusion", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("No effusion;no pneumothorax", {"-Pneumothorax", "-Pleural Effusion"}),
+        ("1.No pneumothorax.2.Left effusion.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("IMPRESSION: 1.Left pneumothorax. 2.No effusion.", {"+Pneumothorax left", "-Pleural Effusion"}),
+        ("IMPRESSION:1.Left pneumothorax 2.No effusion", {"+Pneumothorax left", "-Pleural Effusion"}),
+        ("1)No pneumothorax 2)Left effusion", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("(1)No pneumothorax", {"-Pneumothorax"}),
+        ("No PTX.L effusion.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        (
+            "Heart normal.No pneumothorax.No effusion.No consolidation.",
+            {"-Cardiomegaly", "-Pneumothorax", "-Pleural Effusion", "-Consolidation"},
+        ),
+        (
+            "Lungs clear.  No effusion.Heart normal in size.ETT in place.",
+            {"-Cardiomegaly", "-Lung Opacity", "-Consolidation", "-Pleural Effusion", "+Support Devices"},
+        ),
+        ("Nodule of 1.5 cm in the left lung.", {"+Lung Lesion left"}),
+        ("Left nodule measures 8 mm.No effusion.", {"+Lung Lesion left", "-Pleural Effusion"}),
+        ("A 2.5 cm left nodule.", {"+Lung Lesion left"}),
+        ("1.5 cm nodule in the right upper lobe.", {"+Lung Lesion right"}),
+        ("Left effusion 3.5 cm deep, no pneumothorax.", {"+Pleural Effusion left", "-Pneumothorax"}),
+        (".No pneumothorax", {"-Pneumothorax"}),
+        ("1 .No effusion.", {"-Pleural Effusion"}),
+        ("Nodule in segment 3.No effusion.", {"+Lung Lesion", "-Pleural Effusion"}),
+        ("\u25aa Left effusion \u25aa No edema", {"+Pleural Effusion left", "-Edema"}),
+        ("1. No pneumothorax, 2. Left effusion", {"-Pneumothorax", "+Pleural Effusion left"}),
+    ],
+)
+def test_what_stands_without_a_blank_is_read(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No pneumothorax after right subclavian line placement.", {"-Pneumothorax", "+Support Devices right"}),
+        ("No pneumothorax, PICC line in SVC.", {"-Pneumothorax", "+Support Devices"}),
+        ("No pneumothorax with left pigtail catheter in place.", {"-Pneumothorax", "+Support Devices left"}),
+        ("Pneumothorax resolved after chest tube placement.", {"-Pneumothorax", "+Support Devices"}),
+        ("No pneumothorax, pacemaker leads in place.", {"-Pneumothorax", "+Support Devices"}),
+        ("Without pneumothorax, the right chest tube remains in place.", {"-Pneumothorax", "+Support Devices right"}),
+        ("No pneumothorax or other complication following PICC placement.", {"-Pneumothorax", "+Support Devices"}),
+        (
+            "There is no pneumothorax following placement of a left chest tube.",
+            {"-Pneumothorax", "+Support Devices left"},
+        ),
+        ("No pneumothorax, effusion, or PICC line.", {"-Pneumothorax", "-Pleural Effusion", "-Support Devices"}),
+        ("No pneumothorax or chest tube.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax, chest tube, or effusion.", {"-Pneumothorax", "-Support Devices", "-Pleural Effusion"}),
+        ("No pneumothorax following removal of chest tube.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax after chest tube removal.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax, chest tube has been removed.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax status post chest tube removal.", {"-Pneumothorax", "-Support Devices"}),
+        (
+            "No focal consolidation, effusion, support device.",
+            {"-Consolidation", "-Pleural Effusion", "-Support Devices"},
+        ),
+        ("No consolidation, pacemaker or effusion.", {"-Consolidation", "-Pleural Effusion", "-Support Devices"}),
+        ("No pneumothorax and no chest tube.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax, no chest tube.", {"-Pneumothorax", "-Support Devices"}),
+        ("No effusion, no pneumothorax, no PICC.", {"-Pneumothorax", "-Pleural Effusion", "-Support Devices"}),
+        (
+            "No evidence of effusion, pneumothorax, fracture or catheter.",
+            {"-Pleural Effusion", "-Pneumothorax", "-Fracture", "-Support Devices"},
+        ),
+        ("No chest tube, pneumothorax.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax with chest tube clamped.", {"-Pneumothorax", "+Support Devices"}),
+        ("No pneumothorax and no line.", {"-Pneumothorax"}),
+        ("Small pneumothorax after chest tube removal.", {"+Pneumothorax", "-Support Devices"}),
+        ("Right chest tube removal with small effusion.", {"-Support Devices", "+Pleural Effusion"}),
+        (
+            "No pneumothorax or effusion with right PICC in place.",
+            {"-Pneumothorax", "-Pleural Effusion", "+Support Devices right"},
+        ),
+        ("No complication after pacemaker placement.", {"+Support Devices"}),
+        ("No acute disease. Pacemaker in place.", {"+Support Devices"}),
+        ("No acute process, PICC in the SVC.", {"+Support Devices"}),
+        ("No PICC line in place.", {"-Support Devices"}),
+        ("No pneumothorax and no chest tube in place.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax, without chest tube in place.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax or chest tube in place.", {"-Pneumothorax", "-Support Devices"}),
+        ("No pneumothorax after placement of PICC and chest tube.", {"-Pneumothorax", "+Support Devices"}),
+        (
+            "No pneumothorax or effusion, with no chest tube in place.",
+            {"-Pneumothorax", "-Pleural Effusion", "-Support Devices"},
+        ),
+        ("Pneumothorax is absent after PICC placement.", {"-Pneumothorax", "+Support Devices"}),
+        ("Absence of a chest tube in place.", {"-Support Devices"}),
+    ],
+)
+def test_a_device_beside_a_denied_finding_is_there(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No pneumothorax, possible small effusion.", {"-Pneumothorax", "?Pleural Effusion"}),
+        ("No consolidation, likely atelectasis at left base.", {"-Consolidation", "?Atelectasis left"}),
+        ("Unlikely to represent pneumonia, more likely atelectasis.", {"-Pneumonia", "?Atelectasis"}),
+        ("No pneumothorax, instead a large effusion.", {"-Pneumothorax", "+Pleural Effusion"}),
+        ("No acute findings besides small effusion.", {"+Pleural Effusion"}),
+        ("No pneumothorax, cannot exclude small effusion.", {"-Pneumothorax", "?Pleural Effusion"}),
+        ("No edema, only small effusions.", {"-Edema", "+Pleural Effusion"}),
+        ("No edema, just atelectasis.", {"-Edema", "+Atelectasis"}),
+        ("No pneumothorax, probable left effusion.", {"-Pneumothorax", "?Pleural Effusion left"}),
+        ("No consolidation, suspected nodule in the left lung.", {"-Consolidation", "?Lung Lesion left"}),
+        ("No likely pneumonia.", {"-Pneumonia"}),
+        ("No consolidation to suggest pneumonia.", {"-Consolidation", "-Pneumonia"}),
+        ("No findings suspicious for pneumonia.", {"-Pneumonia"}),
+        ("No suspected pneumonia.", {"-Pneumonia"}),
+        ("No pneumonia or possible effusion.", {"-Pneumonia", "-Pleural Effusion"}),
+        ("No evidence of probable pneumonia.", {"-Pneumonia"}),
+        ("No acute or chronic fracture.", {"-Fracture"}),
+        ("No edema or persistent effusion.", {"-Edema", "-Pleural Effusion"}),
+        ("No persistent pneumothorax.", {"-Pneumothorax"}),
+        ("Without persistent effusion.", {"-Pleural Effusion"}),
+        ("No evidence of persistent pneumothorax.", {"-Pneumothorax"}),
+        ("No mild or moderate edema.", {"-Edema"}),
+        ("No residual or persistent pneumothorax.", {"-Pneumothorax"}),
+        ("No stable or new nodule.", {"-Lung Lesion"}),
+        ("No definite persistent pneumothorax.", {"-Pneumothorax"}),
+        ("No pneumothorax, stable cardiomegaly.", {"-Pneumothorax", "+Cardiomegaly"}),
+        ("No new consolidation, mild edema.", {"-Consolidation", "+Edema"}),
+        ("No effusion and only mild atelectasis.", {"-Pleural Effusion", "+Atelectasis"}),
+        ("No acute process, likely chronic interstitial opacities.", {"?Lung Opacity"}),
+        ("No acute fracture, old rib fractures.", {"+Fracture"}),
+        ("No pneumothorax identified, likely resolved.", {"-Pneumothorax"}),
+        ("No focal opacity, suspected infection not excluded.", {"-Lung Opacity", "?Pneumonia"}),
+        ("No pneumothorax or effusion, likely due to resolution.", {"-Pneumothorax", "-Pleural Effusion"}),
+        ("Not only an effusion, but a pneumothorax.", {"+Pleural Effusion", "+Pneumothorax"}),
+        ("There is no pneumothorax, only a skin fold.", {"-Pneumothorax"}),
+        ("No change, likely pneumonia.", {"?Pneumonia"}),
+        ("No chronic fracture.", {"-Fracture"}),
+        ("No old fractures.", {"-Fracture"}),
+        ("No healed rib fracture.", {"-Fracture"}),
+        ("Pneumothorax is not seen, possible small effusion.", {"-Pneumothorax", "?Pleural Effusion"}),
+        (
+            "Lungs are clear, no effusion is seen, likely mild cardiomegaly.",
+            {"-Lung Opacity", "-Consolidation", "-Pleural Effusion", "?Cardiomegaly"},
+        ),
+        ("The effusion has likely resolved.", {"-Pleural Effusion"}),
+        ("Suspected pneumothorax is not seen.", {"-Pneumothorax"}),
+        (
+            "No effusion, edema, or pneumothorax, possible nodule.",
+            {"-Pleural Effusion", "-Edema", "-Pneumothorax", "?Lung Lesion"},
+        ),
+        ("No effusion or possible pneumonia.", {"-Pleural Effusion", "-Pneumonia"}),
+        ("No effusion and no likely pneumonia.", {"-Pleural Effusion", "-Pneumonia"}),
+        ("No pneumonia to likely explain symptoms, no effusion.", {"-Pneumonia", "-Pleural Effusion"}),
+        ("Pneumothorax is not seen, small left effusion.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("Pneumothorax has resolved, small left effusion.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("Pneumothorax is not seen, persistent effusion or edema", {"-Pneumothorax", "+Pleural Effusion", "+Edema"}),
+        ("Pneumothorax is no longer seen, with small effusion.", {"-Pneumothorax", "+Pleural Effusion"}),
+        ("Effusion is not seen in the left, right or both lungs.", {"-Pleural Effusion"}),
+        ("The chest tube has been removed, small pneumothorax.", {"-Support Devices", "+Pneumothorax"}),
+        ("The edema has cleared, the effusion has cleared.", {"-Edema", "-Pleural Effusion"}),
+        ("The edema has cleared, large effusion has also resolved.", {"-Edema", "-Pleural Effusion"}),
+    ],
+)
+def test_what_a_denial_extends_over(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Pneumonia may be present.", {"?Pneumonia"}),
+        ("Small effusion could be present.", {"?Pleural Effusion"}),
+        ("A trace left effusion may persist.", {"?Pleural Effusion left"}),
+        ("Left effusion might be seen.", {"?Pleural Effusion left"}),
+        ("Pneumothorax is not definitely seen.", {"-Pneumothorax"}),
+        ("Pneumothorax is not clearly identified.", {"-Pneumothorax"}),
+        ("Left effusion not definitely seen.", {"-Pleural Effusion"}),
+        ("Fracture is not definitively identified.", {"-Fracture"}),
+        ("Previously described pneumothorax is not clearly visualized on the current study.", {"-Pneumothorax"}),
+        ("Left effusion is smaller, the right is not clearly seen.", {"+Pleural Effusion bilateral"}),
+        ("The pneumothorax is not as well seen.", {"+Pneumothorax"}),
+        ("The effusion has decreased and is not definitely seen.", {"+Pleural Effusion"}),
+        ("The tip of the PICC is not clearly seen.", {"+Support Devices"}),
+        ("The left heart border is not clearly seen.", set()),
+        ("Edema may have increased.", {"?Edema"}),
+        ("Small left effusion may be present. Heart is enlarged.", {"?Pleural Effusion left", "+Cardiomegaly"}),
+        (
+            "Effusion may also be present in the right lung, no pneumothorax.",
+            {"?Pleural Effusion right", "-Pneumothorax"},
+        ),
+        ("No pneumothorax may be seen.", {"-Pneumothorax"}),
+        ("Cardiomegaly and edema may be present.", {"?Cardiomegaly", "?Edema"}),
+        ("Effusions may be due to edema.", {"+Pleural Effusion", "?Edema"}),
+        ("The left hemidiaphragm is not clearly seen, possibly due to effusion.", {"?Pleural Effusion left"}),
+        ("The left costophrenic angle is not clearly seen due to effusion.", {"+Pleural Effusion left"}),
+        ("The left base is not well seen because of effusion.", {"+Pleural Effusion left"}),
+    ],
+)
+def test_may_be_present_and_not_clearly_seen(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Interval removal of right chest tube with small residual apical pneumothorax.",
+            {"-Support Devices", "+Pneumothorax"},
+        ),
+        (
+            "After removal of the right pigtail catheter, small pneumothorax is present.",
+            {"-Support Devices", "+Pneumothorax"},
+        ),
+        (
+            "Interval resolution of left pneumothorax and new right effusion.",
+            {"-Pneumothorax", "+Pleural Effusion right"},
+        ),
+        ("Edema has resolved, with small effusions remaining.", {"-Edema", "+Pleural Effusion"}),
+        ("Resolved left pneumonia with residual scarring and small effusion.", {"-Pneumonia", "+Pleural Effusion"}),
+        (
+            "Following removal of the chest tube, there is a small right pneumothorax.",
+            {"-Support Devices", "+Pneumothorax right"},
+        ),
+        ("Removal of the NG tube and ET tube.", {"-Support Devices"}),
+        ("Removal of the chest tube, and resolution of the effusion.", {"-Support Devices", "-Pleural Effusion"}),
+        ("Resolution of edema and effusions.", {"-Edema", "-Pleural Effusion"}),
+        ("Resolution of edema with small effusions remaining.", {"-Edema", "+Pleural Effusion"}),
+        ("Interval removal of the chest tube without pneumothorax.", {"-Support Devices", "-Pneumothorax"}),
+        ("After removal of the chest tube, no pneumothorax.", {"-Support Devices", "-Pneumothorax"}),
+        ("Since removal of the chest tube, pneumothorax has increased.", {"-Support Devices", "+Pneumothorax"}),
+        ("Interval removal of right chest tube, with no residual pneumothorax.", {"-Support Devices", "-Pneumothorax"}),
+        ("Removal of the left and right chest tubes.", {"-Support Devices"}),
+        ("Status post removal of the PICC, no pneumothorax.", {"-Support Devices", "-Pneumothorax"}),
+        ("Edema has cleared and small effusions are gone.", {"-Edema", "-Pleural Effusion"}),
+        ("Resolution of pneumothorax and increasing effusion.", {"-Pneumothorax", "+Pleural Effusion"}),
+    ],
+)
+def test_what_a_removal_or_resolution_extends_over(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Atelectasis at the right base and effusion on the left.", {"+Atelectasis right", "+Pleural Effusion left"}),
+        ("Opacity in the right lung and effusion on the left.", {"+Lung Opacity right", "+Pleural Effusion left"}),
+        ("Nodule in the left lung and right effusion.", {"+Lung Lesion left", "+Pleural Effusion right"}),
+        ("Left effusion and atelectasis at the right base.", {"+Pleural Effusion left", "+Atelectasis right"}),
+        ("Left effusion and right atelectasis.", {"+Pleural Effusion left", "+Atelectasis right"}),
+        ("Atelectasis and effusion on the left.", {"+Atelectasis left", "+Pleural Effusion left"}),
+        (
+            "Atelectasis in the right and left base and effusion.",
+            {"+Atelectasis bilateral", "+Pleural Effusion bilateral"},
+        ),
+        ("Effusion at the right and opacity at the left lung base.", {"+Pleural Effusion right", "+Lung Opacity left"}),
+        ("Opacity at the left base and small effusion.", {"+Lung Opacity left", "+Pleural Effusion left"}),
+        ("Effusion on the right and left.", {"+Pleural Effusion bilateral"}),
+        (
+            "Consolidation within the left upper lobe and nodule in the right lower lobe.",
+            {"+Consolidation left", "+Lung Lesion right"},
+        ),
+        (
+            "Opacity of the left base and right apex and effusion.",
+            {"+Lung Opacity bilateral", "+Pleural Effusion bilateral"},
+        ),
+        ("Opacity on the left and pneumothorax.", {"+Lung Opacity left", "+Pneumothorax left"}),
+    ],
+)
+def test_sides_across_and(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Clinical history: cough.\nModerate cardiomegaly. Large left effusion.",
+            {"+Cardiomegaly", "+Pleural Effusion left"},
+        ),
+        (
+            "Clinical history: cough.\nThe heart is normal. The lungs are clear. No effusion.",
+            {"-Cardiomegaly", "-Lung Opacity", "-Consolidation", "-Pleural Effusion"},
+        ),
+        ("Clinical details: SOB\nHeart enlarged. Small left effusion.", {"+Cardiomegaly", "+Pleural Effusion left"}),
+        (
+            "INDICATION: Cough.\nPA and lateral chest. Lungs are clear. Heart is enlarged.",
+            {"-Lung Opacity", "-Consolidation", "+Cardiomegaly"},
+        ),
+        (
+            "XR CHEST PA AND LATERAL\nHISTORY: Cough.\nThe lungs are clear. The heart is enlarged.",
+            {"-Lung Opacity", "-Consolidation", "+Cardiomegaly"},
+        ),
+        (
+            "COMPARISON: CT from 3/4/21\nINDICATION: Cough\nThe lungs are clear.  The heart is enlarged.",
+            {"-Lung Opacity", "-Consolidation", "+Cardiomegaly"},
+        ),
+        (
+            "Reason: dyspnea.\nModerate cardiomegaly. Bilateral effusions.",
+            {"+Cardiomegaly", "+Pleural Effusion bilateral"},
+        ),
+        ("INDICATION: 60 year old man with known effusion and\nPneumonia.", set()),
+        ("INDICATION: Effusion, edema,\nPneumonia.", set()),
+        ("INDICATION: evaluate for\neffusion.", set()),
+        ("Clinical history:\nEffusion.", set()),
+        ("Lungs are clear.\nHISTORY: Cough.\nEffusion.", {"-Lung Opacity", "-Consolidation"}),
+        ("HISTORY: Cough.\nEffusion.\nIMPRESSION: Edema.", {"+Edema"}),
+        ("FINDINGS: No edema.\nRECOMMENDATION: CT.\nEffusion at follow-up.", {"-Edema"}),
+        ("INDICATION: cough; pneumonia\n60 year old with effusion", set()),
+    ],
+)
+def test_an_aside_that_nothing_ends_is_one_line(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("small effusion\nno pneumothorax\ncardiomegaly", {"+Pleural Effusion", "-Pneumothorax", "+Cardiomegaly"}),
+        (
+            "lungs clear\nno effusion\nheart enlarged",
+            {"-Lung Opacity", "-Consolidation", "-Pleural Effusion", "+Cardiomegaly"},
+        ),
+        ("no effusion\nheart enlarged\npacemaker in place", {"-Pleural Effusion", "+Cardiomegaly", "+Support Devices"}),
+        ("no pneumothorax\nleft effusion", {"-Pneumothorax", "+Pleural Effusion left"}),
+        ("no acute disease\nleft rib fractures", {"+Fracture left"}),
+        (
+            "No pneumothorax or consolidation\nleft effusion small",
+            {"-Pneumothorax", "-Consolidation", "-Pleural Effusion"},
+        ),
+        ("no focal consolidation\nor effusion", {"-Consolidation", "-Pleural Effusion"}),
+        ("no evidence of\npneumothorax", {"-Pneumothorax"}),
+        ("no pneumothorax,\neffusion or edema", {"-Pneumothorax", "-Pleural Effusion", "-Edema"}),
+        ("no focal\nconsolidation", {"-Consolidation"}),
+        ("no pneumothorax or large\neffusion", {"-Pneumothorax", "-Pleural Effusion"}),
+        ("no consolidation, effusion\npneumothorax", {"-Consolidation", "-Pleural Effusion", "+Pneumothorax"}),
+        ("possible pneumonia\nsmall effusion", {"?Pneumonia", "+Pleural Effusion"}),
+        (
+            "there is no focal consolidation, effusion or evidence of acute\npneumothorax",
+            {"-Consolidation", "-Pleural Effusion", "-Pneumothorax"},
+        ),
+        (
+            "no acute consolidation, effusion or\npneumothorax. the heart is\nenlarged.",
+            {"-Consolidation", "-Pleural Effusion", "-Pneumothorax", "+Cardiomegaly"},
+        ),
+        ("no consolidation. small left\neffusion.", {"-Consolidation", "+Pleural Effusion left"}),
+        ("no pleural\neffusion.", {"-Pleural Effusion"}),
+        ("no pneumothorax\nis seen", {"-Pneumothorax"}),
+    ],
+)
+def test_a_finding_a_line_without_capitals(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Right IJ line in place.", {"+Support Devices right"}),
+        ("Right IJ in standard position.", {"+Support Devices right"}),
+        ("Left IJ with tip in SVC.", {"+Support Devices left"}),
+        ("Lines: Right IJ.", {"+Support Devices right"}),
+        ("Trach in place.", {"+Support Devices"}),
+        ("PPM in situ.", {"+Support Devices"}),
+        ("Left sided PPM.", {"+Support Devices left"}),
+        ("Right internal jugular introducer sheath.", {"+Support Devices right"}),
+        ("Right IJ Cordis.", {"+Support Devices right"}),
+        ("Dialysis line with tip in the right atrium.", {"+Support Devices"}),
+        ("Biventricular device.", {"+Support Devices"}),
+        ("Prominent superior vena cava.", set()),
+        ("SVC syndrome.", set()),
+        ("Superior vena cava syndrome.", set()),
+        ("The superior vena cava is prominent.", set()),
+        ("Dilated SVC.", set()),
+        ("PICC tip in the SVC.", {"+Support Devices"}),
+        ("Tip in the superior vena cava.", {"+Support Devices"}),
+        ("Right sided line terminating in the SVC.", {"+Support Devices right"}),
+        ("Tip projects over the lower SVC.", {"+Support Devices"}),
+        ("Multiorgan failure.", set()),
+        ("Nasal congestion.", set()),
+        ("Nasal congestion and cough, no pneumonia.", {"-Pneumonia"}),
+        ("Congestion.", {"+Edema"}),
+        ("Urinary tract infection.", set()),
+        ("UTI.", set()),
+        ("Atelectasis instead of pneumonia.", {"+Atelectasis", "-Pneumonia"}),
+        ("Atelectasis as opposed to pneumonia.", {"+Atelectasis", "-Pneumonia"}),
+        ("Tracheostomy in place.", {"+Support Devices"}),
+        ("Hepatic failure.", set()),
+        ("Multi-organ failure.", set()),
+        ("Right IJ has been removed.", {"-Support Devices"}),
+        ("No IJ line.", {"-Support Devices"}),
+        ("Muscle mass is low.", set()),
+    ],
+)
+def test_devices_and_what_is_none(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("History of CHF, now with pulmonary edema.", {"+Edema"}),
+        ("History of COPD presenting with new left pneumothorax.", {"+Pneumothorax left"}),
+        ("History of breast cancer, with small right effusion.", {"+Pleural Effusion right"}),
+        ("History of pneumonia.", set()),
+        ("History of CHF with edema.", set()),
+        ("History of CHF and pneumonia.", set()),
+        ("Patient with history of CHF, now with worsening effusion.", {"+Pleural Effusion"}),
+        ("History of pneumonia, now resolved.", set()),
+        ("History of pneumothorax, rule out effusion.", set()),
+        ("History of lung cancer, now presenting with cough, rule out pneumonia.", set()),
+        ("History of effusion now with cough.", set()),
+        ("Evaluate for effusion, now with cough and pneumonia.", set()),
+        ("Pneumonia: unlikely.", {"-Pneumonia"}),
+        ("Pneumothorax, none.", {"-Pneumothorax"}),
+        ("Effusion, small left. PTX, none.", {"+Pleural Effusion left", "-Pneumothorax"}),
+        ("No persistent pneumothorax.", {"-Pneumothorax"}),
+        ("Pleural effusion: none on the left, small on the right", {"+Pleural Effusion right"}),
+        ("Pleural effusion: none on the right, small on the left.", {"+Pleural Effusion left"}),
+        ("PTX: Not seen on right, small on left.", {"+Pneumothorax left"}),
+        ("Effusion: small on right, none on left", {"+Pleural Effusion right"}),
+        ("Edema +, effusion -", {"+Edema", "-Pleural Effusion"}),
+        ("Pneumonia: unlikely. Edema: likely.", {"-Pneumonia", "?Edema"}),
+        ("PTX: not definitely seen", {"-Pneumothorax"}),
+        ("Effusion +.", {"+Pleural Effusion"}),
+        ("Pneumothorax -, effusion +, consolidation -", {"-Pneumothorax", "+Pleural Effusion", "-Consolidation"}),
+        ("Effusion: none, PTX: none", {"-Pleural Effusion", "-Pneumothorax"}),
+        ("Pleural effusion: none.", {"-Pleural Effusion"}),
+        ("Edema +/- effusion.", {"+Edema", "?Pleural Effusion"}),
+        ("Opacities +/- atelectasis.", {"+Lung Opacity", "?Atelectasis"}),
+        ("Effusion, none large.", {"+Pleural Effusion"}),
+        ("Pneumothorax; none.", {"-Pneumothorax"}),
+        ("Pneumothorax - small.", {"+Pneumothorax"}),
+        ("PTX no", {"-Pneumothorax"}),
+        ("Effusion none, pneumothorax none", {"-Pleural Effusion", "-Pneumothorax"}),
+        ("Pleural effusion: none on the left, none on the right.", {"-Pleural Effusion"}),
+        ("Pleural effusion: none on the left.", {"-Pleural Effusion"}),
+        ("No effusion, none.", {"-Pleural Effusion"}),
+        ("No effusion or pneumothorax, none.", {"-Pleural Effusion", "-Pneumothorax"}),
+        ("Fracture, no displaced rib.", {"+Fracture"}),
+    ],
+)
+def test_history_with_something_new_and_short_answers(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Bibasilar opacities most likely reflect atelectasis, with small bilateral effusions.",
+            {"+Lung Opacity bilateral", "?Atelectasis bilateral", "+Pleural Effusion bilateral"},
+        ),
+        ("There may be a small left effusion, and there is cardiomegaly.", {"?Pleural Effusion left", "+Cardiomegaly"}),
+        (
+            "Possible left lower lobe pneumonia with small right effusion.",
+            {"?Pneumonia left", "+Pleural Effusion right"},
+        ),
+        (
+            "Mild pulmonary edema, likely cardiogenic, with bilateral effusions and cardiomegaly.",
+            {"+Edema", "+Pleural Effusion bilateral", "+Cardiomegaly"},
+        ),
+        ("Possible pneumonia with new effusion.", {"?Pneumonia", "+Pleural Effusion"}),
+        ("Likely mild edema with small effusions.", {"?Edema", "+Pleural Effusion"}),
+        ("Question of pneumonia with unchanged cardiomegaly.", {"?Pneumonia", "+Cardiomegaly"}),
+        ("Possible effusion, and there are left rib fractures.", {"?Pleural Effusion", "+Fracture left"}),
+        ("Possible effusion with mild atelectasis.", {"?Pleural Effusion", "+Atelectasis"}),
+        ("Suspicious for pneumonia with large effusion or empyema.", {"?Pneumonia", "?Pleural Effusion"}),
+        ("This may be edema with superimposed pneumonia.", {"?Edema", "?Pneumonia"}),
+        ("It is possible that there is a pneumothorax.", {"?Pneumothorax"}),
+        ("It is suspected that there are effusions.", {"?Pleural Effusion"}),
+        (
+            "There may be atelectasis or pneumonia with small effusion.",
+            {"?Atelectasis", "?Pneumonia", "+Pleural Effusion"},
+        ),
+        ("Cannot exclude that there is a small pneumothorax.", {"?Pneumothorax"}),
+        ("Question whether there is edema.", {"?Edema"}),
+    ],
+)
+def test_what_a_hedge_extends_over(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Pneumothorax has resolved, small left effusion is seen.", {"-Pneumothorax", "+Pleural Effusion left"}),
+        (
+            "Lungs clear.No effusion.Dr Smith informed.No PTX.",
+            {"-Lung Opacity", "-Consolidation", "-Pleural Effusion", "-Pneumothorax"},
+        ),
+        ("Edema +, effusion -, ptx -", {"+Edema", "-Pleural Effusion", "-Pneumothorax"}),
+        ("No pneumothorax or pleural effusion.", {"-Pneumothorax", "-Pleural Effusion"}),
+        (
+            "There is no evidence of pneumothorax, pneumonia, pleural effusion, or edema.",
+            {"-Pneumothorax", "-Pneumonia", "-Pleural Effusion", "-Edema"},
+        ),
+        (
+            "No focal consolidation, pleural effusion, or pneumothorax is definitely seen.",
+            {"-Consolidation", "-Pleural Effusion", "-Pneumothorax"},
+        ),
+        ("No pneumothorax is clearly seen.", {"-Pneumothorax"}),
+        ("No acute cardiopulmonary process, mild cardiomegaly.", {"+Cardiomegaly"}),
+        (
+            "The lungs are clear without effusion, pneumothorax or likely infection.",
+            {"-Lung Opacity", "-Consolidation", "-Pleural Effusion", "-Pneumothorax", "-Pneumonia"},
+        ),
+        ("No acute pulmonary disease is suspected.", set()),
+        ("No pneumonia suspected.", {"-Pneumonia"}),
+        ("No effusion likely.", {"-Pleural Effusion"}),
+        ("Pneumonia is not likely.", {"-Pneumonia"}),
+        ("Heart size is likely normal.", {"-Cardiomegaly"}),
+        ("No pulmonary edema, only borderline heart size.", {"-Edema", "?Cardiomegaly"}),
+        ("Only small effusions.", {"+Pleural Effusion"}),
+        ("Possible small pneumothorax, no effusion.", {"?Pneumothorax", "-Pleural Effusion"}),
+        ("No pneumothorax with the left lung base excluded.", {"-Pneumothorax"}),
+        ("Effusion may be present but is not clearly seen.", {"?Pleural Effusion"}),
+        ("Lungs are clear with mild cardiomegaly.", {"-Lung Opacity", "-Consolidation", "+Cardiomegaly"}),
+        ("There are no effusions and there is no pneumothorax.", {"-Pleural Effusion", "-Pneumothorax"}),
+        ("No effusion, there is cardiomegaly.", {"-Pleural Effusion", "+Cardiomegaly"}),
+        ("If there is pneumonia, there is no effusion.", {"-Pleural Effusion"}),
+        ("No evidence of pneumothorax, status post placement of a chest tube.", {"-Pneumothorax", "+Support Devices"}),
+        (
+            "No pneumothorax after removal of the left chest tube and right chest tube in place.",
+            {"-Pneumothorax", "+Support Devices right"},
+        ),
+        ("The tube has been removed, left PICC remains.", {"+Support Devices left"}),
+        ("Nodule on the left, and the right lung is clear.", {"+Lung Lesion left", "-Lung Opacity", "-Consolidation"}),
+        ("No consolidation in the left lung and no effusion on the right.", {"-Consolidation", "-Pleural Effusion"}),
+        ("Atelectasis at the bases and left effusion.", {"+Atelectasis bilateral", "+Pleural Effusion left"}),
+        ("Opacity in the right upper lobe and left lower lobe.", {"+Lung Opacity bilateral"}),
+        (
+            "Opacities in the right upper lobe and left lower lobe, and effusion on the left.",
+            {"+Lung Opacity bilateral", "+Pleural Effusion left"},
+        ),
+        ("Right upper lobe opacity and left effusion.", {"+Lung Opacity right", "+Pleural Effusion left"}),
+        (
+            "Consolidation in the left lower lobe and small adjacent effusion.",
+            {"+Consolidation left", "+Pleural Effusion left"},
+        ),
+        (
+            "Consolidation in the left lower lobe and bilateral effusions.",
+            {"+Consolidation left", "+Pleural Effusion bilateral"},
+        ),
+        ("Findings may represent edema with small bilateral effusions.", {"?Edema", "+Pleural Effusion bilateral"}),
+        ("Possible infiltrate with small effusion cannot be excluded.", {"?Lung Opacity", "?Pleural Effusion"}),
+        (
+            "Hazy opacity may represent effusion with persistent atelectasis or pneumonia.",
+            {"+Lung Opacity", "?Pleural Effusion", "?Atelectasis", "?Pneumonia"},
+        ),
+        ("Removal of the right IJ catheter and placement of a left PICC.", {"+Support Devices left"}),
+        ("Interval removal of NG tube with ET tube unchanged.", {"+Support Devices"}),
+        ("Interval removal of endotracheal tube with new right IJ catheter.", {"+Support Devices right"}),
+        ("Resolution of the right effusion with persistent left effusion.", {"+Pleural Effusion left"}),
+        ("No effusion, consolidation - heart normal.", {"-Pleural Effusion", "-Consolidation", "-Cardiomegaly"}),
+        ("History of asthma, now has pneumonia.", {"+Pneumonia"}),
+        ("Prior history of effusion with new cough.", set()),
+        ("Cardiomegaly no, effusion no.", {"-Cardiomegaly", "-Pleural Effusion"}),
+        ("Right hip fracture, none in the chest.", {"+Fracture right"}),
+        ("Possible left pneumonia with mild edema.", {"?Pneumonia left", "?Edema left"}),
+        ("Left opacity with small effusion.", {"+Lung Opacity left", "+Pleural Effusion left"}),
+        ("No consolidation with small effusion.", {"-Consolidation", "+Pleural Effusion"}),
+        ("No pneumothorax with small effusion or edema.", {"-Pneumothorax", "-Pleural Effusion", "-Edema"}),
+        ("Pneumothorax is unlikely with small effusion.", {"-Pneumothorax", "+Pleural Effusion"}),
+        ("No evidence of CHF with bilateral effusions.", {"-Edema", "+Pleural Effusion bilateral"}),
+    ],
+)
+def test_sentences_like_these(text: str, expected: set[str]) -> None:
+    assert signed(text) == expected
