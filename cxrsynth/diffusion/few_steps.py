@@ -33,6 +33,16 @@ _TRAILING: dict[str, Any] = {
 }
 # The student's steps must be linear in its prediction.
 _LINEAR: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+# How DPM-Solver++ steps, where a model's scheduler says so: what `make_scheduler` takes over beside the noise levels.
+_SOLVER = (
+    "solver_order",
+    "solver_type",
+    "lower_order_final",
+    "euler_at_final",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+)
 _ROUNDING = 1.5e-3  # of the first timestep: how far apart the same noise level may lie on two schedulers
 
 
@@ -63,12 +73,13 @@ def student_schedule(config: dict[str, Any], family: Family) -> Schedule:
         return Schedule(_config_of(DDIMScheduler, {**with_known_betas(config), **_TRAILING, **_LINEAR}), Sampler.DDIM)
     if family.noise_levels(2) is not None:
         shift = config.get("shift", config.get("flow_shift", 1.0))
-        return Schedule(_config_of(FlowMatchEulerDiscreteScheduler, {**config, "shift": shift}), Sampler.EULER)
-    return Schedule(_flow_config(config, order=1), Sampler.DPMPP)
+        given = {**config, "shift": shift, "stochastic_sampling": False}
+        return Schedule(_config_of(FlowMatchEulerDiscreteScheduler, given), Sampler.EULER)
+    return Schedule(_flow_config(config, {"solver_order": 1}), Sampler.DPMPP)
 
 
 def teacher_schedule(config: dict[str, Any], family: Family, sampler: Sampler) -> Schedule:
-    """A teacher's sampler, over the noise levels that its student's steps are among.
+    """A teacher's sampler as the model is used, over the noise levels that its student's steps are among.
 
     Args:
         config: of the model's own scheduler.
@@ -79,16 +90,16 @@ def teacher_schedule(config: dict[str, Any], family: Family, sampler: Sampler) -
         return Schedule({**config, **_TRAILING}, sampler)
     if sampler is Sampler.EULER:
         return student_schedule(config, family)
-    return Schedule(_flow_config(config, order=2), Sampler.DPMPP)
+    return Schedule(_flow_config(config, {name: config[name] for name in _SOLVER if name in config}), Sampler.DPMPP)
 
 
-def _flow_config(config: dict[str, Any], *, order: int) -> dict[str, Any]:
+def _flow_config(config: dict[str, Any], solver: dict[str, Any]) -> dict[str, Any]:
     """DPM-Solver++ over the noise levels of flow matching, with the shift of any scheduler's configuration."""
     given = {
+        **solver,
         "prediction_type": FLOW,
         "use_flow_sigmas": True,
         "flow_shift": config.get("flow_shift", config.get("shift", 1.0)),
-        "solver_order": order,
         "algorithm_type": "dpmsolver++",
         "final_sigmas_type": "zero",
     }

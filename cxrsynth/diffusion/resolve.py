@@ -198,7 +198,15 @@ def _parts(folder: Path, family: Family, additions: Additions = _NOTHING) -> tup
         ModelError: if one is missing, or has no safetensors weights.
     """
     has_index = (folder / INDEX).is_file()
-    left_out = _left_out(folder) & family.optional if has_index else frozenset()
+    left_out = _left_out(folder) & family.optional if has_index else set[str]()
+    for encoder, tokenizer in zip(family.encoders, family.tokenizers, strict=True):
+        if encoder in left_out:
+            left_out.add(tokenizer)  # pipelines take one without its encoder, and have no use for it
+        elif tokenizer in left_out:
+            raise ModelError(
+                f"{folder / INDEX}: {encoder} without {tokenizer}\n"
+                f"  expected: both; without {encoder}, write both as [null, null]"
+            )
     replaced = replaced_parts(additions, family)
     parts = tuple(part for part in family.parts if part not in left_out)
     missing = [part for part in parts if part not in replaced and not (folder / part).is_dir()]

@@ -281,6 +281,44 @@ def test_the_schedule_of_a_student_begins_in_noise(models: dict[str, Pair]) -> N
             assert (own["_class_name"], own[expected[1]]) == (expected[0], 3.0)
 
 
+@pytest.mark.parametrize("name", ["sd3", "sana"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        {},
+        {"solver_order": 1},
+        {"solver_order": 3, "solver_type": "heun", "lower_order_final": False, "euler_at_final": True},
+        {"_class_name": "UniPCMultistepScheduler", "solver_order": 3, "solver_type": "bh2"},
+    ],
+)
+def test_a_teacher_takes_the_steps_that_the_model_takes(
+    solver: dict[str, Any], name: str, models: dict[str, Pair]
+) -> None:
+    """Its last state is what the same model samples that it is compared with at the end."""
+    model = models[name].model
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    config = {"_class_name": "DPMSolverMultistepScheduler", **flow, **solver}
+    states = Pair(student_schedule(config, model.family).of(model), config).states(Sampler.DPMPP, 8)
+    used = Schedule(config, Sampler.DPMPP).of(model)
+    condition = guided_condition(used, *used.encode(PROMPTS), 3.0)
+    last = sample_latents(used, condition, noise_of(used), sampler=Sampler.DPMPP, steps=8, guidance=3.0)
+    torch.testing.assert_close(states[:, -1], last, atol=1e-5, rtol=1e-5)
+
+
+def test_a_distilled_model_is_its_own_teacher_when_it_is_distilled_again(models: dict[str, Pair]) -> None:
+    for name in ("sd3", "sana"):
+        student = models[name].student
+        assert teacher_schedule(student.config, models[name].family, student.sampler) == student
+        assert student.config["solver_order"] == 1
+
+
+@pytest.mark.parametrize("name", ["flux", "lumina2"])
+def test_a_students_steps_draw_no_noise_in_plain_diffusers(name: str, models: dict[str, Pair]) -> None:
+    pair = pair_of(models[name].model, stochastic_sampling=True)
+    assert pair.student.config["stochastic_sampling"] is False
+    assert pair.teacher(Sampler.EULER).config["stochastic_sampling"] is False
+
+
 def test_more_steps_than_the_schedule_has_are_refused(models: dict[str, Pair]) -> None:
     with pytest.raises(ModelError, match=r"timesteps"):
         models["stable_diffusion"].few(1001)

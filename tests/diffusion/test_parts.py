@@ -14,8 +14,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.networks import load_vae
 from cxrsynth.diffusion.resolve import resolve_model
+from cxrsynth.diffusion.sampler import sample_images
 from cxrsynth.errors import ModelError
-from cxrsynth.settings import Additions, Precision
+from cxrsynth.settings import Additions, Precision, Sampler
+from tests.diffusion.test_families import PROMPTS, STEPS, by_diffusers, loaded, noise_of
 from tests.families import FAMILIES, build, clip_config, gemma, t5, unet
 
 
@@ -131,6 +133,29 @@ def test_a_distilled_sana_is_refused(folders: dict[str, Path], tmp_path: Path) -
     config = SanaTransformer2DModel.load_config(network)
     SanaTransformer2DModel.from_config({**config, "guidance_embeds": True}).save_pretrained(network)
     assert "guidance_embeds: a distilled model (Sana-Sprint)" in refused(tmp_path / "model")
+
+
+def without(part: str, source: Path, folder: Path) -> Path:
+    """A copy of a model whose index leaves a part out."""
+    shutil.copytree(source, folder)
+    shutil.rmtree(folder / part)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None]}))
+    return folder
+
+
+def test_a_tokenizer_whose_encoder_is_left_out_is_left_out_too(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Pipelines of diffusers load such a folder; the images are theirs."""
+    model = loaded(without("text_encoder_3", folders["sd3"], tmp_path / "model"))
+    assert list(model.components.tokenizers) == ["tokenizer", "tokenizer_2"]
+    noise = noise_of(model)
+    ours = sample_images(model, PROMPTS, noise, sampler=Sampler.EULER, steps=STEPS, guidance=3.0)
+    torch.testing.assert_close(ours, by_diffusers(tmp_path / "model", noise, 3.0), atol=1e-4, rtol=0)
+
+
+def test_an_encoder_whose_tokenizer_is_left_out_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    message = refused(without("tokenizer_3", folders["sd3"], tmp_path / "model"))
+    assert message.startswith(f"{tmp_path / 'model' / 'model_index.json'}: text_encoder_3 without tokenizer_3\n")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
