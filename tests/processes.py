@@ -2,13 +2,14 @@
 
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from tests import warm_worker
 
 TIMEOUT_S = 120
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -31,7 +34,7 @@ class Warm:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_NUM_THREADS", "1")  # read when torch is imported, which the server does once
             forkserver.ensure_running()
-        self._log = log
+        self.log = log
         told = os.environ | (environment or {})
         process = _CONTEXT.Process(target=_run, args=(module, list(map(str, arguments)), dict(told), log))
         process.start()
@@ -50,7 +53,7 @@ class Warm:
 
     def printed(self) -> str:
         """Both streams so far."""
-        return self._log.read_text() if self._log.exists() else ""
+        return self.log.read_text() if self.log.exists() else ""
 
     def wait(self, limit_s: float = TIMEOUT_S) -> int:
         """The exit code, once it has ended; ends it after two minutes, or `limit_s`."""
@@ -120,14 +123,30 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def torchrun(*options: object, command: Sequence[object], log: Path) -> Warm:
-    """`torchrun options -m cxrsynth command`; its workers are new processes, which import everything."""
+def torchrun(*options: object, command: Sequence[object], log: Path, imports: bool = False) -> Warm:
+    """`torchrun options -m cxrsynth command`.
+
+    Args:
+        options: of torchrun.
+        command: of cxrsynth.
+        log: for what all of them print.
+        imports: workers are new processes, as `torchrun` starts them, and import everything, which takes seconds.
+            Otherwise they are forked off the agent, which has its imports done; all else is torchrun's own.
+    """
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return Warm("torch.distributed.run", *options, "-m", "cxrsynth", *command, log=log, environment=environment)
+    warm = ("--run-path", "--start-method", "fork", Path(warm_worker.__file__).resolve(), log)
+    started = ("-m", "cxrsynth") if imports else warm
+    return Warm("torch.distributed.run", *options, *started, *command, log=log, environment=environment)
+
+
+def without_agents(printed: str) -> str:
+    """What workers have printed: an agent logs how each that it forked has ended with a traceback of its own."""
+    lines = [line for line in printed.splitlines() if not re.match(r"[EWI]\d{4} .* torch/distributed/", line)]
+    return "\n".join(lines)
 
 
 class Workers:
-    """The `count` workers of some of torchrun's agents, to be killed again and again."""
+    """The `count` workers of some agents of `torchrun`, without imports of their own, to be killed again and again."""
 
     def __init__(self, agents: Sequence[Warm], count: int) -> None:
         self._agents, self._count = agents, count
@@ -145,13 +164,13 @@ class Workers:
         self._running = {}
         for agent in self._agents:
             assert agent.returncode is None, agent.printed()
-        for worker in (one for agent in self._agents for one in psutil.Process(agent.pid).children(recursive=True)):
-            try:
-                if "cxrsynth" in worker.cmdline() and "RANK" in (environment := worker.environ()):
-                    self._running[int(environment["RANK"])] = worker
-            except psutil.Error:
-                continue  # it has just ended
-        return len(self._running) == self._count and not self._gone & {one.pid for one in self._running.values()}
+            for rank in range(self._count):
+                path = warm_worker.pid_file(agent.log, rank)
+                with suppress(OSError, ValueError, psutil.NoSuchProcess):  # not yet written, or ended
+                    worker = psutil.Process(int(path.read_text()))
+                    if worker.ppid() == agent.pid and worker.pid not in self._gone:
+                        self._running[rank] = worker
+        return len(self._running) == self._count
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:

@@ -17,7 +17,7 @@ SMALL = {
     "network_tried": ["--repeats", "1", "--images", "1", "--only", "int8, the rest as"],
     "tune_speed": ["--rounds", "1", "--reports", "1", "--images", "2", "--batch", "2"],
     "audit_speed": ["--rounds", "1", "--images", "8"],
-    "scale": ["--rows", "200", "400"],
+    "scale": ["--rows", "200"],
     "start_up": ["--repeats", "1", "--no-commands"],
 }
 

@@ -61,10 +61,10 @@ class Set:
         arguments = command(self.table, out, self.model, *self.options, *options)
         return Warm("cxrsynth", *arguments, log=log, environment={"HF_HUB_OFFLINE": "1"})
 
-    def launch(self, out: Path, *launcher: str, log: Path, part: str | None = None) -> Warm:
+    def launch(self, out: Path, *launcher: str, log: Path, part: str | None = None, imports: bool = False) -> Warm:
         """Run by torchrun."""
         arguments = command(self.table, out, self.model, *self.options, *(("--part", part) if part else ()))
-        return torchrun(*launcher, command=arguments, log=log)
+        return torchrun(*launcher, command=arguments, log=log, imports=imports)
 
 
 @pytest.fixture(scope="module")
@@ -520,7 +520,9 @@ def test_two_nodes_of_two_processes_give_the_bytes_of_one_run(
 def test_a_part_divided_over_processes(whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
     made, expected = whole
     out = tmp_path / "out"
-    launched = made.launch(out, "--standalone", "--nproc-per-node", "2", log=tmp_path / "log", part="1/2")
+    # As users start it, whereas the workers of the other tests are forked.
+    options = ("--standalone", "--nproc-per-node", "2")
+    launched = made.launch(out, *options, log=tmp_path / "log", part="1/2", imports=True)
     assert launched.wait() == 0, launched.printed()
     assert sorted(path.name[4:10] for path in out.glob("*.tar")) == ["000000", "000002", "000004", "000006"]
     assert made.run(out, "--part", "2/2")[0] == 0

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from cxrsynth.cli import app
 from cxrsynth.tuning.run_folder import RunFolder
 from tests.generation.making import command, hashes, write_table
-from tests.processes import TIMEOUT_S, Warm, Workers, free_port, process_group, torchrun
+from tests.processes import TIMEOUT_S, Warm, Workers, free_port, process_group, torchrun, without_agents
 from tests.tuning.making import metrics, recipe, write_recipe
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def test_tuning_goes_on_where_killed_workers_stopped(tiny_model: Path, tmp_path:
     printed = agent.printed()
     assert printed.count("exitcode: -9") >= 2
     assert printed.count("resuming after iteration") == 2
-    assert "Traceback" not in printed
+    assert "Traceback" not in without_agents(printed)
     assert metrics(cut) == metrics(whole)
     assert hashes(cut / "model") == hashes(whole / "model")
 
@@ -85,7 +85,7 @@ def test_an_audit_goes_on_where_killed_workers_stopped(tiny_model: Path, tmp_pat
     printed = agent.printed()
     assert printed.count("exitcode: -9") >= 2
     assert printed.count("of 14 images kept") == 1
-    assert "Traceback" not in printed
+    assert "Traceback" not in without_agents(printed)
     assert 2 <= len(first) < len(second) == 28
     assert {name: second[name] for name in first} == first, "scored again"
     assert hashes(cut) == hashes(whole)

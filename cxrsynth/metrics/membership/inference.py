@@ -1,13 +1,12 @@
 """How well attacks tell members of a training set from others: AUC, true positives at few false ones, intervals."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -100,10 +99,11 @@ def _fewest(groups: Places, members: Members) -> int:
 def _measured(score: Values, members: Members, weights: Values) -> dict[str, Any]:
     """AUC and true positives of one score, [N]."""
     others = int((~members).sum())
+    curves = list(_curves(score, members, weights))
     return {
-        "auc": asdict(_interval(lambda weight: float(roc_auc_score(members, score, sample_weight=weight)), weights)),
+        "auc": asdict(_interval([_area(false, true) for false, true in curves])),
         "true_positives": {
-            f"{share:g}": asdict(_interval(lambda weight, share=share: _caught(score, members, weight, share), weights))  # type: ignore[misc]
+            f"{share:g}": asdict(_interval([float(true[false <= share + 1e-9].max()) for false, true in curves]))
             if others * share >= 1
             else None
             for share in FALSE_POSITIVES
@@ -111,15 +111,26 @@ def _measured(score: Values, members: Members, weights: Values) -> dict[str, Any
     }
 
 
-def _caught(score: Values, members: Members, weight: Values, share: float) -> float:
-    """The most members found at no more than a share of false alarms."""
-    false, true, _ = roc_curve(members, score, sample_weight=weight, drop_intermediate=False)
-    return float(true[false <= share + 1e-9].max())
+def _curves(score: Values, members: Members, weights: Values) -> Iterator[tuple[Values, Values]]:
+    """For each row of `weights`, the shares of others and of members at or above each threshold, from none to all.
+
+    As sklearn.metrics.roc_curve with weights, which checks and sorts everything anew for each row.
+    """
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.diff(score[order], append=np.nan) != 0)  # of equal scores
+    for weight in weights[:, order]:
+        true, false = (np.append(0.0, np.cumsum(weight * kind[order])[last]) for kind in (members, ~members))
+        yield false / false[-1], true / true[-1]
 
 
-def _interval(measure: Callable[[Values], float], weights: Values) -> Interval:
-    """A measure of all images and its 95% percentile interval; the first row of `weights` counts each image once."""
-    value, *sampled = (measure(weight) for weight in weights)
+def _area(false: Values, true: Values) -> float:
+    """Under the curve of true over false positives."""
+    return float((np.diff(false) * (true[1:] + true[:-1])).sum() / 2)
+
+
+def _interval(values: Sequence[float]) -> Interval:
+    """A measure of all images, which comes first, and the 95% percentile interval of its resampled values."""
+    value, *sampled = values
     low, high = np.quantile(sampled, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 

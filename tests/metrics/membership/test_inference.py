@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
 
-from cxrsynth.metrics.membership.inference import COMBINED, WITHOUT_MODEL, _halves, measure_attacks
+from cxrsynth.metrics.membership.inference import COMBINED, WITHOUT_MODEL, _area, _curves, _halves, measure_attacks
 
 Found = dict[str, dict[str, dict[str, float]]]
 
@@ -73,6 +74,18 @@ def test_true_positives_are_counted_at_no_more_than_the_share() -> None:
     found = measure_attacks({"loss": score[:, None]}, features, members, [""] * 160, seed=0, rounds=20)["loss"]
     assert found["true_positives"]["0.01"]["value"] == pytest.approx(0.5)
     assert found["auc"]["value"] == pytest.approx(0.5 * 0.99)
+
+
+def test_curves_are_sklearns_with_weights_and_ties() -> None:
+    rng = np.random.default_rng(0)
+    score, members = rng.integers(0, 6, 50).astype(np.float64), rng.random(50) < 0.4
+    weights = rng.integers(0, 3, (5, 50)).astype(np.float64)
+    weights[:, score == 3] = 0  # a threshold that no image is left of
+    weights[0] = 1
+    for weight, (false, true) in zip(weights, _curves(score, members, weights), strict=True):
+        assert _area(false, true) == pytest.approx(roc_auc_score(members, score, sample_weight=weight))
+        expected = np.stack(roc_curve(members, score, sample_weight=weight, drop_intermediate=False)[:2])
+        assert np.unique(np.stack([false, true]), axis=1) == pytest.approx(np.unique(expected, axis=1))
 
 
 def test_the_fewest_patients_give_numbers() -> None:
