@@ -390,11 +390,11 @@ _TURNS = (
     _turn("there", r", (?:and )?(?=there (?:is|are)\b)", " ; "),
     _turn("exclude", r",? (?:and |but )?(?=cannot exclude\b)", " ; "),
     # "No pneumothorax, small effusion": two statements, unless the list goes on with "or".
-    _turn("no", rf"\bno ((?:[a-z]+ ?){{1,5}}), (?=(?:{_ANEW})\b)(?!.*\b(?:or|nor)\b)", r"no \1 but "),
+    _turn("no", rf"\bno ((?:[a-z]+ ){{0,4}}[a-z]+ ?), (?=(?:{_ANEW})\b)(?!.*\b(?:or|nor)\b)", r"no \1 but "),
     # The same after a dash or a bracket.
     _turn(
         "no without",
-        rf"\b(no|without) ((?:[a-z]+ ?){{1,5}}?)(?: ?[\u2013\u2014]| -| ?\() ?"
+        rf"\b(no|without) ((?:[a-z]+ ){{0,4}}?[a-z]+)(?: ?[\u2013\u2014]| -| ?\() ?"
         rf"(?=(?:{_ANEW})\b(?: (?!or\b|nor\b)[a-z]+){{0,4}}? {_FINDING}\b)",
         r"\1 \2 but ",
     ),
