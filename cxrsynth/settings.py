@@ -137,9 +137,9 @@ class AcceptSettings:
     """Which images `generate` accepts; the others are drawn again.
 
     `thresholds` maps a reward, or an agreement (`view`, `sex`, `age`: log-odds by the classifier of diagnosis), to its
-    lowest accepted score. `judges` is the backend of all rewards, or maps rewards to backends. `attempts`: draws of one image at most. `only_accepted`: images
-    that never pass are left out. The family that tunes judges here too, so that an audit's own stays independent of the
-    selection.
+    lowest accepted score. `judges` is the backend of all rewards, or maps rewards to backends. `attempts`: draws of one
+    image at most. `only_accepted`: images that never pass are left out. The family that tunes judges here too, so that
+    an audit's own stays independent of the selection.
     """
 
     thresholds: dict[str, float] = field(default_factory=dict)
