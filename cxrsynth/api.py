@@ -163,7 +163,7 @@ def generate(
         accept: draw an image again until it passes the quality checks of `audit` and `thresholds`.
         thresholds: with `accept`: reward -> lowest accepted score; `view`, `sex` and `age` stand for agreement with the
             report, in log-odds by a classifier.
-        judges: with `accept`: backend of all reward models, or reward -> backend.
+        judges: with `accept`: backend of all reward models, or reward -> backend; each must serve a threshold.
         ignored_checks: with `accept`: names of quality checks that must not reject images.
         attempts: with `accept`: draws of one image at most, the first included; 1 to 100.
         only_accepted: with `accept`: leave out images that never pass; else they are written with `accepted: false`.
@@ -208,7 +208,7 @@ def generate(
         raise ValueError("unpacked: needs shard_format='dicom'")
     accepting = AcceptSettings(
         thresholds=dict(thresholds or {}),
-        judges=_judges(judges),
+        judges=judges if isinstance(judges, str) else dict(judges),
         ignored_checks=tuple(ignored_checks),
         attempts=attempts,
         only_accepted=only_accepted,

@@ -210,7 +210,7 @@ def generate(
             include_text=include_text,
             accept=accept,
             thresholds=thresholds,
-            judges=options.parse_judges(judge or [], default=TUNING_FAMILY),
+            judges=options.parse_accept_judges(judge or [], thresholds.keys()),
             ignored_checks=ignore_check or (),
             attempts=attempts,
             only_accepted=only_accepted,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Annotated
 
@@ -635,8 +635,8 @@ RewardDevice = Annotated[settings.Device, Option("--device", help="Where nano an
 _REWARD_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
-def parse_judges(given: Sequence[str], *, default: str = DEFAULT_FAMILY) -> dict[str, str]:
-    """`BACKEND` for all rewards, `REWARD=BACKEND` for one: reward -> backend; `default` for those not given.
+def parse_judges(given: Sequence[str]) -> dict[str, str]:
+    """`BACKEND` for all rewards, `REWARD=BACKEND` for one: reward -> backend; an audit's family for those not given.
 
     A path may hold `=`: `REWARD=` is read only before a built-in reward, or before another name that a reward can have
     where the whole text is no existing path.
@@ -644,6 +644,32 @@ def parse_judges(given: Sequence[str], *, default: str = DEFAULT_FAMILY) -> dict
     Raises:
         BadParameter: where a reward or a backend is empty, or a reward has two backends.
     """
+    shared, own = _shared_and_own(given, DEFAULT_FAMILY)
+    return dict.fromkeys(REWARDS, shared) | own
+
+
+def parse_accept_judges(given: Sequence[str], rules: Set[str]) -> str | dict[str, str]:
+    """As `parse_judges`, for `--accept`: of the rewards that are not named, only those that the rules need.
+
+    What is left shows whether each named one decides something. Without any, the backend of all rewards.
+
+    Args:
+        given: as on the command line.
+        rules: names with a threshold.
+
+    Raises:
+        BadParameter: as `parse_judges` does.
+    """
+    shared, own = _shared_and_own(given, TUNING_FAMILY)
+    if not own:
+        return shared
+    # View, sex and age are judged by the classifier of diagnosis.
+    needed = rules | ({"diagnosis"} if rules - set(REWARDS) - own.keys() else set())
+    return {name: shared for name in REWARDS if name in needed} | own
+
+
+def _shared_and_own(given: Sequence[str], default: str) -> tuple[str, dict[str, str]]:
+    """The backend of the rewards that are not named, and those of the others, by name."""
     shared, own = default, dict[str, str]()
     for text in given:
         name, equals, backend = text.partition("=")
@@ -658,7 +684,7 @@ def parse_judges(given: Sequence[str], *, default: str = DEFAULT_FAMILY) -> dict
             raise BadParameter(f"{name}: given twice", param_hint="--judge")
         else:
             own[name] = backend
-    return dict.fromkeys(REWARDS, shared) | own
+    return shared, own
 
 
 def parse_numbers(

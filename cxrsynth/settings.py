@@ -137,13 +137,13 @@ class AcceptSettings:
     """Which images `generate` accepts; the others are drawn again.
 
     `thresholds` maps a reward, or an agreement (`view`, `sex`, `age`: log-odds by the classifier of diagnosis), to its
-    lowest accepted score, `judges` rewards to backends. `attempts`: draws of one image at most. `only_accepted`: images
-    that never pass are left out. The family that tunes judges here too, so that an audit's own stays independent of the
-    selection.
+    lowest accepted score. `judges` is the backend of all rewards, or maps rewards to backends. `attempts`: draws of one
+    image at most. `only_accepted`: images that never pass are left out. The family that tunes judges here too, so that
+    an audit's own stays independent of the selection.
     """
 
     thresholds: dict[str, float] = field(default_factory=dict)
-    judges: dict[str, str] = field(default_factory=lambda: dict.fromkeys(REWARDS, TUNING_FAMILY))
+    judges: str | dict[str, str] = TUNING_FAMILY
     ignored_checks: tuple[str, ...] = ()
     attempts: int = 4
     only_accepted: bool = False

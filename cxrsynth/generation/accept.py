@@ -175,7 +175,7 @@ def acceptance_plan(settings: AcceptSettings) -> dict[str, Any]:
     """What the decisions depend on, as part of a plan: rules, and digests of the networks that judge.
 
     Raises:
-        RecipeError: for a threshold or check that there is none of.
+        RecipeError: for a threshold or check that there is none of, or a reward model that decides nothing.
         ModelError: for a reward model that is not there.
     """
     for name in sorted(settings.thresholds.keys() - _judges(settings).keys()):
@@ -186,10 +186,7 @@ def acceptance_plan(settings: AcceptSettings) -> dict[str, Any]:
     for name, value in settings.thresholds.items():
         if not math.isfinite(value):
             raise RecipeError(f"--min {name}={value}: expected a finite number")
-    for name in sorted(settings.judges.keys() - settings.thresholds.keys() - set(REWARDS)):
-        raise RecipeError(
-            f"--judge {name}: decides nothing\n  give a threshold with --min {name}=VALUE, or leave it out"
-        )
+    _check_judges_decide(settings)
     for name in sorted(set(settings.ignored_checks) - CHECKS.keys()):
         raise RecipeError(f"--ignore-check {name}: no check of that name\n  known: {', '.join(CHECKS)}")
     folder = _checks_folder()
@@ -209,9 +206,30 @@ def acceptance_plan(settings: AcceptSettings) -> dict[str, Any]:
     }
 
 
+def _check_judges_decide(settings: AcceptSettings) -> None:
+    """Refuse a backend that no rule needs: who gave it expects that images are judged by it.
+
+    Raises:
+        RecipeError: naming the reward.
+    """
+    rules, given = settings.thresholds.keys(), settings.judges
+    if isinstance(given, str):
+        if given != TUNING_FAMILY and not rules:
+            raise RecipeError(
+                f"--judge {given}: decides nothing\n  give a threshold with --min REWARD=VALUE, or leave it out"
+            )
+        return
+    by_classifier = rules & (set(AGREEMENTS) - given.keys())  # judged by the backend of diagnosis
+    for name in sorted(given.keys() - rules - ({"diagnosis"} if by_classifier else set())):
+        raise RecipeError(
+            f"--judge {name}: decides nothing\n  give a threshold with --min {name}=VALUE, or leave it out"
+        )
+
+
 def _judges(settings: AcceptSettings) -> dict[str, str]:
     """Backend of each reward with a threshold, by name; agreement is judged by the classifier of diagnosis."""
-    known = dict(settings.judges)
+    given = settings.judges
+    known = dict.fromkeys(REWARDS, given) if isinstance(given, str) else dict(given)
     if "diagnosis" in known:
         known = dict.fromkeys(AGREEMENTS, known["diagnosis"]) | known
     return {name: known[name] for name in sorted(settings.thresholds) if name in known}

@@ -1,13 +1,14 @@
 """One stage of distillation, `distill`: few denoising steps without guidance, in place of many with it.
 
     teacher <- the model that the stage starts from, as it is used: S steps of its sampler, guided
+    an evaluator that takes no part scores the teacher's images for test reports, on fixed noise
     for every trajectory (report, x_T):                                                    # once, kept on disk
         x_1 ... x_K <- where the teacher is at the student's noise levels, the clean latents last
     for every step:
         k <- one of the student's K steps for each trajectory of the batch
         p <- the prediction with which the student, at x_k, lands at x_(k+1)
         descend |student(x_k) - p|^2, measured on the velocity
-    at the end, an evaluator that took no part compares student and teacher on the same noise
+    at the end, it compares the student's images with them, on the same noise
 
 How it differs from progressive distillation (Salimans and Ho, arXiv:2202.00512): one stage in place of one for each
 halving, with the guidance of Meng et al. (arXiv:2210.03142) baked in at one scale; and along the teacher's own
@@ -36,14 +37,14 @@ from cxrsynth.diffusion.parallel import SamplingPool
 from cxrsynth.diffusion.resolve import ResolvedModel
 from cxrsynth.diffusion.sampler import guided_condition
 from cxrsynth.diffusion.spec import SamplingDefaults
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.recipe.schema import DistillStage, SamplingSection
 from cxrsynth.rl.rollout_spec import RolloutSpec
 from cxrsynth.rl.rollouts import PromptExample
 from cxrsynth.runtime.files import open_atomically
 from cxrsynth.runtime.interrupt import Stop
 from cxrsynth.settings import Sampler
-from cxrsynth.tuning.evaluator import EvaluationSampling, open_evaluator
+from cxrsynth.tuning.evaluator import EvaluationSampling, Evaluator, open_evaluator
 from cxrsynth.tuning.export import Trained
 from cxrsynth.tuning.latent_cache import ExcludedReports, Pair, TrainingImages
 from cxrsynth.tuning.model_card import distillation_card
@@ -52,7 +53,7 @@ from cxrsynth.tuning.run import TuneRun
 from cxrsynth.tuning.stage import StageProgress
 from cxrsynth.tuning.training_images import ImagesSummary, read_images
 from cxrsynth.tuning.trajectories import Trajectories
-from cxrsynth.tuning.verdict import TEST
+from cxrsynth.tuning.verdict import TEST, EvaluatedImages
 
 
 def teacher_sampling(section: DistillStage, model: ResolvedModel, defaults: SamplingDefaults) -> SamplingDefaults:
@@ -161,6 +162,7 @@ class Distillation:
         self.progress.resume(total, "step")
         if self.progress.first == total:
             return
+        self.test_teacher()
         self.sample()
         with (
             self.pool() as pool,
@@ -172,6 +174,17 @@ class Distillation:
                 self.progress.write(step + 1, row)
                 show(step + 1, row)
         self.progress.draw(now=True)
+
+    def test_teacher(self) -> None:
+        """Sample and score the teacher's images for the comparison at the end, and keep them on disk.
+
+        A fault in the evaluation ends the run here, not after all trajectories and steps.
+
+        Raises:
+            ModelError, ShardError: as `open_evaluator` and `Evaluator.baseline` do.
+        """
+        with self.pool() as pool:
+            self._teachers(self._evaluator(pool))
 
     def sample(self) -> None:
         """Sample the trajectories that are not there yet, each process its share.
@@ -299,22 +312,12 @@ class Distillation:
             console.say("comparing the distilled model with its teacher")
         run.wait()
         with self.pool() as pool:
-            evaluator = open_evaluator(
-                run,
-                None,
-                {},
-                case=self.example,
-                pool=pool,
-                batch=self.micro_batch,
-                test=bool(run.test),
-                sampling=self._sampling(self.defaults),
-            )
-            cache = run.folder.baseline_images / f"{self.index}-teacher.safetensors"
             try:
-                teacher = evaluator.baseline(self._teacher, cache, sampling=self._sampling(self.teaching))
+                evaluator = self._evaluator(pool)
+                teacher = self._teachers(evaluator)
                 student = evaluator.evaluate(self.model, whose="the distilled model's")
-            except ModelError as error:
-                raise ModelError(f"{error}\n  --export writes the distilled model without a test") from None
+            except (ModelError, ShardError) as error:
+                raise type(error)(f"{error}\n  --export writes the distilled model without a test") from None
             verdict = evaluator.verdict(student, teacher)
             if run.is_main and (pairs := run.recipe.evaluation.sheet):
                 sheet = evaluator.sheet(student, teacher, pairs=pairs, what="teacher above, distilled below")
@@ -323,6 +326,24 @@ class Distillation:
         self.progress.write(self.section.steps, verdict.as_row(TEST))
         if run.is_main:
             console.say(f"distilled against teacher: {verdict.summary}")
+
+    def _evaluator(self, pool: SamplingPool) -> Evaluator:
+        """On test reports, else on held-out ones, with images as the student is used."""
+        return open_evaluator(
+            self.run,
+            None,
+            {},
+            case=self.example,
+            pool=pool,
+            batch=self.micro_batch,
+            test=bool(self.run.test),
+            sampling=self._sampling(self.defaults),
+        )
+
+    def _teachers(self, evaluator: Evaluator) -> EvaluatedImages:
+        """The teacher's images and their scores, sampled once a run."""
+        cache = self.run.folder.baseline_images / f"{self.index}-teacher.safetensors"
+        return evaluator.baseline(self._teacher, cache, sampling=self._sampling(self.teaching))
 
     def _teacher(self) -> AbstractContextManager[DiffusionModel]:
         return nullcontext(load_model(self.checkpoint, device=self.run.device, precision=self.run.precision))

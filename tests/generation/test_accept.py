@@ -22,6 +22,7 @@ from cxrsynth.images.collection import open_collection
 from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import squared
 from cxrsynth.metrics.quality import checks
+from cxrsynth.options import parse_accept_judges
 from cxrsynth.reports.table.rows import Report
 from cxrsynth.rewards.digests import backend_digest
 from cxrsynth.rewards.subject import AGREEMENTS, load_agreement
@@ -337,6 +338,25 @@ def test_no_network_of_an_audits_own_family_decides() -> None:
 
 
 @pytest.mark.parametrize(
+    ("judges", "rules", "backends"),
+    [
+        ([], {"posture", "view"}, {"posture": TUNING_FAMILY, "view": TUNING_FAMILY}),
+        (["nano"], {"posture"}, {"posture": "nano"}),
+        (["diagnosis=nano"], {"view", "posture"}, {"posture": TUNING_FAMILY, "view": "nano"}),
+        (["posture=nano"], {"view", "posture"}, {"posture": "nano", "view": TUNING_FAMILY}),
+        (["nano", "view=nano-judge"], {"view", "sex"}, {"sex": "nano", "view": "nano-judge"}),
+        (["view=nano"], {"view"}, {"view": "nano"}),
+    ],
+)
+def test_every_rule_has_the_judge_that_was_given_for_it(
+    judges: list[str], rules: set[str], backends: dict[str, str]
+) -> None:
+    given = parse_accept_judges(judges, rules)
+    plan = acceptance_plan(AcceptSettings(thresholds=dict.fromkeys(rules, 0.0), judges=given))
+    assert {name: judge["backend"] for name, judge in plan["reward_models"].items()} == backends
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--min-posture", "0"], "--min.*needs --accept"),
@@ -355,6 +375,19 @@ def test_no_network_of_an_audits_own_family_decides() -> None:
             ["--accept", "--judge", "view=nano"],
             r"--judge view: decides nothing\n give a threshold with --min view=VALUE",
         ),
+        (
+            ["--accept", "--judge", "posture=no-such-folder"],
+            r"--judge posture: decides nothing\n give a threshold with --min posture=VALUE",
+        ),
+        (
+            ["--accept", "--min-posture", "0", "--judge", "nano", "--judge", "diagnosis=no-such-folder"],
+            "--judge diagnosis: decides nothing",
+        ),
+        (
+            ["--accept", "--min", "view=0", "--judge", "view=nano", "--judge", "diagnosis=nano"],
+            "--judge diagnosis: decides nothing",
+        ),
+        (["--accept", "--judge", "no-such-folder"], "--judge no-such-folder: decides nothing"),
         (["--accept", "--ignore-check", "blur"], r"--ignore-check blur: no check of that name\n known: blank"),
         (["--accept", "--min-posture", "0", "--judge", "posture=/nowhere"], "posture.*/nowhere"),
         (["--accept", "--min-posture", "nan"], "posture.*expected a finite number"),

@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from cxrsynth.diffusion.model import load_model
 from cxrsynth.diffusion.resolve import resolve_model
 from cxrsynth.diffusion.sampler import sample_images
-from cxrsynth.errors import ModelError
+from cxrsynth.errors import ModelError, ShardError
 from cxrsynth.recipe.schema import DistillStage
+from cxrsynth.rewards.diagnosis import DiagnosisReward
 from cxrsynth.rl.rollout_spec import RolloutSpec, rollout_specs
 from cxrsynth.runtime.batches import chunks
 from cxrsynth.settings import Precision, Sampler, TuneSettings
+from cxrsynth.tuning import distill
 from cxrsynth.tuning.distill import Distillation
 from cxrsynth.tuning.setup import open_tune
 from tests.conftest import build_tiny_model
@@ -377,6 +379,44 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     assert result.exit_code == 2, result.output
     assert expected in result.output.replace("\n  ", " ") or expected in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fault", ["reference", "evaluator"])
+def test_what_cannot_be_evaluated_ends_a_run_before_its_first_trajectory(
+    fault: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = recipe(tiny_model)
+    if fault == "reference":
+        (tmp_path / "real").mkdir()
+        (tmp_path / "real" / "cut.png").write_bytes(b"\x89PNG")
+        content["evaluation"]["reference"] = "real"
+    else:
+        monkeypatch.setattr(DiagnosisReward, "__call__", lambda *_: torch.full((_[1].shape[0],), torch.nan))
+    result = tune(write_recipe(tmp_path, content), tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    said = {"reference": "0 images that can be read, 1 that cannot", "evaluator": "evaluator reward diagnosis"}
+    assert said[fault] in result.output
+    assert "--export" not in result.output
+    assert not list((tmp_path / "run" / "checkpoints" / "latents-0").glob("*"))
+    assert metrics(tmp_path / "run") == []
+
+
+def test_a_reference_lost_under_way_leaves_the_model_to_be_exported(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = iter([distill.open_evaluator])
+
+    def open_once(*given: Any, **named: Any) -> Any:
+        if (first := next(opened, None)) is None:
+            raise ShardError("evaluation.reference: gone")
+        return first(*given, **named)
+
+    monkeypatch.setattr(distill, "open_evaluator", open_once)
+    path = write_recipe(tmp_path, recipe(tiny_model))
+    result = tune(path, tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert "evaluation.reference: gone\n  --export writes the distilled model without a test" in result.output
+    assert tune(path, tmp_path / "run", "--export").exit_code == 0
 
 
 def test_the_trajectories_hold_no_report_text(tiny_model: Path, tmp_path: Path) -> None:
