@@ -366,6 +366,7 @@ def test_nan_counts_as_unscored(summary: dict[str, Any], rows: pa.Table, write: 
     assert "nan" not in Page(page).section("subgroups")
 
 
+@pytest.mark.usefixtures("charts_anew")
 def test_equal_inputs_give_equal_bytes(summary: dict[str, Any], rows: pa.Table, write: Write, shared: str) -> None:
     other_chunks = pa.concat_tables([rows.slice(0, 25), rows.slice(25)])
     assert write(json.loads(json.dumps(summary)), other_chunks, reference_thumbnails=picture) == shared
