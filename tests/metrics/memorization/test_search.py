@@ -128,6 +128,7 @@ def test_mixtures_are_planted_of_two_patients_or_not_at_all(reference: ImageSet,
     assert found.sensitivity.keys() == {*ALTERATIONS} - {*MIXED} - {"autoencoded"}
 
 
+@pytest.mark.slow
 def test_sensitivity_has_intervals_over_patients(space: MatchSpace) -> None:
     """Sixteen probes of four patients say less than sixteen of sixteen."""
     few = replace(image_set(REAL, "real"), patients=tuple(f"p{place // 4}" for place in range(len(REAL))))
