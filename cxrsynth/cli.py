@@ -232,6 +232,11 @@ def generate(
         elif _is_main_process():
             unused = f", {_count(done.rejected, 'row')} not used" if done.rejected else ""
             accepted = "" if done.accepted is None else f", {done.accepted} of them accepted"
+            if done.left_out:
+                accepted = (
+                    f", all accepted; {done.left_out} of {done.samples + done.left_out} never were and are left out"
+                    " (not_accepted.csv)"
+                )
             made = f"{out}: {_count(done.samples, 'image')} in {_count(done.shards, 'shard')}{accepted}{unused}"
             again = f"{out}: already complete ({done.samples} images), nothing to do"
             console.say(again if done.already_complete else made)

@@ -91,6 +91,8 @@ def image_progress(total: int | None, *, quiet: bool = False, what: str = "image
                 say(rate.text())
 
         yield line
+        if total is None and rate.done != rate.shown:  # else the last count would look like all
+            say(rate.text())
 
 
 @dataclass
@@ -103,6 +105,7 @@ class _Rate:
     made: int = 0
     started: float = field(default_factory=time.monotonic)
     shown_at: float = 0.0
+    shown: int = 0  # how many were done when it was shown
 
     def count(self, images: int, *, made: bool = True) -> None:
         self.done += images
@@ -116,7 +119,7 @@ class _Rate:
         now = time.monotonic()
         if self.done != self.total and now - self.shown_at < _PLAIN_EVERY_S:
             return False
-        self.shown_at = now
+        self.shown_at, self.shown = now, self.done
         return True
 
     def text(self) -> str:
@@ -137,6 +140,8 @@ def print_audit(summary: Mapping[str, Any], out: Path) -> None:
     output.print(f"{kept} of {kept + rejected} images kept" + (f", {damaged} could not be read" if damaged else ""))
     for one in summary["input"]["damaged"][:_DAMAGED_SHOWN]:
         output.print(f"  {': '.join(filter(None, (one['source'], one['member'], one['reason'])))}", markup=False)
+    if damaged > _DAMAGED_SHOWN:
+        output.print(f"  and {damaged - _DAMAGED_SHOWN} more, as summary.json lists them")
     if summary["reasons"]:
         output.print(
             _table("reason for rejection", ["images"], {name: [str(n)] for name, n in summary["reasons"].items()})

@@ -128,3 +128,14 @@ def test_the_floor_stands_beside_each_measure_at_its_size(capsys: pytest.Capture
     assert "audited, " not in capsys.readouterr().out
     console._print_fidelity(Console(width=100), row | {"floor": None}, "all images")
     assert "real, " not in capsys.readouterr().out
+
+
+def test_the_last_count_is_said_where_the_total_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line every ten seconds alone would end on an old count, which looks like all there was."""
+    with console.image_progress(None) as advance:
+        for _ in range(5):
+            advance(4)
+    assert "20 images, " in capsys.readouterr().err
+    with console.image_progress(None):
+        pass
+    assert capsys.readouterr().err == ""

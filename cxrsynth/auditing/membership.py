@@ -26,7 +26,7 @@ from cxrsynth.images.image import Radiograph
 from cxrsynth.images.pictures import centered, squared
 from cxrsynth.metrics.features import Extractor
 from cxrsynth.metrics.membership.attacks import DISCREPANCY, Attacks
-from cxrsynth.metrics.membership.inference import LEAST, measure_attacks
+from cxrsynth.metrics.membership.inference import LEAST, WITHOUT_MODEL, measure_attacks
 from cxrsynth.reports.request import PromptBuilder, Reader
 from cxrsynth.settings import AuditSettings, Precision
 
@@ -143,7 +143,8 @@ class Membership:
             "left_out": left_out,
             "prompted": prompted,
             "without_report": without_report,
-            "caveats": _caveats(members, apart, prompted=prompted, without_report=without_report),
+            "caveats": _caveats(members, apart, prompted=prompted, without_report=without_report)
+            + _confounded(found[WITHOUT_MODEL]["auc"]),
             "passes_per_image": self.scorer.attacks.passes,
             "attacks": found,
         }
@@ -171,6 +172,17 @@ def _caveats(members: "_Rows", others: "_Rows", *, prompted: bool, without_repor
             " were left out: the others are attacked with their own prompts"
         )
     return found
+
+
+def _confounded(auc: Mapping[str, float]) -> list[str]:
+    """What follows where images alone, without the model, say which side they are of."""
+    if auc["low"] <= 0.5:
+        return []
+    return [
+        f"members and non-members differ in themselves: without the model they are told apart with an AUC of"
+        f" {auc['value']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}), so that the attacks say nothing of the model;"
+        " take both from one source"
+    ]
 
 
 def _matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:

@@ -19,6 +19,7 @@ from cxrsynth.auditing.folder import OWN_FOLDERS, AuditFolder
 from cxrsynth.auditing.membership import Membership, load_membership
 from cxrsynth.auditing.read import mixed_ranges, unclear_cells
 from cxrsynth.auditing.reader_study.answers import Answered, read_answers
+from cxrsynth.auditing.reader_study.choose import fewer_pairs
 from cxrsynth.auditing.score_cache import ScoreCache
 from cxrsynth.auditing.scorer import IMAGE_SIZE, PIXEL_COLUMNS, Scorer, finding_heads
 from cxrsynth.auditing.write_kept import refuse_target, root_of
@@ -202,7 +203,7 @@ def _refuse_few(collection: Collection, count: int) -> None:
     if known is not None and known < count // 2:
         raise ShardError(
             f"--reader-study {count}: {counted(known, 'image')} in {collection.path}, {count // 2} are needed\n"
-            f"  ask for at most {2 * known}, or give more images"
+            f"  {fewer_pairs(known)}give more images"
         )
 
 

@@ -55,7 +55,7 @@ class ShardCounts:
 class NotAccepted:
     """The images of a set that never passed, as not_accepted.csv lists them; use it as a context.
 
-    Collected in a temporary file, shard by shard: there may be as many as images.
+    Collected in a temporary file, shard by shard: there may be as many as images. `reasons` counts them by rule.
     """
 
     def __init__(self) -> None:
@@ -63,6 +63,7 @@ class NotAccepted:
         self._text = io.TextIOWrapper(self._file, encoding="utf-8", newline="", write_through=True)
         self._writer = csv.writer(self._text, lineterminator="\n")
         self._writer.writerow(["key", "attempts", "reasons"])
+        self.reasons: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +75,7 @@ class NotAccepted:
         """The record of the next shard, without the images that are collected here: key, draws and reasons of each."""
         for image in record.get("acceptance", {}).pop("never_accepted", ()):
             self._writer.writerow([image["key"], image["attempts"], "; ".join(image["failed"])])
+            self.reasons.update(image["failed"])
         return record
 
     def write(self, file: IO[bytes]) -> str:

@@ -50,6 +50,8 @@ def batches_to_make(
     images = rows.usable * each
     for index, first in enumerate(range(0, images, size)):
         last = min(first + size, images)
+        if not run.is_of_part(index):
+            continue
         if not run.makes(index) or folder.is_finished(index):
             advance(last - first, made=False)
             continue

@@ -13,7 +13,7 @@ from cxrsynth.errors import ShardError
 from cxrsynth.generation.accept_counts import NotAccepted, total_acceptance
 from cxrsynth.generation.lists import write_id_map, write_rejected
 from cxrsynth.generation.plan import GenerateRun
-from cxrsynth.generation.rows import Rows
+from cxrsynth.generation.rows import Rows, listed_counts
 from cxrsynth.runtime.files import file_sha256, folder_atomically, open_atomically
 from cxrsynth.shards.card import contact_sheet, dataset_card
 from cxrsynth.shards.encode import decode_member
@@ -51,7 +51,8 @@ def _complete(
     if not samples:
         raise ShardError(
             f"{run.settings.out}: none of {rows.usable * run.settings.images_per_report} images was accepted, so there"
-            " is nothing to share\n  lower the thresholds, or keep what is not accepted without --only-accepted"
+            f" is nothing to share\n  images that failed, by rule: {listed_counts(not_accepted.reasons)}\n"
+            "  lower the thresholds, or keep what is not accepted without --only-accepted; either needs another --out"
         )
     write_rejected(run, rows)
     write_id_map(run, rows)

@@ -37,7 +37,8 @@ class Generated:
     """The data set that a run made, or, for a dry run, would make.
 
     `finished`: whether it is complete; `missing`: after a part, how many shards are not there yet; `accepted`: how many
-    of the images passed, where they were judged. The main process knows these. A dry run has its `estimate`, and the
+    of the images passed, where they were judged, and `left_out` how many are not in the set because they did not. The
+    main process knows these. A dry run has its `estimate`, and the
     `first_prompt`, de-identified, as the model would get it; it may hold words of the report, so keep it out of logs.
     """
 
@@ -50,6 +51,7 @@ class Generated:
     missing: int = 0
     estimate: str | None = None
     accepted: int | None = None
+    left_out: int = 0
     first_prompt: str | None = field(default=None, repr=False)
 
 
@@ -189,10 +191,12 @@ def _begin(run: GenerateRun, folder: OutputFolder) -> bool:
 
 def _counted(made: Generated, manifest: dict[str, Any]) -> Generated:
     """With the counts of a complete data set: images that were not accepted may have been left out."""
-    accepted = manifest.get("acceptance", {}).get("total", {}).get("accepted")
+    judged = manifest.get("acceptance", {}).get("total", {})
+    accepted = judged.get("accepted")
+    left_out = judged.get("images", 0) - manifest["counts"]["samples"] if judged else 0
     # A file-set has no shards; of those that were made, empty ones are not listed.
     shards = len(manifest["shards"]) or made.shards
-    return replace(made, samples=manifest["counts"]["samples"], shards=shards, accepted=accepted)
+    return replace(made, samples=manifest["counts"]["samples"], shards=shards, accepted=accepted, left_out=left_out)
 
 
 def _check_complete(run: GenerateRun, folder: OutputFolder, rows: Rows, made: Generated) -> Generated:
@@ -220,7 +224,11 @@ def _make_shards(
         only_accepted=settings.accept is not None and settings.accept.only_accepted,
     )
     pool = _pool(run, model)
-    total = rows.usable * settings.images_per_report
+    images, size = rows.usable * settings.images_per_report, settings.shards.size
+    # Those of its part, if it is one: the log of a job must not say that all are there.
+    total = sum(
+        min(size, images - first) for index, first in enumerate(range(0, images, size)) if run.is_of_part(index)
+    )
     # Sampling is left first, so that it stops while the last images are encoded.
     with console.image_progress(total, quiet=not run.processes.is_main) as advance, encoding, pool:
 

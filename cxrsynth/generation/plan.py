@@ -86,10 +86,14 @@ class GenerateRun:
             name: self.plan[name] for name in ("model", "sampling", "versions")
         }
 
+    def is_of_part(self, shard: int) -> bool:
+        """Whether a shard is of the part of the set that this run makes."""
+        return (self.settings.part or Part(1, 1)).has(shard)
+
     def makes(self, shard: int) -> bool:
         """Whether this process makes a shard: one of its part, divided over the processes that a launcher started."""
         part = self.settings.part or Part(1, 1)
-        return part.has(shard) and shard // part.count % self.processes.count == self.processes.rank
+        return self.is_of_part(shard) and shard // part.count % self.processes.count == self.processes.rank
 
     def is_table_unchanged(self) -> bool:
         """Whether the table still has the bytes the plan was made for."""

@@ -78,7 +78,7 @@ class Archive:
         if reason := bad_name(name):
             raise UnreadableError(reason)
         if name in self._twice:
-            raise UnreadableError("a second member of this name in the archive")
+            raise UnreadableError("several members of this name in the archive, none of which is read")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise UnreadableError("a link, expected a file")
         if member.flag_bits & _ENCRYPTED:

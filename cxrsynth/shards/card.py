@@ -25,6 +25,7 @@ _INTENDED_USE = [
     "Out of scope: diagnosis or treatment, teaching diagnosis, and conclusions about how common a disease is or how it",
     "looks.",
 ]
+_FEW = 3  # shards that a card names one by one
 
 
 def dataset_card(manifest: dict[str, Any]) -> bytes:
@@ -56,10 +57,11 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
         *_unsupported(manifest),
         "## What it cannot show",
         "",
-        "- Findings occur as often as in the reports, not as often as in any population of patients.",
+        *_frequencies(manifest),
         "- The images carry the biases of the model's training data, and vary no more than the model allows.",
         "- Distances and sizes cannot be measured: there is no pixel spacing.",
-        "- Image quality, agreement with the reports and similarity to real images are not assessed here;",
+        "- Image quality, agreement with the reports and similarity to real images are not assessed here"
+        + (" beyond what Selection says;" if "acceptance" in manifest["plan"] else ";"),
         "  `cxrsynth audit` measures them.",
         "",
         "## Privacy",
@@ -68,6 +70,16 @@ def dataset_card(manifest: dict[str, Any]) -> bytes:
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _frequencies(manifest: Mapping[str, Any]) -> list[str]:
+    """How often findings occur."""
+    if manifest["plan"].get("acceptance", {}).get("only_accepted"):
+        return [
+            "- Findings do not occur as often as in the reports: images that never passed the rules of Selection are",
+            "  left out, and some findings pass less often than others.",
+        ]
+    return ["- Findings occur as often as in the reports, not as often as in any population of patients."]
 
 
 def _labels(manifest: Mapping[str, Any]) -> list[str]:
@@ -227,12 +239,18 @@ def _reading(shards: Sequence[str]) -> list[str]:
         return []
     return [
         "```python",
+        *(["from glob import glob", ""] if len(shards) > _FEW else []),
         "import webdataset as wds",
         "",
-        f"for sample in wds.WebDataset({list(shards[:3])!r}, shardshuffle=False):",
+        f"for sample in wds.WebDataset({_all_of(shards)}, shardshuffle=False):",
         '    print(sample["__key__"], sorted(sample))',
         "```",
     ]
+
+
+def _all_of(shards: Sequence[str]) -> str:
+    """All shards, as Python writes them."""
+    return 'sorted(glob("*.tar"))' if len(shards) > _FEW else repr(list(shards))
 
 
 def kept_card(manifest: Mapping[str, Any]) -> bytes:

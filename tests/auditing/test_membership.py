@@ -132,6 +132,13 @@ def test_the_same_images_are_chosen_in_whatever_order(home: Path, tiny_model: Pa
     assert found[0]["attacks"]["loss"]["auc"]["value"] == pytest.approx(found[1]["attacks"]["loss"]["auc"]["value"])
 
 
+def test_sides_that_differ_in_themselves_are_warned_of() -> None:
+    """The attacks say nothing then, and a pipeline that looks at them alone must hear of it."""
+    [said] = attacked._confounded({"value": 0.9, "low": 0.74, "high": 1.0})
+    assert "with an AUC of 0.90 (0.74 to 1.00), so that the attacks say nothing of the model" in said
+    assert attacked._confounded({"value": 0.55, "low": 0.48, "high": 0.6}) == []
+
+
 def test_too_few_patients_cost_the_attack_alone(home: Path, tiny_model: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "few", range(40, 45), table=tmp_path / "few.csv", each=3)
     shutil.copytree(home / "set", tmp_path / "set")

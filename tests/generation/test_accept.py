@@ -292,6 +292,8 @@ def test_nothing_accepted_is_no_data_set(home: Home, tmp_path: Path) -> None:
     done = home.run(out, "--accept", "--attempts", "1", "--only-accepted")
     assert done.code == 2
     assert "none of 14 images was accepted" in done.text
+    assert "images that failed, by rule: " in done.text
+    assert "check: not_a_chest" in done.text
     assert not (out / "manifest.json").exists()
     kept = home.run(tmp_path / "kept", "--accept", "--attempts", "1")
     assert kept.code == 0, kept.text

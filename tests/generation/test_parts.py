@@ -67,6 +67,17 @@ class Set:
         return torchrun(*launcher, command=arguments, log=log, imports=imports)
 
 
+def test_the_progress_of_a_part_is_its_own(whole: tuple[Set, dict[str, str]], tmp_path: Path) -> None:
+    """The log of a job that made 4 images of 14 must not say that 14 are there."""
+    code, printed = whole[0].run(tmp_path / "out", "--part", "4/4")
+    assert code == 0, printed
+    assert "2/2 images" in printed
+    code, printed = whole[0].run(tmp_path / "out", "--part", "2/4")
+    assert code == 0, printed
+    assert "4/4 images" in printed
+    assert "14/14" not in printed
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Set, dict[str, str]]:
     """The set, and the hashes of the folder that one run makes of it."""

@@ -147,7 +147,7 @@ def test_members_that_cannot_be_read_are_reported(tmp_path: Path, monkeypatch: p
         "/root.png": "a name that leads out of the shard",
         "link.png": "a link, expected a file",
         "secret.png": "encrypted; unpack the archive with its password",
-        "twice.png": "a second member of this name in the archive",
+        "twice.png": "several members of this name in the archive, none of which is read",
         "zeros.png": "more than 1000 bytes",
     }
 

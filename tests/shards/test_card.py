@@ -53,6 +53,26 @@ def test_it_says_what_the_data_set_is() -> None:
     assert max(map(len, card.splitlines())) <= 120
 
 
+def test_the_snippet_reads_all_shards() -> None:
+    card = dataset_card(manifest(shards=7)).decode()
+    assert 'wds.WebDataset(sorted(glob("*.tar")), shardshuffle=False)' in card
+    assert "from glob import glob" in card
+    assert "glob" not in dataset_card(manifest(shards=3)).decode()
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_a_filtered_set_is_not_said_to_be_as_its_reports(only: bool) -> None:
+    made = manifest()
+    assert "Findings occur as often as in the reports" in dataset_card(made).decode()
+    made["plan"]["acceptance"] = {"ignored_checks": [], "at_least": {}, "attempts": 3, "only_accepted": only}
+    counts = {"images": 20, "accepted": 10, "accepted_at_first": 8, "draws": 40, "accepted_per_draw": 0.25}
+    made["acceptance"] = {"total": counts, "by_finding": {"Edema": counts}}
+    card = " ".join(dataset_card(made).decode().split())
+    assert ("Findings occur as often as in the reports" in card) is not only
+    assert ("Findings do not occur as often as in the reports" in card) is only
+    assert "are not assessed here beyond what Selection says" in card
+
+
 @pytest.mark.parametrize("strength", Deid)
 def test_the_recall_it_quotes_is_that_of_the_documentation(strength: Deid) -> None:
     page = (DOCS / "privacy.md").read_text()

@@ -116,7 +116,8 @@ METHODS: dict[str, tuple[str, ...]] = {
         "FID, KID, precision, recall, density and coverage: as under Fidelity, five nearest neighbors. Alignment "
         "Score: mean of the reward consistency. Re-ID Score: as under Re-identification, of images and the real ones "
         "that their own reports are of; Latent Distance: root mean squared difference of the features of these pairs. "
-        "Downstream AUROC: mean over findings of classifiers trained on kept synthetic images, as under Utility.",
+        "Downstream AUROC: mean over all findings that classifiers trained on kept synthetic images were tested on; "
+        "the means of Utility leave out those that real images could not be trained on.",
     ),
     "readers": (
         "Accuracy: share of answers real or synthetic that are right; sensitivity: of synthetic images, specificity: "

@@ -136,7 +136,10 @@ def _help(summary: Summary) -> str:
 
 def _change(way: str, rows: list[Mapping[str, Any]]) -> str:
     raised, lowered = (sum(one) for one in ([row["low"] > 0 for row in rows], [row["high"] < 0 for row in rows]))
-    found = [f"raise the AUROC of {raised}" if raised else "", f"lower that of {lowered}" if lowered else ""]
+    found = [
+        f"raise the AUROC of {raised}" if raised else "",
+        f"lower {'that' if raised else 'the AUROC'} of {lowered}" if lowered else "",
+    ]
     said = " and ".join(filter(None, found)) or "measurably change the AUROC of none"
     return f"{way} they {said} of {len(rows)} {'finding' if len(rows) == 1 else 'findings'}."
 

@@ -9,10 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.optimize import linear_sum_assignment
 
+from cxrsynth.console import counted
 from cxrsynth.errors import ShardError
 
 # Real images that a partner is looked for among: the time grows with their number.
 _MOST_COMPARED = 5000
+LEAST_STUDY = 4  # images
 # What a pair costs that differs in view, age group, sex, or has no finding in common. A view or a child among adults is
 # seen at once, so that findings give way to them.
 _WEIGHTS = {"view": 4.0, "age_group": 4.0, "sex": 1.0}
@@ -75,14 +77,19 @@ def choose_pairs(
     made, others = stated if min(map(len, stated)) >= pairs else shuffled
     for pool, what in ((made, "kept synthetic"), (others, "real")):
         if len(pool) < pairs:
-            most = 2 * min(len(made), len(others))
+            fewest = min(len(made), len(others))
             raise ShardError(
-                f"--reader-study {2 * pairs}: {len(pool)} {what} images of different patients passed the quality"
-                f" checks, {pairs} are needed\n  ask for at most {most}, or give more images"
+                f"--reader-study {2 * pairs}: {counted(len(pool), f'{what} image')} of different patients passed the"
+                f" quality checks, {pairs} are needed\n  {fewer_pairs(fewest)}give more images"
             )
     made, others = made[:pairs], others[:_MOST_COMPARED]
     places = linear_sum_assignment(_costs(made, others))[1]
     return [Pair(one, others[place]) for one, place in zip(made, places, strict=True)]
+
+
+def fewer_pairs(count: int) -> str:
+    """The advice to ask for fewer images where there are `count` of one kind; empty for fewer than a study takes."""
+    return f"ask for at most {2 * count}, or " if 2 * count >= LEAST_STUDY else ""
 
 
 def matched(pairs: Sequence[Pair]) -> dict[str, int]:
