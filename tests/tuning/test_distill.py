@@ -62,6 +62,7 @@ def stage_of(folder: Path, content: dict[str, Any]) -> Iterator[Distillation]:
     run = open_tune(TuneSettings(recipe=write_recipe(folder, content), out=folder / "run"))
     section = run.recipe.stages[0]
     assert isinstance(section, DistillStage)
+    run.folder.baseline_images.mkdir(parents=True)  # as a run does at its start
     stage = Distillation(run, section, 0, checkpoint=run.model)
     stage.sample()
     yield stage
