@@ -175,8 +175,9 @@ def main() -> None:
         for what, measure in kinds.items():
             if options.only not in (None, what):
                 continue
-            few = measure(_FEW, Path(name))
             costs = {count: measure(count, Path(name)) for count in options.rows}
+            # Of one count nothing can grow.
+            few = measure(_FEW, Path(name)) if len(costs) > 1 else next(iter(costs.values()))
             for count, cost in costs.items():
                 more = cost.memory_mb - few.memory_mb
                 shown.add_row(
