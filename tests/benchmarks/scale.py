@@ -2,7 +2,7 @@
 
 `plan`: all that `generate` does before the first image: it reads the table, checks every row, draws up the plan, orders
 the rows by their keys and loads the model, which is a few channels wide (built in code by tests/conftest.py). `short`
-reports have 67 characters, `usual` ones findings and an impression of 730 together.
+reports have 67 characters, `usual` ones findings and an impression of 670 together.
 
 `dry run`: all of `generate --dry-run`, on usual reports.
 
