@@ -179,7 +179,7 @@ def _confounded(auc: Mapping[str, float]) -> list[str]:
     if auc["low"] <= 0.5:
         return []
     return [
-        f"members and non-members differ in themselves: without the model they are told apart with an AUC of"
+        "members and non-members differ in themselves: without the model they are distinguished with an AUC of"
         f" {auc['value']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}), so that the attacks say nothing of the model;"
         " take both from one source"
     ]

@@ -38,8 +38,8 @@ class Generated:
 
     `finished`: whether it is complete; `missing`: after a part, how many shards are not there yet; `accepted`: how many
     of the images passed, where they were judged, and `left_out` how many are not in the set because they did not. The
-    main process knows these. A dry run has its `estimate`, and the
-    `first_prompt`, de-identified, as the model would get it; it may hold words of the report, so keep it out of logs.
+    main process knows these. A dry run has its `estimate`, and the `first_prompt`, de-identified, as the model would
+    get it; it may hold words of the report, so keep it out of logs.
     """
 
     reports: int
